@@ -1,0 +1,60 @@
+"""Everything this library raises on purpose.
+
+    DagsterMlopsError
+    ├── MissingExtraError        a tool is used whose extra is not installed (also an ImportError)
+    ├── ProvenanceError          a record cannot be read: unknown schema, unknown kind, malformed text
+    ├── DatasetError             DVC: a dataset cannot be stored, found, locked or pushed
+    ├── FeatureError             Feast: a view, service or training set cannot be served as asked
+    ├── TrainingRunError         MLflow: a training run broke its contract (no model, no signature, …)
+    ├── ModelVersionError        MLflow: a registered model, version or alias is not there
+    ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
+    ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
+    ├── MonitoringError          Evidently: a frame cannot be compared
+    └── ExecutorConfigError      k8s: a GPU profile or executor config that no cluster would accept
+
+A tool's own errors pass through with ``raise … from error``, so the upstream reason is never lost.
+"""
+
+
+class DagsterMlopsError(Exception):
+    """Base of every error raised here; catch it to catch them all."""
+
+
+class MissingExtraError(DagsterMlopsError, ImportError):
+    """A tool is used whose extra is not installed."""
+
+
+class ProvenanceError(DagsterMlopsError):
+    """A provenance record cannot be read or written."""
+
+
+class DatasetError(DagsterMlopsError):
+    """A DVC dataset cannot be stored, found, locked or pushed."""
+
+
+class FeatureError(DagsterMlopsError):
+    """A feature view, feature service or training set cannot be served as asked."""
+
+
+class TrainingRunError(DagsterMlopsError):
+    """A training run broke its contract."""
+
+
+class ModelVersionError(DagsterMlopsError):
+    """A registered model, model version or alias is not there."""
+
+
+class GateError(DagsterMlopsError):
+    """A blocking check has not passed, so the guarded asset refuses to run."""
+
+
+class DeploymentError(DagsterMlopsError):
+    """A bento cannot be built, served, verified or routed to."""
+
+
+class MonitoringError(DagsterMlopsError):
+    """A dataframe cannot be checked or compared."""
+
+
+class ExecutorConfigError(DagsterMlopsError):
+    """A GPU profile or executor config is invalid."""

@@ -1,0 +1,68 @@
+"""Blocking checks that hold twice: in their own run, and again when a guarded asset runs later.
+
+Dagster's ``blocking=True`` protects downstream assets of the *same* run only. A later run that selects just the
+guarded asset would pass a failed check by (https://github.com/dagster-io/dagster/issues/17251), so promotion and
+deployment read the latest evaluations themselves.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_mlops.errors import GateError
+from dagster_mlops.provenance import asset_graph
+
+if TYPE_CHECKING:
+    # Dagster offers no public name for the type that get_latest_asset_check_evaluation_record returns.
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+
+
+def require_gates(context: dg.AssetExecutionContext, assets: Iterable[dg.AssetKey]) -> dict[str, bool]:
+    """Refuse to go on unless every blocking check of `assets` holds for the version that is there now.
+
+    A blocking check holds when its latest evaluation passed, or failed with severity WARN (which never blocks in
+    Dagster either), and judged the latest materialization rather than an earlier one.
+
+    Returns:
+        Every check that was evaluated, blocking or not, as ``asset:check`` → passed: the evidence for a record.
+
+    Raises:
+        GateError: a blocking check failed, crashed, was never evaluated, or judged an earlier materialization.
+    """
+    graph = asset_graph(context)
+    verdicts: dict[str, bool] = {}
+    broken: list[str] = []
+    for key in assets:
+        for check in sorted(graph.get_check_keys_for_assets({key}), key=str):
+            name = f"{key.to_user_string()}:{check.name}"
+            record = context.instance.get_latest_asset_check_evaluation_record(check)
+            if record is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
+                verdicts[name] = record.evaluation.passed
+            problem = _problem(context.instance, key, record)
+            if problem and graph.get_check_spec(check).blocking:
+                broken.append(f"{name} ({problem})")
+    if broken:
+        raise GateError(
+            f"{context.assets_def.key.to_user_string()} is guarded by blocking checks that do not hold: "
+            f"{', '.join(broken)}. Mend the cause, evaluate the checks again, then re-run."
+        )
+    return verdicts
+
+
+def _problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "AssetCheckExecutionRecord | None") -> str:
+    if record is None:
+        return "never evaluated"
+    evaluation = record.evaluation
+    if not isinstance(evaluation, dg.AssetCheckEvaluation):  # still only planned: the check's step died
+        return "did not finish"
+    if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+        return "failed"
+    judged, latest = evaluation.target_materialization_data, instance.get_latest_materialization_event(key)
+    if judged is None or latest is None or record.run_id == latest.run_id:
+        return ""
+    # Partitioned assets are skipped here: their latest event may belong to another partition than the one judged.
+    materialization = latest.asset_materialization
+    if materialization and not materialization.partition and judged.timestamp < latest.timestamp:
+        return "judged an earlier materialization"
+    return ""
