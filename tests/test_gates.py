@@ -3,7 +3,6 @@
 import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
-
 from dagster_mlops.gates import require_gates
 
 

@@ -1,0 +1,28 @@
+"""What every test needs: no telemetry, no user's own Dagster home, a git identity."""
+
+import os
+
+import pytest
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "FEAST_USAGE": "False",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DAGSTER_DISABLE_TELEMETRY": "yes",
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@example.com",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@example.com",
+}
+# Tools read these when they are imported, which may be before the first fixture runs.
+os.environ.update(QUIET)
+for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENTOML_HOME"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools that write into the working directory shall not write into the checkout."""
+    monkeypatch.chdir(tmp_path)
