@@ -55,7 +55,9 @@ def run():
 def _refusal(result: dg.JobExecutionResult) -> str:
     assert not result.success
     [failure] = result.get_step_failure_events()
-    return failure.step_failure_data.error.to_string()
+    error = failure.step_failure_data.error
+    assert error
+    return error.to_string()
 
 
 def test_a_passed_check_lets_a_later_run_through_and_is_its_evidence(run):

@@ -18,23 +18,27 @@ from dagster_shared.check import CheckError  # what Dagster raises for "no repos
 from dagster_mlops.errors import ProvenanceError
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+    # Dagster offers no public name for the graph that it hands out.
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 SCHEMA = 1
 NAMESPACE = "dagster_mlops"
 
 _R = TypeVar("_R", bound="Record")
 _KINDS: dict[str, type["Record"]] = {}
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_SECRET_PARAMETERS = re.compile(r"(?i)([?&;][\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|key)=)[^&;#\s]+")
 
 
 def mask_credentials(text: str) -> str:
-    """Replace the user and password of every URL in `text`.
+    """Replace the user and password of every URL in `text`, and secret-looking query parameters.
 
     >>> mask_credentials("postgresql://ml:secret@db/mlflow")
     'postgresql://***@db/mlflow'
+    >>> mask_credentials("https://store/logs?account=ml&access_token=secret")
+    'https://store/logs?account=ml&access_token=***'
     """
-    return _CREDENTIALS.sub("***@", text)
+    return _SECRET_PARAMETERS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
 
 
 @dataclass(frozen=True, order=True)
@@ -64,6 +68,9 @@ class Ref:
 class Record:
     """One step of a model's life. Subclasses name the facts; `ref` names the thing itself.
 
+    Credentials in text fields (a tracking URI, a remote, a repository) are masked, because a record is copied into
+    metadata, tags and logs.
+
     >>> made = Dataset(path="raw/flights.parquet", md5="9f…", repo="/data", rows=336776, bytes=9000000)
     >>> Record.from_json(made.to_json()) == made
     True
@@ -81,6 +88,12 @@ class Record:
         super().__init_subclass__(**kwargs)
         if cls.kind:
             _KINDS[cls.kind] = cls
+
+    def __post_init__(self) -> None:
+        for fact in dataclasses.fields(self):
+            value = getattr(self, fact.name)
+            if isinstance(value, str):
+                object.__setattr__(self, fact.name, mask_credentials(value))
 
     @property
     def ref(self) -> Ref:
@@ -156,6 +169,24 @@ class Record:
             if isinstance(record, cls):
                 return record
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeCommit(Record):
+    """A git commit of the code that made something."""
+
+    tool: ClassVar[str] = "git"
+    kind: ClassVar[str] = "commit"
+
+    sha: str
+    repo: str  # the repository's top-level folder
+    authored: str = ""  # author date, ISO 8601
+    author: str = ""
+    subject: str = ""
+
+    @property
+    def ref(self) -> Ref:
+        return Ref("git", "commit", self.sha, at=self.repo)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,7 +474,7 @@ def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None 
     definition = context.assets_def
     key = key or definition.key
     records: list[Record] = []
-    for dependency in sorted(definition.asset_deps[key], key=lambda k: k.path):
+    for dependency in sorted(definition.asset_deps[key], key=lambda k: k.to_user_string()):
         records.extend(latest_records(context.instance, dependency, _partitions_read(context, dependency)))
     return records
 
@@ -462,7 +493,7 @@ def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = N
     }
 
 
-def asset_graph(context: dg.AssetExecutionContext) -> "BaseAssetGraph":
+def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":
     """The whole code location's assets and checks, not only those of the run at hand.
 
     Only :func:`dagster.materialize` and ``execute_in_process`` have no code location: there, the run's own.
