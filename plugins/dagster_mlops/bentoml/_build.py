@@ -1,0 +1,65 @@
+"""Imports a model and builds a bento in a process of its own: ``python -m dagster_mlops.bentoml._build SPEC.json``.
+
+BentoML's home, working directory and import path are process-wide; here they may be. The process holds a file lock
+while it works, so a build that outlived its killed Dagster worker and the re-run do not meet.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from dagster_mlops._extras import extra
+from dagster_mlops.bentoml.assets import FACTS_FILE
+
+
+def main(spec_file: str) -> None:
+    """Build what the spec says, unless the stores hold it already; half-written leftovers are removed first."""
+    spec = json.loads(Path(spec_file).read_text())
+    home = Path(os.environ["BENTOML_HOME"])
+    home.mkdir(parents=True, exist_ok=True)
+    bentoml = extra("bentoml")
+    with (home / ".dagster_mlops.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        model = home / "models" / spec["model"].replace(":", "/")
+        # BentoML copies file by file into its stores, so only a marker written last tells a whole item from a torn one.
+        whole = model / ".dagster_mlops_whole"
+        if not whole.exists():
+            shutil.rmtree(model, ignore_errors=True)
+            bentoml.mlflow.import_model(spec["model"], spec["model_uri"], labels=spec["labels"])
+            whole.touch()
+        described = yaml.safe_load((model / "mlflow_model" / "MLmodel").read_text())
+        if spec["needs_signature"] and not described.get("signature"):
+            sys.exit(f"{spec['model_uri']} has no signature. Log it with signature=infer_signature(X, predictions).")
+        # What the model was logged with, so that a container image can load it.
+        logged = model / "mlflow_model" / "requirements.txt"
+        requirements = logged.read_text().split("\n") if logged.exists() else []
+        bento = home / "bentos" / spec["tag"].replace(":", "/")
+        if not (bento / "src" / FACTS_FILE).exists():
+            shutil.rmtree(bento, ignore_errors=True)
+            bentoml.bentos.build(
+                spec["service"],
+                name=spec["name"],
+                version=spec["version"],
+                labels=spec["labels"],
+                build_ctx=spec["build_ctx"],
+                include=["*"],
+                exclude=[FACTS_FILE],
+                models=[spec["model"]],
+                python={
+                    "packages": sorted({*spec["packages"], *(line.strip() for line in requirements if line.strip())}),
+                    # Locking would resolve the requirements over the network.
+                    "lock_packages": False,
+                },
+            )
+            facts = Path(spec["build_ctx"]) / FACTS_FILE
+            shutil.copy(facts, bento / "src" / f"{FACTS_FILE}.tmp")
+            (bento / "src" / f"{FACTS_FILE}.tmp").replace(bento / "src" / FACTS_FILE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

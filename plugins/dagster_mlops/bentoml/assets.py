@@ -1,0 +1,210 @@
+"""A bento built from exactly the model version that was promoted."""
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.bentoml import serving
+from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import (
+    Bento,
+    ModelVersion,
+    Record,
+    dagster_facts,
+    latest_records,
+    upstream_refs,
+)
+
+FACTS_FILE = "dagster_mlops.json"
+_GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""
+
+from pathlib import Path
+
+from dagster_mlops_serving import mlflow_service
+
+service = mlflow_service(Path(__file__).with_name("{FACTS_FILE}"))
+'''
+
+
+def bento_asset(
+    *,
+    name: str = "bento",
+    key_prefix: Sequence[str] | None = None,
+    promoted: dg.AssetKey,
+    service: str | Path | None = None,
+    include: Sequence[str | Path] = (),
+    packages: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    resource_key: str = "bentoml",
+    group_name: str | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """An asset that builds a bento from the model version which the asset `promoted` recorded.
+
+    The tag is made of the model version and a hash of everything that goes into the bento, so an unchanged re-run finds
+    its bento and builds nothing. The tag is the asset's data version.
+
+        bento = bento_asset(promoted=dg.AssetKey("champion"), packages=["scikit-learn", "pandas", "mlflow"])
+
+    Args:
+        promoted: the upstream asset whose latest materialization holds a ``ModelVersion`` record.
+        service: a file with your own ``bentoml.service``; it finds ``dagster_mlops.json`` (name, model, model_name, …)
+            beside itself and may use ``from dagster_mlops_serving import PredictionLog``. Default: the generic service
+            for any MLflow model with a signature, see :func:`dagster_mlops.bentoml.serving.mlflow_service`.
+        include: more files or folders to put beside the service.
+        packages: pip requirements for the bento's container image, beside those that the model was logged with.
+        asset_options: anything else that :func:`dagster.asset` takes.
+    """
+
+    @dg.asset(
+        name=name,
+        key_prefix=key_prefix,
+        deps=[promoted],
+        required_resource_keys={resource_key},
+        group_name=group_name,
+        automation_condition=automation_condition,
+        kinds={"bentoml"},
+        description="A bento: the promoted model version, its service code and its requirements.",
+        **asset_options,
+    )
+    def bento(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        resource: BentomlResource = getattr(context.resources, resource_key)
+        chosen = _promoted_version(context, promoted)
+        with tempfile.TemporaryDirectory(prefix="dagster_mlops_bento_") as folder:
+            context_dir = Path(folder) / "src"
+            entry = _collect(context_dir, service, include)
+            digest = _digest(context_dir, [chosen.run_id, *sorted(packages), json.dumps(labels or {})])
+            bento_name = re.sub(r"[^a-z0-9_.-]", "_", chosen.name.lower())
+            version = f"{chosen.version}-{digest[:12]}"
+            record = Bento(
+                tag=f"{bento_name}:{version}",
+                home=str(resource.home_dir),
+                model_name=chosen.name,
+                model_version=chosen.version,
+                run_id=chosen.run_id,
+                datasets=dict(chosen.datasets),
+                upstream=tuple(dict.fromkeys((chosen.ref, *upstream_refs(context)))),
+                **dagster_facts(context),
+            )
+            facts = {
+                "name": bento_name,
+                "tag": record.tag,
+                "model": f"{bento_name}:{chosen.version}-{(chosen.run_id or digest)[:12]}",
+                "model_name": chosen.name,
+                "model_version": chosen.version,
+                "record": record.to_dict(),
+            }
+            (context_dir / FACTS_FILE).write_text(json.dumps(facts, indent=1))
+            spec = {
+                **facts,
+                "version": version,
+                "model_uri": f"models:/{chosen.name}/{chosen.version}",
+                "service": entry,
+                "build_ctx": str(context_dir),
+                "packages": list(packages),
+                "needs_signature": service is None,
+                "labels": {
+                    "model_name": chosen.name,
+                    "model_version": chosen.version,
+                    "run_id": chosen.run_id,
+                    **{f"dataset/{path}": md5 for path, md5 in chosen.datasets.items()},
+                    **(labels or {}),
+                },
+            }
+            built = not stored_bento(resource.home_dir, record.tag)
+            if built:
+                context.log.info(f"Building {record.tag} from {spec['model_uri']}.")
+                _build(resource, Path(folder), spec)
+        # The one who built it wrote the record that the bento carries; a re-run repeats it rather than contradict it.
+        stored = stored_bento(resource.home_dir, record.tag)
+        if stored is None:
+            raise DeploymentError(f"{record.tag} was built but {resource.home_dir} does not hold it. Build it again.")
+        item = resource.bentos().get(record.tag)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(record.tag),
+            metadata={
+                **stored.to_metadata(),
+                "bentoml/bytes": item.file_size,
+                "bentoml/path": dg.MetadataValue.path(item.path),
+                "bentoml/dockerfile": dg.MetadataValue.path(item.path_of("env/docker/Dockerfile")),
+                "bentoml/model_tag": facts["model"],
+                "bentoml/built": built,
+            },
+        )
+
+    return bento  # pyright: ignore[reportReturnType] - **asset_options hides which overload of dg.asset this is
+
+
+def stored_bento(home: Path, tag: str) -> Bento | None:
+    """The record that the bento carries, read from its files; None when the store does not hold it whole."""
+    facts = home / "bentos" / tag.replace(":", "/") / "src" / FACTS_FILE
+    if not facts.exists():  # written last, see _build
+        return None
+    record = Record.from_dict(json.loads(facts.read_text())["record"])
+    return record if isinstance(record, Bento) else None
+
+
+def _promoted_version(context: dg.AssetExecutionContext, promoted: dg.AssetKey) -> ModelVersion:
+    records = latest_records(context.instance, promoted)
+    for record in records:
+        if isinstance(record, ModelVersion):
+            return record
+    found = ", ".join(r.kind for r in records) or "none"
+    raise DeploymentError(
+        f"no ModelVersion record on the latest materialization of {promoted.to_user_string()} "
+        f"(records there: {found}). Materialize it first, or point promoted= at the asset that promotes."
+    )
+
+
+def _collect(context_dir: Path, service: str | Path | None, include: Sequence[str | Path]) -> str:
+    """Fill the build context and return BentoML's import string of the service."""
+    shutil.copytree(
+        Path(serving.__file__).parent,
+        context_dir / "dagster_mlops_serving",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    for source in (Path(given) for given in ([service] if service else []) + list(include)):
+        if not source.exists():
+            raise DeploymentError(f"{source} (looked for in {Path.cwd()}) is not there. Give an absolute path.")
+        target = context_dir / source.name
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    if service:
+        return Path(service).stem
+    (context_dir / "service.py").write_text(_GENERIC_SERVICE)
+    return "service:service"
+
+
+def _digest(folder: Path, facts: Sequence[str]) -> str:
+    digest = hashlib.sha256("\n".join(facts).encode())
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _build(resource: BentomlResource, folder: Path, spec: Mapping[str, Any]) -> None:
+    spec_file = folder / "spec.json"
+    spec_file.write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "dagster_mlops.bentoml._build", str(spec_file)]
+    timeout = resource.build_timeout
+    try:
+        done = subprocess.run(
+            command, env=resource.environment(), capture_output=True, text=True, timeout=timeout, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeploymentError(
+            f"building {spec['tag']} took longer than build_timeout={timeout:g} s and was stopped. "
+            "Raise it on the bentoml resource, or look at why the model cannot be fetched."
+        ) from error
+    if done.returncode:
+        raise DeploymentError(f"building {spec['tag']} from {spec['model_uri']} failed:\n{done.stderr[-3000:]}")

@@ -1,0 +1,95 @@
+"""A BentoML service for any MLflow model with a signature, which logs every prediction."""
+
+import json
+import logging
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .predictions import PredictionLog
+from .scoring import features_of, outputs_of, records_of, signature_inputs
+
+if TYPE_CHECKING:
+    import bentoml
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
+
+_logger = logging.getLogger("bentoml.dagster_mlops")
+
+
+def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
+    """The service that a bento exposes; `config` is BentoML's own service configuration.
+
+    `bento` is the file ``dagster_mlops.json`` which :func:`dagster_mlops.bentoml.bento_asset` puts into the bento. The
+    service file of a bento is three lines:
+
+        from pathlib import Path
+        from dagster_mlops_serving import mlflow_service
+
+        service = mlflow_service(Path(__file__).with_name("dagster_mlops.json"))
+
+    ``POST /predict`` takes ``{"rows": [{feature: value, …}, …], "ids": [optional id per row]}``. Each row is logged
+    under its own request id: from ``ids``, else the ``X-Request-ID`` header (or a new UUID) for a single row, and
+    ``<request id>/<n>`` counted from 0 for several. The answer holds ``request_id``, ``ids``, ``predictions``,
+    ``model`` and ``deployment``. Rows that do not fit the signature get 400 and are not logged; a prediction that
+    cannot be logged is not answered.
+    """
+    import bentoml
+    from bentoml.exceptions import InvalidArgument
+
+    facts = json.loads(Path(bento).read_text())
+
+    # BentoML runs synchronous APIs on one thread per worker unless told otherwise.
+    defaults = {"workers": 1, "threads": 4, "traffic": {"timeout": 30, "max_concurrency": 256}}
+
+    @bentoml.service(**{"name": facts["name"], **defaults, **config})
+    class MlflowService:
+        def __init__(self) -> None:
+            # BentoML answers /readyz only after this returns: loaded, and warm.
+            self.model = bentoml.mlflow.load_model(facts["model"])
+            signature_inputs(self.model)
+            self.log = PredictionLog.from_environment(
+                bento=facts["tag"], model_name=facts["model_name"], model_version=facts["model_version"]
+            )
+            self.deployment = os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "")
+            self.probe = os.environ.get("DAGSTER_MLOPS_PROBE", "")
+            example = self.model.metadata.load_input_example(bentoml.models.get(facts["model"]).path_of("mlflow_model"))
+            if example is None:
+                _logger.warning("%s has no input example, so it is ready without a warm-up", facts["model"])
+            else:
+                outputs_of(self.model, example)
+
+        @bentoml.api(route="/predict")
+        def predict(
+            self, ctx: bentoml.Context, rows: list[dict[str, Any]], ids: list[str] | None = None
+        ) -> dict[str, Any]:
+            request_id = ctx.request.headers.get("x-request-id") or str(uuid.uuid4())
+            ctx.response.headers["X-Request-ID"] = request_id
+            ctx.response.headers["X-Deployment"] = self.deployment
+            if not rows:
+                raise InvalidArgument("'rows' is empty; send at least one row of features.")
+            row_ids = ids or ([request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))])
+            if len(row_ids) != len(rows):
+                raise InvalidArgument(f"{len(row_ids)} ids for {len(rows)} rows; send one id per row, or none.")
+            if bad := next((i for i in row_ids if not _REQUEST_ID.fullmatch(i)), None):
+                raise InvalidArgument(f"request id {bad[:80]!r} is not 1 to 200 printable ASCII characters.")
+            try:
+                features = features_of(self.model, rows)
+            except ValueError as error:
+                raise InvalidArgument(str(error)) from error
+            outputs = outputs_of(self.model, features)
+            # Golden rows and probes of the deployer are no production traffic; they prove themselves by a secret.
+            probing = self.probe and ctx.request.headers.get("x-probe") == self.probe
+            if self.log and not probing:
+                self.log.write(inputs=records_of(features), outputs=outputs, request_ids=row_ids)
+            return {
+                "request_id": request_id,
+                "ids": row_ids,
+                "predictions": outputs,
+                "model": f"{facts['model_name']}/{facts['model_version']}",
+                "deployment": self.deployment,
+            }
+
+    return MlflowService
