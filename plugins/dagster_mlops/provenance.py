@@ -151,11 +151,11 @@ class Record:
         """The record as Dagster metadata: each fact as ``<tool>/<field>``, the whole under ``dagster_mlops/<kind>``."""
         skip = {"upstream", "dagster_run_id", "dagster_asset", "dagster_partition"}
         facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in skip}
-        flat = {
-            f"{self.tool}/{name}": dict(value) if isinstance(value, Mapping) else value
-            for name, value in facts.items()
-            if value not in ("", None, (), {})
+        # Dagster takes dicts and lists as metadata, but no other mapping and no tuple.
+        plain = {
+            k: dict(v) if isinstance(v, Mapping) else list(v) if isinstance(v, tuple) else v for k, v in facts.items()
         }
+        flat = {f"{self.tool}/{name}": value for name, value in plain.items() if value not in ("", None, [], {})}
         return {**flat, f"{NAMESPACE}/{self.kind}": dg.MetadataValue.json(self.to_dict())}
 
     @classmethod
