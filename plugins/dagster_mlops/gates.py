@@ -39,7 +39,7 @@ def require_gates(context: dg.AssetExecutionContext, assets: Iterable[dg.AssetKe
             record = context.instance.get_latest_asset_check_evaluation_record(check)
             if record is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
                 verdicts[name] = record.evaluation.passed
-            problem = _problem(context.instance, key, record)
+            problem = check_problem(context.instance, key, record)
             if problem and graph.get_check_spec(check).blocking:
                 broken.append(f"{name} ({problem})")
     if broken:
@@ -50,7 +50,8 @@ def require_gates(context: dg.AssetExecutionContext, assets: Iterable[dg.AssetKe
     return verdicts
 
 
-def _problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "AssetCheckExecutionRecord | None") -> str:
+def check_problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "AssetCheckExecutionRecord | None") -> str:
+    """Why the latest evaluation of a check of the asset `key` does not hold, or an empty text when it does."""
     if record is None:
         return "never evaluated"
     evaluation = record.evaluation

@@ -1,5 +1,8 @@
 """From one prediction back to the raw data and the commit, whichever tools still answer."""
 
+from dagster_mlops.lineage.event_log import EventLog
+from dagster_mlops.lineage.git import GitResolver
+from dagster_mlops.lineage.status import Status, status
 from dagster_mlops.lineage.trace import Link, trace
 
-__all__ = ["Link", "trace"]
+__all__ = ["EventLog", "GitResolver", "Link", "Status", "status", "trace"]

@@ -14,7 +14,8 @@ _FORMAT = "--format=%H%x00%aI%x00%an%x00%s"
 class GitResolver:
     """Answers whether a commit is still in its repository, and what it was.
 
-    GitResolver().resolve(Ref("git", "commit", "1f0c…", at="/home/me/churn"))
+    >>> GitResolver().resolve(Ref("git", "commit", "1f0c2ab", at="/no/such/folder")).bucket
+    'inaccessible'
     """
 
     def resolve(self, ref: Ref) -> Answer:

@@ -1,20 +1,16 @@
 """Walks from any thing upstream to everything it was made from, tool by tool."""
 
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
 
 import dagster as dg
 
-from dagster_mlops.errors import MissingExtraError
 from dagster_mlops.lineage.carried import carried
 from dagster_mlops.lineage.event_log import EventLog
-from dagster_mlops.provenance import Accessible, Answer, Faulty, Inaccessible, Record, Ref, Resolver, mask_credentials
-
-RESOLVERS = "dagster_mlops.resolvers"
+from dagster_mlops.lineage.tools import Tools
+from dagster_mlops.provenance import Accessible, Answer, Record, Ref, Resolver, mask_credentials
 
 Source = Literal["tool", "dagster", "carried", "nowhere"]
 _R = TypeVar("_R", bound=Record)
@@ -77,8 +73,8 @@ class Link:
 def trace(
     ref: Ref,
     *,
-    resolvers: Mapping[str, Resolver] | None = None,
-    instance: dg.DagsterInstance | None = None,
+    resolvers: Mapping[str, Resolver] | Tools | None = None,
+    instance: dg.DagsterInstance | EventLog | None = None,
     timeout: float = 60.0,
 ) -> Link:
     """Everything that a thing was made from, back to the raw data and the commit.
@@ -93,11 +89,12 @@ def trace(
         ref: where to start.
         resolvers: the tools to ask, by name, instead of every installed one (entry-point group
             ``dagster_mlops.resolvers``).
-        instance: the Dagster instance whose event log fills the gaps; without one, tools alone answer.
+        instance: the Dagster instance whose event log fills the gaps; without one, tools alone answer. Who traces
+            often gives the `Tools` and `EventLog` that were loaded before.
         timeout: seconds after which a tool that does not answer counts as inaccessible.
     """
-    tools = _Tools(resolvers, timeout)
-    events = EventLog(instance) if instance else None
+    tools = resolvers if isinstance(resolvers, Tools) else Tools(resolvers, timeout)
+    events = EventLog(instance) if isinstance(instance, dg.DagsterInstance) else instance
     steps: dict[Ref, _Step] = {}
     waiting: deque[tuple[Ref, Record | None, float | None]] = deque([(ref, None, None)])
     while waiting:
@@ -119,7 +116,7 @@ class _Step:
     before: float | None  # upstream things existed at this time
 
 
-def _step(ref: Ref, child: Record | None, before: float | None, tools: "_Tools", events: EventLog | None) -> _Step:
+def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, events: EventLog | None) -> _Step:
     answer = tools.ask(ref)
     entry = events.find(ref, before=before) if events else None
     if entry and not ref.at and not isinstance(answer, Accessible):
@@ -163,51 +160,6 @@ def _cycle(ref: Ref, path: Mapping[Ref, None]) -> Link:
     names = [str(up) for up in path]
     circle = [*names[names.index(str(ref)) :], str(ref)]
     return Link(ref, "faulty", f"the records name each other as upstream: {' → '.join(circle)}.")
-
-
-class _Tools:
-    """Asks tools, and waits for none of them for ever."""
-
-    def __init__(self, resolvers: Mapping[str, Resolver] | None, timeout: float) -> None:
-        self._timeout = timeout
-        self._installed = {} if resolvers is not None else {e.name: e for e in entry_points(group=RESOLVERS)}
-        self._resolvers = dict(resolvers or {})
-        self._broken: dict[str, Answer] = {}
-        self._silent: set[tuple[str, str]] = set()
-
-    def ask(self, ref: Ref) -> Answer:
-        if ref.tool in self._broken:
-            return self._broken[ref.tool]
-        if ref.tool not in self._resolvers and ref.tool not in self._installed:
-            known = ", ".join(sorted({*self._resolvers, *self._installed})) or "none"
-            return Inaccessible(f"no resolver for {ref.tool!r} is installed (known: {known}).")
-        if (ref.tool, ref.at) in self._silent:
-            return Inaccessible(
-                f"{ref.tool} at {ref.at or 'its default place'} did not answer before; not asked again."
-            )
-        answers: list[Answer] = []
-        # A daemon thread, so that a tool that hangs for ever cannot keep the process from ending.
-        thread = threading.Thread(target=lambda: answers.append(self._answer(ref)), daemon=True)
-        thread.start()
-        thread.join(self._timeout)
-        if answers:
-            return answers[0]
-        self._silent.add((ref.tool, ref.at))
-        return Inaccessible(f"{ref.tool} did not answer within {self._timeout:g} s (asked at {ref.at or '?'}).")
-
-    def _answer(self, ref: Ref) -> Answer:
-        try:
-            if ref.tool not in self._resolvers:
-                self._resolvers[ref.tool] = self._installed[ref.tool].load()()
-            answer = self._resolvers[ref.tool].resolve(ref)
-            return answer if isinstance(answer, Answer) else Faulty(f"the {ref.tool} resolver returned {answer!r}.")
-        except MissingExtraError as error:
-            self._broken[ref.tool] = Inaccessible(str(error))
-            return self._broken[ref.tool]
-        except OSError as error:
-            return Inaccessible(f"{ref.tool} cannot be reached: {type(error).__name__}: {error}")
-        except Exception as error:  # noqa: BLE001 - whatever a tool throws is a finding about this link, never the end
-            return Faulty(f"the {ref.tool} resolver failed: {type(error).__name__}: {error}")
 
 
 def _ref_dict(ref: Ref) -> dict[str, str]:

@@ -1,0 +1,176 @@
+"""The `dagster-mlops` command: where a prediction comes from, and what is in production."""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from dagster_mlops import __version__
+
+if TYPE_CHECKING:
+    import dagster as dg
+    from rich.console import RenderableType
+
+COMPLETE, INCOMPLETE, USAGE = 0, 1, 2
+
+app = typer.Typer(
+    help="The life of a model across Dagster, DVC, Feast, MLflow, BentoML and Evidently.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_Home = Annotated[
+    Path | None, typer.Option(help="The folder of the Dagster instance (with dagster.yaml); default: $DAGSTER_HOME.")
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dagster-mlops {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def trace(
+    request: Annotated[str, typer.Argument(help="A request id, or a ref such as mlflow:model_version:m/3.")],
+    at: Annotated[str, typer.Option(help="Where the tool keeps a ref: a tracking URI, a repository, a store.")] = "",
+    log: Annotated[
+        list[Path] | None, typer.Option(help="A prediction log to search; default: those of all known deployments.")
+    ] = None,
+    as_json: _Json = False,
+    dagster_home: _Home = None,
+) -> None:
+    """Trace a prediction to the exact data, features, model and code that it was made from.
+
+    Exit code 0: the chain is complete; 1: something in it is not accessible; 2: not found, or asked wrongly.
+    """
+    # Dagster takes a second to import, which `--help` need not wait for.
+    from dagster_mlops.errors import DagsterMlopsError
+    from dagster_mlops.lineage.event_log import EventLog
+    from dagster_mlops.lineage.predictions import find_prediction, prediction_logs
+    from dagster_mlops.lineage.tools import Tools
+    from dagster_mlops.lineage.trace import trace as trace_ref
+    from dagster_mlops.lineage.tree import chain_tree
+    from dagster_mlops.provenance import Ref
+
+    with _instance(dagster_home) as instance, _quiet():
+        events = EventLog(instance) if instance else None
+        tools = Tools()
+        tool, _, rest = request.partition(":")
+        kind, _, identifier = rest.partition(":")
+        if tool in tools.names and identifier:
+            ref = Ref(tool, kind, identifier, at=at)
+        else:
+            logs = [str(folder.absolute()) for folder in log or ()]
+            if not logs and (named := os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")):
+                logs = [named]
+            if not logs and events:
+                logs = prediction_logs(events)
+            if not logs and not instance:
+                _fail(f"no prediction log to search. Name one with --log DIR, or the Dagster instance: {_HOME_HINT}")
+            try:
+                ref = find_prediction(request, logs, tools=tools)
+            except DagsterMlopsError as error:
+                _fail(str(error))
+        chain = trace_ref(ref, resolvers=tools, instance=events)
+    if as_json:
+        typer.echo(json.dumps(chain.to_dict(), indent=2))
+    else:
+        _show(chain_tree(chain))
+        if not instance:
+            typer.echo(f"Only the tools were asked. To fill gaps from Dagster's event log: {_HOME_HINT}")
+    raise typer.Exit(COMPLETE if chain.complete else INCOMPLETE)
+
+
+@app.command()
+def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
+    """Say what is in production, since when, on which data, and whether all checks hold.
+
+    Exit code 0: production answers and every check holds; 1: it does not; 2: there is no Dagster instance.
+    """
+    from dagster_mlops.lineage.screen import status_screen
+    from dagster_mlops.lineage.status import status as status_of
+
+    with _instance(dagster_home) as instance, _quiet():
+        if not instance:
+            _fail(f"there is no Dagster instance to ask: {_HOME_HINT}")
+        now = status_of(instance)
+    if as_json:
+        typer.echo(json.dumps(now.to_dict(), indent=2))
+    else:
+        _show(status_screen(now))
+    raise typer.Exit(COMPLETE if now.healthy else INCOMPLETE)
+
+
+_HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pass --dagster-home DIR."
+
+
+@contextlib.contextmanager
+def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
+    """The instance of `home` or $DAGSTER_HOME, or None when neither is given."""
+    folder = home or (Path(named) if (named := os.environ.get("DAGSTER_HOME")) else None)
+    if not folder:
+        yield None
+        return
+    folder = folder.absolute()
+    # Dagster would silently found an empty instance in any folder that exists.
+    if not any((folder / name).exists() for name in ("dagster.yaml", "history", "storage")):
+        _fail(f"{folder} holds no Dagster instance (no dagster.yaml, history or storage): {_HOME_HINT}")
+    os.environ["DAGSTER_HOME"] = str(folder)
+    import dagster as dg
+
+    try:
+        instance = dg.DagsterInstance.get()
+    except Exception as error:  # noqa: BLE001 - a database that is down, a bad dagster.yaml: any reason is worth telling
+        _fail(f"the Dagster instance of {folder} cannot be opened: {type(error).__name__}: {error}")
+    with instance:
+        yield instance
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what tools print and warn out of the answer."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _show(what: "RenderableType") -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(what)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"dagster-mlops: {message}", err=True)
+    raise typer.Exit(USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Shows the status of production on one screen."""
+
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dagster_mlops.lineage.facts import facts
+from dagster_mlops.lineage.status import CheckStatus, Production, Status
+
+_VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
+
+
+def status_screen(status: Status) -> RenderableType:
+    """The status as a renderable, with the verdict as the last line.
+
+    rich.print(status_screen(status(instance)))
+    """
+    parts: list[RenderableType] = [_production(production) for production in status.production]
+    if not parts:
+        parts.append(Text("Nothing is in production: this Dagster instance has no deployment on record.\n"))
+    holding = [check for check in status.checks if check.verdict == "passed"]
+    rest = [check for check in status.checks if check.verdict != "passed"]
+    parts.append(Text(f"Checks: {len(holding)} passed, {len(rest)} other", style="bold"))
+    parts += [_check(check) for check in [*rest, *holding]]
+    if status.drift:
+        parts.append(Text("\nDrift", style="bold"))
+        for report in status.drift:
+            parts.append(Text(f"  {' · '.join(facts(report))}"))
+    parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
+    if status.healthy:
+        return Group(*parts, Text("\n✓ Production answers and every check holds.", style="green"))
+    return Group(*parts, Text(f"\n✗ {_complaint(status)}", style="red"))
+
+
+def _production(production: Production) -> RenderableType:
+    deployment, model = production.deployment, production.model_version
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    state = {True: "answers", False: "DOES NOT ANSWER", None: "not asked"}[production.answers]
+    if deployment.stopped:
+        state = f"stopped {deployment.stopped}"
+    version = f"{deployment.model_name}/{deployment.model_version}"
+    alias = f" ({', '.join(model.aliases)})" if model and model.aliases else ""
+    run = production.training_run
+    code = f"{run.code_commit[:10]}{' and uncommitted changes' if run.dirty else ''}" if run and run.code_commit else ""
+    rows = {
+        "deployment": f"{deployment.name}/{deployment.id}",
+        "state": f"{state} at {deployment.url}" if deployment.url else state,
+        "since": f"{_when(production.since)}",
+        "bento": deployment.bento,
+        "model version": version + alias,
+        "metrics": ", ".join(f"{name} {value:.4g}" for name, value in production.metrics.items()) or "none on record",
+        "training run": run.run_id if run else "",
+        "code": code,
+        "training set": " · ".join(facts(production.training_set)) if production.training_set else "",
+        "data": _data(production),
+        "predictions": deployment.prediction_log,
+    }
+    for name, text in rows.items():
+        if text:
+            table.add_row(name, text)
+    return Group(Text("In production", style="bold"), table, Text())
+
+
+def _data(production: Production) -> str:
+    datasets = production.datasets
+    folders: dict[str, list[str]] = {}
+    for dataset in datasets:
+        folder = dataset.path.rpartition("/")[0] or dataset.path
+        folders.setdefault(folder, []).append(dataset.md5[:8])
+    return "\n".join(
+        f"{folder}: {', '.join(hashes) if len(hashes) < 4 else f'{len(hashes)} files, {hashes[0]} … {hashes[-1]}'}"
+        for folder, hashes in folders.items()
+    )
+
+
+def _check(check: CheckStatus) -> Text:
+    mark, colour = _VERDICTS.get(check.verdict, ("✗", "red"))
+    line = Text.assemble("  ", (mark, colour), f" {check.asset}: {check.name}", (f"  {_when(check.when)}", "dim"))
+    if check.verdict != "passed":
+        line.append(f"  {check.verdict}{'' if check.blocking else ', does not block'}", style=colour)
+        line.append(f"\n      {check.description}" if check.description else "")
+    return line
+
+
+def _complaint(status: Status) -> str:
+    broken = [f"{check.asset}:{check.name}" for check in status.checks if not check.holds]
+    silent = [production.deployment.url for production in status.production if production.answers is False]
+    live = [production for production in status.production if not production.deployment.stopped]
+    return " ".join(
+        text
+        for text in (
+            "" if live else "Nothing is in production.",
+            f"No answer from {', '.join(silent)}." if silent else "",
+            f"Checks that do not hold: {', '.join(broken)}." if broken else "",
+        )
+        if text
+    )
+
+
+def _when(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,200 @@
+"""What is in production, since when, on which data, and whether all checks hold."""
+
+import dataclasses
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+
+from dagster_mlops.errors import ProvenanceError
+from dagster_mlops.gates import check_problem
+from dagster_mlops.lineage.event_log import EventLog
+from dagster_mlops.lineage.trace import trace
+from dagster_mlops.provenance import (
+    Bento,
+    Dataset,
+    Deployment,
+    DriftReport,
+    ModelVersion,
+    TrainingRun,
+    TrainingSet,
+    records_in,
+)
+
+if TYPE_CHECKING:
+    # Dagster offers no public name for the type that get_latest_asset_check_evaluation_record returns.
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+
+_CONNECT_TIMEOUT = 1.0
+_CHECK_EVENTS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+
+
+@dataclass(frozen=True)
+class Production:
+    """The latest deployment of one name and what it was made from, as Dagster recorded it."""
+
+    deployment: Deployment
+    since: float  # Unix time
+    answers: bool | None  # whether its port takes a connection now; None when stopped or without a URL
+    bento: Bento | None
+    model_version: ModelVersion | None
+    training_run: TrainingRun | None
+    training_set: TrainingSet | None
+    datasets: tuple[Dataset, ...]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the model version, or of its training run when the version has none."""
+        holders = (self.model_version, self.training_run)
+        return next((dict(holder.metrics) for holder in holders if holder and holder.metrics), {})
+
+
+@dataclass(frozen=True)
+class CheckStatus:
+    """The latest evaluation of one asset check.
+
+    `verdict` is ``passed``, ``warned`` (failed with severity WARN), ``failed``, ``running``, ``did not finish`` (the
+    check itself broke) or ``judged an earlier materialization``.
+    """
+
+    asset: str
+    name: str
+    verdict: str
+    when: float  # Unix time
+    blocking: bool | None = None
+    description: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.verdict in ("passed", "warned", "running")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One screen about production; `unreadable` names records that this version cannot read."""
+
+    production: tuple[Production, ...]
+    checks: tuple[CheckStatus, ...]
+    drift: tuple[DriftReport, ...]  # the latest report of each check, newest first
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether something is in production, all that should answer does, and every check holds."""
+        live = [p for p in self.production if not p.deployment.stopped]
+        return bool(live) and all(p.answers is not False for p in live) and all(c.holds for c in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "healthy": self.healthy,
+            "production": [
+                {
+                    "deployment": p.deployment.to_dict(),
+                    "since": p.since,
+                    "answers": p.answers,
+                    "bento": p.bento.to_dict() if p.bento else None,
+                    "model_version": p.model_version.to_dict() if p.model_version else None,
+                    "training_run": p.training_run.to_dict() if p.training_run else None,
+                    "training_set": p.training_set.to_dict() if p.training_set else None,
+                    "datasets": [dataset.to_dict() for dataset in p.datasets],
+                    "metrics": p.metrics,
+                }
+                for p in self.production
+            ],
+            "checks": [{**dataclasses.asdict(check), "holds": check.holds} for check in self.checks],
+            "drift": [report.to_dict() for report in self.drift],
+            "unreadable": list(self.unreadable),
+        }
+
+
+def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
+    """What a Dagster instance knows of production, without asking any tool.
+
+        now = status(dg.DagsterInstance.get())
+        print(now.healthy, [p.deployment.url for p in now.production])
+
+    Args:
+        instance: the Dagster instance to read.
+        runs: how many of the latest runs are searched for asset checks.
+    """
+    events = EventLog(instance)
+    latest = {deployment.name: deployment for deployment, _ in reversed(events.entries(Deployment))}
+    production = tuple(_production(deployment, events) for deployment in latest.values())
+    evaluations = _latest_evaluations(instance, runs)
+    drift: list[tuple[float, DriftReport]] = []
+    for record in evaluations.values():
+        try:
+            found = list(records_in(getattr(record.evaluation, "metadata", {})))
+        except ProvenanceError as error:
+            events.unreadable.append(f"{record.key.to_user_string()}: {error}")
+            continue
+        drift += [(record.create_timestamp, report) for report in found if isinstance(report, DriftReport)]
+    return Status(
+        production=production,
+        checks=tuple(_check_status(instance, evaluations[key]) for key in sorted(evaluations, key=str)),
+        drift=tuple(report for _, report in sorted(drift, key=lambda pair: -pair[0])),
+        unreadable=tuple(events.unreadable),
+    )
+
+
+def _production(deployment: Deployment, events: EventLog) -> Production:
+    chain = trace(deployment.ref, resolvers={}, instance=events)
+    entry = events.find(deployment.ref)
+    datasets = {dataset.path: dataset for dataset in reversed(chain.find(Dataset))}
+    return Production(
+        deployment=deployment,
+        since=entry.made if entry else 0.0,
+        answers=None if deployment.stopped else _answers(deployment.url),
+        bento=next(iter(chain.find(Bento)), None),
+        model_version=next(iter(chain.find(ModelVersion)), None),
+        training_run=next(iter(chain.find(TrainingRun)), None),
+        training_set=next(iter(chain.find(TrainingSet)), None),
+        datasets=tuple(datasets[path] for path in sorted(datasets)),
+    )
+
+
+def _answers(url: str) -> bool | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        if not parts.hostname or not port:
+            return None
+        socket.create_connection((parts.hostname, port), timeout=_CONNECT_TIMEOUT).close()
+    except ValueError:
+        return None
+    except OSError:
+        return False
+    return True
+
+
+def _latest_evaluations(instance: dg.DagsterInstance, runs: int) -> "dict[dg.AssetCheckKey, AssetCheckExecutionRecord]":
+    latest: dict[dg.AssetCheckKey, AssetCheckExecutionRecord] = {}
+    for run in instance.get_run_records(limit=runs):
+        # An instance has no list of its checks: they are found through the runs that evaluated them.
+        for event in instance.all_logs(run.dagster_run.run_id, of_type=_CHECK_EVENTS):
+            data = event.dagster_event.event_specific_data if event.dagster_event else None
+            key = getattr(data, "asset_check_key", None)
+            if key and key not in latest and (record := instance.get_latest_asset_check_evaluation_record(key)):
+                latest[key] = record
+    return latest
+
+
+def _check_status(instance: dg.DagsterInstance, record: "AssetCheckExecutionRecord") -> CheckStatus:
+    evaluation, run = record.evaluation, instance.get_run_by_id(record.run_id)
+    judged = isinstance(evaluation, dg.AssetCheckEvaluation)
+    verdict = check_problem(instance, record.key.asset_key, record)
+    if not verdict:
+        verdict = "passed" if judged and evaluation.passed else "warned"
+    elif not judged and run and not run.is_finished:
+        verdict = "running"
+    return CheckStatus(
+        asset=record.key.asset_key.to_user_string(),
+        name=record.key.name,
+        verdict=verdict,
+        when=record.event.timestamp if record.event else record.create_timestamp,
+        blocking=evaluation.blocking if judged else None,
+        description=(evaluation.description or "") if judged else "",
+    )

@@ -1,0 +1,62 @@
+"""Asks tools about refs, and waits for none of them for ever."""
+
+import threading
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from dagster_mlops.errors import MissingExtraError
+from dagster_mlops.provenance import Answer, Faulty, Inaccessible, Ref, Resolver
+
+RESOLVERS = "dagster_mlops.resolvers"
+
+
+class Tools:
+    """The installed tools, or those given by name; each is loaded at its first question.
+
+    >>> Tools({}).ask(Ref("dvc", "dataset", "raw.parquet@9f")).bucket
+    'inaccessible'
+    """
+
+    def __init__(self, resolvers: Mapping[str, Resolver] | None = None, timeout: float = 60.0) -> None:
+        self._timeout = timeout
+        self._installed = {} if resolvers is not None else {e.name: e for e in entry_points(group=RESOLVERS)}
+        self._resolvers = dict(resolvers or {})
+        self._broken: dict[str, Answer] = {}
+        self._silent: set[tuple[str, str]] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """The tools that can be asked."""
+        return sorted({*self._resolvers, *self._installed})
+
+    def ask(self, ref: Ref) -> Answer:
+        """The tool's answer; one that raises, hangs or is not installed is an answer, too."""
+        if ref.tool in self._broken:
+            return self._broken[ref.tool]
+        if ref.tool not in self._resolvers and ref.tool not in self._installed:
+            return Inaccessible(f"{ref.tool!r} has no resolver here; known: {', '.join(self.names) or 'none'}.")
+        if (ref.tool, ref.at) in self._silent:
+            return Inaccessible(f"{ref.tool} did not answer before (asked at {ref.at or '?'}); not asked again.")
+        answers: list[Answer] = []
+        # A daemon thread, so that a tool that hangs for ever cannot keep the process from ending.
+        thread = threading.Thread(target=lambda: answers.append(self._answer(ref)), daemon=True)
+        thread.start()
+        thread.join(self._timeout)
+        if answers:
+            return answers[0]
+        self._silent.add((ref.tool, ref.at))
+        return Inaccessible(f"{ref.tool} did not answer within {self._timeout:g} s (asked at {ref.at or '?'}).")
+
+    def _answer(self, ref: Ref) -> Answer:
+        try:
+            if ref.tool not in self._resolvers:
+                self._resolvers[ref.tool] = self._installed[ref.tool].load()()
+            answer = self._resolvers[ref.tool].resolve(ref)
+            return answer if isinstance(answer, Answer) else Faulty(f"the {ref.tool} resolver returned {answer!r}.")
+        except MissingExtraError as error:
+            self._broken[ref.tool] = Inaccessible(str(error))
+            return self._broken[ref.tool]
+        except OSError as error:
+            return Inaccessible(f"{ref.tool} cannot be reached: {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool throws is a finding about this link, never the end
+            return Faulty(f"the {ref.tool} resolver failed: {type(error).__name__}: {error}")

@@ -1,0 +1,107 @@
+"""Shows a chain as a tree that reads well on any terminal, down to 80 columns of plain text."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+from rich.tree import Tree
+
+from dagster_mlops.lineage.facts import facts, made_by, title
+from dagster_mlops.lineage.trace import Link
+from dagster_mlops.provenance import Dataset
+
+_LOOKS = {
+    "accessible": ("✓", "green"),
+    "inaccessible": ("?", "yellow"),
+    "deleted": ("✗", "red"),
+    "faulty": ("!", "magenta"),
+}
+_SOURCES = {
+    "dagster": "known from Dagster's event log",
+    "carried": "known only from what was made of it",
+    "nowhere": "nothing more is known of it",
+}
+# From this many siblings of one asset on, they share a line; the JSON form has each of them.
+_MANY = 4
+
+
+def chain_tree(chain: Link) -> RenderableType:
+    """The chain as a renderable, with a last line that counts the buckets.
+
+    rich.print(chain_tree(trace(ref)))
+    """
+    shown = {chain.ref}
+    root = Tree(_label([chain]), guide_style="dim")
+    waiting: list[tuple[Tree, Sequence[Link]]] = [(root, chain.upstream)]
+    while waiting:
+        branch, links = waiting.pop()
+        fresh = [link for link in links if link.ref not in shown]
+        again = [link for link in links if link.ref in shown]
+        shown.update(link.ref for link in fresh)
+        below: list[tuple[Tree, Sequence[Link]]] = []
+        for group in _groups(fresh):
+            upstream = dict.fromkeys(up for link in group for up in link.upstream)
+            below.append((branch.add(_label(group)), tuple(upstream)))
+        if again:
+            names = dict.fromkeys(f"{link.ref.kind} {title(link.record, link.ref.id)}" for link in again)
+            branch.add(Text(f"↑ and, shown elsewhere: {_few(list(names))}", style="dim"))
+        waiting.extend(reversed(below))
+    return Group(root, Text(), _summary(chain))
+
+
+def _groups(links: Iterable[Link]) -> list[list[Link]]:
+    alike: dict[tuple[str, ...], list[Link]] = defaultdict(list)
+    for link in links:
+        family = link.record.dagster_asset if link.record else ""
+        family = family or title(link.record, link.ref.id).rpartition("/")[0] or str(link.ref)
+        alike[link.ref.tool, link.ref.kind, link.bucket, link.source, family].append(link)
+    return [part for group in alike.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
+
+
+def _label(links: Sequence[Link]) -> Text:
+    first = links[0]
+    mark, colour = _LOOKS.get(first.bucket, ("!", "magenta"))
+    label = Text.assemble((mark, colour), " ", (first.ref.kind.replace("_", " "), "bold"), " ")
+    label.append(title(first.record, first.ref.id) if len(links) == 1 else _span(links))
+    if first.bucket != "accessible":
+        label.append(f" {first.bucket.upper()}", style=f"bold {colour}")
+        label.append(f"\n{first.reason or 'no reason given'}", style=colour)
+        if len(links) > 1:
+            label.append(f" (first of {len(links)} alike)", style=colour)
+        label.append(f"\n{_SOURCES.get(first.source, 'this is what the tool still knows')}", style="italic")
+    elif first.source != "tool":
+        label.append(f"\n{_SOURCES[first.source]}", style="italic")
+    if first.record:
+        details = facts(first.record) if len(links) == 1 else _totals(links)
+        lines = [" · ".join(details), made_by(first.record) if len(links) == 1 else ""]
+        label.append("".join(f"\n{line}" for line in lines if line), style="dim")
+    return label
+
+
+def _span(links: Sequence[Link]) -> str:
+    names = sorted(title(link.record, link.ref.id) for link in links)
+    return f"× {len(links)}: {names[0]} … {names[-1]}"
+
+
+def _totals(links: Sequence[Link]) -> list[str]:
+    datasets = [link.record for link in links if isinstance(link.record, Dataset)]
+    rows, size = sum(d.rows or 0 for d in datasets), sum(d.bytes or 0 for d in datasets)
+    assets = dict.fromkeys(link.record.dagster_asset for link in links if link.record and link.record.dagster_asset)
+    return [
+        *([f"{rows:,} rows"] if rows else []),
+        *([f"{size / 1e6:,.1f} MB"] if size else []),
+        *([f"asset {', '.join(assets)}"] if assets else []),
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _MANY else f"{', '.join(names[:_MANY])}, and {len(names) - _MANY} more"
+
+
+def _summary(chain: Link) -> Text:
+    counts = Counter(link.bucket for link in chain.walk())
+    if chain.complete:
+        return Text(f"✓ The chain is complete: all {counts.total()} links are accessible.", style="green")
+    counted = ", ".join(f"{count} {bucket}" for bucket, count in counts.most_common())
+    return Text(f"✗ The chain is not complete: of {counts.total()} links {counted}.", style="red")
