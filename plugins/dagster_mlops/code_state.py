@@ -5,10 +5,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-_TIMEOUT = 20.0
+_TIMEOUT = 20.0  # seconds; git of a huge checkout on a slow disk
 # Untracked files above this size are data rather than code, and stay out of the diff.
 _UNTRACKED_LIMIT = 1_000_000
 
@@ -41,9 +42,9 @@ def code_state(path: Path | None = None) -> CodeState:
     folder = Path.cwd() if path is None else path if path.is_dir() else path.parent
     if not folder.is_dir():
         return CodeState()
-    if path is not None and _git(folder, "check-ignore", "-q", "--", str(path.absolute())) is not None:
+    if path is not None and _ask(folder, "check-ignore", "-q", "--", str(path.absolute())) is not None:
         return CodeState()
-    where = _git(folder, "rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD")
+    where = _ask(folder, "rev-parse", "--show-toplevel", "HEAD", "--abbrev-ref", "HEAD")
     if where is None:
         return CodeState()
     toplevel, commit, branch = where.decode(errors="replace").splitlines()
@@ -58,7 +59,7 @@ def code_state(path: Path | None = None) -> CodeState:
 
 
 def _diff(toplevel: Path) -> bytes:
-    listed = _git(toplevel, "ls-files", "--others", "--exclude-standard", "-z") or b""
+    listed = _ask(toplevel, "ls-files", "--others", "--exclude-standard", "-z") or b""
     small = [
         name
         for name in listed.split(b"\0")
@@ -68,29 +69,35 @@ def _diff(toplevel: Path) -> bytes:
     show = ("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--src-prefix=a/")
     show = (*show, "--dst-prefix=b/", "HEAD")
     if not small:
-        return _git(toplevel, *show) or b""
-    index = _git(toplevel, "rev-parse", "--git-path", "index") or b""
+        return _ask(toplevel, *show) or b""
+    index = _ask(toplevel, "rev-parse", "--git-path", "index") or b""
     with tempfile.TemporaryDirectory() as scratch:
         # A copy of the index, so that untracked files can be marked for the diff without touching the user's own.
         copy = Path(scratch, "index")
         shutil.copyfile(toplevel / os.fsdecode(index.strip()), copy)
+        beside = {"GIT_INDEX_FILE": str(copy)}
         mark = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-        _git(toplevel, *mark, index=copy, stdin=b"\0".join(b":(literal)" + name for name in small))
-        return _git(toplevel, *show, index=copy) or b""
+        git(toplevel, *mark, stdin=b"\0".join(b":(literal)" + name for name in small), env=beside)
+        return _ask(toplevel, *show, env=beside) or b""
 
 
-def _git(folder: Path, *arguments: str, index: Path | None = None, stdin: bytes | None = None) -> bytes | None:
-    """What git prints, or None when it fails, is not installed or does not answer."""
+def git(
+    folder: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git in `folder` with a time limit. A git that is missing or hangs fails like any other, by return code."""
     # Set by git when we run below one of its hooks; they would point at another repository.
     ambient = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
-    environment = {k: v for k, v in os.environ.items() if k not in ambient}
-    environment |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    if index:
-        environment["GIT_INDEX_FILE"] = str(index)
+    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    environment = {k: v for k, v in os.environ.items() if k not in ambient} | quiet | dict(env or {})
+    command = ["git", *arguments]
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, env=environment, input=stdin, capture_output=True, timeout=_TIMEOUT
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+        return subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, timeout=_TIMEOUT)
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, b"", b"git is not installed")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, b"", f"git did not answer within {_TIMEOUT:g} s".encode())
+
+
+def _ask(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> bytes | None:
+    done = git(folder, *arguments, env=env)
     return done.stdout if done.returncode == 0 else None

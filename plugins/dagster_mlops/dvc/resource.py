@@ -1,0 +1,245 @@
+"""A git + DVC repository: stores datasets, and reads back any version of them."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops._extras import extra
+from dagster_mlops.code_state import git
+from dagster_mlops.dvc import versions
+from dagster_mlops.dvc.git import Edit, commit, run, toplevel
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import Dataset
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+class DvcResource(dg.ConfigurableResource):
+    """A git + DVC repository. :meth:`open` hands out DVC's own ``Repo``.
+
+        dvc = DvcResource(repo="/data/flights")
+        dvc.init(remote_url="s3://ml-data/dvc")
+        version = dvc.store("raw/flights.parquet", rows=336_776)
+        dvc.read_path("raw/flights.parquet", md5=version.md5)
+
+    A second process waits for the repository's lock, at most `lock_timeout` seconds. :meth:`store` may be killed at any
+    instruction: what it had done stays valid, and running it again finishes the rest and repeats nothing.
+    """
+
+    repo: str = Field(description="Folder of the DVC repository. Dataset paths are relative to it.")
+    remote: str | None = Field(
+        default=None, description="Name of the DVC remote; else the repository's default remote."
+    )
+    push: bool = Field(default=True, description="Push new content to the remote, and verify that it arrived.")
+    commit: bool = Field(default=True, description="Commit new pointer files to git.")
+    lock_timeout: float = Field(default=60.0, description="Seconds to wait for DVC's or git's lock.")
+    author_name: str | None = Field(default=None, description="Author of the commits; else git's own user.name.")
+    author_email: str | None = Field(default=None, description="Author of the commits; else git's own user.email.")
+
+    @property
+    def root(self) -> Path:
+        """The folder that dataset paths are relative to."""
+        return Path(self.repo).expanduser().resolve()
+
+    @contextmanager
+    def open(self, *, locked: bool = True) -> Iterator["Repo"]:
+        """DVC's own ``Repo``, under the repository's lock unless `locked` is false (enough for reading).
+
+        Raises:
+            DatasetError: there is no DVC repository, or another process holds its lock for `lock_timeout` seconds.
+        """
+        dvc_repo, exceptions = extra("dvc.repo"), extra("dvc.exceptions")
+        try:
+            repo = dvc_repo.Repo(str(self.root))
+        except exceptions.NotDvcRepoError as error:
+            raise DatasetError(
+                f"{self.root} is not a DVC repository. Create one: DvcResource(repo={self.repo!r}).init()."
+            ) from error
+        try:
+            if locked:
+                with self._lock(repo):
+                    yield repo
+            else:
+                yield repo
+        finally:
+            repo.close()
+
+    def init(self, remote_url: str | None = None) -> None:
+        """Create what is missing of the git repository, the DVC repository and its default remote.
+
+        A folder inside a checkout becomes a DVC subproject of it, unless the checkout ignores the folder: then it gets
+        a git repository of its own. Without git, DVC works without versions of pointers. The remote goes into
+        ``.dvc/config.local``: DVC reads ``.dvc/config`` at the revision it is asked about, where a remote that was
+        added later would be unknown.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        top = toplevel(self.root)
+        if top is None or (top != self.root and git(top, "check-ignore", "-q", str(self.root)).returncode == 0):
+            top = self.root if git(self.root, "init", "-q").returncode == 0 else None
+        folder = self.root / ".dvc"
+        if not (folder / "config").exists():
+            # A folder without its config was left by a killed init; nothing can be in it yet.
+            options = {"no_scm": top is None, "subdir": top not in (None, self.root), "force": folder.exists()}
+            extra("dvc.repo").Repo.init(str(self.root), **options).close()
+        if remote_url:
+            self._set_remote(remote_url)
+        if top and self.commit:
+            files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
+            self._commit(top, {file: versions.as_is(file) for file in files}, "Start versioning data with DVC")
+
+    def store(self, path: str | Path, *, source: Path | None = None, **facts: Any) -> Dataset:
+        """Make the content of `path`, a file or folder, a version: cache it, commit its pointer, push and verify it.
+
+        Bytes that are the current version already change nothing: no commit, no push. The record also goes into the
+        pointer file's ``meta`` field, where it survives Dagster.
+
+        Args:
+            path: where the dataset lives, relative to the repository.
+            source: a file or folder on the same disk, moved to `path` first, under the lock.
+            facts: further fields of :class:`Dataset`, such as ``rows``, ``upstream`` or ``dagster_run_id``.
+
+        Raises:
+            DatasetError: the lock is held too long, git or DVC refuses, or the remote does not take the content.
+        """
+        target = self.locate(path)
+        name = target.relative_to(self.root).as_posix()
+        rev = ""
+        with self.open(locked=False) as repo:
+            remote = versions.remote_url(repo, self.remote) if self.push else ""
+            with self._lock(repo):
+                if source:
+                    versions.move(repo, source, target)
+                md5, size = versions.cache(repo, target)
+                record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
+                versions.write_pointer(repo, target, record)
+                if top := self._top(repo):
+                    rev = self._commit(top, versions.edits(target), _message(record))
+            if self.push:
+                versions.push(repo, md5, size, self.remote)
+        return dataclasses.replace(record, rev=rev)
+
+    def locate(self, path: str | Path) -> Path:
+        """The absolute path of a dataset.
+
+        Raises:
+            DatasetError: it lies outside the repository.
+        """
+        target = Path(os.path.normpath(self.root / path))
+        if not target.is_relative_to(self.root) or target == self.root:
+            raise DatasetError(f"{path} lies outside the DVC repository {self.root}. Use a path relative to it.")
+        return target
+
+    def pointer(self, path: str | Path, *, rev: str | None = None) -> dict[str, Any]:
+        """What the ``.dvc`` file of a dataset says, now or at a git revision. Needs no cache and no remote.
+
+        Raises:
+            DatasetError: there is no such pointer, or it cannot be read.
+        """
+        target = self.locate(path)
+        file = versions.pointer_of(target)
+        if rev is None:
+            text = file.read_bytes() if file.exists() else None
+        else:
+            shown = git(self.root, "show", f"{rev}:./{file.relative_to(self.root).as_posix()}")
+            text = shown.stdout if shown.returncode == 0 else None
+        where = f"{file}{f' at revision {rev}' if rev else ''}"
+        if text is None:
+            raise DatasetError(f"There is no {where}. Materialize {target.name}, or `dvc add` and commit it.")
+        content = versions.parse_pointer(text)
+        if content is None:
+            raise DatasetError(f"{where} is not a DVC pointer file. Restore it from git.")
+        return content
+
+    def data_version(self, path: str | Path, *, rev: str | None = None) -> str:
+        """The content hash that a dataset's pointer names, now or at a git revision."""
+        return self.pointer(path, rev=rev)["outs"][0]["md5"]
+
+    def read_path(self, path: str | Path, *, md5: str | None = None, rev: str | None = None) -> Path:
+        """A local file or folder with the content of any version: by hash, by git revision, else the current one.
+
+        It is the dataset's own path where that holds the version asked for, otherwise a read-only copy (a link into
+        DVC's cache where possible), fetched from the remote if need be.
+
+        Raises:
+            DatasetError: the version is in neither the workspace, the cache nor the remote.
+        """
+        target = self.locate(path)
+        wanted = md5 or self.data_version(path, rev=rev)
+        with self.open(locked=False) as repo:
+            if target.exists() and versions.content_hash(repo, target) == wanted:
+                return target
+            if not versions.cached(repo, wanted):
+                versions.pull(repo, wanted, self.remote, asked=str(path))
+            return versions.checkout(repo, wanted, name=target.name)
+
+    def _set_remote(self, url: str) -> None:
+        name = self.remote or "storage"
+        if "://" not in url:
+            url = str(Path(url).expanduser().absolute())
+            Path(url).mkdir(parents=True, exist_ok=True)
+        with self.open() as repo, repo.config.edit("local") as edited:
+            config = cast(dict[str, Any], edited)
+            config["remote"].setdefault(name, {})["url"] = url
+            config["core"]["remote"] = name
+
+    def _top(self, repo: "Repo") -> Path | None:
+        # A repository made with no_scm may lie in a checkout of something else, which is none of our business.
+        versioned = self.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
+        return Path(repo.scm.root_dir) if versioned else None
+
+    def _commit(self, top: Path, edits: Mapping[Path, Edit], message: str) -> str:
+        author = {"NAME": self.author_name, "EMAIL": self.author_email}
+        if not git(top, "config", "user.email").stdout and "GIT_COMMITTER_EMAIL" not in os.environ:
+            # A bare machine has no identity, and git would refuse.
+            author = {"NAME": author["NAME"] or "dagster-mlops", "EMAIL": author["EMAIL"] or "dagster-mlops@localhost"}
+        named = {
+            f"GIT_{who}_{part}": value for who in ("AUTHOR", "COMMITTER") for part, value in author.items() if value
+        }
+        below = {file.relative_to(top).as_posix(): edit for file, edit in edits.items()}
+        made = commit(top, below, message=message, author=named, wait=self.lock_timeout)
+        return made or run(top, "log", "-1", "--format=%H", "--", next(iter(below))).decode().strip()
+
+    @contextmanager
+    def _lock(self, repo: "Repo") -> Iterator[None]:
+        lock_repo, lock_error = extra("dvc.repo").lock_repo, extra("dvc.lock").LockError
+        deadline = time.monotonic() + self.lock_timeout
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(lock_repo(repo))  # waits for 3 s by itself
+                    break
+                except lock_error as error:
+                    if time.monotonic() > deadline:
+                        file = Path(repo.lock.lockfile)
+                        raise DatasetError(
+                            f"{file} has been held by process {_holder(file)} for {self.lock_timeout:g} s. "
+                            "Wait for that process, stop it, or raise lock_timeout."
+                        ) from error
+            yield
+
+
+def _holder(file: Path) -> str:
+    pid = file.read_text(errors="replace").strip()
+    psutil = extra("psutil", extra="dvc")
+    try:
+        return f"{pid} ({psutil.Process(int(pid)).name()})"
+    except (ValueError, psutil.Error):
+        return pid or "unknown"
+
+
+def _message(record: Dataset) -> str:
+    trailers = {
+        "Dagster-Asset": record.dagster_asset,
+        "Dagster-Partition": record.dagster_partition,
+        "Dagster-Run": record.dagster_run_id,
+    }
+    lines = [f"{name}: {value}" for name, value in trailers.items() if value]
+    return "\n".join([f"Store {record.path} at {record.md5[:8]}", "", *lines]).rstrip() + "\n"

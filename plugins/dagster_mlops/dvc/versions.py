@@ -1,0 +1,232 @@
+"""The steps of storing and reading a version, each of which may be killed and repeated."""
+
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dagster_mlops._extras import extra
+from dagster_mlops.dvc.git import Edit
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import NAMESPACE, Dataset, mask_credentials
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.hash_info import HashInfo
+
+_DAY = 86_400
+
+
+def pointer_of(target: Path) -> Path:
+    """The ``.dvc`` file of a dataset."""
+    return target.with_name(target.name + ".dvc")
+
+
+def parse_pointer(text: bytes) -> dict[str, Any] | None:
+    """What a ``.dvc`` file says; None when it is damaged, e.g. cut off by a kill."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    outs = content.get("outs") if isinstance(content, dict) else None
+    return content if outs and isinstance(outs, list) and outs[0].get("md5") and outs[0].get("path") else None
+
+
+def scratch(repo: "Repo") -> Path:
+    """A fresh path on the repository's disk, ignored by git and DVC. What a kill left there goes after a day."""
+    folder = Path(repo.tmp_dir or "", NAMESPACE, "scratch")
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.iterdir():
+        if time.time() - left.lstat().st_mtime > _DAY:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return folder / uuid.uuid4().hex
+
+
+def move(repo: "Repo", source: Path, target: Path) -> None:
+    """Put new content in place: a file in one step, a folder by moving the old one away first."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir() and not target.is_symlink():
+        os.replace(target, scratch(repo))
+    os.replace(source, target)
+
+
+def content_hash(repo: "Repo", path: Path) -> str:
+    """DVC's hash of a file or folder: a plain MD5 for a file, ``….dir`` for a folder. Known ones are not read again."""
+    build = extra("dvc_data.hashfile.build").build
+    return build(repo.cache.local, str(path), extra("dvc.fs").localfs, "md5", dry_run=True)[2].hash_info.value
+
+
+def cache(repo: "Repo", target: Path) -> tuple[str, int]:
+    """Copy the content into DVC's cache, and have git ignore it; its hash and size.
+
+    Raises:
+        DatasetError: DVC refuses: the path is missing, tracked by git, an import, or overlaps another dataset.
+    """
+    pointer = pointer_of(target)
+    before = parse_pointer(pointer.read_bytes()) if pointer.exists() else None
+    if before and "deps" in before:
+        raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
+    if before is None:
+        pointer.unlink(missing_ok=True)  # damaged: DVC would refuse every command until it is gone
+    try:
+        stage = repo.stage.create(
+            single_stage=True, validate=False, fname=str(pointer), wdir=str(target.parent), outs=[target.name]
+        )
+        if before is None:
+            repo.check_graph(stages=[stage])  # reads every pointer: needed only where none was yet
+        [out] = stage.outs
+        out.add()
+        written = out.dumpd()
+        md5, size = str(written["md5"]), int(written["size"])
+        cached = Path(repo.cache.local.oid_to_path(md5))
+        if not md5.endswith(".dir") and cached.stat().st_size != size:
+            cached.unlink()  # cut off by a kill, before DVC had marked it complete
+            out.add()
+    except extra("dvc.exceptions").DvcException as error:
+        raise DatasetError(f"DVC cannot store {target}: {error}") from error
+    return md5, size
+
+
+def write_pointer(repo: "Repo", target: Path, record: Dataset) -> None:
+    """Have the pointer name the content and carry the record; one that names the content already stays as it is."""
+    serialize = extra("dvc.utils.serialize")
+    pointer = pointer_of(target)
+    # Keeps what the user wrote into the file: a description, labels, comments.
+    content = serialize.parse_yaml_for_update(pointer.read_text() if pointer.exists() else "", str(pointer))
+    out = (content.get("outs") or [{}])[0]
+    if out.get("md5") == record.md5:
+        return
+    kept = {key: value for key, value in out.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
+    facts: dict[str, Any] = {"md5": record.md5, "size": record.bytes, "hash": "md5", "path": target.name}
+    if target.is_dir():
+        facts["nfiles"] = sum(file.is_file() for file in target.rglob("*"))
+    content["outs"] = [{**facts, **kept}]
+    content.setdefault("meta", {})[NAMESPACE] = record.to_dict()
+    new = scratch(repo)
+    new.write_text(serialize.dumps_yaml(content))
+    os.replace(new, pointer)
+
+
+def edits(target: Path) -> dict[Path, Edit]:
+    """What git shall hold: the pointer, and the line by which the folder's ``.gitignore`` names the dataset."""
+    ignore = target.with_name(".gitignore")
+    rules = ignore.read_bytes().splitlines() if ignore.exists() else []
+    ours = [rule for rule in rules if rule.replace(b"\\", b"") == f"/{target.name}".encode()]
+
+    def with_rule(old: bytes) -> bytes:
+        # Only our line: the user may have edited the rest of the file without committing it.
+        missing = [rule for rule in ours if rule not in old.splitlines()]
+        return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
+
+    return {pointer_of(target): as_is(pointer_of(target)), **({ignore: with_rule} if ours else {})}
+
+
+def as_is(file: Path) -> Edit:
+    """The edit that makes git hold a file as it is on disk."""
+    content = file.read_bytes()
+    return lambda old: content
+
+
+def remote_url(repo: "Repo", remote: str | None) -> str:
+    """Where the remote is, credentials masked.
+
+    Raises:
+        DatasetError: there is no such remote, or no default.
+    """
+    name = remote or repo.config["core"].get("remote")
+    known = repo.config["remote"]
+    if name not in known:
+        raise DatasetError(
+            f"{repo.root_dir} has {f'no DVC remote {name!r}' if name else 'no default DVC remote'} (known: "
+            f"{', '.join(known) or 'none'}). Add one with DvcResource.init(remote_url=…), or set push=False."
+        )
+    return mask_credentials(known[name]["url"])
+
+
+def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> bool:
+    """Whether a remote has all of the content; a file that was cut off by a kill counts as missing."""
+    if md5.endswith(".dir"):
+        status = extra("dvc_data.hashfile.status").status
+        return not status(odb, [_info(md5)], cache_odb=repo.cache.local, shallow=False).missing
+    try:
+        return size is None or odb.fs.info(odb.oid_to_path(md5))["size"] == size
+    except FileNotFoundError:
+        return False
+
+
+def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
+    """Bring the content to the remote unless it is there, and look whether it arrived.
+
+    Raises:
+        DatasetError: the remote cannot be reached, or did not take the content.
+    """
+    where = remote_url(repo, remote)
+    try:
+        odb = repo.cloud.get_remote_odb(remote, "push")
+        if remote_has(odb, repo, md5, size):
+            return
+        if not md5.endswith(".dir") and odb.exists(md5):
+            odb.fs.remove(odb.oid_to_path(md5))  # cut off: DVC would take it for complete
+        failed = repo.cloud.push([_info(md5)], odb=odb).failed
+        arrived = not failed and remote_has(odb, repo, md5, size)
+    except Exception as error:  # any of a dozen storage libraries
+        raise DatasetError(f"{md5} cannot be pushed to {where}: {mask_credentials(str(error))} {_AGAIN}") from error
+    if not arrived:
+        raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
+
+
+_AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once the remote answers."
+
+
+def cached(repo: "Repo", md5: str) -> bool:
+    """Whether DVC's cache has all of a version."""
+    return not extra("dvc_data.hashfile.status").status(repo.cache.local, [_info(md5)], shallow=False).missing
+
+
+def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str) -> None:
+    """Bring a version from the remote into the cache.
+
+    Raises:
+        DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
+    """
+    where = f"{asked} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
+    fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset again."
+    try:
+        repo.cloud.pull([_info(md5)], odb=repo.cloud.get_remote_odb(remote, "fetch"))
+    except Exception as error:  # any of a dozen storage libraries
+        raise DatasetError(f"{where}, and its remote fails: {mask_credentials(str(error))} {fix}") from error
+    if not cached(repo, md5):
+        raise DatasetError(f"{where}, nor in its remote {remote_url(repo, remote)}. {fix}")
+    if not md5.endswith(".dir"):
+        file = Path(repo.cache.local.oid_to_path(md5))
+        if extra("dvc_data.hashfile.hash").file_md5(str(file), extra("dvc.fs").localfs) != md5:
+            file.unlink()
+            raise DatasetError(f"{where}, and {remote_url(repo, remote)} holds other bytes under that hash. {fix}")
+
+
+def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
+    """A read-only copy of a cached version, apart from the workspace."""
+    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
+    source = Path(repo.cache.local.oid_to_path(md5))
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if md5.endswith(".dir"):
+        tree = extra("dvc_data.hashfile").load(repo.cache.local, _info(md5))
+        work = extra("dvc_data.hashfile.checkout").checkout
+        work(str(copy), extra("dvc.fs").localfs, tree, repo.cache.local, force=True, quiet=True, state=repo.state)
+    elif not copy.exists() or copy.stat().st_size != source.stat().st_size:
+        new = scratch(repo)
+        try:
+            os.link(source, new)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, new)
+        os.replace(new, copy)
+    return copy
+
+
+def _info(md5: str) -> "HashInfo":
+    return extra("dvc_data.hashfile.hash_info").HashInfo("md5", md5)
