@@ -1,0 +1,193 @@
+"""One asset per feature view of a Feast repository: materializing it loads a window into the online store."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import registry
+from dagster_mlops.feast.materialization import (
+    Window,
+    WindowFacts,
+    describe_windows,
+    materialize,
+    read_source,
+    whole_window,
+)
+from dagster_mlops.feast.repository import ViewDefinition, load_repository, lock, read_config, state_dir
+from dagster_mlops.feast.resource import FeastResource
+from dagster_mlops.feast.retrieval import join_keys
+from dagster_mlops.provenance import FeatureView, dagster_facts, mask_credentials, upstream_refs
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+
+
+def feature_view_assets(
+    *,
+    repo: str | Path,
+    views: Sequence[str] | None = None,
+    partitions_def: dg.PartitionsDefinition | None = None,
+    deps: Mapping[str, Sequence[Any]] | None = None,
+    group_name: str | None = None,
+    key_prefix: Sequence[str] | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    pool: str | None = None,
+) -> list[dg.AssetsDefinition]:
+    """One asset per feature view of the Feast repository in `repo`, named and described as the view is.
+
+    Materializing one applies the repository when it changed, loads the partition's window (or, without partitions,
+    everything up to now) into the online store, and records rows, null shares and the window. The data version is a
+    hash of the view's definition and of the rows in the window: unchanged rows keep it. The assets need a
+    :class:`FeastResource` under the key ``feast``.
+
+        months = dg.MonthlyPartitionsDefinition("2013-01-01", end_date="2014-01-01")
+        views = feature_view_assets(
+            repo="feature_repo",
+            partitions_def=months,
+            deps={"origin_weather": [dg.AssetKey(["features", "origin_weather"])]},
+            group_name="features",
+        )
+        defs = dg.Definitions(assets=views, resources={"feast": FeastResource(repo="feature_repo")})
+
+    Args:
+        repo: Folder with ``feature_store.yaml``. It is parsed outside this process, and only when its files changed.
+        views: Which feature views; all by default.
+        partitions_def: A time-based one. A run over many partitions materializes their span in one go.
+        deps: For a feature view, the assets that write its source: anything that `deps` of an asset accepts.
+        backfill_policy: One run for all partitions of a backfill unless given.
+        pool: Concurrency pool. Give one with limit 1 when several machines materialize the same view: on one machine
+            a lock takes care of it.
+
+    Raises:
+        FeatureError: Feast cannot read the repository, or a view that is named is not in it.
+    """
+    if partitions_def is not None and not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
+        raise FeatureError(
+            f"feature views are materialized by event time; {type(partitions_def).__name__} has no time windows."
+        )
+    repository = load_repository(repo)
+    known = {view.name: view for view in repository.views}
+    unknown = sorted({*(views or ()), *(deps or {})} - set(known))
+    if unknown:
+        raise FeatureError(
+            f"{repository.path} defines no feature view {', '.join(unknown)} "
+            f"(it has: {', '.join(sorted(known)) or 'none'})."
+        )
+    policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
+    return [
+        _feature_view_asset(
+            spec=dg.AssetSpec(
+                key=dg.AssetKey([*(key_prefix or ()), view.name]),
+                description=view.description or f"Feature view `{view.name}` of Feast project `{repository.project}`.",
+                deps=(deps or {}).get(view.name, ()),
+                owners=_owners(view.owner),
+                tags={
+                    f"feast/{k}": v for k, v in view.tags.items() if _TAG_VALUE.fullmatch(v) and _TAG_VALUE.fullmatch(k)
+                },
+                metadata=_definition_metadata(view, repository.project),
+                kinds={"feast"},
+                group_name=group_name,
+                automation_condition=automation_condition,
+                partitions_def=partitions_def,
+            ),
+            view=view.name,
+            backfill_policy=policy,
+            pool=pool,
+        )
+        for view in (known[name] for name in (views or known))
+    ]
+
+
+def _feature_view_asset(
+    *, spec: dg.AssetSpec, view: str, backfill_policy: dg.BackfillPolicy | None, pool: str | None
+) -> dg.AssetsDefinition:
+    @dg.multi_asset(name=spec.key.to_python_identifier(), specs=[spec], backfill_policy=backfill_policy, pool=pool)
+    def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
+        feast.apply()
+        store = feast.store()
+        path = read_config(feast.repo).path
+        found: Any = registry.feature_view(store, view)
+        windows = _windows(context, store, found)
+        facts = describe_windows(store, found, list(windows.values()))
+        span = Window(facts[0].window.start, facts[-1].window.end)
+        metadata: dict[str, Any] = {"feast/online_writes": 0}
+        with lock(state_dir(path) / f"{view}.lock", feast.timeout):
+            if found.online:
+                read = materialize(store, registry.feature_view(store, view), span)
+                keys = join_keys(found)
+                written = read_source(store, found, read, features=[], keys=keys)
+                metadata["feast/online_writes"] = len(written.drop_duplicates(keys)) if keys else min(len(written), 1)
+                metadata["feast/read_until"] = read.end.isoformat()
+            records = {}
+            for partition, fact in zip(windows, facts, strict=True):
+                records[partition] = FeatureView(
+                    name=view,
+                    project=store.project,
+                    repo=str(path),
+                    start=fact.window.start.isoformat(),
+                    end=fact.window.end.isoformat(),
+                    rows=fact.rows,
+                    upstream=upstream_refs(context),
+                    **{**dagster_facts(context), "dagster_partition": partition or ""},
+                )
+                merged = registry.merged_view_record(
+                    registry.get_record(store, records[partition].ref), records[partition]
+                )
+                registry.put_record(store, merged)
+        for partition, fact in zip(windows, facts, strict=True):
+            context.add_asset_metadata(
+                {**records[partition].to_metadata(), **_window_metadata(fact)}, partition_key=partition
+            )
+        definition = registry.view_hash(store, view)
+        content = hashlib.sha256("".join([definition, *(fact.content_hash for fact in facts)]).encode()).hexdigest()
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content[:32]))
+
+    return load_feature_view
+
+
+def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any) -> dict[str | None, Window]:
+    """The windows to load, by partition key; without partitions one, under None."""
+    if not context.has_partition_key and not context.has_partition_key_range:
+        return {None: whole_window(store, view)}
+    definition = context.assets_def.partitions_def
+    assert isinstance(definition, dg.TimeWindowPartitionsDefinition)  # the factory takes no other
+    spans = {key: definition.time_window_for_partition_key(key) for key in context.partition_keys}
+    return {k: Window(s.start.astimezone(timezone.utc), s.end.astimezone(timezone.utc)) for k, s in spans.items()}
+
+
+def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
+    shares = {f"feast/null_share/{name}": share for name, share in fact.null_shares.items()}
+    last = {"feast/last_event": dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
+    return {"dagster/row_count": fact.rows, **last, **shares}
+
+
+def _definition_metadata(view: ViewDefinition, project: str) -> dict[str, Any]:
+    columns = [dg.TableColumn(key, "join key") for key in view.join_keys]
+    columns += [dg.TableColumn(view.timestamp_field, "timestamp")] if view.timestamp_field else []
+    columns += [dg.TableColumn(f["name"], f["dtype"], f["description"] or None) for f in view.features]
+    return {
+        "dagster/column_schema": dg.TableSchema(columns),
+        "feast/project": project,
+        "feast/source": mask_credentials(view.source),
+        "feast/ttl": str(timedelta(seconds=view.ttl_seconds)) if view.ttl_seconds else "unlimited",
+        "feast/online": view.online,
+        **({"feast/tags": dict(view.tags)} if view.tags else {}),
+    }
+
+
+def _owners(owner: str) -> list[str]:
+    """Feast's owner is any text; Dagster wants an e-mail address or a team."""
+    if _EMAIL.fullmatch(owner):
+        return [owner]
+    team = re.sub(r"[^A-Za-z0-9_.-]+", "-", owner.removeprefix("team:")).strip("-")
+    return [f"team:{team}"] if team else []

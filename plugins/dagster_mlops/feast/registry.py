@@ -1,0 +1,152 @@
+"""What this plugin reads from and leaves in a Feast registry: a hash of the definitions, and provenance records."""
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.provenance import FeatureView, Record, Ref
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+    from feast.base_feature_view import BaseFeatureView
+    from feast.feature_service import FeatureService
+
+RECORD_TAG = "dagster_mlops.record"
+
+
+def feature_service(store: "FeatureStore", name: str) -> "FeatureService":
+    """The feature service of that name, as the registry has it now.
+
+    Raises:
+        FeatureError: the registry has no such service.
+    """
+    services = {service.name: service for service in store.registry.list_feature_services(store.project)}
+    if name not in services:
+        known = ", ".join(sorted(services)) or "none"
+        raise FeatureError(
+            f"project {store.project!r} has no feature service {name!r} (it has: {known}). "
+            "Define it in the Feast repository and apply it."
+        )
+    return services[name]
+
+
+def feature_view(store: "FeatureStore", name: str) -> "BaseFeatureView":
+    """The feature view of that name and any kind, as the registry has it now.
+
+    Raises:
+        FeatureError: the registry has no such view.
+    """
+    views = {view.name: view for view in store.registry.list_all_feature_views(store.project)}
+    if name not in views:
+        known = ", ".join(sorted(views)) or "none"
+        raise FeatureError(
+            f"project {store.project!r} has no feature view {name!r} (it has: {known}). "
+            "Define it in the Feast repository and apply it."
+        )
+    return views[name]
+
+
+def view_hash(store: "FeatureStore", name: str) -> str:
+    """A hash of one feature view's definition: see :func:`registry_hash`."""
+    return _digest([_definition(feature_view(store, name))])
+
+
+def registry_hash(store: "FeatureStore", service: str) -> str:
+    """A hash of what a feature service means: itself, its feature views with their sources, and their entities.
+
+    What changes without a change of meaning is left out: timestamps, materialized intervals, and the paths of files,
+    which differ between machines while the data's own hash stays.
+    """
+    found = feature_service(store, service)
+    views = [feature_view(store, projection.name) for projection in found.feature_view_projections]
+    used = {name for view in views for name in getattr(view, "entities", ())}
+    entities = [e for e in store.registry.list_entities(store.project) if e.name in used]
+    named = sorted([*views, *entities], key=lambda thing: (type(thing).__name__, thing.name))
+    return _digest([_definition(found), *(_definition(thing) for thing in named)])
+
+
+def put_record(store: "FeatureStore", record: Record) -> None:
+    """Leave `record` in the registry, in a saved dataset's tags.
+
+    A saved dataset is Feast's noun for a materialized training set. ``feast apply`` keeps it, whereas it would remove a
+    tag that the repository's files do not have; and one exists for each training set, not only for the latest.
+    """
+    put_tags(store, _name(record.ref), {RECORD_TAG: record.to_json()}, service=getattr(record, "feature_service", None))
+
+
+def get_record(store: "FeatureStore", ref: Ref) -> Record | None:
+    """The record that was left for `ref`, or None.
+
+    Raises:
+        ProvenanceError: there is one, but it cannot be read.
+    """
+    text = get_tags(store, _name(ref)).get(RECORD_TAG)
+    return None if text is None else Record.from_json(text)
+
+
+def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service: str | None = None) -> None:
+    """Create or replace the saved dataset `name` that only carries tags."""
+    saved = extra("feast.saved_dataset")
+    storage = extra("feast.infra.offline_stores.file_source").SavedDatasetFileStorage(path=f"dagster://{name}")
+    store.registry.apply_saved_dataset(
+        saved.SavedDataset(
+            name=name, features=[], join_keys=[], storage=storage, tags=tags, feature_service_name=service
+        ),
+        store.project,
+    )
+
+
+def get_tags(store: "FeatureStore", name: str) -> dict[str, str]:
+    """The tags that :func:`put_tags` left; empty when there are none."""
+    try:
+        return dict(store.registry.get_saved_dataset(name, store.project, allow_cache=False).tags)
+    except extra("feast.errors").SavedDatasetNotFound:
+        return {}
+
+
+def merged_view_record(earlier: Record | None, new: FeatureView) -> FeatureView:
+    """The record of a whole feature view, whose windows were materialized one by one.
+
+    The registry holds one record per view, so it spans all windows: the earliest start, the latest end, and the sources
+    of every window, where a source that has a new version replaces its old one.
+    """
+    if not isinstance(earlier, FeatureView):
+        return new
+    renewed = {_source(ref) for ref in new.upstream}
+    kept = [ref for ref in earlier.upstream if _source(ref) not in renewed]
+    facts = {
+        f: getattr(new, f) for f in ("name", "project", "repo", "dagster_run_id", "dagster_asset", "dagster_partition")
+    }
+    return FeatureView(
+        **facts,
+        start=min(earlier.start, new.start),
+        end=max(earlier.end, new.end),
+        upstream=tuple(sorted({*kept, *new.upstream})),
+    )
+
+
+def _source(ref: Ref) -> tuple[str, str, str, str]:
+    return ref.tool, ref.kind, ref.at, ref.id.split("@")[0]
+
+
+def _name(ref: Ref) -> str:
+    return f"dagster_mlops/{ref.kind}/{ref.id}"
+
+
+def _definition(thing: Any) -> dict[str, Any]:
+    spec = extra("google.protobuf.json_format", extra="feast").MessageToDict(thing.to_proto().spec)
+    return _without_noise(spec)
+
+
+def _without_noise(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_noise(v) for k, v in value.items() if k not in {"meta", "uri", "project"}}
+    if isinstance(value, list):
+        return [_without_noise(item) for item in value]
+    return value
+
+
+def _digest(definitions: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(definitions, sort_keys=True).encode()).hexdigest()

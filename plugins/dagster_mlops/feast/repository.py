@@ -1,0 +1,270 @@
+"""What a Feast repository defines, known without importing Feast, and the folder where this plugin remembers it."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+
+_STATE = ".dagster_mlops"
+_SKIPPED = {_STATE, ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
+_VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
+_VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']""")
+
+
+@dataclass(frozen=True)
+class ViewDefinition:
+    """A feature view as its Feast repository defines it."""
+
+    name: str
+    description: str
+    owner: str
+    tags: Mapping[str, str]
+    online: bool
+    ttl_seconds: float | None
+    join_keys: tuple[str, ...]
+    features: tuple[Mapping[str, str], ...]  # name, dtype, description
+    timestamp_field: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The definitions of a Feast repository."""
+
+    path: Path
+    project: str
+    views: tuple[ViewDefinition, ...]
+
+
+def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
+    """Read the definitions of the Feast repository in `repo` without importing Feast here.
+
+    Feast's own parser runs in a process of its own. Its answer is kept, keyed by the content of the repository's files,
+    the environment variables they name and Feast's version, so that only a change costs more than a few milliseconds.
+
+    Raises:
+        FeatureError: there is no Feast repository, or Feast cannot read it.
+        MissingExtraError: Feast is not installed.
+    """
+    path = read_config(repo).path
+    key = content_key(path)
+    for folder in (path / _STATE, _user_state(path)):
+        known = _read_cache(folder / "feature_views.json", key)
+        if known is not None:
+            return _repository(path, known)
+    folder = state_dir(path)
+    with lock(folder / "parse.lock", timeout):  # whoever waits here finds the answer of whoever was first
+        known = _read_cache(folder / "feature_views.json", key)
+        if known is None:
+            known = _parse(path, folder, timeout)
+            _write_atomically(folder / "feature_views.json", json.dumps({"key": key, "repository": known}))
+    return _repository(path, known)
+
+
+@dataclass(frozen=True)
+class RepositoryConfig:
+    """A ``feature_store.yaml`` as far as this plugin looks into it."""
+
+    path: Path
+    project: str
+    offline_store: str
+    registry_type: str
+    registry_path: str
+
+    @property
+    def registry_file(self) -> Path | None:
+        """The file that holds the registry, when it is a file on this machine."""
+        if self.registry_type == "sql":
+            _, found, file = self.registry_path.partition("sqlite:///")
+            return Path(file.split("?")[0]) if found else None
+        return None if "://" in self.registry_path else self.path / self.registry_path
+
+
+def read_config(repo: str | Path) -> RepositoryConfig:
+    """Read ``feature_store.yaml`` the way Feast does, environment variables included.
+
+    Raises:
+        FeatureError: the file is missing, is no YAML mapping, or names an environment variable that is not set.
+    """
+    path = Path(repo).expanduser().resolve()
+    file = path / "feature_store.yaml"
+    if not file.is_file():
+        raise FeatureError(
+            f"{path} is no Feast repository: it has no feature_store.yaml. Run `feast init` or mend repo=."
+        )
+    text = os.path.expandvars(
+        "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
+    )
+    unset = sorted({name for name in re.findall(r"\$\{(\w+)\}", text)})
+    if unset:
+        raise FeatureError(f"{file} uses environment variables that are not set: {', '.join(unset)}. Set them.")
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FeatureError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(data, dict) or not data.get("project"):
+        raise FeatureError(f"{file} names no project. Add a line `project: my_project`.")
+    registry = data.get("registry") or {}
+    registry = {"path": registry} if isinstance(registry, str) else registry
+    offline = data.get("offline_store") or {}
+    return RepositoryConfig(
+        path=path,
+        project=str(data["project"]),
+        offline_store=str(offline if isinstance(offline, str) else offline.get("type", "dask")),
+        registry_type=str(registry.get("registry_type", "file")),
+        registry_path=str(registry.get("path", "data/registry.db")),
+    )
+
+
+def content_key(repo: Path) -> str:
+    """A hash of everything that decides what the repository defines."""
+    digest = hashlib.sha256(_feast_version().encode())
+    variables: set[str] = set()
+    for file in _definition_files(repo):
+        content = file.read_bytes()
+        digest.update(f"\0{file.relative_to(repo).as_posix()}\0".encode() + content)
+        pattern = _VARIABLE_IN_PYTHON if file.suffix == ".py" else _VARIABLE_IN_YAML
+        variables.update(pattern.findall(content.decode(errors="replace")))
+    for name in sorted(variables):
+        digest.update(f"\0{name}={os.environ.get(name, '')}".encode())
+    return digest.hexdigest()
+
+
+def state_dir(repo: Path) -> Path:
+    """A folder for caches and locks: inside the repository and ignored by git, or the user's cache when read-only."""
+    inside = repo / _STATE
+    try:
+        inside.mkdir(exist_ok=True)
+        if not (inside / ".gitignore").exists():
+            _write_atomically(inside / ".gitignore", "*\n")
+    except OSError:
+        inside = _user_state(repo)
+        inside.mkdir(parents=True, exist_ok=True)
+    return inside
+
+
+@contextmanager
+def lock(file: Path, timeout: float) -> Iterator[None]:
+    """Hold an exclusive lock among the processes of this machine; the system frees it when a holder is killed.
+
+    Raises:
+        FeatureError: another process held it for `timeout` seconds.
+    """
+    import fcntl  # only POSIX has it, and definitions should still load elsewhere
+
+    deadline = time.monotonic() + timeout
+    with file.open("a+") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "another process"
+                    raise FeatureError(
+                        f"{file} was held by {holder} for {timeout:.0f} s. Wait for it or end it."
+                    ) from None
+                time.sleep(0.05)
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()}")
+        handle.flush()
+        yield
+
+
+def feast_process(code: str, *arguments: str, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run Python `code` that imports Feast in a process of its own, with this process's environment.
+
+    Raises:
+        FeatureError: it took longer than `timeout` seconds.
+    """
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in the user's repository
+    try:
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise FeatureError(
+            f"Feast did not finish in {timeout:.0f} s on {cwd}. Raise timeout= or look for a slow source."
+        ) from error
+
+
+def feast_problem(repo: Path, stderr: str) -> str:
+    """Feast's own message, with the place in the repository that caused it."""
+    places = [
+        f"{file}:{line}"
+        for file, line in re.findall(r'File "([^"]+)", line (\d+)', stderr)
+        if file.startswith(str(repo))
+    ]
+    lines = [line for line in stderr.strip().splitlines() if line.strip()] or ["no message"]
+    return f"{lines[-1].strip()}{f' (at {places[-1]})' if places else ''}"
+
+
+def _parse(repo: Path, folder: Path, timeout: float) -> dict[str, Any]:
+    code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        output = Path(scratch) / "definitions.json"
+        script = Path(__file__).with_name("_parse.py")
+        done = feast_process(code, str(script), str(repo), str(output), cwd=repo, timeout=timeout)
+        if done.returncode:
+            raise FeatureError(
+                f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
+            )
+        return json.loads(output.read_text())
+
+
+def _repository(path: Path, data: Mapping[str, Any]) -> Repository:
+    views = [
+        ViewDefinition(**{**view, "join_keys": tuple(view["join_keys"]), "features": tuple(view["features"])})
+        for view in data["views"]
+    ]
+    return Repository(path=path, project=data["project"], views=tuple(views))
+
+
+def _read_cache(file: Path, key: str) -> dict[str, Any] | None:
+    try:
+        cache = json.loads(file.read_text())
+        return cache["repository"] if cache["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    os.replace(temporary, file)
+
+
+def _definition_files(repo: Path) -> list[Path]:
+    definitions = [file for file in repo.rglob("*.py") if not _SKIPPED & set(file.relative_to(repo).parts)]
+    settings = [repo / name for name in ("feature_store.yaml", ".feastignore") if (repo / name).is_file()]
+    return sorted([*definitions, *settings])
+
+
+def _user_state(repo: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "dagster-mlops" / f"feast-{hashlib.sha256(str(repo).encode()).hexdigest()[:16]}"
+
+
+def _feast_version() -> str:
+    try:
+        # The description's format is part of the key, too: another version of this plugin may describe more.
+        return f"{version('feast')}/1"
+    except PackageNotFoundError:
+        extra("feast")
+        raise

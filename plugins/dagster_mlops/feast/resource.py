@@ -1,0 +1,116 @@
+"""The connection to a Feast repository."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import registry, retrieval
+from dagster_mlops.feast.repository import content_key, feast_problem, feast_process, lock, read_config, state_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+
+_APPLIED = "dagster_mlops/applied"
+
+
+class FeastResource(dg.ConfigurableResource):
+    """A Feast repository: a folder with ``feature_store.yaml`` and Feast's own definitions.
+
+    Hands out Feast's own ``FeatureStore``, and adds what a shared, repeated use needs: an ``apply`` that does nothing
+    when nothing changed, and dataframes with every row kept and features in the order asked for.
+
+        feast = FeastResource(repo="feature_repo")
+        feast.apply()
+        feast.store().get_feature_service("arrival_delay")              # Feast's own
+        feast.historical_features(flights, "arrival_delay")             # flights + features, row for row
+        feast.online_features(flights.head(3), "arrival_delay")         # the same columns, from the online store
+    """
+
+    repo: str = Field(description="Folder that holds feature_store.yaml and the feature definitions.")
+    allow_dask: bool = Field(
+        default=False,
+        description="Accept Feast's default offline store (dask, or file), which loses rows and runs out of memory.",
+    )
+    timeout: float = Field(default=600, description="Seconds that `apply`, and waiting for another process, may take.")
+
+    def store(self) -> "FeatureStore":
+        """Feast's own feature store for this repository.
+
+        Raises:
+            FeatureError: ``feature_store.yaml`` asks for something that goes wrong later, and how to mend it.
+        """
+        config = read_config(self.repo)
+        file = config.path / "feature_store.yaml"
+        if config.offline_store in ("dask", "file") and not self.allow_dask:
+            raise FeatureError(
+                f"{file} uses Feast's default offline store ({config.offline_store}), which silently drops entity "
+                "rows and runs out of memory at some 5,000 of them. Replace `offline_store` in it with:\n"
+                "offline_store:\n    type: duckdb\nor pass allow_dask=True."
+            )
+        if config.registry_type == "file":
+            dg.get_dagster_logger().warning(
+                f"{file} uses a file registry, which loses concurrent updates silently. Prefer:\n"
+                "registry:\n    registry_type: sql\n    path: sqlite:////absolute/path/registry.db"
+            )
+        elif config.registry_file and not config.registry_file.is_absolute():
+            raise FeatureError(
+                f"{file} has the registry {config.registry_path!r}, which is relative to whatever directory a process "
+                "runs in. Write an absolute path (four slashes: sqlite:////data/registry.db), or one from a variable."
+            )
+        if config.registry_file:
+            config.registry_file.parent.mkdir(parents=True, exist_ok=True)
+        return extra("feast").FeatureStore(repo_path=str(config.path))
+
+    def apply(self, *, force: bool = False) -> bool:
+        """Do what ``feast apply`` does, unless the registry already has exactly these definitions.
+
+        Processes take turns. Feast runs in a process of its own, so that edited definitions are read afresh.
+
+        Returns:
+            Whether anything had to be applied.
+
+        Raises:
+            FeatureError: Feast refuses the definitions, or took longer than `timeout`.
+        """
+        path = read_config(self.repo).path
+        store, key = self.store(), content_key(path)
+        if not force and registry.get_tags(store, _APPLIED).get("key") == key:
+            return False
+        with lock(state_dir(path) / "apply.lock", self.timeout):
+            if not force and registry.get_tags(store, _APPLIED).get("key") == key:
+                return False
+            code = "from feast.cli.cli import cli; cli()"
+            done = feast_process(code, "--chdir", str(path), "apply", cwd=path, timeout=self.timeout)
+            if done.returncode:
+                raise FeatureError(
+                    f"`feast apply` failed in {path}: {feast_problem(path, done.stderr or done.stdout)}."
+                )
+            registry.put_tags(store, _APPLIED, {"key": key})
+        return True
+
+    def historical_features(
+        self, entity_df: "pd.DataFrame", feature_service: str, *, timestamp_column: str = "event_timestamp"
+    ) -> "pd.DataFrame":
+        """`entity_df`, row by row and in order, with each feature as it was known at the row's timestamp.
+
+        A value counts when it is the latest at or before the timestamp and within its view's ttl. Extra columns are
+        kept, the index is reset, and numbers are float64 so that a missing value does not change a column's type.
+
+        Raises:
+            FeatureError: a column is missing or collides with a feature, or the offline store lost rows.
+        """
+        return retrieval.historical_features(
+            self.store(), entity_df, feature_service, timestamp_column=timestamp_column
+        )
+
+    def online_features(self, entity_rows: "pd.DataFrame", feature_service: str) -> "pd.DataFrame":
+        """`entity_rows`, row by row and in order, with the features served now; columns as in the historical frame.
+
+        Raises:
+            FeatureError: a join key is missing.
+        """
+        return retrieval.online_features(self.store(), entity_rows, feature_service)
