@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_origin
 
 import dagster as dg
 from dagster_shared.check import CheckError  # what Dagster raises for "no repository"; it has no public name
@@ -124,8 +124,11 @@ class Record:
         if kind not in _KINDS:
             raise ProvenanceError(f"unknown record kind {kind!r}; known: {', '.join(sorted(_KINDS))}.")
         cls = _KINDS[kind]
-        known = {f.name for f in dataclasses.fields(cls)}
-        facts = {k: v for k, v in data.items() if k in known}
+        # JSON has no tuples.
+        tuples = {f.name: get_origin(f.type) is tuple for f in dataclasses.fields(cls)}
+        facts: dict[str, Any] = {
+            k: tuple(v) if tuples[k] and isinstance(v, list) else v for k, v in data.items() if k in tuples
+        }
         try:
             facts["upstream"] = tuple(Ref(**ref) for ref in facts.get("upstream", ()))
             return cls(**facts)
@@ -449,17 +452,21 @@ def records_in(metadata: Mapping[str, Any]) -> Iterator[Record]:
 def latest_records(
     instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None
 ) -> list[Record]:
-    """The records on the latest materialization of an asset, one materialization per partition when given.
+    """The records on the latest materialization of an asset (or observation, where it is only observed).
+
+    With `partitions`, the latest of each of them.
 
     Raises:
         ProvenanceError: a record cannot be read.
     """
     records: list[Record] = []
-    for partition in partitions or [None]:
+    for partition in [None] if partitions is None else partitions:
         wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
-        for event in instance.fetch_materializations(wanted, limit=1).records:
-            if event.asset_materialization:
-                records.extend(records_in(event.asset_materialization.metadata))
+        # A dataset that someone else versions is observed, never materialized.
+        events = instance.fetch_materializations(wanted, limit=1).records
+        for event in events or instance.fetch_observations(wanted, limit=1).records:
+            happened = event.event_log_entry.asset_materialization or event.event_log_entry.asset_observation
+            records.extend(records_in(happened.metadata if happened else {}))
     return records
 
 
