@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops._extras import extra
+from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
     from bentoml._internal.bento import BentoStore
@@ -36,6 +37,11 @@ class BentomlResource(dg.ConfigurableResource):
     def home_dir(self) -> Path:
         """`home` as an absolute path."""
         return Path(self.home).expanduser().resolve()
+
+    @property
+    def masked_uri(self) -> str:
+        """`tracking_uri` as it may be shown."""
+        return mask_credentials(self.tracking_uri)
 
     def bentos(self) -> "BentoStore":
         """BentoML's bento store of `home`."""

@@ -33,16 +33,19 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
     ``POST /predict`` takes ``{"rows": [{feature: value, …}, …], "ids": [optional id per row]}``. Each row is logged
     under its own request id: from ``ids``, else the ``X-Request-ID`` header (or a new UUID) for a single row, and
     ``<request id>/<n>`` counted from 0 for several. The answer holds ``request_id``, ``ids``, ``predictions``,
-    ``model`` and ``deployment``. Rows that do not fit the signature get 400 and are not logged; a prediction that
-    cannot be logged is not answered.
+    ``model`` and ``deployment``. Rows that do not fit the signature get 400, rows that the model refuses 422, with
+    the reason in ``error``; they are not logged. A prediction that cannot be logged is not answered.
     """
     import bentoml
-    from bentoml.exceptions import InvalidArgument
 
     facts = json.loads(Path(bento).read_text())
 
-    # BentoML runs synchronous APIs on one thread per worker unless told otherwise.
-    defaults = {"workers": 1, "threads": 4, "traffic": {"timeout": 30, "max_concurrency": 256}}
+    defaults = {
+        "workers": 1,
+        "threads": 4,  # BentoML runs synchronous APIs on one thread per worker unless told otherwise
+        "traffic": {"timeout": 30, "max_concurrency": 256},
+        "logging": {"access": {"enabled": False}},
+    }
 
     @bentoml.service(**{"name": facts["name"], **defaults, **config})
     class MlflowService:
@@ -68,18 +71,18 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
             request_id = ctx.request.headers.get("x-request-id") or str(uuid.uuid4())
             ctx.response.headers["X-Request-ID"] = request_id
             ctx.response.headers["X-Deployment"] = self.deployment
-            if not rows:
-                raise InvalidArgument("'rows' is empty; send at least one row of features.")
             row_ids = ids or ([request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))])
-            if len(row_ids) != len(rows):
-                raise InvalidArgument(f"{len(row_ids)} ids for {len(rows)} rows; send one id per row, or none.")
-            if bad := next((i for i in row_ids if not _REQUEST_ID.fullmatch(i)), None):
-                raise InvalidArgument(f"request id {bad[:80]!r} is not 1 to 200 printable ASCII characters.")
             try:
+                _check_ids(row_ids, rows)
                 features = features_of(self.model, rows)
             except ValueError as error:
-                raise InvalidArgument(str(error)) from error
-            outputs = outputs_of(self.model, features)
+                ctx.response.status_code = 400
+                return {"request_id": request_id, "error": str(error)}
+            try:
+                outputs = outputs_of(self.model, features)
+            except ValueError as error:
+                ctx.response.status_code = 422
+                return {"request_id": request_id, "error": f"the model refuses these rows: {error}"}
             # Golden rows and probes of the deployer are no production traffic; they prove themselves by a secret.
             probing = self.probe and ctx.request.headers.get("x-probe") == self.probe
             if self.log and not probing:
@@ -93,3 +96,13 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
             }
 
     return MlflowService
+
+
+def _check_ids(ids: list[str], rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        raise ValueError("'rows' is empty; send at least one row of features.")
+    if len(ids) != len(rows):
+        raise ValueError(f"{len(ids)} ids for {len(rows)} rows; send one id per row, or none.")
+    for row_id in ids:
+        if not _REQUEST_ID.fullmatch(row_id):
+            raise ValueError(f"request id {row_id[:80]!r} is not 1 to 200 printable ASCII characters without spaces.")

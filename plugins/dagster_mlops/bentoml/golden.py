@@ -1,0 +1,95 @@
+"""The golden set: rows whose served predictions must equal those of the model in the registry."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.bentoml.processes import http_client
+from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.bentoml.serving.scoring import outputs_of, records_of, signature_inputs
+from dagster_mlops.errors import DeploymentError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Rows of features as JSON carries them, and what the registry model predicts for them."""
+
+    rows: list[dict[str, Any]]
+    expected: list[Any]
+
+    def compare(self, url: str, *, route: str, headers: dict[str, str], tolerance: float, timeout: float) -> float:
+        """The largest difference between served and expected predictions.
+
+        Raises:
+            DeploymentError: the server refuses a row, or a difference exceeds `tolerance`; the worst rows are named.
+        """
+        served: list[Any] = []
+        with http_client(url, timeout=timeout) as client:
+            for start in range(0, len(self.rows), _BATCH):
+                answer = client.post(route, json={"rows": self.rows[start : start + _BATCH]}, headers=headers)
+                if answer.status_code != 200:
+                    raise DeploymentError(
+                        f"{url}{route} answers golden rows with {answer.status_code}: {answer.text[:500]}. "
+                        "The route must take {'rows': [...]} and return {'predictions': [...]}."
+                    )
+                served.extend(answer.json()["predictions"])
+        if len(served) != len(self.rows):
+            raise DeploymentError(f"{url}{route} returns {len(served)} predictions for {len(self.rows)} golden rows.")
+        differences = [_difference(a, b) for a, b in zip(self.expected, served, strict=True)]
+        worst = sorted(range(len(differences)), key=lambda i: -differences[i])[:5]
+        if differences[worst[0]] > tolerance:
+            table = "\n".join(
+                f"  row {i}: registry {self.expected[i]}, served {served[i]}, features {self.rows[i]}" for i in worst
+            )
+            raise DeploymentError(
+                f"{sum(d > tolerance for d in differences)} of {len(differences)} golden predictions differ from the "
+                f"registry model by more than {tolerance:g} (at most {differences[worst[0]]:g}). The worst:\n{table}\n"
+                "The new deployment took no traffic. Rebuild the bento, or look at how the service prepares features."
+            )
+        return float(differences[worst[0]])
+
+
+def golden_from(resource: BentomlResource, model_uri: str, frame: "pd.DataFrame", rows: int) -> Golden:
+    """Score up to `rows` rows of `frame`, evenly spread, with the registry's model; other columns are left out.
+
+    Raises:
+        DeploymentError: the model cannot be loaded or scored, or the frame is empty or lacks a feature.
+    """
+    mlflow = extra("mlflow", extra="bentoml")
+    if not hasattr(frame, "columns") or not len(frame):
+        raise DeploymentError(
+            f"the golden set is {type(frame).__name__} with {len(frame) if hasattr(frame, '__len__') else 'no'} rows; "
+            "it must be a dataframe with at least one. A partitioned asset needs an unpartitioned golden set beside it."
+        )
+    try:
+        with resource.registry():
+            model = mlflow.pyfunc.load_model(model_uri)
+        names = signature_inputs(model).input_names()
+    except (OSError, ValueError, mlflow.exceptions.MlflowException) as error:
+        raise DeploymentError(f"{model_uri} cannot be loaded from {resource.masked_uri}: {error}") from error
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise DeploymentError(
+            f"the golden set lacks feature(s) {', '.join(missing)} of {model_uri}; it has {', '.join(map(str, frame))}."
+        )
+    step = max(1, len(frame) // rows)
+    chosen = frame[names].iloc[::step].head(rows).reset_index(drop=True)
+    try:
+        expected = outputs_of(model, chosen)
+    except mlflow.exceptions.MlflowException as error:
+        raise DeploymentError(f"{model_uri} cannot score the golden set: {error}") from error
+    return Golden(rows=records_of(chosen), expected=expected)
+
+
+def _difference(expected: Any, served: Any) -> float:
+    if isinstance(expected, list) and isinstance(served, list) and len(expected) == len(served):
+        return max((_difference(a, b) for a, b in zip(expected, served, strict=True)), default=0.0)
+    if isinstance(expected, int | float) and isinstance(served, int | float):
+        return abs(expected - served)
+    return 0.0 if expected == served else math.inf

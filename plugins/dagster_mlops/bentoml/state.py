@@ -1,0 +1,128 @@
+"""What a state folder knows of its deployments: one file each, written before and after every step."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from dagster_mlops.bentoml import processes
+from dagster_mlops.bentoml.proxy import write_atomic
+from dagster_mlops.errors import DeploymentError, ProvenanceError
+from dagster_mlops.provenance import Deployment, Record
+
+# starting → verifying → switching → live → draining → stopped, or failed from the first three
+ENDED = ("stopped", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeploymentState:
+    """One deployment: its intent, its process, how far it came."""
+
+    record: Deployment
+    phase: str
+    port: int
+    fingerprint: str
+    golden_hash: str
+    probe: str  # secret that marks golden requests, so that they are not logged as production traffic
+    route: str
+    pid: int = 0
+    pid_created: float = 0  # tells the process from a later one with the same pid
+    ready_seconds: float = 0
+    switch_seconds: float = 0
+    error: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def url(self) -> str:
+        """The server itself, behind the proxy."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def role(self) -> str:
+        return f"bento:{self.id}"
+
+    def alive(self) -> bool:
+        """The process that was started still runs; its readiness is another question."""
+        return bool(self.pid) and processes.created(self.pid) == self.pid_created
+
+    def save(self, **changes: object) -> "DeploymentState":
+        """A copy with the changes, after it was written to disk."""
+        state = dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType] - names are checked at run time
+        data = {**dataclasses.asdict(state), "record": state.record.to_dict(), "updated": utc_now()}
+        write_atomic(state_file(Path(state.record.state_dir), state.id), json.dumps(data, indent=1))
+        return state
+
+    def end(self, phase: str, error: str = "") -> "DeploymentState":
+        """Write down that it serves no more."""
+        record = dataclasses.replace(self.record, stopped=self.record.stopped or utc_now(), traffic=0.0)
+        return self.save(phase=phase, record=record, error=error or self.error)
+
+
+def utc_now() -> str:
+    """ISO 8601, UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def state_file(state_dir: Path, deployment_id: str) -> Path:
+    """Where the state of a deployment is kept."""
+    return state_dir / "deployments" / f"{deployment_id}.json"
+
+
+def load(path: Path) -> DeploymentState:
+    """Read one state file.
+
+    Raises:
+        DeploymentError: it is damaged; files are replaced by a rename, so a crash cannot be the cause.
+    """
+    try:
+        data = json.loads(path.read_text())
+        record = Record.from_dict(data.pop("record"))
+        known = {field.name for field in dataclasses.fields(DeploymentState)}
+        if not isinstance(record, Deployment):
+            raise ProvenanceError(f"holds a {record.kind} record")
+        return DeploymentState(record=record, **{k: v for k, v in data.items() if k in known})
+    except (ValueError, KeyError, TypeError, ProvenanceError) as error:
+        raise DeploymentError(f"{path} is damaged ({error}). Remove it once its server is stopped.") from error
+
+
+def load_all(state_dir: Path) -> list[DeploymentState]:
+    """Every deployment, oldest first."""
+    states = [load(path) for path in (state_dir / "deployments").glob("*.json")]
+    return sorted(states, key=lambda s: (s.record.started, s.id))
+
+
+@contextlib.contextmanager
+def lock(state_dir: Path, *, timeout: float) -> Iterator[None]:
+    """Hold the state folder's lock; the system takes it back from a killed process.
+
+    Raises:
+        DeploymentError: another process still deploys after `timeout` seconds.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout
+    with (state_dir / "lock").open("a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise DeploymentError(
+                        f"process {file.read().strip() or '?'} has been deploying to {state_dir} for more than "
+                        f"{timeout:g} s. Wait for it or stop it, then re-run."
+                    ) from error
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
