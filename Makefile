@@ -1,0 +1,71 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+STATE ?= $(CURDIR)/.state
+BIN := .venv/bin
+
+export DAGSTER_MLOPS_STATE := $(STATE)
+export DAGSTER_HOME := $(STATE)/dagster
+# Nobody is told that you tried this.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export FEAST_USAGE := False
+export MLFLOW_DISABLE_TELEMETRY := true
+export BENTOML_DO_NOT_TRACK := True
+export DAGSTER_DISABLE_TELEMETRY := yes
+
+.PHONY: help setup demo ui mlflow-ui status stop test check docs bench lock clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: .venv/.done  ## install everything, as locked, into .venv
+
+.venv/.done: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(DAGSTER_HOME)/dagster.yaml: resources/dagster.yaml
+	@mkdir -p $(DAGSTER_HOME) && cp $< $@
+
+demo: setup $(DAGSTER_HOME)/dagster.yaml  ## run the whole lifecycle on real flights, then say where to look
+	@$(BIN)/python -m assets.demo
+
+ui: setup $(DAGSTER_HOME)/dagster.yaml  ## open the Dagster UI on http://127.0.0.1:3000
+	$(BIN)/dg dev --host 127.0.0.1 --port 3000
+
+mlflow-ui: setup  ## open the MLflow UI on http://127.0.0.1:5000
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	  --backend-store-uri sqlite:///$(STATE)/mlflow/mlflow.db --artifacts-destination $(STATE)/mlflow/artifacts
+
+status: setup  ## say in one screen what is in production
+	@$(BIN)/dagster-mlops status
+
+stop:  ## stop the deployment that the demo left serving
+	@test ! -x $(BIN)/python || $(BIN)/python -m dagster_mlops.bentoml.deployment stop $(STATE)/serving
+
+test: setup  ## run the tests
+	$(BIN)/pytest
+
+check: setup  ## lint, types, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: setup  ## serve the documentation on http://127.0.0.1:8000
+	$(BIN)/mkdocs serve
+
+bench: setup  ## measure the glue against the raw tools
+	$(BIN)/python -m tests.benchmarks
+
+lock:  ## resolve requirements.lock anew
+	rm -f requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
+	  --generate-hashes --no-header --quiet --output-file requirements.lock
+
+clean: stop  ## remove all state (data, registry, runs) but keep .venv
+	rm -rf $(STATE) site dist

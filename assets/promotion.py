@@ -1,0 +1,15 @@
+"""The champion: the registered version that production uses, moved only when a candidate beats it."""
+
+from dagster_mlops.mlflow import promotion_asset
+
+from assets.features import FRESH
+from assets.training import MODEL, arrival_delay_model
+
+champion = promotion_asset(
+    name="champion",
+    candidate=arrival_delay_model.key,
+    registered_model_name=MODEL,
+    metric="auc",
+    group_name="promotion",
+    automation_condition=FRESH,
+)
