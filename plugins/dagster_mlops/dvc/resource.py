@@ -1,12 +1,14 @@
 """A git + DVC repository: stores datasets, and reads back any version of them."""
 
 import dataclasses
+import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -38,6 +40,11 @@ class DvcResource(dg.ConfigurableResource):
     remote: str | None = Field(
         default=None, description="Name of the DVC remote; else the repository's default remote."
     )
+    remote_url: str | None = Field(
+        default=None,
+        description="Where the remote is, overriding the repository's configuration. With it, a repository that does "
+        "not exist yet is created at first use.",
+    )
     push: bool = Field(default=True, description="Push new content to the remote, and verify that it arrived.")
     commit: bool = Field(default=True, description="Commit new pointer files to git.")
     lock_timeout: float = Field(default=60.0, description="Seconds to wait for DVC's or git's lock.")
@@ -56,13 +63,19 @@ class DvcResource(dg.ConfigurableResource):
         Raises:
             DatasetError: there is no DVC repository, or another process holds its lock for `lock_timeout` seconds.
         """
-        dvc_repo, exceptions = extra("dvc.repo"), extra("dvc.exceptions")
+        config: dict[str, Any] = {}
+        if self.remote_url:
+            config = {"remote": {self._remote: {"url": self.remote_url}}, "core": {"remote": self._remote}}
+        open_repo, no_repo = extra("dvc.repo").Repo, extra("dvc.exceptions").NotDvcRepoError
         try:
-            repo = dvc_repo.Repo(str(self.root))
-        except exceptions.NotDvcRepoError as error:
-            raise DatasetError(
-                f"{self.root} is not a DVC repository. Create one: DvcResource(repo={self.repo!r}).init()."
-            ) from error
+            repo = open_repo(str(self.root), config=config)
+        except no_repo as error:
+            if not self.remote_url:
+                raise DatasetError(
+                    f"{self.root} is not a DVC repository. Create one: DvcResource(repo={self.repo!r}).init()."
+                ) from error
+            self.init()
+            repo = open_repo(str(self.root), config=config)
         try:
             if locked:
                 with self._lock(repo):
@@ -80,20 +93,22 @@ class DvcResource(dg.ConfigurableResource):
         ``.dvc/config.local``: DVC reads ``.dvc/config`` at the revision it is asked about, where a remote that was
         added later would be unknown.
         """
+        remote_url = remote_url or self.remote_url
         self.root.mkdir(parents=True, exist_ok=True)
-        top = toplevel(self.root)
-        if top is None or (top != self.root and git(top, "check-ignore", "-q", str(self.root)).returncode == 0):
-            top = self.root if git(self.root, "init", "-q").returncode == 0 else None
-        folder = self.root / ".dvc"
-        if not (folder / "config").exists():
-            # A folder without its config was left by a killed init; nothing can be in it yet.
-            options = {"no_scm": top is None, "subdir": top not in (None, self.root), "force": folder.exists()}
-            extra("dvc.repo").Repo.init(str(self.root), **options).close()
-        if remote_url:
-            self._set_remote(remote_url)
-        if top and self.commit:
-            files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
-            self._commit(top, {file: versions.as_is(file) for file in files}, "Start versioning data with DVC")
+        with self._alone():
+            top = toplevel(self.root)
+            if top is None or (top != self.root and git(top, "check-ignore", "-q", str(self.root)).returncode == 0):
+                top = self.root if git(self.root, "init", "-q").returncode == 0 else None
+            folder = self.root / ".dvc"
+            if not (folder / "config").exists():
+                # A folder without its config was left by a killed init; nothing can be in it yet.
+                options = {"no_scm": top is None, "subdir": top not in (None, self.root), "force": folder.exists()}
+                extra("dvc.repo").Repo.init(str(self.root), **options).close()
+            if remote_url:
+                self._set_remote(remote_url)
+            if top and self.commit:
+                files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
+                self._commit(top, {file: versions.as_is(file) for file in files}, "Start versioning data with DVC")
 
     def store(self, path: str | Path, *, source: Path | None = None, **facts: Any) -> Dataset:
         """Make the content of `path`, a file or folder, a version: cache it, commit its pointer, push and verify it.
@@ -162,6 +177,11 @@ class DvcResource(dg.ConfigurableResource):
         """The content hash that a dataset's pointer names, now or at a git revision."""
         return self.pointer(path, rev=rev)["outs"][0]["md5"]
 
+    def revision(self, path: str | Path, *, rev: str = "HEAD") -> str:
+        """The git commit that gave a dataset's pointer the content it has at `rev`; empty without git."""
+        file = versions.pointer_of(self.locate(path)).relative_to(self.root).as_posix()
+        return git(self.root, "log", "-1", "--format=%H", rev, "--", f"./{file}").stdout.decode().strip()
+
     def read_path(self, path: str | Path, *, md5: str | None = None, rev: str | None = None) -> Path:
         """A local file or folder with the content of any version: by hash, by git revision, else the current one.
 
@@ -181,14 +201,18 @@ class DvcResource(dg.ConfigurableResource):
             return versions.checkout(repo, wanted, name=target.name)
 
     def _set_remote(self, url: str) -> None:
-        name = self.remote or "storage"
         if "://" not in url:
             url = str(Path(url).expanduser().absolute())
             Path(url).mkdir(parents=True, exist_ok=True)
-        with self.open() as repo, repo.config.edit("local") as edited:
-            config = cast(dict[str, Any], edited)
-            config["remote"].setdefault(name, {})["url"] = url
-            config["core"]["remote"] = name
+        repo = extra("dvc.repo").Repo(str(self.root))
+        with self._lock(repo), repo.config.edit("local") as config:
+            config["remote"].setdefault(self._remote, {})["url"] = url
+            config["core"]["remote"] = self._remote
+        repo.close()
+
+    @property
+    def _remote(self) -> str:
+        return self.remote or "storage"
 
     def _top(self, repo: "Repo") -> Path | None:
         # A repository made with no_scm may lie in a checkout of something else, which is none of our business.
@@ -206,6 +230,25 @@ class DvcResource(dg.ConfigurableResource):
         below = {file.relative_to(top).as_posix(): edit for file, edit in edits.items()}
         made = commit(top, below, message=message, author=named, wait=self.lock_timeout)
         return made or run(top, "log", "-1", "--format=%H", "--", next(iter(below))).decode().strip()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Two processes must not create the same repository; before it exists, there is no lock of DVC's in it."""
+        lockfile = extra("zc.lockfile", extra="dvc")
+        name = f"dagster-mlops-{hashlib.sha256(str(self.root).encode()).hexdigest()[:16]}.lock"
+        deadline = time.monotonic() + self.lock_timeout
+        while True:
+            try:
+                lock = lockfile.LockFile(str(Path(tempfile.gettempdir(), name)))
+                break
+            except lockfile.LockError as error:
+                if time.monotonic() > deadline:
+                    raise DatasetError(f"Another process has been creating {self.root} for too long.") from error
+                time.sleep(0.2)
+        try:
+            yield
+        finally:
+            lock.close()
 
     @contextmanager
     def _lock(self, repo: "Repo") -> Iterator[None]:

@@ -150,13 +150,15 @@ def remote_url(repo: "Repo", remote: str | None) -> str:
 
 def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> bool:
     """Whether a remote has all of the content; a file that was cut off by a kill counts as missing."""
-    if md5.endswith(".dir"):
+    is_folder = md5.endswith(".dir")
+    if is_folder and repo.cache.local.exists(md5):
         status = extra("dvc_data.hashfile.status").status
         return not status(odb, [_info(md5)], cache_odb=repo.cache.local, shallow=False).missing
     try:
-        return size is None or odb.fs.info(odb.oid_to_path(md5))["size"] == size
+        found = odb.fs.info(odb.oid_to_path(md5))["size"]
     except FileNotFoundError:
         return False
+    return is_folder or size in (None, found)
 
 
 def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
@@ -167,12 +169,12 @@ def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
     """
     where = remote_url(repo, remote)
     try:
-        odb = repo.cloud.get_remote_odb(remote, "push")
+        cache, odb = repo.cache.local, repo.cloud.get_remote_odb(remote, "push")
         if remote_has(odb, repo, md5, size):
             return
         if not md5.endswith(".dir") and odb.exists(md5):
             odb.fs.remove(odb.oid_to_path(md5))  # cut off: DVC would take it for complete
-        failed = repo.cloud.push([_info(md5)], odb=odb).failed
+        failed = repo.cloud.transfer(cache, odb, [_info(md5)], cache_odb=cache, shallow=False).failed
         arrived = not failed and remote_has(odb, repo, md5, size)
     except Exception as error:  # any of a dozen storage libraries
         raise DatasetError(f"{md5} cannot be pushed to {where}: {mask_credentials(str(error))} {_AGAIN}") from error
@@ -185,7 +187,8 @@ _AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once
 
 def cached(repo: "Repo", md5: str) -> bool:
     """Whether DVC's cache has all of a version."""
-    return not extra("dvc_data.hashfile.status").status(repo.cache.local, [_info(md5)], shallow=False).missing
+    status, cache = extra("dvc_data.hashfile.status").status, repo.cache.local
+    return cache.exists(md5) and not status(cache, [_info(md5)], shallow=False).missing
 
 
 def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str) -> None:
@@ -197,7 +200,10 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str) -> None:
     where = f"{asked} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
     fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset again."
     try:
-        repo.cloud.pull([_info(md5)], odb=repo.cloud.get_remote_odb(remote, "fetch"))
+        cache, odb = repo.cache.local, repo.cloud.get_remote_odb(remote, "fetch")
+        repo.cloud.transfer(odb, cache, [_info(md5)], cache_odb=cache)
+        if md5.endswith(".dir") and cache.exists(md5):  # a folder's list of files first, then the files
+            repo.cloud.transfer(odb, cache, [_info(md5)], cache_odb=cache, shallow=False)
     except Exception as error:  # any of a dozen storage libraries
         raise DatasetError(f"{where}, and its remote fails: {mask_credentials(str(error))} {fix}") from error
     if not cached(repo, md5):

@@ -1,0 +1,135 @@
+"""Assets whose data DVC versions: made here, or observed where someone else makes them."""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
+from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import NAMESPACE, Dataset, Record
+
+
+def dataset_asset(
+    *,
+    path: str | None = None,
+    partitions_def: dg.PartitionsDefinition | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    kinds: Iterable[str] = ("dvc",),
+    **asset_options: Any,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """An asset whose returned data becomes a version of a DVC dataset. Bind a :class:`DvcResource` as ``dvc``.
+
+        @dataset_asset(path="raw/flights/{partition}.parquet", partitions_def=MONTHS, group_name="raw")
+        def flights(context: dg.AssetExecutionContext) -> pd.DataFrame:
+            return download(context.partition_key)
+
+    The function returns a frame, bytes, a string or the ``Path`` of a file or folder it wrote, alone or as the `value`
+    of a ``dg.MaterializeResult`` with metadata of its own. Downstream assets take the data as an argument. The content
+    hash is the asset's data version, so bytes that did not change leave everything downstream fresh.
+
+    Args:
+        path: where the dataset lives in the repository, with ``{partition}`` if partitioned; else
+            ``<asset key>[/<partition>].parquet``.
+        partitions_def: each partition is a dataset of its own.
+        metadata: further definition metadata.
+        kinds: shown on the asset in the UI.
+        asset_options: whatever ``dg.asset`` takes, such as ``key``, ``deps``, ``ins``, ``code_version``, ``pool``,
+            ``retry_policy`` or ``automation_condition``.
+
+    Raises:
+        DatasetError: the asset is partitioned and `path` lacks ``{partition}``.
+    """
+    if partitions_def and path and "{partition}" not in path:
+        raise DatasetError(
+            f"A partitioned dataset needs a path of its own per partition: put '{{partition}}' into {path!r}."
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Parameter `io_manager_def`", dg.BetaWarning)
+        return dg.asset(
+            io_manager_def=dvc_io_manager,
+            partitions_def=partitions_def,
+            metadata={**({PATH: path} if path else {}), **(metadata or {})},
+            kinds=set(kinds),
+            **asset_options,
+        )
+
+
+def observed_dataset_assets(
+    *,
+    datasets: Mapping[str, str] | Sequence[dg.AssetSpec],
+    repo: str | None = None,
+    rev: str = "HEAD",
+    name: str = "observed_datasets",
+    group_name: str | None = None,
+) -> dg.AssetsDefinition:
+    """Datasets that someone else versions: observing them reads their pointers from git, without cache or remote.
+
+        observed_dataset_assets(datasets={"vendor/prices": "vendor/prices.parquet"}, repo="/data/vendor")
+
+    The data version is the content hash at `rev`, so downstream assets become stale when it moves.
+
+    Args:
+        datasets: dataset path by asset key (``"a/b"``), or specs whose metadata names a ``dvc/path``.
+        repo: folder of the DVC repository; else that of the resource ``dvc``.
+        rev: the git branch, tag or commit to follow.
+        name: name of the observing step; needed when there are several.
+        group_name: group of the assets.
+
+    Raises:
+        DatasetError: no dataset is given, or a spec lacks ``dvc/path``.
+    """
+    if isinstance(datasets, Mapping):
+        specs = [
+            dg.AssetSpec(key.split("/"), metadata={PATH: path}, kinds={"dvc"}, group_name=group_name)
+            for key, path in datasets.items()
+        ]
+    else:
+        specs = [spec.replace_attributes(group_name=group_name or spec.group_name) for spec in datasets]
+    unnamed = [spec.key.to_user_string() for spec in specs if PATH not in spec.metadata]
+    if unnamed or not specs:
+        raise DatasetError(
+            f"Observed datasets need a {PATH!r} in their metadata: {', '.join(unnamed) or 'none given'}."
+        )
+
+    @dg.multi_observable_source_asset(
+        specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
+    )
+    def observe(context: dg.AssetExecutionContext) -> Iterable[dg.ObserveResult]:
+        dvc = DvcResource(repo=repo) if repo else context.resources.dvc
+        missing: list[DatasetError] = []
+        for spec in specs:
+            if spec.key not in context.selected_asset_keys:
+                continue
+            try:
+                record = observed_dataset(dvc, spec.metadata[PATH], rev=rev)
+            except DatasetError as error:
+                missing.append(error)
+                continue
+            facts = {"dagster/row_count": record.rows} if record.rows is not None else {}
+            yield dg.ObserveResult(
+                asset_key=spec.key, data_version=dg.DataVersion(record.md5), metadata={**record.to_metadata(), **facts}
+            )
+        if missing:  # after the others were observed
+            raise DatasetError(" ".join(map(str, missing))) from missing[0]
+
+    return observe
+
+
+def observed_dataset(dvc: DvcResource, path: str, *, rev: str = "HEAD") -> Dataset:
+    """The record of a dataset as its pointer at a git revision tells it.
+
+    Raises:
+        DatasetError: there is no such pointer at `rev`.
+    """
+    pointer = dvc.pointer(path, rev=rev)
+    [out] = pointer["outs"]
+    noted = (pointer.get("meta") or {}).get(NAMESPACE)
+    facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": dvc.revision(path, rev=rev)}
+    if noted and noted.get("md5") == out["md5"]:
+        record = Record.from_dict({**noted, **facts})
+        assert isinstance(record, Dataset)
+        return record
+    return Dataset(**facts, bytes=out.get("size"))

@@ -1,0 +1,121 @@
+"""Stores what an asset returns as a DVC dataset, and loads the version that Dagster knows of."""
+
+import inspect
+import os
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import dagster as dg
+
+from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.dvc import frames, versions
+from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import Dataset, Ref, dagster_facts, latest_records, upstream_refs
+
+PATH = "dvc/path"
+"""The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""
+
+
+class DvcIOManager(dg.IOManager):
+    """Stores outputs as DVC datasets, and loads inputs by the content hash of their latest materialization.
+
+    An output may be a pandas, pyarrow or polars frame, bytes, a string, or the ``Path`` of a file or folder. It goes to
+    ``<asset key>[/<partition>].parquet`` unless the asset's metadata names a ``dvc/path``. An input is what the
+    argument's annotation says: a frame (partitions one below the other, in partition order), ``dict[str, frame]`` by
+    partition, bytes, a string or a ``Path``.
+    """
+
+    def __init__(self, dvc: DvcResource) -> None:
+        self.dvc = dvc
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        if obj is None:
+            raise DatasetError(f"{_name(context.asset_key)} returned nothing. Return the data, or the path of a file.")
+        partitions = context.asset_partition_keys if context.has_asset_partitions else []
+        if len(partitions) > 1:
+            raise DatasetError(
+                f"{_name(context.asset_key)} computes {len(partitions)} partitions in one run, but each is a dataset "
+                "of its own. Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1)."
+            )
+        path = _path(context.asset_key, context.definition_metadata, *partitions)
+        # Dagster sets no public way to the executing asset's context from an IO manager but this one.
+        asset_context = dg.AssetExecutionContext.get()
+        state = _code_state(asset_context)
+        commit = (Ref("git", "commit", state.commit, at=state.toplevel),) if state.commit else ()
+        with self.dvc.open(locked=False) as repo:
+            scratch = versions.scratch(repo)
+        rows, columns = frames.write(obj, scratch, name=path)
+        record = self.dvc.store(
+            path,
+            source=scratch,
+            rows=rows,
+            upstream=(*upstream_refs(asset_context, context.asset_key), *commit),
+            dirty=state.dirty_hash,
+            code_commit=state.commit,
+            **dagster_facts(asset_context, context.asset_key),
+        )
+        facts: dict[str, Any] = record.to_metadata()
+        if rows is not None:
+            facts["dagster/row_count"] = rows
+        if columns is not None:
+            facts["dagster/column_schema"] = columns
+        context.add_output_metadata(facts)
+        # The step's cache of data versions is what the materialization event, written after this method, takes its
+        # version from. An IO manager has no public way to say it.
+        context.step_context.set_data_version(context.asset_key, dg.DataVersion(record.md5))
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        partitions = context.asset_partition_keys if context.has_asset_partitions else []
+        files = {partition: self._file(context, partition) for partition in partitions or [""]}
+        kind = context.dagster_type.typing_type
+        name = next((file.name for file in files.values()), _name(context.asset_key))
+        if typing.get_origin(kind) in (dict, Mapping) or kind is dict:
+            [_, kind] = typing.get_args(kind) or (str, Any)
+            return {partition: frames.read([file], kind, name=file.name) for partition, file in files.items()}
+        return frames.read(list(files.values()), kind, name=name)
+
+    def _file(self, context: dg.InputContext, partition: str) -> Path:
+        records = latest_records(context.instance, context.asset_key, [partition] if partition else None)
+        for record in records:
+            if isinstance(record, Dataset):
+                return self.dvc.read_path(record.path, md5=record.md5)
+        raise DatasetError(
+            f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset that Dagster "
+            "knows of. Materialize it (or observe it, if someone else versions it) before loading it."
+        )
+
+
+@dg.io_manager(required_resource_keys={"dvc"})
+def dvc_io_manager(context: dg.InitResourceContext) -> DvcIOManager:
+    """The :class:`DvcIOManager` of the resource ``dvc``: the only resource to bind.
+
+    @dg.asset(io_manager_def=dvc_io_manager)
+    def flights() -> pd.DataFrame: ...
+
+    dg.Definitions(assets=[flights], resources={"dvc": DvcResource(repo="/data/flights")})
+    """
+    return DvcIOManager(context.resources.dvc)
+
+
+def _name(key: dg.AssetKey) -> str:
+    return key.to_user_string()
+
+
+def _path(key: dg.AssetKey, metadata: Mapping[str, Any], partition: str = "") -> str:
+    template = getattr(metadata.get(PATH), "value", metadata.get(PATH))
+    template = template or "/".join(key.path) + ("/{partition}.parquet" if partition else ".parquet")
+    if partition and "{partition}" not in template:
+        raise DatasetError(f"{_name(key)} is partitioned, but its {PATH} {template!r} lacks '{{partition}}'. Add it.")
+    return template.replace("{partition}", quote(partition, safe=" :,=+@"))
+
+
+def _code_state(context: dg.AssetExecutionContext) -> CodeState:
+    """Of the file that defines the asset; of the working directory where a library's factory defined it."""
+    function = getattr(context.op_def.compute_fn, "decorated_fn", None)
+    file = inspect.getsourcefile(inspect.unwrap(function)) if function else None
+    state = code_state(Path(file)) if file else CodeState()
+    return state if state.commit else code_state(Path(os.getcwd()))
