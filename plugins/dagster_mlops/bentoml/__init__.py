@@ -1,8 +1,19 @@
 """Bentos built from registered models, deployments that prove themselves, and a log of every prediction."""
 
 from dagster_mlops.bentoml.assets import bento_asset
-from dagster_mlops.bentoml.deployment import deployment_asset
+from dagster_mlops.bentoml.checks import deployment_health_check
+from dagster_mlops.bentoml.component import BentoDeploymentComponent
+from dagster_mlops.bentoml.live import deployment_asset
 from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.bentoml.sensors import deployment_health_sensor
 from dagster_mlops.bentoml.serving import PredictionLog
 
-__all__ = ["BentomlResource", "PredictionLog", "bento_asset", "deployment_asset"]
+__all__ = [
+    "BentoDeploymentComponent",
+    "BentomlResource",
+    "PredictionLog",
+    "bento_asset",
+    "deployment_asset",
+    "deployment_health_check",
+    "deployment_health_sensor",
+]

@@ -47,16 +47,6 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True)
-class Status:
-    """The deployment that takes traffic, and whether it can; `live` is None when nothing is deployed."""
-
-    live: DeploymentState | None
-    healthy: bool
-    reason: str
-    pids: dict[str, list[int]]
-
-
 def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
     """Bring the plan's bento live and stop the one before; say whether a new server was needed.
 
@@ -71,7 +61,7 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
     with lock(plan.state_dir, timeout=plan.ready_timeout):
         current = _take_stock(plan.state_dir, log)
         proxy.ensure(plan.state_dir, plan.port)
-        if current and current.fingerprint == plan.fingerprint and _ready(current):
+        if current and current.fingerprint == plan.fingerprint and ready(current):
             proxy.route(plan.state_dir, current.id, {current.id: current.port}, request_timeout=plan.request_timeout)
             if current.golden_hash != plan.golden_hash:
                 current = _verified(plan, current, plan.golden())
@@ -91,39 +81,6 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
         if current:
             _retire(plan, current, new, log)
         return new, True
-
-
-def status(state_dir: str | Path) -> Status:
-    """What takes traffic now, and whether it does; never changes anything, and answers within seconds."""
-    folder = Path(state_dir).expanduser().resolve()
-    pids = {role: [p.pid for p in found] for role, found in processes.marked(folder).items()}
-    target = proxy.routed(folder)
-    live = next((s for s in load_all(folder) if s.id == target and s.phase in ("switching", "live")), None)
-    if live is None:
-        return Status(None, False, "nothing is deployed", pids)
-    if not live.alive():
-        return Status(live, False, f"the server process {live.pid} is gone", pids)
-    if not any(role.startswith("envoy:") for role in pids):
-        return Status(live, False, "the Envoy process is gone", pids)
-    problem = _probe(live.record.url, live.id)
-    return Status(live, not problem, problem or "answers through the public port", pids)
-
-
-def stop(state_dir: str | Path) -> int:
-    """Stop every server and the proxy of a state folder; returns how many processes were ended."""
-    folder = Path(state_dir).expanduser().resolve()
-    if not folder.exists():
-        return 0
-    with lock(folder, timeout=30):
-        found = [process for group in processes.marked(folder).values() for process in group]
-        count = processes.stop(found)
-        processes.stop([process for group in processes.marked(folder).values() for process in group])
-        for state in load_all(folder):
-            if state.phase not in ENDED:
-                state.end("stopped")
-        if count:
-            proxy.route(folder, None, {})
-        return count
 
 
 def _take_stock(state_dir: Path, log: Logger) -> DeploymentState | None:
@@ -189,7 +146,7 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
 def _await_ready(plan: Plan, state: DeploymentState, log: Logger) -> DeploymentState:
     start = time.monotonic()
     told = 0.0
-    while not _ready(state):
+    while not ready(state):
         waited = time.monotonic() - start
         if not state.alive() or waited > plan.ready_timeout:
             why = f"was not ready within {plan.ready_timeout:g} s" if state.alive() else "ended before it was ready"
@@ -251,7 +208,7 @@ def _retire(plan: Plan, old: DeploymentState, new: DeploymentState, log: Logger)
 
 def _await_public(plan: Plan, state: DeploymentState, headers: Mapping[str, str], *, timeout: float = 30) -> None:
     deadline = time.monotonic() + timeout
-    while problem := _probe(f"http://127.0.0.1:{plan.port}", state.id, headers):
+    while problem := probe(f"http://127.0.0.1:{plan.port}", state.id, headers):
         if time.monotonic() > deadline:
             raise DeploymentError(
                 f"{state.id} is ready, but does not answer through port {plan.port} after {timeout:g} s: {problem}. "
@@ -260,7 +217,7 @@ def _await_public(plan: Plan, state: DeploymentState, headers: Mapping[str, str]
         time.sleep(0.05)
 
 
-def _probe(url: str, deployment_id: str, headers: Mapping[str, str] | None = None) -> str:
+def probe(url: str, deployment_id: str, headers: Mapping[str, str] | None = None) -> str:
     """What keeps the deployment from answering at `url`; empty when it does."""
     httpx = extra("httpx", extra="bentoml")
     try:
@@ -274,7 +231,7 @@ def _probe(url: str, deployment_id: str, headers: Mapping[str, str] | None = Non
     return "" if by == deployment_id else f"{url} is answered by {by}"
 
 
-def _ready(state: DeploymentState) -> bool:
+def ready(state: DeploymentState) -> bool:
     httpx = extra("httpx", extra="bentoml")
     try:
         with processes.http_client(state.url, timeout=5) as client:

@@ -126,3 +126,13 @@ def lock(state_dir: Path, *, timeout: float) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def busy(state_dir: Path) -> bool:
+    """Whether a process holds the lock now."""
+    with (state_dir / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,116 @@
+"""Whether the live deployment is alive, serves the model it should, answers as it did, and how fast."""
+
+import json
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.bentoml.deployment import status
+from dagster_mlops.bentoml.golden import Golden
+from dagster_mlops.bentoml.processes import http_client
+from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.bentoml.state import load, state_file
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import Deployment, latest_records
+
+
+def deployment_health_check(
+    asset: dg.AssetsDefinition | dg.AssetKey,
+    *,
+    name: str = "health",
+    alias: str | None = "champion",
+    tolerance: float = 1e-9,
+    calls: int = 50,
+    timeout: float = 10,
+    blocking: bool = False,
+    resource_key: str = "bentoml",
+) -> dg.AssetChecksDefinition:
+    """A check of the deployment that `asset` (a ``deployment_asset``) made.
+
+    It fails when the deployment does not answer through its public port, or predicts the kept golden rows otherwise
+    than the registry model did when it went live. It warns when the registry's `alias` is on another version than the one
+    served. Latencies of `calls` single-row requests are metadata. None of these requests is logged as a prediction.
+
+        checks = [deployment_health_check(deployment)]
+    """
+    key = asset if isinstance(asset, dg.AssetKey) else asset.key
+
+    @dg.asset_check(asset=key, name=name, blocking=blocking, required_resource_keys={resource_key})
+    def health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        record = live_record(context.instance, key)
+        rows = status(record.state_dir)
+        live = next((row for row in rows if row["live"]), None)
+        if live is None or not live["healthy"]:
+            reason = live["reason"] if live else "no deployment is live"
+            return dg.AssetCheckResult(passed=False, description=f"{record.url}: {reason}", metadata={"reason": reason})
+        state = load(state_file(Path(record.state_dir), live["id"]))
+        kept = json.loads((Path(record.state_dir) / "golden" / f"{state.id}.json").read_text())
+        headers = {"x-probe": state.probe}
+        try:
+            difference = Golden(**kept).compare(
+                record.url, route=state.route, headers=headers, tolerance=tolerance, timeout=timeout
+            )
+        except DeploymentError as error:
+            return dg.AssetCheckResult(passed=False, description=str(error), metadata={"reason": "golden set"})
+        milliseconds = []
+        with http_client(record.url, timeout=timeout) as client:
+            for call in range(calls):
+                start = time.perf_counter()
+                row = kept["rows"][call % len(kept["rows"])]
+                client.post(state.route, json={"rows": [row]}, headers=headers).raise_for_status()
+                milliseconds.append((time.perf_counter() - start) * 1000)
+        milliseconds.sort()
+        resource: BentomlResource = getattr(context.resources, resource_key)
+        wanted = _version_of(resource, live["model_name"], alias) if alias else None
+        current = wanted in (None, live["model_version"])
+        return dg.AssetCheckResult(
+            passed=current,
+            severity=dg.AssetCheckSeverity.WARN if not current else dg.AssetCheckSeverity.ERROR,
+            description=""
+            if current
+            else f"serves {live['model_name']} version {live['model_version']}, but '{alias}' is version {wanted}.",
+            metadata={
+                "deployment": live["id"],
+                "model_version": live["model_version"],
+                "alias_version": wanted or "none",
+                "golden_max_difference": difference,
+                "latency_p50_ms": milliseconds[len(milliseconds) // 2],
+                "latency_p99_ms": milliseconds[min(len(milliseconds) - 1, int(len(milliseconds) * 0.99))],
+                "resident_mb": _resident_mb(live["pids"]),
+            },
+        )
+
+    return health
+
+
+def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
+    """The Deployment record on the asset's latest materialization.
+
+    Raises:
+        DeploymentError: there is none.
+    """
+    for record in latest_records(instance, key):
+        if isinstance(record, Deployment):
+            return record
+    raise DeploymentError(f"{key.to_user_string()} has no Deployment record. Materialize it, then check again.")
+
+
+def _version_of(resource: BentomlResource, model_name: str, alias: str) -> str | None:
+    error = extra("mlflow", extra="bentoml").exceptions.MlflowException
+    try:
+        return str(resource.mlflow_client().get_model_version_by_alias(model_name, alias).version)
+    except error:
+        return None
+
+
+def _resident_mb(pids: list[int]) -> float:
+    psutil = extra("psutil", extra="bentoml")
+    total = 0
+    for pid in pids:
+        try:
+            total += psutil.Process(pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 1e6

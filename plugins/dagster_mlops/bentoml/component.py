@@ -1,0 +1,62 @@
+"""The YAML face: from a promoted model version to a verified deployment."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops.bentoml.assets import bento_asset
+from dagster_mlops.bentoml.checks import deployment_health_check
+from dagster_mlops.bentoml.live import deployment_asset
+from dagster_mlops.bentoml.sensors import deployment_health_sensor
+
+
+class BentoDeploymentComponent(dg.Component, dg.Model, dg.Resolvable):
+    """A bento of the promoted model version, and its verified blue/green deployment on this machine.
+
+    ```yaml
+    type: dagster_mlops.bentoml.BentoDeploymentComponent
+    attributes:
+      promoted: champion
+      golden_set: golden_flights
+      state_dir: state/serving
+      port: 3000
+    ```
+
+    The resource ``bentoml`` (a ``BentomlResource``) says which stores and which registry.
+    """
+
+    promoted: str = Field(description="Key of the asset that holds the promoted ModelVersion record.")
+    golden_set: str = Field(description="Key of a dataframe asset whose predictions must equal the registry model's.")
+    state_dir: str = Field(description="Folder for deployment state, logs and predictions.")
+    port: int = Field(default=3000, description="Public port on 127.0.0.1.")
+    bento: str = Field(default="bento", description="Name of the bento asset.")
+    deployment: str = Field(default="deployment", description="Name of the deployment asset.")
+    service: str | None = Field(default=None, description="Your own BentoML service file; default: the generic one.")
+    packages: Sequence[str] = Field(default=(), description="Pip requirements beside those the model was logged with.")
+    alias: str | None = Field(default="champion", description="Alias that the health check expects to be served.")
+    group_name: str | None = Field(default=None, description="Asset group of both assets.")
+    redeploy: bool = Field(default=True, description="Add the sensor that redeploys after a death.")
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Two assets, the health check and the sensor."""
+        bento = bento_asset(
+            name=self.bento,
+            promoted=dg.AssetKey.from_user_string(self.promoted),
+            service=context.path / self.service if self.service else None,
+            packages=self.packages,
+            group_name=self.group_name,
+        )
+        deployment = deployment_asset(
+            name=self.deployment,
+            bento=bento.key,
+            golden_set=dg.AssetKey.from_user_string(self.golden_set),
+            state_dir=self.state_dir,
+            port=self.port,
+            group_name=self.group_name,
+        )
+        return dg.Definitions(
+            assets=[bento, deployment],
+            asset_checks=[deployment_health_check(deployment, alias=self.alias)],
+            sensors=[deployment_health_sensor(deployment)] if self.redeploy else [],
+        )

@@ -1,0 +1,70 @@
+"""Answers lineage about predictions, deployments and bentos, from files alone; no tool is imported."""
+
+import json
+import os
+from pathlib import Path
+
+from dagster_mlops.bentoml.serving import PredictionLog
+from dagster_mlops.bentoml.state import load, state_file
+from dagster_mlops.errors import DeploymentError, ProvenanceError
+from dagster_mlops.provenance import Accessible, Answer, Bento, Deleted, Faulty, Inaccessible, Record, Ref
+
+
+class BentomlResolver:
+    """Resolves ``prediction`` (at a prediction log), ``deployment`` (at a state folder), ``bento`` (at a BENTOML_HOME).
+
+    Without a place the environment names it: ``DAGSTER_MLOPS_PREDICTION_LOG``, ``DAGSTER_MLOPS_STATE_DIR`` and
+    ``BENTOML_HOME``.
+
+    >>> BentomlResolver().resolve(Ref("bentoml", "bento", "delay:1", at="/nowhere")).bucket
+    'inaccessible'
+    """
+
+    def resolve(self, ref: Ref) -> Answer:
+        """The record that was left with the thing itself; see :class:`dagster_mlops.provenance.Resolver`."""
+        ask = {"prediction": _prediction, "deployment": _deployment, "bento": _bento}.get(ref.kind)
+        variable = {"prediction": "PREDICTION_LOG", "deployment": "STATE_DIR"}.get(ref.kind)
+        place = ref.at or os.environ.get(f"DAGSTER_MLOPS_{variable}" if variable else "BENTOML_HOME", "")
+        if ask is None:
+            return Faulty(f"the bentoml resolver knows no {ref.kind!r}; it knows prediction, deployment and bento.")
+        if not place:
+            return Inaccessible(f"{ref} does not say where it is kept.")
+        if not Path(place).is_dir():
+            return Inaccessible(f"{place} is not there (another machine, or removed).")
+        try:
+            return ask(ref, Path(place))
+        except (ProvenanceError, DeploymentError, ValueError, KeyError) as error:
+            return Faulty(f"{ref} in {place} cannot be read: {error}")
+        except OSError as error:
+            return Inaccessible(f"{place} cannot be read: {error}")
+
+
+def _prediction(ref: Ref, log_dir: Path) -> Answer:
+    found = PredictionLog.find(log_dir, ref.id)
+    if found is None:
+        return Deleted(f"no prediction with request id {ref.id!r} in {log_dir}; never logged, or its file was removed.")
+    return Accessible(Record.from_dict(found))
+
+
+def _deployment(ref: Ref, state_dir: Path) -> Answer:
+    name, _, deployment_id = ref.id.rpartition("/")
+    path = state_file(state_dir, deployment_id)
+    if not path.exists():
+        return Deleted(f"{state_dir} holds no deployment {deployment_id!r}.")
+    record = load(path).record
+    if name and record.name != name:
+        return Faulty(f"deployment {deployment_id!r} is named {record.name!r}, not {name!r}.", record)
+    return Accessible(record)
+
+
+def _bento(ref: Ref, home: Path) -> Answer:
+    folder = home / "bentos" / ref.id.replace(":", "/")
+    if not (folder / "bento.yaml").exists():
+        return Deleted(f"the bento store of {home} no longer holds {ref.id}.")
+    facts = folder / "src" / "dagster_mlops.json"
+    if not facts.exists():
+        return Faulty(f"{folder} holds no record: not built by bento_asset, or its build was interrupted.")
+    record = Record.from_dict(json.loads(facts.read_text())["record"])
+    if not isinstance(record, Bento) or record.tag != ref.id:
+        return Faulty(f"{facts} describes another thing than {ref.id}.", record)
+    return Accessible(record)

@@ -1,0 +1,68 @@
+"""Brings a deployment back that died without being told to."""
+
+import json
+import time
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_mlops.bentoml.checks import live_record
+from dagster_mlops.bentoml.deployment import status
+from dagster_mlops.bentoml.state import busy
+from dagster_mlops.errors import DeploymentError
+
+
+def deployment_health_sensor(
+    deployment: dg.AssetsDefinition | dg.AssetKey,
+    *,
+    name: str | None = None,
+    job: dg.JobDefinition | dg.UnresolvedAssetJobDefinition | None = None,
+    retry_seconds: float = 600,
+    minimum_interval_seconds: int = 30,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+) -> dg.SensorDefinition:
+    """A sensor that re-materializes a ``deployment_asset`` whose live server or proxy died, e.g. after a reboot.
+
+    A deployment that was never made, was stopped on purpose, or is being replaced right now is left alone. Each death
+    asks for one run, and for another every `retry_seconds` while it lasts. The sensor must run on the machine that
+    serves.
+
+        sensors = [deployment_health_sensor(deployment)]
+
+    Args:
+        job: what to run instead of the deployment asset alone.
+    """
+    key = deployment if isinstance(deployment, dg.AssetKey) else deployment.key
+
+    @dg.sensor(
+        name=name or f"{'_'.join(key.path)}_health",
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        description=f"Redeploys {key.to_user_string()} when it died.",
+        job=job,
+        asset_selection=None if job else [key],
+    )
+    def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            record = live_record(context.instance, key)
+        except DeploymentError:
+            return dg.SkipReason(f"{key.to_user_string()} was never deployed.")
+        rows = status(record.state_dir)
+        live = next((row for row in rows if row["live"]), None)
+        if live is None:
+            return dg.SensorResult(skip_reason="No deployment is live; it was stopped on purpose.", cursor="")
+        if live["healthy"]:
+            return dg.SensorResult(skip_reason=f"{live['id']} answers.", cursor="")
+        if busy(Path(record.state_dir)):
+            return dg.SkipReason(f"{live['id']} is down ({live['reason']}), and is being replaced.")
+        known = json.loads(context.cursor) if context.cursor else {}
+        # The first tick that sees it down names the death, so that a later one of the same deployment is another event.
+        since = known["since"] if known.get("id") == live["id"] else time.time()
+        attempt = int((time.time() - since) / retry_seconds)
+        context.log.info(f"{live['id']} is down: {live['reason']}.")
+        request = dg.RunRequest(
+            run_key=f"{live['id']}:{since:.3f}:{attempt}", tags={"dagster_mlops/redeploys": live["id"]}
+        )
+        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"id": live["id"], "since": since}))
+
+    return health
