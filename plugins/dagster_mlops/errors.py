@@ -5,6 +5,7 @@
     ├── ProvenanceError          a record cannot be read: unknown schema, unknown kind, malformed text
     ├── DatasetError             DVC: a dataset cannot be stored, found, locked or pushed
     ├── FeatureError             Feast: a view, service or training set cannot be served as asked
+    ├── TrackingError            MLflow: the tracking server or database cannot be used as configured
     ├── TrainingRunError         MLflow: a training run broke its contract (no model, no signature, …)
     ├── ModelVersionError        MLflow: a registered model, version or alias is not there
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
@@ -34,6 +35,10 @@ class DatasetError(DagsterMlopsError):
 
 class FeatureError(DagsterMlopsError):
     """A feature view, feature service or training set cannot be served as asked."""
+
+
+class TrackingError(DagsterMlopsError):
+    """MLflow's tracking server or database cannot be reached, or not be used as configured."""
 
 
 class TrainingRunError(DagsterMlopsError):

@@ -1,0 +1,151 @@
+"""What is known about a training run before it starts: code, inputs, environment, and the Dagster step."""
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.provenance import (
+    NAMESPACE,
+    Dataset,
+    TrainingRun,
+    TrainingSet,
+    dagster_facts,
+    mask_credentials,
+    upstream_records,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOCKS = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The facts in the forms that MLflow takes: tags, dataset inputs, artifacts."""
+
+    name: str
+    tags: Mapping[str, str]
+    inputs: tuple[Dataset, ...]
+    code: CodeState
+    record: TrainingRun
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """Content hash by dataset path."""
+        return {dataset.path: dataset.md5 for dataset in self.inputs}
+
+    def of_run(self, run_id: str, attempt: int) -> tuple[TrainingRun, dict[str, str]]:
+        """The record and the tags of one run."""
+        record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
+        return record, {**self.tags, runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
+
+    def log(self, client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> None:
+        """Write everything to the run, in one request per kind."""
+        entities = extra("mlflow.entities")
+        client.log_batch(run_id, tags=[entities.RunTag(name, value) for name, value in tags.items()])
+        if self.inputs:
+            client.log_inputs(
+                run_id,
+                [
+                    entities.DatasetInput(
+                        entities.Dataset(
+                            name=dataset.path,
+                            digest=dataset.md5,
+                            source_type="dvc",
+                            source=json.dumps({"uri": _uri(dataset)}),
+                        ),
+                        [entities.InputTag("mlflow.data.context", "training")],
+                    )
+                    for dataset in self.inputs
+                ],
+            )
+        if self.code.diff:
+            client.log_text(run_id, self.code.diff, "code/uncommitted.diff")
+        installed = sorted({f"{found.name}=={found.version}" for found in distributions.distributions()})
+        client.log_text(run_id, "\n".join(installed) + "\n", "code/environment.txt")
+
+
+def run_facts(
+    context: dg.AssetExecutionContext, resource: MlflowResource, *, experiment: str, seed: int, source: Path
+) -> RunFacts:
+    """Gather the facts; `source` is the file of the training function.
+
+    Raises:
+        ProvenanceError: an upstream record cannot be read, or there are too many of them for MLflow's tags.
+    """
+    upstream = upstream_records(context)
+    refs = tuple(dict.fromkeys(record.ref for record in upstream))
+    training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
+    inputs = tuple(record for record in upstream if isinstance(record, Dataset))
+    code = code_state(source)
+    lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
+    step = dagster_facts(context)
+    record = TrainingRun(
+        run_id="0" * 32,
+        tracking_uri=mask_credentials(resource.uri),
+        experiment=experiment,
+        code_commit=code.commit,
+        dirty=code.dirty_hash,
+        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock else "",
+        python=platform.python_version(),
+        platform=platform.platform(),
+        seed=seed,
+        feature_service=training_set.feature_service if training_set else "",
+        registry_hash=training_set.registry_hash if training_set else "",
+        upstream=refs,
+        dagster_run_id=step["dagster_run_id"],
+        dagster_asset=step["dagster_asset"],
+        dagster_partition=step["dagster_partition"],
+    )
+    runs.record_tag(record)  # too long is said before anything is created
+    config = context.op_execution_context.op_config
+    inputs_text = [record.code_commit, record.dirty, record.lock_hash, seed, config, [str(ref) for ref in refs]]
+    target = runs.target_of(step["dagster_asset"], step["dagster_partition"])
+    tags = {
+        runs.KEY: f"{context.run.root_run_id or context.run.run_id}/{target}",
+        runs.TARGET: target,
+        runs.OWNER: runs.owner(),
+        runs.INPUTS: hashlib.sha256(json.dumps(inputs_text, default=str, sort_keys=True).encode()).hexdigest(),
+        f"{NAMESPACE}.dagster_run_id": step["dagster_run_id"],
+        f"{NAMESPACE}.dagster_asset": step["dagster_asset"],
+        f"{NAMESPACE}.dagster_partition": step["dagster_partition"],
+        f"{NAMESPACE}.code_commit": code.commit,
+        f"{NAMESPACE}.branch": code.branch,
+        f"{NAMESPACE}.dirty": code.dirty_hash,
+        f"{NAMESPACE}.lock_file": lock.name if lock else "",
+        f"{NAMESPACE}.lock_hash": record.lock_hash,
+        f"{NAMESPACE}.python": record.python,
+        f"{NAMESPACE}.platform": record.platform,
+        f"{NAMESPACE}.seed": str(seed),
+        f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
+        f"{NAMESPACE}.feature_service": record.feature_service,
+        f"{NAMESPACE}.registry_hash": record.registry_hash,
+        # MLflow's own names, shown in its UI.
+        "mlflow.source.name": step["dagster_asset"],
+        "mlflow.source.type": "JOB",
+        "mlflow.source.git.commit": code.commit,
+    }
+    name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
+    return RunFacts(name, {key: value for key, value in tags.items() if value}, inputs, code, record)
+
+
+def _uri(dataset: Dataset) -> str:
+    revision = f"@{dataset.rev}" if dataset.rev else ""
+    return f"{mask_credentials(dataset.repo)}/{dataset.path}{revision}"
+
+
+def _lock_file(folder: Path) -> Path | None:
+    return next((folder / name for name in _LOCKS if (folder / name).is_file()), None)

@@ -1,0 +1,294 @@
+"""Promotion: an alias moves to the candidate when it beats the version that holds it."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.gates import require_gates
+from dagster_mlops.mlflow.registry import version_record
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.provenance import NAMESPACE, ModelVersion, mask_credentials, upstream_records
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
+
+# Tag of a model version: a JSON list of the alias moves it took part in, oldest first.
+PROMOTED = f"{NAMESPACE}.promoted"
+_INTENDED, _DONE = "intended", "done"
+# How often a promotion looks again when another one moves the alias at the same time.
+_TRIES = 5
+
+
+def promotion_asset(
+    *,
+    candidate: dg.AssetKey | str,
+    registered_model_name: str,
+    metric: str,
+    greater_is_better: bool = True,
+    min_improvement: float = 0.0,
+    alias: str = "champion",
+    name: str = "champion",
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """An asset that moves `alias` to the version that the asset `candidate` made, when it beats the present holder.
+
+        champion = promotion_asset(
+            candidate=dg.AssetKey("arrival_delay_model"), registered_model_name="arrival_delay", metric="auc",
+            min_improvement=0.002,
+        )
+
+    Better means: `metric` of the version's run improves, by `min_improvement` or more. A tie, and a metric that is not
+    finite, never win. Nothing moves unless every blocking check of `candidate` holds for its latest materialization.
+    Both versions keep the move, its reason and its evidence in their tag ``dagster_mlops.promoted``.
+
+    The asset is the version that holds the alias: its record, and ``<name>/<version>`` as data version, so that what
+    depends on it stays fresh when the candidate lost. Running it again, also after a kill, gives the same state.
+
+    Everything else that :func:`dagster.asset` takes is passed on. The resource key is ``mlflow``.
+    """
+    rule = Rule(metric, greater_is_better, min_improvement)
+    options: dict[str, Any] = {
+        "description": f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
+        **asset_options,
+        "kinds": {"mlflow", *asset_options.get("kinds", ())},
+    }
+    if "key" not in options:
+        options["name"] = name
+    candidate_key = dg.AssetKey.from_user_string(candidate) if isinstance(candidate, str) else candidate
+
+    def promote(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
+        challenger = _challenger(context, candidate_key, registered_model_name)
+        evidence = require_gates(context, [candidate_key])
+        with mlflow.activate() as client:
+            registry = Registry(client, registered_model_name, alias)
+            move = promote_version(registry, challenger.version, rule, evidence, context.run.run_id)
+            holder = registry.holder()
+            if holder is None:
+                raise ModelVersionError(
+                    f"{registered_model_name!r} has no {alias!r}: {move.why}. Train a version with a finite {metric!r}."
+                )
+            record = version_record(holder, mask_credentials(mlflow.uri))
+            url = mlflow.version_url(record.name, record.version)
+        context.log.info(f"{alias} of {registered_model_name} is version {record.version}: {move.why}")
+        return dg.MaterializeResult(
+            metadata={
+                **record.to_metadata(),
+                "mlflow/promoted": move.promoted,
+                "mlflow/decision": _decision_table(move, metric),
+                "mlflow/champion_version": int(record.version) if record.version.isdigit() else record.version,
+                **{f"mlflow/{who}_{metric}": value for who, value in move.values().items()},
+                **({"mlflow/version_url": dg.MetadataValue.url(url)} if url else {}),
+            },
+            data_version=dg.DataVersion(f"{record.name}/{record.version}"),
+        )
+
+    return dg.asset(**{**options, "deps": [candidate_key, *asset_options.get("deps", ())]})(promote)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a candidate is better."""
+
+    metric: str
+    greater_is_better: bool = True
+    min_improvement: float = 0.0
+
+    def judge(self, candidate: float, champion: float | None) -> tuple[bool, str]:
+        """Whether the candidate wins, and why.
+
+        >>> Rule("auc", min_improvement=0.01).judge(0.745, 0.74)
+        (False, 'auc 0.745 against 0.74: improvement 0.005 is less than 0.01')
+        >>> Rule("rmse", greater_is_better=False).judge(1.5, 2.0)
+        (True, 'rmse 1.5 against 2: improvement 0.5')
+        """
+        if not math.isfinite(candidate):
+            return False, f"the candidate's {self.metric} is {candidate}"
+        if champion is None:
+            return True, f"{self.metric} {candidate:.6g}: the first to hold the alias"
+        if not math.isfinite(champion):
+            return True, f"{self.metric} {candidate:.6g} against {champion}"
+        improvement = (candidate - champion) * (1 if self.greater_is_better else -1)
+        compared = f"{self.metric} {candidate:.6g} against {champion:.6g}"
+        if improvement <= 0:
+            return False, f"{compared}: no improvement"
+        # A billionth of slack: 0.745 - 0.74 is a little less than 0.005 in binary.
+        if improvement < self.min_improvement * (1 - 1e-9):
+            return False, f"{compared}: improvement {improvement:.6g} is less than {self.min_improvement:.6g}"
+        return True, f"{compared}: improvement {improvement:.6g}"
+
+
+@dataclass(frozen=True)
+class Move:
+    """A decision about an alias, and what became of it."""
+
+    promoted: bool
+    why: str
+    candidate: str
+    candidate_value: float
+    champion: str = ""  # who held the alias before
+    champion_value: float | None = None
+
+    def values(self) -> dict[str, float]:
+        """The finite metric values, by role."""
+        both = {"candidate": self.candidate_value, "champion_before": self.champion_value}
+        return {who: value for who, value in both.items() if value is not None and math.isfinite(value)}
+
+
+class Registry:
+    """One alias of one registered model."""
+
+    def __init__(self, client: "MlflowClient", name: str, alias: str) -> None:
+        self.client, self.name, self.alias = client, name, alias
+
+    def holder(self) -> "MlflowModelVersion | None":
+        """The version that holds the alias."""
+        try:
+            return self.client.get_model_version_by_alias(self.name, self.alias)
+        except extra("mlflow.exceptions").MlflowException as error:
+            # A missing alias is INVALID_PARAMETER_VALUE, a missing model RESOURCE_DOES_NOT_EXIST.
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                raise
+            return None
+
+    def version(self, version: str) -> "MlflowModelVersion":
+        """A version by its number.
+
+        Raises:
+            ModelVersionError: it is not there.
+        """
+        try:
+            return self.client.get_model_version(self.name, version)
+        except extra("mlflow.exceptions").MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ModelVersionError(
+                f"{self.name!r} has no version {version}; it was deleted after training. Train again, then promote."
+            ) from error
+
+    def metric(self, version: "MlflowModelVersion", metric: str) -> float:
+        """A metric of the run that made the version; of the version's record when the run is gone.
+
+        Raises:
+            ModelVersionError: the run has no such metric.
+        """
+        try:
+            metrics = self.client.get_run(str(version.run_id)).data.metrics
+        except extra("mlflow.exceptions").MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            metrics = version_record(version, "").metrics
+        if metric not in metrics:
+            raise ModelVersionError(
+                f"version {version.version} of {self.name!r} has no metric {metric!r}; run {version.run_id} has "
+                f"{', '.join(sorted(metrics)) or 'none'}. Log it with mlflow.log_metric in the training function, or "
+                "promote on one that is there."
+            )
+        return float(metrics[metric])
+
+    def events(self, version: str) -> list[dict[str, Any]]:
+        """The alias moves that a version took part in."""
+        return json.loads(self.version(version).tags.get(PROMOTED, "[]"))
+
+    def write_event(self, version: str, event: Mapping[str, Any]) -> None:
+        """Add an alias move to a version's history, or complete the one that was intended before."""
+        events = [known for known in self.events(version) if not _is_earlier_form(known, event)]
+        self.client.set_model_version_tag(self.name, version, PROMOTED, json.dumps([*events, dict(event)]))
+
+
+def promote_version(
+    registry: Registry, version: str, rule: Rule, evidence: Mapping[str, bool], dagster_run_id: str
+) -> Move:
+    """Move the alias to `version` if it wins: intent, move, verification, record; each step can be repeated.
+
+    Raises:
+        ModelVersionError: a version or metric is missing, or other promotions kept moving the alias.
+    """
+    value = registry.metric(registry.version(version), rule.metric)
+    for _ in range(_TRIES):
+        holder = registry.holder()
+        before = str(holder.version) if holder else ""
+        if before == version:
+            return _complete(registry, version, value)
+        held = registry.metric(holder, rule.metric) if holder else None
+        wins, why = rule.judge(value, held)
+        move = Move(wins, why, version, value, before, held)
+        if not wins:
+            return move
+        event = {
+            "alias": registry.alias,
+            "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "from": before,
+            "to": version,
+            "why": why,
+            "metric": rule.metric,
+            "values": move.values(),
+            "gates": dict(evidence),
+            "dagster_run_id": dagster_run_id,
+            "state": _INTENDED,
+        }
+        registry.write_event(version, event)
+        # MLflow cannot compare and set: look again right before, so that a rival's window is milliseconds.
+        now = registry.holder()
+        if (str(now.version) if now else "") != before:
+            continue
+        registry.client.set_registered_model_alias(registry.name, registry.alias, version)
+        now = registry.holder()
+        if now and str(now.version) == version:
+            _record(registry, event)
+            return move
+    raise ModelVersionError(
+        f"alias {registry.alias!r} of {registry.name!r} kept moving while version {version} was being promoted. Run "
+        "one promotion at a time (give the asset a pool with limit 1), then re-run this one."
+    )
+
+
+def _complete(registry: Registry, version: str, value: float) -> Move:
+    """The version holds the alias already: perhaps by a promotion that was killed before it wrote its record."""
+    intended = [e for e in registry.events(version) if e["state"] == _INTENDED and e["alias"] == registry.alias]
+    if not intended:
+        return Move(False, "it holds the alias already", version, value, version, value)
+    event = intended[-1]
+    _record(registry, event)
+    return Move(True, event["why"], version, value, event["from"], event["values"].get("champion_before"))
+
+
+def _record(registry: Registry, event: Mapping[str, Any]) -> None:
+    done = {**event, "state": _DONE}
+    if event["from"]:
+        registry.write_event(event["from"], done)
+    registry.write_event(event["to"], done)
+
+
+def _is_earlier_form(known: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
+    """Whether `known` is the same move, intended before or written twice because of a kill in between."""
+    same = all(known[name] == event[name] for name in ("alias", "from", "to"))
+    return same and (known["state"] == _INTENDED or known["at"] == event["at"])
+
+
+def _challenger(context: dg.AssetExecutionContext, candidate: dg.AssetKey, name: str) -> ModelVersion:
+    records = upstream_records(context)
+    versions = [record for record in records if isinstance(record, ModelVersion) and record.name == name]
+    if not versions:
+        kinds = ", ".join(sorted({record.kind for record in records})) or "no record"
+        raise ModelVersionError(
+            f"{context.assets_def.key.to_user_string()} found no version of {name!r} on {candidate.to_user_string()}; "
+            f"there is {kinds}. Materialize a training_asset with registered_model_name={name!r} there first."
+        )
+    return versions[-1]
+
+
+def _decision_table(move: Move, metric: str) -> dg.TableMetadataValue:
+    before = "" if move.champion_value is None else f"{move.champion_value:.6g}"
+    rows = [
+        {"role": "candidate", "version": move.candidate, metric: f"{move.candidate_value:.6g}", "verdict": move.why},
+        {"role": "champion before", "version": move.champion or "none", metric: before, "verdict": ""},
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
