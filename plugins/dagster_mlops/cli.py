@@ -1,6 +1,8 @@
 """The `dagster-mlops` command: where a prediction comes from, and what is in production."""
 
+import codecs
 import contextlib
+import io
 import json
 import logging
 import os
@@ -161,9 +163,21 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+_SPELLED = {"✓": "+", "✗": "x", "×": "x", "→": "->", "…": "...", "·": "-", "↑": "^"}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """How a terminal without Unicode shows what it cannot."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_SPELLED.get(char, "?") for char in error.object[error.start : error.end]), error.end
+
+
 def _show(what: "RenderableType") -> None:
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error("dagster_mlops.spell", _spell)
+        sys.stdout.reconfigure(errors="dagster_mlops.spell")
     Console(highlight=False).print(what)
 
 

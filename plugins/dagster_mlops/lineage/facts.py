@@ -9,6 +9,7 @@ from dagster_mlops.provenance import (
     CodeCommit,
     Dataset,
     Deployment,
+    DriftReport,
     FeatureView,
     ModelVersion,
     Prediction,
@@ -51,6 +52,12 @@ def facts(record: Record) -> list[str]:
             found = [_rows(record.rows), size, f"md5 {record.md5[:12]}", rev]
         case CodeCommit():
             found = [record.subject, record.author, record.authored]
+        case DriftReport():
+            share = "" if record.drift_share is None else f"drift share {record.drift_share:.2f}"
+            columns = record.drifted and "drifted: " + ", ".join(record.drifted)
+            verdict = {True: "passed", False: "FAILED", None: ""}[record.passed]
+            rows = record.current_rows and f"{record.current_rows:,} rows against {record.reference_rows or 0:,}"
+            found = [verdict, share, columns, rows, record.report]
         case _:
             plain = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
             hidden = {"upstream", "dagster_run_id", "dagster_asset", "dagster_partition"}

@@ -1,5 +1,6 @@
 """Shows the status of production on one screen."""
 
+from collections import Counter, defaultdict
 from datetime import datetime
 
 from rich.console import Group, RenderableType
@@ -20,14 +21,20 @@ def status_screen(status: Status) -> RenderableType:
     parts: list[RenderableType] = [_production(production) for production in status.production]
     if not parts:
         parts.append(Text("Nothing is in production: this Dagster instance has no deployment on record.\n"))
-    holding = [check for check in status.checks if check.verdict == "passed"]
-    rest = [check for check in status.checks if check.verdict != "passed"]
-    parts.append(Text(f"Checks: {len(holding)} passed, {len(rest)} other", style="bold"))
-    parts += [_check(check) for check in [*rest, *holding]]
+    counts = Counter(check.verdict for check in status.checks)
+    parts.append(Text(f"Checks: {', '.join(f'{n} {v}' for v, n in counts.most_common()) or 'none'}", style="bold"))
+    parts += [_check(check) for check in status.checks if check.verdict != "passed"]
+    passed: dict[str, list[CheckStatus]] = defaultdict(list)
+    for check in status.checks:
+        if check.verdict == "passed":
+            passed[check.asset].append(check)
+    for asset, checks in passed.items():
+        names = ", ".join(check.name for check in checks)
+        parts.append(_line("passed", f"{asset}: {names}", max(check.when for check in checks)))
     if status.drift:
         parts.append(Text("\nDrift", style="bold"))
         for report in status.drift:
-            parts.append(Text(f"  {' · '.join(facts(report))}"))
+            parts.append(Text(f"  {report.id}: {' · '.join(facts(report))}"))
     parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
     if status.healthy:
         return Group(*parts, Text("\n✓ Production answers and every check holds.", style="green"))
@@ -77,12 +84,15 @@ def _data(production: Production) -> str:
     )
 
 
+def _line(verdict: str, text: str, when: float) -> Text:
+    mark, colour = _VERDICTS.get(verdict, ("✗", "red"))
+    return Text.assemble("  ", (mark, colour), f" {text}", (f"  {_when(when)}", "dim"))
+
+
 def _check(check: CheckStatus) -> Text:
-    mark, colour = _VERDICTS.get(check.verdict, ("✗", "red"))
-    line = Text.assemble("  ", (mark, colour), f" {check.asset}: {check.name}", (f"  {_when(check.when)}", "dim"))
-    if check.verdict != "passed":
-        line.append(f"  {check.verdict}{'' if check.blocking else ', does not block'}", style=colour)
-        line.append(f"\n      {check.description}" if check.description else "")
+    line = _line(check.verdict, f"{check.asset}: {check.name}", check.when)
+    line.append(f"  {check.verdict}{'' if check.blocking else ', does not block'}", style="bold")
+    line.append(f"\n      {check.description}" if check.description else "")
     return line
 
 

@@ -41,11 +41,10 @@ def chain_tree(chain: Link) -> RenderableType:
         shown.update(link.ref for link in fresh)
         below: list[tuple[Tree, Sequence[Link]]] = []
         for group in _groups(fresh):
-            upstream = dict.fromkeys(up for link in group for up in link.upstream)
-            below.append((branch.add(_label(group)), tuple(upstream)))
+            upstream = {up.ref: up for link in group for up in link.upstream}
+            below.append((branch.add(_label(group)), tuple(upstream.values())))
         if again:
-            names = dict.fromkeys(f"{link.ref.kind} {title(link.record, link.ref.id)}" for link in again)
-            branch.add(Text(f"↑ and, shown elsewhere: {_few(list(names))}", style="dim"))
+            branch.add(Text(f"↑ shown elsewhere: {_named_again(again)}", style="dim"))
         waiting.extend(reversed(below))
     return Group(root, Text(), _summary(chain))
 
@@ -95,8 +94,14 @@ def _totals(links: Sequence[Link]) -> list[str]:
     ]
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= _MANY else f"{', '.join(names[:_MANY])}, and {len(names) - _MANY} more"
+def _named_again(links: Iterable[Link]) -> str:
+    names: dict[str, list[str]] = defaultdict(list)
+    for link in links:
+        names[link.ref.kind.replace("_", " ")].append(title(link.record, link.ref.id))
+    return ", ".join(
+        f"{kind} {', '.join(found)}" if len(found) < _MANY else f"{len(found)} × {kind} {found[0]} …"
+        for kind, found in names.items()
+    )
 
 
 def _summary(chain: Link) -> Text:
