@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _ROW = "dagster_mlops_row"
 _TIMESTAMP = "event_timestamp"
+# Feast's DuckDB store joins each entity row with every event within the ttl before it picks the latest, all in memory.
+_ROWS_PER_QUERY = 100_000
 
 
 def historical_features(
@@ -28,10 +30,9 @@ def historical_features(
     """
     pd = extra("pandas", extra="feast")
     found = feature_service(store, service)
-    features = feature_names(found)
     keys = entity_columns(store, found)
     _require(entities, [*keys, timestamp_column], f"feature service {service!r}")
-    taken = [name for name in features if name in entities.columns]
+    taken = [name for name in feature_types(found) if name in entities.columns]
     if taken:
         raise FeatureError(
             f"the entity dataframe already has columns that {service!r} adds: {', '.join(taken)}. Drop or rename them."
@@ -45,19 +46,34 @@ def historical_features(
     asked = entities[keys].assign(**{_TIMESTAMP: times}).reset_index(drop=True)
     row = asked.groupby([*keys, _TIMESTAMP], sort=False, dropna=False).ngroup()
     distinct = asked.loc[~row.duplicated()].reset_index(drop=True)
-    if distinct.empty:
-        return entities.reset_index(drop=True).assign(**{name: pd.Series(dtype="float64") for name in features})
-    answer = store.get_historical_features(
-        entity_df=distinct.assign(**{_ROW: range(len(distinct))}), features=found
-    ).to_df()
-    if sorted(answer[_ROW]) != list(range(len(distinct))):
-        raise FeatureError(
-            f"Feast returned {len(answer)} rows for {len(distinct)} entity rows of {service!r}. The offline store "
-            "loses or multiplies rows; use `offline_store: {type: duckdb}` in feature_store.yaml."
-        )
-    values = normalised(answer.set_index(_ROW).sort_index().loc[:, features], found)
+    values = point_in_time(store, distinct, found, feature_types(found))
     spread = values.take(row.to_numpy()).reset_index(drop=True)
     return pd.concat([entities.reset_index(drop=True), spread], axis=1)
+
+
+def point_in_time(
+    store: "FeatureStore", asked: "pd.DataFrame", features: "FeatureService | list[str]", types: dict[str, str]
+) -> "pd.DataFrame":
+    """The features of `types` for each row of `asked`: join keys and event timestamps, no row twice, a plain index.
+
+    Raises:
+        FeatureError: Feast lost or multiplied rows.
+    """
+    pd = extra("pandas", extra="feast")
+    if asked.empty:
+        return normalised(pd.DataFrame(columns=[*types]), types)
+    parts = [asked.iloc[first : first + _ROWS_PER_QUERY] for first in range(0, len(asked), _ROWS_PER_QUERY)]
+    answers = [
+        store.get_historical_features(entity_df=part.assign(**{_ROW: part.index}), features=features).to_df()
+        for part in parts
+    ]
+    answer = pd.concat(answers, ignore_index=True).sort_values(_ROW)
+    if not pd.Index(answer[_ROW]).equals(asked.index):
+        raise FeatureError(
+            f"Feast returned {len(answer)} rows for {len(asked)} entity rows: the offline store loses or multiplies "
+            "rows. Use `offline_store: {type: duckdb}` in feature_store.yaml."
+        )
+    return normalised(answer.set_index(_ROW).loc[:, [*types]], types)
 
 
 def online_features(store: "FeatureStore", entities: "pd.DataFrame", service: str) -> "pd.DataFrame":
@@ -71,19 +87,25 @@ def online_features(store: "FeatureStore", entities: "pd.DataFrame", service: st
     """
     pd = extra("pandas", extra="feast")
     found = feature_service(store, service)
-    features = feature_names(found)
     keys = entity_columns(store, found)
     _require(entities, keys, f"feature service {service!r}")
-    asked = entities[keys].reset_index(drop=True)
-    rows = [dict(zip(keys, map(_plain, row), strict=True)) for row in asked.itertuples(index=False, name=None)]
-    answer = store.get_online_features(features=found, entity_rows=rows).to_dict() if rows else {}
-    values = pd.DataFrame({name: pd.Series(answer.get(name, []), dtype=object) for name in features})
-    return pd.concat([entities.reset_index(drop=True), normalised(values, found)], axis=1)
+    values = online_values(store, entities.loc[:, keys].reset_index(drop=True), found, feature_types(found))
+    return pd.concat([entities.reset_index(drop=True), values], axis=1)
 
 
-def feature_names(service: "FeatureService") -> list[str]:
-    """The columns that a feature service adds, in its order."""
-    return [feature.name for projection in service.feature_view_projections for feature in projection.features]
+def online_values(
+    store: "FeatureStore", asked: "pd.DataFrame", features: "FeatureService | list[str]", types: dict[str, str]
+) -> "pd.DataFrame":
+    """The features of `types` that the online store serves for each row of `asked`, which holds join keys."""
+    pd = extra("pandas", extra="feast")
+    rows = [dict(zip(asked.columns, map(_plain, row), strict=True)) for row in asked.itertuples(index=False, name=None)]
+    answer = store.get_online_features(features=features, entity_rows=rows).to_dict() if rows else {}
+    return normalised(pd.DataFrame({name: pd.Series(answer.get(name, []), dtype=object) for name in types}), types)
+
+
+def feature_types(service: "FeatureService") -> dict[str, str]:
+    """The columns that a feature service adds, in its order, and their Feast types."""
+    return {f.name: str(f.dtype) for projection in service.feature_view_projections for f in projection.features}
 
 
 def entity_columns(store: "FeatureStore", service: "FeatureService") -> list[str]:
@@ -107,14 +129,13 @@ def join_keys(view: Any) -> list[str]:
     return [column.name for column in view.entity_columns if not column.name.startswith("__")]
 
 
-def normalised(frame: "pd.DataFrame", service: "FeatureService") -> "pd.DataFrame":
+def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     """`frame` with one dtype per Feast type, whatever the store returned and whether or not a value is missing.
 
     Numbers and booleans become float64 (exact for integers up to 2**53), timestamps ``datetime64[us, UTC]``, and the
     rest objects with None for a missing value. Offline and online frames are equal in type, then, and so are months.
     """
     pd = extra("pandas", extra="feast")
-    types = {f.name: str(f.dtype) for projection in service.feature_view_projections for f in projection.features}
     columns: dict[str, Any] = {}
     for name in frame.columns:
         if types[name] in {"Int32", "Int64", "Float32", "Float64", "Bool"}:

@@ -12,7 +12,7 @@ from dagster_mlops.feast import registry
 from dagster_mlops.feast.materialization import content_hash
 from dagster_mlops.feast.repository import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.retrieval import feature_names
+from dagster_mlops.feast.retrieval import feature_types
 from dagster_mlops.provenance import Dataset, TrainingSet, dagster_facts, upstream_records, upstream_refs
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def training_set_asset(
             **dagster_facts(context),
         )
         registry.put_record(store, record)
-        features = feature_names(registry.feature_service(store, feature_service))
+        features = list(feature_types(registry.feature_service(store, feature_service)))
         shares = {feature: float(result[feature].isna().mean()) if len(result) else 0.0 for feature in features}
         rows = [
             dg.TableRecord({"feature": feature, "null share": round(share, 6)}) for feature, share in shares.items()

@@ -1,0 +1,204 @@
+"""Gates on features: online equals offline, and a training set is fit to train on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import registry
+from dagster_mlops.feast.materialization import Window, materialized_windows, read_source
+from dagster_mlops.feast.resource import FeastResource
+from dagster_mlops.feast.retrieval import join_keys, online_values, point_in_time
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+    from feast.feature_view_projection import FeatureViewProjection
+
+
+def online_offline_parity_check(
+    *,
+    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    feature_service: str,
+    sample: int = 1000,
+    tolerance: float = 1e-6,
+    seed: int = 0,
+    name: str = "online_offline_parity",
+    blocking: bool = True,
+) -> dg.AssetChecksDefinition:
+    """A check that the online store serves what the offline store says, for each feature of a service.
+
+    For up to `sample` entities of each feature view, the offline value is joined at the time of the entity's latest
+    materialized event and compared with the value that is served. An entity that is not online at all differs, too.
+    Views that are not served online and on-demand views are left out.
+
+        online_offline_parity_check(asset="training_set", feature_service="arrival_delay")
+
+    Args:
+        tolerance: Allowed relative difference of numbers: Feast's Float32 keeps 7 digits.
+    """
+
+    @dg.asset_check(
+        asset=asset, name=name, blocking=blocking, description=f"`{feature_service}`: online equals offline."
+    )
+    def parity(context: dg.AssetCheckExecutionContext, feast: FeastResource) -> dg.AssetCheckResult:
+        def judge() -> dg.AssetCheckResult:
+            store = feast.store()
+            service = registry.feature_service(store, feature_service)
+            rows = [
+                row
+                for projection in service.feature_view_projections
+                for row in _compare(store, projection, sample=sample, tolerance=tolerance, seed=seed)
+            ]
+            return dg.AssetCheckResult(
+                passed=bool(rows) and not any(row.different for row in rows),
+                metadata={
+                    "feast/parity": dg.MetadataValue.table([dg.TableRecord(row.__dict__) for row in rows])
+                    if rows
+                    else "no feature of this service is served online",
+                    "feast/different_values": sum(row.different for row in rows),
+                    "feast/compared_values": sum(row.compared for row in rows),
+                },
+            )
+
+        return _never_missing(judge)
+
+    return parity
+
+
+def training_set_checks(
+    *,
+    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    max_null_share: float | Mapping[str, float] = 0.5,
+    unique: Sequence[str] = (),
+    blocking: bool = True,
+) -> list[dg.AssetChecksDefinition]:
+    """Checks on a training set: no column is missing too often, and no row is there twice.
+
+        training_set_checks(asset="training_set", max_null_share={"wind_speed": 0.05}, unique=["flight_id"])
+
+    Args:
+        max_null_share: Largest allowed share of missing values, for every column or by column.
+        unique: Columns that together name a row; without any, there is no check of duplicates.
+    """
+    key = asset.key if isinstance(asset, dg.AssetsDefinition) else dg.AssetKey.from_coercible(asset)
+
+    @dg.asset_check(asset=asset, name="null_shares", blocking=blocking, description="No column is missing too often.")
+    def null_shares(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        def judge() -> dg.AssetCheckResult:
+            frame = _load(context, key)
+            bounds = max_null_share if isinstance(max_null_share, Mapping) else dict.fromkeys(frame, max_null_share)
+            _require(frame, list(bounds), key)
+            shares = {column: float(frame[column].isna().mean()) if len(frame) else 1.0 for column in bounds}
+            over = {column: share for column, share in shares.items() if share > bounds[column]}
+            return dg.AssetCheckResult(
+                passed=not over,
+                description=_named("too often missing", over),
+                metadata={f"feast/null_share/{column}": share for column, share in shares.items()},
+            )
+
+        return _never_missing(judge)
+
+    @dg.asset_check(asset=asset, name="no_duplicates", blocking=blocking, description=f"{', '.join(unique)} is unique.")
+    def no_duplicates(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        def judge() -> dg.AssetCheckResult:
+            frame = _load(context, key)
+            _require(frame, list(unique), key)
+            repeated = int(frame.duplicated(list(unique)).sum())
+            return dg.AssetCheckResult(
+                passed=repeated == 0, metadata={"feast/duplicates": repeated, "feast/rows": len(frame)}
+            )
+
+        return _never_missing(judge)
+
+    return [null_shares, no_duplicates] if unique else [null_shares]
+
+
+@dataclass(frozen=True)
+class _Parity:
+    feature: str
+    compared: int
+    different: int
+    largest_difference: float | None
+    example: str
+
+
+def _compare(
+    store: "FeatureStore", projection: "FeatureViewProjection", *, sample: int, tolerance: float, seed: int
+) -> list[_Parity]:
+    view: Any = registry.feature_view(store, projection.name)
+    if getattr(view, "batch_source", None) is None or not view.online:
+        return []
+    windows = materialized_windows(view)
+    if not windows:
+        raise FeatureError(
+            f"feature view {view.name!r} was never materialized, so nothing is online. Materialize its asset."
+        )
+    keys, time = join_keys(view), view.batch_source.timestamp_field
+    span = Window(min(w.start for w in windows), max(w.end for w in windows))
+    source = read_source(store, view, span, features=[], keys=keys).dropna(subset=keys)
+    online = source.loc[reduce(or_, [(source[time] >= w.start) & (source[time] < w.end) for w in windows])]
+    latest = online.sort_values(time, kind="stable").drop_duplicates(keys or None, keep="last")[[*keys, time]]
+    chosen = latest.sample(min(sample, len(latest)), random_state=seed).reset_index(drop=True)
+    types = {f.name: str(f.dtype) for f in projection.features}
+    names = [f"{view.name}:{name}" for name in types]
+    asked = chosen.rename(columns={time: "event_timestamp"})
+    offline = point_in_time(store, asked, names, types)
+    served = online_values(store, chosen[keys], names, types) if keys else offline
+    return [_difference(f"{view.name}:{name}", chosen, offline[name], served[name], tolerance) for name in types]
+
+
+def _difference(feature: str, entities: "pd.DataFrame", offline: Any, online: Any, tolerance: float) -> _Parity:
+    missing = offline.isna() & online.isna()
+    largest = None
+    if offline.dtype == "float64":
+        gap = (offline - online).abs()
+        same = gap <= tolerance * offline.abs().clip(lower=1)
+        largest = float(gap.max()) if gap.notna().any() else None
+    else:
+        same = offline.map(str) == online.map(str)
+    different = ~(same | missing)
+    example = ""
+    if different.any():
+        at = different.idxmax()
+        example = f"{entities.loc[at].to_dict()}: offline {offline[at]}, online {online[at]}"
+    return _Parity(feature, len(offline), int(different.sum()), largest, example)
+
+
+def _never_missing(judge: Callable[[], dg.AssetCheckResult]) -> dg.AssetCheckResult:
+    """A check that breaks has failed; a result that is merely missing would block nothing."""
+    try:
+        return judge()
+    except Exception as error:  # noqa: BLE001 - whatever broke, the gate does not hold
+        return dg.AssetCheckResult(
+            passed=False,
+            description=f"The check itself broke: {error}",
+            metadata={"feast/error": f"{type(error).__name__}: {error}"},
+        )
+
+
+def _load(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> "pd.DataFrame":
+    partition = context.partition_key if context.has_partition_key else None
+    frame = context.op_execution_context.load_asset_value(key, partition_key=partition)
+    if not isinstance(frame, extra("pandas", extra="feast").DataFrame):
+        raise FeatureError(
+            f"{key.to_user_string()} is a {type(frame).__name__}, and these checks take a pandas DataFrame."
+        )
+    return frame
+
+
+def _require(frame: "pd.DataFrame", columns: list[str], key: dg.AssetKey) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise FeatureError(
+            f"{key.to_user_string()} has no columns {', '.join(missing)} (it has: {', '.join(frame.columns)})."
+        )
+
+
+def _named(problem: str, columns: Mapping[str, float]) -> str | None:
+    return f"{problem}: " + ", ".join(f"{c} ({share:.1%})" for c, share in columns.items()) if columns else None

@@ -1,0 +1,81 @@
+"""A Feast repository in YAML."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops.feast.assets import feature_view_assets
+from dagster_mlops.feast.resource import FeastResource
+from dagster_mlops.feast.training_set import training_set_asset
+
+_Key = Annotated[dg.AssetKey, dg.Resolver(lambda _, key: dg.AssetKey.from_user_string(key), model_field_type=str)]
+_PARTITIONS = {
+    "hour": dg.HourlyPartitionsDefinition,
+    "day": dg.DailyPartitionsDefinition,
+    "week": dg.WeeklyPartitionsDefinition,
+    "month": dg.MonthlyPartitionsDefinition,
+}
+
+
+class Partitions(dg.Model, dg.Resolvable):
+    """Time partitions of the feature views."""
+
+    every: Literal["hour", "day", "week", "month"] = Field(description="Length of a partition.")
+    start: str = Field(description="First partition, such as 2013-01-01 (hourly: 2013-01-01-00:00).")
+    end: str | None = Field(default=None, description="End, itself excluded; open by default.")
+
+
+class TrainingSet(dg.Model, dg.Resolvable):
+    """A training set from a feature service of the repository."""
+
+    name: str = Field(description="Name of the asset.")
+    feature_service: str = Field(description="Feature service whose features are joined.")
+    entities: _Key = Field(description="Asset that gives the entity dataframe, as group/name.")
+    timestamp_column: str = Field(default="event_timestamp", description="Event time column of the entity dataframe.")
+    io_manager_key: str = Field(default="dvc_io_manager", description="IO manager that stores the training set.")
+
+
+class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
+    """One asset per feature view of a Feast repository, and a point-in-time-correct training set from a service.
+
+    ```yaml
+    type: dagster_mlops.feast.FeatureRepositoryComponent
+    attributes:
+      repo: "{{ project_root }}/feature_repo"
+      partitions: {every: month, start: "2013-01-01", end: "2014-01-01"}
+      deps:
+        origin_weather: [features/origin_weather]
+      group_name: features
+      training_set:
+        name: training_set
+        feature_service: arrival_delay
+        entities: training_entities
+    ```
+
+    It brings the resource `feast` (`FeastResource`) for the repository, unless `provide_resource` is false.
+    """
+
+    repo: str = Field(description="Folder with feature_store.yaml and the feature definitions.")
+    views: Sequence[str] | None = Field(default=None, description="Feature views; all by default.")
+    partitions: Partitions | None = Field(default=None, description="Time partitions; none by default.")
+    deps: Mapping[str, Sequence[str]] | None = Field(default=None, description="Assets that write a view's source.")
+    group_name: str | None = Field(default=None, description="Asset group.")
+    key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
+    training_set: TrainingSet | None = Field(default=None, description="Training set, none by default.")
+    provide_resource: bool = Field(default=True, description="Bring the resource `feast`; false when you define it.")
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        by, wanted = self.partitions, self.training_set
+        views = feature_view_assets(
+            repo=self.repo,
+            views=self.views,
+            partitions_def=_PARTITIONS[by.every](start_date=by.start, end_date=by.end) if by else None,
+            deps={view: [dg.AssetKey.from_user_string(k) for k in keys] for view, keys in (self.deps or {}).items()},
+            group_name=self.group_name,
+            key_prefix=self.key_prefix,
+        )
+        sets = [training_set_asset(**wanted.__dict__, deps=views, group_name=self.group_name)] if wanted else []
+        resources = {"feast": FeastResource(repo=self.repo)} if self.provide_resource else {}
+        return dg.Definitions(assets=[*views, *sets], resources=resources)

@@ -1,0 +1,81 @@
+"""How lineage asks a Feast registry about a feature view or a training set."""
+
+import threading
+from typing import TYPE_CHECKING
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.feast import registry
+from dagster_mlops.feast.repository import read_config
+from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Ref, TrainingSet
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+class FeastResolver:
+    """Answers for refs of kind ``feature_view`` and ``training_set``, whose ``at`` is the folder of a Feast repository.
+
+        FeastResolver().resolve(Ref("feast", "feature_view", "flights/origin_weather", at="/srv/feature_repo"))
+
+    The first answer in a process costs the import of Feast, some seconds. A registry that does not answer within
+    `timeout` seconds is inaccessible.
+    """
+
+    def __init__(self, timeout: float = 10) -> None:
+        self.timeout = timeout
+        self._stores: dict[str, FeatureStore] = {}
+
+    def resolve(self, ref: Ref) -> Answer:
+        """Answer for one ref. Never raises for what is missing or broken."""
+        try:
+            config = read_config(ref.at)
+            if config.registry_file and not config.registry_file.exists():
+                return Inaccessible(f"the Feast registry {config.registry_file} is not there")
+            extra("feast")  # its import is slow, and is no part of the registry's time
+        except (DagsterMlopsError, ImportError) as error:
+            return Inaccessible(str(error))
+        answers: list[Answer] = []
+        # A database driver cannot be told to give up from outside; a daemon thread can be left behind.
+        asking = threading.Thread(target=lambda: answers.append(self._ask(ref, str(config.path))), daemon=True)
+        asking.start()
+        asking.join(self.timeout)
+        return (
+            answers[0]
+            if answers
+            else Inaccessible(f"the Feast registry of {ref.at} did not answer in {self.timeout} s")
+        )
+
+    def _ask(self, ref: Ref, repo: str) -> Answer:
+        try:
+            if repo not in self._stores:
+                self._stores[repo] = extra("feast").FeatureStore(repo_path=repo)
+            return _answer(self._stores[repo], ref)
+        except Exception as error:  # noqa: BLE001 - whatever a registry's driver raises, it cannot be asked now
+            return Inaccessible(f"the Feast registry of {repo} cannot be read: {error}")
+
+
+def _answer(store: "FeatureStore", ref: Ref) -> Answer:
+    project, _, thing = ref.id.partition("/")
+    if project != store.project:
+        return Deleted(f"the Feast repository {ref.at} now holds project {store.project!r}, not {project!r}")
+    try:
+        record = registry.get_record(store, ref)
+    except ProvenanceError as error:
+        return Faulty(f"the record of {ref} in the Feast registry cannot be read: {error}")
+    if ref.kind == "feature_view":
+        if thing not in {view.name for view in store.registry.list_all_feature_views(project)}:
+            return Deleted(f"feature view {thing!r} is no longer in project {project!r}", record)
+        return Accessible(record) if record else Faulty(f"{thing!r} exists but has no record of a materialization")
+    service, _, hashes = thing.partition("@")
+    if service not in {found.name for found in store.registry.list_feature_services(project)}:
+        return Deleted(f"feature service {service!r} is no longer in project {project!r}", record)
+    if not isinstance(record, TrainingSet):
+        return Deleted(f"the registry has no record of training set {thing!r}")
+    now = registry.registry_hash(store, service)
+    if not now.startswith(hashes.partition("+")[0]):
+        return Faulty(
+            f"feature service {service!r} was redefined: its registry hash was {hashes[:12]} and is {now[:12]} now",
+            record,
+        )
+    return Accessible(record)
