@@ -30,8 +30,8 @@ def deployment_health_check(
     """A check of the deployment that `asset` (a ``deployment_asset``) made.
 
     It fails when the deployment does not answer through its public port, or predicts the kept golden rows otherwise
-    than the registry model did when it went live. It warns when the registry's `alias` is on another version than the one
-    served. Latencies of `calls` single-row requests are metadata. None of these requests is logged as a prediction.
+    than the registry model did when it went live. It warns when the registry's `alias` is on another version than the
+    one served. Latencies of `calls` single-row requests are metadata. None of these requests is logged as a prediction.
 
         checks = [deployment_health_check(deployment)]
     """

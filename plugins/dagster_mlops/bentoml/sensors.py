@@ -16,7 +16,7 @@ def deployment_health_sensor(
     deployment: dg.AssetsDefinition | dg.AssetKey,
     *,
     name: str | None = None,
-    job: dg.JobDefinition | dg.UnresolvedAssetJobDefinition | None = None,
+    job_name: str | None = None,
     retry_seconds: float = 600,
     minimum_interval_seconds: int = 30,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
@@ -30,7 +30,7 @@ def deployment_health_sensor(
         sensors = [deployment_health_sensor(deployment)]
 
     Args:
-        job: what to run instead of the deployment asset alone.
+        job_name: the job to run instead of the deployment asset alone.
     """
     key = deployment if isinstance(deployment, dg.AssetKey) else deployment.key
 
@@ -39,8 +39,8 @@ def deployment_health_sensor(
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
         description=f"Redeploys {key.to_user_string()} when it died.",
-        job=job,
-        asset_selection=None if job else [key],
+        job_name=job_name,
+        asset_selection=None if job_name else [key],
     )
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
