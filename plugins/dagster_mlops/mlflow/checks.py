@@ -1,0 +1,91 @@
+"""Asset checks on the metrics of the version that a training asset made last."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+
+from dagster_mlops.errors import ProvenanceError
+from dagster_mlops.provenance import ModelVersion, latest_records
+
+
+def metric_checks(
+    *,
+    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    bounds: Mapping[str, tuple[float | None, float | None]],
+    blocking: bool = True,
+) -> list[dg.AssetChecksDefinition]:
+    """One asset check per metric, in a single step: is it within its bounds, ends included?
+
+        checks = metric_checks(asset=arrival_delay_model, bounds={"auc": (0.7, None), "log_loss": (None, 0.5)})
+        dg.Definitions(asset_checks=[*checks], ...)
+
+    The checks are named ``metric_<name>`` and read the version's record, so that they need no connection to MLflow. A
+    metric that is missing or not finite is a failed check, never a missing result. With ``blocking``, promotion and
+    every other guarded asset refuses to go on while one of them fails.
+    """
+    if isinstance(asset, dg.AssetsDefinition):
+        key = asset.key
+    else:
+        key = dg.AssetKey.from_user_string(asset) if isinstance(asset, str) else asset
+    names = {metric: "metric_" + re.sub(r"\W", "_", metric) for metric in bounds}
+    if not names or len(set(names.values())) < len(names):
+        raise dg.DagsterInvalidDefinitionError(
+            f"metric_checks of {key.to_user_string()} needs bounds for at least one metric, and names that differ in "
+            f"more than punctuation; it got {', '.join(names) or 'none'}."
+        )
+    for metric, (low, high) in bounds.items():
+        if (low is None and high is None) or (low is not None and high is not None and low > high):
+            raise dg.DagsterInvalidDefinitionError(
+                f"bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
+                "(least, greatest), with None for an open end."
+            )
+    specs = [
+        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=f"{metric} is {_within(*bounds[metric])}.")
+        for metric, name in names.items()
+    ]
+
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        problem, version = "", None
+        try:
+            records = latest_records(context.instance, key)
+            version = next((record for record in records if isinstance(record, ModelVersion)), None)
+        except ProvenanceError as error:
+            problem = str(error)
+        if version is None:
+            problem = problem or f"{key.to_user_string()} has no model version yet. Materialize it first."
+        for metric, name in names.items():
+            if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
+                yield _result(name, metric, version, bounds[metric], problem)
+
+    op_name = "_".join([*key.path, "metric_checks"])
+    return [dg.multi_asset_check(specs=specs, name=re.sub(r"\W", "_", op_name), can_subset=True)(check)]
+
+
+def _result(
+    name: str,
+    metric: str,
+    version: ModelVersion | None,
+    bounds: tuple[float | None, float | None],
+    problem: str,
+) -> dg.AssetCheckResult:
+    value = version.metrics.get(metric) if version else None
+    if version and value is None:
+        known = ", ".join(sorted(version.metrics)) or "none"
+        problem = f"version {version.version} of {version.name!r} has no finite metric {metric!r}; it has {known}."
+    low, high = (-math.inf if bounds[0] is None else bounds[0]), (math.inf if bounds[1] is None else bounds[1])
+    passed = value is not None and low <= value <= high
+    facts = {"value": value, "least": bounds[0], "greatest": bounds[1], "version": version and version.version}
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=passed,
+        description=problem or f"{metric} {value:.6g} is {'' if passed else 'not '}{_within(*bounds)}.",
+        metadata={fact: known for fact, known in facts.items() if known is not None},
+    )
+
+
+def _within(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"at most {high:g}"
+    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"

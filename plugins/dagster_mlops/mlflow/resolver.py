@@ -1,0 +1,160 @@
+"""Answers lineage's questions about training runs and model versions, without ever changing what it looks at."""
+
+import dataclasses
+import os
+import sqlite3
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.mlflow.registry import finite_metrics, version_record
+from dagster_mlops.mlflow.resource import connect, environment, is_file_store, request_limits, sqlite_file
+from dagster_mlops.mlflow.runs import RECORD
+from dagster_mlops.provenance import (
+    Accessible,
+    Answer,
+    Deleted,
+    Faulty,
+    Inaccessible,
+    Record,
+    Ref,
+    TrainingRun,
+    mask_credentials,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_TIMEOUT = 9.0  # seconds
+_GONE = "RESOURCE_DOES_NOT_EXIST"
+
+
+class MlflowResolver:
+    """Looks up a training run (``run id``) or model version (``name/version``) where the ref says it is.
+
+    A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` has to hold the whole.
+    """
+
+    def resolve(self, ref: Ref) -> Answer:
+        """Answer within ten seconds, from the record that the run or version carries."""
+        if ref.kind not in ("training_run", "model_version"):
+            return Faulty(f"MLflow keeps training runs and model versions, no {ref.kind}")
+        # Importing takes seconds on a cold machine, and is not the server's fault.
+        uri = _uri(ref)
+        if isinstance(uri, Inaccessible):
+            return uri
+        extra("mlflow")
+        answers: list[Answer] = []
+
+        def work() -> None:
+            try:
+                answers.append(_answer(ref, uri))
+            except ProvenanceError as error:
+                answers.append(Faulty(str(error)))
+            except (DagsterMlopsError, OSError, extra("mlflow.exceptions").MlflowException) as error:
+                answers.append(Inaccessible(mask_credentials(str(error))))
+
+        thread = threading.Thread(target=work, daemon=True)
+        with environment(**request_limits(timeout=3, retries=1)):
+            thread.start()
+            thread.join(_TIMEOUT)
+        return answers[0] if answers else Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+
+
+def _uri(ref: Ref) -> str | Inaccessible:
+    """The tracking URI with its credentials, once it is sure that MLflow will not create anything there."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "") if "***@" in ref.at else ref.at
+    if mask_credentials(uri) != ref.at:
+        return Inaccessible(
+            f"the password of {ref.at} is not recorded. Set MLFLOW_TRACKING_URI to this address with its password."
+        )
+    if is_file_store(uri):
+        return Inaccessible(f"{uri!r} is no address that MLflow still serves")
+    file = sqlite_file(uri)
+    if file and not file.is_file():
+        return Inaccessible(f"the database file {file} is not on this machine")
+    if file and not _is_mlflow_database(file):
+        return Inaccessible(f"{file} is no MLflow database")
+    return uri
+
+
+def _is_mlflow_database(file: Path) -> bool:
+    # MLflow would turn an empty or foreign database into its own.
+    try:
+        database = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2)
+        try:
+            tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
+        finally:
+            database.close()
+    except sqlite3.Error:
+        return False
+    return {"runs", "model_versions", "alembic_version"} <= tables
+
+
+def _answer(ref: Ref, uri: str) -> Answer:
+    client = connect(uri, timeout=3)
+    if ref.kind == "training_run":
+        return _training_run(client, ref)
+    return _model_version(client, ref, uri)
+
+
+def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
+    try:
+        run = client.get_run(ref.id)
+    except extra("mlflow.exceptions").MlflowException as error:
+        if error.error_code != _GONE:
+            raise
+        return Deleted(f"MLflow at {ref.at} has no run {ref.id}: it was purged")
+    text = run.data.tags.get(RECORD)
+    deleted = run.info.lifecycle_stage == "deleted"
+    if text is None:
+        reason = f"run {ref.id} carries no record (tag {RECORD}): no training_asset made it"
+        return Deleted(f"run {ref.id} was deleted in MLflow") if deleted else Faulty(reason)
+    record = Record.from_json(text)
+    if not isinstance(record, TrainingRun) or record.run_id != ref.id:
+        return Faulty(f"run {ref.id} carries the record of something else: {record.ref}", record)
+    record = dataclasses.replace(record, metrics=finite_metrics(run))
+    if deleted:
+        return Deleted(
+            f"run {ref.id} was deleted in MLflow; `mlflow runs restore` brings it back until it is purged", record
+        )
+    if run.info.status == "FINISHED" and not client.list_artifacts(ref.id):
+        return Faulty(
+            f"the artifacts of run {ref.id} are gone from {mask_credentials(str(run.info.artifact_uri))}", record
+        )
+    return Accessible(record)
+
+
+def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
+    name, _, number = ref.id.rpartition("/")
+    if not name or not number:
+        return Faulty(f"{ref.id!r} does not name a model version: 'name/version' is expected")
+    gone = extra("mlflow.exceptions").MlflowException
+    try:
+        version = client.get_model_version(name, number)
+    except gone as error:
+        if error.error_code != _GONE:
+            raise
+        return Deleted(f"MLflow at {ref.at} has no version {number} of {name!r}: it was deleted")
+    record = version_record(version, ref.at)
+    if RECORD not in version.tags:
+        return Faulty(
+            f"version {number} of {name!r} carries no record (tag {RECORD}): no training_asset made it", record
+        )
+    if record.ref.id != ref.id:
+        return Faulty(f"version {number} of {name!r} carries the record of something else: {record.ref}", record)
+    source = str(version.source)
+    try:
+        if source.startswith("models:/m-"):
+            source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
+    except gone as error:
+        if error.error_code != _GONE:
+            raise
+        return Faulty(f"version {number} of {name!r} points to {source}, which was deleted in MLflow", record)
+    if not extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri):
+        return Faulty(
+            f"the model files of version {number} of {name!r} are gone from {mask_credentials(source)}", record
+        )
+    return Accessible(record)

@@ -1,0 +1,61 @@
+"""A sensor that leaves no MLflow run open after its Dagster run has ended."""
+
+import time
+from datetime import datetime, timezone
+
+import dagster as dg
+
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.resource import MlflowResource
+
+_ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
+_BUDGET_S = 40.0  # a tick is cut off after 60 s
+
+
+def close_orphan_runs_sensor(
+    *,
+    name: str = "close_orphan_mlflow_runs",
+    minimum_interval_seconds: int = 60,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+) -> dg.SensorDefinition:
+    """Closes MLflow runs that are still RUNNING after the Dagster run that opened them failed, or was cancelled.
+
+        dg.Definitions(sensors=[close_orphan_runs_sensor()], resources={"mlflow": MlflowResource(...)}, ...)
+
+    A training asset closes its own run however it ends, except when its process is killed or its machine dies. The next
+    training of the same asset closes such a run, too; the sensor does it when there is none. MLflow is only asked (and
+    imported) after a Dagster run that trained something has ended. Dagster itself notices a dead run worker with
+    ``run_monitoring: {enabled: true}`` in ``dagster.yaml``.
+    """
+
+    @dg.sensor(
+        name=name,
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        description="Closes MLflow runs that nobody writes any more.",
+    )
+    def close_orphan_runs(context: dg.SensorEvaluationContext, mlflow: MlflowResource) -> dg.SkipReason:
+        # Without a cursor, everything that ever ended is looked at once.
+        since = float(context.cursor or 0.0)
+        ended = context.instance.get_run_records(
+            dg.RunsFilter(
+                statuses=_ENDED,
+                tags={runs.TRAINING_TAG: "true"},
+                updated_after=datetime.fromtimestamp(since, tz=timezone.utc),
+            ),
+            order_by="update_timestamp",
+            ascending=True,
+        )
+        if not ended:
+            return dg.SkipReason("No Dagster run that trains has ended since the last look.")
+        deadline = time.monotonic() + _BUDGET_S
+        closed: list[str] = []
+        with mlflow.activate() as client:
+            for record in ended:
+                closed += runs.close_runs_of(client, record.dagster_run)
+                context.update_cursor(str(record.update_timestamp.timestamp()))
+                if time.monotonic() > deadline:
+                    break
+        return dg.SkipReason(f"Closed MLflow runs: {', '.join(closed) or 'none'}.")
+
+    return close_orphan_runs
