@@ -1,78 +1,16 @@
-"""What a state folder serves: look at it, or stop it (``python -m dagster_mlops.bentoml.deployment status DIR``)."""
+"""The command line: ``python -m dagster_mlops.bentoml.deployment status|stop STATE_DIR``."""
 
 import json
 import sys
-from pathlib import Path
-from typing import Any
 
-from dagster_mlops.bentoml import processes, proxy
-from dagster_mlops.bentoml.rollout import probe
-from dagster_mlops.bentoml.state import ENDED, DeploymentState, load_all, lock
+from dagster_mlops.bentoml.standing import status, stop
 from dagster_mlops.errors import DeploymentError
 
-
-def status(state_dir: str | Path) -> list[dict[str, Any]]:
-    """Every deployment that has not ended, oldest first; reads only, and answers within seconds.
-
-    Each has ``name, id, bento, model_name, model_version, url, phase, started, pids, live`` (traffic goes to it),
-    ``healthy`` (and it answers through the public port) and, in words, ``reason``.
-
-        any(d["healthy"] for d in status("state/serving"))
-    """
-    folder = Path(state_dir).expanduser().resolve()
-    running = {role: sorted(p.pid for p in found) for role, found in processes.marked(folder).items()}
-    target = proxy.routed(folder)
-    rows = []
-    for state in load_all(folder):
-        if state.phase not in ENDED:
-            live = state.id == target and state.phase in ("switching", "live")
-            problem = _problem(state, running) if live else "takes no traffic"
-            facts = {n: getattr(state.record, n) for n in ("name", "id", "bento", "model_name", "model_version", "url")}
-            rows.append(
-                {
-                    **facts,
-                    "phase": state.phase,
-                    "started": state.record.started,
-                    "pids": running.get(state.role, []),
-                    "live": live,
-                    "healthy": live and not problem,
-                    "reason": problem or "answers through the public port",
-                }
-            )
-    return rows
-
-
-def stop(state_dir: str | Path) -> int:
-    """Stop every server and the proxy of a state folder; returns how many processes were ended.
-
-    Raises:
-        DeploymentError: a deployment is under way and does not end within 30 s.
-    """
-    folder = Path(state_dir).expanduser().resolve()
-    if not folder.exists():
-        return 0
-    with lock(folder, timeout=30):
-        count = 0
-        while found := [process for group in processes.marked(folder).values() for process in group]:
-            count += processes.stop(found)
-        for state in load_all(folder):
-            if state.phase not in ENDED:
-                state.end("stopped")
-        if proxy.routed(folder):
-            proxy.route(folder, None, {})
-    return count
-
-
-def _problem(state: DeploymentState, running: dict[str, list[int]]) -> str:
-    if not state.alive():
-        return f"the server process {state.pid} is gone"
-    if not any(role.startswith("envoy:") for role in running):
-        return "the Envoy process is gone"
-    return probe(state.record.url, state.id)
+__all__ = ["main", "status", "stop"]
 
 
 def main(arguments: list[str]) -> int:
-    """The command line: ``status DIR`` prints JSON and fails unless a deployment is healthy; ``stop DIR``."""
+    """``status DIR`` prints JSON and fails unless a deployment is healthy; ``stop DIR`` ends them all."""
     match arguments:
         case ["status", folder]:
             rows = status(folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from dagster_mlops.bentoml.checks import live_record
-from dagster_mlops.bentoml.deployment import status
+from dagster_mlops.bentoml.standing import status
 from dagster_mlops.bentoml.state import busy
 from dagster_mlops.errors import DeploymentError
 

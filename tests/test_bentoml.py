@@ -1,0 +1,615 @@
+"""From a promoted model version to a live, verified, logged deployment that survives kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from dagster.components.testing import create_defs_folder_sandbox
+
+from dagster_mlops import bentoml as layer
+from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
+from dagster_mlops.bentoml.deployment import status, stop
+from dagster_mlops.bentoml.processes import created, free_port, marked
+from dagster_mlops.bentoml.resolver import BentomlResolver
+from dagster_mlops.bentoml.serving import records_of
+from dagster_mlops.bentoml.state import load, load_all, lock, state_file
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import (
+    Accessible,
+    Bento,
+    Deleted,
+    Deployment,
+    Faulty,
+    Inaccessible,
+    ModelVersion,
+    Prediction,
+    Ref,
+)
+
+pytestmark = [
+    pytest.mark.xdist_group("bentoml"),
+    # mlflow and bentoml, through their own dependencies, use what sqlalchemy, starlette and pathspec deprecate.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
+]
+
+COLUMNS = ["hour", "wind", "carrier"]
+
+
+def frame(rows: int, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "hour": random.integers(0, 24, rows).astype(float),
+            "wind": random.normal(10, 3, rows),
+            "carrier": random.choice(["AA", "UA"], rows),
+        }
+    )
+
+
+class World:
+    """A registry with two versions of ``delay``, and the assets that lead from one of them to a deployment.
+
+    `champion` promotes the version that the file ``champion`` names, as a promotion in another layer would.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state_dir = root / "serving"
+        self.home = root / "bentoml"
+        self.uri = f"sqlite:///{root}/mlflow.db"
+        self.port = int((root / "port").read_text()) if (root / "port").exists() else free_port()
+        (root / "port").write_text(str(self.port))
+        self.url = f"http://127.0.0.1:{self.port}"
+        (root / "dagster").mkdir(exist_ok=True)
+        self.instance = dg.DagsterInstance.local_temp(str(root / "dagster"))
+        self.resource = BentomlResource(home=str(self.home), tracking_uri=self.uri)
+
+    def train(self, seed: int, *, signature: bool = True) -> str:
+        import mlflow
+        from sklearn.compose import make_column_transformer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import OneHotEncoder
+
+        features = frame(200, seed)
+        late = (features.wind + np.random.default_rng(seed).normal(0, 2, 200) > 10).astype(int)
+        encode = make_column_transformer((OneHotEncoder(), ["carrier"]), remainder="passthrough")
+        model = make_pipeline(encode, LogisticRegression(max_iter=1000)).fit(features, late)
+        with self.resource.registry():
+            if mlflow.get_experiment_by_name("delay") is None:
+                mlflow.create_experiment("delay", artifact_location=f"file://{self.root}/artifacts")
+            mlflow.set_experiment("delay")
+            with mlflow.start_run() as run:
+                info = mlflow.sklearn.log_model(
+                    model,
+                    name="model",
+                    signature=mlflow.models.infer_signature(features, model.predict_proba(features))
+                    if signature
+                    else None,
+                    input_example=features.head(2) if signature else None,
+                    pip_requirements=["scikit-learn", "pandas"],
+                    serialization_format="cloudpickle",
+                    pyfunc_predict_fn="predict_proba",
+                )
+            version = str(mlflow.register_model(info.model_uri, "delay").version)
+        (self.root / f"run_{version}").write_text(run.info.run_id)
+        return version
+
+    def promote(self, version: str) -> None:
+        (self.root / "champion").write_text(version)
+        self.resource.mlflow_client().set_registered_model_alias("delay", "champion", version)
+
+    def assets(self, **deployment: object) -> list[dg.AssetsDefinition]:
+        @dg.asset
+        def champion() -> dg.MaterializeResult:
+            version = (self.root / "champion").read_text()
+            record = ModelVersion(
+                name="delay",
+                version=version,
+                run_id=(self.root / f"run_{version}").read_text(),
+                tracking_uri=self.uri,
+                datasets={"raw/flights.parquet": "9f00"},
+            )
+            return dg.MaterializeResult(metadata=record.to_metadata())
+
+        @dg.asset
+        def golden() -> pd.DataFrame:
+            return frame(60, seed=3).assign(label="not a feature")
+
+        service = self.root / "own_service.py"
+        bento = bento_asset(promoted=champion.key, service=service if service.exists() else None)
+        chosen = {"state_dir": self.state_dir, "port": self.port, "drain_seconds": 1, **deployment}
+        return [champion, golden, bento, deployment_asset(bento=bento.key, golden_set=golden.key, **chosen)]
+
+    def materialize(self, *names: str, **deployment: object) -> dg.ExecuteInProcessResult:
+        """Everything, or the named assets, in this process."""
+        return dg.materialize(
+            self.assets(**deployment),
+            resources={"bentoml": self.resource},
+            instance=self.instance,
+            selection=list(names) or None,
+        )
+
+    def worker(self) -> subprocess.Popen:
+        """The same in a process of its own, which can be killed."""
+        with (self.root / "worker.log").open("ab") as log:
+            return subprocess.Popen([sys.executable, __file__, str(self.root)], stdout=log, stderr=log)
+
+    def record(self, name: str, kind: type) -> object:
+        event = self.instance.get_latest_materialization_event(dg.AssetKey(name))
+        return kind.from_metadata(event.asset_materialization.metadata)
+
+    def ask(self, rows: pd.DataFrame, **options: object) -> httpx.Response:
+        return httpx.post(f"{self.url}/predict", json={"rows": records_of(rows)}, timeout=10, **options)
+
+    def servers(self) -> set[str]:
+        return {role for role in marked(self.state_dir) if role.startswith("bento:")}
+
+    def phases(self) -> set[str]:
+        return {state.phase for state in load_all(self.state_dir)}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("bentoml"))
+    for seed in (1, 2):
+        world.train(seed)
+    world.promote("1")
+    yield world
+    stop(world.state_dir)
+
+
+@pytest.fixture
+def live(world):
+    """The world with version 1 or a later one live."""
+    if not any(d["healthy"] for d in status(world.state_dir)):
+        assert world.materialize().success
+    return world
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+class Traffic:
+    """Asks the public port without a pause, and remembers every answer."""
+
+    def __init__(self, world: World) -> None:
+        self.codes: list[int] = []
+        self._world, self._over, self._thread = world, threading.Event(), threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        body = {"rows": records_of(frame(1))}
+        with httpx.Client(base_url=self._world.url, timeout=10) as client:
+            while not self._over.is_set():
+                self.codes.append(client.post("/predict", json=body).status_code)
+                time.sleep(0.02)
+
+    def __enter__(self) -> "Traffic":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+# --- bentos -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bento_is_built_from_exactly_the_promoted_version_and_says_so(world):
+    assert world.materialize("champion", "bento").success
+    record = world.record("bento", Bento)
+    bento = world.resource.bentos().get(record.tag)
+    assert bento.info.labels == {
+        "model_name": "delay",
+        "model_version": "1",
+        "run_id": (world.root / "run_1").read_text(),
+        "dataset/raw/flights.parquet": "9f00",
+    }
+    assert record.upstream == (Ref("mlflow", "model_version", "delay/1", at=world.uri),)
+    assert "scikit-learn" in Path(bento.path_of("env/python/requirements.txt")).read_text()
+    assert Path(bento.path_of("env/docker/Dockerfile")).exists()
+    assert len(world.resource.models().list()) == 1
+
+
+def test_an_unchanged_bento_is_not_built_again(world):
+    world.materialize("champion", "bento")
+    before = world.record("bento", Bento)
+    made = world.resource.bentos().get(before.tag).creation_time
+    [event] = [e for e in world.materialize("bento").get_asset_materialization_events()]
+    assert event.materialization.metadata["bentoml/built"].value is False
+    assert event.materialization.tags["dagster/data_version"] == before.tag
+    assert world.resource.bentos().get(before.tag).creation_time == made
+    assert world.record("bento", Bento) == before
+
+
+def test_a_build_that_was_killed_is_done_again_and_leaves_one_whole_bento(world):
+    world.materialize("champion", "bento")
+    tag = world.record("bento", Bento).tag
+    folder = world.home / "bentos" / tag.replace(":", "/")
+    # What a kill in the middle of BentoML's copying leaves: files, but not the last one.
+    (folder / "src" / "dagster_mlops.json").unlink()
+    (folder / "src" / "service.py").unlink()
+    assert isinstance(BentomlResolver().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Faulty)
+    assert world.materialize("bento").success
+    assert (folder / "src" / "service.py").exists()
+    assert isinstance(BentomlResolver().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Accessible)
+
+
+def test_without_a_promoted_version_the_error_names_where_it_looked(tmp_path):
+    @dg.asset
+    def nothing_promoted() -> None: ...
+
+    bento = bento_asset(promoted=nothing_promoted.key)
+    resource = BentomlResource(home=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(DeploymentError, match=r"nothing_promoted \(records there: none\)"):
+        dg.materialize([nothing_promoted, bento], resources={"bentoml": resource})
+
+
+def test_a_model_without_signature_is_refused_when_the_bento_is_built(world):
+    version = world.train(5, signature=False)
+    (world.root / "champion").write_text(version)
+    try:
+        with pytest.raises(DeploymentError, match="has no signature"):
+            world.materialize("champion", "bento")
+    finally:
+        world.promote("1")
+        world.materialize("champion", "bento")
+
+
+# --- a live deployment ------------------------------------------------------------------------------------------------
+
+
+def test_a_deployment_answers_as_the_registry_model_does(live):
+    import mlflow
+
+    rows = frame(20, seed=9)
+    with live.resource.registry():
+        model = mlflow.pyfunc.load_model(f"models:/delay/{live.record('deployment', Deployment).model_version}")
+    answer = live.ask(rows.assign(flight_id=1)[["flight_id", *reversed(COLUMNS)]])
+    np.testing.assert_allclose(answer.json()["predictions"], model.predict(rows)[:, 1], rtol=0, atol=1e-12)
+    record = live.record("deployment", Deployment)
+    assert record.golden_rows == 60 and record.golden_max_difference <= 1e-9
+    assert answer.headers["x-deployment"] == record.id
+
+
+def test_each_prediction_is_one_row_under_its_request_id(live):
+    log = live.record("deployment", Deployment).prediction_log
+    rows = frame(3, seed=4)
+    assert live.ask(rows.head(1), headers={"X-Request-ID": "one"}).headers["x-request-id"] == "one"
+    assert live.ask(rows, headers={"X-Request-ID": "many"}).json()["ids"] == ["many/0", "many/1", "many/2"]
+    body = {"rows": records_of(rows), "ids": ["a", "b", "c"]}
+    answer = httpx.post(f"{live.url}/predict", json=body).json()
+    logged = PredictionLog.read(log).set_index("request_id")
+    assert list(logged.loc[["a", "b", "c"], "output"]) == answer["predictions"]
+    assert logged.loc[["one", "many/0", "many/1", "many/2", "a", "b", "c"]].index.is_unique
+    pd.testing.assert_frame_equal(logged.loc[["a", "b", "c"], COLUMNS].reset_index(drop=True), rows, check_dtype=False)
+
+
+def test_golden_rows_are_not_logged_as_traffic(live):
+    log = live.record("deployment", Deployment).prediction_log
+    before = len(PredictionLog.read(log))
+    [result] = health(live)
+    assert result.passed and len(PredictionLog.read(log)) == before
+    forged = live.ask(frame(1), headers={"x-probe": "guess", "X-Request-ID": "forged"})
+    assert forged.status_code == 200 and PredictionLog.find(log, "forged")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "reason"),
+    [
+        ({"rows": []}, 400, "'rows' is empty"),
+        ({"rows": [{"hour": 1.0}]}, 400, "missing feature(s) wind, carrier (first in row 0)"),
+        ({"rows": [{"hour": "noon", "wind": 1.0, "carrier": "AA"}]}, 400, "'hour' is not of type double"),
+        ({"rows": [{"hour": None, "wind": 1.0, "carrier": "AA"}]}, 422, "Input X contains NaN"),
+        ({"rows": [{"hour": 1.0, "wind": 1.0, "carrier": "AA"}], "ids": ["a", "b"]}, 400, "2 ids for 1 rows"),
+        ({"row": []}, 400, "validation error"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_wrong_and_not_logged(live, body, code, reason):
+    log = live.record("deployment", Deployment).prediction_log
+    before = len(PredictionLog.read(log))
+    answer = httpx.post(f"{live.url}/predict", json=body, timeout=10)
+    assert answer.status_code == code and reason in answer.json()["error"]
+    assert len(PredictionLog.read(log)) == before
+
+
+def test_a_rerun_leaves_a_healthy_deployment_alone(live):
+    live.materialize()
+    before = live.record("deployment", Deployment)
+    pids = status(live.state_dir)[0]["pids"]
+    start = time.monotonic()
+    [event] = live.materialize("deployment").get_asset_materialization_events()
+    assert event.materialization.metadata["bentoml/started_server"].value is False
+    assert live.record("deployment", Deployment) == before and status(live.state_dir)[0]["pids"] == pids
+    assert time.monotonic() - start < 5
+
+
+def test_servers_listen_on_loopback_only(live):
+    import psutil
+
+    processes = [p for found in marked(live.state_dir).values() for p in found]
+    listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+
+
+def test_lineage_walks_from_a_prediction_to_the_model_version(live):
+    resolver = BentomlResolver()
+    live.ask(frame(1), headers={"X-Request-ID": "traced"})
+    log = live.record("deployment", Deployment).prediction_log
+    prediction = resolver.resolve(Ref("bentoml", "prediction", "traced", at=log))
+    assert isinstance(prediction.record, Prediction) and prediction.record.inputs["carrier"] in ("AA", "UA")
+    deployment = resolver.resolve(prediction.record.upstream[0])
+    assert isinstance(deployment.record, Deployment) and deployment.record.ref == prediction.record.upstream[0]
+    bento = resolver.resolve(deployment.record.upstream[0])
+    assert isinstance(bento.record, Bento)
+    version = deployment.record.model_version
+    assert bento.record.upstream[0] == Ref("mlflow", "model_version", f"delay/{version}", at=live.uri)
+
+
+def test_lineage_says_deleted_and_inaccessible_rather_than_nothing(live, tmp_path):
+    ask = BentomlResolver().resolve
+    log = live.record("deployment", Deployment).prediction_log
+    assert isinstance(ask(Ref("bentoml", "prediction", "never", at=log)), Deleted)
+    assert isinstance(ask(Ref("bentoml", "deployment", "deployment/gone", at=str(live.state_dir))), Deleted)
+    assert isinstance(ask(Ref("bentoml", "bento", "delay:gone", at=str(live.home))), Deleted)
+    assert isinstance(ask(Ref("bentoml", "bento", "delay:gone", at=str(tmp_path / "nowhere"))), Inaccessible)
+    assert isinstance(ask(Ref("bentoml", "poem", "x", at=str(tmp_path))), Faulty)
+
+
+def health(world: World) -> list[dg.AssetCheckEvaluation]:
+    assets = world.assets()
+    check = layer.deployment_health_check(assets[-1])
+    chosen = dg.AssetSelection.checks(check)
+    resources = {"bentoml": world.resource}
+    defs = dg.Definitions(assets=assets, asset_checks=[check], jobs=[dg.define_asset_job("check", chosen)])
+    defs = dg.Definitions.merge(defs, dg.Definitions(resources=resources))
+    result = defs.resolve_job_def("check").execute_in_process(instance=world.instance)
+    return result.get_asset_check_evaluations()
+
+
+def tick(world: World, cursor: str | None = None):
+    sensor = layer.deployment_health_sensor(dg.AssetKey("deployment"))
+    with dg.build_sensor_context(instance=world.instance, cursor=cursor) as context:
+        return sensor.evaluate_tick(context)
+
+
+def test_the_health_check_warns_when_the_alias_has_moved_on(live):
+    [before] = health(live)
+    assert before.passed and before.metadata["latency_p50_ms"].value > 0
+    served = live.record("deployment", Deployment).model_version
+    other = {"1": "2", "2": "1"}[served]
+    live.resource.mlflow_client().set_registered_model_alias("delay", "champion", other)
+    [after] = health(live)
+    live.resource.mlflow_client().set_registered_model_alias("delay", "champion", served)
+    assert not after.passed and after.severity == dg.AssetCheckSeverity.WARN
+    assert f"'champion' is version {other}" in after.description
+
+
+# --- rollouts that go wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_service_that_predicts_otherwise_never_takes_traffic(live):
+    before = live.record("deployment", Deployment)
+    (live.root / "own_service.py").write_text(
+        "import json, bentoml\n"
+        "from pathlib import Path\n"
+        "from dagster_mlops_serving import features_of, outputs_of\n"
+        "facts = json.loads(Path(__file__).with_name('dagster_mlops.json').read_text())\n"
+        "@bentoml.service(name='own')\n"
+        "class Own:\n"
+        "    def __init__(self):\n"
+        "        self.model = bentoml.mlflow.load_model(facts['model'])\n"
+        "    @bentoml.api\n"
+        "    def predict(self, rows: list[dict]) -> dict:\n"
+        "        outputs = outputs_of(self.model, features_of(self.model, rows))\n"
+        "        return {'predictions': [value + 0.125 for value in outputs]}\n"
+    )
+    try:
+        with Traffic(live) as traffic, pytest.raises(DeploymentError, match=r"60 of 60 golden predictions") as refusal:
+            live.materialize()
+    finally:
+        (live.root / "own_service.py").unlink()
+    assert "at most 0.125" in str(refusal.value) and "row 0" in str(refusal.value)
+    assert set(traffic.codes) == {200}
+    [still] = status(live.state_dir)
+    assert still["id"] == before.id and still["healthy"]
+    assert live.servers() == {f"bento:{before.id}"} and "failed" in live.phases()
+    live.materialize("champion", "bento")
+
+
+def test_a_taken_port_is_named(live):
+    with pytest.raises(DeploymentError, match=f"port {live.port} on 127.0.0.1 is taken"):
+        live.materialize("deployment", state_dir=live.root / "elsewhere")
+    assert not marked(live.root / "elsewhere")
+
+
+def test_a_second_deployer_waits_and_then_says_who_is_at_it(live):
+    with (
+        lock(live.state_dir, timeout=1),
+        pytest.raises(DeploymentError, match=rf"process {os.getpid()} has been deploying"),
+    ):
+        live.materialize("deployment", ready_timeout=0.3)
+
+
+def test_kills_at_the_worst_moments_lose_no_request_and_leave_one_server(live):
+    served = live.record("deployment", Deployment)
+    live.promote({"1": "2", "2": "1"}[served.model_version])
+    with Traffic(live) as traffic:
+        # Right after the new server was started.
+        worker = live.worker()
+        wait_for(lambda: "starting" in live.phases() and len(live.servers()) == 2)
+        worker.kill()
+        worker.wait()
+        assert len(live.servers()) == 2
+
+        # After the switch, while the old one drains.
+        worker = live.worker()
+        wait_for(lambda: "draining" in live.phases())
+        worker.kill()
+        worker.wait()
+        new = [state for state in load_all(live.state_dir) if state.phase == "live"][-1]
+
+        assert live.worker().wait() == 0, (live.root / "worker.log").read_text()[-2000:]
+    assert set(traffic.codes) == {200} and len(traffic.codes) > 100
+    [only] = status(live.state_dir)
+    assert only["healthy"] and only["id"] == new.id and only["model_version"] != served.model_version
+    assert live.servers() == {f"bento:{new.id}"}
+    assert sum(role.startswith("envoy:") for role in marked(live.state_dir)) == 1
+    assert live.record("deployment", Deployment).id == new.id
+
+
+def test_a_kill_between_the_switch_and_its_record_is_finished_by_the_rerun(live):
+    record = live.record("deployment", Deployment)
+    state = load(state_file(live.state_dir, record.id))
+    state.save(phase="switching")  # what a kill right after the route changed leaves on disk
+    live.materialize("deployment")
+    [only] = status(live.state_dir)
+    assert only["id"] == record.id and only["phase"] == "live" and only["healthy"]
+
+
+def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
+    record = live.record("deployment", Deployment)
+    [before] = status(live.state_dir)
+    assert tick(live).run_requests == []
+    for pid in before["pids"]:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(created(pid) for pid in before["pids"]))
+    start = time.monotonic()
+    assert live.ask(frame(1)).status_code == 503
+    assert time.monotonic() - start < 2
+    [down] = health(live)
+    assert not down.passed and down.severity == dg.AssetCheckSeverity.ERROR and "is gone" in down.description
+    first = tick(live)
+    [request] = first.run_requests
+    assert request.asset_selection == [dg.AssetKey("deployment")] and request.run_key.startswith(record.id)
+    assert [r.run_key for r in tick(live, first.cursor).run_requests] == [request.run_key]
+
+    assert live.materialize("deployment").success
+    [after] = status(live.state_dir)
+    assert after["healthy"] and after["id"] != record.id and after["bento"] == record.bento
+    assert tick(live, first.cursor).run_requests == []
+    assert BentomlResolver().resolve(record.ref).record.stopped
+
+
+def test_stopping_ends_every_process_and_keeps_the_history(live):
+    record = live.record("deployment", Deployment)
+    assert stop(live.state_dir) >= 3
+    assert not marked(live.state_dir) and status(live.state_dir) == []
+    assert "stopped on purpose" in tick(live).skip_message
+    assert BentomlResolver().resolve(record.ref).record.stopped
+
+
+def test_a_server_that_dies_on_its_way_up_is_reported_with_its_log(world):
+    (world.root / "own_service.py").write_text(
+        "import bentoml\n"
+        "@bentoml.service(name='own')\n"
+        "class Own:\n"
+        "    def __init__(self):\n"
+        "        import os\n"
+        "        print('no model today', flush=True)\n"
+        "        os.kill(os.getppid(), 9)\n"
+        "    @bentoml.api\n"
+        "    def predict(self, rows: list[dict]) -> dict: ...\n"
+    )
+    try:
+        with pytest.raises(DeploymentError, match=r"ended before it was ready(.|\n)*no model today"):
+            world.materialize()
+    finally:
+        (world.root / "own_service.py").unlink()
+    assert not world.servers() and status(world.state_dir) == []
+
+
+# --- the prediction log -----------------------------------------------------------------------------------------------
+
+
+def test_the_log_of_a_killed_writer_is_whole_but_for_its_last_line(tmp_path):
+    code = (
+        "import sys; from dagster_mlops.bentoml import PredictionLog\n"
+        "log = PredictionLog(sys.argv[1], deployment='delay/1')\n"
+        "n = 0\n"
+        "while True:\n"
+        "    log.write(inputs=[{'n': n}], outputs=[n], request_ids=[str(n)]); print(n, flush=True); n += 1\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    told = [int(writer.stdout.readline()) for _ in range(200)][-1]
+    writer.kill()
+    writer.communicate()
+    [path] = tmp_path.glob("*.jsonl")
+    with path.open("a") as file:
+        file.write('{"schema": 1, "kind": "predic')  # a torn line
+    read = PredictionLog.read(tmp_path)
+    assert list(read["n"].astype(int)) == list(range(len(read))) and len(read) > told
+    assert PredictionLog.find(tmp_path, str(told))["output"] == told
+    assert PredictionLog.find(tmp_path, "predic") is None
+
+
+def test_the_log_is_read_by_time_and_by_deployment(tmp_path):
+    for name in ("a/1", "b/2"):
+        PredictionLog(tmp_path, deployment=name).write(inputs=[{"output": 1}], outputs=[None], request_ids=[name])
+    now = pd.Timestamp.now("UTC")
+    assert len(PredictionLog.read(tmp_path, now - pd.Timedelta("1h"), now + pd.Timedelta("1h"))) == 2
+    assert PredictionLog.read(tmp_path, end=now - pd.Timedelta("1h")).empty
+    [row] = PredictionLog.read(tmp_path, deployment="b/2").to_dict("records")
+    assert row["request_id"] == "b/2" and row["input.output"] == 1
+    assert PredictionLog.read(tmp_path / "none").columns[0] == "request_id"
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_component_declares_the_whole_layer_in_yaml(tmp_path):
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=layer.BentoDeploymentComponent,
+            defs_yaml_contents={
+                "type": "dagster_mlops.bentoml.BentoDeploymentComponent",
+                "attributes": {
+                    "promoted": "models/champion",
+                    "golden_set": "golden",
+                    "state_dir": str(tmp_path / "serving"),
+                    "group_name": "serving",
+                },
+            },
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            graph = defs.resolve_asset_graph()
+            assert graph.get(dg.AssetKey("bento")).parent_keys == {dg.AssetKey(["models", "champion"])}
+            assert graph.get(dg.AssetKey("deployment")).parent_keys == {dg.AssetKey("bento"), dg.AssetKey("golden")}
+            assert [sensor.name for sensor in defs.sensors] == ["deployment_health"]
+            assert [key.name for key in graph.asset_check_keys] == ["health"]
+
+
+def test_no_tool_is_imported_with_the_layer():
+    code = (
+        "import sys, dagster_mlops.bentoml, dagster_mlops.bentoml.resolver\n"
+        "print({'bentoml', 'mlflow', 'pandas', 'numpy', 'httpx', 'psutil', 'envoy'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_command_line_shows_and_stops(tmp_path):
+    command = [sys.executable, "-W", "error", "-m", "dagster_mlops.bentoml.deployment"]
+    shown = subprocess.run([*command, "status", str(tmp_path)], capture_output=True, text=True)
+    assert (shown.returncode, json.loads(shown.stdout), shown.stderr) == (1, [], "")
+    assert subprocess.run([*command, "stop", str(tmp_path)], capture_output=True).returncode == 0
+
+
+if __name__ == "__main__":
+    World(Path(sys.argv[1])).materialize()
