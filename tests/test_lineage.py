@@ -512,6 +512,12 @@ def test_a_request_is_found_in_the_logs_of_every_deployment_ever(instance, shelv
     assert "/state/predictions" in str(refusal.value) and "/state/older" in str(refusal.value)
 
 
+def test_an_unknown_request_is_told_how_many_rows_were_searched(tmp_path, shelves):
+    (tmp_path / "2013-07-01.jsonl").write_text('{"request_id": "a"}\n{"request_id": "b"}\n')
+    with pytest.raises(ProvenanceError, match=r"2 rows in 1 files"):
+        find_prediction("c", [str(tmp_path)], tools=Tools(shelves))
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A Dagster home with one deployment on record."""

@@ -1,6 +1,7 @@
 """Finds one prediction by its request id among all logs that may hold it."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.lineage.event_log import EventLog
@@ -28,7 +29,7 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
         answer = tools.ask(ref)
         if isinstance(answer, Accessible):
             return ref
-        answers.append(f"\n  {log}: {answer.bucket}: {answer.reason}")
+        answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
     if not answers:
         raise ProvenanceError(
             f"there is no prediction log to search for {request_id!r}: no deployment is on record in the Dagster "
@@ -39,3 +40,11 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
         f"no prediction has the request id {request_id!r}. Searched {len(answers)} prediction log(s):{searched}\n"
         "Check the id (the X-Request-ID header of the answer), or name another log with --log DIR."
     )
+
+
+def _rows(log: str) -> str:
+    files = [file for file in Path(log).glob("**/*.jsonl") if file.is_file()]
+    if not files:
+        return "no rows here"
+    rows = sum(file.read_bytes().count(b"\n") for file in files)
+    return f"{rows:,} rows in {len(files)} files"
