@@ -1,0 +1,134 @@
+"""Any dataframe made into one that Evidently can digest, with what was wrong with it said column by column.
+
+One bad column kills a whole Evidently report: an empty one, a nullable or pyarrow dtype, an infinity, a mixed object
+column. So every column becomes float64 numbers, text categories, or something that is named and left out.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import MonitoringError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["number", "category", "date", "empty"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame whose columns are float64 (``number``) or text with None (``category``); other kinds hold no drift.
+
+    `malformed` counts, by column, the values that do not fit the column's kind: infinities, text among numbers.
+    They are missing in `data`.
+    """
+
+    data: "pd.DataFrame"
+    kinds: dict[str, Kind]
+    malformed: dict[str, int] = field(default_factory=dict)
+
+    def sample(self, rows: int, seed: int) -> "Frame":
+        """At most `rows` rows, the same ones each time."""
+        if len(self.data) <= rows:
+            return self
+        return Frame(self.data.sample(rows, random_state=seed), self.kinds, self.malformed)
+
+
+def to_pandas(data: Any) -> "pd.DataFrame":
+    """Pandas, pyarrow and polars frames, and mappings of partition to frame, as one pandas frame.
+
+    Raises:
+        MonitoringError: `data` is no dataframe.
+    """
+    pd = extra("pandas", extra="evidently")
+    if isinstance(data, pd.DataFrame):
+        return data
+    if isinstance(data, Mapping) and data and all(hasattr(part, "columns") for part in data.values()):
+        return pd.concat([to_pandas(part) for part in data.values()], ignore_index=True)
+    other: Any = data
+    if hasattr(data, "collect") and hasattr(data, "collect_schema"):  # polars.LazyFrame
+        other = other.collect()
+    if hasattr(other, "to_pandas"):
+        frame = other.to_pandas()
+        if isinstance(frame, pd.DataFrame):
+            return frame
+    raise MonitoringError(
+        f"{type(data).__module__}.{type(data).__qualname__} is no dataframe. "
+        "Return a pandas, pyarrow or polars frame from the asset, or check an asset that does."
+    )
+
+
+def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
+    """Bring a frame into the form that :class:`Frame` promises; `columns` leaves out the others.
+
+    Names become text, and of two columns with one name the first is taken.
+
+    Raises:
+        MonitoringError: `data` is no dataframe.
+    """
+    pd = extra("pandas", extra="evidently")
+    frame = to_pandas(data)
+    values: dict[str, Any] = {}
+    kinds: dict[str, Kind] = {}
+    malformed: dict[str, int] = {}
+    for position, label in enumerate(frame.columns):
+        name = str(label)
+        if name in values or (columns is not None and name not in columns):
+            continue
+        values[name], kinds[name], bad = _column(frame.iloc[:, position].reset_index(drop=True))
+        if bad:
+            malformed[name] = bad
+    return Frame(pd.DataFrame(values, index=pd.RangeIndex(len(frame))), kinds, malformed)
+
+
+def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
+    np, pd = extra("numpy", extra="evidently"), extra("pandas", extra="evidently")
+    types = pd.api.types
+    dtype = series.dtype
+    if not series.notna().any():
+        return pd.Series(np.nan, index=series.index, dtype=float), "empty", 0
+    if types.is_timedelta64_dtype(dtype):
+        series, dtype = series.dt.total_seconds(), np.dtype(float)
+    if types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype | pd.IntervalDtype):
+        return series, "date", 0
+    if types.is_bool_dtype(dtype) or types.is_complex_dtype(dtype) or not types.is_numeric_dtype(dtype):
+        return _objects(series.astype(object))
+    numbers = pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index)
+    return _finite(numbers, 0)
+
+
+def _finite(numbers: "pd.Series", malformed: int) -> tuple["pd.Series", Kind, int]:
+    np = extra("numpy", extra="evidently")
+    infinite = np.isinf(numbers)
+    numbers = numbers.mask(infinite)
+    return numbers, "number" if numbers.notna().any() else "empty", malformed + int(infinite.sum())
+
+
+def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
+    """A column of Python objects is of the kind that most of its values are; the others are malformed."""
+    np = extra("numpy", extra="evidently")
+    present: Any = series[series.notna()]
+    number = present.map(
+        lambda v: isinstance(v, int | float | Decimal | np.number) and not isinstance(v, bool | np.complexfloating)
+    ).astype(bool)
+    date = present.map(lambda v: isinstance(v, datetime.date | datetime.time | np.datetime64)).astype(bool)
+    if 2 * number.sum() > len(present):
+        floats = present[number].map(_float).astype(float).reindex(series.index)
+        return _finite(floats, int((~number).sum()))
+    if 2 * date.sum() > len(present):
+        return series, "date", int((~date).sum())
+    # Some types print as an address or not at all; Evidently needs text it can count.
+    text = present.map(str)
+    odd = int((number | date).sum())
+    return text.astype(object).reindex(series.index).where(series.notna(), None), "category", odd
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (OverflowError, ValueError):  # a Python integer or Decimal beyond float64, a signalling NaN
+        return float("inf")

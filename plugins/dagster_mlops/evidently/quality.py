@@ -1,0 +1,136 @@
+"""What is wrong with one dataframe by itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.evidently.frames import Frame, normalise
+from dagster_mlops.evidently.resource import EvidentlyResource, quiet
+
+if TYPE_CHECKING:
+    from evidently.core.report import Snapshot
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One column's shares of bad values, each 0..1, and the problems they are."""
+
+    column: str
+    kind: str
+    missing: float = 0.0
+    malformed: float = 0.0
+    out_of_range: float = 0.0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Findings by column, worst first, and all problems in words; no problems means that the check passes."""
+
+    frame: Frame
+    findings: list[Finding]
+    problems: list[str]
+    duplicates: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.frame.data)
+
+    @property
+    def worst_columns(self) -> list[str]:
+        return [f.column for f in self.findings if f.column in self.frame.kinds]
+
+    def to_metadata(self, most: int) -> dict[str, Any]:
+        """Plain numbers and a table of at most `most` columns."""
+        share = [f.missing for f in self.findings if f.column in self.frame.kinds]
+        table = [
+            dg.TableRecord(
+                {
+                    "column": f.column,
+                    "kind": f.kind,
+                    "missing": f.missing,
+                    "malformed": f.malformed,
+                    "out of range": f.out_of_range,
+                    "verdict": "; ".join(f.problems) or "good",
+                }
+            )
+            for f in self.findings[:most]
+        ]
+        return {
+            "evidently/rows": self.rows,
+            "evidently/problems": len(self.problems),
+            "evidently/duplicates": self.duplicates,
+            "evidently/missing_share": sum(share) / len(share) if share else 0.0,
+            **({"evidently/columns": dg.MetadataValue.table(table)} if table else {}),
+        }
+
+    def summary(self, evidently: EvidentlyResource, sample: Frame, *, tags: Sequence[str]) -> "Snapshot | None":
+        """Evidently's summary of the columns it can digest; None where there are none, or no rows."""
+        columns = [name for name, kind in sample.kinds.items() if kind in ("number", "category")]
+        if sample.data.empty or not columns:
+            return None
+        with quiet():
+            preset = extra("evidently.presets").DataSummaryPreset(columns=columns)
+        return evidently.run([preset], evidently.dataset(sample, columns), tags=tags)
+
+
+def examine(
+    data: Any,
+    *,
+    columns: Sequence[str] | None = None,
+    max_missing_share: float | Mapping[str, float] = 1.0,
+    max_malformed_share: float = 0.0,
+    min_rows: int = 1,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    no_duplicates_of: Sequence[str] = (),
+) -> Quality:
+    """Count what is missing, malformed, out of range or repeated.
+
+    Raises:
+        MonitoringError: `data` is no dataframe.
+    """
+    ranges = ranges or {}
+    by_column = max_missing_share if isinstance(max_missing_share, Mapping) else {}
+    named = list(dict.fromkeys([*(columns or ()), *by_column, *ranges, *no_duplicates_of]))
+    frame = normalise(data, named if columns is not None else None)
+    findings = []
+    for name in dict.fromkeys([*named, *frame.kinds]):
+        if name not in frame.kinds:
+            findings.append(Finding(name, "missing", problems=(f"column '{name}' is not there",)))
+            continue
+        allowed = by_column.get(name, 1.0) if by_column else max_missing_share
+        assert isinstance(allowed, float | int)
+        findings.append(_examine_column(name, frame, float(allowed), max_malformed_share, ranges.get(name)))
+    keyed = [name for name in no_duplicates_of if name in frame.kinds]
+    duplicates = int(frame.data.duplicated(keyed).sum()) if keyed else 0
+    problems = [problem for finding in findings for problem in finding.problems]
+    if len(frame.data) < min_rows:
+        problems.insert(0, f"{len(frame.data)} rows, at least {min_rows} expected")
+    if duplicates:
+        problems.append(f"{duplicates} rows repeat ({', '.join(keyed)})")
+    worst = sorted(findings, key=lambda f: (-len(f.problems), -f.out_of_range, -f.malformed, -f.missing))
+    return Quality(frame, worst, problems, duplicates)
+
+
+def _examine_column(
+    name: str, frame: Frame, max_missing: float, max_malformed: float, span: tuple[float, float] | None
+) -> Finding:
+    values: Any = frame.data[name]
+    rows, bad = max(len(values), 1), frame.malformed.get(name, 0)
+    # Malformed numbers were set to missing; malformed text is still there.
+    missing = int(values.isna().sum()) - (bad if frame.kinds[name] in ("number", "empty") else 0)
+    outside, problems = 0, []
+    if span and frame.kinds[name] == "number":
+        outside = int(((values < span[0]) | (values > span[1])).sum())
+    elif span and frame.kinds[name] != "empty":
+        problems.append(f"'{name}' holds no numbers ({frame.kinds[name]})")
+    if missing / rows > max_missing:
+        problems.append(f"'{name}' misses {missing / rows:.1%} of its values (allowed {max_missing:.1%})")
+    if bad / rows > max_malformed:
+        problems.append(f"'{name}' has {bad} malformed values")
+    if outside and span:
+        problems.append(f"'{name}' has {outside} values outside {span[0]:g} to {span[1]:g}")
+    return Finding(name, frame.kinds[name], missing / rows, bad / rows, outside / rows, tuple(problems))

@@ -1,0 +1,126 @@
+"""Where Evidently's reports are kept, how many, and how many rows go into one."""
+
+import contextlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import MonitoringError
+from dagster_mlops.evidently.frames import Frame, normalise
+
+if TYPE_CHECKING:
+    import evidently
+    from evidently.core.report import Snapshot
+
+
+class EvidentlyResource(dg.ConfigurableResource):
+    """Evidently in process: frames in, reports out, as HTML to look at and JSON to read.
+
+        defs = dg.Definitions(
+            asset_checks=[drift_check(asset="predictions", reference="training_set")],
+            resources={"evidently": EvidentlyResource(reports="state/reports")},
+        )
+
+    The tool's own objects are handed out, for reports of your own::
+
+        @dg.asset
+        def summary(evidently: EvidentlyResource, flights: pd.DataFrame) -> None:
+            snapshot = evidently.run([DataSummaryPreset()], evidently.dataset(flights))
+            evidently.save(snapshot, folder="summary", name="2013-07")
+    """
+
+    reports: str = Field(description="Folder for the reports; each check has its own folder below it.")
+    max_rows: int = Field(default=50_000, gt=0, description="Rows a report is made of; larger frames are sampled.")
+    keep: int = Field(default=20, gt=0, description="Reports kept per check (HTML is about 4 MB each); older ones go.")
+    seed: int = Field(default=0, description="Seed of the sample, so that a re-run judges the same rows.")
+
+    def frame(self, data: Any, columns: Sequence[str] | None = None) -> Frame:
+        """`data` normalised and sampled to `max_rows`."""
+        return normalise(data, columns).sample(self.max_rows, self.seed)
+
+    def dataset(self, data: Any, columns: Sequence[str] | None = None, **definition: Any) -> "evidently.Dataset":
+        """An Evidently dataset of a pandas, pyarrow or polars frame, safe to put into any report.
+
+        Columns that Evidently cannot digest (empty ones, dates) are left out. `definition` adds to the
+        ``evidently.DataDefinition``, e.g. ``classification=[BinaryClassification(...)]``.
+        """
+        frame = data if isinstance(data, Frame) else self.frame(data, columns)
+        wanted = columns or list(frame.kinds)
+        numbers = [name for name in wanted if frame.kinds.get(name) == "number"]
+        categories = [name for name in wanted if frame.kinds.get(name) == "category"]
+        with quiet():
+            tool = extra("evidently")
+            return tool.Dataset.from_pandas(
+                frame.data[[*numbers, *categories]],
+                data_definition=tool.DataDefinition(
+                    **{"numerical_columns": numbers, "categorical_columns": categories, **definition}
+                ),
+            )
+
+    def run(
+        self,
+        metrics: Sequence[Any],
+        current: "evidently.Dataset",
+        reference: "evidently.Dataset | None" = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> "Snapshot":
+        """Run an Evidently report of `metrics` and presets with their tests."""
+        with quiet():
+            report = extra("evidently").Report(list(metrics), include_tests=True)
+            return report.run(current, reference, metadata=dict(metadata or {}), tags=list(tags))
+
+    def report_path(self, *, folder: str, name: str) -> Path:
+        """Where :meth:`save` puts the HTML of a report: known before it is written, so that a record can name it."""
+        return Path(self.reports).resolve() / _file_name(folder) / f"{_file_name(name)}.html"
+
+    def save(self, snapshot: "Snapshot", *, folder: str, name: str, record: Mapping[str, Any] | None = None) -> Path:
+        """Write a snapshot as HTML and, beside it, JSON with `record`; drop the oldest reports of the folder.
+
+        The same name overwrites, so a retried step leaves one report. Readers never see half a file.
+
+        Raises:
+            MonitoringError: the folder cannot be written.
+        """
+        path = self.report_path(folder=folder, name=name)
+        facts = path.with_suffix(".json")
+        drafts = {target: target.with_name(f".{os.getpid()}-{target.name}") for target in (path, facts)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with quiet():
+                snapshot.save_html(str(drafts[path]))
+                content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
+            drafts[facts].write_text(json.dumps(content), encoding="utf-8")
+            for target, draft in drafts.items():
+                os.replace(draft, target)
+            written = sorted(path.parent.glob("[!.]*.html"), key=lambda p: p.stat().st_mtime, reverse=True)
+            for old in written[self.keep :]:
+                old.unlink(missing_ok=True)
+                old.with_suffix(".json").unlink(missing_ok=True)
+        except OSError as error:
+            raise MonitoringError(
+                f"cannot write a report into {path.parent}: {error}. "
+                "Point EvidentlyResource(reports=...) at a folder that this process may write."
+            ) from error
+        return path
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Evidently, and what it is built on, says about itself: deprecations at import, 0/0 in histograms."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "_", text).strip(".") or "_"
