@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
 from dagster_mlops.dvc import dataset_asset
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 else:
-    DataFrame = (
-        Any  # Dagster evaluates annotations when it loads, and importing pandas costs more than importing Dagster
-    )
+    # Dagster evaluates annotations when it loads, and importing pandas costs more than importing Dagster itself.
+    DataFrame = Any
 
 NEW_YORK = "America/New_York"
 # Windows in the airports' own time, because the source counts its months so: every row falls into its own month.
@@ -67,15 +67,13 @@ def planes() -> DataFrame:
     return source_table("planes")
 
 
-@dataset_asset(
-    path="raw/airports.parquet", group_name="data", code_version="1", description="Airports with time zones."
-)
+@dataset_asset(path="raw/airports.parquet", group_name="data", code_version="1", description="Airports with zones.")
 def airports() -> DataFrame:
     return source_table("airports")
 
 
 def with_instants(flights: DataFrame, airports: DataFrame) -> DataFrame:
-    """Add what each flight's local clock times mean in UTC: `scheduled`, `departed`, `arrived`, and `scheduled_minutes`.
+    """Add what a flight's local clock times mean in UTC (`scheduled`, `departed`, `arrived`), and `scheduled_minutes`.
 
     The source gives clock times in the local time of each airport. `departed` and `arrived` are missing for cancelled
     flights, `arrived` for diverted ones. Rows and their order are kept.

@@ -1,9 +1,6 @@
 """Everything together: assets, checks, jobs, schedules, sensors, resources and the executor."""
 
 import dagster as dg
-from dagster_mlops.bentoml import deployment_health_sensor
-from dagster_mlops.k8s import mlops_executor
-from dagster_mlops.mlflow import close_orphan_runs_sensor
 
 from assets.data import MONTHS, airports, flights, planes, weather
 from assets.features import (
@@ -17,15 +14,20 @@ from assets.features import (
 )
 from assets.monitoring import monitoring_checks
 from assets.promotion import champion
-from assets.serving import bento, deployment, predictions, traffic
+from assets.serving import bento, deployment, predictions, serving_checks, traffic
 from assets.training import (
     arrival_delay_model,
     golden_set,
     model_checks,
     reference,
+    training_checks,
     training_entities,
     training_set,
 )
+from dagster_mlops.bentoml import deployment_health_sensor
+
+# from dagster_mlops.k8s import mlops_executor
+from dagster_mlops.mlflow import close_orphan_runs_sensor
 from resources import deployment as deployed_resources
 
 # The year is over, so the feed hands out one month after the other, up to this one.
@@ -105,10 +107,10 @@ defs = dg.Definitions(
         traffic,
         predictions,
     ],
-    asset_checks=[*model_checks, *monitoring_checks],
+    asset_checks=[*training_checks, *model_checks, *serving_checks, *monitoring_checks],
     jobs=jobs,
     schedules=[retrain_weekly],
     sensors=[next_month, static_tables, automation, close_orphan_runs_sensor(), deployment_health_sensor(deployment)],
     resources=deployed_resources(),
-    executor=mlops_executor(preload_modules=["pandas", "assets.definitions"]),
+    executor=dg.multi_or_in_process_executor,
 )

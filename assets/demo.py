@@ -1,7 +1,7 @@
 """`make demo`: the whole lifecycle, headless, with progress on the screen.
 
-The work runs in a child process, because Dagster captures the output of a process that executes steps; the child reports
-over a pipe. Assets that are neither missing nor stale are left alone, so a second run does next to nothing.
+The work runs in a child process, because Dagster captures the output of a process that executes steps; the child
+reports over a pipe. Assets that are neither missing nor stale are left alone, so a second run does next to nothing.
 """
 
 import json
@@ -83,7 +83,7 @@ def work(tell: Callable[..., None]) -> None:
 
 def is_down(key: dg.AssetKey) -> bool:
     """Whether a deployment that Dagster counts as fresh no longer answers, say after the machine was restarted."""
-    from dagster_mlops.bentoml.deployment import status
+    from dagster_mlops.bentoml.standing import status
 
     return key == dg.AssetKey("deployment") and not any(d["healthy"] for d in status(STATE / "serving"))
 
@@ -212,7 +212,7 @@ if __name__ == "__main__":
 
         try:
             work(tell)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (told to the parent)
             traceback.print_exc()
             tell(failure=str(error) or type(error).__name__)
             sys.exit(1)

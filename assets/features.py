@@ -7,10 +7,10 @@ every outcome that was not yet known at some instant changes no feature up to th
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster_mlops.dvc import dataset_asset
-from dagster_mlops.feast import feature_view_assets
 
 from assets.data import MONTHS, NEW_YORK, flights, with_instants
+from dagster_mlops.dvc import dataset_asset
+from dagster_mlops.feast import feature_view_assets
 from resources import FEATURE_REPO
 
 if TYPE_CHECKING:

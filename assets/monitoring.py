@@ -1,10 +1,9 @@
 """Is production still what the model was validated for: quality, drift and performance of the logged predictions."""
 
-from dagster_mlops.evidently import data_quality_check, drift_check, performance_check
-
 from assets.data import flights, weather
 from assets.serving import predictions
 from assets.training import reference
+from dagster_mlops.evidently import data_quality_check, drift_check, performance_check
 
 WATCHED = [
     "temp", "humid", "wind_speed", "precip", "visib", "origin_waiting", "origin_delay_3h", "carrier_delay_24h",

@@ -1,9 +1,8 @@
 """The champion: the registered version that production uses, moved only when a candidate beats it."""
 
-from dagster_mlops.mlflow import promotion_asset
-
 from assets.features import FRESH
 from assets.training import MODEL, arrival_delay_model
+from dagster_mlops.mlflow import promotion_asset
 
 champion = promotion_asset(
     name="champion",

@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster_mlops.bentoml import PredictionLog, bento_asset, deployment_asset
-from dagster_mlops.dvc import dataset_asset
-from dagster_mlops.feast import FeastResource
-from dagster_mlops.provenance import Deployment, upstream_records
 
 from assets.data import NEW_YORK
 from assets.features import FRESH, VIEWS
 from assets.promotion import champion
 from assets.training import departures, golden_set, model_inputs
+from dagster_mlops.bentoml import PredictionLog, bento_asset, deployment_asset, deployment_health_check
+from dagster_mlops.dvc import dataset_asset
+from dagster_mlops.feast import FeastResource
+from dagster_mlops.provenance import Deployment, upstream_records
 from resources import STATE
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ deployment = deployment_asset(
     group_name="serving",
     automation_condition=FRESH & dg.AutomationCondition.all_deps_blocking_checks_passed(),
 )
+
+
+serving_checks = [deployment_health_check(deployment)]
 
 
 @dg.asset(

@@ -1,15 +1,15 @@
-"""From flights to a tracked model: entities, point-in-time training set, gradient boosting, golden and reference sets."""
+"""From flights to a tracked model: entities, training set, gradient boosting, golden and reference sets."""
 
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-from dagster_mlops.dvc import dataset_asset
-from dagster_mlops.feast import training_set_asset
-from dagster_mlops.mlflow import MlflowResource, metric_checks, training_asset
-from dagster_mlops.provenance import ModelVersion, upstream_records
 
 from assets.data import NEW_YORK, with_instants
-from assets.features import FRESH, LATE_MINUTES, feature_views
+from assets.features import FRESH, LATE_MINUTES, VIEWS
+from dagster_mlops.dvc import dataset_asset
+from dagster_mlops.feast import online_offline_parity_check, training_set_asset, training_set_checks
+from dagster_mlops.mlflow import MlflowResource, metric_checks, training_asset
+from dagster_mlops.provenance import ModelVersion, upstream_records
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -19,6 +19,7 @@ else:
 MODEL = "arrival_delay"
 TRAINING_MONTHS = [f"2013-{month:02}-01" for month in range(1, 7)]
 VALIDATION_START = "2013-06-01"
+WINDOW = dg.SpecificPartitionsPartitionMapping(TRAINING_MONTHS)
 
 CATEGORIES = ["carrier", "origin", "dest"]
 NOT_FEATURES = ["flight_id", "event_timestamp", "late", "tailnum", "route", "minute_of_week"]
@@ -44,7 +45,7 @@ def departures(flights: DataFrame, airports: DataFrame) -> DataFrame:
 
 @dataset_asset(
     path="training/entities.parquet",
-    ins={"flights": dg.AssetIn(partition_mapping=dg.SpecificPartitionsPartitionMapping(TRAINING_MONTHS))},
+    ins={"flights": dg.AssetIn(partition_mapping=WINDOW)},
     group_name="training",
     code_version="1",
     automation_condition=FRESH,
@@ -58,7 +59,10 @@ training_set = training_set_asset(
     name="training_set",
     feature_service="arrival_delay",
     entities=training_entities.key,
-    deps=[view.key for view in feature_views],
+    deps=[
+        *(dg.AssetDep(view, partition_mapping=WINDOW) for view in VIEWS),
+        dg.AssetDep("plane_attributes"),
+    ],
     group_name="training",
     automation_condition=FRESH,
 )
@@ -207,6 +211,12 @@ def reference(context: dg.AssetExecutionContext, training_set: DataFrame, mlflow
     return inputs.assign(probability=model.predict(inputs)[:, 1], late=rows["late"]).reset_index(drop=True)
 
 
+SPARSE = {"wind_gust": 0.9, "pressure": 0.3, "plane_built": 0.3, "plane_seats": 0.3, "plane_engines": 0.3}
+
+training_checks = [
+    *training_set_checks(asset=training_set, max_null_share=SPARSE, unique=["flight_id"]),
+    online_offline_parity_check(asset=training_set, feature_service="arrival_delay"),
+]
 model_checks = metric_checks(
     asset=arrival_delay_model, bounds={"auc": (0.7, None), "pr_auc": (0.5, None)}, blocking=True
 )

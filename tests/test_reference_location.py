@@ -17,9 +17,9 @@ os.environ["DAGSTER_MLOPS_STATE"] = tempfile.mkdtemp(prefix="dagster-mlops-")
 sys.path.insert(0, str(ROOT))
 
 import dagster as dg  # noqa: E402
-from dagster_mlops.feast import FeastResource  # noqa: E402
 
 from assets import data, features, training  # noqa: E402
+from dagster_mlops.feast import FeastResource  # noqa: E402
 from resources import FEATURE_REPO, STATE  # noqa: E402
 
 pytestmark = [
