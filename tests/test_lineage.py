@@ -593,3 +593,53 @@ def test_the_installed_command_runs_in_a_plain_terminal(repository):
     done = subprocess.run(arguments, capture_output=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     assert b"\x1b[" not in done.stdout and b"+ commit" in done.stdout
+
+
+# --- with the tools themselves
+
+BUILD = """
+import sys
+from pathlib import Path
+from dagster_mlops.dvc import DvcResource
+from dagster_mlops.provenance import Ref, TrainingRun
+import mlflow
+
+root, commit = Path(sys.argv[1]), sys.argv[2]
+dvc = DvcResource(repo=str(root / "data"))
+dvc.init(remote_url=str(root / "remote"))
+(root / "data" / "flights.csv").write_text("id,late\\n1,0\\n")
+dataset = dvc.store("flights.csv", rows=1, upstream=(Ref("git", "commit", commit, at=str(root / "code")),))
+uri = f"sqlite:///{root / 'mlflow.db'}"
+client = mlflow.MlflowClient(uri)
+run = client.create_run(client.create_experiment("e", artifact_location=str(root / "artifacts")))
+record = TrainingRun(run_id=run.info.run_id, tracking_uri=uri, upstream=(dataset.ref,), metrics={"auc": 0.7})
+client.set_tag(run.info.run_id, "dagster_mlops.record", record.to_json())
+client.log_text(run.info.run_id, "a run without artifacts is a damaged one", "note.txt")
+client.set_terminated(run.info.run_id)
+print(run.info.run_id)
+"""
+
+
+@pytest.mark.slow
+def test_the_real_tools_say_deleted_and_inaccessible(repository, tmp_path):
+    _, sha = repository
+    python = [sys.executable, "-W", "ignore"]
+    built = subprocess.run(
+        [*python, "-c", BUILD, str(tmp_path), sha], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    run_id, uri = built.stdout.split()[-1], f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    def asked() -> tuple[int, dict[str, tuple[str, str]]]:
+        command = [*python, "-m", "dagster_mlops.cli", "trace", f"mlflow:training_run:{run_id}", "--at", uri, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        links = json.loads(done.stdout)["links"]
+        return done.returncode, {link["ref"]["kind"]: (link["bucket"], link["source"]) for link in links}
+
+    everything = {kind: ("accessible", "tool") for kind in ("training_run", "dataset", "commit")}
+    assert asked() == (cli.COMPLETE, everything)
+    delete = f"import mlflow; mlflow.MlflowClient({uri!r}).delete_run({run_id!r})"
+    subprocess.run([*python, "-c", delete], check=True, capture_output=True, timeout=240)
+    (tmp_path / "remote").rename(tmp_path / "remote that is gone")
+    lost = {"training_run": ("deleted", "tool"), "dataset": ("inaccessible", "tool")}
+    assert asked() == (cli.INCOMPLETE, everything | lost)
