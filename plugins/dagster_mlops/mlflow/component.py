@@ -1,7 +1,5 @@
 """The YAML face: promotion, and bounds on a training asset's metrics."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 from pydantic import Field
 
@@ -71,7 +69,7 @@ class MetricChecksComponent(dg.Component, dg.Model, dg.Resolvable):
     """
 
     asset: str = Field(description="Key of the training asset.")
-    bounds: Mapping[str, MetricBounds] = Field(description="Acceptable range by metric.")
+    bounds: dict[str, MetricBounds] = Field(description="Acceptable range by metric.")
     blocking: bool = Field(default=True, description="Whether promotion and deployment refuse to go on when one fails.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

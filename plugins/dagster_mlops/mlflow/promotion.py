@@ -83,6 +83,7 @@ def promotion_asset(
                 **record.to_metadata(),
                 "mlflow/promoted": move.promoted,
                 "mlflow/decision": _decision_table(move, metric),
+                "mlflow/gates": evidence,
                 "mlflow/champion_version": int(record.version) if record.version.isdigit() else record.version,
                 **{f"mlflow/{who}_{metric}": value for who, value in move.values().items()},
                 **({"mlflow/version_url": dg.MetadataValue.url(url)} if url else {}),

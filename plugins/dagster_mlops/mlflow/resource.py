@@ -152,13 +152,14 @@ def connect(uri: str, registry_uri: str | None = None, *, timeout: int = 5) -> "
     """
     mlflow = extra("mlflow")
     where = mask_credentials(uri)
-    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
     url = urlsplit(uri)
     dialect = url.scheme.partition("+")[0]
     try:
         if url.hostname and dialect in _DATABASE_PORTS:
             socket.create_connection((url.hostname, url.port or _DATABASE_PORTS[dialect]), timeout).close()
         with environment(**request_limits(timeout=timeout, retries=1)):
+            # Making a client of a database connects already.
+            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
             client.search_experiments(max_results=1)
     except OSError as error:
         raise TrackingError(

@@ -147,12 +147,9 @@ def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> b
     dagster_run = instance.get_run_by_id(dagster_run_id) if dagster_run_id else None
     if dagster_run is not None and dagster_run.is_finished:
         return False
-    try:
-        host, boot, pid, started = json.loads(run.data.tags[OWNER])
-    except (KeyError, ValueError):
-        return dagster_run_id != unless
+    host, boot, pid, started = json.loads(run.data.tags.get(OWNER, "[null, null, null, null]"))
     if host != socket.gethostname():
-        return dagster_run_id != unless
+        return not unless or dagster_run_id != unless
     if pid == os.getpid():
         return False
     return boot == _boot() and started == _started(pid) != "dead"
