@@ -22,6 +22,7 @@ from dagster_mlops.errors import FeatureError
 
 _STATE = ".dagster_mlops"
 _SKIPPED = {_STATE, ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
+_KEPT = 4  # descriptions: one per deployment that takes turns, e.g. by an environment variable
 _VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
 _VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']""")
 
@@ -64,15 +65,16 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
     path = read_config(repo).path
     key = content_key(path)
     for folder in (path / _STATE, _user_state(path)):
-        known = _read_cache(folder / "feature_views.json", key)
+        known = _read_caches(folder / "feature_views.json").get(key)
         if known is not None:
             return _repository(path, known)
     folder = state_dir(path)
     with lock(folder / "parse.lock", timeout):  # whoever waits here finds the answer of whoever was first
-        known = _read_cache(folder / "feature_views.json", key)
+        known = _read_caches(folder / "feature_views.json").get(key)
         if known is None:
             known = _parse(path, folder, timeout)
-            _write_atomically(folder / "feature_views.json", json.dumps({"key": key, "repository": known}))
+            kept = [*_read_caches(folder / "feature_views.json").items()][1 - _KEPT :]
+            _write_atomically(folder / "feature_views.json", json.dumps(dict([*kept, (key, known)])))
     return _repository(path, known)
 
 
@@ -235,12 +237,13 @@ def _repository(path: Path, data: Mapping[str, Any]) -> Repository:
     return Repository(path=path, project=data["project"], views=tuple(views))
 
 
-def _read_cache(file: Path, key: str) -> dict[str, Any] | None:
+def _read_caches(file: Path) -> dict[str, dict[str, Any]]:
+    """What is remembered, by key; nothing when it is not there or damaged."""
     try:
-        cache = json.loads(file.read_text())
-        return cache["repository"] if cache["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        caches = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return caches if isinstance(caches, dict) else {}
 
 
 def _write_atomically(file: Path, text: str) -> None:
