@@ -42,6 +42,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
+    # Dagster's own loader of component YAML uses what Dagster calls beta.
+    pytest.mark.filterwarnings("ignore:Class `.*` is currently in beta"),
 ]
 
 COLUMNS = ["hour", "wind", "carrier"]
@@ -143,7 +145,7 @@ class World:
         )
 
     def worker(self) -> subprocess.Popen:
-        """The same in a process of its own, which can be killed."""
+        """The deployment asset in a process of its own, which can be killed."""
         with (self.root / "worker.log").open("ab") as log:
             return subprocess.Popen([sys.executable, __file__, str(self.root)], stdout=log, stderr=log)
 
@@ -386,7 +388,8 @@ def health(world: World) -> list[dg.AssetCheckEvaluation]:
 
 def tick(world: World, cursor: str | None = None):
     sensor = layer.deployment_health_sensor(dg.AssetKey("deployment"))
-    with dg.build_sensor_context(instance=world.instance, cursor=cursor) as context:
+    definitions = dg.Definitions(assets=world.assets(), sensors=[sensor], resources={"bentoml": world.resource})
+    with dg.build_sensor_context(instance=world.instance, cursor=cursor, definitions=definitions) as context:
         return sensor.evaluate_tick(context)
 
 
@@ -451,6 +454,7 @@ def test_a_second_deployer_waits_and_then_says_who_is_at_it(live):
 def test_kills_at_the_worst_moments_lose_no_request_and_leave_one_server(live):
     served = live.record("deployment", Deployment)
     live.promote({"1": "2", "2": "1"}[served.model_version])
+    live.materialize("champion", "bento")
     with Traffic(live) as traffic:
         # Right after the new server was started.
         worker = live.worker()
@@ -482,6 +486,16 @@ def test_a_kill_between_the_switch_and_its_record_is_finished_by_the_rerun(live)
     live.materialize("deployment")
     [only] = status(live.state_dir)
     assert only["id"] == record.id and only["phase"] == "live" and only["healthy"]
+
+
+def test_a_dead_proxy_is_replaced_without_touching_the_server(live):
+    [before] = status(live.state_dir)
+    [envoy] = [p for role, found in marked(live.state_dir).items() if role.startswith("envoy:") for p in found]
+    envoy.kill()
+    wait_for(lambda: not created(envoy.pid))
+    assert status(live.state_dir)[0]["reason"] == "the Envoy process is gone"
+    live.materialize("deployment")
+    assert status(live.state_dir) == [before]
 
 
 def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
@@ -518,15 +532,13 @@ def test_stopping_ends_every_process_and_keeps_the_history(live):
 
 def test_a_server_that_dies_on_its_way_up_is_reported_with_its_log(world):
     (world.root / "own_service.py").write_text(
-        "import bentoml\n"
+        "import bentoml, os\n"
+        "assert 'DAGSTER_MLOPS_DEPLOYMENT' not in os.environ, 'no model today'\n"
         "@bentoml.service(name='own')\n"
         "class Own:\n"
-        "    def __init__(self):\n"
-        "        import os\n"
-        "        print('no model today', flush=True)\n"
-        "        os.kill(os.getppid(), 9)\n"
         "    @bentoml.api\n"
-        "    def predict(self, rows: list[dict]) -> dict: ...\n"
+        "    def predict(self, rows: list[dict]) -> dict:\n"
+        "        return {}\n"
     )
     try:
         with pytest.raises(DeploymentError, match=r"ended before it was ready(.|\n)*no model today"):
@@ -612,4 +624,4 @@ def test_the_command_line_shows_and_stops(tmp_path):
 
 
 if __name__ == "__main__":
-    World(Path(sys.argv[1])).materialize()
+    World(Path(sys.argv[1])).materialize("deployment")

@@ -33,9 +33,9 @@ class Golden:
         with http_client(url, timeout=timeout) as client:
             for start in range(0, len(self.rows), _BATCH):
                 answer = client.post(route, json={"rows": self.rows[start : start + _BATCH]}, headers=headers)
-                if answer.status_code != 200:
+                if answer.status_code != 200 or "predictions" not in answer.json():
                     raise DeploymentError(
-                        f"{url}{route} answers golden rows with {answer.status_code}: {answer.text[:500]}. "
+                        f"{url}{route} answers golden rows with {answer.status_code} {answer.text[:500]!r}. "
                         "The route must take {'rows': [...]} and return {'predictions': [...]}."
                     )
                 served.extend(answer.json()["predictions"])
