@@ -2,8 +2,9 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -157,13 +158,15 @@ def connect(uri: str, registry_uri: str | None = None, *, timeout: int = 5) -> "
     try:
         if url.hostname and dialect in _DATABASE_PORTS:
             socket.create_connection((url.hostname, url.port or _DATABASE_PORTS[dialect]), timeout).close()
+        if (file := sqlite_file(uri)) and not file.exists():
+            _create_database(file)
         with environment(**request_limits(timeout=timeout, retries=1)):
             # Making a client of a database connects already.
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
             client.search_experiments(max_results=1)
     except OSError as error:
         raise TrackingError(
-            f"MLflow's database at {where} does not answer ({error}). Start it, or mend the URI."
+            f"MLflow's database at {where} cannot be reached: {error}. Start it, or mend the URI."
         ) from error
     except extra("mlflow.exceptions").MlflowException as error:
         raise TrackingError(
@@ -171,6 +174,19 @@ def connect(uri: str, registry_uri: str | None = None, *, timeout: int = 5) -> "
             "--workers 1 …`), or mend tracking_uri. MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN hold credentials."
         ) from error
     return client
+
+
+def _create_database(file: Path) -> None:
+    """Create MLflow's tables aside, and put the finished file in place.
+
+    MLflow itself would leave half a database behind when it is killed, and fails when two processes start at once.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".mlflow-", ignore_cleanup_errors=True) as folder:
+        fresh = Path(folder, file.name)
+        extra("mlflow").MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another process was faster
+            os.link(fresh, file)
 
 
 def is_file_store(uri: str) -> bool:
