@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
+
 from dagster_mlops.gates import require_gates
 
 

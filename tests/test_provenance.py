@@ -5,6 +5,9 @@ from typing import cast, get_origin
 
 import dagster as dg
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dagster_mlops import provenance
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import (
@@ -20,8 +23,6 @@ from dagster_mlops.provenance import (
     upstream_records,
     upstream_refs,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 KINDS = sorted(
     (kind for kind in vars(provenance).values() if isinstance(kind, type) and issubclass(kind, Record) and kind.kind),
