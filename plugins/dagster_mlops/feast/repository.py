@@ -83,7 +83,6 @@ class RepositoryConfig:
     """A ``feature_store.yaml`` as far as this plugin looks into it."""
 
     path: Path
-    project: str
     offline_store: str
     registry_type: str
     registry_path: str
@@ -126,7 +125,6 @@ def read_config(repo: str | Path) -> RepositoryConfig:
     offline = data.get("offline_store") or {}
     return RepositoryConfig(
         path=path,
-        project=str(data["project"]),
         offline_store=str(offline if isinstance(offline, str) else offline.get("type", "dask")),
         registry_type=str(registry.get("registry_type", "file")),
         registry_path=str(registry.get("path", "data/registry.db")),
