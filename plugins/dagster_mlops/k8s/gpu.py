@@ -1,0 +1,147 @@
+"""GPU profiles: what a step needs of a cluster, named once and used on any asset."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from pydantic import ConfigDict, Field
+
+from dagster_mlops.errors import ExecutorConfigError
+from dagster_mlops.k8s.validation import CONFIG_TAG, validate_k8s_config
+
+
+class GpuProfile(dg.Model, dg.Resolvable):
+    """A kind of GPU pod. Invalid profiles are refused where they are written, without a cluster or its client.
+
+    >>> h200 = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", shm="16Gi", pool="gpu-h200")
+    >>> h200.k8s_config()["container_config"]["resources"]["limits"]
+    {'nvidia.com/gpu': 2, 'memory': '64Gi'}
+
+    Use it on an asset; executors other than Kubernetes ignore it::
+
+        @dg.asset(op_tags=h200.op_tags(), pool=h200.pool)
+        def model(training_set): ...
+
+    A quarter of an A100 (MIG, mixed strategy), from a Kueue queue::
+
+        GpuProfile(name="slice", resource="nvidia.com/mig-1g.5gb", queue="team-nlp", deadline_seconds=7200)
+
+    Raises:
+        ExecutorConfigError: no cluster would accept the profile; names the path and what would be right.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(description="Name of the profile; the pods carry it as label dagster-mlops/gpu-profile.")
+    gpus: Any = Field(default=1, description="Whole GPUs (or MIG slices) for a step; 0 for a CPU profile.")
+    resource: str = Field(default="nvidia.com/gpu", description="Extended resource, e.g. nvidia.com/mig-1g.5gb.")
+    product: str | Sequence[str] | None = Field(
+        default=None, description="GPU products that will do, as in the node label nvidia.com/gpu.product."
+    )
+    memory: str | None = Field(default=None, description="Memory, request and limit, e.g. 64Gi.")
+    cpu: str | float | None = Field(default=None, description="CPUs requested, without a limit, e.g. 8.")
+    shm: str | None = Field(
+        default=None, description="Size of /dev/shm (data loaders need it), e.g. 16Gi; it counts as memory."
+    )
+    tolerations: Sequence[Mapping[str, Any]] | None = Field(
+        default=None, description="Tolerated taints; by default the one that GPU nodes carry (nvidia.com/gpu)."
+    )
+    node_selector: Mapping[str, str] = Field(default={}, description="Labels a node must have.")
+    priority_class: str | None = Field(default=None, description="PriorityClass of the pods.")
+    runtime_class: str | None = Field(default=None, description="RuntimeClass of the pods, e.g. nvidia.")
+    queue: str | None = Field(default=None, description="Kueue LocalQueue that admits the Job.")
+    deadline_seconds: int | None = Field(
+        default=None, description="The Job is killed after so long, queueing included."
+    )
+    ttl_seconds: int | None = Field(default=None, description="A finished Job is removed after so long.")
+    labels: Mapping[str, str] = Field(default={}, description="Labels of Job and pod, e.g. team and cost centre.")
+    annotations: Mapping[str, str] = Field(default={}, description="Annotations of the pod.")
+    pool: str | None = Field(default=None, description="Dagster pool that limits how many such steps run at once.")
+    extra: Mapping[str, Any] = Field(
+        default={}, description="Anything else of dagster-k8s/config; merged last, dicts key by key, lists appended."
+    )
+
+    def model_post_init(self, context: Any) -> None:
+        where = f"GpuProfile {self.name!r}"
+        if isinstance(self.gpus, bool) or not isinstance(self.gpus, int) or self.gpus < 0:
+            raise ExecutorConfigError(
+                f"{where} is invalid:\n  gpus: {self.gpus!r} must be a whole number, 0 or more. "
+                "For a part of a GPU name a MIG slice, e.g. resource='nvidia.com/mig-1g.5gb'."
+            )
+        if self.gpus and "/" not in self.resource:
+            raise ExecutorConfigError(
+                f"{where} is invalid:\n  resource: {self.resource!r} is no device. Write e.g. 'nvidia.com/gpu'."
+            )
+        validate_k8s_config(self.k8s_config(), where)
+
+    def op_tags(self) -> dict[str, Any]:
+        """``op_tags`` of an asset or check, or ``tags`` of an op."""
+        return {CONFIG_TAG: self.k8s_config()}
+
+    def k8s_config(self) -> dict[str, Any]:
+        """The value of ``dagster-k8s/config``, also good as ``step_k8s_config`` of the executor."""
+        limits: dict[str, Any] = {self.resource: self.gpus} if self.gpus else {}
+        requests = dict(limits)
+        if self.memory is not None:
+            limits["memory"] = requests["memory"] = self.memory
+        if self.cpu is not None:
+            # No limit: throttled data loading starves the GPU.
+            requests["cpu"] = str(self.cpu)
+        labels = {"dagster-mlops/gpu-profile": self.name, **self.labels}
+        container: dict[str, Any] = {"resources": {"limits": limits, "requests": requests}}
+        pod: dict[str, Any] = {"node_selector": dict(self.node_selector)}
+        job: dict[str, Any] = {}
+        job_labels: dict[str, str] = dict(labels)
+        if self.tolerations is not None:
+            pod["tolerations"] = [dict(toleration) for toleration in self.tolerations]
+        elif self.gpus:
+            taint = f"{self.resource.split('/')[0]}/gpu"
+            pod["tolerations"] = [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}]
+        if isinstance(self.product, str):
+            # A selector is replaced by a later one; affinity terms of two configs would be alternatives.
+            pod["node_selector"]["nvidia.com/gpu.product"] = self.product
+        elif self.product:
+            products = {"key": "nvidia.com/gpu.product", "operator": "In", "values": list(self.product)}
+            terms = {"node_selector_terms": [{"match_expressions": [products]}]}
+            pod["affinity"] = {"node_affinity": {"required_during_scheduling_ignored_during_execution": terms}}
+        if self.shm is not None:
+            container["volume_mounts"] = [{"name": "dshm", "mount_path": "/dev/shm"}]
+            pod["volumes"] = [{"name": "dshm", "empty_dir": {"medium": "Memory", "size_limit": self.shm}}]
+        if self.priority_class:
+            pod["priority_class_name"] = self.priority_class
+        if self.runtime_class:
+            pod["runtime_class_name"] = self.runtime_class
+        if self.queue:
+            job_labels["kueue.x-k8s.io/queue-name"] = self.queue
+            job["suspend"] = True  # Kueue lifts it when the quota admits the Job
+        if self.deadline_seconds is not None:
+            job["active_deadline_seconds"] = self.deadline_seconds
+        if self.ttl_seconds is not None:
+            job["ttl_seconds_after_finished"] = self.ttl_seconds
+        return _merged(
+            {
+                "container_config": container,
+                "pod_spec_config": {key: value for key, value in pod.items() if value},
+                "pod_template_spec_metadata": {
+                    "labels": labels,
+                    **({"annotations": dict(self.annotations)} if self.annotations else {}),
+                },
+                "job_metadata": {"labels": job_labels},
+                **({"job_spec_config": job} if job else {}),
+            },
+            self.extra,
+        )
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """As dagster-k8s merges with DEEP: dicts key by key, lists appended, anything else replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merged(old, value)
+        elif isinstance(old, list) and isinstance(value, list):
+            merged[key] = [*old, *(item for item in value if item not in old)]
+        else:
+            merged[key] = value
+    return merged

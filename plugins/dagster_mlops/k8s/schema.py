@@ -1,0 +1,62 @@
+"""The shape of Kubernetes pods and Jobs as data, so that a typo is found without importing the Kubernetes client.
+
+``schema.json`` holds, for each model of the client that pod and Job configs can reach, field → [camel case, type], and
+the keys of dagster-k8s' executor config. Importing the client takes seconds, reading the file two milliseconds. After a
+new client version, write it anew (a test compares it with the installed client)::
+
+    python -m dagster_mlops.k8s.schema
+"""
+
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops._extras import extra
+
+FILE = Path(__file__).with_name("schema.json")
+
+# The keys of dagster-k8s/config, and which model of the Kubernetes client each is.
+SECTIONS = {
+    "container_config": "V1Container",
+    "pod_template_spec_metadata": "V1ObjectMeta",
+    "pod_spec_config": "V1PodSpec",
+    "job_config": "V1Job",
+    "job_metadata": "V1ObjectMeta",
+    "job_spec_config": "V1JobSpec",
+}
+
+Schema = dict[str, Any]
+
+
+@functools.cache
+def committed() -> Schema:
+    """The schema that ships with this library."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def installed() -> Schema:
+    """The schema of the installed Kubernetes client and dagster-k8s.
+
+    Raises:
+        MissingExtraError: dagster-k8s is not installed.
+    """
+    client = extra("kubernetes.client.models")
+    models: dict[str, dict[str, list[str]]] = {}
+    pending = set(SECTIONS.values())
+    while pending:
+        name = pending.pop()
+        model = getattr(client, name)
+        types = {field: re.sub(r"dict\((\w+), (\w+)\)", r"dict[\1, \2]", t) for field, t in model.openapi_types.items()}
+        models[name] = {field: [model.attribute_map[field], kind] for field, kind in types.items()}
+        pending |= {found for kind in types.values() for found in re.findall(r"[A-Z]\w+", kind)} - set(models)
+    executor = extra("dagster_k8s").k8s_job_executor.config_schema.config_type.fields
+    return {"executor": sorted(executor), "models": dict(sorted(models.items()))}
+
+
+if __name__ == "__main__":
+    found = installed()
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(fields)}" for name, fields in found["models"].items())
+    FILE.write_text(f'{{"executor": {json.dumps(found["executor"])},\n"models": {{\n{lines}\n}}}}\n', encoding="utf-8")

@@ -1,0 +1,344 @@
+"""GPU profiles that a cluster would accept, and one executor for laptop and cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster.components.testing import create_defs_folder_sandbox
+
+from dagster_mlops.errors import ExecutorConfigError
+from dagster_mlops.k8s import ExecutorComponent, GpuProfile, mlops_executor, validate_definitions, validate_k8s_config
+from dagster_mlops.k8s.schema import committed, installed
+
+# Dagster's own YAML loader calls pydantic's parse_obj_as and its beta code references.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),
+    pytest.mark.filterwarnings("ignore:Class `.*CodeReference"),
+]
+
+GPU = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", shm="16Gi", pool="gpu-h200")
+
+
+@dg.op(tags=GPU.op_tags())
+def train() -> dict:
+    """What a step can say about the process it runs in."""
+    return {"pid": os.getpid(), "parent": os.getppid(), "pandas": "pandas" in sys.modules}
+
+
+@dg.job(executor_def=mlops_executor(preload_modules=["pandas"]))
+def tiny():
+    train()
+
+
+@dg.job(executor_def=mlops_executor(k8s={"job_namespace": "ml", "job_image": "ml:1", "load_incluster_config": False}))
+def remote():
+    train()
+
+
+def executed(choice: str | None) -> tuple[dg.JobExecutionResult, dict]:
+    with dg.instance_for_test() as instance:
+        config = {"execution": {"config": {choice: {}}}} if choice else None
+        result = dg.execute_job(dg.reconstructable(tiny), instance, run_config=config)
+        with result:
+            return result, result.output_for_node("train")
+
+
+def test_steps_run_in_the_runs_own_process_when_asked_to():
+    result, said = executed("in_process")
+    assert result.success and said["pid"] == os.getpid()
+
+
+def test_steps_run_in_processes_forked_from_a_server_with_the_slow_modules_by_default():
+    result, said = executed(None)
+    assert result.success and said["pid"] != os.getpid()
+    assert said["parent"] != os.getpid()  # the fork server
+    assert said["pandas"]
+
+
+def test_the_environment_switches_the_default_and_run_config_outweighs_it(monkeypatch):
+    monkeypatch.setenv("DAGSTER_MLOPS_EXECUTOR", "in_process")
+
+    @dg.job(executor_def=mlops_executor(default="multiprocess"))
+    def switched():
+        train()
+
+    assert switched.execute_in_process().success
+    assert switched.executor_def.config_schema.default_value == {"in_process": {}}
+    monkeypatch.setenv("DAGSTER_MLOPS_EXECUTOR", "kubernetes")
+    with pytest.raises(ExecutorConfigError, match=r"DAGSTER_MLOPS_EXECUTOR names executor 'kubernetes'"):
+        mlops_executor()
+
+
+def test_run_config_that_no_executor_has_is_refused_before_the_run():
+    with pytest.raises(dg.DagsterInvalidConfigError, match="max_konkurrent"):
+        dg.validate_run_config(tiny, {"execution": {"config": {"multiprocess": {"max_konkurrent": 2}}}})
+    assert dg.validate_run_config(tiny, {"execution": {"config": {"k8s": {"job_namespace": "ml"}}}})
+
+
+def test_kubernetes_defaults_are_checked_when_definitions_load():
+    with pytest.raises(ExecutorConfigError, match=r"'job_namespaze'\. Did you mean 'job_namespace'\?"):
+        mlops_executor(k8s={"job_namespaze": "ml"})
+    with pytest.raises(
+        ExecutorConfigError, match=r"per_step_k8s_config\.train is invalid:\n  container_config\.resourzes"
+    ):
+        mlops_executor(k8s={"per_step_k8s_config": {"train": {"container_config": {"resourzes": {}}}}})
+
+
+def test_without_a_kubernetes_launcher_the_error_says_what_to_set():
+    config = {"execution": {"config": {"k8s": {}}}}
+    with (
+        dg.instance_for_test() as instance,
+        pytest.raises(ExecutorConfigError, match="needs the K8sRunLauncher, but this Dagster instance has"),
+    ):
+        dg.execute_job(dg.reconstructable(tiny), instance, run_config=config)
+
+
+def manifest_of(body: object) -> dict[str, Any]:
+    """A Job as it would be sent, accepted by the strict schemas of an older and a recent cluster."""
+    import kubernetes
+    import kubernetes_validate
+
+    manifest: Any = kubernetes.client.ApiClient().sanitize_for_serialization(body)
+    for version in ("1.30", "1.37"):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    return manifest
+
+
+class Recorder:
+    """Stands in for a cluster: keeps the Jobs that would be created."""
+
+    def __init__(self) -> None:
+        self.jobs: list = []
+
+    def create_namespaced_job(self, body, namespace, **_):
+        self.jobs.append((namespace, body))
+
+
+def test_a_step_becomes_a_job_that_the_kubernetes_schema_accepts(tmp_path):
+    # A step handler context is made by the executor's loop only; there is no public way to launch one step.
+    from dagster._core.execution.api import create_execution_plan
+    from dagster._core.execution.context.system import PlanData, PlanOrchestrationContext
+    from dagster._core.execution.context_creation_job import create_context_free_log_manager
+    from dagster._core.execution.retries import RetryMode
+    from dagster._core.executor.step_delegating import StepHandlerContext
+    from dagster._grpc.types import ExecuteStepArgs
+
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "c",
+                "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+                "users": [{"name": "u", "user": {}}],
+            }
+        )
+    )
+    launcher = {
+        "module": "dagster_k8s",
+        "class": "K8sRunLauncher",
+        "config": {
+            "load_incluster_config": False,
+            "kubeconfig_file": str(kubeconfig),
+            "job_image": "ml:0",
+            "dagster_home": "/dagster",
+            "instance_config_map": "dagster-instance",
+            "service_account_name": "dagster",
+            "job_namespace": "other",
+        },
+    }
+    with dg.instance_for_test(overrides={"run_launcher": launcher}) as instance:
+        job: Any = dg.reconstructable(remote)
+        plan: Any = create_execution_plan(job)
+        run = instance.create_run_for_job(remote, execution_plan=plan, job_code_origin=job.get_python_origin())
+        create: Any = remote.executor_def.executor_creation_fn
+        executor = create(
+            dg.InitExecutorContext(
+                job=job,
+                executor_def=remote.executor_def,
+                executor_config={"k8s": {"step_k8s_config": {"job_spec_config": {"backoff_limit": 0}}}},
+                instance=instance,
+            )
+        )
+        assert type(executor).__name__ == "StepDelegatingExecutor"
+        handler, cluster = executor._step_handler, Recorder()
+        handler._api_client.batch_api = cluster
+        context = PlanOrchestrationContext(
+            plan_data=PlanData(
+                job=job,
+                dagster_run=run,
+                instance=instance,
+                execution_plan=plan,
+                raise_on_error=False,
+                retry_mode=RetryMode.DISABLED,
+            ),
+            log_manager=create_context_free_log_manager(instance, run),
+            executor=executor,
+            output_capture=None,
+        )
+        step = StepHandlerContext(
+            instance=instance,
+            plan_context=context,
+            steps=[plan.get_step_by_key("train")],
+            execute_step_args=ExecuteStepArgs(
+                job_origin=job.get_python_origin(),
+                run_id=run.run_id,
+                step_keys_to_execute=["train"],
+                instance_ref=instance.get_ref(),
+            ),
+            dagster_run=run,
+        )
+        list(handler.launch_step(step))
+
+    [(namespace, body)] = cluster.jobs
+    manifest = manifest_of(body)
+    pod = manifest["spec"]["template"]["spec"]
+    assert namespace == "ml" and pod["serviceAccountName"] == "dagster"
+    [container] = pod["containers"]
+    assert container["image"] == "ml:1"
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "2", "memory": "64Gi"}
+    assert container["resources"]["requests"]["nvidia.com/gpu"] == "2"
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "NVIDIA-H200"}
+    assert pod["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert manifest["spec"]["template"]["metadata"]["labels"]["dagster-mlops/gpu-profile"] == "h200"
+    assert "execute_step" in json.dumps(container["args"])
+
+
+FULL = GpuProfile(
+    name="mig",
+    gpus=1,
+    resource="nvidia.com/mig-1g.5gb",
+    product=["NVIDIA-A100", "NVIDIA-H100"],
+    cpu=4,
+    memory="10Gi",
+    shm="2Gi",
+    node_selector={"karpenter.sh/capacity-type": "spot"},
+    priority_class="gpu-prod",
+    runtime_class="nvidia",
+    queue="team-nlp",
+    deadline_seconds=7200,
+    ttl_seconds=3600,
+    labels={"team": "nlp"},
+    annotations={"kueue.x-k8s.io/podset-required-topology": "cloud.provider.com/topology-rack"},
+    extra={"pod_spec_config": {"termination_grace_period_seconds": 120}},
+)
+
+
+@pytest.mark.parametrize("profile", [GPU, FULL, GpuProfile(name="cpu", gpus=0)], ids=lambda p: p.name)
+def test_every_profile_makes_a_manifest_that_the_strict_schema_accepts(profile):
+    from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
+
+    body = construct_dagster_k8s_job(
+        DagsterK8sJobConfig(job_image="ml:1", dagster_home="/d", instance_config_map="i"),
+        ["dagster"],
+        "job",
+        user_defined_k8s_config=UserDefinedDagsterK8sConfig.from_dict(profile.k8s_config()),
+    )
+    manifest = manifest_of(body)
+    if profile is FULL:
+        assert manifest["spec"]["suspend"] is True and manifest["spec"]["activeDeadlineSeconds"] == 7200
+        assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-nlp"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gpus": 0.5}, r"gpus: 0\.5 must be a whole number"),
+        ({"gpus": -1}, "gpus: -1 must be a whole number"),
+        ({"gpus": "one"}, "gpus: 'one' must be a whole number"),
+        ({"resource": "gpu"}, "resource: 'gpu' is no device"),
+        ({"memory": "64 Gb"}, r"limits\.memory: '64 Gb' is no quantity"),
+        ({"shm": "-1Gi"}, "size_limit: '-1Gi' is no quantity"),
+        ({"labels": {"team": "nlp & cv"}}, r"labels\.team: 'nlp & cv' is no label value"),
+        ({"node_selector": {"bad key": "x"}}, "node_selector.bad key: is no label key"),
+        ({"deadline_seconds": 0}, "active_deadline_seconds: 0 is too small"),
+        ({"tolerations": [{"key": "a", "effect": "NoShedule"}]}, r"tolerations\[0\]\.effect: 'NoShedule' is none of"),
+        ({"tolerations": [{"keyy": "a"}]}, r"tolerations\[0\]\.keyy: V1Toleration has no such field"),
+        ({"extra": {"pod_spec": {}}}, "pod_spec: no such section. Did you mean 'pod_spec_config'"),
+        ({"extra": {"pod_spec_config": {"host_network": "yes"}}}, "host_network: 'yes' must be true or false"),
+        ({"extra": {"container_config": {"env": {"A": "b"}}}}, r"container_config\.env: .* must be a list"),
+        ({"extra": {"merge_behavior": "DEPP"}}, "merge_behavior: 'DEPP' is neither"),
+    ],
+)
+def test_a_profile_that_no_cluster_accepts_is_refused_where_it_is_written(options, says):
+    with pytest.raises(ExecutorConfigError, match=says) as caught:
+        GpuProfile(**{"name": "bad", **options})
+    assert "GpuProfile 'bad' is invalid" in str(caught.value)
+
+
+def test_a_gpu_request_must_equal_its_limit():
+    resources = {"limits": {"nvidia.com/gpu": 1}, "requests": {"nvidia.com/gpu": 2}}
+    with pytest.raises(ExecutorConfigError, match="must equal the limit"):
+        validate_k8s_config({"container_config": {"resources": resources}})
+
+
+def test_camel_case_is_as_good_as_snake_case_but_not_both():
+    validate_k8s_config({"pod_spec_config": {"nodeSelector": {"a": "b"}, "priorityClassName": "x"}})
+    with pytest.raises(ExecutorConfigError, match="given twice"):
+        validate_k8s_config({"pod_spec_config": {"nodeSelector": {"a": "b"}, "node_selector": {"a": "b"}}})
+
+
+def test_hand_written_tags_are_checked_with_the_definitions_that_hold_them():
+    @dg.asset(
+        op_tags={"dagster-k8s/config": {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "one"}}}}}
+    )
+    def model() -> None: ...
+
+    with pytest.raises(ExecutorConfigError, match=r"of op 'model' is invalid:\n.*nvidia.com/gpu: 'one' is no quantity"):
+        validate_definitions(dg.Definitions(assets=[model]))
+
+    @dg.asset(op_tags=GPU.op_tags(), pool=GPU.pool)
+    def good() -> None: ...
+
+    defs = dg.Definitions(assets=[good], jobs=[tiny], executor=mlops_executor())
+    assert validate_definitions(defs, with_client=True) is defs
+
+
+def test_the_committed_schema_is_that_of_the_installed_client():
+    assert committed() == installed(), "run: python -m dagster_mlops.k8s.schema"
+
+
+def test_loading_and_defining_imports_nothing_of_kubernetes():
+    code = (
+        "import sys, dagster_mlops.k8s as k; k.mlops_executor(default='k8s', k8s={'job_namespace': 'ml'});"
+        "k.GpuProfile(name='x', shm='1Gi'); print({'kubernetes', 'dagster_k8s'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_missing_extra_is_named_when_kubernetes_is_chosen():
+    blocked = Path("blocked") / "dagster_k8s.py"
+    blocked.parent.mkdir()
+    blocked.write_text("raise ModuleNotFoundError(\"No module named 'dagster_k8s'\", name='dagster_k8s')\n")
+    code = (
+        "import dagster as dg, dagster_mlops.k8s.executor as e\n"
+        "class C: instance = None\n"
+        "try: e._kubernetes({}, C())\n"
+        "except Exception as error: print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": "blocked"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert "pip install 'dagster-mlops[k8s]'" in done.stdout, done.stderr
+
+
+def test_an_executor_in_yaml():
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=ExecutorComponent,
+            defs_yaml_contents={
+                "type": "dagster_mlops.k8s.ExecutorComponent",
+                "attributes": {"default": "in_process", "preload_modules": ["pandas"], "k8s": {"job_namespace": "ml"}},
+            },
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            assert isinstance(defs.executor, dg.ExecutorDefinition)
+            assert defs.executor.config_schema.default_value == {"in_process": {}}
