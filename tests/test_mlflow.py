@@ -332,6 +332,7 @@ def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(i
     assert len(client.search_model_versions("name='delay'")) == 2
 
 
+@pytest.mark.slow
 def test_trainings_in_two_processes_on_a_new_database_do_not_mix(instance, tmp_path):
     job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train_two")
     plans = {"ops": {"model": {"config": {"auc": 0.7}}, "other": {"config": {"auc": 0.9}}}}
@@ -712,3 +713,13 @@ def test_promotion_and_checks_can_be_written_in_yaml():
         with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
             [checks] = defs.asset_checks or []
             assert {key.name for key in checks.check_keys} == {"metric_auc", "metric_log_loss"}
+
+
+def test_the_example_in_the_docs_runs(instance, resource, client):
+    page = Path(__file__).parents[1].joinpath("docs", "mlflow.md").read_text()
+    namespace: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    namespace["defs"].validate_loadable(namespace["defs"])
+    assets = [namespace[name] for name in ("training_set", "arrival_delay_model", "champion")]
+    assert dg.materialize(assets, instance=instance, resources={"mlflow": resource}).success
+    assert client.get_model_version_by_alias("arrival_delay", "champion").run_id == runs_of(client)[0].info.run_id
