@@ -441,11 +441,15 @@ def test_a_training_set_with_gaps_or_repeated_rows_fails_its_checks(world):
     assert not broken["null_shares"].passed and "no_such_column" in broken["null_shares"].metadata["feast/error"].value
 
 
+def _window(world, view):
+    """The record of a view's first window, after materializing it."""
+    return _record(FeatureView, _metadata(world.materialize(view, month="2013-01-01"), view))
+
+
 def test_an_apply_is_skipped_until_the_definitions_change_and_keeps_what_is_known_of_a_view(world):
-    for view in ("traffic", "origin_weather"):
-        world.materialize(view, month="2013-01-01")
-    record = FeastResolver().resolve(Ref("feast", "feature_view", "flights/origin_weather", at=str(world.repo)))
-    assert isinstance(record, Accessible) and "2013-01-01" in record.record.to_json()
+    traffic, weather = (_window(world, view) for view in ("traffic", "origin_weather"))
+    record = FeastResolver().resolve(weather.ref)
+    assert record == Accessible(weather) and weather.start.startswith("2013-01-01")
     assets = _training_set()
     trained = world.materialize("training_entities", "training_set", assets=assets)
     training = _record(TrainingSet, _metadata(trained, "training_set"))
@@ -457,13 +461,12 @@ def test_an_apply_is_skipped_until_the_definitions_change_and_keeps_what_is_know
     try:
         assert world.feast.apply() is True
         resolver = FeastResolver()
-        after = resolver.resolve(Ref("feast", "feature_view", "flights/origin_weather", at=str(world.repo)))
-        assert after == record
+        assert resolver.resolve(weather.ref) == record
         assert world.feast.store().get_feature_view("origin_weather").materialization_intervals
         redefined = resolver.resolve(training.ref)
         assert isinstance(redefined, Faulty) and redefined.record == training and "redefined" in redefined.reason
-        gone = resolver.resolve(Ref("feast", "feature_view", "flights/traffic", at=str(world.repo)))
-        assert isinstance(gone, Deleted) and gone.record and "traffic" in gone.record.to_json()
+        gone = resolver.resolve(traffic.ref)
+        assert isinstance(gone, Deleted) and gone.record == traffic
     finally:
         definitions.write_text(DEFINITIONS)
         world.feast.apply()
@@ -471,7 +474,7 @@ def test_an_apply_is_skipped_until_the_definitions_change_and_keeps_what_is_know
 
 
 def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monkeypatch, tmp_path):
-    ref = Ref("feast", "feature_view", "flights/origin_weather", at=str(world.repo))
+    ref = _window(world, "origin_weather").ref
     assert isinstance(FeastResolver().resolve(Ref("feast", "feature_view", "x/y", at=str(tmp_path))), Inaccessible)
     monkeypatch.setenv("FLIGHTS_STATE", str(tmp_path))
     lost = FeastResolver().resolve(ref)
@@ -479,10 +482,10 @@ def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monk
     shutil.copy(world.state / "registry.db", tmp_path / "registry.db")
     with sqlite3.connect(tmp_path / "registry.db") as db:
         [(text,)] = db.execute(
-            "select saved_dataset_proto from saved_datasets where saved_dataset_name like '%origin_weather'"
+            "select saved_dataset_proto from saved_datasets where saved_dataset_name like '%origin_weather@%'"
         )
         db.execute(
-            "update saved_datasets set saved_dataset_proto = ? where saved_dataset_name like '%origin_weather'",
+            "update saved_datasets set saved_dataset_proto = ? where saved_dataset_name like '%origin_weather@%'",
             [text.replace(b'"schema":1', b'"schema":7')],
         )
     db.close()

@@ -56,7 +56,14 @@ RAW = [
     for n, month in enumerate(MONTHS)
 ]
 VIEWS = [
-    FeatureView(name=name, project="delay", repo="/features", upstream=tuple(r.ref for r in RAW), dagster_asset=name)
+    FeatureView(
+        name=name,
+        project="delay",
+        repo="/features",
+        version="f1",
+        upstream=tuple(r.ref for r in RAW),
+        dagster_asset=name,
+    )
     for name in ("origin_weather", "carrier_punctuality")
 ]
 TRAINING_SET = TrainingSet(
@@ -297,22 +304,20 @@ def test_a_chain_of_two_thousand_links_is_no_trouble():
     assert len(chain.to_dict()["links"]) == 2000
 
 
-def test_a_view_filled_month_by_month_leads_to_every_month_but_none_after_training():
-    view = FeatureView(name="weather", project="p", repo="/f")
-    trained = TrainingRun(run_id="r", tracking_uri=URI, upstream=(view.ref,))
+def test_a_training_set_leads_to_the_windows_it_was_made_from_and_none_after():
+    windows = [
+        FeatureView(name="weather", project="p", repo="/f", version=f"v{n}", upstream=(RAW[n].ref,)) for n in range(4)
+    ]
+    trained = TrainingRun(run_id="r", tracking_uri=URI, upstream=tuple(window.ref for window in windows[:3]))
     with dg.DagsterInstance.ephemeral() as instance:
-        for record in RAW[:3]:
-            filled = dataclasses.replace(view, upstream=(record.ref,), dagster_partition=record.dagster_partition)
-            _report(instance, filled, asset="weather")
+        for window in windows[:3]:
+            _report(instance, window, asset="weather")
         _report(instance, trained, asset="model")
-        time.sleep(0.02)
-        late = dataclasses.replace(view, upstream=(RAW[3].ref,), dagster_partition="2013-04")
-        _report(instance, late, asset="weather")
-        tools = {"mlflow": Shelf(trained), "feast": Shelf(late), "dvc": Shelf(*RAW)}
-        without_tools = trace(trained.ref, resolvers={}, instance=instance)
-        with_tools = trace(trained.ref, resolvers=tools, instance=instance)
-    assert [link.ref for link in without_tools.upstream[0].upstream] == [record.ref for record in RAW[:3]]
-    assert {record.ref for record in RAW[:3]} <= {link.ref for link in with_tools.upstream[0].upstream}
+        _report(instance, windows[3], asset="weather")
+        tools = {"mlflow": Shelf(trained), "feast": Shelf(*windows), "dvc": Shelf(*RAW)}
+        for chain in (trace(trained.ref, resolvers={}, instance=instance), trace(trained.ref, resolvers=tools)):
+            assert [record.version for record in chain.find(FeatureView)] == ["v0", "v1", "v2"]
+            assert {link.ref for link in chain.walk() if link.ref.tool == "dvc"} == {raw.ref for raw in RAW[:3]}
 
 
 def test_an_older_schema_in_the_event_log_is_reported_and_skipped(instance):

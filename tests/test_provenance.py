@@ -232,9 +232,9 @@ def test_upstream_of_one_run_over_many_partitions_is_those_partitions(instance):
 def test_what_is_only_observed_is_upstream_too():
     with dg.DagsterInstance.ephemeral() as instance:
         for version in ("old", "new"):
-            view = FeatureView(name=version, project="p", repo="/repo")
+            view = FeatureView(name="view", version=version, project="p", repo="/repo")
             instance.report_runless_asset_event(dg.AssetObservation("external", metadata=view.to_metadata()))
-        assert _materialize(instance, reader) == ["p/new"]
+        assert _materialize(instance, reader) == ["p/view@new"]
 
 
 def test_without_a_materialization_there_is_no_record(instance):

@@ -216,7 +216,7 @@ class Dataset(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureView(Record):
-    """One materialized window of a Feast feature view."""
+    """One materialized window of a Feast feature view; `version` hashes its definition and the window's rows."""
 
     tool: ClassVar[str] = "feast"
     kind: ClassVar[str] = "feature_view"
@@ -224,13 +224,14 @@ class FeatureView(Record):
     name: str
     project: str
     repo: str
+    version: str
     start: str = ""  # ISO 8601, UTC
     end: str = ""
     rows: int | None = None
 
     @property
     def ref(self) -> Ref:
-        return Ref("feast", "feature_view", f"{self.project}/{self.name}", at=self.repo)
+        return Ref("feast", "feature_view", f"{self.project}/{self.name}@{self.version[:16]}", at=self.repo)
 
 
 @dataclass(frozen=True, kw_only=True)

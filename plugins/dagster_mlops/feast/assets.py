@@ -117,6 +117,7 @@ def _feature_view_asset(
         store = feast.store()
         path = read_config(feast.repo).path
         found: Any = registry.feature_view(store, view)
+        definition = registry.view_hash(store, view)
         windows = _windows(context, store, found)
         facts = describe_windows(store, found, list(windows.values()))
         span = Window(facts[0].window.start, facts[-1].window.end)
@@ -134,25 +135,26 @@ def _feature_view_asset(
                     name=view,
                     project=store.project,
                     repo=str(path),
+                    version=_digest(definition, partition or "", fact.content_hash),
                     start=fact.window.start.isoformat(),
                     end=fact.window.end.isoformat(),
                     rows=fact.rows,
                     upstream=upstream_refs(context),
                     **{**dagster_facts(context), "dagster_partition": partition or ""},
                 )
-                merged = registry.merged_view_record(
-                    registry.get_record(store, records[partition].ref), records[partition]
-                )
-                registry.put_record(store, merged)
+                registry.put_record(store, records[partition])
         for partition, fact in zip(windows, facts, strict=True):
             context.add_asset_metadata(
                 {**records[partition].to_metadata(), **_window_metadata(fact)}, partition_key=partition
             )
-        definition = registry.view_hash(store, view)
-        content = hashlib.sha256("".join([definition, *(fact.content_hash for fact in facts)]).encode()).hexdigest()
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content[:32]))
+        content = _digest(definition, *(fact.content_hash for fact in facts))
+        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content))
 
     return load_feature_view
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
 
 def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any) -> dict[str | None, Window]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.provenance import FeatureView, Record, Ref
+from dagster_mlops.provenance import Record, Ref
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -71,7 +71,8 @@ def put_record(store: "FeatureStore", record: Record) -> None:
     """Leave `record` in the registry, in a saved dataset's tags.
 
     A saved dataset is Feast's noun for a materialized training set. ``feast apply`` keeps it, whereas it would remove a
-    tag that the repository's files do not have; and one exists for each training set, not only for the latest.
+    tag that the repository's files do not have; and one exists for each training set and each materialized version of a
+    feature view's window, not only for the latest.
     """
     put_tags(store, _name(record.ref), {RECORD_TAG: record.to_json()}, service=getattr(record, "feature_service", None))
 
@@ -104,31 +105,6 @@ def get_tags(store: "FeatureStore", name: str) -> dict[str, str]:
         return dict(store.registry.get_saved_dataset(name, store.project, allow_cache=False).tags)
     except extra("feast.errors").SavedDatasetNotFound:
         return {}
-
-
-def merged_view_record(earlier: Record | None, new: FeatureView) -> FeatureView:
-    """The record of a whole feature view, whose windows were materialized one by one.
-
-    The registry holds one record per view, so it spans all windows: the earliest start, the latest end, and the sources
-    of every window, where a source that has a new version replaces its old one.
-    """
-    if not isinstance(earlier, FeatureView):
-        return new
-    renewed = {_source(ref) for ref in new.upstream}
-    kept = [ref for ref in earlier.upstream if _source(ref) not in renewed]
-    facts = {
-        f: getattr(new, f) for f in ("name", "project", "repo", "dagster_run_id", "dagster_asset", "dagster_partition")
-    }
-    return FeatureView(
-        **facts,
-        start=min(earlier.start, new.start),
-        end=max(earlier.end, new.end),
-        upstream=tuple(sorted({*kept, *new.upstream})),
-    )
-
-
-def _source(ref: Ref) -> tuple[str, str, str, str]:
-    return ref.tool, ref.kind, ref.at, ref.id.split("@")[0]
 
 
 def _name(ref: Ref) -> str:

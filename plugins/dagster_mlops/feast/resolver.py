@@ -64,9 +64,10 @@ def _answer(store: "FeatureStore", ref: Ref) -> Answer:
     except ProvenanceError as error:
         return Faulty(f"the record of {ref} in the Feast registry cannot be read: {error}")
     if ref.kind == "feature_view":
-        if thing not in {view.name for view in store.registry.list_all_feature_views(project)}:
-            return Deleted(f"feature view {thing!r} is no longer in project {project!r}", record)
-        return Accessible(record) if record else Faulty(f"{thing!r} exists but has no record of a materialization")
+        view = thing.partition("@")[0]
+        if view not in {found.name for found in store.registry.list_all_feature_views(project)}:
+            return Deleted(f"feature view {view!r} is no longer in project {project!r}", record)
+        return Accessible(record) if record else Deleted(f"the registry has no record of {thing!r}")
     service, _, hashes = thing.partition("@")
     if service not in {found.name for found in store.registry.list_feature_services(project)}:
         return Deleted(f"feature service {service!r} is no longer in project {project!r}", record)

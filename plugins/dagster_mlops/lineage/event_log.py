@@ -25,7 +25,6 @@ class Entry:
     partition: str
     timestamp: float
     made: float
-    partitions: int = 1  # how many partitions have a record of the same thing
 
 
 class EventLog:
@@ -47,22 +46,14 @@ class EventLog:
     def find(self, ref: Ref, *, before: float | None = None) -> Entry | None:
         """The newest record of `ref`, at or before a time when one is given and an event is that old.
 
-        A thing that is filled partition by partition (a feature view) has the upstream of all its partitions. A ref
-        that does not say where (`at`) matches a thing of that id anywhere.
+        A ref that does not say where (`at`) matches a thing of that id anywhere.
         """
         while not (entries := self._matching(ref)):
             if not next(self._rounds, False):
                 return None
         known = [entry for entry in entries if before is None or entry.timestamp <= before] or entries
         known.sort(key=lambda entry: -entry.timestamp)
-        latest: dict[tuple[str, str], Entry] = {}
-        for entry in known:
-            latest.setdefault((entry.asset, entry.partition), entry)
-        parts = sorted(latest.items())
-        upstream = dict.fromkeys(itertools.chain.from_iterable(entry.record.upstream for _, entry in parts))
-        record = dataclasses.replace(known[0].record, upstream=tuple(up for up in upstream if up != ref))
-        partitions = len({partition for _, partition in latest if partition})
-        return dataclasses.replace(known[0], record=record, made=known[-1].timestamp, partitions=max(partitions, 1))
+        return dataclasses.replace(known[0], made=known[-1].timestamp)
 
     def entries(self, kind: type[_R]) -> list[tuple[_R, Entry]]:
         """Every record of one kind among the events read at first, newest first."""

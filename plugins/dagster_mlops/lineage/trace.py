@@ -128,13 +128,9 @@ def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, ev
         ("nowhere", None),
     ]
     source, record = next(pair for pair in known if pair[1] or pair[0] == "nowhere")
-    # A promoted version, or a view with a memory, names itself: that is no edge.
+    # A promoted version names itself: that is no edge.
     edges = next((edges for _, r in known if r and (edges := [up for up in r.upstream if up != ref])), [])
-    if entry and entry.partitions > 1:
-        # A tool holds one record of what is filled partition by partition; Dagster has one for each partition.
-        edges += entry.record.upstream
-    made = entry.made if entry and entry.partitions == 1 else before
-    return _Step(answer, source, record, tuple(dict.fromkeys(edges)), made)
+    return _Step(answer, source, record, tuple(dict.fromkeys(edges)), entry.made if entry else before)
 
 
 def _linked(start: Ref, steps: Mapping[Ref, _Step]) -> Link:
