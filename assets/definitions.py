@@ -52,7 +52,12 @@ jobs = [
 ]
 
 
-@dg.sensor(job_name="ingest", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="ingest",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ingests the next month of the feed once the month before is complete.",
+)
 def next_month(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Ingest the next month of the feed as soon as the one before is complete."""
     done = context.instance.get_materialized_partitions(dg.AssetKey("origin_congestion"))
@@ -64,7 +69,12 @@ def next_month(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipRe
     return dg.SkipReason("Every month is in.")
 
 
-@dg.sensor(job_name="static", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="static",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Loads the tables without a date, once.",
+)
 def static_tables(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Load the tables without a date once."""
     if context.instance.get_latest_materialization_event(dg.AssetKey("plane_attributes")):

@@ -4,6 +4,7 @@ The work runs in a child process, because Dagster captures the output of a proce
 reports over a pipe. Assets that are neither missing nor stale are left alone, so a second run does next to nothing.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from resources import ROOT, STATE
 MONTHS = [f"2013-{month:02}-01" for month in range(1, 8)]
 REPLAYED = "2013-07-01"
 LOG = STATE / "demo.log"
+DEMO = "demo"  # the tag of its runs
 
 # Title, job, partitions: one Dagster run each, in this order.
 STAGES: list[tuple[str, str, list[str | None]]] = [
@@ -46,6 +48,10 @@ def work(tell: Callable[..., None]) -> None:
     graph = definition.asset_graph
 
     with dg.DagsterInstance.get() as instance:
+        # A demo that was killed leaves a run that nobody will ever finish; the lock says that it is not this one's.
+        unfinished = dg.RunsFilter(tags={DEMO: "true"}, statuses=[dg.DagsterRunStatus.STARTED])
+        for run in instance.get_runs(unfinished):
+            instance.report_run_failed(run, "The process that executed this run was killed.")
 
         def outdated(keys: set[dg.AssetKey], partition: str | None) -> Iterator[dg.AssetKey]:
             status = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
@@ -67,7 +73,11 @@ def work(tell: Callable[..., None]) -> None:
                 while due := set(outdated(left, partition)):
                     left -= due
                     run_id = uuid.uuid4().hex
-                    tags = {"demo/run": run_id, **({"dagster/partition": partition} if partition else {})}
+                    tags = {
+                        DEMO: "true",
+                        f"{DEMO}/run": run_id,
+                        **({"dagster/partition": partition} if partition else {}),
+                    }
                     with _told(instance, run_id, tell):
                         result = dg.execute_job(
                             repository.get_reconstructable_job(name),
@@ -107,7 +117,7 @@ class _told:
         over = False
         while not over:
             over = self._over.wait(0.3)
-            runs = self._instance.get_runs(dg.RunsFilter(tags={"demo/run": self._run}), limit=1)
+            runs = self._instance.get_runs(dg.RunsFilter(tags={f"{DEMO}/run": self._run}), limit=1)
             for record in self._instance.get_records_for_run(runs[0].run_id).records if runs else []:
                 event = record.event_log_entry.dagster_event
                 if event is None or (event.event_type_value, record.storage_id) in self._seen:
@@ -211,7 +221,15 @@ if __name__ == "__main__":
             print(json.dumps(event), file=pipe, flush=True)
 
         try:
-            work(tell)
+            STATE.mkdir(parents=True, exist_ok=True)
+            with (STATE / "demo.lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise SystemExit(
+                        f"Another demo is at work in {STATE}. Wait for it, or set another STATE."
+                    ) from None
+                work(tell)
         except BaseException as error:  # noqa: BLE001 (told to the parent)
             traceback.print_exc()
             tell(failure=str(error) or type(error).__name__)

@@ -1,6 +1,7 @@
 """The champion as a bento, a deployment that proves itself, and a month of flights as its traffic."""
 
 import json
+import os
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ else:
 # The model is in production from July on: the months before are what it was trained on.
 PRODUCTION = dg.MonthlyPartitionsDefinition(start_date="2013-07-01", end_date="2014-01-01", timezone=NEW_YORK)
 
-PORT = 8300
+PORT = int(os.environ.get("DAGSTER_MLOPS_PORT", "8300"))  # 3000 is the Dagster UI's
 
 bento = bento_asset(
     promoted=champion.key,

@@ -1,6 +1,8 @@
 """What every test needs: no telemetry, no user's own Dagster home, a git identity."""
 
 import os
+import socket
+from collections.abc import Callable
 
 import pytest
 
@@ -26,3 +28,15 @@ for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENT
 def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools that write into the working directory shall not write into the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Gives a loopback port that nobody listens on."""
+
+    def pick() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return pick

@@ -197,13 +197,12 @@ def test_the_training_set_is_a_hand_written_as_of_join_for_all_flights_in_order(
 def test_online_features_equal_offline_ones_for_1000_sampled_entities(year):
     feast = FeastResource(repo=FEATURE_REPO)
     feast.apply()
-    start, end = pd.Timestamp("2012-12-30", tz="UTC"), pd.Timestamp("2014-01-01 05:00", tz="UTC")
+    start, end = pd.Timestamp("2012-12-30", tz="UTC"), pd.Timestamp("2013-12-20 17:00", tz="UTC")
     feast.store().materialize(start.to_pydatetime(), end.to_pydatetime())
     entities = training.departures(data.source_table("flights"), data.source_table("airports"))
     sample = entities.sample(1000, random_state=3).drop(columns=["late"]).reset_index(drop=True)
 
     online = feast.online_features(sample.drop(columns=["event_timestamp"]), "arrival_delay")
-    # The online store has no ttl to apply at a past moment: it answers with the last value there is.
     offline = as_of(sample.assign(event_timestamp=end.as_unit("us")), year)
 
     names = [name for view in VIEWS for name in year[view].columns if name not in ("event_timestamp", VIEWS[view][0])]
