@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import httpx
@@ -33,6 +34,7 @@ from dagster_mlops.provenance import (
     Inaccessible,
     ModelVersion,
     Prediction,
+    Record,
     Ref,
 )
 
@@ -43,7 +45,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
     # Dagster's own loader of component YAML uses what Dagster calls beta.
-    pytest.mark.filterwarnings("ignore:Class `.*` is currently in beta"),
+    pytest.mark.filterwarnings("ignore:.* is currently in beta"),
 ]
 
 COLUMNS = ["hour", "wind", "carrier"]
@@ -80,6 +82,8 @@ class World:
 
     def train(self, seed: int, *, signature: bool = True) -> str:
         import mlflow
+        from mlflow.models import infer_signature
+        from mlflow.sklearn import log_model
         from sklearn.compose import make_column_transformer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -94,13 +98,14 @@ class World:
                 mlflow.create_experiment("delay", artifact_location=f"file://{self.root}/artifacts")
             mlflow.set_experiment("delay")
             with mlflow.start_run() as run:
-                info = mlflow.sklearn.log_model(
+                described: Any = {}
+                if signature:
+                    outputs = model.predict_proba(features)
+                    described = {"signature": infer_signature(features, outputs), "input_example": features.head(2)}
+                info = log_model(
                     model,
                     name="model",
-                    signature=mlflow.models.infer_signature(features, model.predict_proba(features))
-                    if signature
-                    else None,
-                    input_example=features.head(2) if signature else None,
+                    **described,
                     pip_requirements=["scikit-learn", "pandas"],
                     serialization_format="cloudpickle",
                     pyfunc_predict_fn="predict_proba",
@@ -113,7 +118,7 @@ class World:
         (self.root / "champion").write_text(version)
         self.resource.mlflow_client().set_registered_model_alias("delay", "champion", version)
 
-    def assets(self, **deployment: object) -> list[dg.AssetsDefinition]:
+    def assets(self, **deployment: Any) -> list[dg.AssetsDefinition]:
         @dg.asset
         def champion() -> dg.MaterializeResult:
             version = (self.root / "champion").read_text()
@@ -135,7 +140,7 @@ class World:
         chosen = {"state_dir": self.state_dir, "port": self.port, "drain_seconds": 1, **deployment}
         return [champion, golden, bento, deployment_asset(bento=bento.key, golden_set=golden.key, **chosen)]
 
-    def materialize(self, *names: str, **deployment: object) -> dg.ExecuteInProcessResult:
+    def materialize(self, *names: str, **deployment: Any) -> dg.ExecuteInProcessResult:
         """Everything, or the named assets, in this process."""
         return dg.materialize(
             self.assets(**deployment),
@@ -149,11 +154,11 @@ class World:
         with (self.root / "worker.log").open("ab") as log:
             return subprocess.Popen([sys.executable, __file__, str(self.root)], stdout=log, stderr=log)
 
-    def record(self, name: str, kind: type) -> object:
-        event = self.instance.get_latest_materialization_event(dg.AssetKey(name))
+    def record(self, name: str, kind: type[Record]) -> Any:
+        event: Any = self.instance.get_latest_materialization_event(dg.AssetKey(name))
         return kind.from_metadata(event.asset_materialization.metadata)
 
-    def ask(self, rows: pd.DataFrame, **options: object) -> httpx.Response:
+    def ask(self, rows: pd.DataFrame, **options: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/predict", json={"rows": records_of(rows)}, timeout=10, **options)
 
     def servers(self) -> set[str]:
@@ -181,7 +186,11 @@ def live(world):
     return world
 
 
-def wait_for(condition, seconds: float = 60) -> None:
+def resolved(ref: Ref) -> Any:
+    return BentomlResolver().resolve(ref)
+
+
+def wait_for(condition, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -375,7 +384,7 @@ def test_lineage_says_deleted_and_inaccessible_rather_than_nothing(live, tmp_pat
     assert isinstance(ask(Ref("bentoml", "poem", "x", at=str(tmp_path))), Faulty)
 
 
-def health(world: World) -> list[dg.AssetCheckEvaluation]:
+def health(world: World) -> Any:
     assets = world.assets()
     check = layer.deployment_health_check(assets[-1])
     chosen = dg.AssetSelection.checks(check)
@@ -386,7 +395,7 @@ def health(world: World) -> list[dg.AssetCheckEvaluation]:
     return result.get_asset_check_evaluations()
 
 
-def tick(world: World, cursor: str | None = None):
+def tick(world: World, cursor: str | None = None) -> Any:
     sensor = layer.deployment_health_sensor(dg.AssetKey("deployment"))
     definitions = dg.Definitions(assets=world.assets(), sensors=[sensor], resources={"bentoml": world.resource})
     with dg.build_sensor_context(instance=world.instance, cursor=cursor, definitions=definitions) as context:
@@ -519,7 +528,7 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
     [after] = status(live.state_dir)
     assert after["healthy"] and after["id"] != record.id and after["bento"] == record.bento
     assert tick(live, first.cursor).run_requests == []
-    assert BentomlResolver().resolve(record.ref).record.stopped
+    assert resolved(record.ref).record.stopped
 
 
 def test_stopping_ends_every_process_and_keeps_the_history(live):
@@ -527,7 +536,7 @@ def test_stopping_ends_every_process_and_keeps_the_history(live):
     assert stop(live.state_dir) >= 3
     assert not marked(live.state_dir) and status(live.state_dir) == []
     assert "stopped on purpose" in tick(live).skip_message
-    assert BentomlResolver().resolve(record.ref).record.stopped
+    assert resolved(record.ref).record.stopped
 
 
 def test_a_server_that_dies_on_its_way_up_is_reported_with_its_log(world):
@@ -560,7 +569,8 @@ def test_the_log_of_a_killed_writer_is_whole_but_for_its_last_line(tmp_path):
         "    log.write(inputs=[{'n': n}], outputs=[n], request_ids=[str(n)]); print(n, flush=True); n += 1\n"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    told = [int(writer.stdout.readline()) for _ in range(200)][-1]
+    output: Any = writer.stdout
+    told = [int(output.readline()) for _ in range(200)][-1]
     writer.kill()
     writer.communicate()
     [path] = tmp_path.glob("*.jsonl")
@@ -568,14 +578,15 @@ def test_the_log_of_a_killed_writer_is_whole_but_for_its_last_line(tmp_path):
         file.write('{"schema": 1, "kind": "predic')  # a torn line
     read = PredictionLog.read(tmp_path)
     assert list(read["n"].astype(int)) == list(range(len(read))) and len(read) > told
-    assert PredictionLog.find(tmp_path, str(told))["output"] == told
+    found: Any = PredictionLog.find(tmp_path, str(told))
+    assert found["output"] == told
     assert PredictionLog.find(tmp_path, "predic") is None
 
 
 def test_the_log_is_read_by_time_and_by_deployment(tmp_path):
     for name in ("a/1", "b/2"):
         PredictionLog(tmp_path, deployment=name).write(inputs=[{"output": 1}], outputs=[None], request_ids=[name])
-    now = pd.Timestamp.now("UTC")
+    now: Any = pd.Timestamp.now("UTC")
     assert len(PredictionLog.read(tmp_path, now - pd.Timedelta("1h"), now + pd.Timedelta("1h"))) == 2
     assert PredictionLog.read(tmp_path, end=now - pd.Timedelta("1h")).empty
     [row] = PredictionLog.read(tmp_path, deployment="b/2").to_dict("records")
@@ -601,10 +612,12 @@ def test_the_component_declares_the_whole_layer_in_yaml(tmp_path):
             },
         )
         with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
-            graph = defs.resolve_asset_graph()
+            resources = {"bentoml": BentomlResource(home=str(tmp_path), tracking_uri="sqlite://")}
+            beside = dg.Definitions(assets=[dg.AssetSpec("golden")], resources=resources)
+            graph = dg.Definitions.merge(defs, beside).resolve_asset_graph()
             assert graph.get(dg.AssetKey("bento")).parent_keys == {dg.AssetKey(["models", "champion"])}
             assert graph.get(dg.AssetKey("deployment")).parent_keys == {dg.AssetKey("bento"), dg.AssetKey("golden")}
-            assert [sensor.name for sensor in defs.sensors] == ["deployment_health"]
+            assert [sensor.name for sensor in defs.sensors or []] == ["deployment_health"]
             assert [key.name for key in graph.asset_check_keys] == ["health"]
 
 
