@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import pandas as pdst
 
 from dagster_mlops.evidently import (
+    DataQualityCheckComponent,
     DriftCheckComponent,
     EvidentlyResource,
     data_quality_check,
@@ -51,7 +52,7 @@ def facts(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
     return {key: value.value for key, value in evaluation.metadata.items()}
 
 
-def materialized(frames: Mapping[str, object], *checks: dg.AssetChecksDefinition, metadata=None, **run):
+def materialized(frames: Mapping[str, object], *checks: dg.AssetsDefinition, metadata=None, **run):
     """One asset per frame and the checks, run for real; the evaluations by name of the check."""
 
     def an_asset(name: str, frame: object) -> dg.AssetsDefinition:
@@ -370,6 +371,23 @@ def test_numbers_are_measured_as_a_regression():
     done = materialized({"served": frame}, check)["performance"]
     assert facts(done)["evidently/mae"] == pytest.approx(2.0)
     assert done.description == "mae is 2.0000, at most 1.0000 was expected"
+
+
+def test_a_quality_check_in_yaml_checks_what_it_says():
+    attributes = {"asset": "weather", "ranges": {"temp": [-30, 120]}, "max_missing_share": {"temp": 0.1}}
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=DataQualityCheckComponent,
+            defs_yaml_contents={
+                "type": "dagster_mlops.evidently.DataQualityCheckComponent",
+                "attributes": attributes,
+            },
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            [check] = defs.asset_checks or []
+    assert isinstance(check, dg.AssetsDefinition)
+    done = materialized({"weather": weather().assign(temp=500.0)}, check)["data_quality"]
+    assert done.description == "'temp' has 2000 values outside -30 to 120"
 
 
 def test_a_drift_check_in_yaml():
