@@ -118,16 +118,17 @@ def observed_dataset_assets(
     return observe
 
 
-def observed_dataset(dvc: DvcResource, path: str, *, rev: str = "HEAD") -> Dataset:
-    """The record of a dataset as its pointer at a git revision tells it.
+def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -> Dataset:
+    """The record of a dataset as its pointer tells it: at a git revision, or (None) as it lies there.
 
     Raises:
-        DatasetError: there is no such pointer at `rev`.
+        DatasetError: there is no such pointer.
     """
     pointer = dvc.pointer(path, rev=rev)
     [out] = pointer["outs"]
     noted = (pointer.get("meta") or {}).get(NAMESPACE)
-    facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": dvc.revision(path, rev=rev)}
+    commit = dvc.revision(path, rev=rev or "HEAD")
+    facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": commit}
     if noted and noted.get("md5") == out["md5"]:
         record = Record.from_dict({**noted, **facts})
         assert isinstance(record, Dataset)

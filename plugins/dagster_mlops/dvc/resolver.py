@@ -1,0 +1,124 @@
+"""Answers lineage's question about a dataset version: is it there, out of reach, deleted or damaged?"""
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagster_mlops._extras import extra
+from dagster_mlops.code_state import git
+from dagster_mlops.dvc import versions
+from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.errors import DagsterMlopsError, DatasetError
+from dagster_mlops.provenance import (
+    Accessible,
+    Answer,
+    Dataset,
+    Deleted,
+    Faulty,
+    Inaccessible,
+    Ref,
+    mask_credentials,
+)
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_TIMEOUT = 10.0  # seconds
+_HASHED_LIMIT = 200_000_000  # bytes; a larger copy is judged by its size
+
+
+class DvcResolver:
+    """Looks a dataset up in git's history, DVC's cache and the remote.
+
+    A remote that is configured but cannot be reached makes a dataset inaccessible even while this machine's cache holds
+    a copy, because no other machine could read it; the reason says so.
+    """
+
+    def resolve(self, ref: Ref) -> Answer:
+        """Answer for ``path@md5`` of the repository `ref.at`, within ten seconds."""
+        answers: list[Answer] = []
+
+        def work() -> None:
+            try:
+                answers.append(_answer(ref))
+            except (DagsterMlopsError, OSError) as error:
+                answers.append(Inaccessible(str(error)))
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(_TIMEOUT)
+        return answers[0] if answers else Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+
+
+def _answer(ref: Ref) -> Answer:
+    path, _, md5 = ref.id.rpartition("@")
+    if not path or not md5:
+        return Faulty(f"{ref.id!r} does not name a dataset version: 'path@md5' is expected")
+    if not Path(ref.at).is_dir():
+        return Inaccessible(f"the DVC repository {ref.at} is not on this machine")
+    dvc = DvcResource(repo=ref.at)
+    with dvc.open(locked=False) as repo:
+        versioned, configured = not isinstance(repo.scm, extra("dvc.scm").NoSCM), bool(repo.config["remote"])
+    record, others = _pointed_to(dvc, path, md5)
+    if record is None and versioned:
+        if others:
+            return Faulty(f"{path} never had the content {md5}: its pointer names {', '.join(others[:3])}")
+        return Deleted(f"git's history of {ref.at} knows no pointer of {path}")
+    # A clone of the repository may know the remote from the record only.
+    url = record.remote if record and not configured and "***" not in record.remote else None
+    with DvcResource(repo=ref.at, remote_url=url or None).open(locked=False) as repo:
+        return _content(repo, path, md5, record)
+
+
+def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, list[str]]:
+    """The record of a version, wherever in history its pointer lies, and the hashes that pointer had otherwise."""
+    others: list[str] = []
+    file = versions.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
+    changed = git(dvc.root, "log", "--all", "--format=%H", f"-S{md5}", "--", f"./{file}").stdout.decode().split()
+    # Newest first; HEAD when the search finds nothing, to say what the pointer names instead.
+    for rev in [None, *changed, *([] if changed else ["HEAD"])]:
+        try:
+            named = dvc.data_version(path, rev=rev)
+        except DatasetError:
+            continue  # the commit that removed the pointer
+        if named == md5:
+            return observed_dataset(dvc, path, rev=rev), others
+        others.append(named)
+    return None, list(dict.fromkeys(others))
+
+
+def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:
+    cached = versions.cached(repo, md5)
+    copy = Path(repo.cache.local.oid_to_path(md5))
+    if cached and _damaged(copy, md5):
+        return Faulty(f"the cached content of {path} is not {md5} any more: {copy}", record)
+    if not repo.config["remote"]:
+        if cached:
+            return Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
+        return Deleted(f"{path}: {md5} is not in the cache, and {repo.root_dir} has no remote", record)
+    remote = versions.remote_url(repo, None)
+    note = "; this machine's cache has a copy" if cached else ""
+    try:
+        odb = repo.cloud.get_remote_odb(None, "status")
+        if not odb.fs.exists(odb.fs.parent(odb.fs.parent(odb.path))):
+            return Inaccessible(f"the DVC remote {remote} is gone{note}", record)
+        there = versions.remote_has(odb, repo, md5, None)
+        size = odb.fs.info(odb.oid_to_path(md5))["size"] if there else None
+    except Exception as error:  # noqa: BLE001 (any of a dozen storage libraries; lineage must not break on one)
+        return Inaccessible(f"the DVC remote {remote} fails: {mask_credentials(str(error))}{note}", record)
+    if not there and not cached:
+        return Deleted(f"{path}: {md5} is neither in the cache nor in the remote {remote}", record)
+    local = Path(odb.oid_to_path(md5))
+    is_file = not md5.endswith(".dir")
+    if there and is_file and record and record.bytes not in (None, size):
+        return Faulty(f"{remote} holds {size} bytes under {md5} instead of {record.bytes}", record)
+    if there and odb.fs.protocol == "local" and _damaged(local, md5):
+        return Faulty(f"{remote} holds other bytes under {md5}", record)
+    return Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
+
+
+def _damaged(file: Path, md5: str) -> bool:
+    if md5.endswith(".dir") or not file.is_file() or file.stat().st_size > _HASHED_LIMIT:
+        return False
+    return extra("dvc_data.hashfile.hash").file_md5(str(file), extra("dvc.fs").localfs) != md5
