@@ -87,11 +87,11 @@ def _edit_index(top: Path, edits: Mapping[str, Edit], *, wait: float) -> None:
         done = git(top, "update-index", "--add", "--index-info", stdin=_index_info(top, new))
         if done.returncode == 0:
             return
-        reason = done.stderr.decode().strip()
+        reason = done.stderr.decode().strip().partition("\n")[0]
         if "index.lock" not in reason or time.monotonic() > deadline:
             raise DatasetError(
-                f"git's index of {top} cannot be updated within {wait:g} s: {reason} If no git process runs there, one "
-                "was killed: delete the index.lock file, then re-run."
+                f"git's index of {top} cannot be updated within {wait:g} s: {reason} If no git process "
+                "runs there, one was killed: delete the index.lock file, then re-run."
             )
         time.sleep(0.1)
 
