@@ -493,7 +493,7 @@ for number in range(kills):
             resource.store("x.txt", source=scratch, rows=number)
         finally:
             os._exit(0)
-    time.sleep(chance.uniform(0, took))
+    time.sleep(chance.uniform(0, 2 * took))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     if number % 3 == 2:  # another dataset is never held up by what the kill left

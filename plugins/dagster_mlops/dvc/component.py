@@ -24,6 +24,7 @@ class DatasetComponent(dg.Component, dg.Model, dg.Resolvable):
     group_name: str | None = Field(default=None, description="Group of the assets.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The observed assets."""
         assets = observed_dataset_assets(
             datasets=self.datasets, repo=self.repo, rev=self.rev, name=self.name, group_name=self.group_name
         )

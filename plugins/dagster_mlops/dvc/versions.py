@@ -80,13 +80,15 @@ def cache(repo: "Repo", target: Path) -> tuple[str, int]:
         if before is None:
             repo.check_graph(stages=[stage])  # reads every pointer: needed only where none was yet
         [out] = stage.outs
-        out.add()
+        # Copies (the default) are left as they are; DVC would test link types in the user's folder.
+        relink = bool({"hardlink", "symlink"} & set(repo.cache.local.cache_types))
+        out.add(relink=relink)
         written = out.dumpd()
         md5, size = str(written["md5"]), int(written["size"])
         cached = Path(repo.cache.local.oid_to_path(md5))
         if not md5.endswith(".dir") and cached.stat().st_size != size:
             cached.unlink()  # cut off by a kill, before DVC had marked it complete
-            out.add()
+            out.add(relink=relink)
     except extra("dvc.exceptions").DvcException as error:
         raise DatasetError(f"DVC cannot store {target}: {error}") from error
     return md5, size
