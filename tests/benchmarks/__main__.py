@@ -1,0 +1,35 @@
+"""``python -m tests.benchmarks [name…] [--rounds N] [--json PATH]``: run benchmarks one after the other."""
+
+import argparse
+import json
+from pathlib import Path
+
+from tests.benchmarks import lifecycle, load_cost
+from tests.benchmarks.measure import console, machine
+
+BENCHMARKS = {"load_cost": load_cost.run, "lifecycle": lifecycle.run}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--rounds", type=int, help="how often each side runs; each benchmark has its own default")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the numbers there, too")
+    asked = parser.parse_args()
+    if unknown := sorted(set(asked.names) - set(BENCHMARKS)):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+
+    found = {"machine": machine(), "benchmarks": {}}
+    facts = found["machine"]
+    console.print(
+        f"{facts['cores']} cores, {facts['memory_gb']} GB, Python {facts['python']}, "
+        f"load {facts['load_at_start']:.1f} at start\n"
+    )
+    for name in asked.names or BENCHMARKS:
+        found["benchmarks"][name] = BENCHMARKS[name](asked.rounds)
+        if asked.json:
+            asked.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

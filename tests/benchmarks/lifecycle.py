@@ -1,0 +1,182 @@
+"""The lifecycle driven through Dagster, against the same steps as a plain script."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.measure import ROOT, console, environment, python, ratio, show, timed
+
+ROUNDS = 3
+STAGES = ("static", "ingest", "train", "promote", "release", "replay")
+
+
+def run(rounds: int | None = None) -> dict[str, Any]:
+    """Alternate the plain script and the demo, each in a fresh state folder; the demo runs twice in its own.
+
+    Raises:
+        SystemExit: one of them fails, or they do not come to the same result.
+    """
+    # Everything once from disk, so that the first round is no different from the others.
+    with tempfile.TemporaryDirectory(prefix="lifecycle-") as folder:
+        code = "import assets.definitions, bentoml.mlflow, dvc.repo, evidently.presets, feast, mlflow, sklearn.ensemble"
+        timed(["sh", "-c", 'exec "$@" 2>/dev/null', "sh", *python(code)], environment(Path(folder)))
+    pairs = []
+    for turn in range(rounds or ROUNDS):
+        pairs.append((plain_script(), dagster_demo()))
+        raw, demo = pairs[-1]
+        console.print(f"round {turn + 1}: plain script {raw['wall']:.1f} s, Dagster {demo['wall']:.1f} s")
+        different = {
+            name: (raw["results"][name], value)
+            for name, value in demo["results"].items()
+            if abs(raw["results"][name] - value) > 1e-9
+        }
+        if different:
+            raise SystemExit(f"the plain script and Dagster disagree: {different}")
+
+    found: dict[str, Any] = {"rounds": len(pairs), "results": pairs[0][0]["results"], "stages": {}}
+    rows = []
+    for name, title in (("wall", "all, with process start-up"), ("work", "all, without process start-up")):
+        found[name] = _compared([(raw[name], demo[name]) for raw, demo in pairs])
+        rows.append((title, *found[name].values(), ""))
+    for stage in STAGES:
+        compared = _compared([(raw["stages"][stage]["seconds"], demo["stages"][stage]) for raw, demo in pairs])
+        inside = median(demo["in_steps"][stage] for _, demo in pairs)
+        found["stages"][stage] = {**compared, "dagster_in_steps": inside}
+        rows.append((stage, *compared.values(), inside))
+    found["raw_by_tool"] = pairs[0][0]["stages"]
+    found["steps"] = pairs[0][1]["steps"]
+    found["unchanged"] = median(demo["unchanged"] for _, demo in pairs)
+    show(
+        f"The lifecycle, median of {len(pairs)}, seconds",
+        ["", "plain script", "Dagster", "ratio", "Dagster, in steps"],
+        rows,
+    )
+    console.print(f"Dagster again, nothing changed: {found['unchanged']:.1f} s.")
+    slowest = ", ".join(f"{step} {seconds:.1f}" for step, seconds in list(found["steps"].items())[:8])
+    console.print(f"Slowest steps and checks (all partitions, s): {slowest}.\nSame results: {found['results']}\n")
+    return found
+
+
+def plain_script() -> dict[str, Any]:
+    """Seconds and results of the plain script: `wall` from its start, `work` from the end of its first imports."""
+    with tempfile.TemporaryDirectory(prefix="lifecycle-raw-") as folder:
+        state = Path(folder)
+        command = [sys.executable, "-m", "tests.benchmarks.raw_lifecycle"]
+        start = time.perf_counter()
+        with _child(command, environment(state), state / "script.log", stdout=subprocess.PIPE) as child:
+            assert child.stdout
+            for line in child.stdout:
+                if line.startswith(b'{"seconds"'):
+                    wall, told = time.perf_counter() - start, json.loads(line)
+                    return {"wall": wall, "work": told["seconds"], **told}
+        raise SystemExit(f"the plain script failed:\n{(state / 'script.log').read_text()[-3000:]}")
+
+
+def dagster_demo() -> dict[str, Any]:
+    """Seconds and results of the demo's worker, and how long a second run with nothing to do takes."""
+    with tempfile.TemporaryDirectory(prefix="lifecycle-dagster-") as folder, socket.socket() as probe:
+        state = Path(folder)
+        (state / "dagster").mkdir()
+        shutil.copy(ROOT / "resources" / "dagster.yaml", state / "dagster")
+        probe.bind(("127.0.0.1", 0))
+        env = environment(state, DAGSTER_MLOPS_PORT=str(probe.getsockname()[1]))
+        probe.close()
+        try:
+            found = _worker(state, env)
+            found |= _told_by_dagster(state, env)
+            again = _worker(state, env)
+            if again["ran"]:
+                raise SystemExit(f"the second run executed {again['ran']} unchanged assets")
+            return {**found, "unchanged": again["wall"]}
+        finally:
+            stop = [sys.executable, "-m", "dagster_mlops.bentoml.deployment", "stop", str(state / "serving")]
+            subprocess.run(stop, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=False)
+
+
+def _worker(state: Path, env: dict[str, str]) -> dict[str, Any]:
+    from assets.demo import STAGES as titles
+
+    jobs = {title: job for title, job, _ in titles}
+    reading, writing = os.pipe()
+    stages: dict[str, float] = defaultdict(float)
+    began, first, ran, stage_began = time.perf_counter(), 0.0, 0, 0.0
+    command = [sys.executable, "-m", "assets.demo", str(writing)]
+    with _child(command, env, state / "worker.log", pass_fds=[writing]) as child, os.fdopen(reading) as events:
+        os.close(writing)
+        for event in map(json.loads, events):
+            now = time.perf_counter()
+            if "stage" in event:
+                first, stage_began = first or now, now
+            elif "stage_done" in event:
+                stages[jobs[event["stage_done"]]] += now - stage_began
+                ran += event["ran"]
+            elif "failure" in event:
+                raise SystemExit(f"the demo failed: {event['failure']}\n{(state / 'worker.log').read_text()[-3000:]}")
+        done = time.perf_counter()
+        child.wait()
+    return {"wall": done - began, "work": done - first, "stages": dict(stages), "ran": ran}
+
+
+def _told_by_dagster(state: Path, env: dict[str, str]) -> dict[str, Any]:
+    """What its event log says: seconds inside steps by job, the slowest steps, and the results."""
+    code = """
+import json, sys
+import dagster as dg
+import pandas as pd
+
+steps = []
+with dg.DagsterInstance.get() as instance:
+    for run in instance.get_runs():
+        for step in instance.get_run_step_stats(run.run_id):
+            steps.append([run.job_name, step.step_key, step.end_time - step.start_time])
+    event = instance.get_latest_materialization_event(dg.AssetKey("arrival_delay_model"))
+    metadata = event.asset_materialization.metadata
+frame = pd.read_parquet(sys.argv[1])
+results = {
+    "auc": next(m.value for name, m in metadata.items() if name.rsplit("/", 1)[-1] == "auc"),
+    "predictions": len(frame),
+    "mean_probability": float(frame["probability"].mean()),
+}
+print(json.dumps({"steps": steps, "results": results}))
+"""
+    predictions = state / "data" / "production" / "predictions" / "2013-07-01.parquet"
+    done = subprocess.run(
+        [*python(code), str(predictions)], cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True, timeout=120
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    jobs, steps = Counter(), Counter()
+    for job, step, seconds in told["steps"]:
+        jobs[job] += seconds
+        steps[step] += seconds
+    return {"in_steps": dict(jobs), "steps": dict(steps.most_common()), "results": told["results"]}
+
+
+def _compared(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    return {"raw": median(a for a, _ in pairs), "dagster": median(b for _, b in pairs), "ratio": ratio(pairs)}
+
+
+@contextmanager
+def _child(command: list[str], env: dict[str, str], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a process group of its own, which does not outlive the block."""
+    with log.open("ab") as output:
+        options = {"stdout": output, "stderr": output, **options}
+        child: Any = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, **options)
+    try:
+        yield child
+        child.wait(60)
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait(60)
