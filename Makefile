@@ -13,6 +13,7 @@ export FEAST_USAGE := False
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 export DAGSTER_DISABLE_TELEMETRY := yes
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help setup demo ui mlflow-ui status stop test check docs bench lock clean
 

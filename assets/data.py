@@ -3,17 +3,14 @@
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 
 from dagster_mlops.dvc import dataset_asset
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-else:
-    # Dagster evaluates annotations when it loads, and importing pandas costs more than importing Dagster itself.
-    DataFrame = Any
+# Dagster evaluates annotations when it loads, and importing pandas costs more than importing Dagster itself.
+DataFrame: TypeAlias = Any
 
 NEW_YORK = "America/New_York"
 # Windows in the airports' own time, because the source counts its months so: every row falls into its own month.
@@ -32,7 +29,7 @@ def source_table(name: str) -> DataFrame:
     [file] = [Path(str(f.locate())) for f in files if Path(str(f)).name.split(".")[0] == name]
     frame = pd.read_csv(file)
     if name == "flights":
-        frame.insert(0, "flight_id", range(len(frame)))
+        frame = frame.rename_axis("flight_id").reset_index()
     return frame
 
 

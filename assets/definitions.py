@@ -25,8 +25,7 @@ from assets.training import (
     training_set,
 )
 from dagster_mlops.bentoml import deployment_health_sensor
-
-# from dagster_mlops.k8s import mlops_executor
+from dagster_mlops.k8s import mlops_executor
 from dagster_mlops.mlflow import close_orphan_runs_sensor
 from resources import deployment as deployed_resources
 
@@ -122,5 +121,6 @@ defs = dg.Definitions(
     schedules=[retrain_weekly],
     sensors=[next_month, static_tables, automation, close_orphan_runs_sensor(), deployment_health_sensor(deployment)],
     resources=deployed_resources(),
-    executor=dg.multi_or_in_process_executor,
+    # Step processes are forked from one that has imported what costs most.
+    executor=mlops_executor(preload_modules=["pandas", "sklearn.ensemble", "dagster", "assets.definitions"]),
 )

@@ -4,20 +4,18 @@ Nothing here may look past its own time stamp. `tests/test_reference_location.py
 every outcome that was not yet known at some instant changes no feature up to that instant.
 """
 
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.data import MONTHS, NEW_YORK, flights, with_instants
+from assets.data import MONTHS, NEW_YORK, DataFrame, flights, with_instants
 from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.feast import feature_view_assets
 from resources import FEATURE_REPO
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pandas import DataFrame
-else:
-    DataFrame = Any
 
 LATE_MINUTES = 15
 
@@ -41,7 +39,7 @@ def trailing(
     by: str,
     known: str,
     grid: "pd.DatetimeIndex",
-    windows: dict[str, str],
+    windows: dict[str, timedelta],
     counted: str,
     averaged: dict[str, str],
 ) -> DataFrame:
@@ -63,7 +61,7 @@ def trailing(
         upto = np.searchsorted(moments, instants, side="right")
         part = {by: key, "event_timestamp": grid}
         for suffix, width in windows.items():
-            after = np.searchsorted(moments, instants - pd.Timedelta(width).to_timedelta64(), side="right")
+            after = np.searchsorted(moments, instants - np.timedelta64(width), side="right")
             count = upto - after
             part[f"{by}_{counted}_{suffix}"] = count.astype(float)
             for column, name in averaged.items():
@@ -99,7 +97,7 @@ def carrier_table(flown: DataFrame, partition: str) -> DataFrame:
         by="carrier",
         known="arrived",
         grid=month_grid(partition, "h"),
-        windows={"6h": "6h", "24h": "24h"},
+        windows={"6h": timedelta(hours=6), "24h": timedelta(hours=24)},
         counted="arrivals",
         averaged={"late": "late", "arr_delay": "delay"},
     )
@@ -112,7 +110,7 @@ def route_table(flown: DataFrame, partition: str) -> DataFrame:
         by="route",
         known="arrived",
         grid=month_grid(partition, "D", offset="3h"),
-        windows={"14d": "14D"},
+        windows={"14d": timedelta(days=14)},
         counted="arrivals",
         averaged={"late": "late", "arr_delay": "delay"},
     )
@@ -126,7 +124,7 @@ def congestion_table(flown: DataFrame, partition: str) -> DataFrame:
         by="origin",
         known="departed",
         grid=grid,
-        windows={"1h": "1h", "3h": "3h"},
+        windows={"1h": timedelta(hours=1), "3h": timedelta(hours=3)},
         counted="departures",
         averaged={"late": "late", "dep_delay": "delay"},
     )
@@ -217,7 +215,13 @@ def plane_attributes(planes: DataFrame) -> DataFrame:
 
 
 VIEWS = ("origin_weather", "carrier_punctuality", "route_punctuality", "origin_congestion")
-FRESH = dg.AutomationCondition.eager().replace("newly_updated", dg.AutomationCondition.data_version_changed())
+EAGER = dg.AutomationCondition.eager()
+# Without this, a parent that is materialized again with the very same data would set everything downstream going.
+FRESH = EAGER.replace("newly_updated", dg.AutomationCondition.data_version_changed())
+# Dagster's own looks at the latest partition only; the year of the flights is over, so that would be none.
+FRESH_IN_ANY_MONTH = EAGER.without(dg.AutomationCondition.in_latest_time_window()).replace(
+    "newly_updated", dg.AutomationCondition.data_version_changed()
+)
 
 feature_views = [
     *feature_view_assets(

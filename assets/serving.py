@@ -5,12 +5,12 @@ import os
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from assets.data import NEW_YORK
-from assets.features import FRESH, VIEWS
+from assets.data import NEW_YORK, DataFrame
+from assets.features import FRESH, FRESH_IN_ANY_MONTH, VIEWS
 from assets.promotion import champion
 from assets.training import departures, golden_set, model_inputs
 from dagster_mlops.bentoml import PredictionLog, bento_asset, deployment_asset, deployment_health_check
@@ -18,11 +18,6 @@ from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.provenance import Deployment, upstream_records
 from resources import STATE
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-else:
-    DataFrame = Any
 
 # The model is in production from July on: the months before are what it was trained on.
 PRODUCTION = dg.MonthlyPartitionsDefinition(start_date="2013-07-01", end_date="2014-01-01", timezone=NEW_YORK)
@@ -104,12 +99,12 @@ def traffic(
     deps=[traffic, deployment],
     group_name="monitoring",
     code_version="1",
-    automation_condition=FRESH.without(dg.AutomationCondition.in_latest_time_window()),
+    automation_condition=FRESH_IN_ANY_MONTH,
 )
 def predictions(context: dg.AssetExecutionContext, flights: DataFrame, airports: DataFrame) -> dg.MaterializeResult:
     """The month's predictions as the deployment logged them, with the labels that have arrived since."""
     [live] = {record.prediction_log for record in upstream_records(context) if isinstance(record, Deployment)}
-    logged = PredictionLog.read(live)
+    logged: DataFrame = PredictionLog.read(live)
     logged = logged[logged["request_id"].str.startswith(f"{context.partition_key[:7]}-flight-")]
     logged = logged.drop_duplicates("request_id", keep="last").rename(columns={"output": "probability"})
     logged["flight_id"] = logged["request_id"].str.rsplit("-", n=1).str[1].astype(int)

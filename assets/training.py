@@ -1,20 +1,17 @@
 """From flights to a tracked model: entities, training set, gradient boosting, golden and reference sets."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 
-from assets.data import NEW_YORK, with_instants
+from assets.data import NEW_YORK, DataFrame, with_instants
 from assets.features import FRESH, LATE_MINUTES, VIEWS
 from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.feast import online_offline_parity_check, training_set_asset, training_set_checks
 from dagster_mlops.mlflow import MlflowResource, metric_checks, training_asset
 from dagster_mlops.provenance import ModelVersion, upstream_records
 
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-else:
-    DataFrame = Series = Any
+Series: TypeAlias = Any
 
 MODEL = "arrival_delay"
 TRAINING_MONTHS = [f"2013-{month:02}-01" for month in range(1, 7)]
@@ -112,7 +109,7 @@ def fit_and_log(training_set: DataFrame) -> None:
     )
     mlflow.log_metrics(_scores(validation["late"], probability, baseline_rates(train, validation)))
     mlflow.log_figure(_curves(validation["late"], probability), "validation.png")
-    mlflow.sklearn.log_model(
+    mlflow.sklearn.log_model(  # pyright: ignore[reportPrivateImportUsage] (MLflow imports its flavors lazily)
         model,
         name="model",
         signature=infer_signature(inputs, model.predict_proba(inputs.head())),

@@ -39,7 +39,6 @@ from dagster_mlops.provenance import (
 )
 
 pytestmark = [
-    pytest.mark.xdist_group("bentoml"),
     # mlflow and bentoml, through their own dependencies, use what sqlalchemy, starlette and pathspec deprecate.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 
 import pytest
+
 from dagster_mlops.code_state import CodeState, code_state
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from dagster_mlops.feast import FeastResource  # noqa: E402
 from resources import FEATURE_REPO, STATE  # noqa: E402
 
 pytestmark = [
-    pytest.mark.xdist_group("reference"),
     # ibis calls a DuckDB function that is going away; feast and its dependencies warn of their own.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -79,13 +79,13 @@ def test_dagsters_own_checks_are_clean(command, tmp_path):
 
 
 def test_the_sample_instance_and_the_cloud_file_load(tmp_path):
-    from dagster_cloud_cli.config import load_dagster_cloud_yaml
+    from dagster_cloud_cli.config.models import load_dagster_cloud_yaml
 
     shutil.copy(ROOT / "resources" / "dagster.yaml", tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert instance.run_monitoring_enabled
     [location] = load_dagster_cloud_yaml((ROOT / "dagster_cloud.yaml").read_text()).locations
-    assert location.code_source.module_name == "assets.definitions"
+    assert location.code_source and location.code_source.module_name == "assets.definitions"
 
 
 def test_arrivals_come_after_departures_and_the_time_in_the_air(flown):
@@ -160,11 +160,11 @@ def year(flown) -> dict[str, pd.DataFrame]:
 
 
 VIEWS = {
-    "origin_weather": ("origin", "3h"),
-    "carrier_punctuality": ("carrier", "3h"),
-    "route_punctuality": ("route", "2D"),
-    "origin_congestion": ("origin", "1h"),
-    "plane_attributes": ("tailnum", "1000D"),
+    "origin_weather": ("origin", timedelta(hours=3)),
+    "carrier_punctuality": ("carrier", timedelta(hours=3)),
+    "route_punctuality": ("route", timedelta(days=2)),
+    "origin_congestion": ("origin", timedelta(hours=1)),
+    "plane_attributes": ("tailnum", timedelta(days=1000)),
 }
 
 
@@ -173,7 +173,7 @@ def as_of(entities: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> pd.DataFra
     joined = entities.assign(row=range(len(entities))).sort_values("event_timestamp", kind="stable")
     for view, (key, ttl) in VIEWS.items():
         table = tables[view].sort_values("event_timestamp", kind="stable")
-        joined = pd.merge_asof(joined, table, on="event_timestamp", by=key, tolerance=pd.Timedelta(ttl))
+        joined = pd.merge_asof(joined, table, on="event_timestamp", by=key, tolerance=pd.to_timedelta(ttl))
     return joined.sort_values("row", ignore_index=True).drop(columns="row")
 
 
@@ -197,13 +197,13 @@ def test_the_training_set_is_a_hand_written_as_of_join_for_all_flights_in_order(
 def test_online_features_equal_offline_ones_for_1000_sampled_entities(year):
     feast = FeastResource(repo=FEATURE_REPO)
     feast.apply()
-    start, end = pd.Timestamp("2012-12-30", tz="UTC"), pd.Timestamp("2013-12-20 17:00", tz="UTC")
-    feast.store().materialize(start.to_pydatetime(), end.to_pydatetime())
+    start, end = (datetime(*day, tzinfo=timezone.utc) for day in ((2012, 12, 30), (2013, 12, 20, 17)))
+    feast.store().materialize(start, end)
     entities = training.departures(data.source_table("flights"), data.source_table("airports"))
     sample = entities.sample(1000, random_state=3).drop(columns=["late"]).reset_index(drop=True)
 
     online = feast.online_features(sample.drop(columns=["event_timestamp"]), "arrival_delay")
-    offline = as_of(sample.assign(event_timestamp=end.as_unit("us")), year)
+    offline = as_of(sample.assign(event_timestamp=pd.Timestamp(end).as_unit("us")), year)
 
     names = [name for view in VIEWS for name in year[view].columns if name not in ("event_timestamp", VIEWS[view][0])]
     assert len(online) == 1000
