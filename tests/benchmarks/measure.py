@@ -33,7 +33,9 @@ console = Console(highlight=False)
 def environment(state: Path, **more: str) -> dict[str, str]:
     """The environment of a child that keeps everything below `state`."""
     own = {"DAGSTER_MLOPS_STATE": str(state), "DAGSTER_HOME": str(state / "dagster")}
-    return {**os.environ, **QUIET, **own, **more}
+    # An environment without bytecode would compile this project at every import, but not the packages installed.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, **QUIET, **own, **more}
 
 
 def timed(command: Sequence[str], env: dict[str, str]) -> tuple[float, float]:

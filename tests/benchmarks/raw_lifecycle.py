@@ -7,6 +7,8 @@ lineage; tables stay in memory instead of being read back; nothing survives a ki
 
 import json
 import os
+import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime, timezone
@@ -16,11 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from assets.data import NEW_YORK, source_table, with_instants
+from assets.data import NEW_YORK, DataFrame, source_table, with_instants
 from assets.features import VIEWS, carrier_table, congestion_table, plane_table, route_table, weather_table
 from assets.training import departures, fit_and_log, model_inputs
 from resources import STATE
-from tests.benchmarks.raw_tools import Data, Features, Frame, Reports, ask, clock, served
+from tests.benchmarks.raw_tools import Data, Features, Reports, ask, clock, served
 
 MONTHS = [f"2013-{month:02}-01" for month in range(1, 8)]
 TRAINING_MONTHS, REPLAYED = MONTHS[:6], MONTHS[6]
@@ -35,7 +37,7 @@ def window(month: str) -> tuple[datetime, datetime]:
     return start.tz_convert("UTC").to_pydatetime(), end.tz_convert("UTC").to_pydatetime()
 
 
-def month_of(table: str, month: str) -> Frame:
+def month_of(table: str, month: str) -> DataFrame:
     frame = source_table(table)
     return frame[frame["month"] == int(month[5:7])].reset_index(drop=True)
 
@@ -50,8 +52,8 @@ def static(data: Data) -> Features:
     return features
 
 
-def ingest(data: Data, features: Features, reports: Reports, airports: Frame) -> dict[str, Frame]:
-    flights: dict[str, Frame] = {}
+def ingest(data: Data, features: Features, reports: Reports, airports: DataFrame) -> dict[str, DataFrame]:
+    flights: dict[str, DataFrame] = {}
     for month in MONTHS:
         flights[month], weather = month_of("flights", month), month_of("weather", month)
         data.store(flights[month], f"raw/flights/{month}.parquet")
@@ -72,7 +74,9 @@ def ingest(data: Data, features: Features, reports: Reports, airports: Frame) ->
     return flights
 
 
-def train(data: Data, features: Features, flights: dict[str, Frame], airports: Frame) -> tuple[str, Frame, Frame, int]:
+def train(
+    data: Data, features: Features, flights: dict[str, DataFrame], airports: DataFrame
+) -> tuple[str, DataFrame, DataFrame, int]:
     """The version registered, the golden set, the reference, and how many online features differ from offline ones."""
     entities = departures(pd.concat([flights[m] for m in TRAINING_MONTHS], ignore_index=True), airports)
     data.store(entities, "training/entities.parquet")
@@ -117,7 +121,7 @@ def promote(version: str) -> float:
         return run.data.metrics["auc"]
 
 
-def release(golden: Frame, log: Path, servers: ExitStack) -> tuple[str, float]:
+def release(golden: DataFrame, log: Path, servers: ExitStack) -> tuple[str, float]:
     """The address that serves the champion, and how far its golden predictions are from the registry model's."""
     with clock.part("bentoml"):
         import bentoml
@@ -142,9 +146,9 @@ def replay(
     data: Data,
     features: Features,
     reports: Reports,
-    flights: Frame,
-    airports: Frame,
-    reference: Frame,
+    flights: DataFrame,
+    airports: DataFrame,
+    reference: DataFrame,
     url: str,
     log: Path,
 ) -> dict[str, float]:
@@ -154,13 +158,13 @@ def replay(
     ids = [f"{REPLAYED[:7]}-flight-{flight}" for flight in rows["flight_id"]]
     with clock.part("http"):
         hours = rows["event_timestamp"].dt.floor("h")
-        parts: Frame = inputs.groupby(hours.to_numpy())
+        parts: DataFrame = inputs.groupby(hours.to_numpy())
         batches = [(json.loads(part.to_json(orient="records")), [ids[i] for i in part.index]) for _, part in parts]
         with ThreadPoolExecutor(4) as pool:
             answered = sum(pool.map(lambda batch: len(ask(url, *batch)), batches))
         assert answered == len(rows)
     logged = [json.loads(line) for line in log.read_text().splitlines()]
-    frame: Frame = pd.DataFrame(
+    frame: DataFrame = pd.DataFrame(
         [
             {"request_id": row["request_id"], **row["inputs"], "probability": row["output"]}
             for row in logged
@@ -202,4 +206,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server ends, too
     main()

@@ -18,10 +18,9 @@ from typing import Any
 
 import pandas as pd
 
+from assets.data import DataFrame
 from assets.monitoring import WATCHED
 from resources import FEATURE_REPO, STATE
-
-Frame = Any  # a pandas DataFrame; pyright takes every selection from one for a Series
 
 SERVICE = "arrival_delay"
 SAMPLE = 50_000  # rows of an Evidently report, as in the code location
@@ -70,7 +69,7 @@ class Data:
             self.repo: Any = Repo(str(root))
             self._commit("Start", ".dvc", ".dvcignore")
 
-    def store(self, frame: Frame, path: str) -> None:
+    def store(self, frame: DataFrame, path: str) -> None:
         with clock.part("dvc"):
             file = self.root / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +99,7 @@ class Features:
         with clock.part("feast"):
             self.store.materialize(start, end, feature_views=[view])
 
-    def historical(self, entities: Frame) -> Frame:
+    def historical(self, entities: DataFrame) -> DataFrame:
         with clock.part("feast"):
             asked = entities.assign(row=range(len(entities)))
             service = self.store.get_feature_service(SERVICE)
@@ -113,7 +112,7 @@ class Features:
             found = self.store.get_feature_view(view)
             [key], names = found.join_keys, [feature.name for feature in found.features]
             files = sorted((STATE / "data" / "source" / view).glob("*.parquet"))
-            table: Frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+            table: DataFrame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
             known = table[table["event_timestamp"] <= until].sort_values("event_timestamp", kind="stable")
             latest = known.drop_duplicates(key, keep="last")[[key, "event_timestamp"]].dropna()
             asked = latest.sample(min(1000, len(latest)), random_state=0)
@@ -128,14 +127,14 @@ class Features:
 class Reports:
     """Evidently reports, saved as HTML and JSON."""
 
-    def quality(self, frame: Frame, name: str) -> None:
+    def quality(self, frame: DataFrame, name: str) -> None:
         with clock.part("evidently"):
             from evidently.presets import DataSummaryPreset
 
             wanted = [c for c in frame.columns if frame[c].dtype.kind in "ifO" and frame[c].notna().any()]
             self._save([DataSummaryPreset(columns=wanted)], self._dataset(frame[wanted]), None, f"quality-{name}")
 
-    def drift(self, frame: Frame, reference: Frame) -> float:
+    def drift(self, frame: DataFrame, reference: DataFrame) -> float:
         with clock.part("evidently"):
             from evidently.presets import DataDriftPreset
 
@@ -146,7 +145,7 @@ class Reports:
             [count] = [m for m in found["metrics"] if m["config"]["type"].endswith("DriftedColumnsCount")]
             return float(count["value"]["share"])
 
-    def performance(self, frame: Frame, name: str) -> float:
+    def performance(self, frame: DataFrame, name: str) -> float:
         with clock.part("evidently"):
             from evidently import BinaryClassification, DataDefinition, metrics
 
@@ -159,7 +158,7 @@ class Reports:
             [auc] = [m for m in found["metrics"] if m["config"]["type"].endswith("RocAuc")]
             return float(auc["value"])
 
-    def _dataset(self, frame: Frame, definition: Any = None) -> Any:
+    def _dataset(self, frame: DataFrame, definition: Any = None) -> Any:
         from evidently import DataDefinition, Dataset
 
         sample = frame.sample(SAMPLE, random_state=0) if len(frame) > SAMPLE else frame
