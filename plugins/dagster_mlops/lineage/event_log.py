@@ -53,7 +53,10 @@ class EventLog:
                 return None
         known = [entry for entry in entries if before is None or entry.timestamp <= before] or entries
         known.sort(key=lambda entry: -entry.timestamp)
-        return dataclasses.replace(known[0], made=known[-1].timestamp)
+        # A thing that was recorded again later, such as a promoted version, may then name only itself.
+        edges = (tuple(up for up in entry.record.upstream if up != ref) for entry in known)
+        record = dataclasses.replace(known[0].record, upstream=next(filter(None, edges), ()))
+        return dataclasses.replace(known[0], record=record, made=known[-1].timestamp)
 
     def entries(self, kind: type[_R]) -> list[tuple[_R, Entry]]:
         """Every record of one kind among the events read at first, newest first."""
