@@ -37,7 +37,8 @@ def status_screen(status: Status) -> RenderableType:
             parts.append(Text(f"  {report.id}: {' · '.join(facts(report))}"))
     parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
     if status.healthy:
-        return Group(*parts, Text("\n✓ Production answers and every check holds.", style="green"))
+        warned = f"no check fails, {counts['warned']} warn" if counts["warned"] else "every check holds"
+        return Group(*parts, Text(f"\n✓ Production answers; {warned}.", style="green"))
     return Group(*parts, Text(f"\n✗ {_complaint(status)}", style="red"))
 
 
