@@ -49,7 +49,7 @@ stop:  ## stop the deployment that the demo left serving
 	@test ! -x $(BIN)/python || $(BIN)/python -m dagster_mlops.bentoml.deployment stop $(STATE)/serving
 
 test: setup  ## run the tests
-	$(BIN)/pytest
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest
 
 check: setup  ## lint, types, docs
 	$(BIN)/ruff check .
