@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.measure import ROOT, console, environment, python, ratio, show, timed
+from tests.benchmarks.measure import ROOT, console, environment, python, ratio, show, timed, told
 
 ROUNDS = 3
 STAGES = ("static", "ingest", "train", "promote", "release", "replay")
@@ -85,8 +85,8 @@ def plain_script() -> dict[str, Any]:
             assert child.stdout
             for line in child.stdout:
                 if line.startswith(b'{"seconds"'):
-                    told = json.loads(line)
-                    return {"wall": start_up + told["seconds"], "work": told["seconds"], **told}
+                    found = json.loads(line)
+                    return {"wall": start_up + found["seconds"], "work": found["seconds"], **found}
         raise SystemExit(f"the plain script failed:\n{(state / 'script.log').read_text()[-3000:]}")
 
 
@@ -158,15 +158,12 @@ results = {
 print(json.dumps({"steps": steps, "results": results}))
 """
     predictions = state / "data" / "production" / "predictions" / "2013-07-01.parquet"
-    done = subprocess.run(
-        [*python(code), str(predictions)], cwd=ROOT, env=env, stdout=subprocess.PIPE, check=True, timeout=120
-    )
-    told = json.loads(done.stdout.splitlines()[-1])
+    events = json.loads(told([*python(code), str(predictions)], env).splitlines()[-1])
     jobs, steps = Counter(), Counter()
-    for job, step, seconds in told["steps"]:
+    for job, step, seconds in events["steps"]:
         jobs[job] += seconds
         steps[step] += seconds
-    return {"in_steps": dict(jobs), "steps": dict(steps.most_common()), "results": told["results"]}
+    return {"in_steps": dict(jobs), "steps": dict(steps.most_common()), "results": events["results"]}
 
 
 def _compared(pairs: list[tuple[float, float]]) -> dict[str, float]:

@@ -50,6 +50,12 @@ def timed(command: Sequence[str], env: dict[str, str]) -> tuple[float, float]:
     return wall, used.ru_utime + used.ru_stime
 
 
+def told(command: Sequence[str], env: dict[str, str]) -> str:
+    """What a child that must succeed says."""
+    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    return done.stdout
+
+
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
