@@ -43,6 +43,16 @@ deployment = deployment_asset(
 
 serving_checks = [deployment_health_check(deployment)]
 
+# A month is replayed once: when all it needs is there, and not again for each new deployment. Dagster's `on_missing`
+# leaves out partitions that existed before it was first evaluated, which a year that is over always did.
+ONCE = (
+    dg.AutomationCondition.missing()
+    & ~dg.AutomationCondition.any_deps_missing()
+    & ~dg.AutomationCondition.any_deps_in_progress()
+    & ~dg.AutomationCondition.in_progress()
+    & ~dg.AutomationCondition.execution_failed()
+)
+
 
 @dg.asset(
     partitions_def=PRODUCTION,
@@ -50,7 +60,7 @@ serving_checks = [deployment_health_check(deployment)]
     group_name="serving",
     kinds={"http"},
     code_version="1",
-    automation_condition=dg.AutomationCondition.on_missing().without(dg.AutomationCondition.in_latest_time_window()),
+    automation_condition=ONCE,
 )
 def traffic(
     context: dg.AssetExecutionContext, flights: DataFrame, airports: DataFrame, feast: FeastResource
