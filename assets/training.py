@@ -6,10 +6,11 @@ import dagster as dg
 
 from assets.data import NEW_YORK, DataFrame, with_instants
 from assets.features import FRESH, LATE_MINUTES, VIEWS
+from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.feast import online_offline_parity_check, training_set_asset, training_set_checks
 from dagster_mlops.mlflow import MlflowResource, metric_checks, training_asset
-from dagster_mlops.provenance import ModelVersion, upstream_records
+from dagster_mlops.provenance import ModelVersion
 
 Series: TypeAlias = Any
 

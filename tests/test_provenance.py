@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops import provenance
+from dagster_mlops.asset_records import latest_records, upstream_records, upstream_refs
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import (
     Dataset,
@@ -17,11 +18,8 @@ from dagster_mlops.provenance import (
     Record,
     Ref,
     TrainingRun,
-    latest_records,
     mask_credentials,
     records_in,
-    upstream_records,
-    upstream_refs,
 )
 
 KINDS = sorted(

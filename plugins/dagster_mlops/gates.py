@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_mlops.asset_records import asset_graph
 from dagster_mlops.errors import GateError
-from dagster_mlops.provenance import asset_graph
 
 if TYPE_CHECKING:
     # Dagster offers no public name for the type that get_latest_asset_check_evaluation_record returns.

@@ -13,17 +13,11 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import (
-    Bento,
-    ModelVersion,
-    Record,
-    dagster_facts,
-    latest_records,
-    upstream_refs,
-)
+from dagster_mlops.provenance import Bento, ModelVersion, Record
 
 FACTS_FILE = "dagster_mlops.json"
 _GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""

@@ -7,13 +7,14 @@ from pathlib import Path
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import latest_records
 from dagster_mlops.bentoml.golden import Golden
 from dagster_mlops.bentoml.processes import http_client
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.bentoml.standing import status
 from dagster_mlops.bentoml.state import load, state_file
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import Deployment, latest_records
+from dagster_mlops.provenance import Deployment
 
 
 def deployment_health_check(

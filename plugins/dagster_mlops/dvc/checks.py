@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from dagster_mlops.asset_records import latest_records
 from dagster_mlops.dvc import versions
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.provenance import Dataset, latest_records
+from dagster_mlops.provenance import Dataset
 
 
 def dataset_checks(

@@ -10,11 +10,12 @@ from urllib.parse import quote
 
 import dagster as dg
 
+from dagster_mlops.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Dataset, Ref, dagster_facts, latest_records, upstream_refs
+from dagster_mlops.provenance import Dataset, Ref
 
 PATH = "dvc/path"
 """The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""

@@ -10,16 +10,7 @@ from dagster_mlops.dvc import versions
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
-from dagster_mlops.provenance import (
-    Accessible,
-    Answer,
-    Dataset,
-    Deleted,
-    Faulty,
-    Inaccessible,
-    Ref,
-    mask_credentials,
-)
+from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
 
 if TYPE_CHECKING:
     from dvc.repo import Repo

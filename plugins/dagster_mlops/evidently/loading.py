@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import latest_records
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.frames import to_pandas
-from dagster_mlops.provenance import Ref, latest_records
+from dagster_mlops.provenance import Ref
 
 if TYPE_CHECKING:
     import pandas as pd

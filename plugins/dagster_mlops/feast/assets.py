@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.materialization import (
@@ -22,7 +23,7 @@ from dagster_mlops.feast.materialization import (
 from dagster_mlops.feast.repository import ViewDefinition, load_repository, lock, read_config, state_dir
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.retrieval import join_keys
-from dagster_mlops.provenance import FeatureView, dagster_facts, mask_credentials, upstream_refs
+from dagster_mlops.provenance import FeatureView, mask_credentials
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import dagster_facts, upstream_records, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.materialization import content_hash
 from dagster_mlops.feast.repository import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.retrieval import feature_types
-from dagster_mlops.provenance import Dataset, TrainingSet, dagster_facts, upstream_records, upstream_refs
+from dagster_mlops.provenance import Dataset, TrainingSet
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,15 +1,6 @@
 """What one link of the chain says of the next, for when neither the tool nor Dagster can."""
 
-from dagster_mlops.provenance import (
-    Bento,
-    Dataset,
-    Deployment,
-    ModelVersion,
-    Prediction,
-    Record,
-    Ref,
-    TrainingRun,
-)
+from dagster_mlops.provenance import Bento, Dataset, Deployment, ModelVersion, Prediction, Record, Ref, TrainingRun
 
 
 def carried(child: Record | None, ref: Ref) -> Record | None:

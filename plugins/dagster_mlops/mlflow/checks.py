@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
+from dagster_mlops.asset_records import latest_records
 from dagster_mlops.errors import ProvenanceError
-from dagster_mlops.provenance import ModelVersion, latest_records
+from dagster_mlops.provenance import ModelVersion
 
 
 def metric_checks(

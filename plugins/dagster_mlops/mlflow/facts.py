@@ -13,18 +13,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import dagster_facts, upstream_records
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import (
-    NAMESPACE,
-    Dataset,
-    TrainingRun,
-    TrainingSet,
-    dagster_facts,
-    mask_credentials,
-    upstream_records,
-)
+from dagster_mlops.provenance import NAMESPACE, Dataset, TrainingRun, TrainingSet, mask_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.gates import require_gates
 from dagster_mlops.mlflow.registry import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import NAMESPACE, ModelVersion, mask_credentials, upstream_records
+from dagster_mlops.provenance import NAMESPACE, ModelVersion, mask_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,0 +1,83 @@
+"""The records on Dagster's assets: what a step reads about its inputs, and what it writes about itself."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster_shared.check import CheckError  # what Dagster raises for "no repository"; it has no public name
+
+from dagster_mlops.provenance import Record, Ref, records_in
+
+if TYPE_CHECKING:
+    # Dagster offers no public name for the graph that it hands out.
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
+
+def latest_records(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None
+) -> list[Record]:
+    """The records on the latest materialization of an asset (or observation, where it is only observed).
+
+    With `partitions`, the latest of each of them.
+
+    Raises:
+        ProvenanceError: a record cannot be read.
+    """
+    records: list[Record] = []
+    for partition in [None] if partitions is None else partitions:
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+        # A dataset that someone else versions is observed, never materialized.
+        events = instance.fetch_materializations(wanted, limit=1).records
+        for event in events or instance.fetch_observations(wanted, limit=1).records:
+            happened = event.event_log_entry.asset_materialization or event.event_log_entry.asset_observation
+            records.extend(records_in(happened.metadata if happened else {}))
+    return records
+
+
+def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Record]:
+    """The records of the assets that this step's asset depends on: how layers compose without importing each other.
+
+    `key` names the asset when the step computes several.
+
+    Raises:
+        ProvenanceError: a record cannot be read.
+    """
+    definition = context.assets_def
+    key = key or definition.key
+    records: list[Record] = []
+    for dependency in sorted(definition.asset_deps[key], key=lambda k: k.to_user_string()):
+        records.extend(latest_records(context.instance, dependency, _partitions_read(context, dependency)))
+    return records
+
+
+def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> tuple[Ref, ...]:
+    """Like :func:`upstream_records`, only the refs, without repeats, in a stable order."""
+    return tuple(dict.fromkeys(record.ref for record in upstream_records(context, key)))
+
+
+def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> dict[str, str]:
+    """The fields of a record that say which Dagster run made it; spread them into a record's constructor."""
+    return {
+        "dagster_run_id": context.run.run_id,
+        "dagster_asset": (key or context.assets_def.key).to_user_string(),
+        "dagster_partition": ",".join(context.partition_keys) if context.has_partition_key else "",
+    }
+
+
+def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":
+    """The whole code location's assets and checks, not only those of the run at hand.
+
+    Only :func:`dagster.materialize` and ``execute_in_process`` have no code location: there, the run's own.
+    """
+    try:
+        return context.repository_def.asset_graph
+    except CheckError:
+        return context.job_def.asset_layer.asset_graph
+
+
+def _partitions_read(context: dg.AssetExecutionContext, dependency: dg.AssetKey) -> Sequence[str] | None:
+    graph = asset_graph(context)
+    if not graph.has(dependency) or not graph.get(dependency).is_partitioned:
+        return None
+    names = [name for name, key in context.assets_def.keys_by_input_name.items() if key == dependency]
+    return list(context.asset_partition_keys_for_input(names[0]))
