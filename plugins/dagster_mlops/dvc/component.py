@@ -1,9 +1,19 @@
-"""The YAML face of observed datasets."""
+"""Observed datasets and DVC projects in YAML."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
 
 import dagster as dg
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import Field
 
 from dagster_mlops.dvc.assets import observed_dataset_assets
+from dagster_mlops.dvc.pipeline import pipeline_assets, stage_asset_spec
+from dagster_mlops.dvc.project import Stage, TrackedData
+from dagster_mlops.dvc.resource import DvcResource
+
+_Item = Stage | TrackedData
 
 
 class DatasetComponent(dg.Component, dg.Model, dg.Resolvable):
@@ -29,3 +39,62 @@ class DatasetComponent(dg.Component, dg.Model, dg.Resolvable):
             datasets=self.datasets, repo=self.repo, rev=self.rev, name=self.name, group_name=self.group_name
         )
         return dg.Definitions(assets=[assets])
+
+
+class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
+    """Every stage of a DVC project as an asset that DVC executes; its tracked data observed.
+
+    ```yaml
+    type: dagster_mlops.dvc.PipelineComponent
+    attributes:
+      repo: "{{ context.project_root }}/get-started"
+      group_name: nlp
+      push: false
+      translation:
+        tags: {stage: "{{ item.name }}"}
+    ```
+
+    It brings the resource `dvc` (`DvcResource`) for the repository, unless `provide_resource` is false. A subclass may
+    override `get_asset_spec`.
+    """
+
+    repo: str = Field(description="Folder of the DVC repository.")
+    stages: Sequence[str] | None = Field(default=None, description="Names or patterns of stages; all by default.")
+    translation: Annotated[
+        TranslationFn[_Item] | None, TranslationFnResolver(template_vars_for_translation_fn=lambda item: {"item": item})
+    ] = Field(default=None, description="Attributes of the assets, with the stage or tracked data as `item`.")
+    key_prefix: Sequence[str] = Field(default=(), description="Put before every asset key.")
+    group_name: str | None = Field(default=None, description="Group of the assets.")
+    name: str = Field(default="dvc_pipeline", description="Name of the step; unique in a code location.")
+    step_per_stage: bool = Field(default=False, description="One step per stage: independent ones run in parallel.")
+    observe_data: bool = Field(default=True, description="Make tracked data and frozen stages observable.")
+    pull: bool = Field(default=True, description="Fetch missing inputs and known outputs from cache and remote.")
+    env: Mapping[str, str] | None = Field(default=None, description="Environment variables for the commands.")
+    pool: str | None = Field(default=None, description="Pool of the steps.")
+    push: bool = Field(default=True, description="Push outputs to the DVC remote.")
+    commit: bool = Field(default=True, description="Commit each stage's entry in dvc.lock to git.")
+    provide_resource: bool = Field(default=True, description="Bring the resource `dvc`; false when you define it.")
+
+    def get_asset_spec(self, item: _Item) -> dg.AssetSpec:
+        """The asset of a stage or of tracked data; dependencies are added later."""
+        spec = stage_asset_spec(item)
+        return self.translation(spec, item) if self.translation else spec
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The stages, the tracked data and the resource."""
+        repo = str(Path(context.path, self.repo)) if not Path(self.repo).is_absolute() else self.repo
+        assets = pipeline_assets(
+            repo=repo,
+            stages=self.stages,
+            get_asset_spec=self.get_asset_spec,
+            key_prefix=self.key_prefix,
+            group_name=self.group_name,
+            name=self.name,
+            step_per_stage=self.step_per_stage,
+            observe_data=self.observe_data,
+            pull=self.pull,
+            env=self.env,
+            pool=self.pool,
+        )
+        dvc = DvcResource(repo=repo, push=self.push, commit=self.commit)
+        return dg.Definitions(assets=assets, resources={"dvc": dvc} if self.provide_resource else {})

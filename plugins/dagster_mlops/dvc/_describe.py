@@ -1,0 +1,92 @@
+"""Reads a DVC project's stages and pointers into JSON, as a file run in a process of its own: DVC is slow to import.
+
+Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REPOSITORY OUTPUT``
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage
+
+_READ: set[str] = set()
+
+
+def describe(root: Path) -> dict[str, Any]:
+    """Stages, pointers and top-level metrics of the repository, as DVC itself resolves them, and the files it read."""
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+    repo = Repo(str(root))
+    found = repo.index.stages
+    stages = [_stage(root, stage) for stage in found if isinstance(stage, PipelineStage)]
+    pointers = [_pointer(root, stage) for stage in found if not isinstance(stage, PipelineStage)]
+    files = {stage["file"] for stage in stages}
+    read = {_name(root, path) for path in _READ if Path(path).suffix in (".yaml", ".yml", ".json", ".toml", ".py")}
+    # DVC reads this file where it exists: a new one changes the project, too.
+    read |= {(Path(file).parent / "params.yaml").as_posix() for file in files}
+    repo.close()
+    return {
+        "stages": sorted(stages, key=lambda s: (s["file"], s["name"])),
+        "pointers": sorted(pointers, key=lambda p: p["file"]),
+        "read": sorted(name for name in read if not name.startswith(("../", ".dvc/", "/"))),
+    }
+
+
+def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
+    from dvc.dependency import ParamsDependency
+
+    params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+    return {
+        "name": stage.name,  # pyright: ignore[reportAttributeAccessIssue] (every PipelineStage has one)
+        "file": _name(root, stage.path),
+        "wdir": _name(root, stage.wdir),
+        "cmd": stage.cmd if isinstance(stage.cmd, list) else [stage.cmd] if stage.cmd else [],
+        "desc": stage.desc or "",
+        "frozen": bool(stage.frozen),
+        "deps": [_name(root, dep.fs_path, dep.protocol) for dep in stage.deps if dep not in params],
+        "outs": [
+            {
+                "path": _name(root, out.fs_path, out.protocol),
+                "cached": bool(out.use_cache),
+                "desc": out.annot.desc or "",
+                "type": out.annot.type or "",
+                "labels": list(out.annot.labels or []),
+            }
+            for out in stage.outs
+        ],
+        "params": {_name(root, dep.fs_path): _plain(dep.read_params()) for dep in params},
+    }
+
+
+def _pointer(root: Path, stage: "Stage") -> dict[str, Any]:
+    [out] = stage.outs
+    return {
+        "file": _name(root, stage.path),
+        "path": _name(root, out.fs_path, out.protocol),
+        "desc": stage.desc or out.annot.desc or "",
+        "imported": bool(stage.is_import),
+    }
+
+
+def _name(root: Path, path: str, protocol: str = "local") -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/") if protocol == "local" else f"{protocol}://{path}"
+
+
+def _plain(values: Any) -> Any:
+    return json.loads(json.dumps(values, default=str))
+
+
+def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and isinstance(arguments[0], str):
+        _READ.add(os.path.abspath(arguments[0]))
+
+
+if __name__ == "__main__":
+    project = Path(sys.argv[1])
+    # Which files decide what the project is (params, vars, templates) only DVC knows: it is watched while it reads.
+    sys.addaudithook(_note)
+    Path(sys.argv[2]).write_text(json.dumps(describe(project)))

@@ -1,0 +1,215 @@
+"""Runs one stage with DVC in a process of its own, so that its output can be read and its tail shown when it fails.
+
+Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REQUEST``, a JSON file. The answer goes to
+the file that the request names under ``answer``.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+_PAUSE = 0.2  # seconds between two looks at a lock
+
+
+class _Progress(logging.Handler):
+    """Prints what DVC says, and remembers whether a command was started."""
+
+    executed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        self.executed |= text.startswith("Running stage ")
+        _say(text)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def reproduce(request: dict[str, Any]) -> dict[str, Any]:
+    """Bring one stage up to date, and nothing else.
+
+    Returns:
+        ``outcome`` (executed, restored or unchanged), ``entry`` (the stage in ``dvc.lock``), ``metrics``, ``plots``; or
+        ``error`` and ``reason`` (busy, command or project).
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+    from dvc.repo.reproduce import reproduce as reproduce_stages
+
+    progress = _Progress()
+    logger = logging.getLogger("dvc")
+    logger.setLevel(logging.INFO)
+    logger.handlers[:] = [progress]
+    repo = Repo(request["repo"], config=request["config"])
+    repo.scm_context.quiet = True  # no hints on what to add to git
+    deadline = time.monotonic() + request["lock_timeout"]
+    while True:
+        try:
+            _mend_lock(repo, request["target"])
+            if request["pull"]:
+                _fetch(repo, request["target"])
+            changed = reproduce_stages(repo, targets=request["target"], single_item=True, force=request["force"])
+            with repo.lock:
+                [stage] = repo.stage.collect(request["target"])
+            break
+        except DvcException as error:
+            if _caused_by(error, LockError) is None:
+                return _failure(error)
+            if time.monotonic() > deadline:
+                busy = _caused_by(error, LockError)
+                return {"reason": "busy", "error": f"{busy or error}"}
+            time.sleep(_PAUSE)
+    outcome = "unchanged" if not changed else "executed" if progress.executed else "restored"
+    return {"outcome": outcome, "entry": _entry(stage), **_shown(repo, stage)}
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    command = _caused_by(error, StageCmdFailedError)
+    chain: list[str] = []
+    at: BaseException | None = error
+    while at is not None:
+        chain.append(str(at))
+        at = at.__cause__
+    return {"reason": "command" if command else "project", "error": str(command or ": ".join(dict.fromkeys(chain)))}
+
+
+def _caused_by(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error
+
+
+def _fetch(repo: "Repo", target: str) -> None:
+    """Bring what a fresh clone lacks: inputs, and outputs that are known already. DVC says later what is missing."""
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+
+    with repo.lock:
+        [stage] = repo.stage.collect(target)
+        missing = [dep.fs_path for dep in stage.deps if dep.protocol == "local" and not dep.exists]
+        if any(out.protocol == "local" and not out.exists for out in stage.outs) and not stage.changed(True):
+            missing.append(target)
+    for name in missing:
+        _say(f"Fetching {name}")
+        try:
+            repo.checkout([name], allow_missing=True)
+            if repo.config["core"].get("remote"):
+                repo.pull([name])
+        except DvcException as error:
+            if _caused_by(error, LockError):
+                raise
+            _say(f"Not fetched: {error}")
+
+
+def _entry(stage: "Stage") -> dict[str, Any]:
+    from dvc.stage.serialize import to_single_stage_lockfile
+
+    return json.loads(json.dumps(to_single_stage_lockfile(stage), default=str))
+
+
+def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
+    """The project's metrics and plots that lie in this stage's outputs. A broken one never fails the stage."""
+    places = [os.path.relpath(out.fs_path, repo.root_dir) for out in stage.outs if out.protocol == "local"]
+
+    def ours(file: str) -> bool:
+        return any(file == place or file.startswith(f"{place}{os.sep}") for place in places)
+
+    try:
+        shown = repo.metrics.show().get("", {}).get("data", {})
+        metrics = {file: found["data"] for file, found in shown.items() if ours(file) and "data" in found}
+    except Exception as error:  # noqa: BLE001 (any parser)
+        _say(f"Metrics cannot be read: {error}")
+        metrics = {}
+    try:
+        plots = [plot for plot in _plots(repo, places) if any(ours(file) for file in plot["files"])]
+    except Exception as error:  # noqa: BLE001 (any parser)
+        _say(f"Plots cannot be read: {error}")
+        plots = []
+    return json.loads(json.dumps({"metrics": metrics, "plots": plots}, default=str))
+
+
+def _plots(repo: "Repo", places: list[str]) -> list[dict[str, Any]]:
+    """What ``dvc plots show`` would draw: the path of an image, or points with the columns to draw."""
+    from dvc.render.match import PlotsData, match_defs_renderers
+    from dvc.repo.plots import infer_data_sources
+
+    if not places:
+        return []
+    with contextlib.redirect_stderr(io.StringIO()):  # plots of stages that have not run yet
+        data = repo.plots.show()
+    sources: dict[str, set[str]] = {}
+    for name, group in PlotsData(data).group_definitions().items():
+        sources[name] = {file for _, inner, definition in group for file in infer_data_sources(inner, definition)}
+    with tempfile.TemporaryDirectory() as scratch:
+        matched = match_defs_renderers(data=data, out=scratch, templates_dir=repo.plots.templates_dir)
+    found: list[dict[str, Any]] = []
+    for renderer, _, _ in matched:
+        files = sorted(sources.get(renderer.name, {renderer.name}))
+        if renderer.TYPE == "image":
+            found.extend({"title": point["filename"], "files": [point["filename"]]} for point in renderer.datapoints)
+            continue
+        wanted = ("x", "y", "x_label", "y_label", "title", "template")
+        options = {key: renderer.properties[key] for key in wanted if isinstance(renderer.properties.get(key), str)}
+        keys = {options.get("x"), options.get("y"), "filename", "field"}
+        points = [{key: value for key, value in point.items() if key in keys} for point in renderer.datapoints]
+        found.append({"title": renderer.name, **options, "points": points, "files": files})
+    return found
+
+
+def _mend_lock(repo: "Repo", target: str) -> None:
+    """Replace a ``dvc.lock`` that a kill cut off by git's copy; DVC's run cache still knows what was lost."""
+    import yaml
+
+    file = Path(repo.root_dir, target.rpartition(":")[0] or "dvc.yaml").with_name("dvc.lock")
+    with repo.lock:
+        try:
+            whole = not file.exists() or isinstance(yaml.safe_load(file.read_bytes()), dict)
+        except yaml.YAMLError:
+            whole = False
+        if not whole:
+            command = ["git", "show", "HEAD:./dvc.lock"]
+            committed = subprocess.run(command, cwd=file.parent, capture_output=True, timeout=20)
+            file.unlink()
+            if committed.returncode == 0:
+                file.write_bytes(committed.stdout)
+            _say(f"{file} was cut off; it starts again from git's copy")
+
+
+def _end_with_parent() -> None:
+    """End this process and the command it runs when the process that started it is gone: its pipe closes then."""
+    pipe = os.dup(0)  # not inherited by the command
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+
+    def watch() -> None:
+        os.read(pipe, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    answer = Path(asked["answer"])
+    Path(f"{answer}.new").write_text(json.dumps(reproduce(asked)))
+    os.replace(f"{answer}.new", answer)

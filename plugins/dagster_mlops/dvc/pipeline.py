@@ -1,0 +1,271 @@
+"""A data team's DVC project as assets: one per stage, run by DVC itself."""
+
+import fnmatch
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from dagster_mlops.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.code_state import code_state
+from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.io_manager import PATH
+from dagster_mlops.dvc.project import Project, Stage, TrackedData, load_project
+from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.stage_facts import data_version, datasets, inputs, metadata
+from dagster_mlops.dvc.stage_run import StageRun, run_stage, share
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import Ref
+
+GetAssetSpec = Callable[[Stage | TrackedData], dg.AssetSpec]
+
+
+def pipeline_assets(
+    *,
+    repo: str | Path,
+    stages: Sequence[str] | None = None,
+    get_asset_spec: GetAssetSpec | None = None,
+    key_prefix: Sequence[str] = (),
+    group_name: str | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    name: str = "dvc_pipeline",
+    step_per_stage: bool = False,
+    observe_data: bool = True,
+    force: bool = False,
+    pull: bool = True,
+    env: Mapping[str, str] | None = None,
+    **step_options: Any,
+) -> list[dg.AssetsDefinition]:
+    """Every stage of a DVC project as an asset, executed by ``dvc repro``; tracked data and frozen stages observed.
+
+        defs = dg.Definitions(
+            assets=pipeline_assets(repo="/data/get-started", group_name="nlp"),
+            resources={"dvc": DvcResource(repo="/data/get-started", push=False)},
+        )
+
+    A run brings exactly the selected stages up to date, in the project's order. DVC decides for each whether it is
+    unchanged, known to its run cache, or executed. The data version comes from ``dvc.lock``, the code version from
+    command, code files and parameters. Bind a :class:`DvcResource` as ``dvc``; its `push` and `commit` say what happens
+    to new outputs and to ``dvc.lock``.
+
+    Args:
+        repo: folder of the DVC repository whose ``dvc.yaml`` files are read, without importing DVC.
+        stages: names, addresses or patterns such as ``train@*`` or ``models/dvc.yaml:*``; all by default.
+        get_asset_spec: the one place to change keys, groups, owners and so on; starts from :func:`stage_asset_spec`.
+            Dependencies among stages and data are added to what it returns.
+        key_prefix: put before every key.
+        group_name: group of the assets.
+        automation_condition: of the stages.
+        name: of the step; unique in a code location.
+        step_per_stage: one step per stage, so that Dagster runs independent stages in parallel and retries each.
+        observe_data: make tracked data and frozen stages observable; false where other assets have their keys.
+        force: execute stages even if nothing changed.
+        pull: fetch missing inputs and known outputs from cache and remote.
+        env: environment variables for the commands, such as the ``PATH`` of the project's virtual environment.
+        step_options: whatever ``dg.multi_asset`` takes: ``pool``, ``retry_policy``, ``op_tags`` and so on.
+
+    Raises:
+        DatasetError: there is no DVC project, a pattern matches no stage, or two stages get the same key.
+    """
+    project = load_project(repo)
+    wanted = _selected(project, stages)
+    items = [*project.stages, *project.data]
+    specs = _specs(items, project, get_asset_spec or stage_asset_spec, key_prefix, group_name)
+    runnable = [stage for stage in _ordered(project) if stage in wanted and not stage.frozen]
+    frozen = [stage for stage in project.stages if stage in wanted and stage.frozen]
+    tracked = [path for item in items for path in _paths(item)]
+
+    def step(step_name: str, group: Sequence[Stage]) -> dg.AssetsDefinition:
+        by_key = {specs[_id(stage)].key: stage for stage in group}
+        made = [
+            spec.replace_attributes(automation_condition=spec.automation_condition or automation_condition)
+            for spec in (specs[_id(stage)] for stage in group)
+        ]
+
+        @dg.multi_asset(specs=made, name=step_name, can_subset=True, required_resource_keys={"dvc"}, **step_options)
+        def reproduce(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
+            for key, stage in by_key.items():
+                if key in context.selected_asset_keys:
+                    run = run_stage(context.resources.dvc, stage, log=context.log.info, force=force, pull=pull, env=env)
+                    yield _materialized(context, key, stage, run, tracked)
+
+        return reproduce
+
+    if step_per_stage:
+        steps = [step(f"{name}__{specs[_id(s)].key.to_python_identifier()}", [s]) for s in runnable]
+    else:
+        steps = [step(name, runnable)] if runnable else []
+    observed = [*project.data, *frozen] if observe_data else []
+    return [*steps, *([_observation(f"{name}_data", [(specs[_id(i)], i) for i in observed])] if observed else [])]
+
+
+def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
+    """The asset of a stage or of tracked data, before dependencies: where a `get_asset_spec` of your own starts.
+
+        def spec(item: Stage | TrackedData) -> dg.AssetSpec:
+            return stage_asset_spec(item).replace_attributes(owners=["team:nlp"])
+
+    The key of ``train@cnn`` in ``models/dvc.yaml`` is ``models/train/cnn``, that of ``data/raw.csv`` is
+    ``data/raw_csv``; any sign but letters, digits and ``_`` becomes ``_``.
+    """
+    if isinstance(item, TrackedData):
+        origin = "Imported by" if item.imported else "Tracked by"
+        facts = {PATH: item.path, "dvc/file": item.file}
+        described = item.desc or f"{origin} {item.file}"
+        return dg.AssetSpec(_parts(item.path), description=described, metadata=facts, kinds={"dvc"})
+    command = "\n".join(item.cmd)
+    facts = {
+        "dvc/stage": item.address,
+        "dvc/cmd": dg.MetadataValue.md(f"```sh\n{command}\n```"),
+        "dvc/outs": [out.path for out in item.outs],
+        **({"dvc/params": dict(item.params)} if item.params else {}),
+        **({"dvc/code": list(item.code)} if item.code else {}),
+        **({"dvc/frozen": True} if item.frozen else {}),
+    }
+    told = [item.desc or f"`{command}`", *(f"* `{out.path}`: {out.desc}" for out in item.outs if out.desc)]
+    if item.frozen:
+        told.append("Frozen in dvc.yaml: DVC does not run it, so it is only observed. `dvc unfreeze` it to run it.")
+    folder = Path(item.file).parent.as_posix()
+    return dg.AssetSpec(
+        [*(_parts(folder) if folder != "." else []), *_parts(item.name.replace("@", "/"))],
+        description="\n\n".join(told),
+        metadata=facts,
+        code_version=item.code_version,
+        kinds={"dvc"},
+    )
+
+
+def _materialized(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, stage: Stage, run: StageRun, tracked: Sequence[str]
+) -> dg.MaterializeResult:
+    dvc: DvcResource = context.resources.dvc
+    context.log.info(f"Stage {stage.address}: {run.outcome} in {run.seconds:.1f} s")
+    state = code_state(dvc.root)  # before our own commit
+    facts = dagster_facts(context, key)
+    trailers = f"Dagster-Asset: {facts['dagster_asset']}\nDagster-Run: {facts['dagster_run_id']}\n"
+    rev = share(dvc, stage, run, f"Run {stage.address}\n\n{trailers}")
+    read = inputs(stage, run, str(dvc.root), tracked)
+    exact = {ref.id.rpartition("@")[0] for ref in read}
+    # What the stage read DVC says exactly; Dagster knows of the rest, such as assets that `get_asset_spec` added.
+    others = [ref for ref in upstream_refs(context, key) if ref.id.rpartition("@")[0] not in exact]
+    code = [Ref("git", "commit", state.commit, at=state.toplevel)] if state.commit else []
+    records = datasets(
+        stage,
+        run,
+        repo=str(dvc.root),
+        rev=rev,
+        upstream=(*read, *others, *code),
+        dirty=state.dirty_hash,
+        code_commit=state.commit,
+        **facts,
+    )
+    return dg.MaterializeResult(
+        asset_key=key, data_version=data_version(run), metadata=metadata(stage, run, records, dvc.root)
+    )
+
+
+def _observation(name: str, items: Sequence[tuple[dg.AssetSpec, Stage | TrackedData]]) -> dg.AssetsDefinition:
+    by_key = {spec.key: item for spec, item in items}
+
+    @dg.multi_observable_source_asset(
+        specs=[spec for spec, _ in items], name=name, can_subset=True, required_resource_keys={"dvc"}
+    )
+    def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
+        dvc: DvcResource = context.resources.dvc
+        missing: list[str] = []
+        for key, item in by_key.items():
+            if key not in context.selected_asset_keys:
+                continue
+            try:
+                version, facts = _observed(dvc, item)
+            except DatasetError as error:
+                missing.append(str(error))
+                continue
+            yield dg.ObserveResult(asset_key=key, data_version=version, metadata=facts)
+        if missing:  # after the others were observed
+            raise DatasetError(" ".join(missing))
+
+    return observe
+
+
+def _observed(dvc: DvcResource, item: Stage | TrackedData) -> tuple[dg.DataVersion, dict[str, Any]]:
+    """What lies in the workspace, since that is what a stage reads."""
+    if isinstance(item, TrackedData):
+        record = observed_dataset(dvc, item.path, rev=None)
+        return dg.DataVersion(record.md5), record.to_metadata()
+    file = dvc.root / Path(item.file).with_name("dvc.lock")
+    content = yaml.safe_load(file.read_bytes()) if file.exists() else {}
+    entry = (content.get("stages") or {}).get(item.name)
+    if not entry:
+        raise DatasetError(f"{file} knows no stage {item.name!r}: it is frozen and never ran. Run `dvc repro` once.")
+    run = StageRun("frozen", entry, {}, [], 0.0)
+    records = datasets(item, run, repo=str(dvc.root))
+    return data_version(run), metadata(item, run, records, dvc.root)
+
+
+def _specs(
+    items: Sequence[Stage | TrackedData],
+    project: Project,
+    translate: GetAssetSpec,
+    key_prefix: Sequence[str],
+    group_name: str | None,
+) -> dict[str, dg.AssetSpec]:
+    specs: dict[str, dg.AssetSpec] = {}
+    takers: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        spec = translate(item)
+        key = spec.key.with_prefix(key_prefix) if key_prefix else spec.key
+        specs[_id(item)] = spec.replace_attributes(key=key, group_name=spec.group_name or group_name)
+        takers[key.to_python_identifier()].append(_id(item))
+    if clashes := [" and ".join(names) for names in takers.values() if len(names) > 1]:
+        raise DatasetError(
+            f"{project.root} has stages or data with the same asset key: {'; '.join(clashes)}. Give them different "
+            "keys by get_asset_spec."
+        )
+    for stage in project.stages:
+        spec, makers = specs[_id(stage)], _inputs(project, stage)
+        deps = [*spec.deps, *(specs[_id(maker)].key for maker in makers)]
+        specs[_id(stage)] = spec.replace_attributes(deps=deps)
+    return specs
+
+
+def _inputs(project: Project, stage: Stage) -> list[Stage | TrackedData]:
+    makers = [maker for dep in stage.deps for maker in project.makers(dep) if maker is not stage]
+    return [*{_id(maker): maker for maker in makers}.values()]
+
+
+def _ordered(project: Project) -> list[Stage]:
+    by_id = {_id(stage): stage for stage in project.stages}
+    before = {_id(s): [_id(m) for m in _inputs(project, s) if isinstance(m, Stage)] for s in project.stages}
+    return [by_id[name] for name in TopologicalSorter(before).static_order()]
+
+
+def _selected(project: Project, patterns: Sequence[str] | None) -> list[Stage]:
+    if patterns is None:
+        return list(project.stages)
+    chosen: dict[str, Stage] = {}
+    for pattern in patterns:
+        found = [s for s in project.stages if fnmatch.fnmatchcase(s.address, pattern) or s.name == pattern]
+        if not found:
+            known = ", ".join(stage.address for stage in project.stages) or "none"
+            raise DatasetError(f"No stage of {project.root} matches {pattern!r}. It has: {known}.")
+        chosen |= {stage.address: stage for stage in found}
+    return [*chosen.values()]
+
+
+def _id(item: Stage | TrackedData) -> str:
+    return item.address if isinstance(item, Stage) else item.file
+
+
+def _paths(item: Stage | TrackedData) -> list[str]:
+    return [item.path] if isinstance(item, TrackedData) else [out.path for out in item.outs]
+
+
+def _parts(path: str) -> list[str]:
+    # Dagster makes Python identifiers of keys.
+    return [re.sub(r"\W", "_", part, flags=re.ASCII) for part in path.split("/") if part not in ("", ".")]

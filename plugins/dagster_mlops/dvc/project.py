@@ -1,0 +1,228 @@
+"""What a DVC project defines: its stages and tracked data, known without importing DVC."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.code_state import git
+from dagster_mlops.errors import DatasetError
+
+_FORMAT = 1  # of the description; part of its key
+_CACHE = "dagster_mlops/project.json"
+
+
+@dataclass(frozen=True)
+class Out:
+    """One output of a stage. `path` is relative to the repository; `cached` is false where git tracks it instead."""
+
+    path: str
+    cached: bool = True
+    desc: str = ""
+    type: str = ""
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a ``dvc.yaml``, with ``foreach``, ``matrix`` and templates resolved by DVC.
+
+    `wdir` is the folder, relative to the repository, in which the command runs. `deps` are paths relative to the
+    repository, or URLs; `code` those of them that git tracks and no stage or pointer makes. `params` are the values by
+    file and key. `code_version` hashes command, code and parameters.
+    """
+
+    name: str
+    file: str
+    wdir: str = "."
+    cmd: tuple[str, ...] = ()
+    desc: str = ""
+    frozen: bool = False
+    deps: tuple[str, ...] = ()
+    outs: tuple[Out, ...] = ()
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    code: tuple[str, ...] = ()
+    code_version: str = ""
+
+    @property
+    def address(self) -> str:
+        """How DVC's command line calls it: ``train``, or ``models/dvc.yaml:train``."""
+        return self.name if self.file == "dvc.yaml" else f"{self.file}:{self.name}"
+
+    def in_repo(self, path: str) -> str:
+        """A path of the stage's ``dvc.lock``, which is relative to `wdir`, relative to the repository."""
+        return path if "://" in path else os.path.normpath(Path(self.wdir, path)).replace(os.sep, "/")
+
+
+@dataclass(frozen=True)
+class TrackedData:
+    """A file or folder that a ``.dvc`` file tracks: added, or imported from elsewhere."""
+
+    path: str
+    file: str
+    desc: str = ""
+    imported: bool = False
+
+
+@dataclass(frozen=True)
+class Project:
+    """The stages and tracked data of a DVC repository."""
+
+    root: Path
+    stages: tuple[Stage, ...]
+    data: tuple[TrackedData, ...]
+
+    def makers(self, path: str) -> list[Stage | TrackedData]:
+        """What makes the file or folder `path`, contains it, or lies in it."""
+        makers: list[Stage | TrackedData] = []
+        makers.extend(stage for stage in self.stages if any(overlap(path, out.path) for out in stage.outs))
+        makers.extend(data for data in self.data if overlap(path, data.path))
+        return makers
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two paths are the same, or one lies in the other."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/") or "." in (one, other)
+
+
+def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
+    """Read what the DVC repository `repo` defines without importing DVC here.
+
+    DVC resolves the project in a process of its own. Its answer is kept below ``.dvc/tmp``, together with the hashes of
+    the files it read, so that only a change of one of them costs more than a few milliseconds. Code files are hashed
+    each time.
+
+    Raises:
+        DatasetError: there is no DVC repository, or DVC cannot read it within `timeout` seconds.
+        MissingExtraError: DVC is not installed.
+    """
+    root = Path(repo).expanduser().resolve()
+    if not (root / ".dvc").is_dir():
+        raise DatasetError(f"{root} is no DVC repository: it has no .dvc folder. Run `dvc init` or mend repo=.")
+    files = _files(root)
+    definitions = sorted(name for name in files if _defines(name))
+    cache = root / ".dvc" / "tmp" / _CACHE
+    known = _known(cache, root, definitions)
+    if known is None:
+        known = _described(root, timeout)
+        read = sorted({*definitions, *known["read"]})
+        entry = {"version": _version(), "definitions": definitions, "read": _hashes(root, read), "project": known}
+        _keep(cache, json.dumps(entry))
+    return _project(root, known, files)
+
+
+def describe_problem(stderr: str) -> str:
+    """The last line of what a process said before it failed."""
+    return next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
+
+
+def dvc_process(script: str, *arguments: str) -> list[str]:
+    """The command that runs a file of this folder in a process of its own."""
+    # Not by its path: Python would then import our neighbours, such as git.py, in place of the real ones. And not with
+    # the working directory in front, where the user's files are.
+    code = "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; "
+    code += "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    return [sys.executable, "-c", code, str(Path(__file__).with_name(script)), *arguments]
+
+
+def _defines(name: str) -> bool:
+    file = name.rpartition("/")[2]
+    return file in ("dvc.yaml", ".dvcignore") or (file.endswith(".dvc") and file != ".dvc")
+
+
+def _files(root: Path) -> tuple[str, ...]:
+    """The files that are not ignored, relative to the repository. Data that DVC tracks is ignored by git."""
+    listed = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    if listed.returncode == 0:
+        return tuple(sorted({os.fsdecode(name) for name in listed.stdout.split(b"\0") if name}))
+    found: list[str] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        found.extend(Path(folder, name).relative_to(root).as_posix() for name in names)
+    return tuple(sorted(found))
+
+
+def _described(root: Path, timeout: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        answer = Path(scratch, "project.json")
+        command = dvc_process("_describe.py", str(root), str(answer))
+        try:
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise DatasetError(f"DVC did not read {root} within {timeout:g} s. Raise timeout=.") from error
+        if done.returncode:
+            _version()  # says so when DVC is not installed
+            raise DatasetError(
+                f"DVC cannot read the project {root}: {describe_problem(done.stderr)} Mend it (`dvc stage list` shows "
+                "the same), then reload."
+            )
+        return json.loads(answer.read_text())
+
+
+def _known(cache: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(cache.read_text())
+        same = entry["version"] == _version() and entry["definitions"] == list(definitions)
+        return entry["project"] if same and _hashes(root, entry["read"]) == entry["read"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none yet, or damaged
+
+
+def _keep(cache: Path, text: str) -> None:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        handle, new = tempfile.mkstemp(dir=cache.parent, prefix="project.")
+        with os.fdopen(handle, "w") as stream:
+            stream.write(text)
+        os.replace(new, cache)
+    except OSError:
+        return  # a checkout that is read-only is described each time
+
+
+def _hashes(root: Path, names: Any) -> dict[str, str]:
+    return {name: _hash(root / name) for name in names}
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _project(root: Path, known: Mapping[str, Any], files: Sequence[str]) -> Project:
+    stages = tuple(
+        Stage(
+            **{
+                **stage,
+                "cmd": tuple(stage["cmd"]),
+                "deps": tuple(stage["deps"]),
+                "outs": tuple(Out(**{**out, "labels": tuple(out["labels"])}) for out in stage["outs"]),
+            }
+        )
+        for stage in known["stages"]
+    )
+    project = Project(root, stages, tuple(TrackedData(**pointer) for pointer in known["pointers"]))
+    return Project(root, tuple(_with_code(project, stage, files) for stage in stages), project.data)
+
+
+def _with_code(project: Project, stage: Stage, files: Sequence[str]) -> Stage:
+    code = tuple(dep for dep in stage.deps if "://" not in dep and not project.makers(dep))
+    held = [name for name in files if any(name == dep or name.startswith(f"{dep}/") for dep in code)]
+    told = {"cmd": stage.cmd, "params": stage.params, "code": _hashes(project.root, held)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    tracked = tuple(dep for dep in code if any(name == dep or name.startswith(f"{dep}/") for name in held))
+    return Stage(**{**stage.__dict__, "code": tracked, "code_version": digest[:16]})
+
+
+def _version() -> str:
+    try:
+        return f"{version('dvc')}/{_FORMAT}"
+    except PackageNotFoundError:
+        extra("dvc")
+        raise

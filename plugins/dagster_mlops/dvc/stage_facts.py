@@ -1,0 +1,188 @@
+"""What a stage's run says on its asset: records of its outputs, parameters, metrics and charts."""
+
+import base64
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.dvc.project import Stage
+from dagster_mlops.dvc.stage_run import StageRun
+from dagster_mlops.errors import MissingExtraError
+from dagster_mlops.provenance import NAMESPACE, Dataset, Ref
+
+_MOST_NUMBERS = 200
+_MOST_CHARTS = 12
+_MOST_BYTES = 60_000  # of a chart as text
+_MOST_POINTS = 2_000  # of a line
+
+
+def data_version(run: StageRun) -> dg.DataVersion:
+    """The content of a stage's outputs as ``dvc.lock`` names it: the hash of the only one, else a hash over all.
+
+    A stage without outputs is as new as its command, inputs and parameters.
+    """
+    outs = {out["path"]: out.get("md5") or out.get("etag") or out.get("checksum") for out in run.outs}
+    if len(outs) == 1 and (only := next(iter(outs.values()))):
+        return dg.DataVersion(only)
+    told = outs or run.entry
+    return dg.DataVersion(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest())
+
+
+def datasets(stage: Stage, run: StageRun, **facts: Any) -> list[Dataset]:
+    """The record of each output; `facts` are further fields of all of them."""
+    return [
+        Dataset(path=stage.in_repo(out["path"]), md5=out["md5"], bytes=out.get("size"), **facts)
+        for out in run.outs
+        if "md5" in out
+    ]
+
+
+def inputs(stage: Stage, run: StageRun, repo: str, tracked: Sequence[str]) -> list[Ref]:
+    """The exact versions that the stage read, of those inputs that are in `tracked`: outputs and tracked data."""
+    paths = {stage.in_repo(dep["path"]): dep.get("md5") for dep in run.entry.get("deps", ())}
+    return [Ref("dvc", "dataset", f"{path}@{md5}", at=repo) for path, md5 in paths.items() if md5 and path in tracked]
+
+
+def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path) -> dict[str, Any]:
+    """All of it as Dagster metadata: numbers as plain numbers, which the UI plots over time."""
+    facts: dict[str, Any] = {
+        "dvc/stage": stage.address,
+        "dvc/outcome": run.outcome,
+        "dvc/seconds": round(run.seconds, 3),
+    }
+    if records:
+        facts |= records[0].to_metadata()
+    for record in records[1:]:
+        facts[f"{NAMESPACE}/dataset/{record.path}"] = dg.MetadataValue.json(record.to_dict())
+    if len(records) > 1:
+        rows = [dg.TableRecord({"path": r.path, "md5": r.md5, "bytes": r.bytes or 0}) for r in records]
+        facts["dvc/outs"] = dg.MetadataValue.table(rows)
+    numbers = {
+        **_named("dvc/params", run.entry.get("params", {}), alone=len(run.entry.get("params", {})) == 1),
+        **_named("dvc/metrics", run.metrics, alone=len(run.metrics) == 1),
+    }
+    facts |= dict([*numbers.items()][:_MOST_NUMBERS])
+    for plot in run.plots[:_MOST_CHARTS]:
+        facts[f"dvc/plots/{plot['title']}"] = _chart(plot, root)
+    return facts
+
+
+def _named(prefix: str, by_file: Mapping[str, Any], *, alone: bool) -> dict[str, Any]:
+    return {
+        f"{prefix}/{name}" if alone else f"{prefix}/{file}/{name}": value
+        for file, values in by_file.items()
+        for name, value in _flat(values)
+    }
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield name or "value", str(value)
+    elif isinstance(value, bool | int | float | str):
+        yield name or "value", value
+    elif value is not None:
+        yield name or "value", json.dumps(value)
+
+
+def _chart(plot: Mapping[str, Any], root: Path) -> dg.MarkdownMetadataValue:
+    try:
+        if "points" in plot:
+            return _inline(plot["title"], _drawn(plot))
+        file = root / plot["files"][0]
+        picture = file.read_bytes()
+        if len(picture) > _MOST_BYTES * 3 / 4:
+            picture = _smaller(file)
+        kind = "png" if picture[:4] == b"\x89PNG" else {".svg": "svg+xml"}.get(file.suffix, "jpeg")
+        return _inline(plot["title"], picture, kind)
+    except MissingExtraError as error:
+        return dg.MetadataValue.md(f"Not drawn: {error}")
+    except Exception as error:  # noqa: BLE001 (a chart never fails the stage that made it)
+        return dg.MetadataValue.md(f"Not drawn: {type(error).__name__}: {error}")
+
+
+def _inline(title: str, picture: bytes, kind: str = "png") -> dg.MarkdownMetadataValue:
+    text = base64.b64encode(picture).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/{kind};base64,{text})")
+
+
+def _smaller(file: Path) -> bytes:
+    image = extra("PIL.Image", extra="dvc").open(file).convert("RGB")
+    for side in (800, 500, 300, 150):
+        image.thumbnail((side, side))
+        png = io.BytesIO()
+        image.quantize(64).save(png, format="PNG", optimize=True)
+        if png.tell() <= _MOST_BYTES * 3 / 4:
+            break
+    return png.getvalue()
+
+
+def _drawn(plot: Mapping[str, Any]) -> bytes:
+    # The object interface: pyplot keeps every figure alive and picks a GUI backend.
+    figure = extra("matplotlib.figure", extra="dvc").Figure(figsize=(4.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    x, y, template = plot.get("x", "step"), plot.get("y", ""), plot.get("template", "")
+    if template.startswith("confusion"):
+        _confusion(axes, plot["points"], x, y)
+    else:
+        _lines(axes, plot["points"], x, y, template)
+    axes.set_title(plot.get("title", ""), fontsize=9, parse_math=False)
+    axes.set_xlabel(plot.get("x_label", x), fontsize=8, parse_math=False)
+    axes.set_ylabel(plot.get("y_label", y), fontsize=8, parse_math=False)
+    axes.tick_params(labelsize=7)
+    for dpi in (100, 70, 40):
+        png = io.BytesIO()
+        figure.savefig(png, format="png", dpi=dpi)
+        if png.tell() <= _MOST_BYTES * 3 / 4:
+            break
+    return png.getvalue()
+
+
+def _lines(axes: Any, points: Sequence[Mapping[str, Any]], x: str, y: str, template: str) -> None:
+    lines: dict[str, list[tuple[Any, Any]]] = {}
+    for i, point in enumerate(points):
+        name = " ".join(str(point[key]) for key in ("filename", "field") if point.get(key))
+        lines.setdefault(name, []).append((_number(point.get(x, i)), _number(point.get(y))))
+    for name, line in lines.items():
+        shown = line[:: math.ceil(len(line) / _MOST_POINTS)]
+        xs, ys = [a for a, _ in shown], [b for _, b in shown]
+        if template.startswith("bar"):
+            axes.barh([str(b) for b in ys], xs, label=name)
+        elif template.startswith("scatter"):
+            axes.scatter(xs, ys, s=6, label=name)
+        else:
+            axes.plot(xs, ys, linewidth=1, label=name, marker="." if len(shown) == 1 else None)
+    if len(lines) > 1:
+        axes.legend(fontsize=6)
+
+
+def _confusion(axes: Any, points: Sequence[Mapping[str, Any]], x: str, y: str) -> None:
+    across, down = (sorted({str(point.get(key)) for point in points}) for key in (x, y))
+    counts = [[0] * len(across) for _ in down]
+    for point in points:
+        counts[down.index(str(point.get(y)))][across.index(str(point.get(x)))] += 1
+    axes.imshow(counts, cmap="Blues")
+    axes.set_xticks(range(len(across)), across)
+    axes.set_yticks(range(len(down)), down)
+    if len(across) * len(down) <= 100:
+        middle = max(map(max, counts)) / 2
+        for row, values in enumerate(counts):
+            for column, count in enumerate(values):
+                colour = "white" if count > middle else "black"
+                axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value

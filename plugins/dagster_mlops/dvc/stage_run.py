@@ -1,0 +1,241 @@
+"""Runs a stage of a DVC project, and stores what it made as DVC and git do."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+from dagster_mlops.dvc import versions
+from dagster_mlops.dvc.git import Edit, toplevel
+from dagster_mlops.dvc.project import Stage, describe_problem, dvc_process
+from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import mask_credentials
+
+_TAIL = 40  # lines of output shown when a stage fails
+_GRACE = 5.0  # seconds between asking a stage to stop and killing it
+_COMMITTED = 1_000_000  # bytes; a larger file that git would track is left for the user to commit
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What came of a stage: `entry` is what ``dvc.lock`` says of it, `outcome` executed, restored or unchanged.
+
+    `metrics` are the parsed metric files below its outputs, `plots` what ``dvc plots show`` draws from them.
+    """
+
+    outcome: str
+    entry: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    plots: list[dict[str, Any]]
+    seconds: float
+
+    @property
+    def outs(self) -> list[dict[str, Any]]:
+        """The outputs in ``dvc.lock``: ``path`` relative to the stage's `wdir`, ``md5``, ``size``."""
+        return [dict(out) for out in self.entry.get("outs", ())]
+
+
+def run_stage(
+    dvc: DvcResource,
+    stage: Stage,
+    *,
+    log: Callable[[str], Any],
+    force: bool = False,
+    pull: bool = True,
+    env: Mapping[str, str] | None = None,
+) -> StageRun:
+    """Bring one stage up to date by ``dvc repro --single-item``: unchanged, restored from the run cache, or executed.
+
+    DVC runs in a process of its own that ends with this one, even when this one is killed. Its lock on the repository
+    is free while the command runs; its read and write locks on the stage's inputs and outputs are held.
+
+    Args:
+        dvc: the repository.
+        stage: the stage, of whose inputs none is brought up to date.
+        log: takes what DVC and the command print, at most once a second.
+        force: execute even if nothing changed.
+        pull: fetch inputs and known outputs that the workspace lacks from cache and remote.
+        env: environment variables for the command, such as the ``PATH`` of its virtual environment.
+
+    Raises:
+        dagster.Failure: the command failed (its last lines are in the metadata), or DVC refuses the stage.
+        DatasetError: another process holds the inputs or outputs for `lock_timeout` seconds.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        answer, request = Path(scratch, "answer.json"), Path(scratch, "request.json")
+        asked = {
+            "repo": str(dvc.root),
+            "target": stage.address,
+            "config": _config(dvc),
+            "lock_timeout": dvc.lock_timeout,
+            "force": force,
+            "pull": pull,
+            "answer": str(answer),
+        }
+        request.write_text(json.dumps(asked))
+        request.chmod(0o600)  # a remote's address may hold a password
+        tail: deque[str] = deque(maxlen=_TAIL)
+        with _process(dvc_process("_reproduce.py", str(request)), dvc.root, env) as process:
+            for lines in _batches(process):
+                tail.extend(lines)
+                log(mask_credentials("\n".join(lines)))
+            process.wait()
+        if not answer.exists():
+            raise dg.Failure(
+                f"DVC broke off on stage {stage.address}: {describe_problem(chr(10).join(tail))}",
+                metadata={"dvc/output": _quoted(tail), "dvc/exit_code": process.returncode},
+            )
+        told = json.loads(answer.read_text())
+    if "error" in told:
+        _fail(stage, told, tail, dvc)
+    return StageRun(seconds=time.monotonic() - started, **told)
+
+
+def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
+    """Push what a stage made and commit its entry in ``dvc.lock``, as far as the resource says so; the commit.
+
+    Only the entry of this stage and the outputs that git tracks go into the commit.
+
+    Raises:
+        DatasetError: the remote does not take the content, or git refuses.
+    """
+    kept = {out.path for out in stage.outs if out.cached}
+    if dvc.push and (cached := [out for out in run.outs if "md5" in out and stage.in_repo(out["path"]) in kept]):
+        with dvc.open(locked=False) as repo:
+            for out in cached:
+                versions.push(repo, out["md5"], out["size"], dvc.remote)
+    top = toplevel(dvc.root)
+    if not dvc.commit or top is None:
+        return ""
+    lock = dvc.root / Path(stage.file).with_name("dvc.lock")
+    edits: dict[Path, Edit] = {lock: _with_entry(lock, stage.name, run.entry)}
+    for out in stage.outs:
+        place = dvc.root / out.path
+        if out.cached or "://" in out.path:
+            continue
+        files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
+        edits |= {file: versions.as_is(file) for file in files if file.stat().st_size <= _COMMITTED}
+    return dvc._commit(top, edits, message)
+
+
+def _with_entry(lock: Path, name: str, entry: Mapping[str, Any]) -> Edit:
+    def edit(old: bytes) -> bytes:
+        merged: dict[str, Any] = yaml.safe_load(old) or {"schema": "2.0"}
+        stages = merged.setdefault("stages", {})
+        if stages.get(name) == entry:
+            return old
+        stages[name] = dict(entry)
+        on_disk = lock.read_bytes()
+        try:
+            # DVC's own bytes where they say the same, so that the file on disk is not modified in git's eyes.
+            return on_disk if yaml.safe_load(on_disk) == merged else _dumped(merged)
+        except yaml.YAMLError:  # another stage is just writing it
+            return _dumped(merged)
+
+    return edit
+
+
+def _dumped(content: Mapping[str, Any]) -> bytes:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
+def _config(dvc: DvcResource) -> dict[str, Any]:
+    if not dvc.remote_url:
+        return {}
+    name = dvc.remote or "storage"
+    return {"remote": {name: {"url": dvc.remote_url}}, "core": {"remote": name}}
+
+
+@contextmanager
+def _process(command: list[str], cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
+    # The process watches its standard input: it closes when we are gone, however that came about.
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is not None:
+                break
+            os.killpg(process.pid, how)
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                continue
+        for pipe in (process.stdin, process.stdout):
+            assert pipe
+            pipe.close()
+
+
+def _batches(process: "subprocess.Popen[str]") -> Iterator[list[str]]:
+    """What the process prints, as lists of lines, at most one a second: each becomes an event in Dagster's database."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout
+        for line in process.stdout:
+            lines.put(line.rstrip("\n"))
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    batch: list[str] = []
+    due = 0.0
+    while True:
+        try:
+            line = lines.get(timeout=max(0.01, due - time.monotonic()) if batch else None)
+        except queue.Empty:
+            line = ""
+        if line:
+            batch.append(line)
+            sys.stdout.write(f"{line}\n")  # whole, for whoever captures the step's output
+            sys.stdout.flush()
+        if batch and (line is None or time.monotonic() >= due):
+            yield batch
+            batch, due = [], time.monotonic() + 1
+        if line is None:
+            return
+
+
+def _fail(stage: Stage, told: Mapping[str, Any], tail: deque[str], dvc: DvcResource) -> None:
+    error = mask_credentials(told["error"])
+    if told["reason"] == "busy":
+        raise DatasetError(
+            f"Stage {stage.address} of {dvc.root} waited {dvc.lock_timeout:g} s for another DVC process: {error} Wait "
+            "for that process, stop it, or raise lock_timeout."
+        )
+    command = " && ".join(stage.cmd)
+    metadata = {"dvc/stage": stage.address, "dvc/cmd": command, "dvc/output": _quoted(tail)}
+    if told["reason"] == "command":
+        last = mask_credentials(describe_problem("\n".join(tail)))
+        raise dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)
+    raise dg.Failure(f"DVC cannot run stage {stage.address} of {dvc.root}: {error}", metadata, allow_retries=False)
+
+
+def _quoted(lines: "deque[str]") -> dg.MarkdownMetadataValue:
+    text = mask_credentials("\n".join(lines))
+    return dg.MetadataValue.md(f"```\n{text}\n```")
