@@ -440,6 +440,7 @@ def records_in(metadata: Mapping[str, Any]) -> Iterator[Record]:
         ProvenanceError: one of them cannot be read.
     """
     for key, value in metadata.items():
-        namespace, _, kind = key.partition("/")
+        # An asset that makes several things of one kind adds a name: dagster_mlops/dataset/models/cnn.
+        namespace, kind = [*key.split("/", 2), ""][:2]
         if namespace == NAMESPACE and kind in _KINDS:
             yield Record.from_dict(getattr(value, "value", value))

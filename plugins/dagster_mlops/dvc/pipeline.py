@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import yaml
 
 from dagster_mlops.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.code_state import code_state
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH
+from dagster_mlops.dvc.lock_files import stages_in
 from dagster_mlops.dvc.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stage_facts import data_version, datasets, inputs, metadata
@@ -199,8 +199,7 @@ def _observed(dvc: DvcResource, item: Stage | TrackedData) -> tuple[dg.DataVersi
         record = observed_dataset(dvc, item.path, rev=None)
         return dg.DataVersion(record.md5), record.to_metadata()
     file = dvc.root / Path(item.file).with_name("dvc.lock")
-    content = yaml.safe_load(file.read_bytes()) if file.exists() else {}
-    entry = (content.get("stages") or {}).get(item.name)
+    entry = stages_in(file.read_bytes() if file.exists() else b"").get(item.name)
     if not entry:
         raise DatasetError(f"{file} knows no stage {item.name!r}: it is frozen and never ran. Run `dvc repro` once.")
     run = StageRun("frozen", entry, {}, [], 0.0)

@@ -8,6 +8,7 @@ from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
 from dagster_mlops.dvc import versions
 from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.lock_files import locked_output
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
@@ -76,7 +77,7 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
         if named == md5:
             return observed_dataset(dvc, path, rev=rev), others
         others.append(named)
-    return None, list(dict.fromkeys(others))
+    return locked_output(dvc, path, md5), list(dict.fromkeys(others))
 
 
 def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:
