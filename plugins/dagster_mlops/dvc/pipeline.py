@@ -201,7 +201,9 @@ def _observed(dvc: DvcResource, item: Stage | TrackedData) -> tuple[dg.DataVersi
     file = dvc.root / Path(item.file).with_name("dvc.lock")
     entry = stages_in(file.read_bytes() if file.exists() else b"").get(item.name)
     if not entry:
-        raise DatasetError(f"{file} knows no stage {item.name!r}: it is frozen and never ran. Run `dvc repro` once.")
+        raise DatasetError(
+            f"{file} knows no stage {item.name!r}: it is frozen and never ran. `dvc commit` its outputs."
+        )
     run = StageRun("frozen", entry, {}, [], 0.0)
     records = datasets(item, run, repo=str(dvc.root))
     return data_version(run), metadata(item, run, records, dvc.root)

@@ -233,7 +233,12 @@ def _fail(stage: Stage, told: Mapping[str, Any], tail: deque[str], dvc: DvcResou
     if told["reason"] == "command":
         last = mask_credentials(describe_problem("\n".join(tail)))
         raise dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)
-    raise dg.Failure(f"DVC cannot run stage {stage.address} of {dvc.root}: {error}", metadata, allow_retries=False)
+    raise dg.Failure(
+        f"DVC cannot run stage {stage.address} of {dvc.root}: {error}. `dvc repro --single-item {stage.address}` shows "
+        "the same there; if data is missing, `dvc pull` it or run what makes it.",
+        metadata,
+        allow_retries=False,
+    )
 
 
 def _quoted(lines: "deque[str]") -> dg.MarkdownMetadataValue:
