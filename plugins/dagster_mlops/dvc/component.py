@@ -51,7 +51,8 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
       group_name: nlp
       push: false
       translation:
-        tags: {stage: "{{ item.name }}"}
+        owners: [team:nlp]
+        metadata: {source: "{{ item.file }}"}
     ```
 
     It brings the resource `dvc` (`DvcResource`) for the repository, unless `provide_resource` is false. A subclass may

@@ -36,12 +36,14 @@ def data_version(run: StageRun) -> dg.DataVersion:
 
 
 def datasets(stage: Stage, run: StageRun, **facts: Any) -> list[Dataset]:
-    """The record of each output; `facts` are further fields of all of them."""
-    return [
+    """The record of each output, first those in DVC's cache; `facts` are further fields of all of them."""
+    cached = {out.path for out in stage.outs if out.cached}
+    records = [
         Dataset(path=stage.in_repo(out["path"]), md5=out["md5"], bytes=out.get("size"), **facts)
         for out in run.outs
         if "md5" in out
     ]
+    return sorted(records, key=lambda record: record.path not in cached)
 
 
 def inputs(stage: Stage, run: StageRun, repo: str, tracked: Sequence[str]) -> list[Ref]:
