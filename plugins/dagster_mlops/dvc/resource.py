@@ -16,6 +16,7 @@ from pydantic import Field
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
 from dagster_mlops.dvc import versions
+from dagster_mlops.dvc.creation import create, set_remote
 from dagster_mlops.dvc.git import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
@@ -99,13 +100,16 @@ class DvcResource(dg.ConfigurableResource):
             top = toplevel(self.root)
             if top is None or (top != self.root and git(top, "check-ignore", "-q", str(self.root)).returncode == 0):
                 top = self.root if git(self.root, "init", "-q").returncode == 0 else None
-            folder = self.root / ".dvc"
-            if not (folder / "config").exists():
-                # A folder without its config was left by a killed init; nothing can be in it yet.
-                options = {"no_scm": top is None, "subdir": top not in (None, self.root), "force": folder.exists()}
-                extra("dvc.repo").Repo.init(str(self.root), **options).close()
+            if remote_url and "://" not in remote_url:
+                remote_url = str(Path(remote_url).expanduser().absolute())
+                Path(remote_url).mkdir(parents=True, exist_ok=True)
+            create(self.root, versioned=top is not None, remote=(self._remote, remote_url) if remote_url else None)
             if remote_url:
-                self._set_remote(remote_url)
+                repo = extra("dvc.repo").Repo(str(self.root))
+                if repo.config["core"].get("remote") != self._remote or remote_url != self._url(repo):
+                    with self._lock(repo):
+                        set_remote(self.root, self._remote, remote_url)
+                repo.close()
             if top and self.commit:
                 files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
                 self._commit(top, {file: versions.as_is(file) for file in files}, "Start versioning data with DVC")
@@ -200,15 +204,8 @@ class DvcResource(dg.ConfigurableResource):
                 versions.pull(repo, wanted, self.remote, asked=str(path))
             return versions.checkout(repo, wanted, name=target.name)
 
-    def _set_remote(self, url: str) -> None:
-        if "://" not in url:
-            url = str(Path(url).expanduser().absolute())
-            Path(url).mkdir(parents=True, exist_ok=True)
-        repo = extra("dvc.repo").Repo(str(self.root))
-        with self._lock(repo), repo.config.edit("local") as config:
-            config["remote"].setdefault(self._remote, {})["url"] = url
-            config["core"]["remote"] = self._remote
-        repo.close()
+    def _url(self, repo: "Repo") -> str | None:
+        return repo.config["remote"].get(self._remote, {}).get("url")
 
     @property
     def _remote(self) -> str:
