@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dvc.output import Output
     from dvc.stage import Stage
 
 _READ: set[str] = set()
@@ -23,7 +24,9 @@ def describe(root: Path) -> dict[str, Any]:
     repo = Repo(str(root))
     found = repo.index.stages
     stages = [_stage(root, stage) for stage in found if isinstance(stage, PipelineStage)]
-    pointers = [_pointer(root, stage) for stage in found if not isinstance(stage, PipelineStage)]
+    pointers = [
+        _pointer(root, stage, out) for stage in found if not isinstance(stage, PipelineStage) for out in stage.outs
+    ]
     files = {stage["file"] for stage in stages}
     read = {_name(root, path) for path in _READ if Path(path).suffix in (".yaml", ".yml", ".json", ".toml", ".py")}
     # DVC reads this file where it exists: a new one changes the project, too.
@@ -31,7 +34,7 @@ def describe(root: Path) -> dict[str, Any]:
     repo.close()
     return {
         "stages": sorted(stages, key=lambda s: (s["file"], s["name"])),
-        "pointers": sorted(pointers, key=lambda p: p["file"]),
+        "pointers": sorted(pointers, key=lambda p: p["path"]),
         "read": sorted(name for name in read if not name.startswith(("../", ".dvc/", "/"))),
     }
 
@@ -62,8 +65,7 @@ def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
     }
 
 
-def _pointer(root: Path, stage: "Stage") -> dict[str, Any]:
-    [out] = stage.outs
+def _pointer(root: Path, stage: "Stage", out: "Output") -> dict[str, Any]:
     return {
         "file": _name(root, stage.path),
         "path": _name(root, out.fs_path, out.protocol),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 _PAUSE = 0.2  # seconds between two looks at a lock
+_MOST_POINTS = 20_000  # of a plot; of more, only every n-th is drawn
 
 
 class _Progress(logging.Handler):
@@ -135,27 +136,29 @@ def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
     def ours(file: str) -> bool:
         return any(file == place or file.startswith(f"{place}{os.sep}") for place in places)
 
+    def any_of(keys: dict[str, set[tuple[str, ...]]]) -> bool:
+        # Reading all of a project's metrics and plots takes a while: only where one of them is ours.
+        files = [os.path.join(*key) for key in keys.get("repo", ()) if key]
+        return any(ours(file) or place.startswith(f"{file}{os.sep}") for file in files for place in places)
+
+    metrics: dict[str, Any] = {}
+    plots: list[dict[str, Any]] = []
     try:
-        shown = repo.metrics.show().get("", {}).get("data", {})
-        metrics = {file: found["data"] for file, found in shown.items() if ours(file) and "data" in found}
+        if any_of(repo.index.metric_keys):
+            shown = repo.metrics.show().get("", {}).get("data", {})
+            metrics = {file: found["data"] for file, found in shown.items() if ours(file) and "data" in found}
+        if any_of(repo.index.plot_keys):
+            plots = [plot for plot in _plots(repo) if any(ours(file) for file in plot["files"])]
     except Exception as error:  # noqa: BLE001 (any parser)
-        _say(f"Metrics cannot be read: {error}")
-        metrics = {}
-    try:
-        plots = [plot for plot in _plots(repo, places) if any(ours(file) for file in plot["files"])]
-    except Exception as error:  # noqa: BLE001 (any parser)
-        _say(f"Plots cannot be read: {error}")
-        plots = []
+        _say(f"Metrics or plots cannot be read: {error}")
     return json.loads(json.dumps({"metrics": metrics, "plots": plots}, default=str))
 
 
-def _plots(repo: "Repo", places: list[str]) -> list[dict[str, Any]]:
+def _plots(repo: "Repo") -> list[dict[str, Any]]:
     """What ``dvc plots show`` would draw: the path of an image, or points with the columns to draw."""
     from dvc.render.match import PlotsData, match_defs_renderers
     from dvc.repo.plots import infer_data_sources
 
-    if not places:
-        return []
     with contextlib.redirect_stderr(io.StringIO()):  # plots of stages that have not run yet
         data = repo.plots.show()
     sources: dict[str, set[str]] = {}
@@ -172,7 +175,8 @@ def _plots(repo: "Repo", places: list[str]) -> list[dict[str, Any]]:
         wanted = ("x", "y", "x_label", "y_label", "title", "template")
         options = {key: renderer.properties[key] for key in wanted if isinstance(renderer.properties.get(key), str)}
         keys = {options.get("x"), options.get("y"), "filename", "field"}
-        points = [{key: value for key, value in point.items() if key in keys} for point in renderer.datapoints]
+        every = 1 if options.get("template") == "confusion" else len(renderer.datapoints) // _MOST_POINTS + 1
+        points = [{key: v for key, v in point.items() if key in keys} for point in renderer.datapoints[::every]]
         found.append({"title": renderer.name, **options, "points": points, "files": files})
     return found
 

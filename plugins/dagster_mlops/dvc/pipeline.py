@@ -260,7 +260,7 @@ def _selected(project: Project, patterns: Sequence[str] | None) -> list[Stage]:
 
 
 def _id(item: Stage | TrackedData) -> str:
-    return item.address if isinstance(item, Stage) else item.file
+    return item.address if isinstance(item, Stage) else f"{item.path} ({item.file})"
 
 
 def _paths(item: Stage | TrackedData) -> list[str]:
