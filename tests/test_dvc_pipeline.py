@@ -469,6 +469,7 @@ def test_a_lock_file_that_was_cut_off_starts_again_from_gits_copy(repo, run):
     whole = (repo / "dvc.lock").read_text()
     for kept in (0, len(whole) // 3, len(whole) // 2 + 1):
         (repo / "dvc.lock").write_text(whole[:kept])
+        (repo / ".dvc/tmp/rwlock").write_text('{"write": {'[:kept])
         again = run("clean", "train/cnn", commit=True)
         assert _versions(again) == first
         assert kept or set(_outcomes(again).values()) == {"unchanged"}  # a part may be valid YAML, and is then redone
@@ -552,3 +553,19 @@ def test_the_component_wraps_a_project_in_yaml(repo):
 def test_any_name_of_a_stage_gives_a_key_that_dagster_takes(name):
     key = stage_asset_spec(Stage(name=name, file="dvc.yaml")).key
     assert re.fullmatch(r"[A-Za-z0-9_]+", key.to_python_identifier())
+
+
+def test_the_examples_of_the_page_load(repo):
+    page = Path(__file__).parents[1].joinpath("docs", "dvc_pipelines.md").read_text()
+    page = page.replace("/data/get-started", str(repo))
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert dg.AssetKey(["nlp", "train", "cnn"]) in {key for asset in names["assets"] for key in asset.keys}
+    names["defs"].resolve_implicit_global_asset_job_def()
+    [block] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=PipelineComponent, defs_yaml_contents=yaml.safe_load(block))
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            [clean] = [spec for spec in defs.resolve_all_asset_specs() if spec.key == dg.AssetKey("clean")]
+            assert clean.owners == ["team:nlp"] and clean.group_name == "nlp"

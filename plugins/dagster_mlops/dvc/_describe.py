@@ -50,10 +50,10 @@ def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
         "cmd": stage.cmd if isinstance(stage.cmd, list) else [stage.cmd] if stage.cmd else [],
         "desc": stage.desc or "",
         "frozen": bool(stage.frozen),
-        "deps": [_name(root, dep.fs_path, dep.protocol) for dep in stage.deps if dep not in params],
+        "deps": [_place(root, dep) for dep in stage.deps if dep not in params],
         "outs": [
             {
-                "path": _name(root, out.fs_path, out.protocol),
+                "path": _place(root, out),
                 "cached": bool(out.use_cache),
                 "desc": out.annot.desc or "",
                 "type": out.annot.type or "",
@@ -68,14 +68,19 @@ def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
 def _pointer(root: Path, stage: "Stage", out: "Output") -> dict[str, Any]:
     return {
         "file": _name(root, stage.path),
-        "path": _name(root, out.fs_path, out.protocol),
+        "path": _place(root, out),
         "desc": stage.desc or out.annot.desc or "",
         "imported": bool(stage.is_import),
     }
 
 
-def _name(root: Path, path: str, protocol: str = "local") -> str:
-    return os.path.relpath(path, root).replace(os.sep, "/") if protocol == "local" else f"{protocol}://{path}"
+def _place(root: Path, item: Any) -> str:
+    """Where an input or output lies: relative to the repository, or the URL in dvc.yaml (``s3://``, ``ds://``)."""
+    return _name(root, item.fs_path) if getattr(item, "protocol", "") == "local" else str(item.def_path)
+
+
+def _name(root: Path, path: str) -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def _plain(values: Any) -> Any:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def reproduce(request: dict[str, Any]) -> dict[str, Any]:
     from dvc.lock import LockError
     from dvc.repo import Repo
     from dvc.repo.reproduce import reproduce as reproduce_stages
+    from dvc.rwlock import RWLockFileCorruptedError
 
     progress = _Progress()
     logger = logging.getLogger("dvc")
@@ -63,7 +65,7 @@ def reproduce(request: dict[str, Any]) -> dict[str, Any]:
     deadline = time.monotonic() + request["lock_timeout"]
     while True:
         try:
-            _mend_lock(repo, request["target"])
+            _mend_locks(repo, request["target"])
             if request["pull"]:
                 _fetch(repo, request["target"])
             changed = reproduce_stages(repo, targets=request["target"], single_item=True, force=request["force"])
@@ -71,11 +73,11 @@ def reproduce(request: dict[str, Any]) -> dict[str, Any]:
                 [stage] = repo.stage.collect(request["target"])
             break
         except DvcException as error:
-            if _caused_by(error, LockError) is None:
+            busy = _caused_by(error, LockError) or _caused_by(error, RWLockFileCorruptedError)
+            if busy is None:
                 return _failure(error)
             if time.monotonic() > deadline:
-                busy = _caused_by(error, LockError)
-                return {"reason": "busy", "error": f"{busy or error}"}
+                return {"reason": "busy", "error": str(busy)}
             time.sleep(_PAUSE)
     outcome = "unchanged" if not changed else "executed" if progress.executed else "restored"
     # For metrics and plots of other stages that are not here, DVC would ask the remote.
@@ -108,8 +110,8 @@ def _fetch(repo: "Repo", target: str) -> None:
 
     with repo.lock:
         [stage] = repo.stage.collect(target)
-        missing = [dep.fs_path for dep in stage.deps if dep.protocol == "local" and not dep.exists]
-        if any(out.protocol == "local" and not out.exists for out in stage.outs) and not stage.changed(True):
+        missing = [dep.fs_path for dep in stage.deps if _is_local(dep) and not dep.exists]
+        if any(_is_local(out) and not out.exists for out in stage.outs) and not stage.changed(True):
             missing.append(target)
     for name in missing:
         _say(f"Fetching {name}")
@@ -123,6 +125,10 @@ def _fetch(repo: "Repo", target: str) -> None:
             _say(f"Not fetched: {error}")
 
 
+def _is_local(item: Any) -> bool:
+    return getattr(item, "protocol", "") == "local"  # a dataset or database as input has none
+
+
 def _entry(stage: "Stage") -> dict[str, Any]:
     from dvc.stage.serialize import to_single_stage_lockfile
 
@@ -131,7 +137,7 @@ def _entry(stage: "Stage") -> dict[str, Any]:
 
 def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
     """The project's metrics and plots that lie in this stage's outputs. A broken one never fails the stage."""
-    places = [os.path.relpath(out.fs_path, repo.root_dir) for out in stage.outs if out.protocol == "local"]
+    places = [os.path.relpath(out.fs_path, repo.root_dir) for out in stage.outs if _is_local(out)]
 
     def ours(file: str) -> bool:
         return any(file == place or file.startswith(f"{place}{os.sep}") for place in places)
@@ -181,23 +187,35 @@ def _plots(repo: "Repo") -> list[dict[str, Any]]:
     return found
 
 
-def _mend_lock(repo: "Repo", target: str) -> None:
-    """Replace a ``dvc.lock`` that a kill cut off by git's copy; DVC's run cache still knows what was lost."""
+def _mend_locks(repo: "Repo", target: str) -> None:
+    """Replace what a kill cut off, because DVC writes these files in place and then refuses every command."""
     import yaml
+    from dvc.lock import make_lock
 
+    holders = Path(repo.tmp_dir or "", "rwlock")
+    # Who holds which path is lost with it: two runs of one stage may overlap then, which DVC sees by their hashes.
+    with make_lock(f"{holders}.lock", tmp_dir=repo.tmp_dir, hardlink_lock=repo.config["core"].get("hardlink_lock")):
+        if not _is_whole(holders, json.loads):
+            holders.unlink()
+            _say(f"{holders} was cut off; it starts again empty")
     file = Path(repo.root_dir, target.rpartition(":")[0] or "dvc.yaml").with_name("dvc.lock")
     with repo.lock:
-        try:
-            whole = not file.exists() or isinstance(yaml.safe_load(file.read_bytes()), dict)
-        except yaml.YAMLError:
-            whole = False
-        if not whole:
+        if not _is_whole(file, yaml.safe_load):
             command = ["git", "show", "HEAD:./dvc.lock"]
             committed = subprocess.run(command, cwd=file.parent, capture_output=True, timeout=20)
-            file.unlink()
+            file.unlink()  # without git's copy, DVC's run cache still knows the results
             if committed.returncode == 0:
                 file.write_bytes(committed.stdout)
             _say(f"{file} was cut off; it starts again from git's copy")
+
+
+def _is_whole(file: Path, parse: Callable[[bytes], Any]) -> bool:
+    try:
+        return isinstance(parse(file.read_bytes()), dict)
+    except FileNotFoundError:
+        return True
+    except Exception:  # noqa: BLE001 (either parser's own)
+        return False
 
 
 def _end_with_parent() -> None:
