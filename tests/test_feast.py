@@ -26,8 +26,9 @@ from dagster_mlops.feast import (
     training_set_asset,
     training_set_checks,
 )
-from dagster_mlops.feast.repository import load_repository, lock
+from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resolver import FeastResolver
+from dagster_mlops.parsing import lock
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
 
 pytestmark = [
@@ -493,11 +494,14 @@ def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monk
 
 
 def test_a_killed_process_frees_its_lock_and_a_living_one_is_named(tmp_path):
-    code = "import sys, time, pathlib; from dagster_mlops.feast.repository import lock\n"
+    code = "import sys, time, pathlib; from dagster_mlops.parsing import lock\n"
     code += "with lock(pathlib.Path(sys.argv[1]), 1): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout and holder.stdout.readline() == "held\n"
-    with pytest.raises(FeatureError, match=f"was held by process {holder.pid}"), lock(tmp_path / "l", 0.2):
+    with (
+        pytest.raises(FeatureError, match=f"was held by process {holder.pid}"),
+        lock(tmp_path / "l", 0.2, error=FeatureError),
+    ):
         pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()

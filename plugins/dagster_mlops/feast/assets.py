@@ -1,9 +1,8 @@
 """One asset per feature view of a Feast repository: materializing it loads a window into the online store."""
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta, timezone
+from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +19,15 @@ from dagster_mlops.feast.materialization import (
     read_source,
     whole_window,
 )
-from dagster_mlops.feast.repository import ViewDefinition, load_repository, lock, read_config, state_dir
+from dagster_mlops.feast.repository import load_repository, read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.retrieval import join_keys
-from dagster_mlops.provenance import FeatureView, mask_credentials
+from dagster_mlops.feast.specs import feature_view_spec
+from dagster_mlops.parsing import lock, state_dir
+from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-_TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{1,63}")
-_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
 def feature_view_assets(
@@ -87,16 +85,9 @@ def feature_view_assets(
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
     return [
         _feature_view_asset(
-            spec=dg.AssetSpec(
+            spec=feature_view_spec(view, repository.project).replace_attributes(
                 key=dg.AssetKey([*(key_prefix or ()), view.name]),
-                description=view.description or f"Feature view `{view.name}` of Feast project `{repository.project}`.",
                 deps=(deps or {}).get(view.name, ()),
-                owners=_owners(view.owner),
-                tags={
-                    f"feast/{k}": v for k, v in view.tags.items() if _TAG_VALUE.fullmatch(v) and _TAG_VALUE.fullmatch(k)
-                },
-                metadata=_definition_metadata(view, repository.project),
-                kinds={"feast"},
                 group_name=group_name,
                 automation_condition=automation_condition,
                 partitions_def=partitions_def,
@@ -123,7 +114,7 @@ def _feature_view_asset(
         facts = describe_windows(store, found, list(windows.values()))
         span = Window(facts[0].window.start, facts[-1].window.end)
         metadata: dict[str, Any] = {"feast/online_writes": 0}
-        with lock(state_dir(path) / f"{view}.lock", feast.timeout):
+        with lock(state_dir(path) / f"{view}.lock", feast.timeout, error=FeatureError):
             if found.online:
                 read = materialize(store, registry.feature_view(store, view), span)
                 keys = join_keys(found)
@@ -172,25 +163,3 @@ def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
     shares = {f"feast/null_share/{name}": share for name, share in fact.null_shares.items()}
     last = {"feast/last_event": dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
     return {"dagster/row_count": fact.rows, **last, **shares}
-
-
-def _definition_metadata(view: ViewDefinition, project: str) -> dict[str, Any]:
-    columns = [dg.TableColumn(key, "join key") for key in view.join_keys]
-    columns += [dg.TableColumn(view.timestamp_field, "timestamp")] if view.timestamp_field else []
-    columns += [dg.TableColumn(f["name"], f["dtype"], f["description"] or None) for f in view.features]
-    return {
-        "dagster/column_schema": dg.TableSchema(columns),
-        "feast/project": project,
-        "feast/source": mask_credentials(view.source),
-        "feast/ttl": str(timedelta(seconds=view.ttl_seconds)) if view.ttl_seconds else "unlimited",
-        "feast/online": view.online,
-        **({"feast/tags": dict(view.tags)} if view.tags else {}),
-    }
-
-
-def _owners(owner: str) -> list[str]:
-    """Feast's owner is any text; Dagster wants an e-mail address or a team."""
-    if _EMAIL.fullmatch(owner):
-        return [owner]
-    team = re.sub(r"[^A-Za-z0-9_.-]+", "-", owner.removeprefix("team:")).strip("-")
-    return [f"team:{team}"] if team else []

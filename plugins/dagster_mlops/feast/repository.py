@@ -1,15 +1,10 @@
-"""What a Feast repository defines, known without importing Feast, and the folder where this plugin remembers it."""
+"""What a Feast repository defines, known without importing Feast."""
 
 import hashlib
 import json
 import os
 import re
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,10 +14,9 @@ import yaml
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.parsing import remembered, tool_process
 
-_STATE = ".dagster_mlops"
-_SKIPPED = {_STATE, ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
-_KEPT = 4  # descriptions: one per deployment that takes turns, e.g. by an environment variable
+_SKIPPED = {".dagster_mlops", ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
 _VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
 _VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']""")
 
@@ -63,18 +57,14 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
         MissingExtraError: Feast is not installed.
     """
     path = read_config(repo).path
-    key = content_key(path)
-    for folder in (path / _STATE, _user_state(path)):
-        known = _read_caches(folder / "feature_views.json").get(key)
-        if known is not None:
-            return _repository(path, known)
-    folder = state_dir(path)
-    with lock(folder / "parse.lock", timeout):  # whoever waits here finds the answer of whoever was first
-        known = _read_caches(folder / "feature_views.json").get(key)
-        if known is None:
-            known = _parse(path, folder, timeout)
-            kept = [*_read_caches(folder / "feature_views.json").items()][1 - _KEPT :]
-            _write_atomically(folder / "feature_views.json", json.dumps(dict([*kept, (key, known)])))
+    known = remembered(
+        path,
+        "feature_repository",
+        content_key(path),
+        lambda scratch: _parse(path, scratch, timeout),
+        timeout=timeout,
+        error=FeatureError,
+    )
     return _repository(path, known)
 
 
@@ -145,64 +135,6 @@ def content_key(repo: Path) -> str:
     return digest.hexdigest()
 
 
-def state_dir(repo: Path) -> Path:
-    """A folder for caches and locks: inside the repository and ignored by git, or the user's cache when read-only."""
-    inside = repo / _STATE
-    try:
-        inside.mkdir(exist_ok=True)
-        if not (inside / ".gitignore").exists():
-            _write_atomically(inside / ".gitignore", "*\n")
-    except OSError:
-        inside = _user_state(repo)
-        inside.mkdir(parents=True, exist_ok=True)
-    return inside
-
-
-@contextmanager
-def lock(file: Path, timeout: float) -> Iterator[None]:
-    """Hold an exclusive lock among the processes of this machine; the system frees it when a holder is killed.
-
-    Raises:
-        FeatureError: another process held it for `timeout` seconds.
-    """
-    import fcntl  # only POSIX has it, and definitions should still load elsewhere
-
-    deadline = time.monotonic() + timeout
-    with file.open("a+") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    handle.seek(0)
-                    holder = handle.read().strip() or "another process"
-                    raise FeatureError(
-                        f"{file} was held by {holder} for {timeout:.0f} s. Wait for it or end it."
-                    ) from None
-                time.sleep(0.05)
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()}")
-        handle.flush()
-        yield
-
-
-def feast_process(code: str, *arguments: str, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run Python `code` that imports Feast in a process of its own, with this process's environment.
-
-    Raises:
-        FeatureError: it took longer than `timeout` seconds.
-    """
-    command = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in the user's repository
-    try:
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        raise FeatureError(
-            f"Feast did not finish in {timeout:.0f} s on {cwd}. Raise timeout= or look for a slow source."
-        ) from error
-
-
 def feast_problem(repo: Path, stderr: str) -> str:
     """Feast's own message, with the place in the repository that caused it."""
     places = [
@@ -214,17 +146,17 @@ def feast_problem(repo: Path, stderr: str) -> str:
     return f"{lines[-1].strip()}{f' (at {places[-1]})' if places else ''}"
 
 
-def _parse(repo: Path, folder: Path, timeout: float) -> dict[str, Any]:
+def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
     code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        output = Path(scratch) / "definitions.json"
-        script = Path(__file__).with_name("_parse.py")
-        done = feast_process(code, str(script), str(repo), str(output), cwd=repo, timeout=timeout)
-        if done.returncode:
-            raise FeatureError(
-                f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
-            )
-        return json.loads(output.read_text())
+    output, script = scratch / "definitions.json", Path(__file__).with_name("_parse.py")
+    done = tool_process(
+        "Feast", code, str(script), str(repo), str(output), cwd=repo, timeout=timeout, error=FeatureError
+    )
+    if done.returncode:
+        raise FeatureError(
+            f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
+        )
+    return json.loads(output.read_text())
 
 
 def _repository(path: Path, data: Mapping[str, Any]) -> Repository:
@@ -235,31 +167,10 @@ def _repository(path: Path, data: Mapping[str, Any]) -> Repository:
     return Repository(path=path, project=data["project"], views=tuple(views))
 
 
-def _read_caches(file: Path) -> dict[str, dict[str, Any]]:
-    """What is remembered, by key; nothing when it is not there or damaged."""
-    try:
-        caches = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return caches if isinstance(caches, dict) else {}
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    with os.fdopen(handle, "w") as stream:
-        stream.write(text)
-    os.replace(temporary, file)
-
-
 def _definition_files(repo: Path) -> list[Path]:
     definitions = [file for file in repo.rglob("*.py") if not _SKIPPED & set(file.relative_to(repo).parts)]
     settings = [repo / name for name in ("feature_store.yaml", ".feastignore") if (repo / name).is_file()]
     return sorted([*definitions, *settings])
-
-
-def _user_state(repo: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "dagster-mlops" / f"feast-{hashlib.sha256(str(repo).encode()).hexdigest()[:16]}"
 
 
 def _feast_version() -> str:

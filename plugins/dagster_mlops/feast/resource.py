@@ -8,7 +8,8 @@ from pydantic import Field
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry, retrieval
-from dagster_mlops.feast.repository import content_key, feast_problem, feast_process, lock, read_config, state_dir
+from dagster_mlops.feast.repository import content_key, feast_problem, read_config
+from dagster_mlops.parsing import lock, state_dir, tool_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,11 +81,13 @@ class FeastResource(dg.ConfigurableResource):
         store, key = self.store(), content_key(path)
         if not force and registry.get_tags(store, _APPLIED).get("key") == key:
             return False
-        with lock(state_dir(path) / "apply.lock", self.timeout):
+        with lock(state_dir(path) / "apply.lock", self.timeout, error=FeatureError):
             if not force and registry.get_tags(store, _APPLIED).get("key") == key:
                 return False
             code = "from feast.cli.cli import cli; cli()"
-            done = feast_process(code, "--chdir", str(path), "apply", cwd=path, timeout=self.timeout)
+            done = tool_process(
+                "Feast", code, "--chdir", str(path), "apply", cwd=path, timeout=self.timeout, error=FeatureError
+            )
             if done.returncode:
                 raise FeatureError(
                     f"`feast apply` failed in {path}: {feast_problem(path, done.stderr or done.stdout)}."

@@ -1,0 +1,134 @@
+"""What a tool's repository defines: described by the tool in its own process, remembered until a file changes."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops.errors import DagsterMlopsError
+
+_STATE = ".dagster_mlops"
+_KEPT = 4  # descriptions: one per deployment that takes turns, e.g. by an environment variable
+
+
+def remembered(
+    root: Path,
+    name: str,
+    key: str,
+    describe: Callable[[Path], dict[str, Any]],
+    *,
+    timeout: float,
+    error: type[DagsterMlopsError] = DagsterMlopsError,
+) -> dict[str, Any]:
+    """The JSON object that `describe` gave for `key`, from the state folder of `root`; else `describe` is called once.
+
+        remembered(repo, "feature_views", content_key(repo), lambda scratch: parse(repo, scratch), timeout=180)
+
+    Args:
+        root: The repository that is described.
+        name: Name of the file, without ``.json``, that remembers the answers.
+        key: A hash of everything that decides the answer.
+        describe: Called with a folder for its temporary files. Of several processes one calls it, the others wait.
+        timeout: Seconds to wait for another process.
+        error: What is raised when that took longer.
+    """
+    for folder in (root / _STATE, _user_state(root)):
+        known = _read(folder / f"{name}.json").get(key)
+        if known is not None:
+            return known
+    folder = state_dir(root)
+    with lock(folder / f"{name}.lock", timeout, error=error):  # whoever waits here finds the first one's answer
+        known = _read(folder / f"{name}.json").get(key)
+        if known is None:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                known = describe(Path(scratch))
+            kept = [*_read(folder / f"{name}.json").items()][1 - _KEPT :]
+            write_atomically(folder / f"{name}.json", json.dumps(dict([*kept, (key, known)])))
+    return known
+
+
+def state_dir(root: Path) -> Path:
+    """A folder for caches and locks: inside the repository and ignored by git, or the user's cache when read-only."""
+    inside = root / _STATE
+    try:
+        inside.mkdir(exist_ok=True)
+        if not (inside / ".gitignore").exists():
+            write_atomically(inside / ".gitignore", "*\n")
+    except OSError:
+        inside = _user_state(root)
+        inside.mkdir(parents=True, exist_ok=True)
+    return inside
+
+
+@contextmanager
+def lock(file: Path, timeout: float, *, error: type[DagsterMlopsError] = DagsterMlopsError) -> Iterator[None]:
+    """Hold an exclusive lock among the processes of this machine; the system frees it when a holder is killed.
+
+    Raises:
+        DagsterMlopsError: as `error`, when another process held it for `timeout` seconds.
+    """
+    import fcntl  # only POSIX has it, and definitions should still load elsewhere
+
+    deadline = time.monotonic() + timeout
+    with file.open("a+") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "another process"
+                    raise error(f"{file} was held by {holder} for {timeout:.0f} s. Wait for it or end it.") from None
+                time.sleep(0.05)
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()}")
+        handle.flush()
+        yield
+
+
+def tool_process(
+    tool: str, code: str, *arguments: str, cwd: Path, timeout: float, error: type[DagsterMlopsError] = DagsterMlopsError
+) -> subprocess.CompletedProcess[str]:
+    """Run Python `code` that imports a tool in a process of its own, with this process's environment.
+
+    Raises:
+        DagsterMlopsError: as `error`, when it took longer than `timeout` seconds.
+    """
+    command = [sys.executable, "-c", code, *arguments]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in the user's repository
+    try:
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as late:
+        raise error(
+            f"{tool} did not finish in {timeout:.0f} s on {cwd}. Raise timeout= or look for a slow source."
+        ) from late
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Put `text` in place of what `file` holds; a reader sees all of the old or all of the new."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    with os.fdopen(handle, "w") as stream:
+        stream.write(text)
+    os.replace(temporary, file)
+
+
+def _read(file: Path) -> Mapping[str, dict[str, Any]]:
+    """What is remembered, by key; nothing when it is not there or damaged."""
+    try:
+        answers = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return answers if isinstance(answers, dict) else {}
+
+
+def _user_state(root: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "dagster-mlops" / hashlib.sha256(str(root).encode()).hexdigest()[:16]
