@@ -142,22 +142,32 @@ def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
     def ours(file: str) -> bool:
         return any(file == place or file.startswith(f"{place}{os.sep}") for place in places)
 
-    def any_of(keys: dict[str, set[tuple[str, ...]]]) -> bool:
-        # Reading all of a project's metrics and plots takes a while: only where one of them is ours.
-        files = [os.path.join(*key) for key in keys.get("repo", ()) if key]
-        return any(ours(file) or place.startswith(f"{file}{os.sep}") for file in files for place in places)
+    def any_of(definitions: dict[str, Any]) -> bool:
+        # Reading all of a project's metrics and plots takes a while: only where one of them may be ours.
+        files = [Path(file).parent / text for file, defined in definitions.items() for text in _texts(defined)]
+        names = [os.path.relpath(file, repo.root_dir) for file in files]
+        return any(ours(name) or any(place.startswith(f"{name}{os.sep}") for place in places) for name in names)
 
     metrics: dict[str, Any] = {}
     plots: list[dict[str, Any]] = []
     try:
-        if any_of(repo.index.metric_keys):
+        if any(out.metric for out in stage.outs) or any_of(repo.index._metrics):
             shown = repo.metrics.show().get("", {}).get("data", {})
             metrics = {file: found["data"] for file, found in shown.items() if ours(file) and "data" in found}
-        if any_of(repo.index.plot_keys):
+        if any(out.plot for out in stage.outs) or any_of(repo.index._plots):
             plots = [plot for plot in _plots(repo) if any(ours(file) for file in plot["files"])]
     except Exception as error:  # noqa: BLE001 (any parser)
         _say(f"Metrics or plots cannot be read: {error}")
     return json.loads(json.dumps({"metrics": metrics, "plots": plots}, default=str))
+
+
+def _texts(definition: Any) -> list[str]:
+    """Every text in a definition of plots or metrics; the paths are among them."""
+    if isinstance(definition, dict):
+        return [text for pair in definition.items() for item in pair for text in _texts(item)]
+    if isinstance(definition, list | tuple):
+        return [text for item in definition for text in _texts(item)]
+    return [definition] if isinstance(definition, str) else []
 
 
 def _plots(repo: "Repo") -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +13,14 @@ from typing import Any
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DatasetError
+from dagster_mlops.parsing import tool_process, write_atomically
 
+# A script of this folder does not run by its path: Python would import its neighbours, such as git.py, in place of the
+# real ones. Nor with the working directory in front, where the user's files are.
+RUN_SCRIPT = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; "
+    "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+)
 _FORMAT = 1  # of the description; part of its key
 _CACHE = "dagster_mlops/project.json"
 
@@ -124,15 +129,6 @@ def describe_problem(stderr: str) -> str:
     return next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
 
 
-def dvc_process(script: str, *arguments: str) -> list[str]:
-    """The command that runs a file of this folder in a process of its own."""
-    # Not by its path: Python would then import our neighbours, such as git.py, in place of the real ones. And not with
-    # the working directory in front, where the user's files are.
-    code = "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; "
-    code += "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    return [sys.executable, "-c", code, str(Path(__file__).with_name(script)), *arguments]
-
-
 def _defines(name: str) -> bool:
     file = name.rpartition("/")[2]
     return file in ("dvc.yaml", ".dvcignore") or (file.endswith(".dvc") and file != ".dvc")
@@ -153,11 +149,10 @@ def _files(root: Path) -> tuple[str, ...]:
 def _described(root: Path, timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch, "project.json")
-        command = dvc_process("_describe.py", str(root), str(answer))
-        try:
-            done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout)
-        except subprocess.TimeoutExpired as error:
-            raise DatasetError(f"DVC did not read {root} within {timeout:g} s. Raise timeout=.") from error
+        script = str(Path(__file__).with_name("_describe.py"))
+        done = tool_process(
+            "DVC", RUN_SCRIPT, script, str(root), str(answer), cwd=root, timeout=timeout, error=DatasetError
+        )
         if done.returncode:
             _version()  # says so when DVC is not installed
             raise DatasetError(
@@ -179,10 +174,7 @@ def _known(cache: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any
 def _keep(cache: Path, text: str) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, new = tempfile.mkstemp(dir=cache.parent, prefix="project.")
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-        os.replace(new, cache)
+        write_atomically(cache, text)
     except OSError:
         return  # a checkout that is read-only is described each time
 

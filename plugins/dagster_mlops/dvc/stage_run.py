@@ -21,7 +21,7 @@ import yaml
 
 from dagster_mlops.dvc import versions
 from dagster_mlops.dvc.git import Edit, toplevel
-from dagster_mlops.dvc.project import Stage, describe_problem, dvc_process
+from dagster_mlops.dvc.project import RUN_SCRIPT, Stage, describe_problem
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
@@ -91,7 +91,7 @@ def run_stage(
         request.write_text(json.dumps(asked))
         request.chmod(0o600)  # a remote's address may hold a password
         tail: deque[str] = deque(maxlen=_TAIL)
-        with _process(dvc_process("_reproduce.py", str(request)), dvc.root, env) as process:
+        with _process(request, dvc.root, env) as process:
             for lines in _batches(process):
                 tail.extend(lines)
                 log(mask_credentials("\n".join(lines)))
@@ -163,10 +163,10 @@ def _config(dvc: DvcResource) -> dict[str, Any]:
 
 
 @contextmanager
-def _process(command: list[str], cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
+def _process(request: Path, cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
     # The process watches its standard input: it closes when we are gone, however that came about.
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_reproduce.py")), str(request)],
         cwd=cwd,
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
         stdin=subprocess.PIPE,
