@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dagster_mlops.dvc import DvcResource, PipelineComponent, dvc_io_manager, pipeline_assets
 from dagster_mlops.dvc.pipeline import stage_asset_spec
-from dagster_mlops.dvc.project import Stage, load_project
+from dagster_mlops.dvc.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.resolver import DvcResolver
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
@@ -569,3 +569,12 @@ def test_the_examples_of_the_page_load(repo):
         with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
             [clean] = [spec for spec in defs.resolve_all_asset_specs() if spec.key == dg.AssetKey("clean")]
             assert clean.owners == ["team:nlp"] and clean.group_name == "nlp"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(["a", "a0", "a-", "b"]), min_size=1, max_size=3).map("/".join), min_size=1))
+def test_what_makes_a_path_is_found_as_by_comparing_all_paths(paths):
+    data = tuple(TrackedData(path=path, file=f"{path}.dvc") for path in dict.fromkeys(paths[1:]))
+    made = Project(Path("/"), (), data).makers(paths[0])
+    nested = [d for d in data if f"{d.path}/".startswith(f"{paths[0]}/") or f"{paths[0]}/".startswith(f"{d.path}/")]
+    assert sorted(d.file for d in made) == sorted(d.file for d in nested)

@@ -4,8 +4,11 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ RUN_SCRIPT = (
     "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 )
 _FORMAT = 1  # of the description; part of its key
-_CACHE = "dagster_mlops/project.json"
+_REMEMBERED = "dagster_mlops/project.json"
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,33 @@ class Project:
 
     def makers(self, path: str) -> list[Stage | TrackedData]:
         """What makes the file or folder `path`, contains it, or lies in it."""
-        makers: list[Stage | TrackedData] = []
-        makers.extend(stage for stage in self.stages if any(overlap(path, out.path) for out in stage.outs))
-        makers.extend(data for data in self.data if overlap(path, data.path))
-        return makers
+        above = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
+        found = {id(maker): maker for name in (*above, ".") for maker in self._by_path.get(name, ())}
+        found |= {id(maker): maker for name in below(self._paths, path) for maker in self._by_path[name]}
+        return [*found.values()]
+
+    @cached_property
+    def _by_path(self) -> dict[str, list[Stage | TrackedData]]:
+        made: dict[str, list[Stage | TrackedData]] = defaultdict(list)
+        for stage in self.stages:
+            for out in stage.outs:
+                made[out.path].append(stage)
+        for data in self.data:
+            made[data.path].append(data)
+        return dict(made)
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        return sorted(self._by_path)
 
 
-def overlap(one: str, other: str) -> bool:
-    """Whether two paths are the same, or one lies in the other."""
-    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/") or "." in (one, other)
+def below(names: Sequence[str], path: str) -> list[str]:
+    """Those of the sorted `names` that are `path` or lie in it."""
+    if path == ".":
+        return list(names)
+    first = bisect_left(names, path)
+    same = [path] if names[first : first + 1] == [path] else []
+    return [*same, *names[bisect_left(names, f"{path}/") : bisect_left(names, f"{path}0")]]  # "0" follows "/"
 
 
 def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
@@ -114,13 +135,13 @@ def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
         raise DatasetError(f"{root} is no DVC repository: it has no .dvc folder. Run `dvc init` or mend repo=.")
     files = _files(root)
     definitions = sorted(name for name in files if _defines(name))
-    cache = root / ".dvc" / "tmp" / _CACHE
-    known = _known(cache, root, definitions)
+    remembered = root / ".dvc" / "tmp" / _REMEMBERED
+    known = _known(remembered, root, definitions)
     if known is None:
         known = _described(root, timeout)
         read = sorted({*definitions, *known["read"]})
         entry = {"version": _version(), "definitions": definitions, "read": _hashes(root, read), "project": known}
-        _keep(cache, json.dumps(entry))
+        _keep(remembered, json.dumps(entry))
     return _project(root, known, files)
 
 
@@ -134,16 +155,16 @@ def _defines(name: str) -> bool:
     return file in ("dvc.yaml", ".dvcignore") or (file.endswith(".dvc") and file != ".dvc")
 
 
-def _files(root: Path) -> tuple[str, ...]:
+def _files(root: Path) -> list[str]:
     """The files that are not ignored, relative to the repository. Data that DVC tracks is ignored by git."""
     listed = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
     if listed.returncode == 0:
-        return tuple(sorted({os.fsdecode(name) for name in listed.stdout.split(b"\0") if name}))
+        return sorted({os.fsdecode(name) for name in listed.stdout.split(b"\0") if name})
     found: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
         found.extend(Path(folder, name).relative_to(root).as_posix() for name in names)
-    return tuple(sorted(found))
+    return sorted(found)
 
 
 def _described(root: Path, timeout: float) -> dict[str, Any]:
@@ -162,19 +183,19 @@ def _described(root: Path, timeout: float) -> dict[str, Any]:
         return json.loads(answer.read_text())
 
 
-def _known(cache: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:
+def _known(file: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:
     try:
-        entry = json.loads(cache.read_text())
+        entry = json.loads(file.read_text())
         same = entry["version"] == _version() and entry["definitions"] == list(definitions)
         return entry["project"] if same and _hashes(root, entry["read"]) == entry["read"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none yet, or damaged
 
 
-def _keep(cache: Path, text: str) -> None:
+def _keep(file: Path, text: str) -> None:
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, text)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, text)
     except OSError:
         return  # a checkout that is read-only is described each time
 
@@ -200,15 +221,20 @@ def _project(root: Path, known: Mapping[str, Any], files: Sequence[str]) -> Proj
         for stage in known["stages"]
     )
     project = Project(root, stages, tuple(TrackedData(**pointer) for pointer in known["pointers"]))
-    return Project(root, tuple(_with_code(project, stage, files) for stage in stages), project.data)
+    hashed = cache(lambda name: _hash(root / name))  # many stages may run the same code
+    return Project(root, tuple(_with_code(project, stage, files, hashed) for stage in stages), project.data)
 
 
-def _with_code(project: Project, stage: Stage, files: Sequence[str]) -> Stage:
+def _with_code(project: Project, stage: Stage, files: Sequence[str], hashed: Callable[[str], str]) -> Stage:
     code = tuple(dep for dep in stage.deps if "://" not in dep and not project.makers(dep))
-    held = [name for name in files if any(name == dep or name.startswith(f"{dep}/") for dep in code)]
-    told = {"cmd": stage.cmd, "params": stage.params, "code": _hashes(project.root, held)}
+    held = {dep: below(files, dep) for dep in code}
+    told = {
+        "cmd": stage.cmd,
+        "params": stage.params,
+        "code": {name: hashed(name) for names in held.values() for name in names},
+    }
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    tracked = tuple(dep for dep in code if any(name == dep or name.startswith(f"{dep}/") for name in held))
+    tracked = tuple(dep for dep, names in held.items() if names)
     return Stage(**{**stage.__dict__, "code": tracked, "code_version": digest[:16]})
 
 
