@@ -1,7 +1,7 @@
 """One asset per feature view of a Feast repository: materializing it loads a window into the online store."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,23 +11,24 @@ import dagster as dg
 from dagster_mlops.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
-from dagster_mlops.feast.materialization import (
-    Window,
-    WindowFacts,
-    describe_windows,
-    materialize,
-    read_source,
-    whole_window,
-)
-from dagster_mlops.feast.repository import load_repository, read_config
+from dagster_mlops.feast.materialization import alone, materialize
+from dagster_mlops.feast.repository import ViewDefinition, load_repository, read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.retrieval import join_keys
+from dagster_mlops.feast.source import Window, WindowFacts, count_entities, describe_windows, whole_window
 from dagster_mlops.feast.specs import feature_view_spec
-from dagster_mlops.parsing import lock, state_dir
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+_STATISTICS = dg.TableSchema(
+    [
+        dg.TableColumn("feature", "string"),
+        dg.TableColumn("null_share", "float", "Share of rows without a value."),
+        dg.TableColumn("distinct", "int", "Different values, estimated within a few per cent."),
+        *(dg.TableColumn(name, "float") for name in ("mean", "std", "smallest", "largest")),
+    ]
+)
 
 
 def feature_view_assets(
@@ -41,6 +42,7 @@ def feature_view_assets(
     automation_condition: dg.AutomationCondition | None = None,
     backfill_policy: dg.BackfillPolicy | None = None,
     pool: str | None = None,
+    get_asset_spec: Callable[[ViewDefinition], dg.AssetSpec] | None = None,
 ) -> list[dg.AssetsDefinition]:
     """One asset per feature view of the Feast repository in `repo`, named and described as the view is.
 
@@ -66,6 +68,8 @@ def feature_view_assets(
         backfill_policy: One run for all partitions of a backfill unless given.
         pool: Concurrency pool. Give one with limit 1 when several machines materialize the same view: on one machine
             a lock takes care of it.
+        get_asset_spec: Translates a view; :func:`dagster_mlops.feast.specs.feature_view_spec` unless given. `deps`,
+            `key_prefix`, `group_name` and `automation_condition` are added to what it returns.
 
     Raises:
         FeatureError: Feast cannot read the repository, or a view that is named is not in it.
@@ -75,7 +79,7 @@ def feature_view_assets(
             f"feature views are materialized by event time; {type(partitions_def).__name__} has no time windows."
         )
     repository = load_repository(repo)
-    known = {view.name: view for view in repository.views}
+    known = {view.name: view for view in repository.views if view.kind != "label"}  # Feast does not materialize labels
     unknown = sorted({*(views or ()), *(deps or {})} - set(known))
     if unknown:
         raise FeatureError(
@@ -85,11 +89,11 @@ def feature_view_assets(
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
     return [
         _feature_view_asset(
-            spec=feature_view_spec(view, repository.project).replace_attributes(
-                key=dg.AssetKey([*(key_prefix or ()), view.name]),
-                deps=(deps or {}).get(view.name, ()),
-                group_name=group_name,
-                automation_condition=automation_condition,
+            spec=spec.replace_attributes(
+                key=spec.key.with_prefix(key_prefix or ()),
+                deps=[*spec.deps, *(deps or {}).get(view.name, ())],
+                group_name=group_name or spec.group_name,
+                automation_condition=automation_condition or spec.automation_condition,
                 partitions_def=partitions_def,
             ),
             view=view.name,
@@ -97,6 +101,7 @@ def feature_view_assets(
             pool=pool,
         )
         for view in (known[name] for name in (views or known))
+        for spec in [get_asset_spec(view) if get_asset_spec else feature_view_spec(view, repository.project)]
     ]
 
 
@@ -114,12 +119,10 @@ def _feature_view_asset(
         facts = describe_windows(store, found, list(windows.values()))
         span = Window(facts[0].window.start, facts[-1].window.end)
         metadata: dict[str, Any] = {"feast/online_writes": 0}
-        with lock(state_dir(path) / f"{view}.lock", feast.timeout, error=FeatureError):
+        with alone(store, path, view, feast.timeout):
             if found.online:
-                read = materialize(store, registry.feature_view(store, view), span)
-                keys = join_keys(found)
-                written = read_source(store, found, read, features=[], keys=keys)
-                metadata["feast/online_writes"] = len(written.drop_duplicates(keys)) if keys else min(len(written), 1)
+                read = materialize(store, view, span)
+                metadata["feast/online_writes"] = count_entities(store, found, read)
                 metadata["feast/read_until"] = read.end.isoformat()
             records = {}
             for partition, fact in zip(windows, facts, strict=True):
@@ -160,6 +163,8 @@ def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any
 
 
 def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
-    shares = {f"feast/null_share/{name}": share for name, share in fact.null_shares.items()}
+    numbers = {f"feast/null_share/{f.feature}": f.null_share for f in fact.features}
+    numbers |= {f"feast/mean/{f.feature}": f.mean for f in fact.features if f.mean is not None}
     last = {"feast/last_event": dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
-    return {"dagster/row_count": fact.rows, **last, **shares}
+    table = dg.MetadataValue.table([dg.TableRecord(f.__dict__) for f in fact.features], schema=_STATISTICS)
+    return {"dagster/row_count": fact.rows, **last, "feast/statistics": table, **numbers}

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,9 +9,10 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
-from dagster_mlops.feast.materialization import Window, materialized_windows, read_source
+from dagster_mlops.feast.materialization import materialized_windows
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.retrieval import join_keys, online_values, point_in_time
+from dagster_mlops.feast.source import latest_events
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,17 +138,11 @@ def _compare(
         raise FeatureError(
             f"feature view {view.name!r} was never materialized, so nothing is online. Materialize its asset."
         )
-    keys, time = join_keys(view), view.batch_source.timestamp_field
-    span = Window(min(w.start for w in windows), max(w.end for w in windows))
-    source = read_source(store, view, span, features=[], keys=keys).dropna(subset=keys)
-    online = source.loc[reduce(or_, [(source[time] >= w.start) & (source[time] < w.end) for w in windows])]
-    latest = online.sort_values(time, kind="stable").drop_duplicates(keys or None, keep="last")[[*keys, time]]
-    chosen = latest.sample(min(sample, len(latest)), random_state=seed).reset_index(drop=True)
+    keys, chosen = join_keys(view), latest_events(store, view, windows, sample=sample, seed=seed)
     types = {f.name: str(f.dtype) for f in projection.features}
     names = [f"{view.name}:{name}" for name in types]
-    asked = chosen.rename(columns={time: "event_timestamp"})
-    offline = point_in_time(store, asked, names, types)
-    served = online_values(store, chosen[keys], names, types) if keys else offline
+    offline = point_in_time(store, chosen, names, types)
+    served = online_values(store, chosen.loc[:, keys], names, types) if keys else offline
     return [_difference(f"{view.name}:{name}", chosen, offline[name], served[name], tolerance) for name in types]
 
 

@@ -10,7 +10,6 @@ from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import dagster_facts, upstream_records, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
-from dagster_mlops.feast.materialization import content_hash
 from dagster_mlops.feast.repository import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.retrieval import feature_types
@@ -118,4 +117,17 @@ def _entity_hash(context: dg.AssetExecutionContext, frame: "pd.DataFrame") -> st
     versions = [r.md5 for r in upstream_records(context) if isinstance(r, Dataset) and r.dagster_asset == source]
     if len(versions) == 1:
         return versions[0]
-    return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else content_hash(frame)
+    return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else _content_hash(frame)
+
+
+def _content_hash(frame: "pd.DataFrame") -> str:
+    """A hash of a frame's rows, whatever their order and index."""
+    pd = extra("pandas", extra="feast")
+    nested = [
+        name
+        for name in frame.select_dtypes("object")
+        if not all(pd.api.types.is_hashable(value) for value in frame[name])
+    ]
+    plain = frame.assign(**{name: frame[name].map(str) for name in nested})
+    rows = pd.util.hash_pandas_object(plain, index=False).sort_values().to_numpy()
+    return hashlib.sha256("|".join(map(str, frame.columns)).encode() + rows.tobytes()).hexdigest()

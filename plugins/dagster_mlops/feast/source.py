@@ -1,0 +1,224 @@
+"""What the offline source of a feature view holds, read in batches and summed up by DuckDB: size does not matter."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.retrieval import join_keys
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection
+    from feast import FeatureStore
+
+TICK = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_NUMBERS = {"Int32", "Int64", "Float32", "Float64"}
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """A half-open span of event time, [start, end), in UTC."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class FeatureFacts:
+    """The values of one feature in a window; mean to largest only for numbers, and None where there is no value."""
+
+    feature: str
+    null_share: float
+    distinct: int  # an estimate, within a few per cent
+    mean: float | None = None
+    std: float | None = None
+    smallest: float | None = None
+    largest: float | None = None
+
+
+@dataclass(frozen=True)
+class WindowFacts:
+    """What the offline source holds in a window of a feature view."""
+
+    window: Window
+    rows: int
+    last_event: datetime | None
+    content_hash: str
+    features: tuple[FeatureFacts, ...]
+
+
+def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]) -> list[WindowFacts]:
+    """What the source holds in each of `windows`, which are in order and do not overlap; read in one pass.
+
+    The content hash does not depend on the order of rows or on how files cut them.
+
+    Raises:
+        FeatureError: the source cannot be read.
+    """
+    types = {feature.name: str(feature.dtype) for feature in view.features}
+    columns = [*join_keys(view), view.batch_source.timestamp_field, *types]
+    chosen = ["count(*)", "max(happened)", *_hash_of(columns)]
+    for name, dtype in types.items():
+        chosen += _facts_of(name, dtype)
+    whole = Window(windows[0].start, windows[-1].end)
+    with _rows(store, view, whole, features=[*types]) as duckdb:
+        spans = ", ".join(f"({i}, {_micros(w.start)}, {_micros(w.end)})" for i, w in enumerate(windows))
+        placed = (
+            "SELECT *, 0 AS place FROM events"
+            if len(windows) == 1
+            else f"FROM events ASOF JOIN (VALUES {spans}) AS w(place, first, past) ON happened >= first"
+            " WHERE happened < past"
+        )
+        found = duckdb.sql(f"SELECT place, {', '.join(chosen)} FROM ({placed}) GROUP BY place").fetchall()
+    by_place = {row[0]: row[1:] for row in found}
+    return [_facts(window, by_place.get(place), types) for place, window in enumerate(windows)]
+
+
+def whole_window(store: "FeatureStore", view: Any) -> Window:
+    """From the first to the last event of the view's source that has happened by now.
+
+    Raises:
+        FeatureError: the source has no events, or cannot be read.
+    """
+    with _rows(store, view, None, features=[]) as duckdb:
+        now = _micros(datetime.now(timezone.utc))
+        [span] = duckdb.sql(f"SELECT min(happened), max(happened) FROM events WHERE happened <= {now}").fetchall()
+    if span[0] is None:
+        raise FeatureError(
+            f"the source of feature view {view.name!r} has no events yet, so there is nothing to materialize. "
+            "Materialize the assets that write it first."
+        )
+    return Window(_moment(span[0]), _moment(span[1]) + TICK)
+
+
+def count_entities(store: "FeatureStore", view: Any, window: Window) -> int:
+    """How many different entities have an event in `window`: as many rows does a materialization write online."""
+    keys = ", ".join(map(_quoted, join_keys(view)))
+    counted = f"count(DISTINCT ({keys}))" if keys else "least(count(*), 1)"
+    with _rows(store, view, window, features=[]) as duckdb:
+        [[count]] = duckdb.sql(f"SELECT {counted} FROM events").fetchall()
+    return int(count)
+
+
+def latest_events(
+    store: "FeatureStore", view: Any, windows: Sequence[Window], *, sample: int, seed: int
+) -> "pd.DataFrame":
+    """Up to `sample` entities with an event in one of `windows`: their join keys, and when their latest event was.
+
+    Which ones depends on `seed` and the entities alone. The moment is in the column ``event_timestamp``, in UTC.
+    """
+    keys = join_keys(view)
+    named = ", ".join(map(_quoted, keys))
+    inside = " OR ".join(f"happened >= {_micros(w.start)} AND happened < {_micros(w.end)}" for w in windows)
+    whole = Window(min(w.start for w in windows), max(w.end for w in windows))
+    present = "".join(f" AND {_quoted(key)} IS NOT NULL" for key in keys)
+    group = f"GROUP BY {named} ORDER BY md5(concat_ws(chr(31), '{seed}', {named})), {named}" if keys else ""
+    with _rows(store, view, whole, features=[]) as duckdb:
+        frame = duckdb.sql(
+            f"SELECT {named}{', ' if keys else ''}max(happened) AS event_timestamp FROM events "
+            f"WHERE ({inside}){present} {group} LIMIT {int(sample)}"
+        ).df()
+    frame = frame.dropna(subset=["event_timestamp"])
+    moments = frame["event_timestamp"].astype("int64").astype("datetime64[us]").dt.tz_localize("UTC")
+    return frame.assign(event_timestamp=moments)
+
+
+@contextmanager
+def _rows(
+    store: "FeatureStore", view: Any, window: Window | None, *, features: Sequence[str]
+) -> Iterator["DuckDBPyConnection"]:
+    """DuckDB, where ``events`` is the source, to be read once; ``happened`` is its time in microseconds since 1970."""
+    source = view.batch_source
+    raw = {mapped: name for name, mapped in source.field_mapping.items()}
+    columns = [*join_keys(view), *features]
+    offline = extra("feast.infra.offline_stores.offline_utils").get_offline_store_from_config(
+        store.config.offline_store
+    )
+    try:
+        job = offline.pull_all_from_table_or_query(
+            config=store.config,
+            data_source=source,
+            join_key_columns=[raw.get(name, name) for name in join_keys(view)],
+            feature_name_columns=[raw.get(name, name) for name in features],
+            timestamp_field=source.timestamp_field,
+            **({"start_date": window.start, "end_date": window.end - TICK} if window else {}),
+        )
+        # Spilled rows shall not land in the working directory, DuckDB's default.
+        with (
+            tempfile.TemporaryDirectory(prefix="dagster-mlops-") as spill,
+            extra("duckdb", extra="feast").connect(config={"temp_directory": spill}) as duckdb,
+        ):
+            duckdb.execute("SET TimeZone = 'UTC'")  # a time without a zone is UTC
+            duckdb.register("source", _batches(job))
+            time = _quoted(source.timestamp_field)
+            taken = ", ".join(f"{_quoted(raw.get(name, name))} AS {_quoted(name)}" for name in columns)
+            duckdb.execute(
+                f"CREATE TEMP VIEW events AS SELECT {taken}{', ' if taken else ''}{time}, "
+                f"epoch_us({time}::TIMESTAMPTZ) AS happened FROM source"
+            )
+            yield duckdb
+    except FeatureError:
+        raise
+    except Exception as error:
+        raise FeatureError(
+            f"feature view {view.name!r} cannot read its source {getattr(source, 'path', '') or source.name}: {error}. "
+            "Materialize what writes it first; a FileSource wants an absolute file or folder (no glob) and timestamps "
+            "in microseconds."
+        ) from error
+
+
+def _batches(job: Any) -> "pa.RecordBatchReader":
+    """The rows of a retrieval job, in batches where its store can: Feast itself only knows whole tables."""
+    if hasattr(job, "to_arrow_reader"):
+        return job.to_arrow_reader()
+    if hasattr(job, "table"):
+        # Ibis, which Feast's DuckDB store builds on. Its own batches ask for a method that DuckDB has renamed.
+        return job.table.get_backend().con.sql(job.table.compile()).to_arrow_reader()
+    return job.to_arrow().to_reader()
+
+
+def _hash_of(columns: Sequence[str]) -> list[str]:
+    text = ", ".join(f"coalesce({_quoted(name)}::VARCHAR, chr(30))" for name in columns)
+    return [f"sum(md5_number_{half}(concat_ws(chr(31), {text})))" for half in ("lower", "upper")]
+
+
+def _facts_of(name: str, dtype: str) -> list[str]:
+    column = _quoted(name)
+    if dtype in {"Float32", "Float64"}:
+        column = f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column} END"
+    facts = [f"count({column})", f"approx_count_distinct(({column})::VARCHAR)"]
+    numbers = ["avg", "stddev_samp", "min", "max"] if dtype in _NUMBERS else []
+    return facts + [f"{function}(({column})::DOUBLE)" for function in numbers]
+
+
+def _facts(window: Window, found: Sequence[Any] | None, types: dict[str, str]) -> WindowFacts:
+    if found is None:
+        empty = tuple(FeatureFacts(name, 0.0, 0) for name in types)
+        return WindowFacts(window, 0, None, "empty", empty)
+    rows, last, low, high, *rest = found
+    values = iter(rest)
+    features = []
+    for name, dtype in types.items():
+        present, distinct = next(values), next(values)
+        numbers = [next(values) for _ in range(4)] if dtype in _NUMBERS else []
+        features.append(FeatureFacts(name, 1 - present / rows, distinct, *numbers))
+    return WindowFacts(window, rows, _moment(last), f"{rows}-{int(low):x}-{int(high):x}", tuple(features))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // TICK
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + micros * TICK
