@@ -6,40 +6,97 @@ Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REP
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from feast import FeatureView
-    from feast.repo_contents import RepoContents
+from typing import Any
 
 
 def describe(repo: Path) -> dict[str, Any]:
-    """The feature views that `repo` defines, as Feast's own parser sees them."""
+    """What `repo` defines, as Feast's own parser sees it."""
     from feast.repo_config import load_repo_config
     from feast.repo_operations import parse_repo
 
     config = load_repo_config(repo, repo / "feature_store.yaml")
-    contents: RepoContents = parse_repo(repo)
-    join_keys = {entity.name: entity.join_key for entity in contents.entities}
-    views = [*contents.feature_views, *contents.stream_feature_views]
-    return {"project": config.project, "views": [_view(view, join_keys) for view in views]}
-
-
-def _view(view: "FeatureView", join_keys: dict[str, str]) -> dict[str, Any]:
-    source = view.batch_source
+    contents = parse_repo(repo)
+    # Feast gives a view without entities a dummy one, which is in no repository.
+    entities = {entity.name: entity for entity in contents.entities if not entity.name.startswith("__")}
+    join_keys = {name: (entity.join_key, entity.value_type.name.lower()) for name, entity in entities.items()}
     return {
-        "name": view.name,
-        "description": view.description,
-        "owner": view.owner,
-        "tags": dict(view.tags),
+        "project": config.project,
+        "views": [
+            *(_view(view, "batch", join_keys) for view in contents.feature_views),
+            *(_view(view, "stream", join_keys) for view in contents.stream_feature_views),
+            *(_view(view, "label", join_keys) for view in contents.label_views),
+        ],
+        "on_demand_views": [_on_demand_view(view) for view in contents.on_demand_feature_views],
+        "sources": [_source(source) for source in sorted(contents.data_sources, key=lambda source: source.name)],
+        "services": [_service(service) for service in contents.feature_services],
+        "entities": [_entity(entity) for entity in entities.values()],
+    }
+
+
+def _about(thing: Any) -> dict[str, Any]:
+    return {
+        "name": thing.name,
+        "description": thing.description,
+        "owner": thing.owner,
+        "tags": {str(key): str(value) for key, value in (thing.tags or {}).items()},
+    }
+
+
+def _features(view: Any) -> list[dict[str, str]]:
+    return [{"name": f.name, "dtype": str(f.dtype), "description": f.description} for f in view.features]
+
+
+def _view(view: Any, kind: str, join_keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    stream = getattr(view, "stream_source", None)
+    # A label view has one source, which pushes; behind it, as behind every push source, is a batch source.
+    batch = getattr(view, "batch_source", None) or getattr(view, "source", None)
+    return {
+        **_about(view),
+        "kind": kind,
         "online": bool(view.online),
         "ttl_seconds": view.ttl.total_seconds() if view.ttl else None,
-        # Feast gives a view without entities a dummy one, which is in no repository.
-        "join_keys": [join_keys[name] for name in view.entities if name in join_keys and not name.startswith("__")],
-        "features": [{"name": f.name, "dtype": str(f.dtype), "description": f.description} for f in view.features],
-        "timestamp_field": source.timestamp_field if source else "",
-        "source": str(getattr(source, "path", "") or getattr(source, "name", "")),
+        "join_keys": [join_keys[name][0] for name in view.entities if name in join_keys],
+        "join_key_types": dict(join_keys[name] for name in view.entities if name in join_keys),
+        "features": _features(view),
+        "timestamp_field": batch.timestamp_field if batch else "",
+        "source": str(getattr(batch, "path", "") or getattr(batch, "name", "")),
+        "sources": [source.name for source in (batch, stream) if source is not None],
     }
+
+
+def _on_demand_view(view: Any) -> dict[str, Any]:
+    return {
+        **_about(view),
+        "mode": str(getattr(view.mode, "value", view.mode)),
+        "features": _features(view),
+        "views": [projection.name for projection in view.source_feature_view_projections.values()],
+        "requests": [source.name for source in view.source_request_sources.values()],
+    }
+
+
+def _source(source: Any) -> dict[str, Any]:
+    batch = getattr(source, "batch_source", None)
+    schema = getattr(source, "schema", None) or []
+    return {
+        **_about(source),
+        "type": type(source).__name__,
+        "path": str(getattr(source, "path", "") or getattr(source, "table", "") or ""),
+        "timestamp_field": source.timestamp_field or "",
+        "features": [{"name": f.name, "dtype": str(f.dtype), "description": f.description} for f in schema],
+        "batch_source": batch.name if batch is not None else "",
+    }
+
+
+def _service(service: Any) -> dict[str, Any]:
+    projections = service.feature_view_projections
+    return {
+        **_about(service),
+        "features": {projection.name: [f.name for f in projection.features] for projection in projections},
+    }
+
+
+def _entity(entity: Any) -> dict[str, Any]:
+    return {**_about(entity), "join_key": entity.join_key, "type": entity.value_type.name.lower()}
 
 
 if __name__ == "__main__":

@@ -53,6 +53,16 @@ def view_hash(store: "FeatureStore", name: str) -> str:
     return _digest([_definition(feature_view(store, name))])
 
 
+def view_hashes(store: "FeatureStore") -> dict[str, str]:
+    """For each feature view of any kind, and each feature service, a hash of its definition: see `registry_hash`."""
+    views = store.registry.list_all_feature_views(store.project)
+    services = store.registry.list_feature_services(store.project)
+    return {
+        **{view.name: _digest([_definition(view)]) for view in views},
+        **{f"feature service {service.name}": _digest([_definition(service)]) for service in services},
+    }
+
+
 def registry_hash(store: "FeatureStore", service: str) -> str:
     """A hash of what a feature service means: itself, its feature views with their sources, and their entities.
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,19 +22,67 @@ _VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*
 
 
 @dataclass(frozen=True)
-class ViewDefinition:
-    """A feature view as its Feast repository defines it."""
+class Definition:
+    """What every definition of a Feast repository has."""
 
     name: str
     description: str
     owner: str
     tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ViewDefinition(Definition):
+    """A feature view. `kind` is batch, stream or label; `features` have a name, a dtype and a description.
+
+    `sources` are the names of its sources, the batch one first; `source` is where that one lies.
+    """
+
+    kind: str
     online: bool
     ttl_seconds: float | None
-    join_keys: tuple[str, ...]
-    features: tuple[Mapping[str, str], ...]  # name, dtype, description
+    join_keys: Sequence[str]
+    join_key_types: Mapping[str, str]
+    features: Sequence[Mapping[str, str]]
     timestamp_field: str
     source: str
+    sources: Sequence[str]
+
+
+@dataclass(frozen=True)
+class OnDemandViewDefinition(Definition):
+    """An on-demand feature view, computed from the feature views `views` and the request sources `requests`."""
+
+    mode: str
+    features: Sequence[Mapping[str, str]]
+    views: Sequence[str]
+    requests: Sequence[str]
+
+
+@dataclass(frozen=True)
+class SourceDefinition(Definition):
+    """A data source. `type` is Feast's class, `path` a path or table, `batch_source` what a push source adds to."""
+
+    type: str
+    path: str
+    timestamp_field: str
+    features: Sequence[Mapping[str, str]]
+    batch_source: str
+
+
+@dataclass(frozen=True)
+class ServiceDefinition(Definition):
+    """A feature service: the names of the features it takes, by view."""
+
+    features: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class EntityDefinition(Definition):
+    """An entity and its join key."""
+
+    join_key: str
+    type: str
 
 
 @dataclass(frozen=True)
@@ -43,7 +91,11 @@ class Repository:
 
     path: Path
     project: str
-    views: tuple[ViewDefinition, ...]
+    views: Sequence[ViewDefinition]
+    on_demand_views: Sequence[OnDemandViewDefinition]
+    sources: Sequence[SourceDefinition]
+    services: Sequence[ServiceDefinition]
+    entities: Sequence[EntityDefinition]
 
 
 def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
@@ -160,11 +212,15 @@ def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
 
 
 def _repository(path: Path, data: Mapping[str, Any]) -> Repository:
-    views = [
-        ViewDefinition(**{**view, "join_keys": tuple(view["join_keys"]), "features": tuple(view["features"])})
-        for view in data["views"]
-    ]
-    return Repository(path=path, project=data["project"], views=tuple(views))
+    return Repository(
+        path=path,
+        project=data["project"],
+        views=[ViewDefinition(**view) for view in data["views"]],
+        on_demand_views=[OnDemandViewDefinition(**view) for view in data["on_demand_views"]],
+        sources=[SourceDefinition(**source) for source in data["sources"]],
+        services=[ServiceDefinition(**service) for service in data["services"]],
+        entities=[EntityDefinition(**entity) for entity in data["entities"]],
+    )
 
 
 def _definition_files(repo: Path) -> list[Path]:
@@ -176,7 +232,7 @@ def _definition_files(repo: Path) -> list[Path]:
 def _feast_version() -> str:
     try:
         # The description's format is part of the key, too: another version of this plugin may describe more.
-        return f"{version('feast')}/1"
+        return f"{version('feast')}/2"
     except PackageNotFoundError:
         extra("feast")
         raise

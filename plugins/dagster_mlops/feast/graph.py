@@ -1,0 +1,112 @@
+"""A whole Feast repository as an asset graph: sources, views, on-demand views, services."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import specs
+from dagster_mlops.feast.assets import feature_view_assets
+from dagster_mlops.feast.repository import (
+    Definition,
+    EntityDefinition,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+    load_repository,
+)
+from dagster_mlops.feast.resource import FeastResource
+
+_INCLUDE = ("sources", "label_views", "on_demand_views", "services")
+
+
+def feature_repository_defs(
+    *,
+    repo: str | Path,
+    sources: Mapping[str, Any] | None = None,
+    include: Collection[str] = _INCLUDE,
+    freshness: bool = True,
+    partitions_def: dg.PartitionsDefinition | None = None,
+    group_name: str | None = None,
+    key_prefix: Sequence[str] | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    get_asset_spec: Callable[[Definition], dg.AssetSpec] | None = None,
+    resource: FeastResource | None = None,
+) -> dg.Definitions:
+    """Everything that the Feast repository in `repo` defines, as assets with their lineage, and the resource `feast`.
+
+    Batch and stream feature views are materialized by :func:`feature_view_assets`. Sources, label views, on-demand
+    views and feature services are specs: nothing runs for them, they show what is made of what.
+
+        weather = dg.AssetKey(["features", "origin_weather"])
+        defs = dg.Definitions.merge(
+            feature_repository_defs(repo="feature_repo", sources={"origin_weather_source": weather}),
+            dg.Definitions(assets=[origin_weather]),
+        )
+
+    Args:
+        repo: Folder with ``feature_store.yaml``. It is parsed outside this process, and only when its files changed.
+        sources: For a data source, by name, the key of your asset that writes it. The others become specs.
+        include: Which kinds of specs: of ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``.
+            All but the entities unless given: they have no data.
+        freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
+        partitions_def: As in :func:`feature_view_assets`, like `automation_condition`.
+        get_asset_spec: Translates each definition; :func:`dagster_mlops.feast.specs.get_asset_spec` unless given. What
+            it gives is used as it is, but for upstream assets, which are added.
+        resource: The resource; ``FeastResource(repo=repo)`` unless given.
+
+    Raises:
+        FeatureError: Feast cannot read the repository, or something that is named is not in it.
+    """
+    repository = load_repository(repo)
+    labels = [view for view in repository.views if view.kind == "label"]
+    views = [view for view in repository.views if view.kind != "label"]
+    parts: dict[str, Sequence[Definition]] = {
+        "sources": [source for source in repository.sources if source.name not in (sources or {})],
+        "label_views": labels,
+        "on_demand_views": repository.on_demand_views,
+        "services": repository.services,
+        "entities": repository.entities,
+    }
+    if unknown := sorted(set(include) - set(parts)):
+        raise FeatureError(f"include= takes {', '.join(parts)}; not {', '.join(unknown)}.")
+    if unknown := sorted(set(sources or {}) - {source.name for source in repository.sources}):
+        known = ", ".join(sorted(source.name for source in repository.sources)) or "none"
+        raise FeatureError(f"{repository.path} defines no source {', '.join(unknown)} (it has: {known}).")
+
+    def translate(thing: Definition) -> dg.AssetSpec:
+        if get_asset_spec:
+            return get_asset_spec(thing)
+        spec = specs.get_asset_spec(thing, repository.project)
+        spec = spec.replace_attributes(key=spec.key.with_prefix(key_prefix or ()), group_name=group_name)
+        if freshness and isinstance(thing, ViewDefinition) and thing.kind != "label":
+            spec = spec.replace_attributes(freshness_policy=specs.ttl_freshness_policy(thing))
+        return spec
+
+    shown = [thing for name in parts if name in include for thing in parts[name]]
+    keys = {("views", view.name): translate(view).key for view in views}
+    keys |= {(_kind(thing), thing.name): translate(thing).key for thing in shown}
+    keys |= {("sources", name): dg.AssetKey.from_coercible(key) for name, key in (sources or {}).items()}
+
+    def found(kind: str, name: str) -> list[dg.AssetKey]:
+        return [keys[kind, name]] if (kind, name) in keys else []
+
+    executed = feature_view_assets(
+        repo=repo,
+        views=[view.name for view in views],
+        partitions_def=partitions_def,
+        deps={view.name: [key for name in view.sources for key in found("sources", name)] for view in views},
+        automation_condition=automation_condition,
+        get_asset_spec=translate,
+    )
+    return dg.Definitions(
+        assets=[*executed, *specs.external_specs(shown, found, translate)],
+        resources={"feast": resource or FeastResource(repo=str(repo))},
+    )
+
+
+def _kind(thing: Definition) -> str:
+    kinds = {SourceDefinition: "sources", ServiceDefinition: "services", EntityDefinition: "entities"}
+    return kinds.get(type(thing), "views")
