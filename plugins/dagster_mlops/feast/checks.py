@@ -10,8 +10,9 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.materialization import materialized_windows
+from dagster_mlops.feast.online import online_values
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.retrieval import join_keys, online_values, point_in_time
+from dagster_mlops.feast.retrieval import join_keys, point_in_time
 from dagster_mlops.feast.source import latest_events
 
 if TYPE_CHECKING:

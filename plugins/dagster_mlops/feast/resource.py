@@ -1,5 +1,6 @@
 """The connection to a Feast repository."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -7,7 +8,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import registry, retrieval
+from dagster_mlops.feast import online, registry, retrieval
 from dagster_mlops.feast.repository import content_key, feast_problem, read_config
 from dagster_mlops.parsing import lock, state_dir, tool_process
 
@@ -110,10 +111,15 @@ class FeastResource(dg.ConfigurableResource):
             self.store(), entity_df, feature_service, timestamp_column=timestamp_column
         )
 
-    def online_features(self, entity_rows: "pd.DataFrame", feature_service: str) -> "pd.DataFrame":
+    def online_features(
+        self, entity_rows: "pd.DataFrame", feature_service: str, *, at: datetime | None = None
+    ) -> "pd.DataFrame":
         """`entity_rows`, row by row and in order, with the features served now; columns as in the historical frame.
 
+        Feast's online stores answer with values past their view's ttl, too. With `at` (a moment with a time zone),
+        those that had expired by then are missing, as they are offline.
+
         Raises:
-            FeatureError: a join key is missing.
+            FeatureError: a join key is missing, or `at` has no time zone.
         """
-        return retrieval.online_features(self.store(), entity_rows, feature_service)
+        return online.online_features(self.store(), entity_rows, feature_service, at=at)

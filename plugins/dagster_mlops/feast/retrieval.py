@@ -31,7 +31,7 @@ def historical_features(
     pd = extra("pandas", extra="feast")
     found = feature_service(store, service)
     keys = entity_columns(store, found)
-    _require(entities, [*keys, timestamp_column], f"feature service {service!r}")
+    require(entities, [*keys, timestamp_column], f"feature service {service!r}")
     taken = [name for name in feature_types(found) if name in entities.columns]
     if taken:
         raise FeatureError(
@@ -74,33 +74,6 @@ def point_in_time(
             "rows. Use `offline_store: {type: duckdb}` in feature_store.yaml."
         )
     return normalised(answer.set_index(_ROW).loc[:, [*types]], types)
-
-
-def online_features(store: "FeatureStore", entities: "pd.DataFrame", service: str) -> "pd.DataFrame":
-    """`entities` as it is, row by row, with the features of `service` that the online store serves now.
-
-    Columns come in the service's order. Feast itself returns them in an order that changes from process to
-    process, which a model that takes an array would not notice.
-
-    Raises:
-        FeatureError: a join key is missing.
-    """
-    pd = extra("pandas", extra="feast")
-    found = feature_service(store, service)
-    keys = entity_columns(store, found)
-    _require(entities, keys, f"feature service {service!r}")
-    values = online_values(store, entities.loc[:, keys].reset_index(drop=True), found, feature_types(found))
-    return pd.concat([entities.reset_index(drop=True), values], axis=1)
-
-
-def online_values(
-    store: "FeatureStore", asked: "pd.DataFrame", features: "FeatureService | list[str]", types: dict[str, str]
-) -> "pd.DataFrame":
-    """The features of `types` that the online store serves for each row of `asked`, which holds join keys."""
-    pd = extra("pandas", extra="feast")
-    rows = [dict(zip(asked.columns, map(_plain, row), strict=True)) for row in asked.itertuples(index=False, name=None)]
-    answer = store.get_online_features(features=features, entity_rows=rows).to_dict() if rows else {}
-    return normalised(pd.DataFrame({name: pd.Series(answer.get(name, []), dtype=object) for name in types}), types)
 
 
 def feature_types(service: "FeatureService") -> dict[str, str]:
@@ -150,15 +123,15 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     return pd.DataFrame(columns, index=frame.index)
 
 
-def _require(frame: "pd.DataFrame", columns: list[str], asker: str) -> None:
+def require(frame: "pd.DataFrame", columns: list[str], asker: str) -> None:
+    """Refuse a dataframe that lacks columns.
+
+    Raises:
+        FeatureError: and which ones.
+    """
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         has = ", ".join(map(str, frame.columns)) or "no columns"
         raise FeatureError(
             f"{asker} needs the columns {', '.join(missing)}, which the entity dataframe lacks (it has: {has})."
         )
-
-
-def _plain(value: Any) -> Any:
-    """A numpy scalar as the Python value that Feast's type inference expects."""
-    return value.item() if hasattr(value, "item") else value
