@@ -118,7 +118,6 @@ def _write(folder, files):
 def template(tmp_path_factory):
     """The project of a data team: two dvc.yaml files, a tracked file, a local remote; nothing has run but `legacy`."""
     folder = tmp_path_factory.mktemp("template") / "project"
-    os.environ["RUNS"] = str(folder.parent / "runs")
     DvcResource(repo=str(folder)).init()
     _write(folder, {**FILES, "data/raw.csv": "1\n2\n3\n"})
     _sh(folder, DVC, "add", "-q", "data/raw.csv")
@@ -546,6 +545,26 @@ def test_the_component_wraps_a_project_in_yaml(repo):
                 job = defs.resolve_implicit_global_asset_job_def()
                 assert job.execute_in_process(instance=instance, asset_selection=[spec.key]).success
     assert _runs(repo) == ["clean"]
+
+
+class TeamPipeline(PipelineComponent):
+    def get_asset_spec(self, item):
+        return super().get_asset_spec(item).replace_attributes(owners=["team:nlp"])
+
+
+def test_a_subclass_of_the_component_translates_in_python(repo):
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=TeamPipeline,
+            defs_yaml_contents={
+                "type": f"{TeamPipeline.__module__}.TeamPipeline",
+                "attributes": {"repo": str(repo), "key_prefix": ["nlp"], "observe_data": False, "step_per_stage": True},
+            },
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+            assert specs["nlp/train/cnn"].owners == ["team:nlp"]
+            assert [dep.asset_key.to_user_string() for dep in specs["nlp/train/cnn"].deps] == ["nlp/clean"]
 
 
 @settings(max_examples=30, deadline=None)
