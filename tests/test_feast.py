@@ -238,7 +238,7 @@ def test_an_asset_carries_what_feast_says_of_its_feature_view(world):
     assert specs["carrier_punctuality"].owners == ["ml@example.com"]
     columns = {column.name: column.type for column in weather.metadata["dagster/column_schema"].columns}
     assert columns == {
-        "origin": "join key", "event_timestamp": "timestamp",
+        "origin": "join key, string", "event_timestamp": "timestamp",
         "wind": "Float64", "temp": "Float64", "gusts": "Int64", "sky": "String",
     }  # fmt: skip
 

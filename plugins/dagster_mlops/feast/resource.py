@@ -1,7 +1,8 @@
 """The connection to a Feast repository."""
 
+import json
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -35,7 +36,11 @@ class FeastResource(dg.ConfigurableResource):
     repo: str = Field(description="Folder that holds feature_store.yaml and the feature definitions.")
     allow_dask: bool = Field(
         default=False,
-        description="Accept Feast's default offline store (dask, or file), which loses rows and runs out of memory.",
+        description="Join with Feast's default offline store (dask, or file), which loses rows and runs out of memory.",
+    )
+    offline_store: dict[str, Any] | None = Field(
+        default=None,
+        description="Offline store in place of that of feature_store.yaml, which stays as it is, e.g. {type: duckdb}.",
     )
     timeout: float = Field(default=600, description="Seconds that `apply`, and waiting for another process, may take.")
 
@@ -47,12 +52,6 @@ class FeastResource(dg.ConfigurableResource):
         """
         config = read_config(self.repo)
         file = config.path / "feature_store.yaml"
-        if config.offline_store in ("dask", "file") and not self.allow_dask:
-            raise FeatureError(
-                f"{file} uses Feast's default offline store ({config.offline_store}), which silently drops entity "
-                "rows and runs out of memory at some 5,000 of them. Replace `offline_store` in it with:\n"
-                "offline_store:\n    type: duckdb\nor pass allow_dask=True."
-            )
         if config.registry_type == "file":
             dg.get_dagster_logger().warning(
                 f"{file} uses a file registry, which loses concurrent updates silently. Prefer:\n"
@@ -65,7 +64,16 @@ class FeastResource(dg.ConfigurableResource):
             )
         if config.registry_file:
             config.registry_file.parent.mkdir(parents=True, exist_ok=True)
-        return extra("feast").FeatureStore(repo_path=str(config.path))
+        module = extra("feast.repo_config", extra="feast")
+        try:
+            settings = module.load_repo_config(config.path, file)
+            if self.offline_store:
+                given = settings.model_dump(by_alias=True, exclude_unset=True, exclude={"repo_path"})
+                settings = type(settings)(**{**given, "offline_store": self.offline_store})
+                settings.repo_path = config.path
+        except (ValueError, module.FeastConfigError, extra("feast.errors").FeastError) as error:
+            raise FeatureError(f"Feast does not accept {file}: {error}") from error
+        return extra("feast").FeatureStore(repo_path=str(config.path), config=settings)
 
     def apply(self, *, force: bool = False) -> bool:
         """Do what ``feast apply`` does, unless the registry already has exactly these definitions.
@@ -76,14 +84,15 @@ class FeastResource(dg.ConfigurableResource):
             Whether anything had to be applied.
 
         Raises:
-            FeatureError: Feast refuses the definitions, or took longer than `timeout`.
+            FeatureError: Feast refuses the definitions, took longer than `timeout`, or the registry was changed by
+                something other than this method since it was last applied.
         """
         path = read_config(self.repo).path
         store, key = self.store(), content_key(path)
-        if not force and registry.get_tags(store, _APPLIED).get("key") == key:
+        if not force and self._is_applied(store, key):
             return False
         with lock(state_dir(path) / "apply.lock", self.timeout, error=FeatureError):
-            if not force and registry.get_tags(store, _APPLIED).get("key") == key:
+            if not force and self._is_applied(store, key):
                 return False
             code = "from feast.cli.cli import cli; cli()"
             done = tool_process(
@@ -93,7 +102,27 @@ class FeastResource(dg.ConfigurableResource):
                 raise FeatureError(
                     f"`feast apply` failed in {path}: {feast_problem(path, done.stderr or done.stdout)}."
                 )
-            registry.put_tags(store, _APPLIED, {"key": key})
+            store.refresh_registry()
+            registry.put_tags(store, _APPLIED, {"key": key, "views": json.dumps(registry.view_hashes(store))})
+        return True
+
+    def _is_applied(self, store: "FeatureStore", key: str) -> bool:
+        """Whether the registry has what these files define.
+
+        Someone may have applied other definitions without this resource: then what the files say and what Feast does
+        differ, and neither an asset's lineage nor its hash would be true.
+        """
+        applied = registry.get_tags(store, _APPLIED)
+        if applied.get("key") != key:
+            return False
+        then, now = json.loads(applied.get("views", "{}")), registry.view_hashes(store)
+        moved = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+        if then and moved:
+            raise FeatureError(
+                f"the registry of project {store.project!r} no longer has what {self.repo} defines: {', '.join(moved)} "
+                "changed since this repository was applied, by a `feast apply` from elsewhere. Bring that change into "
+                "the repository, or put the registry back with FeastResource.apply(force=True)."
+            )
         return True
 
     def historical_features(
@@ -105,8 +134,17 @@ class FeastResource(dg.ConfigurableResource):
         kept, the index is reset, and numbers are float64 so that a missing value does not change a column's type.
 
         Raises:
-            FeatureError: a column is missing or collides with a feature, or the offline store lost rows.
+            FeatureError: a column is missing or collides with a feature, the offline store lost rows, or it is Feast's
+                default one, which does.
         """
+        used = self.offline_store or {"type": read_config(self.repo).offline_store}
+        if used.get("type") in ("dask", "file") and not self.allow_dask:
+            raise FeatureError(
+                f"{self.repo} uses Feast's default offline store ({used['type']}), which silently drops entity rows "
+                "and runs out of memory at some 5,000 of them. Replace `offline_store` in feature_store.yaml with:\n"
+                "offline_store:\n    type: duckdb\nor leave the file as it is and pass "
+                'FeastResource(offline_store={"type": "duckdb"}), or allow_dask=True.'
+            )
         return retrieval.historical_features(
             self.store(), entity_df, feature_service, timestamp_column=timestamp_column
         )

@@ -1,0 +1,212 @@
+"""Feast repositories that others wrote, untouched, as asset graphs."""
+
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast.graph import feature_repository_defs
+from dagster_mlops.feast.repository import load_repository
+from dagster_mlops.feast.specs import get_asset_spec
+
+pytestmark = [
+    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    # Feast calls its stream feature views experimental.
+    pytest.mark.filterwarnings("ignore:Stream feature views are experimental:RuntimeWarning"),
+]
+
+STREAM = """
+from datetime import timedelta
+from feast import Entity, FeatureService, Field, FileSource, KafkaSource
+from feast.data_format import JsonFormat
+from feast.stream_feature_view import stream_feature_view
+from feast.types import Float64
+
+rider = Entity(name="rider", join_keys=["rider_id"], owner="riders@example.com")
+files = FileSource(path="data/rides.parquet", timestamp_field="at")
+topic = KafkaSource(
+    name="rides", kafka_bootstrap_servers="127.0.0.1:1", topic="rides", timestamp_field="at", batch_source=files,
+    message_format=JsonFormat("rider_id string, fare double, at timestamp"),
+)
+
+@stream_feature_view(
+    entities=[rider], ttl=timedelta(hours=2), mode="python", schema=[Field(name="fare", dtype=Float64)],
+    timestamp_field="at", online=True, source=topic, owner="ride team", tags={"tier": "gold"},
+)
+def fares(df):
+    return df
+
+pricing = FeatureService(name="pricing", features=[fares], owner="pricing@example.com")
+"""
+
+
+def _feast(*arguments: str, cwd: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", "from feast.cli.cli import cli; cli()", *arguments]
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory) -> Path:
+    """The repository of `feast init -t local`, untouched."""
+    root = tmp_path_factory.mktemp("template")
+    _feast("init", "-t", "local", "drivers", cwd=root)
+    return root / "drivers" / "feature_repo"
+
+
+@pytest.fixture
+def rides(tmp_path) -> Path:
+    (tmp_path / "feature_store.yaml").write_text("project: rides\nprovider: local\nregistry: data/registry.db\n")
+    (tmp_path / "features.py").write_text(STREAM)
+    return tmp_path
+
+
+def _parents(defs: dg.Definitions) -> dict[str, set[str]]:
+    found = defs.resolve_all_asset_specs()
+    return {spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps} for spec in found}
+
+
+def _materialize(defs: dg.Definitions, *views: str, **options) -> dg.ExecuteInProcessResult:
+    assets = [asset for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition)]
+    return dg.materialize(assets, resources=defs.resources, selection=views, **options)
+
+
+def test_the_local_template_has_its_lineage_from_source_to_service(drivers):
+    assert _parents(feature_repository_defs(repo=drivers)) == {
+        "sources/driver_hourly_stats_source": set(),
+        "sources/driver_stats_push_source": set(),
+        "sources/driver_quality_labels_batch": set(),
+        "sources/driver_quality_labels_push": set(),
+        "sources/vals_to_add": set(),
+        "driver_hourly_stats": {"sources/driver_hourly_stats_source"},
+        "driver_hourly_stats_fresh": {"sources/driver_hourly_stats_source", "sources/driver_stats_push_source"},
+        "driver_quality_labels": {"sources/driver_quality_labels_batch", "sources/driver_quality_labels_push"},
+        "transformed_conv_rate": {"driver_hourly_stats", "sources/vals_to_add"},
+        "transformed_conv_rate_fresh": {"driver_hourly_stats_fresh", "sources/vals_to_add"},
+        "feature_services/driver_activity_v1": {"driver_hourly_stats", "transformed_conv_rate"},
+        "feature_services/driver_activity_v2": {"driver_hourly_stats", "transformed_conv_rate"},
+        "feature_services/driver_activity_v3": {"driver_hourly_stats_fresh", "transformed_conv_rate_fresh"},
+    }
+
+
+def test_the_local_template_is_materialized_from_any_directory_and_serves(drivers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = {file: file.read_bytes() for file in drivers.glob("*.[py]*") if file.is_file()}
+    assert _materialize(feature_repository_defs(repo=drivers), "driver_hourly_stats").success
+    source = pd.read_parquet(drivers / "data" / "driver_stats.parquet")
+    newest = source[source["driver_id"] == 1001].sort_values(["event_timestamp", "created"]).iloc[-1]
+    asked = {"driver_id": 1001, "val_to_add": 1, "val_to_add_2": 2}
+    features = ["driver_hourly_stats:conv_rate", "transformed_conv_rate:conv_rate_plus_val2"]
+    served = FeastResource(repo=str(drivers)).store().get_online_features(features, [asked]).to_dict()
+    assert served["conv_rate"] == pytest.approx([newest["conv_rate"]])
+    assert served["conv_rate_plus_val2"] == pytest.approx([newest["conv_rate"] + 2])
+    assert before == {file: file.read_bytes() for file in drivers.glob("*.[py]*") if file.is_file()}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_join_wants_another_offline_store_than_feasts_default_and_the_file_need_not_change(drivers, monkeypatch):
+    monkeypatch.chdir(drivers)  # Feast's DuckDB store looks for relative sources in the working directory
+    source = pd.read_parquet(drivers / "data" / "driver_stats.parquet")
+    rows = source[source["driver_id"] == 1002].sort_values("event_timestamp")[["driver_id", "event_timestamp"]].tail(3)
+    rows = rows.assign(val_to_add=1, val_to_add_2=2, driver_id=rows["driver_id"].astype("int64"))
+    feast = FeastResource(repo=str(drivers))
+    feast.apply()
+    with pytest.raises(FeatureError, match="silently drops entity rows"):
+        feast.historical_features(rows, "driver_activity_v1")
+    duckdb = FeastResource(repo=str(drivers), offline_store={"type": "duckdb"})
+    joined = duckdb.historical_features(rows, "driver_activity_v1")
+    expected = rows.merge(source, on=["driver_id", "event_timestamp"])["conv_rate"]
+    assert joined["conv_rate"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_a_registry_that_someone_else_applied_is_noticed(drivers, tmp_path):
+    repo, other = tmp_path / "mine", tmp_path / "theirs"
+    for copy in (repo, other):
+        subprocess.run(["cp", "-r", str(drivers), str(copy)], check=True)
+    shared = f"registry: {tmp_path}/shared.db"
+    for copy in (repo, other):
+        settings = copy / "feature_store.yaml"
+        settings.write_text(settings.read_text().replace("registry: data/registry.db", shared))
+    feast = FeastResource(repo=str(repo))
+    assert feast.apply() and not feast.apply()
+    definitions = other / "feature_definitions.py"
+    definitions.write_text(definitions.read_text().replace("ttl=timedelta(days=1)", "ttl=timedelta(days=2)", 1))
+    _feast("apply", cwd=other)
+    with pytest.raises(FeatureError, match=r"no longer has what .* defines: driver_hourly_stats changed since"):
+        feast.apply()
+    assert feast.apply(force=True) and not feast.apply()
+
+
+def test_a_stream_view_has_its_topic_ttl_owner_and_schema(rides):
+    defs = feature_repository_defs(repo=rides, key_prefix=["feast"], include=["sources", "services", "entities"])
+    assert _parents(defs) == {
+        "feast/sources/data_rides.parquet": set(),
+        "feast/sources/rides": set(),
+        "feast/fares": {"feast/sources/data_rides.parquet", "feast/sources/rides"},
+        "feast/feature_services/pricing": {"feast/fares"},
+        "feast/entities/rider": set(),
+    }
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+    view = specs["feast/fares"]
+    assert view.freshness_policy == dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=2))
+    assert view.owners == ["team:ride-team"] and view.tags["feast/tier"] == "gold"
+    columns = view.metadata["dagster/column_schema"].columns
+    assert [(column.name, column.type) for column in columns][-1] == ("fare", "Float64")
+    assert specs["feast/feature_services/pricing"].owners == ["pricing@example.com"]
+    assert specs["feast/entities/rider"].metadata["feast/join_key"] == "rider_id"
+
+
+def test_a_stream_view_is_materialized_from_its_batch_source(rides):
+    now = pd.Timestamp.now(tz="UTC").floor("s")
+    (rides / "data").mkdir()
+    frame = pd.DataFrame({"rider_id": ["a", "a"], "fare": [1.0, 2.0], "at": [now - timedelta(minutes=9), now]})
+    frame.to_parquet(rides / "data" / "rides.parquet", coerce_timestamps="us")
+    assert _materialize(feature_repository_defs(repo=rides), "fares").success
+    assert FeastResource(repo=str(rides)).store().get_online_features(["fares:fare"], [{"rider_id": "a"}]).to_dict()[
+        "fare"
+    ] == [2.0]
+
+
+def test_your_asset_takes_the_place_of_a_source_and_your_translation_that_of_ours(rides):
+    def translate(thing):
+        spec = get_asset_spec(thing, "rides")
+        return spec.replace_attributes(key=spec.key.with_prefix("mine"), group_name="mine")
+
+    writer = dg.AssetKey(["lake", "rides"])
+    defs = feature_repository_defs(repo=rides, sources={"data/rides.parquet": writer}, get_asset_spec=translate)
+    parents = _parents(defs)
+    assert parents["mine/fares"] == {"lake/rides", "mine/sources/rides"}
+    assert "mine/sources/data_rides.parquet" not in parents
+
+
+def test_what_is_not_there_is_named(rides):
+    with pytest.raises(FeatureError, match=r"defines no source weather \(it has: data/rides.parquet, rides\)"):
+        feature_repository_defs(repo=rides, sources={"weather": "weather"})
+    with pytest.raises(FeatureError, match=r"include= takes sources, .*; not views"):
+        feature_repository_defs(repo=rides, include=["views"])
+    (rides / "feature_store.yaml").write_text("project: rides\nprovider: local\nonline_store: {type: nonsense}\n")
+    with pytest.raises(FeatureError, match=r"Feast does not accept .*feature_store.yaml"):
+        FeastResource(repo=str(rides)).store()
+
+
+def test_a_known_repository_loads_in_milliseconds_and_without_feast(rides):
+    load_repository(rides)
+    code = (
+        "import sys, time; from dagster_mlops.feast.graph import feature_repository_defs\n"
+        "s = time.perf_counter(); feature_repository_defs(repo=sys.argv[1])\n"
+        "print(time.perf_counter() - s); assert 'feast' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(rides)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.5
+    start = time.perf_counter()
+    load_repository(rides)
+    assert time.perf_counter() - start < 0.1
