@@ -9,10 +9,10 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 import pytest
+from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.graph import feature_repository_defs
+from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, feature_repository_defs
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.specs import get_asset_spec
 
@@ -20,6 +20,8 @@ pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
+    # Dagster's own component loading uses classes that it marks as beta.
+    pytest.mark.filterwarnings("ignore:.*CodeReference"),
     # Feast calls its stream feature views experimental.
     pytest.mark.filterwarnings("ignore:Stream feature views are experimental:RuntimeWarning"),
 ]
@@ -102,7 +104,7 @@ def test_the_local_template_is_materialized_from_any_directory_and_serves(driver
     before = {file: file.read_bytes() for file in drivers.glob("*.[py]*") if file.is_file()}
     assert _materialize(feature_repository_defs(repo=drivers), "driver_hourly_stats").success
     source = pd.read_parquet(drivers / "data" / "driver_stats.parquet")
-    newest = source[source["driver_id"] == 1001].sort_values(["event_timestamp", "created"]).iloc[-1]
+    newest = source.query("driver_id == 1001").sort_values(["event_timestamp", "created"]).iloc[-1]
     asked = {"driver_id": 1001, "val_to_add": 1, "val_to_add_2": 2}
     features = ["driver_hourly_stats:conv_rate", "transformed_conv_rate:conv_rate_plus_val2"]
     served = FeastResource(repo=str(drivers)).store().get_online_features(features, [asked]).to_dict()
@@ -115,7 +117,7 @@ def test_the_local_template_is_materialized_from_any_directory_and_serves(driver
 def test_a_join_wants_another_offline_store_than_feasts_default_and_the_file_need_not_change(drivers, monkeypatch):
     monkeypatch.chdir(drivers)  # Feast's DuckDB store looks for relative sources in the working directory
     source = pd.read_parquet(drivers / "data" / "driver_stats.parquet")
-    rows = source[source["driver_id"] == 1002].sort_values("event_timestamp")[["driver_id", "event_timestamp"]].tail(3)
+    rows = source.query("driver_id == 1002").sort_values("event_timestamp")[["driver_id", "event_timestamp"]].tail(3)
     rows = rows.assign(val_to_add=1, val_to_add_2=2, driver_id=rows["driver_id"].astype("int64"))
     feast = FeastResource(repo=str(drivers))
     feast.apply()
@@ -210,3 +212,17 @@ def test_a_known_repository_loads_in_milliseconds_and_without_feast(rides):
     start = time.perf_counter()
     load_repository(rides)
     assert time.perf_counter() - start < 0.1
+
+
+def test_a_whole_repository_becomes_a_graph_in_yaml(rides):
+    attributes = {"repo": str(rides), "lineage": True, "sources": {"rides": "lake/rides"}, "key_prefix": ["feast"]}
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=FeatureRepositoryComponent,
+            defs_path="features",
+            defs_yaml_contents={"type": "dagster_mlops.feast.FeatureRepositoryComponent", "attributes": attributes},
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            parents = _parents(defs)
+    assert parents["feast/fares"] == {"feast/sources/data_rides.parquet", "lake/rides"}
+    assert parents["feast/feature_services/pricing"] == {"feast/fares"}

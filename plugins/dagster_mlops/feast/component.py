@@ -1,12 +1,13 @@
 """A Feast repository in YAML."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.feast.assets import feature_view_assets
+from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.training_set import training_set_asset
 
@@ -63,19 +64,46 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
     deps: Mapping[str, Sequence[str]] | None = Field(default=None, description="Assets that write a view's source.")
     group_name: str | None = Field(default=None, description="Asset group.")
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
+    lineage: bool = Field(
+        default=False,
+        description="The whole repository: also sources, label and on-demand views and services; ttl as freshness.",
+    )
+    sources: Mapping[str, str] | None = Field(default=None, description="With lineage: the asset that writes a source.")
+    offline_store: dict[str, Any] | None = Field(
+        default=None, description="Offline store in place of that of feature_store.yaml, e.g. {type: duckdb}."
+    )
     training_set: TrainingSet | None = Field(default=None, description="Training set, none by default.")
     provide_resource: bool = Field(default=True, description="Bring the resource `feast`; false when you define it.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         by, wanted = self.partitions, self.training_set
-        views = feature_view_assets(
-            repo=self.repo,
-            views=self.views,
-            partitions_def=_PARTITIONS[by.every](start_date=by.start, end_date=by.end) if by else None,
-            deps={view: [dg.AssetKey.from_user_string(k) for k in keys] for view, keys in (self.deps or {}).items()},
-            group_name=self.group_name,
-            key_prefix=self.key_prefix,
-        )
+        partitions_def = _PARTITIONS[by.every](start_date=by.start, end_date=by.end) if by else None
+        resource = FeastResource(repo=self.repo, offline_store=self.offline_store)
+        if self.lineage:
+            whole = feature_repository_defs(
+                repo=self.repo,
+                sources={name: dg.AssetKey.from_user_string(key) for name, key in (self.sources or {}).items()},
+                views=self.views,
+                deps=self._deps,
+                partitions_def=partitions_def,
+                group_name=self.group_name,
+                key_prefix=self.key_prefix,
+            )
+            assets = [*(whole.assets or ())]
+        else:
+            assets = feature_view_assets(
+                repo=self.repo,
+                views=self.views,
+                partitions_def=partitions_def,
+                deps=self._deps,
+                group_name=self.group_name,
+                key_prefix=self.key_prefix,
+            )
+        views = [asset for asset in assets if isinstance(asset, dg.AssetsDefinition)]
         sets = [training_set_asset(**wanted.__dict__, deps=views, group_name=self.group_name)] if wanted else []
-        resources = {"feast": FeastResource(repo=self.repo)} if self.provide_resource else {}
-        return dg.Definitions(assets=[*views, *sets], resources=resources)
+        resources = {"feast": resource} if self.provide_resource else {}
+        return dg.Definitions(assets=[*assets, *sets], resources=resources)
+
+    @property
+    def _deps(self) -> dict[str, list[dg.AssetKey]]:
+        return {view: [dg.AssetKey.from_user_string(k) for k in keys] for view, keys in (self.deps or {}).items()}

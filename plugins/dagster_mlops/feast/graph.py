@@ -26,6 +26,8 @@ def feature_repository_defs(
     *,
     repo: str | Path,
     sources: Mapping[str, Any] | None = None,
+    views: Sequence[str] | None = None,
+    deps: Mapping[str, Sequence[Any]] | None = None,
     include: Collection[str] = _INCLUDE,
     freshness: bool = True,
     partitions_def: dg.PartitionsDefinition | None = None,
@@ -49,6 +51,8 @@ def feature_repository_defs(
     Args:
         repo: Folder with ``feature_store.yaml``. It is parsed outside this process, and only when its files changed.
         sources: For a data source, by name, the key of your asset that writes it. The others become specs.
+        views: Which feature views are materialized; all by default.
+        deps: For a feature view, further assets that it depends on.
         include: Which kinds of specs: of ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``.
             All but the entities unless given: they have no data.
         freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
@@ -62,7 +66,9 @@ def feature_repository_defs(
     """
     repository = load_repository(repo)
     labels = [view for view in repository.views if view.kind == "label"]
-    views = [view for view in repository.views if view.kind != "label"]
+    wanted = {
+        view.name: view for view in repository.views if view.kind != "label" and view.name in (views or [view.name])
+    }
     parts: dict[str, Sequence[Definition]] = {
         "sources": [source for source in repository.sources if source.name not in (sources or {})],
         "label_views": labels,
@@ -86,18 +92,24 @@ def feature_repository_defs(
         return spec
 
     shown = [thing for name in parts if name in include for thing in parts[name]]
-    keys = {("views", view.name): translate(view).key for view in views}
+    keys = {("views", view.name): translate(view).key for view in wanted.values()}
     keys |= {(_kind(thing), thing.name): translate(thing).key for thing in shown}
     keys |= {("sources", name): dg.AssetKey.from_coercible(key) for name, key in (sources or {}).items()}
 
     def found(kind: str, name: str) -> list[dg.AssetKey]:
         return [keys[kind, name]] if (kind, name) in keys else []
 
+    upstream = {**(deps or {})}
+    for name, view in wanted.items():
+        upstream[name] = [
+            *upstream.get(name, ()),
+            *(key for source in view.sources for key in found("sources", source)),
+        ]
     executed = feature_view_assets(
         repo=repo,
-        views=[view.name for view in views],
+        views=views,
         partitions_def=partitions_def,
-        deps={view.name: [key for name in view.sources for key in found("sources", name)] for view in views},
+        deps=upstream,
         automation_condition=automation_condition,
         get_asset_spec=translate,
     )
