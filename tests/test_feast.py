@@ -267,7 +267,6 @@ def test_a_repository_that_does_not_import_is_refused_with_feasts_message_and_th
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("project: p\n", r"silently drops entity rows(.|\n)*offline_store:\n    type: duckdb"),
         (DUCKDB + "registry: {registry_type: sql, path: 'sqlite:///r.db'}\n", "absolute path"),
         (DUCKDB + "registry: ${NOT_SET_ANYWHERE}/r.db\n", "NOT_SET_ANYWHERE"),
         ("offline_store: {type: duckdb}\n", "names no project"),
