@@ -1,0 +1,205 @@
+"""Point-in-time joins by DuckDB's native ASOF join: one sorted pass per feature view, whatever its time to live.
+
+Every moment is compared as whole microseconds since 1970 in UTC; a timestamp without a time zone is UTC.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+import duckdb
+import pyarrow as pa
+
+from dagster_mlops.errors import FeatureError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+# Beyond these, a comparison with a column in nanoseconds would overflow.
+_NANOSECOND_YEARS = range(1700, 2260)
+
+
+@dataclass(frozen=True)
+class View:
+    """Where one feature view's rows are, and what of them is asked for.
+
+    Attributes:
+        name: the feature view's.
+        relation: what stands behind ``FROM`` in DuckDB's SQL.
+        types: every column of the relation and its DuckDB type.
+        keys: column of the relation → column of the entity rows. None: each entity row gets the view's latest row.
+        instant: the column that tells when a row's values became true.
+        created: the column that decides between rows of one key and instant: the latest wins, a missing one loses.
+        features: column of the relation → name in the answer.
+        ttl: how old a row may be at most, to the microsecond, bound included. None: any age.
+        known_only: leave out rows that were created after the moment asked for, or nobody knows when.
+    """
+
+    name: str
+    relation: str
+    types: dict[str, str]
+    keys: dict[str, str]
+    instant: str
+    created: str | None
+    features: dict[str, str]
+    ttl: timedelta | None
+    known_only: bool = False
+
+
+def quoted(name: str) -> str:
+    """A name as DuckDB's SQL writes it: ``a"b`` → ``"a""b"``."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970 in UTC; without a time zone it is UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+def moment_of(microseconds: int) -> datetime:
+    """The moment so many microseconds after 1970, in UTC."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def described(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
+    """The columns of a relation and their DuckDB types."""
+    return {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
+
+
+def family(kind: str) -> str | None:
+    """Which DuckDB types compare with each other: "number", "text", "time", "truth", "bytes"; None for any other."""
+    if kind.endswith("]"):
+        return None
+    base = kind.split("(")[0]
+    if base.startswith("TIMESTAMP") or base == "DATE":
+        return "time"
+    if base.removeprefix("U").endswith(("INT", "INTEGER")) or base in {"FLOAT", "DOUBLE", "DECIMAL"}:
+        return "number"
+    return {"VARCHAR": "text", "ENUM": "text", "BOOLEAN": "truth", "BLOB": "bytes"}.get(base)
+
+
+def instant(column: str, kind: str, asker: str) -> str:
+    """SQL for the microseconds since 1970 of a column of moments: timestamps, dates or ISO text.
+
+    Raises:
+        FeatureError: the column's type is no moment.
+    """
+    if family(kind) == "text":
+        return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"
+    if family(kind) != "time":
+        raise FeatureError(
+            f"{asker}: column {column.rpartition('.')[2]} is {kind}, which is no moment in time. "
+            "Store it as a timestamp (without a time zone it is read as UTC)."
+        )
+    return f"epoch_us(CAST({column} AS TIMESTAMP))" if kind == "DATE" else f"epoch_us({column})"
+
+
+def within(column: str, kind: str, first: int | None, last: int | None) -> str:
+    """SQL that keeps rows from `first` to `last`, both included, in a way that skips row groups of Parquet files."""
+    exact = instant(column, kind, "time range")
+    terms = [f"{exact} IS NOT NULL"]
+    bounds = ((">=", first, 0), ("<=", last, 1))  # one microsecond more: what is finer was cut off above
+    for sign, bound, margin in bounds:
+        if bound is None:
+            continue
+        terms.append(f"{exact} {sign} {bound}")
+        try:
+            moment = moment_of(bound + margin)
+        except OverflowError:  # before year 1 or after 9999
+            continue
+        if kind in {"TIMESTAMP", "TIMESTAMP WITH TIME ZONE"} or (
+            kind == "TIMESTAMP_NS" and moment.year in _NANOSECOND_YEARS
+        ):
+            literal = moment.isoformat(sep=" ") if "ZONE" in kind else moment.replace(tzinfo=None).isoformat(sep=" ")
+            terms.append(f"{column} {sign} CAST('{literal}' AS {kind})")
+    return " AND ".join(terms)
+
+
+def candidates(view: View, first: int | None, last: int | None) -> str:
+    """SQL for the rows that can be an answer: one per key and moment, as ``k0 … known_at, since, v0 …``.
+
+    ``known_at`` is when the row became the answer, ``since`` the instant its age counts from. They differ only with
+    `known_only`, where a row becomes the answer once it is created and no later one is known. A row that can never be
+    the answer, because a later one was known before it, is left out: that keeps the as-of join a single lookup.
+    """
+    keys = [f"k{i}" for i in range(len(view.keys))]
+    columns = [f"{quoted(column)} AS {key}" for column, key in zip(view.keys, keys, strict=True)]
+    columns.append(f"{instant(quoted(view.instant), view.types[view.instant], view.name)} AS since")
+    columns += [f"{quoted(column)} AS v{i}" for i, column in enumerate(view.features)]
+    wanted = [within(quoted(view.instant), view.types[view.instant], first, last)]
+    wanted += [f"{quoted(column)} IS NOT NULL" for column in view.keys]
+    if view.created:
+        columns.append(f"{instant(quoted(view.created), view.types[view.created], view.name)} AS created")
+    rows = f"SELECT {', '.join(columns)} FROM {view.relation} WHERE {' AND '.join(wanted)}"
+    if not view.created:
+        return f"SELECT *, since AS known_at FROM ({rows})"
+    if not view.known_only:
+        newest = f"PARTITION BY {', '.join([*keys, 'since'])} ORDER BY created DESC NULLS LAST"
+        return f"SELECT *, since AS known_at FROM ({rows}) QUALIFY row_number() OVER ({newest}) = 1"
+    known = f"SELECT *, greatest(since, created) AS known_at FROM ({rows}) WHERE created IS NOT NULL"
+    latest = f"PARTITION BY {', '.join([*keys, 'known_at'])} ORDER BY since DESC, created DESC"
+    per_moment = f"SELECT * FROM ({known}) QUALIFY row_number() OVER ({latest}) = 1"
+    before = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    before += "ORDER BY known_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
+    rank = "{'since': since, 'created': created}"
+    return f"SELECT * FROM ({per_moment}) QUALIFY coalesce({rank} > max({rank}) OVER ({before}), true)"
+
+
+def joined(
+    connection: duckdb.DuckDBPyConnection,
+    chunks: Iterator[pa.Table],
+    views: list[View],
+    *,
+    timestamp: str,
+    bounds: tuple[int, int] | None,
+    keep: bool,
+) -> Iterator[pa.Table]:
+    """Each chunk of entity rows with the views' features beside its own columns: every row, in its order.
+
+    Args:
+        connection: Where the views' relations are known. Its time zone must be UTC.
+        chunks: Entity rows; all chunks have one schema.
+        views: Validated: their columns exist and compare with those of the entity rows.
+        timestamp: The column of the entity rows that holds the moment asked for.
+        bounds: The first and last moment asked for, in microseconds: what cannot be an answer is not read.
+        keep: Keep the candidates of a view from one chunk to the next, rather than read them again.
+    """
+    for i, view in enumerate(views):
+        first, last = bounds or (None, None)
+        if first is not None and view.ttl is not None:
+            first -= view.ttl // _MICROSECOND
+        else:
+            first = None
+        kind = "TABLE" if keep else "VIEW"
+        connection.execute(f"CREATE OR REPLACE TEMP {kind} candidates_{i} AS {candidates(view, first, last)}")
+
+    needed = list(dict.fromkeys([timestamp, *(key for view in views for key in view.keys.values())]))
+    for chunk in chunks:
+        asked = chunk.select(needed).append_column("dagster_mlops_row", pa.array(range(chunk.num_rows), pa.int64()))
+        connection.register("asked", asked)
+        kinds = described(connection, "asked")
+        moment = instant(f"e.{quoted(timestamp)}", kinds[timestamp], "entity rows")
+        for i, view in enumerate(views):
+            # A column without a single value has no type of its own: Arrow calls it null.
+            conditions = [
+                f"{'NULL' if pa.types.is_null(asked.schema.field(key).type) else 'e.' + quoted(key)} = f.k{j}"
+                for j, key in enumerate(view.keys.values())
+            ]
+            conditions.append(f"{moment} >= f.known_at")
+            alive = f"f.since >= {moment} - {view.ttl // _MICROSECOND}" if view.ttl is not None else "true"
+            values = [
+                f"CASE WHEN {alive} THEN f.v{j} END AS {quoted(name)}"
+                if view.ttl is not None
+                else f"f.v{j} AS {quoted(name)}"
+                for j, name in enumerate(view.features.values())
+            ]
+            found = connection.sql(
+                f"SELECT {', '.join(values)} FROM asked AS e ASOF LEFT JOIN candidates_{i} AS f "
+                f"ON {' AND '.join(conditions)} ORDER BY e.dagster_mlops_row"
+            ).to_arrow_table()
+            if found.num_rows != chunk.num_rows:
+                raise FeatureError(f"the as-of join with {view.name!r} made {found.num_rows} of {chunk.num_rows} rows")
+            for name in found.column_names:
+                chunk = chunk.append_column(name, found.column(name))
+        connection.unregister("asked")
+        yield chunk

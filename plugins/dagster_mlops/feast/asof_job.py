@@ -1,0 +1,147 @@
+"""What Feast hands back for a retrieval: an answer that is made when asked for, whole or piece by piece."""
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.saved_dataset import SavedDatasetStorage
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import files
+
+Connect = Callable[[], Any]  # a context manager: a DuckDB connection of one's own
+
+
+@contextmanager
+def duckdb_connection(
+    *, memory_limit: str | None = None, threads: int | None = None, temp_directory: str | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory that spills into a folder of its own, thinks in UTC, and downloads nothing."""
+    with tempfile.TemporaryDirectory(prefix="asof-", dir=temp_directory) as spill:
+        settings: dict[str, Any] = {"temp_directory": spill, "autoinstall_known_extensions": False}
+        settings |= {"memory_limit": memory_limit} if memory_limit else {}
+        settings |= {"threads": threads} if threads else {}
+        with duckdb.connect(config=settings) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            # A query must not find Python variables of this package by their names.
+            connection.execute("SET python_enable_replacements = false")
+            yield connection
+
+
+class AsofRetrievalJob(RetrievalJob):
+    """A retrieval that was checked; it reads nothing before its answer is asked for, and reads anew each time.
+
+    Beside Feast's own ``to_df``, ``to_arrow`` and ``persist`` the answer comes piece by piece, on-demand features
+    included, so that it may be larger than memory: ``to_tables()``, ``to_arrow_reader()`` and ``to_parquet(path)``.
+    """
+
+    def __init__(
+        self,
+        tables: Callable[[duckdb.DuckDBPyConnection], Iterator[pa.Table]],
+        connect: Connect,
+        repo_path: Path | None,
+        *,
+        on_demand: list[OnDemandFeatureView] | None = None,
+        full_feature_names: bool = False,
+        metadata: RetrievalMetadata | None = None,
+    ) -> None:
+        super().__init__()
+        self._tables = tables
+        self._connect = connect
+        self._repo_path = repo_path
+        self._on_demand = on_demand or []
+        self._full_feature_names = full_feature_names
+        self._metadata = metadata
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return self._on_demand
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        return self._metadata
+
+    def to_tables(self, timeout: int | None = None) -> Iterator[pa.Table]:
+        """The answer in tables of `chunk_rows` rows, with on-demand features; at least one, maybe empty.
+
+        Args:
+            timeout: Seconds until the last row is there.
+
+        Raises:
+            FeatureError: it took longer.
+        """
+        for table in self._limited(timeout):
+            if not self._on_demand:
+                yield table
+                continue
+            # Feast's own code for on-demand features works on a whole answer; this piece is one.
+            yield AsofRetrievalJob(
+                lambda _, table=table: iter([table]),
+                self._connect,
+                self._repo_path,
+                on_demand=self._on_demand,
+                full_feature_names=self._full_feature_names,
+                metadata=self._metadata,
+            ).to_arrow()
+
+    def to_arrow_reader(self, timeout: int | None = None) -> pa.RecordBatchReader:
+        """The answer as Arrow record batches, made as they are read."""
+        tables = self.to_tables(timeout)
+        first = next(tables)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            yield from first.to_batches()
+            for table in tables:
+                yield from table.cast(first.schema).to_batches()
+
+        return pa.RecordBatchReader.from_batches(first.schema, batches())
+
+    def to_parquet(self, path: str, timeout: int | None = None) -> None:
+        """Write the answer piece by piece: one file (``….parquet``) or a file in a folder, on disk or in S3.
+
+        What is there is replaced once the new answer is complete.
+        """
+        files.write(FileSource(path=path), self._repo_path, self.to_tables(timeout), append=False)
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the answer piece by piece to a saved dataset's place, Parquet or Delta.
+
+        Raises:
+            SavedDatasetLocationAlreadyExists: something is there, and `allow_overwrite` is not set.
+        """
+        source = storage.to_data_source()
+        if not allow_overwrite and files.exists(source, self._repo_path):
+            raise SavedDatasetLocationAlreadyExists(location=files.checked(source).path)
+        files.write(source, self._repo_path, self.to_tables(timeout), append=False)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return pa.concat_tables(self._limited(timeout))
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._to_arrow_internal(timeout).to_pandas()
+
+    def _limited(self, timeout: int | None) -> Iterator[pa.Table]:
+        with self._connect() as connection:
+            timer = threading.Timer(timeout or 0, connection.interrupt)
+            try:
+                if timeout:
+                    timer.start()
+                yield from self._tables(connection)
+            except duckdb.InterruptException as error:
+                raise FeatureError(f"not all features were there after {timeout} s. Ask for fewer rows.") from error
+            finally:
+                timer.cancel()

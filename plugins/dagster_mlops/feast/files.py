@@ -1,0 +1,235 @@
+"""Feast's file sources for DuckDB: Parquet, CSV and Delta tables, on disk or in S3, read and written piece by piece."""
+
+import glob
+import os
+import uuid
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from feast.data_format import DeltaFormat, ParquetFormat
+from feast.data_source import DataSource
+from feast.infra.offline_stores.file_source import FileSource
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.asof import quoted
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+_GLOB = frozenset("*?[")
+
+
+def location(source: FileSource, repo_path: Path | str | None) -> str:
+    """An absolute path or an ``s3://`` address; a relative path starts at the feature repository."""
+    if source.path.startswith("file://"):
+        return unquote(urlparse(source.path).path)
+    return source.path if "://" in source.path else str(Path(repo_path or ".") / source.path)
+
+
+def checked(source: DataSource | None) -> FileSource:
+    """The source, known to be one that is read and written here.
+
+    Raises:
+        FeatureError: it is not.
+    """
+    if not isinstance(source, FileSource):
+        name = getattr(source, "name", "the view")
+        raise FeatureError(
+            f"this offline store works on file sources (Parquet, CSV, Delta), and {name!r} "
+            f"is {type(source).__name__}. Use a FileSource, or the offline store that Feast has for it."
+        )
+    return source
+
+
+def arrow_schema(connection: duckdb.DuckDBPyConnection, source: DataSource, repo_path: Path | str | None) -> pa.Schema:
+    """The columns of a source and their Arrow types."""
+    relation = scan(connection, source, repo_path)
+    return connection.sql(f"SELECT * FROM {relation} LIMIT 0").to_arrow_table().schema
+
+
+def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_path: Path | str | None) -> str:
+    """What stands behind ``FROM`` in SQL on this connection to read a source.
+
+    Local Parquet and CSV files are read by DuckDB itself; S3 and Delta tables through Arrow datasets, which need no
+    DuckDB extension to be downloaded and still read only the columns and row groups that a query needs.
+
+    Raises:
+        FeatureError: no file source, nothing there, or a format that is not read here.
+    """
+    source = checked(source)
+    place = location(source, repo_path)
+    if isinstance(source.file_format, DeltaFormat):
+        return _registered(connection, _delta(source, place).to_pyarrow_dataset())
+    if not isinstance(source.file_format, ParquetFormat | None):
+        raise FeatureError(f"source {source.name!r} has the format {type(source.file_format).__name__}: not read here.")
+    if "://" in place:
+        return _registered(connection, _remote(source, place, repo_path))
+    files = _local(place)
+    if not files:
+        raise FeatureError(f"source {source.name!r}: no file at {place}. Write the table first, or mend the path.")
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    if files[0].endswith((".csv", ".csv.gz")):
+        return f"read_csv([{listed}], sample_size = -1, union_by_name = true)"
+    return f"read_parquet([{listed}], union_by_name = true)"
+
+
+def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.Table], *, append: bool) -> None:
+    """Write tables of one schema, one after the other, so that no reader ever sees half a file.
+
+    A path that ends in ``.parquet`` is one file, any other a folder of files, which grows by a file per call.
+
+    Raises:
+        FeatureError: the source is CSV, a pattern, or no file source.
+    """
+    source = checked(source)
+    place = location(source, repo_path)
+    if isinstance(source.file_format, DeltaFormat):
+        from deltalake import write_deltalake
+
+        pieces = iter(tables)
+        first = next(pieces)
+        batches = (batch for table in (first, *pieces) for batch in table.to_batches())
+        reader = pa.RecordBatchReader.from_batches(first.schema, batches)
+        mode = "append" if append else "overwrite"
+        write_deltalake(place, reader, mode=mode, storage_options=_storage_options(source))
+        return
+    if set(place) & _GLOB or place.endswith((".csv", ".csv.gz")):
+        raise FeatureError(f"{place} cannot be written to: give a .parquet file, a folder, or a Delta table.")
+
+    disk, path = filesystem(source, repo_path)
+    stale: list[str] = []
+    if path.endswith(".parquet"):
+        target, folder = path, os.path.dirname(path)
+        if append and disk.get_file_info(path).type != pafs.FileType.NotFound:
+            tables = _after(path, disk, tables)
+    else:
+        folder = path
+        if not append and disk.get_file_info(path).type == pafs.FileType.Directory:
+            inside = disk.get_file_info(pafs.FileSelector(path, recursive=True))
+            stale = [file.path for file in inside if file.type == pafs.FileType.File]
+        target = f"{folder}/{uuid.uuid4().hex}.parquet"
+    disk.create_dir(folder, recursive=True)
+    # Other processes read a folder's *.parquet files, so what is half written has another name.
+    hidden = f"{folder}/.{uuid.uuid4().hex}.tmp"
+    writer = None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(hidden, table.schema, filesystem=disk)
+            writer.write_table(table)
+    except BaseException:
+        if writer:
+            writer.close()
+            disk.delete_file(hidden)
+        raise
+    if writer:
+        writer.close()
+        disk.move(hidden, target)
+    for old in stale:
+        disk.delete_file(old)
+
+
+def exists(source: DataSource, repo_path: Path | str | None) -> bool:
+    """Whether anything is at a file source's place."""
+    files, path = filesystem(checked(source), repo_path)
+    return files.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def _local(place: str) -> list[str]:
+    path = Path(place)
+    if path.is_file():
+        return [place]
+    if path.is_dir():
+        for pattern in ("*.parquet", "*.csv", "*.csv.gz"):
+            found = sorted(path.rglob(pattern))
+            if found := [file for file in found if not file.name.startswith((".", "_"))]:
+                return [str(file) for file in found]
+        return []
+    if not set(place) & _GLOB:
+        return []
+    return sorted(glob.glob(place, recursive=True))
+
+
+def _remote(source: FileSource, place: str, repo_path: Path | str | None) -> ds.Dataset:
+    disk, path = filesystem(source, repo_path)
+    files: list[str] | str = path
+    if set(path) & _GLOB:
+        base = path[: min(path.index(sign) for sign in _GLOB if sign in path)].rpartition("/")[0]
+        inside = disk.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
+        files = sorted(file.path for file in inside if fnmatch(file.path, path))
+    elif disk.get_file_info(path).type == pafs.FileType.NotFound:
+        files = []
+    if not files:
+        raise FeatureError(f"source {source.name!r}: nothing at {place}. Write the table first, or mend the path.")
+    name = files if isinstance(files, str) else files[0]
+    kind = "csv" if name.endswith((".csv", ".csv.gz")) else "parquet"
+    return ds.dataset(files, filesystem=disk, format=kind, partitioning="hive")
+
+
+def _registered(connection: duckdb.DuckDBPyConnection, dataset: ds.Dataset) -> str:
+    name = f"source_{uuid.uuid4().hex}"
+    connection.register(name, dataset)
+    return quoted(name)
+
+
+def filesystem(source: FileSource, repo_path: Path | str | None) -> tuple[pafs.FileSystem, str]:
+    """Where a source is, and its path there.
+
+    Credentials: the source's own connection, else what AWS' tools find in the environment, files or the machine.
+    """
+    place = location(source, repo_path)
+    if not place.startswith("s3://"):
+        if "://" in place:
+            return pafs.FileSystem.from_uri(place)
+        return pafs.LocalFileSystem(), place
+    endpoint = (
+        source.s3_endpoint_override or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    given = source.resolve_credentials() or {}
+    arguments = {
+        "endpoint_override": endpoint,
+        "access_key": given.get("AWS_ACCESS_KEY_ID"),
+        "secret_key": given.get("AWS_SECRET_ACCESS_KEY"),
+        "session_token": given.get("AWS_SESSION_TOKEN"),
+        "region": given.get("AWS_DEFAULT_REGION")
+        or os.environ.get("AWS_REGION")
+        or os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    known = {name: value for name, value in arguments.items() if value}
+    return pafs.S3FileSystem(**known, connect_timeout=10, request_timeout=60), place.removeprefix("s3://").rstrip("/")
+
+
+def _storage_options(source: FileSource) -> dict[str, str]:
+    options = dict(source.resolve_credentials() or {})
+    if source.s3_endpoint_override:
+        options["AWS_ENDPOINT_URL"] = source.s3_endpoint_override
+    if (options.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL", "")).startswith("http://"):
+        options["AWS_ALLOW_HTTP"] = "true"
+    return options
+
+
+def _delta(source: FileSource, place: str) -> "DeltaTable":
+    from deltalake import DeltaTable
+    from deltalake.exceptions import TableNotFoundError
+
+    try:
+        return DeltaTable(place, storage_options=_storage_options(source))
+    except TableNotFoundError as error:
+        raise FeatureError(f"source {source.name!r}: no Delta table at {place}. Write the table first.") from error
+
+
+def _after(path: str, filesystem: pafs.FileSystem, tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
+    with filesystem.open_input_file(path) as opened:
+        there = pq.ParquetFile(opened)
+        schema = there.schema_arrow
+        for batch in there.iter_batches():
+            yield pa.Table.from_batches([batch], schema)
+    for table in tables:
+        yield table.select(schema.names).cast(schema)

@@ -1,0 +1,365 @@
+"""A Feast offline store on DuckDB's as-of join.
+
+Feast imports this module by the name in ``feature_store.yaml``; nothing else of this package does, because it imports
+Feast.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL, FeatureView
+from feast.infra.offline_stores.file_source import FileLoggingDestination
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalMetadata
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import Field, PositiveInt, StrictStr
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import files
+from dagster_mlops.feast.asof import View, described, family, instant, joined, microseconds, moment_of, quoted, within
+from dagster_mlops.feast.asof_job import AsofRetrievalJob, Connect, duckdb_connection
+from dagster_mlops.feast.entity_rows import EntityRows, entity_rows, in_memory
+
+# Feast's names of the types whose values a column of another family cannot hold.
+_FAMILIES = {
+    **dict.fromkeys(("Int32", "Int64", "Float32", "Float64"), "number"),
+    "String": "text",
+    "Bool": "truth",
+    "Bytes": "bytes",
+    "UnixTimestamp": "time",
+}
+
+
+class AsofOfflineStoreConfig(FeastConfigBaseModel):
+    """Settings below ``offline_store:`` in ``feature_store.yaml``; all but `type` may be left out.
+
+    ```yaml
+    offline_store:
+      type: dagster_mlops.feast.offline_store.AsofOfflineStore
+      memory_limit: 4GB
+      temp_directory: /scratch
+    ```
+    """
+
+    type: StrictStr = "dagster_mlops.feast.offline_store.AsofOfflineStore"
+    memory_limit: StrictStr | None = Field(
+        default=None, description="What DuckDB may hold before it spills, e.g. 4GB; its own default is 80 % of the RAM"
+    )
+    threads: PositiveInt | None = Field(default=None, description="DuckDB's threads; its own default is one per core")
+    temp_directory: StrictStr | None = Field(
+        default=None, description="Where DuckDB spills to, in a folder of its own that is removed afterwards"
+    )
+    chunk_rows: PositiveInt = Field(default=2_000_000, description="Entity rows that are joined at a time")
+
+
+class AsofOfflineStore(OfflineStore):
+    """Point-in-time joins of Parquet, CSV and Delta sources that keep every entity row, its order and its columns."""
+
+    supports_filter_by_created_timestamp = True
+
+    @staticmethod
+    def get_historical_features(  # pyright: ignore[reportIncompatibleMethodOverride]
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> AsofRetrievalJob:
+        """The features as they were known at each entity row's timestamp.
+
+        Args:
+            entity_df: A pandas or polars dataframe, an Arrow table or dataset, the path of a Parquet or CSV file
+                (also ``s3://``), or a query in DuckDB's SQL.
+            filter_by_created_timestamp: Leave out rows that were created after the moment asked for.
+
+        Raises:
+            FeatureError: columns are missing or do not compare, before anything is joined.
+        """
+        asked = in_memory(entity_df)
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        if foreign := [view.name for view in on_demand if view.mode == "substrait"]:
+            raise FeatureError(f"on-demand views in substrait mode are not run here: {', '.join(foreign)}. Use pandas.")
+
+        def planned(connection: duckdb.DuckDBPyConnection) -> tuple[EntityRows, list[View]]:
+            rows = entity_rows(connection, asked, config.repo_path)
+            views = [
+                _view(connection, config, view, feature_refs, rows, full_feature_names, filter_by_created_timestamp)
+                for view in feature_views
+            ]
+            added = [name for view in views for name in view.features.values()]
+            if clash := sorted({name for name in added if name in rows.types or added.count(name) > 1}):
+                raise FeatureError(
+                    f"the answer would have two columns {', '.join(clash)}. Pass full_feature_names=True, or rename "
+                    "the columns of the entity rows."
+                )
+            return rows, views
+
+        def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
+            rows, views = planned(connection)
+            several = rows.table is None or rows.table.num_rows > _settings(config).chunk_rows
+            with connect() as own:  # a connection streams one query at a time
+                chunks = entity_rows(own, asked, config.repo_path).chunks(own, _settings(config).chunk_rows)
+                yield from joined(connection, chunks, views, timestamp=rows.timestamp, bounds=rows.bounds, keep=several)
+
+        connect = _connect(config)
+        with connect() as connection:
+            rows, _ = planned(connection)
+        first, last = rows.bounds or (None, None)
+        return AsofRetrievalJob(
+            tables,
+            connect,
+            config.repo_path,
+            on_demand=on_demand,
+            full_feature_names=full_feature_names,
+            metadata=RetrievalMetadata(
+                features=feature_refs,
+                keys=[name for name in rows.types if name != rows.timestamp],
+                min_event_timestamp=None if first is None else moment_of(first),
+                max_event_timestamp=None if last is None else moment_of(last),
+            ),
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> AsofRetrievalJob:
+        """The latest row of each key within the range, both ends included; a naive date is UTC."""
+        keys = [quoted(name) for name in join_key_columns]
+        order = f"{quoted(timestamp_field)} DESC"
+        order += f", {quoted(created_timestamp_column)} DESC NULLS LAST" if created_timestamp_column else ""
+        latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {order}) = 1"
+        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+        columns += [created_timestamp_column] if created_timestamp_column else []
+        return _pulled(config, data_source, columns, timestamp_field, start_date, end_date, latest)
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> AsofRetrievalJob:
+        """All rows within the range, both ends included; a naive date is UTC, a missing one no bound."""
+        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+        columns += [created_timestamp_column] if created_timestamp_column else []
+        return _pulled(config, data_source, columns, timestamp_field, start_date, end_date, "")
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Append rows to a view's source: a folder gets one more file, a single file is replaced by a longer one.
+
+        Raises:
+            FeatureError: the columns are not those of the source.
+        """
+        source = files.checked(feature_view.batch_source)
+        with _connect(config)() as connection:
+            there = files.arrow_schema(connection, source, config.repo_path)
+        if sorted(there.names) != sorted(table.column_names):
+            raise FeatureError(
+                f"{feature_view.name!r} is written to with the columns {', '.join(table.column_names)}, and its source "
+                f"has {', '.join(there.names)}. Give exactly these."
+            )
+        files.write(source, config.repo_path, [table.select(there.names).cast(there)], append=True)
+        if progress:
+            progress(table.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Add logged features to the destination's folder, a new file for each call (and partition)."""
+        destination = logging_config.destination
+        if not isinstance(destination, FileLoggingDestination):
+            raise FeatureError(f"this offline store logs features to files, not to {type(destination).__name__}.")
+        filesystem, folder = files.filesystem(files.checked(destination.to_data_source()), config.repo_path)
+        ds.write_dataset(
+            ds.dataset(data) if isinstance(data, Path) else data,
+            folder,
+            filesystem=filesystem,
+            format="parquet",
+            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+            partitioning=destination.partition_by,
+            partitioning_flavor="hive" if destination.partition_by else None,
+            existing_data_behavior="overwrite_or_ignore",
+        )
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Refuse a source that is not there or lacks its timestamp columns.
+
+        Raises:
+            FeatureError: and what it lacks.
+        """
+        with _connect(config)() as connection:
+            types = described(connection, files.scan(connection, data_source, config.repo_path))
+        moments = [data_source.timestamp_field, data_source.created_timestamp_column]
+        _require(types, [name for name in moments if name], data_source)
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """The columns of a source and their Arrow types, whatever its format."""
+        with _connect(config)() as connection:
+            schema = files.arrow_schema(connection, data_source, config.repo_path)
+        return [(field.name, str(field.type)) for field in schema]
+
+
+def _settings(config: RepoConfig) -> AsofOfflineStoreConfig:
+    assert isinstance(config.offline_store, AsofOfflineStoreConfig)
+    return config.offline_store
+
+
+def _connect(config: RepoConfig) -> Connect:
+    store = _settings(config)
+    return partial(
+        duckdb_connection,
+        memory_limit=store.memory_limit,
+        threads=store.threads,
+        temp_directory=store.temp_directory,
+    )
+
+
+def _require(types: dict[str, str], columns: list[str], source: DataSource) -> None:
+    if missing := [name for name in columns if name not in types]:
+        raise FeatureError(
+            f"source {source.name!r} lacks the columns {', '.join(missing)} (it has {', '.join(types)})."
+        )
+
+
+def _view(
+    connection: duckdb.DuckDBPyConnection,
+    config: RepoConfig,
+    view: FeatureView,
+    feature_refs: list[str],
+    rows: EntityRows,
+    full_feature_names: bool,
+    known_only: bool,
+) -> View:
+    """What the join needs of a feature view, once all its columns are there and compare.
+
+    Raises:
+        FeatureError: they do not.
+    """
+    source = files.checked(view.batch_source)
+    relation = files.scan(connection, source, config.repo_path)
+    types = described(connection, relation)
+    renamed = {new: old for old, new in source.field_mapping.items() if old in types}
+    prefix = f"{view.projection.name_to_use()}:"
+    wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
+    keys = {
+        renamed.get(column.name, column.name): view.projection.join_key_map.get(column.name, column.name)
+        for column in view.entity_columns
+        if column.name != DUMMY_ENTITY_ID
+    }
+    features = {renamed.get(name, name): name for name in wanted}
+    moment = renamed.get(source.timestamp_field, source.timestamp_field)
+    created = renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None
+    _require(types, [*keys, moment, *([created] if created else []), *features], source)
+
+    if missing := [key for key in keys.values() if key not in rows.types]:
+        raise FeatureError(
+            f"{view.name!r} is joined by {', '.join(missing)}, which the entity rows lack (they have "
+            f"{', '.join(rows.types)})."
+        )
+    for column, key in keys.items():
+        here, there = family(rows.types[key]), family(types[column])
+        if here and there and here != there:
+            raise FeatureError(
+                f"{view.name!r}: {key} is {rows.types[key]} in the entity rows and {types[column]} in source "
+                f"{source.name!r}. Cast one of them: as they are, no row would match."
+            )
+    declared = {field.name: str(field.dtype) for field in view.features}
+    for column, name in features.items():
+        there, meant = family(types[column]), _FAMILIES.get(declared.get(name, ""))
+        if there and meant and there != meant:
+            raise FeatureError(
+                f"{view.name}:{name} is declared as {declared[name]}, and column {column} of source {source.name!r} is "
+                f"{types[column]}. Mend the one that is wrong."
+            )
+    for column in filter(None, [moment, created]):
+        instant(quoted(column), types[column], f"source {source.name!r}")
+
+    label = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+    return View(
+        name=view.name,
+        relation=relation,
+        types=types,
+        keys=keys,
+        instant=moment,
+        created=created,
+        features={column: label + name for column, name in features.items()},
+        ttl=view.ttl if view.ttl and view.ttl > timedelta(0) else None,
+        known_only=known_only and created is not None,
+    )
+
+
+def _pulled(
+    config: RepoConfig,
+    source: DataSource,
+    columns: list[str],
+    timestamp: str,
+    start: datetime | None,
+    end: datetime | None,
+    latest: str,
+) -> AsofRetrievalJob:
+    """A range of a source's rows, column names as in the source.
+
+    Raises:
+        FeatureError: the source lacks one.
+    """
+
+    def query(connection: duckdb.DuckDBPyConnection) -> str:
+        relation = files.scan(connection, source, config.repo_path)
+        types = described(connection, relation)
+        if DUMMY_ENTITY_ID in columns and DUMMY_ENTITY_ID not in types:  # a view without entities: one key for all
+            relation = f"(SELECT *, '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID} FROM {relation})"
+            types[DUMMY_ENTITY_ID] = "VARCHAR"
+        _require(types, columns, source)
+        bounds = [None if moment is None else microseconds(moment) for moment in (start, end)]
+        kept = within(quoted(timestamp), types[timestamp], *bounds)
+        return f"SELECT {', '.join(map(quoted, columns))} FROM {relation} WHERE {kept} {latest}"
+
+    def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
+        reader = connection.sql(query(connection)).to_arrow_reader(_settings(config).chunk_rows)
+        yield reader.schema.empty_table()
+        for batch in reader:
+            yield pa.Table.from_batches([batch], reader.schema)
+
+    connect = _connect(config)
+    with connect() as connection:
+        query(connection)
+    return AsofRetrievalJob(tables, connect, config.repo_path)
