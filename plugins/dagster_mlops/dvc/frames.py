@@ -1,7 +1,7 @@
 """Dataframes, tables, bytes and files to and from one file on disk."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,17 @@ if TYPE_CHECKING:
 
 _FRAMES = ("pandas", "pyarrow", "polars")
 _FRAME_FILES = (".parquet", ".csv")
+# Of a parquet row group: what is in memory at once when a stream is written. A constant, so that the same rows give the
+# same bytes whether they came as a table or as a stream.
+_GROUP = 2**18
 
 
 def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSchema | None]:
     """Write `value` to `file` in the format that the suffix of `name` says; its rows and columns where it has any.
 
     The same frame gives the same bytes. A pandas index is not kept unless its levels are named: then they are columns.
+    A polars ``LazyFrame``, pyarrow ``RecordBatchReader`` or ``Dataset`` is written as it is computed, one row group in
+    memory at a time; a ``Path`` is copied by the operating system.
 
     Raises:
         DatasetError: no way to write this type, or the frame does not fit into the file format.
@@ -31,33 +36,38 @@ def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSch
                 f"{name} was to be stored from {value}, which does not exist. Return a path after writing."
             )
         shutil.copytree(value, file) if value.is_dir() else shutil.copyfile(value, file)
-        return _described(file, name)
+        return described(file, name)
     if isinstance(value, bytes | bytearray | str):
         file.write_bytes(value.encode() if isinstance(value, str) else value)
-        return _described(file, name)
+        return described(file, name)
     if _library(type(value)) not in _FRAMES or not name.endswith(_FRAME_FILES):
         raise DatasetError(
             f"{name} cannot be stored from {type(value).__module__}.{type(value).__qualname__}. Return a pandas, "
             "pyarrow or polars frame (to a .parquet or .csv path), bytes, a string, or the path of a file you wrote."
         )
-    table = _table(value, name)
+    schema, batches = _stream(value, name)
     if name.endswith(".csv"):
-        extra("pyarrow.csv").write_csv(table, str(file))
-    else:
-        parquet, arrow = extra("pyarrow.parquet"), extra("pyarrow")
-        try:
-            # Nanoseconds are refused by DuckDB-based readers such as Feast's; no digit is dropped silently.
-            parquet.write_table(table, str(file), coerce_timestamps="us", compression="zstd")
-        except arrow.ArrowInvalid as error:
-            raise DatasetError(
-                f"{name} cannot be written as parquet: {error}. If a timestamp has nanoseconds, round it first: "
-                "frame[column].dt.floor('us')."
-            ) from error
-    return table.num_rows, _columns(table.schema)
+        with extra("pyarrow.csv").CSVWriter(str(file), schema) as writer:
+            rows = sum(_written(writer, group) for group in _groups(batches, schema))
+        return rows, _columns(schema)
+    parquet, arrow = extra("pyarrow.parquet"), extra("pyarrow")
+    try:
+        # Nanoseconds are refused by DuckDB-based readers such as Feast's; no digit is dropped silently.
+        with parquet.ParquetWriter(str(file), schema, coerce_timestamps="us", compression="zstd") as writer:
+            rows = sum(_written(writer, group) for group in _groups(batches, schema))
+    except arrow.ArrowInvalid as error:
+        raise DatasetError(
+            f"{name} cannot be written as parquet: {error}. If a timestamp has nanoseconds, round it first: "
+            "frame[column].dt.floor('us')."
+        ) from error
+    return rows, _columns(schema)
 
 
 def read(files: Sequence[Path], kind: Any, *, name: str) -> Any:
     """Read files as the type `kind` of an annotation: a frame or table of all of them, else a single file's content.
+
+    A polars ``LazyFrame``, a pyarrow ``Dataset`` or ``RecordBatchReader`` reads nothing yet. A folder that is asked for
+    as a frame is all the parquet (else csv) files in it, in the order of their names.
 
     Raises:
         DatasetError: no way to read this type, or several files for a type that cannot be put together.
@@ -65,56 +75,119 @@ def read(files: Sequence[Path], kind: Any, *, name: str) -> Any:
     library = _library(kind)
     if library not in _FRAMES and name.endswith(_FRAME_FILES) and kind not in (Path, bytes, str):
         library = "pandas"  # no annotation, or one that says nothing
-    if library == "pandas":
-        pandas = extra("pandas", extra="dvc")
-        load = pandas.read_csv if name.endswith(".csv") else pandas.read_parquet
-        frames = [load(file) for file in files]
-        return frames[0] if len(frames) == 1 else pandas.concat(frames, ignore_index=True)
-    if library == "pyarrow":
-        load = extra("pyarrow.csv").read_csv if name.endswith(".csv") else extra("pyarrow.parquet").read_table
-        tables = [load(str(file)) for file in files]
-        return tables[0] if len(tables) == 1 else extra("pyarrow").concat_tables(tables)
-    if library == "polars":
-        polars = extra("polars", extra="dvc")
-        load = polars.read_csv if name.endswith(".csv") else polars.read_parquet
-        return polars.concat([load(file) for file in files])
+    if library in _FRAMES:
+        files, suffix = _frame_files(files, name)
+        csv = suffix == ".csv"
+        if library == "pandas":
+            pandas = extra("pandas", extra="dvc")
+            frames = [(pandas.read_csv if csv else pandas.read_parquet)(file) for file in files]
+            return frames[0] if len(frames) == 1 else pandas.concat(frames, ignore_index=True)
+        if library == "polars":
+            polars = extra("polars", extra="dvc")
+            scan = polars.scan_csv if csv else polars.scan_parquet
+            lazy = polars.concat([scan(file) for file in files])
+            return lazy if kind is polars.LazyFrame else lazy.collect()
+        arrow, data = extra("pyarrow", extra="dvc"), extra("pyarrow.dataset")
+        if kind in (data.Dataset, data.FileSystemDataset, arrow.RecordBatchReader):
+            dataset = data.dataset([str(file) for file in files], format=suffix.removeprefix("."))
+            return dataset.scanner().to_reader() if kind is arrow.RecordBatchReader else dataset
+        load = extra("pyarrow.csv").read_csv if csv else extra("pyarrow.parquet").read_table
+        return arrow.concat_tables([load(str(file)) for file in files])
     if len(files) > 1:
         raise DatasetError(
             f"{name} and {len(files) - 1} more partitions cannot be put together as {kind}. Annotate the argument as a "
             "dataframe, or as dict[str, …] to get one value per partition."
         )
+    if kind in (bytes, str) and files[0].is_dir():
+        raise DatasetError(f"{name} is a folder and cannot be loaded as {kind.__name__}. Annotate it as Path.")
     if kind is bytes:
         return files[0].read_bytes()
     return files[0].read_text() if kind is str else files[0]
+
+
+def described(file: Path, name: str) -> tuple[int | None, dg.TableSchema | None]:
+    """Rows and columns of a parquet file, or of a folder of nothing else, from the footers; else None, None.
+
+    Raises:
+        DatasetError: `name` says parquet, but a file is none.
+    """
+    files = sorted(part for part in file.rglob("*") if part.is_file()) if file.is_dir() else [file]
+    names = [part.name for part in files] if file.is_dir() else [name]
+    if not files or not all(part.endswith(".parquet") for part in names):
+        return None, None
+    arrow, parquet = extra("pyarrow", extra="dvc"), extra("pyarrow.parquet", extra="dvc")
+    try:
+        footers = [parquet.read_metadata(str(part)) for part in files]
+    except arrow.ArrowInvalid as error:
+        raise DatasetError(f"{name} is not a parquet file: {error}") from error
+    return sum(footer.num_rows for footer in footers), _columns(footers[0].schema.to_arrow_schema())
 
 
 def _library(kind: Any) -> str:
     return str(getattr(kind, "__module__", "")).partition(".")[0]
 
 
-def _table(value: Any, name: str) -> "pyarrow.Table":
-    library, arrow = _library(type(value)), extra("pyarrow", extra="dvc")
-    if library == "polars":
-        return value.to_arrow()
+def _frame_files(files: Sequence[Path], name: str) -> tuple[list[Path], str]:
+    """The files of a frame and their suffix, folders opened up."""
+    for suffix in _FRAME_FILES:
+        # A single file's name is that of the dataset: a copy of it in DVC's cache has none.
+        parts = [sorted(file.rglob(f"*{suffix}")) if file.is_dir() else [file] for file in files]
+        if all(parts) and (name.endswith(suffix) or all(file.is_dir() for file in files)):
+            return [part for found in parts for part in found], suffix
+    raise DatasetError(
+        f"{name} cannot be loaded as a dataframe: it is no .parquet or .csv file, nor a folder of them. Annotate the "
+        "argument as Path, bytes or str."
+    )
+
+
+def _stream(value: Any, name: str) -> "tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]":
+    """The columns of a frame, and its rows in batches: computed one by one where the frame is lazy."""
+    arrow, library = extra("pyarrow", extra="dvc"), _library(type(value))
+    if library == "polars" and hasattr(value, "collect_batches"):
+        polars = extra("polars", extra="dvc")
+        schema = polars.DataFrame(schema=value.collect_schema()).to_arrow().schema
+        frames = value.collect_batches(maintain_order=True, chunk_size=_GROUP)
+        return schema, (batch for frame in frames for batch in frame.to_arrow().cast(schema).to_batches())
     if library == "pyarrow":
-        return value
-    named = [level for level in value.index.names if level is not None]
-    frame = value.reset_index(level=named) if named else value
-    try:
-        return arrow.Table.from_pandas(frame, preserve_index=False)
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
-        raise DatasetError(f"{name} has a column of mixed types: {error}. Cast it to one type first.") from error
+        data = extra("pyarrow.dataset")
+        value = value.scanner() if isinstance(value, data.Dataset) else value
+        value = value.to_reader() if isinstance(value, data.Scanner | arrow.Table) else value
+        if isinstance(value, arrow.RecordBatch):
+            return value.schema, [value]
+        return value.schema, value
+    if library == "polars":
+        # Older releases compute a lazy frame only as a whole.
+        table = (value.collect() if hasattr(value, "collect") else value).to_arrow()
+    else:
+        named = [level for level in value.index.names if level is not None]
+        frame = value.reset_index(level=named) if named else value
+        try:
+            table = arrow.Table.from_pandas(frame, preserve_index=False)
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            raise DatasetError(f"{name} has a column of mixed types: {error}. Cast it to one type first.") from error
+    return table.schema, table.to_batches()
 
 
-def _described(file: Path, name: str) -> tuple[int | None, dg.TableSchema | None]:
-    if not name.endswith(".parquet") or file.is_dir():
-        return None, None
-    arrow, parquet = extra("pyarrow", extra="dvc"), extra("pyarrow.parquet", extra="dvc")
-    try:
-        metadata = parquet.read_metadata(str(file))
-    except arrow.ArrowInvalid as error:
-        raise DatasetError(f"{name} is not a parquet file: {error}") from error
-    return metadata.num_rows, _columns(metadata.schema.to_arrow_schema())
+def _groups(batches: "Iterable[pyarrow.RecordBatch]", schema: "pyarrow.Schema") -> "Iterator[pyarrow.Table]":
+    """The same rows in tables of `_GROUP` rows, whatever the sizes of the batches."""
+    arrow = extra("pyarrow")
+    waiting: list[Any] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        while rows >= _GROUP:
+            table = arrow.Table.from_batches(waiting, schema)
+            yield table.slice(0, _GROUP)
+            waiting, rows = table.slice(_GROUP).to_batches(), rows - _GROUP
+    if rows:
+        yield arrow.Table.from_batches(waiting, schema)
+
+
+def _written(writer: Any, group: "pyarrow.Table") -> int:
+    # One chunk per column: where batches were cut must not show in the bytes.
+    writer.write_table(group.combine_chunks(), _GROUP)
+    return group.num_rows
 
 
 def _columns(schema: "pyarrow.Schema") -> dg.TableSchema:

@@ -19,15 +19,20 @@ from dagster_mlops.provenance import Dataset, Ref
 
 PATH = "dvc/path"
 """The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""
+REV, MD5 = "dvc/rev", "dvc/md5"
+"""Input metadata keys that name the version to load: a git revision, or a content hash."""
 
 
 class DvcIOManager(dg.IOManager):
     """Stores outputs as DVC datasets, and loads inputs by the content hash of their latest materialization.
 
-    An output may be a pandas, pyarrow or polars frame, bytes, a string, or the ``Path`` of a file or folder. It goes to
-    ``<asset key>[/<partition>].parquet`` unless the asset's metadata names a ``dvc/path``. An input is what the
-    argument's annotation says: a frame (partitions one below the other, in partition order), ``dict[str, frame]`` by
-    partition, bytes, a string or a ``Path``.
+    An output may be a pandas, pyarrow or polars frame, eager or lazy, bytes, a string, or the ``Path`` of a file or
+    folder. It goes to ``<asset key>[/<partition>].parquet`` unless the asset's metadata names a ``dvc/path``. An input
+    is what the argument's annotation says: a frame (partitions one below the other, in partition order), ``dict[str,
+    frame]`` by partition, bytes, a string or a ``Path``.
+
+    The metadata ``dvc/rev`` (a git revision) or ``dvc/md5`` of an input loads that version instead of the latest:
+    ``ins={"flights": dg.AssetIn(metadata={"dvc/rev": "v1.0"})}``.
     """
 
     def __init__(self, dvc: DvcResource) -> None:
@@ -54,7 +59,7 @@ class DvcIOManager(dg.IOManager):
             path,
             source=scratch,
             rows=rows,
-            upstream=(*upstream_refs(asset_context, context.asset_key), *commit),
+            upstream=(*self._inputs(asset_context, context.asset_key), *commit),
             dirty=state.dirty_hash,
             code_commit=state.commit,
             **dagster_facts(asset_context, context.asset_key),
@@ -80,14 +85,44 @@ class DvcIOManager(dg.IOManager):
         return frames.read(list(files.values()), kind, name=name)
 
     def _file(self, context: dg.InputContext, partition: str) -> Path:
-        records = latest_records(context.instance, context.asset_key, [partition] if partition else None)
-        for record in records:
+        metadata = context.definition_metadata or {}
+        if REV in metadata or MD5 in metadata:
+            path, md5 = self._pinned(context.instance, context.asset_key, metadata, partition)
+            return self.dvc.read_path(path, md5=md5)
+        for record in latest_records(context.instance, context.asset_key, [partition] if partition else None):
             if isinstance(record, Dataset):
                 return self.dvc.read_path(record.path, md5=record.md5)
         raise DatasetError(
             f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset that Dagster "
             "knows of. Materialize it (or observe it, if someone else versions it) before loading it."
         )
+
+    def _pinned(
+        self, instance: dg.DagsterInstance, key: dg.AssetKey, metadata: Mapping[str, Any], partition: str
+    ) -> tuple[str, str]:
+        """Path and hash of the version that an input's metadata names."""
+        rev, md5 = (getattr(metadata.get(name), "value", metadata.get(name)) for name in (REV, MD5))
+        if rev and md5:
+            raise DatasetError(f"The input {_name(key)} names both {REV} {rev!r} and {MD5} {md5!r}. Name one.")
+        known = latest_records(instance, key, [partition] if partition else None)
+        path = next((record.path for record in known if isinstance(record, Dataset)), None)
+        # What Dagster never materialized here may still lie where the naming rule puts it.
+        path = path or _path(key, metadata, partition)
+        return path, md5 or self.dvc.data_version(path, rev=rev)
+
+    def _inputs(self, context: dg.AssetExecutionContext, key: dg.AssetKey) -> tuple[Ref, ...]:
+        """What the asset was made from: the latest versions, but for inputs that name another one."""
+        refs = list(upstream_refs(context, key))
+        for name, upstream in context.assets_def.keys_by_input_name.items():
+            metadata = context.op_def.ins[name].metadata or {} if name in context.op_def.ins else {}
+            if REV not in metadata and MD5 not in metadata:
+                continue
+            partitioned = context.job_def.asset_layer.asset_graph.get(upstream).is_partitioned
+            for partition in context.asset_partition_keys_for_input(name) if partitioned else [""]:
+                path, md5 = self._pinned(context.instance, upstream, metadata, partition)
+                refs = [ref for ref in refs if ref.tool != "dvc" or ref.id.rpartition("@")[0] != path]
+                refs.append(Ref("dvc", "dataset", f"{path}@{md5}", at=str(self.dvc.root)))
+        return tuple(refs)
 
 
 @dg.io_manager(required_resource_keys={"dvc"})

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
-from dagster_mlops.dvc import versions
+from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.creation import create, set_remote
 from dagster_mlops.dvc.git import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
@@ -203,6 +203,16 @@ class DvcResource(dg.ConfigurableResource):
             if not versions.cached(repo, wanted):
                 versions.pull(repo, wanted, self.remote, asked=str(path))
             return versions.checkout(repo, wanted, name=target.name)
+
+    def load(self, path: str | Path, kind: Any = None, *, md5: str | None = None, rev: str | None = None) -> Any:
+        """The content of any version as a `kind`: a frame or table type, ``bytes``, ``str`` or ``Path``.
+
+            dvc.load("raw/flights.parquet", pl.LazyFrame, rev="v1.0")
+
+        Raises:
+            DatasetError: the version is nowhere to be found, or cannot be read as `kind`.
+        """
+        return frames.read([self.read_path(path, md5=md5, rev=rev)], kind, name=Path(path).name)
 
     def _url(self, repo: "Repo") -> str | None:
         return repo.config["remote"].get(self._remote, {}).get("url")

@@ -1,0 +1,209 @@
+"""What goes in and out of a dataset, any version of it, its history, and what others versioned."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+import pytest
+
+from dagster_mlops.dvc import DvcResource, dataset_asset, dvc_io_manager
+from dagster_mlops.dvc.frames import write
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import Dataset
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # observable assets use beta API
+]
+
+MONTHS = dg.StaticPartitionsDefinition(["2013-01", "2013-02"])
+
+
+def _git(folder, *arguments):
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def dvc(tmp_path):
+    return DvcResource(repo=str(tmp_path / "data"), remote_url=str(tmp_path / "remote"))
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as instance:
+        yield instance
+
+
+@pytest.fixture
+def run(dvc, instance):
+    def run(*assets, partition=None, select=None, **options):
+        resources = {"dvc": dvc, "dvc_io_manager": dvc_io_manager, "io_manager": dg.InMemoryIOManager()}
+        return dg.materialize(
+            assets, resources=resources, instance=instance, partition_key=partition, selection=select, **options
+        )
+
+    return run
+
+
+def _latest(instance, asset):
+    return instance.get_latest_materialization_event(asset.key).asset_materialization
+
+
+def _record(instance, asset):
+    record = Dataset.from_metadata(_latest(instance, asset).metadata)
+    assert record
+    return record
+
+
+ROWS = pa.table({"n": range(300_000), "s": ["a", "b", None] * 100_000})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda: pl.from_arrow(ROWS).lazy(),  # type: ignore[union-attr]
+        lambda: ROWS.to_reader(max_chunksize=777),
+        lambda: pads.dataset(ROWS),
+    ],
+)
+def test_a_stream_gives_the_same_bytes_each_time_in_bounded_row_groups(tmp_path, value):
+    for name in ("one", "two"):
+        rows, columns = write(value(), tmp_path / name, name="x.parquet")
+        assert rows == 300_000 and columns and [column.name for column in columns.columns] == ["n", "s"]
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert pq.read_metadata(tmp_path / "one").num_row_groups == 2
+    assert pl.read_parquet(tmp_path / "one").equals(pl.from_arrow(ROWS))  # type: ignore[arg-type]
+
+
+def test_a_table_and_a_stream_of_it_are_the_same_version(tmp_path):
+    write(ROWS, tmp_path / "table", name="x.parquet")
+    write(ROWS.to_reader(max_chunksize=777), tmp_path / "stream", name="x.parquet")
+    assert (tmp_path / "table").read_bytes() == (tmp_path / "stream").read_bytes()
+
+
+@pytest.mark.parametrize("value", [ROWS, pl.DataFrame({"n": []}, schema={"n": pl.Int64}), pd.DataFrame({"n": [1]})])
+def test_frames_go_to_csv_and_back_with_or_without_rows(tmp_path, value):
+    rows, _ = write(value, tmp_path / "x.csv", name="x.csv")
+    assert rows == len(value) and len(pl.read_csv(tmp_path / "x.csv")) == rows
+
+
+def test_a_lazy_frame_streams_through_and_each_type_is_loaded(run, instance):
+    @dataset_asset()
+    def flights() -> pl.LazyFrame:
+        return pl.LazyFrame({"n": [1, 2, 3]}).filter(pl.col("n") > 1)
+
+    seen = []
+    kinds = [pl.DataFrame, pl.LazyFrame, pa.Table, pads.Dataset, pa.RecordBatchReader, pd.DataFrame]
+
+    def reader(kind):
+        def read(flights) -> None:
+            value: Any = flights.collect() if isinstance(flights, pl.LazyFrame) else flights
+            value = value.to_table() if isinstance(value, pads.Dataset) else value
+            value = value.read_all() if isinstance(value, pa.RecordBatchReader) else value
+            seen.append((type(flights), list(map(int, pl.DataFrame(value)["n"]))))
+
+        read.__annotations__["flights"] = kind
+        return dg.asset(name=f"{kind.__module__}_{kind.__name__}".replace(".", "_"))(read)
+
+    result = run(flights, *map(reader, kinds))
+    assert result.success and len(seen) == len(kinds)
+    assert all(issubclass(kind, tuple(kinds)) and rows == [2, 3] for kind, rows in seen)
+    assert _record(instance, flights).rows == 2
+
+
+def test_a_folder_of_parquet_files_is_loaded_as_a_frame_or_as_a_path(run, instance, tmp_path):
+    @dataset_asset(path="shards")
+    def shards() -> Path:
+        folder = tmp_path / "made"
+        folder.mkdir()
+        for n in range(3):
+            pl.DataFrame({"n": [n]}).write_parquet(folder / f"{n}.parquet")
+        return folder
+
+    seen = []
+
+    @dg.asset
+    def frame(shards: pl.DataFrame) -> None:
+        seen.append(shards["n"].to_list())
+
+    @dg.asset
+    def path(shards: Path) -> None:
+        seen.append(len(list(shards.iterdir())))
+
+    assert run(shards, frame, path).success
+    assert sorted(map(str, seen)) == ["3", "[0, 1, 2]"]
+    assert _record(instance, shards).rows == 3
+    assert [c.name for c in _latest(instance, shards).metadata["dagster/column_schema"].value.columns] == ["n"]
+
+    @dg.asset
+    def text(shards: str) -> None: ...
+
+    with pytest.raises(DatasetError, match="is a folder and cannot be loaded as str"):
+        run(shards, text, select=[text])
+
+
+def test_an_input_may_name_the_version_that_it_loads_and_the_record_says_which(run, dvc, instance):
+    texts = iter(["one", "two", "three"])
+
+    @dataset_asset(path="note.txt")
+    def note() -> str:
+        return next(texts)
+
+    run(note)
+    _git(dvc.root, "tag", "v1.0")
+    run(note)
+    second = _record(instance, note).md5
+    run(note)
+    seen = []
+
+    def reader(name, metadata):
+        @dataset_asset(name=name, path=f"{name}.txt", ins={"note": dg.AssetIn(metadata=metadata)})
+        def reader(note: str) -> str:
+            seen.append(note)
+            return note
+
+        return reader
+
+    tagged, hashed, both = (
+        reader("tagged", {"dvc/rev": "v1.0"}),
+        reader("hashed", {"dvc/md5": second}),
+        reader("both", {"dvc/rev": "v1.0", "dvc/md5": second}),
+    )
+    assert run(note, tagged, hashed, select=[tagged, hashed]).success
+    assert sorted(seen) == ["one", "two"]
+    first = dvc.data_version("note.txt", rev="v1.0")
+    for asset, md5 in ((tagged, first), (hashed, second)):
+        assert [ref.id for ref in _record(instance, asset).upstream if ref.tool == "dvc"] == [f"note.txt@{md5}"]
+    with pytest.raises(DatasetError, match=r"names both dvc/rev 'v1\.0' and dvc/md5"):
+        run(note, both, select=[both])
+    assert dvc.load("note.txt", str, rev="v1.0") == "one" and dvc.load("note.txt", bytes, md5=second) == b"two"
+
+
+def test_partitions_of_two_dimensions_have_versions_of_their_own(run, dvc, instance, tmp_path):
+    parts = dg.MultiPartitionsDefinition({"month": MONTHS, "place": dg.StaticPartitionsDefinition(["EWR", "JFK"])})
+    content = {"2013-01|EWR": "a", "2013-01|JFK": "b"}
+
+    @dataset_asset(path="photos/{partition}", partitions_def=parts)
+    def photos(context) -> Path:
+        folder = tmp_path / context.run.run_id
+        folder.mkdir()
+        (folder / "x.txt").write_text(content[context.partition_key])
+        return folder
+
+    for key in content:
+        run(photos, partition=dg.MultiPartitionKey(dict(zip(("month", "place"), key.split("|"), strict=True))))
+    before = {file.name: file.read_bytes() for file in (dvc.root / "photos").glob("*.dvc")}
+    content["2013-01|JFK"] = "c"
+    run(photos, partition=dg.MultiPartitionKey({"month": "2013-01", "place": "JFK"}))
+    after = {file.name: file.read_bytes() for file in (dvc.root / "photos").glob("*.dvc")}
+    assert [name for name in after if after[name] != before[name]] == ["2013-01%7CJFK.dvc"]
+    versions = instance.get_materialized_partitions(photos.key)
+    assert versions == set(content)
