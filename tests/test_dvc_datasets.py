@@ -12,8 +12,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_mlops.dvc import DvcResource, dataset_asset, dvc_io_manager
+from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io_manager
+from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write
+from dagster_mlops.dvc.history import history
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -207,3 +209,106 @@ def test_partitions_of_two_dimensions_have_versions_of_their_own(run, dvc, insta
     assert [name for name in after if after[name] != before[name]] == ["2013-01%7CJFK.dvc"]
     versions = instance.get_materialized_partitions(photos.key)
     assert versions == set(content)
+
+
+def test_a_materialization_says_what_changed_since_the_version_before(run, instance):
+    frames = iter([
+        pd.DataFrame({"n": [1, 2], "gate": ["a", "b"], "old": [1, 2]}),
+        *[pd.DataFrame({"n": [1.5, 2.5, 3.5], "gate": ["a", "b", "c"], "new": [1, 2, 3]})] * 2,
+    ])  # fmt: skip
+
+    @dataset_asset()
+    def flights() -> pd.DataFrame:
+        return next(frames)
+
+    checks = dataset_checks(asset=flights, checks=["no_column_lost", "row_count_within"], max_ratio=1.4)
+    result = run(flights, *checks)
+    assert "dvc/previous" not in _latest(instance, flights).metadata
+    assert all(evaluation.passed for evaluation in result.get_asset_check_evaluations())
+    first = _record(instance, flights)
+    for _ in range(2):  # the same bytes again do not make the loss go away
+        result = run(flights, *checks, raise_on_error=False)
+        metadata = _latest(instance, flights).metadata
+        assert metadata["dvc/previous"].value == first.md5 and metadata["dvc/rows_delta"].value == 1
+        second = _record(instance, flights)
+        assert first.bytes and metadata["dvc/bytes_delta"].value == (second.bytes or 0) - first.bytes
+        assert [record.data for record in metadata["dvc/columns_changed"].records] == [
+            {"column": "n", "change": "retyped", "before": "int64", "after": "double"},
+            {"column": "old", "change": "lost", "before": "int64", "after": ""},
+            {"column": "new", "change": "added", "before": "", "after": "int64"},
+        ]
+        columns, rows = result.get_asset_check_evaluations()
+        assert not columns.passed and "lost n (int64 is now double), old (int64)" in columns.description
+        assert not rows.passed and "has 3 rows after 2, which is not 0.5 to 1.4 times as many" in rows.description
+
+
+def test_two_versions_of_a_metrics_file_differ_in_values(run, dvc, instance):
+    texts = iter(['{"auc": 0.5, "by": {"JFK": [1, 2]}, "gone": true}', '{"auc": 0.75, "by": {"JFK": [1, 3]}}'])
+
+    @dataset_asset(path="metrics.json")
+    def metrics() -> str:
+        return next(texts)
+
+    run(metrics)
+    run(metrics)
+    expected = [
+        {"name": "auc", "before": "0.5", "after": "0.75", "delta": 0.25},
+        {"name": "by.JFK.1", "before": "2", "after": "3", "delta": 1},
+        {"name": "gone", "before": "True", "after": "", "delta": None},
+    ]
+    assert [r.data for r in _latest(instance, metrics).metadata["dvc/values_changed"].records] == expected
+    assert diff(dvc, "metrics.json").values == expected
+    assert [row["delta"] for row in diff(dvc, "metrics.json", "HEAD", "HEAD~1").values][:2] == [-0.25, -1]
+    with pytest.raises(DatasetError, match=r"There is no .*metrics.json.dvc at revision v9"):
+        diff(dvc, "metrics.json", "v9")
+
+
+def test_a_diff_of_any_two_versions_reads_their_footers(dvc):
+    dvc.init()
+    for n in (2, 5):
+        pl.DataFrame({f"n{n}": range(n)}).write_parquet(dvc.root / "x.parquet")
+        dvc.store("x.parquet", rows=n)
+    found = diff(dvc, "x.parquet", dvc.data_version("x.parquet", rev="HEAD~1"), "HEAD")
+    assert found.rows_delta == 3 and [row["change"] for row in found.columns] == ["lost", "added"]
+    listed = history(dvc, "x.parquet")
+    assert [version.dataset.rows for version in listed] == [5, 2] and listed[0].committed.tzinfo
+    with pytest.raises(DatasetError, match=r"no\.txt has no version in .*no commit up to HEAD holds"):
+        history(dvc, "no.txt")
+
+
+def test_integrity_checks_find_damage_and_hand_made_changes(run, dvc, instance, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "a.txt").write_text("a")
+
+    @dataset_asset(path="photos")
+    def photos() -> Path:
+        return made
+
+    checks = dataset_checks(asset=photos, checks=["cache_intact", "pointer_matches_data"], blocking=False)
+
+    def verdicts():
+        result = run(photos, *checks, select=dg.AssetSelection.checks_for_assets(photos.key))
+        return [(e.passed, e.description or "") for e in result.get_asset_check_evaluations()]
+
+    assert [passed for passed, _ in verdicts()] == [False, False]  # nothing is known yet
+    run(photos)
+    assert verdicts() == [(True, ""), (True, "")]
+    (dvc.root / "photos" / "a.txt").write_text("edited")
+    [_, (passed, reason)] = verdicts()
+    assert not passed and "photos is" in reason and "on disk, but" in reason
+    with dvc.open(locked=False) as repo:
+        cached = Path(repo.cache.local.oid_to_path("0cc175b9c0f1b6a831c399e269772661"))
+    cached.chmod(0o644)
+    cached.write_text("b")
+    [(passed, reason), _] = verdicts()
+    assert not passed and f"photos is damaged in the cache: delete {cached}" in reason
+    (dvc.root / "photos.dvc").write_text("")
+    _git(dvc.root, "commit", "-qam", "break it")
+    [_, (passed, reason)] = verdicts()
+    assert not passed and "is not a DVC pointer file" in reason
+
+
+def test_a_check_that_is_none_is_refused():
+    with pytest.raises(DatasetError, match=r"no dataset check row_cuont. Choose from remote_has_object, row_count"):
+        dataset_checks(asset="x", checks=["row_cuont"])  # type: ignore[list-item]

@@ -6,10 +6,11 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.dvc.history import record_of
 from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import NAMESPACE, Dataset, Record
+from dagster_mlops.provenance import Dataset
 
 
 def dataset_asset(
@@ -125,12 +126,4 @@ def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -
         DatasetError: there is no such pointer.
     """
     pointer = dvc.pointer(path, rev=rev)
-    [out] = pointer["outs"]
-    noted = (pointer.get("meta") or {}).get(NAMESPACE)
-    commit = dvc.revision(path, rev=rev or "HEAD")
-    facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": commit}
-    if noted and noted.get("md5") == out["md5"]:
-        record = Record.from_dict({**noted, **facts})
-        assert isinstance(record, Dataset)
-        return record
-    return Dataset(**facts, bytes=out.get("size"))
+    return record_of(dvc, path, pointer, dvc.revision(path, rev=rev or "HEAD"))

@@ -1,50 +1,176 @@
-"""Checks on datasets: the remote has what the pointers name, and there are enough rows."""
+"""Checks on datasets: all content is where it should be and intact, no column was lost, and there are enough rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
+from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import latest_records
 from dagster_mlops.dvc import versions
+from dagster_mlops.dvc.diff import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.provenance import Dataset
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import Dataset, mask_credentials
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+DatasetCheck = Literal[
+    "remote_has_object", "row_count", "no_column_lost", "row_count_within", "cache_intact", "pointer_matches_data"
+]
 
 
 def dataset_checks(
-    *, asset: dg.AssetsDefinition | dg.AssetKey | str, min_rows: int = 1, blocking: bool = True
+    *,
+    asset: dg.AssetsDefinition | dg.AssetKey | str,
+    checks: Iterable[DatasetCheck] = ("remote_has_object", "row_count"),
+    min_rows: int = 1,
+    min_ratio: float = 0.5,
+    max_ratio: float = 2.0,
+    blocking: bool = True,
 ) -> list[dg.AssetChecksDefinition]:
-    """Two checks on a dataset asset, over all of its partitions. They need the resource ``dvc``.
+    """Checks on the latest versions of a dataset asset, over all of its partitions.
 
-    ``remote_has_object``: the remote holds the content of the latest version, and in the size that was stored.
-    ``row_count``: each partition has at least `min_rows` rows.
+    ``remote_has_object``: the remote holds the content, in the size that was stored.
+    ``row_count``: there are at least `min_rows` rows.
+    ``no_column_lost``: every column of the version before is there, in the same type. Re-running with the same bytes
+    does not make a loss go away.
+    ``row_count_within``: the rows are between `min_ratio` and `max_ratio` times those of the version before.
+    ``cache_intact``: what DVC's cache holds still hashes to its name; reads it all.
+    ``pointer_matches_data``: git's pointer names the version that Dagster knows, and the data on disk is that one.
 
-        dg.Definitions(assets=[flights], asset_checks=dataset_checks(asset=flights, min_rows=20_000))
+        dataset_checks(asset=flights, checks=["row_count", "no_column_lost"], min_rows=20_000)
+
+    A check that cannot be evaluated fails. All but the three about rows and columns need the resource ``dvc``.
+
+    Args:
+        asset: the dataset asset.
+        checks: which ones, in this order.
+        min_rows: in each partition.
+        min_ratio: least share of the rows of the version before; a first version passes.
+        max_ratio: greatest share of them.
+        blocking: a failure stops downstream assets of the same run.
+
+    Raises:
+        DatasetError: a name in `checks` is none of these.
     """
     key = dg.AssetKey.from_user_string(asset) if isinstance(asset, str) else asset
     key = key.key if isinstance(key, dg.AssetsDefinition) else key
 
-    @dg.asset_check(asset=key, blocking=blocking, required_resource_keys={"dvc"})
+    def row_count(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        datasets = list(_datasets(context.instance, key))
+        return _verdict(
+            datasets, {d.path: f"has fewer than {min_rows} rows" for d in datasets if (d.rows or 0) < min_rows}
+        )
+
+    def row_count_within(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        problems: dict[str, str] = {}
+        events = list(_events(context.instance, key))
+        for dataset, metadata in events:
+            delta = metadata.get(ROWS_DELTA)
+            if delta is None or dataset.rows is None:
+                continue
+            before = dataset.rows - delta.value
+            if not min_ratio * before <= dataset.rows <= max_ratio * before:
+                problems[dataset.path] = (
+                    f"has {dataset.rows} rows after {before}, which is not {min_ratio:g} to {max_ratio:g} times as many"
+                )
+        return _verdict([dataset for dataset, _ in events], problems)
+
+    def no_column_lost(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        problems: dict[str, str] = {}
+        events = list(_events(context.instance, key))
+        for dataset, metadata in events:
+            changed = metadata.get(COLUMNS_CHANGED)
+            rows = [record.data for record in changed.records] if changed else []
+            lost = [
+                f"{row['column']} ({row['before']}{' is now ' + str(row['after']) if row['after'] else ''})"
+                for row in rows
+                if row["change"] != "added"
+            ]
+            if lost:
+                problems[dataset.path] = f"lost {', '.join(lost)}"
+        return _verdict([dataset for dataset, _ in events], problems)
+
     def remote_has_object(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """The remote holds the content of the latest version, in the size that was stored."""
         dvc: DvcResource = context.resources.dvc
         datasets = list(_datasets(context.instance, key))
-        try:
-            with dvc.open(locked=False) as repo:
+        with dvc.open(locked=False) as repo:
+            try:
                 odb = repo.cloud.get_remote_odb(dvc.remote, "status")
-                missing = [d for d in datasets if not versions.remote_has(odb, repo, d.md5, d.bytes)]
+                missing = [d.path for d in datasets if not versions.remote_has(odb, repo, d.md5, d.bytes)]
                 remote = versions.remote_url(repo, dvc.remote)
-        except Exception as error:  # noqa: BLE001 (a remote that cannot be asked is a failed check, not a missing one)
-            return dg.AssetCheckResult(passed=False, description=f"The remote of {dvc.root} cannot be asked: {error}")
-        return _verdict(datasets, missing, f"is not in {remote}: push it (`dvc push --all-commits`)")
+            except Exception as error:
+                raise DatasetError(f"The remote of {dvc.root} cannot be asked: {error}") from error
+        return _verdict(datasets, dict.fromkeys(missing, f"is not in {remote}: push it (`dvc push --all-commits`)"))
 
-    @dg.asset_check(asset=key, blocking=blocking)
-    def row_count(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        """Each partition has enough rows."""
+    def cache_intact(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         datasets = list(_datasets(context.instance, key))
-        short = [d for d in datasets if (d.rows or 0) < min_rows]
-        return _verdict(datasets, short, f"has fewer than {min_rows} rows")
+        problems: dict[str, str] = {}
+        with context.resources.dvc.open(locked=False) as repo:
+            for dataset in datasets:
+                if damaged := _damaged(repo, dataset.md5):
+                    problems[dataset.path] = f"is damaged in the cache: delete {damaged}, then `dvc fetch`"
+        return _verdict(datasets, problems)
 
-    return [remote_has_object, row_count]
+    def pointer_matches_data(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        datasets = list(_datasets(context.instance, key))
+        with context.resources.dvc.open(locked=False) as repo:
+            found = {d.path: _mismatch(context.resources.dvc, repo, d) for d in datasets}
+        return _verdict(datasets, {path: problem for path, problem in found.items() if problem})
+
+    judges = {
+        judge.__name__: judge
+        for judge in (
+            remote_has_object,
+            row_count,
+            no_column_lost,
+            row_count_within,
+            cache_intact,
+            pointer_matches_data,
+        )
+    }
+    checks = list(checks)
+    if unknown := [name for name in checks if name not in judges]:
+        raise DatasetError(f"There is no dataset check {', '.join(unknown)}. Choose from {', '.join(judges)}.")
+    return [_check(key, name, judges[name], blocking) for name in checks]
+
+
+_DESCRIPTIONS: dict[str, str] = {
+    "remote_has_object": "The remote holds the content of the latest version, in the size that was stored.",
+    "row_count": "Each partition has enough rows.",
+    "no_column_lost": "Every column of the version before is there, in the same type.",
+    "row_count_within": "The number of rows is in proportion to that of the version before.",
+    "cache_intact": "What DVC's cache holds still hashes to its name.",
+    "pointer_matches_data": "Git's pointer, Dagster and the data on disk agree on the version.",
+}
+_NEED_DVC = ("remote_has_object", "cache_intact", "pointer_matches_data")
+assert set(_DESCRIPTIONS) == set(get_args(DatasetCheck))
+
+
+def _check(
+    key: dg.AssetKey,
+    name: str,
+    judge: Callable[[dg.AssetCheckExecutionContext], dg.AssetCheckResult],
+    blocking: bool,
+) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=key,
+        name=name,
+        description=_DESCRIPTIONS[name],
+        blocking=blocking,
+        required_resource_keys={"dvc"} if name in _NEED_DVC else set(),
+    )
+    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        try:
+            return judge(context)
+        except Exception as error:  # noqa: BLE001 (what cannot be evaluated is a failed check, not a missing one)
+            reason = str(error) if isinstance(error, DatasetError) else f"The check crashed: {error!r}"
+            return dg.AssetCheckResult(passed=False, description=mask_credentials(reason))
+
+    return check
 
 
 def _datasets(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Dataset]:
@@ -54,14 +180,52 @@ def _datasets(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Datase
             yield record
 
 
-def _verdict(datasets: list[Dataset], broken: list[Dataset], problem: str) -> dg.AssetCheckResult:
+def _events(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[Dataset, Mapping[str, Any]]]:
+    """Of each partition's latest materialization: the record, and what changed with it."""
+    for partition in sorted(instance.get_materialized_partitions(key)) or [None]:
+        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+        for event in instance.fetch_materializations(wanted, limit=1).records:
+            metadata = event.asset_materialization.metadata if event.asset_materialization else {}
+            if dataset := Dataset.from_metadata(metadata):
+                yield dataset, metadata
+
+
+def _damaged(repo: "Repo", md5: str) -> str:
+    """The first file of a version whose cached bytes are others than its name says. What is not cached is fine."""
+    cache, file_md5 = repo.cache.local, extra("dvc_data.hashfile.hash").file_md5
+    hashes = [md5]
+    listing = Path(cache.oid_to_path(md5))
+    if md5.endswith(".dir") and listing.exists():
+        if file_md5(str(listing), extra("dvc.fs").localfs) != md5.removesuffix(".dir"):
+            return str(listing)
+        hashes = [info.value for _, _, info in extra("dvc_data.hashfile").load(cache, versions.info(md5))]
+    for value in hashes:
+        file = Path(cache.oid_to_path(value))
+        if file.exists() and file_md5(str(file), extra("dvc.fs").localfs) != value:
+            return str(file)
+    return ""
+
+
+def _mismatch(dvc: DvcResource, repo: "Repo", dataset: Dataset) -> str:
+    # Without git, or with commits turned off, the pointer on disk is the one that counts.
+    versioned = dvc.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
+    pointer = dvc.data_version(dataset.path, rev="HEAD" if versioned else None)
+    if pointer != dataset.md5:
+        return f"is {pointer} in git, but {dataset.md5} in Dagster: materialize or observe it"
+    target = dvc.locate(dataset.path)
+    if target.exists() and (found := versions.content_hash(repo, target)) != pointer:
+        return f"is {found} on disk, but {pointer} in git: `dvc checkout` it, or store the change"
+    return ""
+
+
+def _verdict(datasets: list[Dataset], problems: Mapping[str, str]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
-        passed=bool(datasets) and not broken,
-        description="; ".join(f"{d.path} {problem}" for d in broken[:5])
+        passed=bool(datasets) and not problems,
+        description="; ".join(f"{path} {problem}" for path, problem in list(problems.items())[:5])
         or (None if datasets else "No dataset is known yet: materialize the asset."),
         metadata={
             "versions": len(datasets),
-            "broken": len(broken),
+            "broken": len(problems),
             "rows": sum(d.rows or 0 for d in datasets),
             "bytes": sum(d.bytes or 0 for d in datasets),
         },

@@ -13,6 +13,7 @@ import dagster as dg
 from dagster_mlops.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.dvc import frames, versions
+from dagster_mlops.dvc.diff import change
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, Ref
@@ -64,7 +65,7 @@ class DvcIOManager(dg.IOManager):
             code_commit=state.commit,
             **dagster_facts(asset_context, context.asset_key),
         )
-        facts: dict[str, Any] = record.to_metadata()
+        facts = {**record.to_metadata(), **change(self.dvc, asset_context.instance, context.asset_key, record, columns)}
         if rows is not None:
             facts["dagster/row_count"] = rows
         if columns is not None:

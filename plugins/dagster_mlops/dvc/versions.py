@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dagster_mlops._extras import extra
+from dagster_mlops.dvc import remotes
 from dagster_mlops.dvc.git import Edit
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset, mask_credentials
@@ -155,7 +156,7 @@ def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> b
     is_folder = md5.endswith(".dir")
     if is_folder and repo.cache.local.exists(md5):
         status = extra("dvc_data.hashfile.status").status
-        return not status(odb, [_info(md5)], cache_odb=repo.cache.local, shallow=False).missing
+        return not status(odb, [info(md5)], cache_odb=repo.cache.local, shallow=False).missing
     try:
         found = odb.fs.info(odb.oid_to_path(md5))["size"]
     except FileNotFoundError:
@@ -170,16 +171,22 @@ def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
         DatasetError: the remote cannot be reached, or did not take the content.
     """
     where = remote_url(repo, remote)
-    try:
-        cache, odb = repo.cache.local, repo.cloud.get_remote_odb(remote, "push")
+    cache = repo.cache.local
+
+    def once() -> bool:
+        odb = repo.cloud.get_remote_odb(remote, "push")
         if remote_has(odb, repo, md5, size):
-            return
+            return True
         if not md5.endswith(".dir") and odb.exists(md5):
             odb.fs.remove(odb.oid_to_path(md5))  # cut off: DVC would take it for complete
-        failed = repo.cloud.transfer(cache, odb, [_info(md5)], cache_odb=cache, shallow=False).failed
-        arrived = not failed and remote_has(odb, repo, md5, size)
+        remotes.transfer(repo, cache, odb, info(md5), shallow=False)
+        return remote_has(odb, repo, md5, size)
+
+    try:
+        arrived = remotes.attempt(once)
     except Exception as error:  # any of a dozen storage libraries
-        raise DatasetError(f"{md5} cannot be pushed to {where}: {mask_credentials(str(error))} {_AGAIN}") from error
+        reason = mask_credentials(str(error) or type(error).__name__)
+        raise DatasetError(f"{md5} cannot be pushed to {where}: {reason} {remotes.advice(error)} {_AGAIN}") from error
     if not arrived:
         raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
 
@@ -190,7 +197,7 @@ _AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once
 def cached(repo: "Repo", md5: str) -> bool:
     """Whether DVC's cache has all of a version."""
     status, cache = extra("dvc_data.hashfile.status").status, repo.cache.local
-    return cache.exists(md5) and not status(cache, [_info(md5)], shallow=False).missing
+    return cache.exists(md5) and not status(cache, [info(md5)], shallow=False).missing
 
 
 def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str) -> None:
@@ -201,13 +208,19 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str) -> None:
     """
     where = f"{asked} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
     fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset again."
-    try:
-        cache, odb = repo.cache.local, repo.cloud.get_remote_odb(remote, "fetch")
-        repo.cloud.transfer(odb, cache, [_info(md5)], cache_odb=cache)
+    cache = repo.cache.local
+
+    def once() -> None:
+        odb = repo.cloud.get_remote_odb(remote, "fetch")
+        remotes.transfer(repo, odb, cache, info(md5), shallow=True)
         if md5.endswith(".dir") and cache.exists(md5):  # a folder's list of files first, then the files
-            repo.cloud.transfer(odb, cache, [_info(md5)], cache_odb=cache, shallow=False)
+            remotes.transfer(repo, odb, cache, info(md5), shallow=False)
+
+    try:
+        remotes.attempt(once)
     except Exception as error:  # any of a dozen storage libraries
-        raise DatasetError(f"{where}, and its remote fails: {mask_credentials(str(error))} {fix}") from error
+        reason = mask_credentials(str(error) or type(error).__name__)
+        raise DatasetError(f"{where}, and its remote fails: {reason} {remotes.advice(error) or fix}") from error
     if not cached(repo, md5):
         raise DatasetError(f"{where}, nor in its remote {remote_url(repo, remote)}. {fix}")
     if not md5.endswith(".dir"):
@@ -223,7 +236,7 @@ def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
     source = Path(repo.cache.local.oid_to_path(md5))
     copy.parent.mkdir(parents=True, exist_ok=True)
     if md5.endswith(".dir"):
-        tree = extra("dvc_data.hashfile").load(repo.cache.local, _info(md5))
+        tree = extra("dvc_data.hashfile").load(repo.cache.local, info(md5))
         work = extra("dvc_data.hashfile.checkout").checkout
         work(str(copy), extra("dvc.fs").localfs, tree, repo.cache.local, force=True, quiet=True, state=repo.state)
     elif not copy.exists() or copy.stat().st_size != source.stat().st_size:
@@ -236,5 +249,6 @@ def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
     return copy
 
 
-def _info(md5: str) -> "HashInfo":
+def info(md5: str) -> "HashInfo":
+    """A content hash as DVC's own object."""
     return extra("dvc_data.hashfile.hash_info").HashInfo("md5", md5)

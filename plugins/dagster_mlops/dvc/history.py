@@ -1,0 +1,82 @@
+"""The versions that a dataset has had, as git's history of its pointer tells them."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dagster_mlops.code_state import git
+from dagster_mlops.dvc import versions
+from dagster_mlops.dvc.git import blobs
+from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import NAMESPACE, Dataset, Record
+
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a dataset: its record, and when git got to know it (with time zone)."""
+
+    dataset: Dataset
+    committed: datetime
+
+
+def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100) -> list[Version]:
+    """The versions of a dataset up to a git revision, newest first. Needs no cache and no remote.
+
+        for version in history(dvc, "raw/flights.parquet"):
+            print(version.committed, version.dataset.md5, version.dataset.rows)
+
+    Raises:
+        DatasetError: no commit up to `rev` holds a pointer of it.
+    """
+    file = versions.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
+    log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
+    lines = [line.split() for line in log.stdout.decode().splitlines()]
+    if not lines:
+        reason = log.stderr.decode().strip() or f"no commit up to {rev} holds {file}"
+        raise DatasetError(f"{path} has no version in {dvc.root}: {reason}. Name a path that is stored there.")
+    contents = blobs(dvc.root, [f"{commit}:./{file}" for commit, _ in lines])
+    pointers = [versions.parse_pointer(content or b"") for content in contents]
+    found = [
+        Version(record_of(dvc, path, pointer, commit), datetime.fromisoformat(when))
+        for (commit, when), pointer in zip(lines, pointers, strict=True)
+        if pointer
+    ]
+    # A commit may have touched no more than the pointer's description.
+    return [v for v, older in zip(found, [*found[1:], None], strict=True) if not older or not _same(v, older)]
+
+
+def version_hash(dvc: DvcResource, path: str, version: str) -> str:
+    """The content hash of a version named by a hash, ``previous``, or a git branch, tag or commit.
+
+    Raises:
+        DatasetError: there is no such version.
+    """
+    if _MD5.fullmatch(version):
+        return version
+    if version != "previous":
+        return dvc.data_version(path, rev=version)
+    now = dvc.data_version(path)
+    for older in history(dvc, path):
+        if older.dataset.md5 != now:
+            return older.dataset.md5
+    raise DatasetError(f"{path} has no version before {now} in the last commits of {dvc.root}. Name one by its hash.")
+
+
+def record_of(dvc: DvcResource, path: str, pointer: dict[str, Any], commit: str) -> Dataset:
+    """The record that a pointer carries; what the pointer tells by itself where it was written without Dagster."""
+    [out] = pointer["outs"]
+    noted = (pointer.get("meta") or {}).get(NAMESPACE)
+    facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": commit}
+    if noted and noted.get("md5") == out["md5"]:
+        record = Record.from_dict({**noted, **facts})
+        assert isinstance(record, Dataset)
+        return record
+    return Dataset(**facts, bytes=out.get("size"))
+
+
+def _same(one: Version, other: Version) -> bool:
+    return one.dataset.md5 == other.dataset.md5
