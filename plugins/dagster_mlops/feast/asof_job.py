@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,12 +136,16 @@ class AsofRetrievalJob(RetrievalJob):
         return self._to_arrow_internal(timeout).to_pandas()
 
     def _limited(self, timeout: int | None) -> Iterator[pa.Table]:
+        end = time.monotonic() + timeout if timeout else float("inf")
         with self._connect() as connection:
             timer = threading.Timer(timeout or 0, connection.interrupt)
             try:
                 if timeout:
                     timer.start()
-                yield from self._tables(connection)
+                for table in self._tables(connection):
+                    if time.monotonic() > end:  # between two queries there is nothing to interrupt
+                        raise duckdb.InterruptException("out of time")
+                    yield table
             except duckdb.InterruptException as error:
                 raise FeatureError(f"not all features were there after {timeout} s. Ask for fewer rows.") from error
             finally:

@@ -22,41 +22,19 @@ _ENDINGS = (".parquet", ".csv", ".csv.gz")
 
 @dataclass(frozen=True)
 class EntityRows:
-    """Entity rows behind a name or expression of one DuckDB connection.
+    """What is known of entity rows before they are read.
 
     Attributes:
-        relation: what stands behind ``FROM``.
         types: column → DuckDB type.
         timestamp: the column of the moments asked for.
         bounds: first and last moment in microseconds; None when there is no moment at all.
         table: the rows themselves where they are in memory already.
     """
 
-    relation: str
     types: dict[str, str]
     timestamp: str
     bounds: tuple[int, int] | None
     table: pa.Table | None
-
-    def chunks(self, connection: duckdb.DuckDBPyConnection, rows: int) -> Iterator[pa.Table]:
-        """The rows in their order, in tables of `rows` rows; at least one table, maybe empty.
-
-        The connection is busy with the rows until the last chunk is read, unless they are in memory.
-        """
-        if self.table is not None:
-            for start in range(0, max(self.table.num_rows, 1), rows):
-                yield self.table.slice(start, rows)
-            return
-        reader = connection.sql(f"SELECT * FROM {self.relation}").to_arrow_reader(min(rows, 1_000_000))
-        held: list[pa.RecordBatch] = []
-        empty = True
-        for batch in reader:
-            held.append(batch)
-            if sum(batch.num_rows for batch in held) >= rows:
-                yield pa.Table.from_batches(held, reader.schema)
-                held, empty = [], False
-        if held or empty:
-            yield pa.Table.from_batches(held, reader.schema)
 
 
 def in_memory(asked: Any) -> Any:
@@ -100,15 +78,7 @@ def entity_rows(connection: duckdb.DuckDBPyConnection, asked: Any, repo_path: Pa
         FeatureError: the query fails, nothing is there, or the column of moments is no moment.
         EntityTimestampInferenceException: no ``event_timestamp``, and not exactly one other column of moments.
     """
-    table = None
-    if isinstance(asked, pa.Table | ds.Dataset):
-        table = asked if isinstance(asked, pa.Table) else None
-        connection.register("entity_rows", asked)
-        relation = "entity_rows"
-    elif isinstance(asked, Path) or asked.startswith("s3://") or asked.endswith(_ENDINGS):
-        relation = files.scan(connection, FileSource(path=str(asked)), repo_path)
-    else:
-        relation = f"({asked.strip().rstrip(';')})"
+    relation = located(connection, asked, repo_path)
     try:
         types = described(connection, relation)
     except duckdb.Error as error:
@@ -119,6 +89,41 @@ def entity_rows(connection: duckdb.DuckDBPyConnection, asked: Any, repo_path: Pa
         raise EntityTimestampInferenceException(_TIMESTAMP)
     timestamp = _TIMESTAMP if _TIMESTAMP in types else moments[0]
     moment = instant(quoted(timestamp), types[timestamp], "entity rows")
-    found = connection.execute(f"SELECT min({moment}), max({moment}) FROM {relation}").fetchone()
-    bounds = None if found is None or found[0] is None else (found[0], found[1])
-    return EntityRows(relation, types, timestamp, bounds, table)
+    # All rows of an answer are fetched: DuckDB refuses the next query while one is unfinished.
+    ((first, last),) = connection.execute(f"SELECT min({moment}), max({moment}) FROM {relation}").fetchall()
+    bounds = None if first is None else (first, last)
+    return EntityRows(types, timestamp, bounds, asked if isinstance(asked, pa.Table) else None)
+
+
+def located(connection: duckdb.DuckDBPyConnection, asked: Any, repo_path: Path | str | None) -> str:
+    """What stands behind ``FROM`` on this connection to read what `in_memory` returned."""
+    if isinstance(asked, pa.Table | ds.Dataset):
+        connection.register("entity_rows", asked)
+        return "entity_rows"
+    if isinstance(asked, Path) or asked.startswith("s3://") or asked.endswith(_ENDINGS):
+        return files.scan(connection, FileSource(path=str(asked)), repo_path)
+    return f"({asked.strip().rstrip(';')})"
+
+
+def chunked(
+    connection: duckdb.DuckDBPyConnection, asked: Any, repo_path: Path | str | None, rows: int
+) -> Iterator[pa.Table]:
+    """The rows in their order, in tables of `rows` rows or slightly more; at least one table, maybe empty.
+
+    The connection is busy with the rows until the last chunk is read, unless they are in memory.
+    """
+    if isinstance(asked, pa.Table):
+        for start in range(0, max(asked.num_rows, 1), rows):
+            yield asked.slice(start, rows)
+        return
+    relation = located(connection, asked, repo_path)
+    reader = connection.sql(f"SELECT * FROM {relation}").to_arrow_reader(min(rows, 1_000_000))
+    held: list[pa.RecordBatch] = []
+    empty = True
+    for batch in reader:
+        held.append(batch)
+        if sum(batch.num_rows for batch in held) >= rows:
+            yield pa.Table.from_batches(held, reader.schema)
+            held, empty = [], False
+    if held or empty:
+        yield pa.Table.from_batches(held, reader.schema)

@@ -28,7 +28,7 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import files
 from dagster_mlops.feast.asof import View, described, family, instant, joined, microseconds, moment_of, quoted, within
 from dagster_mlops.feast.asof_job import AsofRetrievalJob, Connect, duckdb_connection
-from dagster_mlops.feast.entity_rows import EntityRows, entity_rows, in_memory
+from dagster_mlops.feast.entity_rows import EntityRows, chunked, entity_rows, in_memory
 
 # Feast's names of the types whose values a column of another family cannot hold.
 _FAMILIES = {
@@ -113,7 +113,7 @@ class AsofOfflineStore(OfflineStore):
             rows, views = planned(connection)
             several = rows.table is None or rows.table.num_rows > _settings(config).chunk_rows
             with connect() as own:  # a connection streams one query at a time
-                chunks = entity_rows(own, asked, config.repo_path).chunks(own, _settings(config).chunk_rows)
+                chunks = chunked(own, asked, config.repo_path, _settings(config).chunk_rows)
                 yield from joined(connection, chunks, views, timestamp=rows.timestamp, bounds=rows.bounds, keep=several)
 
         connect = _connect(config)
@@ -150,9 +150,17 @@ class AsofOfflineStore(OfflineStore):
         order = f"{quoted(timestamp_field)} DESC"
         order += f", {quoted(created_timestamp_column)} DESC NULLS LAST" if created_timestamp_column else ""
         latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {order}) = 1"
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
-        columns += [created_timestamp_column] if created_timestamp_column else []
-        return _pulled(config, data_source, columns, timestamp_field, start_date, end_date, latest)
+        return _pulled(
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            latest,
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -166,9 +174,17 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime | None = None,
     ) -> AsofRetrievalJob:
         """All rows within the range, both ends included; a naive date is UTC, a missing one no bound."""
-        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
-        columns += [created_timestamp_column] if created_timestamp_column else []
-        return _pulled(config, data_source, columns, timestamp_field, start_date, end_date, "")
+        return _pulled(
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            "",
+        )
 
     @staticmethod
     def offline_write_batch(
@@ -330,8 +346,10 @@ def _view(
 def _pulled(
     config: RepoConfig,
     source: DataSource,
-    columns: list[str],
+    keys: list[str],
+    features: list[str],
     timestamp: str,
+    created: str | None,
     start: datetime | None,
     end: datetime | None,
     latest: str,
@@ -345,13 +363,13 @@ def _pulled(
     def query(connection: duckdb.DuckDBPyConnection) -> str:
         relation = files.scan(connection, source, config.repo_path)
         types = described(connection, relation)
-        if DUMMY_ENTITY_ID in columns and DUMMY_ENTITY_ID not in types:  # a view without entities: one key for all
-            relation = f"(SELECT *, '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID} FROM {relation})"
-            types[DUMMY_ENTITY_ID] = "VARCHAR"
+        columns = [*keys, *features, timestamp, *([created] if created else [])]
         _require(types, columns, source)
         bounds = [None if moment is None else microseconds(moment) for moment in (start, end)]
         kept = within(quoted(timestamp), types[timestamp], *bounds)
-        return f"SELECT {', '.join(map(quoted, columns))} FROM {relation} WHERE {kept} {latest}"
+        # Feast gives the rows of a view without entities one key for all, and leaves the column to the store.
+        dummy = "" if keys else f", '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID}"
+        return f"SELECT {', '.join(map(quoted, columns))}{dummy} FROM {relation} WHERE {kept} {latest}"
 
     def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
         reader = connection.sql(query(connection)).to_arrow_reader(_settings(config).chunk_rows)

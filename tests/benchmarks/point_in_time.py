@@ -1,0 +1,162 @@
+"""What a point-in-time join costs: this offline store, Feast's own ones, and a hand-written as-of join in DuckDB.
+
+``DAGSTER_MLOPS_ROWS`` sets the entity rows of the comparison (336,776 by default: a year of flights) and
+``DAGSTER_MLOPS_LARGE_ROWS`` those of the large run (30 million by default, 0 leaves it out).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.measure import ROOT, console, environment, show
+
+ROUNDS = 3
+TARGET = 3.0
+LARGE_TARGET_GB = 8.0
+ROWS = int(os.environ.get("DAGSTER_MLOPS_ROWS", "336776"))
+LARGE_ROWS = int(os.environ.get("DAGSTER_MLOPS_LARGE_ROWS", "30000000"))
+DASK_ROWS = 2_000  # Feast's default store joins in pandas all pairs of one key: a year's rows need more than 24 GB
+TTL_HOURS = (3, 24, 720)
+STORE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
+# name of the view, how many keys, minutes between two of its rows
+VIEWS = (("airport", 3, 60), ("carrier", 16, 60), ("route", 220, 1440), ("plane", 4000, 10080))
+FEATURES = 4
+
+MAKE = """
+import sys
+import duckdb
+folder, rows = sys.argv[1], int(sys.argv[2])
+con = duckdb.connect()
+for name, keys, minutes in {views}:
+    values = ", ".join(f"random() AS {{name}}_{{i}}" for i in range({features}))
+    con.execute(f'''COPY (SELECT k AS {{name}}, {{values}},
+        TIMESTAMPTZ '2013-01-01 00:00:00+00' + to_minutes(CAST(t AS INT)) AS event_timestamp
+        FROM range({{keys}}) a(k), range(0, 527040, {{minutes}}) b(t)) TO '{{folder}}/{{name}}.parquet' ''')
+keys = ", ".join(f"CAST(floor(random() * {{n}}) AS BIGINT) AS {{name}}" for name, n, _ in {views})
+con.execute(f'''COPY (SELECT {{keys}}, TIMESTAMPTZ '2013-01-01 00:00:00+00' + to_seconds(CAST(floor(random() * 31536000)
+    AS BIGINT)) AS event_timestamp, i AS flight FROM range({{rows}}) r(i)) TO '{{folder}}/entities.parquet' ''')
+"""
+BY_HAND = """
+import sys, time
+import duckdb
+folder, hours, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+start = time.perf_counter()
+con = duckdb.connect()
+joins, columns = "", "e.*"
+for name, _, _ in {views}:
+    joins += f" ASOF LEFT JOIN '{{folder}}/{{name}}.parquet' {{name}}"
+    joins += f" ON e.{{name}} = {{name}}.{{name}} AND e.event_timestamp >= {{name}}.event_timestamp"
+    alive = f"{{name}}.event_timestamp >= e.event_timestamp - INTERVAL {{hours}} HOUR"
+    for i in range({features}):
+        columns += f", CASE WHEN {{alive}} THEN {{name}}_{{i}} END AS {{name}}_{{i}}"
+table = con.sql(f"SELECT {{columns}} FROM '{{folder}}/entities.parquet' e{{joins}} ORDER BY flight").to_arrow_table()
+print(time.perf_counter() - start, table.num_rows)
+"""
+BY_FEAST = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+from datetime import timedelta
+from pathlib import Path
+import pandas as pd
+from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast.data_format import ParquetFormat
+from feast.types import Float64
+folder, hours, output, kind, rows = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+offline = {{"type": kind}}
+if output != "-":
+    offline |= {{"memory_limit": "3GB", "chunk_rows": 1_000_000}}
+store = FeatureStore(config=RepoConfig(project="p", provider="local", registry=f"{{folder}}/{{kind}}.db",
+    online_store={{"type": "sqlite", "path": f"{{folder}}/online.db"}}, offline_store=offline,
+    entity_key_serialization_version=3))
+objects, asked = [], []
+for name, _, _ in {views}:
+    key = Entity(name=name, join_keys=[name], value_type=ValueType.INT64)
+    features = [f"{{name}}_{{i}}" for i in range({features})]
+    path = f"{{folder}}/{{name}}.parquet"
+    source = FileSource(path=path, file_format=ParquetFormat(), timestamp_field="event_timestamp")
+    view = FeatureView(name=f"v_{{name}}", entities=[key], ttl=timedelta(hours=hours), source=source,
+        schema=[Field(name=f, dtype=Float64) for f in features])
+    objects += [key, view]
+    asked += [f"v_{{name}}:{{f}}" for f in features]
+store.apply(objects)
+if output == "-":
+    entities = pd.read_parquet(f"{{folder}}/entities.parquet").head(rows)
+    start = time.perf_counter()
+    answer = store.get_historical_features(entity_df=entities, features=asked).to_arrow()
+    print(time.perf_counter() - start, answer.num_rows)
+else:
+    import pyarrow.parquet as pq
+    start = time.perf_counter()
+    store.get_historical_features(entity_df=f"{{folder}}/entities.parquet", features=asked).to_parquet(output)
+    print(time.perf_counter() - start, pq.read_metadata(output).num_rows)
+"""
+
+
+def run(rounds: int | None = None) -> dict[str, Any]:
+    """Alternate the contenders, each in a process of its own; peak memory is that of the whole process."""
+    with tempfile.TemporaryDirectory(prefix="point-in-time-") as name:
+        folder = Path(name)
+        env = environment(folder, PYTHONWARNINGS="ignore")
+        _child(MAKE, [name, ROWS], env)
+        turns: dict[str, list[tuple[float, float, int]]] = {}
+        for _ in range(rounds or ROUNDS):
+            turns.setdefault("DuckDB by hand", []).append(_child(BY_HAND, [name, TTL_HOURS[1], "-"], env))
+            for hours in TTL_HOURS:
+                told = _child(BY_FEAST, [name, hours, "-", STORE, ROWS], env)
+                turns.setdefault(f"this store, ttl {hours} h", []).append(told)
+        for label, kind, hours, rows in (
+            *((f"Feast duckdb, ttl {hours} h", "duckdb", hours, ROWS) for hours in TTL_HOURS[:2]),
+            (f"Feast dask, {DASK_ROWS:,} rows, ttl {TTL_HOURS[1]} h", "dask", TTL_HOURS[1], DASK_ROWS),
+        ):
+            turns[label] = [_child(BY_FEAST, [name, hours, "-", kind, min(rows, ROWS)], env)]
+        table = [
+            (label, median(t[0] for t in told), max(t[1] for t in told), told[0][2]) for label, told in turns.items()
+        ]
+        show(f"Point-in-time join, {ROWS:,} entity rows × {len(VIEWS)} views", ["", "s", "peak GB", "rows"], table)
+        ours = median(t[0] for t in turns[f"this store, ttl {TTL_HOURS[1]} h"])
+        times = ours / median(t[0] for t in turns["DuckDB by hand"])
+        console.print(f"Target at most {TARGET} × by hand: {times:.2f}, {'met' if times <= TARGET else 'missed'}.\n")
+        found = {"rows": ROWS, "contenders": turns, "ratio": times, "target": TARGET}
+        if LARGE_ROWS:
+            _child(MAKE, [name, LARGE_ROWS], env)
+            wall, peak, rows = _child(
+                BY_FEAST, [name, TTL_HOURS[1], f"{name}/answer.parquet", STORE, LARGE_ROWS], env, 3600
+            )
+            console.print(
+                f"{rows:,} entity rows × {len(VIEWS)} views to a Parquet file: {wall:.0f} s, peak {peak:.1f} GB, "
+                f"target at most {LARGE_TARGET_GB} GB: {'met' if peak <= LARGE_TARGET_GB else 'missed'}.\n"
+            )
+            found["large"] = {"rows": rows, "seconds": wall, "peak_gb": peak, "target_gb": LARGE_TARGET_GB}
+    return found
+
+
+def _child(program: str, arguments: list[Any], env: dict[str, str], timeout: float = 900) -> tuple[float, float, int]:
+    """Seconds that a child measured, its peak memory in GB, and the rows it counted.
+
+    Raises:
+        SystemExit: it failed, or took longer than `timeout` seconds.
+    """
+    code = program.format(views=VIEWS, features=FEATURES)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + timeout
+    while True:
+        done, status, used = os.wait4(child.pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > limit:
+            child.kill()
+        time.sleep(0.05)
+    assert child.stdout
+    told = child.stdout.read().split()
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"a contender failed with {child.returncode}: {' '.join(map(str, arguments))}")
+    seconds, rows = told[-2:] if told else (0, 0)  # the tables are made without a word
+    return float(seconds), used.ru_maxrss / 1e6, int(rows)
