@@ -1,7 +1,7 @@
 """Runs one stage with DVC in a process of its own, so that its output can be read and its tail shown when it fails.
 
-Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REQUEST``, a JSON file. The answer goes to
-the file that the request names under ``answer``.
+Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')"``, with the request as a line of JSON on
+standard input, which stays open as long as the answer is wanted. That goes to the file named under ``answer``.
 """
 
 import contextlib
@@ -242,8 +242,8 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    asked = json.loads(sys.stdin.readline())
     _end_with_parent()
-    asked = json.loads(Path(sys.argv[1]).read_text())
     answer = Path(asked["answer"])
     Path(f"{answer}.new").write_text(json.dumps(reproduce(asked)))
     os.replace(f"{answer}.new", answer)

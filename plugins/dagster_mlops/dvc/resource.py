@@ -15,7 +15,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
-from dagster_mlops.dvc import frames, versions
+from dagster_mlops.dvc import frames, remotes, versions
 from dagster_mlops.dvc.creation import create, set_remote
 from dagster_mlops.dvc.git import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
@@ -46,6 +46,12 @@ class DvcResource(dg.ConfigurableResource):
         description="Where the remote is, overriding the repository's configuration. With it, a repository that does "
         "not exist yet is created at first use.",
     )
+    remote_config: dict[str, Any] = Field(
+        default={},
+        description="Options of the remote as DVC names them (endpointurl, access_key_id, secret_access_key, profile, "
+        "…), on top of the repository's configuration. They stay in memory. Give secrets as EnvVar: Dagster stores "
+        "what is written here.",
+    )
     push: bool = Field(default=True, description="Push new content to the remote, and verify that it arrived.")
     commit: bool = Field(default=True, description="Commit new pointer files to git.")
     lock_timeout: float = Field(default=60.0, description="Seconds to wait for DVC's or git's lock.")
@@ -64,19 +70,19 @@ class DvcResource(dg.ConfigurableResource):
         Raises:
             DatasetError: there is no DVC repository, or another process holds its lock for `lock_timeout` seconds.
         """
-        config: dict[str, Any] = {}
-        if self.remote_url:
-            config = {"remote": {self._remote: {"url": self.remote_url}}, "core": {"remote": self._remote}}
         open_repo, no_repo = extra("dvc.repo").Repo, extra("dvc.exceptions").NotDvcRepoError
         try:
-            repo = open_repo(str(self.root), config=config)
+            repo = open_repo(str(self.root), config=self.config())
         except no_repo as error:
             if not self.remote_url:
                 raise DatasetError(
                     f"{self.root} is not a DVC repository. Create one: DvcResource(repo={self.repo!r}).init()."
                 ) from error
             self.init()
-            repo = open_repo(str(self.root), config=config)
+            repo = open_repo(str(self.root), config=self.config())
+        except extra("dvc.config").ConfigError as error:
+            raise DatasetError(f"DVC cannot use the configuration of {self.root}: {error}") from error
+        remotes.bound_waits(repo)
         try:
             if locked:
                 with self._lock(repo):
@@ -85,6 +91,20 @@ class DvcResource(dg.ConfigurableResource):
                 yield repo
         finally:
             repo.close()
+
+    def config(self) -> dict[str, Any]:
+        """What the fields set over the repository's DVC configuration, for ``Repo(config=…)``. It may hold secrets.
+
+        Raises:
+            DatasetError: an environment variable named in `remote_config` is not set.
+        """
+        options = remotes.in_memory(self.remote_config) | ({"url": self.remote_url} if self.remote_url else {})
+        if not options:
+            return {}
+        name = self._remote
+        if not self.remote and not self.remote_url:
+            name = remotes.default_remote(str(self.root)) or name
+        return {"remote": {name: options}, "core": {"remote": name}}
 
     def init(self, remote_url: str | None = None) -> None:
         """Create what is missing of the git repository, the DVC repository and its default remote.

@@ -78,20 +78,18 @@ def run_stage(
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        answer, request = Path(scratch, "answer.json"), Path(scratch, "request.json")
+        answer = Path(scratch, "answer.json")
         asked = {
             "repo": str(dvc.root),
             "target": stage.address,
-            "config": _config(dvc),
+            "config": dvc.config(),
             "lock_timeout": dvc.lock_timeout,
             "force": force,
             "pull": pull,
             "answer": str(answer),
         }
-        request.write_text(json.dumps(asked))
-        request.chmod(0o600)  # a remote's address may hold a password
         tail: deque[str] = deque(maxlen=_TAIL)
-        with _process(request, dvc.root, env) as process:
+        with _process(asked, dvc.root, env) as process:
             for lines in _batches(process):
                 tail.extend(lines)
                 log(mask_credentials("\n".join(lines)))
@@ -155,18 +153,11 @@ def _dumped(content: Mapping[str, Any]) -> bytes:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
 
 
-def _config(dvc: DvcResource) -> dict[str, Any]:
-    if not dvc.remote_url:
-        return {}
-    name = dvc.remote or "storage"
-    return {"remote": {name: {"url": dvc.remote_url}}, "core": {"remote": name}}
-
-
 @contextmanager
-def _process(request: Path, cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
+def _process(asked: Mapping[str, Any], cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
     # The process watches its standard input: it closes when we are gone, however that came about.
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_reproduce.py")), str(request)],
+        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_reproduce.py"))],
         cwd=cwd,
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
         stdin=subprocess.PIPE,
@@ -177,6 +168,9 @@ def _process(request: Path, cwd: Path, env: Mapping[str, str] | None) -> "Iterat
         start_new_session=True,
     )
     try:
+        assert process.stdin
+        process.stdin.write(f"{json.dumps(asked)}\n")  # not by a file: it may hold a remote's secrets
+        process.stdin.flush()
         yield process
     finally:
         for how in (signal.SIGTERM, signal.SIGKILL):

@@ -1,0 +1,128 @@
+"""What every remote needs: options and secrets that stay in memory, bounded retries, errors that say what to mend."""
+
+import errno
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import DatasetError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.hash_info import HashInfo
+
+_T = TypeVar("_T")
+
+_PAUSES = (0.5, 1.5, 4.0)  # seconds before the second, third and fourth attempt
+_PATIENCE = 120.0  # seconds after which no further attempt starts
+_READ_TIMEOUT = 20  # seconds that S3 may be silent, instead of 60: each request is tried 25 times below us
+_REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "AuthError", "TokenRetrievalError")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Remote options with the values of environment variables in place of ``EnvVar`` and ``{"env": NAME}``.
+
+    Raises:
+        DatasetError: a variable is not set.
+    """
+    found = {}
+    for option, value in options.items():
+        # Dagster turns an EnvVar in a dictionary into the second form, and leaves that as it is.
+        name = value.env_var_name if isinstance(value, dg.EnvVar) else isinstance(value, Mapping) and value.get("env")
+        if name and name not in os.environ:
+            raise DatasetError(f"The remote's option {option} comes from the environment variable {name}: set it.")
+        found[option] = os.environ[name] if name else value
+    return found
+
+
+def bound_waits(repo: "Repo") -> None:
+    """Have a remote that accepts connections and says nothing fail within minutes, unless its options say how long."""
+    for options in repo.config["remote"].values():
+        if str(options.get("url", "")).startswith("s3://"):
+            options.setdefault("read_timeout", _READ_TIMEOUT)
+            options.setdefault("connect_timeout", _READ_TIMEOUT)
+
+
+def attempt(action: Callable[[], _T]) -> _T:
+    """Do it again a few times, with growing pauses, while it fails for a reason that may pass."""
+    started = time.monotonic()
+    for pause in _PAUSES:
+        try:
+            return action()
+        except Exception as error:  # any of a dozen storage libraries
+            if advice(error) or time.monotonic() - started > _PATIENCE:
+                raise
+            time.sleep(pause)
+    return action()
+
+
+def advice(error: BaseException) -> str:
+    """What to do about a failure that no retry mends; empty for one that may pass."""
+    chain = [error]
+    while cause := chain[-1].__cause__:
+        chain.append(cause)
+    for one in chain:
+        kind = type(one).__name__
+        if needed := re.search(r"requires '(dvc-\w+)' to be installed", str(one)):
+            return f"Run: pip install {needed[1]}."
+        if kind == "RemoteMissingDepsError":
+            return f"Run: pip install 'dvc[{getattr(one, 'protocol', '')}]'."
+        if isinstance(one, PermissionError) or kind in _REFUSED:
+            return (
+                "The remote refuses the credentials: check those in remote_config (access_key_id, secret_access_key, "
+                "profile …) or the environment, and what they may do there."
+            )
+        if isinstance(one, FileNotFoundError | NotADirectoryError | FileExistsError):
+            return "There is no such bucket or folder: create it, or correct remote_url."
+        if isinstance(one, OSError) and one.errno in _FULL:
+            return "There is no space left to write to: free some, or raise the quota."
+        if kind == "ConfigError":
+            return "Correct the remote's options."
+    return ""
+
+
+def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:
+    """Copy what `target` lacks of a content. DVC logs why an object fails and goes on; this raises the first reason."""
+    with _failures() as failures:
+        failed = repo.cloud.transfer(source, target, [content], cache_odb=repo.cache.local, shallow=shallow).failed
+    if failures:
+        raise failures[0]
+    if failed:
+        raise OSError(f"{len(failed)} objects failed")
+
+
+@contextmanager
+def _failures() -> Iterator[list[BaseException]]:
+    found: list[BaseException] = []
+    thread = threading.get_ident()
+
+    class Collect(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            if record.thread != thread or not record.exc_info or not record.exc_info[1]:
+                return True
+            found.append(record.exc_info[1])
+            return False  # raised instead; a traceback for each of a thousand objects helps nobody
+
+    # Where DVC's transfer tells its failures, in the thread that called it.
+    logger, collect = logging.getLogger("dvc_data.hashfile.transfer"), Collect()
+    logger.addFilter(collect)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(collect)
+
+
+def default_remote(root: str) -> str | None:
+    """The name of the default remote that the repository's configuration gives."""
+    folder = extra("dvc.repo").Repo.find_dvc_dir(root)
+    return extra("dvc.config").Config(folder)["core"].get("remote")
