@@ -1,6 +1,11 @@
 """What goes in and out of a dataset, any version of it, its history, and what others versioned."""
 
+import hashlib
+import json
+import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io
 from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write
 from dagster_mlops.dvc.history import history
+from dagster_mlops.dvc.restore import restore
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -312,3 +318,102 @@ def test_integrity_checks_find_damage_and_hand_made_changes(run, dvc, instance, 
 def test_a_check_that_is_none_is_refused():
     with pytest.raises(DatasetError, match=r"no dataset check row_cuont. Choose from remote_has_object, row_count"):
         dataset_checks(asset="x", checks=["row_cuont"])  # type: ignore[list-item]
+
+
+@pytest.fixture
+def note(dvc):
+    """A repository with `note.txt`, which was first `one`, tagged `v1`, and then `two`."""
+    dvc.init()
+    for text in ("one", "two"):
+        (dvc.root / "note.txt").write_text(text)
+        dvc.store("note.txt", rows=len(text), code_commit=text)
+        if text == "one":
+            _git(dvc.root, "tag", "v1")
+    return dvc
+
+
+@pytest.mark.parametrize("version", ["v1", "previous", "f97c5d29941bfb1b2fdab0874906ab82"])
+def test_a_restored_version_is_the_newest_with_the_record_of_its_making(note, version):
+    record = restore(note, "note.txt", version, dagster_run_id="r")
+    assert (note.root / "note.txt").read_text() == "one" == note.load("note.txt", str, rev="HEAD")
+    assert (record.rows, record.code_commit, record.dagster_run_id) == (3, "one", "r")
+    assert record.rev == _git(note.root, "rev-parse", "HEAD") and len(history(note, "note.txt")) == 3
+    (note.root / "note.txt").write_text("the workspace may be edited, the cache stays")
+    assert note.load("note.txt", str, rev="HEAD") == "one"
+
+
+def test_changes_by_hand_are_overwritten_only_by_force(note):
+    (note.root / "note.txt").write_text("mine")
+    with pytest.raises(DatasetError, match=r"note.txt was changed since it was last stored"):
+        restore(note, "note.txt", "v1")
+    assert (note.root / "note.txt").read_text() == "mine"
+    restore(note, "note.txt", "v1", force=True)
+    assert (note.root / "note.txt").read_text() == "one"
+    with pytest.raises(DatasetError, match="neither in the workspace nor in the cache"):
+        restore(note, "note.txt", "0" * 32)
+
+
+def test_a_run_restores_a_version_without_computing_anything(run, dvc, instance):
+    calls = []
+
+    @dataset_asset(path="note.parquet")
+    def note(context) -> pd.DataFrame:
+        calls.append(context.run.run_id)
+        return pd.DataFrame({"n": range(len(calls))})
+
+    run(note)
+    first = _record(instance, note)
+    run(note)
+    config = {"ops": {"note": {"outputs": {"result": {"restore": "previous"}}}}}
+    assert run(note, run_config=config).success and len(calls) == 2
+    event, record = _latest(instance, note), _record(instance, note)
+    assert event.tags["dagster/data_version"] == first.md5 == record.md5 == dvc.data_version("note.parquet")
+    assert record.upstream == first.upstream and record.dagster_run_id not in calls
+    assert event.metadata["dvc/restored"].value == "previous" and event.metadata["dvc/rows_delta"].value == -1
+    assert event.metadata["dagster/row_count"].value == 1
+
+
+def _command(*arguments, cwd):
+    command = Path(sys.executable).with_name("dagster-mlops")
+    return subprocess.run([command, "dvc", *arguments], cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_lists_compares_and_restores(note):
+    listed = _command("versions", "note.txt", "--repo", str(note.root), cwd="/")
+    assert [line.split()[1] for line in listed.stdout.splitlines()[1:]] == [
+        note.data_version("note.txt", rev=rev) for rev in ("HEAD", "v1")
+    ], listed
+    done = _command("restore", "note.txt", "--rev", "v1", cwd=note.root)
+    assert "note.txt is f97c5d29941bfb1b2fdab0874906ab82 again, in commit" in done.stdout, done
+    compared = _command("diff", "note.txt", "HEAD~1", "HEAD", "--json", cwd=note.root)
+    assert json.loads(compared.stdout)["bytes"] == 0, compared
+    failed = _command("diff", "note.txt", "v9", cwd=note.root)
+    assert failed.returncode == 2 and "There is no" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_a_restore_that_is_killed_leaves_the_old_or_the_new(note):
+    script = f"""
+import sys
+import time
+from dagster_mlops.dvc import DvcResource
+from dagster_mlops.dvc.restore import restore
+dvc = DvcResource(repo={note.repo!r})
+print("ready", flush=True)
+sys.stdin.readline()
+restore(dvc, "note.txt", "v1")
+"""
+    for n in range(int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))):
+        if note.data_version("note.txt") != hashlib.md5(b"two").hexdigest():
+            restore(note, "note.txt", hashlib.md5(b"two").hexdigest())
+        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin and process.stdout
+        process.stdout.readline()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        time.sleep(0.15 + 0.25 * (n % 8))
+        process.kill()
+        process.communicate()
+        assert (note.root / "note.txt").read_text() in ("one", "two")
+        (note.root / ".git/index.lock").unlink(missing_ok=True)  # git was killed, too, and tells the user the same
+        restore(note, "note.txt", "v1")
+        assert (note.root / "note.txt").read_text() == "one" == note.load("note.txt", str, rev="HEAD")

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -35,8 +36,18 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command, with those that plugins add in the entry-point group ``dagster_mlops.commands``."""
+    for entry in entry_points(group="dagster_mlops.commands"):
+        # A plugin's imports take a second, which the other commands need not wait for.
+        commands = entry.load() if entry.name in sys.argv[1:2] else _not_loaded()
+        app.add_typer(commands, name=entry.name, help=f"Commands of {entry.name}.")
     app()
+
+
+def _not_loaded() -> typer.Typer:
+    placeholder = typer.Typer()
+    placeholder.callback()(lambda: None)
+    return placeholder
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,5 +1,7 @@
 """Assets whose data DVC versions: made here, or observed where someone else makes them."""
 
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.dvc.history import record_of
-from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
+from dagster_mlops.dvc.io_manager import PATH, RESTORE, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
@@ -31,6 +33,9 @@ def dataset_asset(
     of a ``dg.MaterializeResult`` with metadata of its own. Downstream assets take the data as an argument. The content
     hash is the asset's data version, so bytes that did not change leave everything downstream fresh.
 
+    A run with the config ``{"ops": {"flights": {"outputs": {"result": {"restore": "v1.0"}}}}}`` materializes an older
+    version (a git revision, a content hash or ``previous``) as the newest again, without calling the function.
+
     Args:
         path: where the dataset lives in the repository, with ``{partition}`` if partitioned; else
             ``<asset key>[/<partition>].parquet``.
@@ -49,13 +54,35 @@ def dataset_asset(
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Parameter `io_manager_def`", dg.BetaWarning)
-        return dg.asset(
+        asset = dg.asset(
             io_manager_def=dvc_io_manager,
             partitions_def=partitions_def,
             metadata={**({PATH: path} if path else {}), **(metadata or {})},
             kinds=set(kinds),
-            **asset_options,
+            # The IO manager says what can be stored; a run that restores an old version returns nothing.
+            **{"dagster_type": dg.Any, **asset_options},
         )
+    return lambda function: asset(_unless_restoring(function))
+
+
+def _unless_restoring(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The asset's function, not called in a run that restores an old version. Generators and coroutines are called."""
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        return function
+
+    @functools.wraps(function)
+    def compute(*arguments: Any, **keywords: Any) -> Any:
+        try:
+            context = dg.AssetExecutionContext.get()
+        except dg.DagsterInvariantViolationError:  # called by a test rather than in a run
+            return function(*arguments, **keywords)
+        config: Any = context.run.run_config.get("ops", {})
+        own = config.get(context.op_execution_context.op_handle.name) or {}
+        if RESTORE in own.get("outputs", {}).get("result", {}):
+            return dg.MaterializeResult(value=None)
+        return function(*arguments, **keywords)
+
+    return compute
 
 
 def observed_dataset_assets(

@@ -15,6 +15,7 @@ from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.diff import change
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.restore import restore
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, Ref
 
@@ -22,6 +23,10 @@ PATH = "dvc/path"
 """The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""
 REV, MD5 = "dvc/rev", "dvc/md5"
 """Input metadata keys that name the version to load: a git revision, or a content hash."""
+
+RESTORE = "restore"
+"""The key in an output's run config that names a version to make the newest again, instead of what was computed."""
+RESTORED = "dvc/restored"
 
 
 class DvcIOManager(dg.IOManager):
@@ -40,7 +45,8 @@ class DvcIOManager(dg.IOManager):
         self.dvc = dvc
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        if obj is None:
+        restored = (context.config or {}).get(RESTORE)
+        if obj is None and not restored:
             raise DatasetError(f"{_name(context.asset_key)} returned nothing. Return the data, or the path of a file.")
         partitions = context.asset_partition_keys if context.has_asset_partitions else []
         if len(partitions) > 1:
@@ -51,20 +57,26 @@ class DvcIOManager(dg.IOManager):
         path = _path(context.asset_key, context.definition_metadata, *partitions)
         # Dagster sets no public way to the executing asset's context from an IO manager but this one.
         asset_context = dg.AssetExecutionContext.get()
-        state = _code_state(asset_context)
-        commit = (Ref("git", "commit", state.commit, at=state.toplevel),) if state.commit else ()
+        made_by: dict[str, Any] = dagster_facts(asset_context, context.asset_key)
         with self.dvc.open(locked=False) as repo:
             scratch = versions.scratch(repo)
-        rows, columns = frames.write(obj, scratch, name=path)
-        record = self.dvc.store(
-            path,
-            source=scratch,
-            rows=rows,
-            upstream=(*self._inputs(asset_context, context.asset_key), *commit),
-            dirty=state.dirty_hash,
-            code_commit=state.commit,
-            **dagster_facts(asset_context, context.asset_key),
-        )
+        if restored:
+            record = restore(self.dvc, path, restored, **made_by)
+            rows, columns = record.rows, frames.described(self.dvc.read_path(path, md5=record.md5), path)[1]
+            context.add_output_metadata({RESTORED: restored})
+        else:
+            state = _code_state(asset_context)
+            commit = (Ref("git", "commit", state.commit, at=state.toplevel),) if state.commit else ()
+            rows, columns = frames.write(obj, scratch, name=path)
+            record = self.dvc.store(
+                path,
+                source=scratch,
+                rows=rows,
+                upstream=(*self._inputs(asset_context, context.asset_key), *commit),
+                dirty=state.dirty_hash,
+                code_commit=state.commit,
+                **made_by,
+            )
         facts = {**record.to_metadata(), **change(self.dvc, asset_context.instance, context.asset_key, record, columns)}
         if rows is not None:
             facts["dagster/row_count"] = rows
@@ -126,7 +138,16 @@ class DvcIOManager(dg.IOManager):
         return tuple(refs)
 
 
-@dg.io_manager(required_resource_keys={"dvc"})
+@dg.io_manager(
+    required_resource_keys={"dvc"},
+    output_config_schema={
+        RESTORE: dg.Field(
+            str,
+            is_required=False,
+            description="A git revision, a content hash or 'previous': materialize that version again.",
+        )
+    },
+)
 def dvc_io_manager(context: dg.InitResourceContext) -> DvcIOManager:
     """The :class:`DvcIOManager` of the resource ``dvc``: the only resource to bind.
 

@@ -1,0 +1,112 @@
+"""`dagster-mlops dvc`: list the versions of a dataset, compare two of them, restore one."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dagster_mlops.errors import DagsterMlopsError
+
+app = typer.Typer(help="Versions of DVC datasets.", no_args_is_help=True)
+_Path = Annotated[str, typer.Argument(help="The dataset, relative to the repository.")]
+_Repo = Annotated[str, typer.Option(help="Folder of the DVC repository.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def versions(path: _Path, repo: _Repo = ".", rev: str = "HEAD", limit: int = 20, as_json: _Json = False) -> None:
+    """List the versions of a dataset up to a git revision, newest first."""
+    from dagster_mlops.dvc.history import history
+    from dagster_mlops.dvc.resource import DvcResource
+
+    with _errors():
+        found = history(DvcResource(repo=repo), path, rev=rev, limit=limit)
+    rows = [
+        {
+            "committed": version.committed.isoformat(),
+            "md5": version.dataset.md5,
+            "rows": version.dataset.rows,
+            "bytes": version.dataset.bytes,
+            "commit": version.dataset.rev,
+            "dagster_run": version.dataset.dagster_run_id,
+        }
+        for version in found
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _table(["committed", "md5", "rows", "bytes", "commit", "dagster_run"], rows)
+
+
+@app.command()
+def diff(
+    path: _Path,
+    old: Annotated[str, typer.Argument(help="A git revision, a content hash, or 'previous'.")] = "previous",
+    new: Annotated[str | None, typer.Argument(help="Likewise; the current version by default.")] = None,
+    repo: _Repo = ".",
+    as_json: _Json = False,
+) -> None:
+    """Say what differs between two versions: rows, bytes, columns, values of a JSON or YAML file."""
+    from dagster_mlops.dvc.diff import diff as compare
+    from dagster_mlops.dvc.resource import DvcResource
+
+    with _errors():
+        found = compare(DvcResource(repo=repo), path, old, new)
+    if as_json:
+        facts = {"old": found.old.md5, "new": found.new.md5, "rows": found.rows_delta, "bytes": found.bytes_delta}
+        typer.echo(json.dumps({**facts, "columns": found.columns, "values": found.values}, indent=2))
+        return
+    _table(
+        ["", "old", "new", "delta"],
+        [
+            {"": "md5", "old": found.old.md5, "new": found.new.md5},
+            {"": "rows", "old": found.old.rows, "new": found.new.rows, "delta": found.rows_delta},
+            {"": "bytes", "old": found.old.bytes, "new": found.new.bytes, "delta": found.bytes_delta},
+        ],
+    )
+    for columns, rows in (
+        (["column", "change", "before", "after"], found.columns),
+        (["name", "before", "after", "delta"], found.values),
+    ):
+        if rows:
+            typer.echo()
+            _table(columns, rows)
+
+
+@app.command()
+def restore(
+    path: _Path,
+    repo: _Repo = ".",
+    rev: Annotated[str | None, typer.Option(help="A git branch, tag or commit; else the previous version.")] = None,
+    md5: Annotated[str | None, typer.Option(help="A content hash.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite changes that were not stored.")] = False,
+    push: Annotated[bool, typer.Option(help="Push to the DVC remote what it lacks.")] = True,
+) -> None:
+    """Make an older version of a dataset the newest one again."""
+    from dagster_mlops.dvc.resource import DvcResource
+    from dagster_mlops.dvc.restore import restore as restore_version
+
+    if rev and md5:
+        raise typer.BadParameter("name a version by --rev or by --md5, not by both")
+    with _errors():
+        record = restore_version(DvcResource(repo=repo, push=push), path, rev or md5 or "previous", force=force)
+    typer.echo(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}.")
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except DagsterMlopsError as error:
+        typer.echo(f"dagster-mlops: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    """Aligned columns, each as wide as its longest text: hashes are there to be copied, so nothing is cut off."""
+    cells = [list(columns), *([str("" if row.get(c) is None else row[c]) for c in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
