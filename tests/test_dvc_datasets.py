@@ -22,6 +22,7 @@ from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write
 from dagster_mlops.dvc.history import history
 from dagster_mlops.dvc.restore import restore
+from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -397,6 +398,7 @@ import sys
 import time
 from dagster_mlops.dvc import DvcResource
 from dagster_mlops.dvc.restore import restore
+from dagster_mlops.dvc.sensors import revision_sensor
 dvc = DvcResource(repo={note.repo!r})
 print("ready", flush=True)
 sys.stdin.readline()
@@ -417,3 +419,83 @@ restore(dvc, "note.txt", "v1")
         (note.root / ".git/index.lock").unlink(missing_ok=True)  # git was killed, too, and tells the user the same
         restore(note, "note.txt", "v1")
         assert (note.root / "note.txt").read_text() == "one" == note.load("note.txt", str, rev="HEAD")
+
+
+@pytest.fixture
+def tick(instance):
+    """Evaluates a sensor as the daemon does, from one tick's cursor to the next."""
+    cursors = {}
+
+    def tick(sensor):
+        with dg.build_sensor_context(instance, cursor=cursors.get(sensor.name)) as context:
+            data = sensor.evaluate_tick(context)
+        cursors[sensor.name] = data.cursor
+        return data
+
+    return tick
+
+
+def _store(dvc, text, path="note.txt"):
+    (dvc.root / path).write_text(text)
+    return dvc.store(path).md5
+
+
+def test_a_new_version_on_a_branch_is_observed_once(note, tick):
+    branch = _git(note.root, "branch", "--show-current")
+    sensor = revision_sensor(datasets={"a/note": "note.txt", "x": "x.txt"}, repo=note.repo, branches=[branch])
+    [first] = tick(sensor).asset_events
+    assert first.tags["dagster/data_version"] == note.data_version("note.txt")
+    assert first.asset_key == dg.AssetKey(["a", "note"]) and first.metadata["dagster/row_count"].value == 3
+    assert "No new version" in (tick(sensor).skip_message or "")
+    (note.root / "code.py").write_text("")
+    _git(note.root, "add", "code.py")
+    _git(note.root, "commit", "-qm", "no data")
+    assert not tick(sensor).asset_events
+    md5, other = _store(note, "three"), _store(note, "x", "x.txt")
+    assert [event.tags["dagster/data_version"] for event in tick(sensor).asset_events] == [md5, other]
+    _git(note.root, "reset", "-q", "--hard", "v1")  # history is rewritten, and the old commits are gone
+    _git(note.root, "reflog", "expire", "--expire=now", "--all")
+    _git(note.root, "gc", "-q", "--prune=now")
+    [back] = tick(sensor).asset_events
+    assert back.tags["dagster/data_version"] == note.data_version("note.txt", rev="v1")
+
+
+def test_a_tag_or_a_fetched_branch_starts_a_run(note, tick, tmp_path):
+    branch = _git(note.root, "branch", "--show-current")
+    _git(tmp_path, "clone", "-q", str(note.root), "clone")
+    clone = tmp_path / "clone"
+
+    @dg.job
+    def retrain(): ...
+
+    options: dict[str, Any] = {"datasets": {"note": "note.txt"}, "mode": "run", "job": retrain, "repo": str(clone)}
+    tags = revision_sensor(name="tags", branches=[], tags=["v*"], remote="origin", **options)
+    moves = revision_sensor(name="moves", branches=[branch], remote="origin", **options)
+    assert not tick(tags).run_requests and not tick(moves).run_requests
+    _store(note, "three")
+    _git(note.root, "tag", "-a", "v2", "-m", "annotated")
+    commit = _git(note.root, "rev-parse", "HEAD")
+    for sensor, ref in ((tags, "refs/tags/v2"), (moves, f"refs/remotes/origin/{branch}")):
+        [request] = tick(sensor).run_requests or []
+        assert request.tags["dvc/ref"] == ref and request.tags["dvc/rev"] == commit
+        assert request.run_key and request.run_key.endswith(f"..{commit}") and not tick(sensor).run_requests
+    note.root.rename(tmp_path / "moved")
+    with pytest.raises(DatasetError, match=r"(?s)git cannot fetch 'origin' into .*clone.*Try `git fetch origin`"):
+        tick(moves)
+    with pytest.raises(DatasetError, match="Pass job"):
+        revision_sensor(datasets={"note": "note.txt"}, mode="run")
+
+
+def test_the_observation_of_a_sensor_is_the_version_that_downstream_loads(note, tick, run, instance):
+    branch = _git(note.root, "branch", "--show-current")
+    sensor = revision_sensor(datasets={"note": "note.txt"}, repo=note.repo, branches=[branch])
+    for event in tick(sensor).asset_events:
+        instance.report_runless_asset_event(event)
+    seen = []
+
+    @dg.asset
+    def reader(note: str) -> None:
+        seen.append(note)
+
+    source = dg.AssetSpec("note").with_io_manager_key("dvc_io_manager")
+    assert run(source, reader, select=[reader]).success and seen == ["two"]
