@@ -513,6 +513,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     job.to_tables = breaking
     with pytest.raises(RuntimeError, match="lost"):
         job.to_parquet(str(answer))
+    pieces.close()
     assert answer.read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 

@@ -55,7 +55,7 @@ for name, _, _ in {views}:
     for i in range({features}):
         columns += f", CASE WHEN {{alive}} THEN {{name}}_{{i}} END AS {{name}}_{{i}}"
 table = con.sql(f"SELECT {{columns}} FROM '{{folder}}/entities.parquet' e{{joins}} ORDER BY flight").to_arrow_table()
-print(time.perf_counter() - start, table.num_rows)
+print("\\ntold", time.perf_counter() - start, table.num_rows)
 """
 BY_FEAST = """
 import sys, time, warnings
@@ -88,12 +88,12 @@ if output == "-":
     entities = pd.read_parquet(f"{{folder}}/entities.parquet").head(rows)
     start = time.perf_counter()
     answer = store.get_historical_features(entity_df=entities, features=asked).to_arrow()
-    print(time.perf_counter() - start, answer.num_rows)
+    print("\\ntold", time.perf_counter() - start, answer.num_rows)
 else:
     import pyarrow.parquet as pq
     start = time.perf_counter()
     store.get_historical_features(entity_df=f"{{folder}}/entities.parquet", features=asked).to_parquet(output)
-    print(time.perf_counter() - start, pq.read_metadata(output).num_rows)
+    print("\\ntold", time.perf_counter() - start, pq.read_metadata(output).num_rows)
 """
 
 
@@ -158,5 +158,5 @@ def _child(program: str, arguments: list[Any], env: dict[str, str], timeout: flo
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"a contender failed with {child.returncode}: {' '.join(map(str, arguments))}")
-    seconds, rows = told[-2:] if told else (0, 0)  # the tables are made without a word
+    seconds, rows = told[-2:] if "told" in told else (0, 0)  # DuckDB tells its progress, too
     return float(seconds), used.ru_maxrss / 1e6, int(rows)

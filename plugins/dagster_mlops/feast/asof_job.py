@@ -1,5 +1,6 @@
 """What Feast hands back for a retrieval: an answer that is made when asked for, whole or piece by piece."""
 
+import shutil
 import tempfile
 import threading
 import time
@@ -28,7 +29,8 @@ def duckdb_connection(
     *, memory_limit: str | None = None, threads: int | None = None, temp_directory: str | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory that spills into a folder of its own, thinks in UTC, and downloads nothing."""
-    with tempfile.TemporaryDirectory(prefix="asof-", dir=temp_directory) as spill:
+    spill = tempfile.mkdtemp(prefix="asof-", dir=temp_directory)
+    try:
         settings: dict[str, Any] = {"temp_directory": spill, "autoinstall_known_extensions": False}
         settings |= {"memory_limit": memory_limit} if memory_limit else {}
         settings |= {"threads": threads} if threads else {}
@@ -36,7 +38,10 @@ def duckdb_connection(
             connection.execute("SET TimeZone = 'UTC'")
             # A query must not find Python variables of this package by their names.
             connection.execute("SET python_enable_replacements = false")
+            connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
             yield connection
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
 
 
 class AsofRetrievalJob(RetrievalJob):
