@@ -51,7 +51,7 @@ pytestmark = [
 ]
 
 STORE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
-EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "15"))
 NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)
 
 driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
