@@ -466,7 +466,7 @@ def test_a_lock_held_too_long_is_an_error_that_names_the_holder(dvc, stored):
 def test_a_stale_git_index_lock_is_an_error_that_names_the_fix(dvc, stored):
     (dvc.root / ".git" / "index.lock").touch()
     (dvc.root / "x.txt").write_text("three")
-    with pytest.raises(DatasetError, match=r"index\.lock.*delete the index\.lock file"):
+    with pytest.raises(DatasetError, match=r"index\.lock.*delete that file"):
         DvcResource(repo=dvc.repo, lock_timeout=0.3).store("x.txt")
     (dvc.root / ".git" / "index.lock").unlink()
     assert dvc.data_version("x.txt", rev=dvc.store("x.txt").rev) == hashlib.md5(b"three").hexdigest()

@@ -10,6 +10,8 @@ from dagster_mlops.errors import DatasetError
 
 Edit = Callable[[bytes], bytes]
 
+_KILLED = "If a .lock file is named and no git process runs there, one was killed: delete that file, then re-run."
+
 
 def toplevel(folder: Path) -> Path | None:
     """The checkout that holds `folder`, or None where there is no git."""
@@ -42,11 +44,12 @@ def commit(top: Path, edits: Mapping[str, Edit], *, message: str, author: Mappin
         The new commit, or None when every edit is in HEAD already.
 
     Raises:
-        DatasetError: git refuses, or its index stays locked for `wait` seconds.
+        DatasetError: git refuses, or its index or branch stays locked for `wait` seconds.
     """
     # The user's index first: a kill between the two steps then leaves the edit staged. The other way round, it would
     # be staged for reversal, and the user's next commit would undo ours.
     _edit_index(top, edits, wait=wait)
+    deadline = time.monotonic() + wait
     while True:
         head = git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
         new = _pending(top, edits, "HEAD:")
@@ -62,8 +65,12 @@ def commit(top: Path, edits: Mapping[str, Edit], *, message: str, author: Mappin
         moved = git(top, "update-ref", "-m", message.splitlines()[0], "HEAD", made, head or "0" * len(made))
         if moved.returncode == 0:
             return made
-        if head == git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip():
-            raise DatasetError(f"git cannot move HEAD of {top}: {moved.stderr.decode().strip()}")
+        if head != git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip():
+            continue
+        reason = moved.stderr.decode().strip().partition("\n")[0]
+        if ".lock" not in reason or time.monotonic() > deadline:
+            raise DatasetError(f"git cannot move HEAD of {top} within {wait:g} s: {reason} {_KILLED}")
+        time.sleep(0.1)
 
 
 def run(top: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
@@ -89,10 +96,7 @@ def _edit_index(top: Path, edits: Mapping[str, Edit], *, wait: float) -> None:
             return
         reason = done.stderr.decode().strip().partition("\n")[0]
         if "index.lock" not in reason or time.monotonic() > deadline:
-            raise DatasetError(
-                f"git's index of {top} cannot be updated within {wait:g} s: {reason} If no git process "
-                "runs there, one was killed: delete the index.lock file, then re-run."
-            )
+            raise DatasetError(f"git's index of {top} cannot be updated within {wait:g} s: {reason} {_KILLED}")
         time.sleep(0.1)
 
 

@@ -134,7 +134,14 @@ class DvcResource(dg.ConfigurableResource):
                 files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
                 self._commit(top, {file: versions.as_is(file) for file in files}, "Start versioning data with DVC")
 
-    def store(self, path: str | Path, *, source: Path | None = None, **facts: Any) -> Dataset:
+    def store(
+        self,
+        path: str | Path,
+        *,
+        source: Path | None = None,
+        imported_from: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> Dataset:
         """Make the content of `path`, a file or folder, a version: cache it, commit its pointer, push and verify it.
 
         Bytes that are the current version already change nothing: no commit, no push. The record also goes into the
@@ -143,6 +150,7 @@ class DvcResource(dg.ConfigurableResource):
         Args:
             path: where the dataset lives, relative to the repository.
             source: a file or folder on the same disk, moved to `path` first, under the lock.
+            imported_from: the dependency of an import, as DVC writes it.
             facts: further fields of :class:`Dataset`, such as ``rows``, ``upstream`` or ``dagster_run_id``.
 
         Raises:
@@ -156,9 +164,9 @@ class DvcResource(dg.ConfigurableResource):
             with self._lock(repo):
                 if source:
                     versions.move(repo, source, target)
-                md5, size = versions.cache(repo, target)
+                md5, size = versions.cache(repo, target, imported=imported_from is not None)
                 record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
-                versions.write_pointer(repo, target, record)
+                versions.write_pointer(repo, target, record, imported_from=imported_from)
                 if top := self._top(repo):
                     rev = self._commit(top, versions.edits(target), _message(record))
             if self.push:
@@ -289,9 +297,11 @@ class DvcResource(dg.ConfigurableResource):
                 except lock_error as error:
                     if time.monotonic() > deadline:
                         file = Path(repo.lock.lockfile)
+                        # The file itself is the lock then, and outlives its holder.
+                        dead = " If it died, delete that file." if repo.config["core"].get("hardlink_lock") else ""
                         raise DatasetError(
                             f"{file} has been held by process {_holder(file)} for {self.lock_timeout:g} s. "
-                            "Wait for that process, stop it, or raise lock_timeout."
+                            f"Wait for that process, stop it, or raise lock_timeout.{dead}"
                         ) from error
             yield
 

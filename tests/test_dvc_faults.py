@@ -1,0 +1,260 @@
+"""Datasets under parallel writers, kills, stale locks, full disks, and whatever state the user's checkout is in."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dagster_mlops.dvc import DvcResource
+from dagster_mlops.errors import DatasetError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "18"))
+WRITERS = 8
+
+
+def _git(folder, *arguments):
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+@pytest.fixture
+def dvc(tmp_path):
+    dvc = DvcResource(repo=str(tmp_path / "data"), remote_url=str(tmp_path / "remote"))
+    dvc.init()
+    return dvc
+
+
+@pytest.fixture
+def stored(dvc):
+    (dvc.root / "x.txt").write_text("one")
+    return dvc.store("x.txt")
+
+
+def assert_whole(dvc):
+    """git is sound, each object's content is what its name says, and each committed version is in the remote."""
+    assert _git(dvc.root, "fsck", "--strict", "--no-dangling") == ""
+    remote = Path(dvc.remote_url) / "files" / "md5"
+    for folder in (remote, dvc.root / ".dvc" / "cache" / "files" / "md5"):
+        for file in folder.rglob("*"):
+            if file.is_file() and len(file.name) == 30:  # DVC's temporary names are longer
+                assert _md5(file.read_bytes()) == file.parent.name + file.name
+    for line in _git(dvc.root, "log", "--all", "--format=%H").splitlines():
+        for name in _git(dvc.root, "ls-tree", "-r", "--name-only", line).splitlines():
+            if name.endswith(".dvc"):
+                md5 = dvc.data_version(name.removesuffix(".dvc"), rev=line)
+                assert (dvc.root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]).exists()
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from dagster_mlops.dvc import DvcResource
+repo, remote, number, versions = sys.argv[1:]
+dvc = DvcResource(repo=repo, remote_url=remote, lock_timeout=120)
+for version in range(int(versions)):
+    for name in (f"own-{number}.txt", "shared.txt"):
+        new = Path(repo, ".dvc", "tmp", f"{number}-{name}")
+        new.write_text(f"{number} {version}")
+        dvc.store(name, source=new)
+"""
+
+
+def test_eight_writers_on_one_repository_lose_no_version(dvc):
+    command = [sys.executable, "-c", WRITER, dvc.repo, dvc.remote_url]
+    writers = [subprocess.Popen([*command, str(number), "2"]) for number in range(WRITERS)]
+    assert [writer.wait(200) for writer in writers] == [0] * WRITERS
+    contents = {f"{number} {version}" for number in range(WRITERS) for version in range(2)}
+    for number in range(WRITERS):
+        revs = _git(dvc.root, "log", "--format=%H", "--", f"own-{number}.txt.dvc").splitlines()
+        assert [dvc.read_path(f"own-{number}.txt", rev=rev).read_text() for rev in revs] == [
+            f"{number} {version}" for version in (1, 0)
+        ]
+    revs = _git(dvc.root, "log", "--format=%H", "--", "shared.txt.dvc").splitlines()
+    assert {dvc.read_path("shared.txt", rev=rev).read_text() for rev in revs} == contents and len(revs) == len(contents)
+    assert _git(dvc.root, "status", "--porcelain") == ""
+    assert_whole(dvc)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from dagster_mlops.dvc import DvcResource
+import dvc.repo.status, dvc.stage, dvc_data.hashfile.build, dvc_data.hashfile.transfer  # before the clock starts
+repo, remote = sys.argv[1:]
+resource = DvcResource(repo=repo, remote_url=remote)
+for line in sys.stdin:  # one store in a child per line
+    child = os.fork()
+    if not child:
+        try:
+            new = Path(repo, ".dvc", "tmp", f"new-{os.getpid()}")
+            new.write_text(line * 20_000)
+            print(os.getpid(), flush=True)
+            resource.store("x.txt", source=new)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+"""
+
+
+def _within(folder, pattern, known):
+    return any(file not in known for file in folder.glob(pattern))
+
+
+# What lies there while a store is at that point, and so when to kill: DVC's lock, a growing object in cache or remote,
+# git's new objects and refs.
+POINTS = {
+    "random": None,
+    "locked": ("data/.dvc/tmp", "lock"),
+    "caching": ("data/.dvc/cache/files/md5", "*/*"),
+    "committing": ("data/.git/objects", "[0-9a-f][0-9a-f]/*"),
+    "moving the branch": ("data/.git", "HEAD.lock"),
+    "pushing": ("remote/files/md5", "*/*"),
+}
+
+
+def test_kill_9_in_add_commit_and_push_leaves_everything_whole(dvc, stored, tmp_path):
+    (dvc.root / "user.py").write_text("staged")
+    _git(dvc.root, "add", "user.py")
+    chance = random.Random(11)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED, dvc.repo, dvc.remote_url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdin and parent.stdout
+    killed = dict.fromkeys(POINTS, 0)
+    longest = 0.0
+    for number in range(KILLS):
+        point = list(POINTS)[number % len(POINTS)]
+        folder, pattern = POINTS[point] or ("", "")
+        known = set((tmp_path / folder).glob(pattern)) if point not in ("random", "locked") else set()
+        parent.stdin.write(f"version {number}\n")
+        parent.stdin.flush()
+        started = time.monotonic()
+        child = int(parent.stdout.readline())
+        deadline = started + (chance.uniform(0, 0.4) if point == "random" else 0.6)
+        while time.monotonic() < deadline and not (POINTS[point] and _within(tmp_path / folder, pattern, known)):
+            time.sleep(0.0005)
+        time.sleep(chance.uniform(0, 0.01))
+        try:
+            os.kill(child, signal.SIGKILL)
+            killed[point] += 1
+        except ProcessLookupError:
+            pass
+        assert parent.stdout.readline() == "ended\n"
+        longest = max(longest, time.monotonic() - started)
+        if number % 6 == 5:
+            (dvc.root / "other.txt").write_text(str(number))
+            dvc.store("other.txt")  # what a kill leaves holds nobody up
+    parent.stdin.close()
+    assert parent.wait(20) == 0
+    assert min(killed.values()) > 0 and sum(killed.values()) > 0.6 * KILLS and longest < 20  # some end before
+    (dvc.root / "x.txt").write_text("last")
+    record = dvc.store("x.txt")
+    assert record.md5 == _md5(b"last") == dvc.data_version("x.txt", rev="HEAD")
+    assert _git(dvc.root, "status", "--porcelain") == "A  user.py"
+    assert_whole(dvc)
+    subjects = _git(dvc.root, "log", "--format=%s", "--", "x.txt.dvc").splitlines()
+    assert len(subjects) == len(set(subjects))
+    print(f"{killed} kills, {len(subjects)} versions committed")
+
+
+def test_a_lock_file_left_by_a_killed_process_holds_nobody_up(dvc, stored):
+    # zc.lockfile's locks belong to a process, not to the file: a dead one's number in it means nothing.
+    for text in ("999999", "", "garbage"):
+        (dvc.root / ".dvc" / "tmp" / "lock").write_text(text)
+        (dvc.root / "x.txt").write_text(f"after {text}")
+        started = time.monotonic()
+        dvc.store("x.txt")
+        assert time.monotonic() - started < 10
+
+
+def test_a_hard_link_lock_of_a_process_that_died_elsewhere_is_an_error_that_names_it(dvc, stored):
+    # What DVC uses on NFS: the file itself is the lock, and says who holds it.
+    config = dvc.root / ".dvc" / "config.local"
+    config.write_text(config.read_text().replace("[core]\n", "[core]\n    hardlink_lock = true\n"))
+    lock = dvc.root / ".dvc" / "tmp" / "lock"
+    lock.unlink(missing_ok=True)
+    claim = lock.with_name("lock.far-away.4711.1")
+    claim.write_text(str(claim))
+    os.link(claim, lock)
+    future = time.time() + 3600
+    os.utime(lock, (future, future))  # when it expires
+    (dvc.root / "x.txt").write_text("two")
+    with pytest.raises(DatasetError, match=r"held by process .*far-away\.4711.*If it died, delete that file"):
+        DvcResource(repo=dvc.repo, lock_timeout=0.3).store("x.txt")
+    lock.unlink()
+    assert dvc.store("x.txt").md5 == _md5(b"two")
+
+
+@pytest.mark.parametrize("stale", ["HEAD.lock", "refs/heads/{branch}.lock"])
+def test_a_stale_ref_lock_of_git_is_an_error_that_names_the_file(dvc, stored, stale):
+    branch = _git(dvc.root, "symbolic-ref", "--short", "HEAD")
+    lock = dvc.root / ".git" / stale.format(branch=branch)
+    lock.touch()
+    (dvc.root / "x.txt").write_text("two")
+    with pytest.raises(DatasetError, match=r"cannot move HEAD.*\.lock.*delete that file"):
+        DvcResource(repo=dvc.repo, lock_timeout=0.3).store("x.txt")
+    lock.unlink()
+    record = dvc.store("x.txt")
+    assert dvc.data_version("x.txt", rev=record.rev) == _md5(b"two")
+    assert _git(dvc.root, "status", "--porcelain") == ""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty file system of 4 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"mounting is not permitted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("full", ["cache", "workspace", "remote"])
+def test_a_full_disk_loses_nothing_and_the_next_run_finishes(small_disk, tmp_path, full):
+    repo = small_disk / "data" if full == "workspace" else tmp_path / "data"
+    remote = small_disk / "remote" if full == "remote" else tmp_path / "remote"
+    dvc = DvcResource(repo=str(repo), remote_url=str(remote))
+    dvc.init()
+    if full == "cache":
+        local = repo / ".dvc" / "config.local"
+        local.write_text(f"{local.read_text()}[cache]\n    dir = {small_disk}\n")
+    (repo / "x.bin").write_bytes(b"one")
+    first = dvc.store("x.bin")
+    filler = small_disk / "filler"
+    space = shutil.disk_usage(small_disk).free
+    filler.write_bytes(b"0" * (space - 1_200_000))
+    content = os.urandom(1_000_000)  # fits once, not twice
+    if full != "workspace":
+        filler.write_bytes(b"0" * (space - 500_000))
+    (repo / "x.bin").write_bytes(content)
+    with pytest.raises(DatasetError, match="No space left"):
+        dvc.store("x.bin")
+    assert dvc.read_path("x.bin", md5=first.md5).read_bytes() == b"one"
+    filler.unlink()
+    record = dvc.store("x.bin")
+    assert (repo / "x.bin").read_bytes() == content
+    assert dvc.data_version("x.bin", rev="HEAD") == record.md5 == _md5(content)
+    pushed = remote / "files" / "md5" / record.md5[:2] / record.md5[2:]
+    assert pushed.read_bytes() == content and _git(repo, "fsck", "--strict", "--no-dangling") == ""
