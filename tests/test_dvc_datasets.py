@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io
 from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write
 from dagster_mlops.dvc.history import history
+from dagster_mlops.dvc.imports import imported_dataset_asset
 from dagster_mlops.dvc.restore import restore
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
@@ -397,6 +399,7 @@ def test_a_restore_that_is_killed_leaves_the_old_or_the_new(note):
 import sys
 import time
 from dagster_mlops.dvc import DvcResource
+from dagster_mlops.dvc.imports import imported_dataset_asset
 from dagster_mlops.dvc.restore import restore
 from dagster_mlops.dvc.sensors import revision_sensor
 dvc = DvcResource(repo={note.repo!r})
@@ -499,3 +502,51 @@ def test_the_observation_of_a_sensor_is_the_version_that_downstream_loads(note, 
 
     source = dg.AssetSpec("note").with_io_manager_key("dvc_io_manager")
     assert run(source, reader, select=[reader]).success and seen == ["two"]
+
+
+def test_an_import_takes_the_newest_of_a_branch_and_is_locked_to_its_commit(note, instance, tmp_path):
+    branch = _git(note.root, "branch", "--show-current")
+    mine = DvcResource(repo=str(tmp_path / "mine"), remote_url=str(tmp_path / "mine-remote"))
+    options: dict[str, Any] = {"path": "vendor/note.txt", "url": note.repo, "source_path": "note.txt"}
+    asset = imported_dataset_asset(rev=branch, **options)
+    tagged = imported_dataset_asset(rev="v1", key="old", **{**options, "path": "old.txt"})
+    seen = []
+
+    @dg.asset(ins={"note": dg.AssetIn(key=["vendor", "note"])})
+    def reader(note: str) -> None:
+        seen.append(note)
+
+    def run(*assets, **more):
+        resources = {"dvc": mine, "io_manager": dg.InMemoryIOManager()}
+        return dg.materialize(assets, resources=resources, instance=instance, **more)
+
+    assert run(asset, tagged, reader).success
+    assert (mine.root / "old.txt").read_text() == "one"
+    commit = _git(note.root, "rev-parse", "HEAD")
+    pointer, record = mine.pointer("vendor/note.txt", rev="HEAD"), _record(instance, asset)
+    assert pointer["frozen"] and pointer["deps"][0]["repo"] == {"url": note.repo, "rev": branch, "rev_lock": commit}
+    assert [(ref.kind, ref.id, ref.at) for ref in record.upstream] == [("commit", commit, note.repo)]
+    assert _latest(instance, asset).tags["dagster/data_version"] == note.data_version("note.txt")
+    with mine.open() as repo:
+        assert not repo.status()
+    _store(note, "three")
+    with mine.open() as repo:
+        assert "update available" in str(repo.status())
+    assert run(asset, reader).success and seen == ["two", "three"]
+    assert mine.pointer("vendor/note.txt")["deps"][0]["repo"]["rev_lock"] == _git(note.root, "rev-parse", "HEAD")
+
+    shutil.rmtree(note.remote_url)
+    shutil.rmtree(note.root / ".dvc" / "cache")
+    shutil.rmtree(note.root / ".dvc" / "tmp", ignore_errors=True)
+    _git(note.root, "commit", "-q", "--allow-empty", "-m", "data that is gone")
+    before = _git(mine.root, "rev-parse", "HEAD"), (mine.root / "vendor/note.txt").read_text()
+    missing = imported_dataset_asset(rev="v1", **options)
+    with pytest.raises(DatasetError, match=r"(?s)note.txt of .* cannot be imported: .*vendor/note.txt is as it was"):
+        run(missing)
+    note.root.rename(tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"(?s)The source .*data cannot be reached"):
+        run(asset)
+    assert before == (_git(mine.root, "rev-parse", "HEAD"), (mine.root / "vendor/note.txt").read_text())
+    assert mine.load("vendor/note.txt", str) == "three"
+    with pytest.raises(DatasetError, match=r"https://\*\*\*@host/x has a password in it"):
+        imported_dataset_asset(path="x.txt", url="https://me:secret@host/x")

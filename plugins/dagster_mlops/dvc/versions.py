@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +63,15 @@ def content_hash(repo: "Repo", path: Path) -> str:
     return build(repo.cache.local, str(path), extra("dvc.fs").localfs, "md5", dry_run=True)[2].hash_info.value
 
 
-def cache(repo: "Repo", target: Path) -> tuple[str, int]:
-    """Copy the content into DVC's cache, and have git ignore it; its hash and size.
+def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, int]:
+    """Copy the content into DVC's cache, and have git ignore it; its hash and size. `imported`: it may be an import.
 
     Raises:
         DatasetError: DVC refuses: the path is missing, tracked by git, an import, or overlaps another dataset.
     """
     pointer = pointer_of(target)
     before = parse_pointer(pointer.read_bytes()) if pointer.exists() else None
-    if before and "deps" in before:
+    if before and "deps" in before and not imported:
         raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
     if before is None:
         pointer.unlink(missing_ok=True)  # damaged: DVC would refuse every command until it is gone
@@ -83,32 +84,45 @@ def cache(repo: "Repo", target: Path) -> tuple[str, int]:
         [out] = stage.outs
         # Copies (the default) are left as they are; DVC would test link types in the user's folder.
         relink = bool({"hardlink", "symlink"} & set(repo.cache.local.cache_types))
-        out.add(relink=relink)
+        with remotes.raised():
+            out.add(relink=relink)
         written = out.dumpd()
         md5, size = str(written["md5"]), int(written["size"])
         cached = Path(repo.cache.local.oid_to_path(md5))
         if not md5.endswith(".dir") and cached.stat().st_size != size:
             cached.unlink()  # cut off by a kill, before DVC had marked it complete
-            out.add(relink=relink)
-    except extra("dvc.exceptions").DvcException as error:
-        raise DatasetError(f"DVC cannot store {target}: {error}") from error
+            with remotes.raised():
+                out.add(relink=relink)
+    except (extra("dvc.exceptions").DvcException, OSError) as error:
+        raise DatasetError(f"DVC cannot store {target}: {error} {remotes.advice(error)}".rstrip()) from error
     return md5, size
 
 
-def write_pointer(repo: "Repo", target: Path, record: Dataset) -> None:
-    """Have the pointer name the content and carry the record; one that names the content already stays as it is."""
+def write_pointer(
+    repo: "Repo", target: Path, record: Dataset, *, imported_from: Mapping[str, Any] | None = None
+) -> None:
+    """Have the pointer name the content and carry the record; one that names the content already stays as it is.
+
+    `imported_from` is the dependency of an import, as DVC writes it.
+    """
     serialize = extra("dvc.utils.serialize")
     pointer = pointer_of(target)
     # Keeps what the user wrote into the file: a description, labels, comments.
     content = serialize.parse_yaml_for_update(pointer.read_text() if pointer.exists() else "", str(pointer))
     out = (content.get("outs") or [{}])[0]
-    if out.get("md5") == record.md5:
+    if out.get("md5") == record.md5 and (not imported_from or "deps" in content):
         return
     kept = {key: value for key, value in out.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
     facts: dict[str, Any] = {"md5": record.md5, "size": record.bytes, "hash": "md5", "path": target.name}
     if target.is_dir():
         facts["nfiles"] = sum(file.is_file() for file in target.rglob("*"))
     content["outs"] = [{**facts, **kept}]
+    if imported_from:
+        # By this hash DVC tells whether someone edited the file; what it leaves out is what DVC leaves out.
+        identity = {"outs": [{**facts, **kept}], "deps": [dict(imported_from)]}
+        annotations = extra("dvc.annotations").ANNOTATION_FIELDS
+        md5 = extra("dvc.utils").dict_md5(identity, exclude=[*annotations, "size", "nfiles", "isexec"])
+        content.update(md5=md5, frozen=True, deps=[dict(imported_from)])
     content.setdefault("meta", {})[NAMESPACE] = record.to_dict()
     new = scratch(repo)
     new.write_text(serialize.dumps_yaml(content))
