@@ -258,3 +258,24 @@ def test_a_full_disk_loses_nothing_and_the_next_run_finishes(small_disk, tmp_pat
     assert dvc.data_version("x.bin", rev="HEAD") == record.md5 == _md5(content)
     pushed = remote / "files" / "md5" / record.md5[:2] / record.md5[2:]
     assert pushed.read_bytes() == content and _git(repo, "fsck", "--strict", "--no-dangling") == ""
+
+
+def test_a_folder_of_which_a_part_does_not_fit_is_no_version(small_disk, tmp_path):
+    dvc = DvcResource(repo=str(tmp_path / "data"), remote_url=str(tmp_path / "remote"))
+    dvc.init()
+    local = dvc.root / ".dvc" / "config.local"
+    local.write_text(f"{local.read_text()}[cache]\n    dir = {small_disk}\n")
+    (dvc.root / "parts").mkdir()
+    for number in range(6):
+        (dvc.root / "parts" / f"{number}.bin").write_bytes(os.urandom(1_000_000))
+    with pytest.raises(DatasetError, match="No space left"):
+        dvc.store("parts")
+    assert not (dvc.root / "parts.dvc").exists()
+    (dvc.root / "parts" / "5.bin").unlink()
+    (dvc.root / "parts" / "4.bin").unlink()
+    (dvc.root / "parts" / "3.bin").unlink()
+    for leftover in small_disk.rglob("*"):
+        if leftover.is_file():
+            leftover.unlink()
+    record = dvc.store("parts")
+    assert record.md5.endswith(".dir") and dvc.data_version("parts", rev="HEAD") == record.md5

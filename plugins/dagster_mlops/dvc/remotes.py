@@ -92,17 +92,16 @@ def advice(error: BaseException) -> str:
 
 
 def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:
-    """Copy what `target` lacks of a content. DVC logs why an object fails and goes on; this raises the first reason."""
-    with _failures() as failures:
+    """Copy what `target` lacks of a content. DVC logs why an object fails and goes on; this raises it."""
+    with raised():
         failed = repo.cloud.transfer(source, target, [content], cache_odb=repo.cache.local, shallow=shallow).failed
-    if failures:
-        raise failures[0]
     if failed:
         raise OSError(f"{len(failed)} objects failed")
 
 
 @contextmanager
-def _failures() -> Iterator[list[BaseException]]:
+def raised() -> Iterator[None]:
+    """Raise the first failure of a transfer in the body, which DVC logs only: on a full disk, it stores a part."""
     found: list[BaseException] = []
     thread = threading.get_ident()
 
@@ -117,9 +116,11 @@ def _failures() -> Iterator[list[BaseException]]:
     logger, collect = logging.getLogger("dvc_data.hashfile.transfer"), Collect()
     logger.addFilter(collect)
     try:
-        yield found
+        yield
     finally:
         logger.removeFilter(collect)
+    if found:
+        raise found[0]
 
 
 def default_remote(root: str) -> str | None:
