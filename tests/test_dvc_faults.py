@@ -279,3 +279,111 @@ def test_a_folder_of_which_a_part_does_not_fit_is_no_version(small_disk, tmp_pat
             leftover.unlink()
     record = dvc.store("parts")
     assert record.md5.endswith(".dir") and dvc.data_version("parts", rev="HEAD") == record.md5
+
+
+def test_a_detached_head_moves_and_no_branch_does(dvc, stored):
+    branch = _git(dvc.root, "symbolic-ref", "--short", "HEAD")
+    _git(dvc.root, "checkout", "-q", "--detach")
+    (dvc.root / "x.txt").write_text("two")
+    record = dvc.store("x.txt")
+    assert _git(dvc.root, "rev-parse", "HEAD") == record.rev != stored.rev == _git(dvc.root, "rev-parse", branch)
+    assert _git(dvc.root, "status", "--porcelain") == ""
+
+
+def test_a_linked_worktree_commits_to_its_own_branch(dvc, stored, tmp_path):
+    branch = _git(dvc.root, "symbolic-ref", "--short", "HEAD")
+    _git(dvc.root, "worktree", "add", "-q", "-b", "try", str(tmp_path / "tree"))
+    tree = DvcResource(repo=str(tmp_path / "tree"), remote_url=dvc.remote_url)
+    assert tree.read_path("x.txt").read_text() == "one"
+    (tree.root / "x.txt").write_text("two")
+    record = tree.store("x.txt")
+    assert record.rev == _git(dvc.root, "rev-parse", "try") and stored.rev == _git(dvc.root, "rev-parse", branch)
+    assert _git(tree.root, "status", "--porcelain") == "" == _git(dvc.root, "status", "--porcelain")
+    assert dvc.read_path("x.txt", rev="try").read_text() == "two"
+
+
+def test_a_submodule_commits_to_itself(dvc, stored, tmp_path):
+    _git(tmp_path, "init", "-q", "outer")
+    allowed = ("-c", "protocol.file.allow=always")
+    _git(tmp_path / "outer", *allowed, "submodule", "-q", "add", dvc.repo, "data")
+    inner = DvcResource(repo=str(tmp_path / "outer" / "data"), remote_url=dvc.remote_url)
+    (inner.root / "y.txt").write_text("y")
+    record = inner.store("y.txt")
+    assert _git(inner.root, "rev-parse", "HEAD") == record.rev
+    assert _git(tmp_path / "outer", "diff", "--cached", "--name-only") == ".gitmodules\ndata"
+
+
+def test_staged_and_unstaged_edits_stay_as_they_are_even_in_the_pointer(dvc, stored):
+    pointer = dvc.root / "x.txt.dvc"
+    for name in ("staged.py", "both.py", "edited.py"):
+        (dvc.root / name).write_text("old")
+    _git(dvc.root, "add", "both.py", "edited.py")
+    _git(dvc.root, "commit", "-q", "-m", "Code")
+    (dvc.root / "staged.py").write_text("new")
+    (dvc.root / "both.py").write_text("staged")
+    _git(dvc.root, "add", "staged.py", "both.py")
+    (dvc.root / "both.py").write_text("edited after staging")
+    (dvc.root / "edited.py").write_text("edited")
+    (dvc.root / "untracked.py").write_text("untracked")
+    pointer.write_text(pointer.read_text() + "desc: the user's\n")
+    before = _git(dvc.root, "status", "--porcelain").replace(" M x.txt.dvc\n", "")
+    index = _git(dvc.root, "ls-files", "--stage", "staged.py", "both.py", "edited.py")
+    (dvc.root / "x.txt").write_text("two")
+    record = dvc.store("x.txt")
+    assert _git(dvc.root, "status", "--porcelain") == before
+    assert _git(dvc.root, "ls-files", "--stage", "staged.py", "both.py", "edited.py") == index
+    assert (dvc.root / "both.py").read_text() == "edited after staging"
+    assert _git(dvc.root, "show", "--name-only", "--format=", record.rev) == "x.txt.dvc"
+    assert "desc: the user's" in _git(dvc.root, "show", f"{record.rev}:x.txt.dvc")
+
+
+def test_in_the_middle_of_a_merge_the_merge_stays_the_users(dvc, stored):
+    branch = _git(dvc.root, "symbolic-ref", "--short", "HEAD")
+    for name, text in (("side", "side"), (branch, "main")):
+        _git(dvc.root, "checkout", "-q", "-B", name, stored.rev)
+        (dvc.root / "code.py").write_text(text)
+        _git(dvc.root, "add", "code.py")
+        _git(dvc.root, "commit", "-q", "-m", text)
+    assert subprocess.run(["git", "merge", "-q", "side"], cwd=dvc.root, capture_output=True).returncode == 1
+    (dvc.root / "x.txt").write_text("two")
+    record = dvc.store("x.txt")
+    assert _git(dvc.root, "show", "--name-only", "--format=", record.rev) == "x.txt.dvc"
+    assert _git(dvc.root, "status", "--porcelain") == "AA code.py"
+    assert (dvc.root / ".git" / "MERGE_HEAD").exists()
+
+
+def test_hooks_of_the_user_do_not_run(dvc, stored):
+    for name in ("pre-commit", "commit-msg", "post-commit", "reference-transaction"):
+        hook = dvc.root / ".git" / "hooks" / name
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(f"#!/bin/sh\ntouch '{dvc.root}/ran-{name}'\n")
+        hook.chmod(0o755)
+    (dvc.root / "x.txt").write_text("two")
+    dvc.store("x.txt")
+    # git itself runs this one whenever a branch moves.
+    assert {file.name for file in dvc.root.glob("ran-*")} <= {"ran-reference-transaction"}
+
+
+def test_nothing_is_pushed_to_a_git_remote_and_commits_can_be_turned_off(dvc, stored, tmp_path):
+    _git(tmp_path, "clone", "-q", "--bare", dvc.repo, "origin.git")
+    _git(dvc.root, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    (dvc.root / "x.txt").write_text("two")
+    record = dvc.store("x.txt")
+    assert _git(tmp_path / "origin.git", "rev-parse", "HEAD") == stored.rev
+    (dvc.root / "x.txt").write_text("three")
+    silent = DvcResource(repo=dvc.repo, remote_url=dvc.remote_url, commit=False)
+    assert silent.store("x.txt").rev == "" and _git(dvc.root, "rev-parse", "HEAD") == record.rev
+    assert _git(dvc.root, "status", "--porcelain") == "M x.txt.dvc"  # .strip() takes the leading space
+
+
+def test_a_sparse_checkout_leaves_out_what_it_did(dvc, stored):
+    (dvc.root / "code").mkdir()
+    (dvc.root / "code" / "a.py").write_text("a")
+    _git(dvc.root, "add", "code")
+    _git(dvc.root, "commit", "-q", "-m", "Code")
+    _git(dvc.root, "sparse-checkout", "set", "--no-cone", "/*", "!/code/")
+    assert not (dvc.root / "code").exists()
+    (dvc.root / "x.txt").write_text("two")
+    record = dvc.store("x.txt")
+    assert _git(dvc.root, "show", "--name-only", "--format=", record.rev) == "x.txt.dvc"
+    assert _git(dvc.root, "show", "HEAD:code/a.py") == "a" and _git(dvc.root, "status", "--porcelain") == ""
