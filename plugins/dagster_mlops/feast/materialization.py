@@ -26,14 +26,15 @@ def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Itera
     Raises:
         FeatureError: somebody else held it for `timeout` seconds.
     """
-    with lock(state_dir(repo) / f"{view}.lock", timeout):
+    with lock(state_dir(repo) / f"{view}.lock", timeout, error=FeatureError):
         engine = getattr(store.registry, "write_engine", None)
         if engine is None or engine.dialect.name != "postgresql":
             yield
             return
         sql = extra("sqlalchemy", extra="feast")
         name = {"name": f"dagster_mlops/{store.project}/{view}"}
-        with engine.connect() as connection:
+        # Autocommit: a session that is idle in a transaction may be ended by the server, and its lock with it.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sql.text(f"SET lock_timeout = {int(timeout * 1000)}"))
             try:
                 connection.execute(sql.text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"), name)
@@ -60,6 +61,7 @@ def materialize(store: "FeatureStore", view: str, window: Window) -> Window:
     found: Any = registry.feature_view(store, view)
     done = max((known.end for known in materialized_windows(found)), default=window.end)
     read = Window(window.start, max(window.end, done))
+    _take_corrections(store, found)
     for _ in range(3):
         # Feast reads both ends of an interval; events at `end` belong to the next window.
         store.materialize(read.start, read.end - TICK, feature_views=[view])
@@ -81,6 +83,16 @@ def materialized_windows(view: Any) -> list[Window]:
         else:
             merged.append(window)
     return merged
+
+
+def _take_corrections(store: "FeatureStore", view: Any) -> None:
+    """Have Redis take a value that was corrected without a new event time, which Feast would skip as not newer.
+
+    Only where nothing but materialization writes: a pushed event may be newer than anything in the source.
+    """
+    online: Any = store.config.online_store
+    if hasattr(online, "skip_dedup"):
+        online.skip_dedup = getattr(view, "stream_source", None) is None
 
 
 def _known_windows(store: "FeatureStore", view: str) -> list[Window]:

@@ -1,0 +1,35 @@
+"""What the tests of Feast's stores run in processes of their own."""
+
+import os
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+# Slow to import: the server that forks the processes does it once.
+from feast.repo_config import load_repo_config
+from feast.repo_operations import apply_total
+
+from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast.materialization import alone, materialize
+from dagster_mlops.feast.source import Window
+
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+
+
+def days(first: float, last: float) -> Window:
+    """A window in days since START."""
+    return Window(START + timedelta(days=first), START + timedelta(days=last))
+
+
+def apply(repo: Path) -> None:
+    """Apply a Feast repository."""
+    os.chdir(repo)
+    sys.path.insert(0, str(repo))
+    apply_total(load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=True)
+
+
+def load(repo: Path, first: float, last: float) -> None:
+    """Load a window of the view `visits` into the online store."""
+    store = FeastResource(repo=str(repo)).store()
+    with alone(store, repo, "visits", 60):
+        materialize(store, "visits", days(first, last))
