@@ -6,10 +6,15 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.benchmarks import lifecycle, load_cost, point_in_time
+from tests.benchmarks import datasets, lifecycle, load_cost, point_in_time
 from tests.benchmarks.measure import console, machine
 
-BENCHMARKS = {"load_cost": load_cost.run, "lifecycle": lifecycle.run, "point_in_time": point_in_time.run}
+BENCHMARKS = {
+    "load_cost": load_cost.run,
+    "lifecycle": lifecycle.run,
+    "point_in_time": point_in_time.run,
+    "datasets": datasets.run,
+}
 
 
 def main() -> None:
