@@ -238,10 +238,10 @@ def _failing(times, how, methods=("PUT", "POST")):
 
 @pytest.mark.parametrize("fault", [500, "cut"])
 def test_an_upload_that_fails_for_a_while_is_tried_again(dvc, stored, proxy, fault):
-    proxy.fault = _failing(6, fault)
+    proxy.fault = _failing(4, fault)
     (dvc.root / "x.txt").write_text("two" * 100_000)
     record = dvc.store("x.txt")
-    assert len([seen for seen in proxy.seen if seen[2]]) == 6
+    assert len([seen for seen in proxy.seen if seen[2]]) == 4
     _forget_cache(dvc)
     (dvc.root / "x.txt").unlink()
     assert dvc.read_path("x.txt", md5=record.md5).read_text() == "two" * 100_000

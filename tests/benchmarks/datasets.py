@@ -1,8 +1,8 @@
 """What storing and reading datasets costs, against DVC's own API and git commands doing the same.
 
 DAGSTER_MLOPS_DATASET_MB (1000) is the size of the one file, DAGSTER_MLOPS_DATASET_FILES (10000) how many files of 4 kB
-the folder has. Both sides have Dagster imported, as in a step. Reading is checking the version out: raw puts a copy into
-the workspace, ours a link beside it.
+the folder has. Both sides have Dagster imported, as in a step. Reading checks the version out: raw copies it
+into the workspace, ours puts a link beside it.
 """
 
 import json
