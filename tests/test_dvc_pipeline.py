@@ -291,10 +291,11 @@ def test_each_output_has_a_record_with_the_versions_that_were_read(repo, run):
     raw = load_yaml(repo / "data/raw.csv.dvc")["outs"][0]["md5"]
     assert Ref("dvc", "dataset", f"data/raw.csv@{raw}", at=str(repo)) in clean.upstream
     assert clean.ref in cnn.upstream and cnn.code_commit and cnn.dagster_run_id == result.run_id
-    assert records["report/grid/1_b_c"][0].path == "work/1b.c.txt"
+    [grid] = records["report/grid/1_b_c"]
+    assert isinstance(grid, Dataset) and grid.path == "work/1b.c.txt"
     # A folder is an input of `charts`: what made the files in it is upstream.
     assert {cnn.ref, records["train/gbm"][0].ref} <= set(records["charts"][0].upstream)
-    for found in (clean, cnn, records["report/grid/1_b_c"][0]):
+    for found in (clean, cnn, grid):
         assert isinstance(DvcResolver().resolve(found.ref), Accessible)
     gone = Ref("dvc", "dataset", f"models/cnn.txt@{'0' * 32}", at=str(repo))
     assert isinstance(DvcResolver().resolve(gone), Deleted)
@@ -309,7 +310,9 @@ def test_tracked_data_and_frozen_stages_are_observed_and_never_run(repo, instanc
     defs = dg.Definitions(assets=[observed], resources={"dvc": DvcResource(repo=str(repo))})
     result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
     versions = {
-        e.asset_key.to_user_string(): e.asset_observation_data.asset_observation.tags["dagster/data_version"]
+        e.asset_observation_data.asset_observation.asset_key.to_user_string(): (
+            e.asset_observation_data.asset_observation.tags["dagster/data_version"]
+        )
         for e in result.get_asset_observation_events()
     }
     assert versions == {
