@@ -554,3 +554,10 @@ def test_a_source_is_validated_and_its_columns_are_known(tmp_path):
     wrong = FileSource(path=source.path, timestamp_field="when")
     with pytest.raises(FeatureError, match="lacks the columns when"):
         provider.validate_data_source(store.config, wrong)
+
+
+def test_a_repository_is_applied_before_the_tables_of_its_sources_are_written(tmp_path, caplog):
+    store = feast_store(tmp_path, STORE, [driver])
+    source = FileSource(path=str(tmp_path / "later"), timestamp_field="event_timestamp")
+    store._get_provider().validate_data_source(store.config, source)
+    assert "later" in caplog.text and "Write the table first" in caplog.text

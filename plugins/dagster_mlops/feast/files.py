@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 _GLOB = frozenset("*?[")
 
 
+class MissingTableError(FeatureError):
+    """Nothing has been written yet where a source points."""
+
+
 def location(source: FileSource, repo_path: Path | str | None) -> str:
     """An absolute path or an ``s3://`` address; a relative path starts at the feature repository."""
     if source.path.startswith("file://"):
@@ -74,7 +78,7 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
         return _registered(connection, _remote(source, place, repo_path))
     files = _local(place)
     if not files:
-        raise FeatureError(f"source {source.name!r}: no file at {place}. Write the table first, or mend the path.")
+        raise MissingTableError(f"source {source.name!r}: no file at {place}. Write the table first, or mend the path.")
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
     if files[0].endswith((".csv", ".csv.gz")):
         return f"read_csv([{listed}], sample_size = -1, union_by_name = true)"
@@ -167,7 +171,7 @@ def _remote(source: FileSource, place: str, repo_path: Path | str | None) -> ds.
     elif disk.get_file_info(path).type == pafs.FileType.NotFound:
         files = []
     if not files:
-        raise FeatureError(f"source {source.name!r}: nothing at {place}. Write the table first, or mend the path.")
+        raise MissingTableError(f"source {source.name!r}: nothing at {place}. Write the table first, or mend the path.")
     name = files if isinstance(files, str) else files[0]
     kind = "csv" if name.endswith((".csv", ".csv.gz")) else "parquet"
     return ds.dataset(files, filesystem=disk, format=kind, partitioning="hive")
@@ -222,7 +226,7 @@ def _delta(source: FileSource, place: str) -> "DeltaTable":
     try:
         return DeltaTable(place, storage_options=_storage_options(source))
     except TableNotFoundError as error:
-        raise FeatureError(f"source {source.name!r}: no Delta table at {place}. Write the table first.") from error
+        raise MissingTableError(f"source {source.name!r}: no Delta table at {place}. Write the table first.") from error
 
 
 def _after(path: str, filesystem: pafs.FileSystem, tables: Iterable[pa.Table]) -> Iterable[pa.Table]:

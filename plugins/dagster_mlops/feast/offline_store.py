@@ -4,6 +4,7 @@ Feast imports this module by the name in ``feature_store.yaml``; nothing else of
 Feast.
 """
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ from dagster_mlops.feast import files
 from dagster_mlops.feast.asof import View, described, family, instant, joined, microseconds, moment_of, quoted, within
 from dagster_mlops.feast.asof_job import AsofRetrievalJob, Connect, duckdb_connection
 from dagster_mlops.feast.entity_rows import EntityRows, chunked, entity_rows, in_memory
+
+_log = logging.getLogger(__name__)
 
 # Feast's names of the types whose values a column of another family cannot hold.
 _FAMILIES = {
@@ -235,13 +238,19 @@ class AsofOfflineStore(OfflineStore):
         )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Refuse a source that is not there or lacks its timestamp columns.
+        """Refuse a source that lacks its timestamp columns; one that is not there yet is only warned of.
+
+        ``feast apply`` comes before the first run that writes the table, with Feast's own stores too.
 
         Raises:
             FeatureError: and what it lacks.
         """
-        with _connect(config)() as connection:
-            types = described(connection, files.scan(connection, data_source, config.repo_path))
+        try:
+            with _connect(config)() as connection:
+                types = described(connection, files.scan(connection, data_source, config.repo_path))
+        except files.MissingTableError as error:
+            _log.warning("%s", error)
+            return
         moments = [data_source.timestamp_field, data_source.created_timestamp_column]
         _require(types, [name for name in moments if name], data_source)
 
