@@ -70,7 +70,9 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
     )
     sources: Mapping[str, str] | None = Field(default=None, description="With lineage: the asset that writes a source.")
     offline_store: dict[str, Any] | None = Field(
-        default=None, description="Offline store in place of that of feature_store.yaml, e.g. {type: duckdb}."
+        default=None,
+        description="Offline store in place of that of feature_store.yaml, e.g. "
+        "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
     )
     training_set: TrainingSet | None = Field(default=None, description="Training set, none by default.")
     provide_resource: bool = Field(default=True, description="Bring the resource `feast`; false when you define it.")

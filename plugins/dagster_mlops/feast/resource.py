@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 _APPLIED = "dagster_mlops/applied"
+_ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 
 
 class FeastResource(dg.ConfigurableResource):
@@ -40,7 +41,8 @@ class FeastResource(dg.ConfigurableResource):
     )
     offline_store: dict[str, Any] | None = Field(
         default=None,
-        description="Offline store in place of that of feature_store.yaml, which stays as it is, e.g. {type: duckdb}.",
+        description="Offline store in place of that of feature_store.yaml, which stays as it is, e.g. "
+        "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
     )
     timeout: float = Field(default=600, description="Seconds that `apply`, and waiting for another process, may take.")
 
@@ -142,8 +144,8 @@ class FeastResource(dg.ConfigurableResource):
             raise FeatureError(
                 f"{self.repo} uses Feast's default offline store ({used['type']}), which silently drops entity rows "
                 "and runs out of memory at some 5,000 of them. Replace `offline_store` in feature_store.yaml with:\n"
-                "offline_store:\n    type: duckdb\nor leave the file as it is and pass "
-                'FeastResource(offline_store={"type": "duckdb"}), or allow_dask=True.'
+                f"offline_store:\n    type: {_ENGINE}\nor leave the file as it is and pass "
+                f'FeastResource(offline_store={{"type": "{_ENGINE}"}}), or allow_dask=True.'
             )
         return retrieval.historical_features(
             self.store(), entity_df, feature_service, timestamp_column=timestamp_column

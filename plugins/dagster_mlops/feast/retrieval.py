@@ -71,7 +71,7 @@ def point_in_time(
     if not pd.Index(answer[_ROW]).equals(asked.index):
         raise FeatureError(
             f"Feast returned {len(answer)} rows for {len(asked)} entity rows: the offline store loses or multiplies "
-            "rows. Use `offline_store: {type: duckdb}` in feature_store.yaml."
+            "rows. Use `offline_store: {type: dagster_mlops.feast.offline_store.AsofOfflineStore}`."
         )
     return normalised(answer.set_index(_ROW).loc[:, [*types]], types)
 
