@@ -91,6 +91,8 @@ def instant(column: str, kind: str, asker: str) -> str:
             f"{asker}: column {column.rpartition('.')[2]} is {kind}, which is no moment in time. "
             "Store it as a timestamp (without a time zone it is read as UTC)."
         )
+    if kind == "TIMESTAMPTZ_NS":  # what pandas writes unless told otherwise; DuckDB has no epoch_us for it
+        return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"
     return f"epoch_us(CAST({column} AS TIMESTAMP))" if kind == "DATE" else f"epoch_us({column})"
 
 
@@ -108,9 +110,9 @@ def within(column: str, kind: str, first: int | None, last: int | None) -> str:
         except OverflowError:  # before year 1 or after 9999
             continue
         if kind in {"TIMESTAMP", "TIMESTAMP WITH TIME ZONE"} or (
-            kind == "TIMESTAMP_NS" and moment.year in _NANOSECOND_YEARS
+            kind in {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"} and moment.year in _NANOSECOND_YEARS
         ):
-            literal = moment.isoformat(sep=" ") if "ZONE" in kind else moment.replace(tzinfo=None).isoformat(sep=" ")
+            literal = moment.isoformat(sep=" ") if "Z" in kind else moment.replace(tzinfo=None).isoformat(sep=" ")
             terms.append(f"{column} {sign} CAST('{literal}' AS {kind})")
     return " AND ".join(terms)
 
