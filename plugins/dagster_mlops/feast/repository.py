@@ -15,6 +15,7 @@ import yaml
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.parsing import remembered, tool_process
+from dagster_mlops.provenance import mask_credentials
 
 _SKIPPED = {".dagster_mlops", ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
 _VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
@@ -194,8 +195,14 @@ def feast_problem(repo: Path, stderr: str) -> str:
         for file, line in re.findall(r'File "([^"]+)", line (\d+)', stderr)
         if file.startswith(str(repo))
     ]
-    lines = [line for line in stderr.strip().splitlines() if line.strip()] or ["no message"]
-    return f"{lines[-1].strip()}{f' (at {places[-1]})' if places else ''}"
+    lines = [line for line in stderr.splitlines() if line.strip()] or ["no message"]
+    raised = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=len(lines) - 2)
+    # What is raised stands below its traceback at the margin; a library may log more lines behind it.
+    message = [line.strip() for line in lines[raised + 1 :] if not line.startswith("  ")] or lines[-1:]
+    # Feast says which of its classes it cannot load, and hides for the lack of what.
+    missing = [line for line in lines if re.match(r"(ModuleNotFound|Import)Error: ", line)][-1:]
+    because = missing if "Could not import module" in message[0] else []
+    return mask_credentials(f"{'; '.join([message[0].rstrip('.'), *because])}{f' (at {places[-1]})' if places else ''}")
 
 
 def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TICK = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
+_LONG_AGO = datetime(1700, 1, 1, tzinfo=timezone.utc)
 _NUMBERS = {"Int32", "Int64", "Float32", "Float64"}
 
 
@@ -87,9 +89,9 @@ def whole_window(store: "FeatureStore", view: Any) -> Window:
     Raises:
         FeatureError: the source has no events, or cannot be read.
     """
-    with _rows(store, view, None, features=[]) as duckdb:
-        now = _micros(datetime.now(timezone.utc))
-        [span] = duckdb.sql(f"SELECT min(happened), max(happened) FROM events WHERE happened <= {now}").fetchall()
+    so_far = Window(_LONG_AGO, datetime.now(timezone.utc) + TICK)
+    with _rows(store, view, so_far, features=[]) as duckdb:
+        [span] = duckdb.sql("SELECT min(happened), max(happened) FROM events").fetchall()
     if span[0] is None:
         raise FeatureError(
             f"the source of feature view {view.name!r} has no events yet, so there is nothing to materialize. "
@@ -132,7 +134,7 @@ def latest_events(
 
 @contextmanager
 def _rows(
-    store: "FeatureStore", view: Any, window: Window | None, *, features: Sequence[str]
+    store: "FeatureStore", view: Any, window: Window, *, features: Sequence[str]
 ) -> Iterator["DuckDBPyConnection"]:
     """DuckDB, where ``events`` is the source, to be read once; ``happened`` is its time in microseconds since 1970."""
     source = view.batch_source
@@ -148,7 +150,8 @@ def _rows(
             join_key_columns=[raw.get(name, name) for name in join_keys(view)],
             feature_name_columns=[raw.get(name, name) for name in features],
             timestamp_field=source.timestamp_field,
-            **({"start_date": window.start, "end_date": window.end - TICK} if window else {}),
+            start_date=window.start,
+            end_date=window.end - TICK,
         )
         # Spilled rows shall not land in the working directory, DuckDB's default.
         with (
