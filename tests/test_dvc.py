@@ -472,63 +472,6 @@ def test_a_stale_git_index_lock_is_an_error_that_names_the_fix(dvc, stored):
     assert dvc.data_version("x.txt", rev=dvc.store("x.txt").rev) == hashlib.md5(b"three").hexdigest()
 
 
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-from dagster_mlops.dvc import DvcResource
-import dvc.repo, dvc.repo.status, dvc.stage, dvc_data.hashfile.build  # before the clock starts
-
-repo, kills = Path(sys.argv[1]), int(sys.argv[2])
-resource = DvcResource(repo=str(repo), remote_url=str(repo) + "-remote")
-chance = random.Random(7)
-started = time.monotonic()
-resource.store("x.txt")
-took = time.monotonic() - started
-for number in range(kills):
-    child = os.fork()
-    if not child:
-        try:
-            scratch = repo / ".dvc" / "tmp" / f"new-{number}"
-            scratch.write_text(f"version {number}")
-            resource.store("x.txt", source=scratch, rows=number)
-        finally:
-            os._exit(0)
-    time.sleep(chance.uniform(0, 2 * took))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if number % 3 == 2:  # another dataset is never held up by what the kill left
-        other = repo / f"other-{number}.txt"
-        other.write_text(str(number))
-        resource.store(other)
-(repo / "x.txt").write_text("last")
-print(resource.store("x.txt").md5)
-"""
-
-
-def test_kill_9_at_any_moment_loses_nothing_and_repeats_nothing(dvc, stored):
-    (dvc.root / "user.py").write_text("staged")
-    _git(dvc.root, "add", "user.py")
-    shutil.copytree(dvc.remote_url, dvc.repo + "-remote")
-    done = subprocess.run([sys.executable, "-c", KILLED, dvc.repo, "24"], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    last = done.stdout.splitlines()[-1]
-    assert last == dvc.data_version("x.txt", rev="HEAD") == hashlib.md5(b"last").hexdigest()
-    assert _git(dvc.root, "status", "--porcelain") == "A  user.py"
-    assert _git(dvc.root, "fsck", "--strict", "--no-dangling") == ""
-    stored_x = [s for s in _commits(dvc.root) if s.startswith("Store x.txt")]
-    assert len(stored_x) == len(set(stored_x))
-    other = DvcResource(repo=dvc.repo, remote_url=dvc.repo + "-remote")
-    revisions = _git(dvc.root, "log", "--format=%H", "--", "x.txt.dvc").splitlines()
-    shutil.move(dvc.root / ".dvc" / "cache", dvc.root / ".dvc" / "moved")
-    (dvc.root / "x.txt").unlink()
-    assert other.read_path("x.txt", md5=last).read_text() == "last"  # at the latest the re-run pushes
-    shutil.rmtree(dvc.root / ".dvc" / "cache")
-    shutil.move(dvc.root / ".dvc" / "moved", dvc.root / ".dvc" / "cache")
-    for rev in revisions:  # a committed pointer has its content
-        md5 = other.data_version("x.txt", rev=rev)
-        assert hashlib.md5(other.read_path("x.txt", md5=md5).read_bytes()).hexdigest() == md5
-
-
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=5))
 def test_every_version_that_was_ever_stored_can_be_read_back(contents):

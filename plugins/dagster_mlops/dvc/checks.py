@@ -1,14 +1,13 @@
 """Checks on datasets: all content is where it should be and intact, no column was lost, and there are enough rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import latest_records
-from dagster_mlops.dvc import versions
+from dagster_mlops.dvc import objects, versions
 from dagster_mlops.dvc.diff import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
@@ -100,8 +99,8 @@ def dataset_checks(
         with dvc.open(locked=False) as repo:
             try:
                 odb = repo.cloud.get_remote_odb(dvc.remote, "status")
-                missing = [d.path for d in datasets if not versions.remote_has(odb, repo, d.md5, d.bytes)]
-                remote = versions.remote_url(repo, dvc.remote)
+                missing = [d.path for d in datasets if not objects.remote_has(odb, repo, d.md5, d.bytes)]
+                remote = objects.remote_url(repo, dvc.remote)
             except Exception as error:
                 raise DatasetError(f"The remote of {dvc.root} cannot be asked: {error}") from error
         return _verdict(datasets, dict.fromkeys(missing, f"is not in {remote}: push it (`dvc push --all-commits`)"))
@@ -111,8 +110,8 @@ def dataset_checks(
         problems: dict[str, str] = {}
         with context.resources.dvc.open(locked=False) as repo:
             for dataset in datasets:
-                if damaged := _damaged(repo, dataset.md5):
-                    problems[dataset.path] = f"is damaged in the cache: delete {damaged}, then `dvc fetch`"
+                if damaged := objects.damaged(repo, dataset.md5, reread=True):
+                    problems[dataset.path] = f"is damaged in the cache: delete {damaged[0]}, then `dvc fetch`"
         return _verdict(datasets, problems)
 
     def pointer_matches_data(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -188,22 +187,6 @@ def _events(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[Da
             metadata = event.asset_materialization.metadata if event.asset_materialization else {}
             if dataset := Dataset.from_metadata(metadata):
                 yield dataset, metadata
-
-
-def _damaged(repo: "Repo", md5: str) -> str:
-    """The first file of a version whose cached bytes are others than its name says. What is not cached is fine."""
-    cache, file_md5 = repo.cache.local, extra("dvc_data.hashfile.hash").file_md5
-    hashes = [md5]
-    listing = Path(cache.oid_to_path(md5))
-    if md5.endswith(".dir") and listing.exists():
-        if file_md5(str(listing), extra("dvc.fs").localfs) != md5.removesuffix(".dir"):
-            return str(listing)
-        hashes = [info.value for _, _, info in extra("dvc_data.hashfile").load(cache, versions.info(md5))]
-    for value in hashes:
-        file = Path(cache.oid_to_path(value))
-        if file.exists() and file_md5(str(file), extra("dvc.fs").localfs) != value:
-            return str(file)
-    return ""
 
 
 def _mismatch(dvc: DvcResource, repo: "Repo", dataset: Dataset) -> str:

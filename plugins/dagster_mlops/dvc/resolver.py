@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
-from dagster_mlops.dvc import versions
+from dagster_mlops.dvc import objects, versions
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.lock_files import locked_output
 from dagster_mlops.dvc.resource import DvcResource
@@ -81,7 +81,7 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
 
 
 def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:
-    cached = versions.cached(repo, md5)
+    cached = objects.cached(repo, md5)
     copy = Path(repo.cache.local.oid_to_path(md5))
     if cached and _damaged(copy, md5):
         return Faulty(f"the cached content of {path} is not {md5} any more: {copy}", record)
@@ -89,13 +89,13 @@ def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answe
         if cached:
             return Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
         return Deleted(f"{path}: {md5} is not in the cache, and {repo.root_dir} has no remote", record)
-    remote = versions.remote_url(repo, None)
+    remote = objects.remote_url(repo, None)
     note = "; this machine's cache has a copy" if cached else ""
     try:
         odb = repo.cloud.get_remote_odb(None, "status")
         if not odb.fs.exists(odb.fs.parent(odb.fs.parent(odb.path))):
             return Inaccessible(f"the DVC remote {remote} is gone{note}", record)
-        there = versions.remote_has(odb, repo, md5, None)
+        there = objects.remote_has(odb, repo, md5, None)
         size = odb.fs.info(odb.oid_to_path(md5))["size"] if there else None
     except Exception as error:  # noqa: BLE001 (any of a dozen storage libraries; lineage must not break on one)
         return Inaccessible(f"the DVC remote {remote} fails: {mask_credentials(str(error))}{note}", record)

@@ -1,10 +1,7 @@
 """A git + DVC repository: stores datasets, and reads back any version of them."""
 
 import dataclasses
-import hashlib
 import os
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +12,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import git
-from dagster_mlops.dvc import frames, remotes, versions
+from dagster_mlops.dvc import frames, locks, objects, remotes, unpushed, versions
 from dagster_mlops.dvc.creation import create, set_remote
 from dagster_mlops.dvc.git import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
@@ -85,7 +82,7 @@ class DvcResource(dg.ConfigurableResource):
         remotes.bound_waits(repo)
         try:
             if locked:
-                with self._lock(repo):
+                with locks.locked(repo, self.lock_timeout):
                     yield repo
             else:
                 yield repo
@@ -116,7 +113,7 @@ class DvcResource(dg.ConfigurableResource):
         """
         remote_url = remote_url or self.remote_url
         self.root.mkdir(parents=True, exist_ok=True)
-        with self._alone():
+        with locks.alone(self.root, self.lock_timeout):
             top = toplevel(self.root)
             if top is None or (top != self.root and git(top, "check-ignore", "-q", str(self.root)).returncode == 0):
                 top = self.root if git(self.root, "init", "-q").returncode == 0 else None
@@ -127,7 +124,7 @@ class DvcResource(dg.ConfigurableResource):
             if remote_url:
                 repo = extra("dvc.repo").Repo(str(self.root))
                 if repo.config["core"].get("remote") != self._remote or remote_url != self._url(repo):
-                    with self._lock(repo):
+                    with locks.locked(repo, self.lock_timeout):
                         set_remote(self.root, self._remote, remote_url)
                 repo.close()
             if top and self.commit:
@@ -145,7 +142,8 @@ class DvcResource(dg.ConfigurableResource):
         """Make the content of `path`, a file or folder, a version: cache it, commit its pointer, push and verify it.
 
         Bytes that are the current version already change nothing: no commit, no push. The record also goes into the
-        pointer file's ``meta`` field, where it survives Dagster.
+        pointer file's ``meta`` field, where it survives Dagster. What an earlier store was kept from pushing, by a kill
+        or a remote that failed, is pushed, too.
 
         Args:
             path: where the dataset lives, relative to the repository.
@@ -159,18 +157,21 @@ class DvcResource(dg.ConfigurableResource):
         target = self.locate(path)
         name = target.relative_to(self.root).as_posix()
         rev = ""
-        with self.open(locked=False) as repo:
-            remote = versions.remote_url(repo, self.remote) if self.push else ""
-            with self._lock(repo):
+        with self.open(locked=False) as repo, ExitStack() as until_pushed:
+            remote = objects.remote_url(repo, self.remote) if self.push else ""
+            with locks.locked(repo, self.lock_timeout):
                 if source:
                     versions.move(repo, source, target)
                 md5, size = versions.cache(repo, target, imported=imported_from is not None)
+                if self.push:
+                    until_pushed.enter_context(unpushed.noted(repo, md5, size, self.remote))
                 record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
                 versions.write_pointer(repo, target, record, imported_from=imported_from)
                 if top := self._top(repo):
                     rev = self._commit(top, versions.edits(target), _message(record))
             if self.push:
-                versions.push(repo, md5, size, self.remote)
+                objects.push(repo, md5, size, self.remote)
+                unpushed.push_noted(repo)
         return dataclasses.replace(record, rev=rev)
 
     def locate(self, path: str | Path) -> Path:
@@ -224,13 +225,16 @@ class DvcResource(dg.ConfigurableResource):
             DatasetError: the version is in neither the workspace, the cache nor the remote.
         """
         target = self.locate(path)
-        wanted = md5 or self.data_version(path, rev=rev)
+        pointer = versions.read_pointer(target) if md5 else self.pointer(path, rev=rev)
+        out = pointer["outs"][0] if pointer else {}
+        wanted = md5 or out["md5"]
         with self.open(locked=False) as repo:
             if target.exists() and versions.content_hash(repo, target) == wanted:
                 return target
-            if not versions.cached(repo, wanted):
-                versions.pull(repo, wanted, self.remote, asked=str(path))
-            return versions.checkout(repo, wanted, name=target.name)
+            if not objects.cached(repo, wanted):
+                size = out.get("size") if out.get("md5") == wanted else None
+                objects.pull(repo, wanted, self.remote, asked=str(path), size=size)
+            return objects.checkout(repo, wanted, name=target.name)
 
     def load(self, path: str | Path, kind: Any = None, *, md5: str | None = None, rev: str | None = None) -> Any:
         """The content of any version as a `kind`: a frame or table type, ``bytes``, ``str`` or ``Path``.
@@ -265,54 +269,6 @@ class DvcResource(dg.ConfigurableResource):
         below = {file.relative_to(top).as_posix(): edit for file, edit in edits.items()}
         made = commit(top, below, message=message, author=named, wait=self.lock_timeout)
         return made or run(top, "log", "-1", "--format=%H", "--", next(iter(below))).decode().strip()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Two processes must not create the same repository; before it exists, there is no lock of DVC's in it."""
-        lockfile = extra("zc.lockfile", extra="dvc")
-        name = f"dagster-mlops-{hashlib.sha256(str(self.root).encode()).hexdigest()[:16]}.lock"
-        deadline = time.monotonic() + self.lock_timeout
-        while True:
-            try:
-                lock = lockfile.LockFile(str(Path(tempfile.gettempdir(), name)))
-                break
-            except lockfile.LockError as error:
-                if time.monotonic() > deadline:
-                    raise DatasetError(f"Another process has been creating {self.root} for too long.") from error
-                time.sleep(0.2)
-        try:
-            yield
-        finally:
-            lock.close()
-
-    @contextmanager
-    def _lock(self, repo: "Repo") -> Iterator[None]:
-        lock_repo, lock_error = extra("dvc.repo").lock_repo, extra("dvc.lock").LockError
-        deadline = time.monotonic() + self.lock_timeout
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(lock_repo(repo))  # waits for 3 s by itself
-                    break
-                except lock_error as error:
-                    if time.monotonic() > deadline:
-                        file = Path(repo.lock.lockfile)
-                        # The file itself is the lock then, and outlives its holder.
-                        dead = " If it died, delete that file." if repo.config["core"].get("hardlink_lock") else ""
-                        raise DatasetError(
-                            f"{file} has been held by process {_holder(file)} for {self.lock_timeout:g} s. "
-                            f"Wait for that process, stop it, or raise lock_timeout.{dead}"
-                        ) from error
-            yield
-
-
-def _holder(file: Path) -> str:
-    pid = file.read_text(errors="replace").strip()
-    psutil = extra("psutil", extra="dvc")
-    try:
-        return f"{pid} ({psutil.Process(int(pid)).name()})"
-    except (ValueError, psutil.Error):
-        return pid or "unknown"
 
 
 def _message(record: Dataset) -> str:

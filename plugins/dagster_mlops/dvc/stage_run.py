@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.dvc import versions
+from dagster_mlops.dvc import objects, versions
 from dagster_mlops.dvc.git import Edit, toplevel
 from dagster_mlops.dvc.project import RUN_SCRIPT, Stage, describe_problem
 from dagster_mlops.dvc.resource import DvcResource
@@ -117,7 +117,7 @@ def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
     if dvc.push and (cached := [out for out in run.outs if "md5" in out and stage.in_repo(out["path"]) in kept]):
         with dvc.open(locked=False) as repo:
             for out in cached:
-                versions.push(repo, out["md5"], out["size"], dvc.remote)
+                objects.push(repo, out["md5"], out["size"], dvc.remote)
     top = toplevel(dvc.root)
     if not dvc.commit or top is None:
         return ""

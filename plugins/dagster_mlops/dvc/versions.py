@@ -1,4 +1,4 @@
-"""The steps of storing and reading a version, each of which may be killed and repeated."""
+"""The steps of storing a version, each of which may be killed and repeated."""
 
 import os
 import shutil
@@ -14,12 +14,10 @@ from dagster_mlops._extras import extra
 from dagster_mlops.dvc import remotes
 from dagster_mlops.dvc.git import Edit
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import NAMESPACE, Dataset, mask_credentials
+from dagster_mlops.provenance import NAMESPACE, Dataset
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_data.hashfile.hash_info import HashInfo
 
 _DAY = 86_400
 
@@ -37,6 +35,12 @@ def parse_pointer(text: bytes) -> dict[str, Any] | None:
         return None
     outs = content.get("outs") if isinstance(content, dict) else None
     return content if outs and isinstance(outs, list) and outs[0].get("md5") and outs[0].get("path") else None
+
+
+def read_pointer(target: Path) -> dict[str, Any] | None:
+    """What the ``.dvc`` file of a dataset says now; None when there is none, or a damaged one."""
+    pointer = pointer_of(target)
+    return parse_pointer(pointer.read_bytes()) if pointer.exists() else None
 
 
 def scratch(repo: "Repo") -> Path:
@@ -70,7 +74,7 @@ def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, i
         DatasetError: DVC refuses: the path is missing, tracked by git, an import, or overlaps another dataset.
     """
     pointer = pointer_of(target)
-    before = parse_pointer(pointer.read_bytes()) if pointer.exists() else None
+    before = read_pointer(target)
     if before and "deps" in before and not imported:
         raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
     if before is None:
@@ -147,122 +151,3 @@ def as_is(file: Path) -> Edit:
     """The edit that makes git hold a file as it is on disk."""
     content = file.read_bytes()
     return lambda old: content
-
-
-def remote_url(repo: "Repo", remote: str | None) -> str:
-    """Where the remote is, credentials masked.
-
-    Raises:
-        DatasetError: there is no such remote, or no default.
-    """
-    name = remote or repo.config["core"].get("remote")
-    known = repo.config["remote"]
-    if name not in known:
-        raise DatasetError(
-            f"{repo.root_dir} has {f'no DVC remote {name!r}' if name else 'no default DVC remote'} (known: "
-            f"{', '.join(known) or 'none'}). Add one with DvcResource.init(remote_url=…), or set push=False."
-        )
-    return mask_credentials(known[name]["url"])
-
-
-def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> bool:
-    """Whether a remote has all of the content; a file that was cut off by a kill counts as missing."""
-    is_folder = md5.endswith(".dir")
-    if is_folder and repo.cache.local.exists(md5):
-        status = extra("dvc_data.hashfile.status").status
-        return not status(odb, [info(md5)], cache_odb=repo.cache.local, shallow=False).missing
-    try:
-        found = odb.fs.info(odb.oid_to_path(md5))["size"]
-    except FileNotFoundError:
-        return False
-    return is_folder or size in (None, found)
-
-
-def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
-    """Bring the content to the remote unless it is there, and look whether it arrived.
-
-    Raises:
-        DatasetError: the remote cannot be reached, or did not take the content.
-    """
-    where = remote_url(repo, remote)
-    cache = repo.cache.local
-
-    def once() -> bool:
-        odb = repo.cloud.get_remote_odb(remote, "push")
-        if remote_has(odb, repo, md5, size):
-            return True
-        if not md5.endswith(".dir") and odb.exists(md5):
-            odb.fs.remove(odb.oid_to_path(md5))  # cut off: DVC would take it for complete
-        remotes.transfer(repo, cache, odb, info(md5), shallow=False)
-        return remote_has(odb, repo, md5, size)
-
-    try:
-        arrived = remotes.attempt(once)
-    except Exception as error:  # any of a dozen storage libraries
-        reason = mask_credentials(str(error) or type(error).__name__)
-        raise DatasetError(f"{md5} cannot be pushed to {where}: {reason} {remotes.advice(error)} {_AGAIN}") from error
-    if not arrived:
-        raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
-
-
-_AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once the remote answers."
-
-
-def cached(repo: "Repo", md5: str) -> bool:
-    """Whether DVC's cache has all of a version."""
-    status, cache = extra("dvc_data.hashfile.status").status, repo.cache.local
-    return cache.exists(md5) and not status(cache, [info(md5)], shallow=False).missing
-
-
-def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str) -> None:
-    """Bring a version from the remote into the cache.
-
-    Raises:
-        DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
-    """
-    where = f"{asked} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
-    fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset again."
-    cache = repo.cache.local
-
-    def once() -> None:
-        odb = repo.cloud.get_remote_odb(remote, "fetch")
-        remotes.transfer(repo, odb, cache, info(md5), shallow=True)
-        if md5.endswith(".dir") and cache.exists(md5):  # a folder's list of files first, then the files
-            remotes.transfer(repo, odb, cache, info(md5), shallow=False)
-
-    try:
-        remotes.attempt(once)
-    except Exception as error:  # any of a dozen storage libraries
-        reason = mask_credentials(str(error) or type(error).__name__)
-        raise DatasetError(f"{where}, and its remote fails: {reason} {remotes.advice(error) or fix}") from error
-    if not cached(repo, md5):
-        raise DatasetError(f"{where}, nor in its remote {remote_url(repo, remote)}. {fix}")
-    if not md5.endswith(".dir"):
-        file = Path(repo.cache.local.oid_to_path(md5))
-        if extra("dvc_data.hashfile.hash").file_md5(str(file), extra("dvc.fs").localfs) != md5:
-            file.unlink()
-            raise DatasetError(f"{where}, and {remote_url(repo, remote)} holds other bytes under that hash. {fix}")
-
-
-def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
-    """A read-only copy of a cached version, apart from the workspace."""
-    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
-    source = Path(repo.cache.local.oid_to_path(md5))
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    if md5.endswith(".dir"):
-        tree = extra("dvc_data.hashfile").load(repo.cache.local, info(md5))
-        work = extra("dvc_data.hashfile.checkout").checkout
-        work(str(copy), extra("dvc.fs").localfs, tree, repo.cache.local, force=True, quiet=True, state=repo.state)
-    elif not copy.exists() or copy.stat().st_size != source.stat().st_size:
-        new = scratch(repo)
-        try:
-            os.link(source, new)
-        except OSError:  # another disk, or a file system without links
-            shutil.copyfile(source, new)
-        os.replace(new, copy)
-    return copy
-
-
-def info(md5: str) -> "HashInfo":
-    """A content hash as DVC's own object."""
-    return extra("dvc_data.hashfile.hash_info").HashInfo("md5", md5)

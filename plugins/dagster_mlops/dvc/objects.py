@@ -1,0 +1,191 @@
+"""The objects that a version consists of: whether cache and remote have them, undamaged, and how they get there."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagster_mlops._extras import extra
+from dagster_mlops.dvc import remotes
+from dagster_mlops.dvc.versions import scratch
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import NAMESPACE, mask_credentials
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.hash_info import HashInfo
+
+
+def remote_url(repo: "Repo", remote: str | None) -> str:
+    """Where the remote is, credentials masked.
+
+    Raises:
+        DatasetError: there is no such remote, or no default.
+    """
+    name = remote or repo.config["core"].get("remote")
+    known = repo.config["remote"]
+    if name not in known:
+        raise DatasetError(
+            f"{repo.root_dir} has {f'no DVC remote {name!r}' if name else 'no default DVC remote'} (known: "
+            f"{', '.join(known) or 'none'}). Add one with DvcResource.init(remote_url=…), or set push=False."
+        )
+    return mask_credentials(known[name]["url"])
+
+
+def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> bool:
+    """Whether a remote has all of the content; a file that was cut off by a kill counts as missing."""
+    is_folder = md5.endswith(".dir")
+    if is_folder and repo.cache.local.exists(md5):
+        status = extra("dvc_data.hashfile.status").status
+        return not status(odb, [info(md5)], cache_odb=repo.cache.local, shallow=False).missing
+    try:
+        found = odb.fs.info(odb.oid_to_path(md5))["size"]
+    except FileNotFoundError:
+        return False
+    return is_folder or size in (None, found)
+
+
+def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
+    """Bring the content to the remote unless it is there, and look whether it arrived.
+
+    Raises:
+        DatasetError: the remote cannot be reached, or did not take the content.
+    """
+    where = remote_url(repo, remote)
+    cache = repo.cache.local
+
+    def once() -> bool:
+        odb = repo.cloud.get_remote_odb(remote, "push")
+        if remote_has(odb, repo, md5, size):
+            return True
+        if not md5.endswith(".dir") and odb.exists(md5):
+            odb.fs.remove(odb.oid_to_path(md5))  # cut off: DVC would take it for complete
+        remotes.transfer(repo, cache, odb, info(md5), shallow=False)
+        return remote_has(odb, repo, md5, size)
+
+    try:
+        arrived = remotes.attempt(once)
+    except Exception as error:  # any of a dozen storage libraries
+        reason = mask_credentials(str(error) or type(error).__name__)
+        raise DatasetError(f"{md5} cannot be pushed to {where}: {reason} {remotes.advice(error)} {_AGAIN}") from error
+    if not arrived:
+        raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
+
+
+_AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once the remote answers."
+
+
+def cached(repo: "Repo", md5: str) -> bool:
+    """Whether DVC's cache has all of a version. Damaged objects are removed from it: DVC would take them for whole."""
+    for file in damaged(repo, md5):
+        _discard(file)
+    cache = repo.cache.local
+    return all(os.path.exists(cache.oid_to_path(value)) for value in _objects(repo, md5))
+
+
+def damaged(repo: "Repo", md5: str, *, reread: bool = False) -> list[Path]:
+    """The cached files of a version that do not hash to their name. What is not cached is not damaged.
+
+    A file that has the size and time which DVC noted when it hashed it is read again only with `reread`.
+    """
+    # The list of a folder's files before the files: a damaged one names others.
+    return _damaged(repo, [md5], reread=reread) or _damaged(repo, _objects(repo, md5)[1:], reread=reread)
+
+
+def _damaged(repo: "Repo", hashes: Sequence[str], *, reread: bool) -> list[Path]:
+    local, infos, wanted = extra("dvc.fs").localfs, {}, {}
+    for value in hashes:
+        path = repo.cache.local.oid_to_path(value)
+        with contextlib.suppress(FileNotFoundError):
+            infos[path], wanted[path] = local.info(path), value.removesuffix(".dir")
+    noted = () if reread else repo.state.get_many(infos, local, infos)
+    known = {path: str(found.value).removesuffix(".dir") for path, _, found in noted if found and found.name == "md5"}
+    file_md5 = extra("dvc_data.hashfile.hash").file_md5
+    read = {path: file_md5(path, local) for path in infos if path not in known}
+    make = extra("dvc_data.hashfile.hash_info").HashInfo
+    repo.state.save_many([(path, make("md5", found), infos[path]) for path, found in read.items()], local)
+    return [Path(path) for path, found in {**known, **read}.items() if found != wanted[path]]
+
+
+def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str, size: int | None = None) -> None:
+    """Bring a version from the remote into the cache.
+
+    Its bytes are hashed unless `size` is known: then they are counted, and hashed if the remote's option ``verify``
+    says so.
+
+    Raises:
+        DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
+    """
+    url = remote_url(repo, remote)
+    where = f"{asked} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
+    fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset again."
+    cache = repo.cache.local
+
+    def once() -> None:
+        odb = repo.cloud.get_remote_odb(remote, "fetch")
+        try:
+            remotes.transfer(repo, odb, cache, info(md5), shallow=True)
+            if md5.endswith(".dir") and cache.exists(md5):  # a folder's list of files first, then the files
+                remotes.transfer(repo, odb, cache, info(md5), shallow=False)
+        except Exception:
+            # DVC may have put in place what it had received of a file.
+            for file in damaged(repo, md5, reread=True):
+                _discard(file)
+            raise
+
+    try:
+        remotes.attempt(once)
+    except Exception as error:  # any of a dozen storage libraries
+        reason = mask_credentials(str(error) or type(error).__name__)
+        raise DatasetError(f"{where}, and its remote {url} fails: {reason} {remotes.advice(error) or fix}") from error
+    paths = [Path(cache.oid_to_path(value)) for value in _objects(repo, md5)]
+    if not all(path.exists() for path in paths):
+        raise DatasetError(f"{where}, nor in its remote {url}. {fix}")
+    counted = sum(path.stat().st_size for path in (paths[1:] if md5.endswith(".dir") else paths))
+    name = remote or repo.config["core"].get("remote")
+    reread = counted != size or repo.config["remote"][name].get("verify")
+    if reread and (wrong := damaged(repo, md5, reread=True)):
+        for file in wrong:
+            _discard(file)
+        raise DatasetError(f"{where}, and {url} holds other bytes under that hash. {fix}")
+
+
+def _objects(repo: "Repo", md5: str) -> list[str]:
+    """The hashes that a version consists of: its own, and those of a folder's files as far as their list is cached."""
+    listing = repo.cache.local.oid_to_path(md5)
+    if not md5.endswith(".dir") or not os.path.exists(listing):
+        return [md5]
+    return [md5, *(entry["md5"] for entry in json.loads(Path(listing).read_bytes()))]
+
+
+def _discard(file: Path) -> None:
+    with contextlib.suppress(OSError):  # a cache that is read-only stays as it is
+        file.unlink()
+
+
+def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
+    """A read-only copy of a cached version, apart from the workspace."""
+    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
+    source = Path(repo.cache.local.oid_to_path(md5))
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    if md5.endswith(".dir"):
+        tree = extra("dvc_data.hashfile").load(repo.cache.local, info(md5))
+        work = extra("dvc_data.hashfile.checkout").checkout
+        work(str(copy), extra("dvc.fs").localfs, tree, repo.cache.local, force=True, quiet=True, state=repo.state)
+    elif not copy.exists() or copy.stat().st_size != source.stat().st_size:
+        new = scratch(repo)
+        try:
+            os.link(source, new)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, new)
+        os.replace(new, copy)
+    return copy
+
+
+def info(md5: str) -> "HashInfo":
+    """A content hash as DVC's own object."""
+    return extra("dvc_data.hashfile.hash_info").HashInfo("md5", md5)

@@ -1,0 +1,62 @@
+"""Notes of the versions that are committed but not pushed yet, so that the next store makes up for a kill."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from dagster_mlops._extras import extra
+from dagster_mlops.dvc import objects
+from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import NAMESPACE
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def noted(repo: "Repo", md5: str, size: int, remote: str | None) -> Iterator[None]:
+    """Keep a note that a version is to be pushed, until the body has ended without an error."""
+    folder = _folder(repo)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder / quote(f"{md5} {size} {remote or ''}", safe="")):
+        yield
+
+
+def push_noted(repo: "Repo") -> None:
+    """Push what earlier stores have left; what fails again stays noted, and the log says so.
+
+    What another process is pushing just now is left to it, and what is not whole in the cache any more is forgotten.
+    """
+    folder = _folder(repo)
+    for note in sorted(folder.iterdir()) if folder.is_dir() else ():
+        md5, size, remote = unquote(note.name).split(" ", 2)
+        try:
+            with _held(note) as ours:
+                if ours and objects.cached(repo, md5):
+                    objects.push(repo, md5, int(size), remote or None)
+        except DatasetError as error:
+            _log.warning("An older version is still not pushed: %s", error)
+
+
+@contextmanager
+def _held(note: Path) -> Iterator[bool]:
+    """Hold a note, and remove it at the end unless there was an error; whether no other process holds it."""
+    lockfile = extra("zc.lockfile", extra="dvc")
+    with ExitStack() as stack:
+        try:
+            stack.callback(lockfile.LockFile(str(note)).close)
+            ours = True
+        except lockfile.LockError:
+            ours = False
+        yield ours
+        if ours:
+            note.unlink(missing_ok=True)
+
+
+def _folder(repo: "Repo") -> Path:
+    return Path(repo.tmp_dir or "", NAMESPACE, "unpushed")
