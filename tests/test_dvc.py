@@ -415,18 +415,6 @@ def test_dvc_itself_agrees_with_what_was_stored(dvc, stored):
         assert [str(out) for out in repo.index.outs] == ["x.txt"]
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from dagster_mlops.dvc import DvcResource
-repo, name = sys.argv[1:]
-dvc = DvcResource(repo=repo, remote_url=repo + "-remote")
-for version in range(4):
-    file = Path(f"{repo}-{name}")
-    file.write_text(f"{name} {version}")
-    dvc.store(name, source=file)
-"""
-
 HOLDER = """
 import sys, time
 from dagster_mlops.dvc import DvcResource
@@ -434,20 +422,6 @@ with DvcResource(repo=sys.argv[1]).open():
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
-
-
-def test_writers_in_several_processes_wait_for_each_other(tmp_path):
-    repo = tmp_path / "data"
-    names = ["a.txt", "b.txt", "c.txt"]
-    # None of them finds a repository: each would create it.
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(repo), name]) for name in names]
-    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
-    subjects = _commits(repo)
-    assert len(subjects) == 13 and len([s for s in subjects if s.startswith("Store a.txt")]) == 4
-    dvc = DvcResource(repo=str(repo))
-    for name in names:
-        assert dvc.read_path(name, rev="HEAD").read_text() == f"{name} 3"
-    assert len(_objects(tmp_path / "data-remote")) == 12
 
 
 def test_a_lock_held_too_long_is_an_error_that_names_the_holder(dvc, stored):

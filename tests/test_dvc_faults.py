@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from dagster_mlops.dvc import DvcResource
@@ -95,6 +96,60 @@ def test_eight_writers_on_one_repository_lose_no_version(dvc):
         ]
     revs = _git(dvc.root, "log", "--format=%H", "--", "shared.txt.dvc").splitlines()
     assert {dvc.read_path("shared.txt", rev=rev).read_text() for rev in revs} == contents and len(revs) == len(contents)
+    assert _git(dvc.root, "status", "--porcelain") == ""
+    assert_whole(dvc)
+
+
+STEPS = """
+import sys
+import dagster as dg
+from dagster_mlops.dvc import DvcResource, dataset_asset
+
+PARTS = dg.StaticPartitionsDefinition(["a", "b"])
+
+
+def writer(number):
+    @dataset_asset(name=f"w{number}", path=f"w{number}/{{partition}}.txt", partitions_def=PARTS)
+    def write(context) -> str:
+        return f"{number} {context.partition_key}"
+
+    return write
+
+
+def job():
+    dvc = DvcResource(repo="data", remote_url="remote", lock_timeout=120)
+    every = dg.define_asset_job("every", selection="*")
+    defs = dg.Definitions(assets=[writer(n) for n in range(4)], jobs=[every], resources={"dvc": dvc})
+    return defs.resolve_job_def("every")
+
+
+if __name__ == "__main__":
+    import writers
+
+    how = {"max_concurrent": 4, "start_method": {"forkserver": {"preload_modules": ["writers", "dvc.repo.add"]}}}
+    result = dg.execute_job(
+        dg.reconstructable(writers.job),
+        instance=dg.DagsterInstance.get(),
+        tags={"dagster/partition": sys.argv[1]},
+        run_config={"execution": {"config": {"multiprocess": how}}},
+    )
+    sys.exit(not result.success)
+"""
+
+
+def test_parallel_steps_of_parallel_runs_store_their_partitions(tmp_path):
+    (tmp_path / "writers.py").write_text(STEPS)
+    (tmp_path / "home").mkdir()
+    env = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(tmp_path / "writers.py")]
+    # Neither finds a repository: each of the eight steps would create it.
+    with dg.instance_for_test(temp_dir=env["DAGSTER_HOME"]):
+        runs = [subprocess.Popen([*command, part], cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) for part in "ab"]
+        assert [run.wait(120) for run in runs] == [0, 0]
+    dvc = DvcResource(repo=str(tmp_path / "data"), remote_url=str(tmp_path / "remote"))
+    assert {path: dvc.read_path(path, md5=md5).read_text() for path, md5 in _committed(dvc)} == {
+        f"w{number}/{part}.txt": f"{number} {part}" for number in range(4) for part in "ab"
+    }
     assert _git(dvc.root, "status", "--porcelain") == ""
     assert_whole(dvc)
 
