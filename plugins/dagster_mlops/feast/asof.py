@@ -28,7 +28,8 @@ class View:
         types: every column of the relation and its DuckDB type.
         keys: column of the relation → column of the entity rows. None: each entity row gets the view's latest row.
         instant: the column that tells when a row's values became true.
-        created: the column that decides between rows of one key and instant: the latest wins, a missing one loses.
+        created: the column that decides between rows of one key and instant: the latest wins, a missing one loses. Without
+        it, or with equal ones, the largest values win.
         features: column of the relation → name in the answer.
         ttl: how old a row may be at most, to the microsecond, bound included. None: any age.
         known_only: leave out rows that were created after the moment asked for, or nobody knows when.
@@ -133,13 +134,16 @@ def candidates(view: View, first: int | None, last: int | None) -> str:
     if view.created:
         columns.append(f"{instant(quoted(view.created), view.types[view.created], view.name)} AS created")
     rows = f"SELECT {', '.join(columns)} FROM {view.relation} WHERE {' AND '.join(wanted)}"
-    if not view.created:
-        return f"SELECT *, since AS known_at FROM ({rows})"
+    # Of rows that nothing else tells apart, the largest values win: whatever DuckDB's threads meet first would differ
+    # from run to run.
+    values = [f"v{i} DESC NULLS LAST" for i in range(len(view.features))]
     if not view.known_only:
-        newest = f"PARTITION BY {', '.join([*keys, 'since'])} ORDER BY created DESC NULLS LAST"
+        order = ["created DESC NULLS LAST"] if view.created else []
+        newest = f"PARTITION BY {', '.join([*keys, 'since'])} ORDER BY {', '.join([*order, *values]) or '1'}"
         return f"SELECT *, since AS known_at FROM ({rows}) QUALIFY row_number() OVER ({newest}) = 1"
     known = f"SELECT *, greatest(since, created) AS known_at FROM ({rows}) WHERE created IS NOT NULL"
-    latest = f"PARTITION BY {', '.join([*keys, 'known_at'])} ORDER BY since DESC, created DESC"
+    order = ", ".join(["since DESC", "created DESC", *values])
+    latest = f"PARTITION BY {', '.join([*keys, 'known_at'])} ORDER BY {order}"
     per_moment = f"SELECT * FROM ({known}) QUALIFY row_number() OVER ({latest}) = 1"
     before = f"PARTITION BY {', '.join(keys)} " if keys else ""
     before += "ORDER BY known_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
