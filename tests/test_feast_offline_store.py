@@ -515,7 +515,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
         job.to_parquet(str(answer))
     pieces.close()
     assert answer.read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_logged_features_add_up(tmp_path):

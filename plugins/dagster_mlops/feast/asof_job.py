@@ -1,6 +1,5 @@
 """What Feast hands back for a retrieval: an answer that is made when asked for, whole or piece by piece."""
 
-import shutil
 import tempfile
 import threading
 import time
@@ -20,6 +19,8 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import files
+from dagster_mlops.feast.scratch import scratch_folder
+from dagster_mlops.feast.writing import write
 
 Connect = Callable[[], Any]  # a context manager: a DuckDB connection of one's own
 
@@ -29,9 +30,8 @@ def duckdb_connection(
     *, memory_limit: str | None = None, threads: int | None = None, temp_directory: str | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory that spills into a folder of its own, thinks in UTC, and downloads nothing."""
-    spill = tempfile.mkdtemp(prefix="asof-", dir=temp_directory)
-    try:
-        settings: dict[str, Any] = {"temp_directory": spill, "autoinstall_known_extensions": False}
+    with scratch_folder(Path(temp_directory or tempfile.gettempdir()), prefix="duckdb-") as spill:
+        settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
         settings |= {"memory_limit": memory_limit} if memory_limit else {}
         settings |= {"threads": threads} if threads else {}
         with duckdb.connect(config=settings) as connection:
@@ -40,8 +40,6 @@ def duckdb_connection(
             connection.execute("SET python_enable_replacements = false")
             connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
             yield connection
-    finally:
-        shutil.rmtree(spill, ignore_errors=True)
 
 
 class AsofRetrievalJob(RetrievalJob):
@@ -121,7 +119,7 @@ class AsofRetrievalJob(RetrievalJob):
 
         What is there is replaced once the new answer is complete.
         """
-        files.write(FileSource(path=path), self._repo_path, self.to_tables(timeout), append=False)
+        write(FileSource(path=path), self._repo_path, self.to_tables(timeout), append=False)
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the answer piece by piece to a saved dataset's place, Parquet or Delta.
@@ -132,7 +130,7 @@ class AsofRetrievalJob(RetrievalJob):
         source = storage.to_data_source()
         if not allow_overwrite and files.exists(source, self._repo_path):
             raise SavedDatasetLocationAlreadyExists(location=files.checked(source).path)
-        files.write(source, self._repo_path, self.to_tables(timeout), append=False)
+        write(source, self._repo_path, self.to_tables(timeout), append=False)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return pa.concat_tables(self._limited(timeout))

@@ -1,9 +1,8 @@
-"""Feast's file sources for DuckDB: Parquet, CSV and Delta tables, on disk or in S3, read and written piece by piece."""
+"""Feast's file sources for DuckDB: Parquet, CSV and Delta tables, on disk or in S3."""
 
 import glob
 import os
 import uuid
-from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
@@ -24,7 +22,7 @@ from dagster_mlops.feast.asof import quoted
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-_GLOB = frozenset("*?[")
+GLOB = frozenset("*?[")  # what makes a path a pattern
 
 
 class MissingTableError(FeatureError):
@@ -85,61 +83,6 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
     return f"read_parquet([{listed}], union_by_name = true)"
 
 
-def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.Table], *, append: bool) -> None:
-    """Write tables of one schema, one after the other, so that no reader ever sees half a file.
-
-    A path that ends in ``.parquet`` is one file, any other a folder of files, which grows by a file per call.
-
-    Raises:
-        FeatureError: the source is CSV, a pattern, or no file source.
-    """
-    source = checked(source)
-    place = location(source, repo_path)
-    if isinstance(source.file_format, DeltaFormat):
-        from deltalake import write_deltalake
-
-        pieces = iter(tables)
-        first = next(pieces)
-        batches = (batch for table in (first, *pieces) for batch in table.to_batches())
-        reader = pa.RecordBatchReader.from_batches(first.schema, batches)
-        mode = "append" if append else "overwrite"
-        write_deltalake(place, reader, mode=mode, storage_options=_storage_options(source))
-        return
-    if set(place) & _GLOB or place.endswith((".csv", ".csv.gz")):
-        raise FeatureError(f"{place} cannot be written to: give a .parquet file, a folder, or a Delta table.")
-
-    disk, path = filesystem(source, repo_path)
-    stale: list[str] = []
-    if path.endswith(".parquet"):
-        target, folder = path, os.path.dirname(path)
-        if append and disk.get_file_info(path).type != pafs.FileType.NotFound:
-            tables = _after(path, disk, tables)
-    else:
-        folder = path
-        if not append and disk.get_file_info(path).type == pafs.FileType.Directory:
-            inside = disk.get_file_info(pafs.FileSelector(path, recursive=True))
-            stale = [file.path for file in inside if file.type == pafs.FileType.File]
-        target = f"{folder}/{uuid.uuid4().hex}.parquet"
-    disk.create_dir(folder, recursive=True)
-    # Other processes read a folder's *.parquet files, so what is half written has another name.
-    hidden = f"{folder}/.{uuid.uuid4().hex}.tmp"
-    writer = None
-    try:
-        for table in tables:
-            writer = writer or pq.ParquetWriter(hidden, table.schema, filesystem=disk)
-            writer.write_table(table)
-    except BaseException:
-        if writer:
-            writer.close()
-            disk.delete_file(hidden)
-        raise
-    if writer:
-        writer.close()
-        disk.move(hidden, target)
-    for old in stale:
-        disk.delete_file(old)
-
-
 def exists(source: DataSource, repo_path: Path | str | None) -> bool:
     """Whether anything is at a file source's place."""
     files, path = filesystem(checked(source), repo_path)
@@ -152,11 +95,11 @@ def _local(place: str) -> list[str]:
         return [place]
     if path.is_dir():
         for pattern in ("*.parquet", "*.csv", "*.csv.gz"):
-            found = sorted(path.rglob(pattern))
-            if found := [file for file in found if not file.name.startswith((".", "_"))]:
-                return [str(file) for file in found]
+            found = sorted(file.relative_to(path) for file in path.rglob(pattern))
+            if found := [file for file in found if not any(part.startswith((".", "_")) for part in file.parts)]:
+                return [str(path / file) for file in found]
         return []
-    if not set(place) & _GLOB:
+    if not set(place) & GLOB:
         return []
     return sorted(glob.glob(place, recursive=True))
 
@@ -164,8 +107,8 @@ def _local(place: str) -> list[str]:
 def _remote(source: FileSource, place: str, repo_path: Path | str | None) -> ds.Dataset:
     disk, path = filesystem(source, repo_path)
     files: list[str] | str = path
-    if set(path) & _GLOB:
-        base = path[: min(path.index(sign) for sign in _GLOB if sign in path)].rpartition("/")[0]
+    if set(path) & GLOB:
+        base = path[: min(path.index(sign) for sign in GLOB if sign in path)].rpartition("/")[0]
         inside = disk.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
         files = sorted(file.path for file in inside if fnmatch(file.path, path))
     elif disk.get_file_info(path).type == pafs.FileType.NotFound:
@@ -210,7 +153,8 @@ def filesystem(source: FileSource, repo_path: Path | str | None) -> tuple[pafs.F
     return pafs.S3FileSystem(**known, connect_timeout=10, request_timeout=60), place.removeprefix("s3://").rstrip("/")
 
 
-def _storage_options(source: FileSource) -> dict[str, str]:
+def storage_options(source: FileSource) -> dict[str, str]:
+    """A source's credentials and endpoint, as `deltalake` wants them."""
     options = dict(source.resolve_credentials() or {})
     if source.s3_endpoint_override:
         options["AWS_ENDPOINT_URL"] = source.s3_endpoint_override
@@ -224,16 +168,6 @@ def _delta(source: FileSource, place: str) -> "DeltaTable":
     from deltalake.exceptions import TableNotFoundError
 
     try:
-        return DeltaTable(place, storage_options=_storage_options(source))
+        return DeltaTable(place, storage_options=storage_options(source))
     except TableNotFoundError as error:
         raise MissingTableError(f"source {source.name!r}: no Delta table at {place}. Write the table first.") from error
-
-
-def _after(path: str, filesystem: pafs.FileSystem, tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
-    with filesystem.open_input_file(path) as opened:
-        there = pq.ParquetFile(opened)
-        schema = there.schema_arrow
-        for batch in there.iter_batches():
-            yield pa.Table.from_batches([batch], schema)
-    for table in tables:
-        yield table.select(schema.names).cast(schema)

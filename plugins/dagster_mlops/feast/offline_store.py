@@ -5,7 +5,6 @@ Feast.
 """
 
 import logging
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
@@ -30,6 +29,7 @@ from dagster_mlops.feast import files
 from dagster_mlops.feast.asof import View, described, family, instant, joined, microseconds, moment_of, quoted, within
 from dagster_mlops.feast.asof_job import AsofRetrievalJob, Connect, duckdb_connection
 from dagster_mlops.feast.entity_rows import EntityRows, chunked, entity_rows, in_memory
+from dagster_mlops.feast.writing import add_partitions, write
 
 _log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class AsofOfflineStore(OfflineStore):
                 f"{feature_view.name!r} is written to with the columns {', '.join(table.column_names)}, and its source "
                 f"has {', '.join(there.names)}. Give exactly these."
             )
-        files.write(source, config.repo_path, [table.select(there.names).cast(there)], append=True)
+        write(source, config.repo_path, [table.select(there.names).cast(there)], append=True)
         if progress:
             progress(table.num_rows)
 
@@ -225,16 +225,9 @@ class AsofOfflineStore(OfflineStore):
         destination = logging_config.destination
         if not isinstance(destination, FileLoggingDestination):
             raise FeatureError(f"this offline store logs features to files, not to {type(destination).__name__}.")
-        filesystem, folder = files.filesystem(files.checked(destination.to_data_source()), config.repo_path)
-        ds.write_dataset(
-            ds.dataset(data) if isinstance(data, Path) else data,
-            folder,
-            filesystem=filesystem,
-            format="parquet",
-            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
-            partitioning=destination.partition_by,
-            partitioning_flavor="hive" if destination.partition_by else None,
-            existing_data_behavior="overwrite_or_ignore",
+        rows = ds.dataset(data) if isinstance(data, Path) else data
+        add_partitions(
+            files.checked(destination.to_data_source()), config.repo_path, rows, list(destination.partition_by or [])
         )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:

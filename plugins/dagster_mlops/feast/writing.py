@@ -1,0 +1,176 @@
+"""Feast's file sources written so that a reader, a second writer or a killed process never sees half of a change."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from feast.data_format import DeltaFormat
+from feast.data_source import DataSource
+from feast.infra.offline_stores.file_source import FileSource
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.files import GLOB, checked, filesystem, location, storage_options
+from dagster_mlops.feast.scratch import scratch_folder
+from dagster_mlops.parsing import lock, state_dir
+
+_WAIT = 600.0  # seconds for another process that adds to the same file: it copies all that is there
+_ROWS = 1_000_000  # of a row group when a file is copied
+
+
+def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.Table], *, append: bool) -> None:
+    """Write tables of one schema, one after the other; they are there once all are, and not before.
+
+    A path that ends in ``.parquet`` is one file, which writers of this machine add to one after the other. Any other is
+    a folder: adding gives it one file more, and replacing works as long as it has one file.
+
+    Raises:
+        FeatureError: the place cannot be written to (a CSV file, a pattern, several files to replace, partitions to add
+            to, a full disk), or another process kept it for ten minutes. What was there is as it was.
+    """
+    source = checked(source)
+    place = location(source, repo_path)
+    if isinstance(source.file_format, DeltaFormat):
+        from deltalake import write_deltalake
+
+        pieces = iter(tables)
+        first = next(pieces)
+        batches = (batch for table in (first, *pieces) for batch in table.to_batches())
+        reader = pa.RecordBatchReader.from_batches(first.schema, batches)
+        mode = "append" if append else "overwrite"
+        write_deltalake(place, reader, mode=mode, storage_options=storage_options(source))
+        return
+    if set(place) & GLOB or place.endswith((".csv", ".csv.gz")):
+        raise FeatureError(f"{place} cannot be written to: give a .parquet file, a folder, or a Delta table.")
+
+    disk, path = filesystem(source, repo_path)
+    with ExitStack() as held:
+        if path.endswith(".parquet"):
+            folder, target = os.path.dirname(path), path
+            held.enter_context(_told(place))
+            disk.create_dir(folder, recursive=True)
+            if append:  # nobody may add rows between reading what is there and putting the longer file in its place
+                held.enter_context(_alone(place, repo_path))
+                if disk.get_file_info(path).type != pafs.FileType.NotFound:
+                    tables = _after(path, disk, tables)
+        else:
+            folder, target = path, _free(disk, path, append=append)
+            held.enter_context(_told(place))
+            disk.create_dir(folder, recursive=True)
+        hidden = f"{held.enter_context(_hidden(disk, folder))}/rows"
+        _put(disk, hidden, tables)
+        if path.endswith(".parquet") and not append:
+            held.enter_context(_alone(place, repo_path))
+        disk.move(hidden, target)
+
+
+def add_partitions(
+    source: FileSource, repo_path: Path | str | None, rows: pa.Table | ds.Dataset, partition_by: list[str] | None
+) -> None:
+    """Add rows to a folder, a new file for each partition; each file is there whole or not at all.
+
+    Raises:
+        FeatureError: the disk is full, or the folder cannot be written to.
+    """
+    disk, folder = filesystem(source, repo_path)
+    with _told(location(source, repo_path)):
+        disk.create_dir(folder, recursive=True)
+        with _hidden(disk, folder) as hidden:
+            ds.write_dataset(
+                rows,
+                hidden,
+                filesystem=disk,
+                format="parquet",
+                basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+                partitioning=partition_by,
+                partitioning_flavor="hive" if partition_by else None,
+            )
+            for file in disk.get_file_info(pafs.FileSelector(hidden, recursive=True)):
+                if file.type == pafs.FileType.File:
+                    target = folder + file.path.removeprefix(hidden)
+                    disk.create_dir(os.path.dirname(target), recursive=True)
+                    disk.move(file.path, target)
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FeatureError(f"{place} was not written, and is as it was: {error}") from error
+
+
+def _alone(place: str, repo_path: Path | str | None) -> AbstractContextManager[None]:
+    """The lock of a file's writers: beside it, or in the feature repository where the file is not on this machine."""
+    if "://" in place:
+        name, folder = hashlib.sha256(place.encode()).hexdigest()[:16], Path(repo_path or ".")
+    else:
+        name, folder = Path(place).name, Path(place).parent
+    return lock(state_dir(folder) / f"{name}.lock", _WAIT, error=FeatureError)
+
+
+@contextmanager
+def _hidden(disk: pafs.FileSystem, folder: str) -> Iterator[str]:
+    """A place within the folder that readers pass over, for what is not complete."""
+    if isinstance(disk, pafs.LocalFileSystem):
+        with scratch_folder(Path(folder), prefix=".") as own:
+            yield str(own)
+        return
+    own = f"{folder}/.{uuid.uuid4().hex}.tmp"
+    try:
+        yield own
+    finally:
+        with suppress(OSError):  # nothing there
+            disk.delete_dir(own)
+
+
+def _put(disk: pafs.FileSystem, path: str, tables: Iterable[pa.Table]) -> None:
+    writer = None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema, filesystem=disk)
+            writer.write_table(table)
+    except BaseException:
+        with suppress(OSError):  # the end of the file fits a full disk no better than its middle
+            if writer:
+                writer.close()
+        raise
+    if writer:
+        writer.close()
+
+
+def _free(disk: pafs.FileSystem, folder: str, *, append: bool) -> str:
+    """Where in a folder new rows go: beside its files, or in place of the only one, so that one rename does it."""
+    inside = disk.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+    names = [file.path.removeprefix(folder).strip("/") for file in inside if file.type == pafs.FileType.File]
+    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    if append:
+        if partitioned := [name for name in names if "=" in os.path.dirname(name)]:
+            raise FeatureError(
+                f"{folder} is partitioned ({os.path.dirname(partitioned[0])}), and a file beside the partitions would "
+                "hide their columns. Write the partition's file yourself, or use a Delta table."
+            )
+        return f"{folder}/{uuid.uuid4().hex}.parquet"
+    if len(names) > 1 or any("/" in name or not name.endswith(".parquet") for name in names):
+        raise FeatureError(
+            f"{folder} holds {len(names)} files, e.g. {names[0]}, which no single step can replace: "
+            "killed half way, it would leave rows twice. Remove them first, or use another folder, a .parquet file or "
+            "a Delta table."
+        )
+    return f"{folder}/{names[0] if names else 'rows.parquet'}"
+
+
+def _after(path: str, disk: pafs.FileSystem, tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
+    with disk.open_input_file(path) as opened:
+        there = pq.ParquetFile(opened)
+        schema = there.schema_arrow
+        for batch in there.iter_batches(_ROWS):
+            yield pa.Table.from_batches([batch], schema)
+    for table in tables:
+        yield table.select(schema.names).cast(schema)
