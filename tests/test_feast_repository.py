@@ -42,11 +42,11 @@ topic = KafkaSource(
 )
 
 @stream_feature_view(
-    entities=[rider], ttl=timedelta(hours=2), mode="python", schema=[Field(name="fare", dtype=Float64)],
+    entities=[rider], ttl=timedelta(hours=2), mode="pandas", schema=[Field(name="fare", dtype=Float64)],
     timestamp_field="at", online=True, source=topic, owner="ride team", tags={"tier": "gold"},
 )
 def fares(df):
-    return df
+    return df.assign(fare=df["fare"] * 100)  # for the stream; the batch source holds the result
 
 pricing = FeatureService(name="pricing", features=[fares], owner="pricing@example.com")
 """
@@ -166,15 +166,16 @@ def test_a_stream_view_has_its_topic_ttl_owner_and_schema(rides):
     assert specs["feast/entities/rider"].metadata["feast/join_key"] == "rider_id"
 
 
-def test_a_stream_view_is_materialized_from_its_batch_source(rides):
+def test_a_stream_view_is_materialized_from_its_batch_source_as_historical_features_read_it(rides):
     now = pd.Timestamp.now(tz="UTC").floor("s")
     (rides / "data").mkdir()
     frame = pd.DataFrame({"rider_id": ["a", "a"], "fare": [1.0, 2.0], "at": [now - timedelta(minutes=9), now]})
-    frame.to_parquet(rides / "data" / "rides.parquet", coerce_timestamps="us")
+    frame.to_parquet(rides / "data" / "rides.parquet")
     assert _materialize(feature_repository_defs(repo=rides), "fares").success
-    assert FeastResource(repo=str(rides)).store().get_online_features(["fares:fare"], [{"rider_id": "a"}]).to_dict()[
-        "fare"
-    ] == [2.0]
+    feast = FeastResource(repo=str(rides), offline_store=ENGINE)
+    asked = pd.DataFrame({"rider_id": ["a"], "event_timestamp": [now]})
+    assert feast.historical_features(asked, "pricing")["fare"].tolist() == [2.0]
+    assert feast.online_features(asked, "pricing")["fare"].tolist() == [2.0]
 
 
 def test_your_asset_takes_the_place_of_a_source_and_your_translation_that_of_ours(rides):

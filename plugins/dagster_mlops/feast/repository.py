@@ -1,10 +1,11 @@
 """What a Feast repository defines, known without importing Feast."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,9 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.parsing import remembered, tool_process
 from dagster_mlops.provenance import mask_credentials
 
+_LOGGED = re.compile(r"(DEBUG|INFO|WARNING):\w")
+_SECRET_NAME = re.compile(r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key")
+_SECRET_IN_TEXT = re.compile(r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)")
 _SKIPPED = {".dagster_mlops", ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
 _VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
 _VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']""")
@@ -151,16 +155,16 @@ def read_config(repo: str | Path) -> RepositoryConfig:
         raise FeatureError(
             f"{path} is no Feast repository: it has no feature_store.yaml. Run `feast init` or mend repo=."
         )
-    text = os.path.expandvars(
-        "\n".join(line for line in file.read_text().splitlines() if not line.lstrip().startswith("#"))
-    )
+    text = _settings(file)
     unset = sorted({name for name in re.findall(r"\$\{(\w+)\}", text)})
     if unset:
         raise FeatureError(f"{file} uses environment variables that are not set: {', '.join(unset)}. Set them.")
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise FeatureError(f"{file} is not valid YAML: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        # Not PyYAML's own message, nor as the cause: it quotes the line, which may hold a password.
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise FeatureError(f"{file} is not valid YAML: {error.problem} in line {line}.") from None
     if not isinstance(data, dict) or not data.get("project"):
         raise FeatureError(f"{file} names no project. Add a line `project: my_project`.")
     registry = data.get("registry") or {}
@@ -195,14 +199,35 @@ def feast_problem(repo: Path, stderr: str) -> str:
         for file, line in re.findall(r'File "([^"]+)", line (\d+)', stderr)
         if file.startswith(str(repo))
     ]
-    lines = [line for line in stderr.splitlines() if line.strip()] or ["no message"]
-    raised = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=len(lines) - 2)
-    # What is raised stands below its traceback at the margin; a library may log more lines behind it.
-    message = [line.strip() for line in lines[raised + 1 :] if not line.startswith("  ")] or lines[-1:]
+    lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)] or ["no message"]
+    traceback = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=len(lines) - 2)
+    below = itertools.dropwhile(lambda line: line.startswith("  "), lines[traceback + 1 :])
+    message = " ".join(line.strip() for line in itertools.islice(below, 6)) or lines[-1]
     # Feast says which of its classes it cannot load, and hides for the lack of what.
     missing = [line for line in lines if re.match(r"(ModuleNotFound|Import)Error: ", line)][-1:]
-    because = missing if "Could not import module" in message[0] else []
-    return mask_credentials(f"{'; '.join([message[0].rstrip('.'), *because])}{f' (at {places[-1]})' if places else ''}")
+    because = f"; {missing[0]}" if "Could not import module" in message and missing else ""
+    return without_secrets(repo, f"{message.rstrip('.')}{because}{f' (at {places[-1]})' if places else ''}")
+
+
+def without_secrets(repo: Path, text: str) -> str:
+    """`text`, which quotes Feast, without the credentials that ``feature_store.yaml`` has, or any in a URL."""
+    settings = yaml.safe_load(_settings(repo / "feature_store.yaml"))
+    for secret in sorted(_secrets(settings), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return mask_credentials(text)
+
+
+def _secrets(settings: Any, name: str = "") -> Iterator[str]:
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            yield from _secrets(value, str(key))
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _secrets(value, name)
+    elif _SECRET_NAME.search(name):
+        yield from [str(settings)] if settings else []
+    else:
+        yield from _SECRET_IN_TEXT.findall(str(settings))
 
 
 def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
@@ -216,6 +241,11 @@ def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
             f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
         )
     return json.loads(output.read_text())
+
+
+def _settings(file: Path) -> str:
+    lines = ["" if line.lstrip().startswith("#") else line for line in file.read_text().splitlines()]
+    return os.path.expandvars("\n".join(lines))
 
 
 def _repository(path: Path, data: Mapping[str, Any]) -> Repository:

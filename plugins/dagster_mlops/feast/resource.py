@@ -10,7 +10,7 @@ from pydantic import Field
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import online, registry, retrieval
-from dagster_mlops.feast.repository import content_key, feast_problem, read_config
+from dagster_mlops.feast.repository import content_key, feast_problem, read_config, without_secrets
 from dagster_mlops.parsing import lock, state_dir, tool_process
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _APPLIED = "dagster_mlops/applied"
 _ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
+_COMPUTE = "dagster_mlops.feast.engine.StoredFeaturesEngine"
 
 
 class FeastResource(dg.ConfigurableResource):
@@ -74,7 +75,11 @@ class FeastResource(dg.ConfigurableResource):
                 settings = type(settings)(**{**given, "offline_store": self.offline_store})
                 settings.repo_path = config.path
         except (ValueError, module.FeastConfigError, extra("feast.errors").FeastError) as error:
-            raise FeatureError(f"Feast does not accept {file}: {error}") from error
+            # Not as the cause: what Feast raises quotes settings, passwords too.
+            raise FeatureError(f"Feast does not accept {file}: {without_secrets(config.path, str(error))}") from None
+        engine = settings.batch_engine_config
+        if (engine if isinstance(engine, str) else engine["type"]) == "local":
+            settings.batch_engine_config = {**(engine if isinstance(engine, dict) else {}), "type": _COMPUTE}
         return extra("feast").FeatureStore(repo_path=str(config.path), config=settings)
 
     def apply(self, *, force: bool = False) -> bool:
