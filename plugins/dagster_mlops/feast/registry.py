@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from feast.feature_service import FeatureService
 
 RECORD_TAG = "dagster_mlops.record"
+_NOISE = {"meta", "uri", "project", "body", "ibisFunction"}  # the last two are pickles, which no two applies share
 
 
 def feature_service(store: "FeatureStore", name: str) -> "FeatureService":
@@ -128,7 +129,7 @@ def _definition(thing: Any) -> dict[str, Any]:
 
 def _without_noise(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_noise(v) for k, v in value.items() if k not in {"meta", "uri", "project"}}
+        return {k: _without_noise(v) for k, v in value.items() if k not in _NOISE}
     if isinstance(value, list):
         return [_without_noise(item) for item in value]
     return value
