@@ -292,6 +292,20 @@ def test_a_damaged_object_in_the_cache_is_noticed_and_fetched_again(dvc, stored,
     assert dvc.read_path("x.txt").read_text() == "one" == object_.read_text()
 
 
+def test_a_copy_that_someone_wrote_into_is_not_served(dvc, stored):
+    (dvc.root / "parts").mkdir()
+    (dvc.root / "parts" / "a.txt").write_text("one")
+    md5 = dvc.store("parts").md5
+    for name, version, file in (("x.txt", stored.md5, ""), ("parts", md5, "a.txt")):
+        shutil.rmtree(dvc.root / name) if file else (dvc.root / name).unlink()
+        copy = dvc.read_path(name, md5=version) / file
+        copy.chmod(0o644)
+        copy.write_text("Two")  # as root, or after a chmod: where it is a link, the cache has it, too
+        copy.chmod(0o444)
+        assert (dvc.read_path(name, md5=version) / file).read_text() == "one"
+        assert dvc.read_path(name, md5=version) / file == copy
+
+
 @pytest.mark.parametrize("part", ["file", "list"])
 def test_a_damaged_part_of_a_folder_is_noticed_in_cache_and_remote(dvc, stored, part):
     (dvc.root / "parts").mkdir()

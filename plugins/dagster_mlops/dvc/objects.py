@@ -156,10 +156,22 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str, size: int | 
 
 def _objects(repo: "Repo", md5: str) -> list[str]:
     """The hashes that a version consists of: its own, and those of a folder's files as far as their list is cached."""
-    listing = repo.cache.local.oid_to_path(md5)
-    if not md5.endswith(".dir") or not os.path.exists(listing):
-        return [md5]
-    return [md5, *(entry["md5"] for entry in json.loads(Path(listing).read_bytes()))]
+    return [md5, *(entry["md5"] for entry in _listing(repo, md5))]
+
+
+def _listing(repo: "Repo", md5: str) -> list[dict[str, str]]:
+    """What DVC's list of a folder's files says: ``relpath`` and ``md5`` of each."""
+    listing = Path(repo.cache.local.oid_to_path(md5))
+    return json.loads(listing.read_bytes()) if md5.endswith(".dir") and listing.exists() else []
+
+
+def _unchanged(source: str, copy: Path) -> bool:
+    """Whether `copy` is a link to `source`, or a copy of its size and time."""
+    try:
+        one, other = os.stat(source), os.stat(copy)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(one, other) or (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
 
 
 def _discard(file: Path) -> None:
@@ -168,21 +180,30 @@ def _discard(file: Path) -> None:
 
 
 def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
-    """A read-only copy of a cached version, apart from the workspace."""
-    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
-    source = Path(repo.cache.local.oid_to_path(md5))
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    if md5.endswith(".dir"):
-        tree = extra("dvc_data.hashfile").load(repo.cache.local, info(md5))
-        work = extra("dvc_data.hashfile.checkout").checkout
-        work(str(copy), extra("dvc.fs").localfs, tree, repo.cache.local, force=True, quiet=True, state=repo.state)
-    elif not copy.exists() or copy.stat().st_size != source.stat().st_size:
-        new = scratch(repo)
+    """A read-only copy of a cached version, apart from the workspace: links where the disk allows them."""
+    cache, copy = repo.cache.local, Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
+    folder = md5.endswith(".dir")
+    parts = {entry["relpath"]: entry["md5"] for entry in _listing(repo, md5)} if folder else {"": md5}
+    sources = {relpath: cache.oid_to_path(value) for relpath, value in parts.items()}
+    if copy.exists() and all(_unchanged(source, copy / relpath) for relpath, source in sources.items()):
+        return copy
+    new = scratch(repo)
+    for inner in {new, *((new / relpath).parent for relpath in parts)} if folder else ():
+        inner.mkdir(parents=True, exist_ok=True)
+    for relpath, source in sources.items():
         try:
-            os.link(source, new)
+            os.link(source, new / relpath)
         except OSError:  # another disk, or a file system without links
-            shutil.copyfile(source, new)
+            shutil.copy2(source, new / relpath)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(copy, scratch(repo))  # not whole; a folder cannot be replaced in one step
+    try:
         os.replace(new, copy)
+    except OSError:
+        if not copy.is_dir():
+            raise
+        shutil.rmtree(new)  # another process was faster
     return copy
 
 
