@@ -1,6 +1,9 @@
-"""What the online store serves, as dataframes in the order asked for, and what had expired by a given moment."""
+"""What the online store serves, in the order asked for and by a given moment, and how newer values are kept in it."""
 
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
@@ -13,6 +16,70 @@ if TYPE_CHECKING:
     from feast import FeatureStore
     from feast.feature_service import FeatureService
     from feast.feature_view_projection import FeatureViewProjection
+
+_KEYS_PER_READ = 1000  # a read of Feast's SQLite store has a variable per key
+
+
+@dataclass
+class Written:
+    """How many keys were written online, and how many were not because an event that is newer is there."""
+
+    keys: int = 0
+    kept: int = 0
+
+
+@contextmanager
+def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
+    """While it is open, nothing that `store` writes online replaces a newer event: no push, and no materialization.
+
+    Feast's SQLite and Postgres stores take whatever comes last, and its Redis store skips a corrected value of the same
+    moment. Here the latest event of each key wins in all of them, and of equal moments the last to come. Hold
+    :func:`~dagster_mlops.feast.materialization.alone` around it for each view that is written: between the
+    comparison and the write nobody else may write.
+
+        with alone(store, repo, view, timeout), newer_events_kept(store) as written:
+            store.push("visits_push", frame)
+        print(written.keys, written.kept)
+
+    SQLite keeps whole seconds only, so that there two events within one second count as of the same moment.
+    """
+    online: Any = store._get_provider().online_store  # Feast has no public name for the store that it writes to
+    settings: Any = store.config.online_store
+    write, written = online.online_write_batch, Written()
+    deduplicates = getattr(settings, "skip_dedup", None)
+
+    def write_newest(config: Any, table: Any, data: Any, progress: Any) -> None:
+        newest: dict[bytes, Any] = {}
+        for row in data:
+            key = row[0].SerializeToString(deterministic=True)
+            if key not in newest or utc(newest[key][2]) <= utc(row[2]):
+                newest[key] = row
+        rows = list(newest.values())
+        fresh: list[Any] = []
+        for first in range(0, len(rows), _KEYS_PER_READ):
+            part = rows[first : first + _KEYS_PER_READ]
+            there = online.online_read(config, table, [row[0] for row in part], [table.features[0].name])
+            fresh += [
+                row
+                for row, (happened, _) in zip(part, there, strict=True)
+                if happened is None or utc(happened) <= utc(row[2])
+            ]
+        if fresh:
+            write(config, table, fresh, None)
+        written.keys += len(fresh)
+        written.kept += len(rows) - len(fresh)
+        if progress:
+            progress(len(data))
+
+    online.online_write_batch = write_newest
+    if deduplicates is not None:
+        settings.skip_dedup = True  # Redis need not compare again
+    try:
+        yield written
+    finally:
+        online.online_write_batch = write
+        if deduplicates is not None:
+            settings.skip_dedup = deduplicates
 
 
 def online_features(
@@ -81,3 +148,8 @@ def _ttls(store: "FeatureStore", projections: "list[FeatureViewProjection]") -> 
 def _plain(value: Any) -> Any:
     """A numpy scalar as the Python value that Feast's type inference expects."""
     return value.item() if hasattr(value, "item") else value
+
+
+def utc(moment: datetime) -> datetime:
+    """`moment` in UTC; without a time zone it already is, as Feast takes it."""
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
