@@ -2,7 +2,7 @@
 
 DAGSTER_MLOPS_DATASET_MB (1000) is the size of the one file, DAGSTER_MLOPS_DATASET_FILES (10000) how many files of 4 kB
 the folder has. Both sides have Dagster imported, as in a step. Reading checks the version out: raw copies it
-into the workspace, ours puts a link beside it.
+into the workspace, ours puts links beside it. Prints a Markdown table; takes about five minutes.
 """
 
 import json
@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.measure import ROOT, console, environment, ratio, show
+from tests.benchmarks.measure import ROOT, environment
 
-ROUNDS = 3
+ROUNDS = 2
 TARGET_SECONDS, TARGET_RATIO, TARGET_MEMORY = 0.2, 1.05, 1.1
 STEPS = ("store", "read from the cache", "read from the remote")
 CHILD = """
@@ -58,6 +58,8 @@ def run(rounds: int | None = None) -> dict[str, Any]:
     megabytes = int(os.environ.get("DAGSTER_MLOPS_DATASET_MB", "1000"))
     files = int(os.environ.get("DAGSTER_MLOPS_DATASET_FILES", "10000"))
     found: dict[str, Any] = {"megabytes": megabytes, "files": files}
+    print("| dataset | step | DVC and git (s) | ours (s) | ratio | memory, raw (MB) | ours (MB) | ratio | target |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---|", flush=True)
     for name, what in (("one.bin", f"{megabytes} MB in one file"), ("many", f"{files} files")):
         times: dict[str, list[list[list[float]]]] = {step: [] for step in STEPS}
         for number in range(rounds or ROUNDS):
@@ -67,15 +69,17 @@ def run(rounds: int | None = None) -> dict[str, Any]:
                 times[step].append([turn["raw"][step], turn["ours"][step]])
         rows = []
         for step, pairs in times.items():
-            seconds = [(raw[0], ours[0]) for raw, ours in pairs]
-            raw, ours = median(a for a, _ in seconds), median(b for _, b in seconds)
-            memory = ratio([(raw[1], ours[1]) for raw, ours in pairs])
-            met = (ours - raw <= TARGET_SECONDS or ratio(seconds) <= TARGET_RATIO) and memory <= TARGET_MEMORY
-            rows.append((step, raw, ours, ratio(seconds), memory, "met" if met else "missed"))
-        show(f"{what}, median seconds", ["", "DVC and git", "ours", "ratio", "memory ratio", "target"], rows)
+            # The faster of the rounds: what the code costs, less what else the machine was doing.
+            seconds = [min(pair[side][0] for pair in pairs) for side in (0, 1)]
+            memory = [median(pair[side][1] for pair in pairs) for side in (0, 1)]
+            within = seconds[1] - seconds[0] <= TARGET_SECONDS or seconds[1] / seconds[0] <= TARGET_RATIO
+            met = within and memory[1] / memory[0] <= TARGET_MEMORY
+            cells = [f"{a:.2f} | {b:.2f} | {b / a:.2f}" for a, b in (seconds, memory)]
+            print(f"| {what} | {step} | {' | '.join(cells)} | {'met' if met else 'missed'} |", flush=True)
+            rows.append((step, *seconds, *memory, met))
         found[name] = {"rounds": times, "rows": rows}
-    console.print(
-        f"Target: at most {TARGET_RATIO} or {TARGET_SECONDS} s more than DVC and git, {TARGET_MEMORY} of the memory.\n"
+    print(
+        f"\nTarget: at most {TARGET_RATIO} or {TARGET_SECONDS} s more than DVC and git, {TARGET_MEMORY} of the memory.\n"
     )
     return found
 
