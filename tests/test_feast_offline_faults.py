@@ -1,0 +1,170 @@
+"""The as-of offline store when processes die, write at a time, or run out of memory and disk."""
+
+import multiprocessing
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from feast import FeatureStore, FileSource
+
+from dagster_mlops.feast.scratch import scratch_folder
+from dagster_mlops.feast.writing import write
+from tests import feast_writers as writers
+
+pytestmark = [
+    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))  # of each kind
+# Not plain forks: the threads of Arrow and DuckDB would not survive them.
+processes = multiprocessing.get_context("forkserver")
+# (The server does not know the path of the tests yet.)
+processes.set_forkserver_preload(["dagster_mlops.feast.offline_store"])
+PLACES = ["file.parquet", "folder", "delta"]
+
+
+def started(work, *arguments):
+    process = processes.Process(target=work, args=arguments)
+    process.start()
+    return process
+
+
+def killed(work, *arguments, until=lambda: True):
+    """Run it in a process that is killed at a random moment after `until`."""
+    process = started(work, *arguments)
+    limit = time.monotonic() + 60
+    while not until():
+        assert process.is_alive() and time.monotonic() < limit
+        time.sleep(0.002)
+    time.sleep(random.random() * 0.15)
+    assert process.is_alive()
+    process.kill()
+    process.join(20)
+
+
+def held(place: Path) -> pa.Table:
+    """All rows of a place, read as anybody would read them."""
+    if place.name == "delta":
+        return DeltaTable(str(place)).to_pyarrow_table()
+    return ds.dataset(place, partitioning="hive").to_table()
+
+
+def made(place: Path, value: float = -1.0) -> Path:
+    """A source with one batch."""
+    if place.name == "delta":
+        write_deltalake(str(place), writers.rows(value))
+    else:
+        write(FileSource(path=str(place)), None, [writers.rows(value)], append=False)
+    return place
+
+
+def hidden(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.tmp"))
+
+
+def counted(table: pa.Table) -> Counter:
+    return Counter(int(value) for value in table.column("rate").to_pylist())
+
+
+def noted(folder: Path) -> set[int]:
+    file = folder / "pushed"
+    return {int(line) for line in file.read_text().split()} if file.exists() else set()
+
+
+def applied(folder: Path, **settings) -> FeatureStore:
+    store = FeatureStore(config=writers.config(folder, **settings))
+    store.apply([writers.driver, writers.view(str(folder / "source.parquet"))])
+    return store
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_row_is_lost_when_several_processes_push_to_one_source(tmp_path, place):
+    source = made(tmp_path / place)
+    pushing = [started(writers.push, tmp_path, str(source), i, 6) for i in range(3)]
+    for process in pushing:
+        process.join(60)
+    assert [process.exitcode for process in pushing] == [0, 0, 0]
+    expected = {-1, *(i * 1_000_000 + j for i in range(3) for j in range(6))}
+    assert counted(held(source)) == dict.fromkeys(expected, writers.BATCH)
+    assert not hidden(tmp_path)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_process_killed_while_it_pushes_leaves_whole_batches_and_each_one_once(tmp_path, place):
+    source = made(tmp_path / place)
+    for i in range(KILLS):
+        before = len(noted(tmp_path))
+        killed(writers.push, tmp_path, str(source), i, None, until=lambda n=before: len(noted(tmp_path)) > n)
+        found = counted(held(source))
+        assert set(found.values()) == {writers.BATCH}
+        unsaid = found.keys() - noted(tmp_path) - {-1}
+        assert noted(tmp_path) <= found.keys() and len(unsaid) <= i + 1  # one per kill: there, and not yet said to be
+    writers.push(tmp_path, str(source), KILLS, 1)  # the next one writes, and sweeps
+    assert KILLS * 1_000_000 in counted(held(source))
+    assert not hidden(tmp_path)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_process_killed_while_it_saves_a_dataset_leaves_the_old_or_the_new_one(tmp_path, place):
+    made(tmp_path / "source.parquet")
+    applied(tmp_path)
+    saved = tmp_path / place
+    for i in range(KILLS):
+        before = len(noted(tmp_path))
+        killed(writers.save, tmp_path, str(saved), i * 1000, until=lambda n=before: len(noted(tmp_path)) > n)
+        ((value, count),) = Counter(held(saved).column("value").to_pylist()).items()
+        assert count == writers.BATCH
+        assert value - max(noted(tmp_path)) in (0, 1)
+    if place != "delta":
+        write(FileSource(path=str(saved)), None, [writers.rows(5)], append=False)
+        assert not hidden(tmp_path)
+
+
+def test_a_process_killed_while_it_logs_features_leaves_whole_files(tmp_path):
+    logs = tmp_path / "logs"
+    for i in range(KILLS):
+        before = len(noted(tmp_path))
+        killed(writers.log, tmp_path, str(logs), i, until=lambda n=before: len(noted(tmp_path)) > n)
+        found = counted(held(logs))
+        assert set(found.values()) <= {writers.BATCH, writers.BATCH // 2}  # a partition's file is whole or not there
+        assert all(found[value] == writers.BATCH for value in noted(tmp_path))
+        assert len([value for value in found if found[value] < writers.BATCH]) <= i + 1
+
+
+def test_what_a_killed_join_spilled_is_removed_by_the_next_one_and_not_before_it_is_killed(tmp_path):
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    _large(tmp_path)
+    applied(tmp_path)
+    living = started(writers.join, tmp_path, spill)
+    try:
+        for _ in range(KILLS):
+            killed(writers.join, tmp_path, spill, until=lambda: any(spill.glob("*/duckdb_temp*")))
+            with scratch_folder(spill):
+                assert len(list(spill.iterdir())) <= 3  # two of the living one's, and this one
+        assert living.is_alive()  # nobody took what it spilled
+    finally:
+        living.kill()
+        living.join(20)
+    with scratch_folder(spill) as own:
+        assert list(spill.iterdir()) == [own]
+
+
+def _large(folder: Path, count: int = 400_000) -> None:
+    """A source and entity rows whose join needs more than the memory that it is given."""
+    with duckdb.connect() as connection:
+        moment = "TIMESTAMPTZ '2024-01-01 00:00:00+00' + to_seconds(hash(i * {}) % 30000000)"
+        for name, more in (("source", ", hash(i * 3) % 1000 / 7.0 AS rate"), ("entities", ", i AS row")):
+            connection.execute(
+                f"COPY (SELECT (hash(i) % 5000)::BIGINT AS driver, {moment.format(len(name))} AS event_timestamp{more} "
+                f"FROM range({count}) r(i)) TO '{folder / name}.parquet'"
+            )
