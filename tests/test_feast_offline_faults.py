@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import random
+import resource
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -14,8 +16,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from feast import FeatureStore, FileSource
 
+from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.scratch import scratch_folder
-from dagster_mlops.feast.writing import write
+from dagster_mlops.feast.writing import add_partitions, write
 from tests import feast_writers as writers
 
 pytestmark = [
@@ -25,6 +28,7 @@ pytestmark = [
 ]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))  # of each kind
+SPILL_ROWS = int(os.environ.get("DAGSTER_MLOPS_SPILL_ROWS", "400000"))
 # Not plain forks: the threads of Arrow and DuckDB would not survive them.
 processes = multiprocessing.get_context("forkserver")
 # (The server does not know the path of the tests yet.)
@@ -86,6 +90,31 @@ def applied(folder: Path, **settings) -> FeatureStore:
     return store
 
 
+def large(folder: Path, count: int = 400_000) -> None:
+    """A source and entity rows whose join needs more than the memory that it is given."""
+    with duckdb.connect() as connection:
+        moment = "TIMESTAMPTZ '2024-01-01 00:00:00+00' + to_seconds(hash(i * {}) % 30000000)"
+        for name, more in (("source", ", hash(i * 3) % 1000 / 7.0 AS rate"), ("entities", ", i AS row")):
+            connection.execute(
+                f"COPY (SELECT (hash(i) % 5000)::BIGINT AS driver, {moment.format(len(name))} AS event_timestamp{more} "
+                f"FROM range({count}) r(i)) TO '{folder / name}.parquet'"
+            )
+
+
+@contextmanager
+def full_disk(size: int):
+    """No file grows beyond so many bytes, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# --- several processes, and killed ones
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_no_row_is_lost_when_several_processes_push_to_one_source(tmp_path, place):
     source = made(tmp_path / place)
@@ -143,7 +172,7 @@ def test_a_process_killed_while_it_logs_features_leaves_whole_files(tmp_path):
 def test_what_a_killed_join_spilled_is_removed_by_the_next_one_and_not_before_it_is_killed(tmp_path):
     spill = tmp_path / "spill"
     spill.mkdir()
-    _large(tmp_path)
+    large(tmp_path)
     applied(tmp_path)
     living = started(writers.join, tmp_path, spill)
     try:
@@ -159,12 +188,99 @@ def test_what_a_killed_join_spilled_is_removed_by_the_next_one_and_not_before_it
         assert list(spill.iterdir()) == [own]
 
 
-def _large(folder: Path, count: int = 400_000) -> None:
-    """A source and entity rows whose join needs more than the memory that it is given."""
+# --- memory and disk
+
+
+def test_a_join_that_does_not_fit_into_memory_spills_and_has_the_same_values(tmp_path):
+    large(tmp_path, SPILL_ROWS)
+    applied(tmp_path)
+    limit = max(20, SPILL_ROWS // 25_000)  # MB; all at once would take several times as much
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    peaks, spilled = [], 0
+    for name, settings in (
+        ("free.parquet", {}),
+        ("tight.parquet", {"memory_limit": f"{limit}MB", "threads": 1, "temp_directory": str(spill)}),
+    ):
+        here, there = processes.Pipe()
+        joining = processes.Process(target=writers.answer, args=(tmp_path, name, there), kwargs=settings)
+        joining.start()
+        while joining.is_alive():
+            spilled = max(spilled, sum(file.stat().st_blocks for file in spill.glob("*/duckdb_temp*")) * 512)
+            joining.join(0.02)
+        assert joining.exitcode == 0
+        peaks.append(here.recv())
+    print(f"{SPILL_ROWS:,} rows, {limit} MB: peaks {peaks} MB, {spilled / 1e6:.0f} MB spilled")
+    assert spilled > 1_000_000 and not list(spill.iterdir())
+    assert peaks[1] < 2 * limit + 250  # beside DuckDB: the chunk of entity rows, the answer's, and file buffers
     with duckdb.connect() as connection:
-        moment = "TIMESTAMPTZ '2024-01-01 00:00:00+00' + to_seconds(hash(i * {}) % 30000000)"
-        for name, more in (("source", ", hash(i * 3) % 1000 / 7.0 AS rate"), ("entities", ", i AS row")):
-            connection.execute(
-                f"COPY (SELECT (hash(i) % 5000)::BIGINT AS driver, {moment.format(len(name))} AS event_timestamp{more} "
-                f"FROM range({count}) r(i)) TO '{folder / name}.parquet'"
+        ((rows, found, different),) = connection.execute(
+            "SELECT count(*), count(f.rate), count(*) FILTER (f.rate IS DISTINCT FROM t.rate) "
+            f"FROM '{tmp_path / 'free.parquet'}' f JOIN '{tmp_path / 'tight.parquet'}' t USING (row)"
+        ).fetchall()
+    assert (rows, different) == (SPILL_ROWS, 0) and found > SPILL_ROWS / 2
+
+
+def test_what_to_set_is_told_when_memory_or_the_temporary_directory_do_not_do(tmp_path):
+    large(tmp_path)
+    applied(tmp_path)
+
+    def ask(**settings):
+        store = FeatureStore(config=writers.config(tmp_path, threads=1, **settings))
+        return store.get_historical_features(entity_df=str(tmp_path / "entities.parquet"), features=["t:rate"])
+
+    with pytest.raises(FeatureError, match="Lower threads or chunk_rows, or raise memory_limit"):
+        ask(memory_limit="8MB").to_arrow()
+    with pytest.raises(FeatureError, match=r"no temporary folder can be made in .*nowhere"):
+        ask(temp_directory=str(tmp_path / "nowhere"))
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    job = ask(memory_limit="20MB", temp_directory=str(spill))
+    with full_disk(500_000), pytest.raises(FeatureError, match="Set temp_directory to a folder of a larger disk"):
+        job.to_arrow()
+    assert not list(spill.iterdir())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_full_disk_leaves_what_was_there_and_nothing_beside_it(tmp_path, place):
+    source = made(tmp_path / place)
+    made(tmp_path / "source.parquet")
+    store = applied(tmp_path)
+    wide = writers.rows(0, 20_000).set_column(2, "rate", pa.array([random.random() for _ in range(20_000)]))
+    entities = wide.drop_columns("rate").append_column("value", wide.column("rate"))
+    job = store.get_historical_features(entity_df=entities, features=["t:rate"])
+    feature_source = writers.view(str(source)).batch_source
+    before = held(source)
+    with full_disk(30_000):
+        with pytest.raises(FeatureError, match="was not written, and is as it was"):
+            writers.AsofOfflineStore.offline_write_batch(
+                writers.config(tmp_path), writers.view(str(source)), wide, None
             )
+        with pytest.raises(FeatureError, match="was not written, and is as it was"):
+            write(feature_source, None, job.to_tables(), append=False)
+    assert held(source).equals(before)
+    assert not hidden(tmp_path)
+    assert len(list(source.rglob("*.parquet"))) == (0 if source.is_file() else 1)
+
+
+def test_logs_that_a_full_disk_takes_no_more_leave_no_half_file(tmp_path):
+    logs = FileSource(path=str(tmp_path / "logs"))
+    add_partitions(logs, None, writers.rows(1), None)
+    wide = writers.rows(0, 20_000).set_column(2, "rate", pa.array([random.random() for _ in range(20_000)]))
+    with full_disk(30_000), pytest.raises(FeatureError, match="was not written"):
+        add_partitions(logs, None, wide, None)
+    assert counted(held(tmp_path / "logs")) == {1: writers.BATCH}
+    assert not hidden(tmp_path)
+
+
+def test_what_no_single_step_could_write_is_refused(tmp_path):
+    folder = made(tmp_path / "folder")
+    write(FileSource(path=str(folder)), None, [writers.rows(1)], append=True)
+    with pytest.raises(FeatureError, match=r"holds 2 files, .* which no single step can replace"):
+        write(FileSource(path=str(folder)), None, [writers.rows(2)], append=False)
+    assert counted(held(folder)) == {-1: writers.BATCH, 1: writers.BATCH}
+    parted = FileSource(path=str(tmp_path / "parted"))
+    days = writers.rows(1).append_column("day", pa.array(["mon", "tue"] * (writers.BATCH // 2)))
+    add_partitions(parted, None, days, ["day"])
+    with pytest.raises(FeatureError, match=r"is partitioned \(day=mon\)"):
+        write(parted, None, [days], append=True)

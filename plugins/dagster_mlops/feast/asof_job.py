@@ -29,17 +29,35 @@ Connect = Callable[[], Any]  # a context manager: a DuckDB connection of one's o
 def duckdb_connection(
     *, memory_limit: str | None = None, threads: int | None = None, temp_directory: str | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory that spills into a folder of its own, thinks in UTC, and downloads nothing."""
-    with scratch_folder(Path(temp_directory or tempfile.gettempdir()), prefix="duckdb-") as spill:
+    """A database in memory that spills into a folder of its own, thinks in UTC, and downloads nothing.
+
+    Raises:
+        FeatureError: memory or the disk that is spilled to is full, or `temp_directory` is not there.
+    """
+    where = Path(temp_directory or tempfile.gettempdir())
+    with scratch_folder(where, prefix="duckdb-") as spill:
         settings: dict[str, Any] = {"temp_directory": str(spill), "autoinstall_known_extensions": False}
         settings |= {"memory_limit": memory_limit} if memory_limit else {}
         settings |= {"threads": threads} if threads else {}
-        with duckdb.connect(config=settings) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
-            # A query must not find Python variables of this package by their names.
-            connection.execute("SET python_enable_replacements = false")
-            connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
-            yield connection
+        try:
+            with duckdb.connect(config=settings) as connection:
+                connection.execute("SET TimeZone = 'UTC'")
+                # A query must not find Python variables of this package by their names.
+                connection.execute("SET python_enable_replacements = false")
+                connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
+                yield connection
+        except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's, where an answer is read as a stream
+            told = str(error)
+            if str(spill) not in told and "Out of Memory" not in told:
+                raise
+            if str(spill) in told or "max_temp_directory_size" in told:
+                mend = f"{where} has no room for it. Set temp_directory to a folder of a larger disk, or"
+            else:
+                mend = f"it does not go on with spilling to {where} alone. Lower threads or chunk_rows, or"
+            raise FeatureError(
+                f"the join needs more than {memory_limit or '80 % of the memory'}, and {mend} raise memory_limit, "
+                f"below offline_store: in feature_store.yaml. DuckDB: {told.splitlines()[0]}"
+            ) from error
 
 
 class AsofRetrievalJob(RetrievalJob):

@@ -38,22 +38,23 @@ def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.
     place = location(source, repo_path)
     if isinstance(source.file_format, DeltaFormat):
         from deltalake import write_deltalake
+        from deltalake.exceptions import DeltaError
 
         pieces = iter(tables)
         first = next(pieces)
         batches = (batch for table in (first, *pieces) for batch in table.to_batches())
         reader = pa.RecordBatchReader.from_batches(first.schema, batches)
         mode = "append" if append else "overwrite"
-        write_deltalake(place, reader, mode=mode, storage_options=storage_options(source))
+        with _told(place, DeltaError):
+            write_deltalake(place, reader, mode=mode, storage_options=storage_options(source))
         return
     if set(place) & GLOB or place.endswith((".csv", ".csv.gz")):
         raise FeatureError(f"{place} cannot be written to: give a .parquet file, a folder, or a Delta table.")
 
     disk, path = filesystem(source, repo_path)
-    with ExitStack() as held:
+    with _told(place), ExitStack() as held:
         if path.endswith(".parquet"):
             folder, target = os.path.dirname(path), path
-            held.enter_context(_told(place))
             disk.create_dir(folder, recursive=True)
             if append:  # nobody may add rows between reading what is there and putting the longer file in its place
                 held.enter_context(_alone(place, repo_path))
@@ -61,7 +62,6 @@ def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.
                     tables = _after(path, disk, tables)
         else:
             folder, target = path, _free(disk, path, append=append)
-            held.enter_context(_told(place))
             disk.create_dir(folder, recursive=True)
         hidden = f"{held.enter_context(_hidden(disk, folder))}/rows"
         _put(disk, hidden, tables)
@@ -99,10 +99,10 @@ def add_partitions(
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def _told(place: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, *kinds) as error:
         raise FeatureError(f"{place} was not written, and is as it was: {error}") from error
 
 
