@@ -1,14 +1,28 @@
 """Pushed features: the newest event of a key is served, whatever pushes or materializes after it."""
 
+import multiprocessing
+import os
+import random
+import sqlite3
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
+from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.feast.materialization import alone
 from dagster_mlops.feast.online import newer_events_kept
+from dagster_mlops.feast.push import To, push, push_asset
+from dagster_mlops.feast.resolver import FeastResolver
+from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
+from tests.feast_pushes import push_file
+from tests.test_feast_stores import postgres_socket, redis_address  # noqa: F401 - fixtures
 
 pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
@@ -19,8 +33,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
+# Not plain forks: DuckDB's threads would not survive them.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["tests.feast_loads", "tests.feast_pushes"])
 SETTINGS = """
 project: shop
 provider: local
@@ -79,12 +97,37 @@ class Shop:
         return [None if pd.isna(value) else value for value in frame["amount"]]
 
 
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory):
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
 @pytest.fixture
-def shop(tmp_path):
-    return Shop(tmp_path)
+def shop(applied):
+    """The applied shop with nothing online and one row offline, as it was: an apply takes seconds."""
+    for file in applied.folder.glob("*.parquet"):
+        file.unlink()
+    events([(9, 0.0, 9.0)]).to_parquet(applied.folder / "first.parquet", index=False)
+    with sqlite3.connect(applied.folder.parent / "online.db") as db:
+        for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            db.execute(f'DELETE FROM "{table}"')
+    db.close()
+    return applied
 
 
-def test_neither_a_push_nor_a_materialization_puts_an_older_event_over_a_newer_one(shop):
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
+def any_shop(request, tmp_path):
+    if request.param == "sqlite":
+        return request.getfixturevalue("shop")
+    if request.param == "redis":
+        return Shop(tmp_path, f"{{type: redis, connection_string: '{request.getfixturevalue('redis_address')}'}}")
+    socket = request.getfixturevalue("postgres_socket")
+    account = "database: postgres, user: postgres, password: x, sslmode: disable"
+    return Shop(tmp_path, f"{{type: postgres, host: {socket}, {account}}}")
+
+
+def test_neither_a_push_nor_a_materialization_puts_an_older_event_over_a_newer_one(any_shop):
+    shop = any_shop
     store = shop.feast.store()
     with alone(store, shop.repo, "visits", 60), newer_events_kept(store) as written:
         store.push("visits_push", events([(1, 3, 30.0), (1, 2, 20.0), (2, 3, 31.0)]))
@@ -98,5 +141,114 @@ def test_neither_a_push_nor_a_materialization_puts_an_older_event_over_a_newer_o
         store.materialize(START, START + 5 * DAY, feature_views=["visits"])
     assert written.kept == 1
     assert shop.amounts(1, 2, 4) == [30.0, 44.0, 12.0]  # of equal moments the last to come
-    store.push("visits_push", events([(1, 1, 10.0)]))
-    assert shop.amounts(1) == [10.0]  # what Feast does by itself
+    if "redis" not in (shop.repo / "feature_store.yaml").read_text():
+        store.push("visits_push", events([(1, 1, 10.0)]))
+        assert shop.amounts(1) == [10.0], "what Feast does by itself"
+
+
+# --- push_asset
+
+
+def _push(shop: Shop, frame, *, to: To = "online", **options):
+    @dg.asset(io_manager_key="memory")
+    def recent():
+        stored = Dataset(path="recent.parquet", md5="0123456789abcdef", repo="/data", dagster_asset="recent")
+        return dg.Output(frame, metadata=stored.to_metadata())
+
+    asset = push_asset(name="visits_now", push_source="visits_push", rows=recent.key, to=to, **options)
+    return dg.materialize(
+        [recent, asset],
+        resources={"feast": shop.feast, "memory": dg.InMemoryIOManager()},
+    )
+
+
+def _metadata(result) -> dict:
+    [made] = [e for e in result.get_asset_materialization_events() if e.asset_key.path == ["visits_now"]]
+    return made.materialization.metadata
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "polars"])
+def test_a_frame_of_any_kind_is_pushed_to_every_view_of_its_source_and_recorded(shop, kind):
+    frame = events([(1, 1, 10.0), (2, 2, 20.0), (1, 3, 30.0)])
+    given = {
+        "pandas": lambda: frame,
+        "arrow": lambda: pa.Table.from_pandas(frame),
+        "polars": lambda: pl.from_pandas(frame),
+    }[kind]()
+    metadata = _metadata(_push(shop, given, batch_size=2))
+    assert shop.amounts(1, 2) == [30.0, 20.0]
+    assert shop.feast.store().get_online_features(["pages:pages"], [{"user_id": 1}]).to_dict()["pages"] == [30]
+    assert metadata["dagster/row_count"].value == 3 and metadata["feast/kept_newer"].value == 0
+    assert metadata["feast/last_event"].value == (START + 3 * DAY).timestamp()
+    records = {record.name: record for record in records_in(metadata) if isinstance(record, FeatureView)}
+    assert set(records) == {"pages", "visits"} and records["visits"].rows == 3
+    assert [str(ref) for ref in records["visits"].upstream] == ["dvc:dataset:recent.parquet@0123456789abcdef"]
+    assert FeastResolver().resolve(records["visits"].ref) == Accessible(records["visits"])
+
+
+def test_a_repeated_push_changes_nothing_and_adds_no_row_offline_twice(shop):
+    frame = events([(1, 1, 10.0), (2, 2, 20.0)])
+    first = _metadata(_push(shop, frame, to="online_and_offline"))
+    assert first["feast/offline_writes"].value == 2, "two views share the source, and the rows are there once"
+    again = _metadata(_push(shop, frame, to="online_and_offline"))
+    assert again["feast/offline_writes"].value == 0
+    more = events([(1, 1, 10.0), (2, 2, 21.0), (3, 0.5, 5.0)])
+    assert _metadata(_push(shop, more, to="offline"))["feast/offline_writes"].value == 2
+    stored = pd.read_parquet(shop.folder)
+    assert sorted(stored["amount"]) == [5.0, 9.0, 10.0, 20.0, 21.0]
+    assert shop.amounts(1, 2, 3) == [10.0, 20.0, None], "offline alone is not online"
+
+
+def test_rows_that_do_not_fit_the_views_are_refused_before_any_is_written(shop):
+    good = events([(1, 1, 10.0), (2, 2, 20.0)])
+    wrong = {
+        r"columns browser are missing": good.drop(columns="browser"),
+        r"'pages' is (large_)?string and must be int64": good.assign(pages=["1", "2"]),
+        r"'amount' is bool and must be double": good.assign(amount=[True, False]),
+        r"'pages' is double and must be int64 .*truncated": good.assign(pages=[1.5, 2.0]),
+        r"'event_timestamp' is int64 and must be timestamp": good.assign(event_timestamp=[1, 2]),
+        r"'user_id' is missing in 1 rows": good.assign(user_id=[1, None]),
+        r"'event_timestamp' is missing in 1 rows": good.assign(event_timestamp=[good["event_timestamp"][0], pd.NaT]),
+        r"have no value of pages at all": good.assign(pages=pd.array([None, None], dtype="Int64")),
+    }
+    for problem, frame in wrong.items():
+        with pytest.raises(FeatureError, match=problem):
+            _push(shop, frame)
+    with pytest.raises(FeatureError, match="has exactly the columns"):
+        _push(shop, good.assign(extra=1), to="online_and_offline")
+    assert shop.amounts(1, 2) == [None, None] and len(pd.read_parquet(shop.folder)) == 1
+    with pytest.raises(FeatureError, match=r"push source 'nobody'.*\(push sources in use: visits_push\)"):
+        push(shop.feast.store(), shop.repo, "nobody", pa.Table.from_pandas(good))
+    with pytest.raises(FeatureError, match="is none of"):
+        push_asset(name="x", push_source="visits_push", rows=dg.AssetKey("y"), to="everywhere")  # pyright: ignore[reportArgumentType]
+
+
+def test_missing_values_and_times_without_a_zone_are_pushed_as_they_are_meant(shop):
+    frame = events([(1, 1, 10.0), (2, 2, 20.0)]).assign(pages=[None, 7], browser=[None, "opera"])
+    frame["event_timestamp"] = frame["event_timestamp"].dt.tz_localize(None).astype("datetime64[ns]")
+    _push(shop, frame)
+    served = shop.feast.online_features(pd.DataFrame({"user_id": [1, 2]}), "usage", at=START + 2 * DAY)
+    assert served["pages"].tolist()[1] == 7.0 and pd.isna(served["pages"][0]) and served["browser"][0] is None
+    assert _metadata(_push(shop, frame.head(0)))["feast/online_writes"].value == 0
+
+
+def test_a_killed_push_loses_nothing_and_a_repeated_one_ends_as_if_nothing_had_happened(shop, tmp_path):
+    users, took = range(300), 2.0
+    for attempt in range(KILLS + 1):
+        frame = events([(user, 1.0 + attempt, 1000.0 * (attempt + 1) + user) for user in users])
+        frame.to_parquet(tmp_path / "rows.parquet", index=False)
+        process = processes.Process(target=push_file, args=(shop.repo, tmp_path / "rows.parquet"))
+        begun = time.monotonic()
+        process.start()
+        if attempt:  # the first one says how long a whole push takes
+            time.sleep(random.uniform(0, took))
+            process.kill()
+        process.join(120)
+        took = took if attempt else time.monotonic() - begun
+        old, new = 1000.0 * attempt, 1000.0 * (attempt + 1)
+        values = shop.amounts(*users)
+        assert all(value in (old + user, new + user) for user, value in zip(users, values, strict=True)), attempt
+        push(shop.feast.store(), shop.repo, "visits_push", pa.Table.from_pandas(frame), to="online_and_offline")
+        assert shop.amounts(*users) == [new + user for user in users]
+        stored = pd.read_parquet(shop.folder)
+        assert len(stored) == 1 + 300 * (attempt + 1) and not stored.duplicated(["user_id", "event_timestamp"]).any()

@@ -132,6 +132,24 @@ def latest_events(
     return frame.assign(event_timestamp=moments)
 
 
+def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.Table":
+    """The rows of `table` that the view's source does not hold yet, with the same keys, moment and features.
+
+    `table` has the columns of the source, at least one row, and no moment is missing.
+    """
+    features = [feature.name for feature in view.features]
+    columns = [*join_keys(view), *features]
+    raw = {mapped: name for name, mapped in view.batch_source.field_mapping.items()}
+    time = view.batch_source.timestamp_field
+    span = extra("pyarrow.compute", extra="feast").min_max(table[time])
+    window = Window(span["min"].as_py(), span["max"].as_py() + TICK)
+    with _rows(store, view, window, features=features) as duckdb:
+        duckdb.register("given", table)
+        same = [f"e.{_quoted(name)} IS NOT DISTINCT FROM g.{_quoted(raw.get(name, name))}" for name in columns]
+        same.append(f"e.happened = epoch_us(g.{_quoted(time)})")
+        return duckdb.sql(f"SELECT g.* FROM given g ANTI JOIN events e ON {' AND '.join(same)}").to_arrow_table()
+
+
 @contextmanager
 def _rows(
     store: "FeatureStore", view: Any, window: Window, *, features: Sequence[str]

@@ -1,0 +1,17 @@
+"""What the tests of pushes run in a process of its own."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+# Slow to import: the server that forks the processes does it once.
+from feast.infra.compute_engines.local import compute as compute
+
+from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast.push import push
+
+
+def push_file(repo: Path, file: Path) -> None:
+    """Push a file's rows online and offline, in many small batches."""
+    store = FeastResource(repo=str(repo)).store()
+    push(store, repo, "visits_push", pq.read_table(file), to="online_and_offline", batch_size=20)
