@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io
 from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write
 from dagster_mlops.dvc.history import history
-from dagster_mlops.dvc.imports import imported_dataset_asset
+from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
 from dagster_mlops.dvc.restore import restore
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
@@ -397,11 +399,8 @@ def test_the_command_lists_compares_and_restores(note):
 def test_a_restore_that_is_killed_leaves_the_old_or_the_new(note):
     script = f"""
 import sys
-import time
 from dagster_mlops.dvc import DvcResource
-from dagster_mlops.dvc.imports import imported_dataset_asset
 from dagster_mlops.dvc.restore import restore
-from dagster_mlops.dvc.sensors import revision_sensor
 dvc = DvcResource(repo={note.repo!r})
 print("ready", flush=True)
 sys.stdin.readline()
@@ -550,3 +549,93 @@ def test_an_import_takes_the_newest_of_a_branch_and_is_locked_to_its_commit(note
     assert mine.load("vendor/note.txt", str) == "three"
     with pytest.raises(DatasetError, match=r"https://\*\*\*@host/x has a password in it"):
         imported_dataset_asset(path="x.txt", url="https://me:secret@host/x")
+
+
+class Source(ThreadingHTTPServer):
+    """A web server with one file; silent if `content` is None."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.content: bytes | None = b"one"
+
+
+class Answers(BaseHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+    def do_GET(self):
+        assert isinstance(self.server, Source)
+        if self.server.content is None:
+            time.sleep(30)
+            return
+        missing = "missing" in self.path
+        content = b"" if missing else self.server.content
+        self.send_response(404 if missing else 200)
+        self.send_header("ETag", f'"{hashlib.md5(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def web():
+    server = Source()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_url_is_downloaded_when_its_version_changed_and_only_then(run, dvc, instance, web):
+    url = f"http://127.0.0.1:{web.server_port}/zones.txt"
+    zones = imported_url_asset(path="raw/zones.txt", url=url)
+    seen = []
+
+    @dg.asset(ins={"zones": dg.AssetIn(key=["raw", "zones"])})
+    def reader(zones: str) -> None:
+        seen.append(zones)
+
+    assert run(zones, reader).success
+    pointer = dvc.pointer("raw/zones.txt", rev="HEAD")
+    assert pointer["frozen"] and pointer["deps"][0]["path"] == url and pointer["deps"][0]["checksum"]
+    commit = _git(dvc.root, "rev-parse", "HEAD")
+    assert run(zones, reader).success
+    metadata = _latest(instance, zones).metadata
+    assert not metadata["dvc/source_changed"].value and hashlib.md5(b"one").hexdigest() in str(
+        metadata["dvc/source_version"].value
+    )
+    assert _git(dvc.root, "rev-parse", "HEAD") == commit
+    web.content = b"two"
+    assert run(zones, reader).success and seen == ["one", "one", "two"]
+    assert _latest(instance, zones).tags["dagster/data_version"] == hashlib.md5(b"two").hexdigest()
+    with dvc.open() as repo:  # DVC sees an import of its own in it
+        web.content = b"three"
+        assert not repo.status()
+        repo.update([str(dvc.root / "raw/zones.txt.dvc")])
+    assert (dvc.root / "raw/zones.txt").read_text() == "three"
+
+
+def test_a_url_that_is_silent_or_gone_leaves_the_dataset_as_it_was(run, dvc, web):
+    url = f"http://127.0.0.1:{web.server_port}"
+    run(imported_url_asset(path="zones.txt", url=f"{url}/zones.txt"))
+    with pytest.raises(DatasetError, match=r"(?s)missing\.txt cannot be imported: .*zones\.txt is as it was"):
+        run(imported_url_asset(path="zones.txt", url=f"{url}/missing.txt"))
+    web.content = None
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match=r"did not answer to the end within 3 s"):
+        run(imported_url_asset(path="zones.txt", url=f"{url}/zones.txt", timeout=3))
+    assert time.monotonic() - started < 15 and dvc.load("zones.txt", str) == "one"
+
+
+def test_a_local_file_is_imported_by_its_hash(run, dvc, tmp_path):
+    source = tmp_path / "source.csv"
+    source.write_text("n\n1\n")
+    asset = imported_url_asset(path="n.csv", url=str(source), key="numbers")
+    for text in ("n\n1\n", "n\n2\n"):
+        source.write_text(text)
+        assert run(asset).success and dvc.load("n.csv", str, rev="HEAD") == text

@@ -73,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = proxy.fault(self.command, self.path)
         proxy.seen.append((self.command, self.path, fault))
         length = int(self.headers.get("Content-Length") or 0)
+        if fault == "silent":
+            time.sleep(20)
         if fault == "cut":  # in the middle of the body
             self.rfile.read(length // 2)
             self.close_connection = True
@@ -308,3 +310,16 @@ def test_an_object_that_was_cut_off_in_the_bucket_is_noticed_and_mended_by_the_n
     (dvc.root / "x.txt").write_text("one")
     assert dvc.store("x.txt").md5 == stored.md5
     assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"one"
+
+
+def test_a_remote_that_accepts_and_says_nothing_ends_in_bounded_time(dvc, stored, proxy, monkeypatch):
+    monkeypatch.setattr("dagster_mlops.dvc.remotes._PAUSES", ())
+    monkeypatch.setattr("dagster_mlops.dvc.remotes.READ_TIMEOUT", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    _forget_cache(dvc)
+    (dvc.root / "x.txt").unlink()
+    proxy.fault = lambda method, path: "silent"
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match=r"and its remote s3://.*/dvc fails: .*[Tt]imeout"):
+        dvc.read_path("x.txt", md5=stored.md5)
+    assert time.monotonic() - started < 30

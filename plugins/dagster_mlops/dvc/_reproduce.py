@@ -62,6 +62,9 @@ def reproduce(request: dict[str, Any]) -> dict[str, Any]:
     logger.handlers[:] = [progress]
     repo = Repo(request["repo"], config=request["config"])
     repo.scm_context.quiet = True  # no hints on what to add to git
+    for options in repo.config["remote"].values():  # a remote that says nothing fails in the end
+        for option in request["waits"].get(str(options.get("url", "")).partition("://")[0], ()):
+            options.setdefault(option, request["read_timeout"])
     deadline = time.monotonic() + request["lock_timeout"]
     while True:
         try:

@@ -1,23 +1,32 @@
-"""Datasets imported from other repositories, each locked to the commit that it came from."""
+"""Datasets imported from other repositories and from URLs, each locked to the version that it came from."""
 
+import json
+import os
 import re
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import dagster_facts
 from dagster_mlops.code_state import git
-from dagster_mlops.dvc import frames, versions
+from dagster_mlops.dvc import frames, remotes, versions
+from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.diff import change
 from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
+from dagster_mlops.dvc.project import RUN_SCRIPT, describe_problem
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials
 
+SOURCE, CHANGED = "dvc/source", "dvc/source_changed"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a run takes: the dependency as DVC writes it (none when the dataset is up to date), what it was made from, facts.
+_Taken = tuple[Mapping[str, Any] | None, tuple[Ref, ...], Mapping[str, Any]]
 
 
 def imported_dataset_asset(
@@ -26,6 +35,7 @@ def imported_dataset_asset(
     url: str,
     source_path: str | None = None,
     rev: str = "HEAD",
+    timeout: float = 3600.0,
     metadata: Mapping[str, Any] | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -44,61 +54,166 @@ def imported_dataset_asset(
         url: a git URL, or the folder of a git repository, that DVC or git itself versions the data in.
         source_path: where the dataset lies there; the same as `path` by default.
         rev: branch, tag or full commit hash.
+        timeout: seconds that the download may take.
         metadata: further definition metadata.
         asset_options: whatever ``dg.asset`` takes, such as ``key``, ``group_name`` or ``automation_condition``; without
             ``key`` or ``name``, the key is `path` without its suffix.
 
     Raises:
-        DatasetError: `url` has a password; in a run: the source cannot be reached, or has no such revision or path.
+        DatasetError: `url` has a password; in a run: the source cannot be reached, does not answer in time, or has no
+            such revision or path.
     """
     source_path = source_path or path
+
+    def take(dvc: DvcResource, scratch: Path) -> _Taken:
+        commit = _commit(url, rev)
+        asked = {"url": url, "commit": commit, "path": source_path, "target": str(scratch)}
+        _downloaded(dvc, asked, f"{source_path} of {url} at {commit}", path, timeout)
+        lock = {"path": source_path, "repo": {"url": url, "rev": rev, "rev_lock": commit}}
+        return lock, (Ref("git", "commit", commit, at=url),), {"dvc/source_commit": commit}
+
+    return _imported(path, url, take, metadata, {"description": f"{source_path} of {url} at {rev}.", **asset_options})
+
+
+def imported_url_asset(
+    *,
+    path: str,
+    url: str,
+    options: Mapping[str, Any] | None = None,
+    timeout: float = 3600.0,
+    metadata: Mapping[str, Any] | None = None,
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """A file or folder that a URL names as an asset. Bind a :class:`DvcResource` as ``dvc``.
+
+        imported_url_asset(
+            path="raw/zones.csv", url="s3://open-data/zones.csv", options={"profile": "readonly"}
+        )
+
+    A run asks the source for its version (an ETag, or the MD5 of a local file). The same as in the pointer downloads
+    nothing and keeps the dataset's version; another is downloaded beside the dataset, and stored with a pointer as
+    ``dvc import-url`` writes it. A source that fails leaves everything as it was.
+
+    Args:
+        path: where the dataset goes in the repository of ``dvc``.
+        url: what ``dvc import-url`` takes: ``https://…``, ``s3://…``, ``remote://<DVC remote>/…``, a local path.
+        options: of the storage, as DVC names them for a remote of that kind (endpointurl, profile, …); secrets as
+            ``EnvVar``. They stay in memory.
+        timeout: seconds that the download may take.
+        metadata: further definition metadata.
+        asset_options: as of :func:`imported_dataset_asset`.
+
+    Raises:
+        DatasetError: `url` has a password; in a run: the source cannot be reached, does not answer in time, is not
+            there, or tells no version.
+    """
+
+    def take(dvc: DvcResource, scratch: Path) -> _Taken:
+        target = dvc.locate(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        [known] = (versions.read_pointer(target) or {}).get("deps") or [None]
+        try:
+            dvc.read_path(path)
+        except DatasetError:
+            known = None  # not stored yet, or nowhere to be found
+        asked = {
+            "repo": str(dvc.root),
+            "config": dvc.config(),
+            "pointer": str(versions.pointer_of(target)),
+            "folder": str(target.parent),
+            "name": target.name,
+            "url": url,
+            "options": remotes.in_memory(options or {}),
+            "known": known,
+            "target": str(scratch),
+        }
+        found = _downloaded(dvc, asked, url, path, timeout)
+        source = found["dependency"]
+        version = next(str(source[name]) for name in ("etag", "md5", "checksum", "version_id") if name in source)
+        return source if found["changed"] else None, (), {"dvc/source_version": version}
+
+    return _imported(path, url, take, metadata, {"description": f"What {url} holds.", **asset_options})
+
+
+def _imported(
+    path: str,
+    url: str,
+    take: Callable[[DvcResource, Path], _Taken],
+    metadata: Mapping[str, Any] | None,
+    asset_options: dict[str, Any],
+) -> dg.AssetsDefinition:
+    """The asset that stores what `take` puts at a path."""
     if not {"key", "name"} & set(asset_options):
         asset_options["key"] = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in path.rsplit(".", 1)[0].split("/")]
     if url != (shown := mask_credentials(url)):
         raise DatasetError(
             f"{shown} has a password in it, which the pointer would carry into git. Leave it out, and tell git: "
-            "`git config credential.helper`, or a URL with ssh."
+            "`git config credential.helper`, or a URL with ssh; for a storage, use options or a DVC remote."
         )
 
     @dg.asset(
         io_manager_def=dvc_io_manager,
         required_resource_keys={"dvc"},
-        metadata={PATH: path, "dvc/source": shown, **(metadata or {})},
+        metadata={PATH: path, SOURCE: url, **(metadata or {})},
         kinds=asset_options.pop("kinds", {"dvc"}),
-        description=asset_options.pop("description", f"{source_path} of {shown} at {rev}."),
         **asset_options,
     )
     def imported(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         dvc: DvcResource = context.resources.dvc
-        commit = _commit(url, rev)
         with dvc.open(locked=False) as repo:
             scratch = versions.scratch(repo)
-        try:
-            source = extra("dvc.fs").DVCFileSystem(repo=url, rev=commit, subrepos=True)
-            source.get(source_path, str(scratch), recursive=source.isdir(source_path))
-        except Exception as error:  # git, DVC, or any of a dozen storage libraries
-            raise DatasetError(
-                f"{source_path} of {shown} at {commit} cannot be imported: "
-                f"{mask_credentials(str(error) or repr(error))} Look at `dvc list {shown} --rev {rev}`, and whether "
-                f"its remote is reachable. {path} is as it was."
-            ) from error
-        rows, columns = frames.described(scratch, path)
-        record = dvc.store(
-            path,
-            source=scratch,
-            imported_from={"path": source_path, "repo": {"url": url, "rev": rev, "rev_lock": commit}},
-            rows=rows,
-            upstream=(Ref("git", "commit", commit, at=shown),),
-            **dagster_facts(context),
-        )
+        imported_from, upstream, more = take(dvc, scratch)
+        if imported_from is None:
+            record = observed_dataset(dvc, path, rev=None)
+            rows, columns = frames.described(dvc.read_path(path), path)
+        else:
+            rows, columns = frames.described(scratch, path)
+            record = dvc.store(
+                path,
+                source=scratch,
+                imported_from=imported_from,
+                rows=rows,
+                upstream=upstream,
+                **dagster_facts(context),
+            )
         facts = {**record.to_metadata(), **change(dvc, context.instance, context.asset_key, record, columns)}
         if rows is not None and columns is not None:
             facts.update({"dagster/row_count": rows, "dagster/column_schema": columns})
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(record.md5), metadata={**facts, "dvc/source_commit": commit}
+            data_version=dg.DataVersion(record.md5), metadata={**facts, **more, CHANGED: imported_from is not None}
         )
 
     return imported  # pyright: ignore[reportReturnType] (a spread-out option hides from it that dg.asset has decorated)
+
+
+def _downloaded(dvc: DvcResource, asked: Mapping[str, Any], source: str, path: str, timeout: float) -> dict[str, Any]:
+    """The answer of the process that downloads."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_download.py"))],
+        cwd=dvc.root,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        # Not by arguments, which other users of the machine see: it may hold secrets.
+        out, err = process.communicate(f"{json.dumps(asked)}\n", timeout=timeout)
+        told = json.loads(out.splitlines()[-1]) if process.returncode == 0 else {"error": describe_problem(err)}
+    except subprocess.TimeoutExpired:
+        told = {"error": f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."}
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if "error" in told:
+        raise DatasetError(
+            f"{source} cannot be imported: {mask_credentials(told['error'])} Look whether this machine reaches the "
+            f"source, and the remote that it keeps data in (`dvc list`, `dvc get`). {path} is as it was."
+        )
+    return told
 
 
 def _commit(url: str, rev: str) -> str:

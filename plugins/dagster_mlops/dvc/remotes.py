@@ -24,7 +24,13 @@ _T = TypeVar("_T")
 
 _PAUSES = (0.5, 1.5, 4.0)  # seconds before the second, third and fourth attempt
 _PATIENCE = 120.0  # seconds after which no further attempt starts
-_READ_TIMEOUT = 20  # seconds that S3 may be silent, instead of 60: each request is tried 25 times below us
+READ_TIMEOUT = 20  # seconds that a remote may be silent: each request to S3 is tried 25 times below us
+# The options that say so; those of http and webdav are bounded by themselves.
+WAITS = {
+    "s3": ("read_timeout", "connect_timeout"),
+    "azure": ("read_timeout", "connection_timeout"),
+    "ssh": ("timeout",),
+}
 _REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "AuthError", "TokenRetrievalError")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
@@ -48,9 +54,8 @@ def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
 def bound_waits(repo: "Repo") -> None:
     """Have a remote that accepts connections and says nothing fail within minutes, unless its options say how long."""
     for options in repo.config["remote"].values():
-        if str(options.get("url", "")).startswith("s3://"):
-            options.setdefault("read_timeout", _READ_TIMEOUT)
-            options.setdefault("connect_timeout", _READ_TIMEOUT)
+        for option in WAITS.get(str(options.get("url", "")).partition("://")[0], ()):
+            options.setdefault(option, READ_TIMEOUT)
 
 
 def attempt(action: Callable[[], _T]) -> _T:

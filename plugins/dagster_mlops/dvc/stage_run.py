@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.dvc import objects, versions
+from dagster_mlops.dvc import objects, remotes, versions
 from dagster_mlops.dvc.git import Edit, toplevel
 from dagster_mlops.dvc.project import RUN_SCRIPT, Stage, describe_problem
 from dagster_mlops.dvc.resource import DvcResource
@@ -83,6 +83,8 @@ def run_stage(
             "repo": str(dvc.root),
             "target": stage.address,
             "config": dvc.config(),
+            "waits": remotes.WAITS,
+            "read_timeout": remotes.READ_TIMEOUT,
             "lock_timeout": dvc.lock_timeout,
             "force": force,
             "pull": pull,

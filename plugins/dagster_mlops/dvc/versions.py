@@ -114,7 +114,8 @@ def write_pointer(
     # Keeps what the user wrote into the file: a description, labels, comments.
     content = serialize.parse_yaml_for_update(pointer.read_text() if pointer.exists() else "", str(pointer))
     out = (content.get("outs") or [{}])[0]
-    if out.get("md5") == record.md5 and (not imported_from or "deps" in content):
+    same_source = not imported_from or [_followed(dep) for dep in content.get("deps", ())] == [_followed(imported_from)]
+    if out.get("md5") == record.md5 and same_source:
         return
     kept = {key: value for key, value in out.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
     facts: dict[str, Any] = {"md5": record.md5, "size": record.bytes, "hash": "md5", "path": target.name}
@@ -131,6 +132,12 @@ def write_pointer(
     new = scratch(repo)
     new.write_text(serialize.dumps_yaml(content))
     os.replace(new, pointer)
+
+
+def _followed(dependency: Mapping[str, Any]) -> dict[str, Any]:
+    """What an import follows, without the commit of it: another one with the same content is no news."""
+    repo = {key: value for key, value in dependency.get("repo", {}).items() if key != "rev_lock"}
+    return {**dependency, "repo": repo}
 
 
 def edits(target: Path) -> dict[Path, Edit]:
