@@ -1,10 +1,13 @@
 """What the tests of the as-of offline store run in processes of their own."""
 
 import itertools
+import os
 import resource
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.data_format import DeltaFormat, ParquetFormat
@@ -14,6 +17,7 @@ from feast.types import Float64
 
 # Slow to import: the server that forks the processes does it once.
 from dagster_mlops.feast.offline_store import AsofOfflineStore
+from dagster_mlops.feast.writing import write
 
 NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)
 BATCH = 500
@@ -107,3 +111,17 @@ def answer(folder: Path, name: str, told, **settings) -> None:
     job = store.get_historical_features(entity_df=str(folder / "entities.parquet"), features=["t:rate"])
     job.to_parquet(str(folder / name))
     told.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
+
+
+def stall(place: str, told, storage_environment: dict[str, str], **more) -> None:
+    """Write a part of an answer, tell so, and stand still."""
+    os.environ.update(storage_environment)
+
+    def pieces():
+        for value in range(4):
+            noise = pa.array(np.random.default_rng(value).random(300_000))  # more than S3's smallest part
+            yield rows(value, 300_000).set_column(2, "rate", noise)
+        told.send(True)
+        time.sleep(300)
+
+    write(FileSource(path=place, **more), None, pieces(), append=False)

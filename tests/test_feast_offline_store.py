@@ -1,5 +1,6 @@
 """The as-of offline store, used as Feast's users do: same values as Feast's own DuckDB store, and no row lost."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -40,6 +41,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.writing import write
+from tests import feast_writers as writers
 
 pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
@@ -516,6 +519,64 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     pieces.close()
     assert answer.read_bytes() == before
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("place", ["file.parquet", "folder", "delta"])
+def test_what_is_pushed_saved_and_logged_in_s3_is_whole_and_leaves_nothing_beside_it(tmp_path, place, s3, monkeypatch):
+    endpoint, disk = s3
+    for variable, value in s3_options(endpoint).items():
+        monkeypatch.setenv(variable, value)
+    kind = DeltaFormat() if place == "delta" else ParquetFormat()
+    where = {"file_format": kind, "s3_endpoint_override": endpoint}
+    address = f"s3://lake/written/{place}"
+    source = FileSource(name="t", path=address, timestamp_field="event_timestamp", **where)
+    first = pa.Table.from_pandas(rates().drop(columns="created"), preserve_index=False)
+    write(source, tmp_path, [first], append=False)
+    pushed = view(PushSource(name="pushed", batch_source=source))
+    logs = FileLoggingDestination(
+        path=f"s3://lake/written/{place}-logs", s3_endpoint_override=endpoint, partition_by=["driver"]
+    )
+    service = FeatureService(name="service", features=[pushed], logging_config=LoggingConfig(destination=logs))
+    store = feast_store(tmp_path, STORE, [driver, pushed, service])
+    for value in (5.0, 6.0):
+        row = pd.DataFrame({"driver": [1], "event_timestamp": at(85 + value), "rate": [value]})
+        store.push("pushed", row, to=PushMode.OFFLINE)
+
+    storage = SavedDatasetFileStorage(path=address + "-saved" + Path(place).suffix, **where)
+    for minute in (70, 100):
+        job = store.get_historical_features(entity_df=asked((1, minute), (2, 100)), features=["trips:rate"])
+        saved = store.create_saved_dataset(job, name="set", storage=storage, allow_overwrite=True)
+    assert sorted(saved.to_df()["rate"]) == [6.0, 9.0]
+
+    for _ in range(2):
+        store._get_provider().write_feature_service_logs(
+            service, pa.table({"driver": [1, 2], "rate": [0.5, 0.6]}), store.config, store.registry
+        )
+    logged = ds.dataset(f"lake/written/{place}-logs", filesystem=disk, partitioning="hive")
+    assert sorted(logged.to_table().column("driver").to_pylist()) == [1, 1, 2, 2]
+    names = [file.path for file in disk.get_file_info(pafs.FileSelector("lake/written", recursive=True))]
+    assert not [name for name in names if "/." in name]
+
+
+def test_an_upload_to_s3_that_is_killed_leaves_the_old_object_and_no_half_one(tmp_path, s3, monkeypatch):
+    endpoint, disk = s3
+    for variable, value in s3_options(endpoint).items():
+        monkeypatch.setenv(variable, value)
+    pq.write_table(writers.rows(1), "lake/killed/answer.parquet", filesystem=disk)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["dagster_mlops.feast.offline_store"])
+    for place in ("answer.parquet", "folder"):
+        here, there = processes.Pipe()
+        # The server of processes may have been started before the test set its environment.
+        more = {"s3_endpoint_override": endpoint, "storage_environment": dict(s3_options(endpoint))}
+        uploading = processes.Process(target=writers.stall, args=(f"s3://lake/killed/{place}", there), kwargs=more)
+        uploading.start()
+        assert here.poll(60) and here.recv()
+        uploading.kill()
+        uploading.join(20)
+    inside = disk.get_file_info(pafs.FileSelector("lake/killed", recursive=True))
+    assert [file.path for file in inside if file.type == pafs.FileType.File] == ["lake/killed/answer.parquet"]
+    assert pq.read_table("lake/killed/answer.parquet", filesystem=disk).equals(writers.rows(1))
 
 
 def test_logged_features_add_up(tmp_path):
