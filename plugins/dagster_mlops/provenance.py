@@ -231,7 +231,10 @@ class FeatureView(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet(Record):
-    """Point-in-time-correct features for an entity dataframe, through a feature service."""
+    """Point-in-time-correct features for an entity dataframe, through a feature service.
+
+    `content_hash` hashes the rows and columns themselves, `snapshot` names what the registry keeps to make them again.
+    """
 
     tool: ClassVar[str] = "feast"
     kind: ClassVar[str] = "training_set"
@@ -244,11 +247,14 @@ class TrainingSet(Record):
     start: str = ""  # first and last event timestamp of the entity dataframe, ISO 8601, UTC
     end: str = ""
     rows: int | None = None
+    content_hash: str = ""
+    snapshot: str = ""
     point_in_time: str = "latest feature value at or before the event timestamp, within the view's ttl"
 
     @property
     def ref(self) -> Ref:
         name = f"{self.project}/{self.feature_service}@{self.registry_hash[:12]}+{self.entity_hash[:12]}"
+        name += f"+{self.content_hash[:12]}" if self.content_hash else ""
         return Ref("feast", "training_set", name, at=self.repo)
 
 

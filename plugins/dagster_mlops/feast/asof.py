@@ -28,8 +28,8 @@ class View:
         types: every column of the relation and its DuckDB type.
         keys: column of the relation → column of the entity rows. None: each entity row gets the view's latest row.
         instant: the column that tells when a row's values became true.
-        created: the column that decides between rows of one key and instant: the latest wins, a missing one loses. Without
-        it, or with equal ones, the largest values win.
+        created: the column that decides between rows of one key and instant: the latest wins, a missing one loses.
+            Without it, or with equal ones, the largest values win.
         features: column of the relation → name in the answer.
         ttl: how old a row may be at most, to the microsecond, bound included. None: any age.
         known_only: leave out rows that were created after the moment asked for, or nobody knows when.

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
-from dagster_mlops.errors import FeatureError
+from dagster_mlops.errors import FeatureError, ProvenanceError
 from dagster_mlops.provenance import Record, Ref
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def view_hash(store: "FeatureStore", name: str) -> str:
 def view_hashes(store: "FeatureStore") -> dict[str, str]:
     """For each feature view of any kind, and each feature service, a hash of its definition: see `registry_hash`."""
     views = store.registry.list_all_feature_views(store.project)
-    services = store.registry.list_feature_services(store.project)
+    return definition_hashes(views, store.registry.list_feature_services(store.project))
+
+
+def definition_hashes(views: "Iterable[BaseFeatureView]", services: "Iterable[FeatureService]") -> dict[str, str]:
+    """The same of given views and services."""
     return {
         **{view.name: _digest([_definition(view)]) for view in views},
         **{f"feature service {service.name}": _digest([_definition(service)]) for service in services},
@@ -71,11 +76,38 @@ def registry_hash(store: "FeatureStore", service: str) -> str:
     which differ between machines while the data's own hash stays.
     """
     found = feature_service(store, service)
-    views = [feature_view(store, projection.name) for projection in found.feature_view_projections]
+    views = service_views(store, found)
     used = {name for view in views for name in getattr(view, "entities", ())}
     entities = [e for e in store.registry.list_entities(store.project) if e.name in used]
     named = sorted([*views, *entities], key=lambda thing: (type(thing).__name__, thing.name))
     return _digest([_definition(found), *(_definition(thing) for thing in named)])
+
+
+def service_views(store: "FeatureStore", service: "FeatureService") -> list[Any]:
+    """The views of a feature service, and those that its on-demand views take from, each once."""
+    views: dict[str, Any] = {}
+    for projection in service.feature_view_projections:
+        view: Any = feature_view(store, projection.name)
+        views[view.name] = view
+        for source in getattr(view, "source_feature_view_projections", {}).values():
+            views.setdefault(source.name, feature_view(store, source.name))
+    return list(views.values())
+
+
+def definition(thing: Any) -> dict[str, Any]:
+    """Everything that was written in a definition, as JSON; what Feast noted of its use is left out."""
+    proto = thing.to_proto()
+    to_dict = extra("google.protobuf.json_format", extra="feast").MessageToDict
+    return {"type": proto.DESCRIPTOR.name, "spec": to_dict(proto.spec, preserving_proto_field_name=True)}
+
+
+def restored(definition: Mapping[str, Any]) -> Any:
+    """The Feast object of what :func:`definition` gave. Code of on-demand views is loaded as Feast does: by dill."""
+    name = definition["type"]
+    module = extra(f"feast.protos.feast.core.{name}_pb2", extra="feast")
+    proto = getattr(module, name)()
+    extra("google.protobuf.json_format", extra="feast").ParseDict({"spec": definition["spec"]}, proto)
+    return getattr(extra("feast"), name).from_proto(proto)
 
 
 def put_record(store: "FeatureStore", record: Record) -> None:
@@ -96,6 +128,17 @@ def get_record(store: "FeatureStore", ref: Ref) -> Record | None:
     """
     text = get_tags(store, _name(ref)).get(RECORD_TAG)
     return None if text is None else Record.from_json(text)
+
+
+def records(store: "FeatureStore") -> Iterator[Record]:
+    """Every record in the registry that can be read."""
+    for saved in store.registry.list_saved_datasets(store.project, allow_cache=False):
+        text = saved.tags.get(RECORD_TAG)
+        try:
+            if text is not None:
+                yield Record.from_json(text)
+        except ProvenanceError:
+            continue  # the resolver says of a record that it is damaged; others are still found
 
 
 def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service: str | None = None) -> None:
@@ -124,6 +167,9 @@ def _name(ref: Ref) -> str:
 
 def _definition(thing: Any) -> dict[str, Any]:
     spec = extra("google.protobuf.json_format", extra="feast").MessageToDict(thing.to_proto().spec)
+    if "entityColumns" in spec or "sources" in spec:  # a view: Feast gives its columns in an order of each process
+        for columns in {"features", "entityColumns"} & {*spec}:
+            spec[columns] = sorted(spec[columns], key=lambda column: column["name"])
     return _without_noise(spec)
 
 

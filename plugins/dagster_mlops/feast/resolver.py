@@ -4,10 +4,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from dagster_mlops._extras import extra
-from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
-from dagster_mlops.feast import registry
+from dagster_mlops.errors import DagsterMlopsError, FeatureError, ProvenanceError
+from dagster_mlops.feast import registry, snapshot
 from dagster_mlops.feast.repository import read_config
-from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Ref, TrainingSet
+from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Record, Ref, TrainingSet
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -68,15 +68,28 @@ def _answer(store: "FeatureStore", ref: Ref) -> Answer:
         if view not in {found.name for found in store.registry.list_all_feature_views(project)}:
             return Deleted(f"feature view {view!r} is no longer in project {project!r}", record)
         return Accessible(record) if record else Deleted(f"the registry has no record of {thing!r}")
-    service, _, hashes = thing.partition("@")
-    if service not in {found.name for found in store.registry.list_feature_services(project)}:
-        return Deleted(f"feature service {service!r} is no longer in project {project!r}", record)
+    return _training_set(store, thing, record)
+
+
+def _training_set(store: "FeatureStore", thing: str, record: Record | None) -> Answer:
+    """What a training set was made from is kept, so that it outlives its feature service; if it is not, it does not."""
     if not isinstance(record, TrainingSet):
         return Deleted(f"the registry has no record of training set {thing!r}")
+    kept = ""
+    if record.snapshot:
+        try:
+            if snapshot.get(store, record.snapshot):
+                return Accessible(record)
+            kept = f"; its snapshot {record.snapshot}, by which it could be rebuilt, is gone"
+        except FeatureError as error:
+            return Faulty(str(error), record)
+    service, _, hashes = thing.partition("@")
+    if service not in {found.name for found in store.registry.list_feature_services(store.project)}:
+        return Deleted(f"feature service {service!r} is no longer in project {store.project!r}{kept}", record)
     now = registry.registry_hash(store, service)
     if not now.startswith(hashes.partition("+")[0]):
         return Faulty(
-            f"feature service {service!r} was redefined: its registry hash was {hashes[:12]} and is {now[:12]} now",
+            f"feature service {service!r} was redefined: its registry hash was {hashes[:12]}, now {now[:12]}{kept}",
             record,
         )
-    return Accessible(record)
+    return Faulty(f"{thing!r} cannot be rebuilt{kept}", record) if kept else Accessible(record)

@@ -4,51 +4,97 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.frame_hash import as_table
 from dagster_mlops.feast.registry import feature_service, feature_view
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
     from feast import FeatureStore
     from feast.feature_service import FeatureService
 
 _ROW = "dagster_mlops_row"
 _TIMESTAMP = "event_timestamp"
+_NUMBERS = {"Int32", "Int64", "Float32", "Float64", "Bool"}
+ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
+"""The offline store that keeps every entity row, its order and its columns."""
 # Feast's DuckDB store joins each entity row with every event within the ttl before it picks the latest, all in memory.
 _ROWS_PER_QUERY = 100_000
 
 
 def historical_features(
-    store: "FeatureStore", entities: "pd.DataFrame", service: str, *, timestamp_column: str = _TIMESTAMP
-) -> "pd.DataFrame":
+    store: "FeatureStore", entities: Any, service: str, *, timestamp_column: str = _TIMESTAMP
+) -> Any:
     """`entities` as it is, row by row, with the features of `service` as they were known at each row's timestamp.
 
-    Feast sees only what it needs, each combination of join keys and timestamp once: other columns cannot collide with
-    its own, repeated rows cost nothing, and a store that collapses repeated rows cannot lose any.
+    Feast sees only what it needs: other columns cannot collide with its own.
+
+    Args:
+        entities: A pandas dataframe, or a polars dataframe or Arrow table (or stream), which become an Arrow table.
 
     Raises:
         FeatureError: a needed column is missing or empty, or Feast lost rows.
     """
     pd = extra("pandas", extra="feast")
     found = feature_service(store, service)
-    keys = entity_columns(store, found)
+    keys, types = entity_columns(store, found), feature_types(found)
+    if not isinstance(entities, pd.DataFrame):
+        entities = as_table(entities)
     require(entities, [*keys, timestamp_column], f"feature service {service!r}")
-    taken = [name for name in feature_types(found) if name in entities.columns]
+    taken = [name for name in types if name in column_names(entities)]
     if taken:
         raise FeatureError(
             f"the entity dataframe already has columns that {service!r} adds: {', '.join(taken)}. Drop or rename them."
         )
-    times = pd.to_datetime(entities[timestamp_column], utc=True).astype("datetime64[us, UTC]")
-    if times.isna().any():
-        raise FeatureError(
-            f"{int(times.isna().sum())} entity rows have no {timestamp_column!r}. Drop or fill them first."
-        )
+    return (_with_features if isinstance(entities, pd.DataFrame) else _with_feature_columns)(
+        store, entities, found, keys, timestamp_column
+    )
 
+
+def _with_features(
+    store: "FeatureStore", entities: "pd.DataFrame", service: "FeatureService", keys: list[str], moment: str
+) -> "pd.DataFrame":
+    pd = extra("pandas", extra="feast")
+    times = pd.to_datetime(entities[moment], utc=True).astype("datetime64[us, UTC]")
+    _require_moments(int(times.isna().sum()), moment)
     asked = entities[keys].assign(**{_TIMESTAMP: times}).reset_index(drop=True)
-    row = asked.groupby([*keys, _TIMESTAMP], sort=False, dropna=False).ngroup()
-    distinct = asked.loc[~row.duplicated()].reset_index(drop=True)
-    values = point_in_time(store, distinct, found, feature_types(found))
-    spread = values.take(row.to_numpy()).reset_index(drop=True)
-    return pd.concat([entities.reset_index(drop=True), spread], axis=1)
+    types = feature_types(service)
+    if keeps_rows(store):
+        values = point_in_time(store, asked, service, types)
+    else:
+        # Repeated rows cost nothing, then, and a store that collapses them cannot lose any.
+        row = asked.groupby([*keys, _TIMESTAMP], sort=False, dropna=False).ngroup()
+        distinct = asked.loc[~row.duplicated()].reset_index(drop=True)
+        values = point_in_time(store, distinct, service, types).take(row.to_numpy()).reset_index(drop=True)
+    return pd.concat([entities.reset_index(drop=True), values], axis=1)
+
+
+def _with_feature_columns(
+    store: "FeatureStore", entities: "pa.Table", service: "FeatureService", keys: list[str], moment: str
+) -> "pa.Table":
+    pa = extra("pyarrow", extra="feast")
+    if not keeps_rows(store):
+        raise FeatureError(
+            f"Arrow tables are joined by `offline_store: {{type: {ENGINE}}}` only, and {store.repo_path} has "
+            f"another. Use that engine, or give a pandas DataFrame."
+        )
+    times = entities.column(moment)
+    if not pa.types.is_timestamp(times.type):
+        raise FeatureError(f"column {moment!r} is {times.type}, and a timestamp is needed. Cast it first.")
+    _require_moments(times.null_count, moment)
+    zoned = times if times.type.tz else extra("pyarrow.compute", extra="feast").assume_timezone(times, "UTC")
+    asked = entities.select(keys).append_column(_TIMESTAMP, zoned.cast(pa.timestamp("us", "UTC"), safe=False))
+    types = feature_types(service)
+    pieces = store.get_historical_features(entity_df=asked, features=service).to_tables()  # pyright: ignore[reportAttributeAccessIssue] (keeps_rows)
+    values = pa.concat_tables([_normalised_table(piece, types) for piece in pieces])
+    for name in types:
+        entities = entities.append_column(name, values.column(name))
+    return entities
+
+
+def keeps_rows(store: "FeatureStore") -> bool:
+    """Whether the offline store is the one that keeps every row, in order."""
+    return getattr(store.config.offline_store, "type", None) == ENGINE
 
 
 def point_in_time(
@@ -62,6 +108,9 @@ def point_in_time(
     pd = extra("pandas", extra="feast")
     if asked.empty:
         return normalised(pd.DataFrame(columns=[*types]), types)
+    if keeps_rows(store):
+        answer = store.get_historical_features(entity_df=asked, features=features).to_df()
+        return normalised(answer.loc[:, [*types]], types)
     parts = [asked.iloc[first : first + _ROWS_PER_QUERY] for first in range(0, len(asked), _ROWS_PER_QUERY)]
     answers = [
         store.get_historical_features(entity_df=part.assign(**{_ROW: part.index}), features=features).to_df()
@@ -71,7 +120,7 @@ def point_in_time(
     if not pd.Index(answer[_ROW]).equals(asked.index):
         raise FeatureError(
             f"Feast returned {len(answer)} rows for {len(asked)} entity rows: the offline store loses or multiplies "
-            "rows. Use `offline_store: {type: dagster_mlops.feast.offline_store.AsofOfflineStore}`."
+            f"rows. Use `offline_store: {{type: {ENGINE}}}`."
         )
     return normalised(answer.set_index(_ROW).loc[:, [*types]], types)
 
@@ -111,7 +160,7 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     pd = extra("pandas", extra="feast")
     columns: dict[str, Any] = {}
     for name in frame.columns:
-        if types[name] in {"Int32", "Int64", "Float32", "Float64", "Bool"}:
+        if types[name] in _NUMBERS:
             columns[name] = pd.to_numeric(frame[name].astype("object").where(frame[name].notna(), None)).astype(
                 "float64"
             )
@@ -123,15 +172,42 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     return pd.DataFrame(columns, index=frame.index)
 
 
-def require(frame: "pd.DataFrame", columns: list[str], asker: str) -> None:
+def _normalised_table(table: "pa.Table", types: dict[str, str]) -> "pa.Table":
+    """The same of an Arrow table: its features alone, missing values null."""
+    pa, compute = extra("pyarrow", extra="feast"), extra("pyarrow.compute", extra="feast")
+    columns = {}
+    for name, kind in types.items():
+        values = table.column(name)
+        if kind in _NUMBERS:
+            if pa.types.is_boolean(values.type):
+                values = values.cast(pa.uint8())
+            values = values.cast(pa.float64(), safe=False)
+            values = compute.if_else(compute.is_nan(values), pa.scalar(None, pa.float64()), values)
+        elif kind == "UnixTimestamp":
+            values = values.cast(pa.timestamp("us", "UTC"), safe=False)
+        columns[name] = values
+    return pa.table(columns)
+
+
+def _require_moments(missing: int, column: str) -> None:
+    if missing:
+        raise FeatureError(f"{missing} entity rows have no {column!r}. Drop or fill them first.")
+
+
+def column_names(frame: Any) -> list[str]:
+    """The columns of a pandas dataframe or Arrow table."""
+    return list(frame.columns if hasattr(frame, "iloc") else frame.column_names)
+
+
+def require(frame: Any, columns: list[str], asker: str) -> None:
     """Refuse a dataframe that lacks columns.
 
     Raises:
         FeatureError: and which ones.
     """
-    missing = [name for name in columns if name not in frame.columns]
+    missing = [name for name in columns if name not in column_names(frame)]
     if missing:
-        has = ", ".join(map(str, frame.columns)) or "no columns"
+        has = ", ".join(map(str, column_names(frame))) or "no columns"
         raise FeatureError(
             f"{asker} needs the columns {', '.join(missing)}, which the entity dataframe lacks (it has: {has})."
         )

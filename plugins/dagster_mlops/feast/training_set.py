@@ -1,22 +1,35 @@
 """The training set asset: features as they were known at each row's time, for an entity dataframe."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import dagster_facts, upstream_records, upstream_refs
+from dagster_mlops.asset_records import dagster_facts, upstream_records
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import registry
+from dagster_mlops.feast import registry, snapshot
+from dagster_mlops.feast.frame_hash import as_table, content_hash
+from dagster_mlops.feast.rebuild import find_record, rebuild
 from dagster_mlops.feast.repository import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.retrieval import feature_types
-from dagster_mlops.provenance import Dataset, TrainingSet
+from dagster_mlops.feast.retrieval import column_names, feature_types
+from dagster_mlops.provenance import Dataset, Record, TrainingSet, records_in
 
-if TYPE_CHECKING:
-    import pandas as pd
+_PAGE = 100  # materializations that are looked through at a time
+
+
+class TrainingSetConfig(dg.Config):
+    """Run config of a training set: ``{"ops": {"training_set": {"config": {"rebuild": "4f0c…"}}}}``."""
+
+    rebuild: str | None = Field(
+        default=None,
+        description="The DVC hash, content hash or ref of an earlier training set: it is made again from the data and "
+        "definitions of then, instead of from those of now.",
+    )
 
 
 def training_set_asset(
@@ -33,6 +46,8 @@ def training_set_asset(
     key_prefix: Sequence[str] | None = None,
     description: str | None = None,
     automation_condition: dg.AutomationCondition | None = None,
+    entities_type: Any = None,
+    datasets: str | None = None,
 ) -> dg.AssetsDefinition:
     """An asset whose value is the entity dataframe with the features of a feature service, point-in-time correct.
 
@@ -48,86 +63,166 @@ def training_set_asset(
             io_manager_key="dvc_io_manager",
         )
 
+    The registry keeps what the training set was made from: versions of the entity dataframe and of the views' source
+    files, and the definitions. A run with the config ``{"ops": {"training_set": {"config": {"rebuild": "4f0c…"}}}}``
+    makes the training set of that DVC hash (or content hash, or ref) again, as :func:`.rebuild.rebuild` does.
+
     Args:
         entities: The asset that gives the entity dataframe: join keys, timestamp, and whatever else shall be kept. When
             its IO manager loads several partitions as a dict of dataframes, they are joined in the order of their keys.
         deps: The feature view assets, so that the graph and the lineage show them.
         partition_mapping: Which partitions of `entities` are read, when both are partitioned differently.
+        entities_type: What the IO manager loads the entities as, such as ``pyarrow.Table`` or ``polars.DataFrame``;
+            then the value is an Arrow table. A pandas dataframe unless given.
+        datasets: Key of the resource (a ``DvcResource``) by which a rebuild reads datasets back. Unless given, it opens
+            the repositories that the record names, with the remotes that they are configured with.
     """
 
-    @dg.asset(
+    def training_set(context: dg.AssetExecutionContext, config: TrainingSetConfig, entities: Any) -> dg.Output[Any]:
+        feast: FeastResource = context.resources.feast
+        if config.rebuild:
+            made = _made_before(context, feast, config.rebuild)
+            given = getattr(context.resources, datasets) if datasets else None
+            result = rebuild(feast, made, datasets=given)
+            record = dataclasses.replace(made, **dagster_facts(context))
+            facts: dict[str, Any] = {"feast/rebuilt": made.ref.id}
+        else:
+            feast.apply()
+            result, record, facts = _joined(context, feast, entities, feature_service, timestamp_column)
+        return dg.Output(result, metadata={**record.to_metadata(), **facts, **_measures(feast, record, result)})
+
+    if entities_type is not None:  # what the IO manager is asked to load
+        training_set.__annotations__["entities"] = entities_type
+    return dg.asset(
         name=name,
         key_prefix=key_prefix,
         ins={"entities": dg.AssetIn(entities, partition_mapping=partition_mapping)},
         deps=deps,
         io_manager_key=io_manager_key,
+        required_resource_keys={"feast", *([datasets] if datasets else [])},
         partitions_def=partitions_def,
         group_name=group_name,
         description=description
         or f"Point-in-time-correct features of service `{feature_service}` for `{entities.to_user_string()}`.",
         automation_condition=automation_condition,
         kinds={"feast"},
+    )(training_set)
+
+
+def _joined(
+    context: dg.AssetExecutionContext, feast: FeastResource, entities: Any, service: str, timestamp_column: str
+) -> tuple[Any, TrainingSet, dict[str, Any]]:
+    """The training set, its record, and further metadata; the registry keeps what it was made from."""
+    store, upstream = feast.store(), upstream_records(context)
+    datasets = _entity_datasets(context, upstream)
+    if isinstance(entities, dict):
+        datasets.sort(key=lambda dataset: dataset.dagster_partition)
+    frame = _entity_frame(entities, context.assets_def.key.to_user_string())
+    known = [ref for made in upstream for ref in (made.ref, *made.upstream)]
+    before = snapshot.take(
+        store,
+        service,
+        entities=[dataset.ref for dataset in datasets],
+        timestamp_column=timestamp_column,
+        frame="pandas" if hasattr(frame, "iloc") else "pyarrow",
+        known=known,
     )
-    def training_set(context: dg.AssetExecutionContext, feast: FeastResource, entities: Any) -> dg.Output[Any]:
-        frame = _entity_frame(entities, name)
-        feast.apply()
-        store = feast.store()
-        result = feast.historical_features(frame, feature_service, timestamp_column=timestamp_column)
-        times = extra("pandas", extra="feast").to_datetime(frame[timestamp_column], utc=True)
-        record = TrainingSet(
-            feature_service=feature_service,
-            project=store.project,
-            repo=str(read_config(feast.repo).path),
-            registry_hash=registry.registry_hash(store, feature_service),
-            entity_hash=_entity_hash(context, frame),
-            start=times.min().isoformat() if len(frame) else "",
-            end=times.max().isoformat() if len(frame) else "",
-            rows=len(result),
-            upstream=upstream_refs(context),
-            **dagster_facts(context),
-        )
-        registry.put_record(store, record)
-        features = list(feature_types(registry.feature_service(store, feature_service)))
-        shares = {feature: float(result[feature].isna().mean()) if len(result) else 0.0 for feature in features}
-        rows = [
-            dg.TableRecord({"feature": feature, "null share": round(share, 6)}) for feature, share in shares.items()
-        ]
-        nulls = dg.MetadataValue.table(rows) if rows else dg.MetadataValue.text("no features")
-        measures = {"feast/null_shares": nulls, "feast/max_null_share": max(shares.values(), default=0.0)}
-        return dg.Output(result, metadata={**record.to_metadata(), **measures, "feast/features": features})
-
-    return training_set
+    result: Any = feast.historical_features(frame, service, timestamp_column=timestamp_column)
+    kept = snapshot.settled(before)
+    start, end = _span(frame, timestamp_column)
+    record = TrainingSet(
+        feature_service=service,
+        project=store.project,
+        repo=str(read_config(feast.repo).path),
+        registry_hash=registry.registry_hash(store, service),
+        entity_hash=_entity_hash([dataset.md5 for dataset in datasets], frame),
+        start=start,
+        end=end,
+        rows=len(result),
+        content_hash=content_hash(result),
+        snapshot=snapshot.put(store, kept),
+        upstream=tuple(dict.fromkeys(made.ref for made in upstream)),
+        **dagster_facts(context),
+    )
+    registry.put_record(store, record)
+    loose = [source.name for source in kept.sources if not source.versioned]
+    if loose or not datasets:
+        what = [f"sources {', '.join(loose)}"] * bool(loose) + ["its entity dataframe"] * (not datasets)
+        context.log.info(f"{record.ref}: {' and '.join(what)} had no version, so a rebuild may need what is there now.")
+    return result, record, {"feast/unversioned_sources": loose}
 
 
-def _entity_frame(entities: Any, asset: str) -> "pd.DataFrame":
+def _made_before(context: dg.AssetExecutionContext, feast: FeastResource, version: str) -> TrainingSet:
+    """The record of an earlier materialization: by the hash of the stored dataset, else as the registry finds it."""
+    key = context.assets_def.key
+    cursor = None
+    while True:
+        found = context.instance.fetch_materializations(key, limit=_PAGE, cursor=cursor)
+        for event in found.records:
+            happened = event.event_log_entry.asset_materialization
+            records = list(records_in(happened.metadata)) if happened else []
+            if any(isinstance(record, Dataset) and record.md5 == version for record in records):
+                return next(record for record in records if isinstance(record, TrainingSet))
+        if not found.has_more:
+            return find_record(feast, version)
+        cursor = found.cursor
+
+
+def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[str, Any]:
+    features = list(feature_types(registry.feature_service(feast.store(), record.feature_service)))
+    features = [feature for feature in features if feature in column_names(result)]
+    nulls = {
+        f: int(result[f].isna().sum()) if hasattr(result, "iloc") else result.column(f).null_count for f in features
+    }
+    shares = {feature: count / max(len(result), 1) for feature, count in nulls.items()}
+    rows = [dg.TableRecord({"feature": feature, "null share": round(share, 6)}) for feature, share in shares.items()]
+    return {
+        "feast/null_shares": dg.MetadataValue.table(rows) if rows else dg.MetadataValue.text("no features"),
+        "feast/max_null_share": max(shares.values(), default=0.0),
+        "feast/features": features,
+    }
+
+
+def _missing(frame: Any, column: str) -> int:
+    return int(frame[column].isna().sum()) if hasattr(frame, "iloc") else frame.column(column).null_count
+
+
+def _entity_frame(entities: Any, asset: str) -> Any:
     pd = extra("pandas", extra="feast")
     if isinstance(entities, dict):
-        entities = pd.concat([entities[key] for key in sorted(entities)], ignore_index=True)
-    if not isinstance(entities, pd.DataFrame):
-        raise FeatureError(
-            f"{asset} needs its entities as a pandas DataFrame, but the IO manager gave {type(entities).__name__}. "
-            "Let the upstream asset return a DataFrame, or give it an IO manager that loads one."
-        )
-    return entities
+        parts = [entities[key] for key in sorted(entities)]
+        frames = all(isinstance(part, pd.DataFrame) for part in parts)
+        if not frames:
+            return extra("pyarrow", extra="feast").concat_tables(map(as_table, parts))
+        entities = pd.concat(parts, ignore_index=True)
+    if isinstance(entities, pd.DataFrame):
+        return entities
+    if type(entities).__module__.partition(".")[0] in ("pyarrow", "polars"):
+        return as_table(entities)
+    raise FeatureError(
+        f"{asset} needs its entities as a pandas or polars dataframe or an Arrow table, but the IO manager gave "
+        f"{type(entities).__name__}. Let the upstream asset return one, or give it an IO manager that loads one."
+    )
 
 
-def _entity_hash(context: dg.AssetExecutionContext, frame: "pd.DataFrame") -> str:
-    """The entity dataset's own version when its asset has one, else the hash of its content."""
+def _span(entities: Any, column: str) -> tuple[str, str]:
+    pd = extra("pandas", extra="feast")
+    if not len(entities):
+        return "", ""
+    times = pd.to_datetime(
+        entities[column] if hasattr(entities, "iloc") else entities.column(column).to_pandas(), utc=True
+    )
+    return times.min().isoformat(), times.max().isoformat()
+
+
+def _entity_datasets(context: dg.AssetExecutionContext, upstream: Sequence[Record]) -> list[Dataset]:
+    """The datasets of the entity dataframe, in the order in which its partitions are put together."""
     source = context.assets_def.keys_by_input_name["entities"].to_user_string()
-    versions = [r.md5 for r in upstream_records(context) if isinstance(r, Dataset) and r.dagster_asset == source]
+    return [record for record in upstream if isinstance(record, Dataset) and record.dagster_asset == source]
+
+
+def _entity_hash(versions: Sequence[str], frame: Any) -> str:
+    """The entity dataset's own version when its asset has one, else the hash of its content."""
     if len(versions) == 1:
         return versions[0]
-    return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else _content_hash(frame)
-
-
-def _content_hash(frame: "pd.DataFrame") -> str:
-    """A hash of a frame's rows, whatever their order and index."""
-    pd = extra("pandas", extra="feast")
-    nested = [
-        name
-        for name in frame.select_dtypes("object")
-        if not all(pd.api.types.is_hashable(value) for value in frame[name])
-    ]
-    plain = frame.assign(**{name: frame[name].map(str) for name in nested})
-    rows = pd.util.hash_pandas_object(plain, index=False).sort_values().to_numpy()
-    return hashlib.sha256("|".join(map(str, frame.columns)).encode() + rows.tobytes()).hexdigest()
+    return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else content_hash(frame)

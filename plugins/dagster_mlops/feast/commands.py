@@ -1,0 +1,45 @@
+"""`dagster-mlops feast`: make a training set of the past again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dagster_mlops.errors import DagsterMlopsError
+
+app = typer.Typer(help="Training sets of a Feast repository.", no_args_is_help=True)
+_Repo = Annotated[str, typer.Option(help="Folder with feature_store.yaml.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Keeps `rebuild` a sub-command of its own, though it is the only one."""
+
+
+@app.command()
+def rebuild(
+    ref: Annotated[str, typer.Argument(help="A training set's ref, its id, or the beginning of its content hash.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    repo: _Repo = ".",
+    dvc: Annotated[
+        str | None, typer.Option(help="The DVC repository to read from; else those that the record names.")
+    ] = None,
+) -> None:
+    """Make a training set again, from the data and definitions of then, and prove that it is the same."""
+    from dagster_mlops.feast import rebuild as rebuilding
+    from dagster_mlops.feast.frame_hash import as_table
+    from dagster_mlops.feast.resource import FeastResource
+
+    feast = FeastResource(repo=repo)
+    try:
+        record = rebuilding.find_record(feast, ref)
+        datasets = rebuilding.datasets_of(dvc) if dvc else None
+        table = as_table(rebuilding.rebuild(feast, record, datasets=datasets))
+    except DagsterMlopsError as error:
+        typer.echo(f"dagster-mlops: {error}", err=True)
+        raise typer.Exit(2) from error
+    from pyarrow.parquet import write_table
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, out)
+    typer.echo(f"{out} holds {record.ref.id} again: {table.num_rows} rows, content {record.content_hash}.")

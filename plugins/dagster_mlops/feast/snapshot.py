@@ -1,0 +1,230 @@
+"""What a training set was made from, kept in the registry: definitions, versions of source files and of entities."""
+
+import base64
+import dataclasses
+import glob
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import registry
+from dagster_mlops.provenance import Ref
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_TAG = "dagster_mlops.snapshot"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a feature view was read from.
+
+    Attributes:
+        name: below the source's path; empty when the path is the file itself, the whole path when it is a pattern.
+        md5: of its bytes.
+        dataset: the DVC dataset that holds it, ``path@md5``; empty when none holds exactly these bytes.
+        repo: folder of that dataset's repository.
+        within: where the file is in a dataset that is a folder; else empty.
+    """
+
+    name: str
+    md5: str
+    dataset: str = ""
+    repo: str = ""
+    within: str = ""
+
+
+@dataclass(frozen=True)
+class SourceVersion:
+    """A batch source as it was read. `files` is empty where it is no local file; `created` is its created column."""
+
+    name: str
+    path: str
+    created: str = ""
+    files: tuple[SourceFile, ...] = ()
+
+    @property
+    def versioned(self) -> bool:
+        """Whether each file is kept in a dataset."""
+        return bool(self.files) and all(file.dataset for file in self.files)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that decides what a training set holds.
+
+    Attributes:
+        definitions: the specs of the feature service, its views and their entities, as Feast's JSON.
+        sources: what the views were read from.
+        entities: the entity dataframe's datasets, to be put one below the other.
+        timestamp_column: of the entity dataframe.
+        frame: ``pandas`` or ``pyarrow``: as what the entity dataframe was loaded.
+        known_at: when the sources were read, ISO 8601, UTC.
+    """
+
+    definitions: Mapping[str, Any]
+    sources: tuple[SourceVersion, ...]
+    entities: tuple[Ref, ...]
+    timestamp_column: str
+    frame: str
+    known_at: str
+
+
+def take(
+    store: "FeatureStore",
+    service: str,
+    *,
+    entities: Iterable[Ref],
+    timestamp_column: str,
+    frame: str = "pandas",
+    known: Iterable[Ref] = (),
+) -> Snapshot:
+    """Look at what a training set of `service` is about to be made from.
+
+    Args:
+        entities: The entity dataframe's datasets.
+        known: Further datasets, among which source files without a ``.dvc`` file beside them are looked up by hash.
+    """
+    at = datetime.now(timezone.utc).isoformat()
+    found = registry.feature_service(store, service)
+    views = registry.service_views(store, found)
+    used = {name for view in views for name in getattr(view, "entities", ())}
+    things = [e for e in store.registry.list_entities(store.project) if e.name in used]
+    definitions = {
+        "service": registry.definition(found),
+        "views": [registry.definition(view) for view in views],
+        "entities": [registry.definition(entity) for entity in sorted(things, key=lambda e: e.name)],
+    }
+    sources = {view.batch_source.name: view.batch_source for view in views if getattr(view, "batch_source", None)}
+    datasets = {ref.id.rpartition("@")[2]: ref for ref in known if ref.kind == "dataset"}
+    versions = tuple(_version(store, source, datasets) for _, source in sorted(sources.items()))
+    return Snapshot(definitions, versions, tuple(entities), timestamp_column, frame, at)
+
+
+def settled(snapshot: Snapshot) -> Snapshot:
+    """The snapshot, once its sources were read: what changed meanwhile counts as in no dataset."""
+    # A file system's clock ticks coarsely.
+    since = datetime.fromisoformat(snapshot.known_at).timestamp() - 0.1
+    sources = [
+        dataclasses.replace(source, files=tuple(SourceFile(file.name, file.md5) for file in source.files))
+        if _touched(source, since) and not unchanged(source)
+        else source
+        for source in snapshot.sources
+    ]
+    return dataclasses.replace(snapshot, sources=tuple(sources))
+
+
+def put(store: "FeatureStore", snapshot: Snapshot) -> str:
+    """Keep a snapshot in the registry, its definitions once for all snapshots that share them; returns its name."""
+    facts = dataclasses.asdict(snapshot)
+    definitions = _keep(store, facts.pop("definitions"))
+    return _keep(store, {**facts, "definitions": definitions})
+
+
+def get(store: "FeatureStore", name: str) -> Snapshot | None:
+    """The snapshot of that name; None when the registry has none.
+
+    Raises:
+        FeatureError: what the registry has is damaged, or only a part of it is there.
+    """
+    facts = _kept(store, name)
+    if facts is None:
+        return None
+    definitions = _kept(store, facts["definitions"])
+    if definitions is None:
+        raise FeatureError(f"the registry of project {store.project!r} has lost the definitions of snapshot {name}.")
+    sources = tuple(
+        SourceVersion(**{**source, "files": tuple(SourceFile(**file) for file in source["files"])})
+        for source in facts["sources"]
+    )
+    entities = tuple(Ref(**ref) for ref in facts["entities"])
+    return Snapshot(**{**facts, "definitions": definitions, "sources": sources, "entities": entities})
+
+
+def unchanged(source: SourceVersion) -> bool:
+    """Whether the source's own files are what they were."""
+    now = _listed(source.path) if source.files else {}
+    return bool(now) and {file.name: file.md5 for file in source.files} == {n: md5_of(f) for n, f in now.items()}
+
+
+def _touched(source: SourceVersion, since: float) -> bool:
+    now = _listed(source.path) if source.files else {}
+    return now.keys() != {file.name for file in source.files} or any(f.stat().st_ctime >= since for f in now.values())
+
+
+def md5_of(file: Path) -> str:
+    """The hash by which DVC knows a file."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with file.open("rb") as opened:
+        while piece := opened.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _keep(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+    name = hashlib.sha256(text.encode()).hexdigest()[:32]
+    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    if not registry.get_tags(store, f"dagster_mlops/snapshot/{name}"):
+        registry.put_tags(store, f"dagster_mlops/snapshot/{name}", {_TAG: packed})
+    return name
+
+
+def _kept(store: "FeatureStore", name: str) -> dict[str, Any] | None:
+    packed = registry.get_tags(store, f"dagster_mlops/snapshot/{name}").get(_TAG)
+    if packed is None:
+        return None
+    try:
+        text = zlib.decompress(base64.b64decode(packed))
+    except (ValueError, zlib.error) as error:
+        raise FeatureError(f"snapshot {name} in the registry of {store.project!r} is damaged: {error}") from error
+    if hashlib.sha256(text).hexdigest()[:32] != name:
+        raise FeatureError(f"snapshot {name} in the registry of {store.project!r} is damaged: its hash differs.")
+    return json.loads(text)
+
+
+def _version(store: "FeatureStore", source: Any, known: Mapping[str, Ref]) -> SourceVersion:
+    path = str(getattr(source, "path", "") or "")
+    created = str(source.created_timestamp_column or "")
+    if not path or ("://" in path and not path.startswith("file://")):
+        return SourceVersion(source.name, path, created)
+    place = str((Path(store.repo_path or ".") / path.removeprefix("file://")).absolute())
+    files = tuple(_file(name, file, known) for name, file in _listed(place).items())
+    return SourceVersion(source.name, place, created, files)
+
+
+def _listed(place: str) -> dict[str, Path]:
+    """The files of a source by their names below it, which is empty for a file; what a pattern found keeps its path."""
+    whole = Path(place)
+    if whole.is_file():
+        return {"": whole}
+    found = whole.rglob("*") if whole.is_dir() else map(Path, glob.glob(place, recursive=True))
+    files = sorted(f for f in found if f.is_file() and not f.name.startswith(".") and f.suffix != ".dvc")
+    return {str(file.relative_to(whole if whole.is_dir() else whole.anchor)): file for file in files}
+
+
+def _file(name: str, file: Path, known: Mapping[str, Ref]) -> SourceFile:
+    md5 = md5_of(file)
+    for part in (file, *file.parents):
+        pointer = part.parent / f"{part.name}.dvc"
+        if pointer.is_file():
+            holder = str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
+            # A pointer that names other bytes than those on disk was not updated: no dataset holds these.
+            if holder == md5 or holder.endswith(".dir"):
+                root = next(parent for parent in part.parents if (parent / ".dvc").is_dir())
+                within = "" if part == file else str(file.relative_to(part))
+                return SourceFile(name, md5, f"{part.relative_to(root).as_posix()}@{holder}", str(root), within)
+            break
+        if (part / ".dvc").is_dir():
+            break
+    holder = known.get(md5)
+    return SourceFile(name, md5, holder.id, holder.at) if holder else SourceFile(name, md5)
