@@ -1,5 +1,7 @@
 """Feast repositories that others wrote, untouched, as asset graphs."""
 
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -72,6 +74,14 @@ def rides(tmp_path) -> Path:
     return tmp_path
 
 
+def _write_rides(repo: Path) -> pd.Timestamp:
+    now = pd.Timestamp.now(tz="UTC").floor("s")
+    frame = pd.DataFrame({"rider_id": ["a", "a"], "fare": [1.0, 2.0], "at": [now - timedelta(minutes=9), now]})
+    (repo / "data").mkdir()
+    frame.to_parquet(repo / "data" / "rides.parquet")
+    return now
+
+
 def _parents(defs: dg.Definitions) -> dict[str, set[str]]:
     found = defs.resolve_all_asset_specs()
     return {spec.key.to_user_string(): {dep.asset_key.to_user_string() for dep in spec.deps} for spec in found}
@@ -129,22 +139,92 @@ def test_a_join_wants_another_offline_store_than_feasts_default_and_the_file_nee
     assert joined["conv_rate"].tolist() == pytest.approx(expected.tolist())
 
 
-def test_a_registry_that_someone_else_applied_is_noticed(drivers, tmp_path):
-    repo, other = tmp_path / "mine", tmp_path / "theirs"
-    for copy in (repo, other):
-        subprocess.run(["cp", "-r", str(drivers), str(copy)], check=True)
-    shared = f"registry: {tmp_path}/shared.db"
-    for copy in (repo, other):
-        settings = copy / "feature_store.yaml"
-        settings.write_text(settings.read_text().replace("registry: data/registry.db", shared))
-    feast = FeastResource(repo=str(repo))
+@pytest.fixture
+def checkouts(tmp_path) -> tuple[Path, Path]:
+    """Two clones of one Feast repository, with one registry."""
+    origin, mine, theirs = (tmp_path / name for name in ("origin", "mine", "theirs"))
+    origin.mkdir()
+    (origin / "feature_store.yaml").write_text(
+        f"project: p\nprovider: local\nregistry: {{registry_type: sql, path: 'sqlite:///{tmp_path}/registry.db'}}\n"
+        f"online_store: {{type: sqlite, path: {tmp_path}/online.db}}\n"
+    )
+    (origin / "features.py").write_text(STREAM)
+    _write_rides(origin)
+    _git("init", "-q", cwd=origin)
+    _commit(origin)
+    for copy in (mine, theirs):
+        _git("clone", "-q", str(origin), str(copy), cwd=tmp_path)
+    return mine, theirs
+
+
+def _git(*arguments: str, cwd: Path) -> None:
+    subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=n@e", *arguments], cwd=cwd, check=True)
+
+
+def _commit(checkout: Path) -> None:
+    _git("add", "-A", cwd=checkout)
+    _git("commit", "-q", "-m", "Define", cwd=checkout)
+
+
+def _set_ttl(checkout: Path, hours: int) -> None:
+    file = checkout / "features.py"
+    file.write_text(re.sub(r"timedelta\(hours=\d+\)", f"timedelta(hours={hours})", file.read_text()))
+
+
+def test_a_plain_feast_apply_is_noticed_unless_it_applied_the_same(checkouts):
+    mine, theirs = checkouts
+    feast = FeastResource(repo=str(mine))
     assert feast.apply() and not feast.apply()
-    definitions = other / "feature_definitions.py"
-    definitions.write_text(definitions.read_text().replace("ttl=timedelta(days=1)", "ttl=timedelta(days=2)", 1))
-    _feast("apply", cwd=other)
-    with pytest.raises(FeatureError, match=r"no longer has what .* defines: driver_hourly_stats changed since"):
+    _set_ttl(theirs, 3)
+    _feast("apply", cwd=theirs)
+    with pytest.raises(
+        FeatureError,
+        match=r"no longer has what .* defines: fares, feature service pricing changed|"
+        r"no longer has what .* defines: fares changed",
+    ):
         feast.apply()
-    assert feast.apply(force=True) and not feast.apply()
+    _set_ttl(mine, 4)
+    with pytest.raises(FeatureError, match=r"somebody ran `feast apply`.* fares"):
+        feast.apply()
+    _set_ttl(mine, 3)
+    assert not feast.apply()  # as after a deployment whose pipeline had run `feast apply` first
+    _set_ttl(mine, 4)
+    assert feast.apply() and not feast.apply()
+
+
+def test_of_two_checkouts_only_a_newer_one_replaces_what_the_other_applied(checkouts):
+    mine, theirs = checkouts
+    older, newer = FeastResource(repo=str(mine)), FeastResource(repo=str(theirs))
+    assert older.apply()
+    _set_ttl(theirs, 3)
+    _commit(theirs)
+    assert newer.apply() and not newer.apply()
+    with pytest.raises(FeatureError, match=r"what another checkout applied at .*theirs.* is not known to be newer"):
+        older.apply()
+    _git("pull", "-q", str(theirs), cwd=mine)
+    assert not older.apply()
+    shutil.rmtree(theirs / ".git")  # as in an image that was built from it: it still knows that it had its turn
+    _set_ttl(mine, 4)
+    assert older.apply()
+    with pytest.raises(FeatureError, match=r"mine.* with changes"):
+        newer.apply()
+    assert newer.apply(force=True)
+
+
+def test_two_processes_that_apply_different_commits_at_once_do_not_overwrite_each_other(checkouts):
+    for hours, checkout in enumerate(checkouts, start=3):
+        _set_ttl(checkout, hours)
+        _commit(checkout)
+    code = "import sys; from dagster_mlops.feast import FeastResource; FeastResource(repo=sys.argv[1]).apply()"
+    running = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(checkout)], stderr=subprocess.PIPE, text=True)
+        for checkout in checkouts
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    [winner] = [number for number, process in enumerate(running) if process.returncode == 0]
+    assert "what another checkout applied" in errors[1 - winner]
+    [view] = FeastResource(repo=str(checkouts[winner])).store().list_stream_feature_views()
+    assert view.ttl == timedelta(hours=3 + winner)
 
 
 def test_a_stream_view_has_its_topic_ttl_owner_and_schema(rides):
@@ -167,10 +247,7 @@ def test_a_stream_view_has_its_topic_ttl_owner_and_schema(rides):
 
 
 def test_a_stream_view_is_materialized_from_its_batch_source_as_historical_features_read_it(rides):
-    now = pd.Timestamp.now(tz="UTC").floor("s")
-    (rides / "data").mkdir()
-    frame = pd.DataFrame({"rider_id": ["a", "a"], "fare": [1.0, 2.0], "at": [now - timedelta(minutes=9), now]})
-    frame.to_parquet(rides / "data" / "rides.parquet")
+    now = _write_rides(rides)
     assert _materialize(feature_repository_defs(repo=rides), "fares").success
     feast = FeastResource(repo=str(rides), offline_store=ENGINE)
     asked = pd.DataFrame({"rider_id": ["a"], "event_timestamp": [now]})

@@ -1,6 +1,5 @@
 """The connection to a Feast repository."""
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +8,15 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import online, registry, retrieval
+from dagster_mlops.feast import applied, online, retrieval
+from dagster_mlops.feast.materialization import alone
 from dagster_mlops.feast.repository import content_key, feast_problem, read_config, without_secrets
-from dagster_mlops.parsing import lock, state_dir, tool_process
+from dagster_mlops.parsing import tool_process
 
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
 
-_APPLIED = "dagster_mlops/applied"
 _ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 _COMPUTE = "dagster_mlops.feast.engine.StoredFeaturesEngine"
 
@@ -91,15 +90,17 @@ class FeastResource(dg.ConfigurableResource):
             Whether anything had to be applied.
 
         Raises:
-            FeatureError: Feast refuses the definitions, took longer than `timeout`, or the registry was changed by
-                something other than this method since it was last applied.
+            FeatureError: Feast refuses the definitions or took longer than `timeout`; or the registry has what somebody
+                else applied, and nothing says that this repository is the newer one. With `force` it is replaced.
         """
-        path = read_config(self.repo).path
+        config = read_config(self.repo)
+        path = config.path
         store, key = self.store(), content_key(path)
-        if not force and self._is_applied(store, key):
+        if not force and applied.is_applied(store, path, key):
             return False
-        with lock(state_dir(path) / "apply.lock", self.timeout, error=FeatureError):
-            if not force and self._is_applied(store, key):
+        # Beside the registry where that is a file: other checkouts share it.
+        with alone(store, config.registry_file.parent if config.registry_file else path, "apply", self.timeout):
+            if not force and applied.is_applied(store, path, key):
                 return False
             code = "from feast.cli.cli import cli; cli()"
             done = tool_process(
@@ -110,26 +111,7 @@ class FeastResource(dg.ConfigurableResource):
                     f"`feast apply` failed in {path}: {feast_problem(path, done.stderr or done.stdout)}."
                 )
             store.refresh_registry()
-            registry.put_tags(store, _APPLIED, {"key": key, "views": json.dumps(registry.view_hashes(store))})
-        return True
-
-    def _is_applied(self, store: "FeatureStore", key: str) -> bool:
-        """Whether the registry has what these files define.
-
-        Someone may have applied other definitions without this resource: then what the files say and what Feast does
-        differ, and neither an asset's lineage nor its hash would be true.
-        """
-        applied = registry.get_tags(store, _APPLIED)
-        if applied.get("key") != key:
-            return False
-        then, now = json.loads(applied.get("views", "{}")), registry.view_hashes(store)
-        moved = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
-        if then and moved:
-            raise FeatureError(
-                f"the registry of project {store.project!r} no longer has what {self.repo} defines: {', '.join(moved)} "
-                "changed since this repository was applied, by a `feast apply` from elsewhere. Bring that change into "
-                "the repository, or put the registry back with FeastResource.apply(force=True)."
-            )
+            applied.note(store, path, key)
         return True
 
     def historical_features(
