@@ -9,6 +9,7 @@ import urllib.request
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import polars as pl
@@ -36,7 +37,7 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
-from feast.types import Float64
+from feast.types import Bool, Float64, String
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -411,6 +412,37 @@ def test_sources_are_read_wherever_and_in_whatever_they_are(tmp_path, layout, re
     store.materialize(NOON - timedelta(hours=1), NOON + timedelta(hours=2))
     online = store.get_online_features(["trips:rate"], [{"driver": 1}, {"driver": 2}]).to_dict()
     assert online["rate"] == [2.0, 9.0]
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("stamp", ["{:%Y-%m-%d %H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S.%fZ}", "new york"])
+def test_csv_columns_have_the_same_types_and_moments_on_disk_and_in_s3(tmp_path, where, stamp, request, monkeypatch):
+    def written(moment: datetime) -> str:
+        if stamp == "new york":
+            return moment.astimezone(ZoneInfo("America/New_York")).isoformat()
+        return stamp.format(moment)
+
+    text = "driver,event_timestamp,note,zip,open,rate\n"
+    text += f'1,{written(NOON)},"say ""no"", {{x}}\nor not",00501,true,1.5\n'
+    text += f"2,{written(NOON + timedelta(minutes=30))},,10001,,\n"
+    place, more = tmp_path / "t.csv", {}
+    place.write_text(text)
+    if where == "s3":
+        endpoint, disk = request.getfixturevalue("s3")
+        for variable, value in s3_options(endpoint).items():
+            monkeypatch.setenv(variable, value)
+        with disk.open_output_stream("lake/typed/t.csv") as stream:
+            stream.write(text.encode())
+        place, more = "s3://lake/typed/t.csv", {"s3_endpoint_override": endpoint}
+    source = FileSource(name="t", path=str(place), timestamp_field="event_timestamp", **more)
+    types = {"note": String, "zip": String, "open": Bool, "rate": Float64}
+    store = feast_store(tmp_path, STORE, [driver, view(source, **types)])
+    job = store.get_historical_features(
+        entity_df=asked((1, 0), (1, -1), (2, 30), (2, 29)), features=[f"trips:{name}" for name in types]
+    )
+    told = [tuple(row[name] for name in types) for row in job.to_arrow().to_pylist()]
+    nothing = (None, None, None, None)
+    assert told == [('say "no", {x}\nor not', "00501", True, 1.5), nothing, (None, "10001", None, None), nothing]
 
 
 @pytest.mark.parametrize("kind", ["query", "path", "s3", "arrow", "dataset", "polars", "lazy"])

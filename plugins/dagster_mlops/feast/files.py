@@ -2,7 +2,9 @@
 
 import glob
 import os
+import shutil
 import uuid
+from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 GLOB = frozenset("*?[")  # what makes a path a pattern
+_CSV = (".csv", ".csv.gz")
 
 
 class MissingTableError(FeatureError):
@@ -72,13 +75,16 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
         return _registered(connection, _delta(source, place).to_pyarrow_dataset())
     if not isinstance(source.file_format, ParquetFormat | None):
         raise FeatureError(f"source {source.name!r} has the format {type(source.file_format).__name__}: not read here.")
-    if "://" in place:
-        return _registered(connection, _remote(source, place, repo_path))
-    files = _local(place)
+    files = _remote(source, repo_path) if "://" in place else _local(place)
     if not files:
         raise MissingTableError(f"source {source.name!r}: no file at {place}. Write the table first, or mend the path.")
+    if "://" in place and not files[0].endswith(_CSV):
+        disk, _ = filesystem(source, repo_path)
+        return _registered(connection, ds.dataset(files, filesystem=disk, format="parquet", partitioning="hive"))
+    if "://" in place:
+        files = _downloaded(connection, source, repo_path, files)
     listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    if files[0].endswith((".csv", ".csv.gz")):
+    if files[0].endswith(_CSV):
         return f"read_csv([{listed}], sample_size = -1, union_by_name = true)"
     return f"read_parquet([{listed}], union_by_name = true)"
 
@@ -94,30 +100,51 @@ def _local(place: str) -> list[str]:
     if path.is_file():
         return [place]
     if path.is_dir():
-        for pattern in ("*.parquet", "*.csv", "*.csv.gz"):
-            found = sorted(file.relative_to(path) for file in path.rglob(pattern))
-            if found := [file for file in found if not any(part.startswith((".", "_")) for part in file.parts)]:
-                return [str(path / file) for file in found]
-        return []
+        names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        return [str(path / name) for name in _of_one_kind(names)]
     if not set(place) & GLOB:
         return []
     return sorted(glob.glob(place, recursive=True))
 
 
-def _remote(source: FileSource, place: str, repo_path: Path | str | None) -> ds.Dataset:
+def _remote(source: FileSource, repo_path: Path | str | None) -> list[str]:
     disk, path = filesystem(source, repo_path)
-    files: list[str] | str = path
     if set(path) & GLOB:
         base = path[: min(path.index(sign) for sign in GLOB if sign in path)].rpartition("/")[0]
         inside = disk.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-        files = sorted(file.path for file in inside if fnmatch(file.path, path))
-    elif disk.get_file_info(path).type == pafs.FileType.NotFound:
-        files = []
-    if not files:
-        raise MissingTableError(f"source {source.name!r}: nothing at {place}. Write the table first, or mend the path.")
-    name = files if isinstance(files, str) else files[0]
-    kind = "csv" if name.endswith((".csv", ".csv.gz")) else "parquet"
-    return ds.dataset(files, filesystem=disk, format=kind, partitioning="hive")
+        return sorted(file.path for file in inside if file.type == pafs.FileType.File and fnmatch(file.path, path))
+    kind = disk.get_file_info(path).type
+    if kind != pafs.FileType.Directory:
+        return [path] if kind == pafs.FileType.File else []
+    inside = disk.get_file_info(pafs.FileSelector(path, recursive=True))
+    names = [file.path.removeprefix(f"{path}/") for file in inside if file.type == pafs.FileType.File]
+    return [f"{path}/{name}" for name in _of_one_kind(names)]
+
+
+def _downloaded(
+    connection: duckdb.DuckDBPyConnection, source: FileSource, repo_path: Path | str | None, files: list[str]
+) -> list[str]:
+    """CSV files where DuckDB spills to, so that their columns have the types that they have when they are local."""
+    disk, _ = filesystem(source, repo_path)
+    ((spill,),) = connection.execute("SELECT current_setting('temp_directory')").fetchall()
+    copies = []
+    for file in files:
+        ending = ".csv.gz" if file.endswith(".gz") else ".csv"
+        copies.append(f"{spill}/{uuid.uuid4().hex}{ending}")
+        with disk.open_input_stream(file, compression=None) as read, open(copies[-1], "wb") as written:
+            shutil.copyfileobj(read, written, 1 << 20)
+    return copies
+
+
+def _of_one_kind(names: Iterable[str]) -> list[str]:
+    """The Parquet files of a folder, or if it has none its CSV files."""
+    shown = sorted(name for name in names if not passed_over(name))
+    return [n for n in shown if n.endswith(".parquet")] or [n for n in shown if n.endswith(_CSV)]
+
+
+def passed_over(name: str) -> bool:
+    """Whether readers leave out a file below a folder: temporary files, Delta's log."""
+    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def _registered(connection: duckdb.DuckDBPyConnection, dataset: ds.Dataset) -> str:

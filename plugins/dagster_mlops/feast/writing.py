@@ -16,7 +16,7 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.files import GLOB, checked, filesystem, location, storage_options
+from dagster_mlops.feast.files import GLOB, checked, filesystem, location, passed_over, storage_options
 from dagster_mlops.feast.scratch import scratch_folder
 from dagster_mlops.parsing import lock, state_dir
 
@@ -149,7 +149,7 @@ def _free(disk: pafs.FileSystem, folder: str, *, append: bool) -> str:
     """Where in a folder new rows go: beside its files, or in place of the only one, so that one rename does it."""
     inside = disk.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
     names = [file.path.removeprefix(folder).strip("/") for file in inside if file.type == pafs.FileType.File]
-    names = [name for name in names if not any(part.startswith((".", "_")) for part in name.split("/"))]
+    names = [name for name in names if not passed_over(name)]
     if append:
         if partitioned := [name for name in names if "=" in os.path.dirname(name)]:
             raise FeatureError(
