@@ -20,6 +20,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io_manager
 from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write
@@ -198,6 +199,37 @@ def test_an_input_may_name_the_version_that_it_loads_and_the_record_says_which(r
     with pytest.raises(DatasetError, match=r"names both dvc/rev 'v1\.0' and dvc/md5"):
         run(note, both, select=[both])
     assert dvc.load("note.txt", str, rev="v1.0") == "one" and dvc.load("note.txt", bytes, md5=second) == b"two"
+
+
+def test_the_lineage_of_any_asset_names_the_version_that_it_loaded(run, dvc, instance):
+    texts = iter(["one", "two", "three"])
+
+    @dataset_asset(path="note.txt")
+    def note() -> str:
+        return next(texts)
+
+    run(note)
+    _git(dvc.root, "tag", "v1.0")
+    run(note)
+    seen = {}
+
+    @dg.asset(ins={"note": dg.AssetIn(metadata={"dvc/rev": "v1.0"})})  # stored by another IO manager
+    def pinned(context: dg.AssetExecutionContext, note: str) -> None:
+        seen["pinned"] = note, upstream_records(context)
+
+    @dg.asset
+    def latest(context: dg.AssetExecutionContext, note: str) -> None:
+        run(note_again)  # while this step runs
+        seen["latest"] = note, upstream_records(context)
+
+    note_again = note
+    run(note, pinned, latest, select=[pinned, latest])
+    assert {name: (text, [r.md5 for r in records]) for name, (text, records) in seen.items()} == {
+        "pinned": ("one", [hashlib.md5(b"one").hexdigest()]),
+        "latest": ("two", [hashlib.md5(b"two").hexdigest()]),
+    }
+    [record] = seen["pinned"][1]
+    assert record.rev == _git(dvc.root, "rev-parse", "v1.0") and record.dagster_asset == "note"
 
 
 def test_partitions_of_two_dimensions_have_versions_of_their_own(run, dvc, instance, tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import dagster as dg
 from dagster_shared.check import CheckError  # what Dagster raises for "no repository"; it has no public name
@@ -34,10 +35,28 @@ def latest_records(
     return records
 
 
+# By step, for as long as it runs: what its inputs were loaded from.
+_LOADED: WeakKeyDictionary[object, dict[dg.AssetKey, list[Record]]] = WeakKeyDictionary()
+
+
+def note_loaded(context: dg.InputContext, record: Record) -> None:
+    """Say which version an IO manager has loaded for an input: :func:`upstream_records` of that step then names it.
+
+    Call it from ``load_input``, once per partition. Without it, a step is taken to have read the latest version, which
+    is wrong for an input that names an older one, and for one that was materialized again meanwhile.
+    """
+    try:
+        step = context.step_context
+    except dg.DagsterInvariantViolationError:
+        return  # loaded by hand, outside of a run
+    _LOADED.setdefault(step, {}).setdefault(context.asset_key, []).append(record)
+
+
 def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Record]:
     """The records of the assets that this step's asset depends on: how layers compose without importing each other.
 
-    `key` names the asset when the step computes several.
+    They are those of the versions that the inputs were loaded from, where the IO manager says so by
+    :func:`note_loaded`, else the latest. `key` names the asset when the step computes several.
 
     Raises:
         ProvenanceError: a record cannot be read.
@@ -45,8 +64,12 @@ def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None 
     definition = context.assets_def
     key = key or definition.key
     records: list[Record] = []
+    loaded = _LOADED.get(context.get_step_execution_context(), {})
     for dependency in sorted(definition.asset_deps[key], key=lambda k: k.to_user_string()):
-        records.extend(latest_records(context.instance, dependency, _partitions_read(context, dependency)))
+        if dependency in loaded:
+            records.extend(loaded[dependency])
+        else:
+            records.extend(latest_records(context.instance, dependency, _partitions_read(context, dependency)))
     return records
 
 

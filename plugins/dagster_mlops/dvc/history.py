@@ -1,5 +1,6 @@
 """The versions that a dataset has had, as git's history of its pointer tells them."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Record
 
+_LOOK_BACK = 1_000  # commits of the pointer among which the record of a hash is sought
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
@@ -76,6 +78,17 @@ def record_of(dvc: DvcResource, path: str, pointer: dict[str, Any], commit: str)
         assert isinstance(record, Dataset)
         return record
     return Dataset(**facts, bytes=out.get("size"))
+
+
+def record_of_version(dvc: DvcResource, path: str, version: str, md5: str) -> Dataset:
+    """The record of a version's making, as far as git tells it; `version` is what :func:`version_hash` took."""
+    if version not in (md5, "previous"):
+        return record_of(dvc, path, dvc.pointer(path, rev=version), dvc.revision(path, rev=version))
+    with contextlib.suppress(DatasetError):  # none of it is committed
+        for known in history(dvc, path, rev="--all", limit=_LOOK_BACK):
+            if known.dataset.md5 == md5:
+                return known.dataset
+    return Dataset(path=path, md5=md5, repo=str(dvc.root))
 
 
 def _same(one: Version, other: Version) -> bool:

@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts, latest_records, upstream_refs
+from dagster_mlops.asset_records import dagster_facts, latest_records, note_loaded, upstream_refs
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.diff import change
+from dagster_mlops.dvc.history import record_of_version
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.restore import restore
 from dagster_mlops.errors import DatasetError
@@ -72,7 +73,7 @@ class DvcIOManager(dg.IOManager):
                 path,
                 source=scratch,
                 rows=rows,
-                upstream=(*self._inputs(asset_context, context.asset_key), *commit),
+                upstream=(*upstream_refs(asset_context, context.asset_key), *commit),
                 dirty=state.dirty_hash,
                 code_commit=state.commit,
                 **made_by,
@@ -89,7 +90,7 @@ class DvcIOManager(dg.IOManager):
 
     def load_input(self, context: dg.InputContext) -> Any:
         partitions = context.asset_partition_keys if context.has_asset_partitions else []
-        files = {partition: self._file(context, partition) for partition in partitions or [""]}
+        files = {partition: self._loaded(context, partition) for partition in partitions or [""]}
         kind = context.dagster_type.typing_type
         name = next((file.name for file in files.values()), _name(context.asset_key))
         if typing.get_origin(kind) in (dict, Mapping) or kind is dict:
@@ -97,45 +98,27 @@ class DvcIOManager(dg.IOManager):
             return {partition: frames.read([file], kind, name=file.name) for partition, file in files.items()}
         return frames.read(list(files.values()), kind, name=name)
 
-    def _file(self, context: dg.InputContext, partition: str) -> Path:
+    def _loaded(self, context: dg.InputContext, partition: str) -> Path:
+        """A local file or folder with the version that the input is to be, which the step's record will name."""
         metadata = context.definition_metadata or {}
+        known = latest_records(context.instance, context.asset_key, [partition] if partition else None)
+        record = next((record for record in known if isinstance(record, Dataset)), None)
         if REV in metadata or MD5 in metadata:
-            path, md5 = self._pinned(context.instance, context.asset_key, metadata, partition)
-            return self.dvc.read_path(path, md5=md5)
-        for record in latest_records(context.instance, context.asset_key, [partition] if partition else None):
-            if isinstance(record, Dataset):
-                return self.dvc.read_path(record.path, md5=record.md5)
-        raise DatasetError(
-            f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset that Dagster "
-            "knows of. Materialize it (or observe it, if someone else versions it) before loading it."
-        )
-
-    def _pinned(
-        self, instance: dg.DagsterInstance, key: dg.AssetKey, metadata: Mapping[str, Any], partition: str
-    ) -> tuple[str, str]:
-        """Path and hash of the version that an input's metadata names."""
-        rev, md5 = (getattr(metadata.get(name), "value", metadata.get(name)) for name in (REV, MD5))
-        if rev and md5:
-            raise DatasetError(f"The input {_name(key)} names both {REV} {rev!r} and {MD5} {md5!r}. Name one.")
-        known = latest_records(instance, key, [partition] if partition else None)
-        path = next((record.path for record in known if isinstance(record, Dataset)), None)
-        # What Dagster never materialized here may still lie where the naming rule puts it.
-        path = path or _path(key, metadata, partition)
-        return path, md5 or self.dvc.data_version(path, rev=rev)
-
-    def _inputs(self, context: dg.AssetExecutionContext, key: dg.AssetKey) -> tuple[Ref, ...]:
-        """What the asset was made from: the latest versions, but for inputs that name another one."""
-        refs = list(upstream_refs(context, key))
-        for name, upstream in context.assets_def.keys_by_input_name.items():
-            metadata = context.op_def.ins[name].metadata or {} if name in context.op_def.ins else {}
-            if REV not in metadata and MD5 not in metadata:
-                continue
-            partitioned = context.job_def.asset_layer.asset_graph.get(upstream).is_partitioned
-            for partition in context.asset_partition_keys_for_input(name) if partitioned else [""]:
-                path, md5 = self._pinned(context.instance, upstream, metadata, partition)
-                refs = [ref for ref in refs if ref.tool != "dvc" or ref.id.rpartition("@")[0] != path]
-                refs.append(Ref("dvc", "dataset", f"{path}@{md5}", at=str(self.dvc.root)))
-        return tuple(refs)
+            rev, md5 = (getattr(metadata.get(name), "value", metadata.get(name)) for name in (REV, MD5))
+            if rev and md5:
+                raise DatasetError(
+                    f"The input {_name(context.asset_key)} names both {REV} {rev!r} and {MD5} {md5!r}. Name one."
+                )
+            # What Dagster never materialized here may still lie where the naming rule puts it.
+            path = record.path if record else _path(context.asset_key, metadata, partition)
+            record = record_of_version(self.dvc, path, str(rev or md5), md5 or self.dvc.data_version(path, rev=rev))
+        if record is None:
+            raise DatasetError(
+                f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset that "
+                "Dagster knows of. Materialize it (or observe it, if someone else versions it) before loading it."
+            )
+        note_loaded(context, record)
+        return self.dvc.read_path(record.path, md5=record.md5)
 
 
 @dg.io_manager(

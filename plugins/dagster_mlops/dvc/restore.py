@@ -4,12 +4,10 @@ import shutil
 from typing import Any
 
 from dagster_mlops.dvc import frames, versions
-from dagster_mlops.dvc.history import history, record_of, version_hash
+from dagster_mlops.dvc.history import record_of_version, version_hash
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
-
-_LOOK_BACK = 1_000  # commits of the pointer among which the record of a hash is sought
 
 
 def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bool = False, **facts: Any) -> Dataset:
@@ -32,7 +30,7 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
     """
     md5 = version_hash(dvc, path, version)
     target = dvc.locate(path)
-    made = _record(dvc, path, version, md5)
+    made = record_of_version(dvc, path, version, md5)
     with dvc.open(locked=False) as repo:
         current = dvc.data_version(path) if versions.pointer_of(target).exists() else None
         found = versions.content_hash(repo, target) if target.exists() else None
@@ -51,13 +49,3 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
     rows = made.rows if made.rows is not None else frames.described(copy or target, path)[0]
     inherited = {"upstream": made.upstream, "code_commit": made.code_commit, "dirty": made.dirty}
     return dvc.store(path, source=copy, rows=rows, **{**inherited, **facts})
-
-
-def _record(dvc: DvcResource, path: str, version: str, md5: str) -> Dataset:
-    """The record of the version's making, as far as git tells it."""
-    if version not in (md5, "previous"):
-        return record_of(dvc, path, dvc.pointer(path, rev=version), "")
-    for known in history(dvc, path, rev="--all", limit=_LOOK_BACK):
-        if known.dataset.md5 == md5:
-            return known.dataset
-    return Dataset(path=path, md5=md5, repo=str(dvc.root))
