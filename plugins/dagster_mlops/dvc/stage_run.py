@@ -110,7 +110,8 @@ def run_stage(
 def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
     """Push what a stage made and commit its entry in ``dvc.lock``, as far as the resource says so; the commit.
 
-    Only the entry of this stage and the outputs that git tracks go into the commit.
+    Only the entry of this stage, the outputs that git tracks and the lines by which git ignores the others go into the
+    commit.
 
     Raises:
         DatasetError: the remote does not take the content, or git refuses.
@@ -125,6 +126,7 @@ def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
         return ""
     lock = dvc.root / Path(stage.file).with_name("dvc.lock")
     edits: dict[Path, Edit] = {lock: _with_entry(lock, stage.name, run.entry)}
+    edits |= versions.ignored(*(dvc.root / out.path for out in stage.outs if out.cached and "://" not in out.path))
     for out in stage.outs:
         place = dvc.root / out.path
         if out.cached or "://" in out.path:

@@ -4,7 +4,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,16 +144,26 @@ def _followed(dependency: Mapping[str, Any]) -> dict[str, Any]:
 
 def edits(target: Path) -> dict[Path, Edit]:
     """What git shall hold: the pointer, and the line by which the folder's ``.gitignore`` names the dataset."""
-    ignore = target.with_name(".gitignore")
-    rules = ignore.read_bytes().splitlines() if ignore.exists() else []
-    ours = [rule for rule in rules if rule.replace(b"\\", b"") == f"/{target.name}".encode()]
+    return {pointer_of(target): as_is(pointer_of(target)), **ignored(target)}
 
-    def with_rule(old: bytes) -> bytes:
-        # Only our line: the user may have edited the rest of the file without committing it.
-        missing = [rule for rule in ours if rule not in old.splitlines()]
-        return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
 
-    return {pointer_of(target): as_is(pointer_of(target)), **({ignore: with_rule} if ours else {})}
+def ignored(*targets: Path) -> dict[Path, Edit]:
+    """The edits that make git hold the lines by which DVC has a ``.gitignore`` beside each target name it."""
+    wanted: dict[Path, set[bytes]] = defaultdict(set)
+    for target in targets:
+        wanted[target.with_name(".gitignore")].add(f"/{target.name}".encode())
+    found: dict[Path, Edit] = {}
+    for file, names in wanted.items():
+        rules = file.read_bytes().splitlines() if file.exists() else []
+        if ours := [rule for rule in rules if rule.replace(b"\\", b"") in names]:
+            found[file] = partial(_with_rules, rules=ours)
+    return found
+
+
+def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:
+    # Only our lines: the user may have edited the rest of the file without committing it.
+    missing = [rule for rule in rules if rule not in old.splitlines()]
+    return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
 
 
 def as_is(file: Path) -> Edit:
