@@ -15,7 +15,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, feature_repository_defs
-from dagster_mlops.feast.repository import load_repository
+from dagster_mlops.feast.repository import load_repository, refresh_repository
 from dagster_mlops.feast.specs import get_asset_spec
 
 pytestmark = [
@@ -209,6 +209,29 @@ def test_of_two_checkouts_only_a_newer_one_replaces_what_the_other_applied(check
     with pytest.raises(FeatureError, match=r"mine.* with changes"):
         newer.apply()
     assert newer.apply(force=True)
+
+
+def test_a_registry_alone_is_a_repository_that_is_read_once_and_never_applied_over(checkouts, tmp_path):
+    mine, theirs = checkouts
+    FeastResource(repo=str(mine)).apply()
+    (theirs / "features.py").unlink()
+    assert _parents(feature_repository_defs(repo=theirs)) == _parents(feature_repository_defs(repo=mine))
+    registry = tmp_path / "registry.db"
+    registry.rename(tmp_path / "away.db")
+    with pytest.raises(FeatureError, match="Feast cannot read"):
+        (theirs / "feature_store.yaml").write_text("project: p\nprovider: local\nregistry: {registry_type: nonsense}\n")
+        refresh_repository(theirs)
+    _git("checkout", "-q", "--", "feature_store.yaml", cwd=theirs)
+    assert load_repository(theirs).views[0].ttl_seconds == 7200  # known, whether or not the registry answers
+    (tmp_path / "away.db").rename(registry)
+
+    assert _materialize(feature_repository_defs(repo=theirs), "fares").success
+    assert FeastResource(repo=str(theirs)).store().list_stream_feature_views()
+
+    _set_ttl(mine, 3)
+    FeastResource(repo=str(mine)).apply()
+    assert load_repository(theirs).views[0].ttl_seconds == 7200
+    assert refresh_repository(theirs).views[0].ttl_seconds == 10800 == load_repository(theirs).views[0].ttl_seconds
 
 
 def test_two_processes_that_apply_different_commits_at_once_do_not_overwrite_each_other(checkouts):

@@ -1,6 +1,6 @@
 """Reads a Feast repository's definitions into JSON, as a file run in a process of its own: Feast is slow to import.
 
-Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REPOSITORY OUTPUT``
+Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REPOSITORY OUTPUT files|registry``
 """
 
 import json
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 
-def describe(repo: Path) -> dict[str, Any]:
-    """What `repo` defines, as Feast's own parser sees it."""
+def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
+    """What `repo` defines, as Feast's own parser sees it; or, without definitions there, what its registry holds."""
     from feast.repo_config import load_repo_config
     from feast.repo_operations import parse_repo
 
     config = load_repo_config(repo, repo / "feature_store.yaml")
-    contents = parse_repo(repo)
+    contents = _registered(config) if registry_only else parse_repo(repo)
     # Feast gives a view without entities a dummy one, which is in no repository.
     entities = {entity.name: entity for entity in contents.entities if not entity.name.startswith("__")}
     join_keys = {name: (entity.join_key, entity.value_type.name.lower()) for name, entity in entities.items()}
@@ -31,6 +31,25 @@ def describe(repo: Path) -> dict[str, Any]:
         "services": [_service(service) for service in contents.feature_services],
         "entities": [_entity(entity) for entity in entities.values()],
     }
+
+
+def _registered(config: Any) -> Any:
+    """The registry's contents, without loading the code of transformations: it may import what is not installed."""
+    from feast import FeatureStore
+    from feast.repo_contents import RepoContents
+
+    registry, project = FeatureStore(config=config).registry, config.project
+    return RepoContents(
+        projects=[],
+        data_sources=registry.list_data_sources(project),
+        feature_views=registry.list_feature_views(project, skip_udf=True),
+        on_demand_feature_views=registry.list_on_demand_feature_views(project, skip_udf=True),
+        stream_feature_views=registry.list_stream_feature_views(project, skip_udf=True),
+        label_views=registry.list_label_views(project),
+        entities=registry.list_entities(project),
+        feature_services=registry.list_feature_services(project),
+        permissions=[],
+    )
 
 
 def _about(thing: Any) -> dict[str, Any]:
@@ -102,4 +121,4 @@ def _entity(entity: Any) -> dict[str, Any]:
 if __name__ == "__main__":
     # The layout that Feast's parser expects: module names are relative to the working directory.
     sys.path.insert(0, str(Path.cwd()))
-    Path(sys.argv[2]).write_text(json.dumps(describe(Path.cwd())))
+    Path(sys.argv[2]).write_text(json.dumps(describe(Path.cwd(), registry_only=sys.argv[3] == "registry")))

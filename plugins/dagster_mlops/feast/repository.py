@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import yaml
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.parsing import remembered, tool_process
+from dagster_mlops.parsing import remembered, state_dir, tool_process, write_atomically
 from dagster_mlops.provenance import mask_credentials
 
+_REFRESHED = "refreshed"  # when the definitions were last asked for anew
 _LOGGED = re.compile(r"(DEBUG|INFO|WARNING):\w")
 _SECRET_NAME = re.compile(r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key")
 _SECRET_IN_TEXT = re.compile(r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)")
@@ -109,6 +111,9 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
     Feast's own parser runs in a process of its own. Its answer is kept, keyed by the content of the repository's files,
     the environment variables they name and Feast's version, so that only a change costs more than a few milliseconds.
 
+    Where a ``feature_store.yaml`` stands alone, without definitions, the registry that it names is read instead; then
+    :func:`refresh_repository` says when to read it again.
+
     Raises:
         FeatureError: there is no Feast repository, or Feast cannot read it.
         MissingExtraError: Feast is not installed.
@@ -117,12 +122,40 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
     known = remembered(
         path,
         "feature_repository",
-        content_key(path),
+        content_key(path) + _refreshed(path),
         lambda scratch: _parse(path, scratch, timeout),
         timeout=timeout,
         error=FeatureError,
     )
     return _repository(path, known)
+
+
+def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
+    """Read the definitions anew. What was known stays known when that fails.
+
+        refresh_repository("feature_repo")  # e.g. while an image is built, or from a job; then reload the code location
+
+    Raises:
+        FeatureError: as in :func:`load_repository`.
+    """
+    path = read_config(repo).path
+    before, file = _refreshed(path), state_dir(path) / _REFRESHED
+    write_atomically(file, datetime.now(timezone.utc).isoformat())
+    try:
+        return load_repository(path, timeout=timeout)
+    except BaseException:
+        write_atomically(file, before)
+        raise
+
+
+def _refreshed(repo: Path) -> str:
+    file = state_dir(repo) / _REFRESHED
+    return file.read_text() if file.exists() else ""
+
+
+def has_definitions(repo: Path) -> bool:
+    """Whether `repo` has definitions of its own, rather than a registry that others apply to."""
+    return any(file.suffix == ".py" and file.read_bytes().strip() for file in _definition_files(repo))
 
 
 @dataclass(frozen=True)
@@ -233,14 +266,19 @@ def _secrets(settings: Any, name: str = "") -> Iterator[str]:
 def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
     code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
     output, script = scratch / "definitions.json", Path(__file__).with_name("_parse.py")
+    what = "files" if has_definitions(repo) else "registry"
     done = tool_process(
-        "Feast", code, str(script), str(repo), str(output), cwd=repo, timeout=timeout, error=FeatureError
+        "Feast", code, str(script), str(repo), str(output), what, cwd=repo, timeout=timeout, error=FeatureError
     )
     if done.returncode:
         raise FeatureError(
             f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
         )
-    return json.loads(output.read_text())
+    # A source's path may hold credentials; what is remembered and shown holds none.
+    return json.loads(
+        output.read_text(),
+        object_hook=lambda found: {k: mask_credentials(v) if isinstance(v, str) else v for k, v in found.items()},
+    )
 
 
 def _settings(file: Path) -> str:
@@ -269,7 +307,7 @@ def _definition_files(repo: Path) -> list[Path]:
 def _feast_version() -> str:
     try:
         # The description's format is part of the key, too: another version of this plugin may describe more.
-        return f"{version('feast')}/2"
+        return f"{version('feast')}/3"
     except PackageNotFoundError:
         extra("feast")
         raise

@@ -10,7 +10,7 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import applied, online, retrieval
 from dagster_mlops.feast.materialization import alone
-from dagster_mlops.feast.repository import content_key, feast_problem, read_config, without_secrets
+from dagster_mlops.feast.repository import content_key, feast_problem, has_definitions, read_config, without_secrets
 from dagster_mlops.parsing import tool_process
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class FeastResource(dg.ConfigurableResource):
     def apply(self, *, force: bool = False) -> bool:
         """Do what ``feast apply`` does, unless the registry already has exactly these definitions.
 
-        Processes take turns. Feast runs in a process of its own, so that edited definitions are read afresh.
+        Processes take turns. Feast runs in a process of its own, so that edited definitions are read afresh. Without
+        definitions beside ``feature_store.yaml`` nothing is applied: `feast apply` would empty the registry.
 
         Returns:
             Whether anything had to be applied.
@@ -95,6 +96,8 @@ class FeastResource(dg.ConfigurableResource):
         """
         config = read_config(self.repo)
         path = config.path
+        if not has_definitions(path):
+            return False
         store, key = self.store(), content_key(path)
         if not force and applied.is_applied(store, path, key):
             return False
