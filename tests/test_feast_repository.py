@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from datetime import timedelta
 from pathlib import Path
 
@@ -315,15 +316,60 @@ def test_a_known_repository_loads_in_milliseconds_and_without_feast(rides):
     assert time.perf_counter() - start < 0.1
 
 
-def test_a_whole_repository_becomes_a_graph_in_yaml(rides):
+class RidesComponent(FeatureRepositoryComponent):
+    """As a team would write it."""
+
+    def get_asset_spec(self, item, project):
+        return super().get_asset_spec(item, project).merge_attributes(tags={"project": project})
+
+
+def test_a_whole_repository_becomes_a_graph_in_yaml_with_your_attributes(rides):
     attributes = {"repo": str(rides), "lineage": True, "sources": {"rides": "lake/rides"}, "key_prefix": ["feast"]}
+    attributes["translation"] = {"owners": ["team:pricing"], "description": "Feast calls it {{ item.name }}."}
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(
-            component_cls=FeatureRepositoryComponent,
+            component_cls=RidesComponent,
             defs_path="features",
-            defs_yaml_contents={"type": "dagster_mlops.feast.FeatureRepositoryComponent", "attributes": attributes},
+            defs_yaml_contents={"type": "tests.test_feast_repository.RidesComponent", "attributes": attributes},
         )
         with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
             parents = _parents(defs)
+            view = next(spec for spec in defs.resolve_all_asset_specs() if spec.key.path[-1] == "fares")
     assert parents["feast/fares"] == {"feast/sources/data_rides.parquet", "lake/rides"}
     assert parents["feast/feature_services/pricing"] == {"feast/fares"}
+    assert view.owners == ["team:pricing"] and view.description == "Feast calls it fares."
+    assert view.tags["project"] == "rides" and view.freshness_policy and view.metadata["feast/project"] == "rides"
+
+
+SECRETS = ("pg-Passw0rd", "redis-Passw0rd", "s3cret-url-pw", "sourcePassw0rd")
+
+
+def test_passwords_of_a_repository_are_nowhere_but_in_its_files(rides, caplog):
+    (rides / "feature_store.yaml").write_text(
+        "project: rides\nprovider: local\n"
+        f"registry: {{registry_type: sql, path: 'postgresql://feast:{SECRETS[2]}@127.0.0.1:1/feast'}}\n"
+        f"online_store: {{type: redis, connection_string: '127.0.0.1:1,password={SECRETS[1]}'}}\n"
+        f"offline_store: {{type: postgres, host: 127.0.0.1, port: 1, database: d, user: u, password: {SECRETS[0]}}}\n"
+    )
+    source = f"s3://key:{SECRETS[3]}@bucket/rides.parquet"
+    (rides / "features.py").write_text(STREAM.replace("data/rides.parquet", source))
+    seen = []
+    with dg.instance_for_test() as instance:
+        defs = feature_repository_defs(repo=rides)
+        seen += [str(spec) for spec in defs.resolve_all_asset_specs()]
+        failed = _materialize(defs, "fares", instance=instance, raise_on_error=False)
+        assert not failed.success  # there is no server
+        seen += [str(record.event_log_entry) for record in instance.get_records_for_run(failed.run_id).records]
+    settings = rides / "feature_store.yaml"
+    settings.write_text(settings.read_text().replace("port: 1,", "port: none,"))
+    with pytest.raises(FeatureError, match="Feast does not accept") as unaccepted:
+        FeastResource(repo=str(rides)).store()
+    with pytest.raises(FeatureError, match="Feast cannot read") as unread:
+        refresh_repository(rides)
+    settings.write_text(f"project: rides\nonline_store: {{password: {SECRETS[1]}\n")
+    with pytest.raises(FeatureError, match="is not valid YAML") as invalid:
+        load_repository(rides)
+    for error in (unaccepted, unread, invalid):
+        seen += traceback.format_exception(error.value)
+    seen += [file.read_text() for file in (rides / ".dagster_mlops").iterdir()] + [caplog.text]
+    assert not [secret for secret in SECRETS if any(secret in text for text in seen)]

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import dagster as dg
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import Field
 
 from dagster_mlops.feast.assets import feature_view_assets
 from dagster_mlops.feast.graph import feature_repository_defs
+from dagster_mlops.feast.repository import Definition, load_repository
 from dagster_mlops.feast.resource import FeastResource
+from dagster_mlops.feast.specs import get_asset_spec
 from dagster_mlops.feast.training_set import training_set_asset
 
 _Key = Annotated[dg.AssetKey, dg.Resolver(lambda _, key: dg.AssetKey.from_user_string(key), model_field_type=str)]
@@ -55,7 +58,9 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
         entities: training_entities
     ```
 
-    It brings the resource `feast` (`FeastResource`) for the repository, unless `provide_resource` is false.
+    It brings the resource `feast` (`FeastResource`) for the repository, unless `provide_resource` is false. With
+    `translation` (say `{owners: ["team:{{ item.owner }}"]}`) the assets get other attributes; a subclass may override
+    `get_asset_spec`.
     """
 
     repo: str = Field(description="Folder with feature_store.yaml and the feature definitions.")
@@ -74,11 +79,21 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
         description="Offline store in place of that of feature_store.yaml, e.g. "
         "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
     )
+    translation: Annotated[
+        TranslationFn[Definition] | None,
+        TranslationFnResolver(template_vars_for_translation_fn=lambda item: {"item": item}),
+    ] = Field(default=None, description="Attributes of the assets, with the view, source or service as `item`.")
     training_set: TrainingSet | None = Field(default=None, description="Training set, none by default.")
     provide_resource: bool = Field(default=True, description="Bring the resource `feast`; false when you define it.")
 
+    def get_asset_spec(self, item: Definition, project: str) -> dg.AssetSpec:
+        """The asset of a definition; key prefix, group and dependencies are added later."""
+        spec = get_asset_spec(item, project)
+        return self.translation(spec, item) if self.translation else spec
+
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        by, wanted = self.partitions, self.training_set
+        """The views, with lineage the rest of the repository, the training set and the resource."""
+        by, wanted, project = self.partitions, self.training_set, load_repository(self.repo).project
         partitions_def = _PARTITIONS[by.every](start_date=by.start, end_date=by.end) if by else None
         resource = FeastResource(repo=self.repo, offline_store=self.offline_store)
         if self.lineage:
@@ -90,6 +105,7 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
                 partitions_def=partitions_def,
                 group_name=self.group_name,
                 key_prefix=self.key_prefix,
+                get_asset_spec=lambda item: self.get_asset_spec(item, project),
             )
             assets = [*(whole.assets or ())]
         else:
@@ -100,6 +116,7 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
                 deps=self._deps,
                 group_name=self.group_name,
                 key_prefix=self.key_prefix,
+                get_asset_spec=lambda item: self.get_asset_spec(item, project),
             )
         views = [asset for asset in assets if isinstance(asset, dg.AssetsDefinition)]
         sets = [training_set_asset(**wanted.__dict__, deps=views, group_name=self.group_name)] if wanted else []

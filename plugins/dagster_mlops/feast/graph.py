@@ -57,8 +57,8 @@ def feature_repository_defs(
             All but the entities unless given: they have no data.
         freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
         partitions_def: As in :func:`feature_view_assets`, like `automation_condition`.
-        get_asset_spec: Translates each definition; :func:`dagster_mlops.feast.specs.get_asset_spec` unless given. What
-            it gives is used as it is, but for upstream assets, which are added.
+        get_asset_spec: Translates each definition; :func:`dagster_mlops.feast.specs.get_asset_spec` unless given.
+            `key_prefix`, `group_name`, freshness and upstream assets are added to what it returns.
         resource: The resource; ``FeastResource(repo=repo)`` unless given.
 
     Raises:
@@ -83,11 +83,11 @@ def feature_repository_defs(
         raise FeatureError(f"{repository.path} defines no source {', '.join(unknown)} (it has: {known}).")
 
     def translate(thing: Definition) -> dg.AssetSpec:
-        if get_asset_spec:
-            return get_asset_spec(thing)
-        spec = specs.get_asset_spec(thing, repository.project)
-        spec = spec.replace_attributes(key=spec.key.with_prefix(key_prefix or ()), group_name=group_name)
-        if freshness and isinstance(thing, ViewDefinition) and thing.kind != "label":
+        spec = get_asset_spec(thing) if get_asset_spec else specs.get_asset_spec(thing, repository.project)
+        spec = spec.replace_attributes(
+            key=spec.key.with_prefix(key_prefix or ()), group_name=group_name or spec.group_name
+        )
+        if freshness and not spec.freshness_policy and isinstance(thing, ViewDefinition) and thing.kind != "label":
             spec = spec.replace_attributes(freshness_policy=specs.ttl_freshness_policy(thing))
         return spec
 

@@ -245,6 +245,7 @@ def feast_problem(repo: Path, stderr: str) -> str:
 def without_secrets(repo: Path, text: str) -> str:
     """`text`, which quotes Feast, without the credentials that ``feature_store.yaml`` has, or any in a URL."""
     settings = yaml.safe_load(_settings(repo / "feature_store.yaml"))
+    text = re.sub(r"(?s)input_value=.*?, (?=input_type=)", "", text)  # pydantic's, which may cut a password in two
     for secret in sorted(_secrets(settings), key=len, reverse=True):
         text = text.replace(secret, "***")
     return mask_credentials(text)
@@ -274,11 +275,16 @@ def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
         raise FeatureError(
             f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
         )
-    # A source's path may hold credentials; what is remembered and shown holds none.
-    return json.loads(
-        output.read_text(),
-        object_hook=lambda found: {k: mask_credentials(v) if isinstance(v, str) else v for k, v in found.items()},
-    )
+    return _masked(json.loads(output.read_text()))
+
+
+def _masked(found: Any) -> Any:
+    """What was described, to be kept and shown: the path or the name of a source may hold credentials."""
+    if isinstance(found, dict):
+        return {name: _masked(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [_masked(value) for value in found]
+    return mask_credentials(found) if isinstance(found, str) else found
 
 
 def _settings(file: Path) -> str:
