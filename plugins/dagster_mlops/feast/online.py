@@ -1,22 +1,22 @@
 """What the online store serves, in the order asked for and by a given moment, and how newer values are kept in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.registry import feature_service, feature_view
-from dagster_mlops.feast.retrieval import entity_columns, feature_types, normalised, require
+from dagster_mlops.feast.retrieval import entity_columns, feature_types, join_keys, normalised, require
 
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
     from feast.feature_service import FeatureService
-    from feast.feature_view_projection import FeatureViewProjection
 
+_TIME = "__ts"  # what Feast adds to a feature's name for the moment of its event
 _KEYS_PER_READ = 1000  # a read of Feast's SQLite store has a variable per key
 
 
@@ -102,47 +102,93 @@ def online_features(
     require(entities, keys, f"feature service {service!r}")
     if at is not None and at.tzinfo is None:
         raise FeatureError(f"at={at.isoformat()} has no time zone. Say which, e.g. datetime.now(timezone.utc).")
-    asked = entities.loc[:, keys].reset_index(drop=True)
-    ttls = _ttls(store, found.feature_view_projections) if at else {}
-    values = online_values(store, asked, found, feature_types(found), at=at, ttls=ttls)
+    asked, types = entities.loc[:, keys].reset_index(drop=True), feature_types(found)
+    views = [feature_view(store, projection.name) for projection in found.feature_view_projections]
+    values = normalised(served_values(store, asked, found, [*types], at=at, views=views).loc[:, [*types]], types)
     return pd.concat([entities.reset_index(drop=True), values], axis=1)
 
 
-def online_values(
+def served_values(
     store: "FeatureStore",
     asked: "pd.DataFrame",
     features: "FeatureService | list[str]",
-    types: dict[str, str],
+    names: Sequence[str],
     *,
     at: datetime | None = None,
-    ttls: dict[str, timedelta] | None = None,
+    views: Sequence[Any] = (),
 ) -> "pd.DataFrame":
-    """The features of `types` that the online store serves for each row of `asked`, which holds join keys.
+    """The features `names` that the online store serves for each row of `asked`, as Python objects and None.
 
-    A feature in `ttls` is missing where its event is older than that at the moment `at`.
+    Given a moment `at`, the features of `views` that had expired by then are missing, and those of on-demand views are
+    computed from what was left. ``<name>__ts`` is the moment of a feature's event in whole seconds since 1970, as Feast
+    gives it: 0 where there is none, and for what is computed.
     """
     pd = extra("pandas", extra="feast")
+    columns = [*names, *(f"{name}{_TIME}" for name in names)]
     rows = [dict(zip(asked.columns, map(_plain, row), strict=True)) for row in asked.itertuples(index=False, name=None)]
     if not rows:
-        return normalised(pd.DataFrame(columns=[*types]), types)
-    response = store.get_online_features(features=features, entity_rows=rows)
-    answer = response.to_dict(include_event_timestamps=bool(ttls))
-    frame = pd.DataFrame({name: pd.Series(answer[name], dtype=object) for name in types})
-    for name, ttl in (ttls or {}).items():
-        assert at is not None  # given together
-        happened = pd.Series(answer[f"{name}__ts"])
-        frame.loc[happened < (at - ttl).timestamp(), name] = None
-    return normalised(frame, types)
+        return pd.DataFrame(columns=columns, dtype=object)
+    answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
+    for view in views:
+        if at is None:
+            break
+        if _is_on_demand(view):
+            answer |= _computed_again(store, view, asked, answer, at)
+        else:
+            _expire(answer, view, at)
+    return pd.DataFrame({name: pd.Series(answer[name], index=asked.index, dtype=object) for name in columns})
 
 
-def _ttls(store: "FeatureStore", projections: "list[FeatureViewProjection]") -> dict[str, timedelta]:
-    """The ttl of each feature that has one. Those of on-demand views have none: they are computed from others."""
-    found: dict[str, timedelta] = {}
-    for projection in projections:
-        view: Any = feature_view(store, projection.name)
-        if getattr(view, "ttl", None):
-            found |= {feature.name: view.ttl for feature in projection.features}
-    return found
+def on_demand_values(view: Any, inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """What an on-demand view computes from `inputs`, its features and request data by name, as Feast's server does."""
+    if view.mode == "python":
+        return view.transform_dict(inputs)
+    table = extra("pyarrow", extra="feast").Table.from_pydict(inputs)
+    return view.transform_arrow(table, full_feature_names=False).to_pydict()
+
+
+def _expire(answer: dict[str, Any], view: Any, at: datetime) -> None:
+    """Blank out in a response what is older than the view's ttl at the moment `at`."""
+    if not getattr(view, "ttl", None):
+        return
+    oldest = (at - view.ttl).timestamp()
+    for name in (feature.name for feature in view.features if feature.name in answer):
+        served = zip(answer[name], answer[f"{name}{_TIME}"], strict=True)
+        answer[name] = [value if happened >= oldest else None for value, happened in served]
+
+
+def _computed_again(
+    store: "FeatureStore", view: Any, asked: "pd.DataFrame", answer: dict[str, Any], at: datetime
+) -> dict[str, Any]:
+    """The features in `answer` of an on-demand view, computed once more for rows of which an input has expired."""
+    sources = [feature_view(store, source.name) for source in view.source_feature_view_projections.values()]
+    if view.write_to_online_store or not any(getattr(source, "ttl", None) for source in sources):
+        return {}
+    taken = {source.name: source for source in view.source_feature_view_projections.values()}
+    refs = [f"{name}:{feature.name}" for name, source in taken.items() for feature in source.features]
+    keys = list(dict.fromkeys(key for source in sources for key in join_keys(source)))
+    rows = [dict(zip(keys, map(_plain, row), strict=True)) for row in asked[keys].itertuples(index=False, name=None)]
+    inputs = store.get_online_features(features=refs, entity_rows=rows).to_dict(include_event_timestamps=True)
+    before = {name: list(values) for name, values in inputs.items()}
+    for source in sources:
+        _expire(inputs, source, at)
+    changed = [i for i in range(len(rows)) if any(inputs[name][i] is not before[name][i] for name in inputs)]
+    if not changed:
+        return {}
+    requested = {field.name for request in view.source_request_sources.values() for field in request.schema}
+    given = {name: values for name, values in inputs.items() if not name.endswith(_TIME)}
+    given |= {name: list(map(_plain, asked[name])) for name in requested}
+    computed = on_demand_values(view, {name: [values[i] for i in changed] for name, values in given.items()})
+    fresh = {}
+    for name in (feature.name for feature in view.features if feature.name in answer):
+        fresh[name] = list(answer[name])
+        for place, value in zip(changed, computed[name], strict=True):
+            fresh[name][place] = value
+    return fresh
+
+
+def _is_on_demand(view: Any) -> bool:
+    return getattr(view, "source_request_sources", None) is not None
 
 
 def _plain(value: Any) -> Any:

@@ -1,23 +1,33 @@
 """A gate on features: what is served online equals what a model is trained on."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.checks import never_missing
-from dagster_mlops.feast.materialization import materialized_windows
-from dagster_mlops.feast.online import online_values
+from dagster_mlops.feast.comparison import Comparison, FeatureParity
+from dagster_mlops.feast.frame_hash import as_table
+from dagster_mlops.feast.materialization import alone
+from dagster_mlops.feast.repository import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.retrieval import join_keys, point_in_time
-from dagster_mlops.feast.source import latest_events
 
 if TYPE_CHECKING:
     import pandas as pd
-    from feast import FeatureStore
-    from feast.feature_view_projection import FeatureViewProjection
+
+_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("feature", "string"),
+        dg.TableColumn("compared", "int", "Entities, or rows of an on-demand view, that were compared."),
+        dg.TableColumn("different", "int", "Of those, how many differ."),
+        dg.TableColumn("expired", "int", "Of those, past the ttl at the watermark: missing then on both sides."),
+        dg.TableColumn("ahead", "int", "Left out: served from an event that is newer than what is offline."),
+        dg.TableColumn("largest_difference", "float", "Of numbers."),
+        dg.TableColumn("example", "string", "One of the differences."),
+    ]
+)
 
 
 def online_offline_parity_check(
@@ -27,89 +37,75 @@ def online_offline_parity_check(
     sample: int = 1000,
     tolerance: float = 1e-6,
     seed: int = 0,
+    request_data: "pd.DataFrame | Callable[[], pd.DataFrame] | None" = None,
     name: str = "online_offline_parity",
     blocking: bool = True,
 ) -> dg.AssetChecksDefinition:
     """A check that the online store serves what the offline store says, for each feature of a service.
 
-    For up to `sample` entities of each feature view, the offline value is joined at the time of the entity's latest
-    materialized event and compared with the value that is served. An entity that is not online at all differs, too.
-    Views that are not served online and on-demand views are left out.
+    For up to `sample` entities of each feature view (a quarter with the newest events, a quarter with the oldest), the
+    offline value at the entity's latest materialized event is compared with the value that is served. An entity that is
+    not online differs, and so does one that is served from another event, as after rows that arrived late. What had
+    expired by the watermark, the end of what is materialized, must be missing then on both sides. On-demand views are
+    computed on both sides from the same request data at the watermark. A view that is pushed to is compared as far as
+    its offline source reaches. Nobody loads the views meanwhile. Views that are not served online are left out.
 
         online_offline_parity_check(asset="training_set", feature_service="arrival_delay")
 
     Args:
         tolerance: Allowed relative difference of numbers: Feast's Float32 keeps 7 digits.
+        seed: Decides, together with the entities, which of them are sampled.
+        request_data: What on-demand views take from the request, a row per request; sampled entities are put beside it
+            unless it has the join keys. Without it, the value of `asset` is loaded, where request data are needed. Rows
+            that hold an on-demand view's features and all it takes, as a training set does, must also equal what its
+            code computes from them now.
     """
+    key = asset.key if isinstance(asset, dg.AssetsDefinition) else dg.AssetKey.from_coercible(asset)
 
     @dg.asset_check(
         asset=asset, name=name, blocking=blocking, description=f"`{feature_service}`: online equals offline."
     )
     def parity(context: dg.AssetCheckExecutionContext, feast: FeastResource) -> dg.AssetCheckResult:
+        def requests() -> "pd.DataFrame":
+            if request_data is not None:
+                return request_data() if callable(request_data) else request_data
+            partition = context.partition_key if context.has_partition_key else None
+            return as_table(context.op_execution_context.load_asset_value(key, partition_key=partition)).to_pandas()
+
         def judge() -> dg.AssetCheckResult:
-            store = feast.store()
+            store, repo = feast.store(), read_config(feast.repo).path
             service = registry.feature_service(store, feature_service)
-            rows = [
-                row
-                for projection in service.feature_view_projections
-                for row in _compare(store, projection, sample=sample, tolerance=tolerance, seed=seed)
-            ]
-            return dg.AssetCheckResult(
-                passed=bool(rows) and not any(row.different for row in rows),
-                metadata={
-                    "feast/parity": dg.MetadataValue.table([dg.TableRecord(row.__dict__) for row in rows])
-                    if rows
-                    else "no feature of this service is served online",
-                    "feast/different_values": sum(row.different for row in rows),
-                    "feast/compared_values": sum(row.compared for row in rows),
-                },
-            )
+            comparison = Comparison(store, sample=sample, tolerance=tolerance, seed=seed, requests=requests)
+            found: list[FeatureParity] = []
+            with ExitStack() as held:
+                for view in comparison.stored_views(service):
+                    held.enter_context(alone(store, repo, view, feast.timeout))
+                for projection in service.feature_view_projections:
+                    types = {feature.name: str(feature.dtype) for feature in projection.features}
+                    found += comparison.of_view(registry.feature_view(store, projection.name), types)
+            return _result(found)
 
         return never_missing(judge)
 
     return parity
 
 
-@dataclass(frozen=True)
-class _Parity:
-    feature: str
-    compared: int
-    different: int
-    largest_difference: float | None
-    example: str
-
-
-def _compare(
-    store: "FeatureStore", projection: "FeatureViewProjection", *, sample: int, tolerance: float, seed: int
-) -> list[_Parity]:
-    view: Any = registry.feature_view(store, projection.name)
-    if getattr(view, "batch_source", None) is None or not view.online:
-        return []
-    windows = materialized_windows(view)
-    if not windows:
-        raise FeatureError(
-            f"feature view {view.name!r} was never materialized, so nothing is online. Materialize its asset."
-        )
-    keys, chosen = join_keys(view), latest_events(store, view, windows, sample=sample, seed=seed)
-    types = {f.name: str(f.dtype) for f in projection.features}
-    names = [f"{view.name}:{name}" for name in types]
-    offline = point_in_time(store, chosen, names, types)
-    served = online_values(store, chosen.loc[:, keys], names, types) if keys else offline
-    return [_difference(f"{view.name}:{name}", chosen, offline[name], served[name], tolerance) for name in types]
-
-
-def _difference(feature: str, entities: "pd.DataFrame", offline: Any, online: Any, tolerance: float) -> _Parity:
-    missing = offline.isna() & online.isna()
-    largest = None
-    if offline.dtype == "float64":
-        gap = (offline - online).abs()
-        same = gap <= tolerance * offline.abs().clip(lower=1)
-        largest = float(gap.max()) if gap.notna().any() else None
-    else:
-        same = offline.map(str) == online.map(str)
-    different = ~(same | missing)
-    example = ""
-    if different.any():
-        at = different.idxmax()
-        example = f"{entities.loc[at].to_dict()}: offline {offline[at]}, online {online[at]}"
-    return _Parity(feature, len(offline), int(different.sum()), largest, example)
+def _result(found: list[FeatureParity]) -> dg.AssetCheckResult:
+    different = [row for row in found if row.different]
+    compared = sum(row.compared for row in found)
+    description = ""
+    if different:
+        description = "different online: " + ", ".join(f"{row.feature} ({row.different})" for row in different)
+    elif not compared:
+        description = "nothing of this service could be compared: no feature is served online, or all is ahead"
+    rows: Any = [dg.TableRecord(row.__dict__) for row in found]
+    return dg.AssetCheckResult(
+        passed=compared > 0 and not different,
+        description=description or None,
+        metadata={
+            "feast/parity": dg.MetadataValue.table(rows, schema=_COLUMNS) if rows else "no feature is served online",
+            "feast/different_values": sum(row.different for row in found),
+            "feast/compared_values": compared,
+            "feast/ahead_values": sum(row.ahead for row in found),
+        },
+    )

@@ -110,26 +110,44 @@ def count_entities(store: "FeatureStore", view: Any, window: Window) -> int:
 
 
 def latest_events(
-    store: "FeatureStore", view: Any, windows: Sequence[Window], *, sample: int, seed: int
+    store: "FeatureStore",
+    view: Any,
+    windows: Sequence[Window],
+    *,
+    sample: int,
+    seed: int,
+    until: datetime | None = None,
 ) -> "pd.DataFrame":
-    """Up to `sample` entities with an event in one of `windows`: their join keys, and when their latest event was.
+    """Up to `sample` entities with an event in one of `windows`, or before `until`: join keys, and their latest events.
 
-    Which ones depends on `seed` and the entities alone. The moment is in the column ``event_timestamp``, in UTC.
+    A quarter are those whose latest event is the newest, a quarter the oldest, the rest any: which ones depends on
+    `seed` and the entities alone. ``event_timestamp`` is the latest event in `windows`, if there is one there, and
+    ``last_event`` the latest in the source, as far as the windows and `until` reach; both in UTC.
     """
     keys = join_keys(view)
     named = ", ".join(map(_quoted, keys))
-    inside = " OR ".join(f"happened >= {_micros(w.start)} AND happened < {_micros(w.end)}" for w in windows)
-    whole = Window(min(w.start for w in windows), max(w.end for w in windows))
-    present = "".join(f" AND {_quoted(key)} IS NOT NULL" for key in keys)
-    group = f"GROUP BY {named} ORDER BY md5(concat_ws(chr(31), '{seed}', {named})), {named}" if keys else ""
+    inside = " OR ".join(f"happened >= {_micros(w.start)} AND happened < {_micros(w.end)}" for w in windows) or "false"
+    starts, ends = [w.start for w in windows], [w.end for w in windows]
+    whole = Window(_LONG_AGO, max([until, *ends])) if until else Window(min(starts), max(ends))
+    present = " AND ".join(["true", *(f"{_quoted(key)} IS NOT NULL" for key in keys)])
+    found = f"{named}{', ' if keys else ''}max(happened) FILTER ({inside}) AS event, max(happened) AS last"
+    order = f"md5(concat_ws(chr(31), '{seed}', {named})), {named}" if keys else "last"
+    quarter = -(-sample // 4)
+    strata = [f"last DESC, {order} LIMIT {quarter}", f"last, {order} LIMIT {quarter}", f"{order} LIMIT {int(sample)}"]
     with _rows(store, view, whole, features=[]) as duckdb:
-        frame = duckdb.sql(
-            f"SELECT {named}{', ' if keys else ''}max(happened) AS event_timestamp FROM events "
-            f"WHERE ({inside}){present} {group} LIMIT {int(sample)}"
-        ).df()
-    frame = frame.dropna(subset=["event_timestamp"])
-    moments = frame["event_timestamp"].astype("int64").astype("datetime64[us]").dt.tz_localize("UTC")
-    return frame.assign(event_timestamp=moments)
+        duckdb.execute(
+            f"CREATE TEMP TABLE latest AS SELECT {found} FROM events WHERE {present}"
+            f"{f' GROUP BY {named}' if keys else ''} HAVING last IS NOT NULL{'' if until else ' AND event IS NOT NULL'}"
+        )
+        picked = " UNION ALL ".join(
+            f"(SELECT *, {place} AS place FROM latest ORDER BY {stratum})" for place, stratum in enumerate(strata)
+        )
+        frame = duckdb.sql(f"{picked} ORDER BY place, {order}").df()
+    frame = frame.drop_duplicates(keys or ["last"]).head(sample).reset_index(drop=True)
+    to_datetime = extra("pandas", extra="feast").to_datetime
+    for moment, column in (("event", "event_timestamp"), ("last", "last_event")):
+        frame[column] = to_datetime(frame[moment].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
+    return frame[[*keys, "event_timestamp", "last_event"]]
 
 
 def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.Table":

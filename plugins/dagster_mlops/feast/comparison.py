@@ -1,0 +1,291 @@
+"""Samples of what is served online, beside what the offline store says of the same entities and moments."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import registry
+from dagster_mlops.feast.materialization import materialized_windows
+from dagster_mlops.feast.online import on_demand_values, served_values, utc
+from dagster_mlops.feast.retrieval import join_keys, normalised, point_in_time
+from dagster_mlops.feast.source import TICK, latest_events
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+    from feast.feature_service import FeatureService
+
+_SECOND = timedelta(seconds=1)
+_ONE_BY_ONE = 20  # rows of an on-demand view that are asked for singly, as a server is asked
+# What Feast makes of a stored value; anything else was written as another type than the feature's.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("Int32", "Int64"), int),
+    **dict.fromkeys(("Float32", "Float64"), float),
+    "Bool": bool,
+    "String": str,
+    "Bytes": bytes,
+    "UnixTimestamp": datetime,
+}
+
+
+@dataclass(frozen=True)
+class FeatureParity:
+    """How far one feature is the same online and offline."""
+
+    feature: str
+    compared: int
+    different: int
+    expired: int
+    ahead: int
+    largest_difference: float | None
+    example: str
+
+
+class Comparison:
+    """Compares the feature views of a service, online with offline, on the same sample.
+
+    Feast's online stores answer with whole seconds for the moment of an event, so moments are compared in seconds.
+    """
+
+    def __init__(
+        self,
+        store: "FeatureStore",
+        *,
+        sample: int,
+        tolerance: float,
+        seed: int,
+        requests: "Callable[[], pd.DataFrame]",
+    ):
+        self.store, self.sample, self.tolerance, self.seed = store, sample, tolerance, seed
+        self._requests = requests
+        self._sampled: dict[str, pd.DataFrame] = {}
+
+    def stored_views(self, service: "FeatureService") -> list[str]:
+        """The views that a service reads from the online store, those below on-demand views included, by name."""
+        views = [registry.feature_view(self.store, used.name) for used in service.feature_view_projections]
+        names = {view.name for view in views if not _is_on_demand(view)}
+        return sorted(names | {name for view in views if _is_on_demand(view) for name in _sources(view)})
+
+    def of_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
+        """A row for each of the features `types` of a view; none when it is not served online.
+
+        Raises:
+            FeatureError: the view was never materialized, or request data are missing.
+        """
+        if _is_on_demand(view):
+            return self._of_on_demand_view(view, types)
+        if getattr(view, "batch_source", None) is None or not view.online:
+            return []
+        pd = extra("pandas", extra="feast")
+        keys, chosen, pushed = join_keys(view), self._entities(view), _is_pushed(view)
+        names, watermark = [f"{view.name}:{name}" for name in types], self._watermark(view)
+        served = served_values(self.store, _asked(chosen, keys), names, [*types])
+        happened = served[f"{next(iter(types))}__ts"].astype("float64").replace(0.0, math.nan)
+        due, last = _seconds(chosen["event_timestamp"]), _seconds(chosen["last_event"])
+        ahead = (happened > due) | (happened.notna() & due.isna())
+        unknown = ahead & ~(last >= happened) if pushed else ahead & False
+        judged = (due.notna() | happened.notna()) & ~unknown
+        wrong = (happened < due) | (due.notna() & happened.isna()) | (ahead & (not pushed))
+
+        # A pushed event was the latest at its own moment; of several events in one second the last counts.
+        pushed_at = pd.to_datetime(happened, unit="s", utc=True).astype("datetime64[us, UTC]") + (_SECOND - TICK)
+        moment = chosen["event_timestamp"].where(~(ahead & pushed), pushed_at)
+        asked = chosen.loc[judged, keys].assign(event_timestamp=moment[judged])
+        offline, online = self._offline(asked, names, types), served[judged]
+
+        expired = judged & ~wrong & (moment + view.ttl < watermark if view.ttl and watermark else False)
+        late = chosen.loc[expired, keys].assign(event_timestamp=watermark)
+        gone = self._offline(late, names, types)
+        masked = served_values(self.store, _asked(late, keys), names, [*types], at=watermark, views=[view])
+        rows = []
+        for name, dtype in types.items():
+            different, gap = _different(offline[name], online[name], dtype, self.tolerance)
+            different |= wrong[judged]
+            unlike, _ = _different(gone[name], masked[name], dtype, self.tolerance)
+            different |= unlike.reindex(different.index, fill_value=False)
+            example = ""
+            if different.any():
+                at = different.idxmax()
+                by_ttl = bool(unlike.get(at, False))
+                sides = (gone[name][at], masked[name][at]) if by_ttl else (offline[name][at], online[name][at])
+                example = f"{_shown(chosen.loc[at, keys])}: offline {sides[0]}, online {sides[1]}"
+                if wrong[at]:
+                    example += f" (from {_moment(happened[at])} instead of {_moment(due[at])})"
+            counts = (int(judged.sum()), int(different.sum()), int(expired.sum()), int(unknown.sum()))
+            rows.append(FeatureParity(f"{view.name}:{name}", *counts, gap, example))
+        return rows
+
+    def _of_on_demand_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
+        """Both sides at the earliest watermark of its sources, for rows whose inputs are not newer online."""
+        pd = extra("pandas", extra="feast")
+        sources = [registry.feature_view(self.store, name) for name in _sources(view)]
+        watermarks = [moment for moment in map(self._watermark, sources) if moment]
+        watermark = min(watermarks, default=datetime.now(timezone.utc))
+        rows: Any = self._request_rows(view, sources)
+        needed = [*_requested(view), *(key for source in sources for key in join_keys(source))]
+        needed = list(dict.fromkeys(needed))
+        rows = rows.drop_duplicates(needed).reset_index(drop=True)
+        ahead = pd.Series(False, index=rows.index)
+        for source in sources:
+            first = source.features[0].name
+            served = served_values(self.store, _asked(rows, join_keys(source)), [f"{source.name}:{first}"], [first])
+            ahead |= served[f"{first}__ts"].astype("float64") > watermark.timestamp()
+        names, asked = [f"{view.name}:{name}" for name in types], rows.loc[~ahead, needed]
+        offline = self._offline(asked.assign(event_timestamp=watermark), names, types)
+        # A server is asked for one row at a time; code that looks at its neighbours answers differently then.
+        parts = [asked.iloc[[i]] for i in range(min(_ONE_BY_ONE, len(asked)))] + [asked.iloc[_ONE_BY_ONE:]]
+        answers = [served_values(self.store, part, names, [*types], at=watermark, views=[view]) for part in parts]
+        online = pd.concat([answer for answer in answers if len(answer)] or answers)
+
+        takes = [f.name for used in view.source_feature_view_projections.values() for f in used.features]
+        known = trained = None
+        if {*takes, *_requested(view), *types} <= set(rows.columns):
+            given = rows[list(dict.fromkeys([*takes, *needed]))].astype(object)
+            inputs = {name: [None if _is_missing(value) else value for value in given[name]] for name in given}
+            trained = pd.DataFrame(on_demand_values(view, inputs), index=rows.index)
+            known, trained = normalised(rows[[*types]], types), normalised(trained[[*types]], types)
+        found = []
+        for name, dtype in types.items():
+            different, gap = _different(offline[name], online[name], dtype, self.tolerance)
+            example = ""
+            if different.any():
+                at = different.idxmax()
+                example = f"{_shown(rows.loc[at, needed])}: offline {offline[name][at]}, online {online[name][at]}"
+            count = int(different.sum())
+            if known is not None and trained is not None:
+                differs, larger = _different(known[name], trained[name], dtype, self.tolerance, typed=True)
+                gap = max((g for g in (gap, larger) if g is not None), default=None)
+                count = int((differs | different.reindex(differs.index, fill_value=False)).sum())
+                if differs.any() and not example:
+                    at = differs.idxmax()
+                    example = f"{_shown(rows.loc[at, needed])}: trained on {known[name][at]}, now {trained[name][at]}"
+            compared = len(asked) if trained is None else len(rows)
+            found.append(FeatureParity(f"{view.name}:{name}", compared, count, 0, int(ahead.sum()), gap, example))
+        return found
+
+    def _request_rows(self, view: Any, sources: list[Any]) -> Any:
+        """A sample of request data with join keys beside them; without request data, of entities."""
+        requested, rows = _requested(view), None
+        if requested:
+            rows = self._requests()
+            lacking = [name for name in requested if name not in rows.columns]
+            if lacking:
+                raise FeatureError(
+                    f"on-demand feature view {view.name!r} takes {', '.join(lacking)} from the request, and "
+                    f"the request data have {', '.join(map(str, rows.columns))}. Give request_data= a frame with them."
+                )
+            rows = rows.sample(min(self.sample, len(rows)), random_state=self.seed).reset_index(drop=True)
+        for source in sorted(sources, key=lambda source: -len(join_keys(source))):
+            entities = self._entities(source)
+            new = [key for key in join_keys(source) if rows is None or key not in rows.columns]
+            if rows is None:
+                rows = entities[new]
+            elif new and len(entities):
+                places = [i % len(entities) for i in range(len(rows))]
+                rows = rows.assign(**{key: entities[key].iloc[places].to_numpy() for key in new})
+        assert rows is not None  # an on-demand view has a source of some kind
+        return rows
+
+    def _entities(self, view: Any) -> "pd.DataFrame":
+        if view.name not in self._sampled:
+            windows, pushed = materialized_windows(view), _is_pushed(view)
+            if not windows and not pushed:
+                raise FeatureError(
+                    f"feature view {view.name!r} was never materialized, so nothing is online. Materialize its asset."
+                )
+            until = datetime.now(timezone.utc) if pushed else None
+            self._sampled[view.name] = latest_events(
+                self.store, view, windows, sample=self.sample, seed=self.seed, until=until
+            )
+        return self._sampled[view.name]
+
+    def _watermark(self, view: Any) -> datetime | None:
+        return max((window.end - TICK for window in materialized_windows(view)), default=None)
+
+    def _offline(self, asked: "pd.DataFrame", names: list[str], types: dict[str, str]) -> "pd.DataFrame":
+        return point_in_time(self.store, asked.reset_index(drop=True), names, types).set_index(asked.index)
+
+
+def _different(
+    offline: Any, online: Any, dtype: str, tolerance: float, *, typed: bool = False
+) -> "tuple[pd.Series, float | None]":
+    """Where two columns of a feature differ, and the largest difference of numbers; missing equals missing.
+
+    Unless `typed`, `online` is what Feast made of the stored values, and one of another type than the feature differs.
+    """
+    pd = extra("pandas", extra="feast")
+    kind = _KINDS.get(dtype)
+    right = online.map(lambda v: typed or kind is None or v is None or type(v) is kind or _is_missing(v)).astype(bool)
+    values = normalised(pd.DataFrame({"value": online.where(right, None)}), {"value": dtype})["value"]
+    gap = None
+    if dtype == "UnixTimestamp":  # Feast serves whole seconds
+        same = (offline.dt.floor("s") == values.dt.floor("s")) | (offline.isna() & values.isna())
+    elif offline.dtype == "float64":
+        gaps = (offline - values).abs()
+        same = (offline == values) | (gaps <= (tolerance * offline.abs()).clip(lower=1e-12))
+        same |= offline.isna() & values.isna()
+        gap = None if gaps.isna().all() else float(gaps.max())
+    else:
+        pairs = zip(offline, values, strict=True)
+        same = pd.Series([_alike(a, b, tolerance) for a, b in pairs], index=offline.index, dtype=bool)
+    return ~(same & right), gap
+
+
+def _alike(a: Any, b: Any, tolerance: float) -> bool:
+    """Whether two values are the same, inside lists and mappings too."""
+    a, b = (value.tolist() if hasattr(value, "tolist") else value for value in (a, b))
+    if _is_missing(a) or _is_missing(b):
+        return _is_missing(a) and _is_missing(b)
+    if isinstance(a, Mapping) or isinstance(b, Mapping):
+        a, b = dict(a), dict(b)  # Arrow's maps are lists of pairs
+        return a.keys() == b.keys() and all(_alike(a[key], b[key], tolerance) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(_alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
+    if isinstance(a, float) and isinstance(b, float | int):
+        return math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-12)
+    if isinstance(a, datetime) and isinstance(b, datetime):
+        return int(utc(a).timestamp()) == int(utc(b).timestamp())
+    return a == b
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_on_demand(view: Any) -> bool:
+    return getattr(view, "source_request_sources", None) is not None
+
+
+def _is_pushed(view: Any) -> bool:
+    return getattr(view, "stream_source", None) is not None
+
+
+def _sources(view: Any) -> list[str]:
+    return list(dict.fromkeys(used.name for used in view.source_feature_view_projections.values()))
+
+
+def _requested(view: Any) -> list[str]:
+    return [field.name for request in view.source_request_sources.values() for field in request.schema]
+
+
+def _asked(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
+    """What the online store is asked with; a view without entities has one row, under the dummy that Feast gives it."""
+    return entities.loc[:, keys] if keys else entities.iloc[:, :0].assign(__dummy_id="")
+
+
+def _seconds(moments: Any) -> "pd.Series":
+    """Whole seconds since 1970, and NaN for no moment."""
+    micros = moments.astype("int64").astype("float64")
+    return (micros // 1e6).where(moments.notna())
+
+
+def _moment(seconds: Any) -> str:
+    return "nothing" if math.isnan(seconds) else datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+def _shown(row: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in row.items()) or "the only row"
