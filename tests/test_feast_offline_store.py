@@ -312,6 +312,55 @@ def test_what_is_missing_or_does_not_compare_is_told_before_anything_is_joined(t
         ask(asked((1, 0)))
 
 
+def test_a_feature_that_ends_like_a_column_of_pandas_is_answered(tmp_path):
+    """Feast's own DuckDB store does not find features ending in ``_y`` of views with a creation time."""
+    source = trips(tmp_path, rates(rate_y=[15.0, 10.0, 20.0, 90.0]), created_timestamp_column="created")
+    store = feast_store(tmp_path, STORE, [driver, view(source, rate=Float64, rate_y=Float64)])
+    job = store.get_historical_features(entity_df=asked((1, 5), (2, 5)), features=["trips:rate", "trips:rate_y"])
+    assert job.to_df()[["rate", "rate_y"]].values.tolist() == [[1.5, 15.0], [9.0, 90.0]]
+
+
+def test_what_an_answer_cannot_give_says_what_to_use(tmp_path):
+    store = feast_store(tmp_path, STORE, [driver, view(trips(tmp_path, rates()))])
+    job = store.get_historical_features(entity_df=asked((1, 0)), features=["trips:rate"])
+    with pytest.raises(FeatureError, match="several queries"):
+        job.to_sql()
+    with pytest.raises(FeatureError, match="Name the place"):
+        job.to_remote_storage()
+
+
+def test_feasts_own_command_applies_and_materializes_without_dagster_having_run(tmp_path):
+    trips(tmp_path, rates())
+    (tmp_path / "feature_store.yaml").write_text(
+        "project: p\nprovider: local\nregistry: registry.db\nonline_store: {type: sqlite, path: online.db}\n"
+        f"offline_store:\n  type: {STORE}\n  memory_limit: 1GB\n  chunk_rows: 1000\n"
+        "entity_key_serialization_version: 3\n"
+    )
+    (tmp_path / "features.py").write_text(
+        "from datetime import timedelta\n"
+        "from feast import Entity, FeatureView, Field, FileSource, ValueType\n"
+        "from feast.data_format import ParquetFormat\n"
+        "from feast.types import Float64\n"
+        "driver = Entity(name='driver', join_keys=['driver'], value_type=ValueType.INT64)\n"
+        "source = FileSource(name='trips', path='trips.parquet', file_format=ParquetFormat(),\n"
+        "    timestamp_field='event_timestamp')\n"
+        "trips = FeatureView(name='trips', entities=[driver], ttl=timedelta(days=2), source=source,\n"
+        "    schema=[Field(name='rate', dtype=Float64)])\n"
+    )
+    program = (  # both commands in one process: Feast takes seconds to import
+        "from feast.cli.cli import cli\n"
+        "cli(['apply'], standalone_mode=False)\n"
+        "cli(['materialize', '2024-03-10T00:00:00', '2024-03-11T00:00:00'], standalone_mode=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    store = FeatureStore(repo_path=str(tmp_path))
+    online = store.get_online_features(["trips:rate"], [{"driver": 1}, {"driver": 2}]).to_dict()
+    assert online["rate"] == [2.0, 9.0]
+    job = store.get_historical_features(entity_df=asked((1, 70), (2, 70)), features=["trips:rate"])
+    assert job.to_df()["rate"].tolist() == [2.0, 9.0]
+
+
 # --- where sources are and what they are written in
 
 

@@ -150,6 +150,25 @@ class AsofRetrievalJob(RetrievalJob):
             raise SavedDatasetLocationAlreadyExists(location=files.checked(source).path)
         write(source, self._repo_path, self.to_tables(timeout), append=False)
 
+    def to_sql(self) -> str:
+        """Not given.
+
+        Raises:
+            FeatureError: always.
+        """
+        raise FeatureError(
+            "this retrieval is several queries, one for each feature view, and none of them alone is its answer. "
+            "Use to_arrow(), to_tables() or to_parquet(path)."
+        )
+
+    def to_remote_storage(self) -> list[str]:
+        """Not given.
+
+        Raises:
+            FeatureError: always.
+        """
+        raise FeatureError("there is no remote storage to choose. Name the place: to_parquet('s3://bucket/folder').")
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return pa.concat_tables(self._limited(timeout))
 
