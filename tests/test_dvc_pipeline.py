@@ -19,9 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.dvc import DvcResource, PipelineComponent, dvc_io_manager, pipeline_assets
+from dagster_mlops.dvc.diff import diff
+from dagster_mlops.dvc.history import history
 from dagster_mlops.dvc.pipeline import stage_asset_spec
 from dagster_mlops.dvc.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.resolver import DvcResolver
+from dagster_mlops.dvc.restore import restore
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
 
@@ -360,6 +363,32 @@ def test_a_commit_holds_the_stage_and_none_of_the_users_work(repo, run):
     head = _git(repo, "rev-parse", "HEAD")
     run("clean", "train/cnn", commit=True)
     assert _git(repo, "rev-parse", "HEAD") == head
+
+
+def test_the_output_of_a_stage_has_versions_to_list_compare_load_and_restore(repo, run, caplog):
+    dvc = DvcResource(repo=str(repo), push=False)
+    run("clean", commit=True)
+    _git(repo, "tag", "v1")
+    (repo / "params.yaml").write_text((repo / "params.yaml").read_text().replace("rows: 2", "rows: 3"))
+    (repo / "src/clean.sh").write_text("head -n 3 data/raw.csv > $1\n")
+    run("clean", commit=True)
+    path = "prepared/clean.csv"
+    now, then = dvc.data_version(path), dvc.data_version(path, rev="v1")
+    assert [version.dataset.md5 for version in history(dvc, path)] == [now, then] and now != then
+    assert dvc.revision(path, rev="v1") == _git(repo, "rev-parse", "v1")
+    assert len(dvc.load(path, str, rev="v1").splitlines()) == 2 and len(dvc.load(path, str).splitlines()) == 3
+    delta = diff(dvc, path).bytes_delta
+    assert delta and delta > 0
+    head = _git(repo, "rev-parse", "HEAD")
+    record = restore(dvc, path, "v1")
+    assert record.md5 == then and record.rev == "" and _git(repo, "rev-parse", "HEAD") == head
+    assert len((repo / path).read_text().splitlines()) == 2 and not (repo / f"{path}.dvc").exists()
+    assert f"lies in the workspace at {then}, while dvc.lock says {now}" in caplog.text
+    assert path in _sh(repo, DVC, "status") and now in dvc.data_version(path)
+    (repo / path).write_text("by hand")
+    with pytest.raises(DatasetError, match="was changed since it was last stored"):
+        restore(dvc, path, now)
+    assert restore(dvc, path, now, force=True).md5 == now
 
 
 def test_a_fresh_clone_fetches_and_executes_nothing(repo, run, tmp_path, instance):

@@ -90,9 +90,13 @@ def restore(
 
     if rev and md5:
         raise typer.BadParameter("name a version by --rev or by --md5, not by both")
+    dvc = DvcResource(repo=repo, push=push)
     with _errors():
-        record = restore_version(DvcResource(repo=repo, push=push), path, rev or md5 or "previous", force=force)
+        record = restore_version(dvc, path, rev or md5 or "previous", force=force)
+        locked = dvc.data_version(path)
     typer.echo(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}.")
+    if locked != record.md5:
+        typer.echo(f"dvc.lock says {locked}: `dvc repro` makes that again, `dvc commit` accepts what lies there.")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from dagster_mlops.code_state import git
 from dagster_mlops.dvc import versions
 from dagster_mlops.dvc.git import blobs
+from dagster_mlops.dvc.lock_files import locked_out
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Record
@@ -31,22 +33,28 @@ def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100)
         for version in history(dvc, "raw/flights.parquet"):
             print(version.committed, version.dataset.md5, version.dataset.rows)
 
+    Those of a stage's output are what the ``dvc.lock`` said that names it now.
+
     Raises:
         DatasetError: no commit up to `rev` holds a pointer of it.
     """
     file = versions.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
+    locked = None if versions.pointer_of(dvc.locate(path)).exists() else locked_out(dvc, file.removesuffix(".dvc"))
+    file = locked.file if locked else file
     log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
     lines = [line.split() for line in log.stdout.decode().splitlines()]
     if not lines:
         reason = log.stderr.decode().strip() or f"no commit up to {rev} holds {file}"
         raise DatasetError(f"{path} has no version in {dvc.root}: {reason}. Name a path that is stored there.")
-    contents = blobs(dvc.root, [f"{commit}:./{file}" for commit, _ in lines])
-    pointers = [versions.parse_pointer(content or b"") for content in contents]
-    found = [
-        Version(record_of(dvc, path, pointer, commit), datetime.fromisoformat(when))
-        for (commit, when), pointer in zip(lines, pointers, strict=True)
-        if pointer
-    ]
+    found: list[Version] = []
+    for (commit, when), content in zip(lines, blobs(dvc.root, [f"{c}:./{file}" for c, _ in lines]), strict=True):
+        if locked:
+            out = locked.within(content or b"")
+            pointer = {"outs": [out]} if out else None
+        else:
+            pointer = versions.parse_pointer(content or b"")
+        if pointer:
+            found.append(Version(record_of(dvc, path, pointer, commit), datetime.fromisoformat(when)))
     # A commit may have touched no more than the pointer's description.
     return [v for v, older in zip(found, [*found[1:], None], strict=True) if not older or not _same(v, older)]
 
@@ -68,7 +76,7 @@ def version_hash(dvc: DvcResource, path: str, version: str) -> str:
     raise DatasetError(f"{path} has no version before {now} in the last commits of {dvc.root}. Name one by its hash.")
 
 
-def record_of(dvc: DvcResource, path: str, pointer: dict[str, Any], commit: str) -> Dataset:
+def record_of(dvc: DvcResource, path: str, pointer: Mapping[str, Any], commit: str) -> Dataset:
     """The record that a pointer carries; what the pointer tells by itself where it was written without Dagster."""
     [out] = pointer["outs"]
     noted = (pointer.get("meta") or {}).get(NAMESPACE)

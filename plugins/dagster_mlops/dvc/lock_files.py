@@ -1,6 +1,8 @@
 """What the ``dvc.lock`` files of a repository, now or in git's history, say about the outputs of stages."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,22 @@ if TYPE_CHECKING:
 _MOST_COMMITS = 50
 
 
+@dataclass(frozen=True)
+class LockedOut:
+    """An output of a stage in a ``dvc.lock``: `file` is that file, relative to the repository, `out` the entry."""
+
+    file: str
+    stage: str
+    out: Mapping[str, Any]
+
+    def within(self, text: bytes) -> Mapping[str, Any] | None:
+        """The same output in another version of the file."""
+        outs = stages_in(text).get(self.stage, {}).get("outs", ())
+        return next((out for out in outs if out["path"] == self.out["path"] and "md5" in out), None)
+
+
 def stages_in(text: bytes) -> dict[str, Any]:
-    """The stages of a ``dvc.lock``, by name; none where it is empty or damaged."""
+    """The stages of a ``dvc.lock`` or ``dvc.yaml``, by name; none where it is empty or damaged."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -24,27 +40,60 @@ def stages_in(text: bytes) -> dict[str, Any]:
     return (content.get("stages") or {}) if isinstance(content, dict) else {}
 
 
+def locked_out(dvc: "DvcResource", path: str, *, rev: str | None = None) -> LockedOut | None:
+    """The output of a stage that lies at `path`, as ``dvc.lock`` names it now or at a git revision."""
+    for file in _names(dvc, rev):
+        folder, defined = PurePosixPath(file).parent, {}
+        for stage, entry in stages_in(_text(dvc, file, rev)).items():
+            for out in entry.get("outs", ()):
+                if PurePosixPath(out["path"]).name != PurePosixPath(path).name or "md5" not in out:
+                    continue
+                # Relative to the stage's working directory, which only the dvc.yaml tells.
+                defined = defined or stages_in(_text(dvc, str(folder / "dvc.yaml"), rev))
+                stated = defined.get(stage.partition("@")[0]) or {}
+                wdir = stated.get("wdir") or (stated.get("do") or {}).get("wdir") or "."
+                here = os.path.normpath(folder / wdir / out["path"])
+                if here == path or ("${" in wdir and _ends_with(path, out["path"])):
+                    return LockedOut(file, stage, out)
+    return None
+
+
 def locked_output(dvc: "DvcResource", path: str, md5: str) -> Dataset | None:
     """The output of a stage with this content: the newest ``dvc.lock``, in the workspace or in git, that names it."""
     for rev, text in _locks(dvc, md5):
         for entry in stages_in(text).values():
             for out in entry.get("outs", ()):
-                # Paths in a dvc.lock are relative to the stage's working directory, which it does not tell.
-                named = [part for part in PurePosixPath(out["path"]).parts if part != ".."]
-                if out.get("md5") == md5 and list(PurePosixPath(path).parts[-len(named) :]) == named:
+                if out.get("md5") == md5 and _ends_with(path, out["path"]):
                     return Dataset(path=path, md5=md5, repo=str(dvc.root), rev=rev, bytes=out.get("size"))
     return None
 
 
+def _ends_with(path: str, relative: str) -> bool:
+    named = [part for part in PurePosixPath(relative).parts if part != ".."]
+    return list(PurePosixPath(path).parts[-len(named) :]) == named
+
+
+def _names(dvc: "DvcResource", rev: str | None) -> list[str]:
+    if rev is None:
+        listed = git(dvc.root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
+    else:
+        listed = git(dvc.root, "ls-tree", "-r", "--name-only", "-z", rev)
+    names = [name for name in listed.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
+    return names or ["dvc.lock"]
+
+
+def _text(dvc: "DvcResource", file: str, rev: str | None) -> bytes:
+    if rev is not None:
+        return git(dvc.root, "show", f"{rev}:./{file}").stdout
+    return (dvc.root / file).read_bytes() if (dvc.root / file).is_file() else b""
+
+
 def _locks(dvc: "DvcResource", md5: str) -> Iterator[tuple[str, bytes]]:
-    listed = git(dvc.root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
-    names = [name for name in listed.stdout.decode().split("\0") if name] or ["dvc.lock"]
-    for name in names:
+    for name in _names(dvc, None):
         commit = git(dvc.root, "log", "-1", "--format=%H", "--", f"./{name}").stdout.decode().strip()
-        if (dvc.root / name).is_file():
-            yield commit, (dvc.root / name).read_bytes()
+        if text := _text(dvc, name, None):
+            yield commit, text
     found = git(dvc.root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
     for commit in found.stdout.decode().split():
-        for name in git(dvc.root, "ls-tree", "-r", "--name-only", commit).stdout.decode().splitlines():
-            if name.endswith("dvc.lock"):
-                yield commit, git(dvc.root, "show", f"{commit}:./{name}").stdout
+        for name in _names(dvc, commit):
+            yield commit, _text(dvc, name, commit)

@@ -71,12 +71,14 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
     # Newest first; HEAD when the search finds nothing, to say what the pointer names instead.
     for rev in [None, *changed, *([] if changed else ["HEAD"])]:
         try:
-            named = dvc.data_version(path, rev=rev)
+            pointer = dvc.pointer(path, rev=rev)
         except DatasetError:
             continue  # the commit that removed the pointer
+        named = pointer["outs"][0]["md5"]
         if named == md5:
             return observed_dataset(dvc, path, rev=rev), others
-        others.append(named)
+        if "stage" not in pointer:  # what a stage made may never have been committed
+            others.append(named)
     return locked_output(dvc, path, md5), list(dict.fromkeys(others))
 
 

@@ -15,6 +15,7 @@ from dagster_mlops.code_state import git
 from dagster_mlops.dvc import frames, locks, objects, remotes, unpushed, versions
 from dagster_mlops.dvc.creation import create, set_remote
 from dagster_mlops.dvc.git import Edit, commit, run, toplevel
+from dagster_mlops.dvc.lock_files import locked_out
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -188,6 +189,8 @@ class DvcResource(dg.ConfigurableResource):
     def pointer(self, path: str | Path, *, rev: str | None = None) -> dict[str, Any]:
         """What the ``.dvc`` file of a dataset says, now or at a git revision. Needs no cache and no remote.
 
+        For the output of a stage, it is what ``dvc.lock`` says, with the name of the ``stage``.
+
         Raises:
             DatasetError: there is no such pointer, or it cannot be read.
         """
@@ -200,6 +203,8 @@ class DvcResource(dg.ConfigurableResource):
             text = shown.stdout if shown.returncode == 0 else None
         where = f"{file}{f' at revision {rev}' if rev else ''}"
         if text is None:
+            if locked := locked_out(self, target.relative_to(self.root).as_posix(), rev=rev):
+                return {"stage": locked.stage, "outs": [dict(locked.out)]}
             raise DatasetError(f"There is no {where}. Materialize {target.name}, or `dvc add` and commit it.")
         content = versions.parse_pointer(text)
         if content is None:
@@ -212,8 +217,15 @@ class DvcResource(dg.ConfigurableResource):
 
     def revision(self, path: str | Path, *, rev: str = "HEAD") -> str:
         """The git commit that gave a dataset's pointer the content it has at `rev`; empty without git."""
-        file = versions.pointer_of(self.locate(path)).relative_to(self.root).as_posix()
-        return git(self.root, "log", "-1", "--format=%H", rev, "--", f"./{file}").stdout.decode().strip()
+        name = self.locate(path).relative_to(self.root).as_posix()
+
+        def newest(*of: str) -> str:
+            return git(self.root, "log", "-1", "--format=%H", *of).stdout.decode().strip()
+
+        found = newest(rev, "--", f"./{name}.dvc")
+        if not found and (locked := locked_out(self, name, rev=rev)):
+            return newest(f"-S{locked.out['md5']}", rev, "--", f"./{locked.file}")
+        return found
 
     def read_path(self, path: str | Path, *, md5: str | None = None, rev: str | None = None) -> Path:
         """A local file or folder with the content of any version: by hash, by git revision, else the current one.

@@ -1,13 +1,18 @@
 """Makes an older version of a dataset the newest one again."""
 
+import dataclasses
+import logging
 import shutil
 from typing import Any
 
 from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.history import record_of_version, version_hash
+from dagster_mlops.dvc.lock_files import locked_out
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
+
+_log = logging.getLogger(__name__)
 
 
 def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bool = False, **facts: Any) -> Dataset:
@@ -17,6 +22,9 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
 
     The data is copied beside the dataset first and put in place in one step, so a kill leaves the old or the new. The
     new record names the inputs and the code of the run that once made the content.
+
+    The output of a stage is only put into the workspace, because ``dvc.lock`` says what its stage made: ``dvc repro``
+    makes that again, ``dvc commit`` accepts what lies there. A warning says so.
 
     Args:
         dvc: the repository.
@@ -32,7 +40,10 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
     target = dvc.locate(path)
     made = record_of_version(dvc, path, version, md5)
     with dvc.open(locked=False) as repo:
-        current = dvc.data_version(path) if versions.pointer_of(target).exists() else None
+        is_pointer = versions.pointer_of(target).exists()
+        current = (
+            dvc.data_version(path) if is_pointer or locked_out(dvc, target.relative_to(dvc.root).as_posix()) else None
+        )
         found = versions.content_hash(repo, target) if target.exists() else None
         if found not in (None, current, md5) and not force:
             raise DatasetError(
@@ -46,6 +57,13 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
         shutil.copytree(source, copy, copy_function=shutil.copyfile) if source.is_dir() else shutil.copyfile(
             source, copy
         )
+    if current and not is_pointer:
+        if copy:
+            with dvc.open() as repo:
+                versions.move(repo, copy, target)
+        if current != md5:
+            _log.warning("%s lies in the workspace at %s, while dvc.lock says %s.", path, md5, current)
+        return dataclasses.replace(made, rev="")
     rows = made.rows if made.rows is not None else frames.described(copy or target, path)[0]
     inherited = {"upstream": made.upstream, "code_commit": made.code_commit, "dirty": made.dirty}
     return dvc.store(path, source=copy, rows=rows, **{**inherited, **facts})
