@@ -292,6 +292,20 @@ def test_a_damaged_object_in_the_cache_is_noticed_and_fetched_again(dvc, stored,
     assert dvc.read_path("x.txt").read_text() == "one" == object_.read_text()
 
 
+@pytest.mark.parametrize(("damage", "verify"), [("tw", False), ("Two", True)])
+def test_downloads_are_counted_and_hashed_where_the_remote_says_verify(dvc, stored, damage, verify):
+    damaged = Path(dvc.remote_url) / "files" / "md5" / stored.md5[:2] / stored.md5[2:]
+    damaged.chmod(0o644)
+    damaged.write_text(damage)
+    damaged.chmod(0o444)  # DVC takes it for complete by that
+    (dvc.root / "x.txt").unlink()
+    shutil.rmtree(dvc.root / ".dvc" / "cache")
+    reader = DvcResource(repo=dvc.repo, remote_url=dvc.remote_url, remote_config={"verify": verify})
+    with pytest.raises(DatasetError, match="holds other bytes under that hash"):
+        reader.read_path("x.txt")
+    assert not _cached(dvc, stored.md5).exists()
+
+
 def test_a_copy_that_someone_wrote_into_is_not_served(dvc, stored):
     (dvc.root / "parts").mkdir()
     (dvc.root / "parts" / "a.txt").write_text("one")
