@@ -13,13 +13,16 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.materialization import alone
+from dagster_mlops.feast.materialization import alone, materialize
 from dagster_mlops.feast.online import newer_events_kept
 from dagster_mlops.feast.push import To, push, push_asset
 from dagster_mlops.feast.resolver import FeastResolver
+from dagster_mlops.feast.source import Window
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
 from tests.feast_pushes import push_file
 from tests.test_feast_stores import postgres_socket, redis_address  # noqa: F401 - fixtures
@@ -108,11 +111,15 @@ def shop(applied):
     for file in applied.folder.glob("*.parquet"):
         file.unlink()
     events([(9, 0.0, 9.0)]).to_parquet(applied.folder / "first.parquet", index=False)
-    with sqlite3.connect(applied.folder.parent / "online.db") as db:
+    _nothing_online(applied)
+    return applied
+
+
+def _nothing_online(shop: Shop) -> None:
+    with sqlite3.connect(shop.folder.parent / "online.db") as db:
         for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             db.execute(f'DELETE FROM "{table}"')
     db.close()
-    return applied
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
@@ -144,6 +151,35 @@ def test_neither_a_push_nor_a_materialization_puts_an_older_event_over_a_newer_o
     if "redis" not in (shop.repo / "feature_store.yaml").read_text():
         store.push("visits_push", events([(1, 1, 10.0)]))
         assert shop.amounts(1) == [10.0], "what Feast does by itself"
+
+
+@settings(
+    max_examples=int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "4")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_order_of_pushes_and_loads_ends_with_the_newest_event_of_each_key(data, shop):
+    days = data.draw(st.lists(st.integers(1, 40), min_size=2, max_size=10, unique=True))
+    known = [(data.draw(st.integers(1, 2)), day / 4, float(day)) for day in days]
+    cut = data.draw(st.integers(1, len(known)))
+    events(known[:cut]).to_parquet(shop.folder / "first.parquet", index=False)
+    _nothing_online(shop)
+    newest: dict[int, tuple[float, float]] = {}
+    for step in data.draw(st.lists(st.sampled_from(["push", "load"]), min_size=2, max_size=5)):
+        if step == "push":
+            came = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=4))
+            push(shop.feast.store(), shop.repo, "visits_push", pa.Table.from_pandas(events(came)), batch_size=2)
+        else:
+            first = data.draw(st.integers(0, 8))
+            window = Window(START + first * DAY, START + (first + data.draw(st.integers(1, 6))) * DAY)
+            came = [event for event in known[:cut] if window.start <= START + event[1] * DAY < window.end]
+            store = shop.feast.store()
+            with alone(store, shop.repo, "visits", 60):
+                materialize(store, "visits", window)
+        for user, day, amount in came:
+            newest[user] = max(newest.get(user, (0.0, 0.0)), (day, amount))
+    assert shop.amounts(1, 2) == [newest[user][1] if user in newest else None for user in (1, 2)]
 
 
 # --- push_asset
