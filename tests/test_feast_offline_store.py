@@ -539,6 +539,16 @@ def test_materializing_keeps_the_latest_row_within_the_range(tmp_path):
     assert online() == [2.0, 9.0]
 
 
+def test_of_rows_that_nothing_tells_apart_the_same_one_is_joined_and_materialized(tmp_path):
+    twice = pd.DataFrame({"driver": 1, "event_timestamp": at(*[0] * 200), "rate": [float(i % 50) for i in range(200)]})
+    store = feast_store(tmp_path, STORE, [driver, view(trips(tmp_path, twice))])
+    job = store.get_historical_features(entity_df=asked((1, 10)), features=["trips:rate"])
+    store.config.materialization_config.pull_latest_features = True  # else Feast takes any of them, in pandas
+    store.materialize(NOON - timedelta(hours=1), NOON + timedelta(hours=1))
+    online = store.get_online_features(["trips:rate"], [{"driver": 1}]).to_dict()["rate"]
+    assert job.to_df()["rate"].tolist() == online == [49.0]
+
+
 def test_pushed_rows_are_appended_to_the_source(tmp_path):
     batch = trips(tmp_path, rates().drop(columns="created"))
     store = feast_store(tmp_path, STORE, [driver, view(PushSource(name="pushed", batch_source=batch))])

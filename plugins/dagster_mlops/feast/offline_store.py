@@ -150,9 +150,14 @@ class AsofOfflineStore(OfflineStore):
     ) -> AsofRetrievalJob:
         """The latest row of each key within the range, both ends included; a naive date is UTC."""
         keys = [quoted(name) for name in join_key_columns]
-        order = f"{quoted(timestamp_field)} DESC"
-        order += f", {quoted(created_timestamp_column)} DESC NULLS LAST" if created_timestamp_column else ""
-        latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {order}) = 1"
+        # Of rows that nothing else tells apart the largest values win, as in the join.
+        order = [
+            timestamp_field,
+            *([created_timestamp_column] if created_timestamp_column else []),
+            *feature_name_columns,
+        ]
+        latest = ", ".join(f"{quoted(name)} DESC NULLS LAST" for name in order if name)
+        latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {latest}) = 1"
         return _pulled(
             config,
             data_source,
