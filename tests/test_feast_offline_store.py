@@ -266,13 +266,23 @@ def test_columns_renamed_keys_mapped_and_views_renamed_are_found(tmp_path):
     assert job.to_df()[["mine__rate", "other__rate"]].values.tolist() == [[2.0, 9.0]]
 
 
-def test_on_demand_features_are_added_whole_or_piece_by_piece(tmp_path):
+@pytest.mark.parametrize("mode", ["pandas", "python"])
+def test_on_demand_features_are_added_whole_or_piece_by_piece(tmp_path, mode):
     request = RequestSource(name="request", schema=[Field(name="weight", dtype=Float64)])
     trips_view = view(trips(tmp_path, rates()))
 
-    @on_demand_feature_view(sources=[trips_view, request], schema=[Field(name="weighted", dtype=Float64)])
     def weighing(inputs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"weighted": inputs["rate"] * inputs["weight"]})
+
+    def weighing_lists(inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"weighted": [r and r * w for r, w in zip(inputs["rate"], inputs["weight"], strict=True)]}
+
+    weighing = on_demand_feature_view(
+        name="weighing",
+        sources=[trips_view, request],
+        schema=[Field(name="weighted", dtype=Float64)],
+        mode=mode,
+    )(weighing if mode == "pandas" else weighing_lists)
 
     store = feast_store(tmp_path, {"type": STORE, "chunk_rows": 2}, [driver, trips_view, weighing])
     entities = asked((1, 70), (2, 70), (1, 0), (2, 1), (1, 61), weight=[1.0, 2, 3, 4, 5])
