@@ -12,15 +12,17 @@ from dagster_mlops.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.materialization import alone, materialize
+from dagster_mlops.feast.online import Written
 from dagster_mlops.feast.repository import ViewDefinition, load_repository, read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.source import Window, WindowFacts, count_entities, describe_windows, whole_window
+from dagster_mlops.feast.source import Window, WindowFacts, describe_windows, whole_window
 from dagster_mlops.feast.specs import feature_view_spec
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+_PLOTTED = 8  # features whose numbers the UI plots over time, five each; the table has all
 _STATISTICS = dg.TableSchema(
     [
         dg.TableColumn("feature", "string"),
@@ -116,14 +118,10 @@ def _feature_view_asset(
         found: Any = registry.feature_view(store, view)
         definition = registry.view_hash(store, view)
         windows = _windows(context, store, found)
-        facts = describe_windows(store, found, list(windows.values()))
-        span = Window(facts[0].window.start, facts[-1].window.end)
-        metadata: dict[str, Any] = {"feast/online_writes": 0}
+        span = Window(min(w.start for w in windows.values()), max(w.end for w in windows.values()))
         with alone(store, path, view, feast.timeout):
-            if found.online:
-                read = materialize(store, view, span)
-                metadata["feast/online_writes"] = count_entities(store, found, read)
-                metadata["feast/read_until"] = read.end.isoformat()
+            facts = describe_windows(store, found, list(windows.values()))
+            written = materialize(store, view, span) if found.online else Written()
             records = {}
             for partition, fact in zip(windows, facts, strict=True):
                 records[partition] = FeatureView(
@@ -143,6 +141,7 @@ def _feature_view_asset(
                 {**records[partition].to_metadata(), **_window_metadata(fact)}, partition_key=partition
             )
         content = _digest(definition, *(fact.content_hash for fact in facts))
+        metadata = {"feast/online_writes": written.keys, "feast/kept_newer": written.kept}
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content))
 
     return load_feature_view
@@ -163,8 +162,12 @@ def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any
 
 
 def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
-    numbers = {f"feast/null_share/{f.feature}": f.null_share for f in fact.features}
-    numbers |= {f"feast/mean/{f.feature}": f.mean for f in fact.features if f.mean is not None}
+    numbers = {
+        f"feast/{name}/{feature.feature}": value
+        for feature in fact.features[:_PLOTTED]
+        for name, value in feature.__dict__.items()
+        if isinstance(value, float)
+    }
     last = {"feast/last_event": dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
     table = dg.MetadataValue.table([dg.TableRecord(f.__dict__) for f in fact.features], schema=_STATISTICS)
     return {"dagster/row_count": fact.rows, **last, "feast/statistics": table, **numbers}

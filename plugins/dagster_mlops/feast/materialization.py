@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
+from dagster_mlops.feast.online import Written, newer_events_kept, utc
 from dagster_mlops.feast.source import TICK, Window
 from dagster_mlops.parsing import lock, state_dir
 
@@ -48,56 +48,36 @@ def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Itera
                 connection.execute(sql.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), name)
 
 
-def materialize(store: "FeatureStore", view: str, window: Window) -> Window:
-    """Load `window` into the online store and return the window that was really read. Call it inside :func:`alone`.
+def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
+    """Load `window` into the online store and return how many keys were written. Call it inside :func:`alone`.
 
-    Feast's SQLite and Postgres online stores let an older event overwrite a newer one. So a window that ends before
-    what is already online is read up to there: the latest event of each key wins whatever order windows come in, rows
-    that arrived late included, and no moment shows an older value.
+    The latest event of each key wins, whatever order windows come in: rows that arrived late, windows loaded again and
+    values that were pushed meanwhile included. What Feast's own stores do is in
+    :func:`~dagster_mlops.feast.online.newer_events_kept`.
 
     Raises:
         FeatureError: the registry did not keep that the window is loaded.
     """
-    found: Any = registry.feature_view(store, view)
-    done = max((known.end for known in materialized_windows(found)), default=window.end)
-    read = Window(window.start, max(window.end, done))
-    _take_corrections(store, found)
     for _ in range(3):
-        # Feast reads both ends of an interval; events at `end` belong to the next window.
-        store.materialize(read.start, read.end - TICK, feature_views=[view])
+        with newer_events_kept(store) as written:
+            # Feast reads both ends of an interval; events at `end` belong to the next window.
+            store.materialize(window.start, window.end - TICK, feature_views=[view])
         # `feast apply` in another process writes back the intervals that it read before ours was there.
-        if any(w.start <= read.start and read.end <= w.end for w in _known_windows(store, view)):
-            return read
+        known = materialized_windows(registry.feature_view(store, view))
+        if any(w.start <= window.start and window.end <= w.end for w in known):
+            return written
     raise FeatureError(
-        f"feature view {view!r} was loaded from {read.start} to {read.end}, but the registry forgot it three times: "
-        "something keeps applying over it. End that, and materialize again."
+        f"feature view {view!r} was loaded from {window.start} to {window.end}, but the registry forgot it three "
+        "times: something keeps applying over it. End that, and materialize again."
     )
 
 
 def materialized_windows(view: Any) -> list[Window]:
     """What of a view is online, as the registry has it: windows in order, those that touch or overlap as one."""
     merged: list[Window] = []
-    for window in sorted(Window(_utc(start), _utc(end) + TICK) for start, end in view.materialization_intervals):
+    for window in sorted(Window(utc(start), utc(end) + TICK) for start, end in view.materialization_intervals):
         if merged and window.start <= merged[-1].end:
             merged[-1] = Window(merged[-1].start, max(merged[-1].end, window.end))
         else:
             merged.append(window)
     return merged
-
-
-def _take_corrections(store: "FeatureStore", view: Any) -> None:
-    """Have Redis take a value that was corrected without a new event time, which Feast would skip as not newer.
-
-    Only where nothing but materialization writes: a pushed event may be newer than anything in the source.
-    """
-    online: Any = store.config.online_store
-    if hasattr(online, "skip_dedup"):
-        online.skip_dedup = getattr(view, "stream_source", None) is None
-
-
-def _known_windows(store: "FeatureStore", view: str) -> list[Window]:
-    return materialized_windows(registry.feature_view(store, view))
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)

@@ -93,20 +93,27 @@ def whole_window(store: "FeatureStore", view: Any) -> Window:
     with _rows(store, view, so_far, features=[]) as duckdb:
         [span] = duckdb.sql("SELECT min(happened), max(happened) FROM events").fetchall()
     if span[0] is None:
-        raise FeatureError(
-            f"the source of feature view {view.name!r} has no events yet, so there is nothing to materialize. "
-            "Materialize the assets that write it first."
-        )
+        raise _no_events(view)
     return Window(_moment(span[0]), _moment(span[1]) + TICK)
 
 
-def count_entities(store: "FeatureStore", view: Any, window: Window) -> int:
-    """How many different entities have an event in `window`: as many rows does a materialization write online."""
-    keys = ", ".join(map(_quoted, join_keys(view)))
-    counted = f"count(DISTINCT ({keys}))" if keys else "least(count(*), 1)"
-    with _rows(store, view, window, features=[]) as duckdb:
-        [[count]] = duckdb.sql(f"SELECT {counted} FROM events").fetchall()
-    return int(count)
+def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, Any]]:
+    """The newest event of the view's source that has happened by now, and the join keys of an entity that has it.
+
+    Raises:
+        FeatureError: the source has no events, or cannot be read.
+    """
+    keys = join_keys(view)
+    present = " AND ".join(["true", *(f"{_quoted(key)} IS NOT NULL" for key in keys)])
+    with _rows(store, view, Window(_LONG_AGO, datetime.now(timezone.utc) + TICK), features=[]) as duckdb:
+        found = duckdb.sql(
+            f"SELECT {', '.join(['happened', *map(_quoted, keys)])} FROM events WHERE {present} "
+            "ORDER BY happened DESC LIMIT 1"
+        ).fetchall()
+    if not found:
+        raise _no_events(view)
+    moment, *values = found[0]
+    return _moment(moment), dict(zip(keys, values, strict=True))
 
 
 def latest_events(
@@ -211,6 +218,12 @@ def _rows(
             "Materialize what writes it first; a FileSource wants an absolute file or folder (no glob) and timestamps "
             "in microseconds."
         ) from error
+
+
+def _no_events(view: Any) -> FeatureError:
+    return FeatureError(
+        f"the source of feature view {view.name!r} has no events yet. Materialize the assets that write it first."
+    )
 
 
 def _batches(job: Any) -> "pa.RecordBatchReader":

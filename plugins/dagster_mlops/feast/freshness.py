@@ -1,0 +1,136 @@
+"""Checks of how old features are: in their source, and online against their source."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops.feast import registry
+from dagster_mlops.feast.checks import never_missing
+from dagster_mlops.feast.materialization import materialized_windows
+from dagster_mlops.feast.resource import FeastResource
+from dagster_mlops.feast.source import newest_event
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+def feature_freshness_checks(
+    *,
+    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    view: str | None = None,
+    max_lag: timedelta | None = None,
+    warn_lag: timedelta | None = None,
+    max_staleness: timedelta = timedelta(0),
+    blocking: bool = False,
+) -> list[dg.AssetChecksDefinition]:
+    """Two checks on the asset of a feature view, in one step.
+
+    ``features_fresh``: the newest event of the source is at most `max_lag` old, or else the view's ttl, after which all
+    that is served has expired. ``online_up_to_date``: what is online reaches the newest event of the source. The
+    watermark says so, and the entity of that event is read online: a partition that was loaded before it was complete
+    has a watermark in the future, and an emptied online store has one, too. Both record seconds, which the UI plots.
+    Needs a :class:`FeastResource` under the key ``feast``.
+
+        feature_freshness_checks(asset="origin_weather", max_lag=timedelta(hours=6), warn_lag=timedelta(hours=2))
+
+    Args:
+        view: The feature view; the asset's name unless given.
+        max_lag: Oldest age of the newest event. A view with neither this nor a ttl is measured, and passes.
+        warn_lag: An age above this fails with severity WARN.
+        max_staleness: How far the online store may be behind the source's newest event.
+        blocking: Whether a failure that is no warning keeps downstream assets of the run from going on.
+    """
+    key = asset.key if isinstance(asset, dg.AssetsDefinition) else dg.AssetKey.from_coercible(asset)
+    name = view or key.path[-1]
+    specs = [
+        dg.AssetCheckSpec("features_fresh", asset=key, blocking=blocking, description="The newest event is not old."),
+        dg.AssetCheckSpec(
+            "online_up_to_date", asset=key, blocking=blocking, description="What is online reaches the newest event."
+        ),
+    ]
+
+    @dg.multi_asset_check(name=f"{key.to_python_identifier()}_freshness", specs=specs, can_subset=True)
+    def freshness(context: dg.AssetCheckExecutionContext, feast: FeastResource) -> Iterator[dg.AssetCheckResult]:
+        judges: dict[str, Callable[[], dg.AssetCheckResult]] = {
+            "features_fresh": lambda: _fresh(feast.store(), name, max_lag, warn_lag),
+            "online_up_to_date": lambda: _up_to_date(feast.store(), name, max_staleness),
+        }
+        for check, judge in judges.items():
+            if dg.AssetCheckKey(key, check) in context.selected_asset_check_keys:
+                yield never_missing(judge)._replace(check_name=check, asset_key=key)
+
+    return [freshness]
+
+
+def _fresh(
+    store: "FeatureStore", name: str, max_lag: timedelta | None, warn_lag: timedelta | None
+) -> dg.AssetCheckResult:
+    view: Any = registry.feature_view(store, name)
+    limit = max_lag or view.ttl or None
+    newest, _ = newest_event(store, view)
+    lag = datetime.now(timezone.utc) - newest
+    late = limit is not None and lag > limit
+    warned = warn_lag is not None and lag > warn_lag
+    description = f"the newest event of {name!r} is from {newest.isoformat()}, {_short(lag)} ago"
+    if limit is not None and late:
+        rule = f"at most {_short(limit)} is allowed" if max_lag else f"its ttl is {_short(limit)}, so all has expired"
+        description += f"; {rule}. Materialize the assets that write its source"
+    elif warned and warn_lag:
+        description += f"; more than {_short(warn_lag)} is worth a look at what writes its source"
+    return dg.AssetCheckResult(
+        passed=not late and not warned,
+        severity=dg.AssetCheckSeverity.ERROR if late else dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata={
+            "feast/lag_seconds": lag.total_seconds(),
+            "feast/newest_event": dg.MetadataValue.timestamp(newest),
+            **({"feast/max_lag_seconds": limit.total_seconds()} if limit else {}),
+        },
+    )
+
+
+def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> dg.AssetCheckResult:
+    view: Any = registry.feature_view(store, name)
+    if not view.online:
+        return dg.AssetCheckResult(passed=True, description=f"{name!r} is not served online")
+    newest, entity = newest_event(store, view)
+    watermark = max((window.end for window in materialized_windows(view)), default=None)
+    served = _served_event(store, view, entity) if entity else newest
+    is_served = served is not None and served >= newest.replace(microsecond=0)  # Feast answers in whole seconds
+    if is_served and getattr(view, "stream_source", None):
+        reached = newest  # a push moves no watermark
+    elif watermark is None or watermark <= newest or is_served:
+        reached = watermark
+    else:
+        reached = served  # loaded before the source held it, or gone since
+    staleness = max(newest - reached, timedelta(0)) if reached else None
+    passed = staleness is not None and staleness <= max_staleness
+    behind = f"{_short(staleness)} behind" if staleness is not None else "without what belongs to"
+    description = f"{name!r} is online up to the newest event of its source, {newest.isoformat()}"
+    if not passed:
+        who = f" (entity {', '.join(f'{k}={v!r}' for k, v in entity.items())})" if entity else ""
+        description = f"{name!r} is online {behind} the newest event of its source, {newest.isoformat()}{who}. "
+        description += "Materialize the partition of that moment again"
+    moments = {"newest_event": newest, "watermark": watermark, "served_event": served if entity else None}
+    return dg.AssetCheckResult(
+        passed=passed,
+        description=description,
+        metadata={
+            **({"feast/staleness_seconds": staleness.total_seconds()} if staleness is not None else {}),
+            **{f"feast/{noun}": dg.MetadataValue.timestamp(moment) for noun, moment in moments.items() if moment},
+        },
+    )
+
+
+def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> datetime | None:
+    """The moment of the event that is served for an entity, in whole seconds."""
+    feature = view.features[0].name
+    answer = store.get_online_features(features=[f"{view.name}:{feature}"], entity_rows=[entity])
+    [seconds] = answer.to_dict(include_event_timestamps=True)[f"{feature}__ts"]
+    return datetime.fromtimestamp(seconds, timezone.utc) if seconds else None
+
+
+def _short(span: timedelta) -> str:
+    return str(timedelta(seconds=round(span.total_seconds())))
