@@ -237,8 +237,8 @@ def test_kill_9_in_add_commit_and_push_loses_no_version(dvc, stored, tmp_path):
         if number % 6 == 5:
             (dvc.root / "other.txt").write_text(str(number))
             finished.add(dvc.store("other.txt").md5)  # what a kill leaves holds nobody up
-    parent.stdin.close()
-    assert parent.wait(20) == 0
+    parent.communicate(timeout=20)
+    assert parent.returncode == 0
     assert sum(killed.values()) > 0.5 * KILLS and longest < 20  # some end before the kill
     (dvc.root / "x.txt").write_text("last")
     assert dvc.store("x.txt").md5 == _md5(b"last") == dvc.data_version("x.txt", rev="HEAD")
