@@ -55,7 +55,7 @@ def duckdb_connection(
             else:
                 mend = f"it does not go on with spilling to {where} alone. Lower threads or chunk_rows, or"
             raise FeatureError(
-                f"the join needs more than {memory_limit or '80 % of the memory'}, and {mend} raise memory_limit, "
+                f"the query needs more than {memory_limit or '80 % of the memory'}, and {mend} raise memory_limit, "
                 f"below offline_store: in feature_store.yaml. DuckDB: {told.splitlines()[0]}"
             ) from error
 
