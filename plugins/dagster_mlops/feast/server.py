@@ -1,0 +1,157 @@
+"""Health of a feature server: it answers, in time, and with the features that are asked for."""
+
+import base64
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+import dagster as dg
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.checks import never_missing
+from dagster_mlops.provenance import mask_credentials
+
+
+def feature_server_health_check(
+    *,
+    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    url: str,
+    feature_service: str,
+    entities: Mapping[str, Sequence[Any]],
+    token: str | None = None,
+    timeout: float = 5.0,
+    max_latency: timedelta | None = None,
+    min_present: float = 0.0,
+    name: str = "feature_server_health",
+    blocking: bool = False,
+) -> dg.AssetChecksDefinition:
+    """A check that the feature server at `url` (``feast serve``) is up and serves a feature service.
+
+    It asks ``/health``, then reads the features of `entities` as an application does. Records ``feast/health_ms``,
+    ``feast/read_ms`` and ``feast/present_share``, the share of values that are there rather than missing.
+
+        feature_server_health_check(
+            asset="origin_weather", url="http://features:6566", feature_service="arrival_delay",
+            entities={"origin": ["EWR", "JFK"]}, max_latency=timedelta(milliseconds=50),
+        )
+
+    Args:
+        url: May be a ``dg.EnvVar``; a password in it is never shown.
+        entities: Join keys and request data, by name: a value per row.
+        token: Bearer token, as ``dg.EnvVar``.
+        timeout: Seconds that each of the two answers may take as a whole.
+        max_latency: A read that takes longer fails with severity WARN.
+        min_present: Least share of values that must be there, 0 to 1.
+    """
+
+    @dg.asset_check(
+        asset=asset, name=name, blocking=blocking, description=f"The feature server serves `{feature_service}`."
+    )
+    def feature_server_health() -> dg.AssetCheckResult:
+        def judge() -> dg.AssetCheckResult:
+            address, secret = (v.get_value() if isinstance(v, dg.EnvVar) else v for v in (url, token))
+            if not address:
+                raise FeatureError(f"the environment variable {url} with the feature server's address is not set.")
+            server = _Server(address.rstrip("/"), secret, timeout)
+            _, health_ms = server.ask("/health")
+            question = {
+                "feature_service": feature_service,
+                "entities": {key: list(values) for key, values in entities.items()},
+            }
+            answer, read_ms = server.ask("/get-online-features", question)
+            present = _present_share(answer, server.shown, set(entities))
+            slow = max_latency is not None and read_ms > max_latency.total_seconds() * 1000
+            few = present < min_present
+            description = f"{server.shown} served {feature_service!r} in {read_ms:.0f} ms"
+            if few:
+                description += (
+                    f", but only {present:.0%} of the sampled values are there, and at least {min_present:.0%} should "
+                    "be. Materialize its feature views, or see whether the server reads the same online store"
+                ).replace("%", " %")
+            if slow and max_latency:
+                description += f", more than the {max_latency.total_seconds() * 1000:.0f} ms that it may take"
+            return dg.AssetCheckResult(
+                passed=not few and not slow,
+                severity=dg.AssetCheckSeverity.ERROR if few else dg.AssetCheckSeverity.WARN,
+                description=description,
+                metadata={"feast/health_ms": health_ms, "feast/read_ms": read_ms, "feast/present_share": present},
+            )
+
+        return never_missing(judge)
+
+    return feature_server_health
+
+
+class _Server:
+    """A feature server; `shown` is its address without secrets."""
+
+    def __init__(self, address: str, token: str | None, timeout: float):
+        parts = urlsplit(address)
+        account, _, host = parts.netloc.rpartition("@")
+        self.shown, self.address, self.timeout = (
+            mask_credentials(address),
+            parts._replace(netloc=host).geturl(),
+            timeout,
+        )
+        self.headers = {"Content-Type": "application/json"}
+        if token:
+            self.headers["Authorization"] = f"Bearer {token}"
+        elif account:
+            self.headers["Authorization"] = f"Basic {base64.b64encode(unquote(account).encode()).decode()}"
+
+    def ask(self, path: str, question: dict[str, Any] | None = None) -> tuple[bytes, float]:
+        """The answer, and the milliseconds that it took.
+
+        Raises:
+            FeatureError: it is no success, or takes longer than the timeout.
+        """
+        body = None if question is None else json.dumps(question, default=str).encode()
+        begun, received = time.monotonic(), bytearray()
+        try:
+            with urlopen(Request(self.address + path, body, self.headers), timeout=self.timeout) as response:
+                # The timeout is that of each read: one byte now and then would go on for ever.
+                while part := response.read1(65536):
+                    received += part
+                    if time.monotonic() - begun > self.timeout:
+                        raise TimeoutError
+        except HTTPError as error:
+            with error:
+                told = error.read(500).decode(errors="replace")
+            raise FeatureError(
+                f"{self.shown}{path} answered {error.code}: {told}. See the log of the feature server."
+            ) from None
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                raise FeatureError(
+                    f"{self.shown}{path} did not answer within {self.timeout} s. Restart the feature server, or allow "
+                    "more with timeout=."
+                ) from None
+            raise FeatureError(
+                f"{self.shown}{path} cannot be reached: {reason}. Start `feast serve` there, or mend the address."
+            ) from None
+        return bytes(received), (time.monotonic() - begun) * 1000
+
+
+def _present_share(answer: bytes, shown: str, keys: set[str]) -> float:
+    """The share of values in an answer of Feast's server that are there, those of `keys` left out.
+
+    Raises:
+        FeatureError: it is no such answer.
+    """
+    try:
+        told = json.loads(answer)
+        names, results = told["metadata"]["feature_names"], told["results"]
+        found = {name: result["statuses"] for name, result in zip(names, results, strict=True) if name not in keys}
+        statuses = [status for column in found.values() for status in column]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FeatureError(
+            f"{shown}/get-online-features answered something else than features: {answer[:200]!r}. "
+            "Is it the address of `feast serve`?"
+        ) from error
+    return statuses.count("PRESENT") / len(statuses) if statuses else 0.0
