@@ -78,9 +78,8 @@ def run(rounds: int | None = None) -> dict[str, Any]:
             print(f"| {what} | {step} | {' | '.join(cells)} | {'met' if met else 'missed'} |", flush=True)
             rows.append((step, *seconds, *memory, met))
         found[name] = {"rounds": times, "rows": rows}
-    print(
-        f"\nTarget: at most {TARGET_RATIO} or {TARGET_SECONDS} s more than DVC and git, {TARGET_MEMORY} of the memory.\n"
-    )
+    target = f"{TARGET_RATIO} times or {TARGET_SECONDS} s more than DVC and git, {TARGET_MEMORY} times the memory"
+    print(f"\nTarget: at most {target}.\n")
     return found
 
 
