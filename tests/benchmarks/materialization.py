@@ -39,7 +39,6 @@ import sys, duckdb
 from dagster_mlops.feast import FeastResource
 root, rows, keys = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 duckdb.sql(f'''COPY (SELECT CAST(floor(random() * {keys}) AS BIGINT) AS key,
-   
     random() AS f0, random() AS f1, random() AS f2, random() AS f3,
     TIMESTAMPTZ '2013-01-01 00:00:00+00' + to_seconds(CAST(floor(random() * 31536000) AS BIGINT))
     AS event_timestamp FROM range({rows})) TO '{root}/events.parquet' ''')
