@@ -2,18 +2,25 @@
 
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import dagster as dg
 import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dagster_mlops.dvc import DvcResource, dvc_io_manager
-from dagster_mlops.feast import FeastResource, training_set_asset
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import FeastResource, registry, snapshot, training_set_asset, training_set_checks
 from dagster_mlops.feast.frame_hash import content_hash
 from dagster_mlops.feast.rebuild import find_record, rebuild
 from dagster_mlops.feast.resolver import FeastResolver
-from dagster_mlops.provenance import Accessible, Dataset, TrainingSet
+from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, TrainingSet
 
 pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
@@ -175,3 +182,298 @@ def test_six_months_later_a_training_set_is_made_again_bit_for_bit(shop, instanc
     rebuilt, rebuilt_stored = shop.train(instance, config={"rebuild": stored.md5})
     assert rebuilt_stored.md5 == stored.md5 and rebuilt.ref == made.ref
     assert rebuilt.dagster_run_id != made.dagster_run_id
+
+
+@pytest.mark.parametrize("engine", ["asof", "duckdb"])
+def test_the_same_inputs_give_the_same_bytes_in_every_process_and_engine(shop, instance, engine):
+    """Hash seeds, threads and engines: one content."""
+    made, _ = shop.train(instance)
+    entities = shop.root / "entities.parquet"
+    _entities().to_parquet(entities)
+    script = """
+        import sys
+        import pandas as pd
+        from dagster_mlops.feast import FeastResource
+        from dagster_mlops.feast.frame_hash import content_hash
+        asof = {"type": "ENGINE", "threads": int(sys.argv[3]), "chunk_rows": 70}
+        feast = FeastResource(repo=sys.argv[1], offline_store=asof if sys.argv[4] == "asof" else {"type": "duckdb"})
+        frame = feast.historical_features(pd.read_parquet(sys.argv[2]), "sales", timestamp_column="sold_at")
+        print(content_hash(frame))
+    """.replace("ENGINE", ENGINE)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), shop.repo, entities, threads, engine],
+            stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for seed, threads in ((("1", "1"), ("77", "4")) if engine == "asof" else (("5", "2"),))
+    ]  # fmt: skip
+    assert {process.communicate()[0].split()[-1] for process in processes} == {made.content_hash}
+
+
+def test_rows_that_nothing_tells_apart_are_joined_the_same_way_by_one_thread_and_by_many(shop):
+    stock = pd.concat([_times(50).assign(stock=float(i)) for i in range(40)]).sample(frac=1, random_state=1)
+    shop.write("data/stock", stock)
+    shop.feast.apply()
+    hashes = set()
+    for threads in (1, 2, 4, 4):
+        feast = FeastResource(repo=str(shop.repo), offline_store={"type": ENGINE, "threads": threads})
+        hashes.add(content_hash(feast.historical_features(_entities(), "sales", timestamp_column="sold_at")))
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("kind", [pa.Table, pl.DataFrame])
+def test_arrow_and_polars_entities_give_an_arrow_table_of_the_same_content_that_can_be_rebuilt(shop, instance, kind):
+    by_pandas, _ = shop.train(instance)
+    assets = shop.assets(_entities(), entities_type=kind)
+    made, _ = shop.train(instance, assets=assets)
+    assert made.content_hash == by_pandas.content_hash and made.rows == 300
+    kept = snapshot.get(shop.feast.store(), made.snapshot)
+    assert kept is not None and kept.frame == "pyarrow"
+    shop.six_months_later()
+    again = rebuild(shop.feast, made, datasets=shop.dvc)
+    assert isinstance(again, pa.Table) and content_hash(again) == made.content_hash
+
+
+def test_partitions_of_entities_are_put_together_in_their_order_again(shop, instance):
+    weeks = dg.StaticPartitionsDefinition(["w1", "w2"])
+
+    @dg.asset(io_manager_key="dvc_io_manager", partitions_def=weeks)
+    def sales_to_learn(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        return _entities(60).iloc[slice(0, 40) if context.partition_key == "w2" else slice(40, 60)]
+
+    training_set = training_set_asset(
+        name="training_set", feature_service="sales", entities=sales_to_learn.key, timestamp_column="sold_at"
+    )
+    resources = {"feast": shop.feast, "dvc": shop.dvc, "dvc_io_manager": dvc_io_manager}
+    for week in ("w1", "w2"):
+        dg.materialize([sales_to_learn], partition_key=week, instance=instance, resources=resources)
+    done = dg.materialize(
+        [sales_to_learn, training_set], selection=["training_set"], instance=instance, resources=resources
+    )
+    [event] = done.asset_materializations_for_node("training_set")
+    made = TrainingSet.from_metadata(event.metadata)
+    assert made is not None and made.rows == 60
+    assert list(done.output_for_node("training_set")["sale"]) == [*range(40, 60), *range(40)]
+    assert content_hash(rebuild(shop.feast, made)) == made.content_hash
+
+
+def test_the_command_rebuilds_from_the_repositories_that_the_record_names(shop, instance):
+    made, _ = shop.train(instance)
+    shop.six_months_later()
+    out = shop.root / "again.parquet"
+    command = [sys.executable, "-W", "ignore", "-c", "from dagster_mlops.cli import main; main()", "feast", "rebuild"]
+
+    def run(ref):
+        return subprocess.run([*command, ref, "--repo", shop.repo, "--out", out], capture_output=True, text=True)
+
+    done = run(made.content_hash[:10])
+    assert done.returncode == 0 and made.content_hash in done.stdout, done.stderr
+    assert content_hash(pq.read_table(out)) == made.content_hash
+    unknown = run("shop/sales@nothing")
+    assert unknown.returncode == 2 and "names no training sets" in unknown.stderr and made.ref.id in unknown.stderr
+
+
+def _without(shop, what):
+    """Take one ingredient of a training set away."""
+    if what == "entities":
+        md5 = shop.dvc.data_version("sales_to_learn.parquet")
+        (shop.root / "remote/files/md5" / md5[:2] / md5[2:]).unlink()
+        (shop.data / "sales_to_learn.parquet").unlink()
+    elif what == "source":
+        md5 = shop.dvc.data_version("stock.parquet")
+        (shop.root / "remote/files/md5" / md5[:2] / md5[2:]).unlink()
+        (shop.data / "stock.parquet").unlink()
+    elif what == "lake":
+        (shop.root / "lake/prices.parquet").unlink()
+    elif what == "backdated":
+        prices = pd.read_parquet(shop.root / "lake/prices.parquet")
+        shop.write("lake/prices", prices.assign(price=-2.0))
+    shutil.rmtree(shop.data / ".dvc/cache")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("entities", r"without its entities sales_to_learn\.parquet@"),
+        ("source", r"without source 'stock' as it was, stock\.parquet@"),
+        ("lake", r"source 'prices' cannot be read any more"),
+        ("backdated", r"is not the same: .*Sources without versions.*: prices"),
+    ],
+)
+def test_a_rebuild_names_the_ingredient_that_is_missing(shop, instance, what, message):
+    made, _ = shop.train(instance)
+    _without(shop, what)
+    with pytest.raises(FeatureError, match=message):
+        rebuild(shop.feast, made, datasets=shop.dvc)
+
+
+def test_a_source_without_versions_and_without_created_times_is_rebuilt_only_while_it_stays_as_it_is(shop, instance):
+    text = DEFINITIONS.replace(', created_timestamp_column="created"', "")
+    (shop.repo / "features.py").write_text(text)
+    made, _ = shop.train(instance)
+    assert content_hash(rebuild(shop.feast, made)) == made.content_hash
+    shop.write("lake/prices", pd.read_parquet(shop.root / "lake/prices.parquet").assign(price=0.0))
+    with pytest.raises(FeatureError, match=r"source 'prices' .*was in no dataset .*created_timestamp_column"):
+        rebuild(shop.feast, made)
+
+
+def test_entities_that_no_dataset_holds_cannot_be_rebuilt(shop, instance):
+    assets = [dg.asset(name="sales_to_learn")(lambda: _entities()), shop.assets(_entities())[1]]
+    made, _ = shop.train(instance, assets=assets)
+    with pytest.raises(FeatureError, match="Store the entities by the DVC IO manager"):
+        rebuild(shop.feast, made)
+
+
+def test_a_source_that_changes_while_it_is_read_counts_as_without_version(shop):
+    shop.feast.apply()
+    before = snapshot.take(shop.feast.store(), "sales", entities=[], timestamp_column="sold_at")
+    assert [source.name for source in before.sources if source.versioned] == ["stock", "visits"]
+    assert snapshot.settled(before) == before
+    (shop.data / "visits/2024-02.parquet").write_bytes(b"changed")
+    after = snapshot.settled(before)
+    assert [source.name for source in after.sources if source.versioned] == ["stock"]
+
+
+def test_the_resolver_answers_by_what_is_kept(shop, instance, monkeypatch, tmp_path):
+    made, _ = shop.train(instance)
+    store, name = shop.feast.store(), f"dagster_mlops/snapshot/{made.snapshot}"
+    assert FeastResolver().resolve(made.ref) == Accessible(made)
+    (shop.repo / "features.py").write_text(DEFINITIONS.replace('name="sales"', 'name="sold"'))
+    shop.feast.apply()
+    assert FeastResolver().resolve(made.ref) == Accessible(made), "its service is gone, what it was made from is not"
+
+    kept = registry.get_tags(store, name)
+    registry.put_tags(store, name, {key: text[:-8] for key, text in kept.items()})
+    damaged = FeastResolver().resolve(made.ref)
+    assert isinstance(damaged, Faulty) and "damaged" in damaged.reason and damaged.record == made
+    store.registry.delete_saved_dataset(name, "shop")
+    lost = FeastResolver().resolve(made.ref)
+    assert isinstance(lost, Deleted) and "no longer" in lost.reason and made.snapshot in lost.reason
+    with pytest.raises(FeatureError, match=f"has no snapshot {made.snapshot}"):
+        rebuild(shop.feast, made)
+    (shop.repo / "features.py").write_text(DEFINITIONS.replace("days=2", "days=3"))
+    shop.feast.apply()
+    redefined = FeastResolver().resolve(made.ref)
+    assert isinstance(redefined, Faulty) and "redefined" in redefined.reason
+    monkeypatch.setenv("SHOP", str(tmp_path / "elsewhere"))
+    assert isinstance(FeastResolver().resolve(made.ref), Inaccessible)
+
+
+def _judge(shop, instance, stored, **options):
+    """The verdicts of all checks on a frame that is stored as the training set."""
+
+    @dg.asset
+    def training_set() -> dg.Output[pd.DataFrame]:
+        joined = shop.feast.historical_features(_entities(), "sales", timestamp_column="sold_at")
+        made = TrainingSet(
+            feature_service="sales", project="shop", repo=str(shop.repo), registry_hash="r", entity_hash="e",
+            rows=len(joined), content_hash=content_hash(joined),
+        )  # fmt: skip
+        return dg.Output(stored(joined), metadata=made.to_metadata())
+
+    checks = training_set_checks(
+        asset="training_set", feature_service="sales", timestamp_column="sold_at",
+        **{"label": "label", "unique": ["sale"], **options},
+    )  # fmt: skip
+    done = dg.materialize(
+        [training_set, *checks], instance=instance, resources={"feast": shop.feast}, raise_on_error=False
+    )
+    return {evaluation.check_name: evaluation for evaluation in done.get_asset_check_evaluations()}
+
+
+CHECKS = {"null_shares", "no_duplicates", "rows_kept", "no_leakage", "ttl_misses", "cardinality"}
+
+
+def test_a_sound_training_set_passes_all_checks(shop, instance):
+    shop.feast.apply()
+    verdicts = _judge(shop, instance, lambda joined: joined, max_null_share=0.8)
+    assert set(verdicts) == CHECKS
+    assert [name for name, verdict in verdicts.items() if not verdict.passed] == []
+    facts = verdicts["no_leakage"].metadata
+    assert facts["feast/sampled_rows"].value == 300 and facts["feast/rows_not_in_source"].value == 0
+    assert facts["feast/not_looked_up"].value == {"basket": "it is computed on demand"}
+    table = facts["feast/origins"]
+    assert isinstance(table, dg.TableMetadataValue)
+    rows = [row.data for row in table.records]
+    assert {row["feature"] for row in rows} == {"visits", "crowd", "stock"} and all(
+        float(r["nearest (s)"] or 0) >= 0 for r in rows
+    )
+    assert isinstance(verdicts["null_shares"].metadata["feast/null_share/crowd"].value, float)
+
+
+def _from_tomorrow(shop):
+    """Each row with what was known half a day later: the classic leak."""
+    late = _entities().assign(sold_at=lambda f: f["sold_at"] + pd.Timedelta(hours=12))
+    leaking = shop.feast.historical_features(late, "sales", timestamp_column="sold_at")
+    return lambda joined: leaking.assign(sold_at=joined["sold_at"])
+
+
+FAULTS = {
+    "a value from the future": ("no_leakage", _from_tomorrow, {}, "hold what came later"),
+    "a feature that is the label": (
+        "no_leakage", lambda shop: lambda joined: joined.assign(stock=joined["label"] * 1.0), {}, "stock is the label",
+    ),
+    "a lost row": ("rows_kept", lambda shop: lambda joined: joined.iloc[1:], {}, "299 rows are stored, and 300"),
+    "a changed value": ("rows_kept", lambda shop: lambda joined: joined.assign(items=0), {}, "other values or types"),
+    "a constant": ("cardinality", lambda shop: lambda joined: joined.assign(stock=1.0), {}, "constant: stock"),
+    "an exploding text": (
+        "cardinality", lambda shop: lambda joined: joined.assign(crowd=joined["sale"].map(str)), {}, "crowd (100.0%)",
+    ),
+    "gaps": ("null_shares", lambda shop: lambda joined: joined, {"max_null_share": {"crowd": 0.01}}, "crowd ("),
+    "a repeated row": ("no_duplicates", lambda shop: lambda joined: joined.assign(sale=1), {}, ""),
+}  # fmt: skip
+
+
+def test_each_fault_fails_its_check_and_is_named(shop, instance):
+    shop.feast.apply()
+    for fault, (check, spoil, options, message) in FAULTS.items():
+        verdict = _judge(shop, instance, spoil(shop), **options)[check]
+        assert not verdict.passed and message in (verdict.description or ""), (fault, verdict)
+        warns = check in ("ttl_misses", "cardinality") or fault == "a changed value"
+        assert (verdict.severity is dg.AssetCheckSeverity.WARN) == warns, fault
+
+
+def test_rows_whose_newest_row_is_beyond_the_ttl_are_counted_by_view(shop, instance):
+    shop.feast.apply()
+    visits = pd.read_parquet(shop.data / "visits/2024-01.parquet")
+    shop.write("data/visits/2024-01", visits[visits["event_timestamp"] < "2024-01-10"])
+    verdict = _judge(shop, instance, lambda joined: joined, max_expired_share=0.0)["ttl_misses"]
+    assert (
+        not verdict.passed and "visits (" in str(verdict.description) and verdict.severity is dg.AssetCheckSeverity.WARN
+    )
+    assert verdict.metadata["feast/expired_share/stock"].value == 0.0
+
+
+def test_a_check_that_breaks_has_failed_and_says_why(shop, instance):
+    shop.feast.apply()
+
+    def spoil(joined):
+        shutil.rmtree(shop.data / "visits")
+        return joined.drop(columns="crowd")
+
+    verdicts = _judge(shop, instance, spoil, max_null_share={"no_such": 0.1}, unique=["sale", "nobody"])
+    for name, message in {
+        "null_shares": "no columns no_such", "no_duplicates": "no columns nobody", "no_leakage": "no file at",
+        "ttl_misses": "no file at", "cardinality": "no columns crowd",
+    }.items():  # fmt: skip
+        assert not verdicts[name].passed and message in str(verdicts[name].metadata["feast/error"].value)
+
+
+def test_two_processes_leave_all_their_records_even_in_a_registry_that_is_a_file(shop):
+    script = """
+        import sys
+        from dagster_mlops.feast import FeastResource, registry
+        from dagster_mlops.provenance import TrainingSet
+        store = FeastResource(repo=sys.argv[1]).store()
+        for i in range(20):
+            registry.put_record(store, TrainingSet(feature_service="sales", project="shop", repo=sys.argv[1],
+                                                   registry_hash=f"{sys.argv[2]}{i:02d}", entity_hash="e"))
+    """
+    text = SETTINGS.replace("ENGINE", ENGINE)
+    text = text.replace('registry_type: sql, path: "sqlite:///${SHOP}/registry.db"', 'path: "${SHOP}/file.db"')
+    (shop.repo / "feature_store.yaml").write_text(text)
+    shop.feast.apply()
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(shop.repo)]
+    running = [subprocess.Popen([*command, who]) for who in "ab"]
+    assert [process.wait() for process in running] == [0, 0]
+    assert len(list(registry.records(shop.feast.store()))) == 40

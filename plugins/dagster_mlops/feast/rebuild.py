@@ -210,7 +210,7 @@ def _write_known(store: "FeatureStore", source: Any, until: str, file: Path) -> 
                 asof.quoted(created), kinds[created], None, asof.microseconds(datetime.fromisoformat(until))
             )
             connection.execute(f"COPY (SELECT * FROM {relation} WHERE {known}) TO '{file}' (FORMAT parquet)")
-    except (extra("duckdb", extra="feast").Error, KeyError, OSError) as error:
+    except (extra("duckdb", extra="feast").Error, FeatureError, KeyError, OSError) as error:
         raise FeatureError(f"source {source.name!r} cannot be read any more as of {until}: {error}") from error
 
 

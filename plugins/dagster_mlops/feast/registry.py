@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError, ProvenanceError
+from dagster_mlops.parsing import lock, state_dir
 from dagster_mlops.provenance import Record, Ref
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from feast.feature_service import FeatureService
 
 RECORD_TAG = "dagster_mlops.record"
+_LOCK_TIMEOUT = 60.0  # seconds
 _NOISE = {"meta", "uri", "project", "body", "ibisFunction"}  # the last two are pickles, which no two applies share
 
 
@@ -145,12 +148,16 @@ def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service:
     """Create or replace the saved dataset `name` that only carries tags."""
     saved = extra("feast.saved_dataset")
     storage = extra("feast.infra.offline_stores.file_source").SavedDatasetFileStorage(path=f"dagster://{name}")
-    store.registry.apply_saved_dataset(
-        saved.SavedDataset(
-            name=name, features=[], join_keys=[], storage=storage, tags=tags, feature_service_name=service
-        ),
-        store.project,
+    made = saved.SavedDataset(
+        name=name, features=[], join_keys=[], storage=storage, tags=tags, feature_service_name=service
     )
+    if getattr(store.config.registry, "registry_type", None) != "file":
+        store.registry.apply_saved_dataset(made, store.project)
+        return
+    # A file registry is read, changed and written as a whole, from a cache: of two writers one would be lost.
+    with lock(state_dir(Path(store.repo_path)) / "records.lock", _LOCK_TIMEOUT, error=FeatureError):
+        store.refresh_registry()
+        store.registry.apply_saved_dataset(made, store.project)
 
 
 def get_tags(store: "FeatureStore", name: str) -> dict[str, str]:

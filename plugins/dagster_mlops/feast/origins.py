@@ -1,0 +1,175 @@
+"""Where the values of a training set come from: looked up in the feature views' own sources, not by Feast."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.registry import feature_service, feature_view
+from dagster_mlops.feast.retrieval import join_keys
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection
+    from feast import FeatureStore
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Origins:
+    """What the source of one feature view says of sampled rows of a training set.
+
+    Attributes:
+        view: the feature view's name.
+        features: its columns in the training set.
+        rows: sampled rows.
+        known: rows whose values are those of the newest source row at or before the row's moment.
+        leaked: rows whose values are in the source at later moments only.
+        unexplained: rows whose values the source does not have: it was changed since.
+        expired: rows whose newest source row was older than the ttl.
+        unheard: rows without any source row at or before their moment.
+        known_late: rows whose newest source row was created after their moment; None without a created timestamp.
+        nearest: seconds from the newest source row to the moment, at least; negative would be a look into the future.
+        lead: how many seconds too late the values of a leaked row came, at most.
+    """
+
+    view: str
+    features: tuple[str, ...]
+    rows: int
+    known: int
+    leaked: int
+    unexplained: int
+    expired: int
+    unheard: int
+    known_late: int | None
+    nearest: float | None
+    lead: float | None
+
+
+def origins(
+    store: "FeatureStore", service: str, table: "pa.Table", *, timestamp_column: str, sample: int, seed: int
+) -> tuple[list[Origins], dict[str, str]]:
+    """For each feature view of a service, where the values of a training set come from.
+
+    Args:
+        table: The training set.
+        sample: How many of its rows are looked up; which ones depends on `seed` alone.
+
+    Returns:
+        One entry per view with a file source, and for each other view why it was not looked up.
+    """
+    from dagster_mlops.feast import asof, asof_job, files  # they import Feast
+
+    found: list[Origins] = []
+    left_out: dict[str, str] = {}
+    with asof_job.duckdb_connection() as connection:
+        connection.register("training_set", table)
+        kinds = asof.described(connection, "training_set")
+        if timestamp_column not in kinds:
+            raise FeatureError(f"the training set has no column {timestamp_column!r} (it has: {', '.join(kinds)}).")
+        moment = asof.instant(asof.quoted(timestamp_column), kinds[timestamp_column], "training set")
+        connection.execute(
+            f"CREATE TEMP TABLE asked AS SELECT *, {moment} AS dagster_mlops_moment FROM (SELECT *, "
+            f"row_number() OVER () AS dagster_mlops_row FROM training_set) "
+            f"ORDER BY hash(dagster_mlops_row + {int(seed)}), dagster_mlops_row LIMIT {int(sample)}"
+        )
+        for projection in feature_service(store, service).feature_view_projections:
+            view: Any = feature_view(store, projection.name)
+            source = getattr(view, "batch_source", None)
+            features = [field.name for field in projection.features if field.name in kinds]
+            if source is None:
+                left_out[view.name] = "it is computed on demand"
+            elif type(source).__name__ != "FileSource":
+                left_out[view.name] = f"its source is a {type(source).__name__}"
+            elif features:
+                relation = files.scan(connection, source, store.repo_path)
+                types = asof.described(connection, relation)
+                found.append(_look_up(connection, view, projection, features, relation, types))
+    return found, left_out
+
+
+def _look_up(
+    connection: "DuckDBPyConnection",
+    view: Any,
+    projection: Any,
+    features: list[str],
+    relation: str,
+    types: dict[str, str],
+) -> Origins:
+    from dagster_mlops.feast.asof import described, instant, quoted
+
+    source = view.batch_source
+    renamed = {new: old for old, new in source.field_mapping.items() if old in types}
+    keys = [(renamed.get(key, key), projection.join_key_map.get(key, key)) for key in join_keys(view)]
+    stamp = renamed.get(source.timestamp_field, source.timestamp_field)
+    made = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
+    columns = [f"{quoted(old)} AS k{i}" for i, (old, _) in enumerate(keys)]
+    columns.append(f"{instant(quoted(stamp), types[stamp], view.name)} AS since")
+    columns.append(f"{instant(quoted(made), types[made], view.name) if made else 'NULL::BIGINT'} AS created")
+    stored = [renamed.get(feature, feature) for feature in features]
+    columns += [f"{_comparable(quoted(name), types[name])} AS v{i}" for i, name in enumerate(stored)]
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS SELECT {', '.join(columns)} FROM {relation}")
+
+    asked = described(connection, "asked")
+    values = ", ".join(f"{_comparable(quoted(f), asked[f])} AS v{i}" for i, f in enumerate(features))
+    same_key = " AND ".join([f"a.{quoted(new)} = e.k{i}" for i, (_, new) in enumerate(keys)]) or "true"
+    same = " AND ".join(f"a.v{i} IS NOT DISTINCT FROM e.v{i}" for i in range(len(features)))
+    empty = " AND ".join(f"a.v{i} IS NULL" for i in range(len(features)))
+    ttl = view.ttl // _MICROSECOND if view.ttl else 0
+    expired = f"a.moment - since > {ttl}" if ttl else "false"
+    [counts] = connection.execute(
+        f"""
+        WITH a AS (SELECT *, dagster_mlops_moment AS moment, {values} FROM asked),
+        newest AS (
+            SELECT a.dagster_mlops_row AS row, max(e.since) AS since FROM a JOIN events e ON {same_key}
+            AND e.since <= a.moment GROUP BY a.dagster_mlops_row
+        ),
+        latest AS (
+            SELECT n.row, n.since, max(e.created) AS created FROM newest n JOIN a ON a.dagster_mlops_row = n.row
+            JOIN events e ON {same_key} AND e.since = n.since GROUP BY n.row, n.since
+        ),
+        equal AS (
+            SELECT a.dagster_mlops_row AS row, bool_or(e.since = l.since) AS at_newest,
+                min(e.since - a.moment) FILTER (WHERE e.since > a.moment) AS lead
+            FROM a JOIN events e ON {same_key} AND {same} LEFT JOIN latest l ON l.row = a.dagster_mlops_row
+            GROUP BY a.dagster_mlops_row
+        ),
+        judged AS (
+            SELECT since IS NULL AS unheard, coalesce({expired}, false) AS expired, created > a.moment AS late,
+                a.moment - since AS age, lead, ({empty}) AS empty, coalesce(at_newest, false) AS at_newest
+            FROM a LEFT JOIN latest l ON l.row = a.dagster_mlops_row
+            LEFT JOIN equal q ON q.row = a.dagster_mlops_row
+        )
+        SELECT count(*),
+            count(*) FILTER (WHERE CASE WHEN unheard OR expired THEN empty ELSE at_newest END),
+            count(*) FILTER (WHERE NOT empty AND (unheard OR expired OR NOT at_newest) AND lead IS NOT NULL),
+            count(*) FILTER (WHERE expired), count(*) FILTER (WHERE unheard),
+            count(*) FILTER (WHERE late AND NOT expired), min(age),
+            max(lead) FILTER (WHERE NOT empty AND (unheard OR expired OR NOT at_newest))
+        FROM judged
+        """
+    ).fetchall()
+    rows, known, leaked, expired_rows, unheard, late, nearest, lead = counts
+    return Origins(
+        view=view.name,
+        features=tuple(features),
+        rows=rows,
+        known=known,
+        leaked=leaked,
+        unexplained=rows - known - leaked,
+        expired=expired_rows,
+        unheard=unheard,
+        known_late=late if made else None,
+        nearest=None if nearest is None else nearest / 1e6,
+        lead=None if lead is None else lead / 1e6,
+    )
+
+
+def _comparable(column: str, kind: str) -> str:
+    """SQL for a value that compares with what the training set makes of it: numbers as float64, the rest as text."""
+    from dagster_mlops.feast.asof import family, instant
+
+    if family(kind) in ("number", "truth"):
+        return f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column}::DOUBLE + 0.0 END"
+    return instant(column, kind, "feature") if family(kind) == "time" else f"{column}::VARCHAR"
