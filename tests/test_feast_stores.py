@@ -11,17 +11,18 @@ import subprocess
 import time
 import uuid
 import warnings
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast import FeastResource, feature_view_assets
 from dagster_mlops.feast.materialization import alone, materialized_windows
 from dagster_mlops.feast.registry import feature_view
 from dagster_mlops.feast.source import Window, describe_windows
@@ -348,3 +349,21 @@ def test_a_window_is_summed_up_as_pandas_would(sqlite_shop):
     assert [fact.content_hash for fact in again] == [f.content_hash for f in (first, empty, rest)]
     frame.assign(pages=[1, 2, 2, 8]).to_parquet(shop.folder / "z.parquet", index=False)
     assert describe_windows(store, view, [days(1.5, 3)])[0].content_hash != rest.content_hash
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2024-03-31", 23), ("2024-10-27", 25)])
+def test_a_day_on_which_clocks_change_is_loaded_as_long_as_it_is(sqlite_shop, day, hours):
+    shop = sqlite_shop
+    days_of_berlin = dg.DailyPartitionsDefinition("2024-01-01", timezone="Europe/Berlin")
+    midnight = days_of_berlin.time_window_for_partition_key(day).start.astimezone(timezone.utc).replace(tzinfo=None)
+    times = pd.date_range(midnight - timedelta(hours=1), periods=27, freq="h").as_unit("us")  # naive, hence UTC
+    frame = pd.DataFrame({"user_id": range(27), "event_timestamp": times, "amount": 1.0, "zeal": 1.0})
+    frame.assign(pages=1, browser="b").to_parquet(shop.folder / "a.parquet", index=False)
+    [asset] = feature_view_assets(repo=shop.repo, partitions_def=days_of_berlin)
+    result = dg.materialize([asset], resources={"feast": shop.resource}, partition_key=day)
+    [event] = result.get_asset_materialization_events()
+    assert event.materialization.metadata["dagster/row_count"].value == hours
+    amounts = shop.amounts(list(range(27)))
+    assert [user for user, amount in enumerate(amounts) if amount is not None] == list(range(1, hours + 1))
+    [window] = shop.online_windows()
+    assert window.end - window.start == timedelta(hours=hours)
