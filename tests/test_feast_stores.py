@@ -310,6 +310,22 @@ def test_an_apply_keeps_the_watermark(shop):
     assert shop.online_windows() == [days(0, 1)] and shop.amounts([1]) == [10.0]
 
 
+def test_applies_during_loads_lose_neither_values_nor_the_watermark(sqlite_shop):
+    shop = sqlite_shop
+    shop.write("a", [(day, day + 0.5, float(day)) for day in range(4)])
+    shop.apply()
+    applies = [processes.Process(target=apply, args=(shop.repo,)) for _ in range(3)]
+    loads = [processes.Process(target=load, args=(shop.repo, day, day + 1)) for day in range(4)]
+    both = [process for pair in zip(loads, [*applies, None], strict=True) for process in pair if process]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert {process.exitcode for process in both} == {0}
+    assert shop.amounts(list(range(4))) == [0.0, 1.0, 2.0, 3.0]
+    assert shop.online_windows() == [days(0, 4)]
+
+
 def test_two_who_load_the_same_view_take_turns_and_one_who_waits_too_long_is_told_why(shop):
     shop.write("a", [(1, 0.5, 10.0)])
     shop.apply()
