@@ -6,6 +6,7 @@ import resource
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +78,7 @@ def save(folder: Path, place: str, first: int, **more) -> None:
     with (folder / "pushed").open("a") as noted:
         for value in itertools.count(first):
             asked = entities.append_column("value", pa.array([value] * BATCH))
-            job = store.get_historical_features(entity_df=asked, features=["t:rate"])
+            job: Any = store.get_historical_features(entity_df=asked, features=["t:rate"])
             job.persist(storage, allow_overwrite=True)
             noted.write(f"{value}\n")
             noted.flush()
@@ -86,12 +87,13 @@ def save(folder: Path, place: str, first: int, **more) -> None:
 def log(folder: Path, place: str, writer: int, **more) -> None:
     """Log features in two partitions for ever, and note each value once it is said to be there."""
     logging = LoggingConfig(destination=FileLoggingDestination(path=place, partition_by=["day"], **more))
+    unused: Any = None  # the source and the registry, which the store does not look at
     with (folder / "pushed").open("a") as noted:
         for i in itertools.count():
             value = writer * 1_000_000 + i
             day = pa.array(["mon", "tue"] * (BATCH // 2))
             data = rows(value).append_column("day", day)
-            AsofOfflineStore.write_logged_features(config(folder), data, None, logging, None)
+            AsofOfflineStore.write_logged_features(config(folder), data, unused, logging, unused)
             noted.write(f"{value}\n")
             noted.flush()
 
@@ -100,7 +102,7 @@ def join(folder: Path, spill: Path) -> None:
     """Join what does not fit into memory, in a temporary directory of its own, for ever."""
     store = FeatureStore(config=config(folder, memory_limit="60MB", threads=1, temp_directory=str(spill)))
     while True:
-        job = store.get_historical_features(entity_df=str(folder / "entities.parquet"), features=["t:rate"])
+        job: Any = store.get_historical_features(entity_df=str(folder / "entities.parquet"), features=["t:rate"])
         job.to_parquet(str(folder / "answer.parquet"))
 
 
@@ -108,7 +110,7 @@ def answer(folder: Path, name: str, told, **settings) -> None:
     """Join once and tell how much memory that took, in MB beyond what the process had before."""
     store = FeatureStore(config=config(folder, **settings))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    job = store.get_historical_features(entity_df=str(folder / "entities.parquet"), features=["t:rate"])
+    job: Any = store.get_historical_features(entity_df=str(folder / "entities.parquet"), features=["t:rate"])
     job.to_parquet(str(folder / name))
     told.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3)
 

@@ -71,8 +71,8 @@ class Shop:
         self.feast = FeastResource(repo=str(self.repo))
         self.feast.apply()
 
-    def write(self, *events):
-        frame = pd.DataFrame(events, columns=["user_id", "ago"])
+    def write(self, *events: tuple[int, float]) -> None:
+        frame = pd.DataFrame([{"user_id": user, "ago": ago} for user, ago in events])
         times = pd.to_datetime([NOW - HOUR * ago for ago in frame.pop("ago")]).as_unit("us")
         frame.assign(event_timestamp=times, amount=1.0).to_parquet(self.root / "visits.parquet", index=False)
 

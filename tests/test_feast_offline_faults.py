@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -248,8 +249,8 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_beside_it(tmp_path, place
     store = applied(tmp_path)
     wide = writers.rows(0, 20_000).set_column(2, "rate", pa.array([random.random() for _ in range(20_000)]))
     entities = wide.drop_columns("rate").append_column("value", wide.column("rate"))
-    job = store.get_historical_features(entity_df=entities, features=["t:rate"])
-    feature_source = writers.view(str(source)).batch_source
+    job: Any = store.get_historical_features(entity_df=entities, features=["t:rate"])
+    feature_source: Any = writers.view(str(source)).batch_source
     before = held(source)
     with full_disk(30_000):
         with pytest.raises(FeatureError, match="was not written, and is as it was"):

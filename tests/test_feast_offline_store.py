@@ -8,7 +8,7 @@ import time
 import urllib.request
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -277,14 +277,14 @@ def test_on_demand_features_are_added_whole_or_piece_by_piece(tmp_path, mode):
     def weighing_lists(inputs: dict[str, Any]) -> dict[str, Any]:
         return {"weighted": [r and r * w for r, w in zip(inputs["rate"], inputs["weight"], strict=True)]}
 
-    weighing = on_demand_feature_view(
+    weigh: Any = on_demand_feature_view(
         name="weighing",
         sources=[trips_view, request],
         schema=[Field(name="weighted", dtype=Float64)],
         mode=mode,
     )(weighing if mode == "pandas" else weighing_lists)
 
-    store = feast_store(tmp_path, {"type": STORE, "chunk_rows": 2}, [driver, trips_view, weighing])
+    store = feast_store(tmp_path, {"type": STORE, "chunk_rows": 2}, [driver, trips_view, weigh])
     entities = asked((1, 70), (2, 70), (1, 0), (2, 1), (1, 61), weight=[1.0, 2, 3, 4, 5])
     job = store.get_historical_features(entity_df=entities, features=["trips:rate", "weighing:weighted"])
     pieces = list(job.to_tables())
@@ -495,7 +495,7 @@ def test_csv_columns_have_the_same_types_and_moments_on_disk_and_in_s3(tmp_path,
         place, more = "s3://lake/typed/t.csv", {"s3_endpoint_override": endpoint}
     source = FileSource(name="t", path=str(place), timestamp_field="event_timestamp", **more)
     types = {"note": String, "zip": String, "open": Bool, "rate": Float64}
-    store = feast_store(tmp_path, STORE, [driver, view(source, **types)])
+    store = feast_store(tmp_path, STORE, [driver, view(source, **cast(Any, types))])
     job = store.get_historical_features(
         entity_df=asked((1, 0), (1, -1), (2, 30), (2, 29)), features=[f"trips:{name}" for name in types]
     )
