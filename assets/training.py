@@ -212,7 +212,13 @@ def reference(context: dg.AssetExecutionContext, training_set: DataFrame, mlflow
 SPARSE = {"wind_gust": 0.9, "pressure": 0.3, "plane_built": 0.3, "plane_seats": 0.3, "plane_engines": 0.3}
 
 training_checks = [
-    *training_set_checks(asset=training_set, max_null_share=SPARSE, unique=["flight_id"]),
+    *training_set_checks(
+        asset=training_set,
+        feature_service="arrival_delay",
+        label="late",
+        max_null_share=SPARSE,
+        unique=["flight_id"],
+    ),
     online_offline_parity_check(asset=training_set, feature_service="arrival_delay"),
 ]
 model_checks = metric_checks(
