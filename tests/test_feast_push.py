@@ -153,6 +153,17 @@ def test_neither_a_push_nor_a_materialization_puts_an_older_event_over_a_newer_o
         assert shop.amounts(1) == [10.0], "what Feast does by itself"
 
 
+def test_moments_compare_in_a_database_whose_time_zone_is_not_utc(any_shop, monkeypatch):
+    monkeypatch.setenv("PGTZ", "America/New_York")  # what libpq asks for; Feast writes UTC without saying so
+    shop = any_shop
+    store = shop.feast.store()
+    for day, amount, kept in ((1, 10.0, 0), (1.1, 11.0, 0), (1.05, 12.0, 2)):  # in each of two views
+        with alone(store, shop.repo, "visits", 60), newer_events_kept(store) as written:
+            store.push("visits_push", events([(77, day, amount)]))
+        assert written.kept == kept
+    assert shop.amounts(77) == [11.0]
+
+
 @settings(
     max_examples=int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "4")),
     deadline=None,

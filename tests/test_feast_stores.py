@@ -203,6 +203,21 @@ def test_a_corrected_value_of_the_same_moment_comes_online(shop):
     assert shop.amounts([1]) == [12.0]
 
 
+def test_older_events_lose_although_the_newer_ones_lack_a_feature_that_was_added(shop):
+    shop.write("a", [(1, 0.5, 10.0), (1, 1.5, 11.0)])
+    definitions = (shop.repo / "features.py").read_text()
+    (shop.repo / "features.py").write_text(definitions.replace('("zeal", Float64), ', ""))
+    (shop.repo / "features.py").write_text((shop.repo / "features.py").read_text().replace('"zeal", ', ""))
+    shop.apply()
+    shop.load(1, 2)
+    (shop.repo / "features.py").write_text(definitions)  # in front of the others
+    shop.apply()
+    shop.load(0, 1)
+    assert shop.amounts([1]) == [11.0]
+    shop.load(1, 2)
+    assert shop.amounts([1]) == [11.0]
+
+
 def test_values_that_had_expired_at_a_moment_are_missing_as_they_are_offline(shop):
     shop.write("a", [(1, 0.5, 10.0), (2, 2.0, 20.0)])
     shop.apply()

@@ -10,7 +10,8 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.materialization import materialized_windows
-from dagster_mlops.feast.online import on_demand_values, served_values, utc
+from dagster_mlops.feast.moments import utc
+from dagster_mlops.feast.online import on_demand_values, served_values
 from dagster_mlops.feast.retrieval import join_keys, normalised, point_in_time
 from dagster_mlops.feast.source import TICK, latest_events
 

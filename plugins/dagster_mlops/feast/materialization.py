@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
-from dagster_mlops.feast.online import Written, newer_events_kept, utc
+from dagster_mlops.feast.moments import utc
+from dagster_mlops.feast.online import Written, newer_events_kept
 from dagster_mlops.feast.source import TICK, Window
 from dagster_mlops.parsing import lock, state_dir
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.moments import key_of, stored_moments, utc
 from dagster_mlops.feast.registry import feature_service, feature_view
 from dagster_mlops.feast.retrieval import entity_columns, feature_types, join_keys, normalised, require
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from feast.feature_service import FeatureService
 
 _TIME = "__ts"  # what Feast adds to a feature's name for the moment of its event
-_KEYS_PER_READ = 1000  # a read of Feast's SQLite store has a variable per key
 
 
 @dataclass
@@ -49,25 +49,17 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
     deduplicates = getattr(settings, "skip_dedup", None)
 
     def write_newest(config: Any, table: Any, data: Any, progress: Any) -> None:
-        newest: dict[bytes, Any] = {}
+        newest: dict[bytes, tuple[datetime, Any]] = {}
         for row in data:
-            key = row[0].SerializeToString(deterministic=True)
-            if key not in newest or utc(newest[key][2]) <= utc(row[2]):
-                newest[key] = row
-        rows = list(newest.values())
-        fresh: list[Any] = []
-        for first in range(0, len(rows), _KEYS_PER_READ):
-            part = rows[first : first + _KEYS_PER_READ]
-            there = online.online_read(config, table, [row[0] for row in part], [table.features[0].name])
-            fresh += [
-                row
-                for row, (happened, _) in zip(part, there, strict=True)
-                if happened is None or utc(happened) <= utc(row[2])
-            ]
+            key, happened = key_of(config, row[0]), utc(row[2])
+            if key not in newest or newest[key][0] <= happened:
+                newest[key] = (happened, row)
+        there = stored_moments(online, config, table, {key: row[0] for key, (_, row) in newest.items()})
+        fresh = [row for key, (happened, row) in newest.items() if key not in there or there[key] <= happened]
         if fresh:
             write(config, table, fresh, None)
         written.keys += len(fresh)
-        written.kept += len(rows) - len(fresh)
+        written.kept += len(newest) - len(fresh)
         if progress:
             progress(len(data))
 
@@ -194,8 +186,3 @@ def _is_on_demand(view: Any) -> bool:
 def _plain(value: Any) -> Any:
     """A numpy scalar as the Python value that Feast's type inference expects."""
     return value.item() if hasattr(value, "item") else value
-
-
-def utc(moment: datetime) -> datetime:
-    """`moment` in UTC; without a time zone it already is, as Feast takes it."""
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)

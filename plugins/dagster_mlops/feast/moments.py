@@ -1,0 +1,73 @@
+"""When the events happened that an online store holds, read without their values where the store can."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any
+
+from dagster_mlops._extras import extra
+
+_KEYS_PER_READ = 1000  # a statement of SQLite has a variable per key
+
+
+def key_of(config: Any, entity_key: Any) -> bytes:
+    """A name of an entity that stays the same, which Feast's stores keep it under."""
+    encoding = extra("feast.infra.key_encoding_utils", extra="feast")
+    return encoding.serialize_entity_key(
+        entity_key, entity_key_serialization_version=config.entity_key_serialization_version
+    )
+
+
+def stored_moments(online: Any, config: Any, view: Any, entity_keys: Mapping[bytes, Any]) -> dict[bytes, datetime]:
+    """The moment of the event, in UTC, that the store `online` holds of each of `entity_keys`; others are left out.
+
+    Feast itself reads events with their values, from SQLite those of all features, and from Postgres those of features
+    it is told: which may be new, so that no event has them yet.
+    """
+    # The very classes: one that is derived from them may keep its rows elsewhere.
+    read = {"SqliteOnlineStore": _in_sqlite, "PostgreSQLOnlineStore": _in_postgres}.get(
+        type(online).__name__, _by_feast
+    )
+    remaining, found = iter(entity_keys.items()), {}
+    while part := dict(islice(remaining, _KEYS_PER_READ)):
+        found |= {key: utc(moment) for key, moment in read(online, config, view, part) if moment is not None}
+    return found
+
+
+def utc(moment: datetime) -> datetime:
+    """`moment` in UTC; without a time zone it already is, as Feast takes it."""
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+
+
+def _in_sqlite(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:
+    table = _table(config, view).replace('"', '""')
+    # SQLite gives the event_ts of the row that has the maximum. Feast's type converter goes by the column's name.
+    query = (
+        f'SELECT entity_key, event_ts, max(event_ts) FROM "{table}" '
+        f"WHERE entity_key IN ({', '.join('?' * len(part))}) GROUP BY entity_key"
+    )
+    for key, moment, _ in online._get_conn(config).execute(query, [*part]):  # Feast has no public name for it
+        yield key, moment
+
+
+def _in_postgres(
+    online: Any, config: Any, view: Any, part: dict[bytes, Any]
+) -> Iterator[tuple[bytes, datetime | None]]:
+    sql = extra("psycopg.sql", extra="feast")
+    # Feast writes UTC without saying so, which Postgres takes for the session's time zone: cast back, it is UTC again.
+    query = sql.SQL(
+        "SELECT entity_key, max(event_ts)::timestamp FROM {} WHERE entity_key = ANY(%s) GROUP BY entity_key"
+    ).format(sql.Identifier(_table(config, view)))
+    with online._get_conn(config, autocommit=True) as connection, connection.cursor() as cursor:
+        cursor.execute(query, ([*part],))
+        yield from ((bytes(key), moment) for key, moment in cursor.fetchall())
+
+
+def _by_feast(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:
+    read = online.online_read(config, view, [*part.values()], [view.features[0].name])
+    yield from zip(part, (moment for moment, _ in read), strict=True)
+
+
+def _table(config: Any, view: Any) -> str:
+    helpers = extra("feast.infra.online_stores.helpers", extra="feast")
+    return helpers.compute_table_id(config.project, view, config.registry.enable_online_feature_view_versioning)
