@@ -29,7 +29,7 @@ from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
 from dagster_mlops.dvc.restore import restore
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Dataset
+from dagster_mlops.provenance import Dataset, TrainingSet
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
@@ -230,6 +230,22 @@ def test_the_lineage_of_any_asset_names_the_version_that_it_loaded(run, dvc, ins
     }
     [record] = seen["pinned"][1]
     assert record.rev == _git(dvc.root, "rev-parse", "v1.0") and record.dagster_asset == "note"
+
+
+def test_lineage_keeps_what_else_the_loaded_asset_recorded_of_that_version(run, dvc, instance):
+    service = TrainingSet(project="p", repo="r", feature_service="s", registry_hash="a" * 64, entity_hash="b" * 32)
+
+    @dg.asset(io_manager_key="dvc_io_manager")
+    def training() -> dg.MaterializeResult:
+        return dg.MaterializeResult(value=pd.DataFrame({"a": [1]}), metadata=service.to_metadata())
+
+    @dg.asset
+    def model(context: dg.AssetExecutionContext, training: pd.DataFrame) -> None:
+        seen.extend(type(record) for record in upstream_records(context))
+
+    seen: list[type] = []
+    run(training, model)
+    assert sorted(kind.__name__ for kind in seen) == ["Dataset", "TrainingSet"]
 
 
 def test_partitions_of_two_dimensions_have_versions_of_their_own(run, dvc, instance, tmp_path):

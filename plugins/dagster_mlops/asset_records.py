@@ -39,7 +39,7 @@ def latest_records(
 _LOADED: WeakKeyDictionary[object, dict[dg.AssetKey, list[Record]]] = WeakKeyDictionary()
 
 
-def note_loaded(context: dg.InputContext, record: Record) -> None:
+def note_loaded(context: dg.InputContext, *records: Record) -> None:
     """Say which version an IO manager has loaded for an input: :func:`upstream_records` of that step then names it.
 
     Call it from ``load_input``, once per partition. Without it, a step is taken to have read the latest version, which
@@ -49,7 +49,7 @@ def note_loaded(context: dg.InputContext, record: Record) -> None:
         step = context.step_context
     except dg.DagsterInvariantViolationError:
         return  # loaded by hand, outside of a run
-    _LOADED.setdefault(step, {}).setdefault(context.asset_key, []).append(record)
+    _LOADED.setdefault(step, {}).setdefault(context.asset_key, []).extend(records)
 
 
 def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Record]:

@@ -117,7 +117,8 @@ class DvcIOManager(dg.IOManager):
                 f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset that "
                 "Dagster knows of. Materialize it (or observe it, if someone else versions it) before loading it."
             )
-        note_loaded(context, record)
+        # What else its materialization recorded, such as a training set, belongs to the version that was loaded.
+        note_loaded(context, *(known if record.ref in [found.ref for found in known] else [record]))
         return self.dvc.read_path(record.path, md5=record.md5)
 
 
