@@ -76,6 +76,7 @@ class AsofRetrievalJob(RetrievalJob):
         on_demand: list[OnDemandFeatureView] | None = None,
         full_feature_names: bool = False,
         metadata: RetrievalMetadata | None = None,
+        query: Callable[[duckdb.DuckDBPyConnection], str] | None = None,
     ) -> None:
         super().__init__()
         self._tables = tables
@@ -84,6 +85,7 @@ class AsofRetrievalJob(RetrievalJob):
         self._on_demand = on_demand or []
         self._full_feature_names = full_feature_names
         self._metadata = metadata
+        self._query = query
 
     @property
     def full_feature_names(self) -> bool:
@@ -96,6 +98,16 @@ class AsofRetrievalJob(RetrievalJob):
     @property
     def metadata(self) -> RetrievalMetadata | None:
         return self._metadata
+
+    @contextmanager
+    def in_duckdb(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """A connection and the query whose rows are the answer, for whoever need not have them outside of DuckDB.
+
+        Raises:
+            FeatureError: the answer is that of several queries.
+        """
+        with self._connect() as connection:
+            yield connection, self._query(connection) if self._query else self.to_sql()  # which says why it cannot
 
     def to_tables(self, timeout: int | None = None) -> Iterator[pa.Table]:
         """The answer in tables of `chunk_rows` rows, with on-demand features; at least one, maybe empty.

@@ -387,4 +387,4 @@ def _pulled(
     connect = _connect(config)
     with connect() as connection:
         query(connection)
-    return AsofRetrievalJob(tables, connect, config.repo_path)
+    return AsofRetrievalJob(tables, connect, config.repo_path, query=query)

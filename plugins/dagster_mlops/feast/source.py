@@ -196,18 +196,12 @@ def _rows(
             start_date=window.start,
             end_date=window.end - TICK,
         )
-        # Spilled rows shall not land in the working directory, DuckDB's default.
-        with (
-            tempfile.TemporaryDirectory(prefix="dagster-mlops-") as spill,
-            extra("duckdb", extra="feast").connect(config={"temp_directory": spill}) as duckdb,
-        ):
-            duckdb.execute("SET TimeZone = 'UTC'")  # a time without a zone is UTC
-            duckdb.register("source", _batches(job))
+        with job.in_duckdb() if hasattr(job, "in_duckdb") else _registered(job) as (duckdb, rows):
             time = _quoted(source.timestamp_field)
             taken = ", ".join(f"{_quoted(raw.get(name, name))} AS {_quoted(name)}" for name in columns)
             duckdb.execute(
                 f"CREATE TEMP VIEW events AS SELECT {taken}{', ' if taken else ''}{time}, "
-                f"epoch_us({time}::TIMESTAMPTZ) AS happened FROM source"
+                f"epoch_us({time}::TIMESTAMPTZ) AS happened FROM ({rows})"
             )
             yield duckdb
     except FeatureError:
@@ -226,10 +220,21 @@ def _no_events(view: Any) -> FeatureError:
     )
 
 
+@contextmanager
+def _registered(job: Any) -> Iterator[tuple["DuckDBPyConnection", str]]:
+    """DuckDB, and a query that reads the rows of a retrieval job of any offline store, once."""
+    # Spilled rows shall not land in the working directory, DuckDB's default.
+    with (
+        tempfile.TemporaryDirectory(prefix="dagster-mlops-") as spill,
+        extra("duckdb", extra="feast").connect(config={"temp_directory": spill}) as duckdb,
+    ):
+        duckdb.execute("SET TimeZone = 'UTC'")  # a time without a zone is UTC
+        duckdb.register("source", _batches(job))
+        yield duckdb, "FROM source"
+
+
 def _batches(job: Any) -> "pa.RecordBatchReader":
     """The rows of a retrieval job, in batches where its store can: Feast itself only knows whole tables."""
-    if hasattr(job, "to_arrow_reader"):
-        return job.to_arrow_reader()
     if hasattr(job, "table"):
         # Ibis, which Feast's DuckDB store builds on. Its own batches ask for a method that DuckDB has renamed.
         return job.table.get_backend().con.sql(job.table.compile()).to_arrow_reader()
