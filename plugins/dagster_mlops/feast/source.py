@@ -243,14 +243,16 @@ def _batches(job: Any) -> "pa.RecordBatchReader":
 
 def _hash_of(columns: Sequence[str]) -> list[str]:
     text = ", ".join(f"coalesce({_quoted(name)}::VARCHAR, chr(30))" for name in columns)
-    return [f"sum(md5_number_{half}(concat_ws(chr(31), {text})))" for half in ("lower", "upper")]
+    digest = f"md5_number(concat_ws(chr(31), {text}))"  # of which DuckDB makes one, unlike of its halves by name
+    return [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
 
 
 def _facts_of(name: str, dtype: str) -> list[str]:
     column = _quoted(name)
     if dtype in {"Float32", "Float64"}:
         column = f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column} END"
-    facts = [f"count({column})", f"approx_count_distinct(({column})::VARCHAR)"]
+    different = column if dtype in _NUMBERS else f"({column})::VARCHAR"  # numbers need not become text
+    facts = [f"count({column})", f"approx_count_distinct({different})"]
     numbers = ["avg", "stddev_samp", "min", "max"] if dtype in _NUMBERS else []
     return facts + [f"{function}(({column})::DOUBLE)" for function in numbers]
 
