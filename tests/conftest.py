@@ -5,6 +5,11 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time, so that a failure belongs to the change at hand. DAGSTER_MLOPS_EXPLORE=1 tries others.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("default" if os.environ.get("DAGSTER_MLOPS_EXPLORE") else "repeatable")
 
 QUIET = {
     "DO_NOT_TRACK": "1",

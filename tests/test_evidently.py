@@ -252,7 +252,7 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
         elements = CELLS if dtype is object else None
         columns.append(pdst.column(name, dtype=dtype, elements=elements))
     frame = draw(pdst.data_frames(columns, index=index))
-    if any(dtype.kind == "c" for dtype in frame.dtypes):  # pandas has no nullable form of complex numbers
+    if any(dtype.kind == "c" for dtype in frame.infer_objects().dtypes):  # pandas has no nullable form of complex numbers
         return frame
     with quiet():
         return frame.convert_dtypes() if draw(st.booleans()) else frame

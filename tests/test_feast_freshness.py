@@ -30,7 +30,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-NOW = datetime.now(timezone.utc).replace(microsecond=0)
 HOUR = timedelta(hours=1)
 SETTINGS = """
 project: shop
@@ -64,6 +63,7 @@ class Shop:
 
     def __init__(self, root):
         self.root, self.repo = root, root / "repo"
+        self.now = datetime.now(timezone.utc).replace(microsecond=0)
         self.repo.mkdir()
         (self.repo / "feature_store.yaml").write_text(SETTINGS.format(root=root))
         (self.repo / "views.py").write_text(DEFINITIONS.format(root=root))
@@ -72,14 +72,15 @@ class Shop:
         self.feast.apply()
 
     def write(self, *events: tuple[int, float]) -> None:
-        frame = pd.DataFrame([{"user_id": user, "ago": ago} for user, ago in events])
-        times = pd.to_datetime([NOW - HOUR * ago for ago in frame.pop("ago")]).as_unit("us")
-        frame.assign(event_timestamp=times, amount=1.0).to_parquet(self.root / "visits.parquet", index=False)
+        times = pd.to_datetime([self.now - HOUR * ago for _, ago in events], utc=True).as_unit("us")
+        users = pd.Series([user for user, _ in events], dtype="int64")
+        frame = pd.DataFrame({"user_id": users, "event_timestamp": times, "amount": 1.0})
+        frame.astype({"amount": "float64"}).to_parquet(self.root / "visits.parquet", index=False)
 
     def load(self, view, ago, until=0.0):
         store = self.feast.store()
         with alone(store, self.repo, view, 60):
-            materialize(store, view, Window(NOW - HOUR * ago, NOW - HOUR * until))
+            materialize(store, view, Window(self.now - HOUR * ago, self.now - HOUR * until))
 
     def evaluate(self, view, **options):
         check = feature_freshness_checks(asset=dg.AssetKey(["features", view]), **options)
@@ -149,7 +150,7 @@ def test_a_watermark_beyond_what_was_loaded_does_not_make_the_online_store_up_to
 
 def test_a_pushed_event_makes_a_view_up_to_date_that_was_never_materialized(shop):
     shop.write((1, 1.0))
-    row = pd.DataFrame({"user_id": [1], "amount": [2.0], "event_timestamp": [NOW - HOUR]})
+    row = pd.DataFrame({"user_id": [1], "amount": [2.0], "event_timestamp": [shop.now - HOUR]})
     shop.feast.store().push("live_push", row)
     verdict = shop.evaluate("live")["online_up_to_date"]
     assert verdict.passed and verdict.metadata["feast/staleness_seconds"].value == 0.0

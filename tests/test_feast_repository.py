@@ -4,8 +4,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, feature_repository_defs
+from dagster_mlops.feast.registry import create_tables
 from dagster_mlops.feast.repository import load_repository, refresh_repository
 from dagster_mlops.feast.specs import get_asset_spec
 
@@ -260,6 +263,19 @@ def test_two_processes_that_apply_different_commits_at_once_do_not_overwrite_eac
     assert "what another checkout applied" in errors[1 - winner]
     [view] = FeastResource(repo=str(checkouts[winner])).store().list_stream_feature_views()
     assert view.ttl == timedelta(hours=3 + winner)
+
+
+def test_many_that_open_a_new_registry_at_once_all_get_it(checkouts):
+    stores = [FeastResource(repo=str(checkouts[0])).store() for _ in range(8)]
+    at_once = threading.Barrier(len(stores))
+
+    def open_registry(store):
+        at_once.wait()
+        create_tables(store)
+        return store.list_feature_views()
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        assert list(pool.map(open_registry, stores)) == [[]] * len(stores)
 
 
 def test_a_stream_view_has_its_topic_ttl_owner_and_schema(rides):

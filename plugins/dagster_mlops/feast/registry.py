@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,26 @@ if TYPE_CHECKING:
 
 RECORD_TAG = "dagster_mlops.record"
 _LOCK_TIMEOUT = 60.0  # seconds
+_CREATION_TIMEOUT = 30.0  # seconds
 _NOISE = {"meta", "uri", "project", "body", "ibisFunction"}  # the last two are pickles, which no two applies share
+
+
+def create_tables(store: "FeatureStore") -> None:
+    """Have the tables of a SQL registry, though other processes may be creating them at this moment.
+
+    Feast looks which tables are missing and then creates those. Of two processes that do so at once one fails.
+    """
+    if getattr(store.config.registry, "registry_type", None) != "sql":
+        return
+    errors, deadline = extra("sqlalchemy.exc", extra="feast"), time.monotonic() + _CREATION_TIMEOUT
+    while True:
+        try:
+            _ = store.registry  # Feast opens it when it is first asked for
+            return
+        except errors.DBAPIError as error:
+            if "already exists" not in str(error.orig) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def feature_service(store: "FeatureStore", name: str) -> "FeatureService":

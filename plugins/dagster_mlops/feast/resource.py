@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import applied, online, retrieval
+from dagster_mlops.feast import applied, online, registry, retrieval
 from dagster_mlops.feast.materialization import alone
 from dagster_mlops.feast.repository import content_key, feast_problem, has_definitions, read_config, without_secrets
 from dagster_mlops.parsing import tool_process
@@ -99,6 +99,7 @@ class FeastResource(dg.ConfigurableResource):
         if not has_definitions(path):
             return False
         store, key = self.store(), content_key(path)
+        registry.create_tables(store)
         if not force and applied.is_applied(store, path, key):
             return False
         # Beside the registry where that is a file: other checkouts share it.
