@@ -18,7 +18,7 @@ from feast.types import Float64
 
 # Slow to import: the server that forks the processes does it once.
 from dagster_mlops.feast.offline_store import AsofOfflineStore
-from dagster_mlops.feast.writing import write
+from dagster_mlops.feast.point_in_time.writing import write
 
 NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)
 BATCH = 500

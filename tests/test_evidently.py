@@ -252,7 +252,8 @@ def frames(draw: st.DrawFn) -> pd.DataFrame:
         elements = CELLS if dtype is object else None
         columns.append(pdst.column(name, dtype=dtype, elements=elements))
     frame = draw(pdst.data_frames(columns, index=index))
-    if any(dtype.kind == "c" for dtype in frame.infer_objects().dtypes):  # pandas has no nullable form of complex numbers
+    # pandas has no nullable form of complex numbers, also where only the cells of an object column are
+    if any(dtype.kind == "c" for dtype in frame.infer_objects().dtypes):
         return frame
     with quiet():
         return frame.convert_dtypes() if draw(st.booleans()) else frame

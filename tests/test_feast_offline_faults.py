@@ -18,8 +18,8 @@ from deltalake import DeltaTable, write_deltalake
 from feast import FeatureStore, FileSource
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.scratch import scratch_folder
-from dagster_mlops.feast.writing import add_partitions, write
+from dagster_mlops.feast.point_in_time.scratch import scratch_folder
+from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 from tests import feast_writers as writers
 
 pytestmark = [

@@ -42,7 +42,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.writing import write
+from dagster_mlops.feast.point_in_time.writing import write
 from tests import feast_writers as writers
 
 pytestmark = [

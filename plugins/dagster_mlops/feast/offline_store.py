@@ -6,7 +6,7 @@ Feast.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,14 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field, PositiveInt, StrictStr
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import files
-from dagster_mlops.feast.asof import View, described, family, instant, joined, microseconds, moment_of, quoted, within
-from dagster_mlops.feast.asof_job import AsofRetrievalJob, Connect, duckdb_connection
-from dagster_mlops.feast.entity_rows import EntityRows, chunked, entity_rows, in_memory
-from dagster_mlops.feast.writing import add_partitions, write
+from dagster_mlops.feast.point_in_time import files
+from dagster_mlops.feast.point_in_time.asof import View, described, joined, microseconds, moment_of, quoted, within
+from dagster_mlops.feast.point_in_time.entity_rows import EntityRows, chunked, entity_rows, in_memory
+from dagster_mlops.feast.point_in_time.job import AsofRetrievalJob, Connect, duckdb_connection
+from dagster_mlops.feast.point_in_time.views import require, view_of
+from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 
 _log = logging.getLogger(__name__)
-
-# Feast's names of the types whose values a column of another family cannot hold.
-_FAMILIES = {
-    **dict.fromkeys(("Int32", "Int64", "Float32", "Float64"), "number"),
-    "String": "text",
-    "Bool": "truth",
-    "Bytes": "bytes",
-    "UnixTimestamp": "time",
-}
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -101,7 +93,7 @@ class AsofOfflineStore(OfflineStore):
         def planned(connection: duckdb.DuckDBPyConnection) -> tuple[EntityRows, list[View]]:
             rows = entity_rows(connection, asked, config.repo_path)
             views = [
-                _view(connection, config, view, feature_refs, rows, full_feature_names, filter_by_created_timestamp)
+                view_of(connection, config, view, feature_refs, rows, full_feature_names, filter_by_created_timestamp)
                 for view in feature_views
             ]
             added = [name for view in views for name in view.features.values()]
@@ -250,7 +242,7 @@ class AsofOfflineStore(OfflineStore):
             _log.warning("%s", error)
             return
         moments = [data_source.timestamp_field, data_source.created_timestamp_column]
-        _require(types, [name for name in moments if name], data_source)
+        require(types, [name for name in moments if name], data_source)
 
     def get_table_column_names_and_types_from_data_source(
         self, config: RepoConfig, data_source: DataSource
@@ -276,80 +268,6 @@ def _connect(config: RepoConfig) -> Connect:
     )
 
 
-def _require(types: dict[str, str], columns: list[str], source: DataSource) -> None:
-    if missing := [name for name in columns if name not in types]:
-        raise FeatureError(
-            f"source {source.name!r} lacks the columns {', '.join(missing)} (it has {', '.join(types)})."
-        )
-
-
-def _view(
-    connection: duckdb.DuckDBPyConnection,
-    config: RepoConfig,
-    view: FeatureView,
-    feature_refs: list[str],
-    rows: EntityRows,
-    full_feature_names: bool,
-    known_only: bool,
-) -> View:
-    """What the join needs of a feature view, once all its columns are there and compare.
-
-    Raises:
-        FeatureError: they do not.
-    """
-    source = files.checked(view.batch_source)
-    relation = files.scan(connection, source, config.repo_path)
-    types = described(connection, relation)
-    renamed = {new: old for old, new in source.field_mapping.items() if old in types}
-    prefix = f"{view.projection.name_to_use()}:"
-    wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
-    keys = {
-        renamed.get(column.name, column.name): view.projection.join_key_map.get(column.name, column.name)
-        for column in view.entity_columns
-        if column.name != DUMMY_ENTITY_ID
-    }
-    features = {renamed.get(name, name): name for name in wanted}
-    moment = renamed.get(source.timestamp_field, source.timestamp_field)
-    created = renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None
-    _require(types, [*keys, moment, *([created] if created else []), *features], source)
-
-    if missing := [key for key in keys.values() if key not in rows.types]:
-        raise FeatureError(
-            f"{view.name!r} is joined by {', '.join(missing)}, which the entity rows lack (they have "
-            f"{', '.join(rows.types)})."
-        )
-    for column, key in keys.items():
-        here, there = family(rows.types[key]), family(types[column])
-        if here and there and here != there:
-            raise FeatureError(
-                f"{view.name!r}: {key} is {rows.types[key]} in the entity rows and {types[column]} in source "
-                f"{source.name!r}. Cast one of them: as they are, no row would match."
-            )
-    declared = {field.name: str(field.dtype) for field in view.features}
-    for column, name in features.items():
-        there, meant = family(types[column]), _FAMILIES.get(declared.get(name, ""))
-        if there and meant and there != meant:
-            raise FeatureError(
-                f"{view.name}:{name} is declared as {declared[name]}, and column {column} of source {source.name!r} is "
-                f"{types[column]}. Mend the one that is wrong."
-            )
-    for column in filter(None, [moment, created]):
-        instant(quoted(column), types[column], f"source {source.name!r}")
-
-    label = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
-    return View(
-        name=view.name,
-        relation=relation,
-        types=types,
-        keys=keys,
-        instant=moment,
-        created=created,
-        features={column: label + name for column, name in features.items()},
-        ttl=view.ttl if view.ttl and view.ttl > timedelta(0) else None,
-        known_only=known_only and created is not None,
-    )
-
-
 def _pulled(
     config: RepoConfig,
     source: DataSource,
@@ -371,7 +289,7 @@ def _pulled(
         relation = files.scan(connection, source, config.repo_path)
         types = described(connection, relation)
         columns = [*keys, *features, timestamp, *([created] if created else [])]
-        _require(types, columns, source)
+        require(types, columns, source)
         bounds = [None if moment is None else microseconds(moment) for moment in (start, end)]
         kept = within(quoted(timestamp), types[timestamp], *bounds)
         # Feast gives the rows of a view without entities one key for all, and leaves the column to the store.

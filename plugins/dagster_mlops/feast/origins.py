@@ -59,11 +59,11 @@ def origins(
     Returns:
         One entry per view with a file source, and for each other view why it was not looked up.
     """
-    from dagster_mlops.feast import asof, asof_job, files  # they import Feast
+    from dagster_mlops.feast.point_in_time import asof, files, job  # they import Feast
 
     found: list[Origins] = []
     left_out: dict[str, str] = {}
-    with asof_job.duckdb_connection() as connection:
+    with job.duckdb_connection() as connection:
         connection.register("training_set", table)
         kinds = asof.described(connection, "training_set")
         if timestamp_column not in kinds:
@@ -97,7 +97,7 @@ def _look_up(
     relation: str,
     types: dict[str, str],
 ) -> Origins:
-    from dagster_mlops.feast.asof import described, instant, quoted
+    from dagster_mlops.feast.point_in_time.asof import described, instant, quoted
 
     source = view.batch_source
     renamed = {new: old for old, new in source.field_mapping.items() if old in types}
@@ -168,7 +168,7 @@ def _look_up(
 
 def _comparable(column: str, kind: str) -> str:
     """SQL for a value that compares with what the training set makes of it: numbers as float64, the rest as text."""
-    from dagster_mlops.feast.asof import family, instant
+    from dagster_mlops.feast.point_in_time.asof import family, instant
 
     if family(kind) in ("number", "truth"):
         return f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column}::DOUBLE + 0.0 END"

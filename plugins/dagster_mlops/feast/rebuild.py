@@ -198,10 +198,10 @@ def _held(source: SourceVersion, file: SourceFile, record: TrainingSet, reader: 
 
 def _write_known(store: "FeatureStore", source: Any, until: str, file: Path) -> None:
     """A copy of a source without the rows that were created later."""
-    from dagster_mlops.feast import asof, asof_job, files  # they import Feast
+    from dagster_mlops.feast.point_in_time import asof, files, job  # they import Feast
 
     try:
-        with asof_job.duckdb_connection() as connection:
+        with job.duckdb_connection() as connection:
             relation = files.scan(connection, source, store.repo_path)
             kinds = asof.described(connection, relation)
             renamed = {new: old for old, new in source.field_mapping.items() if old in kinds}

@@ -13,8 +13,8 @@ from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.file_source import FileSource
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import files
-from dagster_mlops.feast.asof import described, family, instant, quoted
+from dagster_mlops.feast.point_in_time import files
+from dagster_mlops.feast.point_in_time.asof import described, family, instant, quoted
 
 _TIMESTAMP = "event_timestamp"
 _ENDINGS = (".parquet", ".csv", ".csv.gz")

@@ -18,9 +18,9 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import files
-from dagster_mlops.feast.scratch import scratch_folder
-from dagster_mlops.feast.writing import write
+from dagster_mlops.feast.point_in_time import files
+from dagster_mlops.feast.point_in_time.scratch import scratch_folder
+from dagster_mlops.feast.point_in_time.writing import write
 
 Connect = Callable[[], Any]  # a context manager: a DuckDB connection of one's own
 

@@ -19,7 +19,7 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.asof import quoted
+from dagster_mlops.feast.point_in_time.asof import quoted
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
