@@ -8,8 +8,9 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import Field
 
 from dagster_mlops.feast.assets import feature_view_assets
+from dagster_mlops.feast.definitions import Definition
 from dagster_mlops.feast.graph import feature_repository_defs
-from dagster_mlops.feast.repository import Definition, load_repository
+from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.specs import get_asset_spec
 from dagster_mlops.feast.training_set import training_set_asset

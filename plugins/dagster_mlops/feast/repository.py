@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +16,14 @@ import yaml
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.definitions import (
+    EntityDefinition,
+    OnDemandViewDefinition,
+    Repository,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+)
 from dagster_mlops.parsing import remembered, state_dir, tool_process, write_atomically
 from dagster_mlops.provenance import mask_credentials
 
@@ -26,83 +34,6 @@ _SECRET_IN_TEXT = re.compile(r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)"
 _SKIPPED = {".dagster_mlops", ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
 _VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
 _VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']""")
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What every definition of a Feast repository has."""
-
-    name: str
-    description: str
-    owner: str
-    tags: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class ViewDefinition(Definition):
-    """A feature view. `kind` is batch, stream or label; `features` have a name, a dtype and a description.
-
-    `sources` are the names of its sources, the batch one first; `source` is where that one lies.
-    """
-
-    kind: str
-    online: bool
-    ttl_seconds: float | None
-    join_keys: Sequence[str]
-    join_key_types: Mapping[str, str]
-    features: Sequence[Mapping[str, str]]
-    timestamp_field: str
-    source: str
-    sources: Sequence[str]
-
-
-@dataclass(frozen=True)
-class OnDemandViewDefinition(Definition):
-    """An on-demand feature view, computed from the feature views `views` and the request sources `requests`."""
-
-    mode: str
-    features: Sequence[Mapping[str, str]]
-    views: Sequence[str]
-    requests: Sequence[str]
-
-
-@dataclass(frozen=True)
-class SourceDefinition(Definition):
-    """A data source. `type` is Feast's class, `path` a path or table, `batch_source` what a push source adds to."""
-
-    type: str
-    path: str
-    timestamp_field: str
-    features: Sequence[Mapping[str, str]]
-    batch_source: str
-
-
-@dataclass(frozen=True)
-class ServiceDefinition(Definition):
-    """A feature service: the names of the features it takes, by view."""
-
-    features: Mapping[str, Sequence[str]]
-
-
-@dataclass(frozen=True)
-class EntityDefinition(Definition):
-    """An entity and its join key."""
-
-    join_key: str
-    type: str
-
-
-@dataclass(frozen=True)
-class Repository:
-    """The definitions of a Feast repository."""
-
-    path: Path
-    project: str
-    views: Sequence[ViewDefinition]
-    on_demand_views: Sequence[OnDemandViewDefinition]
-    sources: Sequence[SourceDefinition]
-    services: Sequence[ServiceDefinition]
-    entities: Sequence[EntityDefinition]
 
 
 def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:

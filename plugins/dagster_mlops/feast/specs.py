@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.feast.repository import (
+from dagster_mlops.feast.definitions import (
     Definition,
     EntityDefinition,
     OnDemandViewDefinition,
