@@ -113,8 +113,7 @@ def _feature_view_asset(
 ) -> dg.AssetsDefinition:
     @dg.multi_asset(name=spec.key.to_python_identifier(), specs=[spec], backfill_policy=backfill_policy, pool=pool)
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
-        feast.apply()
-        store = feast.store()
+        store = feast.applied_store()
         path = read_config(feast.repo).path
         found: Any = registry.feature_view(store, view)
         definition = registry.view_hash(store, view)

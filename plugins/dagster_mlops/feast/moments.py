@@ -1,6 +1,6 @@
 """When the events happened that an online store holds, read without their values where the store can."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
@@ -8,18 +8,11 @@ from typing import Any
 from dagster_mlops._extras import extra
 
 _KEYS_PER_READ = 1000  # a statement of SQLite has a variable per key
+_ROWS_PER_KEY = 20  # how many rows SQLite passes over in the time that it looks for one key
 
 
-def key_of(config: Any, entity_key: Any) -> bytes:
-    """A name of an entity that stays the same, which Feast's stores keep it under."""
-    encoding = extra("feast.infra.key_encoding_utils", extra="feast")
-    return encoding.serialize_entity_key(
-        entity_key, entity_key_serialization_version=config.entity_key_serialization_version
-    )
-
-
-def stored_moments(online: Any, config: Any, view: Any, entity_keys: Mapping[bytes, Any]) -> dict[bytes, datetime]:
-    """The moment of the event, in UTC, that the store `online` holds of each of `entity_keys`; others are left out.
+def stored_moments(online: Any, config: Any, view: Any, entity_keys: Iterable[Any]) -> list[datetime | None]:
+    """The moment of the event, in UTC, that the store `online` holds of each of `entity_keys`, or None.
 
     Feast itself reads events with their values, from SQLite those of all features, and from Postgres those of features
     it is told: which may be new, so that no event has them yet.
@@ -28,10 +21,33 @@ def stored_moments(online: Any, config: Any, view: Any, entity_keys: Mapping[byt
     read = {"SqliteOnlineStore": _in_sqlite, "PostgreSQLOnlineStore": _in_postgres}.get(
         type(online).__name__, _by_feast
     )
-    remaining, found = iter(entity_keys.items()), {}
-    while part := dict(islice(remaining, _KEYS_PER_READ)):
-        found |= {key: utc(moment) for key, moment in read(online, config, view, part) if moment is not None}
-    return found
+    serialize = extra("feast.infra.key_encoding_utils", extra="feast").serialize_entity_key
+    version = config.entity_key_serialization_version
+    remaining, moments = iter(entity_keys), []
+    while part := list(islice(remaining, _KEYS_PER_READ)):
+        keys = [serialize(key, entity_key_serialization_version=version) for key in part]
+        named = dict(zip(keys, part, strict=True))
+        found = {key: utc(moment) for key, moment in read(online, config, view, named) if moment is not None}
+        moments += [found.get(key) for key in keys]
+    return moments
+
+
+def none_is_newer(online: Any, config: Any, view: Any, moment: datetime, keys: int) -> bool:
+    """Whether it is quickly known, compared to a look at each of `keys`, that no stored event is after `moment`.
+
+    So it is where windows are loaded one after the other. False where it is not known.
+    """
+    if type(online).__name__ != "SqliteOnlineStore":
+        return False
+    connection, table = online._get_conn(config), _quoted(config, view)  # Feast has no public name for it
+    [size] = connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()
+    if size is None:
+        return True
+    if size > _ROWS_PER_KEY * keys:
+        return False
+    # SQLite gives the event_ts of the row that has the maximum. Feast's type converter goes by the column's name.
+    newest, _ = connection.execute(f"SELECT event_ts, max(event_ts) FROM {table}").fetchone()
+    return newest is None or utc(newest) <= moment
 
 
 def utc(moment: datetime) -> datetime:
@@ -40,10 +56,8 @@ def utc(moment: datetime) -> datetime:
 
 
 def _in_sqlite(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:
-    table = _table(config, view).replace('"', '""')
-    # SQLite gives the event_ts of the row that has the maximum. Feast's type converter goes by the column's name.
     query = (
-        f'SELECT entity_key, event_ts, max(event_ts) FROM "{table}" '
+        f"SELECT entity_key, event_ts, max(event_ts) FROM {_quoted(config, view)} "  # of the same row: see above
         f"WHERE entity_key IN ({', '.join('?' * len(part))}) GROUP BY entity_key"
     )
     for key, moment, _ in online._get_conn(config).execute(query, [*part]):  # Feast has no public name for it
@@ -66,6 +80,10 @@ def _in_postgres(
 def _by_feast(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:
     read = online.online_read(config, view, [*part.values()], [view.features[0].name])
     yield from zip(part, (moment for moment, _ in read), strict=True)
+
+
+def _quoted(config: Any, view: Any) -> str:
+    return '"' + _table(config, view).replace('"', '""') + '"'
 
 
 def _table(config: Any, view: Any) -> str:

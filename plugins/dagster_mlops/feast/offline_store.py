@@ -279,11 +279,7 @@ def _pulled(
     end: datetime | None,
     latest: str,
 ) -> AsofRetrievalJob:
-    """A range of a source's rows, column names as in the source.
-
-    Raises:
-        FeatureError: the source lacks one.
-    """
+    """A range of a source's rows, column names as in the source; one that it lacks is said when they are asked for."""
 
     def query(connection: duckdb.DuckDBPyConnection) -> str:
         relation = files.scan(connection, source, config.repo_path)
@@ -302,7 +298,4 @@ def _pulled(
         for batch in reader:
             yield pa.Table.from_batches([batch], reader.schema)
 
-    connect = _connect(config)
-    with connect() as connection:
-        query(connection)
-    return AsofRetrievalJob(tables, connect, config.repo_path, query=query)
+    return AsofRetrievalJob(tables, _connect(config), config.repo_path, query=query)

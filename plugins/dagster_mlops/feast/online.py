@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.moments import key_of, stored_moments, utc
+from dagster_mlops.feast.moments import none_is_newer, stored_moments, utc
 from dagster_mlops.feast.registry import feature_service, feature_view
 from dagster_mlops.feast.retrieval import entity_columns, feature_types, join_keys, normalised, require
 
@@ -51,11 +51,11 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
     def write_newest(config: Any, table: Any, data: Any, progress: Any) -> None:
         newest: dict[bytes, tuple[datetime, Any]] = {}
         for row in data:
-            key, happened = key_of(config, row[0]), utc(row[2])
+            # One call makes the keys of all rows, so that equal ones are equal bytes.
+            key, happened = row[0].SerializeToString(), utc(row[2])
             if key not in newest or newest[key][0] <= happened:
                 newest[key] = (happened, row)
-        there = stored_moments(online, config, table, {key: row[0] for key, (_, row) in newest.items()})
-        fresh = [row for key, (happened, row) in newest.items() if key not in there or there[key] <= happened]
+        fresh = _not_outdated(online, config, table, [*newest.values()])
         if fresh:
             write(config, table, fresh, None)
         written.keys += len(fresh)
@@ -72,6 +72,14 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
         online.online_write_batch = write
         if deduplicates is not None:
             settings.skip_dedup = deduplicates
+
+
+def _not_outdated(online: Any, config: Any, view: Any, rows: Sequence[tuple[datetime, Any]]) -> list[Any]:
+    """Those of `rows`, each with its moment and of another key, of which the store holds no newer event."""
+    if not rows or none_is_newer(online, config, view, min(happened for happened, _ in rows), len(rows)):
+        return [row for _, row in rows]
+    stored = stored_moments(online, config, view, (row[0] for _, row in rows))
+    return [row for (happened, row), there in zip(rows, stored, strict=True) if there is None or there <= happened]
 
 
 def online_features(

@@ -109,8 +109,7 @@ def push_asset(
         kinds={"feast"},
     )
     def pushed(context: dg.AssetExecutionContext, feast: FeastResource, rows: Any) -> dg.MaterializeResult:
-        feast.apply()
-        store, repo = feast.store(), read_config(feast.repo).path
+        store, repo = feast.applied_store(), read_config(feast.repo).path
         parts = [as_table(rows[key]) for key in sorted(rows)] if isinstance(rows, dict) else [as_table(rows)]
         table = extra("pyarrow", extra="feast").concat_tables(parts, promote_options="permissive")
         done = push(store, repo, push_source, table, to=to, batch_size=batch_size, timeout=feast.timeout)

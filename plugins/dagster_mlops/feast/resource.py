@@ -94,11 +94,24 @@ class FeastResource(dg.ConfigurableResource):
             FeatureError: Feast refuses the definitions or took longer than `timeout`; or the registry has what somebody
                 else applied, and nothing says that this repository is the newer one. With `force` it is replaced.
         """
+        return self._apply(self.store(), force=force)
+
+    def applied_store(self) -> "FeatureStore":
+        """Feast's own feature store, with the registry as the repository's files have it: see :meth:`apply`.
+
+        Raises:
+            FeatureError: as from `store` and `apply`.
+        """
+        store = self.store()
+        self._apply(store)
+        return store
+
+    def _apply(self, store: "FeatureStore", *, force: bool = False) -> bool:
         config = read_config(self.repo)
         path = config.path
         if not has_definitions(path):
             return False
-        store, key = self.store(), content_key(path)
+        key = content_key(path)
         registry.create_tables(store)
         if not force and applied.is_applied(store, path, key):
             return False

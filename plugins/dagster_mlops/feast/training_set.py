@@ -87,7 +87,6 @@ def training_set_asset(
             record = dataclasses.replace(made, **dagster_facts(context))
             facts: dict[str, Any] = {"feast/rebuilt": made.ref.id}
         else:
-            feast.apply()
             result, record, facts = _joined(context, feast, entities, feature_service, timestamp_column)
         return dg.Output(result, metadata={**record.to_metadata(), **facts, **_measures(feast, record, result)})
 
@@ -113,7 +112,7 @@ def _joined(
     context: dg.AssetExecutionContext, feast: FeastResource, entities: Any, service: str, timestamp_column: str
 ) -> tuple[Any, TrainingSet, dict[str, Any]]:
     """The training set, its record, and further metadata; the registry keeps what it was made from."""
-    store, upstream = feast.store(), upstream_records(context)
+    store, upstream = feast.applied_store(), upstream_records(context)
     datasets = _entity_datasets(context, upstream)
     if isinstance(entities, dict):
         datasets.sort(key=lambda dataset: dataset.dagster_partition)
