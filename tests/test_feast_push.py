@@ -25,7 +25,7 @@ from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.feast.source import Window
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
 from tests.feast_pushes import push_file
-from tests.test_feast_stores import postgres_socket, redis_address  # noqa: F401 - fixtures
+from tests.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
 pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.

