@@ -7,6 +7,7 @@ import sqlite3
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -20,7 +21,7 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.feast.materialization import alone, materialize
 from dagster_mlops.feast.online import newer_events_kept
-from dagster_mlops.feast.push import To, push, push_asset
+from dagster_mlops.feast.push import To, push, push_asset, write_to_view
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.feast.source import Window
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
@@ -54,6 +55,7 @@ DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
+from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float64, Int64, String, UnixTimestamp
 
 user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
@@ -67,7 +69,14 @@ visits = FeatureView(
 pages = FeatureView(
     name="pages", entities=[user], ttl=timedelta(days=2), source=pushed, schema=[Field(name="pages", dtype=Int64)],
 )
+plain = FeatureView(name="plain", entities=[user], source=stored, schema=[Field(name="amount", dtype=Float64)])
 usage = FeatureService(name="usage", features=[visits])
+
+@on_demand_feature_view(
+    sources=[plain], schema=[Field(name="twice", dtype=Float64)], mode="python", write_to_online_store=True
+)
+def doubled(inputs):
+    return {{"twice": [2 * amount for amount in inputs["amount"]]}}
 """
 
 
@@ -202,7 +211,8 @@ def _push(shop: Shop, frame, *, to: To = "online", **options):
         stored = Dataset(path="recent.parquet", md5="0123456789abcdef", repo="/data", dagster_asset="recent")
         return dg.Output(frame, metadata=stored.to_metadata())
 
-    asset = push_asset(name="visits_now", push_source="visits_push", rows=recent.key, to=to, **options)
+    given: dict[str, Any] = {"push_source": "visits_push", **options}
+    asset = push_asset(name="visits_now", rows=recent.key, to=to, **given)
     return dg.materialize(
         [recent, asset],
         resources={"feast": shop.feast, "memory": dg.InMemoryIOManager()},
@@ -231,6 +241,28 @@ def test_a_frame_of_any_kind_is_pushed_to_every_view_of_its_source_and_recorded(
     assert set(records) == {"pages", "visits"} and records["visits"].rows == 3
     assert [str(ref) for ref in records["visits"].upstream] == ["dvc:dataset:recent.parquet@0123456789abcdef"]
     assert FeastResolver().resolve(records["visits"].ref) == Accessible(records["visits"])
+
+
+def test_rows_are_written_to_one_view_that_has_no_push_source(shop):
+    frame = events([(1, 1, 10.0), (2, 2, 20.0)])
+    wanted = {"push_source": None, "feature_view": "plain"}
+    metadata = _metadata(_push(shop, frame, to="online_and_offline", **wanted))
+    assert metadata["feast/views"].value == ["plain"] and metadata["feast/offline_writes"].value == 2
+    assert "feast/push_source" not in metadata
+    [record] = [record for record in records_in(metadata) if isinstance(record, FeatureView)]
+    assert record.name == "plain" and FeastResolver().resolve(record.ref) == Accessible(record)
+    older = events([(1, 0.5, 5.0), (2, 3, 30.0)])
+    assert _metadata(_push(shop, older, **wanted))["feast/kept_newer"].value == 1
+    rows = [{"user_id": 1}, {"user_id": 2}]
+    assert shop.feast.store().get_online_features(["plain:amount"], rows).to_dict()["amount"] == [10.0, 30.0]
+    assert shop.amounts(1, 2) == [None, None], "no other view got them"
+    with pytest.raises(FeatureError, match=r"no feature view 'nothing'"):
+        write_to_view(shop.feast.store(), shop.repo, "nothing", pa.Table.from_pandas(frame))
+    with pytest.raises(FeatureError, match=r"'doubled' is no feature view with a source of its own"):
+        write_to_view(shop.feast.store(), shop.repo, "doubled", pa.Table.from_pandas(frame))
+    for view in (None, "plain"):
+        with pytest.raises(FeatureError, match="needs either push_source=… or feature_view=…"):
+            push_asset(name="x", rows=dg.AssetKey("y"), push_source=view and "visits_push", feature_view=view)
 
 
 def test_a_repeated_push_changes_nothing_and_adds_no_row_offline_twice(shop):

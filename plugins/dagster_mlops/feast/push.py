@@ -1,7 +1,7 @@
 """Pushed features as assets: rows of an upstream asset written online, offline or both through Feast's push source."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +15,11 @@ from dagster_mlops.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.frame_hash import as_table, content_hash
+from dagster_mlops.feast.incoming import as_pandas, checked, refuse_empty
 from dagster_mlops.feast.materialization import alone
 from dagster_mlops.feast.online import newer_events_kept
 from dagster_mlops.feast.repository import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.retrieval import join_keys
 from dagster_mlops.feast.source import rows_not_there
 from dagster_mlops.provenance import FeatureView
 
@@ -56,8 +56,9 @@ class Pushed:
 def push_asset(
     *,
     name: str,
-    push_source: str,
     rows: dg.AssetKey,
+    push_source: str | None = None,
+    feature_view: str | None = None,
     to: To = "online",
     batch_size: int = 10_000,
     deps: Sequence[Any] = (),
@@ -69,7 +70,7 @@ def push_asset(
     automation_condition: dg.AutomationCondition | None = None,
     pool: str | None = None,
 ) -> dg.AssetsDefinition:
-    """An asset that pushes the rows of another asset to every feature view of a push source.
+    """An asset that writes the rows of another asset to every feature view of a push source, or to one feature view.
 
     Rows are checked against the views before the first is written. Offline, a row that is there already is not added
     again; online, an older event never replaces a newer one. So a push can be repeated, or killed and repeated, and
@@ -81,6 +82,8 @@ def push_asset(
 
     Args:
         push_source: Name of Feast's push source.
+        feature_view: Name of a feature view, in place of a push source: as with Feast's ``write_to_online_store``, and
+            ``write_to_offline_store``.
         rows: The asset that gives the rows: a pandas or polars dataframe or an Arrow table with the join keys, the
             timestamp (without a time zone it is UTC) and the features of the views; for `offline` exactly the columns
             of the batch source. Several partitions that come as a dict are pushed in the order of their keys.
@@ -91,10 +94,12 @@ def push_asset(
         pool: Concurrency pool, as for :func:`dagster_mlops.feast.feature_view_assets`.
 
     Raises:
-        FeatureError: `to` is none of the three.
+        FeatureError: `to` is none of the three, or there is not exactly one of `push_source` and `feature_view`.
     """
     if to not in get_args(To):
         raise FeatureError(f"to={to!r} is none of {', '.join(map(repr, get_args(To)))}.")
+    if not (push_source or feature_view) or (push_source and feature_view):
+        raise FeatureError(f"{name!r} needs either push_source=… or feature_view=…, to know where its rows go.")
 
     @dg.asset(
         name=name,
@@ -103,7 +108,8 @@ def push_asset(
         deps=deps,
         partitions_def=partitions_def,
         group_name=group_name,
-        description=description or f"`{rows.to_user_string()}` pushed to `{push_source}` ({to.replace('_', ' ')}).",
+        description=description
+        or f"`{rows.to_user_string()}` pushed to `{push_source or feature_view}` ({to.replace('_', ' ')}).",
         automation_condition=automation_condition,
         pool=pool,
         kinds={"feast"},
@@ -112,11 +118,12 @@ def push_asset(
         store, repo = feast.applied_store(), read_config(feast.repo).path
         parts = [as_table(rows[key]) for key in sorted(rows)] if isinstance(rows, dict) else [as_table(rows)]
         table = extra("pyarrow", extra="feast").concat_tables(parts, promote_options="permissive")
-        done = push(store, repo, push_source, table, to=to, batch_size=batch_size, timeout=feast.timeout)
+        write, target = (push, push_source) if push_source else (write_to_view, feature_view or "")
+        done = write(store, repo, target, table, to=to, batch_size=batch_size, timeout=feast.timeout)
         content = content_hash(table)
         metadata: dict[str, Any] = {
             "dagster/row_count": done.rows,
-            "feast/push_source": push_source,
+            **({"feast/push_source": push_source} if push_source else {}),
             "feast/views": list(done.views),
             "feast/online_writes": done.online_writes,
             "feast/kept_newer": done.kept_newer,
@@ -163,14 +170,62 @@ def push(
             another process kept one of the views for `timeout` seconds. Nothing was written.
     """
     views = _pushed_views(store, push_source)
+    mode = extra("feast.data_source").PushMode.ONLINE
+
+    def write(frame: Any) -> None:
+        store.push(push_source, frame, allow_registry_cache=False, to=mode)
+
+    return _write(store, repo, views, f"the push source {push_source!r}", table, write, to, batch_size, timeout)
+
+
+def write_to_view(
+    store: "FeatureStore",
+    repo: Path,
+    feature_view: str,
+    table: "pa.Table",
+    *,
+    to: To = "online",
+    batch_size: int = 10_000,
+    timeout: float = 600,
+) -> Pushed:
+    """Write `table` to one feature view that needs no push source, and say what became of its rows.
+
+    Raises:
+        FeatureError: as from :func:`push`; or it is an on-demand view, which Feast stores with the time of writing in
+            place of the event's, so that nothing keeps an older value from replacing a newer one.
+    """
+    view: Any = registry.feature_view(store, feature_view)
+    if getattr(view, "batch_source", None) is None:
+        raise FeatureError(
+            f"{feature_view!r} is no feature view with a source of its own, and its rows would lose the time of their "
+            "events. Write to the feature views that it is computed from."
+        )
+
+    def write(frame: Any) -> None:
+        store.write_to_online_store(feature_view, frame, allow_registry_cache=False)
+
+    return _write(store, repo, [view], f"feature view {feature_view!r}", table, write, to, batch_size, timeout)
+
+
+def _write(
+    store: "FeatureStore",
+    repo: Path,
+    views: list[Any],
+    whom: str,
+    table: "pa.Table",
+    write: Callable[[Any], None],
+    to: To,
+    batch_size: int,
+    timeout: float,
+) -> Pushed:
     names = tuple(view.name for view in views)
-    table, time = _checked(store, views, push_source, table, to)
+    table, time = checked(store, views, whom, table, offline="offline" in to)
     if not table.num_rows:
         return Pushed(names)
     table = table.sort_by(time)
     batches = [table.slice(first, batch_size) for first in range(0, table.num_rows, batch_size)]
     if "online" in to:
-        _refuse_empty(views, batches)
+        refuse_empty(views, batches)
 
     added = keys = kept = 0
     with ExitStack() as held:
@@ -182,12 +237,11 @@ def push(
                 new = rows_not_there(store, view, table)
                 added += new.num_rows
                 if new.num_rows:
-                    store.write_to_offline_store(view.name, _frame(new), allow_registry_cache=False)
+                    store.write_to_offline_store(view.name, as_pandas(new), allow_registry_cache=False)
         if "online" in to:
-            mode = extra("feast.data_source").PushMode.ONLINE
             with newer_events_kept(store) as written:
                 for batch in batches:
-                    store.push(push_source, _frame(batch), allow_registry_cache=False, to=mode)
+                    write(as_pandas(batch))
             keys, kept = written.keys, written.kept
     return Pushed(names, table.num_rows, table[time][0].as_py(), table[time][-1].as_py(), keys, kept, added)
 
@@ -204,83 +258,3 @@ def _pushed_views(store: "FeatureStore", push_source: str) -> list[Any]:
             f"use: {known}). Give a feature view source=PushSource(name={push_source!r}, batch_source=…)."
         )
     return found
-
-
-def _checked(
-    store: "FeatureStore", views: list[Any], push_source: str, table: "pa.Table", to: To
-) -> tuple["pa.Table", str]:
-    """`table` in Feast's types with its moments in UTC, and the name of their column; or what is wrong with it."""
-    pa, feast_types = extra("pyarrow", extra="feast"), extra("feast.types")
-    problems: list[str] = []
-    wanted: dict[str, Any] = {}
-    times = {view.batch_source.timestamp_field for view in views}
-    for view in views:
-        for column in [*view.entity_columns, *view.features]:
-            if not column.name.startswith("__"):
-                wanted[column.name] = feast_types.from_feast_to_pyarrow_type(column.dtype)
-    keys = {key for view in views for key in join_keys(view)}
-    wanted |= {time: pa.timestamp("us", tz="UTC") for time in times}
-    if len(times) > 1:
-        problems.append(f"its views name their timestamp differently: {', '.join(sorted(times))}")
-    missing = sorted(set(wanted) - set(table.column_names))
-    if missing:
-        problems.append(f"the columns {', '.join(missing)} are missing (it has: {', '.join(table.column_names)})")
-    if "offline" in to:
-        for view in views:
-            there = {name for name, _ in view.batch_source.get_table_column_names_and_types(store.config)}
-            if there != set(table.column_names):
-                problems.append(
-                    f"the batch source of {view.name!r} has exactly the columns {', '.join(sorted(there))}, "
-                    f"and these rows have {', '.join(sorted(table.column_names))}"
-                )
-    for name in sorted(set(wanted) & set(table.column_names)):
-        column, target = table[name], wanted[name]
-        try:
-            if _family(column.type) not in (_family(target), "null") and (
-                (_family(column.type), _family(target)) not in {("whole", "real"), ("real", "whole")}
-            ):
-                raise pa.ArrowInvalid("another kind of value")
-            if pa.types.is_timestamp(target):
-                # Feast's stores keep microseconds; what is finer is cut off.
-                column = column.cast(pa.timestamp("us", tz=column.type.tz or "UTC"), safe=False)
-            table = table.set_column(table.schema.get_field_index(name), name, column.cast(target))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            problems.append(f"{name!r} is {column.type} and must be {target} ({error})")
-            continue
-        if name in keys | times and column.null_count:
-            problems.append(f"{name!r} is missing in {column.null_count} rows")
-    if problems:
-        raise FeatureError(
-            f"rows for the push source {push_source!r} were refused, and nothing was written: {'; '.join(problems)}."
-        )
-    return table, times.pop()
-
-
-def _family(type: "pa.DataType") -> str:
-    """What kind of values a column holds, whatever their width."""
-    types = extra("pyarrow", extra="feast").types
-    if types.is_dictionary(type):
-        return _family(type.value_type)
-    if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
-        return f"list of {_family(type.value_type)}"
-    tests = {"whole": "integer", "real": "floating", "time": "timestamp"}
-    text = types.is_string(type) or types.is_large_string(type) or types.is_string_view(type)
-    raw = types.is_binary(type) or types.is_large_binary(type)
-    named = [family for family, test in tests.items() if getattr(types, f"is_{test}")(type)]
-    return "text" if text else "bytes" if raw else named[0] if named else str(type)
-
-
-def _refuse_empty(views: list[Any], batches: list["pa.Table"]) -> None:
-    """Feast writes nothing, and only warns, where every feature of every row is missing: an old value would stay."""
-    for view in views:
-        names = [feature.name for feature in view.features]
-        if any(all(batch[name].null_count == batch.num_rows for name in names) for batch in batches):
-            raise FeatureError(
-                f"rows for feature view {view.name!r} have no value of {', '.join(names)} at all, and Feast does not "
-                "write such rows. Nothing was written. Leave them out, or push them together with others."
-            )
-
-
-def _frame(table: "pa.Table") -> Any:
-    """As pandas, with Arrow's types: a whole number stays one where some are missing."""
-    return table.to_pandas(types_mapper=extra("pandas", extra="feast").ArrowDtype)
