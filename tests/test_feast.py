@@ -522,12 +522,14 @@ def test_a_repository_becomes_assets_in_yaml(world):
                     "partitions": {"every": "month", "start": "2013-01-01", "end": "2013-04-01"},
                     "deps": {"origin_weather": ["features/weather"]},
                     "group_name": "features",
-                    "training_set": {
-                        "name": "training_set",
-                        "feature_service": "delay",
-                        "entities": "training_entities",
-                        "io_manager_key": "io_manager",
-                    },
+                    "training_sets": [
+                        {
+                            "name": "training_set",
+                            "feature_service": "delay",
+                            "entities": "training_entities",
+                            "io_manager_key": "io_manager",
+                        }
+                    ],
                 },
             },
         )

@@ -1,62 +1,43 @@
 """A Feast repository in YAML."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import Field
 
+from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.assets import feature_view_assets
-from dagster_mlops.feast.definitions import Definition
+from dagster_mlops.feast.component_fields import FreshnessCheck, ParityCheck, Push, ServerCheck, TrainingSet
+from dagster_mlops.feast.definitions import Definition, Repository
 from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.specs import get_asset_spec
-from dagster_mlops.feast.training_set import training_set_asset
-
-_Key = Annotated[dg.AssetKey, dg.Resolver(lambda _, key: dg.AssetKey.from_user_string(key), model_field_type=str)]
-_PARTITIONS = {
-    "hour": dg.HourlyPartitionsDefinition,
-    "day": dg.DailyPartitionsDefinition,
-    "week": dg.WeeklyPartitionsDefinition,
-    "month": dg.MonthlyPartitionsDefinition,
-}
-
-
-class Partitions(dg.Model, dg.Resolvable):
-    """Time partitions of the feature views."""
-
-    every: Literal["hour", "day", "week", "month"] = Field(description="Length of a partition.")
-    start: str = Field(description="First partition, such as 2013-01-01 (hourly: 2013-01-01-00:00).")
-    end: str | None = Field(default=None, description="End, itself excluded; open by default.")
-
-
-class TrainingSet(dg.Model, dg.Resolvable):
-    """A training set from a feature service of the repository."""
-
-    name: str = Field(description="Name of the asset.")
-    feature_service: str = Field(description="Feature service whose features are joined.")
-    entities: _Key = Field(description="Asset that gives the entity dataframe, as group/name.")
-    timestamp_column: str = Field(default="event_timestamp", description="Event time column of the entity dataframe.")
-    io_manager_key: str = Field(default="dvc_io_manager", description="IO manager that stores the training set.")
+from dagster_mlops.yaml_fields import ResolvedPartitions, folder
 
 
 class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
-    """One asset per feature view of a Feast repository, and a point-in-time-correct training set from a service.
+    """A Feast repository: an asset per feature view, training sets, pushes, and checks of what is served.
 
     ```yaml
     type: dagster_mlops.feast.FeatureRepositoryComponent
     attributes:
-      repo: "{{ project_root }}/feature_repo"
+      repo: "{{ context.project_root }}/feature_repo"
       partitions: {every: month, start: "2013-01-01", end: "2014-01-01"}
       deps:
         origin_weather: [features/origin_weather]
       group_name: features
-      training_set:
-        name: training_set
-        feature_service: arrival_delay
-        entities: training_entities
+      training_sets:
+        - name: training_set
+          feature_service: arrival_delay
+          entities: training_entities
+          checks: {label: late, unique: [flight_id]}
+      parity_checks:
+        - {asset: training_set, feature_service: arrival_delay}
+      freshness_checks:
+        - {view: origin_weather, max_lag: {hours: 6}}
     ```
 
     It brings the resource `feast` (`FeastResource`) for the repository, unless `provide_resource` is false. With
@@ -64,17 +45,23 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
     `get_asset_spec`.
     """
 
-    repo: str = Field(description="Folder with feature_store.yaml and the feature definitions.")
+    repo: str = Field(description="Folder with feature_store.yaml; a relative one counts from this file's folder.")
     views: Sequence[str] | None = Field(default=None, description="Feature views; all by default.")
-    partitions: Partitions | None = Field(default=None, description="Time partitions; none by default.")
+    partitions: ResolvedPartitions | None = Field(default=None, description="Time partitions; none by default.")
     deps: Mapping[str, Sequence[str]] | None = Field(default=None, description="Assets that write a view's source.")
     group_name: str | None = Field(default=None, description="Asset group.")
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
+    pool: str | None = Field(default=None, description="Concurrency pool of the feature views.")
     lineage: bool = Field(
         default=False,
         description="The whole repository: also sources, label and on-demand views and services; ttl as freshness.",
     )
     sources: Mapping[str, str] | None = Field(default=None, description="With lineage: the asset that writes a source.")
+    include: Sequence[Literal["sources", "label_views", "on_demand_views", "services", "entities"]] = Field(
+        default=("sources", "label_views", "on_demand_views", "services"),
+        description="With lineage: which kinds are shown beside the views; all but entities by default.",
+    )
+    freshness: bool = Field(default=True, description="With lineage: a view's ttl is its freshness policy.")
     offline_store: dict[str, Any] | None = Field(
         default=None,
         description="Offline store in place of that of feature_store.yaml, e.g. "
@@ -84,7 +71,11 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
         TranslationFn[Definition] | None,
         TranslationFnResolver(template_vars_for_translation_fn=lambda item: {"item": item}),
     ] = Field(default=None, description="Attributes of the assets, with the view, source or service as `item`.")
-    training_set: TrainingSet | None = Field(default=None, description="Training set, none by default.")
+    training_sets: Sequence[TrainingSet] = Field(default=(), description="Training sets of feature services.")
+    pushes: Sequence[Push] = Field(default=(), description="Assets that push rows through a push source.")
+    freshness_checks: Sequence[FreshnessCheck] = Field(default=(), description="Checks of how old features are.")
+    parity_checks: Sequence[ParityCheck] = Field(default=(), description="Checks that online equals offline.")
+    server_checks: Sequence[ServerCheck] = Field(default=(), description="Checks of feature servers.")
     provide_resource: bool = Field(default=True, description="Bring the resource `feast`; false when you define it.")
 
     def get_asset_spec(self, item: Definition, project: str) -> dg.AssetSpec:
@@ -93,37 +84,72 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
         return self.translation(spec, item) if self.translation else spec
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The views, with lineage the rest of the repository, the training set and the resource."""
-        by, wanted, project = self.partitions, self.training_set, load_repository(self.repo).project
-        partitions_def = _PARTITIONS[by.every](start_date=by.start, end_date=by.end) if by else None
-        resource = FeastResource(repo=self.repo, offline_store=self.offline_store)
+        """The views, with lineage the rest of the repository; training sets, pushes, checks; the resource."""
+        repo = folder(context, self.repo)
+        repository = load_repository(repo)
+        self._refuse_unknown(repository)
+        shared: dict[str, Any] = {
+            "repo": repo,
+            "views": self.views,
+            "partitions_def": self.partitions,
+            "deps": {name: [dg.AssetKey.from_user_string(k) for k in keys] for name, keys in (self.deps or {}).items()},
+            "group_name": self.group_name,
+            "key_prefix": self.key_prefix,
+            "pool": self.pool,
+            "get_asset_spec": lambda item: self.get_asset_spec(item, repository.project),
+        }
         if self.lineage:
-            whole = feature_repository_defs(
-                repo=self.repo,
-                sources={name: dg.AssetKey.from_user_string(key) for name, key in (self.sources or {}).items()},
-                views=self.views,
-                deps=self._deps,
-                partitions_def=partitions_def,
-                group_name=self.group_name,
-                key_prefix=self.key_prefix,
-                get_asset_spec=lambda item: self.get_asset_spec(item, project),
-            )
+            sources = {name: dg.AssetKey.from_user_string(key) for name, key in (self.sources or {}).items()}
+            whole = feature_repository_defs(**shared, sources=sources, include=self.include, freshness=self.freshness)
             assets = [*(whole.assets or ())]
         else:
-            assets = feature_view_assets(
-                repo=self.repo,
-                views=self.views,
-                partitions_def=partitions_def,
-                deps=self._deps,
-                group_name=self.group_name,
-                key_prefix=self.key_prefix,
-                get_asset_spec=lambda item: self.get_asset_spec(item, project),
+            assets = feature_view_assets(**shared)
+        keys = {
+            view.name: self.get_asset_spec(view, repository.project).key.with_prefix(self.key_prefix or ())
+            for view in repository.views
+        }
+        views = {asset.key: asset for asset in assets if isinstance(asset, dg.AssetsDefinition)}
+        sets = [
+            wanted.build(
+                self.group_name,
+                [views[keys[name]] for name in _views_of(repository, wanted.feature_service) if keys[name] in views],
             )
-        views = [asset for asset in assets if isinstance(asset, dg.AssetsDefinition)]
-        sets = [training_set_asset(**wanted.__dict__, deps=views, group_name=self.group_name)] if wanted else []
-        resources = {"feast": resource} if self.provide_resource else {}
-        return dg.Definitions(assets=[*assets, *sets], resources=resources)
+            for wanted in self.training_sets
+        ]
+        own = dg.Definitions(
+            assets=[*assets, *(push.build(self.group_name) for push in self.pushes)],
+            asset_checks=[
+                *(check for wanted in self.freshness_checks for check in wanted.build(keys)),
+                *(wanted.build() for wanted in [*self.parity_checks, *self.server_checks]),
+            ],
+            resources={"feast": FeastResource(repo=repo, offline_store=self.offline_store)}
+            if self.provide_resource
+            else {},
+        )
+        return dg.Definitions.merge(own, *sets)
 
-    @property
-    def _deps(self) -> dict[str, list[dg.AssetKey]]:
-        return {view: [dg.AssetKey.from_user_string(k) for k in keys] for view, keys in (self.deps or {}).items()}
+    def _refuse_unknown(self, repository: Repository) -> None:
+        """What is named but not there would otherwise be missed in a run only."""
+        services = {service.name for service in repository.services}
+        pushed = {source.name for source in repository.sources if source.type == "PushSource"}
+        views = set(self.views or [view.name for view in repository.views if view.kind != "label"])
+        named = [("training_sets", "feature_service", services, wanted) for wanted in self.training_sets]
+        named += [("pushes", "push_source", pushed, wanted) for wanted in self.pushes]
+        named += [("freshness_checks", "view", views, wanted) for wanted in self.freshness_checks]
+        named += [("parity_checks", "feature_service", services, wanted) for wanted in self.parity_checks]
+        named += [("server_checks", "feature_service", services, wanted) for wanted in self.server_checks]
+        for part, field, known, wanted in named:
+            if (name := getattr(wanted, field)) not in known:
+                noun = {"view": "feature view"}.get(field, field.replace("_", " "))
+                raise FeatureError(
+                    f"{part}: {field}: {repository.path} defines no {noun} {name!r} "
+                    f"(it has: {', '.join(sorted(known)) or 'none'})."
+                )
+
+
+def _views_of(repository: Repository, service: str) -> Collection[str]:
+    """The stored feature views that a feature service needs, those behind its on-demand views included."""
+    [features] = [found.features for found in repository.services if found.name == service]
+    computed = {view.name: view.views for view in repository.on_demand_views}
+    stored = {view.name for view in repository.views}
+    return [name for view in features for name in computed.get(view, [view]) if name in stored]

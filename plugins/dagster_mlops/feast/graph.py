@@ -34,6 +34,7 @@ def feature_repository_defs(
     group_name: str | None = None,
     key_prefix: Sequence[str] | None = None,
     automation_condition: dg.AutomationCondition | None = None,
+    pool: str | None = None,
     get_asset_spec: Callable[[Definition], dg.AssetSpec] | None = None,
     resource: FeastResource | None = None,
 ) -> dg.Definitions:
@@ -56,7 +57,7 @@ def feature_repository_defs(
         include: Which kinds of specs: of ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``.
             All but the entities unless given: they have no data.
         freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
-        partitions_def: As in :func:`feature_view_assets`, like `automation_condition`.
+        partitions_def: As in :func:`feature_view_assets`, like `automation_condition` and `pool`.
         get_asset_spec: Translates each definition; :func:`dagster_mlops.feast.specs.get_asset_spec` unless given.
             `key_prefix`, `group_name`, freshness and upstream assets are added to what it returns.
         resource: The resource; ``FeastResource(repo=repo)`` unless given.
@@ -111,6 +112,7 @@ def feature_repository_defs(
         partitions_def=partitions_def,
         deps=upstream,
         automation_condition=automation_condition,
+        pool=pool,
         get_asset_spec=translate,
     )
     return dg.Definitions(

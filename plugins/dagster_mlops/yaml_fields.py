@@ -1,0 +1,98 @@
+"""Types of fields that components have in YAML, beside those that Dagster resolves by itself."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from pydantic import Field, confloat, conint
+
+
+def _bounded(yaml_type: Any) -> dg.Resolver:
+    """Checks a bound where Dagster knows the line of the file; a bound on the field itself fails on any template."""
+    return dg.Resolver(lambda context, value: context.resolve_value(value), model_field_type=yaml_type)
+
+
+_FROM_0_TO_1 = confloat(ge=0, le=1)
+Count = Annotated[int, _bounded(conint(ge=1))]
+"""A whole number from 1 on."""
+Positive = Annotated[float, _bounded(confloat(gt=0))]
+"""A number above 0."""
+NotNegative = Annotated[float, _bounded(confloat(ge=0))]
+"""A number from 0 on."""
+Share = Annotated[float, _bounded(_FROM_0_TO_1)]
+"""A number from 0 to 1."""
+Shares = Annotated[float | dict[str, float], _bounded(_FROM_0_TO_1 | dict[str, _FROM_0_TO_1])]
+"""A share, or one by name."""
+
+
+class Duration(dg.Model):
+    """A duration, such as ``{hours: 6}`` or ``{minutes: 1, seconds: 30}``."""
+
+    days: float = Field(default=0, ge=0, description="Days.")
+    hours: float = Field(default=0, ge=0, description="Hours.")
+    minutes: float = Field(default=0, ge=0, description="Minutes.")
+    seconds: float = Field(default=0, ge=0, description="Seconds.")
+    milliseconds: float = Field(default=0, ge=0, description="Milliseconds.")
+
+
+def _duration(context: dg.ResolutionContext, value: Duration | str) -> timedelta:
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is no duration. Write one as {{hours: 6}}: days, hours, … or milliseconds.")
+    return timedelta(**value.model_dump())
+
+
+ResolvedDuration = Annotated[timedelta, dg.Resolver(_duration, model_field_type=Duration)]
+"""``{hours: 6}``, or a template that gives a ``timedelta``."""
+
+
+class EnvironmentVariable(dg.Model):
+    """What an environment variable holds when it is used: ``{env: FEATURE_SERVER}``."""
+
+    env: str = Field(description="Name of the variable.")
+
+
+def _text(context: dg.ResolutionContext, value: EnvironmentVariable | str) -> Any:
+    return context.resolve_value(value) if isinstance(value, str) else dg.EnvVar(value.env)
+
+
+# Any, because pydantic would make a plain string of an EnvVar.
+ResolvedText = Annotated[Any, dg.Resolver(_text, model_field_type=str | EnvironmentVariable)]
+"""A text, or ``{env: NAME}``, which becomes a ``dg.EnvVar``: read when it is used, and never shown."""
+
+
+class Partitions(dg.Model):
+    """Time partitions: ``{every: month, start: "2013-01-01"}``."""
+
+    every: Literal["hour", "day", "week", "month"] = Field(description="Length of a partition.")
+    start: str = Field(description="First partition, such as 2013-01-01 (hourly: 2013-01-01-00:00).")
+    end: str | None = Field(default=None, description="End, itself excluded; open by default.")
+    timezone: str = Field(default="UTC", description="Time zone that partitions begin in, such as America/New_York.")
+
+
+_PARTITIONS: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
+    "hour": dg.HourlyPartitionsDefinition,
+    "day": dg.DailyPartitionsDefinition,
+    "week": dg.WeeklyPartitionsDefinition,
+    "month": dg.MonthlyPartitionsDefinition,
+}
+
+
+def _partitions(context: dg.ResolutionContext, value: Partitions | str) -> dg.PartitionsDefinition:
+    if isinstance(value, str):
+        raise ValueError(f'{value!r} names no partitions. Write them as {{every: month, start: "2013-01-01"}}.')
+    start, end, zone = context.resolve_value([value.start, value.end, value.timezone])
+    return _PARTITIONS[value.every](start_date=start, end_date=end, timezone=zone)
+
+
+# Any, because Dagster's definitions are no type of pydantic.
+ResolvedPartitions = Annotated[Any, dg.Resolver(_partitions, model_field_type=Partitions)]
+"""``{every: month, start: "2013-01-01"}``, or a template: ``{{ dg.DailyPartitionsDefinition("2013-01-01") }}``."""
+
+
+def folder(context: dg.ComponentLoadContext, path: str) -> str:
+    """A folder that a component names; a relative one counts from where its YAML file is."""
+    here = context.path if context.path.is_dir() else context.path.parent
+    return os.path.normpath(here / Path(path).expanduser())
