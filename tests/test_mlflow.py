@@ -41,7 +41,7 @@ from dagster_mlops.mlflow import assets as training
 from dagster_mlops.mlflow import facts as training_facts
 from dagster_mlops.mlflow.promotion import PROMOTED, Registry, Rule, promote_version
 from dagster_mlops.mlflow.resolver import MlflowResolver
-from dagster_mlops.provenance import Dataset, ModelVersion, Ref, TrainingRun, TrainingSet, records_in
+from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -219,10 +219,36 @@ def test_a_run_says_from_which_code_data_and_dagster_step_it_comes(instance, res
     assert json.loads(dataset.dataset.source) == {"uri": "/data/training/set.parquet@abc"}
     assert {file.path for file in client.list_artifacts(run.info.run_id, "code")} == {
         "code/environment.txt",
+        "code/step.json",
+        "code/system.json",
         "code/uncommitted.diff",
     }
     record = TrainingRun.from_json(run.data.tags[runs.RECORD])
     assert set(record.upstream) == {DATASET.ref, FEATURES.ref}
+
+
+def test_a_run_holds_what_is_needed_to_run_it_again(instance, resource, client, tmp_path, monkeypatch):
+    (tmp_path / "requirements.lock").write_text("mlflow==3.17.2\n")
+    state = CodeState("c0ffee", "main", toplevel=str(Path(__file__).parent.parent))
+    monkeypatch.setattr(training_facts, "code_state", lambda path: state)
+    monkeypatch.setattr(training_facts, "_lock_file", lambda folder: tmp_path / "requirements.lock")
+    monkeypatch.setenv("DAGSTER_CURRENT_IMAGE", "registry.example.com/training@sha256:0a")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    with dg.execute_job(job, instance, run_config={"ops": {"model": {"config": {"auc": 0.7}}}}) as result:
+        assert result.success
+    [run] = runs_of(client)
+    folder = Path(client.download_artifacts(run.info.run_id, "code", str(tmp_path)))
+    step, system = (json.loads((folder / name).read_text()) for name in ("step.json", "system.json"))
+    assert (step["asset"], step["partition"], step["seed"]) == ("model", "", 3)
+    assert step["config"] == {"auc": 0.7, "trouble": ""} and step["function"].endswith("test_mlflow:train")
+    assert step["location"].items() >= {"python_file": "tests/test_mlflow.py", "fn_name": "WORLD"}.items()
+    assert [Record.from_dict(found) for found in step["inputs"]] == [DATASET, FEATURES]
+    assert system["container"] == "registry.example.com/training@sha256:0a" and system["cores"] >= 1
+    assert system["environment"]["OMP_NUM_THREADS"] == "2"
+    assert run.data.tags["dagster_mlops.container"] == system["container"]
+    assert (folder / "requirements.lock").read_text() == "mlflow==3.17.2\n"
+    assert not (folder / "uncommitted.diff").exists(), "nothing was uncommitted"
 
 
 def test_the_asset_shows_what_the_run_found_and_names_its_version(instance, resource, client):

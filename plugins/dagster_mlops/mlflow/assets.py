@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -15,7 +14,7 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
-from dagster_mlops.mlflow.facts import run_facts
+from dagster_mlops.mlflow.facts import RunFacts, run_facts
 from dagster_mlops.mlflow.present import present_run
 from dagster_mlops.mlflow.registry import register
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -67,9 +66,16 @@ def training_asset(
         def train(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
             arguments = {**inputs, "mlflow": mlflow} if takes_resource else inputs
             call = functools.partial(function, *[context][:takes_context], **arguments)
-            source = Path(inspect.getsourcefile(function) or ".")
+            facts = run_facts(
+                context,
+                mlflow,
+                experiment=experiment or mlflow.experiment,
+                seed=seed,
+                function=function,
+                registered_model_name=registered_model_name,
+            )
             try:
-                return _train(call, context, mlflow, registered_model_name, experiment, seed, source)
+                return _train(call, context, mlflow, registered_model_name, experiment, seed, facts)
             except TrainingRunError as error:
                 # Training once more would break the same contract once more.
                 raise dg.Failure(str(error), allow_retries=False) from error
@@ -94,9 +100,8 @@ def _train(
     registered_model_name: str,
     experiment: str | None,
     seed: int,
-    source: Path,
+    facts: RunFacts,
 ) -> dg.MaterializeResult:
-    facts = run_facts(context, resource, experiment=experiment or resource.experiment, seed=seed, source=source)
     # Tells the sensor which Dagster runs may leave an MLflow run behind.
     context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
     with resource.activate(experiment) as client:

@@ -2,20 +2,20 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import metadata as distributions
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import dagster_facts, upstream_records
 from dagster_mlops.code_state import CodeState, code_state
-from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow import capture, runs
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, Dataset, TrainingRun, TrainingSet, mask_credentials
 
@@ -34,6 +34,9 @@ class RunFacts:
     inputs: tuple[Dataset, ...]
     code: CodeState
     record: TrainingRun
+    lock: Path | None
+    step: Mapping[str, Any]
+    system: Mapping[str, Any]
 
     @property
     def datasets(self) -> dict[str, str]:
@@ -65,16 +68,19 @@ class RunFacts:
                     for dataset in self.inputs
                 ],
             )
-        if self.code.diff:
-            client.log_text(run_id, self.code.diff, "code/uncommitted.diff")
-        installed = sorted({f"{found.name}=={found.version}" for found in distributions.distributions()})
-        client.log_text(run_id, "\n".join(installed) + "\n", "code/environment.txt")
+        capture.log_capture(client, run_id, code=self.code, lock=self.lock, step=self.step, system=self.system)
 
 
 def run_facts(
-    context: dg.AssetExecutionContext, resource: MlflowResource, *, experiment: str, seed: int, source: Path
+    context: dg.AssetExecutionContext,
+    resource: MlflowResource,
+    *,
+    experiment: str,
+    seed: int,
+    function: Callable[..., Any],
+    registered_model_name: str,
 ) -> RunFacts:
-    """Gather the facts; `source` is the file of the training function.
+    """Gather the facts; `function` is the user's, which trains.
 
     Raises:
         ProvenanceError: an upstream record cannot be read, or there are too many of them for MLflow's tags.
@@ -83,6 +89,7 @@ def run_facts(
     refs = tuple(dict.fromkeys(record.ref for record in upstream))
     training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
+    source = Path(inspect.getsourcefile(function) or ".")
     code = code_state(source)
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
     step = dagster_facts(context)
@@ -106,6 +113,7 @@ def run_facts(
     runs.record_tag(record)  # too long is said before anything is created
     config = context.op_execution_context.op_config
     inputs_text = [record.code_commit, record.dirty, record.lock_hash, seed, config, [str(ref) for ref in refs]]
+    system = capture.system_facts(context)
     target = runs.target_of(step["dagster_asset"], step["dagster_partition"])
     tags = {
         runs.KEY: f"{context.run.root_run_id or context.run.run_id}/{target}",
@@ -122,6 +130,8 @@ def run_facts(
         f"{NAMESPACE}.lock_hash": record.lock_hash,
         f"{NAMESPACE}.python": record.python,
         f"{NAMESPACE}.platform": record.platform,
+        f"{NAMESPACE}.container": system.get("container", ""),
+        f"{NAMESPACE}.gpu": ", ".join(gpu["name"] for gpu in system.get("gpus", ())),
         f"{NAMESPACE}.seed": str(seed),
         f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
         f"{NAMESPACE}.feature_service": record.feature_service,
@@ -132,7 +142,16 @@ def run_facts(
         "mlflow.source.git.commit": code.commit,
     }
     name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
-    return RunFacts(name, {key: value for key, value in tags.items() if value}, inputs, code, record)
+    again = capture.step_facts(
+        context,
+        function,
+        toplevel=code.toplevel,
+        registered_model_name=registered_model_name,
+        seed=seed,
+        inputs=upstream,
+    )
+    tags = {key: value for key, value in tags.items() if value}
+    return RunFacts(name, tags, inputs, code, record, lock, again, system)
 
 
 def _uri(dataset: Dataset) -> str:

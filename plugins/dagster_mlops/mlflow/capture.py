@@ -1,0 +1,159 @@
+"""What a training run leaves in MLflow so that it can be run again: code, environment, machine, step and inputs."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata as distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops.code_state import CodeState
+from dagster_mlops.provenance import Record, mask_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOLDER = "code"
+STEP, SYSTEM, DIFF, PACKAGES = "step.json", "system.json", "uncommitted.diff", "environment.txt"
+_SCHEMA = 1
+_LOCK_LIMIT = 20_000_000  # bytes
+# Variables that change what a training computes, and hold no secret.
+_DECISIVE = (
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "TF_DETERMINISTIC_OPS",
+)
+_DRIVER_TIMEOUT = 5.0  # seconds
+
+
+def step_facts(
+    context: dg.AssetExecutionContext,
+    function: Callable[..., Any],
+    *,
+    toplevel: str,
+    registered_model_name: str,
+    seed: int,
+    inputs: Sequence[Record],
+) -> dict[str, Any]:
+    """Which step this is and what it was given, so that another process can run it again.
+
+    ``asset``, ``partition``, ``config`` (of the op), ``seed``, ``function``, the code ``location`` that defines it,
+    where Dagster knows (paths in the checkout `toplevel` are relative to it), and the records of all ``inputs``.
+    """
+    return {
+        "schema": _SCHEMA,
+        "asset": context.assets_def.key.to_user_string(),
+        "partition": context.partition_key if context.has_partition_key else "",
+        "config": context.op_execution_context.op_config,
+        "seed": seed,
+        "registered_model_name": registered_model_name,
+        "function": f"{function.__module__}:{function.__qualname__}",
+        "location": _location(context, toplevel),
+        "inputs": [record.to_dict() for record in inputs],
+    }
+
+
+def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """The machine and what on it decides a result: Python, system, processor, container, GPUs, libraries, switches."""
+    facts: dict[str, Any] = {
+        "schema": _SCHEMA,
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        "container": context.run.tags.get("dagster/image") or os.environ.get("DAGSTER_CURRENT_IMAGE", ""),
+        "gpus": _gpus(),
+        "environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ},
+        "torch": _torch(),
+    }
+    return {name: value for name, value in facts.items() if value not in ("", None, [], {})}
+
+
+def log_capture(
+    client: "MlflowClient",
+    run_id: str,
+    *,
+    code: CodeState,
+    lock: Path | None,
+    step: Mapping[str, Any],
+    system: Mapping[str, Any],
+) -> None:
+    """Write all of it below ``code/`` of the run, in one upload."""
+    installed = sorted({f"{found.name}=={found.version}" for found in distributions.distributions()})
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        folder = Path(scratch)
+        (folder / PACKAGES).write_text("\n".join(installed) + "\n")
+        # Config and records may hold what JSON has no type for, and addresses with passwords.
+        (folder / STEP).write_text(mask_credentials(json.dumps(step, indent=1, default=str)) + "\n")
+        (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")
+        if code.diff:
+            (folder / DIFF).write_text(code.diff)
+        if lock and lock.stat().st_size <= _LOCK_LIMIT:
+            shutil.copyfile(lock, folder / lock.name)
+        client.log_artifacts(run_id, str(folder), FOLDER)
+
+
+def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str]:
+    """Where Dagster loaded the definitions from; empty for `dg.materialize`, which was handed them."""
+    origin = context.run.job_code_origin
+    pointer = getattr(origin.repository_origin, "code_pointer", None) if origin else None
+    names = ("module", "python_file", "fn_name", "attribute", "working_directory")
+    found = {name: str(value) for name in names if (value := getattr(pointer, name, None))}
+    for name in ("python_file", "working_directory"):
+        if name in found and toplevel and Path(found[name]).is_relative_to(toplevel):
+            found[name] = os.path.relpath(found[name], toplevel)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _gpus() -> list[dict[str, str]]:
+    """The NVIDIA GPUs that the driver shows; none where there is no driver."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    wanted = ("name", "driver_version", "memory.total", "uuid")
+    query = [command, f"--query-gpu={','.join(wanted)}", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=_DRIVER_TIMEOUT)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [line.split(", ") for line in told.stdout.splitlines()] if told.returncode == 0 else []
+    return [dict(zip(wanted, row, strict=True)) for row in rows if len(row) == len(wanted)]
+
+
+def _torch() -> dict[str, Any]:
+    """How PyTorch computes, where the training has imported it."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    cudnn = torch.backends.cudnn
+    return {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": cudnn.version() if cudnn.is_available() else None,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": cudnn.deterministic,
+        "cudnn_benchmark": cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
