@@ -2,12 +2,12 @@
 
 import functools
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.history import record_of
 from dagster_mlops.dvc.io_manager import PATH, RESTORE, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
@@ -52,8 +52,7 @@ def dataset_asset(
         raise DatasetError(
             f"A partitioned dataset needs a path of its own per partition: put '{{partition}}' into {path!r}."
         )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Parameter `io_manager_def`", dg.BetaWarning)
+    with chosen("Parameter `io_manager_def`"):
         asset = dg.asset(
             io_manager_def=dvc_io_manager,
             partitions_def=partitions_def,
@@ -122,9 +121,12 @@ def observed_dataset_assets(
             f"Observed datasets need a {PATH!r} in their metadata: {', '.join(unnamed) or 'none given'}."
         )
 
-    @dg.multi_observable_source_asset(
-        specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
-    )
+    with chosen("Function `multi_observable_source_asset`"):
+        observed = dg.multi_observable_source_asset(
+            specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
+        )
+
+    @observed
     def observe(context: dg.AssetExecutionContext) -> Iterable[dg.ObserveResult]:
         dvc = DvcResource(repo=repo) if repo else context.resources.dvc
         missing: list[DatasetError] = []

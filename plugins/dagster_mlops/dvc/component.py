@@ -1,7 +1,6 @@
-"""Observed datasets and DVC projects in YAML."""
+"""Datasets and DVC projects in YAML."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import dagster as dg
@@ -9,36 +8,77 @@ from dagster.components.utils.translation import TranslationFn, TranslationFnRes
 from pydantic import Field
 
 from dagster_mlops.dvc.assets import observed_dataset_assets
+from dagster_mlops.dvc.component_fields import (
+    DatasetChecks,
+    DvcRepository,
+    ImportedDataset,
+    ImportedUrl,
+    RevisionSensor,
+)
 from dagster_mlops.dvc.pipeline import pipeline_assets, stage_asset_spec
 from dagster_mlops.dvc.project import Stage, TrackedData
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.yaml_fields import folder
 
 _Item = Stage | TrackedData
 
 
 class DatasetComponent(dg.Component, dg.Model, dg.Resolvable):
-    """Observes DVC datasets that someone else versions.
+    """DVC datasets: observed where someone else versions them, imported from elsewhere, checked, watched for revisions.
 
+    ```yaml
     type: dagster_mlops.dvc.DatasetComponent
     attributes:
+      resource: {repo: /data/flights, remote_url: "s3://ml-data/dvc"}
       repo: /data/vendor
       datasets:
         vendor/prices: vendor/prices.parquet
       group_name: vendor
+      imported_datasets:
+        - {path: weather.parquet, url: "https://git.example.com/weather", rev: main}
+      checks:
+        - {asset: raw/flights, checks: [row_count, no_column_lost], min_rows: 20000}
+      revision_sensors:
+        - {branches: [main], remote: origin}
+    ```
+
+    With `resource`, it brings the resources `dvc` and `dvc_io_manager`, which any asset may use.
     """
 
-    datasets: dict[str, str] = Field(description="Dataset path in the repository by asset key ('a/b').")
-    repo: str | None = Field(default=None, description="Folder of the DVC repository; else that of the resource 'dvc'.")
-    rev: str = Field(default="HEAD", description="Git branch, tag or commit to follow.")
+    datasets: dict[str, str] = Field(default={}, description="Observed: path in the repository by asset key ('a/b').")
+    repo: str | None = Field(
+        default=None,
+        description="Folder of the DVC repository of observed datasets and sensors; else that of the resource 'dvc'. "
+        "A relative one counts from this file's folder.",
+    )
+    rev: str = Field(default="HEAD", description="Git branch, tag or commit that observed datasets follow.")
     name: str = Field(default="observed_datasets", description="Name of the observing step; unique in a code location.")
     group_name: str | None = Field(default=None, description="Group of the assets.")
+    resource: DvcRepository | None = Field(default=None, description="The resource `dvc`, where no one else brings it.")
+    imported_datasets: Sequence[ImportedDataset] = Field(default=(), description="Datasets of other repositories.")
+    imported_urls: Sequence[ImportedUrl] = Field(default=(), description="What URLs hold.")
+    checks: Sequence[DatasetChecks] = Field(default=(), description="Checks of dataset assets.")
+    revision_sensors: Sequence[RevisionSensor] = Field(default=(), description="Sensors of new versions.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The observed assets."""
-        assets = observed_dataset_assets(
-            datasets=self.datasets, repo=self.repo, rev=self.rev, name=self.name, group_name=self.group_name
+        """The assets, their checks, the sensors and the resource."""
+        repo = folder(context, self.repo) if self.repo else None
+        imported = [wanted.build(self.group_name) for wanted in [*self.imported_datasets, *self.imported_urls]]
+        observed = (
+            [
+                observed_dataset_assets(
+                    datasets=self.datasets, repo=repo, rev=self.rev, name=self.name, group_name=self.group_name
+                )
+            ]
+            if self.datasets
+            else []
         )
-        return dg.Definitions(assets=[assets])
+        return dg.Definitions(
+            assets=[*observed, *imported],
+            asset_checks=[check for wanted in self.checks for check in wanted.build()],
+            sensors=[wanted.build(self.datasets, repo) for wanted in self.revision_sensors],
+            resources=self.resource.build(context) if self.resource else {},
+        )
 
 
 class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
@@ -59,7 +99,7 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
     override `get_asset_spec`.
     """
 
-    repo: str = Field(description="Folder of the DVC repository.")
+    repo: str = Field(description="Folder of the DVC repository; a relative one counts from this file's folder.")
     stages: Sequence[str] | None = Field(default=None, description="Names or patterns of stages; all by default.")
     translation: Annotated[
         TranslationFn[_Item] | None, TranslationFnResolver(template_vars_for_translation_fn=lambda item: {"item": item})
@@ -83,7 +123,7 @@ class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The stages, the tracked data and the resource."""
-        repo = str(Path(context.path, self.repo)) if not Path(self.repo).is_absolute() else self.repo
+        repo = folder(context, self.repo)
         assets = pipeline_assets(
             repo=repo,
             stages=self.stages,

@@ -15,6 +15,7 @@ import dagster as dg
 from dagster_mlops.asset_records import dagster_facts
 from dagster_mlops.code_state import git
 from dagster_mlops.dvc import frames, remotes, versions
+from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.diff import change
 from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
@@ -151,13 +152,16 @@ def _imported(
             "`git config credential.helper`, or a URL with ssh; for a storage, use options or a DVC remote."
         )
 
-    @dg.asset(
-        io_manager_def=dvc_io_manager,
-        required_resource_keys={"dvc"},
-        metadata={PATH: path, SOURCE: url, **(metadata or {})},
-        kinds=asset_options.pop("kinds", {"dvc"}),
-        **asset_options,
-    )
+    with chosen("Parameter `io_manager_def`"):
+        asset = dg.asset(
+            io_manager_def=dvc_io_manager,
+            required_resource_keys={"dvc"},
+            metadata={PATH: path, SOURCE: url, **(metadata or {})},
+            kinds=asset_options.pop("kinds", {"dvc"}),
+            **asset_options,
+        )
+
+    @asset
     def imported(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         dvc: DvcResource = context.resources.dvc
         with dvc.open(locked=False) as repo:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from dagster_mlops.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.code_state import code_state
+from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH
 from dagster_mlops.dvc.lock_files import stages_in
@@ -172,9 +173,12 @@ def _materialized(
 def _observation(name: str, items: Sequence[tuple[dg.AssetSpec, Stage | TrackedData]]) -> dg.AssetsDefinition:
     by_key = {spec.key: item for spec, item in items}
 
-    @dg.multi_observable_source_asset(
-        specs=[spec for spec, _ in items], name=name, can_subset=True, required_resource_keys={"dvc"}
-    )
+    with chosen("Function `multi_observable_source_asset`"):
+        observed = dg.multi_observable_source_asset(
+            specs=[spec for spec, _ in items], name=name, can_subset=True, required_resource_keys={"dvc"}
+        )
+
+    @observed
     def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
         dvc: DvcResource = context.resources.dvc
         missing: list[str] = []
