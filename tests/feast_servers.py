@@ -46,9 +46,26 @@ def postgres_server() -> Iterator[Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def control(server: Any, action: str, port: int) -> None:
+    """Let a Postgres server `start`, `restart` or `stop`, now with a loopback port. A stop is as hard as a crash."""
+    options = ("-w", "-m", "immediate", "-o", f"-h 127.0.0.1 -p {port} -k {host_of(server)}", "-l", str(server.log))
+    command = [str(server.bin_path / "pg_ctl"), "-D", str(server.pgdata), *options, action]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=30, user=server.system_user)
+
+
 def host_of(server: Any) -> str:
     """The host by which Feast reaches a Postgres server, which is the folder of its socket."""
     return server.get_uri().partition("host=")[2]
+
+
+@pytest.fixture(scope="module")
+def postgres(free_port):
+    """A Postgres server, and its port."""
+    port = free_port()
+    with postgres_server() as server:
+        control(server, "restart", port)
+        yield server, port
+        control(server, "stop", port)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import dagster as dg
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.checks import never_missing
 from dagster_mlops.feast.materialization import materialized_windows
+from dagster_mlops.feast.online import served_answer
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.source import newest_event
 
@@ -127,8 +128,7 @@ def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> d
 def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> datetime | None:
     """The moment of the event that is served for an entity, in whole seconds."""
     feature = view.features[0].name
-    answer = store.get_online_features(features=[f"{view.name}:{feature}"], entity_rows=[entity])
-    [seconds] = answer.to_dict(include_event_timestamps=True)[f"{feature}__ts"]
+    [seconds] = served_answer(store, [f"{view.name}:{feature}"], [entity])[f"{feature}__ts"]
     return datetime.fromtimestamp(seconds, timezone.utc) if seconds else None
 
 

@@ -35,6 +35,13 @@ def checked(
     if missing:
         problems.append(f"the columns {', '.join(missing)} are missing (it has: {', '.join(table.column_names)})")
     if offline:
+        stores, config = extra("feast.infra.offline_stores.offline_store", extra="feast"), store.config.offline_store
+        there = extra("feast.infra.offline_stores.offline_utils").get_offline_store_from_config(config)
+        if type(there).offline_write_batch is stores.OfflineStore.offline_write_batch:
+            problems.append(
+                f"Feast cannot write to the offline store {getattr(config, 'type', '')!r}: push them with to='online', "
+                "and add them to the source by an asset of yours"
+            )
         for view in views:
             there = {name for name, _ in view.batch_source.get_table_column_names_and_types(store.config)}
             if there != set(table.column_names):

@@ -1,7 +1,7 @@
 """When the events happened that an online store holds, read without their values where the store can."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from itertools import islice
 from typing import Any
 
@@ -50,6 +50,19 @@ def none_is_newer(online: Any, config: Any, view: Any, moment: datetime, keys: i
     return newest is None or utc(newest) <= moment
 
 
+def session_zone(online: Any, config: Any) -> tzinfo | None:
+    """The time zone in which a Postgres store takes the moments that Feast writes to it; None for other stores.
+
+    Feast writes UTC without saying so, which Postgres takes for the time zone of the session, and reads a moment back
+    that is hours off: where the session's clock stands at that moment is the UTC that was meant. Which zone that is
+    says the database, its role, or ``PGTZ``, for whoever writes and whoever reads.
+    """
+    if type(online).__name__ != "PostgreSQLOnlineStore":
+        return None
+    with online._get_conn(config, autocommit=True) as connection:  # Feast has no public name for it
+        return connection.info.timezone
+
+
 def utc(moment: datetime) -> datetime:
     """`moment` in UTC; without a time zone it already is, as Feast takes it."""
     return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
@@ -68,7 +81,7 @@ def _in_postgres(
     online: Any, config: Any, view: Any, part: dict[bytes, Any]
 ) -> Iterator[tuple[bytes, datetime | None]]:
     sql = extra("psycopg.sql", extra="feast")
-    # Feast writes UTC without saying so, which Postgres takes for the session's time zone: cast back, it is UTC again.
+    # Cast to the session's clock, the moment is what was meant: see `session_zone`.
     query = sql.SQL(
         "SELECT entity_key, max(event_ts)::timestamp FROM {} WHERE entity_key = ANY(%s) GROUP BY entity_key"
     ).format(sql.Identifier(_table(config, view)))

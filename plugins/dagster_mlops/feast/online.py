@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.moments import none_is_newer, stored_moments, utc
+from dagster_mlops.feast.moments import none_is_newer, session_zone, stored_moments, utc
 from dagster_mlops.feast.registry import feature_service, feature_view
 from dagster_mlops.feast.retrieval import entity_columns, feature_types, join_keys, normalised, require
 
@@ -128,7 +128,7 @@ def served_values(
     rows = [dict(zip(asked.columns, map(_plain, row), strict=True)) for row in asked.itertuples(index=False, name=None)]
     if not rows:
         return pd.DataFrame(columns=columns, dtype=object)
-    answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
+    answer = served_answer(store, features, rows)
     for view in views:
         if at is None:
             break
@@ -137,6 +137,19 @@ def served_values(
         else:
             _expire(answer, view, at)
     return pd.DataFrame({name: pd.Series(answer[name], index=asked.index, dtype=object) for name in columns})
+
+
+def served_answer(
+    store: "FeatureStore", features: "FeatureService | list[str]", rows: list[dict[str, Any]]
+) -> dict[str, list[Any]]:
+    """Feast's own answer: values by feature, and under ``<name>__ts`` whole seconds since 1970, 0 for nothing."""
+    answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
+    online: Any = store._get_provider().online_store  # Feast has no public name for the store that it reads from
+    zone = session_zone(online, store.config)
+    for name in [name for name in answer if zone and name.endswith(_TIME)]:
+        moments = [datetime.fromtimestamp(seconds, zone) if seconds else None for seconds in answer[name]]
+        answer[name] = [int(m.replace(tzinfo=timezone.utc).timestamp()) if m else 0 for m in moments]
+    return answer
 
 
 def on_demand_values(view: Any, inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -168,7 +181,7 @@ def _computed_again(
     refs = [f"{name}:{feature.name}" for name, source in taken.items() for feature in source.features]
     keys = list(dict.fromkeys(key for source in sources for key in join_keys(source)))
     rows = [dict(zip(keys, map(_plain, row), strict=True)) for row in asked[keys].itertuples(index=False, name=None)]
-    inputs = store.get_online_features(features=refs, entity_rows=rows).to_dict(include_event_timestamps=True)
+    inputs = served_answer(store, refs, rows)
     before = {name: list(values) for name, values in inputs.items()}
     for source in sources:
         _expire(inputs, source, at)
