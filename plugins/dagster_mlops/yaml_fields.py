@@ -92,6 +92,17 @@ ResolvedPartitions = Annotated[Any, dg.Resolver(_partitions, model_field_type=Pa
 """``{every: month, start: "2013-01-01"}``, or a template: ``{{ dg.DailyPartitionsDefinition("2013-01-01") }}``."""
 
 
+def _condition(context: dg.ResolutionContext, value: str) -> dg.AutomationCondition:
+    raise ValueError(
+        f"{value!r} is no automation condition. Write a template: '{{{{ automation_condition.eager() }}}}'."
+    )
+
+
+# Dagster's `post_processing` refuses a target among assets that take the value of another component's asset.
+ResolvedCondition = Annotated[Any, dg.Resolver(_condition, model_field_type=str)]
+"""A template that gives an automation condition: ``{{ automation_condition.eager() }}``."""
+
+
 def folder(context: dg.ComponentLoadContext, path: str) -> str:
     """A folder that a component names; a relative one counts from where its YAML file is."""
     here = context.path if context.path.is_dir() else context.path.parent

@@ -15,7 +15,7 @@ from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.specs import get_asset_spec
-from dagster_mlops.yaml_fields import ResolvedPartitions, folder
+from dagster_mlops.yaml_fields import ResolvedCondition, ResolvedPartitions, folder
 
 
 class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
@@ -51,6 +51,10 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
     deps: Mapping[str, Sequence[str]] | None = Field(default=None, description="Assets that write a view's source.")
     group_name: str | None = Field(default=None, description="Asset group.")
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
+    automation_condition: ResolvedCondition | None = Field(
+        default=None,
+        description="When feature views are materialized by themselves: '{{ automation_condition.eager() }}'.",
+    )
     pool: str | None = Field(default=None, description="Concurrency pool of the feature views.")
     lineage: bool = Field(
         default=False,
@@ -95,6 +99,7 @@ class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
             "deps": {name: [dg.AssetKey.from_user_string(k) for k in keys] for name, keys in (self.deps or {}).items()},
             "group_name": self.group_name,
             "key_prefix": self.key_prefix,
+            "automation_condition": self.automation_condition,
             "pool": self.pool,
             "get_asset_spec": lambda item: self.get_asset_spec(item, repository.project),
         }

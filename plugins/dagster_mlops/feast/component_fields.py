@@ -19,6 +19,7 @@ from dagster_mlops.yaml_fields import (
     Count,
     NotNegative,
     Positive,
+    ResolvedCondition,
     ResolvedDuration,
     ResolvedPartitions,
     ResolvedText,
@@ -75,6 +76,9 @@ class TrainingSet(dg.Model, dg.Resolvable):
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
     group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
     description: str | None = Field(default=None, description="Description of the asset.")
+    automation_condition: ResolvedCondition | None = Field(
+        default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
+    )
     checks: TrainingSetChecks | None = Field(default=None, description="Checks of it; {} for all as they are.")
 
     def build(self, group_name: str | None, deps: Sequence[dg.AssetsDefinition]) -> dg.Definitions:
@@ -100,6 +104,9 @@ class Push(dg.Model, dg.Resolvable):
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
     group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
     description: str | None = Field(default=None, description="Description of the asset.")
+    automation_condition: ResolvedCondition | None = Field(
+        default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
+    )
     pool: str | None = Field(default=None, description="Concurrency pool.")
 
     def build(self, group_name: str | None) -> dg.AssetsDefinition:
