@@ -1,5 +1,6 @@
 """Training runs are always closed and fully described; the alias goes to the better version, once."""
 
+import dataclasses
 import json
 import math
 import os
@@ -224,7 +225,7 @@ def test_a_run_says_from_which_code_data_and_dagster_step_it_comes(instance, res
         "code/uncommitted.diff",
     }
     record = TrainingRun.from_json(run.data.tags[runs.RECORD])
-    assert set(record.upstream) == {DATASET.ref, FEATURES.ref}
+    assert record.upstream == (DATASET.ref, FEATURES.ref, Ref("git", "commit", "c0ffee"))
 
 
 def test_a_run_holds_what_is_needed_to_run_it_again(instance, resource, client, tmp_path, monkeypatch):
@@ -660,6 +661,21 @@ def test_runs_and_versions_that_are_there_give_their_records(client, trained):
     answer = resolve(version.ref)
     assert answer.bucket == "accessible" and answer.record.aliases == ("champion",)
     assert answer.record.upstream == (run.ref,)
+
+
+def test_an_alias_names_a_version_and_a_run_gives_its_files(client, trained, tmp_path):
+    run, version = trained
+    client.set_registered_model_alias("delay", "champion", "1")
+    named = Ref("mlflow", "model_version", "delay@champion", at=run.tracking_uri)
+    assert resolve(named).record.ref == version.ref
+    for nobody in ("delay@nobody", "nothing@champion"):
+        assert resolve(dataclasses.replace(named, id=nobody)).bucket == "deleted"
+    files = MlflowResolver().files(run.ref, "code")
+    assert json.loads(files["step.json"])["asset"] == "model" and files["uncommitted.diff"] == b"+dirty\n"
+    assert MlflowResolver().files(run.ref, "nothing") == {}
+    (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
+    with pytest.raises(TrackingError, match="is not on this machine"):
+        MlflowResolver().files(run.ref, "code")
 
 
 def test_a_deleted_run_is_deleted_and_still_known(client, trained):

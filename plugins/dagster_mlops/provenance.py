@@ -278,6 +278,7 @@ class TrainingRun(Record):
     feature_service: str = ""
     registry_hash: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ref(self) -> Ref:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.code_state import CodeState
+from dagster_mlops.code_state import CodeState, git
 from dagster_mlops.provenance import Record, mask_credentials
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def step_facts(
     context: dg.AssetExecutionContext,
     function: Callable[..., Any],
     *,
-    toplevel: str,
+    code: CodeState,
     registered_model_name: str,
     seed: int,
     inputs: Sequence[Record],
@@ -50,7 +50,8 @@ def step_facts(
     """Which step this is and what it was given, so that another process can run it again.
 
     ``asset``, ``partition``, ``config`` (of the op), ``seed``, ``function``, the code ``location`` that defines it,
-    where Dagster knows (paths in the checkout `toplevel` are relative to it), and the records of all ``inputs``.
+    where Dagster knows (paths in the checkout are relative to it), the checkout and where it was cloned from as
+    ``code``, and the records of all ``inputs``.
     """
     return {
         "schema": _SCHEMA,
@@ -60,7 +61,8 @@ def step_facts(
         "seed": seed,
         "registered_model_name": registered_model_name,
         "function": f"{function.__module__}:{function.__qualname__}",
-        "location": _location(context, toplevel),
+        "location": _location(context, code.toplevel),
+        "code": _checkout(code),
         "inputs": [record.to_dict() for record in inputs],
     }
 
@@ -117,6 +119,20 @@ def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str
         if name in found and toplevel and Path(found[name]).is_relative_to(toplevel):
             found[name] = os.path.relpath(found[name], toplevel)
     return found
+
+
+def _checkout(code: CodeState) -> dict[str, str]:
+    if not code.commit:
+        return {}
+    origin = git(Path(code.toplevel), "remote", "get-url", "origin")
+    found = {
+        "commit": code.commit,
+        "branch": code.branch,
+        "dirty": code.dirty_hash,
+        "toplevel": code.toplevel,
+        "origin": origin.stdout.decode(errors="replace").strip() if origin.returncode == 0 else "",
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _processor() -> str:

@@ -17,7 +17,7 @@ from dagster_mlops.asset_records import dagster_facts, upstream_records
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.mlflow import capture, runs
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import NAMESPACE, Dataset, TrainingRun, TrainingSet, mask_credentials
+from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,6 +91,7 @@ def run_facts(
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
     source = Path(inspect.getsourcefile(function) or ".")
     code = code_state(source)
+    commit = (Ref("git", "commit", code.commit, at=code.toplevel),) if code.commit else ()
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
     step = dagster_facts(context)
     record = TrainingRun(
@@ -105,7 +106,7 @@ def run_facts(
         seed=seed,
         feature_service=training_set.feature_service if training_set else "",
         registry_hash=training_set.registry_hash if training_set else "",
-        upstream=refs,
+        upstream=(*refs, *commit),
         dagster_run_id=step["dagster_run_id"],
         dagster_asset=step["dagster_asset"],
         dagster_partition=step["dagster_partition"],
@@ -145,7 +146,7 @@ def run_facts(
     again = capture.step_facts(
         context,
         function,
-        toplevel=code.toplevel,
+        code=code,
         registered_model_name=registered_model_name,
         seed=seed,
         inputs=upstream,

@@ -33,7 +33,7 @@ def present_run(
         metadata["mlflow/run_url"] = dg.MetadataValue.url(url)
     if figures := _figures(client, run.info.run_id):
         metadata["mlflow/figures"] = dg.MetadataValue.md("\n\n".join(figures))
-    return metadata, dataclasses.replace(record, metrics=metrics)
+    return metadata, dataclasses.replace(record, metrics=metrics, params=dict(sorted(run.data.params.items())))
 
 
 def _figures(client: "MlflowClient", run_id: str) -> list[str]:

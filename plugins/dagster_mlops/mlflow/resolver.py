@@ -3,12 +3,13 @@
 import dataclasses
 import os
 import sqlite3
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops._extras import extra
-from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
 from dagster_mlops.mlflow.registry import finite_metrics, version_record
 from dagster_mlops.mlflow.resource import connect, environment, is_file_store, request_limits, sqlite_file
 from dagster_mlops.mlflow.runs import RECORD
@@ -32,7 +33,7 @@ _GONE = "RESOURCE_DOES_NOT_EXIST"
 
 
 class MlflowResolver:
-    """Looks up a training run (``run id``) or model version (``name/version``) where the ref says it is.
+    """Looks up a training run (``run id``) or model version (``name/version``, ``name@alias``) where the ref says.
 
     A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` has to hold the whole.
     """
@@ -61,6 +62,25 @@ class MlflowResolver:
             thread.start()
             thread.join(_TIMEOUT)
         return answers[0] if answers else Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+
+    def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
+        """The artifacts of a training run right below `folder`, by name; none when the run has no such folder.
+
+        Raises:
+            TrackingError: MLflow cannot be asked, or an artifact that it lists is not there.
+        """
+        uri = _uri(ref)
+        if isinstance(uri, Inaccessible):
+            raise TrackingError(uri.reason)
+        with environment(**request_limits(timeout=10, retries=1)), tempfile.TemporaryDirectory() as scratch:
+            try:
+                client = connect(uri, timeout=3)
+                found = [file.path for file in client.list_artifacts(ref.id, folder) if not file.is_dir]
+                return {Path(p).name: Path(client.download_artifacts(ref.id, p, scratch)).read_bytes() for p in found}
+            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+                raise TrackingError(
+                    f"the files below {folder!r} of run {ref.id} cannot be read: {mask_credentials(str(error))}"
+                ) from error
 
 
 def _uri(ref: Ref) -> str | Inaccessible:
@@ -115,7 +135,7 @@ def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
     record = Record.from_json(text)
     if not isinstance(record, TrainingRun) or record.run_id != ref.id:
         return Faulty(f"run {ref.id} carries the record of something else: {record.ref}", record)
-    record = dataclasses.replace(record, metrics=finite_metrics(run))
+    record = dataclasses.replace(record, metrics=finite_metrics(run), params=dict(sorted(run.data.params.items())))
     if deleted:
         return Deleted(
             f"run {ref.id} was deleted in MLflow; `mlflow runs restore` brings it back until it is purged", record
@@ -128,22 +148,27 @@ def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
 
 
 def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
-    name, _, number = ref.id.rpartition("/")
+    by_alias = "@" in ref.id
+    name, _, number = ref.id.rpartition("@" if by_alias else "/")
     if not name or not number:
-        return Faulty(f"{ref.id!r} does not name a model version: 'name/version' is expected")
+        return Faulty(f"{ref.id!r} does not name a model version: 'name/version' or 'name@alias' is expected")
     gone = extra("mlflow.exceptions").MlflowException
     try:
-        version = client.get_model_version(name, number)
+        ask = client.get_model_version_by_alias if by_alias else client.get_model_version
+        version = ask(name, number)
     except gone as error:
+        if by_alias and error.error_code in (_GONE, "INVALID_PARAMETER_VALUE"):
+            return Deleted(f"MLflow at {ref.at} has no model {name!r} with an alias {number!r}")
         if error.error_code != _GONE:
             raise
         return Deleted(f"MLflow at {ref.at} has no version {number} of {name!r}: it was deleted")
+    number = str(version.version)
     record = version_record(version, ref.at)
     if RECORD not in version.tags:
         return Faulty(
             f"version {number} of {name!r} carries no record (tag {RECORD}): no training_asset made it", record
         )
-    if record.ref.id != ref.id:
+    if record.ref.id != f"{name}/{number}":
         return Faulty(f"version {number} of {name!r} carries the record of something else: {record.ref}", record)
     source = str(version.source)
     try:
