@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import jsonschema
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -22,6 +23,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster_mlops.dvc import (
     DatasetComponent,
     DvcResource,
+    PipelineComponent,
     dataset_checks,
     observed_dataset_assets,
     pipeline_assets,
@@ -436,3 +438,44 @@ def test_definitions_load_without_a_warning_that_something_is_beta(vendor):
             *pipeline_assets(repo=vendor),
         ]
         dg.Definitions(assets, resources={"dvc": DvcResource(repo=str(vendor))}).resolve_asset_graph()
+
+
+@pytest.mark.parametrize(
+    ("component", "attributes", "told"),
+    [
+        (FeatureRepositoryComponent, {"pushes": [{"too": 1}]}, {"pushes.0: 'name' is a required property"}),
+        (FeatureRepositoryComponent, {"partitions": {"every": "mont"}}, {"partitions.every: 'mont' is not one of"}),
+        (
+            FeatureRepositoryComponent,
+            {"freshness_checks": [{"max_lag": {"hour": 1}}]},
+            {"freshness_checks.0.max_lag: A"},
+        ),
+        (FeatureRepositoryComponent, {"server_checks": [{"timeout": 0}]}, {"server_checks.0.timeout: 0 is less than"}),
+        (FeatureRepositoryComponent, {"server_checks": [{"timeout": "{{ x }}"}]}, set()),
+        (FeatureRepositoryComponent, {"include": "{{ x }}", "views": None, "pool": "a"}, set()),
+        (FeatureRepositoryComponent, {"views": "a"}, {"views: 'a' is not of type 'array'"}),
+        (DatasetComponent, {"checks": [{"checks": ["rows"]}]}, {"checks.0.checks.0: 'rows' is not one of"}),
+        (DatasetComponent, {"resource": {"push": 3}}, {"resource.push: 3 is not of type 'boolean'"}),
+    ],
+)
+def test_the_schema_points_at_the_wrong_value_and_lets_templates_be(component, attributes, told):
+    """As `dg check yaml` and editors use it."""
+    validator = jsonschema.Draft202012Validator(component.get_model_cls().model_json_schema())
+    errors = [f"{'.'.join(map(str, e.absolute_path))}: {e.message}" for e in validator.iter_errors(attributes)]
+    assert [wanted for wanted in told if not any(error.startswith(wanted) for error in errors)] == [], errors
+    assert told or not [error for error in errors if "required" not in error]
+
+
+@pytest.mark.parametrize("component", [FeatureRepositoryComponent, DatasetComponent, PipelineComponent])
+def test_the_schema_accepts_the_pages_and_explains_every_field(component):
+    schema = component.get_model_cls().model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    ours = [part for part in parts if "ui:order" in part and part["title"] != "Asset Spec Update Kwargs"]
+    silent = [(part["title"], name) for part in ours for name, f in part["properties"].items() if not f["description"]]
+    assert silent == []
+    pages = [page.name for page in DOCS.glob("*.md")]
+    name = component.__module__.removeprefix("dagster_mlops.").replace("component", component.__name__)
+    documents = [document for page in pages for document in documented(page, name)]
+    assert documents
+    for document in documents:
+        jsonschema.validate(document["attributes"], schema, jsonschema.Draft202012Validator)

@@ -1,5 +1,6 @@
 """Types of fields that components have in YAML, beside those that Dagster resolves by itself."""
 
+import functools
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -7,7 +8,42 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
-from pydantic import Field, confloat, conint
+from pydantic import BaseModel, Field, confloat, conint, constr
+
+_TEXT = {"type": "string"}
+_TEMPLATE = {"type": "string", "pattern": r"\{\{"}
+_NOTHING = {"type": "null"}
+
+
+class YamlFields(dg.Model, dg.Resolvable):
+    """Fields whose JSON schema tells editors and ``dg check yaml`` what they are, and which value is wrong.
+
+    The schema that Dagster derives loses the description of each field that has a default. And it takes a string in
+    place of anything, since that may be a template; of a list with one wrong value it says that it is neither.
+    """
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """What Dagster reads from YAML."""
+        derived = super().model()
+        extra = derived.model_config.get("json_schema_extra")
+        if isinstance(extra, dict):  # as Dagster derived it, once for each class
+            derived.model_config["json_schema_extra"] = functools.partial(_explain, cls, extra)
+        return derived
+
+
+def _explain(fields: type[BaseModel], extra: dict[str, Any], schema: dict[str, Any]) -> None:
+    schema.update(extra)
+    for name, told in schema["properties"].items():
+        told["description"] = told.get("description") or fields.model_fields[name].description
+        choices = told.get("anyOf", [])
+        wanted = [choice for choice in choices if choice not in (_TEXT, _NOTHING)]
+        if not wanted or _TEXT not in choices:
+            continue
+        # Validators go into an `else`, and not into alternatives.
+        told["if"] = {"anyOf": [_TEMPLATE, _NOTHING]} if _NOTHING in choices else _TEMPLATE
+        told["else"] = wanted[0] if len(wanted) == 1 else {"anyOf": wanted}
+        del told["anyOf"]
 
 
 def _bounded(yaml_type: Any) -> dg.Resolver:
@@ -59,7 +95,7 @@ def _text(context: dg.ResolutionContext, value: EnvironmentVariable | str) -> An
 
 
 # Any, because pydantic would make a plain string of an EnvVar.
-ResolvedText = Annotated[Any, dg.Resolver(_text, model_field_type=str | EnvironmentVariable)]
+ResolvedText = Annotated[Any, dg.Resolver(_text, model_field_type=constr(min_length=1) | EnvironmentVariable)]
 """A text, or ``{env: NAME}``, which becomes a ``dg.EnvVar``: read when it is used, and never shown."""
 
 

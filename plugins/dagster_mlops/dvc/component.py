@@ -18,12 +18,12 @@ from dagster_mlops.dvc.component_fields import (
 from dagster_mlops.dvc.pipeline import pipeline_assets, stage_asset_spec
 from dagster_mlops.dvc.project import Stage, TrackedData
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.yaml_fields import folder
+from dagster_mlops.yaml_fields import YamlFields, folder
 
 _Item = Stage | TrackedData
 
 
-class DatasetComponent(dg.Component, dg.Model, dg.Resolvable):
+class DatasetComponent(YamlFields, dg.Component):
     """DVC datasets: observed where someone else versions them, imported from elsewhere, checked, watched for revisions.
 
     ```yaml
@@ -81,7 +81,7 @@ class DatasetComponent(dg.Component, dg.Model, dg.Resolvable):
         )
 
 
-class PipelineComponent(dg.Component, dg.Model, dg.Resolvable):
+class PipelineComponent(YamlFields, dg.Component):
     """Every stage of a DVC project as an asset that DVC executes; its tracked data observed.
 
     ```yaml

@@ -12,12 +12,12 @@ from dagster_mlops.dvc.io_manager import dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.yaml_fields import Count, NotNegative, Positive, folder
+from dagster_mlops.yaml_fields import Count, NotNegative, Positive, YamlFields, folder
 
 _SAID = {name: field.description for name, field in DvcResource.model_fields.items()}
 
 
-class DvcRepository(dg.Model, dg.Resolvable):
+class DvcRepository(YamlFields):
     """The repository that assets store their datasets in: `DvcResource`."""
 
     repo: str = Field(description=f"{_SAID['repo']} A relative one counts from this file's folder.")
@@ -38,7 +38,7 @@ class DvcRepository(dg.Model, dg.Resolvable):
         return {"dvc": dvc, "dvc_io_manager": dvc_io_manager}
 
 
-class ImportedDataset(dg.Model, dg.Resolvable):
+class ImportedDataset(YamlFields):
     """A dataset or file of another git repository: `imported_dataset_asset`."""
 
     path: str = Field(description="Where it goes in the repository of the resource `dvc`.")
@@ -55,7 +55,7 @@ class ImportedDataset(dg.Model, dg.Resolvable):
         return imported_dataset_asset(**_given(self, group_name))
 
 
-class ImportedUrl(dg.Model, dg.Resolvable):
+class ImportedUrl(YamlFields):
     """What a URL holds, downloaded when it changed: `imported_url_asset`."""
 
     path: str = Field(description="Where it goes in the repository of the resource `dvc`.")
@@ -79,7 +79,7 @@ def _given(imported: ImportedDataset | ImportedUrl, group_name: str | None) -> d
     return {name: value for name, value in options.items() if value is not None}
 
 
-class DatasetChecks(dg.Model, dg.Resolvable):
+class DatasetChecks(YamlFields):
     """Checks of a dataset asset: `dataset_checks`."""
 
     asset: dg.ResolvedAssetKey = Field(description="The dataset asset.")
@@ -100,7 +100,7 @@ class DatasetChecks(dg.Model, dg.Resolvable):
         return dataset_checks(**self.__dict__)
 
 
-class RevisionSensor(dg.Model, dg.Resolvable):
+class RevisionSensor(YamlFields):
     """Notices new versions of datasets on branches and tags: `revision_sensor`."""
 
     datasets: dict[str, str] | None = Field(

@@ -15,10 +15,10 @@ from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.specs import get_asset_spec
-from dagster_mlops.yaml_fields import ResolvedCondition, ResolvedPartitions, folder
+from dagster_mlops.yaml_fields import ResolvedCondition, ResolvedPartitions, YamlFields, folder
 
 
-class FeatureRepositoryComponent(dg.Component, dg.Model, dg.Resolvable):
+class FeatureRepositoryComponent(YamlFields, dg.Component):
     """A Feast repository: an asset per feature view, training sets, pushes, and checks of what is served.
 
     ```yaml

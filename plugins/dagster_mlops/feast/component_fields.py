@@ -25,6 +25,7 @@ from dagster_mlops.yaml_fields import (
     ResolvedText,
     Share,
     Shares,
+    YamlFields,
 )
 
 
@@ -38,7 +39,7 @@ def _imported(context: dg.ResolutionContext, name: str) -> Any:
         ) from error
 
 
-class TrainingSetChecks(dg.Model, dg.Resolvable):
+class TrainingSetChecks(YamlFields):
     """Checks of a training set: `training_set_checks`."""
 
     label: str | None = Field(default=None, description="A column that no feature may equal.")
@@ -60,7 +61,7 @@ class TrainingSetChecks(dg.Model, dg.Resolvable):
         )
 
 
-class TrainingSet(dg.Model, dg.Resolvable):
+class TrainingSet(YamlFields):
     """A training set from a feature service of the repository: `training_set_asset`."""
 
     name: str = Field(description="Name of the asset.")
@@ -91,7 +92,7 @@ class TrainingSet(dg.Model, dg.Resolvable):
         return dg.Definitions(assets=[asset], asset_checks=checks)
 
 
-class Push(dg.Model, dg.Resolvable):
+class Push(YamlFields):
     """Rows of an asset, pushed through a push source of the repository: `push_asset`."""
 
     name: str = Field(description="Name of the asset.")
@@ -115,7 +116,7 @@ class Push(dg.Model, dg.Resolvable):
         return push_asset(**{name: value for name, value in options.items() if name != "partitions"})
 
 
-class FreshnessCheck(dg.Model, dg.Resolvable):
+class FreshnessCheck(YamlFields):
     """How old a feature view's events are, and whether all are online: `feature_freshness_checks`."""
 
     view: str = Field(description="The feature view.")
@@ -134,7 +135,7 @@ class FreshnessCheck(dg.Model, dg.Resolvable):
         return feature_freshness_checks(**{**self.__dict__, "asset": self.asset or views[self.view]})
 
 
-class ParityCheck(dg.Model, dg.Resolvable):
+class ParityCheck(YamlFields):
     """Whether the online store serves what the offline store says: `online_offline_parity_check`."""
 
     asset: dg.ResolvedAssetKey = Field(description="Asset to check, such as the training set.")
@@ -150,7 +151,7 @@ class ParityCheck(dg.Model, dg.Resolvable):
         return online_offline_parity_check(**self.__dict__)
 
 
-class ServerCheck(dg.Model, dg.Resolvable):
+class ServerCheck(YamlFields):
     """Whether a feature server answers, in time and with the features: `feature_server_health_check`."""
 
     asset: dg.ResolvedAssetKey = Field(description="Asset to check, such as that of a feature view.")
