@@ -1,6 +1,5 @@
 """Pushed features: the newest event of a key is served, whatever pushes or materializes after it."""
 
-import multiprocessing
 import os
 import random
 import sqlite3
@@ -25,6 +24,7 @@ from dagster_mlops.feast.push import To, push, push_asset, write_to_view
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.feast.source import Window
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
+from tests.feast_processes import processes
 from tests.feast_pushes import push_file
 from tests.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
@@ -40,9 +40,6 @@ pytestmark = [
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
-# Not plain forks: DuckDB's threads would not survive them.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tests.feast_loads", "tests.feast_pushes"])
 SETTINGS = """
 project: shop
 provider: local

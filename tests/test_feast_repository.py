@@ -21,8 +21,10 @@ from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, featu
 from dagster_mlops.feast.registry import create_tables
 from dagster_mlops.feast.repository import load_repository, refresh_repository
 from dagster_mlops.feast.specs import get_asset_spec
+from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -1,7 +1,6 @@
 """Materialization and online reads on every store that can run here: SQLite, Redis and Postgres, each a real server."""
 
 import gc
-import multiprocessing
 import os
 import random
 import signal
@@ -24,9 +23,11 @@ from dagster_mlops.feast.materialization import alone, materialized_windows
 from dagster_mlops.feast.registry import feature_view
 from dagster_mlops.feast.source import Window, describe_windows
 from tests.feast_loads import START, apply, days, load
+from tests.feast_processes import processes, quick_feast  # noqa: F401 - fixtures
 from tests.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -53,9 +54,6 @@ visits = FeatureView(
 )
 usage = FeatureService(name="usage", features=[visits[["pages", "zeal", "browser", "amount"]]])
 """
-# Not plain forks: DuckDB's threads would not survive them.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["tests.feast_loads"])
 
 
 @pytest.fixture(autouse=True)

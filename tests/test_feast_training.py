@@ -21,8 +21,10 @@ from dagster_mlops.feast.frame_hash import content_hash
 from dagster_mlops.feast.rebuild import find_record, rebuild
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, TrainingSet
+from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
