@@ -13,9 +13,9 @@ from dagster_mlops.k8s.validation import CONFIG_TAG, validate_k8s_config
 class GpuProfile(dg.Model, dg.Resolvable):
     """A kind of GPU pod. Invalid profiles are refused where they are written, without a cluster or its client.
 
-    >>> h200 = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", shm="16Gi", pool="gpu-h200")
-    >>> h200.k8s_config()["container_config"]["resources"]["limits"]
-    {'nvidia.com/gpu': 2, 'memory': '64Gi'}
+        >>> h200 = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", pool="gpu-h200")
+        >>> h200.k8s_config()["container_config"]["resources"]["limits"]
+        {'nvidia.com/gpu': 2, 'memory': '64Gi'}
 
     Use it on an asset; executors other than Kubernetes ignore it::
 
