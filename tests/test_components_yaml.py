@@ -219,9 +219,13 @@ def test_the_other_repositories_of_the_pages_load(repo):
     assert specs["traffic"].metadata["feast_name"] == "traffic"
     translated["attributes"] |= {"include": ["entities"], "freshness": False, "pool": "online", "key_prefix": ["f"]}
     translated["attributes"]["freshness_checks"] = [{"view": "traffic"}]
-    with loaded(FeatureRepositoryComponent, translated, repo) as defs:
+    translated["attributes"]["pushes"] = [{"name": "now", "rows": "recent", "feature_view": "traffic"}]
+    with loaded(FeatureRepositoryComponent, translated, repo) as built:
+        defs = dg.Definitions.merge(built, dg.Definitions([dg.AssetSpec("recent")]))
         graph = defs.resolve_asset_graph()
         assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+            "now",
+            "recent",
             "f/origin_weather", "f/traffic", "f/entities/origin",
         }  # fmt: skip
         assert {key.asset_key.to_user_string() for key in graph.asset_check_keys} == {"f/traffic"}
@@ -250,6 +254,11 @@ TRAINING = {"name": "t", "feature_service": "arrival_delay", "entities": "e"}
             {"pushes": [{"name": "p", "rows": "r", "push_source": "nothing"}]},
             ["pushes: push_source: ", "(it has: weather_push)"],
         ),
+        (
+            {"pushes": [{"name": "p", "rows": "r", "feature_view": "wether"}]},
+            ["pushes: feature_view: ", "(it has: origin_weather, traffic)"],
+        ),
+        ({"pushes": [{"name": "p", "rows": "r"}]}, ["'p' needs either push_source=… or feature_view=…"]),
         (
             {"pushes": [{"name": "p", "rows": "r", "push_source": "weather_push", "to": "both"}]},
             ["defs.yaml:", "pushes", "'online', 'offline' or 'online_and_offline'"],
@@ -443,7 +452,11 @@ def test_definitions_load_without_a_warning_that_something_is_beta(vendor):
 @pytest.mark.parametrize(
     ("component", "attributes", "told"),
     [
-        (FeatureRepositoryComponent, {"pushes": [{"too": 1}]}, {"pushes.0: 'name' is a required property"}),
+        (
+            FeatureRepositoryComponent,
+            {"pushes": [{"rows": "r", "too": 1}]},
+            {"pushes.0: 'name' is a required property"},
+        ),
         (FeatureRepositoryComponent, {"partitions": {"every": "mont"}}, {"partitions.every: 'mont' is not one of"}),
         (
             FeatureRepositoryComponent,

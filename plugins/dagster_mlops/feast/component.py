@@ -137,14 +137,18 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         """What is named but not there would otherwise be missed in a run only."""
         services = {service.name for service in repository.services}
         pushed = {source.name for source in repository.sources if source.type == "PushSource"}
-        views = set(self.views or [view.name for view in repository.views if view.kind != "label"])
-        named = [("training_sets", "feature_service", services, wanted) for wanted in self.training_sets]
-        named += [("pushes", "push_source", pushed, wanted) for wanted in self.pushes]
-        named += [("freshness_checks", "view", views, wanted) for wanted in self.freshness_checks]
-        named += [("parity_checks", "feature_service", services, wanted) for wanted in self.parity_checks]
-        named += [("server_checks", "feature_service", services, wanted) for wanted in self.server_checks]
+        stored = {view.name for view in repository.views if view.kind != "label"}
+        loaded = set(self.views or stored)
+        named: list[tuple[str, str, set[str], Any]] = [
+            *(("training_sets", "feature_service", services, wanted) for wanted in self.training_sets),
+            *(("pushes", "push_source", pushed, wanted) for wanted in self.pushes),
+            *(("pushes", "feature_view", stored, wanted) for wanted in self.pushes),
+            *(("freshness_checks", "view", loaded, wanted) for wanted in self.freshness_checks),
+            *(("parity_checks", "feature_service", services, wanted) for wanted in self.parity_checks),
+            *(("server_checks", "feature_service", services, wanted) for wanted in self.server_checks),
+        ]
         for part, field, known, wanted in named:
-            if (name := getattr(wanted, field)) not in known:
+            if (name := getattr(wanted, field)) and name not in known:
                 noun = {"view": "feature view"}.get(field, field.replace("_", " "))
                 raise FeatureError(
                     f"{part}: {field}: {repository.path} defines no {noun} {name!r} "

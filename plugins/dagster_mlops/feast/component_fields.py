@@ -93,11 +93,12 @@ class TrainingSet(YamlFields):
 
 
 class Push(YamlFields):
-    """Rows of an asset, pushed through a push source of the repository: `push_asset`."""
+    """Rows of an asset, written to the views of a push source, or to one feature view: `push_asset`."""
 
     name: str = Field(description="Name of the asset.")
-    push_source: str = Field(description="Name of Feast's push source.")
     rows: dg.ResolvedAssetKey = Field(description="Asset that gives the rows, as group/name.")
+    push_source: str | None = Field(default=None, description="Name of Feast's push source: to all of its views.")
+    feature_view: str | None = Field(default=None, description="In place of a push source: to this feature view.")
     to: To = Field(default="online", description="Where rows go: online, offline or online_and_offline.")
     batch_size: Count = Field(default=10_000, description="How many rows are written online at once.")
     deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further assets that come before.")
