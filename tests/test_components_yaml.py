@@ -43,6 +43,7 @@ from dagster_mlops.feast.push import push_asset
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.server import feature_server_health_check
 from dagster_mlops.provenance import Dataset, records_in
+from tests.feast_processes import quick_feast as quick_feast  # a fixture
 
 pytestmark = [
     # Feast uses what its own dependencies have deprecated, and Dagster a deprecated name of pydantic.
@@ -139,7 +140,7 @@ def state(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def repo(state) -> Path:
+def repo(state, quick_feast) -> Path:
     """The Feast repository of the pages, described once."""
     repo = state / "feature_repo"
     repo.mkdir()
