@@ -1,15 +1,20 @@
 """Loads windows of a feature view into the online store, whatever order they come in and whoever else does so."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.moments import utc
 from dagster_mlops.feast.online import Written, newer_events_kept
+from dagster_mlops.feast.online_faults import explained, has_table
 from dagster_mlops.feast.source import TICK, Window
 from dagster_mlops.parsing import lock, state_dir
 
@@ -54,11 +59,57 @@ def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
 
     The latest event of each key wins, whatever order windows come in: rows that arrived late, windows loaded again and
     values that were pushed meanwhile included. What Feast's own stores do is in
-    :func:`~dagster_mlops.feast.online.newer_events_kept`.
+    :func:`~dagster_mlops.feast.online.newer_events_kept`. Where the view's table is gone, it is made again, and all
+    that the registry has as loaded is loaded again first.
 
     Raises:
-        FeatureError: the registry did not keep that the window is loaded.
+        FeatureError: the registry did not keep that the window is loaded; or the online store failed, and its remedy.
     """
+    found = registry.feature_view(store, view)
+    make_missing_table(store, found)
+    name = _lost(view)
+    if lost := json.loads(registry.get_tags(store, name).get("windows", "[]")):
+        for start, end in lost:
+            _load(store, view, Window(datetime.fromisoformat(start), datetime.fromisoformat(end)))
+        registry.put_tags(store, name, {})
+    return _load(store, view, window)
+
+
+def make_missing_tables(store: "FeatureStore") -> None:
+    """Make the tables that views of the registry have no longer, for the next :func:`materialize` to load again.
+
+    ``feast apply`` makes no table for a view that the registry has already, or makes it without a word: what had been
+    loaded would be missing ever after, while the registry has it as loaded.
+    """
+    for view in store.registry.list_all_feature_views(store.project):
+        if getattr(view, "online", False) and hasattr(view, "materialization_intervals"):
+            make_missing_table(store, view)
+
+
+def make_missing_table(store: "FeatureStore", view: Any) -> None:
+    """The same for one view."""
+    online: Any = store._get_provider().online_store  # Feast has no public name for the store that it writes to
+    with explained(store.config, [view.name], "looking for"):
+        if has_table(online, store.config, view):
+            return
+        if windows := materialized_windows(view):
+            pushed = ", and push again what is not in its source" if getattr(view, "stream_source", None) else ""
+            dg.get_dagster_logger().warning(
+                f"the online store has no table for feature view {view.name!r} any more. It is made again, and a "
+                f"materialization loads again what had been loaded. Find out who deleted it{pushed}."
+            )
+            # Before the table is there: who is killed in between leaves what tells the next one.
+            spans = [[window.start.isoformat(), window.end.isoformat()] for window in windows]
+            registry.put_tags(store, _lost(view.name), {"windows": json.dumps(spans)})
+        online.update(store.config, [], [view], [], [], True)
+
+
+def _lost(view: str) -> str:
+    """Where the registry has what of a view is to be loaded again."""
+    return f"dagster_mlops/lost/{view}"
+
+
+def _load(store: "FeatureStore", view: str, window: Window) -> Written:
     for _ in range(3):
         with newer_events_kept(store) as written:
             # Feast reads both ends of an interval; events at `end` belong to the next window.

@@ -84,7 +84,7 @@ def _in_postgres(
     # Cast to the session's clock, the moment is what was meant: see `session_zone`.
     query = sql.SQL(
         "SELECT entity_key, max(event_ts)::timestamp FROM {} WHERE entity_key = ANY(%s) GROUP BY entity_key"
-    ).format(sql.Identifier(_table(config, view)))
+    ).format(sql.Identifier(table_of(config, view)))
     with online._get_conn(config, autocommit=True) as connection, connection.cursor() as cursor:
         cursor.execute(query, ([*part],))
         yield from ((bytes(key), moment) for key, moment in cursor.fetchall())
@@ -96,9 +96,10 @@ def _by_feast(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> It
 
 
 def _quoted(config: Any, view: Any) -> str:
-    return '"' + _table(config, view).replace('"', '""') + '"'
+    return '"' + table_of(config, view).replace('"', '""') + '"'
 
 
-def _table(config: Any, view: Any) -> str:
+def table_of(config: Any, view: Any) -> str:
+    """The name of the table that holds a view in the stores which have tables."""
     helpers = extra("feast.infra.online_stores.helpers", extra="feast")
     return helpers.compute_table_id(config.project, view, config.registry.enable_online_feature_view_versioning)

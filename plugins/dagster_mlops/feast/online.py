@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.moments import none_is_newer, session_zone, stored_moments, utc
+from dagster_mlops.feast.online_faults import explained
 from dagster_mlops.feast.registry import feature_service, feature_view
 from dagster_mlops.feast.retrieval import entity_columns, feature_types, join_keys, normalised, require
 
@@ -55,9 +56,10 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
             key, happened = row[0].SerializeToString(), utc(row[2])
             if key not in newest or newest[key][0] <= happened:
                 newest[key] = (happened, row)
-        fresh = _not_outdated(online, config, table, [*newest.values()])
-        if fresh:
-            write(config, table, fresh, None)
+        with explained(config, [table.name], "writing"):
+            fresh = _not_outdated(online, config, table, [*newest.values()])
+            if fresh:
+                write(config, table, fresh, None)
         written.keys += len(fresh)
         written.kept += len(newest) - len(fresh)
         if progress:
@@ -143,9 +145,12 @@ def served_answer(
     store: "FeatureStore", features: "FeatureService | list[str]", rows: list[dict[str, Any]]
 ) -> dict[str, list[Any]]:
     """Feast's own answer: values by feature, and under ``<name>__ts`` whole seconds since 1970, 0 for nothing."""
-    answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
     online: Any = store._get_provider().online_store  # Feast has no public name for the store that it reads from
-    zone = session_zone(online, store.config)
+    projections = [] if isinstance(features, list) else features.feature_view_projections
+    views = [ref.partition(":")[0] for ref in features] if isinstance(features, list) else [p.name for p in projections]
+    with explained(store.config, dict.fromkeys(views), "reading"):
+        answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
+        zone = session_zone(online, store.config)
     for name in [name for name in answer if zone and name.endswith(_TIME)]:
         moments = [datetime.fromtimestamp(seconds, zone) if seconds else None for seconds in answer[name]]
         answer[name] = [int(m.replace(tzinfo=timezone.utc).timestamp()) if m else 0 for m in moments]

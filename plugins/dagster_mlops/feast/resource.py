@@ -9,7 +9,8 @@ from pydantic import Field
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import applied, online, registry, retrieval
-from dagster_mlops.feast.materialization import alone
+from dagster_mlops.feast.materialization import alone, make_missing_tables
+from dagster_mlops.feast.online_faults import bound_waiting
 from dagster_mlops.feast.repository import content_key, feast_problem, has_definitions, read_config, without_secrets
 from dagster_mlops.parsing import tool_process
 
@@ -76,6 +77,7 @@ class FeastResource(dg.ConfigurableResource):
         except (ValueError, module.FeastConfigError, extra("feast.errors").FeastError) as error:
             # Not as the cause: what Feast raises quotes settings, passwords too.
             raise FeatureError(f"Feast does not accept {file}: {without_secrets(config.path, str(error))}") from None
+        bound_waiting(settings.online_store)
         engine = settings.batch_engine_config
         if (engine if isinstance(engine, str) else engine["type"]) == "local":
             settings.batch_engine_config = {**(engine if isinstance(engine, dict) else {}), "type": _COMPUTE}
@@ -119,6 +121,8 @@ class FeastResource(dg.ConfigurableResource):
         with alone(store, config.registry_file.parent if config.registry_file else path, "apply", self.timeout):
             if not force and applied.is_applied(store, path, key):
                 return False
+            # First, as Feast may make them without a word of what was lost.
+            make_missing_tables(store)
             code = "from feast.cli.cli import cli; cli()"
             done = tool_process(
                 "Feast", code, "--chdir", str(path), "apply", cwd=path, timeout=self.timeout, error=FeatureError

@@ -1,0 +1,92 @@
+"""What goes wrong with an online store, said with its remedy."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.moments import table_of
+from dagster_mlops.provenance import mask_credentials
+
+_CLIENTS = {"sqlite3", "psycopg", "psycopg_pool", "redis"}
+_GONE = (
+    "the table is gone, so the store was deleted or replaced after the last apply. Materialize the view's asset, which "
+    "makes the table again and loads what the registry has as loaded (FeastResource.apply(force=True) makes it, too, "
+    "and leaves the loading to the next materialization)"
+)
+# The first that fits, by what the message or the type of the error says.
+_REMEDIES = {
+    ("no such table", "UndefinedTable"): _GONE,
+    ("readonly", "read only", "ReadOnly", "InsufficientPrivilege", "NOPERM"): (
+        "this process may not write there: give its user the right to (SQLite wants it for the folder, too), or point "
+        "feature_store.yaml at the primary"
+    ),
+    ("disk is full", "disk I/O error", "DiskFull", "No space left", "OOM"): (
+        "there is no room left: free some, or give the store more"
+    ),
+    ("unable to open",): "its folder is missing, or this process may not read it: make it, or mend online_store.path",
+    ("not a database", "malformed"): (
+        "the file is damaged: delete it, and materialize the assets of its views, which loads again what was loaded"
+    ),
+    ("locked",): "another process keeps writing to the file: end it",
+    ("ConnectionError", "TimeoutError", "psycopg.OperationalError", "PoolTimeout", "InterfaceError"): (
+        "it cannot be reached: start it, or mend its address under online_store in feature_store.yaml"
+    ),
+}
+
+
+@contextmanager
+def explained(config: Any, views: Iterable[str], doing: str) -> Iterator[None]:
+    """What a client of SQLite, Postgres or Redis raises becomes an error that names the store and the remedy.
+
+    Raises:
+        FeatureError: in place of the client's own error, which is its cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        client = type(error).__module__.partition(".")[0]
+        if client not in _CLIENTS:
+            raise
+        said = f"{client}.{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        remedy = next((f"; {remedy}" for signs, remedy in _REMEDIES.items() if any(sign in said for sign in signs)), "")
+        again = ". Then do it again: what was not finished is not recorded" if doing == "writing" else ""
+        raise FeatureError(
+            f"{doing} feature views {', '.join(views)} failed in the online store {_place(config)}: "
+            f"{mask_credentials(said)}{remedy}{again}."
+        ) from error
+
+
+def has_table(online: Any, config: Any, view: Any) -> bool:
+    """Whether the store has the table of a view. A store that needs none, or is not known, counts as having it."""
+    table = table_of(config, view)
+    if type(online).__name__ == "SqliteOnlineStore":
+        named = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return bool(online._get_conn(config).execute(named, [table]).fetchone()[0])
+    if type(online).__name__ == "PostgreSQLOnlineStore":
+        quoted = extra("psycopg.sql", extra="feast").Identifier(table)
+        with online._get_conn(config, autocommit=True) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [quoted.as_string(connection)])
+            return cursor.fetchone()[0]
+    return True
+
+
+def bound_waiting(settings: Any) -> None:
+    """Have a Redis client give up on a server that does not answer: by itself it waits for ever."""
+    address = getattr(settings, "connection_string", None)
+    if getattr(settings, "type", None) == "redis" and address and "socket_timeout=" not in address:
+        settings.connection_string = f"{address},socket_timeout=60,socket_connect_timeout=10"
+
+
+def _place(config: Any) -> str:
+    """The store as feature_store.yaml names it, without passwords."""
+    settings = config.online_store
+    kind = getattr(settings, "type", "")
+    if path := getattr(settings, "path", None):
+        return f"{kind} ({path})"
+    if address := getattr(settings, "connection_string", None):
+        return f"{kind} ({', '.join(part for part in str(address).split(',') if '=' not in part)})"
+    if host := getattr(settings, "host", None):
+        return f"{kind} ({host}:{getattr(settings, 'port', '')}/{getattr(settings, 'database', '')})"
+    return str(kind)
