@@ -5,13 +5,13 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-# Slow to import: the server that forks the processes does it once.
 from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 
-from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast import FeastResource, registry
 from dagster_mlops.feast.materialization import alone, materialize
 from dagster_mlops.feast.source import Window
+from dagster_mlops.provenance import TrainingSet
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)
 
@@ -26,6 +26,17 @@ def apply(repo: Path) -> None:
     os.chdir(repo)
     sys.path.insert(0, str(repo))
     apply_total(load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=True)
+
+
+def put_records(repo: Path, shop: str, who: str, count: int) -> None:
+    """Leave records of training sets in the registry of the repository whose settings name the variable SHOP."""
+    os.environ["SHOP"] = shop
+    store = FeastResource(repo=str(repo)).store()
+    for i in range(count):
+        made = TrainingSet(
+            feature_service="sales", project="shop", repo=str(repo), registry_hash=f"{who}{i:02d}", entity_hash="e"
+        )
+        registry.put_record(store, made)
 
 
 def load(repo: Path, first: float, last: float) -> None:

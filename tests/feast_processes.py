@@ -22,13 +22,15 @@ processes.set_forkserver_preload(
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 
-@pytest.fixture
-def quick_feast(monkeypatch):
-    """What the plugin runs in a Python of its own finds Feast imported. (test_feast.py starts real ones.)"""
+@pytest.fixture(scope="module")
+def quick_feast():
+    """What the plugin runs in a Python of its own finds Feast imported. (In test_feast.py it does not.)"""
     quick = SimpleNamespace(
         run=run, CompletedProcess=subprocess.CompletedProcess, TimeoutExpired=subprocess.TimeoutExpired
     )
-    monkeypatch.setattr(parsing, "subprocess", quick)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parsing, "subprocess", quick)
+        yield
 
 
 def run(

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-# Slow to import: the server that forks the processes does it once.
-from feast.infra.compute_engines.local import compute as compute
-
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.feast.push import push
 

@@ -16,7 +16,6 @@ from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.types import Float64
 
-# Slow to import: the server that forks the processes does it once.
 from dagster_mlops.feast.offline_store import AsofOfflineStore
 from dagster_mlops.feast.point_in_time.writing import write
 

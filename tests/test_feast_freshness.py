@@ -20,8 +20,10 @@ from dagster_mlops.feast.freshness import feature_freshness_checks
 from dagster_mlops.feast.materialization import alone, materialize
 from dagster_mlops.feast.server import feature_server_health_check
 from dagster_mlops.feast.source import Window
+from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast uses what its own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -269,4 +271,4 @@ def test_a_server_that_goes_wrong_is_unhealthy_in_bounded_time(behaviour, messag
         server.shutdown()
         server.server_close()
     assert not found.passed and message in (found.description or "")
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 15, "and not the 20 s that the server takes"

@@ -13,8 +13,10 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from dagster_mlops.feast import FeastResource, online_offline_parity_check
 from dagster_mlops.feast.materialization import alone, materialize
 from dagster_mlops.feast.source import Window, latest_events
+from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -24,11 +24,12 @@ from dagster_mlops.feast.push import To, push, push_asset, write_to_view
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.feast.source import Window
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
-from tests.feast_processes import processes
+from tests.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 from tests.feast_pushes import push_file
 from tests.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -118,7 +118,7 @@ class Shop:
         """What `feast apply` does, in a process that need not import Feast first."""
         process = processes.Process(target=apply, args=(self.repo,))
         process.start()
-        process.join(60)
+        process.join(120)
         assert process.exitcode == 0
 
     def load(self, first: float, last: float) -> None:
