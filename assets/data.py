@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
-from dagster_mlops.dvc import dataset_asset
+from dagster_mlops.dvc import dataset_asset, dataset_checks
 
 # Dagster evaluates annotations when it loads, and importing pandas costs more than importing Dagster itself.
 DataFrame: TypeAlias = Any
@@ -46,6 +46,12 @@ def _month_of(frame: DataFrame, partition: str) -> DataFrame:
 )
 def flights(context: dg.AssetExecutionContext) -> DataFrame:
     return _month_of(source_table("flights"), context.partition_key)
+
+
+# Of a month that the feed hands out once more; `monitoring.py` looks at each month by itself.
+flight_checks = dataset_checks(
+    asset=flights, checks=["no_column_lost", "row_count_within"], min_ratio=0.95, max_ratio=1.05
+)
 
 
 @dataset_asset(

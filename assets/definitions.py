@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.data import MONTHS, airports, flights, planes, weather
+from assets.data import MONTHS, airports, flight_checks, flights, planes, weather
 from assets.features import (
     VIEWS,
     carrier_punctuality,
@@ -116,7 +116,7 @@ defs = dg.Definitions(
         traffic,
         predictions,
     ],
-    asset_checks=[*training_checks, *model_checks, *serving_checks, *monitoring_checks],
+    asset_checks=[*flight_checks, *training_checks, *model_checks, *serving_checks, *monitoring_checks],
     jobs=jobs,
     schedules=[retrain_weekly],
     sensors=[next_month, static_tables, automation, close_orphan_runs_sensor(), deployment_health_sensor(deployment)],
