@@ -141,5 +141,8 @@ ResolvedCondition = Annotated[Any, dg.Resolver(_condition, model_field_type=str)
 
 def folder(context: dg.ComponentLoadContext, path: str) -> str:
     """A folder that a component names; a relative one counts from where its YAML file is."""
+    given = Path(path).expanduser()
+    if given.is_absolute():  # also for a component that is made in Python, which may be nowhere
+        return str(given)
     here = context.path if context.path.is_dir() else context.path.parent
-    return os.path.normpath(here / Path(path).expanduser())
+    return os.path.normpath(here / given)
