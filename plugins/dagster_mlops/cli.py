@@ -7,8 +7,10 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
+from enum import Enum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -134,6 +136,81 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
     else:
         _show(status_screen(now))
     raise typer.Exit(COMPLETE if now.healthy else INCOMPLETE)
+
+
+class _Environment(str, Enum):
+    new = "new"
+    current = "current"
+
+
+@app.command()
+def reproduce(
+    what: Annotated[
+        str, typer.Argument(help="The training: a run id, MODEL/VERSION or MODEL@ALIAS.", show_default=False)
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could be restored, and run nothing.")] = False,
+    explain: Annotated[
+        tuple[str, str] | None, typer.Option(help="Two trainings: say why they differ.", metavar="A B")
+    ] = None,
+    environment: Annotated[
+        _Environment, typer.Option(help="Install the lock file of then into a new environment, or take this one.")
+    ] = _Environment.new,
+    golden: Annotated[
+        Path | None, typer.Option(help="Parquet file of model inputs to compare; default: the model's input example.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="How far metrics and predictions may be apart.")] = 1e-9,
+    keep: Annotated[Path | None, typer.Option(help="A new folder to work in and keep; default: one removed.")] = None,
+    at: Annotated[str, typer.Option(help="The tracking URI; default: where Dagster knows the training.")] = "",
+    repo: Annotated[Path | None, typer.Option(help="A checkout of the code; default: that of then.")] = None,
+    as_json: _Json = False,
+    dagster_home: _Home = None,
+) -> None:
+    """Run a training again, on the code, data and environment of then, and say whether it comes out the same.
+
+    Exit code 0: it does (or, asked only that: all is there; nothing differs); 1: it does not; 2: it cannot be asked.
+    """
+    from dagster_mlops.errors import DagsterMlopsError
+    from dagster_mlops.lineage import recipe_screen as screens
+    from dagster_mlops.lineage.event_log import EventLog
+    from dagster_mlops.lineage.explain import explain as explain_runs
+    from dagster_mlops.lineage.recipe import find_recipe
+    from dagster_mlops.lineage.rerun import rerun
+    from dagster_mlops.lineage.tools import Tools
+
+    if bool(what) == bool(explain):
+        _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
+    if keep and keep.exists():
+        _fail(f"--keep {keep} is there already: name a folder that is not.")
+    with _instance(dagster_home) as instance, _quiet(), contextlib.ExitStack() as held:
+        tools, events = Tools(), EventLog(instance) if instance else None
+        try:
+            recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
+            if explain:
+                why = explain_runs(*recipes)
+                found, screen, same = why, screens.explanation_screen(why), not why.causes
+            elif dry_run or not recipes[0].complete:
+                found, screen, same = recipes[0], screens.recipe_screen(recipes[0]), recipes[0].complete
+            else:
+                if keep:
+                    keep.mkdir(parents=True)
+                folder = keep or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-")))
+                verdict = rerun(
+                    recipes[0],
+                    folder.absolute(),
+                    environment=environment.value,
+                    golden=golden,
+                    tolerance=tolerance,
+                    tools=tools,
+                    tell=lambda line: typer.echo(line, err=True),
+                )
+                found, screen, same = verdict, screens.verdict_screen(verdict), verdict.reproduced
+        except DagsterMlopsError as error:
+            _fail(str(error))
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        _show(screen)
+    raise typer.Exit(COMPLETE if same else INCOMPLETE)
 
 
 _HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pass --dagster-home DIR."

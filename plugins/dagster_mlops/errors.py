@@ -63,3 +63,7 @@ class MonitoringError(DagsterMlopsError):
 
 class ExecutorConfigError(DagsterMlopsError):
     """A GPU profile or executor config is invalid."""
+
+
+class ReproductionError(DagsterMlopsError):
+    """A training cannot be run again, or fails when it is."""

@@ -3,11 +3,31 @@
 import threading
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from dagster_mlops.errors import MissingExtraError
+from dagster_mlops.errors import MissingExtraError, ProvenanceError
 from dagster_mlops.provenance import Answer, Faulty, Inaccessible, Ref, Resolver
 
 RESOLVERS = "dagster_mlops.resolvers"
+
+
+@runtime_checkable
+class KeepsRuns(Protocol):
+    """A resolver of a tool that keeps files and a model with each training run; a DagsterMlopsError says why not.
+
+    `rerun` is the Python script that runs a training step again, in the environment of then.
+    """
+
+    rerun: Path
+
+    def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
+        """The files right below `folder`, by name."""
+        ...
+
+    def fetch_model(self, ref: Ref, folder: Path) -> Path:
+        """Copy the model below `folder`, and say where it is."""
+        ...
 
 
 class Tools:
@@ -47,11 +67,27 @@ class Tools:
         self._silent.add((ref.tool, ref.at))
         return Inaccessible(f"{ref.tool} did not answer within {self._timeout:g} s (asked at {ref.at or '?'}).")
 
+    def keeper(self, ref: Ref) -> KeepsRuns:
+        """The resolver of the tool that keeps a training run, which has its files and its model.
+
+        Raises:
+            ProvenanceError: the tool is not installed, or keeps no runs.
+        """
+        resolver = self._resolver(ref.tool) if ref.tool in self.names else None
+        if not isinstance(resolver, KeepsRuns):
+            raise ProvenanceError(
+                f"{ref.tool!r} keeps no training runs here; known: {', '.join(self.names) or 'none'}."
+            )
+        return resolver
+
+    def _resolver(self, tool: str) -> Resolver:
+        if tool not in self._resolvers:
+            self._resolvers[tool] = self._installed[tool].load()()
+        return self._resolvers[tool]
+
     def _answer(self, ref: Ref) -> Answer:
         try:
-            if ref.tool not in self._resolvers:
-                self._resolvers[ref.tool] = self._installed[ref.tool].load()()
-            answer = self._resolvers[ref.tool].resolve(ref)
+            answer = self._resolver(ref.tool).resolve(ref)
             return answer if isinstance(answer, Answer) else Faulty(f"the {ref.tool} resolver returned {answer!r}.")
         except MissingExtraError as error:
             self._broken[ref.tool] = Inaccessible(str(error))

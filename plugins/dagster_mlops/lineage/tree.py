@@ -11,7 +11,7 @@ from dagster_mlops.lineage.facts import facts, made_by, title
 from dagster_mlops.lineage.trace import Link
 from dagster_mlops.provenance import Dataset
 
-_LOOKS = {
+LOOKS = {
     "accessible": ("✓", "green"),
     "inaccessible": ("?", "yellow"),
     "deleted": ("✗", "red"),
@@ -60,7 +60,7 @@ def _groups(links: Iterable[Link]) -> list[list[Link]]:
 
 def _label(links: Sequence[Link]) -> Text:
     first = links[0]
-    mark, colour = _LOOKS.get(first.bucket, ("!", "magenta"))
+    mark, colour = LOOKS.get(first.bucket, ("!", "magenta"))
     label = Text.assemble((mark, colour), " ", (first.ref.kind.replace("_", " "), "bold"), " ")
     label.append(title(first.record, first.ref.id) if len(links) == 1 else _span(links))
     if first.bucket != "accessible":

@@ -12,7 +12,7 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
 from dagster_mlops.mlflow.registry import finite_metrics, version_record
 from dagster_mlops.mlflow.resource import connect, environment, is_file_store, request_limits, sqlite_file
-from dagster_mlops.mlflow.runs import RECORD
+from dagster_mlops.mlflow.runs import RECORD, TRAINED, logged_models
 from dagster_mlops.provenance import (
     Accessible,
     Answer,
@@ -37,6 +37,8 @@ class MlflowResolver:
 
     A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` has to hold the whole.
     """
+
+    rerun = Path(__file__).with_name("rerun.py")
 
     def resolve(self, ref: Ref) -> Answer:
         """Answer within ten seconds, from the record that the run or version carries."""
@@ -72,7 +74,8 @@ class MlflowResolver:
         uri = _uri(ref)
         if isinstance(uri, Inaccessible):
             raise TrackingError(uri.reason)
-        with environment(**request_limits(timeout=10, retries=1)), tempfile.TemporaryDirectory() as scratch:
+        quiet = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+        with environment(**quiet), tempfile.TemporaryDirectory() as scratch:
             try:
                 client = connect(uri, timeout=3)
                 found = [file.path for file in client.list_artifacts(ref.id, folder) if not file.is_dir]
@@ -80,6 +83,32 @@ class MlflowResolver:
             except (OSError, extra("mlflow.exceptions").MlflowException) as error:
                 raise TrackingError(
                     f"the files below {folder!r} of run {ref.id} cannot be read: {mask_credentials(str(error))}"
+                ) from error
+
+    def fetch_model(self, ref: Ref, folder: Path) -> Path:
+        """Copy the model that a training run has logged below `folder`, and say where it is.
+
+        Raises:
+            TrackingError: MLflow cannot be asked, the run has logged none or several, or its files are gone.
+        """
+        uri = _uri(ref)
+        if isinstance(uri, Inaccessible):
+            raise TrackingError(uri.reason)
+        quiet = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+        with environment(**quiet):
+            try:
+                client = connect(uri, timeout=3)
+                run = client.get_run(ref.id)
+                trained = run.data.tags.get(TRAINED)
+                models = [client.get_logged_model(trained)] if trained else logged_models(client, run)
+                if len(models) != 1:
+                    raise TrackingError(f"run {ref.id} has logged {len(models)} models; one is expected.")
+                source = models[0].artifact_location
+                download = extra("mlflow.artifacts").download_artifacts
+                return Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
+            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+                raise TrackingError(
+                    f"the model of run {ref.id} cannot be read: {mask_credentials(str(error))}"
                 ) from error
 
 

@@ -1,0 +1,126 @@
+"""Why two training runs differ: code, data, features, configuration, environment or machine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dagster_mlops.code_state import git
+from dagster_mlops.lineage.recipe import PACKAGES, Recipe
+from dagster_mlops.provenance import Dataset, Record, TrainingSet
+
+_NONE = "none"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which two runs differ. `kind` groups: code, data, features, config, params, environment, …"""
+
+    kind: str
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What differs between two training runs, causes apart from results; `unknown` is what could not be compared."""
+
+    before: Recipe
+    after: Recipe
+    causes: tuple[Difference, ...]
+    metrics: tuple[Difference, ...]
+    unknown: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "before": self.before.run.to_dict(),
+            "after": self.after.run.to_dict(),
+            "causes": [vars(cause) for cause in self.causes],
+            "metrics": [vars(metric) for metric in self.metrics],
+            "unknown": list(self.unknown),
+        }
+
+
+def explain(before: Recipe, after: Recipe) -> Explanation:
+    """What could have made the second run differ from the first, and how their metrics differ.
+
+    why = explain(find_recipe("delay/3"), find_recipe("delay/4"))
+    [f"{cause.kind}: {cause.name}" for cause in why.causes]
+    """
+    one, two = before.run, after.run
+    steps, systems = (before.step, after.step), (before.system, after.system)
+    code = _named(
+        "code",
+        {"commit": one.code_commit, "uncommitted changes": one.dirty},
+        {"commit": two.code_commit, "uncommitted changes": two.dirty},
+    )
+    if one.code_commit != two.code_commit:
+        code += _changed_files(before, after)
+    features = ({"service": r.feature_service, "definitions": r.registry_hash} for r in (one, two))
+    causes = [
+        *code,
+        *_named("data", *(_data(recipe) for recipe in (before, after))),
+        *_named("features", *features),
+        *_named("config", *(_flat(step.get("config")) for step in steps)),
+        *_named("params", one.params, two.params),
+        *_named("seed", {"seed": one.seed}, {"seed": two.seed}),
+        *_named("environment", {"python": one.python}, {"python": two.python}),
+        *_named("environment", *(_packages(recipe) for recipe in (before, after))),
+        *_named("machine", *(_flat({k: v for k, v in s.items() if k not in ("schema", "python")}) for s in systems)),
+    ]
+    unknown = [
+        f"{what} of run {recipe.run.run_id[:12]}"
+        for recipe in (before, after)
+        for what, known in (("packages", PACKAGES in recipe.files), ("config and inputs", recipe.step))
+        if not known
+    ]
+    return Explanation(before, after, tuple(causes), tuple(_named("metric", one.metrics, two.metrics)), tuple(unknown))
+
+
+def _named(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
+    return [
+        Difference(kind, name, _text(before.get(name)), _text(after.get(name)))
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _text(value: Any) -> str:
+    return _NONE if value in (None, "") else str(value)
+
+
+def _data(recipe: Recipe) -> dict[str, str]:
+    """Content hashes of all that was read, directly or by what was read, by path."""
+    direct: list[Record] = recipe.inputs
+    found = {
+        record.path: record.md5 for record in [*recipe.chain.find(Dataset), *direct] if isinstance(record, Dataset)
+    }
+    sets = {f"training set of {r.feature_service}": r.content_hash for r in direct if isinstance(r, TrainingSet)}
+    return {**sets, **found}
+
+
+def _changed_files(before: Recipe, after: Recipe) -> list[Difference]:
+    repository = after.repository or before.repository
+    if repository is None:
+        return []
+    done = git(repository, "diff", "--numstat", before.run.code_commit, after.run.code_commit)
+    if done.returncode:
+        return []
+    rows = [line.split("\t") for line in done.stdout.decode(errors="replace").splitlines()]
+    return [Difference("code", name, f"{removed} lines", f"{added} lines") for added, removed, name in rows]
+
+
+def _packages(recipe: Recipe) -> dict[str, str]:
+    lines = recipe.files.get(PACKAGES, b"").decode().split()
+    return {name: version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one, by dotted names."""
+    if not isinstance(value, Mapping | list):
+        return {prefix: value} if prefix else {}
+    flat: dict[str, Any] = {}
+    for key, below in value.items() if isinstance(value, Mapping) else enumerate(value):
+        flat |= _flat(below, f"{prefix}.{key}" if prefix else str(key))
+    return flat

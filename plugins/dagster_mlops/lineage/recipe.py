@@ -1,0 +1,255 @@
+"""What it takes to run a training again, and how much of it is still there."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops.code_state import git
+from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.lineage.event_log import EventLog
+from dagster_mlops.lineage.tools import Tools
+from dagster_mlops.lineage.trace import Link, trace
+from dagster_mlops.provenance import (
+    Dataset,
+    ModelVersion,
+    Record,
+    Ref,
+    TrainingRun,
+    TrainingSet,
+)
+
+CODE, STEP, SYSTEM, DIFF, PACKAGES = "code", "step.json", "system.json", "uncommitted.diff", "environment.txt"
+LOCKS = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One thing that a training was made of. `bucket` is accessible, inaccessible, deleted or faulty.
+
+    What is not `needed` explains the training, which can be run again without it.
+    """
+
+    kind: str
+    name: str
+    bucket: str
+    reason: str = ""
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run, what is known of how it came about, and what of it is still there.
+
+    `files` are those that the run keeps below ``code/``, `repository` is the checkout that has its commit, if any, and
+    `chain` everything that it was made from.
+    """
+
+    run: TrainingRun
+    version: ModelVersion | None
+    chain: Link
+    files: Mapping[str, bytes] = field(repr=False)
+    repository: Path | None
+    ingredients: tuple[Ingredient, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that it takes is accessible."""
+        return all(ingredient.bucket == "accessible" for ingredient in self.ingredients if ingredient.needed)
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """The step as the run kept it; empty for a run that kept none."""
+        return json.loads(self.files.get(STEP, b"{}"))
+
+    @property
+    def system(self) -> dict[str, Any]:
+        """The machine as the run kept it."""
+        return json.loads(self.files.get(SYSTEM, b"{}"))
+
+    @property
+    def inputs(self) -> list[Record]:
+        """The records of the assets that the training read, as they were then."""
+        kept = [Record.from_dict(found) for found in self.step.get("inputs", [])]
+        return kept or [link.record for link in self.chain.upstream if link.record]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "run": self.run.to_dict(),
+            "model_version": self.version.to_dict() if self.version else None,
+            "complete": self.complete,
+            "ingredients": [vars(ingredient) for ingredient in self.ingredients],
+        }
+
+
+def find_recipe(
+    what: str, *, at: str = "", repo: Path | None = None, tools: Tools | None = None, events: EventLog | None = None
+) -> Recipe:
+    """What it takes to run the training again that `what` names: a run id, ``model/version`` or ``model@alias``.
+
+        recipe = find_recipe("arrival_delay@champion", at="sqlite:////srv/mlflow.db")
+        [i for i in recipe.ingredients if i.bucket != "accessible"]
+
+    Args:
+        what: The training run, or the model that it made.
+        at: The tracking URI; else where Dagster's event log knows the thing, else ``MLFLOW_TRACKING_URI``.
+        repo: A checkout of the code; else the one that the run was started from.
+        tools: The tools to ask; all that are installed unless given.
+        events: Dagster's event log, which knows where things are and fills gaps.
+
+    Raises:
+        ProvenanceError: no training run is known by that name.
+    """
+    tools = tools or Tools()
+    start = _ref(what, at, events)
+    chain = trace(start, resolvers=tools, instance=events)
+    version = chain.record if isinstance(chain.record, ModelVersion) else None
+    runs = [link for link in chain.walk() if link.ref.kind == TrainingRun.kind]
+    if not runs or not isinstance(runs[0].record, TrainingRun):
+        where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at, or set DAGSTER_HOME"
+        raise ProvenanceError(f"{what!r} names no training run that is known {where}. {chain.reason}")
+    link, run = runs[0], runs[0].record
+    try:
+        files, lost = tools.keeper(link.ref).files(link.ref, CODE), ""
+    except DagsterMlopsError as error:
+        files, lost = {}, str(error)
+    step = json.loads(files.get(STEP, b"{}"))
+    repository = _repository(run, step, repo)
+    ingredients = [
+        Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
+        *_code(run, files, repository, lost),
+        _environment(run, files, repository),
+        _step(step, lost),
+        *_inputs(link),
+    ]
+    return Recipe(run, version, link, files, repository, tuple(ingredients))
+
+
+def _ref(what: str, at: str, events: EventLog | None) -> Ref:
+    """Where to begin, and where it is kept."""
+    tool, _, rest = what.partition(":")
+    if tool == "mlflow" and ":" in rest:
+        kind, _, identifier = rest.partition(":")
+    else:
+        kind, identifier = (TrainingRun.kind if _RUN_ID.fullmatch(what) else ModelVersion.kind), what
+    if kind == ModelVersion.kind and not re.fullmatch(r".+[/@][^/@]+", identifier):
+        raise ProvenanceError(f"{what!r} names no training: give a run id, MODEL/VERSION or MODEL@ALIAS.")
+    return Ref("mlflow", kind, identifier, at=at or _address(kind, identifier, events))
+
+
+def _address(kind: str, identifier: str, events: EventLog | None) -> str:
+    if events:
+        if found := events.find(Ref("mlflow", kind, identifier)):
+            return found.record.ref.at
+        name = re.split(r"[/@]", identifier)[0]
+        for record, _ in events.entries(ModelVersion):
+            if record.name == name:
+                return record.tracking_uri
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def _repository(run: TrainingRun, step: Mapping[str, Any], given: Path | None) -> Path | None:
+    """The first checkout at hand that has the commit."""
+    kept = step.get("code", {}).get("toplevel", "")
+    known = [ref.at for ref in run.upstream if ref.kind == "commit" and ref.id == run.code_commit]
+    for folder in [given] if given else [*map(Path, filter(None, [kept, *known])), Path.cwd()]:
+        if folder.is_dir() and git(folder, "cat-file", "-e", f"{run.code_commit}^{{commit}}").returncode == 0:
+            return folder
+    return None
+
+
+def _code(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None, lost: str) -> list[Ingredient]:
+    if not run.code_commit:
+        return [Ingredient("code", "commit", "deleted", "the code was in no git repository when the run was made.")]
+    short = f"commit {run.code_commit[:10]}"
+    if repository is None:
+        origin = json.loads(files.get(STEP, b"{}")).get("code", {}).get("origin", "")
+        clone = f"Clone {origin} and name" if origin else "Name"
+        return [Ingredient("code", short, "inaccessible", f"no checkout here has it. {clone} a checkout with --repo.")]
+    found = [Ingredient("code", short, "accessible")]
+    if run.dirty:
+        found.append(_diff(run, files.get(DIFF), repository, lost))
+    return found
+
+
+def _diff(run: TrainingRun, diff: bytes | None, repository: Path, lost: str) -> Ingredient:
+    name = f"uncommitted changes {run.dirty[:10]}"
+    if diff is None:
+        if lost:
+            return Ingredient("code", name, "inaccessible", lost)
+        return Ingredient("code", name, "deleted", f"the run no longer has its file {CODE}/{DIFF}.")
+    if hashlib.sha256(diff).hexdigest() != run.dirty:
+        return Ingredient("code", name, "faulty", f"{CODE}/{DIFF} of the run is not what was uncommitted then.")
+    if problem := _apply_problem(repository, run.code_commit, diff):
+        return Ingredient("code", name, "faulty", f"git does not apply them to the commit: {problem}")
+    return Ingredient("code", name, "accessible")
+
+
+def _apply_problem(repository: Path, commit: str, diff: bytes) -> str:
+    """Why a diff does not fit a commit, tried in an index of its own: nothing in the checkout changes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        index = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
+        for arguments, stdin in ((("read-tree", commit), b""), (("apply", "--cached", "-"), diff)):
+            done = git(repository, *arguments, stdin=stdin, env=index)
+            if done.returncode:
+                return done.stderr.decode(errors="replace").strip()
+    return ""
+
+
+def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> Ingredient:
+    if not run.lock_hash:
+        kept = f" Its packages are listed in {CODE}/{PACKAGES}." if PACKAGES in files else ""
+        return Ingredient("environment", "lock file", "deleted", f"the code had no lock file when it ran.{kept}")
+    found = find_lock(run, files, repository)
+    if found is None:
+        return Ingredient(
+            "environment",
+            f"lock file {run.lock_hash[:10]}",
+            "deleted",
+            "neither the run nor the commit has the lock file of then any more.",
+        )
+    return Ingredient("environment", f"{found[0]}, Python {run.python}", "accessible")
+
+
+def find_lock(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> tuple[str, bytes] | None:
+    """Name and content of the lock file that the run had, from the run itself or else from its commit."""
+    for name in LOCKS:
+        kept = [files[name]] if name in files else []
+        if repository is not None:
+            shown = git(repository, "show", f"{run.code_commit}:{name}")
+            kept += [shown.stdout] if shown.returncode == 0 else []
+        for content in kept:
+            if hashlib.sha256(content).hexdigest() == run.lock_hash:
+                return name, content
+    return None
+
+
+def _step(step: Mapping[str, Any], lost: str) -> Ingredient:
+    if step:
+        return Ingredient("step", f"asset {step['asset']}{f' [{p}]' if (p := step['partition']) else ''}", "accessible")
+    if lost:
+        return Ingredient("step", "asset, config and inputs", "inaccessible", lost)
+    return Ingredient(
+        "step", "asset, config and inputs", "deleted", f"the run has no file {CODE}/{STEP}: an older version made it."
+    )
+
+
+def _inputs(run: Link) -> list[Ingredient]:
+    """The data that the training read. A training set need not be made again when a dataset holds it."""
+    links: Sequence[Link] = [link for link in run.upstream if link.ref.kind != "commit"]
+    stored = {link.record.dagster_asset for link in links if isinstance(link.record, Dataset)}
+    found = []
+    for link in links:
+        kind = "features" if isinstance(link.record, TrainingSet) else "data"
+        name = link.record.path if isinstance(link.record, Dataset) else link.ref.id
+        asset = link.record.dagster_asset if link.record else ""
+        needed = kind == "data" or asset not in stored
+        found.append(Ingredient(kind, name, link.bucket, link.reason, needed))
+    return found

@@ -1,0 +1,110 @@
+"""Shows what it takes to run a training again, whether it came out the same, and why two of them differ."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from dagster_mlops.lineage.explain import Difference, Explanation
+from dagster_mlops.lineage.facts import facts
+from dagster_mlops.lineage.recipe import Ingredient, Recipe
+from dagster_mlops.lineage.tree import LOOKS
+from dagster_mlops.lineage.verdict import Verdict
+
+_OUTCOMES = {"matched": ("✓", "green"), "differed": ("✗", "red"), "not compared": ("?", "yellow")}
+_ASIDE = {"matched": ("·", "dim"), "differed": ("~", "yellow"), "not compared": ("·", "dim")}
+_MANY = 4
+_SHOWN = 30
+
+
+def recipe_screen(recipe: Recipe) -> RenderableType:
+    """Every ingredient with its bucket, and whether the training could be run again, as the last line."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for group in _groups(recipe.ingredients):
+        first = group[0]
+        mark, colour = LOOKS[first.bucket]
+        name = first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}"
+        text = Text(name)
+        if not first.needed:
+            text.append(" (not needed: a dataset holds it)", style="dim")
+        if first.bucket != "accessible":
+            text.append(f" {first.bucket.upper()}", style=f"bold {colour}")
+            text.append(f"\n{first.reason}", style=colour)
+        table.add_row(Text(mark, style=colour), first.kind, text)
+    counts = Counter(ingredient.bucket for ingredient in recipe.ingredients if ingredient.needed)
+    if recipe.complete:
+        verdict = Text("✓ Everything that this training was made of is there: it can be run again.", style="green")
+    else:
+        lost = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
+        verdict = Text(f"✗ Of {counts.total()} ingredients, {lost}.", style="red")
+    return Group(_title(recipe), table, Text(), verdict)
+
+
+def verdict_screen(verdict: Verdict) -> RenderableType:
+    """What matched and what differed, and whether the training was reproduced, as the last line."""
+    table = Table.grid(padding=(0, 2))
+    for style in ("", "dim", "", "", ""):
+        table.add_column(style=style, overflow="fold")
+    for finding in verdict.findings:
+        mark, colour = _OUTCOMES[finding.outcome] if finding.decides else _ASIDE[finding.outcome]
+        now = "" if finding.outcome == "matched" and finding.then else finding.now
+        row = (finding.kind, finding.name, _short(finding.then), Text(_short(now), style=colour))
+        table.add_row(Text(mark, style=colour), *row)
+    other = [f"{f.kind} {f.name}" for f in verdict.findings if f.decides and f.outcome != "matched"]
+    if verdict.reproduced:
+        last = Text(f"\n✓ Reproduced: run {verdict.then.run_id[:12]} came out the same.", style="green")
+    else:
+        last = Text(f"\n✗ Not reproduced. Not the same: {', '.join(other[:6])}.", style="red")
+    return Group(table, last)
+
+
+def explanation_screen(why: Explanation) -> RenderableType:
+    """What differs between two runs, by kind, then their metrics, then in one line what may be the cause."""
+    parts: list[RenderableType] = [_title(why.before), _title(why.after), Text()]
+    if why.causes:
+        parts.append(_differences(why.causes))
+    if why.metrics:
+        parts += [Text("\nmetrics", style="bold"), _differences(why.metrics)]
+    if why.unknown:
+        parts.append(Text(f"\nNot compared, because it was not kept: {', '.join(why.unknown)}.", style="yellow"))
+    kinds = Counter(cause.kind for cause in why.causes)
+    if kinds:
+        named = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        parts.append(Text(f"\nThey differ in {named}.", style="bold"))
+    else:
+        parts.append(Text("\nNothing that is on record differs.", style="bold"))
+    return Group(*parts)
+
+
+def _title(recipe: Recipe) -> Text:
+    version = f"{recipe.version.name}/{recipe.version.version} " if recipe.version else ""
+    found = [fact for fact in facts(recipe.run) if fact]
+    return Text.assemble((f"{version}run {recipe.run.run_id[:12]}", "bold"), (f"  {' · '.join(found)}", "dim"))
+
+
+def _groups(ingredients: Sequence[Ingredient]) -> list[list[Ingredient]]:
+    """Alike ones together, when there are many."""
+    alike: dict[tuple[str, str, str], list[Ingredient]] = {}
+    for ingredient in ingredients:
+        alike.setdefault((ingredient.kind, ingredient.bucket, ingredient.reason), []).append(ingredient)
+    return [part for group in alike.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
+
+
+def _differences(found: Sequence[Difference]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for style in ("dim", "", "red", "green"):
+        table.add_column(style=style, overflow="fold")
+    for difference in found[:_SHOWN]:
+        table.add_row(difference.kind, difference.name, _short(difference.before), _short(difference.after))
+    if len(found) > _SHOWN:
+        table.add_row("…", f"and {len(found) - _SHOWN} more (--json has all)", "", "")
+    return table
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"

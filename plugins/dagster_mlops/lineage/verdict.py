@@ -1,0 +1,117 @@
+"""Whether a training that was run again came out the same, ingredient by ingredient."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dagster_mlops.lineage.recipe import Recipe
+from dagster_mlops.provenance import Record, TrainingRun
+
+Outcome = Literal["matched", "differed", "not compared"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison of then and now. What `decides` makes the training reproduced, or not."""
+
+    kind: str
+    name: str
+    outcome: Outcome
+    then: str = ""
+    now: str = ""
+    decides: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A training run, the run that repeated it, and how they compare."""
+
+    then: TrainingRun
+    now: TrainingRun
+    findings: tuple[Finding, ...]
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether all that decides has matched, and something was compared."""
+        deciding = [finding for finding in self.findings if finding.decides]
+        return bool(deciding) and all(finding.outcome == "matched" for finding in deciding)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "reproduced": self.reproduced,
+            "then": self.then.to_dict(),
+            "now": self.now.to_dict(),
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
+def judge(recipe: Recipe, found: Mapping[str, Any], *, tolerance: float, environment: str) -> Verdict:
+    """Compare what came out (`found`: the run, its metrics and params, how the models differ) with what was there."""
+    then, now = recipe.run, Record.from_dict(found["run"])
+    assert isinstance(now, TrainingRun)
+    findings = [
+        _same("code", "commit", then.code_commit[:10], now.code_commit[:10]),
+        _same("code", "uncommitted changes", then.dirty[:10] or "none", now.dirty[:10] or "none"),
+        *_inputs(then, now),
+        _same("seed", "seed", str(then.seed), str(now.seed)),
+        _same("environment", "python", then.python, now.python, decides=False),
+        _same("environment", "lock file", then.lock_hash[:10], now.lock_hash[:10], decides=environment == "new"),
+        _same("machine", "platform", then.platform, now.platform, decides=False),
+        *_params(then.params, found["params"]),
+        *_metrics(then.metrics, found["metrics"], tolerance),
+        *_models(found.get("models"), tolerance),
+    ]
+    return Verdict(then, now, tuple(findings))
+
+
+def _same(kind: str, name: str, then: str, now: str, *, decides: bool = True) -> Finding:
+    return Finding(kind, name, "matched" if then == now else "differed", then, now, decides)
+
+
+def _inputs(then: TrainingRun, now: TrainingRun) -> list[Finding]:
+    """Each input by what it is; its hash is part of its name."""
+    before, after = ([ref for ref in run.upstream if ref.kind != "commit"] for run in (then, now))
+    findings = []
+    for ref in before:
+        name, _, version = ref.id.rpartition("@")
+        others = [other for other in after if other.kind == ref.kind and other.id.rpartition("@")[0] == name]
+        other = others[0].id.rpartition("@")[2] if others else "not read"
+        findings.append(_same("data" if ref.kind == "dataset" else "features", name, version[:24], other[:24]))
+    return findings
+
+
+def _params(then: Mapping[str, str], now: Mapping[str, str]) -> list[Finding]:
+    different = sorted(name for name in {*then, *now} if str(then.get(name)) != str(now.get(name)))
+    if not different:
+        return [Finding("params", f"all {len(then)}", "matched")]
+    return [_same("params", name, str(then.get(name)), str(now.get(name))) for name in different]
+
+
+def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> list[Finding]:
+    findings = []
+    for name in sorted(then):
+        before, after = then[name], now.get(name)
+        close = after is not None and math.isclose(before, after, rel_tol=tolerance, abs_tol=tolerance)
+        findings.append(Finding("metric", name, "matched" if close else "differed", f"{before:.9g}", f"{after}"))
+    return findings
+
+
+def _models(models: Mapping[str, Any] | None, tolerance: float) -> list[Finding]:
+    if models is None:
+        return [Finding("model", "predictions", "not compared")]
+    largest, files = models["largest_difference"], models["files"]
+    changed = sorted(n for n in {*files["then"], *files["now"]} if files["then"].get(n) != files["now"].get(n))
+    equal = "the same" if not changed else f"other bytes in {', '.join(changed[:3])}"
+    return [
+        Finding(
+            "model",
+            f"predictions for {models['rows']} rows",
+            "matched" if largest <= tolerance else "differed",
+            "",
+            f"largest difference {largest:.3g}",
+        ),
+        # Many formats hold times or addresses: other bytes need not be another model.
+        Finding("model", "files", "differed" if changed else "matched", "", equal, decides=False),
+    ]

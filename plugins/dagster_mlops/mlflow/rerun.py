@@ -1,0 +1,124 @@
+"""Runs one training step again: a script for the environment of then, of which it asks no more than Dagster and MLflow.
+
+Read from standard input: a JSON object with ``step`` (what the run kept), ``seeds`` (what Dagster shall know of the
+assets that the step reads), ``scratch``, ``model`` (a folder with the model of then) and ``golden`` (a Parquet file, or
+empty). What came out is written to ``found.json`` in ``scratch``.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+
+def main() -> None:
+    """Run the step, compare the models, write down what came out."""
+    task = json.load(sys.stdin)
+    step, scratch = task["step"], Path(task["scratch"])
+    from dagster_mlops.mlflow import MlflowResource
+    from dagster_mlops.provenance import TrainingRun
+
+    uri = f"sqlite:///{scratch / 'mlflow.db'}"
+    resource = MlflowResource(tracking_uri=uri, artifact_location=str(scratch / "artifacts"))
+    defs = _definitions(step)
+    key = dg.AssetKey.from_user_string(step["asset"])
+    again = dg.Definitions(
+        assets=defs.assets,
+        resources={**(defs.resources or {}), "mlflow": resource},
+        loggers=defs.loggers,
+        executor=dg.in_process_executor,
+    )
+    job = again.resolve_implicit_global_asset_job_def()
+    op = again.resolve_assets_def(key).op.name
+    config: dict[str, Any] = {"ops": {op: {"config": step["config"]}}} if step["config"] else {}
+    if not defs.loggers:
+        config["loggers"] = {"console": {"config": {"log_level": "INFO"}}}
+    (scratch / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.local_temp(str(scratch)) as instance:
+        for seed in task["seeds"]:
+            known = {name: dg.MetadataValue.json(value) for name, value in seed["metadata"].items()}
+            made = dg.AssetMaterialization(
+                dg.AssetKey.from_user_string(seed["asset"]), partition=seed["partition"] or None, metadata=known
+            )
+            instance.report_runless_asset_event(made)
+        result = job.execute_in_process(
+            run_config=config,
+            instance=instance,
+            asset_selection=[key],
+            partition_key=step["partition"] or None,
+            tags={"dagster_mlops/reproduces": task["run_id"]},
+        )
+    metadata = result.asset_materializations_for_node(op)[0].metadata
+    record = TrainingRun.from_metadata(metadata)
+    assert record is not None
+    client = resource.client()
+    run = client.get_run(record.run_id)
+    found: dict[str, Any] = {
+        "run": record.to_dict(),
+        "metrics": dict(run.data.metrics),
+        "params": dict(run.data.params),
+    }
+    [model] = client.search_logged_models(
+        experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id='{record.run_id}'"
+    )
+    if task["model"]:
+        found["models"] = _compare(Path(task["model"]), _local(str(model.artifact_location)), task["golden"])
+    (scratch / "found.json").write_text(json.dumps(found, default=str))
+
+
+def _definitions(step: dict[str, Any]) -> dg.Definitions:
+    """The code location of then, in the working directory of this process."""
+    location = step["location"]
+    sys.path.insert(0, os.path.abspath(location.get("working_directory", ".")))
+    if "python_file" in location:
+        spec = importlib.util.spec_from_file_location("dagster_mlops_location", location["python_file"])
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(location["module"])
+    name = location.get("fn_name") or location.get("attribute") or ""
+    found = getattr(module, name, None)
+    if found is None or not isinstance(found, dg.Definitions):
+        [found] = [value for value in vars(module).values() if isinstance(value, dg.Definitions)]
+    return found
+
+
+def _compare(then: Path, now: Path, golden: str) -> dict[str, Any]:
+    """How the two models differ: in their predictions for the same rows, and in the bytes of their files."""
+    import mlflow
+    import numpy as np
+    import pandas as pd
+
+    old, new = mlflow.pyfunc.load_model(str(then)), mlflow.pyfunc.load_model(str(now))
+    example: Any = pd.read_parquet(golden) if golden else old.input_example
+    answers = [np.asarray(pd.DataFrame(model.predict(example)).select_dtypes("number"), float) for model in (old, new)]
+    # The same shape, or nothing compares.
+    largest = float(np.abs(answers[0] - answers[1]).max()) if answers[0].shape == answers[1].shape else float("inf")
+    return {
+        "rows": len(example),
+        "largest_difference": largest,
+        "files": {"then": _digests(then), "now": _digests(now)},
+    }
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that make up a model; what MLflow writes around it carries ids and times."""
+    around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in around]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _local(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""`dagster-mlops reproduce`: a training is run again from what is on record, or what stands in the way is named."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dagster_mlops.cli import app
+from dagster_mlops.errors import ProvenanceError, ReproductionError
+from dagster_mlops.lineage.explain import explain
+from dagster_mlops.lineage.recipe import Recipe, find_recipe
+from dagster_mlops.lineage.rerun import rerun
+from dagster_mlops.mlflow import MlflowResource
+
+pytestmark = [
+    pytest.mark.slow,
+    # MLflow's own queries, under SQLAlchemy 2.1.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
+    # MLflow's own type hints, when mlflow.pyfunc is imported.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
+PIPELINE = """
+import os, random
+from pathlib import Path
+import dagster as dg
+import pandas as pd
+from dagster_mlops.dvc import DvcResource, dvc_io_manager
+from dagster_mlops.mlflow import MlflowResource, training_asset
+
+HOME = Path(os.environ["TEST_HOME"])
+
+@dg.asset(io_manager_key="dvc_io_manager")
+def rows() -> pd.DataFrame:
+    hours = [float(hour) for hour in range(24)] * 5
+    return pd.DataFrame({"hour": hours, "late": [int(hour > LATE_FROM) for hour in hours]})
+
+class Plan(dg.Config):
+    strength: float = 1.0
+    chance: bool = False
+
+@training_asset(registered_model_name="delay", seed=3)
+def model(config: Plan, rows: pd.DataFrame) -> None:
+    import mlflow
+    from mlflow.models import infer_signature
+    from sklearn.linear_model import LogisticRegression
+    fitted = LogisticRegression(C=config.strength).fit(rows[["hour"]], rows["late"])
+    mlflow.log_params({"C": config.strength})
+    luck = int.from_bytes(os.urandom(4)) if config.chance else 0
+    mlflow.log_metrics({"accuracy": fitted.score(rows[["hour"]], rows["late"]), "draw": random.random() + luck})
+    mlflow.log_metric("late_share", rows["late"].mean())
+    mlflow.sklearn.log_model(
+        fitted, name="model", signature=infer_signature(rows[["hour"]], rows["late"]),
+        input_example=rows[["hour"]].head(24), pip_requirements=["scikit-learn"],
+    )
+
+defs = dg.Definitions(
+    assets=[rows, model],
+    resources={
+        "dvc": DvcResource(repo=str(HOME / "data"), remote_url=str(HOME / "remote")),
+        "dvc_io_manager": dvc_io_manager,
+        "mlflow": MlflowResource(tracking_uri=f"sqlite:///{HOME}/mlflow.db", experiment="delay"),
+    },
+)
+"""
+
+
+class Project:
+    """A pipeline in a git repository, and where it keeps its data, runs and Dagster history."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.code = home, home / "code"
+        self.uri = f"sqlite:///{home}/mlflow.db"
+        (home / "dagster").mkdir(parents=True)
+        (home / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+        self.code.mkdir()
+        (self.code / "requirements.lock").write_text("mlflow==3.17.2\n")
+        self.git("init", "-q")
+        self.write("LATE_FROM = 12\n")
+        self.commit()
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=self.code, check=True, capture_output=True)
+
+    def write(self, head: str) -> None:
+        (self.code / "pipeline.py").write_text(head + PIPELINE)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "Change")
+
+    def train(self, *, select: str = "*", strength: float = 1.0, chance: bool = False) -> str:
+        """Materialize the assets in a process of their own, and name the run."""
+        config = {"ops": {"model": {"config": {"strength": strength, "chance": chance}}}}
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "asset", "materialize", "-f", "pipeline.py"]
+        subprocess.run(
+            [*command, "--select", select, "--config-json", json.dumps(config)],
+            cwd=self.code,
+            env={**os.environ, "TEST_HOME": str(self.home), "DAGSTER_HOME": str(self.home / "dagster")},
+            check=True,
+            capture_output=True,
+            timeout=240,
+        )
+        client = MlflowResource(tracking_uri=self.uri).client()
+        experiment = client.get_experiment_by_name("delay")
+        assert experiment is not None
+        return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0].info.run_id
+
+    def recipe(self, what: str) -> Recipe:
+        return find_recipe(what, at=self.uri)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Trained three times: as committed; with an uncommitted change of data and code; and by chance."""
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def trained(project: Project) -> dict[str, str]:
+    committed = project.train()
+    project.write("LATE_FROM = 17  # not committed\n")
+    (project.code / "notes.py").write_text("NEW = 1\n")
+    changed = project.train(strength=0.5)
+    by_chance = project.train(select="model", chance=True)
+    # Six months later: the code has moved on, and so has the data.
+    project.write("LATE_FROM = 3\n")
+    project.commit()
+    return {"committed": committed, "changed": changed, "chance": by_chance}
+
+
+@pytest.fixture
+def cli(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, dict]]:
+    monkeypatch.setenv("TEST_HOME", str(project.home))
+
+    def run(*arguments: str) -> tuple[int, dict]:
+        done = CliRunner().invoke(app, ["reproduce", *arguments, "--at", project.uri, "--json"])
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        return done.exit_code, json.loads(done.stdout) if done.exit_code < 2 else {"error": done.stderr}
+
+    return run
+
+
+def outcomes(verdict: dict) -> dict[str, str]:
+    return {f"{found['kind']} {found['name']}": found["outcome"] for found in verdict["findings"]}
+
+
+def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data_have_moved_on(project, trained, cli):
+    shutil.rmtree(project.home / "data" / ".dvc" / "cache")  # the remote has it
+    before = sorted(os.listdir(project.code))
+    code, verdict = cli(trained["changed"], "--environment", "current")
+    assert code == 0 and verdict["reproduced"], verdict
+    found = outcomes(verdict)
+    decisive = ["code uncommitted changes", "data rows.parquet", "seed seed", "metric accuracy", "metric draw"]
+    assert {found[name] for name in [*decisive, "model predictions for 24 rows", "params all 1"]} == {"matched"}
+    assert before == sorted(os.listdir(project.code)), "the checkout is as it was"
+    client = MlflowResource(tracking_uri=project.uri).client()
+    assert len(client.search_model_versions("name='delay'")) == 3, "the registry is as it was"
+
+
+def test_a_result_that_is_left_to_chance_is_not_reproduced_and_named(trained, cli):
+    code, verdict = cli(trained["chance"], "--environment", "current")
+    assert code == 1 and not verdict["reproduced"]
+    different = {name for name, outcome in outcomes(verdict).items() if outcome == "differed"}
+    assert "metric draw" in different and not different & {"metric accuracy", "data rows.parquet", "seed seed"}
+
+
+def test_a_model_is_named_by_version_and_alias(project, trained):
+    MlflowResource(tracking_uri=project.uri).client().set_registered_model_alias("delay", "champion", "2")
+    for name in ("delay/2", "delay@champion", f"mlflow:training_run:{trained['changed']}"):
+        assert project.recipe(name).run.run_id == trained["changed"]
+    problems = {"delay@nobody": "no model 'delay' with an alias", "delay": "MODEL/VERSION", "0" * 32: "has no run"}
+    for nobody, problem in problems.items():
+        with pytest.raises(ProvenanceError, match=problem):
+            project.recipe(nobody)
+
+
+def test_two_trainings_differ_in_what_was_changed_and_nothing_else(project, trained, cli):
+    code, why = cli("--explain", trained["committed"], trained["changed"])
+    causes = {(cause["kind"], cause["name"]): (cause["before"], cause["after"]) for cause in why["causes"]}
+    assert code == 1
+    assert causes.keys() == {
+        ("code", "uncommitted changes"),
+        ("data", "rows.parquet"),
+        ("config", "strength"),
+        ("params", "C"),
+    }
+    assert causes["params", "C"] == ("1.0", "0.5")
+    assert {metric["name"] for metric in why["metrics"]} == {"late_share"}
+    same = explain(*[project.recipe(trained["committed"])] * 2)
+    assert not same.causes and not same.metrics and not same.unknown
+    code, _ = cli("--explain", trained["committed"], trained["committed"])
+    assert code == 0
+
+
+def test_what_is_gone_is_named_and_nothing_is_run(project, trained, cli, tmp_path):
+    whole = project.recipe(trained["changed"])
+    assert whole.complete and {found.kind for found in whole.ingredients} == {
+        "run", "code", "environment", "step", "data"
+    }  # fmt: skip
+
+    def buckets(**options) -> dict[str, str]:
+        recipe = find_recipe(trained["changed"], **{"at": project.uri, **options})
+        assert not recipe.complete
+        with pytest.raises(ReproductionError, match="cannot be run again"):
+            rerun(recipe, tmp_path / "never")
+        return {found.kind: found.bucket for found in recipe.ingredients if found.bucket != "accessible"}
+
+    assert not (tmp_path / "never").exists()
+    assert buckets(repo=tmp_path) == {"code": "inaccessible"}
+    shutil.rmtree(project.home / "data" / ".dvc" / "cache", ignore_errors=True)
+    (project.home / "remote").rename(project.home / "away")
+    assert buckets() == {"data": "inaccessible"}
+    (project.home / "away").rename(project.home / "remote")
+    client = MlflowResource(tracking_uri=project.uri).client()
+    kept = Path(str(client.get_run(trained["changed"]).info.artifact_uri).removeprefix("file://"), "code")
+    for name, kind, bucket in (
+        ("uncommitted.diff", "code", "deleted"),
+        ("step.json", "step", "deleted"),
+    ):
+        (kept / name).rename(kept / f"{name}.away")
+        assert buckets() == {kind: bucket}
+        (kept / f"{name}.away").rename(kept / name)
+    (kept / "uncommitted.diff").write_text("something else")
+    assert buckets() == {"code": "faulty"}
+    code, told = cli(trained["changed"], "--dry-run")
+    assert code == 1 and not told["complete"]
+    (kept / "uncommitted.diff").write_bytes(whole.files["uncommitted.diff"])
+    client.delete_run(trained["changed"])
+    assert buckets() == {"run": "deleted"}
+    client.restore_run(trained["changed"])
+    assert project.recipe(trained["changed"]).complete
+
+
+def test_a_run_that_fails_now_says_what_it_said(project, trained, tmp_path, monkeypatch):
+    monkeypatch.delenv("TEST_HOME", raising=False)
+    recipe = project.recipe(trained["committed"])
+    with pytest.raises(ReproductionError, match=r"(?s)fails when it is run again.*KeyError: 'TEST_HOME'"):
+        rerun(recipe, tmp_path, environment="current")
+    lock = b"no requirement at all ==\n"
+    run = dataclasses.replace(recipe.run, lock_hash=hashlib.sha256(lock).hexdigest())
+    broken = dataclasses.replace(recipe, run=run, files={**recipe.files, "requirements.lock": lock})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ReproductionError, match=r"cannot be installed from requirements\.lock"):
+        rerun(broken, tmp_path / "other")
