@@ -103,12 +103,15 @@ def documented(page: str, component: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def loaded(component: Any, document: dict[str, Any], repo: Path | None = None) -> Iterator[dg.Definitions]:
+def loaded(
+    component: Any, document: dict[str, Any], repo: Path | None = None, variables: str = ""
+) -> Iterator[dg.Definitions]:
     """The definitions of a `defs.yaml` with this document, in a project that has `repo`."""
     with create_defs_folder_sandbox() as sandbox:
         if repo:
             shutil.copytree(repo, sandbox.project_root / "feature_repo")
         path = sandbox.scaffold_component(component_cls=component, defs_yaml_contents=document)
+        (path / "variables.py").write_text(variables)
         with sandbox.load_component_and_build_defs(path) as (_, defs):
             yield defs
 
@@ -240,6 +243,31 @@ def test_the_other_repositories_of_the_pages_load(repo):
         assert "training_set" in {spec.key.to_user_string() for spec in whole.resolve_all_asset_specs()}
 
 
+MAPPING = """
+import dagster as dg
+
+@dg.template_var
+def the_month_before():
+    return dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)
+"""
+
+
+def test_objects_come_from_template_variables_of_the_users(repo):
+    months = {"every": "month", "start": "2013-01-01"}
+    mapped = {**TRAINING, "partitions": months, "partition_mapping": "{{ the_month_before }}"}
+    document = {
+        "type": "dagster_mlops.feast.FeatureRepositoryComponent",
+        "template_vars_module": ".variables",
+        "attributes": {"repo": str(repo), "training_sets": [mapped]},
+    }
+    with loaded(FeatureRepositoryComponent, document, variables=MAPPING) as defs:
+        [training] = [asset for asset in defs.assets or () if getattr(asset, "keys", ()) == {dg.AssetKey("t")}]
+        assert isinstance(training, dg.AssetsDefinition)
+        assert training.get_partition_mapping(dg.AssetKey("e")) == dg.TimeWindowPartitionMapping(
+            start_offset=-1, end_offset=-1
+        )
+
+
 SERVER = {"asset": "a", "url": "http://x", "feature_service": "arrival_delay", "entities": {}}
 TRAINING = {"name": "t", "feature_service": "arrival_delay", "entities": "e"}
 
@@ -295,6 +323,7 @@ TRAINING = {"name": "t", "feature_service": "arrival_delay", "entities": "e"}
             ["partitions.Partitions.every at", "'hour', 'day', 'week' or 'month'"],
         ),
         ({"partitions": "month"}, ["'month' names no partitions", '{every: month, start: "2013-01-01"}']),
+        ({"automation_condition": "eager"}, ["'eager' is only a text", "{{ automation_condition.eager() }}"]),
         ({"training_set": TRAINING}, ["training_set at", "Extra inputs are not permitted"]),
     ],
 )
@@ -326,6 +355,11 @@ def vendor(tmp_path) -> Path:
     return folder
 
 
+@dg.asset(io_manager_key="dvc_io_manager")
+def gusts(weather: pd.DataFrame) -> pd.DataFrame:
+    return weather + 1
+
+
 def test_imports_and_checks_of_the_page_run_and_secrets_stay_names(vendor, tmp_path, monkeypatch):
     first, _ = documented("dvc.md", "dvc.DatasetComponent")
     told = first["attributes"]
@@ -342,7 +376,8 @@ def test_imports_and_checks_of_the_page_run_and_secrets_stay_names(vendor, tmp_p
         assert defs.resources and Path(defs.resources["dvc"].repo).parent.parent.name == "defs"
         assert defs.resources["dvc"].config()["remote"]["storage"]["secret_access_key"] == "s3cr3t"
         told["resource"].pop("remote_config")  # no option of a folder
-    with loaded(DatasetComponent, first) as defs, dg.instance_for_test() as instance:
+    with loaded(DatasetComponent, first) as built, dg.instance_for_test() as instance:
+        defs = dg.Definitions.merge(built, dg.Definitions([gusts]))
         result = defs.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance)
         assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
             "remote_has_object": True, "row_count": True, "no_column_lost": True,
@@ -354,7 +389,8 @@ def test_imports_and_checks_of_the_page_run_and_secrets_stay_names(vendor, tmp_p
             if isinstance(record, Dataset)
         }
         assert stored["weather.parquet"].rows == 30 and stored["raw/zones.csv"].bytes == 9
-        assert {spec.group_name for spec in defs.resolve_all_asset_specs()} == {"raw"}
+        assert stored["gusts.parquet"].rows == 30
+        assert {spec.group_name for spec in built.resolve_all_asset_specs()} == {"raw"}
 
 
 def test_observed_datasets_and_sensors_of_the_page_work(vendor):

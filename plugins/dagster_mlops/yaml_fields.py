@@ -128,15 +128,15 @@ ResolvedPartitions = Annotated[Any, dg.Resolver(_partitions, model_field_type=Pa
 """``{every: month, start: "2013-01-01"}``, or a template: ``{{ dg.DailyPartitionsDefinition("2013-01-01") }}``."""
 
 
-def _condition(context: dg.ResolutionContext, value: str) -> dg.AutomationCondition:
-    raise ValueError(
-        f"{value!r} is no automation condition. Write a template: '{{{{ automation_condition.eager() }}}}'."
-    )
+_EXAMPLE = "{{ automation_condition.eager() }}"
 
 
-# Dagster's `post_processing` refuses a target among assets that take the value of another component's asset.
-ResolvedCondition = Annotated[Any, dg.Resolver(_condition, model_field_type=str)]
-"""A template that gives an automation condition: ``{{ automation_condition.eager() }}``."""
+def _refuse_text(context: dg.ResolutionContext, value: str) -> Any:
+    raise ValueError(f"{value!r} is only a text. Write a template that gives the object itself, such as {_EXAMPLE!r}.")
+
+
+FromTemplate = Annotated[Any, dg.Resolver(_refuse_text, model_field_type=str)]
+"""What only a template can give, such as ``{{ automation_condition.eager() }}``, or a template variable."""
 
 
 def folder(context: dg.ComponentLoadContext, path: str) -> str:

@@ -15,7 +15,7 @@ from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.specs import get_asset_spec
-from dagster_mlops.yaml_fields import ResolvedCondition, ResolvedPartitions, YamlFields, folder
+from dagster_mlops.yaml_fields import FromTemplate, ResolvedPartitions, YamlFields, folder
 
 
 class FeatureRepositoryComponent(YamlFields, dg.Component):
@@ -51,7 +51,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
     deps: Mapping[str, Sequence[str]] | None = Field(default=None, description="Assets that write a view's source.")
     group_name: str | None = Field(default=None, description="Asset group.")
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
-    automation_condition: ResolvedCondition | None = Field(
+    automation_condition: FromTemplate | None = Field(
         default=None,
         description="When feature views are materialized by themselves: '{{ automation_condition.eager() }}'.",
     )

@@ -17,9 +17,9 @@ from dagster_mlops.feast.server import feature_server_health_check
 from dagster_mlops.feast.training_set import training_set_asset
 from dagster_mlops.yaml_fields import (
     Count,
+    FromTemplate,
     NotNegative,
     Positive,
-    ResolvedCondition,
     ResolvedDuration,
     ResolvedPartitions,
     ResolvedText,
@@ -74,10 +74,13 @@ class TrainingSet(YamlFields):
         default=None, description="What the entities are loaded as, such as pyarrow.Table; pandas by default."
     )
     partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
+    partition_mapping: FromTemplate | None = Field(
+        default=None, description="Which partitions of `entities` are read: a template variable of yours that gives it."
+    )
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
     group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
     description: str | None = Field(default=None, description="Description of the asset.")
-    automation_condition: ResolvedCondition | None = Field(
+    automation_condition: FromTemplate | None = Field(
         default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
     )
     checks: TrainingSetChecks | None = Field(default=None, description="Checks of it; {} for all as they are.")
@@ -103,10 +106,13 @@ class Push(YamlFields):
     batch_size: Count = Field(default=10_000, description="How many rows are written online at once.")
     deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further assets that come before.")
     partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
+    partition_mapping: FromTemplate | None = Field(
+        default=None, description="Which partitions of `rows` are read: a template variable of yours that gives it."
+    )
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
     group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
     description: str | None = Field(default=None, description="Description of the asset.")
-    automation_condition: ResolvedCondition | None = Field(
+    automation_condition: FromTemplate | None = Field(
         default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
     )
     pool: str | None = Field(default=None, description="Concurrency pool.")
