@@ -1,8 +1,6 @@
 """A Feast repository that is in Postgres throughout: its sources, its registry and its online store."""
 
 import gc
-import subprocess
-import sys
 import warnings
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,6 +11,8 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
+from click.testing import CliRunner
+from feast.cli.cli import cli
 from feast.driver_test_data import create_driver_hourly_stats_df
 
 from dagster_mlops.errors import FeatureError
@@ -269,16 +269,9 @@ def drivers(tmp_path_factory, postgres):  # noqa: F811
     root, port = tmp_path_factory.mktemp("template"), str(postgres[1])
     # Not the upload that the template offers: its example data has columns that psycopg cannot write.
     answers = ["127.0.0.1", port, "postgres", "public", "postgres", "secret", "disable", "n", ""]
-    command = [sys.executable, "-W", "ignore", "-c", "from feast.cli.cli import cli; cli()", "init", "-t", "postgres"]
-    subprocess.run(
-        [*command, "drivers"],
-        cwd=root,
-        input="\n".join(answers),
-        text=True,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    options = ["init", "-t", "postgres", "--repo-path", str(root / "drivers"), "drivers"]
+    made = CliRunner().invoke(cli, options, input="\n".join(answers))
+    assert made.exit_code == 0, made.output
     return root / "drivers" / "feature_repo"
 
 
