@@ -3,11 +3,13 @@
 import os
 import sys
 from datetime import datetime, timedelta, timezone
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 
+from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, registry
 from dagster_mlops.feast.materialization import alone, materialize
 from dagster_mlops.feast.source import Window
@@ -26,6 +28,15 @@ def apply(repo: Path) -> None:
     os.chdir(repo)
     sys.path.insert(0, str(repo))
     apply_total(load_repo_config(repo, repo / "feature_store.yaml"), repo, skip_source_validation=True)
+
+
+def apply_unless_refused(repo: Path, told: Connection) -> None:
+    """Apply a Feast repository as the plugin does, and tell why that was refused; nothing when it was not."""
+    try:
+        FeastResource(repo=str(repo)).apply()
+        told.send("")
+    except FeatureError as refusal:
+        told.send(str(refusal))
 
 
 def put_records(repo: Path, shop: str, who: str, count: int) -> None:

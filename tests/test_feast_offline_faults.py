@@ -1,6 +1,5 @@
 """The as-of offline store when processes die, write at a time, or run out of memory and disk."""
 
-import multiprocessing
 import os
 import random
 import resource
@@ -21,6 +20,7 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder
 from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 from tests import feast_writers as writers
+from tests.feast_processes import processes
 
 pytestmark = [
     # Feast uses what its own dependencies have deprecated; none of it is ours to change.
@@ -30,10 +30,6 @@ pytestmark = [
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))  # of each kind
 SPILL_ROWS = int(os.environ.get("DAGSTER_MLOPS_SPILL_ROWS", "400000"))
-# Not plain forks: the threads of Arrow and DuckDB would not survive them.
-processes = multiprocessing.get_context("forkserver")
-# (The server does not know the path of the tests yet.)
-processes.set_forkserver_preload(["dagster_mlops.feast.offline_store"])
 PLACES = ["file.parquet", "folder", "delta"]
 
 

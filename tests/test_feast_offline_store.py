@@ -1,6 +1,5 @@
 """The as-of offline store, used as Feast's users do: same values as Feast's own DuckDB store, and no row lost."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -44,6 +43,7 @@ from hypothesis import strategies as st
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.writing import write
 from tests import feast_writers as writers
+from tests.feast_processes import processes
 
 pytestmark = [
     # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
@@ -664,8 +664,6 @@ def test_an_upload_to_s3_that_is_killed_leaves_the_old_object_and_no_half_one(tm
     for variable, value in s3_options(endpoint).items():
         monkeypatch.setenv(variable, value)
     pq.write_table(writers.rows(1), "lake/killed/answer.parquet", filesystem=disk)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["dagster_mlops.feast.offline_store"])
     for place in ("answer.parquet", "folder"):
         here, there = processes.Pipe()
         # The server of processes may have been started before the test set its environment.

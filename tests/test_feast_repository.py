@@ -21,7 +21,8 @@ from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, featu
 from dagster_mlops.feast.registry import create_tables
 from dagster_mlops.feast.repository import load_repository, refresh_repository
 from dagster_mlops.feast.specs import get_asset_spec
-from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
+from tests.feast_loads import apply_unless_refused
+from tests.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.usefixtures("quick_feast"),
@@ -255,14 +256,12 @@ def test_two_processes_that_apply_different_commits_at_once_do_not_overwrite_eac
     for hours, checkout in enumerate(checkouts, start=3):
         _set_ttl(checkout, hours)
         _commit(checkout)
-    code = "import sys; from dagster_mlops.feast import FeastResource; FeastResource(repo=sys.argv[1]).apply()"
-    running = [
-        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(checkout)], stderr=subprocess.PIPE, text=True)
-        for checkout in checkouts
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
-    [winner] = [number for number, process in enumerate(running) if process.returncode == 0]
-    assert "what another checkout applied" in errors[1 - winner]
+    pipes = [processes.Pipe() for _ in checkouts]
+    for checkout, (_, there) in zip(checkouts, pipes, strict=True):
+        processes.Process(target=apply_unless_refused, args=(checkout, there)).start()
+    refusals = [here.recv() if here.poll(120) else "nothing was told" for here, _ in pipes]
+    [winner] = [number for number, refusal in enumerate(refusals) if not refusal]
+    assert "what another checkout applied" in refusals[1 - winner]
     [view] = FeastResource(repo=str(checkouts[winner])).store().list_stream_feature_views()
     assert view.ttl == timedelta(hours=3 + winner)
 
