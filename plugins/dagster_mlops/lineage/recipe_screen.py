@@ -55,11 +55,10 @@ def verdict_screen(verdict: Verdict) -> RenderableType:
         now = "" if finding.outcome == "matched" and finding.then else finding.now
         row = (finding.kind, finding.name, _short(finding.then), Text(_short(now), style=colour))
         table.add_row(Text(mark, style=colour), *row)
-    other = [f"{f.kind} {f.name}" for f in verdict.findings if f.decides and f.outcome != "matched"]
     if verdict.reproduced:
         last = Text(f"\n✓ Reproduced: run {verdict.then.run_id[:12]} came out the same.", style="green")
     else:
-        last = Text(f"\n✗ Not reproduced. Not the same: {', '.join(other[:6])}.", style="red")
+        last = Text(f"\n✗ Not reproduced. Not the same: {', '.join(verdict.different[:6])}.", style="red")
     return Group(table, last)
 
 

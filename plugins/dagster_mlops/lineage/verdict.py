@@ -32,10 +32,14 @@ class Verdict:
     findings: tuple[Finding, ...]
 
     @property
+    def different(self) -> list[str]:
+        """Names of what decides and has not matched."""
+        return [f"{f.kind} {f.name}" for f in self.findings if f.decides and f.outcome != "matched"]
+
+    @property
     def reproduced(self) -> bool:
         """Whether all that decides has matched, and something was compared."""
-        deciding = [finding for finding in self.findings if finding.decides]
-        return bool(deciding) and all(finding.outcome == "matched" for finding in deciding)
+        return not self.different and any(finding.decides for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
