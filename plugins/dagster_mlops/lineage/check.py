@@ -77,8 +77,6 @@ def reproduction_check(
             passed=verdict.reproduced,
             severity=severity,
             description=f"run {verdict.then.run_id}: {outcome}",
-            if other
-            else f"run {verdict.then.run_id} came out the same",
             metadata={
                 "reproduce/run": verdict.then.run_id,
                 "reproduce/findings": dg.MetadataValue.table(rows),
