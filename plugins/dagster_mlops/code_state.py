@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
+"""Names of the files, at the top of a checkout, that lock its environment; the first one that is there counts."""
 _TIMEOUT = 20.0  # seconds; git of a huge checkout on a slow disk
 # Untracked files above this size are data rather than code, and stay out of the diff.
 _UNTRACKED_LIMIT = 1_000_000

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.code_state import git
+from dagster_mlops.code_state import LOCK_FILES, git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tools import Tools
@@ -25,7 +25,6 @@ from dagster_mlops.provenance import (
 )
 
 CODE, STEP, SYSTEM, DIFF, PACKAGES = "code", "step.json", "system.json", "uncommitted.diff", "environment.txt"
-LOCKS = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -220,7 +219,7 @@ def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path 
 
 def find_lock(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> tuple[str, bytes] | None:
     """Name and content of the lock file that the run had, from the run itself or else from its commit."""
-    for name in LOCKS:
+    for name in LOCK_FILES:
         kept = [files[name]] if name in files else []
         if repository is not None:
             shown = git(repository, "show", f"{run.code_commit}:{name}")

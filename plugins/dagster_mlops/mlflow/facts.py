@@ -14,15 +14,13 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import dagster_facts, upstream_records
-from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.mlflow import capture, runs
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_LOCKS = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 
 
 @dataclass(frozen=True)
@@ -161,4 +159,4 @@ def _uri(dataset: Dataset) -> str:
 
 
 def _lock_file(folder: Path) -> Path | None:
-    return next((folder / name for name in _LOCKS if (folder / name).is_file()), None)
+    return next((folder / name for name in LOCK_FILES if (folder / name).is_file()), None)
