@@ -46,6 +46,7 @@ from dagster_mlops.provenance import Dataset, records_in
 from tests.feast_processes import quick_feast as quick_feast  # a fixture
 
 pytestmark = [
+    pytest.mark.usefixtures("quick_feast"),
     # Feast uses what its own dependencies have deprecated, and Dagster a deprecated name of pydantic.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -216,10 +216,11 @@ def _rows_kept(judged: _Judged) -> dg.AssetCheckResult:
 
 def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
     found, left_out = judged.origins
-    same = _equal_to(judged, label, [feature for origin in found for feature in origin.features]) if label else []
+    same = _equal_to(judged, label) if label else []
     leaked = {f"{origin.view} ({', '.join(origin.features)})": origin.leaked for origin in found if origin.leaked}
     problems = [f"{name}: {count} rows hold what came later" for name, count in leaked.items()]
     problems += [f"feature {feature} is the label" for feature in same]
+    unseen = "" if found else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
     rows = [
         dg.TableRecord(
             {
@@ -238,8 +239,9 @@ def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
         for feature in origin.features
     ]
     return dg.AssetCheckResult(
-        passed=not problems,
-        description="; ".join(problems) or None,
+        passed=not problems and not unseen,
+        severity=dg.AssetCheckSeverity.ERROR if problems else dg.AssetCheckSeverity.WARN,
+        description="; ".join(problems) or unseen or None,
         metadata={
             "feast/leaked_rows": sum(origin.leaked for origin in found),
             "feast/rows_not_in_source": sum(origin.unexplained for origin in found),
@@ -251,9 +253,12 @@ def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
     )
 
 
-def _equal_to(judged: _Judged, label: str, features: list[str]) -> list[str]:
+def _equal_to(judged: _Judged, label: str) -> list[str]:
     """Features that are the label, or equal it in every row; a label that is constant is equal to nothing."""
     judged.measured({}, [label])  # refuses an unknown column
+    assert judged.feast is not None  # as for the origins
+    types = feature_types(feature_service(judged.feast.store(), judged.service))
+    features = [feature for feature in types if feature in judged.table.column_names]
     other = [feature for feature in features if feature != label]
     column = _quoted(label)
     differ = "count(*) FILTER (WHERE coalesce(try_cast({0} AS DOUBLE)::VARCHAR, {0}::VARCHAR) IS DISTINCT FROM "
