@@ -20,7 +20,9 @@ from dagster_mlops.lineage import reproduction_check
 from dagster_mlops.lineage.explain import explain
 from dagster_mlops.lineage.recipe import Recipe, find_recipe
 from dagster_mlops.lineage.rerun import rerun
+from dagster_mlops.lineage.tools import Tools
 from dagster_mlops.mlflow import MlflowResource
+from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, Ref, TrainingRun, TrainingSet
 
 pytestmark = [
     pytest.mark.slow,
@@ -261,6 +263,44 @@ def test_what_is_gone_is_named_and_nothing_is_run(project, trained, cli, tmp_pat
     assert buckets() == {"run": "deleted"}
     client.restore_run(trained["changed"])
     assert project.recipe(trained["changed"]).complete
+
+
+class Answers:
+    """A tool that gives these answers, and these files of a run."""
+
+    rerun = Path("rerun.py")
+
+    def __init__(self, answer, files: dict[str, bytes] | None = None) -> None:
+        self.answer, self.kept = answer, files or {}
+
+    def resolve(self, ref: Ref):
+        return self.answer
+
+    def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
+        return self.kept
+
+    def fetch_model(self, ref: Ref, folder: Path) -> Path:
+        raise AssertionError("nothing is run")
+
+
+@pytest.mark.parametrize("asset", ["joined", "somewhere else"])
+def test_a_lost_feature_store_is_not_needed_where_a_dataset_holds_the_training_set(asset):
+    features = TrainingSet(
+        feature_service="s", project="p", repo="/gone", registry_hash="r", entity_hash="e", dagster_asset="joined"
+    )
+    data = Dataset(path="joined.parquet", md5="0" * 32, repo="/data", dagster_asset=asset)
+    run = TrainingRun(run_id="0" * 32, tracking_uri="sqlite:///m.db", upstream=(features.ref, data.ref))
+    step = {"asset": "model", "partition": "", "inputs": [features.to_dict(), data.to_dict()]}
+    tools = Tools(
+        {
+            "mlflow": Answers(Accessible(run), {"step.json": json.dumps(step).encode()}),
+            "dvc": Answers(Accessible(data)),
+            "feast": Answers(Inaccessible("the registry is gone")),
+        }
+    )
+    found = {i.kind: i for i in find_recipe(run.run_id, at=run.tracking_uri, tools=tools).ingredients}
+    assert found["features"].bucket == "inaccessible" and found["features"].needed == (asset != "joined")
+    assert found["data"].name == "joined.parquet" and found["data"].needed
 
 
 def test_a_run_that_fails_now_says_what_it_said(project, trained, tmp_path, monkeypatch):

@@ -126,7 +126,7 @@ def find_recipe(
         *_code(run, files, repository, lost),
         _environment(run, files, repository),
         _step(step, lost),
-        *_inputs(link),
+        *_inputs(link, step),
     ]
     return Recipe(run, version, link, files, repository, tuple(ingredients))
 
@@ -240,15 +240,18 @@ def _step(step: Mapping[str, Any], lost: str) -> Ingredient:
     )
 
 
-def _inputs(run: Link) -> list[Ingredient]:
+def _inputs(run: Link, step: Mapping[str, Any]) -> list[Ingredient]:
     """The data that the training read. A training set need not be made again when a dataset holds it."""
+    kept = [Record.from_dict(found) for found in step.get("inputs", [])]
     links: Sequence[Link] = [link for link in run.upstream if link.ref.kind != "commit"]
-    stored = {link.record.dagster_asset for link in links if isinstance(link.record, Dataset)}
+    # What the run has kept counts also where a tool cannot be asked any more.
+    known = {**{link.ref: link.record for link in links if link.record}, **{record.ref: record for record in kept}}
+    stored = {record.dagster_asset for record in known.values() if isinstance(record, Dataset)}
     found = []
     for link in links:
-        kind = "features" if isinstance(link.record, TrainingSet) else "data"
-        name = link.record.path if isinstance(link.record, Dataset) else link.ref.id
-        asset = link.record.dagster_asset if link.record else ""
-        needed = kind == "data" or asset not in stored
-        found.append(Ingredient(kind, name, link.bucket, link.reason, needed))
+        record = known.get(link.ref)
+        features = link.ref.kind == TrainingSet.kind
+        needed = not features or record is None or record.dagster_asset not in stored
+        name = record.path if isinstance(record, Dataset) else link.ref.id
+        found.append(Ingredient("features" if features else "data", name, link.bucket, link.reason, needed))
     return found
