@@ -26,6 +26,7 @@ from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, Ref, Tra
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     # MLflow's own queries, under SQLAlchemy 2.1.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
     # MLflow's own type hints, when mlflow.pyfunc is imported.
