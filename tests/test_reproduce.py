@@ -304,6 +304,13 @@ def test_a_lost_feature_store_is_not_needed_where_a_dataset_holds_the_training_s
     assert found["data"].name == "joined.parquet" and found["data"].needed
 
 
+def test_a_step_that_is_damaged_is_said():
+    run = TrainingRun(run_id="0" * 32, tracking_uri="sqlite:///m.db")
+    tools = Tools({"mlflow": Answers(Accessible(run), {"step.json": b"{"})})
+    with pytest.raises(ProvenanceError, match=r"code/step\.json of run 0+ is damaged"):
+        find_recipe(run.run_id, at=run.tracking_uri, tools=tools)
+
+
 def test_a_run_that_fails_now_says_what_it_said(project, trained, tmp_path, monkeypatch):
     monkeypatch.delenv("TEST_HOME", raising=False)
     recipe = project.recipe(trained["committed"])

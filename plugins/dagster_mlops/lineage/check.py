@@ -71,6 +71,9 @@ def reproduction_check(
                 )
         except DagsterMlopsError as error:
             return dg.AssetCheckResult(passed=False, severity=severity, description=str(error))
+        except Exception as error:  # noqa: BLE001 - a check that breaks has failed; it is never a missing result
+            told = f"The check itself broke: {type(error).__name__}: {error}"
+            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.ERROR, description=told)
         rows = [dg.TableRecord({k: str(v) for k, v in vars(f).items()}) for f in verdict.findings]
         outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
         return dg.AssetCheckResult(

@@ -119,7 +119,10 @@ def find_recipe(
         files, lost = tools.keeper(link.ref).files(link.ref, CODE), ""
     except DagsterMlopsError as error:
         files, lost = {}, str(error)
-    step = json.loads(files.get(STEP, b"{}"))
+    try:
+        step = json.loads(files.get(STEP, b"{}"))
+    except ValueError as error:
+        raise ProvenanceError(f"{CODE}/{STEP} of run {run.run_id} is damaged, it is no JSON: {error}") from error
     repository = _repository(run, step, repo)
     ingredients = [
         Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),

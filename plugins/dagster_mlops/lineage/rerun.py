@@ -112,14 +112,19 @@ def _install(recipe: Recipe, folder: Path, code: Path) -> Path:
                 [uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "--editable", str(code)]
             )
     for command in commands:
-        done = subprocess.run(
-            command,
-            cwd=code,
-            env={**_ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)},
-            capture_output=True,
-            text=True,
-            timeout=_INSTALL_TIMEOUT,
-        )
+        try:
+            done = subprocess.run(
+                command,
+                cwd=code,
+                env={**_ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)},
+                capture_output=True,
+                text=True,
+                timeout=_INSTALL_TIMEOUT,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise ReproductionError(
+                f"the environment of then was not installed from {name} in {_INSTALL_TIMEOUT:.0f} s."
+            ) from late
         if done.returncode:
             raise ReproductionError(
                 f"the environment of then cannot be installed from {name}: {done.stderr.strip()[-1500:]}"
