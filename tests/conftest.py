@@ -1,10 +1,12 @@
 """What every test needs: no telemetry, no user's own Dagster home, a git identity."""
 
 import contextlib
+import gc
 import itertools
 import os
 import socket
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
@@ -40,6 +42,18 @@ SLOWEST = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -SLOWEST.get(item.path.stem, 0))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """What a tool leaves open is collected with the file that says so: later, it would fail a test of another file."""
+    result = yield
+    last = nextitem is None or nextitem.path != item.path
+    if last and any("ResourceWarning" in mark.args[0] for mark in item.iter_markers("filterwarnings")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+    return result
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,9 @@
 """What goes in and out of a dataset, any version of it, its history, and what others versioned."""
 
 import hashlib
+import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -19,6 +21,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
+from dvc.logger import LoggerHandler
 
 from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io_manager
@@ -666,6 +669,15 @@ def test_a_url_is_downloaded_when_its_version_changed_and_only_then(run, dvc, in
         assert not repo.status()
         repo.update([str(dvc.root / "raw/zones.txt.dvc")])
     assert (dvc.root / "raw/zones.txt").read_text() == "three"
+
+
+def test_dvc_logs_where_the_process_logs(dvc, caplog):
+    stream = io.StringIO()
+    logging.getLogger("dvc").addHandler(LoggerHandler(stream))
+    stream.close()  # as a test runner does with what was stderr when DVC was imported
+    with dvc.open():
+        logging.getLogger("dvc.repo.status").warning("raw is frozen")
+    assert caplog.messages == ["raw is frozen"]
 
 
 def test_a_url_that_is_silent_or_gone_leaves_the_dataset_as_it_was(run, dvc, web):

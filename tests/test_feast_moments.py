@@ -1,8 +1,6 @@
 """The moments of what is online: what is quickly known of them is what a look at each key says."""
 
-import gc
 import time
-import warnings
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -60,10 +58,7 @@ def store(request, tmp_path):
     schema = [Field(name="amount", dtype=Float64), Field(name="browser", dtype=String)]
     view = FeatureView(name="visits", entities=[user], schema=schema, source=source)
     store._get_provider().online_store.update(store.config, [], [view], [], [], partial=True)
-    yield store, view
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    return store, view
 
 
 def _row(user: int, moment: datetime) -> Any:

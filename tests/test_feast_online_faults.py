@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -48,15 +47,6 @@ ON_POSTGRES = (
     "{{type: postgres, host: 127.0.0.1, port: {port}, database: postgres, db_schema: public, user: postgres, "
     "password: secret, sslmode: disable}}"
 )
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open():
-    """Feast closes no connection; they go with the garbage, here rather than in somebody else's test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 class Shop:

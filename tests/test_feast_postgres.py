@@ -1,7 +1,5 @@
 """A Feast repository that is in Postgres throughout: its sources, its registry and its online store."""
 
-import gc
-import warnings
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -152,15 +150,6 @@ class Shop:
 
     def evaluate(self, result: dg.ExecuteInProcessResult) -> dict[str, Any]:
         return {found.check_name: found for found in result.get_asset_check_evaluations()}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left_open():
-    """Feast closes no connection; they go with the garbage, here rather than in somebody else's test."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,18 @@ def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def log_as_python_does() -> None:
+    """Let DVC's log lines go where the process's other ones go, which Dagster can be told to capture.
+
+    Of itself DVC prints them to the streams that the process had when it was imported, and a line fails what it does
+    once such a stream is closed, as a test runner does.
+    """
+    own = extra("dvc.logger").LoggerHandler
+    for name in ("dvc", "dvc_objects", "dvc_data"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, own)]
+
+
 def bound_waits(repo: "Repo") -> None:
     """Have a remote that accepts connections and says nothing fail within minutes, unless its options say how long."""
     for options in repo.config["remote"].values():

@@ -69,6 +69,7 @@ class DvcResource(dg.ConfigurableResource):
             DatasetError: there is no DVC repository, or another process holds its lock for `lock_timeout` seconds.
         """
         open_repo, no_repo = extra("dvc.repo").Repo, extra("dvc.exceptions").NotDvcRepoError
+        remotes.log_as_python_does()
         try:
             repo = open_repo(str(self.root), config=self.config())
         except no_repo as error:
