@@ -25,8 +25,9 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "plugins" / "dagster_mlops"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra != "all"]
+LAYERS = [extra for extra in EXTRAS if (LIBRARY / extra).is_dir()]  # the others add to a layer
 CORE = {path.stem for path in LIBRARY.glob("*.py")} - {"cli", "__init__"}
-TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow"]
+TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow", "optuna"]
 HEAVY = [*TOOLS, "git", "lightgbm", "matplotlib", "numpy", "pandas", "pyarrow", "sklearn"]
 
 
@@ -56,7 +57,7 @@ def _imports(file: Path) -> set[str]:
     return found - {"__version__"}
 
 
-@pytest.mark.parametrize("layer", [*EXTRAS, "lineage", "cli.py", "core"])
+@pytest.mark.parametrize("layer", [*LAYERS, "lineage", "cli.py", "core"])
 def test_a_layer_reaches_only_what_stands_below_it(layer):
     if layer == "core":
         files, allowed = [LIBRARY / f"{name}.py" for name in CORE], CORE
@@ -75,7 +76,7 @@ def test_a_layer_reaches_only_what_stands_below_it(layer):
 def test_loading_every_entry_point_imports_no_tool():
     modules = [e.value.partition(":")[0] for group in _groups() for e in entry_points(group=group)]
     modules = [module for module in modules if module.startswith("dagster_mlops")]
-    assert len(modules) >= 2 * len(EXTRAS) - 2
+    assert len(modules) >= 2 * len(LAYERS) - 2
     program = f"""
         import importlib, json, sys
         import dagster
@@ -92,7 +93,7 @@ def _groups() -> list[str]:
     return list(PROJECT["entry-points"])
 
 
-@pytest.mark.parametrize("tool", EXTRAS)
+@pytest.mark.parametrize("tool", LAYERS)
 def test_all_is_what_is_exposed(tool):
     module = importlib.import_module(f"dagster_mlops.{tool}")
     exposed = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
@@ -112,7 +113,7 @@ def test_every_entry_point_of_the_project_is_installed_and_loads():
 # --- components
 
 
-@pytest.mark.parametrize("tool", EXTRAS)
+@pytest.mark.parametrize("tool", LAYERS)
 def test_the_components_of_a_tool_explain_themselves(tool):
     components = discover_package_objects([f"dagster_mlops.{tool}"])
     assert components or tool == "k8s"
@@ -163,6 +164,7 @@ USES = {
     "evidently": "from dagster_mlops.evidently import EvidentlyResource\nimport pandas\n"
     "EvidentlyResource(reports='reports').dataset(pandas.DataFrame({'a': [1.0, 2.0]}))",
     "k8s": "from dagster_mlops._extras import extra\nextra('dagster_k8s')",
+    "optuna": "from dagster_mlops._extras import extra\nextra('optuna')",
 }
 STORE = """\
 project: small
@@ -201,7 +203,7 @@ def test_one_extra_is_enough_for_its_tool_and_the_others_name_theirs(extra, tmp_
         import importlib
         from dagster_mlops.errors import MissingExtraError
         import dagster_mlops.cli, dagster_mlops.lineage
-        for tool in {EXTRAS!r}:
+        for tool in {LAYERS!r}:
             importlib.import_module(f"dagster_mlops.{{tool}}")
         for tool, use in {USES!r}.items():
             needed = {{"k8s": "dagster_k8s"}}.get(tool, tool)
@@ -279,6 +281,9 @@ def test_antlr_is_the_one_that_reads_selection_strings():
 def test_every_requirement_has_a_lower_bound_that_the_lock_meets(extra):
     for text in PROJECT["optional-dependencies"][extra]:
         requirement = Requirement(text)
+        if requirement.name == PROJECT["name"]:
+            assert requirement.extras <= set(EXTRAS)
+            continue
         assert any(spec.operator in (">=", "==", "~=") for spec in requirement.specifier), text
         assert requirement.specifier.contains(_locked(requirement.name), prereleases=True), text
 
@@ -286,7 +291,7 @@ def test_every_requirement_has_a_lower_bound_that_the_lock_meets(extra):
 # --- secrets
 
 
-@pytest.mark.parametrize("tool", EXTRAS)
+@pytest.mark.parametrize("tool", LAYERS)
 def test_a_code_location_never_tells_the_secrets_of_its_resources(tool, monkeypatch):
     exposed = vars(importlib.import_module(f"dagster_mlops.{tool}")).values()
     resources = [x for x in exposed if isinstance(x, type) and issubclass(x, dg.ConfigurableResource)]
