@@ -215,12 +215,12 @@ DEFS = dg.Definitions(
 def _start(*arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(WORKER), *arguments]
     environment = {**os.environ, **variables}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with Path("worker.log").open("wb") as log:
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
 
 def _finish(worker: "subprocess.Popen[bytes]") -> None:
-    told = worker.communicate(timeout=120)[1]
-    assert worker.returncode == 0, told.decode()[-3000:]
+    assert worker.wait(120) == 0, Path("worker.log").read_text()[-3000:]
 
 
 @pytest.fixture
@@ -241,10 +241,10 @@ def _killed_and_continued(instance, tmp_path, *arguments: str, **variables: str)
     worker = _start(*arguments, "", **variables)
     deadline = time.monotonic() + 90
     while not (tmp_path / "stopped").exists():
-        assert worker.poll() is None and time.monotonic() < deadline, worker.stderr and worker.stderr.read().decode()
+        assert worker.poll() is None and time.monotonic() < deadline, Path("worker.log").read_text()[-3000:]
         time.sleep(0.05)
     worker.send_signal(signal.SIGKILL)
-    worker.communicate()
+    worker.wait()
     [dead] = instance.get_runs()
     instance.report_run_failed(dead)  # as Dagster's run monitoring does
     _finish(_start(*arguments, dead.run_id, **variables))
