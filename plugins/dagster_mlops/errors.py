@@ -8,6 +8,7 @@
     ├── TrackingError            MLflow: the tracking server or database cannot be used as configured
     ├── TrainingRunError         MLflow: a training run broke its contract (no model, no signature, …)
     ├── ModelVersionError        MLflow: a registered model, version or alias is not there
+    ├── EvaluationError          MLflow: a model version cannot be measured on the rows given
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
     ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
     ├── MonitoringError          Evidently: a frame cannot be compared
@@ -47,6 +48,10 @@ class TrainingRunError(DagsterMlopsError):
 
 class ModelVersionError(DagsterMlopsError):
     """A registered model, model version or alias is not there."""
+
+
+class EvaluationError(DagsterMlopsError):
+    """A model version cannot be measured on the rows that were given."""
 
 
 class GateError(DagsterMlopsError):

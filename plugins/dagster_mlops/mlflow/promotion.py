@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.gates import require_gates
+from dagster_mlops.mlflow.candidates import made_by
 from dagster_mlops.mlflow.registry import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import NAMESPACE, ModelVersion, mask_credentials
+from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +66,7 @@ def promotion_asset(
     candidate_key = dg.AssetKey.from_user_string(candidate) if isinstance(candidate, str) else candidate
 
     def promote(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
-        challenger = _challenger(context, candidate_key, registered_model_name)
+        challenger = made_by(context, candidate_key, registered_model_name)
         evidence = require_gates(context, [candidate_key])
         with mlflow.activate() as client:
             registry = Registry(client, registered_model_name, alias)
@@ -273,18 +273,6 @@ def _is_earlier_form(known: Mapping[str, Any], event: Mapping[str, Any]) -> bool
     """Whether `known` is the same move, intended before or written twice because of a kill in between."""
     same = all(known[name] == event[name] for name in ("alias", "from", "to"))
     return same and (known["state"] == _INTENDED or known["at"] == event["at"])
-
-
-def _challenger(context: dg.AssetExecutionContext, candidate: dg.AssetKey, name: str) -> ModelVersion:
-    records = upstream_records(context)
-    versions = [record for record in records if isinstance(record, ModelVersion) and record.name == name]
-    if not versions:
-        kinds = ", ".join(sorted({record.kind for record in records})) or "no record"
-        raise ModelVersionError(
-            f"{context.assets_def.key.to_user_string()} found no version of {name!r} on {candidate.to_user_string()}; "
-            f"there is {kinds}. Materialize a training_asset with registered_model_name={name!r} there first."
-        )
-    return versions[-1]
 
 
 def _decision_table(move: Move, metric: str) -> dg.TableMetadataValue:

@@ -1,0 +1,1 @@
+"""How good a model version is: metrics by slice with confidence intervals, against baselines and the champion."""

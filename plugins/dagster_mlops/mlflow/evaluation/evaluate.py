@@ -1,0 +1,201 @@
+"""From rows and a version to an :class:`Evaluation`: who is asked, what they answer, who is compared with whom."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import upstream_records
+from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.mlflow.evaluation.measure import (
+    Evaluation,
+    Part,
+    Plan,
+    SliceBy,
+    measure,
+    slices_of,
+    trivial_baseline,
+)
+from dagster_mlops.mlflow.evaluation.metrics import Prediction, Task, estimate, headline, scored
+from dagster_mlops.mlflow.evaluation.plots import figures
+from dagster_mlops.mlflow.evaluation.predictions import (
+    Features,
+    Labels,
+    as_frame,
+    load_model,
+    model_inputs,
+    permutation_importance,
+    predict,
+    read_labels,
+    read_prediction,
+)
+from dagster_mlops.mlflow.promotion import Registry
+from dagster_mlops.provenance import Dataset, ModelVersion
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.pyfunc import PyFuncModel
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an evaluation asset was asked for."""
+
+    model: dg.AssetKey
+    rows: dg.AssetKey
+    label: str
+    task: Task | None
+    positive: Any
+    classes: Sequence[Any] | None
+    features: Features
+    slices: Sequence[SliceBy]
+    baselines: Mapping[str, Callable[..., Any]]
+    alias: str
+    plan: Plan
+    importance_rows: int
+    card: Mapping[str, str] = field(default_factory=dict)
+
+
+def evaluate(
+    context: dg.AssetExecutionContext,
+    client: "MlflowClient",
+    record: ModelVersion,
+    setup: Setup,
+    rows: Any,
+    training_rows: Any = None,
+) -> tuple[Evaluation, dict[str, bytes]]:
+    """Measure a version, and draw its figures.
+
+    Raises:
+        EvaluationError: the rows, the labels or a function of the user's do not fit.
+        ModelVersionError: the version cannot be loaded.
+    """
+    np = extra("numpy", extra="mlflow")
+    every = as_frame(rows)
+    known, labels = _labelled(every, setup)
+    candidate = load_model(record.name, record.version)
+    inputs = model_inputs(candidate, known, setup.features, setup.label)
+    answer = predict(candidate, inputs, labels)
+    rival_version, rival, no_rival = _rival(client, record, known, labels, setup)
+    baselines = _baselines(known, labels, training_rows, setup)
+
+    def part(name: str, chosen: Any) -> Part:
+        return measure(name, labels, chosen, answer, rival, {} if name else baselines, setup.plan)
+
+    whole = part("", np.ones(len(known), dtype=bool))
+    context.log.info(f"{record.name} {record.version} on {whole.rows} rows: {whole.why_not or _told(whole.metrics)}")
+    evaluation = Evaluation(
+        model=record.name,
+        version=record.version,
+        run_id=record.run_id,
+        task=labels.task,
+        label=setup.label,
+        rows_asset=setup.rows.to_user_string(),
+        rows_hash=_content(context, every, setup.rows),
+        unlabelled=len(every) - len(known),
+        positive=str(labels.classes[1]) if labels.task == "binary" else "",
+        resamples=setup.plan.resamples,
+        confidence=setup.plan.confidence,
+        seed=setup.plan.seed,
+        whole=whole,
+        slices=tuple(part(name, mask) for name, mask in slices_of(known, setup.slices)),
+        alias=setup.alias,
+        rival_version=rival_version if rival else "",
+        no_rival=no_rival,
+        importance={} if whole.why_not else _importance(candidate, inputs, labels, headline(whole.metrics), setup),
+    )
+    return evaluation, figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)
+
+
+def _labelled(every: "pd.DataFrame", setup: Setup) -> tuple["pd.DataFrame", Labels]:
+    if setup.label not in every:
+        raise EvaluationError(
+            f"{setup.rows.to_user_string()} has no column {setup.label!r}; it has "
+            f"{', '.join(map(str, every.columns[:30]))}. Name its column of answers as label."
+        )
+    known: pd.DataFrame = every.dropna(subset=[setup.label]).reset_index(drop=True)
+    if known.empty:
+        raise EvaluationError(
+            f"none of the {len(every)} rows of {setup.rows.to_user_string()} has a {setup.label!r}. Evaluate when "
+            "labels have arrived, or on other rows."
+        )
+    return known, read_labels(known[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
+
+
+def _rival(
+    client: "MlflowClient", record: ModelVersion, known: "pd.DataFrame", labels: Labels, setup: Setup
+) -> tuple[str, Prediction | None, str]:
+    """The version that holds the alias, what it says of the rows, and why there is no comparison if there is none."""
+    if not setup.alias:
+        return "", None, ""
+    registry = Registry(client, record.name, setup.alias)
+    holder = registry.holder()
+    if holder is None:
+        return "", None, f"nobody held {setup.alias!r} before"
+    number = str(holder.version)
+    if number == record.version:
+        # Evaluated again after its promotion: whom did it beat?
+        moves = [move for move in registry.events(number) if (move["alias"], move["to"]) == (setup.alias, number)]
+        number = moves[-1]["from"] if moves else ""
+        if not number:
+            return "", None, f"nobody held {setup.alias!r} before"
+    try:
+        rival = load_model(record.name, number)
+        inputs = model_inputs(rival, known, setup.features, setup.label)
+        return number, predict(rival, inputs, labels), ""
+    except (EvaluationError, ModelVersionError) as error:
+        return number, None, f"{setup.alias} {number} cannot be scored on these rows: {error}"
+
+
+def _baselines(known: "pd.DataFrame", labels: Labels, training_rows: Any, setup: Setup) -> dict[str, Prediction]:
+    training, learned = None, None
+    if training_rows is not None:
+        training = as_frame(training_rows)
+        training = training[training[setup.label].notna()]
+        positive = labels.classes[1] if labels.task == "binary" else None
+        learned = read_labels(
+            training[setup.label], task=labels.task, positive=positive, classes=labels.classes or None
+        )
+    trivial, prediction = trivial_baseline(labels, learned)
+    found = {trivial: prediction}
+    unlabelled = known.drop(columns=setup.label)
+    for name, baseline in setup.baselines.items():
+        try:
+            answer = baseline(unlabelled) if training is None else baseline(unlabelled, training)
+        except Exception as error:  # whatever the user's function raises
+            raise EvaluationError(f"baseline {name!r} failed: {type(error).__name__}: {error}") from error
+        found[name] = read_prediction(answer, labels, len(known))
+    return found
+
+
+def _importance(
+    candidate: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels, metric: str, setup: Setup
+) -> dict[str, float]:
+    if not setup.importance_rows:
+        return {}
+    np = extra("numpy", extra="mlflow")
+    chosen = np.random.default_rng(setup.plan.seed).permutation(len(inputs))[: setup.importance_rows]
+    sign = -1 if labels.task == "regression" else 1
+
+    def worth(values: Any, prediction: Prediction) -> float:
+        return sign * estimate([scored(labels.task, values, prediction, threshold=setup.plan.threshold)])[0][metric]
+
+    part = Labels(labels.task, labels.values[chosen], labels.classes)
+    return permutation_importance(candidate, inputs.iloc[chosen], part, worth, seed=setup.plan.seed)
+
+
+def _content(context: dg.AssetExecutionContext, rows: "pd.DataFrame", key: dg.AssetKey) -> str:
+    """The hash of the rows: DVC's where there is one, else of the values and column names."""
+    for record in upstream_records(context):
+        if isinstance(record, Dataset) and record.dagster_asset == key.to_user_string():
+            return record.md5
+    hashes = extra("pandas", extra="mlflow").util.hash_pandas_object(rows, index=False).to_numpy()
+    return hashlib.sha256("\x00".join(map(str, rows.columns)).encode() + hashes.tobytes()).hexdigest()
+
+
+def _told(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {found.value:.4f}" for name, found in metrics.items())

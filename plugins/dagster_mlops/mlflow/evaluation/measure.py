@@ -1,0 +1,270 @@
+"""One evaluation: a version, its rival and the baselines on the same rows, as a whole and slice by slice."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import EvaluationError
+from dagster_mlops.mlflow.evaluation.metrics import (
+    Array,
+    Metric,
+    Prediction,
+    Task,
+    bootstrap,
+    estimate,
+    greater_is_better,
+    interval,
+    scored,
+)
+from dagster_mlops.mlflow.evaluation.predictions import Labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SliceBy = str | Mapping[str, "str | Callable[[pd.DataFrame], Any]"]
+Verdict = Literal["better", "worse", "no difference shown"]
+# A column with more values than this is cut: numbers into quarters, others into the most frequent and the rest.
+_MOST_SLICES = 20
+_RAREST_CLASS = 5  # rows; with fewer, what a slice says of this class is chance
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its confidence interval, which is open where resamples gave none."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """Version minus rival, on the same rows. `wins`: the share of resamples in which the version is better."""
+
+    wins: float = 0.5
+    verdict: Verdict = "no difference shown"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was measured on some of the rows; `why_not` says why nothing was."""
+
+    name: str
+    rows: int
+    why_not: str = ""
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
+    rival: Mapping[str, Estimate] = field(default_factory=dict)
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model version measured: everything that tables, plots, checks, promotion and the model card tell."""
+
+    model: str
+    version: str
+    run_id: str
+    task: Task
+    label: str
+    rows_asset: str
+    rows_hash: str
+    unlabelled: int
+    positive: str  # binary: what counts as yes
+    resamples: int
+    confidence: float
+    seed: int
+    whole: Part
+    slices: tuple[Part, ...] = ()
+    alias: str = ""
+    rival_version: str = ""
+    no_rival: str = ""  # why there is no comparison
+    importance: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"schema": 1, **dataclasses.asdict(self), "slices": [dataclasses.asdict(part) for part in self.slices]}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Evaluation":
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            EvaluationError: another version wrote it.
+        """
+        known = {fact.name for fact in dataclasses.fields(Evaluation)}
+        if data.get("schema") != 1 or not known <= {*data}:
+            raise EvaluationError(f"an evaluation of schema {data.get('schema')!r} cannot be read. Evaluate again.")
+        facts = {name: value for name, value in data.items() if name in known}
+        return Evaluation(
+            **{**facts, "whole": _part(facts["whole"]), "slices": tuple(_part(part) for part in facts["slices"])}
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure."""
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    min_rows: int = 50
+    threshold: float = 0.5
+    own: Mapping[str, Metric] = field(default_factory=dict)
+    lower_is_better: Collection[str] = ()
+
+
+def measure(
+    name: str,
+    labels: Labels,
+    chosen: Array,
+    model: Prediction,
+    rival: Prediction | None,
+    baselines: Mapping[str, Prediction],
+    plan: Plan,
+) -> Part:
+    """The metrics of every model on the rows `chosen`, and how the first compares with its rival.
+
+    The rival and the version are scored on the same resamples, so that what makes a resample easy cancels out.
+    """
+    values = labels.values[chosen]
+    why_not = _too_few(values, labels, plan.min_rows)
+    if why_not:
+        return Part(name, len(values), why_not)
+    answers = [model, *([rival] if rival else []), *baselines.values()]
+    models = [
+        scored(labels.task, values, answer.take(chosen), threshold=plan.threshold, own=plan.own) for answer in answers
+    ]
+    points = estimate(models)
+    samples = bootstrap(models, resamples=plan.resamples, seed=plan.seed)
+
+    def estimates(position: int) -> dict[str, Estimate]:
+        return {
+            metric: Estimate(value, *(interval(samples[position][metric], plan.confidence) or ()))
+            for metric, value in points[position].items()
+            if extra("numpy", extra="mlflow").isfinite(value)
+        }
+
+    own, other = estimates(0), estimates(1) if rival else {}
+    return Part(
+        name,
+        len(values),
+        metrics=own,
+        rival=other,
+        differences={
+            metric: _difference(metric, own[metric].value - other[metric].value, samples[0], samples[1], plan)
+            for metric in own
+            if metric in other and greater_is_better(metric) is not None
+        },
+        baselines={baseline: estimates(len(answers) - len(baselines) + i) for i, baseline in enumerate(baselines)},
+    )
+
+
+def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple[str, Array]]:
+    """Names and masks of the slices: the values of a column, or what a query or function says.
+
+    Raises:
+        EvaluationError: a column is missing, or a condition does not give one truth per row.
+    """
+    np, pd = (extra(name, extra="mlflow") for name in ("numpy", "pandas"))
+    for by in slices:
+        if isinstance(by, str):
+            if by not in rows:
+                raise EvaluationError(
+                    f"there is no column {by!r} to slice by; the rows have "
+                    f"{', '.join(map(str, rows.columns[:30]))}. Name one of them, or give {{name: condition}}."
+                )
+            values = _grouped(rows[by])
+            for value in values.cat.categories:
+                yield f"{by}={value}", (values == value).to_numpy()
+            continue
+        for name, condition in by.items():
+            try:
+                mask = condition(rows) if callable(condition) else rows.eval(condition)
+                mask = np.asarray(pd.Series(mask).astype("boolean").fillna(False), dtype=bool)
+            except Exception as error:  # whatever the user's function or pandas' parser raises
+                raise EvaluationError(
+                    f"slice {name!r} cannot be cut: {type(error).__name__}: {error}. Give a function of the frame, or "
+                    "a condition such as 'distance > 1000'."
+                ) from error
+            if mask.shape != (len(rows),):
+                raise EvaluationError(f"slice {name!r} gave {mask.shape} for {len(rows)} rows. Give one truth per row.")
+            yield name, mask
+
+
+def trivial_baseline(labels: Labels, training: Labels | None) -> tuple[str, Prediction]:
+    """What is right without looking: the most frequent class with the shares of all, or the mean.
+
+    The shares and the mean are those of the training rows where they are given, else of the rows themselves.
+    """
+    np = extra("numpy", extra="mlflow")
+    known, size = (training or labels).values, len(labels.values)
+    if labels.task == "regression":
+        return "mean", Prediction("number", np.full(size, known.mean()))
+    if labels.task == "binary":
+        return "majority", Prediction("probability", np.full(size, known.mean()), labels.classes)
+    shares = np.bincount(known, minlength=len(labels.classes)) / len(known)
+    return "majority", Prediction("probability", np.tile(shares, (size, 1)), labels.classes)
+
+
+def _grouped(values: Any) -> Any:
+    """At most `_MOST_SLICES` + 1 categories; missing values are one of them."""
+    pd = extra("pandas", extra="mlflow")
+    present = values.dropna()
+    if present.nunique() > _MOST_SLICES and pd.api.types.is_numeric_dtype(values):
+        values = pd.qcut(values, 4, duplicates="drop", precision=3)
+        order = [str(category) for category in values.cat.categories]
+    else:
+        frequent = present.value_counts()
+        kept = {*frequent.index[:_MOST_SLICES]}
+        values = values.where(values.isin(kept) | values.isna(), "other")
+        order = [str(value) for value in frequent.index[:_MOST_SLICES]] + ["other"] * (len(frequent) > len(kept))
+    text = values.astype(object).where(values.notna(), "missing").map(str)
+    return text.astype(pd.CategoricalDtype([*dict.fromkeys([*order, *["missing"] * bool(len(values) > len(present))])]))
+
+
+def _too_few(values: Array, labels: Labels, min_rows: int) -> str:
+    if len(values) < min_rows:
+        return f"not enough rows: {len(values)}, min_rows={min_rows}"
+    if labels.task != "binary":
+        return ""
+    yes = int(values.sum())
+    rarest = min(yes, len(values) - yes)
+    if rarest == 0:
+        return f"all {len(values)} labels are {labels.classes[1] if yes else labels.classes[0]}"
+    return f"not enough rows of one class: {rarest}" if rarest < _RAREST_CLASS else ""
+
+
+def _difference(
+    metric: str, value: float, own: Mapping[str, Array], other: Mapping[str, Array], plan: Plan
+) -> Difference:
+    np = extra("numpy", extra="mlflow")
+    samples: Any = own[metric] - other[metric]
+    samples = samples[np.isfinite(samples)]
+    sign = 1 if greater_is_better(metric, plan.lower_is_better) else -1
+    found = interval(samples, plan.confidence)
+    # A tie is half a win, as two copies of one model shall not be told apart.
+    wins = float((np.sign(sign * samples).mean() + 1) / 2) if len(samples) else 0.5
+    verdict: Verdict = "no difference shown"
+    if found and min(sign * bound for bound in found) > 0:
+        verdict = "better"
+    elif found and max(sign * bound for bound in found) < 0:
+        verdict = "worse"
+    return Difference(value, *(found or (None, None)), wins, verdict)
+
+
+def _part(data: Mapping[str, Any]) -> Part:
+    def each(kind: type[Estimate], found: Mapping[str, Any]) -> dict[str, Any]:
+        return {metric: kind(**value) for metric, value in found.items()}
+
+    return Part(
+        **{
+            **data,
+            "metrics": each(Estimate, data["metrics"]),
+            "rival": each(Estimate, data["rival"]),
+            "differences": each(Difference, data["differences"]),
+            "baselines": {name: each(Estimate, found) for name, found in data["baselines"].items()},
+        }
+    )

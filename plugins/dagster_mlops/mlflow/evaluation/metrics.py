@@ -1,0 +1,277 @@
+"""Metrics of predictions, and how they vary from resample to resample.
+
+Every metric is a function of means over the rows, or of the order of the scores. A resample is then a vector of counts:
+its means are one matrix product, and its AUC one pass over rows that were sorted once.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import EvaluationError
+
+Array: TypeAlias = Any
+Task = Literal["binary", "multiclass", "regression"]
+Metric = Callable[[Array, Array], Any]
+
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "rmse", "mae"})
+_NO_DIRECTION = frozenset({"bias"})
+_HEADLINES = ("auc", "macro_f1", "accuracy", "rmse")
+# Rows drawn at once: what fits into a processor's cache.
+_BLOCK = 30_000
+# A metric of the user's that is no mean of values per row is called for each resample.
+_CALLS = 200
+_SMALLEST = 1e-15  # log_loss of a certain and wrong prediction stays finite
+# Of the resamples of a small slice some lack a class. With more of them than this, there is no interval.
+_MOST_UNDEFINED = 0.1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of each row.
+
+    `kind` is ``probability`` (of the positive class, or one column per class), ``score`` (any number, greater is more
+    positive), ``label`` (a class, as its position in `classes`) or ``number`` (regression).
+    """
+
+    kind: Literal["probability", "score", "label", "number"]
+    values: Array  # (rows,), or (rows, classes) for the probabilities of several classes
+    classes: tuple[Any, ...] = ()
+
+    def take(self, chosen: Array) -> "Prediction":
+        """Some of the rows."""
+        return Prediction(self.kind, self.values[chosen], self.classes)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The values per row that the metrics of one model are computed from.
+
+    `columns` has one row per mean, `finish` makes metrics of means, and `scores` is what AUC needs, if anything.
+    """
+
+    labels: Array
+    columns: Array  # (means, rows)
+    finish: Callable[[Array], dict[str, Array]]
+    scores: Array = None
+    called: Mapping[str, Callable[[Array], float]] = field(default_factory=dict)
+
+
+def greater_is_better(metric: str, lower: Collection[str] = ()) -> bool | None:
+    """Whether more of a metric is better; None where neither more nor less is.
+
+    >>> greater_is_better("auc"), greater_is_better("rmse"), greater_is_better("bias")
+    (True, False, None)
+    """
+    if metric in _NO_DIRECTION:
+        return None
+    return metric not in LOWER_IS_BETTER and metric not in lower
+
+
+def headline(metrics: Collection[str]) -> str:
+    """The metric that says most in one number."""
+    return next((name for name in _HEADLINES if name in metrics), next(iter(metrics)))
+
+
+def scored(
+    task: Task,
+    labels: Array,
+    prediction: Prediction,
+    *,
+    threshold: float = 0.5,
+    own: Mapping[str, Metric] | None = None,
+) -> Scored:
+    """What is needed to compute the metrics of one model on any resample of these rows.
+
+    `labels` are 0 and 1 for ``binary``, positions in the classes for ``multiclass``, numbers for ``regression``. A
+    metric in `own` is called with labels and predictions; what it gives is a value per row, whose mean is the metric,
+    or a single number.
+    """
+    np = extra("numpy", extra="mlflow")
+    parts, finish = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[task](
+        labels, prediction, threshold
+    )
+    called: dict[str, Callable[[Array], float]] = {}
+    means: dict[str, int] = {}
+    for name, metric in (own or {}).items():
+        value = np.asarray(metric(labels, prediction.values), dtype=float)
+        if value.shape == labels.shape:
+            means[name] = len(parts)
+            parts = [*parts, value]
+        elif value.ndim == 0:
+            called[name] = lambda rows, metric=metric: float(metric(labels[rows], prediction.values[rows]))
+        else:
+            raise EvaluationError(
+                f"metric {name!r} gave an array of shape {value.shape} for {len(labels)} rows. Return a number, or one "
+                "value per row whose mean is the metric."
+            )
+
+    def all_of(found: Array) -> dict[str, Array]:
+        return {**finish(found), **{name: found[:, position] for name, position in means.items()}}
+
+    ranked = task == "binary" and prediction.kind in ("probability", "score")
+    columns = np.stack([np.asarray(part, dtype=float) for part in parts]) if parts else np.empty((0, len(labels)))
+    return Scored(labels, columns, all_of, prediction.values if ranked else None, called)
+
+
+def estimate(models: Sequence[Scored]) -> list[dict[str, float]]:
+    """The metrics of each model on the rows as they are."""
+    np = extra("numpy", extra="mlflow")
+    every = np.arange(len(models[0].labels))
+    once = [
+        {**_on(model, every[None, :], np.ones((1, len(every))), _ranks(model)), **_called(model, [every])}
+        for model in models
+    ]
+    return [{name: float(value[0]) for name, value in metrics.items()} for metrics in once]
+
+
+def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[dict[str, Array]]:
+    """The metrics of each model on `resamples` resamples of the rows, the same resamples for all models.
+
+    The nonparametric bootstrap: as many rows as there are, drawn with replacement. Models are compared in pairs, on
+    equal rows. B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6, 13 and 16. Where a
+    metric is undefined, as AUC is without both classes, it is NaN.
+    """
+    np = extra("numpy", extra="mlflow")
+    rows = len(models[0].labels)
+    random = np.random.default_rng(seed)
+    ranks = [_ranks(model) for model in models]
+    found: list[list[dict[str, Array]]] = [[] for _ in models]
+    kept: list[Array] = []
+    most = _CALLS if any(model.called for model in models) else 0
+    left = resamples
+    while left:
+        block = min(left, max(1, _BLOCK // rows))
+        drawn = random.integers(0, rows, (block, rows))
+        counts = _counts(drawn, rows)
+        for model, rank, values in zip(models, ranks, found, strict=True):
+            values.append(_on(model, drawn, counts, rank))
+        kept.extend(drawn[: max(0, most - len(kept))])
+        left -= block
+    return [
+        {name: np.concatenate([part[name] for part in values]) for name in values[0]} | _called(model, kept)
+        for model, values in zip(models, found, strict=True)
+    ]
+
+
+def interval(values: Array, confidence: float) -> tuple[float, float] | None:
+    """The percentile interval of a metric's resamples; None when it was undefined in too many of them."""
+    np = extra("numpy", extra="mlflow")
+    finite = values[np.isfinite(values)]
+    if not len(values) or len(finite) < (1 - _MOST_UNDEFINED) * len(values):
+        return None
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _counts(drawn: Array, size: int) -> Array:
+    """How often each of `size` things was drawn, by resample."""
+    np = extra("numpy", extra="mlflow")
+    block = len(drawn)
+    shifted = drawn + np.arange(block)[:, None] * size
+    return np.bincount(shifted.ravel(), minlength=block * size).reshape(block, size)
+
+
+def _on(model: Scored, drawn: Array, counts: Array, rank: tuple[Array, int] | None) -> dict[str, Array]:
+    with extra("numpy", extra="mlflow").errstate(divide="ignore", invalid="ignore"):
+        means = counts @ model.columns.T / drawn.shape[1]
+        return {**(_areas(*rank, drawn) if rank else {}), **model.finish(means)}
+
+
+def _ranks(model: Scored) -> tuple[Array, int] | None:
+    """Of each row twice the position of its score, greatest first and equal ones together, plus its label."""
+    if model.scores is None:
+        return None
+    np = extra("numpy", extra="mlflow")
+    distinct, position = np.unique(-model.scores, return_inverse=True)
+    return 2 * position + model.labels.astype(int), 2 * len(distinct)
+
+
+def _areas(ranks: Array, size: int, drawn: Array) -> dict[str, Array]:
+    """The areas below the ROC and the precision-recall curve, by resample.
+
+    AUC is the Mann-Whitney statistic, ties count half (Hanley and McNeil, Radiology 143, 1982). pr_auc is average
+    precision: the sum of precisions weighted by the recall they add, without interpolation.
+    """
+    np = extra("numpy", extra="mlflow")
+    counts = _counts(ranks[drawn], size).reshape(len(drawn), -1, 2)
+    negative, positive = counts[:, :, 0], counts[:, :, 1]
+    above = np.cumsum(positive, axis=1)
+    seen = above + np.cumsum(negative, axis=1)
+    positives = above[:, -1]
+    negatives = seen[:, -1] - positives
+    auc = (negative * (above - positive / 2)).sum(axis=1) / (positives * negatives)
+    precision = above / np.maximum(seen, 1)
+    return {"auc": auc, "pr_auc": (positive * precision).sum(axis=1) / positives}
+
+
+def _called(model: Scored, resamples: Sequence[Array]) -> dict[str, Array]:
+    np = extra("numpy", extra="mlflow")
+    return {name: np.array([metric(rows) for rows in resamples]) for name, metric in model.called.items()}
+
+
+def _binary(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
+    np = extra("numpy", extra="mlflow")
+    if prediction.kind == "score":
+        return [], lambda means: {}
+    said = prediction.values
+    decided = said >= threshold if prediction.kind == "probability" else said == 1
+    columns = [decided == (labels == 1), decided & (labels == 1), decided, labels]
+
+    def decisions(means: Array) -> dict[str, Array]:
+        hit, both, decided, positive = means[:, :4].T
+        return {"accuracy": hit, "f1": _ratio(2 * both, decided + positive)}
+
+    if prediction.kind == "label":
+        return columns, lambda means: {
+            **decisions(means),
+            "precision": _ratio(means[:, 1], means[:, 2]),
+            "recall": _ratio(means[:, 1], means[:, 3]),
+        }
+    likely = np.clip(np.where(labels == 1, said, 1 - said), _SMALLEST, 1)
+    columns += [-np.log(likely), (said - labels) ** 2]
+    return columns, lambda means: {"log_loss": means[:, 4], "brier": means[:, 5], **decisions(means)}
+
+
+def _multiclass(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
+    np = extra("numpy", extra="mlflow")
+    probable = prediction.kind == "probability"
+    decided = prediction.values.argmax(axis=1) if probable else prediction.values
+    size = len(prediction.classes)
+    columns = [decided == labels]
+    columns += [(decided == k) & (labels == k) for k in range(size)]
+    columns += [(decided == k) * 1.0 + (labels == k) for k in range(size)]
+    if probable:
+        columns.append(-np.log(np.clip(prediction.values[np.arange(len(labels)), labels], _SMALLEST, 1)))
+    present = [k for k in range(size) if (labels == k).any()]
+
+    def finish(means: Array) -> dict[str, Array]:
+        scores = [_ratio(2 * means[:, 1 + k], means[:, 1 + size + k]) for k in present]
+        metrics = {"accuracy": means[:, 0], "macro_f1": np.mean(scores, axis=0)}
+        return {**metrics, "log_loss": means[:, 1 + 2 * size]} if probable else metrics
+
+    return columns, finish
+
+
+def _regression(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
+    np = extra("numpy", extra="mlflow")
+    errors = prediction.values - labels
+    centre = labels.mean()  # variance as a difference of means loses digits far from zero
+
+    def finish(means: Array) -> dict[str, Array]:
+        squared, absolute, bias, label, label_squared = means[:, :5].T
+        return {
+            "rmse": np.sqrt(squared),
+            "mae": absolute,
+            "r2": 1 - squared / (label_squared - label**2),
+            "bias": bias,
+        }
+
+    return [errors**2, abs(errors), errors, labels - centre, (labels - centre) ** 2], finish
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """0 where there is nothing to divide by, as a classifier that never says yes has precision 0."""
+    np = extra("numpy", extra="mlflow")
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)

@@ -1,0 +1,223 @@
+"""What a registered version says of some rows, whatever shape its answer has, and which inputs it listens to."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.mlflow.evaluation.metrics import Array, Prediction, Task
+from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.pyfunc import PyFuncModel
+
+Features: TypeAlias = "Callable[[pd.DataFrame], pd.DataFrame] | Sequence[str] | None"
+# An integer label with more values than this is a quantity.
+_MOST_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The answers: 0 and 1 for ``binary``, positions in `classes` for ``multiclass``, numbers for ``regression``."""
+
+    task: Task
+    values: Array
+    classes: tuple[Any, ...] = ()  # binary: negative, positive
+
+
+def as_frame(value: Any) -> "pd.DataFrame":
+    """A pandas, pyarrow or polars frame, or one per partition, as a pandas frame.
+
+    Raises:
+        EvaluationError: it is no dataframe.
+    """
+    pd = extra("pandas", extra="mlflow")
+    if isinstance(value, pd.DataFrame):
+        return value
+    if isinstance(value, Mapping) and value:
+        return pd.concat([as_frame(part) for part in value.values()], ignore_index=True)
+    other: Any = value
+    other = other.collect() if hasattr(other, "collect") else other  # polars.LazyFrame
+    if hasattr(other, "to_pandas") and isinstance(frame := other.to_pandas(), pd.DataFrame):
+        return frame
+    raise EvaluationError(f"{type(value).__qualname__} is no dataframe. Name an asset that is loaded as one.")
+
+
+def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Sequence[Any] | None) -> Labels:
+    """Encode a series of labels that are all known; the task follows from them unless it is named.
+
+    Raises:
+        EvaluationError: the labels do not fit the task.
+    """
+    np, pd = (extra(name, extra="mlflow") for name in ("numpy", "pandas"))
+    found: list[Any] = list(classes or in_order(pd.unique(labels).tolist()))
+    numeric = pd.api.types.is_numeric_dtype(labels) and not pd.api.types.is_bool_dtype(labels)
+    if task is None:
+        whole = not numeric or bool((labels % 1 == 0).all())
+        few = len(found) <= (_MOST_CLASSES if whole else 2)
+        task = "regression" if numeric and not few else "binary" if len(found) <= 2 else "multiclass"
+    if task == "regression":
+        if not numeric:
+            raise EvaluationError(f"labels such as {found[0]!r} are no numbers. Use task='binary' or 'multiclass'.")
+        return Labels(task, labels.to_numpy(dtype=float))
+    if task == "binary":
+        if positive is None:
+            positive = 1 if set(found) <= {0, 1} else found[-1]
+        others = [value for value in found if value != positive]
+        if len(others) > 1:
+            raise EvaluationError(
+                f"labels {', '.join(map(repr, found[:10]))} are more than two. Use task='multiclass' or 'regression'."
+            )
+        negative = others[0] if others else 0 if positive == 1 else None
+        return Labels(task, (labels == positive).to_numpy(dtype=float), (negative, positive))
+    values = pd.Categorical(labels, categories=list(found)).codes
+    if (values < 0).any():
+        unknown = sorted(set(map(str, labels[np.asarray(values) < 0].unique())))
+        raise EvaluationError(f"labels {', '.join(unknown[:10])} are none of the classes. Add them to classes=[…].")
+    return Labels(task, np.asarray(values, dtype=int), tuple(found))
+
+
+def in_order(values: Collection[Any]) -> list[Any]:
+    """Sorted, by type first.
+
+    >>> in_order(["b", None, "a"])
+    [None, 'a', 'b']
+    """
+    return sorted(values, key=lambda value: (type(value).__name__, value))
+
+
+def load_model(name: str, version: str) -> "PyFuncModel":
+    """A version as MLflow loads it.
+
+    Raises:
+        ModelVersionError: it was deleted, its files are gone, or it cannot be loaded here.
+    """
+    try:
+        return extra("mlflow.pyfunc", extra="mlflow").load_model(f"models:/{name}/{version}", suppress_warnings=True)
+    except Exception as error:
+        # Whatever the model's own code raises, beside MLflow's errors.
+        raise ModelVersionError(
+            f"version {version} of {name!r} cannot be loaded: {type(error).__name__}: "
+            f"{mask_credentials(str(error))[:500]}"
+        ) from error
+
+
+def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features, label: str) -> "pd.DataFrame":
+    """The columns that a model takes, from the rows and what `features` makes of them; never the label.
+
+    Raises:
+        EvaluationError: columns are missing, or the model takes the label as an input.
+    """
+    schema = model.metadata.get_input_schema()
+    named = schema.input_dict() if schema and schema.has_input_names() else {}
+    if label in named:
+        raise EvaluationError(f"the model takes the label {label!r} as an input. Train it without, then evaluate.")
+    known = rows.drop(columns=label)
+    made = features(known) if callable(features) else known
+    wanted = list(named) or (list(made.columns) if features is None or callable(features) else list(features))
+    absent = [
+        name
+        for name in wanted
+        if name not in made and name not in known and (name not in named or named[name].required)
+    ]
+    if absent:
+        raise EvaluationError(
+            f"the model takes {', '.join(map(repr, absent))}, which the rows lack; they have "
+            f"{', '.join(map(str, list(known.columns)[:30]))}. Name another asset as rows, or make the columns in "
+            "features=<function of a frame>."
+        )
+    more = {name: known[name] for name in wanted if name not in made and name in known}
+    return made.assign(**more).reindex(columns=[name for name in wanted if name in made or name in more])
+
+
+def predict(model: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels) -> Prediction:
+    """Ask a model.
+
+    Raises:
+        EvaluationError: it refuses the rows, or answers with something that the labels cannot be compared with.
+    """
+    try:
+        answer = model.predict(inputs)
+    except Exception as error:  # whatever the model's own code raises
+        raise EvaluationError(
+            f"the model cannot answer these rows: {type(error).__name__}: {mask_credentials(str(error))[:500]}"
+        ) from error
+    return read_prediction(answer, labels, len(inputs))
+
+
+def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
+    """Probabilities, scores, classes or numbers, from what a model or a function answered: (rows,) or (rows, k).
+
+    Raises:
+        EvaluationError: the shape or the values fit neither.
+    """
+    np = extra("numpy", extra="mlflow")
+    columns = tuple(getattr(answer, "columns", ()))
+    values = np.asarray(answer)
+    values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+    classes = labels.classes
+    if values.shape[:1] != (rows,) or values.ndim > 2:
+        raise EvaluationError(f"the model's answer has shape {values.shape} for {rows} rows.")
+    numeric = values.dtype != bool and np.issubdtype(values.dtype, np.number)
+    if numeric and not np.isfinite(values).all():
+        broken = int((~np.isfinite(values)).sum())
+        raise EvaluationError(f"{broken} of the model's answers for {rows} rows are not finite. Mend the model.")
+    if values.ndim == 2:
+        if labels.task == "regression" or not numeric or values.shape[1] != len(classes):
+            raise EvaluationError(
+                f"the model answers with {values.shape[1]} columns, which does not fit {labels.task} with "
+                f"{len(classes)} classes: {', '.join(map(str, classes)) or 'none'}. Name all of them, in classes=[…]."
+            )
+        # Columns are in the order of the sorted classes, as scikit-learn has them, unless they are named.
+        order = columns if set(columns) == set(classes) else in_order(classes)
+        values = values.astype(float)[:, [order.index(value) for value in classes]]
+        return Prediction("probability", values[:, 1] if labels.task == "binary" else values, classes)
+    if labels.task == "regression":
+        if not numeric:
+            raise EvaluationError(f"the model answers with {values[0]!r}, which is no number. Is it a classifier?")
+        return Prediction("number", values.astype(float))
+    if labels.task == "binary" and numeric and not set(np.unique(values).tolist()) <= set(classes):
+        inside = bool(((values >= 0) & (values <= 1)).all())
+        return Prediction("probability" if inside else "score", values.astype(float), classes)
+    return Prediction("label", _positions(values, classes), classes)
+
+
+def _positions(values: Array, classes: Sequence[Any]) -> Array:
+    np = extra("numpy", extra="mlflow")
+    positions = {value: position for position, value in enumerate(classes)}
+    positions |= {str(value): position for value, position in positions.items()}
+    found = [positions.get(value, positions.get(str(value), -1)) for value in values.tolist()]
+    if -1 in found:
+        raise EvaluationError(
+            f"the model answers with {values[found.index(-1)]!r}, which is none of the classes "
+            f"{', '.join(map(repr, classes))}. Name all of them in classes=[…]."
+        )
+    return np.array(found, dtype=int)
+
+
+def permutation_importance(
+    model: "PyFuncModel",
+    inputs: "pd.DataFrame",
+    labels: Labels,
+    worth: Callable[[Array, Prediction], float],
+    *,
+    skip: Collection[str] = (),
+    seed: int = 0,
+) -> dict[str, float]:
+    """How much worth is lost when one input is shuffled among the rows, greatest loss first.
+
+    Permutation importance: L. Breiman, Random Forests, Machine Learning 45, 2001; of any model, A. Fisher, C. Rudin
+    and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 20, 2019. `worth` is better when greater. Of inputs
+    that say the same, each seems less important than both are.
+    """
+    order = extra("numpy", extra="mlflow").random.default_rng(seed)
+    base = worth(labels.values, predict(model, inputs, labels))
+    losses = {}
+    for name in inputs.columns:
+        if name in skip:
+            continue
+        shuffled = inputs[name].iloc[order.permutation(len(inputs))].set_axis(inputs.index)
+        losses[str(name)] = base - worth(labels.values, predict(model, inputs.assign(**{name: shuffled}), labels))
+    return dict(sorted(losses.items(), key=lambda item: -item[1]))

@@ -1,0 +1,132 @@
+"""An evaluation as people look at it in Dagster: numbers over time, tables, figures and the model card."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.mlflow.evaluation.measure import Difference, Estimate, Evaluation
+from dagster_mlops.mlflow.evaluation.metrics import headline
+from dagster_mlops.mlflow.evaluation.plots import inline
+
+PREFIX = "mlflow/evaluation"
+RESULT = f"{PREFIX}/result"
+"""The asset metadata key with the whole evaluation as JSON, which checks and promotion read."""
+
+Row = Mapping[str, str | int]
+
+
+def metadata_of(evaluation: Evaluation, pngs: Mapping[str, bytes]) -> dict[str, Any]:
+    """Plain numbers, tables of metrics, comparison and slices, the figures, and the whole as JSON."""
+    whole = evaluation.whole
+    facts: dict[str, Any] = {
+        f"{PREFIX}/version": f"{evaluation.model}/{evaluation.version}",
+        f"{PREFIX}/rows": whole.rows,
+        f"{PREFIX}/unlabelled": evaluation.unlabelled,
+        **{f"{PREFIX}/metric/{name}": found.value for name, found in whole.metrics.items()},
+        **{f"{PREFIX}/difference/{name}": found.value for name, found in whole.differences.items()},
+        RESULT: dg.MetadataValue.json(evaluation.to_dict()),
+    }
+    if whole.differences:
+        facts[f"{PREFIX}/wins"] = whole.differences[headline(whole.differences)].wins
+    if whole.why_not or evaluation.no_rival:
+        facts[f"{PREFIX}/note"] = "; ".join(filter(None, [whole.why_not, evaluation.no_rival]))
+    tables = {
+        "metrics": metric_rows,
+        "comparison": comparison_rows,
+        "slices": slice_rows,
+        "importance": importance_rows,
+    }
+    for name, rows_of in tables.items():
+        if rows := rows_of(evaluation):
+            facts[f"{PREFIX}/{name}"] = dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+    if pngs:
+        text = "\n\n".join(inline(png, name) for name, png in pngs.items())
+        facts[f"{PREFIX}/figures"] = dg.MetadataValue.md(text)
+    return facts
+
+
+def metric_rows(evaluation: Evaluation) -> list[Row]:
+    """Each metric with its interval, and what the baselines reach on the same rows."""
+    baselines = evaluation.whole.baselines
+    return [
+        {
+            "metric": name,
+            "value": f"{found.value:.4f}",
+            "interval": _interval(found),
+            **{who: f"{metrics[name].value:.4f}" if name in metrics else "" for who, metrics in baselines.items()},
+        }
+        for name, found in evaluation.whole.metrics.items()
+    ]
+
+
+def comparison_rows(evaluation: Evaluation) -> list[Row]:
+    """Version against rival on the same rows."""
+    whole = evaluation.whole
+    return [
+        {
+            "metric": name,
+            f"version {evaluation.version}": f"{whole.metrics[name].value:.4f}",
+            f"{evaluation.alias} {evaluation.rival_version}": f"{whole.rival[name].value:.4f}",
+            "difference": f"{found.value:+.4f}",
+            "interval": _interval(found, "+.4f"),
+            "wins": f"{found.wins:.1%}",
+            "verdict": found.verdict,
+        }
+        for name, found in whole.differences.items()
+    ]
+
+
+def slice_rows(evaluation: Evaluation) -> list[Row]:
+    """Each slice with all metrics; with a rival, how the slice compares by the headline metric."""
+    rows: list[Row] = []
+    for part in evaluation.slices:
+        row: dict[str, str | int] = {"slice": part.name, "rows": part.rows}
+        for name in evaluation.whole.metrics:
+            found = part.metrics.get(name)
+            row[name] = f"{found.value:.3f} {_interval(found, '.3f')}" if found else ""
+        if evaluation.whole.differences:
+            name = headline(evaluation.whole.differences)
+            compared = part.differences.get(name)
+            row[f"{name} against {evaluation.alias}"] = _compared(compared) if compared else ""
+        rows.append({**row, "note": part.why_not})
+    return rows
+
+
+def importance_rows(evaluation: Evaluation) -> list[Row]:
+    """Inputs by what the headline metric loses without them."""
+    return [{"input": name, "loss": f"{loss:.4f}"} for name, loss in list(evaluation.importance.items())[:20]]
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table.
+
+    >>> print(markdown_table([{"metric": "auc", "value": "0.74"}]))
+    | metric | value |
+    |---|---|
+    | auc | 0.74 |
+    """
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    texts = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(
+        "|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |" for line in texts
+    )
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Rows as CSV."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _interval(found: Estimate, how: str = ".4f") -> str:
+    return "" if found.low is None or found.high is None else f"[{found.low:{how}}, {found.high:{how}}]"
+
+
+def _compared(found: Difference) -> str:
+    return f"{found.value:+.3f}, {found.verdict}"
