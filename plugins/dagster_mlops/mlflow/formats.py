@@ -1,0 +1,100 @@
+"""How a logged model is stored: data only, or something that may run code when it is loaded."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Packages whose classes and plain functions a model file may name. They are what the user installed, and hold data.
+TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy", "pandas", "lightgbm", "xgboost", "catboost", "imblearn")
+# A partial's function is named in the file, too, and judged by itself.
+_TRUSTED_TYPES = ("collections.OrderedDict", "collections.defaultdict", "functools.partial")
+# What in these packages reads files, fetches data or runs text is no part of a fitted model.
+_NEVER = re.compile(
+    r"\.(_?tests?|_?testing|f2py|distutils|externals|datasets|io|ctypeslib|npyio)(\.|$)"
+    r"|\.(load|save|read|from|open|fetch|memmap|eval|exec|run|system)\w*$"
+)
+EXPORTED_PROGRAM = "data/model.pt2"
+_DATA_ONLY = {"xgboost": "XGBoost", "catboost": "CatBoost", "keras": "Keras"}
+
+
+@dataclass(frozen=True)
+class StoredFormat:
+    """The format of a logged model. `runs_code` says why loading it may run code; empty when it cannot.
+
+    >>> str(StoredFormat("cloudpickle", "a pickle runs whatever was put into it"))
+    'cloudpickle'
+    """
+
+    name: str
+    runs_code: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def untrusted(types: Iterable[str], trust: Sequence[str] = ()) -> list[str]:
+    """Those of the types named in a skops file that neither the allow-list nor `trust` covers.
+
+    `trust` names types, or packages with everything in them.
+
+    >>> untrusted(["sklearn.tree._tree.Tree", "os.system", "numpy.load", "shop.features.Clip"])
+    ['numpy.load', 'os.system', 'shop.features.Clip']
+    >>> untrusted(["shop.features.Clip"], trust=["shop"])
+    []
+    """
+
+    def covered(name: str, by: Iterable[str]) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in by)
+
+    return sorted(
+        name
+        for name in types
+        if not covered(name, trust)
+        and (name not in _TRUSTED_TYPES and (not covered(name, TRUSTED_PACKAGES) or bool(_NEVER.search(name))))
+    )
+
+
+def stored_format(
+    flavors: Mapping[str, Mapping[str, Any]], *, files: Collection[str] = (), trust: Sequence[str] = ()
+) -> StoredFormat:
+    """The format of a model whose MLmodel file has these flavours, and whose folder holds these files.
+
+    >>> stored_format({"sklearn": {"serialization_format": "skops", "skops_trusted_types": ["numpy.dtype"]}})
+    StoredFormat(name='skops', runs_code='')
+    >>> stored_format({"sklearn": {"serialization_format": "skops", "skops_trusted_types": ["os.system"]}}).runs_code
+    'its file lets itself load os.system'
+    """
+    found = _format(flavors, files, trust)
+    # MLflow puts a model's own code first on sys.path when it loads the model.
+    if any(flavor.get("code") for flavor in flavors.values()) and not found.runs_code:
+        return StoredFormat(f"{found} with code", "it brings modules of its own (code_paths)")
+    return found
+
+
+def _format(flavors: Mapping[str, Mapping[str, Any]], files: Collection[str], trust: Sequence[str]) -> StoredFormat:
+    pickle = "a pickle runs whatever was put into it"
+    for name in ("sklearn", "lightgbm"):
+        if name not in flavors:
+            continue
+        if name == "lightgbm" and flavors[name].get("model_class") == "lightgbm.basic.Booster":
+            return StoredFormat("LightGBM")
+        how = str(flavors[name].get("serialization_format", "pickle"))
+        if how != "skops":
+            return StoredFormat(how, pickle)
+        foreign = untrusted(flavors[name].get("skops_trusted_types") or (), trust)
+        return StoredFormat("skops", f"its file lets itself load {', '.join(foreign)}" if foreign else "")
+    for name, format_name in _DATA_ONLY.items():
+        if name in flavors:
+            foreign = untrusted([str(flavors[name].get("model_class", f"{name}.Model"))], trust)
+            return StoredFormat(format_name, f"it is made by {foreign[0]}" if foreign else "")
+    if "pytorch" in flavors:
+        # MLflow writes the format nowhere down. It loads this file where there is one, and refuses pickles inside.
+        return StoredFormat("pt2") if EXPORTED_PROGRAM in files else StoredFormat("torch pickle", pickle)
+    if "statsmodels" in flavors:
+        return StoredFormat("pickle", pickle)
+    if python := flavors.get("python_function"):
+        if "model_code_path" in python:
+            return StoredFormat("Python code", "it is a Python file")
+        return StoredFormat("cloudpickle", pickle)
+    return StoredFormat("unknown", f"nothing is known of the flavours {', '.join(flavors)}")

@@ -1,0 +1,281 @@
+"""A fitted model of any flavour is stored as data, quickly, and read back exactly as it was."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.sklearn as sklearn_flavor
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as statsmodels
+from mlflow.artifacts import download_artifacts
+from mlflow.models.model import ModelInfo
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    IsolationForest,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTransformer, StandardScaler
+from sklearn.svm import SVC
+
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import MlflowResource
+from dagster_mlops.mlflow.formats import stored_format
+from dagster_mlops.mlflow.models import DIGEST, FORMAT
+from dagster_mlops.mlflow.models import log_model as log_or_defer
+
+pytestmark = [
+    # MLflow's own queries, under SQLAlchemy 2.1.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
+    # MLflow's own type hints, when mlflow.pyfunc is imported.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    # A hint, which MLflow gives as a warning.
+    pytest.mark.filterwarnings("ignore:Hint. Inferred schema contains integer column:UserWarning"),
+]
+
+RNG = np.random.default_rng(0)
+ROWS = 120
+NUMBERS = pd.DataFrame({"a": RNG.normal(size=ROWS), "b": RNG.normal(size=ROWS)})
+LATE = (NUMBERS.a + NUMBERS.b > 0).astype(int)
+# The table of a real question: gaps, names, categories, counts, switches.
+TABLE = NUMBERS.assign(
+    carrier=[("UA", "DL", None)[row % 3] for row in range(ROWS)],
+    origin=pd.Categorical(RNG.choice(["JFK", "EWR"], ROWS)),
+    gust=RNG.choice([3.5, np.nan], ROWS),
+    seats=RNG.integers(0, 300, ROWS),
+    holiday=RNG.choice([True, False], ROWS),
+)
+
+
+class Clip(TransformerMixin, BaseEstimator):
+    """A team's own transformer."""
+
+    def fit(self, rows, target=None):
+        self.columns_ = list(rows.columns)
+        return self
+
+    def transform(self, rows):
+        return rows[self.columns_].clip(upper=1.0)
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mlflow")
+    resource = MlflowResource(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="models")
+    with resource.activate() as client:
+        yield client
+
+
+@pytest.fixture
+def run(tracking):
+    with mlflow.start_run() as active:
+        yield active
+
+
+def log_model(*args, **options) -> ModelInfo:
+    info = log_or_defer(*args, **options)
+    assert info is not None
+    return info
+
+
+def tags(tracking, info) -> dict[str, str]:
+    return tracking.get_logged_model(info.model_id).tags
+
+
+def requirements(info) -> list[str]:
+    return Path(download_artifacts(info.model_uri), "requirements.txt").read_text().split()
+
+
+NUMERIC = [
+    LogisticRegression(),
+    RandomForestClassifier(5),
+    GradientBoostingClassifier(n_estimators=5),
+    HistGradientBoostingClassifier(max_iter=5),
+    ExtraTreesClassifier(5),
+    VotingClassifier([("line", LogisticRegression()), ("wood", RandomForestClassifier(3))]),
+    StackingClassifier([("line", LogisticRegression()), ("wood", RandomForestClassifier(3))]),
+    KNeighborsClassifier(algorithm="ball_tree"),
+    SVC(),
+    IsolationForest(n_estimators=5),
+    CalibratedClassifierCV(RandomForestClassifier(3)),
+    GaussianProcessClassifier(),
+    MLPClassifier((4,), max_iter=1000, tol=0.1),
+    GridSearchCV(RandomForestClassifier(2), {"max_depth": [1, 2]}),
+    make_pipeline(
+        make_column_transformer((QuantileTransformer(n_quantiles=20), ["a"]), remainder="passthrough"),
+        FunctionTransformer(np.nan_to_num),
+        LogisticRegression(),
+    ),
+]
+
+
+@pytest.mark.parametrize("model", NUMERIC, ids=lambda model: type(model).__name__)
+def test_common_scikit_learn_models_are_stored_as_data_without_a_word_about_types(tracking, run, model):
+    info = log_model(model.fit(NUMBERS, LATE), NUMBERS)
+    assert tags(tracking, info)[FORMAT] == "skops"
+    assert stored_format(info.flavors).runs_code == ""
+    assert info.signature is not None and info.saved_input_example_info is not None
+    said = mlflow.pyfunc.load_model(info.model_uri).predict(NUMBERS)
+    np.testing.assert_array_equal(said, model.predict(NUMBERS))
+    wanted = {"mlflow", "numpy", "pandas", "scikit-learn", "skops"}
+    assert {requirement.partition("==")[0] for requirement in requirements(info)} - {"scipy"} == wanted
+
+
+def test_tables_with_gaps_categories_and_names_go_through_the_signature(tracking, run):
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["carrier", "origin"]), remainder="passthrough"
+    )
+    model = make_pipeline(columns, HistGradientBoostingClassifier(max_iter=5)).fit(TABLE, LATE)
+    info = log_model(model, TABLE, pyfunc_predict_fn="predict_proba", metadata={"kept": "native option"})
+    assert [column.name for column in info.signature.inputs] == list(TABLE.columns)
+    assert not info.signature.inputs.input_dict()["carrier"].required
+    assert info.signature.inputs.input_dict()["seats"].required
+    assert info.metadata == {"kept": "native option"}
+    said = mlflow.pyfunc.load_model(info.model_uri).predict(TABLE.astype({"origin": object}))
+    np.testing.assert_allclose(said, model.predict_proba(TABLE))
+
+
+@pytest.mark.parametrize("predict", ["predict", "predict_proba"])
+def test_models_with_several_outputs_are_described_as_such(run, predict):
+    classes = RandomForestClassifier(3).fit(NUMBERS, np.c_[LATE, 1 - LATE])
+    if predict == "predict":
+        assert log_model(RandomForestRegressor(3).fit(NUMBERS, NUMBERS), NUMBERS).signature.outputs.is_tensor_spec()
+    log_model(classes, NUMBERS, pyfunc_predict_fn=predict)
+    texts = RandomForestClassifier(3).fit(NUMBERS.to_numpy(), np.where(LATE, "late", "on time"))
+    assert log_model(texts, NUMBERS.to_numpy()).signature.inputs.is_tensor_spec()
+
+
+def test_a_transformer_has_no_prediction_and_is_stored_all_the_same(tracking, run):
+    info = log_model(StandardScaler().fit(NUMBERS), NUMBERS)
+    loaded: Any = sklearn_flavor.load_model(info.model_uri)
+    np.testing.assert_allclose(loaded.transform(NUMBERS), StandardScaler().fit_transform(NUMBERS))
+    assert info.signature is not None and DIGEST in tags(tracking, info)
+
+
+def test_ones_own_class_is_refused_before_anything_is_stored_and_the_error_says_what_it_takes(tracking, run):
+    model = make_pipeline(Clip(), LogisticRegression()).fit(NUMBERS, LATE)
+    own = f"{Clip.__module__}.Clip"
+    with pytest.raises(TrainingRunError, match=rf"holds {own}.*trust=\['{own}'\].*serialization=\"pickle\""):
+        log_model(model, NUMBERS)
+    assert not tracking.search_logged_models([run.info.experiment_id], f"source_run_id='{run.info.run_id}'")
+    info = log_model(model, NUMBERS, trust=[own])
+    assert tags(tracking, info)[FORMAT] == "skops"
+    # Who loads it may see it otherwise: the file asks for a class that is not on the list.
+    assert own in stored_format(info.flavors).runs_code
+    assert stored_format(info.flavors, trust=[Clip.__module__]).runs_code == ""
+    assert tags(tracking, log_model(model, NUMBERS, serialization="pickle"))[FORMAT] == "cloudpickle"
+    assert tags(tracking, log_model(model, NUMBERS, serialization_format="cloudpickle"))[FORMAT] == "cloudpickle"
+
+
+@pytest.mark.parametrize("function", [np.load, os.system, eval])
+def test_functions_that_do_more_than_compute_are_refused_although_their_package_is_trusted(run, function):
+    with pytest.raises(TrainingRunError, match="not trusted to be only data"):
+        log_model(make_pipeline(FunctionTransformer(function), LogisticRegression()), NUMBERS)
+
+
+def test_a_lambda_is_told_to_get_a_name(run):
+    with pytest.raises(TrainingRunError, match="by name in a module"):
+        log_model(FunctionTransformer(lambda rows: rows).fit(NUMBERS), NUMBERS)
+
+
+def test_flavours_that_know_nothing_but_pickles_need_a_word(tracking, run):
+    from mlflow.pyfunc.model import PythonModel  # which warns when it is imported
+
+    class Double(PythonModel):
+        def predict(self, context, model_input: pd.DataFrame, params=None) -> Any:
+            return model_input["a"] * 2
+
+    ols = statsmodels.OLS(NUMBERS.a, NUMBERS[["b"]]).fit()
+    for model in (ols, Double()):
+        with pytest.raises(TrainingRunError, match='serialization="pickle"'):
+            log_model(model, NUMBERS)
+    info = log_model(ols, NUMBERS[["b"]], serialization="pickle")
+    assert tags(tracking, info)[FORMAT] == "pickle" and stored_format(info.flavors).runs_code
+    assert any(requirement.startswith("statsmodels==") for requirement in requirements(info))
+    info = log_model(Double(), NUMBERS[["a"]], serialization="pickle", name="double")
+    assert mlflow.pyfunc.load_model(info.model_uri).predict(NUMBERS[["a"]]).iloc[3] == NUMBERS.a[3] * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "says"),
+    [
+        ("a text", 1, "no flavour of MLflow is known for builtins.str"),
+        (LogisticRegression().fit(NUMBERS, LATE), LATE, "`example` is a Series"),
+    ],
+)
+def test_what_cannot_be_logged_is_told_so(run, model, example, says):
+    with pytest.raises(TrainingRunError, match=says):
+        log_model(model, example)
+
+
+class Reader(TransformerMixin, BaseEstimator):
+    """Answers by the type of its columns, which MLflow does not keep."""
+
+    def fit(self, rows, target=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, rows):
+        return np.array([[float(rows["origin"].dtype == "category")]] * len(rows))
+
+
+def test_a_model_that_answers_differently_once_stored_is_refused(tracking, run):
+    model = make_pipeline(Reader(), LogisticRegression()).fit(TABLE, LATE)
+    line = model.named_steps["logisticregression"]
+    line.coef_, line.intercept_ = np.array([[10.0]]), np.array([-5.0])
+    with pytest.raises(TrainingRunError, match="answers differently"):
+        log_model(model, TABLE, trust=[f"{Reader.__module__}.Reader"])
+    [logged] = tracking.search_logged_models([run.info.experiment_id], f"source_run_id='{run.info.run_id}'")
+    assert str(logged.status) == "FAILED"
+
+
+def test_logging_takes_a_fraction_of_a_second(run):
+    model = RandomForestClassifier(20).fit(NUMBERS, LATE)
+    log_model(model, NUMBERS)  # what has to be imported is imported
+    started = time.perf_counter()
+    log_model(model, NUMBERS)
+    # MLflow alone needs 11 s to find out the requirements, in a process of its own.
+    assert time.perf_counter() - started < 3
+
+
+def test_a_network_is_exported_as_it_predicts_not_as_it_trains(tracking, run):
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    rows = NUMBERS.to_numpy("float32")
+    info = log_model(network, rows[:1])
+    assert tags(tracking, info)[FORMAT] == "pt2" and network.training
+    said = mlflow.pyfunc.load_model(info.model_uri).predict(rows)
+    np.testing.assert_allclose(said, network.eval()(torch.tensor(rows)).detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_boosters_keep_their_own_format(tracking, run):
+    lightgbm = pytest.importorskip("lightgbm")
+    xgboost = pytest.importorskip("xgboost")
+    catboost = pytest.importorskip("catboost")
+    models = {
+        "skops": lightgbm.LGBMClassifier(n_estimators=3, verbose=-1).fit(NUMBERS, LATE),
+        "LightGBM": lightgbm.train({"verbose": -1}, lightgbm.Dataset(NUMBERS, LATE), 3),
+        "XGBoost": xgboost.XGBClassifier(n_estimators=3).fit(NUMBERS, LATE),
+        "CatBoost": catboost.CatBoostRegressor(iterations=3, verbose=0, allow_writing_files=False).fit(NUMBERS, LATE),
+    }
+    for kind, model in models.items():
+        info = log_model(model, NUMBERS)
+        assert tags(tracking, info)[FORMAT] == kind and not stored_format(info.flavors).runs_code
+        assert info.signature.outputs is not None
