@@ -38,8 +38,8 @@ from dagster_mlops.mlflow import (
     runs,
     training_asset,
 )
-from dagster_mlops.mlflow import assets as training
 from dagster_mlops.mlflow import facts as training_facts
+from dagster_mlops.mlflow import step as training
 from dagster_mlops.mlflow.promotion import PROMOTED, Registry, Rule, promote_version
 from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
@@ -262,8 +262,7 @@ def test_the_asset_shows_what_the_run_found_and_names_its_version(instance, reso
     run, version = sorted(records_in(seen), key=lambda record: record.kind, reverse=True)
     assert isinstance(version, ModelVersion) and isinstance(run, TrainingRun)
     assert version.upstream == (run.ref,) and version.datasets == {DATASET.path: MD5}
-    kept = client.get_model_version("delay", "1").tags[runs.RECORD]
-    assert ModelVersion.from_json(kept) == version
+    assert registry.version_record(client.get_model_version("delay", "1"), resource.uri) == version
 
 
 def test_an_exception_closes_the_run_as_failed_and_says_why(instance, resource, client):
@@ -309,10 +308,10 @@ def test_a_retry_continues_the_same_run(instance, resource, client):
 def test_a_retry_after_a_failed_registration_does_not_train_again(instance, resource, client, monkeypatch):
     real, fails = registry.register, [ConnectionError("registry down")]
 
-    def register(*arguments):
+    def register(*arguments, **options):
         if fails:
             raise fails.pop()
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(training, "register", register)
     assert materialize(instance, resource, training_set, model).success

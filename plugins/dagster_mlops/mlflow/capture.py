@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops._extras import extra
 from dagster_mlops.code_state import CodeState, git
+from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import Record, mask_credentials
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 FOLDER = "code"
 STEP, SYSTEM, DIFF, PACKAGES = "step.json", "system.json", "uncommitted.diff", "environment.txt"
@@ -85,9 +88,14 @@ def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value not in ("", None, [], {})}
 
 
+def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
+    """The artifacts of a run, by where they are: a client would ask the server for that first."""
+    registry = extra("mlflow.store.artifact.artifact_repository_registry")
+    return registry.get_artifact_repository(run.info.artifact_uri, resource.uri)
+
+
 def log_capture(
-    client: "MlflowClient",
-    run_id: str,
+    store: "ArtifactRepository",
     *,
     code: CodeState,
     lock: Path | None,
@@ -106,7 +114,7 @@ def log_capture(
             (folder / DIFF).write_text(code.diff)
         if lock and lock.stat().st_size <= _LOCK_LIMIT:
             shutil.copyfile(lock, folder / lock.name)
-        client.log_artifacts(run_id, str(folder), FOLDER)
+        store.log_artifacts(str(folder), FOLDER)
 
 
 def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, Train
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,13 @@ class RunFacts:
         """Content hash by dataset path."""
         return {dataset.path: dataset.md5 for dataset in self.inputs}
 
-    def of_run(self, run_id: str, attempt: int) -> tuple[TrainingRun, dict[str, str]]:
-        """The record and the tags of one run."""
-        record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
-        return record, {**self.tags, runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
-
-    def log(self, client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> None:
-        """Write everything to the run, in one request per kind."""
+    def log(self, client: "MlflowClient", resource: MlflowResource, run: "Run", attempt: int) -> TrainingRun:
+        """Write everything to the run, in one request per kind, and give back the record."""
         entities = extra("mlflow.entities")
+        run_id = run.info.run_id
+        record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
+        # A new run has got the others when it was created.
+        tags = {**(self.tags if attempt else {}), runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
         client.log_batch(run_id, tags=[entities.RunTag(name, value) for name, value in tags.items()])
         if self.inputs:
             client.log_inputs(
@@ -66,7 +66,9 @@ class RunFacts:
                     for dataset in self.inputs
                 ],
             )
-        capture.log_capture(client, run_id, code=self.code, lock=self.lock, step=self.step, system=self.system)
+        store = capture.artifact_store(resource, run)
+        capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
+        return record
 
 
 def run_facts(

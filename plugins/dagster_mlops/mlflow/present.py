@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.mlflow.capture import FOLDER, artifact_store
 from dagster_mlops.mlflow.registry import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import TrainingRun
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _FIGURES = 3
 _FIGURE_BYTES = 60_000
 
 
-def present_run(
-    client: "MlflowClient", resource: MlflowResource, run: "Run", record: TrainingRun
-) -> tuple[dict[str, Any], TrainingRun]:
-    """Metadata of a finished run, and its record with the metrics filled in."""
+def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:
+    """Metadata of a run, and its record with the metrics filled in."""
     metrics = finite_metrics(run)
     metadata: dict[str, Any] = {f"mlflow/metric/{name}": value for name, value in metrics.items()}
     if run.data.params:
@@ -31,15 +30,16 @@ def present_run(
         metadata["mlflow/params"] = dg.MetadataValue.table(rows)
     if url := resource.run_url(run.info.experiment_id, run.info.run_id):
         metadata["mlflow/run_url"] = dg.MetadataValue.url(url)
-    if figures := _figures(client, run.info.run_id):
+    if figures := _figures(artifact_store(resource, run)):
         metadata["mlflow/figures"] = dg.MetadataValue.md("\n\n".join(figures))
     return metadata, dataclasses.replace(record, metrics=metrics, params=dict(sorted(run.data.params.items())))
 
 
-def _figures(client: "MlflowClient", run_id: str) -> list[str]:
+def _figures(store: "ArtifactRepository") -> list[str]:
     """The first small PNG files among the run's artifacts, inline: Dagster has no metadata type for images."""
-    top = client.list_artifacts(run_id)
-    below = [file for folder in top if folder.is_dir for file in client.list_artifacts(run_id, folder.path)]
+    top = store.list_artifacts()
+    folders = [file.path for file in top if file.is_dir and file.path != FOLDER]
+    below = [file for folder in folders for file in store.list_artifacts(folder)]
     small = [
         file.path
         for file in [*top, *below]
@@ -48,6 +48,6 @@ def _figures(client: "MlflowClient", run_id: str) -> list[str]:
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         for path in small[:_FIGURES]:
-            png = Path(client.download_artifacts(run_id, path, folder)).read_bytes()
+            png = Path(store.download_artifacts(path, folder)).read_bytes()
             figures.append(f"![{path}](data:image/png;base64,{base64.b64encode(png).decode()})")
     return figures

@@ -1,6 +1,7 @@
 """Model versions in MLflow's registry, and the record that each of them carries."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,25 +12,29 @@ from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
 
 
+# The version in a record that MLflow keeps: it is written before the registry has counted, from 1. Readers fill it in.
+_UNNUMBERED = "0"
+
+
 def register(
-    client: "MlflowClient", name: str, model_id: str, run: "Run", record: TrainingRun, datasets: Mapping[str, str]
+    client: "MlflowClient",
+    name: str,
+    model: "LoggedModel",
+    run: "Run",
+    record: TrainingRun,
+    datasets: Mapping[str, str],
+    *,
+    again: bool,
 ) -> ModelVersion:
-    """Make the run's model a version of the registered model `name`, unless it is one already."""
+    """Make the run's model a version of the registered model `name`; `again`: unless an earlier attempt has."""
     run_id = run.info.run_id
-    source = f"models:/{model_id}"
-    there = [
-        version
-        for version in client.search_model_versions(f"run_id='{run_id}'")
-        if version.name == name and model_id in (version.model_id, str(version.source).rpartition("/")[2])
-    ]
-    version = there[0] if there else extra("mlflow").register_model(source, name)
     made = ModelVersion(
         name=name,
-        version=str(version.version),  # an int from sqlite, a str from a server
+        version=_UNNUMBERED,
         run_id=run_id,
         tracking_uri=record.tracking_uri,
         datasets=dict(datasets),
@@ -39,8 +44,40 @@ def register(
         dagster_asset=record.dagster_asset,
         dagster_partition=record.dagster_partition,
     )
-    client.set_model_version_tag(name, made.version, RECORD, made.to_json())
-    return made
+    there = [
+        version
+        for version in (client.search_model_versions(f"run_id='{run_id}'") if again else ())
+        if version.name == name and model.model_id in (version.model_id, str(version.source).rpartition("/")[2])
+    ]
+    version = there[0] if there else _create_version(client, name, model, run_id, made)
+    return dataclasses.replace(made, version=str(version.version))  # an int from sqlite, a str from a server
+
+
+def _create_version(
+    client: "MlflowClient", name: str, model: "LoggedModel", run_id: str, record: ModelVersion
+) -> "MlflowModelVersion":
+    """A version that carries its record. MLflow's own `register_model` takes six requests for it."""
+    gone = extra("mlflow.exceptions").MlflowException
+
+    def create() -> "MlflowModelVersion":
+        source, tags = f"models:/{model.model_id}", {RECORD: record.to_json()}
+        return client.create_model_version(name, source, run_id, tags=tags, model_id=model.model_id)
+
+    try:
+        version = create()
+    except gone as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        try:
+            client.create_registered_model(name)
+        except gone as second:
+            if second.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+        version = create()
+    # MLflow's UI leads from the model to its versions by this tag.
+    link = json.dumps([{"name": version.name, "version": version.version}])
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    return version
 
 
 def finite_metrics(run: "Run") -> dict[str, float]:
@@ -64,4 +101,6 @@ def version_record(version: "MlflowModelVersion", tracking_uri: str) -> ModelVer
             run_id=version.run_id or "",
             tracking_uri=tracking_uri,
         )
+    elif record.version == _UNNUMBERED:
+        record = dataclasses.replace(record, version=str(version.version))
     return dataclasses.replace(record, aliases=tuple(sorted(version.aliases)))

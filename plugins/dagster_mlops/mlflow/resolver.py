@@ -101,6 +101,7 @@ class MlflowResolver:
                 run = client.get_run(ref.id)
                 trained = run.data.tags.get(TRAINED)
                 models = [client.get_logged_model(trained)] if trained else logged_models(client, run)
+                models = [model for model in models if str(model.status) == "READY"]
                 if len(models) != 1:
                     raise TrackingError(f"run {ref.id} has logged {len(models)} models; one is expected.")
                 source = models[0].artifact_location

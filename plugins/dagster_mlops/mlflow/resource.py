@@ -3,10 +3,10 @@
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -81,34 +81,50 @@ class MlflowResource(dg.ConfigurableResource):
         """Point MLflow's fluent API at this server and experiment, and put everything back at the end.
 
         Raises:
-            TrackingError: see :meth:`client`.
+            TrackingError: see :meth:`client`; or the experiment was deleted.
         """
+        with self.activate_experiment(experiment) as (client, _):
+            yield client
+
+    @contextmanager
+    def activate_experiment(self, experiment: str | None = None) -> Iterator[tuple["MlflowClient", str]]:
+        """Like :meth:`activate`, and says the experiment's id: a server is asked for it, and for nothing else."""
         mlflow = extra("mlflow")
-        # The active experiment can be set but not read or unset through the public API.
-        fluent = extra("mlflow.tracking.fluent")
-        client = self.client()
-        experiment_id = self.experiment_id(client, experiment)
+        # The active experiment can be set but not read or unset through the public API, which asks the server again.
+        fluent: Any = extra("mlflow.tracking.fluent")
+        asked: list[str] = []
+        client = connect(
+            self.uri,
+            self.registry_uri,
+            timeout=self.connect_timeout,
+            probe=lambda client: asked.append(self.experiment_id(client, experiment)),
+        )
         uri_before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         registry_before = None if mlflow.get_registry_uri() == mlflow.get_tracking_uri() else mlflow.get_registry_uri()
         experiment_before = fluent._active_experiment_id
         # MLflow writes these names itself, so that subprocesses inherit them.
-        inherited = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID")
+        inherited = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
         with environment(
             **{name: os.environ.get(name) for name in inherited},
             **request_limits(timeout=self.request_timeout, retries=self.request_retries),
+            MLFLOW_EXPERIMENT_ID=asked[0],
+            MLFLOW_EXPERIMENT_NAME=None,
+            MLFLOW_RUN_ID=None,
             MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
+            # Each end of a run would ask for the run once more, to print its address.
+            MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
         ):
             try:
                 mlflow.set_tracking_uri(self.uri)
                 if self.registry_uri:
                     mlflow.set_registry_uri(self.registry_uri)
-                mlflow.set_experiment(experiment_id=experiment_id)
-                yield client
+                fluent._active_experiment_id = asked[0]
+                yield client, asked[0]
             finally:
                 mlflow.set_tracking_uri(uri_before)
                 if self.registry_uri:
                     mlflow.set_registry_uri(registry_before)
-                fluent._active_experiment_id = experiment_before  # pyright: ignore[reportAttributeAccessIssue]
+                fluent._active_experiment_id = experiment_before
 
     def experiment_id(self, client: "MlflowClient", name: str | None = None) -> str:
         """The id of an experiment, which is created when it is missing.
@@ -143,8 +159,14 @@ class MlflowResource(dg.ConfigurableResource):
         return self.ui and f"{self.ui}/#/models/{name}/versions/{version}"
 
 
-def connect(uri: str, registry_uri: str | None = None, *, timeout: int = 5) -> "MlflowClient":
-    """A client of a server or database that has just answered.
+def connect(
+    uri: str,
+    registry_uri: str | None = None,
+    *,
+    timeout: int = 5,
+    probe: "Callable[[MlflowClient], object]" = lambda client: client.search_experiments(max_results=1),
+) -> "MlflowClient":
+    """A client of a server or database that has just answered, to the question that `probe` asks.
 
     MLflow itself would retry for minutes: 7 times over HTTP, and 15 times, doubling the wait, for a database.
 
@@ -163,7 +185,7 @@ def connect(uri: str, registry_uri: str | None = None, *, timeout: int = 5) -> "
         with environment(**request_limits(timeout=timeout, retries=1)):
             # Making a client of a database connects already.
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
-            client.search_experiments(max_results=1)
+            probe(client)
     except OSError as error:
         raise TrackingError(
             f"MLflow's database at {where} cannot be reached: {error}. Start it, or mend the URI."

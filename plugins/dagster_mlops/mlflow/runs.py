@@ -1,9 +1,10 @@
 """Which MLflow run belongs to which step of Dagster: found again after a retry, closed after a crash."""
 
+import itertools
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -26,6 +27,7 @@ CLOSED = f"{NAMESPACE}.closed"  # why a run that did not finish was closed
 # Dagster run tag that says an MLflow run may have to be closed after it.
 TRAINING_TAG = f"{NAMESPACE}/training"
 
+_LOOK_BACK = 10  # runs of an asset and partition; what is older was closed by those in between
 _TAG_LIMIT = 8000  # MLflow cuts a longer tag of a run silently
 
 
@@ -53,10 +55,14 @@ def record_tag(record: Record) -> str:
     return text
 
 
-def find_run(
-    client: "MlflowClient", context: dg.AssetExecutionContext, experiment_id: str, tags: Mapping[str, str]
-) -> "Run | None":
-    """The MLflow run that an earlier attempt of this step left behind, to be continued.
+def latest_runs(client: "MlflowClient", experiment_id: str, target: str) -> "list[Run]":
+    """The last runs of this asset and partition, earliest first: one request tells all that a step has to know."""
+    newest = _search(client, [experiment_id], {TARGET: target}, newest_first=True)
+    return list(itertools.islice(newest, _LOOK_BACK))[::-1]
+
+
+def find_run(context: dg.AssetExecutionContext, earlier: "Sequence[Run]", tags: Mapping[str, str]) -> "Run | None":
+    """The one of `earlier` that an attempt of this step left behind, to be continued.
 
     A run is continued by a retry of the same Dagster run, or by a re-execution on the same code, inputs and config;
     MLflow's params cannot be changed, so anything else gets a run of its own.
@@ -64,27 +70,26 @@ def find_run(
     Raises:
         TrainingRunError: another process that is alive writes it.
     """
-    for run in _search(client, [experiment_id], {KEY: tags[KEY]}):
+    for run in earlier:
         same_run = run.data.tags.get(DAGSTER_RUN) == tags[DAGSTER_RUN]
-        if not same_run and run.data.tags.get(INPUTS) != tags[INPUTS]:
+        if run.data.tags.get(KEY) != tags[KEY] or (not same_run and run.data.tags.get(INPUTS) != tags[INPUTS]):
             continue
         if run.info.status == "RUNNING" and is_alive(run, context.instance, unless=tags[DAGSTER_RUN]):
             raise TrainingRunError(
                 f"MLflow run {run.info.run_id} of {tags[TARGET]} is being written by {run.data.tags.get(OWNER)} for "
                 f"Dagster run {run.data.tags.get(DAGSTER_RUN)}. Wait for it or terminate it, then re-run."
             )
-        if run.info.status != "FINISHED":
-            return run
-        if TRAINED in run.data.tags and not _is_recorded(context, run):
+        # Dagster does not know the result when the process was killed right after the run had finished.
+        if run.info.status != "FINISHED" or not _is_recorded(context, run):
             return run
     return None
 
 
 def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
-    """A new MLflow run for this step.
+    """A new MLflow run for a step that somebody else may start at this moment, too.
 
     Raises:
-        TrainingRunError: another process started one at the same moment, and was first.
+        TrainingRunError: another process did, and was first.
     """
     created = client.create_run(experiment_id, tags=dict(tags), run_name=name)
     rivals = _search(client, [experiment_id], {KEY: tags[KEY], INPUTS: tags[INPUTS]}, running=True)
@@ -98,10 +103,12 @@ def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapp
     return created
 
 
-def close_orphans(client: "MlflowClient", instance: dg.DagsterInstance, experiment_id: str, target: str) -> list[str]:
-    """Close the runs of this asset and partition that are RUNNING although nobody writes them any more."""
+def close_orphans(
+    client: "MlflowClient", instance: dg.DagsterInstance, earlier: "Sequence[Run]", *, but: "Run | None"
+) -> list[str]:
+    """Close those of `earlier` that are RUNNING although nobody writes them any more, `but` the one to continue."""
     orphans = [
-        run for run in _search(client, [experiment_id], {TARGET: target}, running=True) if not is_alive(run, instance)
+        run for run in earlier if run is not but and run.info.status == "RUNNING" and not is_alive(run, instance)
     ]
     return [close_run(client, run, "KILLED", "its process died without closing it") for run in orphans]
 
@@ -156,17 +163,24 @@ def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> b
 
 
 def _search(
-    client: "MlflowClient", experiments: Iterable[str], tags: Mapping[str, str], *, running: bool = False
+    client: "MlflowClient",
+    experiments: Iterable[str],
+    tags: Mapping[str, str],
+    *,
+    running: bool = False,
+    newest_first: bool = False,
 ) -> "Iterator[Run]":
+    """Runs by their tags, earliest first or `newest_first`, which asks for few at a time."""
     wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     query = " and ".join([*wanted, "attributes.status = 'RUNNING'"] if running else wanted)
-    token = None
+    order, token = "DESC" if newest_first else "ASC", None
     while True:
         page = client.search_runs(
             list(experiments),
             query,
             extra("mlflow.entities").ViewType.ACTIVE_ONLY,
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
+            max_results=_LOOK_BACK if newest_first else 1000,
+            order_by=[f"attributes.start_time {order}", f"attributes.run_id {order}"],
             page_token=token,
         )
         yield from page

@@ -1,0 +1,105 @@
+"""The step's run as MLflow's active one: for the function, and for the threads and processes that it starts."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.resource import MlflowResource, environment
+from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PARENT = "mlflow.parentRunId"
+
+
+@contextmanager
+def open_run(
+    context: dg.AssetExecutionContext,
+    client: "MlflowClient",
+    resource: MlflowResource,
+    experiment_id: str,
+    *,
+    name: str,
+    tags: Mapping[str, str],
+    continued: "Run | None",
+) -> "Iterator[Run]":
+    """Start a run, or go on with one, make it MLflow's active one, and close it however the block ends."""
+    mlflow, fluent = extra("mlflow"), _fluent()
+    stack = fluent._active_run_stack.get()
+    depth, run = len(stack), continued
+    try:
+        if run is None and not stack:
+            run = mlflow.start_run(
+                experiment_id=experiment_id, run_name=name, tags=dict(tags), log_system_metrics=False
+            )
+        else:
+            # Of itself MLflow makes a new run the child of one that somebody else has left open in this process.
+            run = run or client.create_run(experiment_id, tags=dict(tags), run_name=name)
+            mlflow.start_run(run_id=run.info.run_id, nested=True, log_system_metrics=False)
+        with _shared(run, tags[runs.DAGSTER_RUN]):
+            yield run
+    except BaseException as error:
+        # Exception: the training failed. Anything else (Dagster's termination, Ctrl-C) is an interruption.
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        if run is not None:
+            try:
+                _leave(client, resource, run, depth, status)
+                runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
+            except (extra("mlflow.exceptions").MlflowException, OSError) as second:
+                context.log.warning(
+                    f"MLflow run {run.info.run_id} could not be closed: {mask_credentials(str(second))}"
+                )
+        raise
+    _leave(client, resource, run, depth, "FINISHED")
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+@contextmanager
+def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
+    """Let threads and forked processes log to the run, and make runs that others start its children.
+
+    MLflow keeps the active run per thread, and begins a new one for what a thread or forked process without one logs.
+    """
+    fluent = _fluent()
+    start = fluent._get_or_start_run
+
+    def current() -> Any:
+        return start() if fluent._active_run_stack.get() else run
+
+    inherited = json.loads(os.environ.get("MLFLOW_RUN_CONTEXT") or "{}")
+    tags = {**inherited, PARENT: run.info.run_id, runs.DAGSTER_RUN: dagster_run_id}
+    fluent._get_or_start_run = current
+    try:
+        with environment(MLFLOW_RUN_CONTEXT=json.dumps(tags)):
+            yield
+    finally:
+        fluent._get_or_start_run = start
+
+
+def _leave(client: "MlflowClient", resource: MlflowResource, run: "Run", depth: int, status: str) -> None:
+    """Take the run off MLflow's stack of active runs, and end what the function left open inside it."""
+    mlflow, fluent = extra("mlflow"), _fluent()
+    mlflow.set_tracking_uri(resource.uri)  # the function may have pointed it elsewhere
+    stack = fluent._active_run_stack.get()
+    while len(stack) > depth:
+        if stack[-1].info.run_id == run.info.run_id:
+            stack.pop()  # it is closed by whoever asked
+        else:
+            mlflow.end_run(status)
+    for left in fluent._active_run_stack.get_all_thread_values().values():
+        for child in [child for child in left if child.data.tags.get(PARENT) == run.info.run_id]:
+            client.set_terminated(child.info.run_id, status)
+            left.remove(child)
+
+
+def _fluent() -> Any:
+    """MLflow's module of active runs, of whose stack only the top can be seen through the public API."""
+    return extra("mlflow.tracking.fluent")

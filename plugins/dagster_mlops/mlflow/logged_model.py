@@ -1,0 +1,55 @@
+"""The model that a training function has logged: exactly one, complete with what says how its input looks."""
+
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrainingRunError
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+# Finding out a model's requirements takes MLflow about 11 s, logging the model itself half a second.
+_SLOW_LOG_MODEL_S = 8.0
+
+
+def the_model(context: dg.AssetExecutionContext, logged: "Sequence[LoggedModel]", tracking_uri: str) -> "LoggedModel":
+    """The one model of the run, complete with signature and input example.
+
+    Raises:
+        TrainingRunError: there is none, or several, or it is incomplete.
+    """
+    ready = [model for model in logged if str(model.status) == "READY"]
+    if len(ready) != 1:
+        found = ", ".join(f"{model.name} ({model.model_id})" for model in ready) or "none"
+        raise TrainingRunError(
+            f"a training run logs exactly one model, this one logged {len(ready)}: {found}. Call mlflow.<flavor>."
+            'log_model(model, name="model", signature=…, input_example=…) once; with autolog, set log_models=False; '
+            "log the models of a search in nested runs."
+        )
+    [model] = ready
+    # By where it is: by its id, MLflow would ask the server for that once more.
+    store = extra("mlflow.store.artifact.artifact_repository_registry").get_artifact_repository(
+        model.artifact_location, tracking_uri
+    )
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        info = extra("mlflow.models").Model.load(store.download_artifacts("MLmodel", scratch))
+    missing = [
+        *([] if info.signature else ["signature=infer_signature(X, predictions)"]),
+        *([] if info.saved_input_example_info else ["input_example=X.head(3)"]),
+    ]
+    if missing:
+        raise TrainingRunError(
+            f"model {model.name} ({model.model_id}) cannot be served safely: it lacks what says how its input looks. "
+            f"Add {' and '.join(missing)} to log_model."
+        )
+    seconds = (model.last_updated_timestamp - model.creation_timestamp) / 1000
+    if seconds > _SLOW_LOG_MODEL_S:
+        context.log.warning(
+            f"log_model took {seconds:.1f} s, most of it to find out the model's requirements. Give it "
+            "pip_requirements=[…] and it takes half a second."
+        )
+    return model

@@ -1,0 +1,151 @@
+"""One training step, from the look for earlier attempts to the model version."""
+
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.active_run import open_run
+from dagster_mlops.mlflow.facts import RunFacts
+from dagster_mlops.mlflow.logged_model import the_model
+from dagster_mlops.mlflow.present import present_run
+from dagster_mlops.mlflow.registry import register
+from dagster_mlops.mlflow.resource import MlflowResource
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training asset was given besides its function."""
+
+    registered_model_name: str
+    experiment: str | None
+    seed: int
+
+
+def train_step(
+    call: Callable[[], Any],
+    context: dg.AssetExecutionContext,
+    resource: MlflowResource,
+    training: Training,
+    facts: RunFacts,
+) -> dg.MaterializeResult:
+    """Train inside the run that belongs to this step, register the model, and say what came out."""
+    if runs.TRAINING_TAG not in context.run.tags:
+        # Tells the sensor which Dagster runs may leave an MLflow run behind.
+        context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
+    with resource.activate_experiment(training.experiment) as (client, experiment_id):
+        earlier = runs.latest_runs(client, experiment_id, facts.tags[runs.TARGET])
+        found = runs.find_run(context, earlier, facts.tags)
+        for run_id in runs.close_orphans(client, context.instance, earlier, but=found):
+            context.log.warning(f"Closed MLflow run {run_id}, which a process that died had left running.")
+        model = _trained_before(client, context, found, training, facts)
+        attempt = int(found.data.tags.get(runs.ATTEMPT, 0)) + 1 if found else 0
+        if found is None and context.run.parent_run_id:
+            # Somebody else may re-execute the same at this moment.
+            found = runs.create_run(client, experiment_id, facts.name, facts.tags)
+
+        started = time.monotonic()
+        result = None
+        with open_run(
+            context, client, resource, experiment_id, name=facts.name, tags=facts.tags, continued=found
+        ) as run:
+            run_id = run.info.run_id
+            context.log.info(f"MLflow run {run_id} (attempt {attempt}) {resource.run_url(experiment_id, run_id)}")
+            for name in {runs.CLOSED, runs.TRAINED}.intersection(found.data.tags if found else ()):
+                client.delete_tag(run_id, name)
+            record = facts.log(client, resource, run, attempt)
+            if model is not None:
+                context.log.info("An earlier attempt has trained the model on the same code and inputs: it is taken.")
+            else:
+                before = {logged.model_id for logged in runs.logged_models(client, run)} if found else set()
+                _seed(training.seed)
+                result = _call(call)
+                logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
+                model = the_model(context, logged, resource.uri)
+                if before:
+                    client.set_tag(run_id, runs.TRAINED, model.model_id)
+            extra("mlflow").flush_async_logging()
+            run = client.get_run(run_id)
+            try:
+                version = register(
+                    client, training.registered_model_name, model, run, record, facts.datasets, again=attempt > 0
+                )
+            except Exception:
+                with suppress(extra("mlflow.exceptions").MlflowException, OSError):
+                    client.set_tag(run_id, runs.TRAINED, model.model_id)  # the next attempt need not train
+                raise
+
+        metadata, record = present_run(resource, run, record)
+        metadata["mlflow/training_seconds"] = round(time.monotonic() - started, 3)
+        version_url = resource.version_url(version.name, version.version)
+    given = result if isinstance(result, dg.MaterializeResult) else dg.MaterializeResult()
+    return dg.MaterializeResult(
+        metadata={
+            **record.to_metadata(),
+            **version.to_metadata(),
+            **metadata,
+            **({"mlflow/version_url": dg.MetadataValue.url(version_url)} if version_url else {}),
+            **(given.metadata or {}),
+        },
+        check_results=given.check_results,
+        tags=given.tags,
+        data_version=dg.DataVersion(f"{version.name}/{version.version}"),
+    )
+
+
+def _trained_before(
+    client: "MlflowClient",
+    context: dg.AssetExecutionContext,
+    found: "Run | None",
+    training: Training,
+    facts: RunFacts,
+) -> "LoggedModel | None":
+    """The model of an earlier attempt, when only recording it is left to do.
+
+    An asset with checks of its own must run to evaluate them.
+    """
+    same = found is not None and found.data.tags.get(runs.INPUTS) == facts.tags[runs.INPUTS]
+    if found is None or not same or context.op_execution_context.selected_asset_check_keys:
+        return None
+    model_id = found.data.tags.get(runs.TRAINED)
+    if model_id is None:
+        versions = client.search_model_versions(f"run_id='{found.info.run_id}'")
+        model_id = next((v.model_id for v in versions if v.name == training.registered_model_name), None)
+    return client.get_logged_model(model_id) if model_id else None
+
+
+def _call(call: Callable[[], Any]) -> Any:
+    try:
+        result = call()
+    except extra("mlflow.exceptions").MlflowException as error:
+        if "skops_trusted_types" not in str(error):
+            raise
+        raise TrainingRunError(
+            f"MLflow stores scikit-learn models with skops, which refuses types it does not know: {str(error)[:300]}\n"
+            'Give log_model skops_trusted_types=[…] with the types named above, or serialization_format="cloudpickle".'
+        ) from error
+    if result is not None and not isinstance(result, dg.MaterializeResult):
+        raise TrainingRunError(
+            f"the training function returned {type(result).__name__}. Log the model with mlflow.<flavor>.log_model, "
+            "and return nothing or a dagster.MaterializeResult."
+        )
+    return result
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    extra("numpy", extra="mlflow").random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
