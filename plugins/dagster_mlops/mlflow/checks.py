@@ -8,12 +8,13 @@ import dagster as dg
 
 from dagster_mlops.asset_records import latest_records
 from dagster_mlops.errors import ProvenanceError
+from dagster_mlops.mlflow.keys import AssetLike, asset_key
 from dagster_mlops.provenance import ModelVersion
 
 
 def metric_checks(
     *,
-    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    asset: AssetLike,
     bounds: Mapping[str, tuple[float | None, float | None]],
     blocking: bool = True,
 ) -> list[dg.AssetChecksDefinition]:
@@ -26,24 +27,16 @@ def metric_checks(
     metric that is missing or not finite is a failed check, never a missing result. With ``blocking``, promotion and
     every other guarded asset refuses to go on while one of them fails.
     """
-    if isinstance(asset, dg.AssetsDefinition):
-        key = asset.key
-    else:
-        key = dg.AssetKey.from_user_string(asset) if isinstance(asset, str) else asset
+    key = asset_key(asset)
     names = {metric: "metric_" + re.sub(r"\W", "_", metric) for metric in bounds}
     if not names or len(set(names.values())) < len(names):
         raise dg.DagsterInvalidDefinitionError(
             f"metric_checks of {key.to_user_string()} needs bounds for at least one metric, and names that differ in "
             f"more than punctuation; it got {', '.join(names) or 'none'}."
         )
-    for metric, (low, high) in bounds.items():
-        if (low is None and high is None) or (low is not None and high is not None and low > high):
-            raise dg.DagsterInvalidDefinitionError(
-                f"bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
-                "(least, greatest), with None for an open end."
-            )
+    refuse_useless(bounds)
     specs = [
-        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=f"{metric} is {_within(*bounds[metric])}.")
+        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=f"{metric} is {within(*bounds[metric])}.")
         for metric, name in names.items()
     ]
 
@@ -81,12 +74,31 @@ def _result(
     return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
-        description=problem or f"{metric} {value:.6g} is {'' if passed else 'not '}{_within(*bounds)}.",
+        description=problem or f"{metric} {value:.6g} is {'' if passed else 'not '}{within(*bounds)}.",
         metadata={fact: known for fact, known in facts.items() if known is not None},
     )
 
 
-def _within(low: float | None, high: float | None) -> str:
+def refuse_useless(bounds: Mapping[str, tuple[float | None, float | None]]) -> None:
+    """Refuse bounds that say nothing.
+
+    Raises:
+        DagsterInvalidDefinitionError: no value could fail them, or none could pass.
+    """
+    for metric, (low, high) in bounds.items():
+        if (low is None and high is None) or (low is not None and high is not None and low > high):
+            raise dg.DagsterInvalidDefinitionError(
+                f"bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
+                "(least, greatest), with None for an open end."
+            )
+
+
+def within(low: float | None, high: float | None) -> str:
+    """A range in words.
+
+    >>> within(0.7, None), within(0, 1)
+    ('at least 0.7', 'between 0 and 1')
+    """
     if low is None:
         return f"at most {high:g}"
     return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"

@@ -13,6 +13,8 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.gates import require_gates
 from dagster_mlops.mlflow.candidates import made_by
+from dagster_mlops.mlflow.evaluation.evidence import SameRows, same_rows
+from dagster_mlops.mlflow.keys import AssetLike, asset_key
 from dagster_mlops.mlflow.registry import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
@@ -30,13 +32,15 @@ _TRIES = 5
 
 def promotion_asset(
     *,
-    candidate: dg.AssetKey | str,
+    candidate: AssetLike,
     registered_model_name: str,
     metric: str,
     greater_is_better: bool = True,
     min_improvement: float = 0.0,
     alias: str = "champion",
     name: str = "champion",
+    evaluation: AssetLike | None = None,
+    min_wins: float = 0.0,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that moves `alias` to the version that the asset `candidate` made, when it beats the present holder.
@@ -47,7 +51,9 @@ def promotion_asset(
         )
 
     Better means: `metric` of the version's run improves, by `min_improvement` or more. A tie, and a metric that is not
-    finite, never win. Nothing moves unless every blocking check of `candidate` holds for its latest materialization.
+    finite, never win. With `evaluation`, an :func:`evaluation_asset`, the metric is that of both versions on its rows,
+    and the candidate has to win in a share of `min_wins` of its resamples. Nothing moves unless every blocking check of
+    `candidate` and `evaluation` holds for its latest materialization.
     Both versions keep the move, its reason and its evidence in their tag ``dagster_mlops.promoted``.
 
     The asset is the version that holds the alias: its record, and ``<name>/<version>`` as data version, so that what
@@ -57,20 +63,20 @@ def promotion_asset(
     """
     rule = Rule(metric, greater_is_better, min_improvement)
     options: dict[str, Any] = {
+        **({} if "key" in asset_options else {"name": name}),
         "description": f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
         **asset_options,
         "kinds": {"mlflow", *asset_options.get("kinds", ())},
     }
-    if "key" not in options:
-        options["name"] = name
-    candidate_key = dg.AssetKey.from_user_string(candidate) if isinstance(candidate, str) else candidate
+    guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
-        challenger = made_by(context, candidate_key, registered_model_name)
-        evidence = require_gates(context, [candidate_key])
+        challenger = made_by(context, guards[0], registered_model_name)
+        evidence = require_gates(context, guards)
+        compared = same_rows(context.instance, guards[1], challenger, alias, metric, min_wins) if evaluation else None
         with mlflow.activate() as client:
             registry = Registry(client, registered_model_name, alias)
-            move = promote_version(registry, challenger.version, rule, evidence, context.run.run_id)
+            move = promote_version(registry, challenger.version, rule, evidence, context.run.run_id, compared)
             holder = registry.holder()
             if holder is None:
                 raise ModelVersionError(
@@ -92,7 +98,7 @@ def promotion_asset(
             data_version=dg.DataVersion(f"{record.name}/{record.version}"),
         )
 
-    return dg.asset(**{**options, "deps": [candidate_key, *asset_options.get("deps", ())]})(promote)
+    return dg.asset(**{**options, "deps": [*guards, *asset_options.get("deps", ())]})(promote)
 
 
 @dataclass(frozen=True)
@@ -206,21 +212,31 @@ class Registry:
 
 
 def promote_version(
-    registry: Registry, version: str, rule: Rule, evidence: Mapping[str, bool], dagster_run_id: str
+    registry: Registry,
+    version: str,
+    rule: Rule,
+    evidence: Mapping[str, bool],
+    dagster_run_id: str,
+    compared: SameRows | None = None,
 ) -> Move:
     """Move the alias to `version` if it wins: intent, move, verification, record; each step can be repeated.
 
     Raises:
         ModelVersionError: a version or metric is missing, or other promotions kept moving the alias.
+        EvaluationError: `compared` is not about the two versions, or lacks the metric.
     """
-    value = registry.metric(registry.version(version), rule.metric)
+    challenger = registry.version(version)
+    value = compared.candidate() if compared else registry.metric(challenger, rule.metric)
     for _ in range(_TRIES):
         holder = registry.holder()
         before = str(holder.version) if holder else ""
         if before == version:
             return _complete(registry, version, value)
-        held = registry.metric(holder, rule.metric) if holder else None
+        held = registry.metric(holder, rule.metric) if holder and not compared else None
+        held = compared.holder(before) if holder and compared else held
         wins, why = rule.judge(value, held)
+        if wins and holder and compared:
+            wins, why = compared.confirm(why)
         move = Move(wins, why, version, value, before, held)
         if not wins:
             return move
@@ -233,6 +249,7 @@ def promote_version(
             "metric": rule.metric,
             "values": move.values(),
             "gates": dict(evidence),
+            **({"evaluation": compared.to_dict()} if compared else {}),
             "dagster_run_id": dagster_run_id,
             "state": _INTENDED,
         }

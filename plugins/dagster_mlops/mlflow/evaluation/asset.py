@@ -16,6 +16,7 @@ from dagster_mlops.mlflow.evaluation.predictions import (
 )
 from dagster_mlops.mlflow.evaluation.present import PREFIX, metadata_of
 from dagster_mlops.mlflow.evaluation.store import EVALUATION, log_evaluation, summary
+from dagster_mlops.mlflow.keys import AssetLike, asset_input, asset_key
 from dagster_mlops.mlflow.model_card import attach_card, model_card
 from dagster_mlops.mlflow.promotion import Registry
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -23,8 +24,6 @@ from dagster_mlops.mlflow.resource import MlflowResource
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-AssetLike = dg.AssetKey | dg.AssetsDefinition | str
 
 
 def evaluation_asset(
@@ -155,19 +154,3 @@ def _training_run(client: "MlflowClient", run_id: str) -> "Run | None":
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
-
-
-def asset_key(asset: AssetLike | dg.AssetIn) -> dg.AssetKey:
-    """The key of an asset, however it is named."""
-    if isinstance(asset, dg.AssetIn):
-        if asset.key is None:
-            raise dg.DagsterInvalidDefinitionError("Give the AssetIn a key: dg.AssetIn(key=…).")
-        return asset.key
-    if isinstance(asset, dg.AssetsDefinition):
-        return asset.key
-    return dg.AssetKey.from_user_string(asset) if isinstance(asset, str) else asset
-
-
-def asset_input(asset: AssetLike | dg.AssetIn) -> dg.AssetIn:
-    """An asset as an input that its own IO manager loads."""
-    return asset if isinstance(asset, dg.AssetIn) else dg.AssetIn(key=asset_key(asset))

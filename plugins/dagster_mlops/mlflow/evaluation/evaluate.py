@@ -19,7 +19,7 @@ from dagster_mlops.mlflow.evaluation.measure import (
     slices_of,
     trivial_baseline,
 )
-from dagster_mlops.mlflow.evaluation.metrics import Prediction, Task, estimate, headline, scored
+from dagster_mlops.mlflow.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
 from dagster_mlops.mlflow.evaluation.plots import figures
 from dagster_mlops.mlflow.evaluation.predictions import (
     Features,
@@ -104,8 +104,11 @@ def evaluate(
         whole=whole,
         slices=tuple(part(name, mask) for name, mask in slices_of(known, setup.slices)),
         alias=setup.alias,
-        rival_version=rival_version if rival else "",
+        rival_version=rival_version,
         no_rival=no_rival,
+        lower_is_better=tuple(
+            name for name in whole.metrics if greater_is_better(name, setup.plan.lower_is_better) is False
+        ),
         importance={} if whole.why_not else _importance(candidate, inputs, labels, headline(whole.metrics), setup),
     )
     return evaluation, figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)

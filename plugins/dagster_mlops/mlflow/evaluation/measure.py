@@ -81,6 +81,7 @@ class Evaluation:
     alias: str = ""
     rival_version: str = ""
     no_rival: str = ""  # why there is no comparison
+    lower_is_better: tuple[str, ...] = ()
     importance: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,9 +99,10 @@ class Evaluation:
         if data.get("schema") != 1 or not known <= {*data}:
             raise EvaluationError(f"an evaluation of schema {data.get('schema')!r} cannot be read. Evaluate again.")
         facts = {name: value for name, value in data.items() if name in known}
-        return Evaluation(
-            **{**facts, "whole": _part(facts["whole"]), "slices": tuple(_part(part) for part in facts["slices"])}
-        )
+        facts["whole"] = _part(facts["whole"])
+        facts["slices"] = tuple(_part(part) for part in facts["slices"])
+        facts["lower_is_better"] = tuple(facts["lower_is_better"])
+        return Evaluation(**facts)
 
 
 @dataclass(frozen=True)

@@ -63,15 +63,16 @@ def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Seque
             raise EvaluationError(f"labels such as {found[0]!r} are no numbers. Use task='binary' or 'multiclass'.")
         return Labels(task, labels.to_numpy(dtype=float))
     if task == "binary":
-        if positive is None:
-            positive = 1 if set(found) <= {0, 1} else found[-1]
+        if set(found) <= {0, 1}:
+            found = [0, 1]  # also where they are floats or truths
+        positive = found[-1] if positive is None else positive
         others = [value for value in found if value != positive]
         if len(others) > 1:
             raise EvaluationError(
                 f"labels {', '.join(map(repr, found[:10]))} are more than two. Use task='multiclass' or 'regression'."
             )
-        negative = others[0] if others else 0 if positive == 1 else None
-        return Labels(task, (labels == positive).to_numpy(dtype=float), (negative, positive))
+        values = (labels == positive).to_numpy(dtype=float)
+        return Labels(task, values, (others[0] if others else None, positive))
     values = pd.Categorical(labels, categories=list(found)).codes
     if (values < 0).any():
         unknown = sorted(set(map(str, labels[np.asarray(values) < 0].unique())))

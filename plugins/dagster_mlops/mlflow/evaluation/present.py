@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.errors import EvaluationError
 from dagster_mlops.mlflow.evaluation.measure import Difference, Estimate, Evaluation
 from dagster_mlops.mlflow.evaluation.metrics import headline
 from dagster_mlops.mlflow.evaluation.plots import inline
@@ -130,3 +131,17 @@ def _interval(found: Estimate, how: str = ".4f") -> str:
 
 def _compared(found: Difference) -> str:
     return f"{found.value:+.3f}, {found.verdict}"
+
+
+def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey) -> Evaluation:
+    """What an evaluation asset found last.
+
+    Raises:
+        EvaluationError: it was never materialized, or is no evaluation.
+    """
+    event = instance.get_latest_materialization_event(key)
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    if RESULT not in metadata:
+        raise EvaluationError(f"{key.to_user_string()} has no evaluation yet. Materialize it first.")
+    result: Any = metadata[RESULT].value
+    return Evaluation.from_dict(result)

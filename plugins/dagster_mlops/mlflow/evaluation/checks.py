@@ -1,0 +1,158 @@
+"""Asset checks on an evaluation: bounds on metrics and slices, and how far they may fall behind the champion."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import dagster as dg
+
+from dagster_mlops.errors import EvaluationError
+from dagster_mlops.mlflow.checks import refuse_useless, within
+from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation, Part
+from dagster_mlops.mlflow.evaluation.present import latest_evaluation
+from dagster_mlops.mlflow.keys import AssetLike, asset_key
+
+Bounds = Mapping[str, tuple[float | None, float | None]]
+Decides = Literal["interval", "value"]
+# What is wrong with some of the rows, if anything: too low, too far behind.
+_Judge = Callable[[Evaluation, Part], str]
+
+
+def evaluation_checks(
+    *,
+    evaluation: AssetLike,
+    bounds: Bounds | None = None,
+    slice_bounds: Bounds | None = None,
+    max_drop: Mapping[str, float] | None = None,
+    slice_max_drop: Mapping[str, float] | None = None,
+    decides: Decides = "interval",
+    blocking: bool = True,
+) -> list[dg.AssetChecksDefinition]:
+    """Asset checks on what an :func:`evaluation_asset` found, in a single step and without MLflow.
+
+        checks = evaluation_checks(
+            evaluation=evaluation, bounds={"auc": (0.7, None)}, slice_bounds={"auc": (0.6, None)},
+            max_drop={"auc": 0.0}, slice_max_drop={"auc": 0.03},
+        )
+
+    With ``decides="interval"`` a check fails where the whole confidence interval is out of bounds: chance in a small
+    slice is no failure. With ``"value"`` the metric itself decides. Slices with too few rows are not judged.
+
+    Of the drops, one that cannot be judged because the champion cannot answer these rows is a failed check; without a
+    champion there is nothing to fall behind. Promotion with ``evaluation=`` refuses to go on while a blocking check
+    fails.
+
+    Args:
+        bounds: (least, greatest) acceptable value by metric, on all rows; checks ``metric_<name>``.
+        slice_bounds: the same for each slice; checks ``slices_<name>``.
+        max_drop: how much worse than the champion a metric may be, on the same rows; checks ``drop_<name>``.
+        slice_max_drop: the same for each slice; checks ``slices_drop_<name>``.
+    """
+    key = asset_key(evaluation)
+    for given in (bounds or {}, slice_bounds or {}):
+        refuse_useless(given)
+    asked: dict[str, tuple[str, bool, _Judge]] = {}
+    for by_slice, given in ((False, bounds), (True, slice_bounds)):
+        for metric, (low, high) in (given or {}).items():
+            name = f"{'slices' if by_slice else 'metric'}_{metric}"
+            told = f"{metric} {'of each slice ' * by_slice}is {within(low, high)}."
+            asked[re.sub(r"\W", "_", name)] = told, by_slice, _bounds(metric, low, high, decides)
+    for by_slice, given in ((False, max_drop), (True, slice_max_drop)):
+        for metric, allowed in (given or {}).items():
+            name = f"{'slices_' * by_slice}drop_{metric}"
+            told = (
+                f"{metric} {'of no slice ' if by_slice else 'not '}worse than the champion's by more than {allowed:g}."
+            )
+            asked[re.sub(r"\W", "_", name)] = told, by_slice, _drop(metric, allowed, decides)
+    if not asked:
+        raise dg.DagsterInvalidDefinitionError(
+            f"evaluation_checks of {key.to_user_string()} needs at least one of bounds, slice_bounds, max_drop and "
+            "slice_max_drop."
+        )
+    specs = [
+        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=told) for name, (told, _, _) in asked.items()
+    ]
+
+    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        problem, found = "", None
+        try:
+            found = latest_evaluation(context.instance, key)
+        except EvaluationError as error:
+            problem = str(error)
+        for name, (_, by_slice, judge) in asked.items():
+            if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
+                if found is None:
+                    yield dg.AssetCheckResult(check_name=name, passed=False, description=problem)
+                else:
+                    yield _result(name, found, by_slice, judge)
+
+    op_name = "_".join([*key.path, "evaluation_checks"])
+    return [dg.multi_asset_check(specs=specs, name=re.sub(r"\W", "_", op_name), can_subset=True)(check)]
+
+
+def _result(name: str, evaluation: Evaluation, by_slice: bool, judge: _Judge) -> dg.AssetCheckResult:
+    parts = evaluation.slices if by_slice else (evaluation.whole,)
+    judged = [part for part in parts if not by_slice or not part.why_not]
+    problems = {part.name or "all rows": told for part in judged if (told := judge(evaluation, part))}
+    passed = bool(judged) and not problems
+    said = [f"{where}: {told}" if by_slice else told for where, told in problems.items()]
+    nothing = f"None of {len(parts)} slices has enough rows to be judged."
+    fine = f"{len(judged)} of {len(parts)} slices judged." if by_slice else "Holds."
+    table = [dg.TableRecord({"where": where, "problem": told}) for where, told in problems.items()]
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=passed,
+        description="; ".join(said)[:1000] or (fine if passed else nothing),
+        metadata={
+            "version": f"{evaluation.model}/{evaluation.version}",
+            "judged": len(judged),
+            "not_judged": len(parts) - len(judged),
+            **({"problems": dg.MetadataValue.table(table)} if by_slice and table else {}),
+        },
+    )
+
+
+def _bounds(metric: str, low: float | None, high: float | None, decides: Decides) -> _Judge:
+    def judge(evaluation: Evaluation, part: Part) -> str:
+        found = part.metrics.get(metric)
+        if found is None:
+            return part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
+        least, greatest = _range(found, decides)
+        if greatest < (-math.inf if low is None else low) or least > (math.inf if high is None else high):
+            return f"{metric} {_told(found)} is not {within(low, high)}"
+        return ""
+
+    return judge
+
+
+def _drop(metric: str, allowed: float, decides: Decides) -> _Judge:
+    def judge(evaluation: Evaluation, part: Part) -> str:
+        found = part.differences.get(metric)
+        if found is None:
+            if part.why_not:
+                return part.why_not
+            if evaluation.rival_version and not part.rival:
+                return evaluation.no_rival
+            known = ", ".join(part.differences)
+            return f"there is no comparison by {metric}; there are {known}" if known else ""
+        least, greatest = _range(found, decides)
+        # In the best case for the version that the interval leaves open.
+        lost = least if metric in evaluation.lower_is_better else -greatest
+        if lost > allowed:
+            against = f"{evaluation.alias} {evaluation.rival_version}"
+            return f"{metric} is {_told(found, '+.4g')} against {against}, worse by more than {allowed:g}"
+        return ""
+
+    return judge
+
+
+def _range(found: Estimate, decides: Decides) -> tuple[float, float]:
+    if decides == "value" or found.low is None or found.high is None:
+        return found.value, found.value
+    return found.low, found.high
+
+
+def _told(found: Estimate, how: str = ".4g") -> str:
+    interval = "" if found.low is None or found.high is None else f" [{found.low:{how}}, {found.high:{how}}]"
+    return f"{found.value:{how}}{interval}"
