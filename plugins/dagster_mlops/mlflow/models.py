@@ -4,9 +4,10 @@ import hashlib
 import importlib
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata as distributions
 from pathlib import Path
@@ -43,6 +44,25 @@ _PREDICTED_ROWS = 100  # enough for the type and shape of the output
 
 # Set while a trial of a sweep runs, whose models are only stored when they are the best so far.
 deferred: "ContextVar[list[Callable[[], ModelInfo]] | None]" = ContextVar("deferred", default=None)
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """What an asset returns whose model an IO manager stores: the model, and what it is called with.
+
+        @dg.asset(io_manager_key="models")
+        def arrival_delay(training_set: pd.DataFrame) -> FittedModel:
+            model = RandomForestClassifier().fit(X, y)
+            return FittedModel(model, X, metrics={"auc": 0.71}, options={"pyfunc_predict_fn": "predict_proba"})
+
+    `example` and `options` are those of :func:`log_model`; `metrics` and `params` are those of the MLflow run.
+    """
+
+    model: Any
+    example: Any
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def log_model(

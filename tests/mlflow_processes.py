@@ -1,0 +1,55 @@
+"""Dagster runs in processes that tests kill, forked from a server that has imported everything."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
+
+SERVER = multiprocessing.get_context("forkserver")
+
+
+def execute(file: str, job: str, home: str, environment: dict[str, str], again: str | None) -> None:
+    """One run of a job, or the re-execution of one."""
+    os.setsid()
+    os.environ.update(environment)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(devnull, stream)
+    with dg.DagsterInstance.from_config(home) as instance:
+        target = ReconstructableRepository.for_file(file, "WORLD").get_reconstructable_job(job)
+        options = dg.ReexecutionOptions(parent_run_id=again) if again else None
+        with dg.execute_job(target, instance, reexecution_options=options) as result:
+            os._exit(0 if result.success else 1)
+
+
+def run_until_killed(
+    instance: dg.DagsterInstance,
+    file: str,
+    job: str,
+    environment: dict[str, str],
+    *,
+    again: str | None = None,
+    kill_after: Callable[[], bool] | float | None = None,
+) -> tuple[str, int]:
+    """Execute in a process, and kill it: after seconds, or once something is so. Gives the run's id and exit code."""
+    before = {run.run_id for run in instance.get_runs()}
+    SERVER.set_forkserver_preload(["dagster", "mlflow.sklearn", "optuna", "sklearn.ensemble"])
+    process = SERVER.Process(target=execute, args=(file, job, instance.root_directory, environment, again))
+    process.start()
+    started = time.monotonic()
+    while process.is_alive():
+        waited = time.monotonic() - started
+        if waited > 120:
+            raise TimeoutError(f"{job} takes more than two minutes")
+        if kill_after is not None and (kill_after() if callable(kill_after) else waited > kill_after):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join(0.01)
+    made = [run for run in instance.get_runs() if run.run_id not in before]
+    for run in made:
+        if not run.is_finished:
+            instance.report_run_failed(run)  # as run monitoring does
+    return (made[0].run_id if made else again or ""), process.exitcode or 0

@@ -1,0 +1,261 @@
+"""An asset that returns a model makes one version, whatever happens; the assets downstream get that version."""
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.mlflow import MlflowResource, training_asset
+from dagster_mlops.mlflow.io_manager import MODEL, PARTITION, mlflow_model_io_manager, registered_name
+from dagster_mlops.mlflow.model_loading import find_version, load_version, logged_model_id
+from dagster_mlops.mlflow.models import DIGEST, FORMAT, FittedModel, log_model
+from dagster_mlops.provenance import ModelVersion, TrainingRun
+from tests.mlflow_processes import run_until_killed
+
+pytestmark = [
+    # MLflow's own queries, under SQLAlchemy 2.1.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
+    # MLflow's own type hints, when mlflow.pyfunc is imported.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
+ROWS = pd.DataFrame({"hour": [0.0, 1.0, 22.0, 23.0] * 5, "late": [0, 0, 1, 1] * 5})
+MONTHS = dg.MultiPartitionsDefinition(
+    {
+        "month": dg.StaticPartitionsDefinition(["2013-01", "2013-02"]),
+        "hub": dg.StaticPartitionsDefinition(["A/B", "C's"]),
+    }
+)
+
+
+def fitted(share: float = 1.0, **options) -> FittedModel:
+    forest = RandomForestClassifier(4, random_state=0).fit(ROWS[["hour"]], ROWS["late"])
+    return FittedModel(forest, ROWS[["hour"]], metrics={"auc": share}, params={"trees": 4}, options=options)
+
+
+@dg.asset(key_prefix="flights", io_manager_key="models")
+def delay() -> FittedModel:
+    return fitted()
+
+
+@dg.asset(ins={"delay": dg.AssetIn(["flights", "delay"])})
+def said(delay: RandomForestClassifier) -> float:
+    return float(delay.predict(ROWS[["hour"]]).mean())
+
+
+@dg.asset(partitions_def=MONTHS, io_manager_key="models")
+def monthly(context: dg.AssetExecutionContext) -> FittedModel:
+    return fitted(len(context.partition_key))
+
+
+@dg.asset(partitions_def=MONTHS)
+def judged(context: dg.AssetExecutionContext, monthly: ModelVersion) -> str:
+    assert monthly.dagster_partition == context.partition_key
+    return monthly.version
+
+
+JUST_MADE = dg.SpecificPartitionsPartitionMapping(MONTHS.get_partition_keys()[:2])
+
+
+@dg.asset(ins={"monthly": dg.AssetIn(partition_mapping=JUST_MADE)})
+def some_months(monthly: dict[str, ModelVersion]) -> int:
+    return len({record.version for record in monthly.values()})
+
+
+@training_asset(registered_model_name="trained", name="trained", io_manager_key="models")
+def trained() -> None:
+    log_model(LogisticRegression().fit(ROWS[["hour"]], ROWS["late"]), ROWS[["hour"]])
+
+
+RESOURCES = {
+    "mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="delay"),
+    "models": mlflow_model_io_manager,
+}
+WORLD = dg.Definitions(
+    assets=[delay],
+    jobs=[dg.define_asset_job("make", executor_def=dg.in_process_executor)],
+    resources=RESOURCES,
+)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """MLflow needs seconds to create its tables: done once."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def resource(tmp_path, monkeypatch, database):
+    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
+    monkeypatch.setenv("TEST_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return MlflowResource(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="delay")
+
+
+@pytest.fixture
+def instance(tmp_path):
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as made:
+        yield made
+
+
+def materialize(instance, *assets, **options):
+    return dg.materialize(list(assets), instance=instance, resources=RESOURCES, **options)
+
+
+def test_a_returned_model_becomes_a_version_and_comes_back_as_what_it_was(instance, resource):
+    result = materialize(instance, delay, said)
+    metadata = result.asset_materializations_for_node("flights__delay")[0].metadata
+    record, run = ModelVersion.from_metadata(metadata), TrainingRun.from_metadata(metadata)
+    assert record is not None and run is not None and run.seed is None
+    assert (record.name, record.version, record.metrics) == ("flights.delay", "1", {"auc": 1.0})
+    assert metadata["mlflow/format"].value == "skops" and metadata["mlflow/metric/auc"].value == 1.0
+    assert result.output_for_node("said") == 0.5
+    client = resource.client()
+    assert client.get_run(run.run_id).data.params == {"trees": "4"}
+    tags = client.get_model_version("flights.delay", "1").tags
+    assert tags[FORMAT] == "skops" and tags[DIGEST] == metadata["mlflow/sha256"].value
+    [loaded] = [event for event in result.all_events if event.event_type_value == "LOADED_INPUT"]
+    data: Any = loaded.event_specific_data
+    assert data.metadata["mlflow/loaded"].value == "flights.delay/1"
+    [event] = result.asset_materializations_for_node("flights__delay")
+    assert (event.tags or {})["dagster/data_version"] == "flights.delay/1"
+
+
+def test_each_partition_is_a_version_and_downstream_gets_exactly_its_own(instance, resource):
+    keys = MONTHS.get_partition_keys()[:2]
+    for key in keys:
+        materialize(instance, monthly, partition_key=key)
+    # The newest version is of the last partition; an older one is asked for.
+    result = materialize(instance, monthly, judged, selection=[judged], partition_key=keys[0])
+    assert result.output_for_node("judged") == "1"
+    assert materialize(instance, monthly, some_months, selection=[some_months]).output_for_node("some_months") == 2
+    found = resource.client().search_model_versions(f"name='monthly' and tags.`{PARTITION}` = '{keys[1]}'")
+    assert len(found) == 1
+
+
+def test_a_training_assets_model_is_loaded_by_the_same_io_manager(instance, resource):
+    from mlflow.pyfunc import PyFuncModel  # which warns when it is imported
+
+    @dg.asset
+    def served(trained: PyFuncModel) -> int:
+        return len(trained.predict(ROWS[["hour"]]))
+
+    assert materialize(instance, trained, served).output_for_node("served") == len(ROWS)
+
+
+def test_an_alias_in_the_metadata_names_the_version(instance, resource):
+    for _ in range(2):
+        materialize(instance, delay)
+    resource.client().set_registered_model_alias("flights.delay", "champion", "1")
+    champion = dg.AssetSpec("champion", metadata={MODEL: "flights.delay@champion"}).with_io_manager_key("models")
+
+    @dg.asset
+    def by_spec(champion: ModelVersion) -> str:
+        return champion.version
+
+    @dg.asset(ins={"champion": dg.AssetIn(metadata={MODEL: "flights.delay/2"})})
+    def by_input(champion: ModelVersion) -> str:
+        return champion.version
+
+    result = materialize(instance, champion, by_spec, by_input)
+    assert (result.output_for_node("by_spec"), result.output_for_node("by_input")) == ("1", "2")
+    assert find_version(resource, "flights.delay").version == "2"
+    for missing in ("flights.delay@gone", "flights.delay/9", "nothing"):
+        with pytest.raises(ModelVersionError, match="name@alias"):
+            find_version(resource, missing)
+
+
+def test_a_pickle_is_loaded_only_where_it_is_allowed(instance, resource):
+    @dg.asset(io_manager_key="models")
+    def risky() -> FittedModel:
+        return fitted(serialization="pickle")
+
+    @dg.asset
+    def reader(risky: RandomForestClassifier) -> int:
+        return len(risky.estimators_)
+
+    with pytest.raises(ModelVersionError, match=r"risky/1 is stored as cloudpickle.*set allow_pickle"):
+        materialize(instance, risky, reader)
+    allowed = {**RESOURCES, "models": mlflow_model_io_manager.configured({"allow_pickle": True})}
+    assert dg.materialize([risky, reader], instance=instance, resources=allowed).output_for_node("reader") == 4
+
+
+def test_files_that_somebody_changed_are_not_loaded(instance, resource):
+    materialize(instance, delay)
+    record = find_version(resource, "flights.delay")
+    model_id = logged_model_id(resource.client().get_model_version("flights.delay", "1"))
+    location = resource.client().get_logged_model(model_id).artifact_location
+    file = Path(location.removeprefix("file://"), "model.skops")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"!")
+    with pytest.raises(ModelVersionError, match="somebody changed them"):
+        load_version(resource, record)
+    file.write_bytes(content)
+    assert load_version(resource, record).sha256
+    file.unlink()
+    with pytest.raises(ModelVersionError, match="somebody changed them"):
+        load_version(resource, record)
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"), [(LogisticRegression(), r"Return FittedModel\(model, X\)"), (fitted(trust=1), "TypeError")]
+)
+def test_what_cannot_be_stored_fails_without_a_version(instance, resource, returned, says):
+    @dg.asset(io_manager_key="models")
+    def broken():
+        return returned
+
+    result = dg.materialize([broken], instance=instance, resources=RESOURCES, raise_on_error=False)
+    [failure] = result.get_step_failure_events()
+    assert not resource.client().search_model_versions()
+    assert says.replace("\\", "") in str(failure.step_failure_data.error)
+
+
+def test_an_input_without_a_version_says_so(instance, resource):
+    with pytest.raises(ModelVersionError, match="no model version that Dagster knows of"):
+        materialize(instance, delay, said, selection=[said])
+
+
+@pytest.mark.parametrize(("key", "name"), [(["a"], "a"), (["a", "b"], "a.b"), (["x:y", "ü"], "x%3Ay.%C3%BC")])
+def test_registered_models_have_names_that_mlflow_takes(resource, key, name):
+    assert registered_name(dg.AssetKey(key)) == name
+    assert resource.client().create_registered_model(name).name == name
+
+
+def test_a_store_that_is_killed_leaves_one_version_in_the_end(instance, resource):
+    """Kill the run at random moments and re-execute it until it gets through: one version, and no half one."""
+    environment = {"TEST_MLFLOW_URI": os.environ["TEST_MLFLOW_URI"]}
+    started = time.monotonic()
+    root, code = run_until_killed(instance, __file__, "make", environment)
+    assert code == 0
+    span, moments, client = time.monotonic() - started, random.Random(KILLS), resource.client()
+    for kills in range(KILLS):
+        before = len(client.search_model_versions("name='flights.delay'"))
+        root, _ = run_until_killed(
+            instance, __file__, "make", environment, kill_after=span * moments.uniform(0.2 + 0.6 * (kills % 2), 1.1)
+        )
+        recorded = len(instance.get_records_for_run(root, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records)
+        latest, code = run_until_killed(instance, __file__, "make", environment, again=root)
+        assert code == 0
+        versions = client.search_model_versions("name='flights.delay'")
+        assert len(versions) == before + 1 + recorded
+        newest = max(versions, key=lambda version: int(version.version))
+        assert str(client.get_logged_model(logged_model_id(newest)).status) == "READY"
+        event = instance.get_latest_materialization_event(delay.key)
+        assert event is not None and event.run_id == latest
+        record = ModelVersion.from_metadata(event.asset_materialization.metadata)
+        assert record is not None and record.version == str(newest.version)
+        assert load_version(resource, record).model.n_estimators == 4
+    [experiment] = [found for found in client.search_experiments() if found.name == "delay"]
+    assert not client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
