@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.benchmarks import datasets, lifecycle, load_cost, materialization, point_in_time
+from tests.benchmarks import datasets, lifecycle, load_cost, materialization, point_in_time, tracking
 from tests.benchmarks.measure import console, machine
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "point_in_time": point_in_time.run,
     "datasets": datasets.run,
     "materialization": materialization.run,
+    "tracking": tracking.run,
 }
 
 
