@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PARENT = "mlflow.parentRunId"
-
 
 @contextmanager
 def open_run(
@@ -36,13 +34,14 @@ def open_run(
     stack = fluent._active_run_stack.get()
     depth, run = len(stack), continued
     try:
-        if run is None and not stack:
+        if run is None and not stack and context.run.parent_run_id is None:
             run = mlflow.start_run(
                 experiment_id=experiment_id, run_name=name, tags=dict(tags), log_system_metrics=False
             )
         else:
-            # Of itself MLflow makes a new run the child of one that somebody else has left open in this process.
-            run = run or client.create_run(experiment_id, tags=dict(tags), run_name=name)
+            # A re-execution may have rivals; and of itself MLflow makes a new run the child of one that somebody else
+            # has left open in this process.
+            run = run or runs.create_run(client, experiment_id, name, tags)
             mlflow.start_run(run_id=run.info.run_id, nested=True, log_system_metrics=False)
         with _shared(run, tags[runs.DAGSTER_RUN]):
             yield run
@@ -75,7 +74,7 @@ def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
         return start() if fluent._active_run_stack.get() else run
 
     inherited = json.loads(os.environ.get("MLFLOW_RUN_CONTEXT") or "{}")
-    tags = {**inherited, PARENT: run.info.run_id, runs.DAGSTER_RUN: dagster_run_id}
+    tags = {**inherited, runs.PARENT: run.info.run_id, runs.DAGSTER_RUN: dagster_run_id}
     fluent._get_or_start_run = current
     try:
         with environment(MLFLOW_RUN_CONTEXT=json.dumps(tags)):
@@ -95,7 +94,7 @@ def _leave(client: "MlflowClient", resource: MlflowResource, run: "Run", depth: 
         else:
             mlflow.end_run(status)
     for left in fluent._active_run_stack.get_all_thread_values().values():
-        for child in [child for child in left if child.data.tags.get(PARENT) == run.info.run_id]:
+        for child in [child for child in left if child.data.tags.get(runs.PARENT) == run.info.run_id]:
             client.set_terminated(child.info.run_id, status)
             left.remove(child)
 

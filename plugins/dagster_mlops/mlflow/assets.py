@@ -9,6 +9,7 @@ import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.facts import run_facts
+from dagster_mlops.mlflow.parents import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.step import Training, train_step
 
@@ -76,6 +77,11 @@ def training_asset(
         wanted = [context_first, *(parameter for parameter in own if parameter.name != "mlflow"), resource]
         train.__signature__ = inspect.Signature(wanted)  # pyright: ignore[reportAttributeAccessIssue]
         train.__annotations__ = {p.name: p.annotation for p in wanted if p.annotation is not p.empty}
-        return dg.asset(**{**asset_options, "kinds": {"mlflow", *asset_options.get("kinds", ())}})(train)
+        options = {
+            **asset_options,
+            "kinds": {"mlflow", *asset_options.get("kinds", ())},
+            "metadata": {REGISTERED_AS: registered_model_name, **asset_options.get("metadata", {})},
+        }
+        return dg.asset(**options)(train)
 
     return decorate

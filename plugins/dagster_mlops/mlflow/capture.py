@@ -45,6 +45,7 @@ def step_facts(
     context: dg.AssetExecutionContext,
     function: Callable[..., Any],
     *,
+    config: Any,
     code: CodeState,
     registered_model_name: str,
     seed: int,
@@ -52,15 +53,16 @@ def step_facts(
 ) -> dict[str, Any]:
     """Which step this is and what it was given, so that another process can run it again.
 
-    ``asset``, ``partition``, ``config`` (of the op), ``seed``, ``function``, the code ``location`` that defines it,
-    where Dagster knows (paths in the checkout are relative to it), the checkout and where it was cloned from as
-    ``code``, and the records of all ``inputs``.
+    ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), ``seed``, ``function``,
+    the code ``location`` that defines it, where Dagster knows (paths in the checkout are relative to it), the checkout and
+    where it was cloned from as ``code``, and the records of all ``inputs``.
     """
     return {
         "schema": _SCHEMA,
         "asset": context.assets_def.key.to_user_string(),
         "partition": context.partition_key if context.has_partition_key else "",
-        "config": context.op_execution_context.op_config,
+        **({"partition_range": list(_range(context))} if context.has_partition_key_range else {}),
+        "config": config,
         "seed": seed,
         "registered_model_name": registered_model_name,
         "function": f"{function.__module__}:{function.__qualname__}",
@@ -115,6 +117,17 @@ def log_capture(
         if lock and lock.stat().st_size <= _LOCK_LIMIT:
             shutil.copyfile(lock, folder / lock.name)
         store.log_artifacts(str(folder), FOLDER)
+
+
+def partitions_of(context: dg.AssetExecutionContext) -> str:
+    """The partition, or ``first...last`` where one run trains on several; empty where there are none."""
+    if context.has_partition_key:
+        return context.partition_key
+    return "...".join(_range(context)) if context.has_partition_key_range else ""
+
+
+def _range(context: dg.AssetExecutionContext) -> tuple[str, str]:
+    return context.partition_key_range.start, context.partition_key_range.end
 
 
 def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import dagster_facts, upstream_records
 from dagster_mlops.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.mlflow import capture, runs
+from dagster_mlops.mlflow.config_params import config_params, visible_config
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
 
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+_PARAMS_PER_REQUEST = 100  # as many as MLflow takes
+
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts in the forms that MLflow takes: tags, dataset inputs, artifacts."""
+    """The facts in the forms that MLflow takes: tags, params, dataset inputs, artifacts."""
 
     name: str
     tags: Mapping[str, str]
+    params: Mapping[str, str]
     inputs: tuple[Dataset, ...]
     code: CodeState
     record: TrainingRun
@@ -47,9 +51,16 @@ class RunFacts:
         entities = extra("mlflow.entities")
         run_id = run.info.run_id
         record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
-        # A new run has got the others when it was created.
-        tags = {**(self.tags if attempt else {}), runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
-        client.log_batch(run_id, tags=[entities.RunTag(name, value) for name, value in tags.items()])
+        # A new run has got the others when it was created. What the user has made of the description stays.
+        known = {name: value for name, value in self.tags.items() if name != runs.NOTE} if attempt else {}
+        tags = {**known, runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
+        params = [entities.Param(name, value) for name, value in self.params.items()]
+        for first in range(0, max(len(params), 1), _PARAMS_PER_REQUEST):
+            client.log_batch(
+                run_id,
+                params=params[first : first + _PARAMS_PER_REQUEST],
+                tags=[entities.RunTag(name, value) for name, value in tags.items()] if first == 0 else (),
+            )
         if self.inputs:
             client.log_inputs(
                 run_id,
@@ -89,11 +100,12 @@ def run_facts(
     refs = tuple(dict.fromkeys(record.ref for record in upstream))
     training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
-    source = Path(inspect.getsourcefile(function) or ".")
+    source = Path(inspect.getsourcefile(inspect.unwrap(function)) or ".")
     code = code_state(source)
     commit = (Ref("git", "commit", code.commit, at=code.toplevel),) if code.commit else ()
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
-    step = dagster_facts(context)
+    step = {**dagster_facts(context), "dagster_partition": capture.partitions_of(context)}
+    config = visible_config(context)
     record = TrainingRun(
         run_id="0" * 32,
         tracking_uri=mask_credentials(resource.uri),
@@ -112,9 +124,9 @@ def run_facts(
         dagster_partition=step["dagster_partition"],
     )
     runs.record_tag(record)  # too long is said before anything is created
-    config = context.op_execution_context.op_config
     inputs_text = [record.code_commit, record.dirty, record.lock_hash, seed, config, [str(ref) for ref in refs]]
     system = capture.system_facts(context)
+    url = resource.dagster_run_url(context.run.run_id)
     target = runs.target_of(step["dagster_asset"], step["dagster_partition"])
     tags = {
         runs.KEY: f"{context.run.root_run_id or context.run.run_id}/{target}",
@@ -124,6 +136,9 @@ def run_facts(
         f"{NAMESPACE}.dagster_run_id": step["dagster_run_id"],
         f"{NAMESPACE}.dagster_asset": step["dagster_asset"],
         f"{NAMESPACE}.dagster_partition": step["dagster_partition"],
+        f"{NAMESPACE}.dagster_job": "" if context.run.job_name.startswith("__") else context.run.job_name,
+        f"{NAMESPACE}.backfill": context.run.tags.get("dagster/backfill", ""),
+        runs.DAGSTER_URL: url,
         f"{NAMESPACE}.code_commit": code.commit,
         f"{NAMESPACE}.branch": code.branch,
         f"{NAMESPACE}.dirty": code.dirty_hash,
@@ -141,18 +156,21 @@ def run_facts(
         "mlflow.source.name": step["dagster_asset"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": code.commit,
+        runs.NOTE: f"Trained by Dagster: [run {context.run.run_id[:8]}]({url})" if url else "",
     }
     name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
     again = capture.step_facts(
         context,
         function,
+        config=config,
         code=code,
         registered_model_name=registered_model_name,
         seed=seed,
         inputs=upstream,
     )
     tags = {key: value for key, value in tags.items() if value}
-    return RunFacts(name, tags, inputs, code, record, lock, again, system)
+    params = config_params(config, f"{capture.FOLDER}/{capture.STEP}")
+    return RunFacts(name, tags, params, inputs, code, record, lock, again, system)
 
 
 def _uri(dataset: Dataset) -> str:

@@ -43,6 +43,11 @@ class MlflowResource(dg.ConfigurableResource):
         "server decides, and beside the database file for sqlite.",
     )
     ui_url: str | None = Field(default=None, description="Address of the MLflow UI for links; the server's by default.")
+    dagster_url: str | None = Field(
+        default=None,
+        description="Address of Dagster's webserver, for links from MLflow back to Dagster; the environment variable "
+        "DAGSTER_URL by default, and no links without both.",
+    )
     connect_timeout: int = Field(default=5, gt=0, description="Seconds until a silent server counts as dead.")
     request_timeout: int = Field(default=30, gt=0, description="Seconds for one HTTP request of a training run.")
     request_retries: int = Field(default=3, ge=0, le=10, description="Repeats of a failed HTTP request.")
@@ -153,6 +158,11 @@ class MlflowResource(dg.ConfigurableResource):
     def run_url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in MLflow's UI; empty when the UI's address is unknown."""
         return self.ui and f"{self.ui}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    def dagster_run_url(self, dagster_run_id: str) -> str:
+        """The Dagster run's page in Dagster's UI; empty when the UI's address is unknown."""
+        base = (self.dagster_url or os.environ.get("DAGSTER_URL", "")).rstrip("/")
+        return base and f"{base}/runs/{dagster_run_id}"
 
     def version_url(self, name: str, version: str) -> str:
         """The model version's page in MLflow's UI; empty when the UI's address is unknown."""

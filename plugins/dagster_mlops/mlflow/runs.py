@@ -24,6 +24,8 @@ KEY, TARGET, OWNER = f"{NAMESPACE}.key", f"{NAMESPACE}.target", f"{NAMESPACE}.ow
 DAGSTER_RUN, INPUTS = f"{NAMESPACE}.dagster_run_id", f"{NAMESPACE}.inputs_hash"
 RECORD, TRAINED, ATTEMPT = f"{NAMESPACE}.record", f"{NAMESPACE}.trained", f"{NAMESPACE}.attempt"
 CLOSED = f"{NAMESPACE}.closed"  # why a run that did not finish was closed
+DAGSTER_URL = f"{NAMESPACE}.dagster_url"
+PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
 # Dagster run tag that says an MLflow run may have to be closed after it.
 TRAINING_TAG = f"{NAMESPACE}/training"
 
@@ -57,7 +59,7 @@ def record_tag(record: Record) -> str:
 
 def latest_runs(client: "MlflowClient", experiment_id: str, target: str) -> "list[Run]":
     """The last runs of this asset and partition, earliest first: one request tells all that a step has to know."""
-    newest = _search(client, [experiment_id], {TARGET: target}, newest_first=True)
+    newest = search(client, [experiment_id], {TARGET: target}, newest_first=True)
     return list(itertools.islice(newest, _LOOK_BACK))[::-1]
 
 
@@ -92,7 +94,7 @@ def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapp
         TrainingRunError: another process did, and was first.
     """
     created = client.create_run(experiment_id, tags=dict(tags), run_name=name)
-    rivals = _search(client, [experiment_id], {KEY: tags[KEY], INPUTS: tags[INPUTS]}, running=True)
+    rivals = search(client, [experiment_id], {KEY: tags[KEY], INPUTS: tags[INPUTS]}, running=True)
     earliest = next(iter(rivals), created)
     if earliest.info.run_id != created.info.run_id:
         client.delete_run(created.info.run_id)
@@ -117,14 +119,14 @@ def close_runs_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list[st
     """Close what a finished Dagster run left RUNNING in MLflow."""
     status = "FAILED" if dagster_run.status == dg.DagsterRunStatus.FAILURE else "KILLED"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    orphans = list(_search(client, experiments, {DAGSTER_RUN: dagster_run.run_id}, running=True))
+    orphans = list(search(client, experiments, {DAGSTER_RUN: dagster_run.run_id}, running=True))
     reason = f"its Dagster run ended with {dagster_run.status.value}"
     return [close_run(client, run, status, reason) for run in orphans]
 
 
 def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> str:
     """End a run and the nested runs below it, and write down why. Gives back the run's id."""
-    for child in _search(client, [run.info.experiment_id], {"mlflow.parentRunId": run.info.run_id}, running=True):
+    for child in search(client, [run.info.experiment_id], {"mlflow.parentRunId": run.info.run_id}, running=True):
         close_run(client, child, status, reason)
     client.set_tag(run.info.run_id, CLOSED, mask_credentials(reason)[:2000])
     client.set_terminated(run.info.run_id, status)
@@ -162,7 +164,7 @@ def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> b
     return boot == _boot() and started == _started(pid) != "dead"
 
 
-def _search(
+def search(
     client: "MlflowClient",
     experiments: Iterable[str],
     tags: Mapping[str, str],
@@ -170,7 +172,7 @@ def _search(
     running: bool = False,
     newest_first: bool = False,
 ) -> "Iterator[Run]":
-    """Runs by their tags, earliest first or `newest_first`, which asks for few at a time."""
+    """Runs that are not deleted by their tags, earliest first or `newest_first`, which asks for few at a time."""
     wanted = [f"tags.`{name}` = '{value}'" for name, value in tags.items()]
     query = " and ".join([*wanted, "attributes.status = 'RUNNING'"] if running else wanted)
     order, token = "DESC" if newest_first else "ASC", None

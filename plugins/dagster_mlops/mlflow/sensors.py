@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.parents import close_parents_of
 from dagster_mlops.mlflow.resource import MlflowResource
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
@@ -53,6 +54,7 @@ def close_orphan_runs_sensor(
         with mlflow.activate() as client:
             for record in ended:
                 closed += runs.close_runs_of(client, record.dagster_run)
+                closed += close_parents_of(client, record.dagster_run)
                 context.update_cursor(str(record.update_timestamp.timestamp()))
                 if time.monotonic() > deadline:
                     break

@@ -16,6 +16,7 @@ from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.active_run import open_run
 from dagster_mlops.mlflow.facts import RunFacts
 from dagster_mlops.mlflow.logged_model import the_model
+from dagster_mlops.mlflow.parents import parent_run
 from dagster_mlops.mlflow.present import present_run
 from dagster_mlops.mlflow.registry import register
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -52,15 +53,21 @@ def train_step(
             context.log.warning(f"Closed MLflow run {run_id}, which a process that died had left running.")
         model = _trained_before(client, context, found, training, facts)
         attempt = int(found.data.tags.get(runs.ATTEMPT, 0)) + 1 if found else 0
-        if found is None and context.run.parent_run_id:
-            # Somebody else may re-execute the same at this moment.
-            found = runs.create_run(client, experiment_id, facts.name, facts.tags)
 
         started = time.monotonic()
         result = None
-        with open_run(
-            context, client, resource, experiment_id, name=facts.name, tags=facts.tags, continued=found
-        ) as run:
+        with (
+            parent_run(context, client, resource, experiment_id) as parent,
+            open_run(
+                context,
+                client,
+                resource,
+                experiment_id,
+                name=facts.name,
+                tags={**facts.tags, **({runs.PARENT: parent} if parent else {})},
+                continued=found,
+            ) as run,
+        ):
             run_id = run.info.run_id
             context.log.info(f"MLflow run {run_id} (attempt {attempt}) {resource.run_url(experiment_id, run_id)}")
             for name in {runs.CLOSED, runs.TRAINED}.intersection(found.data.tags if found else ()):

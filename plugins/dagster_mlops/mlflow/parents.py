@@ -1,0 +1,101 @@
+"""The MLflow run that holds together what one Dagster run trains, where that is more than one asset."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.provenance import NAMESPACE, mask_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+REGISTERED_AS = "mlflow/registered_model_name"
+"""Metadata of a training asset's definition, by which a step knows the other trainings of its Dagster run."""
+PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
+"""What a tag of a Dagster run begins with that names its MLflow run; the id of the experiment follows."""
+_ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
+
+
+@contextmanager
+def parent_run(
+    context: dg.AssetExecutionContext, client: "MlflowClient", resource: MlflowResource, experiment_id: str
+) -> Iterator[str]:
+    """The id of the parent of this step's run; empty where the Dagster run trains one asset only.
+
+    The parent is RUNNING while one of its trainings is. When none is any more, it ends as they did.
+    """
+    layer = context.job_def.asset_layer
+    if sum(REGISTERED_AS in layer.get(key).metadata for key in layer.selected_asset_keys) < 2:
+        yield ""
+        return
+    parent = _find_or_create(context, client, resource, experiment_id)
+    try:
+        yield parent
+    finally:
+        try:
+            _settle(client, experiment_id, parent)
+        except (extra("mlflow.exceptions").MlflowException, OSError) as error:
+            context.log.warning(f"MLflow run {parent} could not be brought up to date: {mask_credentials(str(error))}")
+
+
+def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list[str]:
+    """Give the parents of a Dagster run's trainings the status with which it ended."""
+    status, closed = _ENDED[dagster_run.status.value], []
+    for name, parent in dagster_run.tags.items():
+        if name.startswith(PARENT_TAG) and client.get_run(parent).info.status != status:
+            client.set_terminated(parent, status)
+            closed.append(parent)
+    return closed
+
+
+def _find_or_create(
+    context: dg.AssetExecutionContext, client: "MlflowClient", resource: MlflowResource, experiment_id: str
+) -> str:
+    """The parent's id. The Dagster run knows it once its first step has begun, and so does one that continues it."""
+    tag = f"{PARENT_TAG}{experiment_id}"
+    now = context.instance.get_run_by_id(context.run.run_id)
+    if now is not None and (known := now.tags.get(tag)):
+        client.update_run(known, status="RUNNING")  # the steps before this one may all have ended
+        return known
+    root = context.run.root_run_id or context.run.run_id
+    key = {runs.KEY: f"{root}/"}
+    earliest = next(runs.search(client, [experiment_id], key), None)
+    if earliest is None:
+        job = "assets" if context.run.job_name.startswith("__") else context.run.job_name
+        url = resource.dagster_run_url(root)
+        tags = {
+            **key,
+            runs.DAGSTER_RUN: root,
+            "mlflow.source.name": job,
+            "mlflow.source.type": "JOB",
+            **({runs.DAGSTER_URL: url, runs.NOTE: f"[Dagster run {root[:8]}]({url}) of `{job}`"} if url else {}),
+        }
+        began = time.monotonic()
+        created = client.create_run(experiment_id, tags=tags, run_name=f"{job} {root[:8]}")
+        # MLflow cannot create a run under a condition. A step of another process that is creating it now has told
+        # MLflow when this one has taken twice as long: then all keep the earliest.
+        time.sleep(max(0.1, 2 * (time.monotonic() - began)))
+        earliest = next(runs.search(client, [experiment_id], key), created)
+        if earliest.info.run_id != created.info.run_id:
+            client.delete_run(created.info.run_id)
+    context.instance.add_run_tags(context.run.run_id, {tag: earliest.info.run_id})
+    return earliest.info.run_id
+
+
+def _settle(client: "MlflowClient", experiment_id: str, parent: str) -> None:
+    # Earliest first: what an asset's later run has come to counts.
+    children = {run.data.tags.get(runs.TARGET, ""): run for run in _children(client, experiment_id, parent)}
+    found = {run.info.status for run in children.values()}
+    if "RUNNING" not in found:
+        client.set_terminated(parent, next((bad for bad in ("FAILED", "KILLED") if bad in found), "FINISHED"))
+
+
+def _children(client: "MlflowClient", experiment_id: str, parent: str) -> "Iterator[Run]":
+    return runs.search(client, [experiment_id], {runs.PARENT: parent})
