@@ -24,7 +24,13 @@ class PromotionComponent(dg.Component, dg.Model, dg.Resolvable):
 
     candidate: str = Field(description="Key of the training asset whose version wants the alias.")
     registered_model_name: str = Field(description="The registered model in MLflow.")
-    metric: str = Field(description="Metric of the training run that decides.")
+    metric: str = Field(description="Metric that decides: of the training run, or of the evaluation.")
+    evaluation: str | None = Field(
+        default=None, description="Key of an evaluation asset: then both versions are compared on its rows."
+    )
+    min_wins: float = Field(
+        default=0.0, ge=0, le=1, description="With an evaluation: the share of resamples that the candidate has to win."
+    )
     greater_is_better: bool = Field(default=True, description="Set to false for errors and losses.")
     min_improvement: float = Field(default=0.0, ge=0, description="How much better the candidate has to be, at least.")
     alias: str = Field(default="champion", description="The alias that moves.")
@@ -38,6 +44,8 @@ class PromotionComponent(dg.Component, dg.Model, dg.Resolvable):
             candidate=self.candidate,
             registered_model_name=self.registered_model_name,
             metric=self.metric,
+            evaluation=self.evaluation,
+            min_wins=self.min_wins,
             greater_is_better=self.greater_is_better,
             min_improvement=self.min_improvement,
             alias=self.alias,

@@ -25,6 +25,7 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     Features,
     Labels,
     as_frame,
+    known_rows,
     load_model,
     model_inputs,
     permutation_importance,
@@ -76,7 +77,8 @@ def evaluate(
     """
     np = extra("numpy", extra="mlflow")
     every = as_frame(rows)
-    known, labels = _labelled(every, setup)
+    known = known_rows(every, setup.label, setup.rows)
+    labels = read_labels(known[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
     candidate = load_model(record.name, record.version)
     inputs = model_inputs(candidate, known, setup.features, setup.label)
     answer = predict(candidate, inputs, labels)
@@ -112,21 +114,6 @@ def evaluate(
         importance={} if whole.why_not else _importance(candidate, inputs, labels, headline(whole.metrics), setup),
     )
     return evaluation, figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)
-
-
-def _labelled(every: "pd.DataFrame", setup: Setup) -> tuple["pd.DataFrame", Labels]:
-    if setup.label not in every:
-        raise EvaluationError(
-            f"{setup.rows.to_user_string()} has no column {setup.label!r}; it has "
-            f"{', '.join(map(str, every.columns[:30]))}. Name its column of answers as label."
-        )
-    known: pd.DataFrame = every.dropna(subset=[setup.label]).reset_index(drop=True)
-    if known.empty:
-        raise EvaluationError(
-            f"none of the {len(every)} rows of {setup.rows.to_user_string()} has a {setup.label!r}. Evaluate when "
-            "labels have arrived, or on other rows."
-        )
-    return known, read_labels(known[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
 
 
 def _rival(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import dagster as dg
+
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.mlflow.evaluation.metrics import Array, Prediction, Task
@@ -43,6 +45,26 @@ def as_frame(value: Any) -> "pd.DataFrame":
     if hasattr(other, "to_pandas") and isinstance(frame := other.to_pandas(), pd.DataFrame):
         return frame
     raise EvaluationError(f"{type(value).__qualname__} is no dataframe. Name an asset that is loaded as one.")
+
+
+def known_rows(rows: "pd.DataFrame", label: str, asset: dg.AssetKey) -> "pd.DataFrame":
+    """The rows with a label.
+
+    Raises:
+        EvaluationError: there are none, or there is no such column.
+    """
+    if label not in rows:
+        raise EvaluationError(
+            f"{asset.to_user_string()} has no column {label!r}; it has {', '.join(map(str, rows.columns[:30]))}. Name "
+            "its column of answers as label."
+        )
+    known: pd.DataFrame = rows.dropna(subset=[label]).reset_index(drop=True)
+    if known.empty:
+        raise EvaluationError(
+            f"none of the {len(rows)} rows of {asset.to_user_string()} has a {label!r}. Wait until labels have "
+            "arrived, or name other rows."
+        )
+    return known
 
 
 def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Sequence[Any] | None) -> Labels:
@@ -177,7 +199,7 @@ def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
         return Prediction("probability", values[:, 1] if labels.task == "binary" else values, classes)
     if labels.task == "regression":
         if not numeric:
-            raise EvaluationError(f"the model answers with {values[0]!r}, which is no number. Is it a classifier?")
+            raise EvaluationError(f"the model answers with {values.tolist()[0]!r}, which is no number. Is it a classifier?")
         return Prediction("number", values.astype(float))
     if labels.task == "binary" and numeric and not set(np.unique(values).tolist()) <= set(classes):
         inside = bool(((values >= 0) & (values <= 1)).all())
@@ -189,10 +211,11 @@ def _positions(values: Array, classes: Sequence[Any]) -> Array:
     np = extra("numpy", extra="mlflow")
     positions = {value: position for position, value in enumerate(classes)}
     positions |= {str(value): position for value, position in positions.items()}
-    found = [positions.get(value, positions.get(str(value), -1)) for value in values.tolist()]
+    answers = values.tolist()
+    found = [positions.get(value, positions.get(str(value), -1)) for value in answers]
     if -1 in found:
         raise EvaluationError(
-            f"the model answers with {values[found.index(-1)]!r}, which is none of the classes "
+            f"the model answers with {answers[found.index(-1)]!r}, which is none of the classes "
             f"{', '.join(map(repr, classes))}. Name all of them in classes=[…]."
         )
     return np.array(found, dtype=int)
