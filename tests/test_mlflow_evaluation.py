@@ -475,7 +475,7 @@ def test_rows_without_labels_or_without_the_models_columns_are_an_error(world):
         return flights(100, 1).assign(late=np.nan)
 
     @dg.asset(name="rows")
-    def narrow() -> pd.DataFrame:
+    def narrow() -> Any:
         return flights(100, 1)[["hour", "late"]]
 
     world.train(["hour", "distance"])

@@ -75,9 +75,9 @@ def evaluation_asset(
         classes: all labels that there can be, where the rows hold only some of them.
         features: makes a model's inputs of the rows (without the label), or names them; the signature by default.
         slices: columns, whose values are slices, and ``{name: condition}`` with a function of the rows, or a query.
-        baselines: functions of the rows (and of the `training_rows`, if given) that answer as a model does. The most
-            frequent class, or the mean, is always one.
-        training_rows: an upstream asset with the rows and labels that baselines learn from.
+        baselines: functions of the rows (and of the `training_rows`, if given) that answer as a model does. The best
+            answer that is the same for all rows is always one.
+        training_rows: an upstream asset with the rows and labels that these functions learn from.
         compare_with: the alias; None for no comparison. Of the version that holds it, the one that held it before.
         metrics: of your own: functions of labels and predictions that give a number, or a value per row to average.
         lower_is_better: those of your metrics of which less is better.

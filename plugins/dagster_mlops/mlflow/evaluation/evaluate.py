@@ -142,15 +142,8 @@ def _rival(
 
 
 def _baselines(known: "pd.DataFrame", labels: Labels, training_rows: Any, setup: Setup) -> dict[str, Prediction]:
-    training, learned = None, None
-    if training_rows is not None:
-        training = as_frame(training_rows)
-        training = training[training[setup.label].notna()]
-        positive = labels.classes[1] if labels.task == "binary" else None
-        learned = read_labels(
-            training[setup.label], task=labels.task, positive=positive, classes=labels.classes or None
-        )
-    trivial, prediction = trivial_baseline(labels, learned)
+    training = None if training_rows is None else as_frame(training_rows)
+    trivial, prediction = trivial_baseline(labels)
     found = {trivial: prediction}
     unlabelled = known.drop(columns=setup.label)
     for name, baseline in setup.baselines.items():

@@ -196,18 +196,15 @@ def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple
             yield name, mask
 
 
-def trivial_baseline(labels: Labels, training: Labels | None) -> tuple[str, Prediction]:
-    """What is right without looking: the most frequent class with the shares of all, or the mean.
-
-    The shares and the mean are those of the training rows where they are given, else of the rows themselves.
-    """
+def trivial_baseline(labels: Labels) -> tuple[str, Prediction]:
+    """The best that can be said without looking: for every row the shares of the classes, or the mean."""
     np = extra("numpy", extra="mlflow")
-    known, size = (training or labels).values, len(labels.values)
+    values, size = labels.values, len(labels.values)
     if labels.task == "regression":
-        return "mean", Prediction("number", np.full(size, known.mean()))
+        return "mean", Prediction("number", np.full(size, values.mean()))
     if labels.task == "binary":
-        return "majority", Prediction("probability", np.full(size, known.mean()), labels.classes)
-    shares = np.bincount(known, minlength=len(labels.classes)) / len(known)
+        return "majority", Prediction("probability", np.full(size, values.mean()), labels.classes)
+    shares = np.bincount(values, minlength=len(labels.classes)) / size
     return "majority", Prediction("probability", np.tile(shares, (size, 1)), labels.classes)
 
 

@@ -199,7 +199,7 @@ def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
         return Prediction("probability", values[:, 1] if labels.task == "binary" else values, classes)
     if labels.task == "regression":
         if not numeric:
-            raise EvaluationError(f"the model answers with {values.tolist()[0]!r}, which is no number. Is it a classifier?")
+            raise EvaluationError(f"the model answers {values.tolist()[0]!r}, which is no number. Is it a classifier?")
         return Prediction("number", values.astype(float))
     if labels.task == "binary" and numeric and not set(np.unique(values).tolist()) <= set(classes):
         inside = bool(((values >= 0) & (values <= 1)).all())
