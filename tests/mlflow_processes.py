@@ -10,6 +10,10 @@ import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
 
 SERVER = multiprocessing.get_context("forkserver")
+PRELOADED = [
+    "alembic.command", "dagster_mlops.mlflow.sweep", "matplotlib.figure", "mlflow.pyfunc", "mlflow.sklearn",
+    "mlflow.store.tracking.sqlalchemy_store", "optuna.storages", "sklearn.ensemble", "skops.io",
+]  # fmt: skip
 
 
 def execute(file: str, job: str, home: str, environment: dict[str, str], again: str | None) -> None:
@@ -37,7 +41,7 @@ def run_until_killed(
 ) -> tuple[str, int]:
     """Execute in a process, and kill it: after seconds, or once something is so. Gives the run's id and exit code."""
     before = {run.run_id for run in instance.get_runs()}
-    SERVER.set_forkserver_preload(["dagster", "mlflow.sklearn", "optuna", "sklearn.ensemble"])
+    SERVER.set_forkserver_preload(PRELOADED)
     process = SERVER.Process(target=execute, args=(file, job, instance.root_directory, environment, again))
     process.start()
     started = time.monotonic()
@@ -52,4 +56,7 @@ def run_until_killed(
     for run in made:
         if not run.is_finished:
             instance.report_run_failed(run)  # as run monitoring does
+    if process.exitcode not in (0, -signal.SIGKILL):
+        events = [event.dagster_event for run in made for event in instance.all_logs(run.run_id)]
+        raise AssertionError([event.step_failure_data.error for event in events if event and event.is_step_failure])
     return (made[0].run_id if made else again or ""), process.exitcode or 0

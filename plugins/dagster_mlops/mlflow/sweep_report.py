@@ -1,0 +1,153 @@
+"""A sweep as people look at it: progress, importance of the parameters, and a table of the best trials."""
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.sweep_study import RUN_ID, Settled
+from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    import optuna
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from mlflow.entities import Run
+
+_ROWS = 20
+_PANELS = 6
+
+
+def sweep_metadata(
+    study: "optuna.Study",
+    done: Settled,
+    resource: MlflowResource,
+    parent: "Run",
+    *,
+    metric: str,
+    storage: str,
+    seconds: float,
+) -> dict[str, Any]:
+    """What came out, for the asset's page."""
+    best = study.best_trial
+    sign = -1 if study.direction.name == "MAXIMIZE" else 1
+    ranked = sorted(
+        (trial for trial in done.trials if trial.value is not None and trial.state.name == "COMPLETE"),
+        key=lambda trial: (sign * (trial.value or 0.0), trial.number),
+    )
+    names = sorted({name for trial in ranked for name in trial.params})
+    rows = [
+        dg.TableRecord(
+            {
+                "trial": trial.number,
+                metric: float(trial.value or 0.0),
+                "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else 0.0,
+                **{name: str(trial.params.get(name, "")) for name in names},
+                "mlflow run": trial.user_attrs.get(RUN_ID, ""),
+            }
+        )
+        for trial in ranked[:_ROWS]
+    ]
+    facts: dict[str, Any] = {
+        "optuna/best_value": float(best.value or 0.0),
+        "optuna/best_trial": best.number,
+        "optuna/best_params": dg.MetadataValue.json({name: _plain(value) for name, value in best.params.items()}),
+        "optuna/complete": done.count("COMPLETE"),
+        "optuna/pruned": done.count("PRUNED"),
+        "optuna/failed": done.count("FAIL"),
+        "optuna/cut_off": done.lost,
+        "optuna/seconds": round(seconds, 3),
+        "optuna/trials": dg.MetadataValue.table(rows),
+        "optuna/study": study.study_name,
+        "optuna/storage": mask_credentials(storage),
+    }
+    if url := resource.run_url(parent.info.experiment_id, parent.info.run_id):
+        facts["optuna/run_url"] = dg.MetadataValue.url(url)
+    return facts
+
+
+def log_plots(study: "optuna.Study", metric: str) -> None:
+    """Draw how the search went, and log it to MLflow's active run: from there it comes onto the asset's page."""
+    mlflow = extra("mlflow")
+    mlflow.log_figure(_history(study, metric), "sweep_history.png", save_kwargs={"dpi": 80})
+    if figure := _slices(study, metric):
+        mlflow.log_figure(figure, "sweep_params.png", save_kwargs={"dpi": 70})
+
+
+def importances(study: "optuna.Study") -> dict[str, float]:
+    """How much of the value's variance each parameter explains, the most important first; empty when unknown.
+
+    By Optuna's PED-ANOVA (Watanabe et al. 2023), which needs no other package.
+    """
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    if len({trial.value for trial in complete}) < 2:
+        return {}
+    optuna = extra("optuna")
+    # Optuna warns of parameters that hardly vary, and has no result where none does or where trials differ in theirs.
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError):
+        return {}
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _history(study: "optuna.Study", metric: str) -> "Figure":
+    figure = extra("matplotlib.figure", extra="mlflow").Figure(figsize=(9, 3.2), layout="constrained")
+    history, shares = figure.subplots(1, 2, width_ratios=(3, 2))
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED" and trial.value is not None]
+    values = [trial.value or 0.0 for trial in complete]
+    better = max if study.direction.name == "MAXIMIZE" else min
+    history.plot([trial.number for trial in complete], values, "o", ms=4, alpha=0.6, label="trial")
+    if pruned:
+        history.plot([t.number for t in pruned], [t.value for t in pruned], "x", ms=4, color="grey", label="pruned")
+    best = [better(values[: end + 1]) for end in range(len(values))]
+    history.step([trial.number for trial in complete], best, where="post", color="tab:red", label="best so far")
+    history.set(title="Search", xlabel="trial", ylabel=metric)
+    history.legend(fontsize="small")
+    found = list(importances(study).items())[:10][::-1]
+    shares.barh([name for name, _ in found], [share for _, share in found])
+    shares.set(title="Importance of parameters" if found else "Importance: too few different values", xlim=(0, 1))
+    return figure
+
+
+def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
+    """The value over each parameter, the most important ones first."""
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE" and t.value is not None]
+    known = list(dict.fromkeys([*importances(study), *(name for trial in complete for name in trial.params)]))[:_PANELS]
+    if not known:
+        return None
+    columns = min(len(known), 3)
+    rows = -(-len(known) // columns)
+    figure = extra("matplotlib.figure", extra="mlflow").Figure(
+        figsize=(3.2 * columns, 2.6 * rows), layout="constrained"
+    )
+    panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, name in zip(panels, known, strict=False):
+        having = [trial for trial in complete if name in trial.params]
+        chosen = [trial.params[name] for trial in having]
+        text = not all(isinstance(value, int | float) and not isinstance(value, bool) for value in chosen)
+        points = panel.scatter(
+            [str(value) for value in chosen] if text else chosen,
+            [trial.value or 0.0 for trial in having],
+            c=[trial.number for trial in having],
+            s=14,
+            cmap="viridis",
+        )
+        if getattr(having[0].distributions[name], "log", False):
+            panel.set_xscale("log")
+        panel.set(xlabel=name, ylabel=metric)
+        if panel is panels[0]:
+            figure.colorbar(points, ax=panels, label="trial", shrink=0.8)
+    for panel in panels[len(known) :]:
+        panel.set_visible(False)
+    return figure
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

@@ -1,0 +1,212 @@
+"""One trial of a sweep: an MLflow run below the sweep's, with the trial's parameters, values and model."""
+
+import math
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.models import deferred
+from dagster_mlops.mlflow.sweep_study import RUN_ID
+from dagster_mlops.provenance import NAMESPACE, mask_credentials
+
+if TYPE_CHECKING:
+    import optuna
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TRIAL, STATE, STUDY = f"{NAMESPACE}.trial", f"{NAMESPACE}.trial_state", f"{NAMESPACE}.study"
+"""Tags of a trial's MLflow run: its number, how it ended, and the study it belongs to."""
+PARENT = "mlflow.parentRunId"
+INTERMEDIATE = "intermediate/"
+"""What the metrics of the values that a trial reports on its way begin with."""
+
+_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
+# A sweep goes on after a trial has failed, but not after these: they say that each other trial will do the same.
+_FOR_ALL = (TrainingRunError, dg.Failure, dg.RetryRequested)
+
+
+def run_trial(
+    objective: "Callable[[optuna.Trial], float]",
+    study: "optuna.Study",
+    trial: "optuna.Trial",
+    *,
+    client: "MlflowClient",
+    parent: "Run",
+    metric: str,
+    stopped: Callable[[], bool] = lambda: False,
+    exhausted: Callable[[], None] = lambda: None,
+) -> "optuna.trial.FrozenTrial | None":
+    """Run a trial, log it, and tell the study; nothing of it any more once the sweep was `stopped`.
+
+    `exhausted` is called when the sampler has nothing left to suggest.
+
+    Raises:
+        TrainingRunError: the function logged no model or several, or returned no number.
+    """
+    optuna = extra("optuna")
+    tags = {TRIAL: str(trial.number), STUDY: study.study_name, runs.OWNER: runs.owner()}
+    tags[runs.DAGSTER_RUN] = parent.data.tags.get(runs.DAGSTER_RUN, "")
+    with _child(parent, f"trial {trial.number}", tags) as child:
+        trial.set_user_attr(RUN_ID, child.run.info.run_id)
+        waiting: list[Callable[[], Any]] = []
+        token = deferred.set(waiting)
+        value, error = None, ""
+        try:
+            value = objective(trial)
+        except optuna.TrialPruned:
+            state = "PRUNED"
+        except _FOR_ALL:
+            raise
+        except Exception as failure:  # noqa: BLE001 — whatever a trial's function raises is that trial's end
+            state, error = "FAIL", "".join(traceback.format_exception(failure))
+        else:
+            state = "COMPLETE" if _is_value(value) else "FAIL"
+            error = "" if state == "COMPLETE" else f"the value is {value}"
+        finally:
+            deferred.reset(token)
+        value = float(value) if value is not None and state == "COMPLETE" else None
+        child.status = "KILLED"
+        if stopped():
+            return None
+        if value is not None:
+            _keep_model(client, study, child.run, waiting, value)
+        frozen = study.get_trials(deepcopy=False)[trial.number]
+        _log(client, child.run, frozen, state=state, metric=metric, value=value, error=error)
+        if stopped():
+            return None
+        try:
+            study.tell(trial, value, state=getattr(optuna.trial.TrialState, state))
+        except RuntimeError:
+            # A sampler that has nothing left stops the study, which Optuna allows in its own loop only: the trial has
+            # ended nevertheless.
+            if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+                raise
+            exhausted()
+        child.status = _STATUS[state]
+        return study.get_trials(deepcopy=False)[trial.number]
+
+
+def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run") -> int:
+    """Close the runs of trials that a process left open when it died: as the study says, or as killed."""
+    trials = study.get_trials(deepcopy=False)
+    left = client.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'",
+        max_results=1000,
+    )
+    for run in left:
+        number = int(run.data.tags.get(TRIAL, len(trials)))
+        ended = _STATUS.get(trials[number].state.name) if number < len(trials) else None
+        # Killed between the study's answer and the run's end: everything was logged.
+        if ended and STATE in run.data.tags and trials[number].user_attrs.get(RUN_ID) == run.info.run_id:
+            client.set_terminated(run.info.run_id, ended)
+        else:
+            runs.close_run(client, run, "KILLED", "its process died without closing it")
+    return len(left)
+
+
+@dataclass
+class _Child:
+    run: "Run"
+    status: str = "FAILED"  # what it ends with
+
+
+@contextmanager
+def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child]:
+    """A run below the sweep's, MLflow's active one in this thread, and closed however the block ends."""
+    mlflow = extra("mlflow")
+    child = _Child(
+        mlflow.start_run(
+            run_name=name,
+            nested=True,
+            parent_run_id=parent.info.run_id,
+            experiment_id=parent.info.experiment_id,
+            tags={key: value for key, value in tags.items() if value},
+            log_system_metrics=False,
+        )
+    )
+    try:
+        yield child
+    except BaseException as error:
+        child.status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        raise
+    finally:
+        # What the function left open inside, and then this one.
+        while (active := mlflow.active_run()) is not None and active.info.run_id != parent.info.run_id:
+            mlflow.end_run(child.status)
+            if active.info.run_id == child.run.info.run_id:
+                break
+
+
+def _keep_model(
+    client: "MlflowClient", study: "optuna.Study", run: "Run", waiting: list[Callable[[], Any]], value: float
+) -> None:
+    """Store the model that the trial logged, if it is the best so far.
+
+    Raises:
+        TrainingRunError: there is none, or several.
+    """
+    models = len(waiting) or len(runs.logged_models(client, run))
+    if models != 1:
+        raise TrainingRunError(
+            f"a trial logs exactly one model, this one logged {models}. Call dagster_mlops.mlflow.models.log_model("
+            "model, X) once before returning the value; it stores the model only if the trial is the best so far."
+        )
+    best = [t.value for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE" and t.value is not None]
+    sign = 1 if study.direction.name == "MAXIMIZE" else -1
+    # Of equal trials, Optuna calls the earliest the best, which need not be the first to end.
+    if waiting and all(sign * value >= sign * other for other in best):
+        waiting[0]()
+
+
+def _log(
+    client: "MlflowClient",
+    run: "Run",
+    trial: "optuna.trial.FrozenTrial",
+    *,
+    state: str,
+    metric: str,
+    value: Any,
+    error: str,
+) -> None:
+    """Everything that is known of a trial, in one request."""
+    entities = extra("mlflow.entities")
+    now = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else run.info.start_time
+    metrics = [
+        entities.Metric(f"{INTERMEDIATE}{metric}", float(reported), now, step)
+        for step, reported in sorted(trial.intermediate_values.items())
+    ]
+    if value is not None:
+        metrics.append(entities.Metric(metric, float(value), now, 0))
+    tags = [entities.RunTag(STATE, state)]
+    if error:
+        tags.append(entities.RunTag(runs.CLOSED, mask_credentials(error)[-2000:]))
+    params = [entities.Param(name, str(chosen)) for name, chosen in trial.params.items()]
+    try:
+        client.log_batch(run.info.run_id, metrics=metrics[:900], params=params[:100], tags=tags)
+    except extra("mlflow.exceptions").MlflowException as failure:
+        if failure.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        # The function logged another value under a parameter's name.
+        client.log_batch(run.info.run_id, metrics=metrics[:900], tags=tags)
+
+
+def _is_value(value: Any) -> bool:
+    """Whether a trial may end with this value.
+
+    Raises:
+        TrainingRunError: it is no number at all.
+    """
+    try:
+        return not math.isnan(float(value))
+    except (TypeError, ValueError) as error:
+        raise TrainingRunError(
+            f"the function of a sweep returns the value of the metric, a number; this one returned {value!r:.100}."
+        ) from error

@@ -1,0 +1,250 @@
+"""A sweep tries what it was told, keeps the best model, and never repeats a finished trial."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import optuna
+import pytest
+
+from dagster_mlops.mlflow import MlflowResource, runs
+from dagster_mlops.mlflow.model_loading import find_version, load_version
+from dagster_mlops.mlflow.models import FORMAT
+from dagster_mlops.mlflow.sweep import sweep_asset
+from dagster_mlops.mlflow.sweep_study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep_trial import STATE, TRIAL
+from dagster_mlops.provenance import ModelVersion
+from tests import sweep_world
+from tests.mlflow_processes import run_until_killed
+from tests.sweep_world import OPTIONS, TRIALS, Plan, one, search, training_set, two
+
+pytestmark = [
+    # MLflow's own queries, under SQLAlchemy 2.1.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
+    # MLflow's own type hints, when mlflow.pyfunc is imported.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """MLflow needs seconds to create its tables: done once."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def resource(tmp_path, monkeypatch, database):
+    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
+    monkeypatch.setenv("TEST_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("TEST_STUDIES", f"sqlite:///{tmp_path}/studies/optuna.db")
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    return MlflowResource(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="sweeps")
+
+
+@pytest.fixture
+def instance(tmp_path):
+    (tmp_path / "home").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as made:
+        yield made
+
+
+def sweep(instance, resource, asset, *, plan: Plan | None = None, **options) -> dg.ExecuteInProcessResult:
+    config = {"ops": {asset.key.path[-1]: {"config": (plan or Plan()).model_dump()}}}
+    options = {"run_config": config, "raise_on_error": False, **options}
+    return dg.materialize([training_set, asset], instance=instance, resources={"mlflow": resource}, **options)
+
+
+def calls() -> list[list[str]]:
+    file = Path(os.environ["CALLS"])
+    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def study_of(number: int = -1) -> optuna.Study:
+    storage = os.environ["TEST_STUDIES"]
+    return optuna.load_study(study_name=optuna.get_all_study_names(storage)[number], storage=storage)
+
+
+def trial_runs(resource) -> list:
+    client = resource.client()
+    found = client.search_runs([resource.experiment_id(client)], "", order_by=["attributes.start_time ASC"])
+    return [run for run in found if TRIAL in run.data.tags]
+
+
+def agree(resource, study) -> None:
+    """The study and MLflow tell the same of each trial, and none is left running."""
+    client = resource.client()
+    assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
+    children = {run.info.run_id: run for run in trial_runs(resource)}
+    for trial in settled(study).trials:
+        run = children.pop(trial.user_attrs[RUN_ID])
+        assert run.data.tags[TRIAL] == str(trial.number) and run.data.tags[STATE] == trial.state.name
+        assert run.info.status == ("FAILED" if trial.state.name == "FAIL" else "FINISHED")
+        assert run.data.params == {name: str(value) for name, value in trial.params.items()}
+        if trial.state.name == "COMPLETE":
+            assert run.data.metrics["loss"] == trial.value
+    assert all(run.info.status == "KILLED" for run in children.values())
+
+
+def test_the_best_trials_model_becomes_the_version_and_every_trial_is_a_run_below_it(instance, resource):
+    result = sweep(instance, resource, one)
+    assert result.success
+    [event] = result.asset_materializations_for_node("one")
+    study, client = study_of(), resource.client()
+    agree(resource, study)
+    best = study.best_trial
+    record = ModelVersion.from_metadata(event.metadata)
+    assert record is not None and record.metrics == {"loss": best.value}
+    assert load_version(resource, record).model.alpha == pytest.approx(best.params["alpha"])
+    metadata: dict[str, Any] = {key: value.value for key, value in event.metadata.items()}
+    assert metadata["optuna/best_trial"] == best.number and metadata["optuna/best_params"] == best.params
+    assert (metadata["optuna/complete"], metadata["optuna/pruned"], metadata["optuna/failed"]) == (TRIALS, 0, 0)
+    assert metadata["mlflow/figures"].count("data:image/png") == 2
+    assert len(event.metadata["optuna/trials"].records) == TRIALS  # pyright: ignore[reportAttributeAccessIssue]
+    parent = client.get_run(record.run_id)
+    assert parent.data.params["alpha"] == str(best.params["alpha"])
+    children = trial_runs(resource)
+    assert len(children) == TRIALS
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {record.run_id}
+    assert {run.data.tags[runs.DAGSTER_RUN] for run in children} == {result.run_id}
+    reported = client.get_metric_history(children[0].info.run_id, "intermediate/loss")
+    assert [point.step for point in reported] == [0, 1, 2]
+    # Only a trial that was the best so far has stored its model, and the version has a copy of the last of them.
+    stored = client.search_logged_models([parent.info.experiment_id])
+    values = [trial.values[0] for trial in study.trials]
+    records = [value for number, value in enumerate(values) if value == min(values[: number + 1])]
+    assert len(stored) == len(records) + 1 < TRIALS + 1
+    version = find_version(resource, "one")
+    assert version.run_id == record.run_id and metadata["optuna/storage"].startswith("sqlite:///")
+    assert {model.tags[FORMAT] for model in stored} == {"skops"}
+
+
+def test_the_same_seed_suggests_the_same_and_parallel_trials_do_not_mix(instance, resource):
+    for asset in (one, one, two):
+        assert sweep(instance, resource, asset).success
+    studies = [study_of(number) for number in range(3)]
+    first, second, parallel = ([trial.params for trial in study.trials] for study in studies)
+    assert first == second and len(parallel) == TRIALS
+    for study in studies:
+        assert settled(study).count("COMPLETE") == TRIALS
+    agree_on = {run.info.run_id: run for run in trial_runs(resource)}
+    for trial in studies[2].trials:
+        run = agree_on[trial.user_attrs[RUN_ID]]
+        assert run.data.metrics["loss"] == trial.value == trial.params["alpha"]
+
+
+def test_pruned_and_failed_trials_are_told_apart_and_do_not_end_the_sweep(instance, resource):
+    assert sweep(instance, resource, one, plan=Plan(trouble="prune")).success
+    study = study_of()
+    agree(resource, study)
+    assert (settled(study).count("PRUNED"), settled(study).count("COMPLETE")) == (2, TRIALS - 2)
+    result = sweep(instance, resource, two, plan=Plan(trouble="fail some"))
+    assert result.success
+    study = study_of()
+    assert settled(study).count("FAIL") == 2 and len(settled(study).trials) == TRIALS
+    failed = next(trial for trial in study.trials if trial.state.name == "FAIL")
+    said = resource.client().get_run(failed.user_attrs[RUN_ID]).data.tags[runs.CLOSED]
+    assert "no memory on gpu at https://***@node" in said and "search" in said
+
+
+@pytest.mark.parametrize(
+    ("trouble", "trials", "says"),
+    [
+        ("fail", 4, "4 of 4 trials failed, more than max_failed=3"),
+        ("no model", 1, "a trial logs exactly one model, this one logged 0"),
+        ("text", 1, "returns the value of the metric, a number; this one returned 'much'"),
+    ],
+)
+@pytest.mark.parametrize("asset", [one, two], ids=["one by one", "parallel"])
+def test_what_every_trial_would_do_again_ends_the_sweep_at_once(instance, resource, asset, trouble, trials, says):
+    result = sweep(instance, resource, asset, plan=Plan(trouble=trouble))
+    [failure] = result.get_step_failure_events()
+    assert says in str(failure.step_failure_data) or asset is two
+    assert len([call for call in calls() if call[0] == "start"]) <= trials + (asset is two) * 2
+    client = resource.client()
+    assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
+    assert not client.search_model_versions()
+
+
+def test_a_value_that_is_no_number_fails_its_trial_only(instance, resource):
+    assert sweep(instance, resource, one, plan=Plan(trouble="nan")).success
+    assert [trial.state.name for trial in study_of().trials].count("FAIL") == 1
+
+
+def test_native_options_of_optuna_are_the_users(instance, resource):
+    options = {**OPTIONS, "storage": None, "n_trials": 50}
+    grid = sweep_asset(
+        registered_model_name="grid",
+        name="grid",
+        sampler=lambda seed: optuna.samplers.GridSampler({"alpha": [1.0, 2.0], "solver": ["svd"]}, seed=seed),
+        pruner=optuna.pruners.NopPruner,
+        enqueue=[{"alpha": 7.0, "solver": "cholesky"}],
+        **options,
+    )(search)
+    result = sweep(instance, resource, grid)
+    assert result.success
+    assert {(call[2], call[3]) for call in calls() if call[0] == "done"} == {
+        ("7.0", "cholesky"), ("1.0", "svd"), ("2.0", "svd"),
+    }  # fmt: skip
+    # Without an address, studies lie where Dagster keeps its own things.
+    assert Path(instance.storage_directory(), "optuna.db").exists()
+    brief = sweep_asset(registered_model_name="brief", name="brief", timeout=0.2, **options)(search)
+    result = sweep(instance, resource, brief, plan=Plan(sleep=0.15))
+    [event] = result.asset_materializations_for_node("brief")
+    assert event.metadata["optuna/complete"].value in range(1, 4), "0.2 s hold two trials of 0.15 s"
+
+
+def test_a_sweep_without_a_trial_argument_or_with_a_wrong_direction_is_refused():
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="needs an argument `trial`"):
+        sweep_asset(registered_model_name="x", n_trials=1, **OPTIONS)(lambda training_set: 1.0)
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="'maximize' or 'minimize'"):
+        sweep_asset(registered_model_name="x", n_trials=1, metric="auc", direction="up")  # pyright: ignore[reportArgumentType]
+
+
+def once_called(times: int, pause: float) -> Callable[[], bool]:
+    """Says when trials have noted something so many times more, and a pause has passed."""
+    begun, seen = len(calls()), []
+
+    def due() -> bool:
+        if not seen and len(calls()) - begun >= times:
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() - seen[0] > pause
+
+    return due
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_killed_sweep_goes_on_where_it_was(instance, resource, name):
+    """Kill at a random moment, again and again, then let it finish: each trial has ended once, and once only."""
+    environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
+    moments, file, job = random.Random(f"{name}{KILLS}"), sweep_world.__file__, f"sweep_{name}"
+    for kill in range(KILLS):
+        Path(os.environ["CALLS"]).unlink(missing_ok=True)
+        studies = len(optuna.get_all_study_names(os.environ["TEST_STUDIES"])) if kill else 0
+        last, interrupted = None, 0
+        while True:
+            # Two attempts are cut off somewhere between their first trial and the end of the recording.
+            due = once_called(moments.randint(1, TRIALS), moments.uniform(0, 0.3)) if interrupted < 2 else None
+            last, code = run_until_killed(instance, file, job, environment, again=last, kill_after=due)
+            if code == 0:
+                break
+            interrupted += 1
+        assert len(optuna.get_all_study_names(os.environ["TEST_STUDIES"])) == studies + 1
+        study = study_of()
+        assert len(settled(study).trials) == settled(study).count("COMPLETE") == TRIALS
+        assert not [trial for trial in study.trials if not trial.state.is_finished()]
+        agreed = {trial.user_attrs[RUN_ID] for trial in settled(study).trials}
+        mine = [run for run in trial_runs(resource) if run.data.tags["dagster_mlops.study"] == study.study_name]
+        assert {run.info.run_id for run in mine if run.info.status == "FINISHED"} == agreed
+        assert {run.info.status for run in mine} <= {"FINISHED", "KILLED"}
+        client = resource.client()
+        assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
+        [version] = [v for v in client.search_model_versions(f"name='{name}'") if int(v.version) == kill + 1]
+        assert client.get_run(version.run_id).data.metrics["loss"] == study.best_value
