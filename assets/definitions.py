@@ -12,10 +12,11 @@ from assets.features import (
     plane_attributes,
     route_punctuality,
 )
-from assets.monitoring import monitoring_checks
+from assets.monitoring import champion_reference, monitoring_checks
 from assets.promotion import champion
 from assets.serving import bento, deployment, predictions, serving_checks, traffic
 from assets.training import (
+    arrival_delay_evaluation,
     arrival_delay_model,
     golden_set,
     model_checks,
@@ -23,8 +24,10 @@ from assets.training import (
     training_checks,
     training_entities,
     training_set,
+    validation_rows,
 )
 from dagster_mlops.bentoml import deployment_health_sensor
+from dagster_mlops.dvc import dvc_io_manager
 from dagster_mlops.k8s import mlops_executor
 from dagster_mlops.mlflow import close_orphan_runs_sensor
 from resources import deployment as deployed_resources
@@ -36,14 +39,26 @@ static = dg.AssetSelection.assets(planes, airports, plane_attributes, "plane_att
 monthly = dg.AssetSelection.assets(
     flights, weather, carrier_punctuality, route_punctuality, origin_congestion, origin_weather, *VIEWS
 )
-training = dg.AssetSelection.assets(training_entities, training_set, arrival_delay_model, golden_set, reference)
+training = dg.AssetSelection.assets(
+    training_entities,
+    training_set,
+    validation_rows,
+    arrival_delay_model,
+    arrival_delay_evaluation,
+    golden_set,
+    reference,
+)
 release = dg.AssetSelection.assets(bento, deployment)
 
 jobs = [
     dg.define_asset_job("static", static, description="Tables without a date."),
     dg.define_asset_job("ingest", monthly, description="A month of flights and weather, and its features."),
-    dg.define_asset_job("train", training, description="Training set, model, golden set and reference."),
-    dg.define_asset_job("promote", dg.AssetSelection.assets(champion), description="Move the champion if beaten."),
+    dg.define_asset_job("train", training, description="Training set, model, evaluation, golden set, reference."),
+    dg.define_asset_job(
+        "promote",
+        dg.AssetSelection.assets(champion, champion_reference),
+        description="Move the champion if beaten, and monitor by the reference of the version that holds it.",
+    ),
     dg.define_asset_job("release", release, description="Build the champion's bento and deploy it."),
     dg.define_asset_job(
         "replay", dg.AssetSelection.assets(traffic, predictions), description="A month of traffic, and its checks."
@@ -107,10 +122,13 @@ defs = dg.Definitions(
         *feature_views,
         training_entities,
         training_set,
+        validation_rows,
         arrival_delay_model,
+        arrival_delay_evaluation,
         golden_set,
         reference,
         champion,
+        champion_reference,
         bento,
         deployment,
         traffic,
@@ -120,7 +138,7 @@ defs = dg.Definitions(
     jobs=jobs,
     schedules=[retrain_weekly],
     sensors=[next_month, static_tables, automation, close_orphan_runs_sensor(), deployment_health_sensor(deployment)],
-    resources=deployed_resources(),
+    resources={**deployed_resources(), "dvc_io_manager": dvc_io_manager},
     # Step processes are forked from one that has imported what costs most.
     executor=mlops_executor(preload_modules=["pandas", "sklearn.ensemble", "dagster", "assets.definitions"]),
 )

@@ -31,7 +31,7 @@ EXECUTOR = os.environ.get("DAGSTER_MLOPS_EXECUTOR", "in_process")
 STAGES: list[tuple[str, str, list[str | None]]] = [
     ("Tables without a date", "static", [None]),
     ("Flights, weather, features", "ingest", list(MONTHS)),
-    ("Training set, model, reference", "train", [None]),
+    ("Training set, model, evaluation", "train", [None]),
     ("Promotion", "promote", [None]),
     ("Bento and deployment", "release", [None]),
     ("Production traffic and its checks", "replay", [REPLAYED]),

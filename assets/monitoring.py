@@ -1,14 +1,34 @@
 """Is production still what the model was validated for: quality, drift and performance of the logged predictions."""
 
+from typing import Any
+
 from assets.data import flights, weather
+from assets.features import FRESH
+from assets.promotion import champion
 from assets.serving import predictions
-from assets.training import reference
+from assets.training import MODEL
+from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.evidently import data_quality_check, drift_check, performance_check
+from dagster_mlops.mlflow import MlflowResource
+from dagster_mlops.mlflow.reference import load_reference
 
 WATCHED = [
     "temp", "humid", "wind_speed", "precip", "visib", "origin_waiting", "origin_delay_3h", "carrier_delay_24h",
     "route_delay_14d", "departure_minute", "distance", "carrier", "probability",
 ]  # fmt: skip
+
+
+@dataset_asset(
+    path="monitoring/reference.parquet",
+    deps=[champion],
+    group_name="monitoring",
+    code_version="1",
+    automation_condition=FRESH,
+)
+def champion_reference(mlflow: MlflowResource) -> Any:
+    """The reference distribution of the version in production, also after a rollback to an older one."""
+    return load_reference(f"{MODEL}@champion", mlflow=mlflow)
+
 
 monitoring_checks = [
     data_quality_check(
@@ -33,9 +53,9 @@ monitoring_checks = [
         ranges={"probability": (0, 1)},
         no_duplicates_of=["flight_id"],
     ),
-    drift_check(asset=predictions, reference=reference, columns=WATCHED, drift_share=0.3),
+    drift_check(asset=predictions, reference=champion_reference, columns=WATCHED, drift_share=0.3),
     performance_check(
-        asset=predictions, reference=reference, target="late", prediction="probability",
+        asset=predictions, reference=champion_reference, target="late", prediction="probability",
         bounds={"roc_auc": 0.7}, max_drop=0.1,
     ),
 ]  # fmt: skip

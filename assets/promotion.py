@@ -1,7 +1,7 @@
-"""The champion: the registered version that production uses, moved only when a candidate beats it."""
+"""The champion: the registered version that production uses, moved only when a candidate beats it on the same rows."""
 
 from assets.features import FRESH
-from assets.training import MODEL, arrival_delay_model
+from assets.training import MODEL, arrival_delay_evaluation, arrival_delay_model
 from dagster_mlops.mlflow import promotion_asset
 
 champion = promotion_asset(
@@ -9,6 +9,7 @@ champion = promotion_asset(
     candidate=arrival_delay_model.key,
     registered_model_name=MODEL,
     metric="auc",
+    evaluation=arrival_delay_evaluation,
     group_name="promotion",
     automation_condition=FRESH,
 )

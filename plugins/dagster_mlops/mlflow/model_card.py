@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.mlflow import capture
 from dagster_mlops.mlflow.evaluation.measure import Evaluation
 from dagster_mlops.mlflow.evaluation.present import (
     Row,
@@ -33,7 +34,7 @@ CARD = f"{NAMESPACE}.model_card"
 # What a description of a version holds in MLflow's database.
 _DESCRIPTION_LIMIT = 5000
 _MOST_ROWS = 30
-_LICENCES = "code/licences.json"
+_LICENCES = f"{capture.FOLDER}/{capture.LICENCES}"
 
 
 def model_card(
@@ -168,12 +169,12 @@ def _training_record(training: "Run | None") -> TrainingRun | None:
 
 def _licences(client: "MlflowClient", training: "Run | None") -> list[str]:
     """The licences of the packages that were installed, most frequent first, where the training has written them."""
-    written = client.list_artifacts(training.info.run_id, "code") if training else []
+    written = client.list_artifacts(training.info.run_id, capture.FOLDER) if training else []
     if training is None or _LICENCES not in [file.path for file in written]:
         return []
     with tempfile.TemporaryDirectory() as folder:
         found = json.loads(Path(client.download_artifacts(training.info.run_id, _LICENCES, folder)).read_text())
-    counts = Counter(str(licence) for licence in found.values())
+    counts = Counter(licence or "not stated" for licence in found.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return _table([{"licence": name, "packages": count} for name, count in ordered])
 
