@@ -38,6 +38,7 @@ def run_until_killed(
     *,
     again: str | None = None,
     kill_after: Callable[[], bool] | float | None = None,
+    by: signal.Signals = signal.SIGKILL,
 ) -> tuple[str, int]:
     """Execute in a process, and kill it: after seconds, or once something is so. Gives the run's id and exit code."""
     before = {run.run_id for run in instance.get_runs()}
@@ -50,13 +51,14 @@ def run_until_killed(
         if waited > 120:
             raise TimeoutError(f"{job} takes more than two minutes")
         if kill_after is not None and (kill_after() if callable(kill_after) else waited > kill_after):
-            os.killpg(process.pid or 0, signal.SIGKILL)
+            os.killpg(process.pid or 0, by)
+            kill_after = None
         process.join(0.01)
     made = [run for run in instance.get_runs() if run.run_id not in before]
     for run in made:
         if not run.is_finished:
             instance.report_run_failed(run)  # as run monitoring does
-    if process.exitcode not in (0, -signal.SIGKILL):
+    if process.exitcode not in (0, -signal.SIGKILL) and by == signal.SIGKILL:
         events = [event.dagster_event for run in made for event in instance.all_logs(run.run_id)]
         raise AssertionError([event.step_failure_data.error for event in events if event and event.is_step_failure])
     return (made[0].run_id if made else again or ""), process.exitcode or 0

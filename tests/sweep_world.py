@@ -65,7 +65,7 @@ WORLD = dg.Definitions(
             f"sweep_{asset.key.path[-1]}",
             dg.AssetSelection.assets(training_set, asset),
             executor_def=dg.in_process_executor,
-            config={"ops": {asset.key.path[-1]: {"config": {"sleep": 0.1}}}},
+            config={"ops": {asset.key.path[-1]: {"config": {"sleep": float(os.environ.get("TEST_SLEEP", "0.1"))}}}},
         )
         for asset in (one, two)
     ],

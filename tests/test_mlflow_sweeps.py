@@ -1,7 +1,9 @@
 """A sweep tries what it was told, keeps the best model, and never repeats a finished trial."""
 
+import concurrent.futures
 import os
 import random
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +17,17 @@ from dagster_mlops.mlflow import MlflowResource, runs
 from dagster_mlops.mlflow.model_loading import find_version, load_version
 from dagster_mlops.mlflow.models import FORMAT
 from dagster_mlops.mlflow.sweep import sweep_asset
-from dagster_mlops.mlflow.sweep_study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep_study import RUN_ID, open_storage, settled
 from dagster_mlops.mlflow.sweep_trial import STATE, TRIAL
 from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
+from tests.feast_servers import postgres_server
 from tests.mlflow_processes import run_until_killed
 from tests.sweep_world import OPTIONS, TRIALS, Plan, one, search, training_set, two
 
 pytestmark = [
+    # Optuna's, of a storage that could not be opened, and of one that a test has looked into.
+    pytest.mark.filterwarnings("ignore:.*psycopg.Connection.*was deleted while still open:ResourceWarning"),
     # MLflow's own queries, under SQLAlchemy 2.1.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
     # MLflow's own type hints, when mlflow.pyfunc is imported.
@@ -201,13 +206,6 @@ def test_native_options_of_optuna_are_the_users(instance, resource):
     assert event.metadata["optuna/complete"].value in range(1, 4), "0.2 s hold two trials of 0.15 s"
 
 
-def test_a_sweep_without_a_trial_argument_or_with_a_wrong_direction_is_refused():
-    with pytest.raises(dg.DagsterInvalidDefinitionError, match="needs an argument `trial`"):
-        sweep_asset(registered_model_name="x", n_trials=1, **OPTIONS)(lambda training_set: 1.0)
-    with pytest.raises(dg.DagsterInvalidDefinitionError, match="'maximize' or 'minimize'"):
-        sweep_asset(registered_model_name="x", n_trials=1, metric="auc", direction="up")  # pyright: ignore[reportArgumentType]
-
-
 def once_called(times: int, pause: float) -> Callable[[], bool]:
     """Says when trials have noted something so many times more, and a pause has passed."""
     begun, seen = len(calls()), []
@@ -218,6 +216,52 @@ def once_called(times: int, pause: float) -> Callable[[], bool]:
         return bool(seen) and time.monotonic() - seen[0] > pause
 
     return due
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_an_interrupted_sweep_stops_at_once_and_closes_what_it_began(instance, resource, name):
+    environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
+    environment["TEST_SLEEP"] = "300"
+    due = once_called(1 if name == "one" else 2, 0.0)
+    started = time.monotonic()
+    run_until_killed(instance, sweep_world.__file__, f"sweep_{name}", environment, kill_after=due, by=signal.SIGINT)
+    assert time.monotonic() - started < 60, "it does not wait for the trials to end"
+    client, study = resource.client(), study_of()
+    ended = [run.info.status for run in client.search_runs([resource.experiment_id(client)])]
+    assert "KILLED" in ended and set(ended) <= {"KILLED", "FAILED"}
+    # What was cut off waits for the next attempt.
+    assert {trial.state.name for trial in study.trials} == {"FAIL", "WAITING"} and not settled(study).trials
+
+
+def test_studies_live_in_postgres_too(instance, resource, monkeypatch):
+    with postgres_server() as server:
+        monkeypatch.setenv("TEST_STUDIES", server.get_uri())
+        # Processes that find an empty database at the same moment create its tables at the same moment.
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            for storage in pool.map(open_storage, [server.get_uri()] * 3):
+                storage.engine.dispose()
+        result = sweep(instance, resource, two)
+        assert result.success
+        study = study_of()
+        agree(resource, study)
+        assert settled(study).count("COMPLETE") == TRIALS
+        address = str(result.asset_materializations_for_node("two")[0].metadata["optuna/storage"].value)
+        assert address.startswith("postgresql://***@")
+
+
+def test_a_storage_that_does_not_answer_is_told(instance, resource, monkeypatch, free_port):
+    monkeypatch.setenv("TEST_STUDIES", f"postgresql://ml:hunter2@127.0.0.1:{free_port()}/studies")
+    [failure] = sweep(instance, resource, one).get_step_failure_events()
+    said = str(failure.step_failure_data.error)
+    assert "the storage of the sweep at postgresql://***@127.0.0.1" in said and "hunter2" not in said
+    assert not calls()
+
+
+def test_a_sweep_without_a_trial_argument_or_with_a_wrong_direction_is_refused():
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="needs an argument `trial`"):
+        sweep_asset(registered_model_name="x", n_trials=1, **OPTIONS)(lambda training_set: 1.0)
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="'maximize' or 'minimize'"):
+        sweep_asset(registered_model_name="x", n_trials=1, metric="auc", direction="up")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("name", ["one", "two"])

@@ -181,7 +181,7 @@ def run_sweep(
                 f"Going on with study {name}: {len(done.trials)} trials are done, {len(left)} were cut off."
             )
         started = time.monotonic()
-        _run_trials(objective, study, context, client, parent, settings)
+        _run_trials(objective, study, storage, context, client, parent, settings)
         seconds = time.monotonic() - started
         done = settled(study)
         if not done.count("COMPLETE"):
@@ -204,6 +204,7 @@ def run_sweep(
 def _run_trials(
     objective: "Callable[[optuna.Trial], float]",
     study: "optuna.Study",
+    storage: "optuna.storages.RDBStorage",
     context: dg.AssetExecutionContext,
     client: "MlflowClient",
     parent: "Run",
@@ -252,6 +253,8 @@ def _run_trials(
         except BaseException as error:  # noqa: BLE001 — raised again in the main thread
             errors.append(error)
             stop.set()
+        finally:
+            storage.remove_session()  # of this thread
 
     try:
         if settings.n_jobs == 1:
