@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -77,12 +78,51 @@ defs = dg.Definitions(
 )
 """
 
+# The same training on features that Feast joins.
+WITH_FEATURES = (
+    PIPELINE.replace(
+        """    hours = [float(hour) for hour in range(24)] * 5
+    return pd.DataFrame({"hour": hours, "late": [int(hour > LATE_FROM) for hour in hours]})
+""",
+        """    moments = pd.date_range("2024-01-02", periods=120, freq="h", tz="UTC").as_unit("us")
+    return pd.DataFrame({"user": 1, "event_timestamp": moments, "late": [int(m.hour > LATE_FROM) for m in moments]})
+
+training_set = training_set_asset(name="training_set", feature_service="clock", entities=rows.key)
+""",
+    )
+    .replace("rows: pd.DataFrame)", "training_set: pd.DataFrame)")
+    .replace("    fitted =", "    rows = training_set\n    fitted =")
+    .replace("assets=[rows, model]", "assets=[rows, training_set, model]")
+    .replace("    resources={", '    resources={\n        "feast": FeastResource(repo=str(HOME / "features")),')
+    .replace("HOME = Path", "from dagster_mlops.feast import FeastResource, training_set_asset\n\nHOME = Path")
+)
+SETTINGS = """
+project: clock
+provider: local
+registry: {registry_type: sql, path: "sqlite:///HOME/registry.db", cache_ttl_seconds: 0}
+online_store: {type: sqlite, path: "HOME/online.db"}
+offline_store: {type: dagster_mlops.feast.offline_store.AsofOfflineStore}
+entity_key_serialization_version: 3
+"""
+DEFINITIONS = """
+from datetime import timedelta
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64
+
+user = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)
+clock = FeatureView(
+    name="clock", entities=[user], ttl=timedelta(days=1), schema=[Field(name="hour", dtype=Float64)],
+    source=FileSource(name="clock", path="HOME/clock.parquet", timestamp_field="event_timestamp"),
+)
+service = FeatureService(name="clock", features=[clock])
+"""
+
 
 class Project:
     """A pipeline in a git repository, and where it keeps its data, runs and Dagster history."""
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.code = home, home / "code"
+    def __init__(self, home: Path, pipeline: str = PIPELINE) -> None:
+        self.home, self.code, self.pipeline = home, home / "code", pipeline
         self.uri = f"sqlite:///{home}/mlflow.db"
         (home / "dagster").mkdir(parents=True)
         (home / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -96,7 +136,7 @@ class Project:
         subprocess.run(["git", *arguments], cwd=self.code, check=True, capture_output=True)
 
     def write(self, head: str) -> None:
-        (self.code / "pipeline.py").write_text(head + PIPELINE)
+        (self.code / "pipeline.py").write_text(head + self.pipeline)
 
     def commit(self) -> None:
         self.git("add", "-A")
@@ -165,7 +205,7 @@ def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data
     assert code == 0 and verdict["reproduced"], verdict
     found = outcomes(verdict)
     decisive = ["code uncommitted changes", "data rows.parquet", "seed seed", "metric accuracy", "metric draw"]
-    assert {found[name] for name in [*decisive, "model predictions for 24 rows", "params all 1"]} == {"matched"}
+    assert {found[name] for name in [*decisive, "model predictions for 24 rows", "params all 3"]} == {"matched"}
     assert before == sorted(os.listdir(project.code)), "the checkout is as it was"
     client = MlflowResource(tracking_uri=project.uri).client()
     assert len(client.search_model_versions("name='delay'")) == 3, "the registry is as it was"
@@ -264,6 +304,36 @@ def test_what_is_gone_is_named_and_nothing_is_run(project, trained, cli, tmp_pat
     assert buckets() == {"run": "deleted"}
     client.restore_run(trained["changed"])
     assert project.recipe(trained["changed"]).complete
+
+
+def test_a_training_set_whose_dataset_is_lost_is_made_again_by_feast(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_HOME", str(tmp_path))
+    project = Project(tmp_path, WITH_FEATURES)
+    moments = pd.date_range("2024-01-01", periods=200, freq="h", tz="UTC").as_unit("us")
+    times = pd.DataFrame({"user": 1, "event_timestamp": moments, "hour": [float(m.hour) for m in moments]})
+    times.to_parquet(tmp_path / "clock.parquet", index=False)
+    (tmp_path / "features").mkdir()
+    for name, text in {"feature_store.yaml": SETTINGS, "definitions.py": DEFINITIONS}.items():
+        (tmp_path / "features" / name).write_text(text.replace("HOME", str(tmp_path)))
+    run = project.train()
+    for folder in ("remote/files/md5", "data/.dvc/cache/files/md5"):
+        stored = {file: file.read_bytes() for file in (tmp_path / folder).rglob("*") if file.is_file()}
+        [lost] = [file for file, content in stored.items() if b"late" in content and b"hour" in content]
+        lost.unlink()
+    (tmp_path / "data" / "training_set.parquet").unlink()
+
+    recipe = project.recipe(run)
+    found = {i.kind: (i.bucket, i.needed) for i in recipe.ingredients}
+    assert recipe.complete and found["data"] == ("deleted", False) and found["features"] == ("accessible", True)
+    told: list[str] = []
+    (tmp_path / "work").mkdir()
+    verdict = rerun(recipe, tmp_path / "work", environment="current", tell=told.append)
+    assert verdict.reproduced, verdict.different
+    assert any(line.startswith("data: feast makes training_set again") for line in told)
+    (tmp_path / "clock.parquet").unlink()
+    (tmp_path / "more").mkdir()
+    with pytest.raises(ReproductionError, match=r"data of training_set are lost, and cannot be made again: .*clock"):
+        rerun(recipe, tmp_path / "more", environment="current")
 
 
 class Answers:

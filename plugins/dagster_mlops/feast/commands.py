@@ -27,19 +27,12 @@ def rebuild(
 ) -> None:
     """Make a training set again, from the data and definitions of then, and prove that it is the same."""
     from dagster_mlops.feast import rebuild as rebuilding
-    from dagster_mlops.feast.frame_hash import as_table
     from dagster_mlops.feast.resource import FeastResource
 
-    feast = FeastResource(repo=repo)
     try:
-        record = rebuilding.find_record(feast, ref)
         datasets = rebuilding.datasets_of(dvc) if dvc else None
-        table = as_table(rebuilding.rebuild(feast, record, datasets=datasets))
+        record = rebuilding.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets)
     except DagsterMlopsError as error:
         typer.echo(f"dagster-mlops: {error}", err=True)
         raise typer.Exit(2) from error
-    from pyarrow.parquet import write_table
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_table(table, out)
-    typer.echo(f"{out} holds {record.ref.id} again: {table.num_rows} rows, content {record.content_hash}.")
+    typer.echo(f"{out} holds {record.ref.id} again: {record.rows} rows, content {record.content_hash}.")

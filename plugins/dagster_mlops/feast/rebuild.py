@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError
 from dagster_mlops.feast import registry, retrieval, snapshot
-from dagster_mlops.feast.frame_hash import content_hash
+from dagster_mlops.feast.frame_hash import as_table, content_hash
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.snapshot import Snapshot, SourceFile, SourceVersion
 from dagster_mlops.provenance import TrainingSet
@@ -80,6 +80,20 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
             "pandas with those of then."
         )
     return frame
+
+
+def rebuild_file(feast: FeastResource, ref: str, out: Path, *, datasets: Datasets | None = None) -> TrainingSet:
+    """Write the training set that `ref` names to the Parquet file `out`, made again by :func:`rebuild`.
+
+    Raises:
+        FeatureError: nothing or too much goes by that name; what is missing; or the result is not the same.
+        DagsterMlopsError: a dataset cannot be read back.
+    """
+    record = find_record(feast, ref)
+    table = as_table(rebuild(feast, record, datasets=datasets))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    extra("pyarrow.parquet", extra="feast").write_table(table, out)
+    return record
 
 
 def find_record(feast: FeastResource, ref: str) -> TrainingSet:

@@ -1,12 +1,15 @@
 """How lineage asks a Feast registry about a feature view or a training set."""
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ProvenanceError
 from dagster_mlops.feast import registry, snapshot
+from dagster_mlops.feast.rebuild import rebuild_file
 from dagster_mlops.feast.repository import read_config
+from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Record, Ref, TrainingSet
 
 if TYPE_CHECKING:
@@ -45,6 +48,17 @@ class FeastResolver:
             if answers
             else Inaccessible(f"the Feast registry of {ref.at} did not answer in {self.timeout} s")
         )
+
+    def make_again(self, ref: Ref, folder: Path) -> Path:
+        """Make the training set of a ref again, from the data and definitions of then: a Parquet file in `folder`.
+
+        Raises:
+            FeatureError: what is missing, or that the result is not the same.
+            DagsterMlopsError: a dataset cannot be read back.
+        """
+        file = folder / "training_set.parquet"
+        rebuild_file(FeastResource(repo=ref.at), ref.id, file)
+        return file
 
     def _ask(self, ref: Ref, repo: str) -> Answer:
         try:

@@ -63,7 +63,7 @@ def explain(before: Recipe, after: Recipe) -> Explanation:
         *_named("data", *(_data(recipe) for recipe in (before, after))),
         *_named("features", *features),
         *_named("config", *(_flat(step.get("config")) for step in steps)),
-        *_named("params", one.params, two.params),
+        *_named("params", _logged(before), _logged(after)),
         *_named("seed", {"seed": one.seed}, {"seed": two.seed}),
         *_named("environment", {"python": one.python}, {"python": two.python}),
         *_named("environment", *(_packages(recipe) for recipe in (before, after))),
@@ -98,6 +98,11 @@ def _data(recipe: Recipe) -> dict[str, str]:
     }
     sets = {f"training set of {r.feature_service}": r.content_hash for r in direct if isinstance(r, TrainingSet)}
     return {**sets, **found}
+
+
+def _logged(recipe: Recipe) -> dict[str, str]:
+    """The params that the function logged. Those of the config are compared as config, where it is known."""
+    return {n: value for n, value in recipe.run.params.items() if not (recipe.step and n.startswith("config."))}
 
 
 def _changed_files(before: Recipe, after: Recipe) -> list[Difference]:

@@ -46,8 +46,9 @@ class Ingredient:
 class Recipe:
     """A training run, what is known of how it came about, and what of it is still there.
 
-    `files` are those that the run keeps below ``code/``, `repository` is the checkout that has its commit, if any, and
-    `chain` everything that it was made from.
+    `files` are those that the run keeps below ``code/``, `repository` is the checkout that has its commit, if any,
+    `chain` everything that it was made from, and `again` the training sets, by asset, whose dataset is lost and which
+    can be made again.
     """
 
     run: TrainingRun
@@ -56,6 +57,7 @@ class Recipe:
     files: Mapping[str, bytes] = field(repr=False)
     repository: Path | None
     ingredients: tuple[Ingredient, ...]
+    again: Mapping[str, TrainingSet] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -124,14 +126,15 @@ def find_recipe(
     except ValueError as error:
         raise ProvenanceError(f"{CODE}/{STEP} of run {run.run_id} is damaged, it is no JSON: {error}") from error
     repository = _repository(run, step, repo)
+    inputs, again = _inputs(link, step, tools)
     ingredients = [
         Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
         *_code(run, files, repository, lost),
         _environment(run, files, repository),
         _step(step, lost),
-        *_inputs(link, step),
+        *inputs,
     ]
-    return Recipe(run, version, link, files, repository, tuple(ingredients))
+    return Recipe(run, version, link, files, repository, tuple(ingredients), again)
 
 
 def _ref(what: str, at: str, events: EventLog | None) -> Ref:
@@ -243,18 +246,40 @@ def _step(step: Mapping[str, Any], lost: str) -> Ingredient:
     )
 
 
-def _inputs(run: Link, step: Mapping[str, Any]) -> list[Ingredient]:
-    """The data that the training read. A training set need not be made again when a dataset holds it."""
+def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingredient], dict[str, TrainingSet]]:
+    """The data that the training read, and what of it has to be made again, by asset.
+
+    A training set need not be made again when a dataset holds it; one whose dataset is lost can be.
+    """
     kept = [Record.from_dict(found) for found in step.get("inputs", [])]
     links: Sequence[Link] = [link for link in run.upstream if link.ref.kind != "commit"]
     # What the run has kept counts also where a tool cannot be asked any more.
     known = {**{link.ref: link.record for link in links if link.record}, **{record.ref: record for record in kept}}
     stored = {record.dagster_asset for record in known.values() if isinstance(record, Dataset)}
+    lost = {
+        record.dagster_asset
+        for link in links
+        if link.bucket != "accessible" and isinstance(record := known.get(link.ref), Dataset)
+    }
+    again = {
+        record.dagster_asset: record
+        for link in links
+        if link.bucket == "accessible"
+        and isinstance(record := known.get(link.ref), TrainingSet)
+        and record.dagster_asset in lost
+        and record.snapshot
+        and not record.dagster_partition
+        and tools.maker(record.ref)
+    }
     found = []
     for link in links:
-        record = known.get(link.ref)
-        features = link.ref.kind == TrainingSet.kind
-        needed = not features or record is None or record.dagster_asset not in stored
+        record, reason = known.get(link.ref), link.reason
+        asset = record.dagster_asset if record else ""
+        if features := link.ref.kind == TrainingSet.kind:
+            needed = asset in again or asset not in stored
+        else:
+            needed = asset not in again or link.bucket == "accessible"
+            reason += "" if needed else f"; {again[asset].ref.tool} makes it again"
         name = record.path if isinstance(record, Dataset) else link.ref.id
-        found.append(Ingredient("features" if features else "data", name, link.bucket, link.reason, needed))
-    return found
+        found.append(Ingredient("features" if features else "data", name, link.bucket, reason, needed))
+    return found, again

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagster_mlops.code_state import git
-from dagster_mlops.errors import ReproductionError
+from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.recipe import DIFF, Recipe, find_lock
 from dagster_mlops.lineage.tools import Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
 
 Environment = Literal["new", "current"]
+# A script's own folder would come first on its path, and modules in it before those of Python.
+_SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
 _INSTALL_TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
 
 
@@ -51,11 +53,13 @@ def rerun(
     if missing:
         told = "; ".join(f"{found.kind} {found.name} is {found.bucket}: {found.reason}" for found in missing)
         raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {told}")
-    keeper = (tools or Tools()).keeper(recipe.run.ref)
+    tools = tools or Tools()
+    keeper = tools.keeper(recipe.run.ref)
     tell(f"code: commit {recipe.run.code_commit[:10]}{' with uncommitted changes' if recipe.run.dirty else ''}")
     code = _checkout(recipe, folder / "code")
     tell(f"environment: {'the one at hand' if environment == 'current' else 'installing the lock file of then'}")
     python = Path(sys.executable) if environment == "current" else _install(recipe, folder / "venv", code)
+    files = _make_again(recipe, folder / "data", tools, tell)
     model = keeper.fetch_model(recipe.run.ref, folder / "model")
     scratch = folder / "dagster"
     scratch.mkdir()
@@ -63,6 +67,7 @@ def rerun(
         "run_id": recipe.run.run_id,
         "step": recipe.step,
         "seeds": _seeds(recipe),
+        "files": files,
         "scratch": str(scratch),
         "model": str(model),
         "golden": str(golden.absolute()) if golden else "",
@@ -139,6 +144,20 @@ def _ambient() -> dict[str, str]:
     }
 
 
+def _make_again(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:
+    """Parquet files, by asset, of the training sets whose datasets are lost."""
+    files = {}
+    for number, (asset, record) in enumerate(recipe.again.items()):
+        tell(f"data: {record.ref.tool} makes {asset} again, {record.ref.id}")
+        maker = tools.maker(record.ref)
+        assert maker is not None  # the recipe is complete
+        try:
+            files[asset] = str(maker.make_again(record.ref, folder / str(number)))
+        except DagsterMlopsError as error:
+            raise ReproductionError(f"the data of {asset} are lost, and cannot be made again: {error}") from error
+    return files
+
+
 def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
     """What Dagster has to know for IO managers to load the versions of then: the newest materializations of then."""
     seeds: dict[tuple[str, str], dict[str, Any]] = {}
@@ -162,7 +181,7 @@ def _run(
     environment = {**_ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
     messages: deque[str] = deque(maxlen=15)
     with subprocess.Popen(
-        [str(python), "-W", "ignore", str(script)],
+        [str(python), "-W", "ignore", "-c", _SCRIPT, str(script)],
         cwd=code,
         env=environment,
         stdin=subprocess.PIPE,

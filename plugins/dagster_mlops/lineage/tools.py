@@ -30,6 +30,15 @@ class KeepsRuns(Protocol):
         ...
 
 
+@runtime_checkable
+class MakesAgain(Protocol):
+    """A resolver of a tool that can make the data behind a ref again; a DagsterMlopsError says why not."""
+
+    def make_again(self, ref: Ref, folder: Path) -> Path:
+        """Write a Parquet file below `folder` that is proven to hold what the ref's record says."""
+        ...
+
+
 class Tools:
     """The installed tools, or those given by name; each is loaded at its first question.
 
@@ -79,6 +88,11 @@ class Tools:
                 f"{ref.tool!r} keeps no training runs here; known: {', '.join(self.names) or 'none'}."
             )
         return resolver
+
+    def maker(self, ref: Ref) -> MakesAgain | None:
+        """The resolver of a tool that can make again what the ref names; None where the tool cannot."""
+        resolver = self._resolver(ref.tool) if ref.tool in self.names else None
+        return resolver if isinstance(resolver, MakesAgain) else None
 
     def _resolver(self, tool: str) -> Resolver:
         if tool not in self._resolvers:

@@ -1,8 +1,9 @@
 """Runs one training step again: a script for the environment of then, of which it asks no more than Dagster and MLflow.
 
 Read from standard input: a JSON object with ``step`` (what the run kept), ``seeds`` (what Dagster shall know of the
-assets that the step reads), ``scratch``, ``model`` (a folder with the model of then) and ``golden`` (a Parquet file, or
-empty). What came out is written to ``found.json`` in ``scratch``.
+assets that the step reads), ``files`` (Parquet files of assets whose own data are lost), ``scratch``, ``model`` (a
+folder with the model of then) and ``golden`` (a Parquet file, or empty). What came out is written to ``found.json`` in
+``scratch``.
 """
 
 import hashlib
@@ -28,9 +29,10 @@ def main() -> None:
     resource = MlflowResource(tracking_uri=uri, artifact_location=str(scratch / "artifacts"))
     defs = _definitions(step)
     key = dg.AssetKey.from_user_string(step["asset"])
+    files = {dg.AssetKey.from_user_string(asset): Path(file) for asset, file in task["files"].items()}
     again = dg.Definitions(
-        assets=defs.assets,
-        resources={**(defs.resources or {}), "mlflow": resource},
+        assets=[*_others(defs, files), *(dg.AssetSpec(lost).with_io_manager_key("files") for lost in files)],
+        resources={**(defs.resources or {}), "mlflow": resource, "files": Files(files)},
         loggers=defs.loggers,
         executor=dg.in_process_executor,
     )
@@ -47,12 +49,14 @@ def main() -> None:
                 dg.AssetKey.from_user_string(seed["asset"]), partition=seed["partition"] or None, metadata=known
             )
             instance.report_runless_asset_event(made)
+        ends = zip(("start", "end"), step.get("partition_range", ()), strict=False)
+        ranged = {f"dagster/asset_partition_range_{name}": key for name, key in ends}
         result = job.execute_in_process(
             run_config=config,
             instance=instance,
             asset_selection=[key],
             partition_key=step["partition"] or None,
-            tags={"dagster_mlops/reproduces": task["run_id"]},
+            tags={"dagster_mlops/reproduces": task["run_id"], **ranged},
         )
     metadata = result.asset_materializations_for_node(op)[0].metadata
     record = TrainingRun.from_metadata(metadata)
@@ -70,6 +74,37 @@ def main() -> None:
     if task["model"]:
         found["models"] = _compare(Path(task["model"]), _local(str(model.artifact_location)), task["golden"])
     (scratch / "found.json").write_text(json.dumps(found, default=str))
+
+
+class Files(dg.IOManager):
+    """Reads assets from Parquet files, as pandas dataframes unless the step asks for Arrow or Polars."""
+
+    def __init__(self, files: dict[dg.AssetKey, Path]) -> None:
+        self.files = files
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        raise NotImplementedError("what is read is not written")
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        file, kind = self.files[context.asset_key], context.dagster_type.typing_type
+        library = getattr(kind, "__module__", "").partition(".")[0]
+        if library == "polars":
+            import polars
+
+            return (polars.scan_parquet if kind is polars.LazyFrame else polars.read_parquet)(file)
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(file)
+        return table if library == "pyarrow" else table.to_pandas()
+
+
+def _others(defs: dg.Definitions, files: dict[dg.AssetKey, Path]) -> list[Any]:
+    """The assets of the code location without those that are read from files."""
+    return [
+        asset
+        for asset in defs.assets or ()
+        if not (isinstance(asset, dg.AssetsDefinition) and asset.keys & files.keys())
+    ]
 
 
 def _definitions(step: dict[str, Any]) -> dg.Definitions:
