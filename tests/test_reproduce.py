@@ -201,13 +201,17 @@ def outcomes(verdict: dict) -> dict[str, str]:
 def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data_have_moved_on(project, trained, cli):
     shutil.rmtree(project.home / "data" / ".dvc" / "cache")  # the remote has it
     before = sorted(os.listdir(project.code))
+    # What is kept for monitoring is more to compare on than the 24 rows of the input example.
+    reference = project.home / "reference-1f.parquet"
+    pd.DataFrame({"late": 0, "hour": [h / 7 for h in range(100)]}).to_parquet(reference)
+    client = MlflowResource(tracking_uri=project.uri).client()
+    client.log_artifact(trained["changed"], str(reference), "monitoring")
     code, verdict = cli(trained["changed"], "--environment", "current")
     assert code == 0 and verdict["reproduced"], verdict
     found = outcomes(verdict)
     decisive = ["code uncommitted changes", "data rows.parquet", "seed seed", "metric accuracy", "metric draw"]
-    assert {found[name] for name in [*decisive, "model predictions for 24 rows", "params all 3"]} == {"matched"}
+    assert {found[name] for name in [*decisive, "model predictions for 100 rows", "params all 3"]} == {"matched"}
     assert before == sorted(os.listdir(project.code)), "the checkout is as it was"
-    client = MlflowResource(tracking_uri=project.uri).client()
     assert len(client.search_model_versions("name='delay'")) == 3, "the registry is as it was"
 
 

@@ -39,7 +39,8 @@ def reproduction_check(
         asset: The training asset, or any asset that the result shall be shown on.
         training: An MLflow run id, ``MODEL/VERSION`` or ``MODEL@ALIAS``, asked for anew each time.
         environment: ``new`` installs the lock file of then, ``current`` takes the environment of the step.
-        golden: A Parquet file of model inputs to compare predictions on; else the model's input example.
+        golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
+            keeps, or the model's input example.
         tolerance: How far metrics and predictions may be apart, relative to their size.
         timeout: Seconds that the training may take.
         tracking_uri: Where MLflow is; else where Dagster's event log knows the model.

@@ -14,12 +14,13 @@ from typing import Any, Literal
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.recipe import DIFF, Recipe, find_lock
-from dagster_mlops.lineage.tools import Tools
+from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
 
 Environment = Literal["new", "current"]
 # A script's own folder would come first on its path, and modules in it before those of Python.
 _SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
+_MONITORING = "monitoring"  # the folder of a run with the reference distributions of its model
 _INSTALL_TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
 
 
@@ -41,7 +42,8 @@ def rerun(
 
     Args:
         environment: ``new`` installs the lock file of then into an environment of its own; ``current`` takes this one.
-        golden: A Parquet file of model inputs to compare predictions on; else the input example that the model has.
+        golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
+            keeps, or the input example that the model has.
         tolerance: How far metrics and predictions may be apart, relative to their size.
         timeout: Seconds that the training may take.
         tell: Called with a line of progress.
@@ -70,7 +72,7 @@ def rerun(
         "files": files,
         "scratch": str(scratch),
         "model": str(model),
-        "golden": str(golden.absolute()) if golden else "",
+        "golden": str(golden.absolute() if golden else _reference(recipe, keeper, folder)),
     }
     tell(f"training: {recipe.step['asset']}")
     found = _run(python, keeper.rerun, task, code, recipe.system.get("environment", {}), timeout, tell)
@@ -156,6 +158,17 @@ def _make_again(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str]
         except DagsterMlopsError as error:
             raise ReproductionError(f"the data of {asset} are lost, and cannot be made again: {error}") from error
     return files
+
+
+def _reference(recipe: Recipe, keeper: KeepsRuns, folder: Path) -> Path | str:
+    """The rows that the run keeps as the reference of its model: thousands, where an input example has a few."""
+    kept = keeper.files(recipe.run.ref, _MONITORING)
+    for name in sorted(kept):
+        if name.startswith("reference") and name.endswith(".parquet"):
+            file = folder / name
+            file.write_bytes(kept[name])
+            return file
+    return ""
 
 
 def _seeds(recipe: Recipe) -> list[dict[str, Any]]:

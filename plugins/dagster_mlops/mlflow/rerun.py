@@ -134,6 +134,9 @@ def _compare(then: Path, now: Path, golden: str) -> dict[str, Any]:
 
     old, new = mlflow.pyfunc.load_model(str(then)), mlflow.pyfunc.load_model(str(now))
     example: Any = pd.read_parquet(golden) if golden else old.input_example
+    schema = old.metadata.get_input_schema()
+    if golden and schema is not None and schema.has_input_names():
+        example = example[schema.input_names()]  # labels and predictions may lie beside them
     answers = [np.asarray(pd.DataFrame(model.predict(example)).select_dtypes("number"), float) for model in (old, new)]
     # The same shape, or nothing compares.
     largest = float(np.abs(answers[0] - answers[1]).max()) if answers[0].shape == answers[1].shape else float("inf")
