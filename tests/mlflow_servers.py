@@ -53,12 +53,14 @@ def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path)
 class Proxy(ThreadingHTTPServer):
     """Passes requests on and remembers them in `seen`, as ``POST runs/create``.
 
-    With `password`, it answers 401 to who does not give it (``user:password``). It answers 429 to the next `busy` ones.
+    With `password`, it answers 401 to who does not give it (``user:password``). It answers 429 to the next `busy` ones,
+    and with `version` says which one it is.
     """
 
     daemon_threads = True
     password = ""
     busy = 0
+    version = ""
 
     def __init__(self, port: int, target: int) -> None:
         self.target, self.seen, self.lock = target, [], threading.Lock()
@@ -91,6 +93,8 @@ class _Pass(BaseHTTPRequestHandler):
         wanted = f"Basic {base64.b64encode(self.server.password.encode()).decode()}"
         if refused or (self.server.password and self.headers.get("Authorization") != wanted):
             return self._answer(429 if refused else 401, [], b"Refused.")
+        if self.server.version and path == "/version":
+            return self._answer(200, [], self.server.version.encode())
         connection = http.client.HTTPConnection("127.0.0.1", self.server.target, timeout=60)
         try:
             connection.request(self.command, self.path, body, dict(self.headers.items()))

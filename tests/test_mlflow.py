@@ -220,6 +220,7 @@ def test_a_run_says_from_which_code_data_and_dagster_step_it_comes(instance, res
     assert json.loads(dataset.dataset.source) == {"uri": "/data/training/set.parquet@abc"}
     assert {file.path for file in client.list_artifacts(run.info.run_id, "code")} == {
         "code/environment.txt",
+        "code/licences.json",
         "code/step.json",
         "code/system.json",
         "code/uncommitted.diff",

@@ -1,16 +1,23 @@
 """What a tracking server sees of a training step: few requests, one run in its place, all that made the model."""
 
+import importlib
 import json
 import multiprocessing
 import os
+import random
 import shutil
+import sqlite3
+import sys
 import threading
+import time
+from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import mlflow
 import mlflow.sklearn as sklearn_flavor
+import numpy as np
 import pandas as pd
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
@@ -19,7 +26,7 @@ from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.code_state import CodeState
-from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, runs, training_asset
+from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, runs, system_metrics, training_asset
 from dagster_mlops.mlflow import facts as training_facts
 from dagster_mlops.mlflow.config_params import config_params
 from dagster_mlops.provenance import Dataset
@@ -34,6 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
 ]
 
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")
 ROWS = pd.DataFrame({"hour": [0.0, 1.0, 22.0, 23.0] * 5, "late": [0, 0, 1, 1] * 5})
 
@@ -58,7 +66,7 @@ def fit_and_log() -> None:
         classifier,
         name="model",
         signature=infer_signature(ROWS[["hour"]], ROWS[["late"]]),
-        input_example=ROWS[["hour"]].head(2),
+        input_example=pd.DataFrame({"hour": [0.0, 1.0]}),
         pip_requirements=["scikit-learn"],
     )
 
@@ -129,6 +137,11 @@ def materialize(instance, resource, *assets, **options):
     )
 
 
+def metadata_of(result, name: str) -> dict[str, Any]:
+    [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(name)]
+    return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
 def config_of(name: str, **config) -> dict[str, Any]:
     return {"ops": {name: {"config": config}}}
 
@@ -166,6 +179,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
     assert tracking == [
         [
             "GET experiments/get-by-name",  # in place of set_experiment, and says whether the server is there
+            "GET /version",  # once in a Dagster run; no database is asked
             "POST runs/search",  # ours: which run does this step continue, which ones are orphans
             "POST runs/create",  # in place of start_run
             "POST runs/log-batch",  # in place of log_params
@@ -181,7 +195,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
         ],
     ]
     stored = [call for call in (*asked, *after) if "mlflow-artifacts" in call]
-    assert len([call for call in stored if call.startswith("PUT")]) == 4  # code/: step, system, packages, diff
+    assert len([call for call in stored if call.startswith("PUT")]) == 5  # code/: five files
     assert len([call for call in stored if call.startswith("GET")]) == 3  # the MLmodel, and where figures may be
 
 
@@ -320,3 +334,140 @@ def test_large_configs_fit(instance, resource, client):
     assert len(params) == 256 and params["config.deep.weight 249"] == "249" and params["config.deep.odd_name"] == "1"
     assert len(params["config.deep.text"]) == 6000 and "10000 characters, sha256" in params["config.deep.text"]
     assert config_params({}, "") == {} and config_params({"a=b": 1, "a b": 2, "a?b": 3}, "").keys() >= {"config.a_b"}
+
+
+# The machine
+
+
+def test_what_a_training_takes_is_shown(instance, resource, client, monkeypatch):
+    for name, seconds in (("_SAMPLE_S", 0.02), ("_POINT_S", 0.1), ("_SEND_S", 0.3)):
+        monkeypatch.setattr(system_metrics, name, seconds)
+
+    def body() -> None:
+        block = bytearray(300_000_000)
+        deadline = time.process_time() + 0.8
+        while time.process_time() < deadline:
+            block[0] ^= 1
+
+    result = materialize(instance, resource, training_set, trainer("model", body))
+    seen = metadata_of(result, "model")
+    assert seen["mlflow/peak_memory_mb"] > 300 and 0 < seen["mlflow/cpu_percent"] <= 100
+    assert seen["mlflow/training_seconds"] >= 0.8
+    run = runs_of(client)["model"]
+    history = client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    assert len(history) >= 3 and [point.step for point in history] == list(range(len(history)))
+    assert not [name for name in seen if name.startswith("mlflow/metric/system")]
+    quiet = trainer("quiet", system_metrics=False)
+    assert "mlflow/cpu_percent" not in metadata_of(materialize(instance, resource, training_set, quiet), "quiet")
+    assert not [name for name in runs_of(client)["quiet"].data.metrics if name.startswith("system/")]
+
+
+def test_licences_of_what_is_installed_are_kept(instance, resource, client):
+    assert materialize(instance, resource, training_set, first).success
+    file = client.download_artifacts(runs_of(client)["first"].info.run_id, "code/licences.json")
+    licences = json.loads(Path(file).read_text())
+    assert licences["mlflow"].startswith("Apache") and licences["scikit-learn"].startswith("BSD")
+    assert set(licences) == {found.name for found in distributions.distributions()}
+
+
+FAKE_TORCH = """
+seeds, switches = [], [False]
+manual_seed = seeds.append
+def are_deterministic_algorithms_enabled(): return switches[-1]
+use_deterministic_algorithms = switches.append
+def get_float32_matmul_precision(): return "highest"
+class cudnn: deterministic = False; benchmark = True; is_available = staticmethod(lambda: False)
+class backends: cudnn = cudnn
+class version: cuda = None
+__version__ = "0"
+"""
+
+
+def test_pytorch_is_seeded_when_the_training_imports_it(instance, resource, client, tmp_path, monkeypatch):
+    """A module in PyTorch's place, for the order of events: PyTorch itself can be imported once per process only."""
+    (tmp_path / "torch.py").write_text(FAKE_TORCH)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    inside: list[Any] = []
+
+    def body() -> None:
+        torch = importlib.import_module("torch")
+        inside.append((list(torch.seeds), torch.switches[-1], torch.cudnn.deterministic, os.environ.get(CUBLAS)))
+
+    strict = trainer("model", body, seed=7, deterministic=True)
+    assert materialize(instance, resource, training_set, strict).success
+    torch: Any = sys.modules.pop("torch")
+    assert inside == [([7], True, True, ":4096:8")]
+    assert torch.switches[-1] is False and torch.cudnn.benchmark and CUBLAS not in os.environ, "all is as it was"
+    run = runs_of(client)["model"]
+    system = json.loads(Path(client.download_artifacts(run.info.run_id, "code/system.json")).read_text())
+    assert system["torch"]["deterministic_algorithms"] and system["environment"][CUBLAS] == ":4096:8"
+    assert run.data.tags["dagster_mlops.deterministic"] == "true"
+
+
+def test_the_same_seed_gives_the_same_numbers(instance, resource):
+    drawn: list[tuple[float, float]] = []
+    model = trainer("model", lambda: drawn.append((random.random(), float(np.random.random()))), seed=2**40 + 1)
+    for _ in range(2):
+        assert materialize(instance, resource, training_set, model).success
+    assert drawn[0] == drawn[1]
+
+
+# Before the training starts
+
+
+def refused(instance, resource) -> str:
+    called: list[int] = []
+    result = materialize(instance, resource, training_set, trainer("early", lambda: called.append(1)))
+    assert not result.success and not called, "the training has not started"
+    [failure] = [event for event in result.get_step_failure_events() if event.step_key == "early"]
+    assert failure.step_failure_data.error is not None
+    return failure.step_failure_data.error.to_string()
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [("0584bdc529eb", "mlflow db upgrade sqlite:"), ("ffffffffffff", "Install the version that the others use")],
+)
+def test_tables_of_another_version_are_named_with_the_fix(instance, resource, tmp_path, version, advice):
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("update alembic_version set version_num = ?", (version,))
+    database.close()
+    # A process that has used the database does not look again.
+    (tmp_path / "mlflow.db").rename(tmp_path / f"{version}.db")
+    moved = MlflowResource(tracking_uri=f"sqlite:///{tmp_path / version}.db", experiment="e")
+    assert advice in refused(instance, moved)
+
+
+def test_a_deleted_experiment_is_named_with_the_fix(instance, resource, client):
+    client.delete_experiment(client.create_experiment("e"))
+    assert "mlflow experiments restore -x 1" in refused(instance, resource)
+
+
+def test_an_artifact_store_that_cannot_be_written_is_named_before_the_training(instance, resource, client, tmp_path):
+    (tmp_path / "full").touch()  # below a file even root cannot write
+    client.create_experiment("e", artifact_location=(tmp_path / "full" / "artifacts").as_uri())
+    text = refused(instance, resource)
+    assert "/full/artifacts" in text and "cannot be written" in text and "another artifact_location" in text
+    assert runs_of(client)["early"].info.status == "FAILED"
+
+
+def test_a_registry_that_is_not_there_is_named_before_the_training(instance, resource):
+    wrong = MlflowResource(tracking_uri=resource.uri, experiment="e", registry_uri="http://ml:hunter2@127.0.0.1:1")
+    text = refused(instance, wrong)
+    assert "The model registry at http://***@127.0.0.1:1 cannot be used" in text and "Mend registry_uri" in text
+
+
+def test_a_server_that_wants_a_password_says_where_to_put_it(instance, proxy: Proxy, monkeypatch):
+    resource = MlflowResource(tracking_uri=proxy.url, experiment="secret")
+    monkeypatch.setattr(proxy, "password", "ml:hunter2")
+    assert "set MLFLOW_TRACKING_USERNAME" in refused(instance, resource)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ml")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    assert materialize(instance, resource, training_set, trainer("let_in")).success
+
+
+def test_a_server_of_an_older_generation_is_refused(instance, proxy: Proxy, monkeypatch):
+    monkeypatch.setattr(proxy, "version", "2.22.1")
+    text = refused(instance, MlflowResource(tracking_uri=proxy.url, experiment="old"))
+    assert "has version 2.22.1" in text and "mlflow db upgrade" in text

@@ -17,7 +17,13 @@ _CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 
 
 def training_asset(
-    *, registered_model_name: str, experiment: str | None = None, seed: int = 0, **asset_options: Any
+    *,
+    registered_model_name: str,
+    experiment: str | None = None,
+    seed: int = 0,
+    deterministic: bool = False,
+    system_metrics: bool = True,
+    **asset_options: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Make an asset of a function that trains and logs one model with MLflow's own API.
 
@@ -34,12 +40,19 @@ def training_asset(
     however the function ends. The model becomes a version of `registered_model_name`; aliases are left to promotion.
     The function returns nothing, or a :class:`dagster.MaterializeResult` whose metadata and check results are kept.
 
-    `seed` seeds `random`, NumPy and, when already imported, torch. `experiment` overrides the resource's. Everything
+    `seed` seeds `random`, NumPy and PyTorch; with `deterministic`, PyTorch refuses operations that give other numbers
+    each time. `system_metrics` watches processors, memory and GPUs. `experiment` overrides the resource's. Everything
     else that :func:`dagster.asset` takes (`ins`, `deps`, `partitions_def`, `retry_policy`, `op_tags`, …) is passed on.
     The resource key is ``mlflow``.
     """
 
-    training = Training(registered_model_name=registered_model_name, experiment=experiment, seed=seed)
+    training = Training(
+        registered_model_name=registered_model_name,
+        experiment=experiment,
+        seed=seed,
+        deterministic=deterministic,
+        system_metrics=system_metrics,
+    )
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
@@ -60,6 +73,7 @@ def training_asset(
                 mlflow,
                 experiment=experiment or mlflow.experiment,
                 seed=seed,
+                deterministic=deterministic,
                 function=function,
                 registered_model_name=registered_model_name,
             )

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata as distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import CodeState, git
+from dagster_mlops.mlflow.licences import installed_packages
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import Record, mask_credentials
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FOLDER = "code"
 STEP, SYSTEM, DIFF, PACKAGES = "step.json", "system.json", "uncommitted.diff", "environment.txt"
+LICENCES = "licences.json"
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
 # Variables that change what a training computes, and hold no secret.
@@ -54,8 +55,8 @@ def step_facts(
     """Which step this is and what it was given, so that another process can run it again.
 
     ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), ``seed``, ``function``,
-    the code ``location`` that defines it, where Dagster knows (paths in the checkout are relative to it), the checkout and
-    where it was cloned from as ``code``, and the records of all ``inputs``.
+    the code ``location`` that defines it, where Dagster knows (paths in the checkout are relative to it), the checkout
+    and where it was cloned from as ``code``, and the records of all ``inputs``.
     """
     return {
         "schema": _SCHEMA,
@@ -84,10 +85,22 @@ def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
         "container": context.run.tags.get("dagster/image") or os.environ.get("DAGSTER_CURRENT_IMAGE", ""),
         "gpus": _gpus(),
-        "environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ},
-        "torch": _torch(),
+        **switches(),
     }
     return {name: value for name, value in facts.items() if value not in ("", None, [], {})}
+
+
+def switches() -> dict[str, Any]:
+    """Those of the system's facts that a training can change: variables, and how PyTorch computes."""
+    return {"environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ}, "torch": _torch()}
+
+
+def log_system(store: "ArtifactRepository", system: Mapping[str, Any]) -> None:
+    """Write what is known of the machine once more, because the training has changed it."""
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        file = Path(scratch, SYSTEM)
+        file.write_text(json.dumps(system, indent=1) + "\n")
+        store.log_artifact(str(file), FOLDER)
 
 
 def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
@@ -105,10 +118,11 @@ def log_capture(
     system: Mapping[str, Any],
 ) -> None:
     """Write all of it below ``code/`` of the run, in one upload."""
-    installed = sorted({f"{found.name}=={found.version}" for found in distributions.distributions()})
+    packages = installed_packages()
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         folder = Path(scratch)
-        (folder / PACKAGES).write_text("\n".join(installed) + "\n")
+        (folder / PACKAGES).write_text("".join(f"{p['name']}=={p['version']}\n" for p in packages))
+        (folder / LICENCES).write_text(json.dumps({p["name"]: p["licence"] for p in packages}, indent=1) + "\n")
         # Config and records may hold what JSON has no type for, and addresses with passwords.
         (folder / STEP).write_text(mask_credentials(json.dumps(step, indent=1, default=str)) + "\n")
         (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")

@@ -17,7 +17,8 @@ _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
 
 def visible_config(context: dg.AssetExecutionContext) -> Any:
     """The op's config with defaults; what comes from the environment is the variable's name, as ``{"env": NAME}``."""
-    written = context.run.run_config.get("ops", {}).get(context.op_execution_context.op_handle.name, {})
+    run_config: Any = context.run.run_config
+    written = run_config.get("ops", {}).get(context.op_execution_context.op_handle.name, {})
     return _hide(context.op_execution_context.op_config, written.get("config"))
 
 

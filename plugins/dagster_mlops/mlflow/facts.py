@@ -15,6 +15,7 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import dagster_facts, upstream_records
 from dagster_mlops.code_state import LOCK_FILES, CodeState, code_state
+from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import capture, runs
 from dagster_mlops.mlflow.config_params import config_params, visible_config
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -77,8 +78,16 @@ class RunFacts:
                     for dataset in self.inputs
                 ],
             )
-        store = capture.artifact_store(resource, run)
-        capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
+        try:
+            store = capture.artifact_store(resource, run)
+            capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
+        except Exception as error:  # each kind of store has errors of its own
+            raise TrackingError(
+                f"The artifact store {mask_credentials(str(run.info.artifact_uri))} of experiment "
+                f"{self.record.experiment!r} cannot be written: {type(error).__name__}: "
+                f"{mask_credentials(str(error))[:500]}\nThe model would be lost after the training. Let this machine "
+                "write there (mount, bucket policy, credentials), or give a new experiment another artifact_location."
+            ) from error
         return record
 
 
@@ -88,6 +97,7 @@ def run_facts(
     *,
     experiment: str,
     seed: int,
+    deterministic: bool,
     function: Callable[..., Any],
     registered_model_name: str,
 ) -> RunFacts:
@@ -149,6 +159,7 @@ def run_facts(
         f"{NAMESPACE}.container": system.get("container", ""),
         f"{NAMESPACE}.gpu": ", ".join(gpu["name"] for gpu in system.get("gpus", ())),
         f"{NAMESPACE}.seed": str(seed),
+        f"{NAMESPACE}.deterministic": "true" if deterministic else "",
         f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
         f"{NAMESPACE}.feature_service": record.feature_service,
         f"{NAMESPACE}.registry_hash": record.registry_hash,

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.server_errors import what_to_do
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class MlflowResource(dg.ConfigurableResource):
         if found is None or found.lifecycle_stage != "active":
             raise TrackingError(
                 f"experiment {name!r} was deleted in {mask_credentials(self.uri)}. Restore it with `mlflow experiments "
-                "restore`, or name another one."
+                f"restore -x {found.experiment_id if found else '…'}`, or name another one."
             )
         return found.experiment_id
 
@@ -201,11 +202,23 @@ def connect(
             f"MLflow's database at {where} cannot be reached: {error}. Start it, or mend the URI."
         ) from error
     except extra("mlflow.exceptions").MlflowException as error:
-        raise TrackingError(
-            f"MLflow at {where} cannot be used: {mask_credentials(str(error))[:500]}\nStart the server (`mlflow server "
-            "--workers 1 …`), or mend tracking_uri. MLFLOW_TRACKING_USERNAME, _PASSWORD and _TOKEN hold credentials."
-        ) from error
+        text = mask_credentials(str(error))[:500]
+        raise TrackingError(f"MLflow at {where} cannot be used: {text}\n{what_to_do(text, where)}") from error
+    if registry_uri and registry_uri != uri:
+        _ask_registry(client, mask_credentials(registry_uri), timeout)
     return client
+
+
+def _ask_registry(client: "MlflowClient", where: str, timeout: int) -> None:
+    try:
+        with environment(**request_limits(timeout=timeout, retries=1)):
+            client.search_registered_models(max_results=1)
+    except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+        text = mask_credentials(str(error))[:500]
+        raise TrackingError(
+            f"The model registry at {where} cannot be used: {text}\nMend registry_uri, or leave it out where the "
+            "tracking server is the registry, too."
+        ) from error
 
 
 def _create_database(file: Path) -> None:

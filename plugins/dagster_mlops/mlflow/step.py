@@ -1,10 +1,8 @@
 """One training step, from the look for earlier attempts to the model version."""
 
-import random
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,16 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.active_run import open_run
+from dagster_mlops.mlflow.capture import artifact_store, log_system, switches
+from dagster_mlops.mlflow.determinism import repeatable
 from dagster_mlops.mlflow.facts import RunFacts
 from dagster_mlops.mlflow.logged_model import the_model
 from dagster_mlops.mlflow.parents import parent_run
 from dagster_mlops.mlflow.present import present_run
 from dagster_mlops.mlflow.registry import register
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.server_errors import check_version
+from dagster_mlops.mlflow.system_metrics import watched
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +35,8 @@ class Training:
     registered_model_name: str
     experiment: str | None
     seed: int
+    deterministic: bool
+    system_metrics: bool
 
 
 def train_step(
@@ -43,10 +47,13 @@ def train_step(
     facts: RunFacts,
 ) -> dg.MaterializeResult:
     """Train inside the run that belongs to this step, register the model, and say what came out."""
-    if runs.TRAINING_TAG not in context.run.tags:
+    first = runs.TRAINING_TAG not in context.run.tags
+    if first:
         # Tells the sensor which Dagster runs may leave an MLflow run behind.
         context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
     with resource.activate_experiment(training.experiment) as (client, experiment_id):
+        if first:
+            check_version(resource.uri, timeout=resource.connect_timeout)
         earlier = runs.latest_runs(client, experiment_id, facts.tags[runs.TARGET])
         found = runs.find_run(context, earlier, facts.tags)
         for run_id in runs.close_orphans(client, context.instance, earlier, but=found):
@@ -54,8 +61,7 @@ def train_step(
         model = _trained_before(client, context, found, training, facts)
         attempt = int(found.data.tags.get(runs.ATTEMPT, 0)) + 1 if found else 0
 
-        started = time.monotonic()
-        result = None
+        result, taken = None, {}
         with (
             parent_run(context, client, resource, experiment_id) as parent,
             open_run(
@@ -77,8 +83,7 @@ def train_step(
                 context.log.info("An earlier attempt has trained the model on the same code and inputs: it is taken.")
             else:
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if found else set()
-                _seed(training.seed)
-                result = _call(call)
+                result, taken = _train(call, client, resource, training, facts, run)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
                 model = the_model(context, logged, resource.uri)
                 if before:
@@ -95,7 +100,6 @@ def train_step(
                 raise
 
         metadata, record = present_run(resource, run, record)
-        metadata["mlflow/training_seconds"] = round(time.monotonic() - started, 3)
         version_url = resource.version_url(version.name, version.version)
     given = result if isinstance(result, dg.MaterializeResult) else dg.MaterializeResult()
     return dg.MaterializeResult(
@@ -103,6 +107,7 @@ def train_step(
             **record.to_metadata(),
             **version.to_metadata(),
             **metadata,
+            **taken,
             **({"mlflow/version_url": dg.MetadataValue.url(version_url)} if version_url else {}),
             **(given.metadata or {}),
         },
@@ -110,6 +115,26 @@ def train_step(
         tags=given.tags,
         data_version=dg.DataVersion(f"{version.name}/{version.version}"),
     )
+
+
+def _train(
+    call: Callable[[], Any],
+    client: "MlflowClient",
+    resource: MlflowResource,
+    training: Training,
+    facts: RunFacts,
+    run: "Run",
+) -> tuple[Any, dict[str, float]]:
+    """What the function returns, and what it took as metadata."""
+    began = time.monotonic()
+    watch = watched(client, run.info.run_id) if training.system_metrics else nullcontext(dict)
+    with watch as taken, repeatable(training.seed, deterministic=training.deterministic):
+        result = _call(call)
+        metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
+        now = switches()
+    if any(facts.system.get(name, {}) != value for name, value in now.items()):
+        log_system(artifact_store(resource, run), {**facts.system, **now})
+    return result, {**metadata, **taken()}
 
 
 def _trained_before(
@@ -149,10 +174,3 @@ def _call(call: Callable[[], Any]) -> Any:
             "and return nothing or a dagster.MaterializeResult."
         )
     return result
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    extra("numpy", extra="mlflow").random.seed(seed % 2**32)
-    if torch := sys.modules.get("torch"):
-        torch.manual_seed(seed)

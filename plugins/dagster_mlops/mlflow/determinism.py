@@ -1,0 +1,85 @@
+"""The same numbers again: seeds, and switches of PyTorch, also where it is imported later."""
+
+import importlib.util
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.mlflow.resource import environment
+
+
+@contextmanager
+def repeatable(seed: int, *, deterministic: bool) -> Iterator[None]:
+    """Seed `random`, NumPy and PyTorch; `deterministic` also lets PyTorch refuse operations that are not.
+
+    PyTorch is treated when it is imported, if the block does so. Its switches are put back at the end, seeds are not.
+    """
+    undo: list[Callable[[], None]] = []
+
+    def prepare(torch: Any) -> None:
+        torch.manual_seed(seed)
+        if deterministic:
+            undo.append(_be_deterministic(torch))
+
+    random.seed(seed)
+    extra("numpy", extra="mlflow").random.seed(seed % 2**32)
+    # cuBLAS reads its variable when it starts; there is no determinism without it.
+    with environment(**({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if deterministic else {})):
+        at_import = _AtImport("torch", prepare)
+        if torch := sys.modules.get("torch"):
+            prepare(torch)
+        else:
+            sys.meta_path.insert(0, at_import)
+        try:
+            yield
+        finally:
+            at_import.remove()
+            for restore in undo:
+                restore()
+
+
+def _be_deterministic(torch: Any) -> Callable[[], None]:
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    def switch(strict: bool, deterministic: bool, benchmark: bool) -> None:
+        torch.use_deterministic_algorithms(strict)
+        cudnn.deterministic, cudnn.benchmark = deterministic, benchmark
+
+    switch(True, True, False)
+    return lambda: switch(*before)
+
+
+class _AtImport(MetaPathFinder):
+    """Calls `action` with a module right after its import, once."""
+
+    def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
+        self.name, self.action = name, action
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        self.remove()
+        spec = importlib.util.find_spec(fullname)
+        loader: Any = spec.loader if spec else None
+        if loader is not None and hasattr(loader, "exec_module"):
+            execute = loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                self.action(module)
+
+            loader.exec_module = exec_module
+        return spec
+
+    def remove(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)

@@ -1,0 +1,137 @@
+"""How much of the machine a training takes: in MLflow's tab of system metrics while it runs, in Dagster afterwards."""
+
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops._extras import extra
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SAMPLE_S, _POINT_S, _SEND_S = 1.0, 10.0, 30.0  # seconds: between samples, points of a curve, requests
+
+
+@contextmanager
+def watched(client: "MlflowClient", run_id: str) -> Iterator[Callable[[], dict[str, float]]]:
+    """Watch the machine for as long as the block runs. What is given tells, after it, what the block took.
+
+    A sample is taken each second, a point of the curves is the mean of ten, and three points go to the server at once:
+    one request in 30 s, and none at all in a training that is shorter than 10 s.
+    """
+    if importlib.util.find_spec("psutil") is None:
+        yield dict
+        return
+    watch = _Watch(client, run_id)
+    thread = threading.Thread(target=watch.run, name="dagster-mlops-system-metrics", daemon=True)
+    thread.start()
+    try:
+        yield watch.summary
+    finally:
+        watch.ended.set()
+        thread.join(_SEND_S)
+
+
+class _Watch:
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self.client, self.run_id, self.ended = client, run_id, threading.Event()
+        self.process = extra("psutil", extra="mlflow").Process()
+        self.began, self.cpu_before, self.peak_before = time.monotonic(), _cpu_seconds(), _peak_memory()
+        self.peak_memory = self.process.memory_info().rss / 1e6
+        self.gpu: dict[str, list[float]] = {}
+        self.points: list[tuple[int, dict[str, float]]] = []
+
+    def run(self) -> None:
+        monitors = _monitors()
+        point_at, send_at, step = self.began + _POINT_S, self.began + _SEND_S, 0
+        while not self.ended.wait(_SAMPLE_S):
+            for monitor in monitors:
+                monitor.collect_metrics()
+            self.peak_memory = max(self.peak_memory, self.process.memory_info().rss / 1e6)
+            now = time.monotonic()
+            if now >= point_at:
+                self._point(monitors)
+                point_at = now + _POINT_S
+            if now >= send_at:
+                step = self._send(step)
+                send_at = now + _SEND_S
+        if self.points:
+            self._send(step)
+
+    def summary(self) -> dict[str, float]:
+        """Peak memory of the process in MB; shares of the cores and the GPUs that were in use, in percent."""
+        peak = _peak_memory()
+        seconds = max(time.monotonic() - self.began, 1e-6)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # The system's own peak also has what lies between two samples, if it was reached in this block at all.
+        found = {
+            "mlflow/peak_memory_mb": peak if peak > self.peak_before else self.peak_memory,
+            "mlflow/cpu_percent": 100 * (_cpu_seconds() - self.cpu_before) / seconds / cores,
+        }
+        for name, values in self.gpu.items():
+            if name.endswith("utilization_percentage"):
+                found[f"mlflow/{name.removesuffix('_utilization_percentage')}_percent"] = sum(values) / len(values)
+            elif name.endswith("memory_usage_megabytes"):
+                found[f"mlflow/{name.removesuffix('_memory_usage_megabytes')}_peak_memory_mb"] = max(values)
+        return {name: round(value, 1) for name, value in found.items()}
+
+    def _point(self, monitors: list[Any]) -> None:
+        point: dict[str, float] = {}
+        for monitor in monitors:
+            for name, values in monitor.metrics.items():
+                if name.startswith("gpu_"):
+                    self.gpu.setdefault(name, []).extend(values)
+            point.update(monitor.aggregate_metrics())
+            monitor.clear_metrics()
+        self.points.append((int(time.time() * 1000), point))
+
+    def _send(self, step: int) -> int:
+        metric = extra("mlflow.entities").Metric
+        batch = [
+            metric(f"system/{name}", value, at, step + number)
+            for number, (at, point) in enumerate(self.points)
+            for name, value in point.items()
+        ]
+        try:
+            self.client.log_batch(self.run_id, metrics=batch)
+        except Exception as error:  # noqa: BLE001 - whatever the server or the network does, the training goes on
+            logging.getLogger(__name__).warning("system metrics could not be logged: %s", type(error).__name__)
+        sent, self.points = len(self.points), []
+        return step + sent
+
+
+def _monitors() -> list[Any]:
+    """MLflow's own, for its names. Its thread asks for the run at every sample, so this module has one."""
+    metrics = "mlflow.system_metrics.metrics"
+    found = [
+        extra(f"{metrics}.cpu_monitor").CPUMonitor(),
+        extra(f"{metrics}.disk_monitor").DiskMonitor(),
+        extra(f"{metrics}.network_monitor").NetworkMonitor(),
+    ]
+    try:
+        found.append(extra(f"{metrics}.gpu_monitor").GPUMonitor())
+    except Exception:  # no driver, no GPU, no nvidia-ml-py: each its own error
+        logging.getLogger(__name__).debug("no GPU is watched", exc_info=True)
+    return found
+
+
+def _cpu_seconds() -> float:
+    """Of this process and its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _peak_memory() -> float:
+    """The peak of this process since it started, in MB; 0 where the system does not say."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
