@@ -15,8 +15,8 @@ from dagster_mlops.mlflow.keys import AssetLike, asset_key
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 Decides = Literal["interval", "value"]
-# What is wrong with some of the rows, if anything: too low, too far behind.
-_Judge = Callable[[Evaluation, Part], str]
+# Whether some of the rows fulfil it, and what is so.
+_Judge = Callable[[Evaluation, Part], tuple[bool, str]]
 
 
 def evaluation_checks(
@@ -94,55 +94,54 @@ def evaluation_checks(
 def _result(name: str, evaluation: Evaluation, by_slice: bool, judge: _Judge) -> dg.AssetCheckResult:
     parts = evaluation.slices if by_slice else (evaluation.whole,)
     judged = [part for part in parts if not by_slice or not part.why_not]
-    problems = {part.name or "all rows": told for part in judged if (told := judge(evaluation, part))}
-    passed = bool(judged) and not problems
-    said = [f"{where}: {told}" if by_slice else told for where, told in problems.items()]
+    verdicts = {part.name: judge(evaluation, part) for part in judged}
+    problems = {where: told for where, (fine, told) in verdicts.items() if not fine}
+    said = (
+        [f"{where}: {told}" for where, told in problems.items()]
+        if by_slice
+        else [told for _, told in verdicts.values()]
+    )
     nothing = f"None of {len(parts)} slices has enough rows to be judged."
-    fine = f"{len(judged)} of {len(parts)} slices judged." if by_slice else "Holds."
-    table = [dg.TableRecord({"where": where, "problem": told}) for where, told in problems.items()]
+    passed = bool(judged) and not problems
+    table = [dg.TableRecord({"slice": where, "problem": told}) for where, told in problems.items()]
     return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
-        description="; ".join(said)[:1000] or (fine if passed else nothing),
+        description="; ".join(said)[:1000] or (f"All {len(judged)} slices judged." if judged else nothing),
         metadata={
             "version": f"{evaluation.model}/{evaluation.version}",
-            "judged": len(judged),
-            "not_judged": len(parts) - len(judged),
+            **({"judged": len(judged), "not_judged": len(parts) - len(judged)} if by_slice else {}),
             **({"problems": dg.MetadataValue.table(table)} if by_slice and table else {}),
         },
     )
 
 
 def _bounds(metric: str, low: float | None, high: float | None, decides: Decides) -> _Judge:
-    def judge(evaluation: Evaluation, part: Part) -> str:
+    def judge(evaluation: Evaluation, part: Part) -> tuple[bool, str]:
         found = part.metrics.get(metric)
         if found is None:
-            return part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
+            return False, part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
         least, greatest = _range(found, decides)
-        if greatest < (-math.inf if low is None else low) or least > (math.inf if high is None else high):
-            return f"{metric} {_told(found)} is not {within(low, high)}"
-        return ""
+        fine = greatest >= (-math.inf if low is None else low) and least <= (math.inf if high is None else high)
+        return fine, f"{metric} {_told(found)} is {'' if fine else 'not '}{within(low, high)}"
 
     return judge
 
 
 def _drop(metric: str, allowed: float, decides: Decides) -> _Judge:
-    def judge(evaluation: Evaluation, part: Part) -> str:
+    def judge(evaluation: Evaluation, part: Part) -> tuple[bool, str]:
         found = part.differences.get(metric)
         if found is None:
-            if part.why_not:
-                return part.why_not
-            if evaluation.rival_version and not part.rival:
-                return evaluation.no_rival
-            known = ", ".join(part.differences)
-            return f"there is no comparison by {metric}; there are {known}" if known else ""
+            if part.differences:
+                return False, f"there is no comparison by {metric}; there are {', '.join(part.differences)}"
+            # Without a champion there is nothing to fall behind; one that cannot be scored may be better.
+            why = part.why_not or evaluation.no_rival or "the evaluation compares with no version"
+            return not (part.why_not or evaluation.rival_version), why
         least, greatest = _range(found, decides)
         # In the best case for the version that the interval leaves open.
         lost = least if metric in evaluation.lower_is_better else -greatest
-        if lost > allowed:
-            against = f"{evaluation.alias} {evaluation.rival_version}"
-            return f"{metric} is {_told(found, '+.4g')} against {against}, worse by more than {allowed:g}"
-        return ""
+        told = f"{metric} is {_told(found, '+.4g')} against {evaluation.alias} {evaluation.rival_version}"
+        return (True, told) if lost <= allowed else (False, f"{told}, worse by more than {allowed:g}")
 
     return judge
 

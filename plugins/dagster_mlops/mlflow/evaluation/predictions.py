@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Features: TypeAlias = "Callable[[pd.DataFrame], pd.DataFrame] | Sequence[str] | None"
 # An integer label with more values than this is a quantity.
 _MOST_CLASSES = 20
+_ASKED_AT_ONCE = 20_000  # rows
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,6 @@ def permutation_importance(
     labels: Labels,
     worth: Callable[[Array, Prediction], float],
     *,
-    skip: Collection[str] = (),
     seed: int = 0,
 ) -> dict[str, float]:
     """How much worth is lost when one input is shuffled among the rows, greatest loss first.
@@ -236,12 +236,17 @@ def permutation_importance(
     and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 20, 2019. `worth` is better when greater. Of inputs
     that say the same, each seems less important than both are.
     """
+    pd = extra("pandas", extra="mlflow")
     order = extra("numpy", extra="mlflow").random.default_rng(seed)
+    size, names = len(inputs), list(inputs.columns)
     base = worth(labels.values, predict(model, inputs, labels))
-    losses = {}
-    for name in inputs.columns:
-        if name in skip:
-            continue
-        shuffled = inputs[name].iloc[order.permutation(len(inputs))].set_axis(inputs.index)
-        losses[str(name)] = base - worth(labels.values, predict(model, inputs.assign(**{name: shuffled}), labels))
+    losses: dict[str, float] = {}
+    # Several at once: each call of a model has a cost of its own, whatever the number of rows.
+    step = max(1, _ASKED_AT_ONCE // size)
+    for block in (names[start : start + step] for start in range(0, len(names), step)):
+        shuffled = [inputs.assign(**{name: inputs[name].to_numpy()[order.permutation(size)]}) for name in block]
+        said = predict(model, pd.concat(shuffled, ignore_index=True).astype(inputs.dtypes.to_dict()), labels)
+        for position, name in enumerate(block):
+            part = said.take(slice(position * size, (position + 1) * size))
+            losses[str(name)] = base - worth(labels.values, part)
     return dict(sorted(losses.items(), key=lambda item: -item[1]))

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.mlflow.evaluation.measure import Difference, Estimate, Evaluation
+from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.mlflow.evaluation.metrics import headline
 from dagster_mlops.mlflow.evaluation.plots import inline
 
@@ -22,31 +22,22 @@ Row = Mapping[str, str | int]
 def metadata_of(evaluation: Evaluation, pngs: Mapping[str, bytes]) -> dict[str, Any]:
     """Plain numbers, tables of metrics, comparison and slices, the figures, and the whole as JSON."""
     whole = evaluation.whole
-    facts: dict[str, Any] = {
+    note = "; ".join(filter(None, [whole.why_not, evaluation.no_rival]))
+    text = "\n\n".join(inline(png, name) for name, png in pngs.items())
+    # The UI shows them in this order.
+    return {
         f"{PREFIX}/version": f"{evaluation.model}/{evaluation.version}",
+        **({f"{PREFIX}/note": note} if note else {}),
+        **_tables(metrics=metric_rows(evaluation), comparison=comparison_rows(evaluation)),
+        **({f"{PREFIX}/figures": dg.MetadataValue.md(text)} if text else {}),
+        **_tables(slices=slice_rows(evaluation), importance=importance_rows(evaluation)),
         f"{PREFIX}/rows": whole.rows,
         f"{PREFIX}/unlabelled": evaluation.unlabelled,
         **{f"{PREFIX}/metric/{name}": found.value for name, found in whole.metrics.items()},
         **{f"{PREFIX}/difference/{name}": found.value for name, found in whole.differences.items()},
+        **({f"{PREFIX}/wins": whole.differences[headline(whole.differences)].wins} if whole.differences else {}),
         RESULT: dg.MetadataValue.json(evaluation.to_dict()),
     }
-    if whole.differences:
-        facts[f"{PREFIX}/wins"] = whole.differences[headline(whole.differences)].wins
-    if whole.why_not or evaluation.no_rival:
-        facts[f"{PREFIX}/note"] = "; ".join(filter(None, [whole.why_not, evaluation.no_rival]))
-    tables = {
-        "metrics": metric_rows,
-        "comparison": comparison_rows,
-        "slices": slice_rows,
-        "importance": importance_rows,
-    }
-    for name, rows_of in tables.items():
-        if rows := rows_of(evaluation):
-            facts[f"{PREFIX}/{name}"] = dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
-    if pngs:
-        text = "\n\n".join(inline(png, name) for name, png in pngs.items())
-        facts[f"{PREFIX}/figures"] = dg.MetadataValue.md(text)
-    return facts
 
 
 def metric_rows(evaluation: Evaluation) -> list[Row]:
@@ -81,19 +72,41 @@ def comparison_rows(evaluation: Evaluation) -> list[Row]:
 
 
 def slice_rows(evaluation: Evaluation) -> list[Row]:
-    """Each slice with all metrics; with a rival, how the slice compares by the headline metric."""
+    """Each slice with all metrics; with a rival, how the slice compares by the headline metric.
+
+    ``±`` is half the width of the interval.
+    """
+    first = headline(evaluation.whole.metrics) if evaluation.whole.metrics else ""
+    compared = first if evaluation.whole.differences else ""
     rows: list[Row] = []
     for part in evaluation.slices:
         row: dict[str, str | int] = {"slice": part.name, "rows": part.rows}
-        for name in evaluation.whole.metrics:
+        for name in sorted(evaluation.whole.metrics, key=lambda name: name != first):
             found = part.metrics.get(name)
-            row[name] = f"{found.value:.3f} {_interval(found, '.3f')}" if found else ""
-        if evaluation.whole.differences:
-            name = headline(evaluation.whole.differences)
-            compared = part.differences.get(name)
-            row[f"{name} against {evaluation.alias}"] = _compared(compared) if compared else ""
+            row[name] = f"{found.value:.3f}{_half(found)}" if found else ""
+            if name == first:
+                row["interval"] = _interval(found, ".3f") if found else ""
+        if compared:
+            found = part.differences.get(compared)
+            row[f"against {evaluation.alias}"] = f"{found.value:+.3f}, {found.verdict}" if found else ""
         rows.append({**row, "note": part.why_not})
-    return rows
+    return rows if any(row["note"] for row in rows) else [{k: v for k, v in row.items() if k != "note"} for row in rows]
+
+
+def slice_facts(evaluation: Evaluation) -> list[Row]:
+    """Slices as a table to compute with: one row for each slice and metric."""
+    return [
+        {
+            "slice": part.name,
+            "rows": part.rows,
+            "metric": name,
+            **{k: "" if v is None else repr(v) for k, v in vars(found).items()},
+            "difference": repr(part.differences[name].value) if name in part.differences else "",
+            "verdict": part.differences[name].verdict if name in part.differences else "",
+        }
+        for part in evaluation.slices
+        for name, found in part.metrics.items()
+    ]
 
 
 def importance_rows(evaluation: Evaluation) -> list[Row]:
@@ -129,8 +142,16 @@ def _interval(found: Estimate, how: str = ".4f") -> str:
     return "" if found.low is None or found.high is None else f"[{found.low:{how}}, {found.high:{how}}]"
 
 
-def _compared(found: Difference) -> str:
-    return f"{found.value:+.3f}, {found.verdict}"
+def _half(found: Estimate) -> str:
+    return "" if found.low is None or found.high is None else f" ±{(found.high - found.low) / 2:.3f}"
+
+
+def _tables(**tables: Sequence[Row]) -> dict[str, dg.TableMetadataValue]:
+    return {
+        f"{PREFIX}/{name}": dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+        for name, rows in tables.items()
+        if rows
+    }
 
 
 def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey) -> Evaluation:

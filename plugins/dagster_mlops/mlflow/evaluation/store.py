@@ -14,7 +14,7 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation
-from dagster_mlops.mlflow.evaluation.present import csv_text, slice_rows
+from dagster_mlops.mlflow.evaluation.present import csv_text, slice_facts
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE
 
@@ -122,7 +122,7 @@ def _write(
     client.log_batch(run_id, metrics=metrics)
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         Path(scratch, "evaluation.json").write_text(content)
-        if rows := slice_rows(evaluation):
+        if rows := slice_facts(evaluation):
             Path(scratch, "slices.csv").write_text(csv_text(rows))
         for figure, png in pngs.items():
             Path(scratch, f"{figure}.png").write_bytes(png)
