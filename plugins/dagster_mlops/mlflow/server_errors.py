@@ -59,5 +59,6 @@ def check_version(uri: str, *, timeout: float) -> None:
     if major and int(major[1]) < _OLDEST_SERVER:
         raise TrackingError(
             f"MLflow at {mask_credentials(uri)} has version {told.text.strip()[:20]}, which keeps no logged models: "
-            f"MLflow {extra('mlflow').__version__} needs them. Upgrade the server, and its database with `mlflow db upgrade`."
+            f"MLflow {extra('mlflow').__version__} needs them. Upgrade the server and, by `mlflow db upgrade`, "
+            "its database."
         )
