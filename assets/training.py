@@ -99,7 +99,7 @@ def fit_and_log(training_set: DataFrame) -> None:
     from mlflow.models import infer_signature
     from sklearn.compose import make_column_transformer
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+    from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
 
@@ -124,6 +124,7 @@ def fit_and_log(training_set: DataFrame) -> None:
             "auc": float(roc_auc_score(late, probability)),
             "pr_auc": float(average_precision_score(late, probability)),
             "log_loss": float(log_loss(late, probability)),
+            "brier": float(brier_score_loss(late, probability)),
         }
     )
     mlflow.sklearn.log_model(  # pyright: ignore[reportPrivateImportUsage] (MLflow imports its flavors lazily)

@@ -785,3 +785,20 @@ def test_evaluations_their_checks_and_promotion_on_them_can_be_written_in_yaml()
         with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
             [asset] = defs.assets or []
             assert isinstance(asset, dg.AssetsDefinition) and dg.AssetKey("evaluation") in asset.asset_deps[asset.key]
+
+
+def test_the_example_in_the_docs_runs(database, tmp_path):
+    page = Path(__file__).parents[1].joinpath("docs", "mlflow_evaluation.md").read_text()
+    namespace: dict[str, Any] = {}
+    for block in page.split("```python\n")[1:]:
+        exec(block.split("```")[0], namespace)
+    dg.Definitions.validate_loadable(namespace["defs"])
+    names = ["training_rows", "validation_rows", "arrival_delay_model", "evaluation", "champion", "reference"]
+    assets = [namespace[name] for name in [*names, "champion_reference"]]
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        result = dg.materialize(
+            [*assets, *namespace["checks"]], instance=instance, resources={"mlflow": database}, raise_on_error=True
+        )
+    assert all(check.passed for check in result.get_asset_check_evaluations())
+    frame = result.asset_value("champion_reference")
+    pd.testing.assert_frame_equal(frame, result.asset_value("reference"))
