@@ -16,7 +16,9 @@ PRELOADED = [
 ]  # fmt: skip
 
 
-def execute(file: str, job: str, home: str, environment: dict[str, str], again: str | None) -> None:
+def execute(
+    file: str, job: str, home: str, environment: dict[str, str], again: str | None, partition: str | None
+) -> None:
     """One run of a job, or the re-execution of one."""
     os.setsid()
     os.environ.update(environment)
@@ -26,7 +28,8 @@ def execute(file: str, job: str, home: str, environment: dict[str, str], again: 
     with dg.DagsterInstance.from_config(home) as instance:
         target = ReconstructableRepository.for_file(file, "WORLD").get_reconstructable_job(job)
         options = dg.ReexecutionOptions(parent_run_id=again) if again else None
-        with dg.execute_job(target, instance, reexecution_options=options) as result:
+        tags = {"dagster/partition": partition} if partition else None
+        with dg.execute_job(target, instance, reexecution_options=options, tags=tags) as result:
             os._exit(0 if result.success else 1)
 
 
@@ -37,13 +40,15 @@ def run_until_killed(
     environment: dict[str, str],
     *,
     again: str | None = None,
+    partition: str | None = None,
     kill_after: Callable[[], bool] | float | None = None,
     by: signal.Signals = signal.SIGKILL,
 ) -> tuple[str, int]:
     """Execute in a process, and kill it: after seconds, or once something is so. Gives the run's id and exit code."""
     before = {run.run_id for run in instance.get_runs()}
     SERVER.set_forkserver_preload(PRELOADED)
-    process = SERVER.Process(target=execute, args=(file, job, instance.root_directory, environment, again))
+    arguments = (file, job, instance.root_directory, environment, again, partition)
+    process = SERVER.Process(target=execute, args=arguments)
     process.start()
     started = time.monotonic()
     while process.is_alive():

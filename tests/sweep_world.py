@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.mlflow.sweep import sweep_asset
+from dagster_mlops.mlflow.sweep_partitions import sweep_trials
 
 TRIALS = 8
 ROWS = pd.DataFrame({"hour": [float(n) for n in range(20)]})
@@ -55,19 +56,30 @@ def search(context: dg.AssetExecutionContext, config: Plan, trial: optuna.Trial,
     return "much" if config.trouble == "text" else alpha  # pyright: ignore[reportReturnType]
 
 
+SLEEP = float(os.environ.get("TEST_SLEEP", "0.1"))  # seconds that a trial takes in a job
 OPTIONS = {"metric": "loss", "direction": "minimize", "storage": dg.EnvVar("TEST_STUDIES")}
 one = sweep_asset(registered_model_name="one", n_trials=TRIALS, name="one", **OPTIONS)(search)
 two = sweep_asset(registered_model_name="two", n_trials=TRIALS, n_jobs=2, name="two", **OPTIONS)(search)
+steps = sweep_trials(name="steps", registered_model_name="steps", n_trials=3, pool="gpu", **OPTIONS)(search)
 WORLD = dg.Definitions(
-    assets=[training_set, one, two],
+    assets=[training_set, one, two, *(steps.assets or ())],
+    sensors=steps.sensors,
     jobs=[
         dg.define_asset_job(
-            f"sweep_{asset.key.path[-1]}",
-            dg.AssetSelection.assets(training_set, asset),
+            "steps_trial",
+            "key:steps_trials",
             executor_def=dg.in_process_executor,
-            config={"ops": {asset.key.path[-1]: {"config": {"sleep": float(os.environ.get("TEST_SLEEP", "0.1"))}}}},
-        )
-        for asset in (one, two)
+            config={"ops": {"steps_trials": {"config": {"sleep": SLEEP}}}},
+        ),
+        *(
+            dg.define_asset_job(
+                f"sweep_{asset.key.path[-1]}",
+                dg.AssetSelection.assets(training_set, asset),
+                executor_def=dg.in_process_executor,
+                config={"ops": {asset.key.path[-1]: {"config": {"sleep": SLEEP}}}},
+            )
+            for asset in (one, two)
+        ),
     ],
     resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="sweeps")},
 )

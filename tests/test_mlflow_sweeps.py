@@ -23,7 +23,7 @@ from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server
 from tests.mlflow_processes import run_until_killed
-from tests.sweep_world import OPTIONS, TRIALS, Plan, one, search, training_set, two
+from tests.sweep_world import OPTIONS, TRIALS, Plan, one, search, steps, training_set, two
 
 pytestmark = [
     # Optuna's, of a storage that could not be opened, and of one that a test has looked into.
@@ -292,3 +292,55 @@ def test_a_killed_sweep_goes_on_where_it_was(instance, resource, name):
         assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
         [version] = [v for v in client.search_model_versions(f"name='{name}'") if int(v.version) == kill + 1]
         assert client.get_run(version.run_id).data.metrics["loss"] == study.best_value
+
+
+def test_each_trial_can_be_a_step_of_its_own(instance, resource):
+    environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
+    [sensor] = list(steps.sensors or ())
+    assets: list[Any] = [training_set, *(steps.assets or ())]
+    resources: dict[str, Any] = {"mlflow": resource}
+
+    def tick(cursor: str | None) -> Any:
+        return sensor(dg.build_sensor_context(instance, cursor=cursor))
+
+    def run(key: str, **options) -> dg.ExecuteInProcessResult:
+        config = {"ops": {"steps_trials": {"config": {}}}} if key == "steps_trials" else {}
+        options = {"run_config": config, "raise_on_error": False, **options}
+        return dg.materialize(assets, instance=instance, resources=resources, selection=f"key:{key}", **options)
+
+    assert "Materialize steps_study" in tick(None).skip_message
+    assert run("training_set").success and run("steps_study").success
+    asked = tick(None)
+    keys = [request.partition_key for request in asked.run_requests]
+    assert len(keys) == 3 and keys == instance.get_dynamic_partitions("steps_trials")
+    assert [failure.error.cls_name for failure in failures(run("steps"))] == ["Failure"], "no trial has ended"
+
+    # One is killed while it runs, and run again: it goes on with the parameters that it had.
+    environment["TEST_SLEEP"] = "300"
+    _, code = run_until_killed(
+        instance, sweep_world.__file__, "steps_trial", environment, partition=keys[0], kill_after=once_called(1, 0.0)
+    )
+    assert code == -signal.SIGKILL
+    [was] = [call for call in calls() if call[0] == "start"]
+    assert "0 of 3 trials have ended" in tick(asked.cursor).skip_message
+    for key in keys:
+        assert run("steps_trials", partition_key=key).success
+    assert next(call[1:] for call in calls() if call[0] == "done") == was[1:]
+    assert run("steps_trials", partition_key=keys[1]).success
+    assert len([call for call in calls() if call[0] == "done"]) == 3, "what has ended is not repeated"
+
+    last = tick(asked.cursor)
+    assert [request.asset_selection for request in last.run_requests] == [[dg.AssetKey("steps")]]
+    result = run("steps")
+    assert result.success and "begin" in tick(last.cursor).skip_message
+    study = study_of()
+    record = ModelVersion.from_metadata(result.asset_materializations_for_node("steps")[0].metadata)
+    assert record is not None and record.metrics == {"loss": study.best_value}
+    ended = [run.info.status for run in trial_runs(resource)]
+    assert sorted(ended) == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
+    client = resource.client()
+    assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
+
+
+def failures(result: dg.ExecuteInProcessResult) -> list[Any]:
+    return [event.step_failure_data for event in result.get_step_failure_events()]

@@ -1,13 +1,10 @@
 """Sweeps: Optuna tries a training function's parameters, and the best trial's model becomes the asset's version."""
 
 import functools
-import inspect
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -17,7 +14,8 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep_report import log_plots, sweep_metadata
+from dagster_mlops.mlflow.sweep_best import conclude
+from dagster_mlops.mlflow.sweep_function import SweepFunction
 from dagster_mlops.mlflow.sweep_study import (
     RUN_ID,
     open_storage,
@@ -27,14 +25,13 @@ from dagster_mlops.mlflow.sweep_study import (
     settled,
     storage_url,
 )
-from dagster_mlops.mlflow.sweep_trial import INTERMEDIATE, close_left, run_trial
+from dagster_mlops.mlflow.sweep_trial import close_left, run_trial
 
 if TYPE_CHECKING:
     import optuna
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 _OBSERVED_EVERY_S = 30.0
 
 
@@ -114,29 +111,13 @@ def sweep_asset(
         )
 
     def decorate(function: Callable[..., float]) -> dg.AssetsDefinition:
-        parameters = list(inspect.signature(function).parameters.values())
-        takes_context = bool(parameters) and parameters[0].name in _CONTEXT_NAMES
-        takes_resource = any(parameter.name == "mlflow" for parameter in parameters)
-        if not any(parameter.name == "trial" for parameter in parameters):
-            raise dg.DagsterInvalidDefinitionError(f"{function.__name__} needs an argument `trial`, Optuna's.")
+        given = SweepFunction(function)
 
         @functools.wraps(function)
         def search(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
-            arguments = {**inputs, "mlflow": mlflow} if takes_resource else inputs
+            return run_sweep(given.objective(context, mlflow, inputs), context, mlflow, settings)
 
-            def objective(trial: "optuna.Trial") -> float:
-                return function(*[context][:takes_context], trial=trial, **arguments)
-
-            return run_sweep(objective, context, mlflow, settings)
-
-        by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        own = [p for p in parameters[takes_context:] if p.name not in ("trial", "mlflow")]
-        wanted = [
-            inspect.Parameter("context", by_name, annotation=dg.AssetExecutionContext),
-            *(parameter.replace(kind=by_name) for parameter in own),
-            inspect.Parameter("mlflow", by_name, annotation=MlflowResource),
-        ]
-        search.__signature__ = inspect.Signature(wanted)  # pyright: ignore[reportAttributeAccessIssue]
+        search.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
         options = {**asset_options, "kinds": {"optuna", *asset_options.get("kinds", ())}}
         train = training_asset(registered_model_name=registered_model_name, experiment=experiment, seed=seed, **options)
         return train(search)
@@ -183,19 +164,8 @@ def run_sweep(
         started = time.monotonic()
         _run_trials(objective, study, storage, context, client, parent, settings)
         seconds = time.monotonic() - started
-        done = settled(study)
-        if not done.count("COMPLETE"):
-            raise TrainingRunError(
-                f"none of {len(done.trials)} trials completed, {done.count('PRUNED')} were pruned. Their MLflow "
-                f"runs, below {parent.info.run_id}, say why."
-            )
-        best = study.best_trial
-        _adopt(client, parent, best, settings.metric)
-        log_plots(study, settings.metric)
-        context.log.info(f"Trial {best.number} is the best: {settings.metric} {best.value:.6g} with {best.params}.")
-        return dg.MaterializeResult(
-            metadata=sweep_metadata(study, done, resource, parent, metric=settings.metric, storage=url, seconds=seconds)
-        )
+        metadata = conclude(study, context, client, parent, resource, metric=settings.metric, storage=url)
+        return dg.MaterializeResult(metadata={**metadata, "optuna/seconds": round(seconds, 3)})
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -235,6 +205,7 @@ def _run_trials(
                 asked,
                 client=client,
                 parent=parent,
+                dagster_run_id=context.run.run_id,
                 metric=settings.metric,
                 stopped=stop.is_set,
                 exhausted=exhausted.set,
@@ -307,50 +278,3 @@ def _observe(context: dg.AssetExecutionContext, study: "optuna.Study") -> None:
         facts["optuna/best_value"] = study.best_value
     partition = context.partition_key if context.has_partition_key else None
     context.log_event(dg.AssetObservation(context.assets_def.key, partition=partition, metadata=facts))
-
-
-def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTrial", metric: str) -> None:
-    """Give the sweep's run a copy of the best trial's model, its metrics and its parameters.
-
-    Raises:
-        TrainingRunError: the trial's run was deleted, or its model was.
-    """
-    entities = extra("mlflow.entities")
-    child = client.get_run(best.user_attrs[RUN_ID])
-    models = [model for model in runs.logged_models(client, child) if str(model.status) == "READY"]
-    if len(models) != 1:
-        raise TrainingRunError(
-            f"MLflow run {child.info.run_id} of the best trial {best.number} has {len(models)} models where one is "
-            "expected. Start the sweep anew."
-        )
-    [model] = models
-    with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
-        source = extra("mlflow.artifacts").download_artifacts(
-            artifact_uri=f"models:/{model.model_id}", dst_path=scratch
-        )
-        copy = client.create_logged_model(
-            parent.info.experiment_id,
-            name=model.name,
-            source_run_id=parent.info.run_id,
-            tags={key: value for key, value in model.tags.items() if not key.startswith("mlflow.")},
-            params={name: str(value) for name, value in best.params.items()},
-            model_type=model.model_type,
-        )
-        described = extra("mlflow.models").Model.load(source)
-        described.run_id, described.model_id, described.model_uuid = parent.info.run_id, copy.model_id, copy.model_id
-        described.artifact_path = copy.artifact_location
-        described.save(str(Path(source, "MLmodel")))
-        client.log_model_artifacts(copy.model_id, source)
-        client.finalize_logged_model(copy.model_id, entities.LoggedModelStatus.READY)
-    now = child.info.end_time or child.info.start_time
-    metrics = {k: v for k, v in child.data.metrics.items() if not k.startswith((INTERMEDIATE, "system/"))}
-    client.log_batch(
-        parent.info.run_id,
-        metrics=[entities.Metric(name, value, now, 0) for name, value in {**metrics, metric: best.value}.items()],
-    )
-    try:
-        client.log_batch(parent.info.run_id, params=[entities.Param(k, v) for k, v in child.data.params.items()])
-    except extra("mlflow.exceptions").MlflowException as error:
-        # A param of the config has the same name; the trial's run and the asset's metadata have the trial's own.
-        if error.error_code != "INVALID_PARAMETER_VALUE":
-            raise

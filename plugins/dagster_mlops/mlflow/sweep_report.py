@@ -27,7 +27,6 @@ def sweep_metadata(
     *,
     metric: str,
     storage: str,
-    seconds: float,
 ) -> dict[str, Any]:
     """What came out, for the asset's page."""
     best = study.best_trial
@@ -57,7 +56,6 @@ def sweep_metadata(
         "optuna/pruned": done.count("PRUNED"),
         "optuna/failed": done.count("FAIL"),
         "optuna/cut_off": done.lost,
-        "optuna/seconds": round(seconds, 3),
         "optuna/trials": dg.MetadataValue.table(rows),
         "optuna/study": study.study_name,
         "optuna/storage": mask_credentials(storage),

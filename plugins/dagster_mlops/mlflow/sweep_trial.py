@@ -39,6 +39,7 @@ def run_trial(
     *,
     client: "MlflowClient",
     parent: "Run",
+    dagster_run_id: str,
     metric: str,
     stopped: Callable[[], bool] = lambda: False,
     exhausted: Callable[[], None] = lambda: None,
@@ -52,7 +53,7 @@ def run_trial(
     """
     optuna = extra("optuna")
     tags = {TRIAL: str(trial.number), STUDY: study.study_name, runs.OWNER: runs.owner()}
-    tags[runs.DAGSTER_RUN] = parent.data.tags.get(runs.DAGSTER_RUN, "")
+    tags[runs.DAGSTER_RUN] = dagster_run_id
     with _child(parent, f"trial {trial.number}", tags) as child:
         trial.set_user_attr(RUN_ID, child.run.info.run_id)
         waiting: list[Callable[[], Any]] = []
@@ -93,14 +94,16 @@ def run_trial(
         return study.get_trials(deepcopy=False)[trial.number]
 
 
-def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run") -> int:
-    """Close the runs of trials that a process left open when it died: as the study says, or as killed."""
+def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run", *, only: int | None = None) -> int:
+    """Close the runs of trials that a process left open when it died: as the study says, or as killed.
+
+    `only` is the number of the trial to look at; by default all are.
+    """
     trials = study.get_trials(deepcopy=False)
-    left = client.search_runs(
-        [parent.info.experiment_id],
-        f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'",
-        max_results=1000,
-    )
+    query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
+    if only is not None:
+        query += f" and tags.`{TRIAL}` = '{only}'"
+    left = client.search_runs([parent.info.experiment_id], query, max_results=1000)
     for run in left:
         number = int(run.data.tags.get(TRIAL, len(trials)))
         ended = _STATUS.get(trials[number].state.name) if number < len(trials) else None
@@ -128,7 +131,7 @@ def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child
             nested=True,
             parent_run_id=parent.info.run_id,
             experiment_id=parent.info.experiment_id,
-            tags={key: value for key, value in tags.items() if value},
+            tags=dict(tags),
             log_system_metrics=False,
         )
     )

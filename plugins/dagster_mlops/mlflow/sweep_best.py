@@ -1,0 +1,95 @@
+"""The end of a sweep: its best trial's model, metrics and parameters become those of the asset's own run."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.sweep_report import log_plots, sweep_metadata
+from dagster_mlops.mlflow.sweep_study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep_trial import INTERMEDIATE
+
+if TYPE_CHECKING:
+    import optuna
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+def conclude(
+    study: "optuna.Study",
+    context: dg.AssetExecutionContext,
+    client: "MlflowClient",
+    run: "Run",
+    resource: MlflowResource,
+    *,
+    metric: str,
+    storage: str,
+) -> dict[str, Any]:
+    """Give MLflow's active run what the best trial made, and plots of the search; tell it as metadata.
+
+    Raises:
+        TrainingRunError: no trial completed, or what the best one made is gone.
+    """
+    done = settled(study)
+    if not done.count("COMPLETE"):
+        raise TrainingRunError(
+            f"none of {len(done.trials)} trials completed, {done.count('PRUNED')} were pruned. The MLflow runs of the "
+            f"study {study.study_name} say why."
+        )
+    best = study.best_trial
+    _adopt(client, run, best, metric)
+    log_plots(study, metric)
+    context.log.info(f"Trial {best.number} is the best: {metric} {best.value:.6g} with {best.params}.")
+    return sweep_metadata(study, done, resource, run, metric=metric, storage=storage)
+
+
+def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTrial", metric: str) -> None:
+    """Give the sweep's run a copy of the best trial's model, its metrics and its parameters.
+
+    Raises:
+        TrainingRunError: the trial's run was deleted, or its model was.
+    """
+    entities = extra("mlflow.entities")
+    child = client.get_run(best.user_attrs[RUN_ID])
+    models = [model for model in runs.logged_models(client, child) if str(model.status) == "READY"]
+    if len(models) != 1:
+        raise TrainingRunError(
+            f"MLflow run {child.info.run_id} of the best trial {best.number} has {len(models)} models where one is "
+            "expected. Start the sweep anew."
+        )
+    [model] = models
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
+        source = extra("mlflow.artifacts").download_artifacts(
+            artifact_uri=f"models:/{model.model_id}", dst_path=scratch
+        )
+        copy = client.create_logged_model(
+            parent.info.experiment_id,
+            name=model.name,
+            source_run_id=parent.info.run_id,
+            tags={key: value for key, value in model.tags.items() if not key.startswith("mlflow.")},
+            params={name: str(value) for name, value in best.params.items()},
+            model_type=model.model_type,
+        )
+        described = extra("mlflow.models").Model.load(source)
+        described.run_id, described.model_id, described.model_uuid = parent.info.run_id, copy.model_id, copy.model_id
+        described.artifact_path = copy.artifact_location
+        described.save(str(Path(source, "MLmodel")))
+        client.log_model_artifacts(copy.model_id, source)
+        client.finalize_logged_model(copy.model_id, entities.LoggedModelStatus.READY)
+    now = child.info.end_time or child.info.start_time
+    metrics = {k: v for k, v in child.data.metrics.items() if not k.startswith((INTERMEDIATE, "system/"))}
+    client.log_batch(
+        parent.info.run_id,
+        metrics=[entities.Metric(name, value, now, 0) for name, value in {**metrics, metric: best.value}.items()],
+    )
+    try:
+        client.log_batch(parent.info.run_id, params=[entities.Param(k, v) for k, v in child.data.params.items()])
+    except extra("mlflow.exceptions").MlflowException as error:
+        # A param of the config has the same name; the trial's run and the asset's metadata have the trial's own.
+        if error.error_code != "INVALID_PARAMETER_VALUE":
+            raise

@@ -1,0 +1,245 @@
+"""Sweeps whose every trial is a step of its own: a partition, in its own process or pod, limited by a pool."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.assets import training_asset
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.sweep_best import conclude
+from dagster_mlops.mlflow.sweep_function import SweepFunction
+from dagster_mlops.mlflow.sweep_study import RUN_ID, open_storage, open_study, running, settled, storage_url
+from dagster_mlops.mlflow.sweep_trial import STUDY, close_left, run_trial
+from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    import optuna
+
+_RUN = "mlflow_sweep_run_id"  # attribute of the study: the MLflow run that its trials' runs are below
+
+
+def sweep_trials(
+    *,
+    name: str,
+    registered_model_name: str,
+    metric: str,
+    direction: Literal["maximize", "minimize"],
+    n_trials: int,
+    sampler: "Callable[[int], optuna.samplers.BaseSampler] | None" = None,
+    pruner: "Callable[[], optuna.pruners.BasePruner] | None" = None,
+    storage: str | dg.EnvVar | None = None,
+    experiment: str | None = None,
+    seed: int = 0,
+    pool: str | None = None,
+    run_tags: dict[str, str] | None = None,
+    minimum_interval_seconds: int = 30,
+    **asset_options: Any,
+) -> Callable[[Callable[..., float]], dg.Definitions]:
+    """Make assets of a function that trains with the parameters of an Optuna trial, with a step for each trial.
+
+        @sweep_trials(
+            name="arrival_delay_model", registered_model_name="arrival_delay", metric="auc", direction="maximize",
+            n_trials=40, storage=dg.EnvVar("OPTUNA_STORAGE"), pool="gpu", op_tags={...},   # a GPU profile, say
+        )
+        def sweep(trial: optuna.Trial, training_set: pd.DataFrame) -> float: ...
+
+        defs = dg.Definitions.merge(sweep, dg.Definitions(assets=[training_set], resources={"mlflow": ...}))
+
+    These definitions come out:
+
+    * ``<name>_study``: materializing it begins a sweep. It makes the study and a partition for each trial.
+    * ``<name>_trials``: an asset with a partition for each trial, in the given `pool`. Its options are the
+      `asset_options` of :func:`dagster.asset`: retry policy, op tags, and so on.
+    * `name`: a :func:`training_asset`, whose version has the best trial's model.
+    * ``<name>_sweep``: the sensor that asks for the runs of the trials, and for that of `name` after the last one.
+
+    The function is that of :func:`sweep_asset`. A trial's parameters are chosen when its step starts, with what the
+    trials that ended before have shown. The step of a trial that was killed can be run again and goes on with the same
+    parameters; one whose trial has ended does not repeat it. `run_tags` are tags of the trials' runs, such as
+    ``{"dagster/max_retries": "3"}``. `storage` is a database that all the steps reach.
+    """
+    partitions = dg.DynamicPartitionsDefinition(name=f"{name}_trials")
+    keys = {part: dg.AssetKey(f"{name}_{part}") for part in ("study", "trials")}
+    group = asset_options.get("group_name")
+
+    @contextmanager
+    def opened(instance: dg.DagsterInstance, study_name: str, offset: int = 0) -> "Iterator[optuna.Study]":
+        database = open_storage(storage_url(storage, instance))
+        make = sampler or (lambda seed: extra("optuna").samplers.TPESampler(seed=seed))
+        try:
+            yield open_study(
+                database, study_name, direction=direction, sampler=make(seed + offset), pruner=pruner and pruner()
+            )
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+
+    @dg.asset(name=f"{name}_study", group_name=group, kinds={"optuna"})
+    def begin(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
+        """Begins a sweep: makes the study and a partition for each of its trials."""
+        # The same for each attempt, so that a retry makes no second study.
+        prefix = context.run.root_run_id or context.run.run_id
+        study_name = f"{name}-{prefix[:8]}"
+        with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as (client, in_):
+            if _RUN not in study.user_attrs:
+                tags = {STUDY: study_name, runs.DAGSTER_RUN: context.run.run_id}
+                study.set_user_attr(_RUN, client.create_run(in_, tags=tags, run_name=study_name).info.run_id)
+            # It only holds the trials together, and nobody writes it.
+            client.set_terminated(study.user_attrs[_RUN])
+            while (asked := len(study.get_trials(deepcopy=False))) < n_trials:
+                study.ask()
+            names = [_partition(study_name, number) for number in range(asked)]
+            context.instance.add_dynamic_partitions(partitions.name or "", names)
+        return dg.MaterializeResult(
+            metadata={
+                "optuna/study": study_name,
+                "optuna/n_trials": n_trials,
+                "optuna/storage": mask_credentials(storage_url(storage, context.instance)),
+            }
+        )
+
+    def decorate(function: Callable[..., float]) -> dg.Definitions:
+        given = SweepFunction(function)
+
+        @functools.wraps(function)
+        def try_one(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
+            study_name, number = _of_partition(context.partition_key)
+            optuna = extra("optuna")
+            with opened(context.instance, study_name, number) as study, mlflow.activate(experiment) as client:
+                context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
+                trial = study.get_trials(deepcopy=False)[number]
+                if trial.state.is_finished():
+                    context.log.info(f"Trial {number} has ended as {trial.state.name} before, and is not repeated.")
+                else:
+                    parent = client.get_run(study.user_attrs[_RUN])
+                    close_left(client, study, parent, only=number)
+                    objective = given.objective(context, mlflow, inputs)
+                    # Optuna's way to go on with a trial that another process has asked for.
+                    again = optuna.trial.Trial(study, trial._trial_id)
+                    try:
+                        trial = run_trial(
+                            objective,
+                            study,
+                            again,
+                            client=client,
+                            parent=parent,
+                            dagster_run_id=context.run.run_id,
+                            metric=metric,
+                        )
+                    except TrainingRunError as error:
+                        raise dg.Failure(str(error), allow_retries=False) from error
+                    assert trial is not None
+                run = client.get_run(trial.user_attrs[RUN_ID])
+            metadata: dict[str, Any] = {
+                "optuna/trial": number,
+                "optuna/state": trial.state.name,
+                "optuna/params": dg.MetadataValue.json({key: str(value) for key, value in trial.params.items()}),
+                **({f"mlflow/metric/{metric}": float(trial.value)} if trial.value is not None else {}),
+                **({"optuna/seconds": round(trial.duration.total_seconds(), 3)} if trial.duration else {}),
+            }
+            if url := mlflow.run_url(run.info.experiment_id, run.info.run_id):
+                metadata["mlflow/run_url"] = dg.MetadataValue.url(url)
+            if trial.state.name == "FAIL":
+                reason = run.data.tags.get(runs.CLOSED, "it was cut off")
+                raise dg.Failure(f"Trial {number} has failed: {reason}", metadata=metadata, allow_retries=False)
+            return dg.MaterializeResult(metadata=metadata)
+
+        try_one.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
+        try_one.__annotations__ = {p.name: p.annotation for p in given.signature.parameters.values()}
+        options = {**asset_options, "kinds": {"mlflow", "optuna", *asset_options.get("kinds", ())}, "pool": pool}
+        deps = [*options.pop("deps", ()), keys["study"]]
+        trials = dg.asset(name=f"{name}_trials", partitions_def=partitions, deps=deps, **options)(try_one)
+
+        @functools.wraps(function)
+        def choose(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
+            fluent = extra("mlflow")
+            study_name = _latest(context.instance, keys["study"])
+            with opened(context.instance, study_name) as study:
+                if left := [_partition(study_name, trial.number) for trial in running(study)]:
+                    raise dg.Failure(
+                        f"{len(left)} trials of {study_name} have not ended: {', '.join(left[:10])}. Materialize these "
+                        f"partitions of {name}_trials first."
+                    )
+                run, client = fluent.active_run(), fluent.MlflowClient()
+                client.set_tag(run.info.run_id, STUDY, study_name)
+                address = storage_url(storage, context.instance)
+                metadata = conclude(study, context, client, run, mlflow, metric=metric, storage=address)
+            return dg.MaterializeResult(metadata=metadata)
+
+        wanted = [p for p in given.signature.parameters.values() if p.name in ("context", "mlflow")]
+        choose.__signature__ = given.signature.replace(parameters=wanted)  # pyright: ignore[reportAttributeAccessIssue]
+        best = training_asset(
+            registered_model_name=registered_model_name,
+            experiment=experiment,
+            seed=seed,
+            name=name,
+            group_name=group,
+            kinds={"optuna"},
+            deps=[keys["trials"], *sorted(trials.asset_deps[keys["trials"]] - {keys["study"]})],
+        )(choose)
+
+        @dg.sensor(
+            name=f"{name}_sweep",
+            target=[trials, best],
+            minimum_interval_seconds=minimum_interval_seconds,
+            default_status=dg.DefaultSensorStatus.RUNNING,
+            description=f"Asks for the runs of the trials of {name}, and for its own after the last of them.",
+        )
+        def go_on(context: dg.SensorEvaluationContext) -> "dg.SensorResult | dg.SkipReason":
+            study_name = _latest(context.instance, keys["study"], missing="")
+            known, _, stage = (context.cursor or "").rpartition(":")
+            if not study_name or (known == study_name and stage == "best"):
+                return dg.SkipReason(f"Materialize {name}_study to begin a sweep.")
+            if known != study_name:
+                names = context.instance.get_dynamic_partitions(partitions.name or "")
+                requests = [
+                    # The key is the trial's: a run that was asked for is not asked for again.
+                    dg.RunRequest(key, partition_key=key, asset_selection=[keys["trials"]], tags=run_tags or {})
+                    for key in names
+                    if _of_partition(key)[0] == study_name
+                ]
+                return dg.SensorResult(requests, cursor=f"{study_name}:trials")
+            with opened(context.instance, study_name) as study:
+                ended = len(settled(study).trials)
+            if ended < n_trials:
+                return dg.SkipReason(f"{study_name}: {ended} of {n_trials} trials have ended.")
+            ask = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(name)])
+            return dg.SensorResult([ask], cursor=f"{study_name}:best")
+
+        return dg.Definitions(assets=[begin, trials, best], sensors=[go_on])
+
+    return decorate
+
+
+def _partition(study_name: str, number: int) -> str:
+    """The partition of a trial.
+
+    >>> _of_partition(_partition("model-0a1b2c3d", 7))
+    ('model-0a1b2c3d', 7)
+    """
+    return f"{study_name}.{number:04d}"
+
+
+def _of_partition(key: str) -> tuple[str, int]:
+    study_name, _, number = key.rpartition(".")
+    return study_name, int(number)
+
+
+def _latest(instance: dg.DagsterInstance, key: dg.AssetKey, *, missing: str | None = None) -> str:
+    """The study that was begun last.
+
+    Raises:
+        TrainingRunError: none was, and there is nothing to say instead.
+    """
+    event = instance.get_latest_materialization_event(key)
+    if event is None or event.asset_materialization is None:
+        if missing is None:
+            raise TrainingRunError(f"no sweep was begun: materialize {key.to_user_string()}, then the trials.")
+        return missing
+    return str(event.asset_materialization.metadata["optuna/study"].value)
