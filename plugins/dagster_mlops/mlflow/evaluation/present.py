@@ -60,12 +60,12 @@ def comparison_rows(evaluation: Evaluation) -> list[Row]:
     return [
         {
             "metric": name,
+            "verdict": found.verdict,
+            "wins": f"{found.wins:.1%}",
             f"version {evaluation.version}": f"{whole.metrics[name].value:.4f}",
             f"{evaluation.alias} {evaluation.rival_version}": f"{whole.rival[name].value:.4f}",
             "difference": f"{found.value:+.4f}",
             "interval": _interval(found, "+.4f"),
-            "wins": f"{found.wins:.1%}",
-            "verdict": found.verdict,
         }
         for name, found in whole.differences.items()
     ]
@@ -76,21 +76,24 @@ def slice_rows(evaluation: Evaluation) -> list[Row]:
 
     ``±`` is half the width of the interval.
     """
-    first = headline(evaluation.whole.metrics) if evaluation.whole.metrics else ""
-    compared = first if evaluation.whole.differences else ""
+    if not evaluation.whole.metrics:
+        return [{"slice": part.name, "rows": part.rows, "note": part.why_not} for part in evaluation.slices]
+    first, *others = sorted(evaluation.whole.metrics, key=lambda name: name != headline(evaluation.whole.metrics))
     rows: list[Row] = []
     for part in evaluation.slices:
         row: dict[str, str | int] = {"slice": part.name, "rows": part.rows}
-        for name in sorted(evaluation.whole.metrics, key=lambda name: name != first):
-            found = part.metrics.get(name)
-            row[name] = f"{found.value:.3f}{_half(found)}" if found else ""
-            if name == first:
-                row["interval"] = _interval(found, ".3f") if found else ""
-        if compared:
-            found = part.differences.get(compared)
-            row[f"against {evaluation.alias}"] = f"{found.value:+.3f}, {found.verdict}" if found else ""
-        rows.append({**row, "note": part.why_not})
-    return rows if any(row["note"] for row in rows) else [{k: v for k, v in row.items() if k != "note"} for row in rows]
+        found = part.metrics.get(first)
+        row |= (
+            {first: f"{found.value:.3f}", "interval": _interval(found, ".3f")} if found else {first: "", "interval": ""}
+        )
+        if first in evaluation.whole.differences:
+            compared = part.differences.get(first)
+            row[f"against {evaluation.alias}"] = f"{compared.value:+.3f}, {compared.verdict}" if compared else ""
+        if any(part.why_not for part in evaluation.slices):
+            row["note"] = part.why_not
+        measured = {name: part.metrics.get(name) for name in others}
+        rows.append({**row, **{k: f"{v.value:.3f}{_half(v)}" if v else "" for k, v in measured.items()}})
+    return rows
 
 
 def slice_facts(evaluation: Evaluation) -> list[Row]:
@@ -139,11 +142,11 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 
 def _interval(found: Estimate, how: str = ".4f") -> str:
-    return "" if found.low is None or found.high is None else f"[{found.low:{how}}, {found.high:{how}}]"
+    return "" if found.low is None or found.high is None else f"{found.low:{how}}…{found.high:{how}}"
 
 
 def _half(found: Estimate) -> str:
-    return "" if found.low is None or found.high is None else f" ±{(found.high - found.low) / 2:.3f}"
+    return "" if found.low is None or found.high is None else f"±{(found.high - found.low) / 2:.3f}"
 
 
 def _tables(**tables: Sequence[Row]) -> dict[str, dg.TableMetadataValue]:
