@@ -17,8 +17,8 @@ from dagster_mlops.mlflow import MlflowResource, runs
 from dagster_mlops.mlflow.model_loading import find_version, load_version
 from dagster_mlops.mlflow.models import FORMAT
 from dagster_mlops.mlflow.sweep import sweep_asset
-from dagster_mlops.mlflow.sweep_study import RUN_ID, open_storage, settled
-from dagster_mlops.mlflow.sweep_trial import STATE, TRIAL
+from dagster_mlops.mlflow.sweep_study import RUN_ID, open_storage, open_study, requeue, running, settled
+from dagster_mlops.mlflow.sweep_trial import CUT_OFF, PARENT, STATE, TRIAL, close_left
 from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server
@@ -204,6 +204,31 @@ def test_native_options_of_optuna_are_the_users(instance, resource):
     result = sweep(instance, resource, brief, plan=Plan(sleep=0.15))
     [event] = result.asset_materializations_for_node("brief")
     assert event.metadata["optuna/complete"].value in range(1, 4), "0.2 s hold two trials of 0.15 s"
+
+
+@pytest.mark.parametrize(("told", "ends"), [(True, ("FINISHED", "COMPLETE")), (False, ("KILLED", CUT_OFF))])
+def test_a_trial_that_was_killed_at_its_end_is_finished_if_the_study_knows_its_value(resource, told, ends):
+    storage = open_storage(os.environ["TEST_STUDIES"])
+    study = open_study(storage, "study", direction="minimize")
+    with resource.activate() as client:
+        parent = client.create_run(resource.experiment_id(client))
+        trial = study.ask()
+        trial.suggest_float("alpha", 0, 1)
+        # All was logged; it dies before it has told the study, or before it has closed its run.
+        tags = {PARENT: parent.info.run_id, TRIAL: "0", STATE: "COMPLETE"}
+        child = client.create_run(parent.info.experiment_id, tags=tags)
+        trial.set_user_attr(RUN_ID, child.info.run_id)
+        if told:
+            study.tell(trial, 0.5)
+        requeue(study, running(study))
+        requeue(study, running(study))
+        assert close_left(client, study, parent) == 1
+        run = client.get_run(child.info.run_id)
+    assert (run.info.status, run.data.tags[STATE]) == ends
+    again = [other.system_attrs["fixed_params"] for other in study.trials if other.state.name == "WAITING"]
+    assert again == ([] if told else [trial.params]) and len(settled(study).trials) == int(told)
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 def once_called(times: int, pause: float) -> Callable[[], bool]:

@@ -13,7 +13,7 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.models import deferred
-from dagster_mlops.mlflow.sweep_study import RUN_ID
+from dagster_mlops.mlflow.sweep_study import RUN_ID, settled
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TRIAL, STATE, STUDY = f"{NAMESPACE}.trial", f"{NAMESPACE}.trial_state", f"{NAMESPACE}.study"
 """Tags of a trial's MLflow run: its number, how it ended, and the study it belongs to."""
+CUT_OFF = "CUT_OFF"
+"""The state of a trial that died with its process; Optuna's states are the others."""
 PARENT = "mlflow.parentRunId"
 INTERMEDIATE = "intermediate/"
 """What the metrics of the values that a trial reports on its way begin with."""
@@ -99,18 +101,17 @@ def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run", *, 
 
     `only` is the number of the trial to look at; by default all are.
     """
-    trials = study.get_trials(deepcopy=False)
+    ended = {trial.user_attrs.get(RUN_ID): trial for trial in settled(study).trials}
     query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
     if only is not None:
         query += f" and tags.`{TRIAL}` = '{only}'"
     left = client.search_runs([parent.info.experiment_id], query, max_results=1000)
     for run in left:
-        number = int(run.data.tags.get(TRIAL, len(trials)))
-        ended = _STATUS.get(trials[number].state.name) if number < len(trials) else None
-        # Killed between the study's answer and the run's end: everything was logged.
-        if ended and STATE in run.data.tags and trials[number].user_attrs.get(RUN_ID) == run.info.run_id:
-            client.set_terminated(run.info.run_id, ended)
+        if trial := ended.get(run.info.run_id):
+            # Killed between the study's answer and the run's end: everything was logged.
+            client.set_terminated(run.info.run_id, _STATUS[trial.state.name])
         else:
+            client.set_tag(run.info.run_id, STATE, CUT_OFF)
             runs.close_run(client, run, "KILLED", "its process died without closing it")
     return len(left)
 
