@@ -132,14 +132,16 @@ def test_one_champion_and_no_run_left_running(lifecycle):
         "from resources.local import TRACKING_URI\n"
         "client = MlflowClient(TRACKING_URI)\n"
         "[experiment] = [e.experiment_id for e in client.search_experiments() if e.name == 'arrival_delay']\n"
-        "runs = [run.info.status for run in client.search_runs([experiment])]\n"
+        "found = client.search_runs([experiment])\n"
+        "runs = {tag: [run.info.status for run in found if f'dagster_mlops.{tag}' in run.data.tags]\n"
+        "    for tag in ('key', 'evaluated')}\n"
         "model = client.get_registered_model('arrival_delay')\n"
         "versions = client.search_model_versions(\"name='arrival_delay'\")\n"
-        "print(json.dumps([sorted(runs), {k: str(v) for k, v in model.aliases.items()}, len(versions)]))"
+        "print(json.dumps([runs, {k: str(v) for k, v in model.aliases.items()}, len(versions)]))"
     )
     runs, aliases, versions = json.loads(found)
-    assert "RUNNING" not in runs
-    assert runs.count("FINISHED") == 1
+    assert "RUNNING" not in runs["key"] and runs["key"].count("FINISHED") == 1
+    assert runs["evaluated"] == ["FINISHED"]
     assert aliases == {"champion": "1"}
     assert versions == 1
 

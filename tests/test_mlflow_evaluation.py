@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from dagster_mlops.mlflow.model_card import CARD, shortened
 from dagster_mlops.mlflow.reference import REFERENCE, load_reference, reference_asset
 from dagster_mlops.mlflow.runs import RECORD
 from dagster_mlops.provenance import Dataset, ModelVersion
+from tests.mlflow_processes import run_until_killed
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -638,16 +640,16 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     assert move["evaluation"]["rows_hash"] == ROWS.md5 and move["evaluation"]["wins"] == 1.0
 
 
-GATED_EVALUATION = evaluation()
-GATES = evaluation_checks(evaluation=GATED_EVALUATION, bounds={"auc": (0.7, None)})
-GUARDED = promotion_asset(
-    candidate="model", registered_model_name="gated", metric="auc", evaluation=GATED_EVALUATION, alias="best"
-)
-GATED = dg.Definitions(
-    assets=[dg.AssetSpec("model"), rows, GATED_EVALUATION, GUARDED],
+MEASURED = evaluation()
+GATES = evaluation_checks(evaluation=MEASURED, bounds={"auc": (0.7, None)})
+GUARDED = promotion_asset(candidate="model", registered_model_name="gated", metric="auc", evaluation=MEASURED)
+CHOSEN = dg.AssetSelection.assets(rows, MEASURED)
+WORLD = dg.Definitions(
+    assets=[dg.AssetSpec("model"), rows, MEASURED, GUARDED],
     asset_checks=GATES,
     jobs=[
-        dg.define_asset_job("measure", dg.AssetSelection.assets(rows, GATED_EVALUATION)),
+        dg.define_asset_job("measure", CHOSEN.without_checks()),
+        dg.define_asset_job("measure_and_check", CHOSEN),
         dg.define_asset_job("promote", dg.AssetSelection.assets(GUARDED)),
     ],
     resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="delay")},
@@ -657,13 +659,37 @@ GATED = dg.Definitions(
 
 def test_a_blocking_check_on_the_evaluation_keeps_the_alias_where_it_is(database, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_MLFLOW_URI", database.uri)
-    repository = ReconstructableRepository.for_file(__file__, "GATED")
+    repository = ReconstructableRepository.for_file(__file__, "WORLD")
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
         World(database, instance, "gated").train(["distance"])
-        for job in ("measure", "promote"):
+        for job in ("measure_and_check", "promote"):
             with dg.execute_job(repository.get_reconstructable_job(job), instance) as result:
                 assert not result.success
         assert "evaluation:metric_auc (failed)" in error_of(result)
+
+
+def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database, tmp_path):
+    kills = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
+    environment = {"TEST_MLFLOW_URI": database.uri}
+    random = np.random.default_rng(kills)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        world = World(database, instance, "killed")
+        for kill in range(kills):
+            world.train(["hour"] if kill % 2 else ["distance"])
+
+            def being_written(version: str = str(kill + 1), wait: float = random.uniform(0, 0.3)) -> bool:
+                found = any(run.data.tags[store.EVALUATED].endswith(f"/{version}") for run in world.runs())
+                time.sleep(wait * found)
+                return found
+
+            run_until_killed(instance, __file__, "measure", environment, kill_after=being_written)
+            run_until_killed(instance, __file__, "measure", environment)
+            version = world.version(str(kill + 1))
+            [run] = [r for r in world.runs() if r.data.tags[store.EVALUATED] == f"killed/{version.version}"]
+            assert run.info.status == "FINISHED"
+            assert json.loads(version.tags[store.EVALUATION])["run_id"] == run.info.run_id
+            assert version.description.startswith(f"# killed, version {version.version}")
+            assert len(world.client.list_artifacts(run.info.run_id, "evaluation")) >= 5
 
 
 # The model card
