@@ -13,7 +13,7 @@ from assets.features import (
     route_punctuality,
 )
 from assets.monitoring import champion_reference, monitoring_checks
-from assets.promotion import champion
+from assets.promotion import champion, champion_reproduction
 from assets.serving import bento, deployment, predictions, serving_checks, traffic
 from assets.training import (
     arrival_delay_evaluation,
@@ -104,6 +104,14 @@ retrain_weekly = dg.ScheduleDefinition(
     description="Retrain even if no dataset changed, so that a broken training path is found early. Off by default.",
 )
 
+reproduce_weekly = dg.ScheduleDefinition(
+    name="reproduce_weekly",
+    target=dg.AssetSelection.assets(champion_reproduction),
+    cron_schedule="0 4 * * 0",
+    execution_timezone="America/New_York",
+    description="Train the champion once more, as it was trained then, to know that it still can be. Off by default.",
+)
+
 automation = dg.AutomationConditionSensorDefinition(
     "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
 )
@@ -129,6 +137,7 @@ defs = dg.Definitions(
         reference,
         champion,
         champion_reference,
+        champion_reproduction,
         bento,
         deployment,
         traffic,
@@ -136,7 +145,7 @@ defs = dg.Definitions(
     ],
     asset_checks=[*flight_checks, *training_checks, *model_checks, *serving_checks, *monitoring_checks],
     jobs=jobs,
-    schedules=[retrain_weekly],
+    schedules=[retrain_weekly, reproduce_weekly],
     sensors=[next_month, static_tables, automation, close_orphan_runs_sensor(), deployment_health_sensor(deployment)],
     resources={**deployed_resources(), "dvc_io_manager": dvc_io_manager},
     # Step processes are forked from one that has imported what costs most.

@@ -2,6 +2,7 @@
 
 from assets.features import FRESH
 from assets.training import MODEL, arrival_delay_evaluation, arrival_delay_model
+from dagster_mlops.lineage import reproduction_asset
 from dagster_mlops.mlflow import promotion_asset
 
 champion = promotion_asset(
@@ -12,4 +13,8 @@ champion = promotion_asset(
     evaluation=arrival_delay_evaluation,
     group_name="promotion",
     automation_condition=FRESH,
+)
+
+champion_reproduction = reproduction_asset(
+    name="champion_reproduction", training=f"{MODEL}@champion", deps=[champion], group_name="promotion"
 )

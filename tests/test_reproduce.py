@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from dagster_mlops.cli import app
 from dagster_mlops.errors import ProvenanceError, ReproductionError
-from dagster_mlops.lineage import reproduction_check
+from dagster_mlops.lineage import reproduction_asset
 from dagster_mlops.lineage.explain import explain
 from dagster_mlops.lineage.recipe import Recipe, find_recipe
 from dagster_mlops.lineage.rerun import rerun
@@ -222,25 +222,23 @@ def test_a_result_that_is_left_to_chance_is_not_reproduced_and_named(trained, cl
     assert "metric draw" in different and not different & {"metric accuracy", "data rows.parquet", "seed seed"}
 
 
-def test_a_check_runs_the_training_again_and_says_what_is_missing(project, trained, monkeypatch):
+def test_an_asset_runs_the_training_again_and_its_check_says_what_is_missing(project, trained, monkeypatch):
     monkeypatch.setenv("TEST_HOME", str(project.home))
 
     def evaluate(training: str):
-        check = reproduction_check(
-            asset=dg.AssetKey("model"), training=training, environment="current", tracking_uri=project.uri
-        )
-        job = dg.Definitions(asset_checks=[check]).resolve_implicit_global_asset_job_def()
-        with dg.DagsterInstance.ephemeral() as instance:
-            [found] = job.execute_in_process(instance=instance).get_asset_check_evaluations()
-        return found
+        asset = reproduction_asset(training=training, environment="current", tracking_uri=project.uri, deps=["model"])
+        done = dg.materialize([asset])
+        [event], [found] = done.asset_materializations_for_node("reproduction"), done.get_asset_check_evaluations()
+        return {name: value.value for name, value in event.metadata.items()}, found
 
-    found = evaluate("delay/1")
-    assert found.passed and found.metadata["reproduce/run"].value == trained["committed"]
-    assert found.metadata["reproduce/different"].value == 0
+    metadata, found = evaluate("delay/1")
+    assert found.passed and found.asset_check_key == dg.AssetCheckKey(dg.AssetKey("reproduction"), "reproducible")
+    assert metadata["reproduce/run"] == trained["committed"] and metadata["reproduce/different"] == 0
     (project.home / "mlflow.db").rename(project.home / "away.db")
-    gone = evaluate("delay/1")
+    metadata, gone = evaluate("delay/1")
     (project.home / "away.db").rename(project.home / "mlflow.db")
     assert not gone.passed and "is not on this machine" in (gone.description or "")
+    assert metadata["reproduce/reproduced"] == 0
 
 
 def test_a_model_is_named_by_version_and_alias(project, trained):

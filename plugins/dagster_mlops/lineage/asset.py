@@ -1,0 +1,107 @@
+"""An asset that runs a training again, for a schedule that proves that the champion is still reproducible."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.errors import DagsterMlopsError
+from dagster_mlops.lineage.event_log import EventLog
+from dagster_mlops.lineage.recipe import find_recipe
+from dagster_mlops.lineage.rerun import Environment, rerun
+from dagster_mlops.lineage.tools import Tools
+from dagster_mlops.lineage.verdict import Verdict
+
+CHECK = "reproducible"
+
+
+def reproduction_asset(
+    *,
+    training: str,
+    name: str = "reproduction",
+    deps: Sequence[Any] = (),
+    environment: Environment = "new",
+    golden: str | None = None,
+    tolerance: float = 1e-9,
+    timeout: float = 6 * 3600.0,
+    tracking_uri: str = "",
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """An asset whose materialization runs a training again, as ``dagster-mlops reproduce`` does.
+
+    Its check ``reproducible`` passes when the training comes out the same, and says else what is different or gone. It
+    takes as long as the training: let a schedule run it rather than an automation condition.
+
+        again = reproduction_asset(training="delay@champion", deps=[champion])
+        weekly = dg.ScheduleDefinition(target=dg.AssetSelection.assets(again), cron_schedule="0 4 * * 0")
+
+    Args:
+        training: An MLflow run id, ``MODEL/VERSION`` or ``MODEL@ALIAS``, asked for anew each time.
+        name: of the asset.
+        deps: what the training belongs to, e.g. the promotion asset.
+        environment: ``new`` installs the lock file of then, ``current`` takes the environment of the step.
+        golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
+            keeps, or the model's input example.
+        tolerance: How far metrics and predictions may be apart, relative to their size.
+        timeout: Seconds that the training may take.
+        tracking_uri: Where MLflow is; else where Dagster's event log knows the model.
+        severity: Of a failed check.
+        asset_options: whatever else :func:`dagster.asset` takes.
+    """
+    options: dict[str, Any] = {
+        "description": f"{training}, run again on the code, data and environment of then.",
+        **asset_options,
+        "deps": deps,
+    }
+    if "key" not in options:
+        options["name"] = name
+    spec = dg.AssetCheckSpec(
+        CHECK, asset=options.get("key", name), description=f"{training} comes out the same when it is run again."
+    )
+
+    def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        started = time.monotonic()
+        try:
+            tools = Tools()
+            recipe = find_recipe(training, at=tracking_uri, tools=tools, events=EventLog(context.instance))
+            with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:
+                verdict = rerun(
+                    recipe,
+                    Path(scratch),
+                    environment=environment,
+                    golden=Path(golden) if golden else None,
+                    tolerance=tolerance,
+                    timeout=timeout,
+                    tools=tools,
+                    tell=context.log.info,
+                )
+        except DagsterMlopsError as error:
+            metadata, passed, told = {}, False, str(error)
+        except Exception as error:  # noqa: BLE001 - a check that breaks has failed; it is never a missing result
+            metadata, passed, told = {}, False, f"The check itself broke: {type(error).__name__}: {error}"
+        else:
+            metadata, passed, told = _metadata(verdict), verdict.reproduced, _told(verdict)
+        metadata["reproduce/reproduced"] = int(passed)  # a number, which the UI plots over time
+        metadata["reproduce/seconds"] = round(time.monotonic() - started, 1)
+        judged = dg.AssetCheckResult(check_name=CHECK, passed=passed, severity=severity, description=told)
+        return dg.MaterializeResult(metadata=metadata, check_results=[judged])
+
+    return dg.asset(**options, check_specs=[spec])(reproduction)
+
+
+def _told(verdict: Verdict) -> str:
+    outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
+    return f"run {verdict.then.run_id}: {outcome}"
+
+
+def _metadata(verdict: Verdict) -> dict[str, Any]:
+    rows = [dg.TableRecord({name: str(value) for name, value in vars(f).items()}) for f in verdict.findings]
+    return {
+        "reproduce/run": verdict.then.run_id,
+        "reproduce/findings": dg.MetadataValue.table(rows),
+        "reproduce/different": len(verdict.different),
+    }
