@@ -62,8 +62,8 @@ one = sweep_asset(registered_model_name="one", n_trials=TRIALS, name="one", **OP
 two = sweep_asset(registered_model_name="two", n_trials=TRIALS, n_jobs=2, name="two", **OPTIONS)(search)
 steps = sweep_trials(name="steps", registered_model_name="steps", n_trials=3, pool="gpu", **OPTIONS)(search)
 WORLD = dg.Definitions(
-    assets=[training_set, one, two, *(steps.assets or ())],
-    sensors=steps.sensors,
+    assets=[training_set, one, two, *steps.assets],
+    sensors=[steps.sensor],
     jobs=[
         dg.define_asset_job(
             "steps_trial",

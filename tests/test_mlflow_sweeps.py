@@ -321,12 +321,11 @@ def test_a_killed_sweep_goes_on_where_it_was(instance, resource, name):
 
 def test_each_trial_can_be_a_step_of_its_own(instance, resource):
     environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
-    [sensor] = list(steps.sensors or ())
-    assets: list[Any] = [training_set, *(steps.assets or ())]
+    assets: list[Any] = [training_set, *steps.assets]
     resources: dict[str, Any] = {"mlflow": resource}
 
     def tick(cursor: str | None) -> Any:
-        return sensor(dg.build_sensor_context(instance, cursor=cursor))
+        return steps.sensor(dg.build_sensor_context(instance, cursor=cursor))
 
     def run(key: str, **options) -> dg.ExecuteInProcessResult:
         config = {"ops": {"steps_trials": {"config": {}}}} if key == "steps_trials" else {}

@@ -74,6 +74,7 @@ class MlflowModelIOManager(dg.IOManager):
             self.mlflow,
             experiment=self.experiment or self.mlflow.experiment,
             seed=0,
+            deterministic=False,
             function=inspect.unwrap(function),
             registered_model_name=name,
         )
@@ -87,7 +88,9 @@ class MlflowModelIOManager(dg.IOManager):
             mlflow.log_metrics(dict(obj.metrics))
             log_model(obj.model, obj.example, **{"trust": self.trust, **obj.options})
 
-        training = Training(registered_model_name=name, experiment=self.experiment, seed=0)
+        training = Training(
+            registered_model_name=name, experiment=self.experiment, seed=0, deterministic=False, system_metrics=False
+        )
         try:
             result = train_step(store, step, self.mlflow, training, facts)
         except TrainingRunError as error:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -20,6 +21,22 @@ from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
     import optuna
+
+
+@dataclass(frozen=True)
+class PartitionedSweep:
+    """What :func:`sweep_trials` makes: ``dg.Definitions(assets=[*sweep.assets], sensors=[sweep.sensor])``."""
+
+    study: dg.AssetsDefinition
+    trials: dg.AssetsDefinition
+    best: dg.AssetsDefinition
+    sensor: dg.SensorDefinition
+
+    @property
+    def assets(self) -> list[dg.AssetsDefinition]:
+        """The three assets: study, trials, and the model of the best."""
+        return [self.study, self.trials, self.best]
+
 
 _RUN = "mlflow_sweep_run_id"  # attribute of the study: the MLflow run that its trials' runs are below
 
@@ -40,7 +57,7 @@ def sweep_trials(
     run_tags: dict[str, str] | None = None,
     minimum_interval_seconds: int = 30,
     **asset_options: Any,
-) -> Callable[[Callable[..., float]], dg.Definitions]:
+) -> Callable[[Callable[..., float]], PartitionedSweep]:
     """Make assets of a function that trains with the parameters of an Optuna trial, with a step for each trial.
 
         @sweep_trials(
@@ -49,7 +66,7 @@ def sweep_trials(
         )
         def sweep(trial: optuna.Trial, training_set: pd.DataFrame) -> float: ...
 
-        defs = dg.Definitions.merge(sweep, dg.Definitions(assets=[training_set], resources={"mlflow": ...}))
+        defs = dg.Definitions(assets=[training_set, *sweep.assets], sensors=[sweep.sensor], resources={"mlflow": ...})
 
     These definitions come out:
 
@@ -104,7 +121,7 @@ def sweep_trials(
             }
         )
 
-    def decorate(function: Callable[..., float]) -> dg.Definitions:
+    def decorate(function: Callable[..., float]) -> PartitionedSweep:
         given = SweepFunction(function)
 
         @functools.wraps(function)
@@ -212,7 +229,7 @@ def sweep_trials(
             ask = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(name)])
             return dg.SensorResult([ask], cursor=f"{study_name}:best")
 
-        return dg.Definitions(assets=[begin, trials, best], sensors=[go_on])
+        return PartitionedSweep(begin, trials, best, go_on)
 
     return decorate
 
