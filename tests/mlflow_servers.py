@@ -70,13 +70,11 @@ class Proxy(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
-    @contextmanager
-    def counting(self) -> Iterator[list[str]]:
-        """The requests of the block, in order."""
-        before = len(self.seen)
-        found: list[str] = []
-        yield found
-        found += self.seen[before:]
+    def refuses(self) -> bool:
+        """Whether the request at hand gets a 429."""
+        refused = self.busy > 0
+        self.busy -= refused
+        return refused
 
 
 class _Pass(BaseHTTPRequestHandler):
@@ -87,8 +85,7 @@ class _Pass(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].removeprefix("/api/2.0/").removeprefix("mlflow/")
         with self.server.lock:
             self.server.seen.append(f"{self.command} {path}")
-            refused = self.server.busy > 0
-            self.server.busy -= refused
+            refused = self.server.refuses()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         wanted = f"Basic {base64.b64encode(self.server.password.encode()).decode()}"
         if refused or (self.server.password and self.headers.get("Authorization") != wanted):
