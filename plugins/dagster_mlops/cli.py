@@ -85,7 +85,7 @@ def trace(
     from dagster_mlops.lineage.event_log import EventLog
     from dagster_mlops.lineage.predictions import find_prediction, prediction_logs
     from dagster_mlops.lineage.tools import Tools
-    from dagster_mlops.lineage.trace import trace as trace_ref
+    from dagster_mlops.lineage.tracing import trace as trace_ref
     from dagster_mlops.lineage.tree import chain_tree
     from dagster_mlops.provenance import Ref
 
@@ -125,7 +125,7 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
     Exit code 0: production answers and every check holds; 1: it does not; 2: there is no Dagster instance.
     """
     from dagster_mlops.lineage.screen import status_screen
-    from dagster_mlops.lineage.status import status as status_of
+    from dagster_mlops.lineage.overview import status as status_of
 
     with _instance(dagster_home) as instance, _quiet():
         if not instance:

@@ -1,9 +1,30 @@
 """From one prediction back to the raw data and the commit, whichever tools still answer, and forth again."""
 
-from dagster_mlops.lineage.asset import reproduction_asset
-from dagster_mlops.lineage.event_log import EventLog
-from dagster_mlops.lineage.git import GitResolver
-from dagster_mlops.lineage.status import Status, status
-from dagster_mlops.lineage.trace import Link, trace
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dagster_mlops.lineage.asset import reproduction_asset
+    from dagster_mlops.lineage.event_log import EventLog
+    from dagster_mlops.lineage.git import GitResolver
+    from dagster_mlops.lineage.overview import Status, status
+    from dagster_mlops.lineage.tracing import Link, trace
 
 __all__ = ["EventLog", "GitResolver", "Link", "Status", "reproduction_asset", "status", "trace"]
+
+# Loaded when asked for: a code location needs one of them, the command line the others. No module has the name of one.
+_HOMES = {
+    "EventLog": "event_log",
+    "GitResolver": "git",
+    "Link": "tracing",
+    "Status": "overview",
+    "reproduction_asset": "asset",
+    "status": "overview",
+    "trace": "tracing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

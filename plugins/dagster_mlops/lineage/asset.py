@@ -4,16 +4,15 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dagster_mlops.errors import DagsterMlopsError
-from dagster_mlops.lineage.event_log import EventLog
-from dagster_mlops.lineage.recipe import find_recipe
-from dagster_mlops.lineage.rerun import Environment, rerun
-from dagster_mlops.lineage.tools import Tools
-from dagster_mlops.lineage.verdict import Verdict
+
+if TYPE_CHECKING:
+    from dagster_mlops.lineage.rerun import Environment
+    from dagster_mlops.lineage.verdict import Verdict
 
 CHECK = "reproducible"
 
@@ -23,7 +22,7 @@ def reproduction_asset(
     training: str,
     name: str = "reproduction",
     deps: Sequence[Any] = (),
-    environment: Environment = "new",
+    environment: "Environment" = "new",
     golden: str | None = None,
     tolerance: float = 1e-9,
     timeout: float = 6 * 3600.0,
@@ -64,6 +63,12 @@ def reproduction_asset(
     )
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        # Here, not above: a code location that holds the asset shall not load what walks lineage.
+        from dagster_mlops.lineage.event_log import EventLog
+        from dagster_mlops.lineage.recipe import find_recipe
+        from dagster_mlops.lineage.rerun import rerun
+        from dagster_mlops.lineage.tools import Tools
+
         started = time.monotonic()
         try:
             tools = Tools()
@@ -93,12 +98,12 @@ def reproduction_asset(
     return dg.asset(**options, check_specs=[spec])(reproduction)
 
 
-def _told(verdict: Verdict) -> str:
+def _told(verdict: "Verdict") -> str:
     outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
     return f"run {verdict.then.run_id}: {outcome}"
 
 
-def _metadata(verdict: Verdict) -> dict[str, Any]:
+def _metadata(verdict: "Verdict") -> dict[str, Any]:
     rows = [dg.TableRecord({name: str(value) for name, value in vars(f).items()}) for f in verdict.findings]
     return {
         "reproduce/run": verdict.then.run_id,

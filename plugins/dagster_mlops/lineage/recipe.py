@@ -14,7 +14,7 @@ from dagster_mlops.code_state import LOCK_FILES, git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tools import Tools
-from dagster_mlops.lineage.trace import Link, trace
+from dagster_mlops.lineage.tracing import Link, trace
 from dagster_mlops.provenance import (
     Dataset,
     ModelVersion,

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.lineage.facts import facts
-from dagster_mlops.lineage.status import CheckStatus, Production, Status
+from dagster_mlops.lineage.overview import CheckStatus, Production, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
 

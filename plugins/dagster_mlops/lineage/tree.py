@@ -8,7 +8,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dagster_mlops.lineage.facts import facts, made_by, title
-from dagster_mlops.lineage.trace import Link
+from dagster_mlops.lineage.tracing import Link
 from dagster_mlops.provenance import Dataset
 
 LOOKS = {

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.gates import check_problem
 from dagster_mlops.lineage.event_log import EventLog
-from dagster_mlops.lineage.trace import trace
+from dagster_mlops.lineage.tracing import trace
 from dagster_mlops.provenance import (
     Bento,
     Dataset,
