@@ -30,6 +30,7 @@ from dagster_mlops.mlflow.evaluation.component import EvaluationComponent
 from dagster_mlops.mlflow.evaluation.measure import Plan, measure, slices_of
 from dagster_mlops.mlflow.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
 from dagster_mlops.mlflow.evaluation.predictions import Labels, read_labels, read_prediction
+from dagster_mlops.mlflow.evaluation.present import RESULT
 from dagster_mlops.mlflow.model_card import CARD, shortened
 from dagster_mlops.mlflow.reference import REFERENCE, load_reference, reference_asset
 from dagster_mlops.mlflow.runs import RECORD
@@ -443,6 +444,8 @@ def test_an_evaluation_that_died_while_it_was_written_is_completed(world, monkey
         world.train(["distance"])
         world.run(rows, asset, ok=False)
     assert {run.info.status for run in world.runs()} == {"FINISHED", "FAILED"}
+    world.run(rows, asset)
+    assert [(run.info.status, runs.CLOSED in run.data.tags) for run in world.runs()] == [("FINISHED", False)] * 2
 
 
 def _die(*arguments: Any, **options: Any) -> None:
@@ -536,6 +539,22 @@ def test_a_champion_that_cannot_answer_these_rows_is_named_and_promotion_refuses
     assert "mlflow/evaluation/wins" in metadata_of(world.run(rows, made), "evaluation")
 
 
+def test_rows_that_the_version_was_trained_on_are_warned_of(world):
+    world.train(["hour"])
+    record = ModelVersion(
+        name=world.name,
+        version="1",
+        run_id=world.version("1").run_id,
+        tracking_uri="u",
+        datasets={"rows": ROWS.md5},
+        dagster_asset="model",
+    )
+    world.instance.report_runless_asset_event(dg.AssetMaterialization("model", metadata=record.to_metadata()))
+    found = metadata_of(world.run(rows, evaluation()), "evaluation")
+    assert found["mlflow/evaluation/note"].startswith("the version was trained on these very rows; ")
+    assert "**Careful**: the version was trained on these very rows" in found["mlflow/model_card"]
+
+
 def test_a_model_that_takes_the_label_is_refused(world):
     world.train(["hour", "late"])
     assert "takes the label 'late' as an input" in error_of(world.run(rows, evaluation(), ok=False))
@@ -609,6 +628,11 @@ def test_an_evaluation_check_without_any_evaluation_fails(world):
     result = world.run(asset, *checks, select=dg.AssetSelection.checks(*checks))
     [verdict] = result.get_asset_check_evaluations()
     assert not verdict.passed and "evaluation has no evaluation yet" in str(verdict.description)
+    broken = {RESULT: {"schema": 1, "model": "delay"}}
+    world.instance.report_runless_asset_event(dg.AssetMaterialization("evaluation", metadata=broken))
+    result = world.run(asset, *checks, select=dg.AssetSelection.checks(*checks))
+    [verdict] = result.get_asset_check_evaluations()
+    assert not verdict.passed and "cannot be read" in str(verdict.description)
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="at least one of bounds"):
         evaluation_checks(evaluation=asset)
 

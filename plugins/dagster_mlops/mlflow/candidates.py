@@ -1,10 +1,10 @@
-"""The version that wants to be measured or promoted: the latest of an upstream training asset."""
+"""What a step about a version reads upstream: the version that a training asset made last, and rows."""
 
 import dagster as dg
 
 from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.provenance import Dataset, ModelVersion
 
 
 def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "") -> ModelVersion:
@@ -28,3 +28,9 @@ def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "
             f"{f' with registered_model_name={name!r}' if name else ''} there first."
         )
     return versions[-1]
+
+
+def content_hash(context: dg.AssetExecutionContext, rows: dg.AssetKey) -> str:
+    """The content hash on record of the dataset that an upstream asset is; empty where there is none."""
+    records = [record for record in upstream_records(context) if isinstance(record, Dataset)]
+    return next((record.md5 for record in records if record.dagster_asset == rows.to_user_string()), "")

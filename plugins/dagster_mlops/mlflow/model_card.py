@@ -53,10 +53,11 @@ def model_card(
     """
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, tz=timezone.utc)
     run = _training_record(training)
+    predicted = f"`{evaluation.label}`" + (f" = {evaluation.positive}" if evaluation.positive else "")
     sections = {
         "": [
             f"# {record.name}, version {record.version}",
-            f"Registered {made:%Y-%m-%d %H:%M} UTC. Predicts `{evaluation.label}` ({evaluation.task}).",
+            f"Registered {made:%Y-%m-%d %H:%M} UTC. Predicts {predicted} ({evaluation.task}).",
         ],
         **{title: [text.strip()] for title, text in texts.items() if text.strip()},
         "Evaluation": _evaluation(evaluation),
@@ -118,6 +119,7 @@ def _evaluation(evaluation: Evaluation) -> list[str]:
     if whole.why_not:
         return [f"On {told}, nothing was measured: {whole.why_not}."]
     paragraphs = [
+        *([f"**Careful**: {evaluation.warning}, on which it looks better than it is."] if evaluation.warning else []),
         f"On {told}; {evaluation.confidence:.0%} percentile intervals of {evaluation.resamples:,} resamples.",
         markdown_table(metric_rows(evaluation)),
     ]

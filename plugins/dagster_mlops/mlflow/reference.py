@@ -11,7 +11,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.candidates import made_by
+from dagster_mlops.mlflow.candidates import content_hash, made_by
 from dagster_mlops.mlflow.evaluation.metrics import Task
 from dagster_mlops.mlflow.evaluation.predictions import (
     Features,
@@ -82,6 +82,12 @@ def reference_asset(
             with mlflow.activate() as client:
                 record = made_by(context, model_key)
                 version = Registry(client, record.name, "").version(record.version)
+                rows_hash = content_hash(context, rows_key)
+                if rows_hash and record.datasets and rows_hash not in record.datasets.values():
+                    context.log.warning(
+                        f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
+                        "trained on. Materialize the reference in the run of the training."
+                    )
                 known = known_rows(as_frame(rows), label, rows_key)
                 frame = _scored(version, known, label, features, prediction, sample, seed, task)
                 tag = _bind(client, version, frame)

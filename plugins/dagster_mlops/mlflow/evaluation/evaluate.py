@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import upstream_records
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.mlflow.candidates import content_hash
 from dagster_mlops.mlflow.evaluation.measure import (
     Evaluation,
     Part,
@@ -34,7 +34,7 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     read_prediction,
 )
 from dagster_mlops.mlflow.promotion import Registry
-from dagster_mlops.provenance import Dataset, ModelVersion
+from dagster_mlops.provenance import ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +76,7 @@ def evaluate(
         ModelVersionError: the version cannot be loaded.
     """
     np = extra("numpy", extra="mlflow")
+    rows_hash = content_hash(context, setup.rows)
     every = as_frame(rows)
     known = known_rows(every, setup.label, setup.rows)
     labels = read_labels(known[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
@@ -97,7 +98,8 @@ def evaluate(
         task=labels.task,
         label=setup.label,
         rows_asset=setup.rows.to_user_string(),
-        rows_hash=_content(context, every, setup.rows),
+        rows_hash=rows_hash or _content(every),
+        warning="the version was trained on these very rows" if rows_hash in record.datasets.values() else "",
         unlabelled=len(every) - len(known),
         positive=str(labels.classes[1]) if labels.task == "binary" else "",
         resamples=setup.plan.resamples,
@@ -171,11 +173,8 @@ def _importance(
     return permutation_importance(candidate, inputs.iloc[chosen], part, worth, seed=setup.plan.seed)
 
 
-def _content(context: dg.AssetExecutionContext, rows: "pd.DataFrame", key: dg.AssetKey) -> str:
-    """The hash of the rows: DVC's where there is one, else of the values and column names."""
-    for record in upstream_records(context):
-        if isinstance(record, Dataset) and record.dagster_asset == key.to_user_string():
-            return record.md5
+def _content(rows: "pd.DataFrame") -> str:
+    """The hash of values and column names."""
     hashes = extra("pandas", extra="mlflow").util.hash_pandas_object(rows, index=False).to_numpy()
     return hashlib.sha256("\x00".join(map(str, rows.columns)).encode() + hashes.tobytes()).hexdigest()
 

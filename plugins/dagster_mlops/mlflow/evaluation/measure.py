@@ -82,6 +82,7 @@ class Evaluation:
     rival_version: str = ""
     no_rival: str = ""  # why there is no comparison
     lower_is_better: tuple[str, ...] = ()
+    warning: str = ""
     importance: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,14 +96,19 @@ class Evaluation:
         Raises:
             EvaluationError: another version wrote it.
         """
-        known = {fact.name for fact in dataclasses.fields(Evaluation)}
-        if data.get("schema") != 1 or not known <= {*data}:
-            raise EvaluationError(f"an evaluation of schema {data.get('schema')!r} cannot be read. Evaluate again.")
-        facts = {name: value for name, value in data.items() if name in known}
-        facts["whole"] = _part(facts["whole"])
-        facts["slices"] = tuple(_part(part) for part in facts["slices"])
-        facts["lower_is_better"] = tuple(facts["lower_is_better"])
-        return Evaluation(**facts)
+        try:
+            return Evaluation(
+                **{
+                    **{fact.name: data[fact.name] for fact in dataclasses.fields(Evaluation)},
+                    "whole": _part(data["whole"]),
+                    "slices": tuple(_part(part) for part in data["slices"]),
+                    "lower_is_better": tuple(data["lower_is_better"]),
+                }
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EvaluationError(
+                f"an evaluation of schema {data.get('schema')!r} cannot be read: {error}. Evaluate again."
+            ) from error
 
 
 @dataclass(frozen=True)

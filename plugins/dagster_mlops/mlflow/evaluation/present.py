@@ -22,7 +22,7 @@ Row = Mapping[str, str | int]
 def metadata_of(evaluation: Evaluation, pngs: Mapping[str, bytes]) -> dict[str, Any]:
     """Plain numbers, tables of metrics, comparison and slices, the figures, and the whole as JSON."""
     whole = evaluation.whole
-    note = "; ".join(filter(None, [whole.why_not, evaluation.no_rival]))
+    note = "; ".join(filter(None, [evaluation.warning, whole.why_not, evaluation.no_rival]))
     text = "\n\n".join(inline(png, name) for name, png in pngs.items())
     # The UI shows them in this order.
     return {

@@ -71,6 +71,8 @@ def log_evaluation(
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
         raise
+    if runs.CLOSED in run.data.tags:  # by an attempt that failed
+        client.delete_tag(run.info.run_id, runs.CLOSED)
     client.set_terminated(run.info.run_id, "FINISHED")
     return client.get_run(run.info.run_id)
 
