@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.benchmarks import datasets, lifecycle, load_cost, materialization, point_in_time, tracking
+from tests.benchmarks import datasets, evaluation, lifecycle, load_cost, materialization, point_in_time, tracking
 from tests.benchmarks.measure import console, machine
 
 BENCHMARKS = {
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "datasets": datasets.run,
     "materialization": materialization.run,
     "tracking": tracking.run,
+    "evaluation": evaluation.run,
 }
 
 
