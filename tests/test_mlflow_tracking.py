@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -199,9 +200,25 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
     assert len([call for call in stored if call.startswith("GET")]) == 3  # the MLmodel, and where figures may be
 
 
+def test_a_request_imports_no_other_tool(proxy: Proxy):
+    pytest.importorskip("feast")
+    code = f"""
+import sys
+from dagster_mlops.mlflow import MlflowResource
+client = MlflowResource(tracking_uri={proxy.url!r}).client()
+assert "feast" not in sys.modules
+import feast.infra.data_sources.mlflow.auth as auth
+from mlflow.tracking.request_header.registry import resolve_request_headers
+auth._current_mlflow_token.set("from-feast")
+assert "from-feast" in resolve_request_headers()["Authorization"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_a_busy_server_is_asked_again(instance, proxy: Proxy):
     resource = MlflowResource(tracking_uri=proxy.url, experiment="busy")
     busy = trainer("busy", lambda: setattr(proxy, "busy", 2))
+    proxy.busy = 3
     assert materialize(instance, resource, training_set, busy, run_config=config_of("busy")).success
     assert proxy.busy == 0
 

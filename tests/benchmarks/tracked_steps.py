@@ -68,9 +68,16 @@ def job() -> dg.JobDefinition:
     defs = dg.Definitions(
         assets=[trained],
         jobs=[dg.define_asset_job("train", [trained], executor_def=dg.in_process_executor)],
-        resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("STRESS_URI"), request_retries=8)},
+        resources={"mlflow": _resource()},
     )
     return defs.resolve_job_def("train")
+
+
+def _resource() -> MlflowResource:
+    """Patient with a server that shares two cores with all who ask it."""
+    return MlflowResource(
+        tracking_uri=dg.EnvVar("STRESS_URI"), connect_timeout=60, request_timeout=120, request_retries=8
+    )
 
 
 def main() -> None:
@@ -228,7 +235,7 @@ def _kill(numbers: Sequence[int], at_once: int, seed: int) -> dict[str, Any]:
         starts = {n: instance.get_runs(dg.RunsFilter(tags={"dagster/partition": f"{n:04}"})) for n in killed}
         for dagster_run in [run for found in starts.values() for run in found if not run.is_finished]:
             instance.report_run_failed(dagster_run)  # what run monitoring does
-        resource = MlflowResource(tracking_uri=os.environ["STRESS_URI"])
+        resource = MlflowResource(tracking_uri=os.environ["STRESS_URI"], connect_timeout=60, request_timeout=120)
         close_orphan_runs_sensor()(dg.build_sensor_context(instance=instance, resources={"mlflow": resource}))
         after = _by_partition()
         for number in killed:
@@ -249,7 +256,7 @@ def _kill(numbers: Sequence[int], at_once: int, seed: int) -> dict[str, Any]:
 
 
 def _runs() -> list[Any]:
-    client = MlflowResource(tracking_uri=os.environ["STRESS_URI"]).client()
+    client = MlflowResource(tracking_uri=os.environ["STRESS_URI"], connect_timeout=60).client()
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     return list(runs.search(client, [experiment.experiment_id], {}))
@@ -264,7 +271,11 @@ def _by_partition() -> dict[int, list[Any]]:
 
 def _problems(numbers: Sequence[int]) -> list[str]:
     """What is lost, crossed, left open or there twice."""
-    client, found, problems = MlflowResource(tracking_uri=os.environ["STRESS_URI"]).client(), _by_partition(), []
+    client, found, problems = (
+        MlflowResource(tracking_uri=os.environ["STRESS_URI"], connect_timeout=60).client(),
+        _by_partition(),
+        [],
+    )
     versions = collections.Counter(version.run_id for version in client.search_model_versions(f"name='{MODEL}'"))
     if strays := found.get(-1):
         problems.append(f"{len(strays)} runs belong to no step")

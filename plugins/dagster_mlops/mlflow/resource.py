@@ -1,8 +1,11 @@
 """The connection to an MLflow tracking server or database, and to its model registry."""
 
 import os
+import random
+import re
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +17,7 @@ from pydantic import Field
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.request_headers import spare_imports
 from dagster_mlops.mlflow.server_errors import what_to_do
 from dagster_mlops.provenance import mask_credentials
 
@@ -185,6 +189,7 @@ def connect(
         TrackingError: it does not answer within a few seconds, or refuses.
     """
     mlflow = extra("mlflow")
+    spare_imports()
     where = mask_credentials(uri)
     url = urlsplit(uri)
     dialect = url.scheme.partition("+")[0]
@@ -196,7 +201,7 @@ def connect(
         with environment(**request_limits(timeout=timeout, retries=1)):
             # Making a client of a database connects already.
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri)
-            probe(client)
+            _patiently(lambda: probe(client))
     except OSError as error:
         raise TrackingError(
             f"MLflow's database at {where} cannot be reached: {error}. Start it, or mend the URI."
@@ -207,6 +212,19 @@ def connect(
     if registry_uri and registry_uri != uri:
         _ask_registry(client, mask_credentials(registry_uri), timeout)
     return client
+
+
+def _patiently(ask: Callable[[], object]) -> None:
+    """A server that is busy is asked again, unlike one that is dead: MLflow has one number of repeats for both."""
+    for wait in (1, 2, 4, 8, 0):
+        try:
+            ask()
+        except extra("mlflow.exceptions").MlflowException as error:
+            if not wait or not re.search(r"\b429\b", str(error)):
+                raise
+            time.sleep(wait * random.uniform(0.5, 1.5))
+        else:
+            return
 
 
 def _ask_registry(client: "MlflowClient", where: str, timeout: int) -> None:
