@@ -138,6 +138,11 @@ def materialize(instance, resource, *assets, **options):
     )
 
 
+def behind(proxy: Proxy, experiment: str) -> MlflowResource:
+    """A server that shares its processors with other tests."""
+    return MlflowResource(tracking_uri=proxy.url, experiment=experiment, connect_timeout=60)
+
+
 def metadata_of(result, name: str) -> dict[str, Any]:
     [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey(name)]
     return {key: value.value for key, value in event.materialization.metadata.items()}
@@ -166,7 +171,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
     def end(*_) -> None:
         proxy.seen.append("END")
 
-    resource = MlflowResource(tracking_uri=proxy.url, experiment="requests")
+    resource = behind(proxy, "requests")
     model = trainer("asked", lambda: (body(), None))
     assert materialize(instance, resource, training_set, model, run_config=config_of("asked")).success
     proxy.seen.clear()
@@ -216,7 +221,7 @@ assert "from-feast" in resolve_request_headers()["Authorization"]
 
 
 def test_a_busy_server_is_asked_again(instance, proxy: Proxy):
-    resource = MlflowResource(tracking_uri=proxy.url, experiment="busy")
+    resource = behind(proxy, "busy")
     busy = trainer("busy", lambda: setattr(proxy, "busy", 2))
     proxy.busy = 3
     assert materialize(instance, resource, training_set, busy, run_config=config_of("busy")).success
@@ -476,7 +481,7 @@ def test_a_registry_that_is_not_there_is_named_before_the_training(instance, res
 
 
 def test_a_server_that_wants_a_password_says_where_to_put_it(instance, proxy: Proxy, monkeypatch):
-    resource = MlflowResource(tracking_uri=proxy.url, experiment="secret")
+    resource = behind(proxy, "secret")
     monkeypatch.setattr(proxy, "password", "ml:hunter2")
     assert "set MLFLOW_TRACKING_USERNAME" in refused(instance, resource)
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ml")
@@ -486,5 +491,5 @@ def test_a_server_that_wants_a_password_says_where_to_put_it(instance, proxy: Pr
 
 def test_a_server_of_an_older_generation_is_refused(instance, proxy: Proxy, monkeypatch):
     monkeypatch.setattr(proxy, "version", "2.22.1")
-    text = refused(instance, MlflowResource(tracking_uri=proxy.url, experiment="old"))
+    text = refused(instance, behind(proxy, "old"))
     assert "has version 2.22.1" in text and "mlflow db upgrade" in text
