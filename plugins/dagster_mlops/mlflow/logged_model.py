@@ -49,7 +49,7 @@ def the_model(context: dg.AssetExecutionContext, logged: "Sequence[LoggedModel]"
     seconds = (model.last_updated_timestamp - model.creation_timestamp) / 1000
     if seconds > _SLOW_LOG_MODEL_S:
         context.log.warning(
-            f"log_model took {seconds:.1f} s, most of it to find out the model's requirements. Give it "
-            "pip_requirements=[…] and it takes half a second."
+            f"log_model took {seconds:.1f} s. Without pip_requirements=[…], MLflow finds them out in 11 s each time; "
+            "dagster_mlops.mlflow.models.log_model knows them."
         )
     return model
