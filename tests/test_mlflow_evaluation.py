@@ -567,6 +567,18 @@ def test_a_dead_server_is_an_error_within_seconds(world):
     assert "MLflow at http://127.0.0.1:1 cannot be used" in error_of(result)
 
 
+def test_a_rare_class_is_among_the_rows_that_importance_is_found_on(world):
+    @dg.asset(name="rows")
+    def rare() -> Any:
+        every = flights(4000, 3).dropna().sort_values("late")
+        return pd.concat([every.head(2000), every.tail(8)])
+
+    world.train(["hour", "distance"])
+    found = metadata_of(world.run(rare, evaluation(importance_rows=100)), "evaluation")
+    first, second = table_of(found, "mlflow/evaluation/importance")
+    assert first["input"] == "hour" and float(first["loss"]) > 0.1 > abs(float(second["loss"]))
+
+
 def test_numbers_are_measured_and_drawn_too(world):
     world.train(["hour", "distance"], ask="predict", fit=LinearRegression())
     found = metadata_of(world.run(rows, evaluation(task="regression")), "evaluation")
@@ -697,16 +709,17 @@ def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database,
     environment = {"TEST_MLFLOW_URI": database.uri}
     random = np.random.default_rng(kills)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
-        world = World(database, instance, "killed")
+        world, hit = World(database, instance, "killed"), 0
         for kill in range(kills):
             world.train(["hour"] if kill % 2 else ["distance"])
 
-            def being_written(version: str = str(kill + 1), wait: float = random.uniform(0, 0.3)) -> bool:
+            def being_written(version: str = str(kill + 1), wait: float = random.uniform(0, 0.3 * bool(kill))) -> bool:
                 found = any(run.data.tags[store.EVALUATED].endswith(f"/{version}") for run in world.runs())
                 time.sleep(wait * found)
                 return found
 
-            run_until_killed(instance, __file__, "measure", environment, kill_after=being_written)
+            _, code = run_until_killed(instance, __file__, "measure", environment, kill_after=being_written)
+            hit += code != 0 and any(run.info.status == "RUNNING" for run in world.runs())
             run_until_killed(instance, __file__, "measure", environment)
             version = world.version(str(kill + 1))
             [run] = [r for r in world.runs() if r.data.tags[store.EVALUATED] == f"killed/{version.version}"]
@@ -714,6 +727,8 @@ def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database,
             assert json.loads(version.tags[store.EVALUATION])["run_id"] == run.info.run_id
             assert version.description.startswith(f"# killed, version {version.version}")
             assert len(world.client.list_artifacts(run.info.run_id, "evaluation")) >= 5
+        print(f"{hit} of {kills} kills came while the run was written")
+        assert hit
 
 
 # The model card

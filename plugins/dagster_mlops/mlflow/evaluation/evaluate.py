@@ -163,7 +163,12 @@ def _importance(
     if not setup.importance_rows:
         return {}
     np = extra("numpy", extra="mlflow")
-    chosen = np.random.default_rng(setup.plan.seed).permutation(len(inputs))[: setup.importance_rows]
+    order = np.random.default_rng(setup.plan.seed).permutation(len(inputs))
+    if labels.task == "binary":
+        # As many of the rarer class as of the other, where there are: without it there is no AUC.
+        rare = labels.values[order] == (labels.values.mean() < 0.5)
+        order = np.concatenate([order[rare][: setup.importance_rows // 2], order[~rare]])
+    chosen = np.sort(order[: setup.importance_rows])
     sign = -1 if labels.task == "regression" else 1
 
     def worth(values: Any, prediction: Prediction) -> float:
