@@ -1,5 +1,6 @@
 """Dagster runs in processes that tests kill, forked from a server that has imported everything."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -56,7 +57,8 @@ def run_until_killed(
         if waited > 120:
             raise TimeoutError(f"{job} takes more than two minutes")
         if kill_after is not None and (kill_after() if callable(kill_after) else waited > kill_after):
-            os.killpg(process.pid or 0, by)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid or 0, by)
             kill_after = None
         process.join(0.01)
     made = [run for run in instance.get_runs() if run.run_id not in before]

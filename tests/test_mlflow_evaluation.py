@@ -713,7 +713,7 @@ def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database,
         for kill in range(kills):
             world.train(["hour"] if kill % 2 else ["distance"])
 
-            def being_written(version: str = str(kill + 1), wait: float = random.uniform(0, 0.3 * bool(kill))) -> bool:
+            def being_written(version: str = str(kill + 1), wait: float = random.uniform(0, 0.12 * bool(kill))) -> bool:
                 found = any(run.data.tags[store.EVALUATED].endswith(f"/{version}") for run in world.runs())
                 time.sleep(wait * found)
                 return found
