@@ -41,7 +41,13 @@ def open_run(
         else:
             # A re-execution may have rivals; and of itself MLflow makes a new run the child of one that somebody else
             # has left open in this process.
-            run = run or runs.create_run(client, experiment_id, name, tags)
+            if run is None:
+                run = runs.create_run(client, experiment_id, name, tags)
+            else:
+                # Before it is RUNNING: the sensor would close it for the Dagster run of the attempt before.
+                tag = extra("mlflow.entities").RunTag
+                owner = [tag(name, tags[name]) for name in (runs.DAGSTER_RUN, runs.OWNER)]
+                client.log_batch(run.info.run_id, tags=owner)
             mlflow.start_run(run_id=run.info.run_id, nested=True, log_system_metrics=False)
         with _shared(run, tags[runs.DAGSTER_RUN]):
             yield run

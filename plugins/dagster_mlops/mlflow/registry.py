@@ -47,10 +47,15 @@ def register(
     there = [
         version
         for version in (client.search_model_versions(f"run_id='{run_id}'") if again else ())
-        if version.name == name and model.model_id in (version.model_id, str(version.source).rpartition("/")[2])
+        if version.name == name and model_of(version) == model.model_id
     ]
     version = there[0] if there else _create_version(client, name, model, run_id, made)
     return dataclasses.replace(made, version=str(version.version))  # an int from sqlite, a str from a server
+
+
+def model_of(version: "MlflowModelVersion") -> str:
+    """The id of the logged model that a version is; searched for, versions do not have it in their own field."""
+    return version.model_id or str(version.source).rpartition("/")[2]
 
 
 def _create_version(

@@ -115,13 +115,16 @@ def close_orphans(
     return [close_run(client, run, "KILLED", "its process died without closing it") for run in orphans]
 
 
-def close_runs_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list[str]:
-    """Close what a finished Dagster run left RUNNING in MLflow."""
-    status = "FAILED" if dagster_run.status == dg.DagsterRunStatus.FAILURE else "KILLED"
+def close_ended(client: "MlflowClient", instance: dg.DagsterInstance) -> Iterator[str]:
+    """Close what finished Dagster runs left RUNNING in MLflow, one by one: two requests say which they are."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    orphans = list(search(client, experiments, {DAGSTER_RUN: dagster_run.run_id}, running=True))
-    reason = f"its Dagster run ended with {dagster_run.status.value}"
-    return [close_run(client, run, status, reason) for run in orphans]
+    for run in list(search(client, experiments, {}, running=True)):
+        name, is_parent = run.data.tags.get(DAGSTER_RUN), run.data.tags.get(KEY, "").endswith("/")
+        # A parent goes on with a re-execution of its Dagster run.
+        dagster_run = instance.get_run_by_id(name) if name and not is_parent else None
+        if dagster_run is not None and dagster_run.is_finished:
+            status = "FAILED" if dagster_run.status == dg.DagsterRunStatus.FAILURE else "KILLED"
+            yield close_run(client, run, status, f"its Dagster run ended with {dagster_run.status.value}")
 
 
 def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> str:

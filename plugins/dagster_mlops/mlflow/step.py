@@ -18,7 +18,7 @@ from dagster_mlops.mlflow.facts import RunFacts
 from dagster_mlops.mlflow.logged_model import the_model
 from dagster_mlops.mlflow.parents import parent_run
 from dagster_mlops.mlflow.present import present_run
-from dagster_mlops.mlflow.registry import register
+from dagster_mlops.mlflow.registry import model_of, register
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.server_errors import check_version
 from dagster_mlops.mlflow.system_metrics import watched
@@ -154,7 +154,7 @@ def _trained_before(
     model_id = found.data.tags.get(runs.TRAINED)
     if model_id is None:
         versions = client.search_model_versions(f"run_id='{found.info.run_id}'")
-        model_id = next((v.model_id for v in versions if v.name == training.registered_model_name), None)
+        model_id = next((model_of(v) for v in versions if v.name == training.registered_model_name), None)
     return client.get_logged_model(model_id) if model_id else None
 
 
