@@ -200,6 +200,7 @@ arrival_delay_evaluation = evaluation_asset(
     slices=["origin", "carrier", {"evening": "departure_minute >= 1080", "long haul": "distance >= 2000"}],
     baselines={"carrier and hour": timetable_rates},
     training_rows=training_set,
+    importance_rows=1000,
     seed=7,
     card={
         "Intended use": "Says at scheduled departure how likely a flight from New York City arrives more than "

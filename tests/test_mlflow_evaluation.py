@@ -705,7 +705,7 @@ def test_a_blocking_check_on_the_evaluation_keeps_the_alias_where_it_is(database
 
 
 def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database, tmp_path):
-    kills = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
+    kills = int(os.environ.get("DAGSTER_MLOPS_KILLS", "1"))
     environment = {"TEST_MLFLOW_URI": database.uri}
     random = np.random.default_rng(kills)
     with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
