@@ -113,6 +113,9 @@ WORLD = dg.Definitions(
         dg.define_asset_job(
             "train", dg.AssetSelection.assets(training_set, model), executor_def=dg.in_process_executor
         ),
+        dg.define_asset_job(
+            "train_other", dg.AssetSelection.assets(training_set, other), executor_def=dg.in_process_executor
+        ),
         dg.define_asset_job("train_two", executor_def=dg.multiprocess_executor.configured({"max_concurrent": 2})),
     ],
     resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="delay")},
@@ -338,10 +341,11 @@ def test_a_re_execution_from_failure_continues_the_run_and_a_full_one_starts_ano
     assert [run.info.status for run in runs_of(client)] == ["FAILED", "FINISHED", "FINISHED"]
 
 
-def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(instance, resource, client, tmp_path):
+def hanging_worker(client, tmp_path, job: str, asset: str) -> "subprocess.Popen[bytes]":
+    """A run worker in a process of its own, whose training has begun, with a nested run, and does not end."""
     config = tmp_path / "run.yaml"
-    config.write_text("ops: {model: {config: {trouble: hang}}}")
-    command = ["job", "execute", "-f", __file__, "-a", "WORLD", "-j", "train", "-c", str(config)]
+    config.write_text(f"ops: {{{asset}: {{config: {{trouble: hang}}}}}}")
+    command = ["job", "execute", "-f", __file__, "-a", "WORLD", "-j", job, "-c", str(config)]
     worker = subprocess.Popen(
         [sys.executable, "-m", "dagster", *command],
         start_new_session=True,
@@ -349,6 +353,22 @@ def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(i
         stderr=subprocess.DEVNULL,
     )
     _wait_for(lambda: len(runs_of(client)) == 2)  # the run and the nested one
+    return worker
+
+
+def test_a_step_that_is_interrupted_closes_its_runs_as_killed(client, tmp_path):
+    worker = hanging_worker(client, tmp_path, "train_other", "other")
+    try:
+        os.kill(worker.pid, signal.SIGINT)  # what terminating the run in Dagster's UI comes to
+        _wait_for(lambda: "RUNNING" not in [run.info.status for run in runs_of(client)])
+        assert [run.info.status for run in runs_of(client)] == ["KILLED", "KILLED"]
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(instance, resource, client, tmp_path):
+    worker = hanging_worker(client, tmp_path, "train", "model")
     materialize(instance, resource, training_set, model)
     assert [run.info.status for run in runs_of(client)] == ["RUNNING", "RUNNING", "FINISHED"], "it is alive"
     os.killpg(worker.pid, signal.SIGKILL)  # not waited for: a zombie is dead, too
