@@ -205,7 +205,7 @@ arrival_delay_evaluation = evaluation_asset(
     card={
         "Intended use": "Says at scheduled departure how likely a flight from New York City arrives more than "
         f"{LATE_MINUTES} minutes late. It ranks flights; it does not say why.",
-        "Limitations": "Learned from half a year of flights from three airports. What it says of summer, of other "
+        "Limitations": "Learned from five months of flights from three airports. What it says of summer, of other "
         "airports and of new carriers was not measured. Flights that never arrive have no label and are left out.",
     },
     group_name="training",
