@@ -14,7 +14,7 @@ from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.mlflow.sweep import sweep_asset
 from dagster_mlops.mlflow.sweep_partitions import sweep_trials
 
-TRIALS = 8
+TRIALS = 6
 ROWS = pd.DataFrame({"hour": [float(n) for n in range(20)]})
 
 
@@ -44,7 +44,7 @@ def search(context: dg.AssetExecutionContext, config: Plan, trial: optuna.Trial,
         trial.report(alpha * (3 - step), step)
         if config.trouble == "prune" and trial.number % 3 == 2:
             raise optuna.TrialPruned
-    time.sleep(config.sleep)
+    time.sleep(config.sleep or float(os.environ.get("TEST_SLEEP", "0")))
     if config.trouble == "fail" or (config.trouble == "fail some" and trial.number % 4 == 1):
         raise ValueError("no memory on gpu at https://ml:hunter2@node")
     if config.trouble == "nan" and trial.number == 1:
@@ -56,7 +56,6 @@ def search(context: dg.AssetExecutionContext, config: Plan, trial: optuna.Trial,
     return "much" if config.trouble == "text" else alpha  # pyright: ignore[reportReturnType]
 
 
-SLEEP = float(os.environ.get("TEST_SLEEP", "0.1"))  # seconds that a trial takes in a job
 OPTIONS = {"metric": "loss", "direction": "minimize", "storage": dg.EnvVar("TEST_STUDIES")}
 one = sweep_asset(registered_model_name="one", n_trials=TRIALS, name="one", **OPTIONS)(search)
 two = sweep_asset(registered_model_name="two", n_trials=TRIALS, n_jobs=2, name="two", **OPTIONS)(search)
@@ -69,14 +68,12 @@ WORLD = dg.Definitions(
             "steps_trial",
             "key:steps_trials",
             executor_def=dg.in_process_executor,
-            config={"ops": {"steps_trials": {"config": {"sleep": SLEEP}}}},
         ),
         *(
             dg.define_asset_job(
                 f"sweep_{asset.key.path[-1]}",
                 dg.AssetSelection.assets(training_set, asset),
                 executor_def=dg.in_process_executor,
-                config={"ops": {asset.key.path[-1]: {"config": {"sleep": SLEEP}}}},
             )
             for asset in (one, two)
         ),

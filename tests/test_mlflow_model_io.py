@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
 
-KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "1"))
 ROWS = pd.DataFrame({"hour": [0.0, 1.0, 22.0, 23.0] * 5, "late": [0, 0, 1, 1] * 5})
 MONTHS = dg.MultiPartitionsDefinition(
     {

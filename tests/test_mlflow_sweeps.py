@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from tests.mlflow_processes import run_until_killed
 from tests.sweep_world import OPTIONS, TRIALS, Plan, one, search, steps, training_set, two
 
 pytestmark = [
+    # Optuna's, of a trial that goes on after its process died, and reports what it has reported before.
+    pytest.mark.filterwarnings("ignore:The reported value is ignored because:UserWarning"),
     # Optuna's, of a storage that could not be opened, and of one that a test has looked into.
     pytest.mark.filterwarnings("ignore:.*psycopg.Connection.*was deleted while still open:ResourceWarning"),
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -34,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
 
-KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
+KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "0"))  # rounds of at least two kills each; by default one
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_pruned_and_failed_trials_are_told_apart_and_do_not_end_the_sweep(instan
     assert sweep(instance, resource, one, plan=Plan(trouble="prune")).success
     study = study_of()
     agree(resource, study)
-    assert (settled(study).count("PRUNED"), settled(study).count("COMPLETE")) == (2, TRIALS - 2)
+    assert (settled(study).count("PRUNED"), settled(study).count("COMPLETE")) == (2, TRIALS - 2), "trials 2 and 5"
     result = sweep(instance, resource, two, plan=Plan(trouble="fail some"))
     assert result.success
     study = study_of()
@@ -167,12 +170,13 @@ def test_pruned_and_failed_trials_are_told_apart_and_do_not_end_the_sweep(instan
         ("text", 1, "returns the value of the metric, a number; this one returned 'much'"),
     ],
 )
-@pytest.mark.parametrize("asset", [one, two], ids=["one by one", "parallel"])
-def test_what_every_trial_would_do_again_ends_the_sweep_at_once(instance, resource, asset, trouble, trials, says):
-    result = sweep(instance, resource, asset, plan=Plan(trouble=trouble))
-    [failure] = result.get_step_failure_events()
-    assert says in str(failure.step_failure_data) or asset is two
-    assert len([call for call in calls() if call[0] == "start"]) <= trials + (asset is two) * 2
+def test_what_every_trial_would_do_again_ends_the_sweep_at_once(instance, resource, trouble, trials, says):
+    for asset, begun in ((one, 0), (two, 2)):
+        Path(os.environ["CALLS"]).unlink(missing_ok=True)
+        result = sweep(instance, resource, asset, plan=Plan(trouble=trouble))
+        [failure] = result.get_step_failure_events()
+        assert says in str(failure.step_failure_data) or asset is two
+        assert len([call for call in calls() if call[0] == "start"]) <= trials + begun
     client = resource.client()
     assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
     assert not client.search_model_versions()
@@ -247,7 +251,7 @@ def once_called(times: int, pause: float) -> Callable[[], bool]:
 def test_an_interrupted_sweep_stops_at_once_and_closes_what_it_began(instance, resource, name):
     environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
     environment["TEST_SLEEP"] = "300"
-    due = once_called(1 if name == "one" else 2, 0.0)
+    due = once_called(1 if name == "one" else 2, 0.5)
     started = time.monotonic()
     run_until_killed(instance, sweep_world.__file__, f"sweep_{name}", environment, kill_after=due, by=signal.SIGINT)
     assert time.monotonic() - started < 60, "it does not wait for the trials to end"
@@ -289,12 +293,13 @@ def test_a_sweep_without_a_trial_argument_or_with_a_wrong_direction_is_refused()
         sweep_asset(registered_model_name="x", n_trials=1, metric="auc", direction="up")  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", "two"] if KILLS else ["two"])
 def test_a_killed_sweep_goes_on_where_it_was(instance, resource, name):
     """Kill at a random moment, again and again, then let it finish: each trial has ended once, and once only."""
     environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
+    environment["TEST_SLEEP"] = "0.1"
     moments, file, job = random.Random(f"{name}{KILLS}"), sweep_world.__file__, f"sweep_{name}"
-    for kill in range(KILLS):
+    for kill in range(KILLS or 1):
         Path(os.environ["CALLS"]).unlink(missing_ok=True)
         studies = len(optuna.get_all_study_names(os.environ["TEST_STUDIES"])) if kill else 0
         last, interrupted = None, 0
@@ -337,18 +342,19 @@ def test_each_trial_can_be_a_step_of_its_own(instance, resource):
     asked = tick(None)
     keys = [request.partition_key for request in asked.run_requests]
     assert len(keys) == 3 and keys == instance.get_dynamic_partitions("steps_trials")
-    assert [failure.error.cls_name for failure in failures(run("steps"))] == ["Failure"], "no trial has ended"
+    [failure] = failures(run("steps"))
+    assert "3 trials of steps-" in str(failure.user_failure_data), "no trial has ended"
 
     # One is killed while it runs, and run again: it goes on with the parameters that it had.
     environment["TEST_SLEEP"] = "300"
     _, code = run_until_killed(
-        instance, sweep_world.__file__, "steps_trial", environment, partition=keys[0], kill_after=once_called(1, 0.0)
+        instance, sweep_world.__file__, "steps_trial", environment, partition=keys[0], kill_after=once_called(1, 0.5)
     )
     assert code == -signal.SIGKILL
     [was] = [call for call in calls() if call[0] == "start"]
     assert "0 of 3 trials have ended" in tick(asked.cursor).skip_message
     for key in keys:
-        assert run("steps_trials", partition_key=key).success
+        assert failures(run("steps_trials", partition_key=key)) == []
     assert next(call[1:] for call in calls() if call[0] == "done") == was[1:]
     assert run("steps_trials", partition_key=keys[1]).success
     assert len([call for call in calls() if call[0] == "done"]) == 3, "what has ended is not repeated"
@@ -368,3 +374,13 @@ def test_each_trial_can_be_a_step_of_its_own(instance, resource):
 
 def failures(result: dg.ExecuteInProcessResult) -> list[Any]:
     return [event.step_failure_data for event in result.get_step_failure_events()]
+
+
+@pytest.mark.parametrize("page", ["mlflow_models", "mlflow_sweeps"])
+def test_the_examples_of_the_pages_load(page):
+    text = Path(__file__).parents[1].joinpath("docs", f"{page}.md").read_text()
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        names: dict[str, Any] = {}
+        exec(compile(block, f"{page}.md", "exec"), names)
+        if "assets=" in block:
+            dg.Definitions.validate_loadable(names["defs"])

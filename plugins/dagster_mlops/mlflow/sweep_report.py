@@ -107,6 +107,7 @@ def _history(study: "optuna.Study", metric: str) -> "Figure":
     best = [better(values[: end + 1]) for end in range(len(values))]
     history.step([trial.number for trial in complete], best, where="post", color="tab:red", label="best so far")
     history.set(title="Search", xlabel="trial", ylabel=metric)
+    history.xaxis.get_major_locator().set_params(integer=True)
     history.legend(fontsize="small")
     found = list(importances(study).items())[:10][::-1]
     shares.barh([name for name, _ in found], [share for _, share in found])

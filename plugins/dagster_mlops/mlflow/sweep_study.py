@@ -81,14 +81,12 @@ def open_study(
     enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> "optuna.Study":
     """The study of that name, created when it is missing; `enqueue` are parameters to begin with."""
-    study = extra("optuna").create_study(
-        storage=storage,
-        study_name=name[:_NAME_LIMIT],
-        direction=direction,
-        sampler=sampler,
-        pruner=pruner,
-        load_if_exists=True,
-    )
+    optuna = extra("optuna")
+    given: dict[str, Any] = {"study_name": name[:_NAME_LIMIT], "storage": storage, "sampler": sampler, "pruner": pruner}
+    try:
+        study = optuna.load_study(**given)
+    except KeyError:
+        study = optuna.create_study(**given, direction=direction, load_if_exists=True)
     for params in enqueue:
         study.enqueue_trial(dict(params), skip_if_exists=True)
     return study
