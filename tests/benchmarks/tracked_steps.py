@@ -242,8 +242,10 @@ def _kill(numbers: Sequence[int], at_once: int, seed: int) -> dict[str, Any]:
             if "RUNNING" in [run.info.status for run in after.get(number, [])]:
                 problems.append(f"{number} is RUNNING after the sensor")
         roots = {number: found[0].run_id for number, found in starts.items() if found}
-    for first in range(0, len(killed), at_once):
-        began = [_fork(lambda n=n: _train(f"{n:04}", roots.get(n, ""))) for n in killed[first : first + at_once]]
+        recorded = instance.get_materialized_partitions(trained.key)
+    again = [number for number in killed if f"{number:04}" not in recorded]  # the others had nothing left to do
+    for first in range(0, len(again), at_once):
+        began = [_fork(lambda n=n: _train(f"{n:04}", roots.get(n, ""))) for n in again[first : first + at_once]]
         for pid in began:
             if os.waitpid(pid, 0)[1]:
                 problems.append("a re-execution failed")
@@ -251,6 +253,7 @@ def _kill(numbers: Sequence[int], at_once: int, seed: int) -> dict[str, Any]:
         "kills": len(killed),
         "ended_before_the_kill": len(numbers) - len(killed),
         "states_when_killed": dict(states),
+        "re_executed": len(again),
         "problems": [*problems, *_problems(numbers)],
     }
 
