@@ -1,0 +1,68 @@
+"""What has to be installed where a model is loaded, found out without starting another process."""
+
+import io
+import sys
+from functools import lru_cache
+from importlib import metadata as distributions
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops._extras import extra
+
+
+def requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]:
+    """The installed versions of the packages that a model consists of, as pip takes them."""
+    modules = _modules_of(model)
+    modules |= {type(example).__module__} | {cls.__module__ for cls in type(model).__mro__}
+    stored_as = options.get("serialization_format")
+    if stored_as in ("skops", "cloudpickle"):
+        modules.add(stored_as)
+    roots = {module.partition(".")[0] for module in modules} - {"__main__", "mlflow", *sys.stdlib_module_names}
+    found = set()
+    # Cython keeps what its modules share in one named _cython_<version>.
+    for root in sorted(root for root in roots if not root.startswith("_cython")):
+        for name in _distributions().get(root, ())[:1]:
+            distribution = distributions.distribution(name)
+            # What was installed from a folder or a repository is on no index. 2.4+cpu is 2.4 there.
+            if not distribution.read_text("direct_url.json"):
+                found.add(f"{name}=={distribution.version.partition('+')[0]}")
+                break
+        else:
+            dg.get_dagster_logger().warning(
+                f"The model needs {root!r}, which comes from no package index: give log_model code_paths=[…], or have "
+                "it installed where the model is loaded."
+            )
+    return sorted(found)
+
+
+@lru_cache
+def _distributions() -> dict[str, list[str]]:
+    return {module: sorted(set(names)) for module, names in distributions.packages_distributions().items()}
+
+
+def _modules_of(model: Any) -> set[str]:
+    """The modules of the classes and functions that a model consists of: what pickling it would come across."""
+    cloudpickle = extra("cloudpickle", extra="mlflow")
+    modules: set[str] = set()
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            modules.add(getattr(type(obj), "__module__", None) or "builtins")
+            if isinstance(obj, type) or callable(obj):
+                modules.add(getattr(obj, "__module__", None) or "builtins")
+            return super().reducer_override(obj)
+
+    class Nowhere(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any, /) -> int:
+            return len(data)
+
+    try:
+        # Arrays are handed to the callback, and not copied.
+        Pickler(Nowhere(), protocol=5, buffer_callback=lambda _: None).dump(model)
+    except Exception:  # noqa: BLE001 — a model need not be picklable, and may say so in any way
+        return set()
+    return modules
