@@ -441,6 +441,11 @@ def _wait_for(condition, seconds: float = 90) -> None:
 # The connection
 
 
+def test_the_default_experiment_of_a_new_database_keeps_its_artifacts_beside_it(tmp_path):
+    client = MlflowResource(tracking_uri=f"sqlite:///{tmp_path}/store/mlflow.db").client()
+    assert client.get_experiment("0").artifact_location.startswith(f"file://{tmp_path}/store/mlartifacts/")
+
+
 def test_a_folder_of_files_is_refused_with_the_sqlite_edit():
     with pytest.raises(TrackingError, match=r"Write tracking_uri='sqlite:////.*mlflow\.db'"):
         MlflowResource(tracking_uri="./mlruns").client()

@@ -146,7 +146,7 @@ class MlflowResource(dg.ConfigurableResource):
         found = client.get_experiment_by_name(name)
         if found is None:
             file = sqlite_file(self.uri)
-            location = self.artifact_location or (file.parent.joinpath("mlartifacts").as_uri() if file else None)
+            location = self.artifact_location or (_artifacts_beside(file) if file else None)
             try:
                 return client.create_experiment(name, artifact_location=location)
             except extra("mlflow.exceptions").MlflowException as error:
@@ -242,14 +242,24 @@ def _ask_registry(client: "MlflowClient", where: str, timeout: int) -> None:
 def _create_database(file: Path) -> None:
     """Create MLflow's tables aside, and put the finished file in place.
 
-    MLflow itself would leave half a database behind when it is killed, and fails when two processes start at once.
+    MLflow itself would leave half a database behind when it is killed, and fails when two processes start at once. And
+    it would keep the artifacts of its default experiment in whatever folder this process works in.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".mlflow-", ignore_cleanup_errors=True) as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=file.parent, prefix=".mlflow-", ignore_cleanup_errors=True) as folder,
+        environment(
+            _MLFLOW_SERVER_ARTIFACT_ROOT=_artifacts_beside(file)
+        ),  # what a server is told; there is no other way
+    ):
         fresh = Path(folder, file.name)
         extra("mlflow").MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
         with suppress(FileExistsError):  # another process was faster
             os.link(fresh, file)
+
+
+def _artifacts_beside(file: Path) -> str:
+    return file.parent.joinpath("mlartifacts").as_uri()
 
 
 def is_file_store(uri: str) -> bool:
