@@ -94,14 +94,13 @@ def timetable_rates(rows: DataFrame, training_set: DataFrame) -> Series:
 def fit_and_log(training_set: DataFrame) -> None:
     """Train, and log into MLflow's active run what a repetition of it has to match."""
     import mlflow
-    import pandas as pd
-    import sklearn
-    from mlflow.models import infer_signature
     from sklearn.compose import make_column_transformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
+
+    from dagster_mlops.mlflow.models import log_model
 
     train, validation = learned_and_later(training_set)
     features, labels = model_inputs(train), train["late"].astype(int)
@@ -127,16 +126,7 @@ def fit_and_log(training_set: DataFrame) -> None:
             "brier": float(brier_score_loss(late, probability)),
         }
     )
-    mlflow.sklearn.log_model(  # pyright: ignore[reportPrivateImportUsage] (MLflow imports its flavors lazily)
-        model,
-        name="model",
-        signature=infer_signature(inputs, model.predict_proba(inputs.head())),
-        input_example=inputs.head(3),
-        pyfunc_predict_fn="predict_proba",
-        pip_requirements=[f"scikit-learn=={sklearn.__version__}", f"pandas=={pd.__version__}"],
-        # A skops file loads these types and no other; a pickle would run whatever it holds.
-        skops_trusted_types=["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"],
-    )
+    log_model(model, inputs, pyfunc_predict_fn="predict_proba")
 
 
 @training_asset(

@@ -124,8 +124,8 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
 
     Exit code 0: production answers and every check holds; 1: it does not; 2: there is no Dagster instance.
     """
-    from dagster_mlops.lineage.screen import status_screen
     from dagster_mlops.lineage.overview import status as status_of
+    from dagster_mlops.lineage.screen import status_screen
 
     with _instance(dagster_home) as instance, _quiet():
         if not instance:
