@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dagster_mlops.code_state import git
-from dagster_mlops.lineage.recipe import PACKAGES, Recipe
+from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.provenance import Dataset, Record, TrainingSet
+from dagster_mlops.run_files import PACKAGES
 
 _NONE = "none"
 

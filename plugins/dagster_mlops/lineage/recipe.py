@@ -23,8 +23,8 @@ from dagster_mlops.provenance import (
     TrainingRun,
     TrainingSet,
 )
+from dagster_mlops.run_files import CODE, DIFF, PACKAGES, STEP, SYSTEM
 
-CODE, STEP, SYSTEM, DIFF, PACKAGES = "code", "step.json", "system.json", "uncommitted.diff", "environment.txt"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 

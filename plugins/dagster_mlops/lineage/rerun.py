@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.recipe import DIFF, Recipe, find_lock
+from dagster_mlops.lineage.recipe import Recipe, find_lock
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
+from dagster_mlops.run_files import DIFF, MONITORING
 
 Environment = Literal["new", "current"]
 # A script's own folder would come first on its path, and modules in it before those of Python.
 _SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
-_MONITORING = "monitoring"  # the folder of a run with the reference distributions of its model
 _INSTALL_TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
 
 
@@ -162,7 +162,7 @@ def _make_again(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str]
 
 def _reference(recipe: Recipe, keeper: KeepsRuns, folder: Path) -> Path | str:
     """The rows that the run keeps as the reference of its model: thousands, where an input example has a few."""
-    kept = keeper.files(recipe.run.ref, _MONITORING)
+    kept = keeper.files(recipe.run.ref, MONITORING)
     for name in sorted(kept):
         if name.startswith("reference") and name.endswith(".parquet"):
             file = folder / name

@@ -18,14 +18,12 @@ from dagster_mlops.code_state import CodeState, git
 from dagster_mlops.mlflow.licences import installed_packages
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import Record, mask_credentials
+from dagster_mlops.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-FOLDER = "code"
-STEP, SYSTEM, DIFF, PACKAGES = "step.json", "system.json", "uncommitted.diff", "environment.txt"
-LICENCES = "licences.json"
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
 # Variables that change what a training computes, and hold no secret.
@@ -100,7 +98,7 @@ def log_system(store: "ArtifactRepository", system: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         file = Path(scratch, SYSTEM)
         file.write_text(json.dumps(system, indent=1) + "\n")
-        store.log_artifact(str(file), FOLDER)
+        store.log_artifact(str(file), CODE)
 
 
 def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
@@ -130,7 +128,7 @@ def log_capture(
             (folder / DIFF).write_text(code.diff)
         if lock and lock.stat().st_size <= _LOCK_LIMIT:
             shutil.copyfile(lock, folder / lock.name)
-        store.log_artifacts(str(folder), FOLDER)
+        store.log_artifacts(str(folder), CODE)
 
 
 def partitions_of(context: dg.AssetExecutionContext) -> str:

@@ -20,6 +20,7 @@ from dagster_mlops.mlflow import capture, runs
 from dagster_mlops.mlflow.config_params import config_params, visible_config
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
+from dagster_mlops.run_files import CODE, STEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -180,7 +181,7 @@ def run_facts(
         inputs=upstream,
     )
     tags = {key: value for key, value in tags.items() if value}
-    params = config_params(config, f"{capture.FOLDER}/{capture.STEP}")
+    params = config_params(config, f"{CODE}/{STEP}")
     return RunFacts(name, tags, params, inputs, code, record, lock, again, system)
 
 

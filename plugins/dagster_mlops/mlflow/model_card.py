@@ -9,7 +9,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.mlflow import capture
 from dagster_mlops.mlflow.evaluation.measure import Evaluation
 from dagster_mlops.mlflow.evaluation.present import (
     Row,
@@ -22,6 +21,7 @@ from dagster_mlops.mlflow.evaluation.present import (
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import RECORD
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRun
+from dagster_mlops.run_files import CODE, LICENCES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ CARD = f"{NAMESPACE}.model_card"
 # What a description of a version holds in MLflow's database.
 _DESCRIPTION_LIMIT = 5000
 _MOST_ROWS = 30
-_LICENCES = f"{capture.FOLDER}/{capture.LICENCES}"
+_LICENCES = f"{CODE}/{LICENCES}"
 
 
 def model_card(
@@ -171,7 +171,7 @@ def _training_record(training: "Run | None") -> TrainingRun | None:
 
 def _licences(client: "MlflowClient", training: "Run | None") -> list[str]:
     """The licences of the packages that were installed, most frequent first, where the training has written them."""
-    written = client.list_artifacts(training.info.run_id, capture.FOLDER) if training else []
+    written = client.list_artifacts(training.info.run_id, CODE) if training else []
     if training is None or _LICENCES not in [file.path for file in written]:
         return []
     with tempfile.TemporaryDirectory() as folder:

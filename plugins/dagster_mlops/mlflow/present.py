@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.mlflow.capture import FOLDER, artifact_store
+from dagster_mlops.mlflow.capture import artifact_store
 from dagster_mlops.mlflow.registry import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import TrainingRun
+from dagster_mlops.run_files import CODE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -38,7 +39,7 @@ def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tu
 def _figures(store: "ArtifactRepository") -> list[str]:
     """The first small PNG files among the run's artifacts, inline: Dagster has no metadata type for images."""
     top = store.list_artifacts()
-    folders = [file.path for file in top if file.is_dir and file.path != FOLDER]
+    folders = [file.path for file in top if file.is_dir and file.path != CODE]
     below = [file for folder in folders for file in store.list_artifacts(folder)]
     small = [
         file.path

@@ -26,6 +26,7 @@ from dagster_mlops.mlflow.keys import AssetLike, asset_input, asset_key
 from dagster_mlops.mlflow.promotion import Registry
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
+from dagster_mlops.run_files import MONITORING
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 REFERENCE = f"{NAMESPACE}.reference"
 """Tag of a version: artifact path, content hash and rows of its reference distribution, as JSON."""
-FOLDER = "monitoring"
 
 
 def reference_asset(
@@ -179,13 +179,13 @@ def _bind(client: "MlflowClient", version: "MlflowModelVersion", frame: "pd.Data
     content = file.getvalue()
     digest = hashlib.sha256(content).hexdigest()
     # Another reference of the version gets another name, so that the tag never points to half of one.
-    path = f"{FOLDER}/reference-{digest[:12]}.parquet"
+    path = f"{MONITORING}/reference-{digest[:12]}.parquet"
     tag = {"path": path, "sha256": digest, "rows": len(frame)}
     if version.tags.get(REFERENCE) == json.dumps(tag):
         return tag
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         Path(scratch, Path(path).name).write_bytes(content)
-        client.log_artifact(str(version.run_id), str(Path(scratch, Path(path).name)), FOLDER)
+        client.log_artifact(str(version.run_id), str(Path(scratch, Path(path).name)), MONITORING)
     if hashlib.sha256(_download(client, version, path)).hexdigest() != digest:
         raise ModelVersionError(f"artifact {path} of run {version.run_id} is not what was written. Run this again.")
     client.set_model_version_tag(version.name, str(version.version), REFERENCE, json.dumps(tag))

@@ -1,0 +1,11 @@
+"""The files of a training run, by names that those who write and those who read them share."""
+
+CODE = "code"
+"""The folder of a run with what it takes to run the training again."""
+STEP, SYSTEM, DIFF = "step.json", "system.json", "uncommitted.diff"
+"""In it: the step with its config and inputs, the machine, and the changes that were in no commit."""
+PACKAGES, LICENCES = "environment.txt", "licences.json"
+"""In it: what was installed, and under which licences."""
+
+MONITORING = "monitoring"
+"""The folder of a run with the reference distributions of its model, Parquet files."""
