@@ -11,8 +11,7 @@ from sklearn.linear_model import Ridge
 
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.models import log_model
-from dagster_mlops.mlflow.sweep import sweep_asset
-from dagster_mlops.mlflow.sweep_partitions import sweep_trials
+from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
 
 TRIALS = 6
 ROWS = pd.DataFrame({"hour": [float(n) for n in range(20)]})

@@ -18,8 +18,8 @@ from dagster_mlops.mlflow import MlflowResource, runs
 from dagster_mlops.mlflow.model_loading import find_version, load_version
 from dagster_mlops.mlflow.models import FORMAT
 from dagster_mlops.mlflow.sweep import sweep_asset
-from dagster_mlops.mlflow.sweep_study import RUN_ID, open_storage, open_study, requeue, running, settled
-from dagster_mlops.mlflow.sweep_trial import CUT_OFF, PARENT, STATE, TRIAL, close_left
+from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
+from dagster_mlops.mlflow.sweep.trial import CUT_OFF, PARENT, STATE, TRIAL, close_left
 from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server

@@ -13,7 +13,7 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.models import deferred
-from dagster_mlops.mlflow.sweep_study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep_report import log_plots, sweep_metadata
-from dagster_mlops.mlflow.sweep_study import RUN_ID, settled
-from dagster_mlops.mlflow.sweep_trial import INTERMEDIATE
+from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
+from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE
 
 if TYPE_CHECKING:
     import optuna

@@ -6,7 +6,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep_study import RUN_ID, Settled
+from dagster_mlops.mlflow.sweep.study import RUN_ID, Settled
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep_best import conclude
-from dagster_mlops.mlflow.sweep_function import SweepFunction
-from dagster_mlops.mlflow.sweep_study import (
+from dagster_mlops.mlflow.sweep.best import conclude
+from dagster_mlops.mlflow.sweep.function import SweepFunction
+from dagster_mlops.mlflow.sweep.study import (
     RUN_ID,
     open_storage,
     open_study,
@@ -25,7 +25,7 @@ from dagster_mlops.mlflow.sweep_study import (
     settled,
     storage_url,
 )
-from dagster_mlops.mlflow.sweep_trial import close_left, run_trial
+from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 
 if TYPE_CHECKING:
     import optuna

@@ -13,10 +13,10 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep_best import conclude
-from dagster_mlops.mlflow.sweep_function import SweepFunction
-from dagster_mlops.mlflow.sweep_study import RUN_ID, open_storage, open_study, running, settled, storage_url
-from dagster_mlops.mlflow.sweep_trial import STUDY, close_left, run_trial
+from dagster_mlops.mlflow.sweep.best import conclude
+from dagster_mlops.mlflow.sweep.function import SweepFunction
+from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
+from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
