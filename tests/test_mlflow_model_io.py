@@ -222,6 +222,17 @@ def test_what_cannot_be_stored_fails_without_a_version(instance, resource, retur
     assert says.replace("\\", "") in str(failure.step_failure_data.error)
 
 
+def test_one_of_several_outputs_is_refused(instance, resource):
+    @dg.multi_asset(specs=[dg.AssetSpec(name).with_io_manager_key("models") for name in ("one", "two")])
+    def both():
+        for name in ("one", "two"):
+            yield dg.Output(FittedModel(LogisticRegression().fit(ROWS[["hour"]], ROWS["late"]), ROWS), name)
+
+    result = materialize(instance, both, raise_on_error=False)
+    assert "is one of 2 outputs of one step" in str(result.failure_data_for_node("both"))
+    assert not resource.client().search_registered_models()
+
+
 def test_an_input_without_a_version_says_so(instance, resource):
     with pytest.raises(ModelVersionError, match="no model version that Dagster knows of"):
         materialize(instance, delay, said, selection=[said])

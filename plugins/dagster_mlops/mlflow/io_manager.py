@@ -67,6 +67,12 @@ class MlflowModelIOManager(dg.IOManager):
             )
         # Dagster sets no public way to the executing asset's context from an IO manager but this one.
         step = dg.AssetExecutionContext.get()
+        if len(step.assets_def.keys) > 1:
+            raise dg.Failure(
+                f"{asset} is one of {len(step.assets_def.keys)} outputs of one step, and an MLflow run is of one. Give "
+                "each model an asset of its own, with what they share as an asset before them.",
+                allow_retries=False,
+            )
         name = registered_name(context.asset_key, context.definition_metadata)
         function = getattr(step.op_def.compute_fn, "decorated_fn", None) or type(self).handle_output
         facts = run_facts(
