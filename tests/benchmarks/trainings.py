@@ -7,7 +7,6 @@ says where MLflow is, ``EFFORT`` multiplies the work.
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,8 +69,7 @@ def tracked(work: Workload) -> None:
 
 
 def _materialize(asset: dg.AssetsDefinition, **resources: Any) -> None:
-    with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.local_temp(home) as instance:
-        dg.materialize([asset], instance=instance, resources=resources)
+    dg.materialize([asset], instance=dg.DagsterInstance.get(), resources=resources)
 
 
 # --- the workloads
@@ -102,7 +100,7 @@ def forest() -> Workload:
     rows: Any = flights[columns].assign(**codes).to_numpy("float32")
     late = (flights["arr_delay"] > 15).to_numpy()
     held = np.arange(len(rows)) % 5 == 0
-    params = {"trees": round(60 * EFFORT), "min_samples_leaf": 100, "random_state": 7}
+    params = {"trees": round(260 * EFFORT), "min_samples_leaf": 100, "random_state": 7}
 
     def train(log: Log) -> Any:
         model: Any = RandomForestClassifier(0, min_samples_leaf=100, random_state=7, warm_start=True)
@@ -129,7 +127,7 @@ def cnn() -> Workload:
 
     pixels, answers = map(np.asarray, load_digits(return_X_y=True))
     pixels = pixels.astype("float32")
-    params = {"epochs": round(60 * EFFORT), "channels": 64, "batch_size": 32, "learning_rate": 0.0005}
+    params = {"epochs": round(190 * EFFORT), "channels": 64, "batch_size": 32, "learning_rate": 0.0005}
 
     def train(log: Log) -> Any:
         _torch_alone(torch)
@@ -152,7 +150,7 @@ def text() -> Workload:
     from torch import nn  # pyright: ignore[reportMissingImports]
 
     data = torch.tensor(list("\n".join(topics.values()).encode()), dtype=torch.long)
-    params = {"steps": round(400 * EFFORT), "width": 128, "layers": 5, "context": 128, "batch_size": 16}
+    params = {"steps": round(270 * EFFORT), "width": 128, "layers": 5, "context": 128, "batch_size": 16}
 
     class Speller(nn.Module):
         def __init__(self) -> None:
@@ -237,9 +235,11 @@ def main() -> None:
 
     # Loaded by then, whichever side it is: the flavours of MLflow.
     _ = mlflow.sklearn.log_model, mlflow.register_model  # pyright: ignore[reportPrivateImportUsage]
-    started = time.perf_counter()
-    SIDES[side](work._replace(train=train))
-    print(json.dumps({"seconds": time.perf_counter() - started, "loop": inside[0]}))
+    with dg.DagsterInstance.get() as instance:  # there before a step begins
+        instance.get_runs_count()
+        started = time.perf_counter()
+        SIDES[side](work._replace(train=train))
+        print(json.dumps({"seconds": time.perf_counter() - started, "loop": inside[0]}))
 
 
 if __name__ == "__main__":
