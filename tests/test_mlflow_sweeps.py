@@ -19,7 +19,7 @@ from dagster_mlops.mlflow.model_loading import find_version, load_version
 from dagster_mlops.mlflow.models import FORMAT
 from dagster_mlops.mlflow.sweep import sweep_asset
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
-from dagster_mlops.mlflow.sweep.trial import CUT_OFF, PARENT, STATE, TRIAL, close_left
+from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left
 from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server
@@ -219,7 +219,7 @@ def test_a_trial_that_was_killed_at_its_end_is_finished_if_the_study_knows_its_v
         trial = study.ask()
         trial.suggest_float("alpha", 0, 1)
         # All was logged; it dies before it has told the study, or before it has closed its run.
-        tags = {PARENT: parent.info.run_id, TRIAL: "0", STATE: "COMPLETE"}
+        tags = {runs.PARENT: parent.info.run_id, TRIAL: "0", STATE: "COMPLETE"}
         child = client.create_run(parent.info.experiment_id, tags=tags)
         trial.set_user_attr(RUN_ID, child.info.run_id)
         if told:

@@ -13,7 +13,7 @@ from dagster_mlops.mlflow.parents import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.step import Training, train_step
 
-_CONTEXT_NAMES = {"context", "_context", "context_", "_"}
+CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 
 
 def training_asset(
@@ -61,7 +61,7 @@ def training_asset(
                 "MaterializeResult instead of yielding it."
             )
         parameters = list(inspect.signature(function).parameters.values())
-        takes_context = bool(parameters) and parameters[0].name in _CONTEXT_NAMES
+        takes_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
         takes_resource = any(parameter.name == "mlflow" for parameter in parameters)
 
         @functools.wraps(function)

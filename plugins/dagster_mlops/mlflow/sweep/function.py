@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.mlflow.assets import CONTEXT_NAMES
 from dagster_mlops.mlflow.resource import MlflowResource
 
 if TYPE_CHECKING:
     import optuna
 
-_CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 _BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
@@ -32,7 +32,7 @@ class SweepFunction:
 
     @property
     def _takes_context(self) -> bool:
-        return self._parameters[0].name in _CONTEXT_NAMES
+        return self._parameters[0].name in CONTEXT_NAMES
 
     @property
     def signature(self) -> inspect.Signature:

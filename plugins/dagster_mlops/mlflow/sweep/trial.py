@@ -25,7 +25,6 @@ TRIAL, STATE, STUDY = f"{NAMESPACE}.trial", f"{NAMESPACE}.trial_state", f"{NAMES
 """Tags of a trial's MLflow run: its number, how it ended, and the study it belongs to."""
 CUT_OFF = "CUT_OFF"
 """The state of a trial that died with its process; Optuna's states are the others."""
-PARENT = "mlflow.parentRunId"
 INTERMEDIATE = "intermediate/"
 """What the metrics of the values that a trial reports on its way begin with."""
 
@@ -102,7 +101,7 @@ def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run", *, 
     `only` is the number of the trial to look at; by default all are.
     """
     ended = {trial.user_attrs.get(RUN_ID): trial for trial in settled(study).trials}
-    query = f"tags.`{PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
+    query = f"tags.`{runs.PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
     if only is not None:
         query += f" and tags.`{TRIAL}` = '{only}'"
     left = client.search_runs([parent.info.experiment_id], query, max_results=1000)
