@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +17,12 @@ from dagster_mlops.cli import app
 from dagster_mlops.errors import ProvenanceError, ReproductionError
 from dagster_mlops.lineage import reproduction_asset
 from dagster_mlops.lineage.explain import explain
-from dagster_mlops.lineage.recipe import Recipe, find_recipe
+from dagster_mlops.lineage.recipe import find_recipe
 from dagster_mlops.lineage.rerun import rerun
 from dagster_mlops.lineage.tools import Tools
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, Ref, TrainingRun, TrainingSet
+from tests.training_project import PIPELINE, Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,50 +32,6 @@ pytestmark = [
     # MLflow's own type hints, when mlflow.pyfunc is imported.
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
-
-PIPELINE = """
-import os, random
-from pathlib import Path
-import dagster as dg
-import pandas as pd
-from dagster_mlops.dvc import DvcResource, dvc_io_manager
-from dagster_mlops.mlflow import MlflowResource, training_asset
-
-HOME = Path(os.environ["TEST_HOME"])
-
-@dg.asset(io_manager_key="dvc_io_manager")
-def rows() -> pd.DataFrame:
-    hours = [float(hour) for hour in range(24)] * 5
-    return pd.DataFrame({"hour": hours, "late": [int(hour > LATE_FROM) for hour in hours]})
-
-class Plan(dg.Config):
-    strength: float = 1.0
-    chance: bool = False
-
-@training_asset(registered_model_name="delay", seed=3)
-def model(config: Plan, rows: pd.DataFrame) -> None:
-    import mlflow
-    from mlflow.models import infer_signature
-    from sklearn.linear_model import LogisticRegression
-    fitted = LogisticRegression(C=config.strength).fit(rows[["hour"]], rows["late"])
-    mlflow.log_params({"C": config.strength})
-    luck = int.from_bytes(os.urandom(4)) if config.chance else 0
-    mlflow.log_metrics({"accuracy": fitted.score(rows[["hour"]], rows["late"]), "draw": random.random() + luck})
-    mlflow.log_metric("late_share", rows["late"].mean())
-    mlflow.sklearn.log_model(
-        fitted, name="model", signature=infer_signature(rows[["hour"]], rows["late"]),
-        input_example=rows[["hour"]].head(24), pip_requirements=["scikit-learn"],
-    )
-
-defs = dg.Definitions(
-    assets=[rows, model],
-    resources={
-        "dvc": DvcResource(repo=str(HOME / "data"), remote_url=str(HOME / "remote")),
-        "dvc_io_manager": dvc_io_manager,
-        "mlflow": MlflowResource(tracking_uri=f"sqlite:///{HOME}/mlflow.db", experiment="delay"),
-    },
-)
-"""
 
 # The same training on features that Feast joins.
 WITH_FEATURES = (
@@ -116,51 +71,6 @@ clock = FeatureView(
 )
 service = FeatureService(name="clock", features=[clock])
 """
-
-
-class Project:
-    """A pipeline in a git repository, and where it keeps its data, runs and Dagster history."""
-
-    def __init__(self, home: Path, pipeline: str = PIPELINE) -> None:
-        self.home, self.code, self.pipeline = home, home / "code", pipeline
-        self.uri = f"sqlite:///{home}/mlflow.db"
-        (home / "dagster").mkdir(parents=True)
-        (home / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-        self.code.mkdir()
-        (self.code / "requirements.lock").write_text("mlflow==3.17.2\n")
-        self.git("init", "-q")
-        self.write("LATE_FROM = 12\n")
-        self.commit()
-
-    def git(self, *arguments: str) -> None:
-        subprocess.run(["git", *arguments], cwd=self.code, check=True, capture_output=True)
-
-    def write(self, head: str) -> None:
-        (self.code / "pipeline.py").write_text(head + self.pipeline)
-
-    def commit(self) -> None:
-        self.git("add", "-A")
-        self.git("commit", "-q", "-m", "Change")
-
-    def train(self, *, select: str = "*", strength: float = 1.0, chance: bool = False) -> str:
-        """Materialize the assets in a process of their own, and name the run."""
-        config = {"ops": {"model": {"config": {"strength": strength, "chance": chance}}}}
-        command = [sys.executable, "-W", "ignore", "-m", "dagster", "asset", "materialize", "-f", "pipeline.py"]
-        subprocess.run(
-            [*command, "--select", select, "--config-json", json.dumps(config)],
-            cwd=self.code,
-            env={**os.environ, "TEST_HOME": str(self.home), "DAGSTER_HOME": str(self.home / "dagster")},
-            check=True,
-            capture_output=True,
-            timeout=240,
-        )
-        client = MlflowResource(tracking_uri=self.uri).client()
-        experiment = client.get_experiment_by_name("delay")
-        assert experiment is not None
-        return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0].info.run_id
-
-    def recipe(self, what: str) -> Recipe:
-        return find_recipe(what, at=self.uri)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dagster_mlops.code_state import git
+from dagster_mlops.lineage.environment import packages
 from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.provenance import Dataset, Record, TrainingSet
 from dagster_mlops.run_files import PACKAGES
@@ -67,7 +68,7 @@ def explain(before: Recipe, after: Recipe) -> Explanation:
         *_named("params", _logged(before), _logged(after)),
         *_named("seed", {"seed": one.seed}, {"seed": two.seed}),
         *_named("environment", {"python": one.python}, {"python": two.python}),
-        *_named("environment", *(_packages(recipe) for recipe in (before, after))),
+        *_named("environment", *(packages(recipe.files.get(PACKAGES, b"")) for recipe in (before, after))),
         *_named("machine", *(_flat({k: v for k, v in s.items() if k not in ("schema", "python")}) for s in systems)),
     ]
     unknown = [
@@ -115,11 +116,6 @@ def _changed_files(before: Recipe, after: Recipe) -> list[Difference]:
         return []
     rows = [line.split("\t") for line in done.stdout.decode(errors="replace").splitlines()]
     return [Difference("code", name, f"{removed} lines", f"{added} lines") for added, removed, name in rows]
-
-
-def _packages(recipe: Recipe) -> dict[str, str]:
-    lines = recipe.files.get(PACKAGES, b"").decode().split()
-    return {name: version for name, _, version in (line.partition("==") for line in lines)}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

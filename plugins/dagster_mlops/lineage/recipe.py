@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.code_state import LOCK_FILES, git
+from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.lineage.environment import find_requirements
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tools import Tools
 from dagster_mlops.lineage.tracing import Link, trace
@@ -23,7 +24,7 @@ from dagster_mlops.provenance import (
     TrainingRun,
     TrainingSet,
 )
-from dagster_mlops.run_files import CODE, DIFF, PACKAGES, STEP, SYSTEM
+from dagster_mlops.run_files import CODE, DIFF, STEP, SYSTEM
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -209,31 +210,12 @@ def _apply_problem(repository: Path, commit: str, diff: bytes) -> str:
 
 
 def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> Ingredient:
-    if not run.lock_hash:
-        kept = f" Its packages are listed in {CODE}/{PACKAGES}." if PACKAGES in files else ""
-        return Ingredient("environment", "lock file", "deleted", f"the code had no lock file when it ran.{kept}")
-    found = find_lock(run, files, repository)
+    found = find_requirements(run, files, repository)
     if found is None:
-        return Ingredient(
-            "environment",
-            f"lock file {run.lock_hash[:10]}",
-            "deleted",
-            "neither the run nor the commit has the lock file of then any more.",
-        )
+        name = f"lock file {run.lock_hash[:10]}" if run.lock_hash else "packages"
+        where = "neither the run nor the commit has" if run.lock_hash else "no lock file was there, and the run lacks"
+        return Ingredient("environment", name, "deleted", f"{where} what was installed then any more.")
     return Ingredient("environment", f"{found[0]}, Python {run.python}", "accessible")
-
-
-def find_lock(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> tuple[str, bytes] | None:
-    """Name and content of the lock file that the run had, from the run itself or else from its commit."""
-    for name in LOCK_FILES:
-        kept = [files[name]] if name in files else []
-        if repository is not None:
-            shown = git(repository, "show", f"{run.code_commit}:{name}")
-            kept += [shown.stdout] if shown.returncode == 0 else []
-        for content in kept:
-            if hashlib.sha256(content).hexdigest() == run.lock_hash:
-                return name, content
-    return None
 
 
 def _step(step: Mapping[str, Any], lost: str) -> Ingredient:

@@ -1,8 +1,6 @@
 """Runs a training again: its code in a checkout of its own, its data, its environment; then compares."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,15 +11,15 @@ from typing import Any, Literal
 
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.recipe import Recipe, find_lock
+from dagster_mlops.lineage.environment import ambient, find_requirements, install
+from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
-from dagster_mlops.run_files import DIFF, MONITORING
+from dagster_mlops.run_files import DIFF, MONITORING, TRIAL, TRIAL_TAG
 
 Environment = Literal["new", "current"]
 # A script's own folder would come first on its path, and modules in it before those of Python.
 _SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
-_INSTALL_TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
 
 
 def rerun(
@@ -51,7 +49,13 @@ def rerun(
     Raises:
         ReproductionError: something that is needed is not there, or the training fails now.
     """
-    missing = [found for found in recipe.ingredients if found.needed and found.bucket != "accessible"]
+    missing = [
+        found
+        for found in recipe.ingredients
+        if found.needed
+        and found.bucket != "accessible"
+        and not (found.kind == "environment" and environment == "current")
+    ]
     if missing:
         told = "; ".join(f"{found.kind} {found.name} is {found.bucket}: {found.reason}" for found in missing)
         raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {told}")
@@ -59,8 +63,7 @@ def rerun(
     keeper = tools.keeper(recipe.run.ref)
     tell(f"code: commit {recipe.run.code_commit[:10]}{' with uncommitted changes' if recipe.run.dirty else ''}")
     code = _checkout(recipe, folder / "code")
-    tell(f"environment: {'the one at hand' if environment == 'current' else 'installing the lock file of then'}")
-    python = Path(sys.executable) if environment == "current" else _install(recipe, folder / "venv", code)
+    python = Path(sys.executable) if environment == "current" else _environment(recipe, folder / "venv", code, tell)
     files = _make_again(recipe, folder / "data", tools, tell)
     model = keeper.fetch_model(recipe.run.ref, folder / "model")
     scratch = folder / "dagster"
@@ -70,6 +73,7 @@ def rerun(
         "step": recipe.step,
         "seeds": _seeds(recipe),
         "files": files,
+        "tags": {TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {},
         "scratch": str(scratch),
         "model": str(model),
         "golden": str(golden.absolute() if golden else _reference(recipe, keeper, folder)),
@@ -94,56 +98,13 @@ def _checkout(recipe: Recipe, folder: Path) -> Path:
     return folder
 
 
-def _install(recipe: Recipe, folder: Path, code: Path) -> Path:
-    """A new environment from the lock file of then, and its Python."""
-    lock = find_lock(recipe.run, recipe.files, recipe.repository)
-    assert lock is not None  # the recipe is complete
-    name, content = lock
-    file = folder.parent / name
-    file.write_bytes(content)
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    if uv is None:
-        raise ReproductionError("the environment of then is installed by uv, which is not here. Run: pip install uv")
-    python = folder / "bin" / "python"
-    commands = [[uv, "venv", "--quiet", "--python", recipe.run.python, str(folder)]]
-    if name == "uv.lock":
-        (code / name).write_bytes(content)
-        commands.append([uv, "sync", "--quiet", "--frozen", "--all-extras", "--project", str(code)])
-    elif name == "poetry.lock":
-        raise ReproductionError("poetry.lock cannot be installed here. Take the environment at hand instead.")
-    else:
-        commands.append([uv, "pip", "sync", "--quiet", "--python", str(python), str(file)])
-        if (code / "pyproject.toml").exists():
-            commands.append(
-                [uv, "pip", "install", "--quiet", "--no-deps", "--python", str(python), "--editable", str(code)]
-            )
-    for command in commands:
-        try:
-            done = subprocess.run(
-                command,
-                cwd=code,
-                env={**_ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)},
-                capture_output=True,
-                text=True,
-                timeout=_INSTALL_TIMEOUT,
-            )
-        except subprocess.TimeoutExpired as late:
-            raise ReproductionError(
-                f"the environment of then was not installed from {name} in {_INSTALL_TIMEOUT:.0f} s."
-            ) from late
-        if done.returncode:
-            raise ReproductionError(
-                f"the environment of then cannot be installed from {name}: {done.stderr.strip()[-1500:]}"
-            )
-    return python
-
-
-def _ambient() -> dict[str, str]:
-    """This process's environment without what ties it to its own Python."""
-    return {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
-    }
+def _environment(recipe: Recipe, folder: Path, code: Path, tell: Callable[[str], None]) -> Path:
+    """A new environment as it was then, and its Python."""
+    found = find_requirements(recipe.run, recipe.files, recipe.repository)
+    assert found is not None  # the recipe is complete
+    name, content = found
+    tell(f"environment: installing {name} of then, Python {recipe.run.python}")
+    return install(name, content, python=recipe.run.python, folder=folder, code=code)
 
 
 def _make_again(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:
@@ -191,7 +152,7 @@ def _run(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     """What the script has found; its messages are told as they come."""
-    environment = {**_ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
     messages: deque[str] = deque(maxlen=15)
     with subprocess.Popen(
         [str(python), "-W", "ignore", "-c", _SCRIPT, str(script)],

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dagster_mlops.lineage.environment import packages
 from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.provenance import Record, TrainingRun
+from dagster_mlops.run_files import PACKAGES
 
 Outcome = Literal["matched", "differed", "not compared"]
 
@@ -62,6 +64,7 @@ def judge(recipe: Recipe, found: Mapping[str, Any], *, tolerance: float, environ
         _same("seed", "seed", str(then.seed), str(now.seed)),
         _same("environment", "python", then.python, now.python, decides=False),
         _same("environment", "lock file", then.lock_hash[:10], now.lock_hash[:10], decides=environment == "new"),
+        *_packages(recipe.files.get(PACKAGES), found.get("packages")),
         _same("machine", "platform", then.platform, now.platform, decides=False),
         *_params(then.params, found["params"]),
         *_metrics(then.metrics, found["metrics"], tolerance),
@@ -84,6 +87,19 @@ def _inputs(then: TrainingRun, now: TrainingRun) -> list[Finding]:
         other = others[0].id.rpartition("@")[2] if others else "not read"
         findings.append(_same("data" if ref.kind == "dataset" else "features", name, version[:24], other[:24]))
     return findings
+
+
+def _packages(then: bytes | None, now: str | None) -> list[Finding]:
+    """Which versions are others. What comes out decides: a package more need not change it."""
+    if then is None or now is None:
+        return []
+    before, after = packages(then), packages(now)
+    both = before.keys() & after.keys()
+    different = sorted(name for name in both if before[name] != after[name])
+    if not different:
+        counted = f"all {len(before)}" if len(both) == len(before) else f"{len(both)} of {len(before)}"
+        return [Finding("environment", f"{counted} packages", "matched", decides=False)]
+    return [_same("environment", name, before[name], after[name], decides=False) for name in different]
 
 
 def _params(then: Mapping[str, str], now: Mapping[str, str]) -> list[Finding]:

@@ -15,7 +15,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.code_state import CodeState, git
-from dagster_mlops.mlflow.licences import installed_packages
+from dagster_mlops.mlflow.licences import installed_packages, requirements
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import Record, mask_credentials
 from dagster_mlops.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
@@ -116,11 +116,11 @@ def log_capture(
     system: Mapping[str, Any],
 ) -> None:
     """Write all of it below ``code/`` of the run, in one upload."""
-    packages = installed_packages()
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         folder = Path(scratch)
-        (folder / PACKAGES).write_text("".join(f"{p['name']}=={p['version']}\n" for p in packages))
-        (folder / LICENCES).write_text(json.dumps({p["name"]: p["licence"] for p in packages}, indent=1) + "\n")
+        (folder / PACKAGES).write_text(requirements())
+        licences = {package["name"]: package["licence"] for package in installed_packages()}
+        (folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
         # Config and records may hold what JSON has no type for, and addresses with passwords.
         (folder / STEP).write_text(mask_credentials(json.dumps(step, indent=1, default=str)) + "\n")
         (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")

@@ -1,9 +1,9 @@
 """Runs one training step again: a script for the environment of then, of which it asks no more than Dagster and MLflow.
 
 Read from standard input: a JSON object with ``step`` (what the run kept), ``seeds`` (what Dagster shall know of the
-assets that the step reads), ``files`` (Parquet files of assets whose own data are lost), ``scratch``, ``model`` (a
-folder with the model of then) and ``golden`` (a Parquet file, or empty). What came out is written to ``found.json`` in
-``scratch``.
+assets that the step reads), ``files`` (Parquet files of assets whose own data are lost), ``tags`` of the Dagster run,
+``scratch``, ``model`` (a folder with the model of then) and ``golden`` (a Parquet file, or empty). What came out is
+written to ``found.json`` in ``scratch``.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ def main() -> None:
             instance=instance,
             asset_selection=[key],
             partition_key=step["partition"] or None,
-            tags={"dagster_mlops/reproduces": task["run_id"], **ranged},
+            tags={"dagster_mlops/reproduces": task["run_id"], **ranged, **task["tags"]},
         )
     metadata = result.asset_materializations_for_node(op)[0].metadata
     record = TrainingRun.from_metadata(metadata)
@@ -68,6 +68,9 @@ def main() -> None:
         "metrics": dict(run.data.metrics),
         "params": dict(run.data.params),
     }
+    listed = _local(str(run.info.artifact_uri)) / "code" / "environment.txt"
+    if listed.is_file():
+        found["packages"] = listed.read_text()
     [model] = client.search_logged_models(
         experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id='{record.run_id}'"
     )
@@ -120,9 +123,15 @@ def _definitions(step: dict[str, Any]) -> dg.Definitions:
     else:
         module = importlib.import_module(location["module"])
     name = location.get("fn_name") or location.get("attribute") or ""
+    if not name:
+        return dg.load_defs(module)  # the folder of a project's definitions, each file and component of it
     found = getattr(module, name, None)
-    if found is None or not isinstance(found, dg.Definitions):
-        [found] = [value for value in vars(module).values() if isinstance(value, dg.Definitions)]
+    if callable(found) and not isinstance(found, dg.GraphDefinition | dg.JobDefinition):
+        found = found()  # @dg.definitions
+    if not isinstance(found, dg.Definitions):
+        # A location of bare assets or jobs, or one that names a job of a module with definitions.
+        held = [value for value in vars(module).values() if isinstance(value, dg.Definitions)]
+        found = held[0] if held else dg.load_definitions_from_module(module)
     return found
 
 

@@ -14,7 +14,7 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep.best import conclude
+from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial
 from dagster_mlops.mlflow.sweep.function import SweepFunction
 from dagster_mlops.mlflow.sweep.study import (
     RUN_ID,
@@ -26,6 +26,7 @@ from dagster_mlops.mlflow.sweep.study import (
     storage_url,
 )
 from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
+from dagster_mlops.run_files import TRIAL_TAG
 
 if TYPE_CHECKING:
     import optuna
@@ -115,7 +116,10 @@ def sweep_asset(
 
         @functools.wraps(function)
         def search(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
-            return run_sweep(given.objective(context, mlflow, inputs), context, mlflow, settings)
+            objective = given.objective(context, mlflow, inputs)
+            if tried := context.run.tags.get(TRIAL_TAG):
+                return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
+            return run_sweep(objective, context, mlflow, settings)
 
         search.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
         options = {**asset_options, "kinds": {"optuna", *asset_options.get("kinds", ())}}

@@ -1,6 +1,8 @@
 """The end of a sweep: its best trial's model, metrics and parameters become those of the asset's own run."""
 
+import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE
+from dagster_mlops.run_files import CODE, TRIAL
 
 if TYPE_CHECKING:
     import optuna
@@ -43,9 +46,22 @@ def conclude(
         )
     best = study.best_trial
     _adopt(client, run, best, metric)
+    tried = json.dumps({"number": best.number, "params": best.params}, default=str)
+    client.log_text(run.info.run_id, tried, f"{CODE}/{TRIAL}")
     log_plots(study, metric)
     context.log.info(f"Trial {best.number} is the best: {metric} {best.value:.6g} with {best.params}.")
     return sweep_metadata(study, done, resource, run, metric=metric, storage=storage)
+
+
+def repeat_trial(objective: "Callable[[optuna.Trial], float]", tried: str, *, metric: str) -> dict[str, Any]:
+    """Run one trial of an earlier sweep, as JSON with its `number` and `params`, in MLflow's active run itself."""
+    mlflow, given = extra("mlflow"), json.loads(tried)
+    trial = extra("optuna").trial.FixedTrial(given["params"], number=given["number"])
+    value = objective(trial)
+    mlflow.log_metric(metric, value)
+    known = mlflow.MlflowClient().get_run(mlflow.active_run().info.run_id).data.params
+    mlflow.log_params({name: chosen for name, chosen in trial.params.items() if name not in known})
+    return {"optuna/trial": trial.number, f"mlflow/metric/{metric}": float(value)}
 
 
 def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTrial", metric: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.assets import CONTEXT_NAMES
 from dagster_mlops.mlflow.resource import MlflowResource
 
@@ -41,6 +42,22 @@ class SweepFunction:
         context = inspect.Parameter("context", _BY_NAME, annotation=dg.AssetExecutionContext)
         resource = inspect.Parameter("mlflow", _BY_NAME, annotation=MlflowResource)
         return inspect.Signature([context, *(p.replace(kind=_BY_NAME) for p in own), resource])
+
+    def load_inputs(self, context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, Any]:
+        """What Dagster gives to the function in a step of `asset`, loaded in a step of another one.
+
+        Raises:
+            TrainingRunError: the function takes a config or resources, which the other step had.
+        """
+        own = [p for p in self.signature.parameters.values() if p.name not in ("context", "mlflow")]
+        keys = asset.keys_by_input_name
+        if missing := [p.name for p in own if p.name not in keys]:
+            raise TrainingRunError(
+                f"{self.function.__name__} takes {', '.join(missing)}, which each trial's own step was given: the best "
+                "trial cannot be run again in another step."
+            )
+        typed = {p.name: p.annotation for p in own if isinstance(p.annotation, type) and p.annotation is not p.empty}
+        return {p.name: context.load_asset_value(keys[p.name], python_type=typed.get(p.name)) for p in own}
 
     def objective(
         self, context: dg.AssetExecutionContext, mlflow: MlflowResource, inputs: Mapping[str, Any]

@@ -13,11 +13,12 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep.best import conclude
+from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial
 from dagster_mlops.mlflow.sweep.function import SweepFunction
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.run_files import TRIAL_TAG
 
 if TYPE_CHECKING:
     import optuna
@@ -176,6 +177,9 @@ def sweep_trials(
         @functools.wraps(function)
         def choose(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
             fluent = extra("mlflow")
+            if tried := context.run.tags.get(TRIAL_TAG):
+                objective = given.objective(context, mlflow, given.load_inputs(context, trials))
+                return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
             study_name = _latest(context.instance, keys["study"])
             with opened(context.instance, study_name) as study:
                 if left := [_partition(study_name, trial.number) for trial in running(study)]:
