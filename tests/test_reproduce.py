@@ -286,6 +286,13 @@ def test_a_lost_feature_store_is_not_needed_where_a_dataset_holds_the_training_s
     assert found["data"].name == "joined.parquet" and found["data"].needed
 
 
+def test_a_lost_lock_file_is_not_needed_in_the_environment_at_hand():
+    run = TrainingRun(run_id="0" * 32, tracking_uri="sqlite:///m.db", lock_hash="a" * 64)
+    recipe = find_recipe(run.run_id, at=run.tracking_uri, tools=Tools({"mlflow": Answers(Accessible(run))}))
+    assert "environment" in {ingredient.kind for ingredient in recipe.missing}
+    assert "environment" not in {ingredient.kind for ingredient in recipe.in_environment("current").missing}
+
+
 def test_a_step_that_is_damaged_is_said():
     run = TrainingRun(run_id="0" * 32, tracking_uri="sqlite:///m.db")
     tools = Tools({"mlflow": Answers(Accessible(run), {"step.json": b"{"})})

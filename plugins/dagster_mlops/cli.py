@@ -156,7 +156,7 @@ def reproduce(
         _Environment, typer.Option(help="Install the lock file of then into a new environment, or take this one.")
     ] = _Environment.new,
     golden: Annotated[
-        Path | None, typer.Option(help="Parquet file of model inputs to compare; default: the model's input example.")
+        Path | None, typer.Option(help="Parquet file of model inputs to compare on; default: the run's reference.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="How far metrics and predictions may be apart.")] = 1e-9,
     keep: Annotated[Path | None, typer.Option(help="A new folder to work in and keep; default: one removed.")] = None,
@@ -185,17 +185,18 @@ def reproduce(
         tools, events = Tools(), EventLog(instance) if instance else None
         try:
             recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
+            recipe = recipes[0].in_environment(environment.value)
             if explain:
                 why = explain_runs(*recipes)
                 found, screen, same = why, screens.explanation_screen(why), not why.causes
-            elif dry_run or not recipes[0].complete:
-                found, screen, same = recipes[0], screens.recipe_screen(recipes[0]), recipes[0].complete
+            elif dry_run or not recipe.complete:
+                found, screen, same = recipe, screens.recipe_screen(recipe), recipe.complete
             else:
                 if keep:
                     keep.mkdir(parents=True)
                 folder = keep or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-")))
                 verdict = rerun(
-                    recipes[0],
+                    recipe,
                     folder.absolute(),
                     environment=environment.value,
                     golden=golden,

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.errors import DagsterMlopsError
 
 if TYPE_CHECKING:
-    from dagster_mlops.lineage.rerun import Environment
+    from dagster_mlops.lineage.environment import Environment
     from dagster_mlops.lineage.verdict import Verdict
 
 CHECK = "reproducible"

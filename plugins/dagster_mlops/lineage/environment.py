@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from dagster_mlops.code_state import LOCK_FILES, git
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.provenance import TrainingRun
 from dagster_mlops.run_files import PACKAGES
 
+Environment = Literal["new", "current"]
 _TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
 # Nothing here installs Poetry's, which names no address for most packages.
 _INSTALLABLE = tuple(name for name in LOCK_FILES if name != "poetry.lock")

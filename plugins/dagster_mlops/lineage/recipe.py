@@ -6,13 +6,13 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
-from dagster_mlops.lineage.environment import find_requirements
+from dagster_mlops.lineage.environment import Environment, find_requirements
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tools import Tools
 from dagster_mlops.lineage.tracing import Link, trace
@@ -61,9 +61,21 @@ class Recipe:
     again: Mapping[str, TrainingSet] = field(default_factory=dict)
 
     @property
+    def missing(self) -> list[Ingredient]:
+        """What it takes and is not accessible."""
+        return [found for found in self.ingredients if found.needed and found.bucket != "accessible"]
+
+    @property
     def complete(self) -> bool:
         """Whether all that it takes is accessible."""
-        return all(ingredient.bucket == "accessible" for ingredient in self.ingredients if ingredient.needed)
+        return not self.missing
+
+    def in_environment(self, environment: Environment) -> "Recipe":
+        """The same, to be run in this environment: the current one takes no lock file."""
+        if environment == "new":
+            return self
+        found = [replace(one, needed=one.needed and one.kind != "environment") for one in self.ingredients]
+        return replace(self, ingredients=tuple(found))
 
     @property
     def step(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from dagster_mlops.lineage.verdict import Verdict
 
 _OUTCOMES = {"matched": ("✓", "green"), "differed": ("✗", "red"), "not compared": ("?", "yellow")}
 _ASIDE = {"matched": ("·", "dim"), "differed": ("~", "yellow"), "not compared": ("·", "dim")}
+_SPARED = {"features": "not needed: a dataset holds it", "environment": "not needed: the one at hand is taken"}
 _MANY = 4
 _SHOWN = 30
 
@@ -31,7 +32,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
         name = first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}"
         text = Text(name)
         if not first.needed:
-            text.append(" (not needed: a dataset holds it)", style="dim")
+            text.append(f" ({_SPARED.get(first.kind, 'not needed')})", style="dim")
         if first.bucket != "accessible":
             text.append(f" {first.bucket.upper()}", style=f"bold {colour}")
             text.append(f"\n{first.reason}", style=colour)

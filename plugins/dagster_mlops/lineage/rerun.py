@@ -7,17 +7,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.environment import ambient, find_requirements, install
+from dagster_mlops.lineage.environment import Environment, ambient, find_requirements, install
 from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
 from dagster_mlops.run_files import DIFF, MONITORING, TRIAL, TRIAL_TAG
 
-Environment = Literal["new", "current"]
 # A script's own folder would come first on its path, and modules in it before those of Python.
 _SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
@@ -49,15 +48,9 @@ def rerun(
     Raises:
         ReproductionError: something that is needed is not there, or the training fails now.
     """
-    missing = [
-        found
-        for found in recipe.ingredients
-        if found.needed
-        and found.bucket != "accessible"
-        and not (found.kind == "environment" and environment == "current")
-    ]
-    if missing:
-        told = "; ".join(f"{found.kind} {found.name} is {found.bucket}: {found.reason}" for found in missing)
+    recipe = recipe.in_environment(environment)
+    if not recipe.complete:
+        told = "; ".join(f"{one.kind} {one.name} is {one.bucket}: {one.reason}" for one in recipe.missing)
         raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {told}")
     tools = tools or Tools()
     keeper = tools.keeper(recipe.run.ref)
