@@ -6,7 +6,16 @@ import signal
 import sys
 from pathlib import Path
 
-from tests.benchmarks import datasets, evaluation, lifecycle, load_cost, materialization, point_in_time, tracking
+from tests.benchmarks import (
+    datasets,
+    evaluation,
+    lifecycle,
+    load_cost,
+    materialization,
+    point_in_time,
+    reproduction,
+    tracking,
+)
 from tests.benchmarks.measure import console, machine
 
 BENCHMARKS = {
@@ -17,6 +26,7 @@ BENCHMARKS = {
     "materialization": materialization.run,
     "tracking": tracking.run,
     "evaluation": evaluation.run,
+    "reproduction": reproduction.run,
 }
 
 
