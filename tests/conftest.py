@@ -37,7 +37,8 @@ for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENT
 SLOWEST = {
     "test_lifecycle": 185, "test_reproduce": 75, "test_dvc_pipeline": 71, "test_mlflow": 66, "test_bentoml": 56,
     "test_mlflow_sweeps": 52, "test_mlflow_tracking": 50, "test_feast_stores": 50, "test_feast_training": 50,
-    "test_mlflow_evaluation": 45, "test_reproduce_shapes": 45, "test_mlflow_k8s": 35, "test_feast_repository": 40, "test_feast_push": 40,
+    "test_mlflow_evaluation": 45, "test_reproduce_shapes": 45, "test_mlflow_k8s": 35,
+    "test_feast_repository": 40, "test_feast_push": 40,
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.resource import environment
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 RESUMED = f"{NAMESPACE}.resumed_step"  # tag of a run: the steps that were done when its last attempt began
+_REPEATS = "3"  # of a request that stores a checkpoint: some 12 seconds
 
 
 class Checkpoints:
@@ -60,32 +62,34 @@ class Checkpoints:
         for step in range(done, total):
             yield step
             if (step + 1) % self._every == 0 or step + 1 == total:
-                try:
-                    self._store(store, step + 1)
-                except (OSError, extra("mlflow.exceptions").MlflowException) as error:
-                    log.warning(
-                        f"The checkpoint after step {step + 1} of {total} could not be stored, the training goes on: "
-                        f"{_told(error)}"
-                    )
+                # The next one comes soon: the training does not wait the minutes for which MLflow asks again.
+                with environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES=_REPEATS):
+                    self._take(store, step + 1, total)
 
-    def _store(self, store: "ArtifactRepository", step: int) -> None:
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-            folder = Path(scratch, f"{step:08}")
-            folder.mkdir()
-            self._save(folder)
-            files = {file.relative_to(folder).as_posix(): _sha256(file) for file in _files(folder)}
-            size = sum(file.stat().st_size for file in _files(folder))
-            store.log_artifacts(str(folder), f"{FOLDER}/{folder.name}")
-            # Last: with it the checkpoint is there.
-            manifest = folder.with_suffix(".json")
-            manifest.write_text(json.dumps({"step": step, "files": files, "random": _random_states()}))
-            store.log_artifact(str(manifest), FOLDER)
-        taken = time.monotonic() - started
-        dg.get_dagster_logger().info(f"Checkpoint after step {step}: {size / 1e6:.1f} MB in {taken:.1f} s.")
-        for name in _names(store)[self._keep :]:
-            store.delete_artifacts(f"{FOLDER}/{name}.json")
-            store.delete_artifacts(f"{FOLDER}/{name}")
+    def _take(self, store: "ArtifactRepository", step: int, total: int) -> None:
+        started, saved, log = time.monotonic(), False, dg.get_dagster_logger()
+        try:
+            with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+                folder = Path(scratch, f"{step:08}")
+                folder.mkdir()
+                self._save(folder)
+                saved = True
+                size = _store(store, folder, step)
+        except Exception as error:  # each kind of store has errors of its own: those of S3 are no OSError
+            if not saved and not isinstance(error, OSError):
+                raise  # a mistake in `save`, where it is not the disk that is full
+            log.warning(
+                f"The checkpoint after step {step} of {total} could not be stored, the training goes on: {_told(error)}"
+            )
+            return
+        log.info(f"Checkpoint after step {step}: {size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s.")
+        try:
+            # Those of later steps were passed over when the training began: they are not what it goes on from.
+            for name in [name for name in _names(store) if int(name) <= step][self._keep :]:
+                store.delete_artifacts(f"{FOLDER}/{name}.json")
+                store.delete_artifacts(f"{FOLDER}/{name}")
+        except Exception as error:  # noqa: BLE001 - some stores cannot delete at all
+            log.warning(f"Older checkpoints could not be deleted: {type(error).__name__}: {_told(error)}")
 
     def _restore(self, store: "ArtifactRepository") -> int:
         """Load the newest checkpoint that is whole. Gives back how many steps it holds: 0 where there is none."""
@@ -93,7 +97,9 @@ class Checkpoints:
             with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
                 try:
                     folder, manifest = _fetch(store, name, Path(scratch))
-                except (OSError, ValueError, KeyError, extra("mlflow.exceptions").MlflowException) as error:
+                except Exception as error:  # noqa: BLE001 - each kind of store has errors of its own
+                    # Fails where it is the whole store that is away: a later attempt finds the checkpoint.
+                    _names(store)
                     dg.get_dagster_logger().warning(f"Passes over checkpoint {name}: {_told(error)}")
                     continue
                 try:
@@ -158,10 +164,21 @@ def _artifacts() -> "ArtifactRepository":
     return registry.get_artifact_repository(run.info.artifact_uri)
 
 
+def _store(store: "ArtifactRepository", folder: Path, step: int) -> int:
+    """Upload a checkpoint. Gives back its size in bytes."""
+    files = {file.relative_to(folder).as_posix(): _sha256(file) for file in _files(folder)}
+    store.log_artifacts(str(folder), f"{FOLDER}/{folder.name}")
+    # Last: with it the checkpoint is there.
+    manifest = folder.with_suffix(".json")
+    manifest.write_text(json.dumps({"step": step, "files": files, "random": _random_states()}))
+    store.log_artifact(str(manifest), FOLDER)
+    return sum(file.stat().st_size for file in _files(folder))
+
+
 def _names(store: "ArtifactRepository") -> list[str]:
     """The checkpoints that were stored to the end, newest first."""
     stored = [Path(file.path) for file in store.list_artifacts(FOLDER)]
-    return sorted((file.stem for file in stored if file.suffix == ".json"), reverse=True)
+    return sorted((file.stem for file in stored if file.suffix == ".json" and file.stem.isdigit()), reverse=True)
 
 
 def _fetch(store: "ArtifactRepository", name: str, scratch: Path) -> tuple[Path, dict[str, Any]]:

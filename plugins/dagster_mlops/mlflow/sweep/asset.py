@@ -20,6 +20,7 @@ from dagster_mlops.mlflow.sweep.study import (
     RUN_ID,
     open_storage,
     open_study,
+    queued,
     requeue,
     running,
     settled,
@@ -92,6 +93,7 @@ def sweep_asset(
     A retried or re-executed step goes on with the same study: finished trials are not repeated, and those that were cut
     off run again with the same parameters. Everything else is as for :func:`training_asset`.
     """
+    refuse_checks(asset_options)
     settings = Sweep(
         metric=metric,
         direction=direction,
@@ -127,6 +129,19 @@ def sweep_asset(
         return train(search)
 
     return decorate
+
+
+def refuse_checks(options: Mapping[str, Any]) -> None:
+    """Refuse checks that the function would have to answer, before all trials have run in vain.
+
+    Raises:
+        DagsterInvalidDefinitionError: there are some.
+    """
+    if specs := options.get("check_specs"):
+        raise dg.DagsterInvalidDefinitionError(
+            f"a sweep's function returns the metric, and no results of check_specs={[spec.name for spec in specs]}. "
+            "Write them as @dg.asset_check of the asset, or use metric_checks (dagster_mlops.mlflow)."
+        )
 
 
 def run_sweep(
@@ -266,6 +281,12 @@ def _say(
         f"{len(done.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
         f"{done.count('PRUNED')} pruned, {done.count('FAIL')} failed."
     )
+    unknown = sorted(queued(trial).keys() - trial.params.keys())
+    if unknown and trial.state.name == "COMPLETE":
+        context.log.warning(
+            f"Trial {trial.number} was to try {', '.join(unknown)}, which the function has not asked for; it has asked "
+            f"for {', '.join(trial.params) or 'nothing'}. Mend `enqueue`."
+        )
     if done.count("FAIL") > settings.max_failed:
         run_id = trial.user_attrs.get(RUN_ID)
         raise TrainingRunError(

@@ -14,7 +14,7 @@ from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
-from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE
+from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE, final_point, log_params
 from dagster_mlops.run_files import CODE, TRIAL
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def repeat_trial(objective: "Callable[[optuna.Trial], float]", tried: str, *, me
     mlflow, given = extra("mlflow"), json.loads(tried)
     trial = extra("optuna").trial.FixedTrial(given["params"], number=given["number"])
     value = objective(trial)
-    mlflow.log_metric(metric, value)
-    known = mlflow.MlflowClient().get_run(mlflow.active_run().info.run_id).data.params
-    mlflow.log_params({name: chosen for name, chosen in trial.params.items() if name not in known})
+    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
+    client.log_batch(run_id, metrics=[final_point(client, run_id, metric, float(value))])
+    log_params(client, run_id, trial.params)
     return {"optuna/trial": trial.number, f"mlflow/metric/{metric}": float(value)}
 
 
@@ -103,9 +103,5 @@ def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTria
         parent.info.run_id,
         metrics=[entities.Metric(name, value, now, 0) for name, value in {**metrics, metric: best.value}.items()],
     )
-    try:
-        client.log_batch(parent.info.run_id, params=[entities.Param(k, v) for k, v in child.data.params.items()])
-    except extra("mlflow.exceptions").MlflowException as error:
-        # A param of the config has the same name; the trial's run and the asset's metadata have the trial's own.
-        if error.error_code != "INVALID_PARAMETER_VALUE":
-            raise
+    # A param of the config may have the same name; the trial's run and the asset's metadata have the trial's own.
+    log_params(client, parent.info.run_id, child.data.params)

@@ -13,6 +13,7 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.sweep.asset import refuse_checks
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial
 from dagster_mlops.mlflow.sweep.function import SweepFunction
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
@@ -74,7 +75,7 @@ def sweep_trials(
     * ``<name>_study``: materializing it begins a sweep. It makes the study and a partition for each trial.
     * ``<name>_trials``: an asset with a partition for each trial, in the given `pool`. Its options are the
       `asset_options` of :func:`dagster.asset`: retry policy, op tags, and so on.
-    * `name`: a :func:`training_asset`, whose version has the best trial's model.
+    * `name`: a :func:`training_asset`, whose version has the best trial's model. `io_manager_key` is this asset's.
     * ``<name>_sweep``: the sensor that asks for the runs of the trials, and for that of `name` after the last one.
 
     The function is that of :func:`sweep_asset`. A trial's parameters are chosen when its step starts, with what the
@@ -82,8 +83,12 @@ def sweep_trials(
     parameters; one whose trial has ended does not repeat it. `run_tags` are tags of the trials' runs, such as
     ``{"dagster/max_retries": "3"}``. `storage` is a database that all the steps reach.
     """
-    partitions = dg.DynamicPartitionsDefinition(name=f"{name}_trials")
-    keys = {part: dg.AssetKey(f"{name}_{part}") for part in ("study", "trials")}
+    refuse_checks(asset_options)
+    prefix = asset_options.get("key_prefix", ())
+    path = [*([prefix] if isinstance(prefix, str) else prefix), name]
+    unique = "_".join(path)
+    partitions = dg.DynamicPartitionsDefinition(name=f"{unique}_trials")
+    keys = {part: dg.AssetKey([*path[:-1], f"{name}_{part}"]) for part in ("study", "trials")}
     group = asset_options.get("group_name")
 
     @contextmanager
@@ -98,12 +103,12 @@ def sweep_trials(
             database.remove_session()
             database.engine.dispose()
 
-    @dg.asset(name=f"{name}_study", group_name=group, kinds={"optuna"})
+    @dg.asset(key=keys["study"], group_name=group, kinds={"optuna"})
     def begin(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
         """Begins a sweep: makes the study and a partition for each of its trials."""
         # The same for each attempt, so that a retry makes no second study.
-        prefix = context.run.root_run_id or context.run.run_id
-        study_name = f"{name}-{prefix[:8]}"
+        root = context.run.root_run_id or context.run.run_id
+        study_name = f"{unique}-{root[:8]}"
         with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as (client, in_):
             if _RUN not in study.user_attrs:
                 tags = {STUDY: study_name, runs.DAGSTER_RUN: context.run.run_id}
@@ -136,11 +141,13 @@ def sweep_trials(
                     context.log.info(f"Trial {number} has ended as {trial.state.name} before, and is not repeated.")
                 else:
                     parent = client.get_run(study.user_attrs[_RUN])
-                    close_left(client, study, parent, only=number)
                     objective = given.objective(context, mlflow, inputs)
                     # Optuna's way to go on with a trial that another process has asked for.
                     again = optuna.trial.Trial(study, trial._trial_id)
+                    is_alive = functools.partial(runs.is_alive, instance=context.instance, unless=context.run.run_id)
                     try:
+                        # The sensor and a backfill may both have asked for it.
+                        close_left(client, study, parent, only=number, is_alive=is_alive)
                         trial = run_trial(
                             objective,
                             study,
@@ -171,8 +178,11 @@ def sweep_trials(
         try_one.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
         try_one.__annotations__ = {p.name: p.annotation for p in given.signature.parameters.values()}
         options = {**asset_options, "kinds": {"mlflow", "optuna", *asset_options.get("kinds", ())}, "pool": pool}
+        options.pop("key_prefix", None)
+        # Those of the asset that others load a model from.
+        ours = {key: options.pop(key) for key in ("io_manager_key", "io_manager_def") if key in options}
         deps = [*options.pop("deps", ()), keys["study"]]
-        trials = dg.asset(name=f"{name}_trials", partitions_def=partitions, deps=deps, **options)(try_one)
+        trials = dg.asset(key=keys["trials"], partitions_def=partitions, deps=deps, **options)(try_one)
 
         @functools.wraps(function)
         def choose(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
@@ -199,14 +209,15 @@ def sweep_trials(
             registered_model_name=registered_model_name,
             experiment=experiment,
             seed=seed,
-            name=name,
+            key=dg.AssetKey(path),
             group_name=group,
             kinds={"optuna"},
             deps=[keys["trials"], *sorted(trials.asset_deps[keys["trials"]] - {keys["study"]})],
+            **ours,
         )(choose)
 
         @dg.sensor(
-            name=f"{name}_sweep",
+            name=f"{unique}_sweep",
             target=[trials, best],
             minimum_interval_seconds=minimum_interval_seconds,
             default_status=dg.DefaultSensorStatus.RUNNING,
@@ -230,7 +241,7 @@ def sweep_trials(
                 ended = len(settled(study).trials)
             if ended < n_trials:
                 return dg.SkipReason(f"{study_name}: {ended} of {n_trials} trials have ended.")
-            ask = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(name)])
+            ask = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(path)])
             return dg.SensorResult([ask], cursor=f"{study_name}:best")
 
         return PartitionedSweep(begin, trials, best, go_on)

@@ -106,8 +106,15 @@ def requeue(study: "optuna.Study", trials: "Sequence[optuna.trial.FrozenTrial]")
     for trial in trials:
         # In this order: killed in between, the trial is still RUNNING, and this is done again.
         if trial.number not in again:
-            study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+            # It may have died before it asked for what it was queued with.
+            params = {**queued(trial), **trial.params}
+            study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
         study.tell(trial.number, state=failed, skip_if_finished=True)
+
+
+def queued(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    """The parameters that a trial was to try, where somebody has queued it."""
+    return trial.system_attrs.get("fixed_params", {})
 
 
 def running(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":

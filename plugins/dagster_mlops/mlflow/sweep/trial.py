@@ -1,6 +1,7 @@
 """One trial of a sweep: an MLflow run below the sweep's, with the trial's parameters, values and model."""
 
 import math
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from dagster_mlops.provenance import NAMESPACE, mask_credentials
 if TYPE_CHECKING:
     import optuna
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 TRIAL, STATE, STUDY = f"{NAMESPACE}.trial", f"{NAMESPACE}.trial_state", f"{NAMESPACE}.study"
 """Tags of a trial's MLflow run: its number, how it ended, and the study it belongs to."""
@@ -95,10 +96,20 @@ def run_trial(
         return study.get_trials(deepcopy=False)[trial.number]
 
 
-def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run", *, only: int | None = None) -> int:
+def close_left(
+    client: "MlflowClient",
+    study: "optuna.Study",
+    parent: "Run",
+    *,
+    only: int | None = None,
+    is_alive: "Callable[[Run], bool]" = lambda run: False,
+) -> int:
     """Close the runs of trials that a process left open when it died: as the study says, or as killed.
 
     `only` is the number of the trial to look at; by default all are.
+
+    Raises:
+        TrainingRunError: somebody who `is_alive` runs the trial.
     """
     ended = {trial.user_attrs.get(RUN_ID): trial for trial in settled(study).trials}
     query = f"tags.`{runs.PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
@@ -106,6 +117,11 @@ def close_left(client: "MlflowClient", study: "optuna.Study", parent: "Run", *, 
         query += f" and tags.`{TRIAL}` = '{only}'"
     left = client.search_runs([parent.info.experiment_id], query, max_results=1000)
     for run in left:
+        if is_alive(run):
+            raise TrainingRunError(
+                f"trial {run.data.tags[TRIAL]} of {study.study_name} is being run by {run.data.tags.get(runs.OWNER)} "
+                f"for Dagster run {run.data.tags.get(runs.DAGSTER_RUN)}. Wait for it or terminate it, then re-run."
+            )
         if trial := ended.get(run.info.run_id):
             # Killed between the study's answer and the run's end: everything was logged.
             client.set_terminated(run.info.run_id, _STATUS[trial.state.name])
@@ -176,29 +192,45 @@ def _log(
     *,
     state: str,
     metric: str,
-    value: Any,
+    value: float | None,
     error: str,
 ) -> None:
-    """Everything that is known of a trial, in one request."""
+    """Everything that is known of a trial."""
     entities = extra("mlflow.entities")
-    now = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else run.info.start_time
+    run_id = run.info.run_id
+    began = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else run.info.start_time
     metrics = [
-        entities.Metric(f"{INTERMEDIATE}{metric}", float(reported), now, step)
+        entities.Metric(f"{INTERMEDIATE}{metric}", float(reported), began, step)
         for step, reported in sorted(trial.intermediate_values.items())
     ]
     if value is not None:
-        metrics.append(entities.Metric(metric, float(value), now, 0))
+        metrics.append(final_point(client, run_id, metric, value))
     tags = [entities.RunTag(STATE, state)]
     if error:
         tags.append(entities.RunTag(runs.CLOSED, mask_credentials(error)[-2000:]))
-    params = [entities.Param(name, str(chosen)) for name, chosen in trial.params.items()]
+    client.log_batch(run_id, metrics=metrics, tags=tags)
+    log_params(client, run_id, trial.params)
+
+
+def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+    """Log parameters, except where a run has another value by that name already, which MLflow does not change."""
+    entities = extra("mlflow.entities")
     try:
-        client.log_batch(run.info.run_id, metrics=metrics[:900], params=params[:100], tags=tags)
-    except extra("mlflow.exceptions").MlflowException as failure:
-        if failure.error_code != "INVALID_PARAMETER_VALUE":
+        client.log_batch(run_id, params=[entities.Param(name, str(chosen)) for name, chosen in params.items()])
+    except extra("mlflow.exceptions").MlflowException as error:
+        if error.error_code != "INVALID_PARAMETER_VALUE":
             raise
-        # The function logged another value under a parameter's name.
-        client.log_batch(run.info.run_id, metrics=metrics[:900], tags=tags)
+        known = client.get_run(run_id).data.params
+        others = [entities.Param(name, str(chosen)) for name, chosen in params.items() if name not in known]
+        client.log_batch(run_id, params=others)
+
+
+def final_point(client: "MlflowClient", run_id: str, metric: str, value: float) -> "Metric":
+    """What a function returned, as the latest point of the metric: the function may have logged others by that name."""
+    points = client.get_metric_history(run_id, metric)
+    latest = max([time.time_ns() // 1_000_000, *(point.timestamp + 1 for point in points)])
+    step = max((point.step for point in points), default=0)
+    return extra("mlflow.entities").Metric(metric, value, latest, step)
 
 
 def _is_value(value: Any) -> bool:
