@@ -54,12 +54,12 @@ class Proxy(ThreadingHTTPServer):
     """Passes requests on and remembers them in `seen`, as ``POST runs/create``.
 
     With `password`, it answers 401 to who does not give it (``user:password``). It answers 429 to the next `busy` ones,
-    and with `version` says which one it is.
+    nothing at all to the `gone` ones after them, and with `version` says which one it is.
     """
 
     daemon_threads = True
     password = ""
-    busy = 0
+    busy = gone = 0
     version = ""
 
     def __init__(self, port: int, target: int) -> None:
@@ -76,6 +76,12 @@ class Proxy(ThreadingHTTPServer):
         self.busy -= refused
         return refused
 
+    def hangs_up(self) -> bool:
+        """Whether the request at hand gets no answer."""
+        silent = self.gone > 0
+        self.gone -= silent
+        return silent
+
 
 class _Pass(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -86,7 +92,11 @@ class _Pass(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.seen.append(f"{self.command} {path}")
             refused = self.server.refuses()
+            silent = not refused and self.server.hangs_up()
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if silent:
+            self.close_connection = True
+            return None
         wanted = f"Basic {base64.b64encode(self.server.password.encode()).decode()}"
         if refused or (self.server.password and self.headers.get("Authorization") != wanted):
             return self._answer(429 if refused else 401, [], b"Refused.")

@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
 from mlflow.models import infer_signature
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
@@ -220,12 +221,53 @@ assert "from-feast" in resolve_request_headers()["Authorization"]
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_a_busy_server_is_asked_again(instance, proxy: Proxy):
-    resource = behind(proxy, "busy")
-    busy = trainer("busy", lambda: setattr(proxy, "busy", 2))
+def test_a_server_that_is_busy_or_restarted_is_asked_again(instance, proxy: Proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # MLflow's own waits are minutes together
+
+    def body() -> None:
+        proxy.busy, proxy.gone = 3, 4
+
     proxy.busy = 3
-    assert materialize(instance, resource, training_set, busy, run_config=config_of("busy")).success
-    assert proxy.busy == 0
+    busy = trainer("busy", body)
+    assert materialize(instance, behind(proxy, "busy"), training_set, busy, run_config=config_of("busy")).success
+    assert (proxy.busy, proxy.gone) == (0, 0)
+
+
+def test_how_patient_requests_are_is_left_to_mlflow_and_its_variables(instance, resource, monkeypatch):
+    names = ("MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    seen: list[tuple[str | None, ...]] = []
+    model = trainer("model", lambda: seen.append(tuple(os.environ.get(name) for name in names)))
+    materialize(instance, resource, training_set, model)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "600")
+    materialize(instance, resource, training_set, model)
+    hasty = MlflowResource(tracking_uri=resource.uri, experiment="e", request_timeout=9, request_retries=2)
+    materialize(instance, hasty, training_set, model)
+    assert seen == [(None, None), ("600", None), ("9", "2")]
+
+
+def test_no_error_of_a_step_shows_the_password_of_the_server(instance, proxy: Proxy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setattr(proxy, "password", "ml:hunter2")
+    uri = proxy.url.replace("//", "//ml:hunter2@")
+    resource = MlflowResource(tracking_uri=uri, experiment="secret", connect_timeout=60, request_retries=0)
+    seen: list[str | None] = []
+
+    def body() -> None:
+        seen.append(mlflow.get_tracking_uri())
+        proxy.gone = 1
+        mlflow.log_metric("auc", 1.0)
+
+    result = materialize(instance, resource, training_set, trainer("model", body))
+    assert seen == [proxy.url] and "MLFLOW_TRACKING_PASSWORD" not in os.environ
+    gone = MlflowResource(tracking_uri="http://ml:hunter2@127.0.0.1:1", experiment="secret", connect_timeout=1)
+    for failed in (result, materialize(instance, gone, training_set, first)):
+        [failure] = failed.get_step_failure_events()
+        assert failure.step_failure_data.error is not None
+        told = failure.step_failure_data.error.to_string()
+        assert "failed with exception" in told and "hunter2" not in told
+    client = resource.client()
+    [run] = client.search_runs([resource.experiment_id(client)])
+    assert run.info.status == "FAILED" and "hunter2" not in str(run.to_dictionary())
 
 
 # Runs of several assets, threads and processes
@@ -263,6 +305,19 @@ def test_steps_of_two_processes_have_one_parent_which_ends_as_they_did(instance,
     client.update_run(parent.info.run_id, status="RUNNING")
     close_orphan_runs_sensor()(dg.build_sensor_context(instance=instance, resources={"mlflow": resource}))
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+
+
+def test_a_parent_that_somebody_has_deleted_stops_nobody(instance, resource, client):
+    def delete_parent() -> None:
+        [parent] = [run for run in runs_of(client).values() if runs.TARGET not in run.data.tags]
+        client.delete_run(parent.info.run_id)
+
+    result = materialize(instance, resource, training_set, trainer("first", delete_parent), second)
+    assert result.success and runs_of(client)["second"].info.status == "FINISHED"
+    delete_parent()  # the one that the second step has made
+    context = dg.build_sensor_context(instance=instance, resources={"mlflow": resource})
+    close_orphan_runs_sensor()(context)
+    assert context.cursor, "the sensor goes on"
 
 
 def _log_from_elsewhere(name: str) -> None:
@@ -308,6 +363,19 @@ def test_one_run_on_many_partitions_says_which(instance, resource, client):
     assert sorted(made) == [f"2024-01-0{day}" for day in range(2, 6)]
     step = json.loads(Path(client.download_artifacts(run.info.run_id, "code/step.json")).read_text())
     assert step["partition_range"] == ["2024-01-02", "2024-01-05"] and step["partition"] == ""
+
+
+def test_an_asset_without_partitions_has_none_in_a_run_of_one(instance, resource, client):
+    @dg.asset(partitions_def=DAYS)
+    def rows() -> None: ...
+
+    @training_asset(registered_model_name="model", deps=[rows])
+    def model() -> None:
+        fit_and_log()
+
+    assert materialize(instance, resource, rows, model, partition_key="2024-01-02").success
+    run = runs_of(client)["model"]
+    assert run.data.tags[runs.TARGET] == "model:" and "dagster_mlops.dagster_partition" not in run.data.tags
 
 
 # Links, config
@@ -382,6 +450,38 @@ def test_what_a_training_takes_is_shown(instance, resource, client, monkeypatch)
     quiet = trainer("quiet", system_metrics=False)
     assert "mlflow/cpu_percent" not in metadata_of(materialize(instance, resource, training_set, quiet), "quiet")
     assert not [name for name in runs_of(client)["quiet"].data.metrics if name.startswith("system/")]
+
+
+class GpuOf(BaseMetricsMonitor):
+    """One GPU that is always the same."""
+
+    def collect_metrics(self) -> None:
+        self._metrics["gpu_0_memory_usage_megabytes"].append(7.0)
+
+    def aggregate_metrics(self) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride] (MLflow says None)
+        return {}
+
+
+def test_the_gpu_of_a_short_training_is_shown_and_a_broken_driver_stops_nothing(instance, resource, monkeypatch):
+    def broken() -> list[Any]:
+        raise AttributeError("'NoneType' object has no attribute 'bytes_recv'")
+
+    monkeypatch.setattr(system_metrics, "_SAMPLE_S", 0.01)
+    monkeypatch.setattr(system_metrics, "_monitors", lambda: [GpuOf()])
+    short = trainer("short", lambda: time.sleep(0.1))
+    assert (
+        metadata_of(materialize(instance, resource, training_set, short), "short")["mlflow/gpu_0_peak_memory_mb"] == 7
+    )
+    monkeypatch.setattr(system_metrics, "_monitors", broken)
+    assert materialize(instance, resource, training_set, first).success
+
+
+def test_pictures_that_cannot_be_read_cost_no_training(instance, resource, monkeypatch):
+    def refuse(*_) -> None:
+        raise PermissionError("s3:ListBucket")
+
+    monkeypatch.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.list_artifacts", refuse)
+    assert materialize(instance, resource, training_set, first).success
 
 
 def test_licences_of_what_is_installed_are_kept(instance, resource, client):

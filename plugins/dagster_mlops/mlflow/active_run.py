@@ -10,7 +10,8 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.mlflow import runs
-from dagster_mlops.mlflow.resource import MlflowResource, environment
+from dagster_mlops.mlflow.environment import environment, request_limits
+from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
@@ -55,10 +56,13 @@ def open_run(
         # Exception: the training failed. Anything else (Dagster's termination, Ctrl-C) is an interruption.
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         if run is not None:
+            # Whoever waits for the error, or has pressed Terminate, does not wait for a server that is away, too.
+            hurry = request_limits(timeout=10, retries=4 if status == "FAILED" else 2)
             try:
-                _leave(client, resource, run, depth, status)
-                runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
-            except (extra("mlflow.exceptions").MlflowException, OSError) as second:
+                with environment(**hurry):
+                    _leave(client, resource, run, depth, status)
+                    runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
+            except Exception as second:  # noqa: BLE001 - what the training has died of is what people have to see
                 context.log.warning(
                     f"MLflow run {run.info.run_id} could not be closed: {mask_credentials(str(second))}"
                 )
@@ -92,13 +96,16 @@ def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
 def _leave(client: "MlflowClient", resource: MlflowResource, run: "Run", depth: int, status: str) -> None:
     """Take the run off MLflow's stack of active runs, and end what the function left open inside it."""
     mlflow, fluent = extra("mlflow"), _fluent()
-    mlflow.set_tracking_uri(resource.uri)  # the function may have pointed it elsewhere
+    mlflow.set_tracking_uri(resource.address)  # the function may have pointed it elsewhere
     stack = fluent._active_run_stack.get()
-    while len(stack) > depth:
-        if stack[-1].info.run_id == run.info.run_id:
-            stack.pop()  # it is closed by whoever asked
-        else:
-            mlflow.end_run(status)
+    try:
+        while len(stack) > depth:
+            if stack[-1].info.run_id == run.info.run_id:
+                stack.pop()  # it is closed by whoever asked
+            else:
+                mlflow.end_run(status)
+    finally:
+        del stack[depth:]  # the next step of this process begins without them, also where no server answers
     for left in fluent._active_run_stack.get_all_thread_values().values():
         for child in [child for child in left if child.data.tags.get(runs.PARENT) == run.info.run_id]:
             client.set_terminated(child.info.run_id, status)

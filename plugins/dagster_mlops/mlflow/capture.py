@@ -104,7 +104,7 @@ def log_system(store: "ArtifactRepository", system: Mapping[str, Any]) -> None:
 def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
     """The artifacts of a run, by where they are: a client would ask the server for that first."""
     registry = extra("mlflow.store.artifact.artifact_repository_registry")
-    return registry.get_artifact_repository(run.info.artifact_uri, resource.uri)
+    return registry.get_artifact_repository(run.info.artifact_uri, resource.address)
 
 
 def log_capture(
@@ -132,7 +132,9 @@ def log_capture(
 
 
 def partitions_of(context: dg.AssetExecutionContext) -> str:
-    """The partition, or ``first...last`` where one run trains on several; empty where there are none."""
+    """The partition, or ``first...last`` where one run trains on several; empty where the asset has none."""
+    if context.assets_def.partitions_def is None:  # in a run of the partitions of other assets, perhaps
+        return ""
     if context.has_partition_key:
         return context.partition_key
     return "...".join(_range(context)) if context.has_partition_key_range else ""

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from dagster_mlops._extras import extra
-from dagster_mlops.mlflow.resource import environment
+from dagster_mlops.mlflow.environment import environment
 
 
 @contextmanager

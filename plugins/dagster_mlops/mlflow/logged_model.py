@@ -27,8 +27,8 @@ def the_model(context: dg.AssetExecutionContext, logged: "Sequence[LoggedModel]"
         found = ", ".join(f"{model.name} ({model.model_id})" for model in ready) or "none"
         raise TrainingRunError(
             f"a training run logs exactly one model, this one logged {len(ready)}: {found}. Call mlflow.<flavor>."
-            'log_model(model, name="model", signature=…, input_example=…) once; with autolog, set log_models=False; '
-            "log the models of a search in nested runs."
+            'log_model(model, name="model", signature=…, input_example=…) once, in the run that is open when the '
+            "function begins; with autolog, set log_models=False; log the models of a search in nested runs."
         )
     [model] = ready
     # By where it is: by its id, MLflow would ask the server for that once more.

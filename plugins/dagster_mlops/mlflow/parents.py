@@ -9,6 +9,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.environment import environment, request_limits
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
@@ -20,6 +21,7 @@ REGISTERED_AS = "mlflow/registered_model_name"
 """Metadata of a training asset's definition, by which a step knows the other trainings of its Dagster run."""
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
 """What a tag of a Dagster run begins with that names its MLflow run; the id of the experiment follows."""
+_GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's, for runs that were purged or deleted
 _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 
 
@@ -40,18 +42,25 @@ def parent_run(
         yield parent
     finally:
         try:
-            _settle(client, experiment_id, parent)
+            with environment(**request_limits(timeout=10, retries=4)):
+                _settle(client, experiment_id, parent)
         except (extra("mlflow.exceptions").MlflowException, OSError) as error:
             context.log.warning(f"MLflow run {parent} could not be brought up to date: {mask_credentials(str(error))}")
 
 
 def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list[str]:
-    """Give the parents of a Dagster run's trainings the status with which it ended."""
+    """Give the parents of a Dagster run's trainings the status with which it ended, unless a re-execution goes on."""
     status, closed = _ENDED[dagster_run.status.value], []
-    for name, parent in dagster_run.tags.items():
-        if name.startswith(PARENT_TAG) and client.get_run(parent).info.status != status:
-            client.set_terminated(parent, status)
-            closed.append(parent)
+    for parent in [value for name, value in dagster_run.tags.items() if name.startswith(PARENT_TAG)]:
+        try:
+            run = client.get_run(parent)
+            goes_on = any(child.info.status == "RUNNING" for child in _children(client, run.info.experiment_id, parent))
+            if run.info.status != status and not goes_on:
+                client.set_terminated(parent, status)
+                closed.append(parent)
+        except extra("mlflow.exceptions").MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
     return closed
 
 
@@ -62,8 +71,13 @@ def _find_or_create(
     tag = f"{PARENT_TAG}{experiment_id}"
     now = context.instance.get_run_by_id(context.run.run_id)
     if now is not None and (known := now.tags.get(tag)):
-        client.update_run(known, status="RUNNING")  # the steps before this one may all have ended
-        return known
+        try:
+            client.update_run(known, status="RUNNING")  # the steps before this one may all have ended
+        except extra("mlflow.exceptions").MlflowException as error:
+            if error.error_code not in _GONE:
+                raise
+        else:
+            return known
     root = context.run.root_run_id or context.run.run_id
     key = {runs.KEY: f"{root}/"}
     earliest = next(runs.search(client, [experiment_id], key), None)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.mlflow.capture import artifact_store
+from dagster_mlops.mlflow.checkpoints import FOLDER
+from dagster_mlops.mlflow.environment import environment, request_limits
 from dagster_mlops.mlflow.registry import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import TrainingRun
+from dagster_mlops.provenance import TrainingRun, mask_credentials
 from dagster_mlops.run_files import CODE
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _FIGURES = 3
+_FOLDERS = 5  # that are looked into: each is a request
 _FIGURE_BYTES = 60_000
 
 
@@ -31,15 +34,21 @@ def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tu
         metadata["mlflow/params"] = dg.MetadataValue.table(rows)
     if url := resource.run_url(run.info.experiment_id, run.info.run_id):
         metadata["mlflow/run_url"] = dg.MetadataValue.url(url)
-    if figures := _figures(artifact_store(resource, run)):
-        metadata["mlflow/figures"] = dg.MetadataValue.md("\n\n".join(figures))
+    try:
+        with environment(**request_limits(retries=3)):
+            figures = _figures(artifact_store(resource, run))
+        if figures:
+            metadata["mlflow/figures"] = dg.MetadataValue.md("\n\n".join(figures))
+    except Exception as error:  # noqa: BLE001 - whatever a store says, a picture does not cost a training
+        text = f"The figures of MLflow run {run.info.run_id} cannot be shown: {mask_credentials(str(error))[:500]}"
+        dg.get_dagster_logger().warning(text)
     return metadata, dataclasses.replace(record, metrics=metrics, params=dict(sorted(run.data.params.items())))
 
 
 def _figures(store: "ArtifactRepository") -> list[str]:
     """The first small PNG files among the run's artifacts, inline: Dagster has no metadata type for images."""
     top = store.list_artifacts()
-    folders = [file.path for file in top if file.is_dir and file.path != CODE]
+    folders = [file.path for file in top if file.is_dir and file.path not in (CODE, FOLDER)][:_FOLDERS]
     below = [file for folder in folders for file in store.list_artifacts(folder)]
     small = [
         file.path

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
+from dagster_mlops.mlflow.connection import connect, is_file_store, sqlite_file
+from dagster_mlops.mlflow.environment import environment, request_limits
 from dagster_mlops.mlflow.registry import finite_metrics, version_record
-from dagster_mlops.mlflow.resource import connect, environment, is_file_store, request_limits, sqlite_file
 from dagster_mlops.mlflow.runs import RECORD, TRAINED, logged_models
 from dagster_mlops.provenance import (
     Accessible,

@@ -6,6 +6,7 @@ from datetime import datetime, timezone
 import dagster as dg
 
 from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.environment import environment, request_limits
 from dagster_mlops.mlflow.parents import close_parents_of
 from dagster_mlops.mlflow.resource import MlflowResource
 
@@ -51,7 +52,7 @@ def close_orphan_runs_sensor(
             return dg.SkipReason("No Dagster run that trains has ended since the last look.")
         deadline = time.monotonic() + _BUDGET_S
         closed: list[str] = []
-        with mlflow.activate() as client:
+        with mlflow.activate() as client, environment(**request_limits(timeout=10, retries=2)):
             for run_id in runs.close_ended(client, context.instance):
                 closed.append(run_id)
                 if time.monotonic() > deadline:

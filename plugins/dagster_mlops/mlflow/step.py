@@ -85,7 +85,7 @@ def train_step(
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if found else set()
                 result, taken = _train(call, client, resource, training, facts, run)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
-                model = the_model(context, logged, resource.uri)
+                model = the_model(context, logged, resource.address)
                 if before:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             extra("mlflow").flush_async_logging()
@@ -168,9 +168,23 @@ def _call(call: Callable[[], Any]) -> Any:
             f"MLflow stores scikit-learn models with skops, which refuses types it does not know: {str(error)[:300]}\n"
             'Give log_model skops_trusted_types=[…] with the types named above, or serialization_format="cloudpickle".'
         ) from error
-    if result is not None and not isinstance(result, dg.MaterializeResult):
+    except Exception as error:
+        if type(error) is not Exception or "is already active" not in str(error):  # MLflow has no type for it
+            raise
+        raise TrainingRunError(
+            "the MLflow run of this step is open when the training function begins. Leave out mlflow.start_run(), or "
+            "write mlflow.start_run(nested=True) for a run below it; the model is logged in the run that is open."
+        ) from error
+    if result is None:
+        return None
+    if not isinstance(result, dg.MaterializeResult):
         raise TrainingRunError(
             f"the training function returned {type(result).__name__}. Log the model with mlflow.<flavor>.log_model, "
             "and return nothing or a dagster.MaterializeResult."
+        )
+    if result.data_version is not None or result.value is not dg.MaterializeResult().value:
+        raise TrainingRunError(
+            "the training function returned a MaterializeResult with a value or a data version. Leave both out: the "
+            "asset is a model version, what depends on it loads that from MLflow, and its data version names it."
         )
     return result

@@ -48,7 +48,13 @@ class _Watch:
         self.points: list[tuple[int, dict[str, float]]] = []
 
     def run(self) -> None:
-        monitors = _monitors()
+        try:
+            self._sample(_monitors())
+        except Exception as error:  # noqa: BLE001 - whatever a driver or the system says, the training goes on
+            told = f"{type(error).__name__}: {error}"
+            logging.getLogger(__name__).warning("the machine is not watched any more: %s", told)
+
+    def _sample(self, monitors: list[Any]) -> None:
         point_at, send_at, step = self.began + _POINT_S, self.began + _SEND_S, 0
         while not self.ended.wait(_SAMPLE_S):
             for monitor in monitors:
@@ -61,6 +67,7 @@ class _Watch:
             if now >= send_at:
                 step = self._send(step)
                 send_at = now + _SEND_S
+        self._keep_gpu(monitors)  # what came after the last point, or was shorter than one
         if self.points:
             self._send(step)
 
@@ -81,12 +88,16 @@ class _Watch:
                 found[f"mlflow/{name.removesuffix('_memory_usage_megabytes')}_peak_memory_mb"] = max(values)
         return {name: round(value, 1) for name, value in found.items()}
 
-    def _point(self, monitors: list[Any]) -> None:
-        point: dict[str, float] = {}
+    def _keep_gpu(self, monitors: list[Any]) -> None:
         for monitor in monitors:
             for name, values in monitor.metrics.items():
                 if name.startswith("gpu_"):
                     self.gpu.setdefault(name, []).extend(values)
+
+    def _point(self, monitors: list[Any]) -> None:
+        self._keep_gpu(monitors)
+        point: dict[str, float] = {}
+        for monitor in monitors:
             point.update(monitor.aggregate_metrics())
             monitor.clear_metrics()
         self.points.append((int(time.time() * 1000), point))

@@ -1,0 +1,163 @@
+"""A first question to an MLflow server or database: it answers, or says within seconds what is wrong."""
+
+import os
+import random
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.environment import environment, request_limits
+from dagster_mlops.mlflow.request_headers import spare_imports
+from dagster_mlops.mlflow.server_errors import what_to_do
+from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# What a server answers that is busy, and the proxy of one that is starting.
+_LATER = re.compile(r"\b429\b|too many 50[234] error")
+
+
+def connect(
+    uri: str,
+    registry_uri: str | None = None,
+    *,
+    timeout: int = 5,
+    probe: "Callable[[MlflowClient], object]" = lambda client: client.search_experiments(max_results=1),
+) -> "MlflowClient":
+    """A client of a server or database that has just answered, to the question that `probe` asks.
+
+    MLflow itself would retry for minutes: 7 times over HTTP, and 15 times, doubling the wait, for a database.
+
+    Raises:
+        TrackingError: it does not answer within a few seconds, or refuses.
+    """
+    mlflow = extra("mlflow")
+    spare_imports()
+    where = mask_credentials(uri)
+    bare, login = without_login(uri)
+    url = urlsplit(uri)
+    dialect = url.scheme.partition("+")[0]
+    try:
+        if url.hostname and dialect in _DATABASE_PORTS:
+            socket.create_connection((url.hostname, url.port or _DATABASE_PORTS[dialect]), timeout).close()
+        if (file := sqlite_file(uri)) and not file.exists():
+            _create_database(file)
+        with environment(**request_limits(timeout=timeout, retries=1), **login):
+            # Making a client of a database connects already.
+            client = mlflow.MlflowClient(tracking_uri=bare, registry_uri=registry_uri)
+            _patiently(lambda: probe(client))
+    except OSError as error:
+        raise TrackingError(
+            f"MLflow's database at {where} cannot be reached: {error}. Start it, or mend the URI."
+        ) from error
+    except extra("mlflow.exceptions").MlflowException as error:
+        text = mask_credentials(str(error))[:500]
+        raise TrackingError(f"MLflow at {where} cannot be used: {text}\n{what_to_do(text, where)}") from error
+    if registry_uri and registry_uri != uri:
+        _ask_registry(bare, registry_uri, timeout)
+    return mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri) if login else client
+
+
+def without_login(uri: str) -> tuple[str, dict[str, str]]:
+    """The URI of a server without user and password, and the variables that tell MLflow both.
+
+    MLflow's errors show the URI as it is, and Dagster keeps the whole chain of errors of a step.
+
+    >>> without_login("https://ml:p%40ss@mlflow.example.com/team")
+    ('https://mlflow.example.com/team', {'MLFLOW_TRACKING_USERNAME': 'ml', 'MLFLOW_TRACKING_PASSWORD': 'p@ss'})
+    >>> without_login("postgresql://ml:secret@db/mlflow")
+    ('postgresql://ml:secret@db/mlflow', {})
+    """
+    url = urlsplit(uri)
+    if url.scheme not in ("http", "https") or not (url.username and url.password):
+        return uri, {}
+    login = {
+        "MLFLOW_TRACKING_USERNAME": unquote(url.username),
+        "MLFLOW_TRACKING_PASSWORD": unquote(url.password),
+    }
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl(), login
+
+
+def _patiently(ask: Callable[[], object]) -> None:
+    """A busy server is asked again for some 15 s, unlike a dead one: MLflow has one number of repeats for both."""
+    for wait in (1, 2, 4, 8, 0):
+        try:
+            ask()
+        except extra("mlflow.exceptions").MlflowException as error:
+            if not wait or not _LATER.search(str(error)):
+                raise
+            time.sleep(wait * random.uniform(0.5, 1.5))
+        else:
+            return
+
+
+def _ask_registry(tracking_uri: str, uri: str, timeout: int) -> None:
+    bare, login = without_login(uri)
+    try:
+        with environment(**request_limits(timeout=timeout, retries=1), **login):
+            client = extra("mlflow").MlflowClient(tracking_uri=tracking_uri, registry_uri=bare)
+            _patiently(lambda: client.search_registered_models(max_results=1))
+    except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+        text = mask_credentials(str(error))[:500]
+        raise TrackingError(
+            f"The model registry at {mask_credentials(uri)} cannot be used: {text}\nMend registry_uri, or leave it out "
+            "where the tracking server is the registry, too."
+        ) from error
+
+
+def _create_database(file: Path) -> None:
+    """Create MLflow's tables aside, and put the finished file in place.
+
+    MLflow itself would leave half a database behind when it is killed, and fails when two processes start at once. And
+    it would keep the artifacts of its default experiment in whatever folder this process works in.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=file.parent, prefix=".mlflow-", ignore_cleanup_errors=True) as folder,
+        # What a server is told; there is no other way.
+        environment(_MLFLOW_SERVER_ARTIFACT_ROOT=artifacts_beside(file)),
+    ):
+        fresh = Path(folder, file.name)
+        extra("mlflow").MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another process was faster
+            os.link(fresh, file)
+
+
+def artifacts_beside(file: Path) -> str:
+    """Where the artifacts of a database file go, as a URI."""
+    return file.parent.joinpath("mlartifacts").as_uri()
+
+
+def is_file_store(uri: str) -> bool:
+    """Whether MLflow would take this for its folder of files.
+
+    >>> is_file_store("./mlruns"), is_file_store("file:///mlruns"), is_file_store("sqlite:///mlflow.db")
+    (True, True, False)
+    """
+    return urlsplit(uri).scheme in ("", "file") and not uri.startswith("databricks")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite URI.
+
+    >>> sqlite_file("sqlite:////srv/mlflow.db")
+    PosixPath('/srv/mlflow.db')
+    """
+    scheme, found, path = uri.partition(":///")
+    return Path(path.partition("?")[0]).absolute() if found and scheme.partition("+")[0] == "sqlite" else None
+
+
+def absolute_uri(uri: str) -> str:
+    """A sqlite URI that means the same file from every working directory; other URIs as they are."""
+    file = sqlite_file(uri)
+    return f"sqlite:///{file}" if file else uri

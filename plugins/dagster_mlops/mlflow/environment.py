@@ -1,0 +1,37 @@
+"""MLflow's settings for a while: environment variables are the only way to most of them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Set environment variables (None: unset), and restore them at the end, whatever happened to them meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def request_limits(*, timeout: int | None = None, retries: int | None = None) -> dict[str, str]:
+    """The variables that bound MLflow's HTTP requests, for :func:`environment`. None leaves a bound as it is.
+
+    Of itself MLflow waits 120 seconds for an answer, and asks 7 times again, at once and then after 4, 8, 16, 32, 64
+    and 120 seconds: when there was none, or one that says later (408, 429, 500, 502, 503, 504).
+
+    >>> request_limits(timeout=5, retries=1)
+    {'MLFLOW_HTTP_REQUEST_TIMEOUT': '5', 'MLFLOW_HTTP_REQUEST_MAX_RETRIES': '1'}
+    """
+    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
+    return {name: str(value) for name, value in bounds.items() if value is not None}
+
+
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
