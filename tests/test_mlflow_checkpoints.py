@@ -10,10 +10,13 @@ import textwrap
 import time
 from pathlib import Path
 
+import boto3
 import dagster as dg
 import mlflow
 import numpy as np
 import pytest
+from botocore.exceptions import BotoCoreError
+from moto.server import ThreadedMotoServer
 from sklearn.linear_model import SGDClassifier
 
 from dagster_mlops.errors import TrainingRunError
@@ -123,6 +126,17 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(run, damage):
     assert (again.values == expected()).all()
 
 
+def test_after_damage_to_all_checkpoints_new_ones_are_kept(run):
+    train(Sums(), until=9)
+    for name in ("00000008", "00000009"):
+        (run[1] / name / "values.npy").write_bytes(b"")
+    assert train(Sums(), until=3) == [0, 1, 2]
+    again = Sums()
+    assert train(again, seed=None) == list(range(3, STEPS))
+    assert (again.values == expected()).all()
+    assert len(list(run[1].glob("*.json"))) == 2
+
+
 def test_a_checkpoint_that_cannot_be_stored_does_not_stop_the_training(run, caplog):
     sums = Sums()
     run[1].parent.mkdir(parents=True)
@@ -132,6 +146,38 @@ def test_a_checkpoint_that_cannot_be_stored_does_not_stop_the_training(run, capl
         patch.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.list_artifacts", lambda *_: [])
         assert train(sums) == list(range(STEPS))
     assert "The checkpoint after step 12 of 12 could not be stored" in caplog.text
+
+
+def test_a_bucket_that_is_away_for_a_while_stops_no_training(database, free_port, monkeypatch, caplog):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    for name, value in {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", url)
+
+    def stop(server: ThreadedMotoServer) -> None:
+        server.stop()
+        assert server._server is not None
+        server._server.server_close()
+
+    # What one server was told, the next one of this process knows.
+    here, back = (ThreadedMotoServer("127.0.0.1", port, verbose=False) for _ in range(2))
+    here.start()
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1").create_bucket(Bucket="runs")
+    resource = MlflowResource(tracking_uri=f"sqlite:///{database}", experiment="s3", artifact_location="s3://runs/ml")
+    sums, again = Sums(), Sums()
+    with resource.activate(), mlflow.start_run():
+        for step in sums.checkpoints().steps(6):
+            sums.step()
+            if step == 2:
+                stop(here)
+            if step == 4:
+                back.start()
+        assert caplog.text.count("of 6 could not be stored, the training goes on") == 2
+        assert train(again, seed=None) == list(range(6, STEPS))
+        stop(back)
+        with pytest.raises(BotoCoreError):  # rather than from the beginning: the retry that comes later finds them
+            train(Sums())
 
 
 def test_a_state_that_does_not_fit_is_an_error_that_says_so(run):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import random
 import tempfile
 import time
@@ -13,7 +14,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.resource import environment
+from dagster_mlops.mlflow.environment import environment
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def torch_checkpoints(*, every: int = 1, keep: int = 2, **parts: Any) -> Checkpo
     ``weights_only``: nothing in them is executed.
 
     Raises:
-        TrainingRunError: a part has no state that could be kept.
+        TrainingRunError: a part has no state that could be kept, or read again.
     """
     for name, part in parts.items():
         if not (hasattr(part, "load_state_dict") or hasattr(part, "set_state")):
@@ -135,6 +136,8 @@ def torch_checkpoints(*, every: int = 1, keep: int = 2, **parts: Any) -> Checkpo
                 "optimizers and schedulers have, nor set_state, as torch.Generator has."
             )
 
+    tried: list[bool] = []
+
     def save(folder: Path) -> None:
         torch = extra("torch")
         states = {
@@ -142,6 +145,17 @@ def torch_checkpoints(*, every: int = 1, keep: int = 2, **parts: Any) -> Checkpo
         }
         chance = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         torch.save({"parts": states, "random": chance}, folder / "state.pt")
+        if not tried:
+            # Once, and without reading the weights: an attempt that goes on would be too late to learn it.
+            tried.append(True)
+            try:
+                torch.load(folder / "state.pt", map_location="meta", mmap=True, weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise TrainingRunError(
+                    f"torch_checkpoints({', '.join(parts)}): one of them has a state that could not be read again, "
+                    "because files are read with weights_only: keep tensors, plain numbers and text in it, and no "
+                    f"NumPy values. {str(error).splitlines()[0]}"
+                ) from error
 
     def load(folder: Path) -> None:
         torch = extra("torch")
