@@ -78,7 +78,7 @@ def fit_and_log(rows: pd.DataFrame, **options) -> None:
     sklearn_flavor.log_model(classifier, name="model", pip_requirements=["scikit-learn"], **{**complete, **options})
 
 
-def train(context: dg.AssetExecutionContext, config: Plan, training_set: pd.DataFrame) -> None:
+def train(context: dg.AssetExecutionContext, config: Plan, training_set: pd.DataFrame) -> dg.MaterializeResult | None:
     with Path(os.environ["CALLS"]).open("a") as calls:
         calls.write(f"{context.run.run_id}\n")
     mlflow.log_params({"auc_wanted": config.auc})
@@ -89,13 +89,20 @@ def train(context: dg.AssetExecutionContext, config: Plan, training_set: pd.Data
     if config.trouble == "once" and not Path(os.environ["CALLS"] + ".mended").exists():
         Path(os.environ["CALLS"] + ".mended").touch()
         raise ConnectionError("no route to https://ml:hunter2@data")
+    if config.trouble == "odd":
+        raise FileNotFoundError("caf\udce9.csv\0")
     if config.trouble == "interrupt":
         raise KeyboardInterrupt
     if config.trouble == "skops":
         forest = RandomForestClassifier(n_estimators=2).fit(training_set[["hour"]], training_set["late"])
         sklearn_flavor.log_model(forest, name="model", pip_requirements=["scikit-learn"])
+    if config.trouble == "run in run":
+        mlflow.start_run()
+    if config.trouble == "value":
+        return dg.MaterializeResult(value="the model")
     if config.trouble == "bare":
-        return fit_and_log(training_set, signature=False, input_example=None)
+        fit_and_log(training_set, signature=False, input_example=None)
+        return None
     if config.trouble == "twice":
         fit_and_log(training_set)
     if config.trouble != "no model":
@@ -277,6 +284,13 @@ def test_an_exception_closes_the_run_as_failed_and_says_why(instance, resource, 
     assert run.info.status == "FAILED" and run.data.tags[runs.CLOSED] == "ConnectionError: no route to https://***@data"
 
 
+def test_an_error_that_no_database_takes_closes_the_run_all_the_same(instance, resource, client):
+    unretried = training_asset(registered_model_name="delay", name="model")(train)
+    assert "caf" in error_of(materialize(instance, resource, training_set, unretried, plan=Plan(trouble="odd")))
+    [run] = runs_of(client)
+    assert run.info.status == "FAILED" and run.data.tags[runs.CLOSED] == "FileNotFoundError: caf?.csv"
+
+
 def test_an_interruption_closes_the_run_as_killed(instance, resource, client):
     assert not materialize(instance, resource, training_set, model, plan=Plan(trouble="interrupt")).success
     [run] = runs_of(client)
@@ -290,6 +304,8 @@ def test_an_interruption_closes_the_run_as_killed(instance, resource, client):
         ("twice", "exactly one model, this one logged 2"),
         ("bare", "input_example=X.head(3)"),
         ("skops", 'serialization_format="cloudpickle"'),
+        ("run in run", "Leave out mlflow.start_run(), or write mlflow.start_run(nested=True)"),
+        ("value", "what depends on it loads that from MLflow"),
     ],
 )
 def test_a_model_that_cannot_be_served_fails_at_once_with_the_edit(instance, resource, client, trouble, advice):
@@ -298,6 +314,23 @@ def test_a_model_that_cannot_be_served_fails_at_once_with_the_edit(instance, res
     assert [run.info.status for run in runs_of(client)] == ["FAILED"]
     assert len(Path(os.environ["CALLS"]).read_text().split()) == 1, "a broken contract is not retried"
     assert not client.search_registered_models()
+
+
+def test_a_model_that_the_function_has_registered_is_registered_once_and_carries_the_record(instance, resource, client):
+    @training_asset(registered_model_name="delay")
+    def by_hand(training_set: pd.DataFrame) -> None:
+        fit_and_log(training_set, registered_model_name="delay")
+
+    result = dg.materialize([training_set, by_hand], instance=instance, resources={"mlflow": resource})
+    [version] = client.search_model_versions("name='delay'")
+    [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == by_hand.key]
+    assert data_version(event) == "delay/1" and runs.RECORD in version.tags
+
+
+def test_a_name_that_mlflow_would_refuse_after_the_training_is_refused_when_definitions_load():
+    for name in ("team/delay", "delay:1", " "):
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match="MLflow takes no empty names"):
+            training_asset(registered_model_name=name)
 
 
 def test_a_retry_continues_the_same_run(instance, resource, client):
@@ -339,6 +372,26 @@ def test_a_re_execution_from_failure_continues_the_run_and_a_full_one_starts_ano
         with dg.execute_job(job, instance, run_config=mended, reexecution_options=again) as done:
             assert done.success
     assert [run.info.status for run in runs_of(client)] == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_re_execution_that_makes_its_inputs_anew_starts_another_run(instance, resource, client):
+    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    config, again = {"ops": {"model": {"config": {"trouble": "no model"}}}}, None
+    for _ in range(2):
+        with dg.execute_job(job, instance, run_config=config, reexecution_options=again) as failed:
+            again = dg.ReexecutionOptions(failed.run_id)
+    assert [run.data.tags[runs.ATTEMPT] for run in runs_of(client)] == ["0", "0"]
+
+
+def test_a_run_that_is_recorded_is_never_continued_however_many_came_after_it(instance, resource, client):
+    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    with dg.execute_job(job, instance) as first:
+        assert first.success
+    for _ in range(101):
+        instance.report_runless_asset_event(dg.AssetMaterialization("model"))
+    with dg.execute_job(job, instance, reexecution_options=dg.ReexecutionOptions(first.run_id)) as again:
+        assert again.success
+    assert [run.data.tags[runs.ATTEMPT] for run in runs_of(client)] == ["0", "0"]
 
 
 def hanging_worker(client, tmp_path, job: str, asset: str) -> "subprocess.Popen[bytes]":
@@ -418,6 +471,7 @@ def test_a_process_is_dead_only_when_that_is_certain(instance, client, resource)
     with subprocess.Popen(["sleep", "60"]) as sleeper:
         started = runs._started(sleeper.pid)
         assert alive(host, boot, sleeper.pid, started) and alive("elsewhere", boot, 1, "1")
+        assert alive(f"{socket.gethostname()} pid:[1]", boot, 1, "1"), "another container of this machine"
         assert not alive(host, "an earlier boot", sleeper.pid, started) and not alive(host, boot, sleeper.pid, "1")
         sleeper.kill()
     assert not alive(host, boot, sleeper.pid, started)

@@ -46,6 +46,10 @@ def training_asset(
     The resource key is ``mlflow``.
     """
 
+    if not registered_model_name.strip() or set(registered_model_name) & set("/:"):
+        raise dg.DagsterInvalidDefinitionError(
+            f"registered_model_name={registered_model_name!r}: MLflow takes no empty names, and none with '/' or ':'."
+        )
     training = Training(
         registered_model_name=registered_model_name,
         experiment=experiment,

@@ -135,7 +135,8 @@ def run_facts(
         dagster_partition=step["dagster_partition"],
     )
     runs.record_tag(record)  # too long is said before anything is created
-    inputs_text = [record.code_commit, record.dirty, record.lock_hash, seed, config, [str(ref) for ref in refs]]
+    given = [[str(ref) for ref in refs], _versions_read(context, {record.dagster_asset for record in upstream})]
+    inputs_text = [record.code_commit, record.dirty, record.lock_hash, seed, config, given]
     system = capture.system_facts(context)
     url = resource.dagster_run_url(context.run.run_id)
     target = runs.target_of(step["dagster_asset"], step["dagster_partition"])
@@ -182,7 +183,16 @@ def run_facts(
     )
     tags = {key: value for key, value in tags.items() if value}
     params = config_params(config, f"{CODE}/{STEP}")
-    return RunFacts(name, tags, params, inputs, code, record, lock, again, system)
+    # Longer names of runs are refused by databases that keep to their columns.
+    return RunFacts(name[:250], tags, params, inputs, code, record, lock, again, system)
+
+
+def _versions_read(context: dg.AssetExecutionContext, recorded: set[str]) -> dict[str, str]:
+    """The data versions of the inputs without a record, of which nothing else tells whether they are the same again."""
+    # Dagster has looked them up when the step began, and has no public name for what it found.
+    found = context.get_step_execution_context().input_asset_records or {}
+    versions = {key.to_user_string(): str(info.data_version) for key, info in found.items() if info}
+    return {name: version for name, version in versions.items() if name not in recorded}
 
 
 def _uri(dataset: Dataset) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The version in a record that MLflow keeps: it is written before the registry has counted, from 1. Readers fill it in.
 _UNNUMBERED = "0"
+_VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a logged model: a JSON list of what it is registered as
 
 
 def register(
@@ -30,7 +31,10 @@ def register(
     *,
     again: bool,
 ) -> ModelVersion:
-    """Make the run's model a version of the registered model `name`; `again`: unless an earlier attempt has."""
+    """Make the run's model a version of the registered model `name`, unless it is one.
+
+    The function may have made it one, by ``log_model(…, registered_model_name=…)``; `again`: an earlier attempt may.
+    """
     run_id = run.info.run_id
     made = ModelVersion(
         name=name,
@@ -44,12 +48,15 @@ def register(
         dagster_asset=record.dagster_asset,
         dagster_partition=record.dagster_partition,
     )
+    by_hand = name in [version["name"] for version in json.loads(model.tags.get(_VERSIONS) or "[]")]
     there = [
         version
-        for version in (client.search_model_versions(f"run_id='{run_id}'") if again else ())
+        for version in (client.search_model_versions(f"run_id='{run_id}'") if again or by_hand else ())
         if version.name == name and model_of(version) == model.model_id
     ]
     version = there[0] if there else _create_version(client, name, model, run_id, made)
+    if there and RECORD not in version.tags:
+        client.set_model_version_tag(name, str(version.version), RECORD, made.to_json())
     return dataclasses.replace(made, version=str(version.version))  # an int from sqlite, a str from a server
 
 
@@ -81,7 +88,7 @@ def _create_version(
         version = create()
     # MLflow's UI leads from the model to its versions by this tag.
     link = json.dumps([{"name": version.name, "version": version.version}])
-    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    client.set_logged_model_tags(model.model_id, {_VERSIONS: link})
     return version
 
 

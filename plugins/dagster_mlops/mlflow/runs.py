@@ -117,7 +117,7 @@ def close_orphans(
 
 def close_ended(client: "MlflowClient", instance: dg.DagsterInstance) -> Iterator[str]:
     """Close what finished Dagster runs left RUNNING in MLflow, one by one: two requests say which they are."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments(max_results=10_000)]
     for run in list(search(client, experiments, {}, running=True)):
         name, is_parent = run.data.tags.get(DAGSTER_RUN), run.data.tags.get(KEY, "").endswith("/")
         # A parent goes on with a re-execution of its Dagster run.
@@ -131,7 +131,9 @@ def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> s
     """End a run and the nested runs below it, and write down why. Gives back the run's id."""
     for child in search(client, [run.info.experiment_id], {"mlflow.parentRunId": run.info.run_id}, running=True):
         close_run(client, child, status, reason)
-    client.set_tag(run.info.run_id, CLOSED, mask_credentials(reason)[:2000])
+    # Neither a request nor a database takes half of a surrogate pair, or a NUL: errors about files and bytes have them.
+    text = mask_credentials(reason).encode(errors="replace").decode().replace("\0", "")
+    client.set_tag(run.info.run_id, CLOSED, text[:2000])
     client.set_terminated(run.info.run_id, status)
     return run.info.run_id
 
@@ -147,7 +149,7 @@ def logged_models(client: "MlflowClient", run: "Run") -> list:
 
 def owner() -> str:
     """This process, precisely enough to tell later whether it is still the same one."""
-    return json.dumps([socket.gethostname(), _boot(), os.getpid(), _started(os.getpid())])
+    return json.dumps([_host(), _boot(), os.getpid(), _started(os.getpid())])
 
 
 def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> bool:
@@ -160,7 +162,7 @@ def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> b
     if dagster_run is not None and dagster_run.is_finished:
         return False
     host, boot, pid, started = json.loads(run.data.tags.get(OWNER, "[null, null, null, null]"))
-    if host != socket.gethostname():
+    if host != _host():
         return not unless or dagster_run_id != unless
     if pid == os.getpid():
         return False
@@ -196,8 +198,11 @@ def search(
 
 def _is_recorded(context: dg.AssetExecutionContext, run: "Run") -> bool:
     """Whether Dagster knows the run's result; it does not when it was killed right after the run had finished."""
-    wanted = dg.AssetRecordsFilter(asset_key=context.assets_def.key, after_timestamp=run.info.start_time / 1000)
-    found = context.instance.fetch_materializations(wanted, limit=100).records
+    of_partitions = context.assets_def.partitions_def and (context.has_partition_key or context.has_partition_key_range)
+    partitions = [context.partition_key_range.start] if of_partitions else None
+    wanted = dg.AssetRecordsFilter(context.assets_def.key, partitions, after_timestamp=run.info.start_time / 1000)
+    # Earliest first: hundreds of others may have come after it.
+    found = context.instance.fetch_materializations(wanted, limit=100, ascending=True).records
     return any(
         record.run_id == run.info.run_id
         for event in found
@@ -205,6 +210,14 @@ def _is_recorded(context: dg.AssetExecutionContext, run: "Run") -> bool:
         for record in records_in(event.asset_materialization.metadata)
         if isinstance(record, TrainingRun)
     )
+
+
+def _host() -> str:
+    """The machine and the container: pods with `hostNetwork` share a name, but do not see each other's processes."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _boot() -> str:
