@@ -41,12 +41,28 @@ def remote():
     train()
 
 
+@dg.asset(kinds={"mlflow"})
+def trained() -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"mlflow": "mlflow" in sys.modules})
+
+
+def training() -> dg.JobDefinition:
+    defs = dg.Definitions([trained], executor=mlops_executor(), jobs=[dg.define_asset_job("training")])
+    return defs.resolve_job_def("training")
+
+
 def executed(choice: str | None) -> tuple[dg.JobExecutionResult, dict]:
     with dg.instance_for_test() as instance:
         config = {"execution": {"config": {choice: {}}}} if choice else None
         result = dg.execute_job(dg.reconstructable(tiny), instance, run_config=config)
         with result:
             return result, result.output_for_node("train")
+
+
+def test_steps_that_train_start_with_mlflow_imported_once_for_all():
+    with dg.instance_for_test() as instance, dg.execute_job(dg.reconstructable(training), instance) as result:
+        [event] = result.get_asset_materialization_events()
+        assert event.materialization.metadata["mlflow"].value is True
 
 
 def test_steps_run_in_the_runs_own_process_when_asked_to():

@@ -58,7 +58,6 @@ def digits_model(config: Training, digits: dict[str, Any]) -> None:
 
     from digits.network import Digits, accuracy, batches, device_of, train_one_epoch
 
-    torch.manual_seed(7)
     device = device_of(config.device)
     model = Digits(config.channels).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)

@@ -18,6 +18,8 @@ from dagster_mlops.k8s.validation import validate_executor_config
 
 Choice = Literal["in_process", "multiprocess", "k8s"]
 VARIABLE = "DAGSTER_MLOPS_EXECUTOR"
+# What assets of a kind import, where it takes each of their steps seconds.
+_SLOW = {"mlflow": "mlflow"}
 
 
 def mlops_executor(
@@ -42,7 +44,8 @@ def mlops_executor(
 
     Args:
         preload_modules: Imported once by the server that step processes are forked from. Name the slow ones that
-            your steps need; each step process then starts with them.
+            your steps need; each step process then starts with them. MLflow is added to them in runs with assets of
+            that kind, such as training assets.
         max_concurrent: Steps of one run at the same time, in processes or pods. By default one per CPU in processes,
             and no limit in pods.
         k8s: Defaults of dagster-k8s' executor, e.g. ``job_namespace`` and ``step_k8s_config``; run config replaces them
@@ -83,12 +86,19 @@ def mlops_executor(
         if name == "in_process":
             return _created(dg.in_process_executor, config, context)
         if name == "multiprocess":
-            config.setdefault("start_method", {"forkserver": {"preload_modules": list(preload_modules)}})
+            modules = [*preload_modules, *_needed(context)]
+            config.setdefault("start_method", {"forkserver": {"preload_modules": modules}})
             config["max_concurrent"] = config.get("max_concurrent") or max_concurrent
             return _created(dg.multiprocess_executor, config, context)
         return _created(*_kubernetes({**pods, **config}, context), context)
 
     return mlops
+
+
+def _needed(context: dg.InitExecutorContext) -> list[str]:
+    layer = context.job.get_definition().asset_layer
+    kinds = {kind for key in layer.selected_asset_keys for kind in layer.get(key).kinds}
+    return [module for kind, module in _SLOW.items() if kind in kinds]
 
 
 def _kubernetes(
