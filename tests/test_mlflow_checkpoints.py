@@ -199,6 +199,19 @@ def test_wrong_use_is_an_error_that_names_the_right_one():
         torch_checkpoints(model=3)
 
 
+def test_a_state_that_could_not_be_read_again_is_an_error_at_the_first_checkpoint(run):
+    pytest.importorskip("torch")
+
+    class History(dict):
+        def state_dict(self) -> dict:
+            return {"best": np.float64(0.7)}
+
+        def load_state_dict(self, state: dict) -> None: ...
+
+    with pytest.raises(TrainingRunError, match=r"torch_checkpoints\(history\).* no NumPy values"):
+        list(torch_checkpoints(history=History()).steps(2))
+
+
 # --- in a training asset that is killed
 
 
