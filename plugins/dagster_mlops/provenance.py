@@ -21,7 +21,8 @@ NAMESPACE = "dagster_mlops"
 
 _R = TypeVar("_R", bound="Record")
 _KINDS: dict[str, type["Record"]] = {}
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+# Databases take a password with a slash as it is. What looks like a port is none.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:@\[]+:(?!\d{2,5}(?:[/?#\s]|$))[^@\s]*@(?:[^/\s]*@)?)")
 _SECRET_PARAMETERS = re.compile(r"(?i)([?&;][\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|key)=)[^&;#\s]+")
 
 
@@ -30,6 +31,8 @@ def mask_credentials(text: str) -> str:
 
     >>> mask_credentials("postgresql://ml:secret@db/mlflow")
     'postgresql://***@db/mlflow'
+    >>> mask_credentials("postgresql://ml:a/b@db/mlflow, http://mlflow:5000/delay@champion")
+    'postgresql://***@db/mlflow, http://mlflow:5000/delay@champion'
     >>> mask_credentials("https://store/logs?account=ml&access_token=secret")
     'https://store/logs?account=ml&access_token=***'
     """
