@@ -7,6 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -62,6 +63,16 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools that write into the working directory shall not write into the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to be copied: MLflow needs seconds to create its tables."""
+    from dagster_mlops.mlflow import MlflowResource  # not for tests without it
+
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,18 @@
 """An asset that returns a model makes one version, whatever happens; the assets downstream get that version."""
 
 import os
+import pickle
 import random
+import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
+import yaml
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
@@ -18,7 +22,7 @@ from dagster_mlops.mlflow.io_manager import MODEL, PARTITION, mlflow_model_io_ma
 from dagster_mlops.mlflow.model_loading import find_version, load_version, logged_model_id
 from dagster_mlops.mlflow.models import DIGEST, FORMAT, FittedModel, log_model
 from dagster_mlops.provenance import ModelVersion, TrainingRun
-from tests.mlflow_processes import run_until_killed
+from tests.mlflow_processes import run_at_once, run_until_killed
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -37,9 +41,9 @@ MONTHS = dg.MultiPartitionsDefinition(
 )
 
 
-def fitted(share: float = 1.0, **options) -> FittedModel:
-    forest = RandomForestClassifier(4, random_state=0).fit(ROWS[["hour"]], ROWS["late"])
-    return FittedModel(forest, ROWS[["hour"]], metrics={"auc": share}, params={"trees": 4}, options=options)
+def fitted(trees: int = 4, **options) -> FittedModel:
+    forest = RandomForestClassifier(trees, random_state=0).fit(ROWS[["hour"]], ROWS["late"])
+    return FittedModel(forest, ROWS[["hour"]], metrics={"auc": 1.0}, params={"trees": trees}, options=options)
 
 
 @dg.asset(key_prefix="flights", io_manager_key="models")
@@ -54,7 +58,11 @@ def said(delay: RandomForestClassifier) -> float:
 
 @dg.asset(partitions_def=MONTHS, io_manager_key="models")
 def monthly(context: dg.AssetExecutionContext) -> FittedModel:
-    return fitted(len(context.partition_key))
+    return fitted(trees_of(context.partition_key))
+
+
+def trees_of(partition: str) -> int:
+    return 1 + MONTHS.get_partition_keys().index(partition)
 
 
 @dg.asset(partitions_def=MONTHS)
@@ -81,23 +89,18 @@ RESOURCES = {
     "models": mlflow_model_io_manager,
 }
 WORLD = dg.Definitions(
-    assets=[delay],
-    jobs=[dg.define_asset_job("make", executor_def=dg.in_process_executor)],
+    assets=[delay, monthly],
+    jobs=[
+        dg.define_asset_job("make", dg.AssetSelection.assets(delay), executor_def=dg.in_process_executor),
+        dg.define_asset_job("make_month", dg.AssetSelection.assets(monthly), executor_def=dg.in_process_executor),
+    ],
     resources=RESOURCES,
 )
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """MLflow needs seconds to create its tables: done once."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
-    return file
-
-
 @pytest.fixture(autouse=True)
-def resource(tmp_path, monkeypatch, database):
-    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
+def resource(tmp_path, monkeypatch, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("TEST_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
     return MlflowResource(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="delay")
 
@@ -142,6 +145,58 @@ def test_each_partition_is_a_version_and_downstream_gets_exactly_its_own(instanc
     assert materialize(instance, monthly, some_months, selection=[some_months]).output_for_node("some_months") == 2
     found = resource.client().search_model_versions(f"name='monthly' and tags.`{PARTITION}` = '{keys[1]}'")
     assert len(found) == 1
+
+
+def test_models_of_several_partitions_come_by_partition(instance, resource):
+    keys = MONTHS.get_partition_keys()[:2]
+    for key in keys:
+        materialize(instance, monthly, partition_key=key)
+
+    @dg.asset(ins={"monthly": dg.AssetIn(partition_mapping=JUST_MADE)})
+    def sizes(monthly: dict[str, RandomForestClassifier]) -> dict[str, int]:
+        return {partition: model.n_estimators for partition, model in monthly.items()}
+
+    result = materialize(instance, monthly, sizes, selection=[sizes])
+    assert result.output_for_node("sizes") == {key: trees_of(key) for key in keys}
+
+
+def test_the_first_partition_of_a_chain_begins_with_no_model(instance, resource):
+    days = dg.DailyPartitionsDefinition("2013-01-01", end_date="2013-01-03")
+    before = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1)
+
+    @dg.asset(partitions_def=days, io_manager_key="models", ins={"chain": dg.AssetIn(partition_mapping=before)})
+    def chain(chain: RandomForestClassifier | None) -> FittedModel:
+        return fitted(chain.n_estimators + 1 if chain else 1)
+
+    for key in ("2013-01-01", "2013-01-02", "2013-01-01"):
+        made = materialize(instance, chain, partition_key=key)
+    # Again after the second: what it begins with is not the newest model of any partition.
+    [event] = made.asset_materializations_for_node("chain")
+    record = ModelVersion.from_metadata(event.metadata)
+    assert record is not None and load_version(resource, record).model.n_estimators == 1
+
+
+def test_partitions_made_by_processes_at_the_same_moment_do_not_mix(instance, resource):
+    keys = list(MONTHS.get_partition_keys())
+    environment = {"TEST_MLFLOW_URI": os.environ["TEST_MLFLOW_URI"]}
+    assert run_at_once(instance, __file__, "make_month", environment, keys) == [0] * len(keys)
+    client = resource.client()
+    for key in keys:
+        wanted = dg.AssetRecordsFilter(asset_key=monthly.key, asset_partitions=[key])
+        [made] = instance.fetch_materializations(wanted, limit=2).records
+        assert made.asset_materialization is not None
+        record = ModelVersion.from_metadata(made.asset_materialization.metadata)
+        assert record is not None and record.dagster_partition == key
+        assert client.get_model_version("monthly", record.version).tags[PARTITION] == key
+        assert load_version(resource, record).model.n_estimators == trees_of(key)
+        assert client.get_run(record.run_id).data.params == {"trees": str(trees_of(key))}
+    assert len(client.search_model_versions("name='monthly'")) == len(keys)
+
+
+def test_a_notebook_loads_a_model_from_the_definitions(instance, resource):
+    materialize(instance, delay)
+    model = WORLD.load_asset_value(["flights", "delay"], instance=instance)
+    assert isinstance(model, RandomForestClassifier)
 
 
 def test_a_training_assets_model_is_loaded_by_the_same_io_manager(instance, resource):
@@ -205,6 +260,47 @@ def test_files_that_somebody_changed_are_not_loaded(instance, resource):
     assert load_version(resource, record).sha256
     file.unlink()
     with pytest.raises(ModelVersionError, match="somebody changed them"):
+        load_version(resource, record)
+
+
+def test_a_model_that_is_a_pickle_for_those_who_serve_it_is_refused(instance, resource):
+    """Without a hash, as MLflow's own log_model stores it, somebody adds a pickle and names it in the MLmodel file."""
+
+    @dg.asset(io_manager_key="models")
+    def open_to_all() -> FittedModel:
+        return fitted(verify=False)
+
+    materialize(instance, open_to_all)
+    record = find_version(resource, "open_to_all")
+    model_id = logged_model_id(resource.client().get_model_version("open_to_all", "1"))
+    folder = Path(resource.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    Path(folder, "python_model.pkl").write_bytes(b"")
+    described = yaml.safe_load(Path(folder, "MLmodel").read_text())
+    described["flavors"]["python_function"] |= {
+        "loader_module": "mlflow.pyfunc.model",
+        "python_model": "python_model.pkl",
+    }
+    Path(folder, "MLmodel").write_text(yaml.safe_dump(described))
+    for pyfunc in (True, False):
+        with pytest.raises(ModelVersionError, match=r"mlflow.pyfunc.model loads it.*set allow_pickle"):
+            load_version(resource, record, pyfunc=pyfunc)
+
+
+def test_a_graph_with_a_pickle_inside_is_refused(instance, resource):
+    torch = pytest.importorskip("torch")
+
+    @dg.asset(io_manager_key="models")
+    def network() -> FittedModel:
+        return FittedModel(torch.nn.Linear(1, 1), ROWS[["hour"]].to_numpy("float32"), options={"verify": False})
+
+    materialize(instance, network)
+    record = find_version(resource, "network")
+    assert load_version(resource, record).format.name == "pt2"
+    model_id = logged_model_id(resource.client().get_model_version("network", "1"))
+    folder = Path(resource.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    with zipfile.ZipFile(folder / "data" / "model.pt2", "a") as archive:
+        archive.writestr("model/data/weights/evil.pt", pickle.dumps(print))
+    with pytest.raises(ModelVersionError, match=r"(?s)not a pickle-free payload.*set allow_pickle"):
         load_version(resource, record)
 
 

@@ -9,6 +9,7 @@ import mlflow
 import mlflow.sklearn as sklearn_flavor
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import statsmodels.api as statsmodels
 from mlflow.artifacts import download_artifacts
@@ -27,6 +28,7 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -152,6 +154,17 @@ def test_tables_with_gaps_categories_and_names_go_through_the_signature(tracking
     np.testing.assert_allclose(said, model.predict_proba(TABLE))
 
 
+def test_whole_numbers_with_gaps_and_polars_frames_are_examples_too(run):
+    columns = make_column_transformer((SimpleImputer(), ["seats", "gust"]), remainder="drop")
+    rows = TABLE[["seats", "gust"]].assign(seats=TABLE["seats"].astype("Int64").mask(TABLE["seats"] > 150))
+    model = make_pipeline(columns, LogisticRegression(max_iter=500)).fit(rows, LATE)
+    for example in (rows, pl.from_pandas(rows)):
+        info = log_model(model, example)
+        assert str(info.signature.inputs) == "['seats': double (optional), 'gust': double (optional)]"
+        said = mlflow.pyfunc.load_model(info.model_uri).predict(rows.astype("float64"))
+        np.testing.assert_array_equal(said, model.predict(rows))
+
+
 @pytest.mark.parametrize("predict", ["predict", "predict_proba"])
 def test_models_with_several_outputs_are_described_as_such(run, predict):
     classes = RandomForestClassifier(3).fit(NUMBERS, np.c_[LATE, 1 - LATE])
@@ -265,6 +278,14 @@ def test_a_network_is_exported_as_it_predicts_not_as_it_trains(tracking, run):
     np.testing.assert_allclose(said, network.eval()(torch.tensor(rows)).detach(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_network_is_afterwards_as_it_was_part_by_part(tracking, run):
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1))
+    network[1].eval()  # frozen, as one does with what was trained before
+    log_model(network, NUMBERS.to_numpy("float32"))
+    assert [module.training for module in network] == [True, False, True] and network.training
+
+
 def test_boosters_keep_their_own_format(tracking, run):
     lightgbm = pytest.importorskip("lightgbm")
     xgboost = pytest.importorskip("xgboost")
@@ -273,9 +294,57 @@ def test_boosters_keep_their_own_format(tracking, run):
         "skops": lightgbm.LGBMClassifier(n_estimators=3, verbose=-1).fit(NUMBERS, LATE),
         "LightGBM": lightgbm.train({"verbose": -1}, lightgbm.Dataset(NUMBERS, LATE), 3),
         "XGBoost": xgboost.XGBClassifier(n_estimators=3).fit(NUMBERS, LATE),
+        "XGBoost ": xgboost.train({}, xgboost.DMatrix(NUMBERS, LATE), 3),
         "CatBoost": catboost.CatBoostRegressor(iterations=3, verbose=0, allow_writing_files=False).fit(NUMBERS, LATE),
     }
     for kind, model in models.items():
         info = log_model(model, NUMBERS)
-        assert tags(tracking, info)[FORMAT] == kind and not stored_format(info.flavors).runs_code
+        assert tags(tracking, info)[FORMAT] == kind.strip() and not stored_format(info.flavors).runs_code
         assert info.signature.outputs is not None
+
+
+SKOPS = {"serialization_format": "skops", "skops_trusted_types": ["numpy.dtype"], "pickled_model": "model.skops"}
+TORCH = {"loader_module": "mlflow.pytorch"}
+SERVED = {"loader_module": "mlflow.sklearn", "model_path": "model.skops"}
+
+
+@pytest.mark.parametrize(
+    ("flavors", "files"),
+    [
+        ({"sklearn": SKOPS, "python_function": {"loader_module": "mlflow.pyfunc.model", "python_model": "m.pkl"}}, ()),
+        ({"sklearn": SKOPS, "python_function": {**SERVED, "data": "more/model.pkl"}}, ()),
+        ({"sklearn": SKOPS, "python_function": {**SERVED, "data": "more"}}, ("more/MLmodel",)),
+        ({"sklearn": SKOPS, "statsmodels": {"data": "model.statsmodels"}}, ()),
+        ({"sklearn": SKOPS, "python_function": {"model_path": "model.skops"}}, ()),
+        ({"pytorch": {"model_data": "data"}}, ("data/model.pt2", "data/model.pth")),
+        ({"pytorch": {"model_data": "other"}}, ("data/model.pt2",)),
+        ({"keras": {"data": "data", "save_exported_model": True}}, ()),
+        ({"lightgbm": {"model_class": "shop.Model", "data": "model.pkl"}}, ()),
+        ({"python_function": {"loader_module": "mlflow.pyfunc.model"}}, ()),
+    ],
+)
+def test_what_is_loaded_decides_and_not_what_stands_beside_it(flavors, files):
+    assert stored_format(flavors, files=files).runs_code
+
+
+@pytest.mark.parametrize(
+    ("flavors", "name"),
+    [
+        ({"sklearn": SKOPS, "python_function": SERVED}, "skops"),
+        ({"keras": {"data": "data"}, "python_function": {"loader_module": "mlflow.keras"}}, "Keras"),
+        (
+            {"pytorch": {"model_data": "data"}, "python_function": {"loader_module": "mlflow.pytorch", "data": "data"}},
+            "pt2",
+        ),
+        (
+            {
+                "xgboost": {"data": "model.ubj", "model_class": "xgboost.core.Booster"},
+                "python_function": {"loader_module": "mlflow.xgboost", "data": "model.ubj"},
+            },
+            "XGBoost",
+        ),
+    ],
+)
+def test_formats_that_hold_data_only_are_known_as_such(flavors, name):
+    found = stored_format(flavors, files=("data/model.pt2",))
+    assert (found.name, found.runs_code) == (name, "")

@@ -14,8 +14,10 @@ _NEVER = re.compile(
     r"\.(_?tests?|_?testing|f2py|distutils|externals|datasets|io|ctypeslib|npyio)(\.|$)"
     r"|\.(load|save|read|from|open|fetch|memmap|eval|exec|run|system)\w*$"
 )
-EXPORTED_PROGRAM = "data/model.pt2"
+EXPORTED_PROGRAM, _TORCH_PICKLE = "data/model.pt2", "data/model.pth"
 _DATA_ONLY = {"xgboost": "XGBoost", "catboost": "CatBoost", "keras": "Keras"}
+_KNOWN = ("sklearn", "lightgbm", *_DATA_ONLY, "pytorch", "statsmodels")
+_PICKLE = "a pickle runs whatever was put into it"
 
 
 @dataclass(frozen=True)
@@ -73,28 +75,43 @@ def stored_format(
 
 
 def _format(flavors: Mapping[str, Mapping[str, Any]], files: Collection[str], trust: Sequence[str]) -> StoredFormat:
-    pickle = "a pickle runs whatever was put into it"
-    for name in ("sklearn", "lightgbm"):
-        if name not in flavors:
-            continue
-        if name == "lightgbm" and flavors[name].get("model_class") == "lightgbm.basic.Booster":
-            return StoredFormat("LightGBM")
-        how = str(flavors[name].get("serialization_format", "pickle"))
+    native, python = [name for name in flavors if name in _KNOWN], flavors.get("python_function")
+    if len(native) > 1:  # which MLflow never writes
+        return StoredFormat(" and ".join(native), "it says to be of several flavours")
+    if not native and python is None:
+        return StoredFormat("unknown", f"nothing is known of the flavours {', '.join(flavors)}")
+    if not native:
+        code = "model_code_path" in flavors["python_function"]
+        return StoredFormat("Python code", "it is a Python file") if code else StoredFormat("cloudpickle", _PICKLE)
+    [name] = native
+    found = _native(name, flavors[name], files, trust)
+    if python is None or found.runs_code:
+        return found
+    loader, data = str(python.get("loader_module", "")), str(python.get("data", ""))
+    if loader != f"mlflow.{name}":
+        return StoredFormat(f"{found} with a loader", f"{loader or 'a loader without a name'} loads it")
+    # MLflow's loaders believe the MLmodel file beside the data, and take data without one for a pickle.
+    if "/" in data or any(file.endswith("/MLmodel") for file in files):
+        return StoredFormat(f"{found} elsewhere", f"its data, {data or 'a folder'}, is not beside its MLmodel file")
+    return found
+
+
+def _native(name: str, conf: Mapping[str, Any], files: Collection[str], trust: Sequence[str]) -> StoredFormat:
+    if name == "lightgbm" and conf.get("model_class") == "lightgbm.basic.Booster":
+        return StoredFormat("LightGBM")
+    if name in ("sklearn", "lightgbm"):
+        how = str(conf.get("serialization_format", "pickle"))
         if how != "skops":
-            return StoredFormat(how, pickle)
-        foreign = untrusted(flavors[name].get("skops_trusted_types") or (), trust)
+            return StoredFormat(how, _PICKLE)
+        foreign = untrusted(conf.get("skops_trusted_types") or (), trust)
         return StoredFormat("skops", f"its file lets itself load {', '.join(foreign)}" if foreign else "")
-    for name, format_name in _DATA_ONLY.items():
-        if name in flavors:
-            foreign = untrusted([str(flavors[name].get("model_class", f"{name}.Model"))], trust)
-            return StoredFormat(format_name, f"it is made by {foreign[0]}" if foreign else "")
-    if "pytorch" in flavors:
-        # MLflow writes the format nowhere down. It loads this file where there is one, and refuses pickles inside.
-        return StoredFormat("pt2") if EXPORTED_PROGRAM in files else StoredFormat("torch pickle", pickle)
-    if "statsmodels" in flavors:
-        return StoredFormat("pickle", pickle)
-    if python := flavors.get("python_function"):
-        if "model_code_path" in python:
-            return StoredFormat("Python code", "it is a Python file")
-        return StoredFormat("cloudpickle", pickle)
-    return StoredFormat("unknown", f"nothing is known of the flavours {', '.join(flavors)}")
+    if name in _DATA_ONLY:
+        if conf.get("save_exported_model"):
+            return StoredFormat("TensorFlow", "a graph of TensorFlow may read and write files")
+        foreign = untrusted([str(conf["model_class"])] if "model_class" in conf else (), trust)
+        return StoredFormat(_DATA_ONLY[name], f"it is made by {foreign[0]}" if foreign else "")
+    if name == "pytorch":
+        # MLflow writes the format nowhere down: it loads model.pth where there is one.
+        graph = EXPORTED_PROGRAM in files and _TORCH_PICKLE not in files and conf.get("model_data", "data") == "data"
+        return StoredFormat("pt2") if graph else StoredFormat("torch pickle", _PICKLE)
+    return StoredFormat("pickle", _PICKLE)

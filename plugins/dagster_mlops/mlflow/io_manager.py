@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -120,17 +121,23 @@ class MlflowModelIOManager(dg.IOManager):
             context.step_context.set_data_version(context.asset_key, result.data_version)
 
     def load_input(self, context: dg.InputContext) -> Any:
-        partitions = context.asset_partition_keys if context.has_asset_partitions else []
-        kind = context.dagster_type.typing_type
-        if typing.get_origin(kind) in (dict, Mapping) or kind is dict:
+        asset, kind = context.asset_key.to_user_string(), _not_optional(context.dagster_type.typing_type)
+        by_partition = typing.get_origin(kind) in (dict, Mapping) or kind is dict
+        if not context.has_asset_partitions:
+            if by_partition:
+                raise ModelVersionError(f"{asset} is one model, not one by partition. Annotate the input as the model.")
+            return self._load(context, "", kind)
+        partitions = context.asset_partition_keys
+        if by_partition:
             [_, kind] = typing.get_args(kind) or (str, Any)
             return {partition: self._load(context, partition, kind) for partition in partitions}
         if len(partitions) > 1:
             raise ModelVersionError(
-                f"{context.asset_key.to_user_string()} has {len(partitions)} partitions here, each a model. Annotate "
-                "the input as dict[str, …], or map one partition with dg.AssetIn(partition_mapping=…)."
+                f"{asset} has {len(partitions)} partitions here, each a model. Annotate the input as dict[str, …], or "
+                "map one partition with dg.AssetIn(partition_mapping=…)."
             )
-        return self._load(context, next(iter(partitions), ""), kind)
+        # None comes before the first, where a training begins with the model of the partition before.
+        return self._load(context, partitions[0], kind) if partitions else None
 
     def _load(self, context: dg.InputContext, partition: str, kind: Any) -> Any:
         asset = context.asset_key.to_user_string() + (f" partition {partition}" if partition else "")
@@ -154,7 +161,8 @@ class MlflowModelIOManager(dg.IOManager):
         loaded = load_version(self.mlflow, record, pyfunc=pyfunc, allow_pickle=self.allow_pickle, trust=self.trust)
         says = loaded.to_metadata()
         context.log.info(f"Loaded {asset}: {', '.join(f'{key} {value}' for key, value in says.items())}")
-        context.add_input_metadata(says)
+        if not context.has_asset_partitions or len(context.asset_partition_keys) == 1:
+            context.add_input_metadata(says)  # Dagster takes it for one partition only
         return loaded.model
 
 
@@ -187,3 +195,13 @@ def registered_name(key: dg.AssetKey, metadata: Mapping[str, Any] | None = None)
     """
     named = (metadata or {}).get(NAME)
     return str(getattr(named, "value", named)) if named else ".".join(quote(part, safe=" ") for part in key.path)
+
+
+def _not_optional(kind: Any) -> Any:
+    """What a type is when it is not None.
+
+    >>> _not_optional(str | None), _not_optional(int)
+    (<class 'str'>, <class 'int'>)
+    """
+    given = [one for one in typing.get_args(kind) if one is not types.NoneType]
+    return given[0] if typing.get_origin(kind) in (typing.Union, types.UnionType) and len(given) == 1 else kind

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.mlflow.environment import environment
 from dagster_mlops.mlflow.formats import StoredFormat, stored_format
 from dagster_mlops.mlflow.models import DIGEST, model_digest
 from dagster_mlops.mlflow.registry import version_record
@@ -96,7 +97,19 @@ def load_version(
                     "question, log the model with dagster_mlops.mlflow.models.log_model."
                 )
             flavor = "pyfunc" if pyfunc else next((flavor for flavor in _NATIVE if flavor in flavors), "pyfunc")
-            model = extra(f"mlflow.{flavor}", extra="mlflow").load_model(str(local))
+            # An exported graph may hold pickles, which MLflow looks for when it is told to. Of skops it would refuse
+            # all, since the file says what it trusts; that was judged above.
+            strict = {} if allow_pickle or found.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+            try:
+                with environment(**strict):
+                    model = extra(f"mlflow.{flavor}", extra="mlflow").load_model(str(local))
+            except gone as error:
+                if not strict or "PICKLE" not in str(error):
+                    raise
+                raise ModelVersionError(
+                    f"model version {name} is stored as {found}, but MLflow cannot tell that it is only data: "
+                    f"{str(error)[:500]}\nIf you trust whoever could write to the artifact store, set allow_pickle."
+                ) from error
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

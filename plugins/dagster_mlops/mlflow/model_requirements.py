@@ -18,6 +18,8 @@ def requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]
     stored_as = options.get("serialization_format")
     if stored_as in ("skops", "cloudpickle"):
         modules.add(stored_as)
+    if any(module.partition(".")[0] == "keras" for module in modules):
+        modules.add(extra("keras", extra="mlflow").backend.backend())  # which need not show in any class
     roots = {module.partition(".")[0] for module in modules} - {"__main__", "mlflow", *sys.stdlib_module_names}
     found = set()
     # Cython keeps what its modules share in one named _cython_<version>.

@@ -1,0 +1,115 @@
+"""MLflow's flavours: which one a model is of, and what stores it as data rather than as a pickle."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops._extras import extra
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.formats import untrusted
+
+if TYPE_CHECKING:
+    from mlflow.models.model import ModelInfo
+
+# The package that a model's class comes from, and MLflow's module for it. An estimator of the first packages is one of
+# scikit-learn's, too: the most specific class decides.
+_FLAVORS = {
+    "lightgbm": "lightgbm",
+    "xgboost": "xgboost",
+    "catboost": "catboost",
+    "keras": "keras",
+    "tensorflow": "keras",
+    "torch": "pytorch",
+    "statsmodels": "statsmodels",
+    "sklearn": "sklearn",
+    "mlflow": "pyfunc",
+}
+
+
+def flavor_of(model: Any) -> str:
+    """The module of MLflow that logs and loads models like this one.
+
+    Raises:
+        TrainingRunError: there is none that is known here.
+    """
+    for cls in type(model).__mro__:
+        if name := _FLAVORS.get(cls.__module__.partition(".")[0]):
+            return name
+    raise TrainingRunError(
+        f"no flavour of MLflow is known for {name_of(type(model))}; known are those of {', '.join(_FLAVORS)}. Log it "
+        "with mlflow.<flavor>.log_model, or wrap it into an mlflow.pyfunc.PythonModel."
+    )
+
+
+def storing(
+    model: Any, flavor: str, serialization: str, trust: Sequence[str], native: dict[str, Any]
+) -> dict[str, Any]:
+    """Options of MLflow that store the model as asked.
+
+    Raises:
+        TrainingRunError: it cannot be stored safely.
+    """
+    if serialization not in ("safe", "pickle"):
+        raise TrainingRunError(f"serialization is {serialization!r}; it is 'safe' or 'pickle'.")
+    pickle = serialization == "pickle"
+    is_booster = flavor == "lightgbm" and type(model).__name__ == "Booster"
+    if "serialization_format" in native or is_booster or flavor in ("xgboost", "catboost", "keras"):
+        return {}
+    if flavor in ("statsmodels", "pyfunc"):
+        if not pickle:
+            raise TrainingRunError(
+                f"MLflow stores models of {flavor} as pickles and in no other way, and a pickle runs whatever was put "
+                'into it. Write log_model(…, serialization="pickle") if you trust everybody who can write to the '
+                "artifact store."
+            )
+        return {}
+    if flavor == "pytorch":
+        return {"serialization_format": "pickle" if pickle else "pt2"}
+    if pickle:
+        return {"serialization_format": "cloudpickle"}
+    skops = extra("skops.io", extra="mlflow")
+    try:
+        types = skops.get_untrusted_types(data=skops.dumps(model))
+    except Exception as error:
+        raise TrainingRunError(
+            f"{name_of(type(model))} cannot be stored as data: {type(error).__name__}: {str(error)[:300]}\n"
+            "skops stores objects of classes and functions that a module defines at its top level. Move lambdas and "
+            'local classes there, or write log_model(…, serialization="pickle").'
+        ) from error
+    foreign = untrusted(types, [*trust, *native.get("skops_trusted_types", ())])
+    if foreign:
+        local = [name for name in foreign if name.startswith("__main__.") or "<" in name]
+        raise TrainingRunError(
+            f"{name_of(type(model))} holds {', '.join(foreign)}, which is not trusted to be only data. "
+            + (
+                f"Define {', '.join(local)} by name in a module that can be imported where the model is loaded. "
+                if local
+                else f"If you trust that, write log_model(…, trust={foreign}), and have it importable where the model "
+                "is loaded: installed, or below code_paths=[…]. "
+            )
+            + 'Or write serialization="pickle": then whoever can write the file can run code where it is loaded.'
+        )
+    return {"serialization_format": "skops", "skops_trusted_types": types or None}
+
+
+def log_function(flavor: str) -> Callable[..., "ModelInfo"]:
+    """MLflow's function that logs a model of a flavour, which is its first argument."""
+    module = extra(f"mlflow.{flavor}", extra="mlflow")
+    if flavor == "pyfunc":
+        return lambda model, **options: module.log_model(python_model=model, **options)
+    if flavor != "keras":
+        return module.log_model
+
+    # mlflow.keras writes the input example before it has made a folder for it (3.17).
+    def save_model(path: str, **options: Any) -> None:
+        Path(path).mkdir(exist_ok=True)
+        module.save_model(path=path, **options)
+
+    keras, log = SimpleNamespace(__name__="mlflow.keras", save_model=save_model), extra("mlflow.models").Model.log
+    return lambda model, **options: log(artifact_path=None, flavor=keras, model=model, **options)
+
+
+def name_of(cls: type) -> str:
+    """Module and name of a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
