@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import random
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,15 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import mlflow
+import numpy as np
 import optuna
 import pytest
+from sklearn.linear_model import LogisticRegression
 
+from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource, runs
+from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
 from dagster_mlops.mlflow.model_loading import find_version, load_version
-from dagster_mlops.mlflow.models import FORMAT
-from dagster_mlops.mlflow.sweep import sweep_asset
+from dagster_mlops.mlflow.models import FORMAT, log_model
+from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
-from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left
+from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left, run_trial
 from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server
@@ -37,20 +43,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
 ]
 
+RESOURCES: dict[str, Any] = {
+    "mlflow": MlflowResource(tracking_uri="sqlite:///mlflow.db"),
+    "models": mlflow_model_io_manager,
+}
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "0"))  # rounds of at least two kills each; by default one
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """MLflow needs seconds to create its tables: done once."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
-    return file
-
-
 @pytest.fixture(autouse=True)
-def resource(tmp_path, monkeypatch, database):
-    (tmp_path / "mlflow.db").write_bytes(database.read_bytes())
+def resource(tmp_path, monkeypatch, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("TEST_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("TEST_STUDIES", f"sqlite:///{tmp_path}/studies/optuna.db")
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
@@ -194,11 +196,13 @@ def test_native_options_of_optuna_are_the_users(instance, resource):
         name="grid",
         sampler=lambda seed: optuna.samplers.GridSampler({"alpha": [1.0, 2.0], "solver": ["svd"]}, seed=seed),
         pruner=optuna.pruners.NopPruner,
-        enqueue=[{"alpha": 7.0, "solver": "cholesky"}],
+        enqueue=[{"alpha": 7.0, "solver": "cholesky", "alhpa": 1.0}],
         **options,
     )(search)
     result = sweep(instance, resource, grid)
     assert result.success
+    [warned] = [e.user_message for e in instance.all_logs(result.run_id) if "Mend `enqueue`" in e.user_message]
+    assert "was to try alhpa, which the function has not asked for; it has asked for alpha, solver" in warned
     assert {(call[2], call[3]) for call in calls() if call[0] == "done"} == {
         ("7.0", "cholesky"), ("1.0", "svd"), ("2.0", "svd"),
     }  # fmt: skip
@@ -233,6 +237,58 @@ def test_a_trial_that_was_killed_at_its_end_is_finished_if_the_study_knows_its_v
     assert again == ([] if told else [trial.params]) and len(settled(study).trials) == int(told)
     storage.remove_session()
     storage.engine.dispose()
+
+
+def test_what_was_queued_is_tried_also_when_the_process_died_before_it_asked(resource):
+    storage = open_storage(os.environ["TEST_STUDIES"])
+    champion = {"alpha": 7.0, "solver": "svd"}
+    study = open_study(storage, "study", direction="minimize", enqueue=[champion])
+    first = study.ask()
+    requeue(study, running(study))  # nothing was suggested yet
+    study = open_study(storage, "study", direction="minimize", enqueue=[champion])
+    again = study.ask()
+    assert again.suggest_float("alpha", 1e-3, 1e3) == 7.0
+    requeue(study, running(study))  # one of two was
+    last = study.ask()
+    suggested = last.suggest_float("alpha", 1e-3, 1e3), last.suggest_categorical("solver", ["svd", "cholesky"])
+    assert suggested == (7.0, "svd") and [first.number, again.number, last.number] == [0, 1, 2]
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def test_a_trials_run_tells_what_was_returned_whatever_else_the_function_has_logged(resource):
+    """Optuna's own memory, and no asset around it."""
+    study = optuna.create_study(direction="maximize")
+
+    def objective(trial: optuna.Trial) -> float:
+        chosen = [trial.suggest_float("rate", 0, 1), trial.suggest_float("width", 0, 1)]
+        mlflow.log_param("rate", round(chosen[0], 2))
+        for epoch in range(3):
+            mlflow.log_metric("auc", 0.9 - epoch / 10, step=epoch)
+        for step in range(1100):  # more than MLflow takes in a request
+            trial.report(0.5, step)
+        log_model(LogisticRegression().fit([[0.0], [1.0]], [0, 1]), np.array([[0.0], [1.0]]))
+        return 0.75
+
+    with resource.activate() as client, mlflow.start_run() as parent:
+        asked = study.ask()
+        run_trial(objective, study, asked, client=client, parent=parent, dagster_run_id="", metric="auc")
+    [child] = trial_runs(resource)
+    assert child.data.metrics["auc"] == 0.75 and child.data.metrics["intermediate/auc"] == 0.5
+    assert len(client.get_metric_history(child.info.run_id, "intermediate/auc")) == 1100
+    assert child.data.params == {"rate": f"{asked.params['rate']:.2f}", "width": str(asked.params["width"])}
+
+
+def test_a_trial_that_somebody_runs_is_not_run_by_another(resource):
+    """The sensor and a backfill may ask for the same one at the same time."""
+    study = optuna.create_study()
+    with resource.activate() as client:
+        parent = client.create_run(resource.experiment_id(client))
+        tags = {runs.PARENT: parent.info.run_id, TRIAL: "0", runs.OWNER: "another process"}
+        child = client.create_run(parent.info.experiment_id, tags=tags)
+        with pytest.raises(TrainingRunError, match=r"trial 0 of .* is being run by another process"):
+            close_left(client, study, parent, only=0, is_alive=lambda run: True)
+        assert client.get_run(child.info.run_id).info.status == "RUNNING"
 
 
 def once_called(times: int, pause: float) -> Callable[[], bool]:
@@ -289,6 +345,11 @@ def test_a_storage_that_does_not_answer_is_told(instance, resource, monkeypatch,
 def test_a_sweep_without_a_trial_argument_or_with_a_wrong_direction_is_refused():
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="needs an argument `trial`"):
         sweep_asset(registered_model_name="x", n_trials=1, **OPTIONS)(lambda training_set: 1.0)
+    checked = {"n_trials": 1, "check_specs": [dg.AssetCheckSpec("fine", asset="x")], **OPTIONS}
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"no results of check_specs=\['fine'\]"):
+        sweep_asset(registered_model_name="x", **checked)
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"no results of check_specs=\['fine'\]"):
+        sweep_trials(name="x", registered_model_name="x", **checked)
     with pytest.raises(dg.DagsterInvalidDefinitionError, match="'maximize' or 'minimize'"):
         sweep_asset(registered_model_name="x", n_trials=1, metric="auc", direction="up")  # pyright: ignore[reportArgumentType]
 
@@ -370,6 +431,20 @@ def test_each_trial_can_be_a_step_of_its_own(instance, resource):
     assert sorted(ended) == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
     client = resource.client()
     assert not client.search_runs([resource.experiment_id(client)], "attributes.status = 'RUNNING'")
+
+
+def test_a_sweep_of_steps_takes_a_prefix_and_its_model_an_io_manager():
+    made = sweep_trials(
+        name="x", registered_model_name="x", n_trials=1, key_prefix="models", io_manager_key="models", **OPTIONS
+    )(search)
+    keys = [asset.key.to_user_string() for asset in made.assets]
+    assert keys == ["models/x_study", "models/x_trials", "models/x"]
+    assert [asset.get_io_manager_key_for_asset_key(asset.key) for asset in made.assets] == [
+        "io_manager", "io_manager", "models"
+    ]  # fmt: skip
+    resources = {"mlflow": MlflowResource(tracking_uri="sqlite:///mlflow.db"), "models": mlflow_model_io_manager}
+    defs = dg.Definitions([training_set, *made.assets], sensors=[made.sensor], resources=resources)
+    dg.Definitions.validate_loadable(defs)
 
 
 def failures(result: dg.ExecuteInProcessResult) -> list[Any]:

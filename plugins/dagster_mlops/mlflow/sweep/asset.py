@@ -1,57 +1,25 @@
 """Sweeps: Optuna tries a training function's parameters, and the best trial's model becomes the asset's version."""
 
 import functools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
 from dagster_mlops._extras import extra
-from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial
 from dagster_mlops.mlflow.sweep.function import SweepFunction
-from dagster_mlops.mlflow.sweep.study import (
-    RUN_ID,
-    open_storage,
-    open_study,
-    queued,
-    requeue,
-    running,
-    settled,
-    storage_url,
-)
-from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
+from dagster_mlops.mlflow.sweep.loop import Sweep, run_trials
+from dagster_mlops.mlflow.sweep.study import open_storage, open_study, requeue, running, settled, storage_url
+from dagster_mlops.mlflow.sweep.trial import close_left
 from dagster_mlops.run_files import TRIAL_TAG
 
 if TYPE_CHECKING:
     import optuna
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-_OBSERVED_EVERY_S = 30.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """What a sweep was given besides its function."""
-
-    metric: str
-    direction: Literal["maximize", "minimize"]
-    n_trials: int
-    n_jobs: int
-    seed: int
-    storage: str | dg.EnvVar | None
-    timeout: float | None
-    max_failed: int
-    sampler: "Callable[[int], optuna.samplers.BaseSampler] | None"
-    pruner: "Callable[[], optuna.pruners.BasePruner] | None"
-    enqueue: Sequence[Mapping[str, Any]]
 
 
 def sweep_asset(
@@ -181,125 +149,10 @@ def run_sweep(
                 f"Going on with study {name}: {len(done.trials)} trials are done, {len(left)} were cut off."
             )
         started = time.monotonic()
-        _run_trials(objective, study, storage, context, client, parent, settings)
+        run_trials(objective, study, storage, context, client, parent, settings)
         seconds = time.monotonic() - started
         metadata = conclude(study, context, client, parent, resource, metric=settings.metric, storage=url)
         return dg.MaterializeResult(metadata={**metadata, "optuna/seconds": round(seconds, 3)})
     finally:
         storage.remove_session()
         storage.engine.dispose()
-
-
-def _run_trials(
-    objective: "Callable[[optuna.Trial], float]",
-    study: "optuna.Study",
-    storage: "optuna.storages.RDBStorage",
-    context: dg.AssetExecutionContext,
-    client: "MlflowClient",
-    parent: "Run",
-    settings: Sweep,
-) -> None:
-    """Run what is missing, `n_jobs` at a time, until it is done, time is up, too many fail, or somebody interrupts."""
-    stop, exhausted, lock = threading.Event(), threading.Event(), threading.Lock()
-    errors: list[BaseException] = []
-    missing = settings.n_trials - len(settled(study).trials)
-    began, observed = time.monotonic(), time.monotonic()
-
-    def take() -> bool:
-        nonlocal missing
-        with lock:
-            late = settings.timeout is not None and time.monotonic() - began > settings.timeout
-            missing -= 1
-            return missing >= 0 and not late and not stop.is_set() and not exhausted.is_set()
-
-    def work() -> None:
-        nonlocal observed
-        while take():
-            with lock:
-                # On sqlite, two threads would be given the same queued trial: Optuna looks and takes in two steps.
-                asked = study.ask()
-            trial = run_trial(
-                objective,
-                study,
-                asked,
-                client=client,
-                parent=parent,
-                dagster_run_id=context.run.run_id,
-                metric=settings.metric,
-                stopped=stop.is_set,
-                exhausted=exhausted.set,
-            )
-            if trial is None:
-                return
-            with lock:
-                _say(context, study, trial, settings)
-                if time.monotonic() - observed > _OBSERVED_EVERY_S:
-                    observed = time.monotonic()
-                    _observe(context, study)
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 — raised again in the main thread
-            errors.append(error)
-            stop.set()
-        finally:
-            storage.remove_session()  # of this thread
-
-    try:
-        if settings.n_jobs == 1:
-            work()
-        else:
-            # Not Optuna's own loop: it waits for the running trials to end when it is interrupted.
-            threads = [threading.Thread(target=guarded, daemon=True) for _ in range(settings.n_jobs)]
-            for thread in threads:
-                thread.start()
-            while any(thread.is_alive() for thread in threads) and not errors:
-                threads[0].join(0.1)
-                time.sleep(0 if threads[0].is_alive() else 0.1)
-            if errors:
-                raise errors[0]
-    except BaseException:
-        stop.set()
-        requeue(study, running(study))
-        close_left(client, study, parent)
-        raise
-
-
-def _say(
-    context: dg.AssetExecutionContext, study: "optuna.Study", trial: "optuna.trial.FrozenTrial", settings: Sweep
-) -> None:
-    """One line of progress.
-
-    Raises:
-        TrainingRunError: too many trials failed.
-    """
-    done = settled(study)
-    value = f"{settings.metric} {trial.value:.6g}" if trial.value is not None else ""
-    best = f"best {study.best_value:.6g} (trial {study.best_trial.number})" if done.count("COMPLETE") else "none yet"
-    context.log.info(
-        f"{len(done.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
-        f"{done.count('PRUNED')} pruned, {done.count('FAIL')} failed."
-    )
-    unknown = sorted(queued(trial).keys() - trial.params.keys())
-    if unknown and trial.state.name == "COMPLETE":
-        context.log.warning(
-            f"Trial {trial.number} was to try {', '.join(unknown)}, which the function has not asked for; it has asked "
-            f"for {', '.join(trial.params) or 'nothing'}. Mend `enqueue`."
-        )
-    if done.count("FAIL") > settings.max_failed:
-        run_id = trial.user_attrs.get(RUN_ID)
-        raise TrainingRunError(
-            f"{done.count('FAIL')} of {len(done.trials)} trials failed, more than max_failed={settings.max_failed}. "
-            f"The tag {runs.CLOSED} of their MLflow runs, such as {run_id}, says why."
-        )
-
-
-def _observe(context: dg.AssetExecutionContext, study: "optuna.Study") -> None:
-    """How far the sweep is, as an observation of the asset: its page shows it while the step runs."""
-    done = settled(study)
-    facts: dict[str, Any] = {"optuna/finished": len(done.trials)}
-    if done.count("COMPLETE"):
-        facts["optuna/best_value"] = study.best_value
-    partition = context.partition_key if context.has_partition_key else None
-    context.log_event(dg.AssetObservation(context.assets_def.key, partition=partition, metadata=facts))

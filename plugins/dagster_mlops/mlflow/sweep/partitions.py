@@ -142,8 +142,6 @@ def sweep_trials(
                 else:
                     parent = client.get_run(study.user_attrs[_RUN])
                     objective = given.objective(context, mlflow, inputs)
-                    # Optuna's way to go on with a trial that another process has asked for.
-                    again = optuna.trial.Trial(study, trial._trial_id)
                     is_alive = functools.partial(runs.is_alive, instance=context.instance, unless=context.run.run_id)
                     try:
                         # The sensor and a backfill may both have asked for it.
@@ -151,7 +149,8 @@ def sweep_trials(
                         trial = run_trial(
                             objective,
                             study,
-                            again,
+                            # Optuna's way to go on with a trial that another process has asked for.
+                            optuna.trial.Trial(study, trial._trial_id),
                             client=client,
                             parent=parent,
                             dagster_run_id=context.run.run_id,

@@ -36,13 +36,15 @@ def sweep_metadata(
         key=lambda trial: (sign * (trial.value or 0.0), trial.number),
     )
     names = sorted({name for trial in ranked for name in trial.params})
+    # A parameter may be called like the metric, such as scikit-learn's `loss`.
+    columns = {name: f"parameter {name}" if name in ("trial", "seconds", metric) else name for name in names}
     rows = [
         dg.TableRecord(
             {
                 "trial": trial.number,
                 metric: float(trial.value or 0.0),
                 "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else 0.0,
-                **{name: str(trial.params.get(name, "")) for name in names},
+                **{column: str(trial.params.get(name, "")) for name, column in columns.items()},
                 "mlflow run": trial.user_attrs.get(RUN_ID, ""),
             }
         )

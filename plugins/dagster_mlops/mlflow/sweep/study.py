@@ -10,7 +10,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import TrackingError
-from dagster_mlops.mlflow.resource import absolute_uri, sqlite_file
+from dagster_mlops.mlflow.connection import absolute_uri, sqlite_file
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

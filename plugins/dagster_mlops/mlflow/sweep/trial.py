@@ -4,7 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -155,13 +155,20 @@ def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child
         yield child
     except BaseException as error:
         child.status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        # What fails now must not take the place of the error: an interruption would become a failure.
+        with suppress(Exception):
+            _end(child, parent)
         raise
-    finally:
-        # What the function left open inside, and then this one.
-        while (active := mlflow.active_run()) is not None and active.info.run_id != parent.info.run_id:
-            mlflow.end_run(child.status)
-            if active.info.run_id == child.run.info.run_id:
-                break
+    _end(child, parent)
+
+
+def _end(child: _Child, parent: "Run") -> None:
+    """Close what the function left open inside, and then the trial's own run."""
+    mlflow = extra("mlflow")
+    while (active := mlflow.active_run()) is not None and active.info.run_id != parent.info.run_id:
+        mlflow.end_run(child.status)
+        if active.info.run_id == child.run.info.run_id:
+            break
 
 
 def _keep_model(
