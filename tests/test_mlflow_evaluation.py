@@ -1,5 +1,7 @@
 """Versions are measured on the same rows, with intervals that hold, and carry their card and their reference."""
 
+import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,7 +22,12 @@ from dagster.components.testing import create_defs_folder_sandbox
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.models import infer_signature
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
 from dagster_mlops.mlflow import MlflowResource, PromotionComponent, evaluation_asset, promotion_asset, runs
@@ -32,6 +39,7 @@ from dagster_mlops.mlflow.evaluation.metrics import Prediction, bootstrap, estim
 from dagster_mlops.mlflow.evaluation.predictions import Labels, read_labels, read_prediction
 from dagster_mlops.mlflow.evaluation.present import RESULT
 from dagster_mlops.mlflow.model_card import CARD, shortened
+from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.mlflow.reference import REFERENCE, load_reference, reference_asset
 from dagster_mlops.mlflow.runs import RECORD
 from dagster_mlops.provenance import Dataset, ModelVersion
@@ -101,6 +109,17 @@ def test_metrics_of_several_classes_and_of_numbers_are_scikit_learns():
     }
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=30), st.integers(0, 5))
+def test_macro_f1_of_each_resample_is_scikit_learns_also_where_classes_are_missing(rows, seed):
+    labels, said = (np.array(column) for column in zip(*rows, strict=True))
+    model = scored("multiclass", labels, Prediction("label", said, (0, 1, 2, 3)))
+    [point], [found] = estimate([model]), bootstrap([model], resamples=4, seed=seed)
+    drawn = np.random.default_rng(seed).integers(0, len(rows), (4, len(rows)))
+    for chosen, value in [(np.arange(len(rows)), point["macro_f1"]), *zip(drawn, found["macro_f1"], strict=True)]:
+        assert value == pytest.approx(known.f1_score(labels[chosen], said[chosen], average="macro", **NO_WARNING))
+
+
 def test_intervals_of_auc_hold_what_they_promise():
     large, truth = binary(400_000, 0)
     auc = known.roc_auc_score(large, truth)
@@ -142,6 +161,12 @@ def test_probabilities_scores_and_classes_of_any_shape_are_understood(answer, ki
     labels = read_labels(pd.Series(["no", "yes", "yes"]), task=None, positive=None, classes=None)
     found = read_prediction(answer, labels, 3)
     assert (labels.task, found.kind, found.values.tolist()) == ("binary", kind, values)
+
+
+def test_columns_of_an_answer_that_are_named_by_numbers_are_found_by_name():
+    labels = read_labels(pd.Series([0, 1, 1]), task=None, positive=None, classes=None)
+    said = pd.DataFrame({"1": [0.2, 0.7, 0.0], "0": [0.8, 0.3, 1.0]})  # as JSON has them
+    assert read_prediction(said, labels, 3).values.tolist() == [0.2, 0.7, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +219,20 @@ def test_slices_are_values_quarters_of_numbers_and_conditions():
         dict(slices_of(rows, ["airline"]))
     with pytest.raises(EvaluationError, match="slice 'odd' cannot be cut"):
         dict(slices_of(rows, [{"odd": "nothing > 1"}]))
+
+
+def test_slices_of_categories_are_those_that_occur():
+    tails = pd.Categorical([f"N{i % 30}" for i in range(120)], categories=[f"N{i}" for i in range(60)])
+    found = dict(slices_of(pd.DataFrame({"tail": tails}), ["tail"]))
+    assert len(found) == 21 and "tail=other" in found and all(mask.any() for mask in found.values())
+    few = pd.DataFrame({"origin": pd.Categorical(["JFK", None], categories=["EWR", "JFK"])})
+    assert list(dict(slices_of(few, ["origin"]))) == ["origin=JFK", "origin=missing"]
+
+
+def test_a_condition_that_sorts_the_rows_cuts_the_same_ones():
+    rows = pd.DataFrame({"hour": [20, 1, 22]})
+    [(_, mask)] = slices_of(rows, [{"night": lambda rows: rows.sort_values("hour")["hour"] > 12}])
+    assert mask.tolist() == [True, False, True]
 
 
 def test_a_slice_with_too_few_rows_or_one_class_says_so():
@@ -252,7 +291,16 @@ class World:
         self.resource, self.instance, self.name = resource, instance, name
         self.client = resource.client()
 
-    def train(self, columns: list[str], *, ask: str = "predict_proba", fit: Any = None, **metrics: float) -> str:
+    def train(
+        self,
+        columns: list[str],
+        *,
+        ask: str = "predict_proba",
+        fit: Any = None,
+        partition: str = "",
+        serialization_format: str = "skops",
+        **metrics: float,
+    ) -> str:
         data = flights(800, 1).dropna()
         data["distant"] = data["distance"] + 1
         inputs: Any = data[columns]
@@ -268,21 +316,27 @@ class World:
                 input_example=inputs.head(2),
                 pip_requirements=["scikit-learn"],
                 pyfunc_predict_fn=ask,
+                serialization_format=serialization_format,
             )
             made = mlflow.register_model(info.model_uri, self.name)
+        return self.report(str(made.version), run.info.run_id, partition)
+
+    def report(self, version: str, run_id: str = "", partition: str = "") -> str:
         record = ModelVersion(
             name=self.name,
-            version=str(made.version),
-            run_id=run.info.run_id,
+            version=version,
+            run_id=run_id or self.version(version).run_id,
             tracking_uri=self.resource.uri,
             datasets={"training/set.parquet": "d" * 32},
             dagster_asset="model",
+            dagster_partition=partition,
         )
         self.client.set_model_version_tag(self.name, record.version, RECORD, record.to_json())
-        self.instance.report_runless_asset_event(dg.AssetMaterialization("model", metadata=record.to_metadata()))
+        event = dg.AssetMaterialization("model", metadata=record.to_metadata(), partition=partition or None)
+        self.instance.report_runless_asset_event(event)
         return record.version
 
-    def run(self, *assets: Any, select: Any = None, ok: bool = True) -> dg.ExecuteInProcessResult:
+    def run(self, *assets: Any, select: Any = None, ok: bool = True, **options: Any) -> dg.ExecuteInProcessResult:
         named = {asset.key for asset in assets if not isinstance(asset, dg.AssetChecksDefinition)}
         others = [] if rows.key in named else [rows]
         chosen = dg.AssetSelection.assets(*named) | dg.AssetSelection.checks_for_assets(*named)
@@ -292,6 +346,7 @@ class World:
             resources={"mlflow": self.resource},
             selection=chosen if select is None else select,
             raise_on_error=False,
+            **options,
         )
         assert result.success is ok, error_of(result) if ok else "it succeeded"
         return result
@@ -594,6 +649,97 @@ def test_classes_alone_are_measured_by_their_hits(world):
     assert {key.rpartition("/")[2] for key in found if "/metric/" in key} == {"accuracy", "f1", "precision", "recall"}
 
 
+def test_a_model_of_whole_tables_is_measured_as_scikit_learn_does(world):
+    """Text with gaps, pandas' own types, classes that have names, a column of vectors; types change with the rows."""
+    every = table(900, 3).astype({"origin": "category", "hour": "int64"})
+
+    @dg.asset(name="rows")
+    def wide() -> Any:
+        return every.assign(vector=[[row, row + 1.0] for row in range(len(every))])
+
+    train, names = table(900, 4), ["carrier", "origin", "seats", "gust", "hour"]
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["carrier", "origin"]),
+        (SimpleImputer(), ["seats", "gust"]),
+        remainder="passthrough",
+    )
+    forest = RandomForestClassifier(20, min_samples_leaf=20, random_state=0)
+    model = make_pipeline(columns, forest).fit(train[names], train["late"])
+    with world.resource.activate(), mlflow.start_run():
+        info = log_model(model, train[names], pyfunc_predict_fn="predict_proba")
+        assert info is not None
+        made = mlflow.register_model(info.model_uri, world.name)
+    world.report(str(made.version))
+    found = metadata_of(world.run(wide, evaluation(slices=["carrier", "origin", "seats"])), "evaluation")
+    said = model.predict_proba(every[names])
+    metrics = {
+        "accuracy": known.accuracy_score(every["late"], model.predict(every[names])),
+        "macro_f1": known.f1_score(every["late"], model.predict(every[names]), average="macro"),
+        "log_loss": known.log_loss(every["late"], said),
+    }
+    measured = {key.rpartition("/")[2]: value for key, value in found.items() if "/metric/" in key}
+    assert measured == {name: pytest.approx(value) for name, value in metrics.items()}
+    assert found["mlflow/evaluation/format"] == "skops"
+    slices = {row["slice"]: row for row in table_of(found, "mlflow/evaluation/slices")}
+    assert {"carrier=UA", "carrier=missing", "origin=JFK", "seats=missing"} <= slices.keys()
+    assert {row["input"] for row in table_of(found, "mlflow/evaluation/importance")} == set(names)
+
+
+def table(size: int, seed: int) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    hour = random.uniform(0, 24, size)
+    late = np.select([hour + random.normal(0, 4, size) < 8, hour < 18], ["early", "on time"], "late")
+    return pd.DataFrame(
+        {
+            "carrier": random.choice(np.array(["UA", "DL", None]), size),
+            "origin": pd.Series(random.choice(["JFK", "EWR"], size), dtype="string"),
+            "seats": pd.Series(random.choice([150.0, 300.0, np.nan], size)).astype("Int64"),
+            "gust": random.choice([3.5, np.nan], size),
+            "hour": hour,
+            "late": late,
+        }
+    )
+
+
+def test_features_that_sort_or_drop_rows_are_put_right_or_refused(world):
+    world.train(["hour"])
+    plain = metadata_of(world.run(rows, evaluation()), "evaluation")
+    for features in (lambda rows: rows.sort_values("hour"), lambda rows: rows.set_index("distance")):
+        found = metadata_of(world.run(rows, evaluation(features=features)), "evaluation")
+        assert found["mlflow/evaluation/metric/auc"] == plain["mlflow/evaluation/metric/auc"]
+    dropped = evaluation(features=lambda rows: rows[rows["hour"] > 3])
+    assert "of 1170. Let it make one of each" in error_of(world.run(rows, dropped, ok=False))
+    broken = evaluation(features=lambda rows: rows["nothing"])
+    assert "features failed: KeyError: 'nothing'" in error_of(world.run(rows, broken, ok=False))
+
+
+def test_a_pickle_is_measured_and_said_to_be_one(world):
+    world.train(["hour"], serialization_format="cloudpickle")
+    result = world.run(rows, evaluation())
+    assert metadata_of(result, "evaluation")["mlflow/evaluation/format"] == "cloudpickle"
+    told = [event.user_message for event in world.instance.all_logs(result.run_id)]
+    assert any("which is stored as cloudpickle: a pickle runs whatever was put into it" in text for text in told)
+
+
+DAYS = dg.StaticPartitionsDefinition(["mon", "tue"])
+
+
+@dg.asset(name="rows", partitions_def=DAYS)
+def daily(context: dg.AssetExecutionContext) -> dg.Output[pd.DataFrame]:
+    record = dataclasses.replace(ROWS, md5=context.partition_key * 10, path=f"rows/{context.partition_key}")
+    return dg.Output(flights(1200, len(context.partition_key)), metadata=record.to_metadata())
+
+
+def test_rows_of_several_partitions_have_a_hash_of_all(world):
+    world.train(["hour"])
+    whole = evaluation()
+    for key in DAYS.get_partition_keys():
+        world.run(daily, whole, select=[daily], partition_key=key)
+    found = metadata_of(world.run(daily, whole, select=[whole]), "evaluation")
+    wanted = hashlib.sha256("\n".join(key * 10 for key in DAYS.get_partition_keys()).encode()).hexdigest()
+    assert found[RESULT]["rows_hash"] == wanted and found["mlflow/evaluation/rows"] == 2 * 1170
+
+
 # Checks and promotion
 
 
@@ -676,6 +822,18 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     assert move["evaluation"]["rows_hash"] == ROWS.md5 and move["evaluation"]["wins"] == 1.0
 
 
+def test_promotion_and_evaluation_agree_on_what_is_better(world):
+    world.train(["hour", "distance"], ask="predict", fit=LinearRegression())
+    asset = evaluation(task="regression")
+    world.run(rows, asset)
+    for metric, greater in (("rmse", True), ("r2", False), ("bias", True)):
+        promotion = world.promotion(metric=metric, greater_is_better=greater)
+        told = error_of(world.run(asset, promotion, select=[promotion], ok=False))
+        assert f"is told that {'more' if greater else 'less'} of '{metric}' is better, and evaluation is not" in told
+    promotion = world.promotion(metric="rmse", greater_is_better=False)
+    assert metadata_of(world.run(asset, promotion, select=[promotion]), "champion")["mlflow/promoted"]
+
+
 MEASURED = evaluation()
 GATES = evaluation_checks(evaluation=MEASURED, bounds={"auc": (0.7, None)})
 GUARDED = promotion_asset(candidate="model", registered_model_name="gated", metric="auc", evaluation=MEASURED)
@@ -702,6 +860,51 @@ def test_a_blocking_check_on_the_evaluation_keeps_the_alias_where_it_is(database
             with dg.execute_job(repository.get_reconstructable_job(job), instance) as result:
                 assert not result.success
         assert "evaluation:metric_auc (failed)" in error_of(result)
+
+
+DAILY = evaluation(partitions_def=DAYS)
+DAILY_GATES = evaluation_checks(evaluation=DAILY, bounds={"auc": (0.7, None)})
+BY_DAY = {"candidate": "model", "registered_model_name": "daily", "metric": "auc", "evaluation": DAILY}
+EACH, LAST = promotion_asset(name="each", partitions_def=DAYS, **BY_DAY), promotion_asset(name="last", **BY_DAY)
+DAILY_WORLD = dg.Definitions(
+    assets=[dg.AssetSpec("model", partitions_def=DAYS), rows, DAILY, EACH, LAST],
+    asset_checks=DAILY_GATES,
+    jobs=[
+        dg.define_asset_job("rows", dg.AssetSelection.assets(rows)),
+        dg.define_asset_job("measure", dg.AssetSelection.assets(DAILY)),
+        dg.define_asset_job("check", dg.AssetSelection.checks(*DAILY_GATES)),
+        dg.define_asset_job("each", dg.AssetSelection.assets(EACH)),
+        dg.define_asset_job("last", dg.AssetSelection.assets(LAST)),
+    ],
+    resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="delay")},
+    executor=dg.in_process_executor,
+)
+
+
+def test_each_partition_is_judged_and_promoted_by_its_own_evaluation(database, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_MLFLOW_URI", database.uri)
+    repository = ReconstructableRepository.for_file(__file__, "DAILY_WORLD")
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        world = World(database, instance, "daily")
+        good, bad = world.train(["hour"], partition="mon"), world.train(["distance"], partition="tue")
+
+        def run(job: str, partition: str = "") -> dg.JobExecutionResult:
+            tags = {"dagster/partition": partition} if partition else {}
+            with dg.execute_job(repository.get_reconstructable_job(job), instance, tags=tags) as result:
+                return result
+
+        assert run("rows").success
+        # What is evaluated last is Monday's, and passes.
+        assert not run("measure", "tue").success and run("measure", "mon").success
+        refused = "evaluation:metric_auc (failed for partition tue)"
+        assert refused in error_of(run("each", "tue")) and refused in error_of(run("last"))
+        for key, passed, version in (("mon", True, good), ("tue", False, bad)):
+            [verdict] = run("check", key).get_asset_check_evaluations()
+            assert verdict.passed is passed and verdict.metadata["version"].value == f"daily/{version}"
+        assert run("each", "mon").success and world.champion() == good
+        # Tuesday's model is made again: no verdict is about it.
+        world.train(["hour", "distance"], partition="tue")
+        assert "Materialize the evaluation" in error_of(run("last"))
 
 
 def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database, tmp_path):
@@ -802,6 +1005,25 @@ def test_the_same_reference_is_written_once_and_a_changed_one_is_refused(world):
     file.unlink()
     with pytest.raises(ModelVersionError, match=r"reference of version 1 .* is gone"):
         load_reference(f"{world.name}/1", mlflow=world.resource)
+
+
+def test_a_sample_without_the_rarest_class_is_a_reference_all_the_same(world):
+    @dg.asset(name="training_rows")
+    def rare() -> Any:
+        every = table(600, 1)
+        return pd.concat([every.query("late != 'early'"), every.query("late == 'early'").head(1)])
+
+    train = table(600, 1)
+    with world.resource.activate(), mlflow.start_run():
+        model = LogisticRegression(max_iter=500).fit(train[["hour"]], train["late"])
+        info = log_model(model, train[["hour"]], pyfunc_predict_fn="predict_proba")
+        assert info is not None
+        made = mlflow.register_model(info.model_uri, world.name)
+    world.report(str(made.version))
+    found = world.run(rare, reference(rows=rare, sample=20)).asset_value("reference")
+    assert [column for column in found if column.startswith("probability_")] == [
+        "probability_early", "probability_late", "probability_on time"
+    ]  # fmt: skip
 
 
 def test_what_has_no_reference_is_said(world):

@@ -69,7 +69,7 @@ def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None 
         if dependency in loaded:
             records.extend(loaded[dependency])
         else:
-            records.extend(latest_records(context.instance, dependency, _partitions_read(context, dependency)))
+            records.extend(latest_records(context.instance, dependency, partitions_read(context, dependency)))
     return records
 
 
@@ -98,7 +98,33 @@ def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":
         return context.job_def.asset_layer.asset_graph
 
 
-def _partitions_read(context: dg.AssetExecutionContext, dependency: dg.AssetKey) -> Sequence[str] | None:
+def partition_checked(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> str | None:
+    """The partition of `key` that a check is about: the run's, else the one that was materialized last.
+
+    None where the asset has no partitions.
+    """
+    latest = _latest_partition(context.instance, key)
+    return context.partition_key if latest and context.has_partition_key else latest
+
+
+def partition_guarded(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str | None:
+    """Of the partitions of `key` that this step's asset reads, the one that was materialized last.
+
+    None where the asset has no partitions.
+    """
+    partitions = partitions_read(context, key)
+    return None if partitions is None else _latest_partition(context.instance, key, partitions)
+
+
+def _latest_partition(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None
+) -> str | None:
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions)
+    return next((event.partition_key for event in instance.fetch_materializations(wanted, limit=1).records), None)
+
+
+def partitions_read(context: dg.AssetExecutionContext, dependency: dg.AssetKey) -> Sequence[str] | None:
+    """The partitions of `dependency` that this step's asset depends on; None where it has no partitions."""
     graph = asset_graph(context)
     if not graph.has(dependency) or not graph.get(dependency).is_partitioned:
         return None

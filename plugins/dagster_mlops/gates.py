@@ -5,12 +5,12 @@ guarded asset would pass a failed check by (https://github.com/dagster-io/dagste
 deployment read the latest evaluations themselves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.asset_records import asset_graph
+from dagster_mlops.asset_records import asset_graph, partition_guarded
 from dagster_mlops.errors import GateError
 
 if TYPE_CHECKING:
@@ -18,11 +18,20 @@ if TYPE_CHECKING:
     from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
 
-def require_gates(context: dg.AssetExecutionContext, assets: Iterable[dg.AssetKey]) -> dict[str, bool]:
+# How far back an evaluation of one of many partitions is looked for.
+_EVALUATIONS = 1000
+
+
+def require_gates(
+    context: dg.AssetExecutionContext,
+    assets: Iterable[dg.AssetKey],
+    partitions: Mapping[dg.AssetKey, str] | None = None,
+) -> dict[str, bool]:
     """Refuse to go on unless every blocking check of `assets` holds for the version that is there now.
 
     A blocking check holds when its latest evaluation passed, or failed with severity WARN (which never blocks in
-    Dagster either), and judged the latest materialization rather than an earlier one.
+    Dagster either), and judged the latest materialization rather than an earlier one. Of an asset with partitions it is
+    the evaluation of one: that in `partitions`, else of those that the guarded asset reads the one made last.
 
     Returns:
         Every check that was evaluated, blocking or not, as ``asset:check`` → passed: the evidence for a record.
@@ -34,20 +43,39 @@ def require_gates(context: dg.AssetExecutionContext, assets: Iterable[dg.AssetKe
     verdicts: dict[str, bool] = {}
     broken: list[str] = []
     for key in assets:
+        partition = (partitions or {}).get(key) or partition_guarded(context, key)
         for check in sorted(graph.get_check_keys_for_assets({key}), key=str):
             name = f"{key.to_user_string()}:{check.name}"
-            record = context.instance.get_latest_asset_check_evaluation_record(check)
+            record = (
+                _evaluation_of(context.instance, check, partition)
+                if partition
+                else context.instance.get_latest_asset_check_evaluation_record(check)
+            )
             if record is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
                 verdicts[name] = record.evaluation.passed
             problem = check_problem(context.instance, key, record)
             if problem and graph.get_check_spec(check).blocking:
-                broken.append(f"{name} ({problem})")
+                broken.append(f"{name} ({problem}{f' for partition {partition}' if partition else ''})")
     if broken:
         raise GateError(
             f"{context.assets_def.key.to_user_string()} is guarded by blocking checks that do not hold: "
             f"{', '.join(broken)}. Mend the cause, evaluate the checks again, then re-run."
         )
     return verdicts
+
+
+def _evaluation_of(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str
+) -> "AssetCheckExecutionRecord | None":
+    """The latest evaluation of what a partition was materialized with last: a check itself need not have partitions."""
+    wanted = dg.AssetRecordsFilter(asset_key=check.asset_key, asset_partitions=[partition])
+    for made in instance.fetch_materializations(wanted, limit=1).records:
+        for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_EVALUATIONS):
+            evaluation = record.evaluation
+            judged = evaluation.target_materialization_data if isinstance(evaluation, dg.AssetCheckEvaluation) else None
+            if record.run_id == made.run_id or (judged and judged.storage_id == made.storage_id):
+                return record
+    return None
 
 
 def check_problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "AssetCheckExecutionRecord | None") -> str:

@@ -5,18 +5,24 @@ column. So every column becomes float64 numbers, text categories, or something t
 """
 
 import datetime
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import MonitoringError
+from dagster_mlops.frames import as_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["number", "category", "date", "empty"]
+
+
+to_pandas = functools.partial(as_frame, tool="evidently", error=MonitoringError)
+"""Whatever an IO manager loads as a table, as a pandas frame, or a MonitoringError."""
 
 
 @dataclass(frozen=True)
@@ -36,30 +42,6 @@ class Frame:
         if len(self.data) <= rows:
             return self
         return Frame(self.data.sample(rows, random_state=seed), self.kinds, self.malformed)
-
-
-def to_pandas(data: Any) -> "pd.DataFrame":
-    """Pandas, pyarrow and polars frames, and mappings of partition to frame, as one pandas frame.
-
-    Raises:
-        MonitoringError: `data` is no dataframe.
-    """
-    pd = extra("pandas", extra="evidently")
-    if isinstance(data, pd.DataFrame):
-        return data
-    if isinstance(data, Mapping) and data and all(hasattr(part, "columns") for part in data.values()):
-        return pd.concat([to_pandas(part) for part in data.values()], ignore_index=True)
-    other: Any = data
-    if hasattr(data, "collect") and hasattr(data, "collect_schema"):  # polars.LazyFrame
-        other = other.collect()
-    if hasattr(other, "to_pandas"):
-        frame = other.to_pandas()
-        if isinstance(frame, pd.DataFrame):
-            return frame
-    raise MonitoringError(
-        f"{type(data).__module__}.{type(data).__qualname__} is no dataframe. "
-        "Return a pandas, pyarrow or polars frame from the asset, or check an asset that does."
-    )
 
 
 def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:

@@ -30,7 +30,7 @@ def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "
     return versions[-1]
 
 
-def content_hash(context: dg.AssetExecutionContext, rows: dg.AssetKey) -> str:
-    """The content hash on record of the dataset that an upstream asset is; empty where there is none."""
+def content_hashes(context: dg.AssetExecutionContext, rows: dg.AssetKey) -> list[str]:
+    """The content hashes on record of the dataset that an upstream asset is, one for each partition that is read."""
     records = [record for record in upstream_records(context) if isinstance(record, Dataset)]
-    return next((record.md5 for record in records if record.dagster_asset == rows.to_user_string()), "")
+    return [record.md5 for record in records if record.dagster_asset == rows.to_user_string()]

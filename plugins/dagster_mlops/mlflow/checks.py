@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from dagster_mlops.asset_records import latest_records
+from dagster_mlops.asset_records import latest_records, partition_checked
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.mlflow.keys import AssetLike, asset_key
 from dagster_mlops.provenance import ModelVersion
@@ -43,7 +43,8 @@ def metric_checks(
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         problem, version = "", None
         try:
-            records = latest_records(context.instance, key)
+            partition = partition_checked(context, key)
+            records = latest_records(context.instance, key, [partition] if partition else None)
             version = next((record for record in records if isinstance(record, ModelVersion)), None)
         except ProvenanceError as error:
             problem = str(error)

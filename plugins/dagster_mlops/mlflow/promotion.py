@@ -72,8 +72,14 @@ def promotion_asset(
 
     def promote(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
         challenger = made_by(context, guards[0], registered_model_name)
-        evidence = require_gates(context, guards)
-        compared = same_rows(context.instance, guards[1], challenger, alias, metric, min_wins) if evaluation else None
+        compared = (
+            same_rows(context, guards[1], challenger, alias, metric, min_wins, greater=greater_is_better)
+            if evaluation
+            else None
+        )
+        # Of a version that several partitions made at once, first...last, any tells.
+        judged = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
+        evidence = require_gates(context, guards, {**judged, **({guards[1]: compared.partition} if compared else {})})
         with mlflow.activate() as client:
             registry = Registry(client, registered_model_name, alias)
             move = promote_version(registry, challenger.version, rule, evidence, context.run.run_id, compared)

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,16 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.candidates import content_hash, made_by
+from dagster_mlops.mlflow.candidates import content_hashes, made_by
 from dagster_mlops.mlflow.evaluation.metrics import Task
 from dagster_mlops.mlflow.evaluation.predictions import (
     Features,
-    as_frame,
+    Labels,
     known_rows,
     load_model,
     model_inputs,
     predict,
+    read_frame,
     read_labels,
 )
 from dagster_mlops.mlflow.keys import AssetLike, asset_input, asset_key
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
+    from mlflow.pyfunc import PyFuncModel
 
 REFERENCE = f"{NAMESPACE}.reference"
 """Tag of a version: artifact path, content hash and rows of its reference distribution, as JSON."""
@@ -48,6 +51,8 @@ def reference_asset(
     sample: int | None = 30_000,
     seed: int = 0,
     task: Task | None = None,
+    positive: Any = None,
+    classes: Sequence[Any] | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset with a sample of the rows that `model` learned from, and what its latest version says of them.
@@ -72,7 +77,7 @@ def reference_asset(
             column ``<prediction>_<class>`` for each of several, else the number or class.
         sample: rows that are drawn; None takes all.
         seed: of the sample.
-        task: as of :func:`evaluation_asset`.
+        task, positive, classes: as of :func:`evaluation_asset`.
         asset_options: whatever :func:`dagster.asset` takes. The resource key is ``mlflow``.
     """
     model_key, rows_key = asset_key(model), asset_key(rows)
@@ -82,14 +87,19 @@ def reference_asset(
             with mlflow.activate() as client:
                 record = made_by(context, model_key)
                 version = Registry(client, record.name, "").version(record.version)
-                rows_hash = content_hash(context, rows_key)
-                if rows_hash and record.datasets and rows_hash not in record.datasets.values():
+                hashes = set(content_hashes(context, rows_key))
+                if record.datasets and not hashes <= set(record.datasets.values()):
                     context.log.warning(
                         f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
                         "trained on. Materialize the reference in the run of the training."
                     )
-                known = known_rows(as_frame(rows), label, rows_key)
-                frame = _scored(version, known, label, features, prediction, sample, seed, task)
+                known = known_rows(read_frame(rows), label, rows_key)
+                labels = read_labels(known[label], task=task, positive=positive, classes=classes)
+                few = sample is None or len(known) <= sample
+                chosen = known.index if few else known.sample(sample, random_state=seed).index.sort_values()
+                part = Labels(labels.task, labels.values[chosen], labels.classes)
+                model = load_model(context, mlflow, record).model
+                frame = _scored(model, known.loc[chosen].reset_index(drop=True), part, label, features, prediction)
                 tag = _bind(client, version, frame)
         except (EvaluationError, ModelVersionError) as error:
             # Asking once more would find the same.
@@ -148,20 +158,9 @@ def load_reference(model: str, *, mlflow: MlflowResource) -> "pd.DataFrame":
 
 
 def _scored(
-    version: "MlflowModelVersion",
-    known: "pd.DataFrame",
-    label: str,
-    features: Features,
-    prediction: str,
-    sample: int | None,
-    seed: int,
-    task: Task | None,
+    model: "PyFuncModel", known: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
 ) -> "pd.DataFrame":
-    if sample is not None and len(known) > sample:
-        known = known.sample(sample, random_state=seed).sort_index().reset_index(drop=True)
-    model = load_model(version.name, str(version.version))
     inputs = model_inputs(model, known, features, label)
-    labels = read_labels(known[label], task=task, positive=None, classes=None)
     said = predict(model, inputs, labels)
     if said.values.ndim == 2:
         columns = {f"{prediction}_{name}": said.values[:, k] for k, name in enumerate(said.classes)}

@@ -112,7 +112,7 @@ def evaluation_asset(
             with mlflow.activate() as client:
                 record = made_by(context, setup.model)
                 version = Registry(client, record.name, setup.alias).version(record.version)
-                found, pngs = evaluate(context, client, record, setup, **frames)
+                found, stored_as, pngs = evaluate(context, client, mlflow, record, setup, **frames)
                 training = _training_run(client, record.run_id)
                 run = log_evaluation(client, context, mlflow, found, version, training, pngs)
                 text = model_card(client, mlflow, record, version, training, found, setup.card)
@@ -129,6 +129,7 @@ def evaluation_asset(
             metadata={
                 **metadata_of(found, pngs),
                 f"{PREFIX}/run_id": run.info.run_id,
+                f"{PREFIX}/format": str(stored_as),
                 "mlflow/model_card": dg.MetadataValue.md(text),
                 **{key: dg.MetadataValue.url(url) for key, url in urls.items() if url},
             },

@@ -7,6 +7,7 @@ from typing import Literal
 
 import dagster as dg
 
+from dagster_mlops.asset_records import partition_checked
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.mlflow.checks import refuse_useless, within
 from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation, Part
@@ -77,7 +78,7 @@ def evaluation_checks(
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         problem, found = "", None
         try:
-            found = latest_evaluation(context.instance, key)
+            found = latest_evaluation(context.instance, key, partition_checked(context, key))
         except EvaluationError as error:
             problem = str(error)
         for name, (_, by_slice, judge) in asked.items():

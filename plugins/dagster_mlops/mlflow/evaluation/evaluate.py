@@ -1,5 +1,6 @@
 """From rows and a version to an :class:`Evaluation`: who is asked, what they answer, who is compared with whom."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.candidates import content_hash
+from dagster_mlops.mlflow.candidates import content_hashes
 from dagster_mlops.mlflow.evaluation.measure import (
     Evaluation,
     Part,
@@ -24,16 +25,19 @@ from dagster_mlops.mlflow.evaluation.plots import figures
 from dagster_mlops.mlflow.evaluation.predictions import (
     Features,
     Labels,
-    as_frame,
+    in_row_order,
     known_rows,
     load_model,
     model_inputs,
     permutation_importance,
     predict,
+    read_frame,
     read_labels,
     read_prediction,
 )
+from dagster_mlops.mlflow.formats import StoredFormat
 from dagster_mlops.mlflow.promotion import Registry
+from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import ModelVersion
 
 if TYPE_CHECKING:
@@ -64,26 +68,27 @@ class Setup:
 def evaluate(
     context: dg.AssetExecutionContext,
     client: "MlflowClient",
+    resource: MlflowResource,
     record: ModelVersion,
     setup: Setup,
     rows: Any,
     training_rows: Any = None,
-) -> tuple[Evaluation, dict[str, bytes]]:
-    """Measure a version, and draw its figures.
+) -> tuple[Evaluation, StoredFormat, dict[str, bytes]]:
+    """Measure a version, say how it is stored, and draw its figures.
 
     Raises:
         EvaluationError: the rows, the labels or a function of the user's do not fit.
         ModelVersionError: the version cannot be loaded.
     """
     np = extra("numpy", extra="mlflow")
-    rows_hash = content_hash(context, setup.rows)
-    every = as_frame(rows)
+    hashes = content_hashes(context, setup.rows)
+    every = read_frame(rows)
     known = known_rows(every, setup.label, setup.rows)
     labels = read_labels(known[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
-    candidate = load_model(record.name, record.version)
-    inputs = model_inputs(candidate, known, setup.features, setup.label)
-    answer = predict(candidate, inputs, labels)
-    rival_version, rival, no_rival = _rival(client, record, known, labels, setup)
+    loaded = load_model(context, resource, record)
+    inputs = model_inputs(loaded.model, known, setup.features, setup.label)
+    answer = predict(loaded.model, inputs, labels)
+    rival_version, rival, no_rival = _rival(context, client, resource, record, known, labels, setup)
     baselines = _baselines(known, labels, training_rows, setup)
 
     def part(name: str, chosen: Any) -> Part:
@@ -98,8 +103,8 @@ def evaluate(
         task=labels.task,
         label=setup.label,
         rows_asset=setup.rows.to_user_string(),
-        rows_hash=rows_hash or _content(every),
-        warning="the version was trained on these very rows" if rows_hash in record.datasets.values() else "",
+        rows_hash=_of_all(hashes) or _content(every),
+        warning="the version was trained on these very rows" * any(h in record.datasets.values() for h in hashes),
         unlabelled=len(every) - len(known),
         positive=str(labels.classes[1]) if labels.task == "binary" else "",
         resamples=setup.plan.resamples,
@@ -113,13 +118,20 @@ def evaluate(
         lower_is_better=tuple(
             name for name in whole.metrics if greater_is_better(name, setup.plan.lower_is_better) is False
         ),
-        importance={} if whole.why_not else _importance(candidate, inputs, labels, headline(whole.metrics), setup),
+        importance={} if whole.why_not else _importance(loaded.model, inputs, labels, answer, whole, setup),
     )
-    return evaluation, figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)
+    drawn = figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)
+    return evaluation, loaded.format, drawn
 
 
 def _rival(
-    client: "MlflowClient", record: ModelVersion, known: "pd.DataFrame", labels: Labels, setup: Setup
+    context: dg.AssetExecutionContext,
+    client: "MlflowClient",
+    resource: MlflowResource,
+    record: ModelVersion,
+    known: "pd.DataFrame",
+    labels: Labels,
+    setup: Setup,
 ) -> tuple[str, Prediction | None, str]:
     """The version that holds the alias, what it says of the rows, and why there is no comparison if there is none."""
     if not setup.alias:
@@ -136,7 +148,7 @@ def _rival(
         if not number:
             return "", None, f"nobody held {setup.alias!r} before"
     try:
-        rival = load_model(record.name, number)
+        rival = load_model(context, resource, dataclasses.replace(record, version=number)).model
         inputs = model_inputs(rival, known, setup.features, setup.label)
         return number, predict(rival, inputs, labels), ""
     except (EvaluationError, ModelVersionError) as error:
@@ -144,13 +156,13 @@ def _rival(
 
 
 def _baselines(known: "pd.DataFrame", labels: Labels, training_rows: Any, setup: Setup) -> dict[str, Prediction]:
-    training = None if training_rows is None else as_frame(training_rows)
+    training = None if training_rows is None else read_frame(training_rows)
     trivial, prediction = trivial_baseline(labels)
     found = {trivial: prediction}
     unlabelled = known.drop(columns=setup.label)
     for name, baseline in setup.baselines.items():
         try:
-            answer = baseline(unlabelled) if training is None else baseline(unlabelled, training)
+            answer = in_row_order(baseline(unlabelled, *(() if training is None else (training,))), unlabelled)
         except Exception as error:  # whatever the user's function raises
             raise EvaluationError(f"baseline {name!r} failed: {type(error).__name__}: {error}") from error
         found[name] = read_prediction(answer, labels, len(known))
@@ -158,7 +170,7 @@ def _baselines(known: "pd.DataFrame", labels: Labels, training_rows: Any, setup:
 
 
 def _importance(
-    candidate: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels, metric: str, setup: Setup
+    candidate: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels, answer: Prediction, whole: Part, setup: Setup
 ) -> dict[str, float]:
     if not setup.importance_rows:
         return {}
@@ -169,19 +181,36 @@ def _importance(
         rare = labels.values[order] == (labels.values.mean() < 0.5)
         order = np.concatenate([order[rare][: setup.importance_rows // 2], order[~rare]])
     chosen = np.sort(order[: setup.importance_rows])
-    sign = -1 if labels.task == "regression" else 1
+    metric, sign = headline(whole.metrics), -1 if labels.task == "regression" else 1
 
     def worth(values: Any, prediction: Prediction) -> float:
+        if prediction.kind == "label" != answer.kind:  # of few rows, all probabilities may be 0 or 1
+            prediction = Prediction(answer.kind, prediction.values.astype(float), prediction.classes)
         return sign * estimate([scored(labels.task, values, prediction, threshold=setup.plan.threshold)])[0][metric]
 
     part = Labels(labels.task, labels.values[chosen], labels.classes)
     return permutation_importance(candidate, inputs.iloc[chosen], part, worth, seed=setup.plan.seed)
 
 
+def _of_all(hashes: Sequence[str]) -> str:
+    """One hash of the partitions' hashes; empty where there is none."""
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if len(hashes) > 1 else "".join(hashes)
+
+
 def _content(rows: "pd.DataFrame") -> str:
     """The hash of values and column names."""
-    hashes = extra("pandas", extra="mlflow").util.hash_pandas_object(rows, index=False).to_numpy()
+    pd = extra("pandas", extra="mlflow")
+    hash_rows, is_object = pd.util.hash_pandas_object, pd.api.types.is_object_dtype
+    try:
+        hashes = hash_rows(rows, index=False).to_numpy()
+    except TypeError:  # a column of lists or vectors
+        texts = rows.apply(lambda column: column.map(_text) if is_object(column) else column)
+        hashes = hash_rows(texts, index=False).to_numpy()
     return hashlib.sha256("\x00".join(map(str, rows.columns)).encode() + hashes.tobytes()).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return repr(value.tolist() if hasattr(value, "tolist") else value)  # of a long vector, repr leaves out the middle
 
 
 def _told(metrics: Mapping[str, Any]) -> str:

@@ -5,19 +5,25 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.asset_records import partitions_read
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.mlflow.evaluation.measure import Evaluation
+from dagster_mlops.mlflow.evaluation.metrics import greater_is_better
 from dagster_mlops.mlflow.evaluation.present import latest_evaluation
 from dagster_mlops.provenance import ModelVersion
 
 
 @dataclass(frozen=True)
 class SameRows:
-    """An evaluation of the candidate, to decide by `metric`; `min_wins` is the share of resamples it has to win."""
+    """An evaluation of the candidate, to decide by `metric`; `min_wins` is the share of resamples it has to win.
+
+    `partition` is that of the evaluation, where it has partitions.
+    """
 
     evaluation: Evaluation
     metric: str
     min_wins: float = 0.0
+    partition: str = ""
 
     def candidate(self) -> float:
         """The candidate's metric.
@@ -70,18 +76,40 @@ class SameRows:
 
 
 def same_rows(
-    instance: dg.DagsterInstance, key: dg.AssetKey, candidate: ModelVersion, alias: str, metric: str, min_wins: float
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    candidate: ModelVersion,
+    alias: str,
+    metric: str,
+    min_wins: float,
+    *,
+    greater: bool,
 ) -> SameRows:
     """The latest evaluation, once it is sure that it is about this candidate and alias.
 
+    Of an evaluation with partitions, it is that of the last partition that is about the candidate. `greater` says
+    whether more of the metric is better for whoever decides by it.
+
     Raises:
-        EvaluationError: there is none, or it is about another version or alias.
+        EvaluationError: there is none, it is about another version or alias, or less of the metric is better for it.
     """
-    found = latest_evaluation(instance, key)
-    version = f"{candidate.name}/{candidate.version}"
-    if f"{found.model}/{found.version}" != version or found.alias != alias:
-        raise EvaluationError(
+    version, problem = f"{candidate.name}/{candidate.version}", ""
+    for partition in reversed(partitions_read(context, key) or [""]):
+        try:
+            found = latest_evaluation(context.instance, key, partition)
+        except EvaluationError as error:
+            problem = problem or str(error)
+            continue
+        if f"{found.model}/{found.version}" == version and found.alias == alias:
+            if metric in found.whole.metrics and greater_is_better(metric, found.lower_is_better) is not greater:
+                raise EvaluationError(
+                    f"promotion is told that {'more' if greater else 'less'} of {metric!r} is better, and "
+                    f"{key.to_user_string()} is not. Set greater_is_better of the promotion, or lower_is_better of the "
+                    "evaluation; a metric without a direction, such as 'bias', decides nothing."
+                )
+            return SameRows(found, metric, min_wins, partition)
+        problem = (
             f"{key.to_user_string()} is about {found.model}/{found.version} and {found.alias!r}, the candidate is "
             f"{version} for {alias!r}. Materialize the evaluation (with compare_with={alias!r}), then promote."
         )
-    return SameRows(found, metric, min_wins)
+    raise EvaluationError(problem)

@@ -18,7 +18,7 @@ from dagster_mlops.mlflow.evaluation.metrics import (
     interval,
     scored,
 )
-from dagster_mlops.mlflow.evaluation.predictions import Labels
+from dagster_mlops.mlflow.evaluation.predictions import Labels, in_row_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple
             continue
         for name, condition in by.items():
             try:
-                mask = condition(rows) if callable(condition) else rows.eval(condition)
+                mask = in_row_order(condition(rows), rows) if callable(condition) else rows.eval(condition)
                 mask = np.asarray(pd.Series(mask).astype("boolean").fillna(False), dtype=bool)
             except Exception as error:  # whatever the user's function or pandas' parser raises
                 raise EvaluationError(
@@ -217,6 +217,8 @@ def trivial_baseline(labels: Labels) -> tuple[str, Prediction]:
 def _grouped(values: Any) -> Any:
     """At most `_MOST_SLICES` + 1 categories; missing values are one of them."""
     pd = extra("pandas", extra="mlflow")
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.astype(object)  # whose values are those that occur, and may become "other"
     present = values.dropna()
     if present.nunique() > _MOST_SLICES and pd.api.types.is_numeric_dtype(values):
         values = pd.qcut(values, 4, duplicates="drop", precision=3)

@@ -244,11 +244,12 @@ def _multiclass(labels: Array, prediction: Prediction, threshold: float) -> tupl
     columns += [(decided == k) * 1.0 + (labels == k) for k in range(size)]
     if probable:
         columns.append(-np.log(np.clip(prediction.values[np.arange(len(labels)), labels], _SMALLEST, 1)))
-    present = [k for k in range(size) if (labels == k).any()]
 
     def finish(means: Array) -> dict[str, Array]:
-        scores = [_ratio(2 * means[:, 1 + k], means[:, 1 + size + k]) for k in present]
-        metrics = {"accuracy": means[:, 0], "macro_f1": np.mean(scores, axis=0)}
+        counted = means[:, 1 + size : 1 + 2 * size]
+        scores = _ratio(2 * means[:, 1 : 1 + size], counted)
+        # Over the classes that a row of the resample is of, or is taken for; the others have no score.
+        metrics = {"accuracy": means[:, 0], "macro_f1": scores.sum(axis=1) / (counted > 0).sum(axis=1)}
         return {**metrics, "log_loss": means[:, 1 + 2 * size]} if probable else metrics
 
     return columns, finish

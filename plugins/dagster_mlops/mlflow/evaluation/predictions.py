@@ -1,6 +1,7 @@
 """What a registered version says of some rows, whatever shape its answer has, and which inputs it listens to."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -8,8 +9,11 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.frames import as_frame
 from dagster_mlops.mlflow.evaluation.metrics import Array, Prediction, Task
-from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.mlflow.model_loading import LoadedModel, load_version
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.provenance import ModelVersion, mask_credentials
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +25,10 @@ _MOST_CLASSES = 20
 _ASKED_AT_ONCE = 20_000  # rows
 
 
+read_frame = functools.partial(as_frame, tool="mlflow", error=EvaluationError)
+"""Whatever an IO manager loads as a table, as a pandas frame, or an EvaluationError."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """The answers: 0 and 1 for ``binary``, positions in `classes` for ``multiclass``, numbers for ``regression``."""
@@ -28,24 +36,6 @@ class Labels:
     task: Task
     values: Array
     classes: tuple[Any, ...] = ()  # binary: negative, positive
-
-
-def as_frame(value: Any) -> "pd.DataFrame":
-    """A pandas, pyarrow or polars frame, or one per partition, as a pandas frame.
-
-    Raises:
-        EvaluationError: it is no dataframe.
-    """
-    pd = extra("pandas", extra="mlflow")
-    if isinstance(value, pd.DataFrame):
-        return value
-    if isinstance(value, Mapping) and value:
-        return pd.concat([as_frame(part) for part in value.values()], ignore_index=True)
-    other: Any = value
-    other = other.collect() if hasattr(other, "collect") else other  # polars.LazyFrame
-    if hasattr(other, "to_pandas") and isinstance(frame := other.to_pandas(), pd.DataFrame):
-        return frame
-    raise EvaluationError(f"{type(value).__qualname__} is no dataframe. Name an asset that is loaded as one.")
 
 
 def known_rows(rows: "pd.DataFrame", label: str, asset: dg.AssetKey) -> "pd.DataFrame":
@@ -112,20 +102,26 @@ def in_order(values: Collection[Any]) -> list[Any]:
     return sorted(values, key=lambda value: (type(value).__name__, value))
 
 
-def load_model(name: str, version: str) -> "PyFuncModel":
-    """A version as MLflow loads it.
+def load_model(context: dg.AssetExecutionContext, resource: MlflowResource, record: ModelVersion) -> LoadedModel:
+    """A version as MLflow loads it, of any format: it was trained here. The log says what it is.
 
     Raises:
-        ModelVersionError: it was deleted, its files are gone, or it cannot be loaded here.
+        ModelVersionError: it was deleted, its files are gone or were changed, or it cannot be loaded here.
     """
     try:
-        return extra("mlflow.pyfunc", extra="mlflow").load_model(f"models:/{name}/{version}", suppress_warnings=True)
+        loaded = load_version(resource, record, pyfunc=True, allow_pickle=True)
     except Exception as error:
         # Whatever the model's own code raises, beside MLflow's errors.
         raise ModelVersionError(
-            f"version {version} of {name!r} cannot be loaded: {type(error).__name__}: "
+            f"version {record.version} of {record.name!r} cannot be loaded: {type(error).__name__}: "
             f"{mask_credentials(str(error))[:500]}"
         ) from error
+    says = f"Loaded version {record.version} of {record.name!r}, which is stored as {loaded.format}"
+    if loaded.format.runs_code:
+        context.log.warning(f"{says}: {loaded.format.runs_code}.")
+    else:
+        context.log.info(f"{says}.")
+    return loaded
 
 
 def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features, label: str) -> "pd.DataFrame":
@@ -139,7 +135,7 @@ def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features,
     if label in named:
         raise EvaluationError(f"the model takes the label {label!r} as an input. Train it without, then evaluate.")
     known = rows.drop(columns=label)
-    made = features(known) if callable(features) else known
+    made = _made(features, known) if callable(features) else known
     wanted = list(named) or (list(made.columns) if features is None or callable(features) else list(features))
     absent = [
         name
@@ -152,8 +148,52 @@ def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features,
             f"{', '.join(map(str, list(known.columns)[:30]))}. Name another asset as rows, or make the columns in "
             "features=<function of a frame>."
         )
-    more = {name: known[name] for name in wanted if name not in made and name in known}
-    return made.assign(**more).reindex(columns=[name for name in wanted if name in made or name in more])
+    given = made.copy(deep=False)
+    for name in wanted:
+        if name not in made and name in known:
+            given[name] = known[name]
+    for name, spec in named.items():
+        if name in given:
+            given[name] = _fitting(given[name], getattr(spec.type, "name", ""))
+    return given.reindex(columns=[name for name in wanted if name in given])
+
+
+def _fitting(values: "pd.Series", wanted: str) -> "pd.Series":
+    """Values in the type of the signature, if they are the same.
+
+    Whether a column of numbers is whole is chance of its rows, and categories are text to MLflow.
+    """
+    pd = extra("pandas", extra="mlflow")
+    types = pd.api.types
+    if wanted == "string" and isinstance(values.dtype, pd.CategoricalDtype):
+        return values.astype(object)
+    if wanted in ("double", "float") and types.is_numeric_dtype(values) and not types.is_float_dtype(values):
+        return values.astype("float64" if wanted == "double" else "float32")
+    number = wanted in ("long", "integer") and types.is_float_dtype(values)
+    if number and values.notna().all() and bool(values.eq(values.round()).all()):
+        return values.astype("int64" if wanted == "long" else "int32")
+    return values
+
+
+def _made(features: "Callable[[pd.DataFrame], pd.DataFrame]", rows: "pd.DataFrame") -> "pd.DataFrame":
+    try:
+        made = read_frame(in_row_order(features(rows), rows))
+    except Exception as error:  # whatever the user's function raises
+        raise EvaluationError(f"features failed: {type(error).__name__}: {error}") from error
+    if len(made) != len(rows):
+        raise EvaluationError(
+            f"features made {len(made)} rows of {len(rows)}. Let it make one of each, and leave out none."
+        )
+    return made.set_axis(rows.index)
+
+
+def in_row_order(made: Any, rows: "pd.DataFrame") -> Any:
+    """What a function made of rows, in their order: one that has sorted them says so by the index."""
+    pd = extra("pandas", extra="mlflow")
+    if not isinstance(made, pd.DataFrame | pd.Series) or made.index.equals(rows.index):
+        return made
+    sorted_only = len(made) == len(rows) and made.index.is_unique and made.index.isin(rows.index).all()
+    return made.loc[rows.index] if sorted_only else made
 
 
 def predict(model: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels) -> Prediction:
@@ -195,8 +235,9 @@ def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
                 f"{len(classes)} classes: {', '.join(map(str, classes)) or 'none'}. Name all of them, in classes=[…]."
             )
         # Columns are in the order of the sorted classes, as scikit-learn has them, unless they are named.
-        order = columns if set(columns) == set(classes) else in_order(classes)
-        values = values.astype(float)[:, [order.index(value) for value in classes]]
+        names, named = [str(value) for value in classes], [str(column) for column in columns]
+        order = named if set(named) == set(names) else [str(value) for value in in_order(classes)]
+        values = values.astype(float)[:, [order.index(name) for name in names]]
         return Prediction("probability", values[:, 1] if labels.task == "binary" else values, classes)
     if labels.task == "regression":
         if not numeric:
@@ -244,7 +285,9 @@ def permutation_importance(
     # Several at once: each call of a model has a cost of its own, whatever the number of rows.
     step = max(1, _ASKED_AT_ONCE // size)
     for block in (names[start : start + step] for start in range(0, len(names), step)):
-        shuffled = [inputs.assign(**{name: inputs[name].to_numpy()[order.permutation(size)]}) for name in block]
+        shuffled = [inputs.copy(deep=False) for _ in block]
+        for frame, name in zip(shuffled, block, strict=True):
+            frame[name] = inputs[name].to_numpy()[order.permutation(size)]
         said = predict(model, pd.concat(shuffled, ignore_index=True).astype(inputs.dtypes.to_dict()), labels)
         for position, name in enumerate(block):
             part = said.take(slice(position * size, (position + 1) * size))

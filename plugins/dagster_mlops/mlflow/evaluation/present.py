@@ -157,15 +157,17 @@ def _tables(**tables: Sequence[Row]) -> dict[str, dg.TableMetadataValue]:
     }
 
 
-def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey) -> Evaluation:
-    """What an evaluation asset found last.
+def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None) -> Evaluation:
+    """What an evaluation asset, or a partition of it, found last.
 
     Raises:
         EvaluationError: it was never materialized, or is no evaluation.
     """
-    event = instance.get_latest_materialization_event(key)
-    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+    made = [event.asset_materialization for event in instance.fetch_materializations(wanted, limit=1).records]
+    metadata = made[0].metadata if made and made[0] else {}
     if RESULT not in metadata:
-        raise EvaluationError(f"{key.to_user_string()} has no evaluation yet. Materialize it first.")
+        which = key.to_user_string() + (f" partition {partition}" if partition else "")
+        raise EvaluationError(f"{which} has no evaluation yet. Materialize it first.")
     result: Any = metadata[RESULT].value
     return Evaluation.from_dict(result)
