@@ -158,7 +158,7 @@ def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features,
     return given.reindex(columns=[name for name in wanted if name in given])
 
 
-def _fitting(values: "pd.Series", wanted: str) -> "pd.Series":
+def _fitting(values: Any, wanted: str) -> Any:
     """Values in the type of the signature, if they are the same.
 
     Whether a column of numbers is whole is chance of its rows, and categories are text to MLflow.
