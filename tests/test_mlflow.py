@@ -89,6 +89,9 @@ def train(context: dg.AssetExecutionContext, config: Plan, training_set: pd.Data
     if config.trouble == "once" and not Path(os.environ["CALLS"] + ".mended").exists():
         Path(os.environ["CALLS"] + ".mended").touch()
         raise ConnectionError("no route to https://ml:hunter2@data")
+    if config.trouble == "interrupt twice":
+        mlflow.start_run(nested=True)
+        signal.raise_signal(signal.SIGINT)
     if config.trouble == "odd":
         raise FileNotFoundError("caf\udce9.csv\0")
     if config.trouble == "interrupt":
@@ -255,7 +258,7 @@ def test_a_run_holds_what_is_needed_to_run_it_again(instance, resource, client, 
     assert (step["asset"], step["partition"], step["seed"]) == ("model", "", 3)
     assert step["config"] == {"auc": 0.7, "trouble": ""} and step["function"].endswith("test_mlflow:train")
     assert step["location"].items() >= {"python_file": "tests/test_mlflow.py", "fn_name": "WORLD"}.items()
-    assert [Record.from_dict(found) for found in step["inputs"]] == [DATASET, FEATURES]
+    assert [Record.from_dict(kept) for read in step["reads"] for kept in read["records"]] == [DATASET, FEATURES]
     assert system["container"] == "registry.example.com/training@sha256:0a" and system["cores"] >= 1
     assert system["environment"]["OMP_NUM_THREADS"] == "2"
     assert run.data.tags["dagster_mlops.container"] == system["container"]
@@ -295,6 +298,19 @@ def test_an_interruption_closes_the_run_as_killed(instance, resource, client):
     assert not materialize(instance, resource, training_set, model, plan=Plan(trouble="interrupt")).success
     [run] = runs_of(client)
     assert run.info.status == "KILLED"
+
+
+def test_a_second_interruption_does_not_leave_open_what_the_first_one_closes(instance, resource, client, monkeypatch):
+    end_run = mlflow.end_run
+
+    def interrupted(*arguments: str) -> None:
+        end_run(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(mlflow, "end_run", interrupted)
+    unretried = training_asset(registered_model_name="delay", name="model")(train)
+    assert not materialize(instance, resource, training_set, unretried, plan=Plan(trouble="interrupt twice")).success
+    assert [run.info.status for run in runs_of(client)] == ["KILLED", "KILLED"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.environment import environment, request_limits
+from dagster_mlops.mlflow.interrupts import undisturbed
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import mask_credentials
 
@@ -59,7 +60,7 @@ def open_run(
             # Whoever waits for the error, or has pressed Terminate, does not wait for a server that is away, too.
             hurry = request_limits(timeout=10, retries=4 if status == "FAILED" else 2)
             try:
-                with environment(**hurry):
+                with undisturbed(), environment(**hurry):
                     _leave(client, resource, run, depth, status)
                     runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
             except Exception as second:  # noqa: BLE001 - what the training has died of is what people have to see
@@ -67,8 +68,9 @@ def open_run(
                     f"MLflow run {run.info.run_id} could not be closed: {mask_credentials(str(second))}"
                 )
         raise
-    _leave(client, resource, run, depth, "FINISHED")
-    client.set_terminated(run.info.run_id, "FINISHED")
+    with undisturbed():
+        _leave(client, resource, run, depth, "FINISHED")
+        client.set_terminated(run.info.run_id, "FINISHED")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.environment import environment, request_limits
+from dagster_mlops.mlflow.interrupts import undisturbed
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
@@ -42,7 +43,7 @@ def parent_run(
         yield parent
     finally:
         try:
-            with environment(**request_limits(timeout=10, retries=4)):
+            with undisturbed(), environment(**request_limits(timeout=10, retries=4)):
                 _settle(client, experiment_id, parent)
         except (extra("mlflow.exceptions").MlflowException, OSError) as error:
             context.log.warning(f"MLflow run {parent} could not be brought up to date: {mask_credentials(str(error))}")

@@ -13,6 +13,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import ProvenanceError, TrainingRunError
+from dagster_mlops.mlflow.interrupts import undisturbed
 from dagster_mlops.provenance import NAMESPACE, Record, TrainingRun, mask_credentials, records_in
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> s
         close_run(client, child, status, reason)
     # Neither a request nor a database takes half of a surrogate pair, or a NUL: errors about files and bytes have them.
     text = mask_credentials(reason).encode(errors="replace").decode().replace("\0", "")
-    client.set_tag(run.info.run_id, CLOSED, text[:2000])
-    client.set_terminated(run.info.run_id, status)
+    with undisturbed():
+        client.set_tag(run.info.run_id, CLOSED, text[:2000])
+        client.set_terminated(run.info.run_id, status)
     return run.info.run_id
 
 
