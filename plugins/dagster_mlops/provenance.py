@@ -21,8 +21,12 @@ NAMESPACE = "dagster_mlops"
 
 _R = TypeVar("_R", bound="Record")
 _KINDS: dict[str, type["Record"]] = {}
+# Alone before the @ stands a token in web addresses, elsewhere a user, a container (abfss) or a bucket (s3://name@v1).
 # Databases take a password with a slash as it is. What looks like a port is none.
-_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:@\[]+:(?!\d{2,5}(?:[/?#\s]|$))[^@\s]*@(?:[^/\s]*@)?)")
+_CREDENTIALS = re.compile(
+    r"(?:(?<=http://)|(?<=https://))[^/\s]*@"
+    r"|(?<=://)(?:[^/\s:@\[]*:[^/\s]*@|[^/\s:@\[]+:(?!\d{2,5}(?:[/?#\s]|$))[^@\s]*@(?:[^/\s]*@)?)"
+)
 _SECRET_PARAMETERS = re.compile(r"(?i)([?&;][\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|key)=)[^&;#\s]+")
 
 
