@@ -273,7 +273,8 @@ def test_a_lost_feature_store_is_not_needed_where_a_dataset_holds_the_training_s
     )
     data = Dataset(path="joined.parquet", md5="0" * 32, repo="/data", dagster_asset=asset)
     run = TrainingRun(run_id="0" * 32, tracking_uri="sqlite:///m.db", upstream=(features.ref, data.ref))
-    step = {"asset": "model", "partition": "", "inputs": [features.to_dict(), data.to_dict()]}
+    kept = [features.to_dict(), data.to_dict()]
+    step = {"asset": "model", "partition": "", "reads": [{"asset": "joined", "loaded": True, "records": kept}]}
     tools = Tools(
         {
             "mlflow": Answers(Accessible(run), {"step.json": json.dumps(step).encode()}),

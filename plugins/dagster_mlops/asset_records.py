@@ -1,6 +1,7 @@
 """The records on Dagster's assets: what a step reads about its inputs, and what it writes about itself."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -52,8 +53,17 @@ def note_loaded(context: dg.InputContext, *records: Record) -> None:
     _LOADED.setdefault(step, {}).setdefault(context.asset_key, []).extend(records)
 
 
-def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Record]:
-    """The records of the assets that this step's asset depends on: how layers compose without importing each other.
+@dataclass(frozen=True)
+class Read:
+    """What a step has read of an asset. Without `loaded`, no IO manager gave it to the step: it only came before."""
+
+    asset: str
+    loaded: bool
+    records: tuple[Record, ...]
+
+
+def upstream_reads(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Read]:
+    """The assets that this step's asset depends on, each with the records of what was read.
 
     They are those of the versions that the inputs were loaded from, where the IO manager says so by
     :func:`note_loaded`, else the latest. `key` names the asset when the step computes several.
@@ -62,15 +72,22 @@ def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None 
         ProvenanceError: a record cannot be read.
     """
     definition = context.assets_def
-    key = key or definition.key
-    records: list[Record] = []
-    loaded = _LOADED.get(context.get_step_execution_context(), {})
-    for dependency in sorted(definition.asset_deps[key], key=lambda k: k.to_user_string()):
-        if dependency in loaded:
-            records.extend(loaded[dependency])
+    inputs = context.op_execution_context.op_def.input_dict
+    given = {k for name, k in definition.keys_by_input_name.items() if not inputs[name].dagster_type.is_nothing}
+    noted = _LOADED.get(context.get_step_execution_context(), {})
+    reads = []
+    for dependency in sorted(definition.asset_deps[key or definition.key], key=lambda k: k.to_user_string()):
+        if dependency in noted:
+            records = noted[dependency]
         else:
-            records.extend(latest_records(context.instance, dependency, partitions_read(context, dependency)))
-    return records
+            records = latest_records(context.instance, dependency, partitions_read(context, dependency))
+        reads.append(Read(dependency.to_user_string(), dependency in given, tuple(records)))
+    return reads
+
+
+def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Record]:
+    """Like :func:`upstream_reads`, only the records: how layers compose without importing each other."""
+    return [record for read in upstream_reads(context, key) for record in read.records]
 
 
 def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> tuple[Ref, ...]:

@@ -90,7 +90,7 @@ class Recipe:
     @property
     def inputs(self) -> list[Record]:
         """The records of the assets that the training read, as they were then."""
-        kept = [Record.from_dict(found) for found in self.step.get("inputs", [])]
+        kept = [record for _, records in records_read(self.step) for record in records]
         return kept or [link.record for link in self.chain.upstream if link.record]
 
     def to_dict(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
 
     A training set need not be made again when a dataset holds it; one whose dataset is lost can be.
     """
-    kept = [Record.from_dict(found) for found in step.get("inputs", [])]
+    kept = [record for _, records in records_read(step) for record in records]
     links: Sequence[Link] = [link for link in run.upstream if link.ref.kind != "commit"]
     # What the run has kept counts also where a tool cannot be asked any more.
     known = {**{link.ref: link.record for link in links if link.record}, **{record.ref: record for record in kept}}
@@ -276,4 +276,13 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
             reason += "" if needed else f"; {again[asset].ref.tool} makes it again"
         name = record.path if isinstance(record, Dataset) else link.ref.id
         found.append(Ingredient("features" if features else "data", name, link.bucket, reason, needed))
+    for read in step.get("reads", []):
+        if read["loaded"] and not read["records"]:
+            reason = "its IO manager keeps no versions, so what it held then is not known. Store it with the DVC one"
+            found.append(Ingredient("data", f"asset {read['asset']}", "deleted", reason))
     return found, again
+
+
+def records_read(step: Mapping[str, Any]) -> list[tuple[str, list[Record]]]:
+    """The assets that a step has read, and the records of what was read."""
+    return [(read["asset"], [Record.from_dict(kept) for kept in read["records"]]) for read in step.get("reads", [])]

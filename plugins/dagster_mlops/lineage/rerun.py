@@ -12,7 +12,7 @@ from typing import Any
 from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.environment import Environment, ambient, find_requirements, install
-from dagster_mlops.lineage.recipe import Recipe
+from dagster_mlops.lineage.recipe import Recipe, records_read
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
 from dagster_mlops.run_files import DIFF, MONITORING, TRIAL, TRIAL_TAG
@@ -128,10 +128,12 @@ def _reference(recipe: Recipe, keeper: KeepsRuns, folder: Path) -> Path | str:
 def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
     """What Dagster has to know for IO managers to load the versions of then: the newest materializations of then."""
     seeds: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in recipe.inputs:
-        key = record.dagster_asset, record.dagster_partition
-        seed = seeds.setdefault(key, {"asset": key[0], "partition": key[1], "metadata": {}})
-        seed["metadata"][f"dagster_mlops/{record.kind}"] = record.to_dict()
+    for asset, records in records_read(recipe.step):
+        for record in records:
+            # What is only observed here was made as another asset, elsewhere.
+            partition = record.dagster_partition if record.dagster_asset == asset else ""
+            seed = seeds.setdefault((asset, partition), {"asset": asset, "partition": partition, "metadata": {}})
+            seed["metadata"][f"dagster_mlops/{record.kind}"] = record.to_dict()
     return list(seeds.values())
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import Read
 from dagster_mlops.code_state import CodeState, git
 from dagster_mlops.mlflow.licences import installed_packages, requirements
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import Record, mask_credentials
+from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
 
 if TYPE_CHECKING:
@@ -48,13 +49,14 @@ def step_facts(
     code: CodeState,
     registered_model_name: str,
     seed: int,
-    inputs: Sequence[Record],
+    reads: Sequence[Read],
 ) -> dict[str, Any]:
     """Which step this is and what it was given, so that another process can run it again.
 
     ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), ``seed``, ``function``,
     the code ``location`` that defines it, where Dagster knows (paths in the checkout are relative to it), the checkout
-    and where it was cloned from as ``code``, and the records of all ``inputs``.
+    and where it was cloned from as ``code``, and what it ``reads``: each asset with its
+    records, and whether an IO manager gave it to the step.
     """
     return {
         "schema": _SCHEMA,
@@ -67,7 +69,10 @@ def step_facts(
         "function": f"{function.__module__}:{function.__qualname__}",
         "location": _location(context, code.toplevel),
         "code": _checkout(code),
-        "inputs": [record.to_dict() for record in inputs],
+        "reads": [
+            {"asset": read.asset, "loaded": read.loaded, "records": [record.to_dict() for record in read.records]}
+            for read in reads
+        ],
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import dagster_facts, upstream_records
+from dagster_mlops.asset_records import dagster_facts, upstream_reads
 from dagster_mlops.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import capture, runs
@@ -107,7 +107,8 @@ def run_facts(
     Raises:
         ProvenanceError: an upstream record cannot be read, or there are too many of them for MLflow's tags.
     """
-    upstream = upstream_records(context)
+    reads = upstream_reads(context)
+    upstream = [record for read in reads for record in read.records]
     refs = tuple(dict.fromkeys(record.ref for record in upstream))
     training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
@@ -179,7 +180,7 @@ def run_facts(
         code=code,
         registered_model_name=registered_model_name,
         seed=seed,
-        inputs=upstream,
+        reads=reads,
     )
     tags = {key: value for key, value in tags.items() if value}
     params = config_params(config, f"{CODE}/{STEP}")
