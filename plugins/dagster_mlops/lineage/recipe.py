@@ -145,6 +145,7 @@ def find_recipe(
         *_code(run, files, repository, lost),
         _environment(run, files, repository),
         _step(step, lost),
+        *_config(step),
         *inputs,
     ]
     return Recipe(run, version, link, files, repository, tuple(ingredients), again)
@@ -238,6 +239,12 @@ def _step(step: Mapping[str, Any], lost: str) -> Ingredient:
     return Ingredient(
         "step", "asset, config and inputs", "deleted", f"the run has no file {CODE}/{STEP}: an older version made it."
     )
+
+
+def _config(step: Mapping[str, Any]) -> list[Ingredient]:
+    """The values of the step's config that held a credential, which the run has not kept."""
+    reason = 'a run keeps no secrets. Give them as environment variables, {"env": "NAME"}, which it keeps by name.'
+    return [Ingredient("config", name or "value", "inaccessible", reason) for name in step.get("secrets", ())]
 
 
 def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingredient], dict[str, TrainingSet]]:

@@ -16,9 +16,9 @@ import dagster as dg
 from dagster_mlops._extras import extra
 from dagster_mlops.asset_records import Read
 from dagster_mlops.code_state import CodeState, git
+from dagster_mlops.mlflow.config_params import kept_config, masked_strings
 from dagster_mlops.mlflow.licences import installed_packages, requirements
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ def step_facts(
     context: dg.AssetExecutionContext,
     function: Callable[..., Any],
     *,
-    config: Any,
     code: CodeState,
     registered_model_name: str,
     seed: int,
@@ -53,17 +52,20 @@ def step_facts(
 ) -> dict[str, Any]:
     """Which step this is and what it was given, so that another process can run it again.
 
-    ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), ``seed``, ``function``,
+    ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), the names of those of its
+    values that are kept without their ``secrets``, ``seed``, ``function``,
     the code ``location`` that defines it, where Dagster knows (paths in the checkout are relative to it), the checkout
     and where it was cloned from as ``code``, and what it ``reads``: each asset with its
     records, and whether an IO manager gave it to the step.
     """
+    config, secrets = kept_config(context)
     return {
         "schema": _SCHEMA,
         "asset": context.assets_def.key.to_user_string(),
         "partition": context.partition_key if context.has_partition_key else "",
         **({"partition_range": list(_range(context))} if context.has_partition_key_range else {}),
         "config": config,
+        **({"secrets": list(secrets)} if secrets else {}),
         "seed": seed,
         "registered_model_name": registered_model_name,
         "function": f"{function.__module__}:{function.__qualname__}",
@@ -127,7 +129,7 @@ def log_capture(
         licences = {package["name"]: package["licence"] for package in installed_packages()}
         (folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
         # Config and records may hold what JSON has no type for, and addresses with passwords.
-        (folder / STEP).write_text(mask_credentials(json.dumps(step, indent=1, default=str)) + "\n")
+        (folder / STEP).write_text(json.dumps(masked_strings(step), indent=1, default=str) + "\n")
         (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")
         if code.diff:
             (folder / DIFF).write_text(code.diff)

@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops.provenance import mask_credentials
 
+_DEFAULT = object()
 PREFIX = "config."
 """What the names begin with, so that none is a param which the training function logs."""
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
@@ -17,9 +18,30 @@ _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
 
 def visible_config(context: dg.AssetExecutionContext) -> Any:
     """The op's config with defaults; what comes from the environment is the variable's name, as ``{"env": NAME}``."""
-    run_config: Any = context.run.run_config
-    written = run_config.get("ops", {}).get(context.op_execution_context.op_handle.name, {})
-    return _hide(context.op_execution_context.op_config, written.get("config"))
+    return _hide(context.op_execution_context.op_config, _written(context, None))
+
+
+def kept_config(context: dg.AssetExecutionContext) -> tuple[Any, tuple[str, ...]]:
+    """The same config without credentials, which are ``***``, and the dotted names of the values that had some.
+
+    A default with a credential is left out, and no loss: the code says it again.
+    """
+    lost: list[str] = []
+    kept = _keep(visible_config(context), _written(context, _DEFAULT), (), lost)
+    return None if kept is _DEFAULT else kept, tuple(lost)
+
+
+def masked_strings(value: Any) -> Any:
+    """The same value with the credentials of each string in it masked: in the JSON text of it they have no clear end.
+
+    >>> masked_strings({"urls": ["https://host/rows.csv?api_key=abc", "s3://bucket/rows"], "rate": 0.1})
+    {'urls': ['https://host/rows.csv?api_key=***', 's3://bucket/rows'], 'rate': 0.1}
+    """
+    if isinstance(value, Mapping):
+        return {name: masked_strings(below) for name, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked_strings(below) for below in value]
+    return mask_credentials(value) if isinstance(value, str) else value
 
 
 def config_params(config: Any, kept_in: str) -> dict[str, str]:
@@ -32,7 +54,7 @@ def config_params(config: Any, kept_in: str) -> dict[str, str]:
     """
     params: dict[str, str] = {}
     for path, value in _leaves(config, ()):
-        text = mask_credentials(value if isinstance(value, str) else _text(value))
+        text = _text(value)
         if len(text) > _LONGEST_VALUE:
             rest = f"… ({len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()}, see {kept_in})"
             text = text[: _LONGEST_VALUE - len(rest)] + rest
@@ -41,6 +63,12 @@ def config_params(config: Any, kept_in: str) -> dict[str, str]:
             name = f"{name[: _LONGEST_NAME - 9]}.{hashlib.sha256(repr(path).encode()).hexdigest()[:8]}"
         params[name] = text
     return params
+
+
+def _written(context: dg.AssetExecutionContext, otherwise: Any) -> Any:
+    """The config as the run was given it, without defaults."""
+    run_config: Any = context.run.run_config
+    return run_config.get("ops", {}).get(context.op_execution_context.op_handle.name, {}).get("config", otherwise)
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -54,7 +82,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _text(value: Any) -> str:
     if isinstance(value, Mapping) and set(value) == {"env"}:
         return f"env:{value['env']}"
-    return json.dumps(value, default=str) if isinstance(value, list | tuple | Mapping) else str(value)
+    masked = masked_strings(value)
+    return json.dumps(masked, default=str) if isinstance(value, list | tuple | Mapping) else str(masked)
 
 
 def _hide(value: Any, written: Any) -> Any:
@@ -66,3 +95,25 @@ def _hide(value: Any, written: Any) -> Any:
     if isinstance(value, list) and isinstance(written, list | tuple) and len(value) == len(written):
         return [_hide(*pair) for pair in zip(value, written, strict=True)]
     return value
+
+
+def _keep(value: Any, written: Any, path: tuple[str, ...], lost: list[str]) -> Any:
+    if isinstance(value, Mapping):
+        below = written if isinstance(written, Mapping) else {}
+        found = {name: _keep(one, below.get(name, _DEFAULT), (*path, str(name)), lost) for name, one in value.items()}
+        kept = {name: one for name, one in found.items() if one is not _DEFAULT}
+        # A nested default is left out as a whole: half a dictionary is another one.
+        return _DEFAULT if path and written is _DEFAULT and len(kept) < len(found) else kept
+    if isinstance(value, list):
+        below = written if isinstance(written, list | tuple) and len(written) == len(value) else [written] * len(value)
+        kept = [
+            _keep(one, given, (*path, str(i)), lost) for i, (one, given) in enumerate(zip(value, below, strict=True))
+        ]
+        return _DEFAULT if _DEFAULT in kept else kept
+    masked = mask_credentials(value) if isinstance(value, str) else value
+    if masked == value:
+        return value
+    if written is _DEFAULT:
+        return _DEFAULT
+    lost.append(".".join(path))
+    return masked

@@ -176,7 +176,6 @@ def run_facts(
     again = capture.step_facts(
         context,
         function,
-        config=config,
         code=code,
         registered_model_name=registered_model_name,
         seed=seed,
