@@ -40,7 +40,8 @@ from dagster_mlops.mlflow import (
 )
 from dagster_mlops.mlflow import facts as training_facts
 from dagster_mlops.mlflow import step as training
-from dagster_mlops.mlflow.promotion import PROMOTED, Registry, Rule, promote_version
+from dagster_mlops.mlflow.aliases import PROMOTED, Registry
+from dagster_mlops.mlflow.promotion import Rule, promote_version
 from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 

@@ -1,6 +1,5 @@
 """Promotion: an alias moves to the candidate when it beats the version that holds it."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,23 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.gates import require_gates
+from dagster_mlops.mlflow.aliases import DONE, INTENDED, Registry
 from dagster_mlops.mlflow.candidates import made_by
 from dagster_mlops.mlflow.evaluation.evidence import SameRows, same_rows
 from dagster_mlops.mlflow.keys import AssetLike, asset_key
 from dagster_mlops.mlflow.registry import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import NAMESPACE, mask_credentials
+from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
+    pass
 
-# Tag of a model version: a JSON list of the alias moves it took part in, oldest first.
-PROMOTED = f"{NAMESPACE}.promoted"
-_INTENDED, _DONE = "intended", "done"
 # How often a promotion looks again when another one moves the alias at the same time.
 _TRIES = 5
 
@@ -156,67 +151,6 @@ class Move:
         return {who: value for who, value in both.items() if value is not None and math.isfinite(value)}
 
 
-class Registry:
-    """One alias of one registered model."""
-
-    def __init__(self, client: "MlflowClient", name: str, alias: str) -> None:
-        self.client, self.name, self.alias = client, name, alias
-
-    def holder(self) -> "MlflowModelVersion | None":
-        """The version that holds the alias."""
-        try:
-            return self.client.get_model_version_by_alias(self.name, self.alias)
-        except extra("mlflow.exceptions").MlflowException as error:
-            # A missing alias is INVALID_PARAMETER_VALUE, a missing model RESOURCE_DOES_NOT_EXIST.
-            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-                raise
-            return None
-
-    def version(self, version: str) -> "MlflowModelVersion":
-        """A version by its number.
-
-        Raises:
-            ModelVersionError: it is not there.
-        """
-        try:
-            return self.client.get_model_version(self.name, version)
-        except extra("mlflow.exceptions").MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise ModelVersionError(
-                f"{self.name!r} has no version {version}; it was deleted after training. Train again, then promote."
-            ) from error
-
-    def metric(self, version: "MlflowModelVersion", metric: str) -> float:
-        """A metric of the run that made the version; of the version's record when the run is gone.
-
-        Raises:
-            ModelVersionError: the run has no such metric.
-        """
-        try:
-            metrics = self.client.get_run(str(version.run_id)).data.metrics
-        except extra("mlflow.exceptions").MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            metrics = version_record(version, "").metrics
-        if metric not in metrics:
-            raise ModelVersionError(
-                f"version {version.version} of {self.name!r} has no metric {metric!r}; run {version.run_id} has "
-                f"{', '.join(sorted(metrics)) or 'none'}. Log it with mlflow.log_metric in the training function, or "
-                "promote on one that is there."
-            )
-        return float(metrics[metric])
-
-    def events(self, version: str) -> list[dict[str, Any]]:
-        """The alias moves that a version took part in."""
-        return json.loads(self.version(version).tags.get(PROMOTED, "[]"))
-
-    def write_event(self, version: str, event: Mapping[str, Any]) -> None:
-        """Add an alias move to a version's history, or complete the one that was intended before."""
-        events = [known for known in self.events(version) if not _is_earlier_form(known, event)]
-        self.client.set_model_version_tag(self.name, version, PROMOTED, json.dumps([*events, dict(event)]))
-
-
 def promote_version(
     registry: Registry,
     version: str,
@@ -257,7 +191,7 @@ def promote_version(
             "gates": dict(evidence),
             **({"evaluation": compared.to_dict()} if compared else {}),
             "dagster_run_id": dagster_run_id,
-            "state": _INTENDED,
+            "state": INTENDED,
         }
         registry.write_event(version, event)
         # MLflow cannot compare and set: look again right before, so that a rival's window is milliseconds.
@@ -277,7 +211,7 @@ def promote_version(
 
 def _complete(registry: Registry, version: str, value: float) -> Move:
     """The version holds the alias already: perhaps by a promotion that was killed before it wrote its record."""
-    intended = [e for e in registry.events(version) if e["state"] == _INTENDED and e["alias"] == registry.alias]
+    intended = [e for e in registry.events(version) if e["state"] == INTENDED and e["alias"] == registry.alias]
     if not intended:
         return Move(False, "it holds the alias already", version, value, version, value)
     event = intended[-1]
@@ -286,16 +220,10 @@ def _complete(registry: Registry, version: str, value: float) -> Move:
 
 
 def _record(registry: Registry, event: Mapping[str, Any]) -> None:
-    done = {**event, "state": _DONE}
+    done = {**event, "state": DONE}
     if event["from"]:
         registry.write_event(event["from"], done)
     registry.write_event(event["to"], done)
-
-
-def _is_earlier_form(known: Mapping[str, Any], event: Mapping[str, Any]) -> bool:
-    """Whether `known` is the same move, intended before or written twice because of a kill in between."""
-    same = all(known[name] == event[name] for name in ("alias", "from", "to"))
-    return same and (known["state"] == _INTENDED or known["at"] == event["at"])
 
 
 def _decision_table(move: Move, metric: str) -> dg.TableMetadataValue:

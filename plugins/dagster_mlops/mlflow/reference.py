@@ -12,6 +12,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.mlflow.aliases import Registry
 from dagster_mlops.mlflow.candidates import content_hashes, made_by
 from dagster_mlops.mlflow.evaluation.metrics import Task
 from dagster_mlops.mlflow.evaluation.predictions import (
@@ -25,7 +26,6 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     read_labels,
 )
 from dagster_mlops.mlflow.keys import AssetLike, asset_input, asset_key
-from dagster_mlops.mlflow.promotion import Registry
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 from dagster_mlops.run_files import MONITORING

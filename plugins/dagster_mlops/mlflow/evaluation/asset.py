@@ -7,6 +7,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.mlflow.aliases import Registry
 from dagster_mlops.mlflow.candidates import made_by
 from dagster_mlops.mlflow.evaluation.evaluate import Setup, evaluate
 from dagster_mlops.mlflow.evaluation.measure import Plan, SliceBy
@@ -18,7 +19,6 @@ from dagster_mlops.mlflow.evaluation.present import PREFIX, metadata_of
 from dagster_mlops.mlflow.evaluation.store import EVALUATION, log_evaluation, summary
 from dagster_mlops.mlflow.keys import AssetLike, asset_input, asset_key
 from dagster_mlops.mlflow.model_card import attach_card, model_card
-from dagster_mlops.mlflow.promotion import Registry
 from dagster_mlops.mlflow.resource import MlflowResource
 
 if TYPE_CHECKING:

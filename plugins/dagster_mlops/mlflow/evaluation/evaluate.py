@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops._extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.mlflow.aliases import Registry
 from dagster_mlops.mlflow.candidates import content_hashes
 from dagster_mlops.mlflow.evaluation.measure import (
     Evaluation,
@@ -36,7 +37,6 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     read_prediction,
 )
 from dagster_mlops.mlflow.formats import StoredFormat
-from dagster_mlops.mlflow.promotion import Registry
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import ModelVersion
 
