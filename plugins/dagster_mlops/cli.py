@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import warnings
@@ -158,7 +159,10 @@ def reproduce(
     golden: Annotated[
         Path | None, typer.Option(help="Parquet file of model inputs to compare on; default: the run's reference.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="How far metrics and predictions may be apart.")] = 1e-9,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="How far metrics and predictions may be apart, relative to their size.")
+    ] = 1e-9,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the training may take.")] = 6 * 3600.0,
     keep: Annotated[Path | None, typer.Option(help="A new folder to work in and keep; default: one removed.")] = None,
     at: Annotated[str, typer.Option(help="The tracking URI; default: where Dagster knows the training.")] = "",
     repo: Annotated[Path | None, typer.Option(help="A checkout of the code; default: that of then.")] = None,
@@ -181,7 +185,7 @@ def reproduce(
         _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
     if keep and keep.exists():
         _fail(f"--keep {keep} is there already: name a folder that is not.")
-    with _instance(dagster_home) as instance, _quiet(), contextlib.ExitStack() as held:
+    with _instance(dagster_home) as instance, _quiet(), _ended_by_sigterm(), contextlib.ExitStack() as held:
         tools, events = Tools(), EventLog(instance) if instance else None
         try:
             recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
@@ -201,12 +205,15 @@ def reproduce(
                     environment=environment.value,
                     golden=golden,
                     tolerance=tolerance,
+                    timeout=timeout,
                     tools=tools,
                     tell=lambda line: typer.echo(line, err=True),
                 )
                 found, screen, same = verdict, screens.verdict_screen(verdict), verdict.reproduced
         except DagsterMlopsError as error:
             _fail(str(error))
+        except OSError as error:  # a full disk, a folder that cannot be made: no answer, rather than "not the same"
+            _fail(f"the training cannot be run again here: {error}")
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:
@@ -250,6 +257,16 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Clean up when asked to end, as after Ctrl-C: processes that were started end, too."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _SPELLED = {"✓": "+", "✗": "x", "×": "x", "→": "->", "…": "...", "·": "-", "↑": "^"}

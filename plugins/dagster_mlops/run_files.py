@@ -9,6 +9,8 @@ TRIAL = "trial.json"
 PACKAGES, LICENCES = "environment.txt", "licences.json"
 """In it: what was installed, and under which licences."""
 
+REPRODUCES_TAG = "dagster_mlops/reproduces"
+"""The tag of a Dagster run that runs a training again: the MLflow run of then."""
 TRIAL_TAG = "dagster_mlops/trial"
 """The tag of a Dagster run whose sweeps do not search, but run the trial that it holds, a file `TRIAL`."""
 

@@ -27,6 +27,7 @@ def reproduction_asset(
     tolerance: float = 1e-9,
     timeout: float = 6 * 3600.0,
     tracking_uri: str = "",
+    repo: str | None = None,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -48,6 +49,7 @@ def reproduction_asset(
         tolerance: How far metrics and predictions may be apart, relative to their size.
         timeout: Seconds that the training may take.
         tracking_uri: Where MLflow is; else where Dagster's event log knows the model.
+        repo: A checkout of the code that has the commit; else that of then, or the working directory.
         severity: Of a failed check.
         asset_options: whatever else :func:`dagster.asset` takes.
     """
@@ -56,11 +58,8 @@ def reproduction_asset(
         **asset_options,
         "deps": deps,
     }
-    if "key" not in options:
-        options["name"] = name
-    spec = dg.AssetCheckSpec(
-        CHECK, asset=options.get("key", name), description=f"{training} comes out the same when it is run again."
-    )
+    key = dg.AssetKey.from_coercible(options.pop("key", None) or [*_parts(options.pop("key_prefix", ())), name])
+    spec = dg.AssetCheckSpec(CHECK, asset=key, description=f"{training} comes out the same when it is run again.")
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         # Here, not above: a code location that holds the asset shall not load what walks lineage.
@@ -72,7 +71,8 @@ def reproduction_asset(
         started = time.monotonic()
         try:
             tools = Tools()
-            recipe = find_recipe(training, at=tracking_uri, tools=tools, events=EventLog(context.instance))
+            events, checkout = EventLog(context.instance), Path(repo) if repo else None
+            recipe = find_recipe(training, at=tracking_uri, repo=checkout, tools=tools, events=events)
             with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:
                 verdict = rerun(
                     recipe,
@@ -95,7 +95,12 @@ def reproduction_asset(
         judged = dg.AssetCheckResult(check_name=CHECK, passed=passed, severity=severity, description=told)
         return dg.MaterializeResult(metadata=metadata, check_results=[judged])
 
-    return dg.asset(**options, check_specs=[spec])(reproduction)
+    specs = [spec, *options.pop("check_specs", ())]
+    return dg.asset(key=key, **options, check_specs=specs)(reproduction)
+
+
+def _parts(prefix: str | Sequence[str]) -> Sequence[str]:
+    return [prefix] if isinstance(prefix, str) else prefix
 
 
 def _told(verdict: "Verdict") -> str:

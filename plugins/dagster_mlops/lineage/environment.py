@@ -51,12 +51,12 @@ def packages(listed: bytes | str) -> dict[str, str]:
     """The version, or the address, of each package by name.
 
     >>> packages("numpy==2.3.0\\nshop @ git+https://host/shop@1a2b\\n# own==0.1 from file:///srv/own\\n")
-    {'numpy': '2.3.0', 'shop': 'git+https://host/shop@1a2b', 'own': '0.1 from file:///srv/own'}
+    {'numpy': '2.3.0', 'shop': 'git+https://host/shop@1a2b', 'own': '0.1'}
     """
     text = listed.decode(errors="replace") if isinstance(listed, bytes) else listed
     found = {}
     for line in text.splitlines():
-        stripped = line.removeprefix("# ")
+        stripped = line.removeprefix("# ").partition(" from file:")[0]
         name, between, version = stripped.partition(" @ " if " @ " in stripped else "==")
         if between:
             found[name] = version

@@ -147,6 +147,7 @@ def find_recipe(
         _step(step, lost),
         *_config(step),
         *inputs,
+        _model(run, tools),
     ]
     return Recipe(run, version, link, files, repository, tuple(ingredients), again)
 
@@ -239,6 +240,16 @@ def _step(step: Mapping[str, Any], lost: str) -> Ingredient:
     return Ingredient(
         "step", "asset, config and inputs", "deleted", f"the run has no file {CODE}/{STEP}: an older version made it."
     )
+
+
+def _model(run: TrainingRun, tools: Tools) -> Ingredient:
+    """What the new model is compared with."""
+    name = f"of run {run.run_id[:12]}"
+    try:
+        lost = tools.keeper(run.ref).find_model(run.ref)
+    except DagsterMlopsError as error:
+        return Ingredient("model", name, "inaccessible", str(error))
+    return Ingredient("model", name, lost.bucket, lost.reason) if lost else Ingredient("model", name, "accessible")
 
 
 def _config(step: Mapping[str, Any]) -> list[Ingredient]:

@@ -1,11 +1,14 @@
 """Runs a training again: its code in a checkout of its own, its data, its environment; then compares."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,9 @@ from dagster_mlops.lineage.environment import Environment, ambient, find_require
 from dagster_mlops.lineage.recipe import Recipe, records_read
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
-from dagster_mlops.run_files import DIFF, MONITORING, TRIAL, TRIAL_TAG
+from dagster_mlops.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 
+TIMEOUT = 6 * 3600.0  # seconds
 # A script's own folder would come first on its path, and modules in it before those of Python.
 _SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
@@ -28,7 +32,7 @@ def rerun(
     environment: Environment = "new",
     golden: Path | None = None,
     tolerance: float = 1e-9,
-    timeout: float = 6 * 3600.0,
+    timeout: float = TIMEOUT,
     tools: Tools | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
@@ -41,13 +45,15 @@ def rerun(
         environment: ``new`` installs the lock file of then into an environment of its own; ``current`` takes this one.
         golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
             keeps, or the input example that the model has.
-        tolerance: How far metrics and predictions may be apart, relative to their size.
+        tolerance: How far metrics and predictions may be apart, relative to their size (of predictions: the largest).
         timeout: Seconds that the training may take.
         tell: Called with a line of progress.
 
     Raises:
         ReproductionError: something that is needed is not there, or the training fails now.
     """
+    if golden and not golden.is_file():
+        raise ReproductionError(f"there is no file {golden} to compare predictions on.")
     recipe = recipe.in_environment(environment)
     if not recipe.complete:
         told = "; ".join(f"{one.kind} {one.name} is {one.bucket}: {one.reason}" for one in recipe.missing)
@@ -66,7 +72,10 @@ def rerun(
         "step": recipe.step,
         "seeds": _seeds(recipe),
         "files": files,
-        "tags": {TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {},
+        "tags": {
+            REPRODUCES_TAG: recipe.run.run_id,
+            **({TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {}),
+        },
         "scratch": str(scratch),
         "model": str(model),
         "golden": str(golden.absolute() if golden else _reference(recipe, keeper, folder)),
@@ -137,6 +146,12 @@ def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
     return list(seeds.values())
 
 
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the training and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _run(
     python: Path,
     script: Path,
@@ -157,24 +172,32 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
+        start_new_session=True,  # what the training starts ends with it
     ) as process:
         assert process.stdin and process.stdout
-        watch = threading.Timer(timeout, process.kill)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            _end(process)
+
+        watch = threading.Timer(timeout, end)
         watch.start()
         try:
-            process.stdin.write(json.dumps(task))
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it has failed already, and says why
+                process.stdin.write(json.dumps(task))
+                process.stdin.close()
             for line in process.stdout:
                 messages.append(line.rstrip())
                 tell(line.rstrip())
             ended = process.wait()
-        except BaseException:
-            process.kill()
-            raise
         finally:
             watch.cancel()
+            _end(process)
     if ended:
-        late = f" It was ended after {timeout:.0f} s." if ended < 0 else ""
+        how = f"exit code {ended}" if ended > 0 else f"ended by {signal.Signals(-ended).name}"
+        limit = f" It took longer than {timeout:.0f} s." if late.is_set() else ""
         tail = "\n".join(messages)
-        raise ReproductionError(f"the training fails when it is run again (exit code {ended}).{late}\n{tail}")
+        raise ReproductionError(f"the training fails when it is run again ({how}).{limit}\n{tail}")
     return json.loads(Path(task["scratch"], "found.json").read_text())

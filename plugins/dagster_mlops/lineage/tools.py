@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dagster_mlops.errors import MissingExtraError, ProvenanceError
-from dagster_mlops.provenance import Answer, Faulty, Inaccessible, Ref, Resolver
+from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, Ref, Resolver
 
 RESOLVERS = "dagster_mlops.resolvers"
 
@@ -23,6 +23,10 @@ class KeepsRuns(Protocol):
 
     def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
         """The files right below `folder`, by name."""
+        ...
+
+    def find_model(self, ref: Ref) -> Inaccessible | Deleted | Faulty | None:
+        """Why the run's one model is not there; None when it is."""
         ...
 
     def fetch_model(self, ref: Ref, folder: Path) -> Path:

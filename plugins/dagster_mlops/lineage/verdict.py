@@ -11,6 +11,8 @@ from dagster_mlops.provenance import Record, TrainingRun
 from dagster_mlops.run_files import PACKAGES
 
 Outcome = Literal["matched", "differed", "not compared"]
+_KINDS = {"dataset": "data", "training_set": "features", "model_version": "model"}
+_NOT_READ = "not read"
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,23 @@ def _same(kind: str, name: str, then: str, now: str, *, decides: bool = True) ->
 def _inputs(then: TrainingRun, now: TrainingRun) -> list[Finding]:
     """Each input by what it is; its hash is part of its name."""
     before, after = ([ref for ref in run.upstream if ref.kind != "commit"] for run in (then, now))
+    known = [(ref.kind, ref.id) for ref in after]
+    left = [ref for ref in after if (ref.kind, ref.id) not in {(ref.kind, ref.id) for ref in before}]
     findings = []
     for ref in before:
         name, _, version = ref.id.rpartition("@")
-        others = [other for other in after if other.kind == ref.kind and other.id.rpartition("@")[0] == name]
-        other = others[0].id.rpartition("@")[2] if others else "not read"
-        findings.append(_same("data" if ref.kind == "dataset" else "features", name, version[:24], other[:24]))
+        others = [other for other in left if other.kind == ref.kind and other.id.rpartition("@")[0] == name]
+        if (ref.kind, ref.id) in known:
+            other = version
+        elif others:
+            left.remove(others[0])
+            other = others[0].id.rpartition("@")[2]
+        else:
+            other = _NOT_READ
+        findings.append(_same(_KINDS.get(ref.kind, ref.kind), name, version[:24], other[:24]))
+    for ref in left:
+        name, _, version = ref.id.rpartition("@")
+        findings.append(_same(_KINDS.get(ref.kind, ref.kind), name, _NOT_READ, version[:24]))
     return findings
 
 
@@ -111,27 +124,34 @@ def _params(then: Mapping[str, str], now: Mapping[str, str]) -> list[Finding]:
 
 def _metrics(then: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> list[Finding]:
     findings = []
-    for name in sorted(then):
-        before, after = then[name], now.get(name)
-        close = after is not None and math.isclose(before, after, rel_tol=tolerance, abs_tol=tolerance)
-        findings.append(Finding("metric", name, "matched" if close else "differed", f"{before:.9g}", f"{after}"))
+    # What was no number then is not in the record; what is one now has not been there.
+    added = {name for name, value in now.items() if math.isfinite(value) and not name.startswith("system/")}
+    for name in sorted(then.keys() | added):
+        before, after = then.get(name), now.get(name)
+        close = before is not None and after is not None and math.isclose(before, after, rel_tol=tolerance)
+        old, new = ("none" if value is None else f"{value:.9g}" for value in (before, after))
+        findings.append(Finding("metric", name, "matched" if close else "differed", old, new))
     return findings
+
+
+def _predictions(models: Mapping[str, Any], tolerance: float) -> Finding:
+    if problem := models.get("problem"):
+        return Finding("model", "predictions", "not compared", "", problem)
+    name, largest, others = f"predictions for {models['rows']} rows", models["largest_difference"], models["others"]
+    if largest is None:
+        return Finding("model", name, "differed", "", "another shape")
+    told = f"largest difference {largest:.3g}" + (f", {others} other values" if others else "")
+    return Finding("model", name, "differed" if others or largest > tolerance else "matched", "", told)
 
 
 def _models(models: Mapping[str, Any] | None, tolerance: float) -> list[Finding]:
     if models is None:
         return [Finding("model", "predictions", "not compared")]
-    largest, files = models["largest_difference"], models["files"]
+    files = models["files"]
     changed = sorted(n for n in {*files["then"], *files["now"]} if files["then"].get(n) != files["now"].get(n))
     equal = "the same" if not changed else f"other bytes in {', '.join(changed[:3])}"
     return [
-        Finding(
-            "model",
-            f"predictions for {models['rows']} rows",
-            "matched" if largest <= tolerance else "differed",
-            "",
-            f"largest difference {largest:.3g}",
-        ),
+        _predictions(models, tolerance),
         # Many formats hold times or addresses: other bytes need not be another model.
         Finding("model", "files", "differed" if changed else "matched", "", equal, decides=False),
     ]

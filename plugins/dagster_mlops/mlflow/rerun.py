@@ -26,7 +26,8 @@ def main() -> None:
     from dagster_mlops.provenance import TrainingRun
 
     uri = f"sqlite:///{scratch / 'mlflow.db'}"
-    resource = MlflowResource(tracking_uri=uri, artifact_location=str(scratch / "artifacts"))
+    # The registry, too: of itself MLflow would take the one that the code or the environment names.
+    resource = MlflowResource(tracking_uri=uri, registry_uri=uri, artifact_location=str(scratch / "artifacts"))
     defs = _definitions(step)
     key = dg.AssetKey.from_user_string(step["asset"])
     files = {dg.AssetKey.from_user_string(asset): Path(file) for asset, file in task["files"].items()}
@@ -49,6 +50,7 @@ def main() -> None:
                 dg.AssetKey.from_user_string(seed["asset"]), partition=seed["partition"] or None, metadata=known
             )
             instance.report_runless_asset_event(made)
+        _know_partitions(instance, again, {step["asset"]: [step["partition"]]}, task["seeds"])
         ends = zip(("start", "end"), step.get("partition_range", ()), strict=False)
         ranged = {f"dagster/asset_partition_range_{name}": key for name, key in ends}
         result = job.execute_in_process(
@@ -56,7 +58,7 @@ def main() -> None:
             instance=instance,
             asset_selection=[key],
             partition_key=step["partition"] or None,
-            tags={"dagster_mlops/reproduces": task["run_id"], **ranged, **task["tags"]},
+            tags={**ranged, **task["tags"]},
         )
     metadata = result.asset_materializations_for_node(op)[0].metadata
     record = TrainingRun.from_metadata(metadata)
@@ -71,11 +73,16 @@ def main() -> None:
     listed = _local(str(run.info.artifact_uri)) / "code" / "environment.txt"
     if listed.is_file():
         found["packages"] = listed.read_text()
-    [model] = client.search_logged_models(
+    logged = client.search_logged_models(
         experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id='{record.run_id}'"
     )
-    if task["model"]:
-        found["models"] = _compare(Path(task["model"]), _local(str(model.artifact_location)), task["golden"])
+    [model] = [model for model in logged if str(model.status) == "READY"]
+    then, now = Path(task["model"]), _local(str(model.artifact_location))
+    try:
+        compared = _compare(then, now, task["golden"])
+    except Exception as error:  # noqa: BLE001 - whatever a model raises when it is asked: nothing was compared
+        compared = {"problem": f"{type(error).__name__}: {error}"[:500]}
+    found["models"] = {"files": {"then": _digests(then), "now": _digests(now)}, **compared}
     (scratch / "found.json").write_text(json.dumps(found, default=str))
 
 
@@ -99,6 +106,26 @@ class Files(dg.IOManager):
 
         table = pyarrow.parquet.read_table(file)
         return table if library == "pyarrow" else table.to_pandas()
+
+
+def _know_partitions(
+    instance: dg.DagsterInstance, defs: dg.Definitions, read: dict[str, list[str]], seeds: list[dict[str, Any]]
+) -> None:
+    """Dynamic partitions exist in an instance only: those of the step, and of what it reads."""
+    for seed in seeds:
+        read.setdefault(seed["asset"], []).append(seed["partition"])
+    graph = defs.resolve_asset_graph()
+    for asset, partitions in read.items():
+        key = dg.AssetKey.from_user_string(asset)
+        whole = graph.get(key).partitions_def if graph.has(key) else None
+        for partition in filter(None, partitions):
+            parts = {"": (whole, partition)}
+            if isinstance(whole, dg.MultiPartitionsDefinition):
+                named = whole.get_partition_key_from_str(partition).keys_by_dimension
+                parts = {d.name: (d.partitions_def, named[d.name]) for d in whole.partitions_defs}
+            for definition, name in parts.values():
+                if isinstance(definition, dg.DynamicPartitionsDefinition) and definition.name:
+                    instance.add_dynamic_partitions(definition.name, [name])
 
 
 def _others(defs: dg.Definitions, files: dict[dg.AssetKey, Path]) -> list[Any]:
@@ -136,24 +163,52 @@ def _definitions(step: dict[str, Any]) -> dg.Definitions:
 
 
 def _compare(then: Path, now: Path, golden: str) -> dict[str, Any]:
-    """How the two models differ: in their predictions for the same rows, and in the bytes of their files."""
+    """How the predictions of the two models for the same rows differ."""
     import mlflow
-    import numpy as np
     import pandas as pd
 
     old, new = mlflow.pyfunc.load_model(str(then)), mlflow.pyfunc.load_model(str(now))
     example: Any = pd.read_parquet(golden) if golden else old.input_example
+    if example is None or not len(example):
+        return {"problem": "no rows to compare on: name some with --golden"}
     schema = old.metadata.get_input_schema()
     if golden and schema is not None and schema.has_input_names():
         example = example[schema.input_names()]  # labels and predictions may lie beside them
-    answers = [np.asarray(pd.DataFrame(model.predict(example)).select_dtypes("number"), float) for model in (old, new)]
-    # The same shape, or nothing compares.
-    largest = float(np.abs(answers[0] - answers[1]).max()) if answers[0].shape == answers[1].shape else float("inf")
-    return {
-        "rows": len(example),
-        "largest_difference": largest,
-        "files": {"then": _digests(then), "now": _digests(now)},
-    }
+    return {"rows": len(example), **_difference(_answers(old, example), _answers(new, example))}
+
+
+def _answers(model: Any, rows: Any) -> Any:
+    """What a model says to each row, as a frame."""
+    import numpy as np
+    import pandas as pd
+
+    told = model.predict(rows)
+    if isinstance(told, pd.DataFrame | pd.Series | dict):
+        return pd.DataFrame(told)
+    array = np.asarray(told.todense() if hasattr(told, "todense") else told)
+    return pd.DataFrame(array.reshape(len(array), -1))
+
+
+def _difference(then: Any, now: Any) -> dict[str, Any]:
+    """The largest difference of numbers, in parts of the largest of its column, and how many other values differ."""
+    import numpy as np
+    from pandas.api.types import is_numeric_dtype
+
+    if then.shape != now.shape or list(then.columns) != list(now.columns):
+        return {"largest_difference": None, "others": then.size}
+    largest, others = 0.0, 0
+    for name in then.columns:
+        if is_numeric_dtype(then[name]) and is_numeric_dtype(now[name]):
+            old, new = (frame[name].to_numpy("float64", na_value=np.nan) for frame in (then, now))
+            same = (old == new) | (np.isnan(old) & np.isnan(new))
+            if not same.all():
+                apart = np.abs(old - new)[~same].max()
+                scale = np.abs(old[np.isfinite(old)]).max(initial=0.0)
+                # NaN where one of them has no number, and no scale where all were zero.
+                largest = max(largest, float(apart / scale) if np.isfinite(apart) and scale else float("inf"))
+        else:
+            others += sum(str(one) != str(other) for one, other in zip(then[name], now[name], strict=True))
+    return {"largest_difference": largest, "others": others}
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _TIMEOUT = 9.0  # seconds
+_QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _GONE = "RESOURCE_DOES_NOT_EXIST"
 
 
@@ -75,8 +76,7 @@ class MlflowResolver:
         uri = _uri(ref)
         if isinstance(uri, Inaccessible):
             raise TrackingError(uri.reason)
-        quiet = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-        with environment(**quiet), tempfile.TemporaryDirectory() as scratch:
+        with environment(**_QUIET), tempfile.TemporaryDirectory() as scratch:
             try:
                 client = connect(uri, timeout=3)
                 found = [file.path for file in client.list_artifacts(ref.id, folder) if not file.is_dir]
@@ -85,6 +85,21 @@ class MlflowResolver:
                 raise TrackingError(
                     f"the files below {folder!r} of run {ref.id} cannot be read: {mask_credentials(str(error))}"
                 ) from error
+
+    def find_model(self, ref: Ref) -> Inaccessible | Deleted | Faulty | None:
+        """Why the one model that a training run has logged is not there; None when it is."""
+        uri = _uri(ref)
+        if isinstance(uri, Inaccessible):
+            return uri
+        with environment(**_QUIET):
+            try:
+                source = _model_of(connect(uri, timeout=3), ref)
+                there = extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri)
+            except TrackingError as error:
+                return Faulty(str(error))
+            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+                return Inaccessible(f"the model of run {ref.id} cannot be read: {mask_credentials(str(error))}")
+        return None if there else Deleted(f"the model's files are gone from {mask_credentials(source)}")
 
     def fetch_model(self, ref: Ref, folder: Path) -> Path:
         """Copy the model that a training run has logged below `folder`, and say where it is.
@@ -95,23 +110,30 @@ class MlflowResolver:
         uri = _uri(ref)
         if isinstance(uri, Inaccessible):
             raise TrackingError(uri.reason)
-        quiet = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-        with environment(**quiet):
+        with environment(**_QUIET):
             try:
-                client = connect(uri, timeout=3)
-                run = client.get_run(ref.id)
-                trained = run.data.tags.get(TRAINED)
-                models = [client.get_logged_model(trained)] if trained else logged_models(client, run)
-                models = [model for model in models if str(model.status) == "READY"]
-                if len(models) != 1:
-                    raise TrackingError(f"run {ref.id} has logged {len(models)} models; one is expected.")
-                source = models[0].artifact_location
+                source = _model_of(connect(uri, timeout=3), ref)
                 download = extra("mlflow.artifacts").download_artifacts
                 return Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
             except (OSError, extra("mlflow.exceptions").MlflowException) as error:
                 raise TrackingError(
                     f"the model of run {ref.id} cannot be read: {mask_credentials(str(error))}"
                 ) from error
+
+
+def _model_of(client: "MlflowClient", ref: Ref) -> str:
+    """Where the one model of a run is.
+
+    Raises:
+        TrackingError: it has logged none, or several.
+    """
+    run = client.get_run(ref.id)
+    trained = run.data.tags.get(TRAINED)
+    models = [client.get_logged_model(trained)] if trained else logged_models(client, run)
+    ready = [model for model in models if str(model.status) == "READY"]
+    if len(ready) != 1:
+        raise TrackingError(f"run {ref.id} has logged {len(ready)} models; one is expected.")
+    return str(ready[0].artifact_location)
 
 
 def _uri(ref: Ref) -> str | Inaccessible:
