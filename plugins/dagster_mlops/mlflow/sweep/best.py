@@ -15,7 +15,7 @@ from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE, final_point, log_params
-from dagster_mlops.run_files import CODE, TRIAL
+from dagster_mlops.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 
 if TYPE_CHECKING:
     import optuna
@@ -51,6 +51,21 @@ def conclude(
     log_plots(study, metric)
     context.log.info(f"Trial {best.number} is the best: {metric} {best.value:.6g} with {best.params}.")
     return sweep_metadata(study, done, resource, run, metric=metric, storage=storage)
+
+
+def tried_before(context: dg.AssetExecutionContext) -> str:
+    """The trial that this Dagster run shall run again instead of a search; empty where it shall search.
+
+    Raises:
+        TrainingRunError: a training is run again, and which trial was the best is not on record any more.
+    """
+    tried = context.run.tags.get(TRIAL_TAG, "")
+    if not tried and (run_id := context.run.tags.get(REPRODUCES_TAG)):
+        raise TrainingRunError(
+            f"run {run_id} was a sweep and no longer has its file {CODE}/{TRIAL} with the best trial. To search anew "
+            "would write into the sweep's own storage, and is not done."
+        )
+    return tried
 
 
 def repeat_trial(objective: "Callable[[optuna.Trial], float]", tried: str, *, metric: str) -> dict[str, Any]:
