@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import mlflow
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.errors import TrainingRunError
@@ -24,12 +26,13 @@ from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
 from dagster_mlops.mlflow.model_loading import find_version, load_version
 from dagster_mlops.mlflow.models import FORMAT, log_model
 from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
+from dagster_mlops.mlflow.sweep.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
 from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left, run_trial
 from dagster_mlops.provenance import ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server
-from tests.mlflow_processes import run_until_killed
+from tests.mlflow_processes import SERVER, run_until_killed
 from tests.sweep_world import OPTIONS, TRIALS, Plan, one, search, steps, training_set, two
 
 pytestmark = [
@@ -316,6 +319,32 @@ def test_an_interrupted_sweep_stops_at_once_and_closes_what_it_began(instance, r
     assert "KILLED" in ended and set(ended) <= {"KILLED", "FAILED"}
     # What was cut off waits for the next attempt.
     assert {trial.state.name for trial in study.trials} == {"FAIL", "WAITING"} and not settled(study).trials
+
+
+def ask_while_interrupted() -> None:
+    """In a process: a query that is interrupted gives its answer, and the interruption comes right after it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    answers, began = [], time.monotonic()
+    with sqlalchemy.create_engine("sqlite://").connect() as connection:
+        # A function that sqlite calls: what is raised in it would come out as an error of sqlite.
+        driver: Any = connection.connection.driver_connection
+        driver.create_function("pause", 0, lambda: time.sleep(0.3))
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            with delivered_outside_of_databases():
+                answers.extend(connection.execute(sqlalchemy.text("select 7, pause()")).one())
+                time.sleep(30)
+        except KeyboardInterrupt:
+            handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            os._exit(0 if answers == [7, None] and handled and time.monotonic() - began < 5 else 1)
+    os._exit(2)
+
+
+def test_an_interruption_waits_until_no_database_is_asked():
+    process = SERVER.Process(target=ask_while_interrupted)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_studies_live_in_postgres_too(instance, resource, monkeypatch):

@@ -11,12 +11,12 @@ from dagster_mlops._extras import extra
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial
+from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
+from dagster_mlops.mlflow.sweep.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.loop import Sweep, run_trials
 from dagster_mlops.mlflow.sweep.study import open_storage, open_study, requeue, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import close_left
-from dagster_mlops.run_files import TRIAL_TAG
 
 if TYPE_CHECKING:
     import optuna
@@ -87,9 +87,10 @@ def sweep_asset(
         @functools.wraps(function)
         def search(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
             objective = given.objective(context, mlflow, inputs)
-            if tried := context.run.tags.get(TRIAL_TAG):
+            if tried := tried_before(context):
                 return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
-            return run_sweep(objective, context, mlflow, settings)
+            with delivered_outside_of_databases():
+                return run_sweep(objective, context, mlflow, settings)
 
         search.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
         options = {**asset_options, "kinds": {"optuna", *asset_options.get("kinds", ())}}

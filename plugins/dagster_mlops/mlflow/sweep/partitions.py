@@ -14,12 +14,12 @@ from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.asset import refuse_checks
-from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial
+from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
+from dagster_mlops.mlflow.sweep.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
-from dagster_mlops.run_files import TRIAL_TAG
 
 if TYPE_CHECKING:
     import optuna
@@ -146,16 +146,17 @@ def sweep_trials(
                     try:
                         # The sensor and a backfill may both have asked for it.
                         close_left(client, study, parent, only=number, is_alive=is_alive)
-                        trial = run_trial(
-                            objective,
-                            study,
-                            # Optuna's way to go on with a trial that another process has asked for.
-                            optuna.trial.Trial(study, trial._trial_id),
-                            client=client,
-                            parent=parent,
-                            dagster_run_id=context.run.run_id,
-                            metric=metric,
-                        )
+                        with delivered_outside_of_databases():
+                            trial = run_trial(
+                                objective,
+                                study,
+                                # Optuna's way to go on with a trial that another process has asked for.
+                                optuna.trial.Trial(study, trial._trial_id),
+                                client=client,
+                                parent=parent,
+                                dagster_run_id=context.run.run_id,
+                                metric=metric,
+                            )
                     except TrainingRunError as error:
                         raise dg.Failure(str(error), allow_retries=False) from error
                     assert trial is not None
@@ -186,7 +187,7 @@ def sweep_trials(
         @functools.wraps(function)
         def choose(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
             fluent = extra("mlflow")
-            if tried := context.run.tags.get(TRIAL_TAG):
+            if tried := tried_before(context):
                 objective = given.objective(context, mlflow, given.load_inputs(context, trials))
                 return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
             study_name = _latest(context.instance, keys["study"])

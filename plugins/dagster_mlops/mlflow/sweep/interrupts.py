@@ -1,0 +1,59 @@
+"""Interruptions that arrive: not in the middle of a transaction, and not where Python would drop them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_AGAIN_S = 0.02
+_LONGEST_S = 10.0  # a database that hangs is interrupted in the end
+# Python drops what is raised in a callback of its garbage collector, such as SQLAlchemy has for its collections.
+_CALLBACKS = {"__del__", "weakref", "_weakrefset", "importlib._bootstrap"}
+_DATABASES = {"sqlalchemy", "sqlite3", "psycopg", "psycopg2", "pymysql"}
+
+
+@contextmanager
+def delivered_outside_of_databases() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for as long as the main thread asks a database.
+
+    Whoever handled them before handles them then. Raised in a transaction, an interruption leaves the database locked,
+    and closing the runs fails; raised in a callback of the garbage collector, it is lost, and nothing stops.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        signo: handler for signo in (signal.SIGINT, signal.SIGTERM) if callable(handler := signal.getsignal(signo))
+    }
+    since: dict[int, float] = {}
+
+    def handle(signo: int, frame: FrameType | None) -> None:
+        waited = time.monotonic() - since.setdefault(signo, time.monotonic())
+        if waited < _LONGEST_S and _must_not_be_interrupted(frame):
+            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signo))
+            again.daemon = True
+            again.start()
+        else:
+            since.pop(signo)
+            before[signal.Signals(signo)](signo, frame)
+
+    for signo in before:
+        signal.signal(signo, handle)
+    try:
+        yield
+    finally:
+        for signo, handler in before.items():
+            if signal.getsignal(signo) is handle:
+                signal.signal(signo, handler)
+
+
+def _must_not_be_interrupted(frame: FrameType | None) -> bool:
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.partition(".")[0] in _DATABASES or {module, frame.f_code.co_name} & _CALLBACKS:
+            return True
+        frame = frame.f_back
+    return False
