@@ -1,5 +1,6 @@
 """What a run keeps of its code, config and environment is what runs again, whatever the place and the settings."""
 
+import enum
 import json
 from pathlib import Path
 
@@ -23,7 +24,15 @@ pytestmark = [
 # Config
 
 
+class Loss(enum.Enum):
+    SQUARED = "squared"
+    HUBER = "huber"
+
+
 class Source(dg.Config):
+    loss: Loss = Loss.SQUARED
+    losses: list[Loss]
+    by_day: dict[str, Loss | None]
     url: str = "https://host/labels.csv?api_key=abc"
     other: str = "unused"
     where: str = "s3://bucket@v1"
@@ -39,19 +48,32 @@ def delay(config: Source) -> None:
     log_model(DecisionTreeClassifier().fit(rows, [0, 1]), rows)
 
 
-def test_a_secret_in_the_config_is_not_kept_and_named(tmp_path, monkeypatch):
+def test_the_config_can_be_given_again_but_for_its_secrets_which_are_named(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    given = {"other": "postgresql://ml:s3cret@db/x", "more": {"a b": ["s3://x", "https://h/?sig=s3cret"]}}
+    given = {
+        "losses": ["HUBER"],
+        "by_day": {"Mo": "HUBER", "Tu": None},
+        "other": "postgresql://ml:s3cret@db/x",
+        "more": {"a b": ["s3://x", "https://h/?sig=s3cret"]},
+    }
     resources = {"mlflow": MlflowResource(tracking_uri=uri)}
     dg.materialize([delay], resources=resources, run_config={"ops": {"delay": {"config": given}}})
     recipe = find_recipe("delay/1", at=uri)
     assert recipe.step["config"] == {
+        "loss": "SQUARED",
+        "losses": ["HUBER"],
+        "by_day": {"Mo": "HUBER", "Tu": None},
         "other": "postgresql://***@db/x",
         "where": "s3://bucket@v1",
         "more": {"a b": ["s3://x", "https://h/?sig=***"]},
     }, "the secret default is left to the code"
     lost = [(found.name, found.bucket) for found in recipe.missing if found.kind == "config"]
     assert lost == [("other", "inaccessible"), ("more.a b.1", "inaccessible")]
+    again = {**recipe.step["config"], **given}
+    assert dg.validate_run_config(
+        dg.Definitions([delay], resources=resources).resolve_implicit_global_asset_job_def(),
+        {"ops": {"delay": {"config": again}}},
+    )
 
 
 class Store:

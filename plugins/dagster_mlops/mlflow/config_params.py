@@ -18,7 +18,8 @@ _LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
 
 def visible_config(context: dg.AssetExecutionContext) -> Any:
     """The op's config with defaults; what comes from the environment is the variable's name, as ``{"env": NAME}``."""
-    return _hide(context.op_execution_context.op_config, _written(context, None))
+    schema = context.op_execution_context.op_def.config_schema.config_type
+    return _hide(_named(context.op_execution_context.op_config, schema), _written(context, None))
 
 
 def kept_config(context: dg.AssetExecutionContext) -> tuple[Any, tuple[str, ...]]:
@@ -84,6 +85,23 @@ def _text(value: Any) -> str:
         return f"env:{value['env']}"
     masked = masked_strings(value)
     return json.dumps(masked, default=str) if isinstance(value, list | tuple | Mapping) else str(masked)
+
+
+def _named(value: Any, schema: Any) -> Any:
+    """The config with enums by name, as a run is given them: what the op gets are their values."""
+    if schema is None or value is None:
+        return value
+    if schema.kind.name == "NONEABLE":
+        return _named(value, schema.inner_type)
+    if schema.kind.name == "ENUM":
+        return next((known.config_value for known in schema.enum_values if known.python_value == value), value)
+    if isinstance(value, Mapping):
+        # A field of a config, or any of a dictionary.
+        fields, inner = getattr(schema, "fields", {}), getattr(schema, "inner_type", None)
+        kinds = {name: fields[name].config_type if name in fields else inner for name in value}
+        return {name: _named(below, kinds[name]) for name, below in value.items()}
+    inner = getattr(schema, "inner_type", schema)
+    return [_named(below, inner) for below in value] if isinstance(value, list) else value
 
 
 def _hide(value: Any, written: Any) -> Any:
