@@ -1,6 +1,7 @@
 """Training runs are always closed and fully described; the alias goes to the better version, once."""
 
 import dataclasses
+import importlib
 import json
 import math
 import os
@@ -492,6 +493,26 @@ def test_a_process_is_dead_only_when_that_is_certain(instance, client, resource)
         assert not alive(host, "an earlier boot", sleeper.pid, started) and not alive(host, boot, sleeper.pid, "1")
         sleeper.kill()
     assert not alive(host, boot, sleeper.pid, started)
+
+
+POSTPONED = """
+from __future__ import annotations
+import dagster as dg
+from dagster_mlops.mlflow import training_asset
+
+class Plan(dg.Config):
+    rate: float = 0.5
+
+@training_asset(registered_model_name="delay")
+def model(context: dg.AssetExecutionContext, config: Plan, rows: int) -> None: ...
+"""
+
+
+def test_annotations_may_be_postponed(tmp_path, monkeypatch):
+    (tmp_path / "postponed_training.py").write_text(POSTPONED)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = importlib.import_module("postponed_training").model
+    assert "rate" in found.op.config_schema.config_type.fields and set(found.keys_by_input_name) == {"rows"}
 
 
 def test_a_generator_is_refused_when_definitions_load():

@@ -64,7 +64,12 @@ def training_asset(
                 f"{function.__name__} is a generator or coroutine; a training asset is a plain function. Return a "
                 "MaterializeResult instead of yielding it."
             )
-        parameters = list(inspect.signature(function).parameters.values())
+        try:
+            # Annotations that are text, by `from __future__ import annotations`, mean nothing in this module.
+            signature = inspect.signature(function, eval_str=True)
+        except NameError:  # names for type checkers only
+            signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
         takes_context = bool(parameters) and parameters[0].name in CONTEXT_NAMES
         takes_resource = any(parameter.name == "mlflow" for parameter in parameters)
 
