@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,6 +230,8 @@ def _boot() -> str:
 
 def _started(pid: int) -> str:
     """When the process started, in clock ticks since boot; `dead` when it ended, empty where nothing says so."""
+    if sys.platform == "win32":
+        return ""  # where signal 0 is Ctrl-C
     try:
         os.kill(pid, 0)
         # The second field of the file, the program's name in brackets, may hold spaces.
