@@ -1,6 +1,7 @@
 """The commit and the uncommitted diff of the code."""
 
 import hashlib
+import os
 import subprocess
 
 import pytest
@@ -10,6 +11,13 @@ from dagster_mlops.code_state import CodeState, code_state
 
 def _git(folder, *arguments):
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _at_once(file, text=None):
+    """All that is written like this is of one moment."""
+    if text is not None:
+        file.write_text(text)
+    os.utime(file, (1e9, 1e9))
 
 
 @pytest.fixture
@@ -36,12 +44,12 @@ def test_the_diff_rebuilds_the_uncommitted_code_and_leaves_the_index_alone(check
     (checkout / "data.csv").write_bytes(b"1\n" * 600_000)
     before = _git(checkout, "status", "--porcelain")
     state = code_state(checkout)
-    assert state.dirty_hash == hashlib.sha256(state.diff.encode()).hexdigest()
+    assert state.dirty_hash == hashlib.sha256(state.diff).hexdigest()
     assert _git(checkout, "status", "--porcelain") == before
 
     clone = tmp_path / "clone"
     _git(tmp_path, "clone", "-q", str(checkout), str(clone))
-    subprocess.run(["git", "apply"], cwd=clone, check=True, input=state.diff.encode())
+    subprocess.run(["git", "apply"], cwd=clone, check=True, input=state.diff)
     assert (clone / "train.py").read_text() == "depth = 4\n"
     assert (clone / "new file.py").read_text() == "leaves = 31\n"
     assert (clone / "blob.bin").read_bytes() == bytes(range(256))
@@ -58,6 +66,52 @@ def test_the_hash_changes_with_the_code_only(checkout):
     assert code_state(checkout).dirty_hash == first
     (checkout / "train.py").write_text("depth = 5\n")
     assert code_state(checkout).dirty_hash != first
+
+
+SETTINGS = {
+    "diff.context": "10",
+    "diff.interHunkContext": "10",
+    "diff.renames": "copies",
+    "diff.noprefix": "true",
+    "diff.algorithm": "patience",
+    "diff.indentHeuristic": "false",
+    "diff.suppressBlankEmpty": "true",
+    "diff.orderFile": "order",
+    "diff.external": "false",
+    "core.abbrev": "30",
+    "core.quotePath": "false",
+}
+
+
+def test_what_a_user_configured_changes_neither_hash_nor_diff(checkout):
+    lines = [f"line_{i} = {i}\n\n" for i in range(40)]
+    for name in ("a.py", "b.py", "é.py"):
+        (checkout / name).write_text("".join(lines))
+    (checkout / "order").write_text("*.txt\nb.py\n")
+    _git(checkout, "add", "-A")
+    _git(checkout, "commit", "-qm", "second")
+    (checkout / "a.py").rename(checkout / "c.py")
+    for name in ("b.py", "é.py"):
+        (checkout / name).write_text("".join(lines[:10] + lines[11:20] + lines[19:]))
+    before = code_state(checkout)
+    for name, value in SETTINGS.items():
+        _git(checkout, "config", name, value)
+        assert code_state(checkout).diff == before.diff, name
+
+
+def test_a_change_within_the_second_that_keeps_the_size_is_seen(checkout):
+    _at_once(checkout / "train.py", "depth = 4\n")
+    _git(checkout, "commit", "-qam", "second")
+    _at_once(checkout / ".git" / "index")
+    _at_once(checkout / "train.py", "depth = 5\n")
+    (checkout / "new.py").touch()  # for which the index is copied
+    assert b"+depth = 5" in code_state(checkout).diff
+
+
+def test_a_change_that_is_not_utf_8_is_kept_to_the_byte(checkout):
+    (checkout / "train.py").write_bytes(b"# coding: latin-1\nname = 'caf\xe9'  \r\n")
+    state = code_state(checkout)
+    assert b"caf\xe9" in state.diff and state.dirty_hash == hashlib.sha256(state.diff).hexdigest()
 
 
 def test_a_detached_head_has_no_branch(checkout):

@@ -159,7 +159,7 @@ def _environment(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("TEST_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
     # Somebody who edits this checkout while tests run would change the state of the code.
-    monkeypatch.setattr(training_facts, "code_state", lambda path: CodeState("c0ffee", "main", "f00", "+dirty\n"))
+    monkeypatch.setattr(training_facts, "code_state", lambda path: CodeState("c0ffee", "main", "f00", b"+dirty\n"))
 
 
 @pytest.fixture

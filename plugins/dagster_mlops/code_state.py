@@ -14,6 +14,15 @@ LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 _TIMEOUT = 20.0  # seconds; git of a huge checkout on a slow disk
 # Untracked files above this size are data rather than code, and stay out of the diff.
 _UNTRACKED_LIMIT = 1_000_000
+# What the user configured, and how large the repository is, must not change the text, and with it the hash.
+_SHOW = (
+    *("-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false"),
+    *("diff", "--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
+    *("--no-renames", "--unified=3", "--inter-hunk-context=0", "--diff-algorithm=myers", "--indent-heuristic"),
+    *("--submodule=short", "--ignore-submodules=dirty", "-O/dev/null", "--src-prefix=a/", "--dst-prefix=b/", "HEAD"),
+)
+APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
+"""How git applies a diff to the letter, whatever the user configured."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class CodeState:
     commit: str = ""
     branch: str = ""
     dirty_hash: str = ""
-    diff: str = ""
+    diff: bytes = b""
     toplevel: str = ""
 
 
@@ -55,7 +64,7 @@ def code_state(path: Path | None = None) -> CodeState:
         commit=commit,
         branch="" if branch == "HEAD" else branch,
         dirty_hash=hashlib.sha256(diff).hexdigest() if diff else "",
-        diff=diff.decode(errors="replace"),
+        diff=diff,
         toplevel=toplevel,
     )
 
@@ -67,20 +76,18 @@ def _diff(toplevel: Path) -> bytes:
         for name in listed.split(b"\0")
         if name and (file := toplevel / os.fsdecode(name)).is_file() and file.stat().st_size <= _UNTRACKED_LIMIT
     ]
-    # What the user configured must not change the text, and with it the hash.
-    show = ("diff", "--binary", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative", "--src-prefix=a/")
-    show = (*show, "--dst-prefix=b/", "HEAD")
     if not small:
-        return _ask(toplevel, *show) or b""
+        return _ask(toplevel, *_SHOW) or b""
     index = _ask(toplevel, "rev-parse", "--git-path", "index") or b""
     with tempfile.TemporaryDirectory() as scratch:
         # A copy of the index, so that untracked files can be marked for the diff without touching the user's own.
+        # With its time, by which git knows that a file of the same size may have changed within the second.
         copy = Path(scratch, "index")
-        shutil.copyfile(toplevel / os.fsdecode(index.strip()), copy)
+        shutil.copy2(toplevel / os.fsdecode(index.strip()), copy)
         beside = {"GIT_INDEX_FILE": str(copy)}
         mark = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
         git(toplevel, *mark, stdin=b"\0".join(b":(literal)" + name for name in small), env=beside)
-        return _ask(toplevel, *show, env=beside) or b""
+        return _ask(toplevel, *_SHOW, env=beside) or b""
 
 
 def git(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.code_state import git
+from dagster_mlops.code_state import APPLY, git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
 from dagster_mlops.lineage.environment import Environment, find_requirements
 from dagster_mlops.lineage.event_log import EventLog
@@ -216,7 +216,7 @@ def _apply_problem(repository: Path, commit: str, diff: bytes) -> str:
     """Why a diff does not fit a commit, tried in an index of its own: nothing in the checkout changes."""
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
-        for arguments, stdin in ((("read-tree", commit), b""), (("apply", "--cached", "-"), diff)):
+        for arguments, stdin in ((("read-tree", commit), b""), ((*APPLY, "--cached", "-"), diff)):
             done = git(repository, *arguments, stdin=stdin, env=index)
             if done.returncode:
                 return done.stderr.decode(errors="replace").strip()

@@ -132,7 +132,7 @@ def log_capture(
         (folder / STEP).write_text(json.dumps(masked_strings(step), indent=1, default=str) + "\n")
         (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")
         if code.diff:
-            (folder / DIFF).write_text(code.diff)
+            (folder / DIFF).write_bytes(code.diff)
         if lock and lock.stat().st_size <= _LOCK_LIMIT:
             shutil.copyfile(lock, folder / lock.name)
         store.log_artifacts(str(folder), CODE)
