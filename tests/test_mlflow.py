@@ -146,14 +146,6 @@ GATED = dg.Definitions(
 )
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
-    """MLflow needs seconds to create its tables: done once."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
-    return file
-
-
 @pytest.fixture(autouse=True)
 def _environment(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))

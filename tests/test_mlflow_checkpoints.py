@@ -53,11 +53,8 @@ class Sums:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An MLflow database without runs: to make one takes seconds."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
-    return file
+def database(tmp_path_factory, empty_database):
+    return shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
 
 
 @pytest.fixture

@@ -30,7 +30,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
-from dagster_mlops.mlflow import MlflowResource, PromotionComponent, evaluation_asset, promotion_asset, runs
+from dagster_mlops.mlflow import (
+    MlflowResource,
+    PromotionComponent,
+    evaluation_asset,
+    metric_checks,
+    promotion_asset,
+    runs,
+)
 from dagster_mlops.mlflow.evaluation import store
 from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
 from dagster_mlops.mlflow.evaluation.component import EvaluationComponent
@@ -328,6 +335,7 @@ class World:
             run_id=run_id or self.version(version).run_id,
             tracking_uri=self.resource.uri,
             datasets={"training/set.parquet": "d" * 32},
+            metrics={"number": float(version)},
             dagster_asset="model",
             dagster_partition=partition,
         )
@@ -389,14 +397,10 @@ def table_of(metadata: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory) -> MlflowResource:
-    folder = tmp_path_factory.mktemp("mlflow")
+def database(tmp_path_factory, empty_database) -> MlflowResource:
+    file = shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    resource = MlflowResource(
-        tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="delay", ui_url="http://mlflow.example"
-    )
-    resource.client()
-    return resource
+    return MlflowResource(tracking_uri=f"sqlite:///{file}", experiment="delay", ui_url="http://mlflow.example")
 
 
 @pytest.fixture
@@ -864,15 +868,16 @@ def test_a_blocking_check_on_the_evaluation_keeps_the_alias_where_it_is(database
 
 DAILY = evaluation(partitions_def=DAYS)
 DAILY_GATES = evaluation_checks(evaluation=DAILY, bounds={"auc": (0.7, None)})
+FIRST_ONLY = metric_checks(asset="model", bounds={"number": (1, 1)}, blocking=False)
 BY_DAY = {"candidate": "model", "registered_model_name": "daily", "metric": "auc", "evaluation": DAILY}
 EACH, LAST = promotion_asset(name="each", partitions_def=DAYS, **BY_DAY), promotion_asset(name="last", **BY_DAY)
 DAILY_WORLD = dg.Definitions(
     assets=[dg.AssetSpec("model", partitions_def=DAYS), rows, DAILY, EACH, LAST],
-    asset_checks=DAILY_GATES,
+    asset_checks=[*DAILY_GATES, *FIRST_ONLY],
     jobs=[
         dg.define_asset_job("rows", dg.AssetSelection.assets(rows)),
         dg.define_asset_job("measure", dg.AssetSelection.assets(DAILY)),
-        dg.define_asset_job("check", dg.AssetSelection.checks(*DAILY_GATES)),
+        dg.define_asset_job("check", dg.AssetSelection.checks(*DAILY_GATES, *FIRST_ONLY)),
         dg.define_asset_job("each", dg.AssetSelection.assets(EACH)),
         dg.define_asset_job("last", dg.AssetSelection.assets(LAST)),
     ],
@@ -899,8 +904,9 @@ def test_each_partition_is_judged_and_promoted_by_its_own_evaluation(database, t
         refused = "evaluation:metric_auc (failed for partition tue)"
         assert refused in error_of(run("each", "tue")) and refused in error_of(run("last"))
         for key, passed, version in (("mon", True, good), ("tue", False, bad)):
-            [verdict] = run("check", key).get_asset_check_evaluations()
-            assert verdict.passed is passed and verdict.metadata["version"].value == f"daily/{version}"
+            found = {verdict.check_name: verdict for verdict in run("check", key).get_asset_check_evaluations()}
+            assert {verdict.passed for verdict in found.values()} == {passed} and len(found) == 2
+            assert found["metric_auc"].metadata["version"].value == f"daily/{version}"
         assert run("each", "mon").success and world.champion() == good
         # Tuesday's model is made again: no verdict is about it.
         world.train(["hour", "distance"], partition="tue")

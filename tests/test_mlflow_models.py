@@ -1,6 +1,7 @@
 """A fitted model of any flavour is stored as data, quickly, and read back exactly as it was."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ class Clip(TransformerMixin, BaseEstimator):
 
 
 @pytest.fixture(scope="module")
-def tracking(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mlflow")
-    resource = MlflowResource(tracking_uri=f"sqlite:///{folder}/mlflow.db", experiment="models")
+def tracking(tmp_path_factory, empty_database):
+    file = shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
+    resource = MlflowResource(tracking_uri=f"sqlite:///{file}", experiment="models")
     with resource.activate() as client:
         yield client
 

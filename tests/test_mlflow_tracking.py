@@ -93,13 +93,6 @@ WORLD = dg.Definitions(
 
 
 @pytest.fixture(scope="module")
-def empty_database(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowResource(tracking_uri=f"sqlite:///{file}").client()
-    return file
-
-
-@pytest.fixture(scope="module")
 def proxy(tmp_path_factory, empty_database, free_port):
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "server.db")
