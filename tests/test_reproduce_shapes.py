@@ -1,16 +1,28 @@
 """Trainings of every shape are run again: backfills, models that are returned, sweeps, projects without a lock file."""
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from dagster_mlops.errors import ReproductionError
+from dagster_mlops.cli import app
+from dagster_mlops.errors import ReproductionError, TrainingRunError
 from dagster_mlops.lineage.environment import install, packages
 from dagster_mlops.lineage.rerun import rerun
 from dagster_mlops.lineage.verdict import Verdict
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.licences import requirements
+from dagster_mlops.mlflow.sweep.best import tried_before
+from dagster_mlops.run_files import REPRODUCES_TAG, TRIAL_TAG
 from tests.training_project import Project
 
 pytestmark = [
@@ -54,6 +66,22 @@ def ranged(context: dg.AssetExecutionContext, rows: pd.DataFrame) -> None:
     mlflow.log_metric("rows", len(rows))
     log_model(fitted(rows), rows[["hour"]])
 
+SHOPS = dg.DynamicPartitionsDefinition(name="shops")
+
+@training_asset(registered_model_name="worded", partitions_def=SHOPS)
+def worded(rows: pd.DataFrame) -> None:
+    words = rows["late"].map({0: "in time", 1: "late"})
+    from sklearn.tree import DecisionTreeClassifier
+    log_model(DecisionTreeClassifier(random_state=0).fit(rows[["hour"]], words), rows[["hour"]])
+
+@dg.asset(io_manager_key="pickles")
+def pile() -> int:
+    return 3
+
+@training_asset(registered_model_name="piled")
+def piled(rows: pd.DataFrame, pile: int) -> None:
+    log_model(fitted(rows, max_depth=pile), rows[["hour"]])
+
 @dg.asset(io_manager_key="models")
 def returned(rows: pd.DataFrame) -> FittedModel:
     return FittedModel(fitted(rows, max_depth=1), rows[["hour"]], metrics={"depth": 1.0}, params={"max_depth": 1})
@@ -75,8 +103,9 @@ stepped = sweep_trials(name="stepped", registered_model_name="stepped", n_trials
 @dg.definitions
 def defs() -> dg.Definitions:
     return dg.Definitions(
-        assets=[rows, ranged, returned, searched, *stepped.assets],
+        assets=[rows, ranged, worded, pile, piled, returned, searched, *stepped.assets],
         resources={
+            "pickles": dg.FilesystemIOManager(base_dir=str(HOME / "pickles")),
             "dvc": DvcResource(repo=str(HOME / "data"), remote_url=str(HOME / "remote")),
             "dvc_io_manager": dvc_io_manager,
             "models": mlflow_model_io_manager,
@@ -99,7 +128,9 @@ def make(*assets, **tags):
 
 with dg.DagsterInstance.get() as instance:
     job = ReconstructableRepository.for_file("pipeline.py", "defs").get_reconstructable_job("__ASSET_JOB")
-    make("rows", "returned", "searched", "stepped_study")
+    make("rows", "pile", "piled", "returned", "searched", "stepped_study")
+    instance.add_dynamic_partitions("shops", ["north"])
+    make("worded", **{"dagster/partition": "north"})
     make("ranged", **{"dagster/asset_partition_range_start": "EWR", "dagster/asset_partition_range_end": "JFK"})
     [trial] = instance.get_dynamic_partitions("stepped_trials")
     make("stepped_trials", **{"dagster/partition": trial})
@@ -115,27 +146,28 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def again(project: Project, name: str, folder: Path) -> Verdict:
-    return rerun(project.recipe(f"{name}/1"), folder, environment="current")
-
-
 def outcomes(verdict: Verdict) -> dict[str, str]:
     return {f"{finding.kind} {finding.name}": finding.outcome for finding in verdict.findings}
 
 
-@pytest.mark.parametrize("name", ["ranged", "returned", "searched", "stepped"])
+@pytest.mark.parametrize("name", ["ranged", "worded", "returned", "searched", "stepped"])
 def test_a_training_of_this_shape_comes_out_the_same(project, name, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_HOME", str(project.home))
     studies, trials = project.home / "studies.db", project.home / "trials"
     before = studies.read_bytes(), trials.read_text()
-    verdict = again(project, name, tmp_path)
+    recipe = project.recipe(f"{name}/1")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry.db")
+    (tmp_path / "work").mkdir()
+    verdict = rerun(recipe, tmp_path / "work", environment="current")
     assert verdict.reproduced, verdict.different
-    metrics = {"ranged": {"rows"}, "returned": {"depth"}}.get(name, {"score", "beside"})
+    metrics = {"ranged": {"rows"}, "returned": {"depth"}, "worded": set()}.get(name, {"score", "beside"})
     assert {f"metric {metric}" for metric in metrics} | {"data rows.parquet"} <= outcomes(verdict).keys()
     assert "model predictions for 5 rows" in outcomes(verdict), outcomes(verdict)
     assert before[0] == studies.read_bytes(), "no study is begun or changed"
     tried = trials.read_text().removeprefix(before[1])
     assert len(tried.split()) == (1 if name in ("searched", "stepped") else 0), "only the best trial is run again"
+    assert not (tmp_path / "registry.db").exists(), "nothing is registered where the environment says"
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI")
     client = MlflowResource(tracking_uri=project.uri).client()
     assert len(client.search_model_versions(f"name='{name}'")) == 1, "the registry is as it was"
 
@@ -159,3 +191,71 @@ def test_the_versions_that_were_installed_stand_in_for_a_lock_file(project, tmp_
 def test_the_best_trial_is_kept_with_what_it_tried(project):
     kept = json.loads(project.recipe("searched/1").files["trial.json"])
     assert kept["params"]["depth"] in (1, 2, 3) and kept["params"]["by"] == "gini" and kept["number"] in range(4)
+
+
+def test_an_input_that_nobody_versions_is_named(project):
+    recipe = project.recipe("piled/1")
+    [missing] = recipe.missing
+    assert (missing.kind, missing.name, missing.bucket) == ("data", "asset pile", "deleted")
+    assert "keeps no versions" in missing.reason
+
+
+def test_a_model_that_is_gone_is_named(project, tmp_path):
+    location = MlflowResource(tracking_uri=project.uri).client().get_model_version("returned", "1")
+    [folder] = [file.parent for file in project.home.rglob("MLmodel") if location.run_id in file.read_text()]
+    folder.rename(tmp_path / "away")
+    [missing] = project.recipe("returned/1").missing
+    (tmp_path / "away").rename(folder)
+    assert (missing.kind, missing.bucket) == ("model", "deleted") and not project.recipe("returned/1").missing
+
+
+def test_a_sweep_whose_best_trial_is_not_on_record_searches_for_nothing():
+    def tried(**tags: str) -> str:
+        context: Any = SimpleNamespace(run=SimpleNamespace(tags=tags))
+        return tried_before(context)
+
+    assert tried() == "" and tried(**{TRIAL_TAG: "{}", REPRODUCES_TAG: "0f"}) == "{}"
+    with pytest.raises(TrainingRunError, match=r"run 0f was a sweep and no longer has its file code/trial\.json"):
+        tried(**{REPRODUCES_TAG: "0f"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--golden", "/nowhere/rows.parquet"], "there is no file /nowhere/rows.parquet"),
+        (["--keep", "/proc/nowhere/work"], "cannot be run again here"),
+        (["--tolerance", "-1"], "Invalid value for '--tolerance'"),
+    ],
+)
+def test_what_cannot_be_asked_is_no_verdict(project, arguments, says, monkeypatch):
+    monkeypatch.setenv("TEST_HOME", str(project.home))
+    asked = ["reproduce", "returned/1", "--at", project.uri, "--environment", "current", *arguments]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
+    assert says in " ".join(done.output.split()), done.output
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_ending_the_command_ends_the_training(project, tmp_path, how):
+    env = {**os.environ, "TEST_HOME": str(project.home), "TMPDIR": str(tmp_path)}
+    asked = ["reproduce", "ranged/1", "--at", project.uri, "--environment", "current"]
+    with (tmp_path / "log").open("w") as log:
+        command = [sys.executable, "-m", "dagster_mlops.cli", *asked]
+        process = subprocess.Popen(command, cwd=project.code, env=env, stdout=log, stderr=log)
+    deadline = time.monotonic() + 120
+    while not (started := _inside(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(how)
+    assert process.wait(30) != 0
+    assert started and not _inside(tmp_path), "the training has ended"
+    assert [file.name for file in tmp_path.iterdir()] == ["log"], "nothing is left of it"
+
+
+def _inside(folder: Path) -> list[str]:
+    """The processes that work below a folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and os.readlink(process / "cwd").startswith(f"{folder}/"):
+                found.append(process.name)
+    return found
