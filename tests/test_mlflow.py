@@ -45,6 +45,7 @@ from dagster_mlops.mlflow.aliases import PROMOTED, Registry
 from dagster_mlops.mlflow.promotion import Rule, promote_version
 from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
+from tests.mlflow_processes import PRELOADED
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -128,7 +129,12 @@ WORLD = dg.Definitions(
         dg.define_asset_job(
             "train_other", dg.AssetSelection.assets(training_set, other), executor_def=dg.in_process_executor
         ),
-        dg.define_asset_job("train_two", executor_def=dg.multiprocess_executor.configured({"max_concurrent": 2})),
+        dg.define_asset_job(
+            "train_two",
+            executor_def=dg.multiprocess_executor.configured(
+                {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": PRELOADED}}}
+            ),
+        ),
     ],
     resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="delay")},
 )

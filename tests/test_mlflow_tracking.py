@@ -32,6 +32,7 @@ from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, runs,
 from dagster_mlops.mlflow import facts as training_facts
 from dagster_mlops.mlflow.config_params import config_params
 from dagster_mlops.provenance import Dataset
+from tests.mlflow_processes import PRELOADED
 from tests.mlflow_servers import Proxy, mlflow_server, proxy_to
 
 pytestmark = [
@@ -87,7 +88,14 @@ def trainer(name: str, body=lambda: None, **options) -> dg.AssetsDefinition:
 first, second = trainer("first"), trainer("second")
 WORLD = dg.Definitions(
     assets=[training_set, first, second],
-    jobs=[dg.define_asset_job("both", executor_def=dg.multiprocess_executor.configured({"max_concurrent": 2}))],
+    jobs=[
+        dg.define_asset_job(
+            "both",
+            executor_def=dg.multiprocess_executor.configured(
+                {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": PRELOADED}}}
+            ),
+        )
+    ],
     resources={"mlflow": MlflowResource(tracking_uri=dg.EnvVar("TEST_MLFLOW_URI"), experiment="e")},
 )
 
