@@ -2,12 +2,16 @@
 
 import enum
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from dagster_mlops.code_state import CodeState
+from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.errors import ReproductionError
+from dagster_mlops.lineage.checkout import check_out, submodule, top_level
 from dagster_mlops.lineage.recipe import find_recipe
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.capture import log_capture
@@ -86,3 +90,95 @@ def test_a_secret_in_what_is_kept_leaves_the_file_whole():
     step = {"config": {"url": "https://h/x.csv?api_key=abc", "n": 1}}
     log_capture(store, code=CodeState(), lock=None, step=step, system={})  # type: ignore[arg-type]
     assert json.loads(store.files["step.json"]) == {"config": {"url": "https://h/x.csv?api_key=***", "n": 1}}
+
+
+# Code
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-c", "protocol.file.allow=always", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def repository(folder: Path, files: dict[str, str]) -> Path:
+    folder.mkdir()
+    git(folder, "init", "-q")
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "first")
+    return folder
+
+
+def checked_out(source: Path, folder: Path, state: CodeState) -> CodeState:
+    check_out(source, state.commit, folder, submodules=state.submodules, diff=state.diff)
+    return code_state(folder)
+
+
+def test_uncommitted_changes_come_back_to_the_byte_under_any_configuration(tmp_path, monkeypatch):
+    source = repository(tmp_path / "source", {"train.py": "x = 1\n" * 30, "lib/a.py": "a = 1\r\n"})
+    (source / "train.py").write_bytes(b"x = 1\n" * 15 + b"name = 'caf\xe9'  \t\n" + b"x = 1\n" * 15 + b"\n\n\n")
+    (source / "lib" / "a.py").write_bytes(b"a = 2\r\nb = 3\n")
+    (source / "lib" / "rows").symlink_to("/nowhere")
+    (source / "lib" / "here").symlink_to(".")
+    state = code_state(source)
+    config = {"apply.whitespace": "fix", "core.autocrlf": "true", "apply.ignoreWhitespace": "change"}
+    monkeypatch.setenv("GIT_CONFIG_COUNT", str(len(config)))
+    for number, (name, value) in enumerate(config.items()):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", name)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+    again = checked_out(source, tmp_path / "again", state)
+    assert again.dirty_hash == state.dirty_hash
+    for name in ("train.py", "lib/a.py"):
+        assert (tmp_path / "again" / name).read_bytes() == (source / name).read_bytes()
+    assert os.readlink(tmp_path / "again" / "lib" / "rows") == "/nowhere"
+
+
+def test_a_submodule_comes_back_at_its_commit(tmp_path):
+    library = repository(tmp_path / "library", {"a.py": "a = 1\n"})
+    source = repository(tmp_path / "source", {"train.py": ""})
+    git(source, "submodule", "add", "-q", str(library), "lib")
+    git(source, "commit", "-qam", "second")
+    (library / "a.py").write_text("a = 2\n")
+    git(library, "commit", "-qam", "second")
+    git(source / "lib", "pull", "-q")
+    (source / "lib" / "a.py").write_text("a = 3\n")
+    state = code_state(source)
+    assert list(state.submodules) == ["lib"] and state.left_out == ("lib",) and b"a = 3" not in state.diff
+    again = checked_out(source, tmp_path / "again", state)
+    assert (tmp_path / "again" / "lib" / "a.py").read_text() == "a = 2\n", "the newer commit was not committed above"
+    assert again.dirty_hash == state.dirty_hash
+    git(source, "submodule", "deinit", "-f", "lib")
+    assert code_state(source).submodules == {} and not (source / "lib" / "a.py").exists()
+    checked_out(source, tmp_path / "kept", state)
+    assert submodule(source, "lib", "0" * 40) is None
+
+
+def test_a_partial_clone_fetches_what_it_lacks_or_says_so(tmp_path):
+    source = repository(tmp_path / "source", {"train.py": "x = 1\n", "b.py": ""})
+    git(source, "config", "uploadpack.allowFilter", "true")
+    then = code_state(source)
+    (source / "train.py").write_text("x = 2\n")
+    git(source, "commit", "-qam", "second")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", f"file://{source}", "partial")
+    checked_out(tmp_path / "partial", tmp_path / "again", then)
+    assert (tmp_path / "again" / "train.py").read_text() == "x = 1\n"
+    source.rename(tmp_path / "away")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", "--no-checkout", f"file://{tmp_path}/away", "empty")
+    (tmp_path / "away").rename(source)
+    with pytest.raises(ReproductionError, match="cannot be checked out"):
+        checked_out(tmp_path / "empty", tmp_path / "more", then)
+    git(tmp_path, "clone", "-q", "--depth=1", f"file://{source}", "shallow")
+    git(tmp_path / "shallow", "checkout", "-q", "--detach")
+    checked_out(tmp_path / "shallow", tmp_path / "head", code_state(tmp_path / "shallow"))
+
+
+def test_what_is_too_large_to_keep_is_named(tmp_path):
+    source = repository(tmp_path / "source", {"train.py": ""})
+    (source / "rows.csv").write_bytes(b"1\n" * 600_000)
+    repository(source / "other", {"b.py": ""})
+    assert sorted(code_state(source).left_out) == ["other/", "rows.csv"]
+    assert top_level(source / "other") != source == top_level(source)

@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
@@ -32,6 +33,8 @@ class CodeState:
     `commit` is the full hash, `branch` is empty on a detached head, and `toplevel` the checkout's folder. `diff` is
     everything that differs from `commit`, untracked files included, as a patch for ``git apply``, and `dirty_hash` its
     SHA-256. A diff may hold secrets: log it only where the code itself may go, and put the hash everywhere else.
+    `left_out` names what is not committed and not in it: large files that are untracked, other repositories below this
+    one, and submodules with changes of their own. `submodules` has the commit of each that is checked out, by path.
     """
 
     commit: str = ""
@@ -39,6 +42,8 @@ class CodeState:
     dirty_hash: str = ""
     diff: bytes = b""
     toplevel: str = ""
+    left_out: tuple[str, ...] = ()
+    submodules: Mapping[str, str] = field(default_factory=dict)
 
 
 def code_state(path: Path | None = None) -> CodeState:
@@ -59,24 +64,50 @@ def code_state(path: Path | None = None) -> CodeState:
     if where is None:
         return CodeState()
     toplevel, commit, branch = where.decode(errors="replace").splitlines()
-    diff = _diff(Path(toplevel))
+    kept, left_out = _untracked(Path(toplevel))
+    diff = _diff(Path(toplevel), kept)
+    has_submodules = Path(toplevel, ".gitmodules").is_file()
     return CodeState(
         commit=commit,
         branch="" if branch == "HEAD" else branch,
         dirty_hash=hashlib.sha256(diff).hexdigest() if diff else "",
         diff=diff,
         toplevel=toplevel,
+        left_out=(*left_out, *(_changed_submodules(Path(toplevel)) if has_submodules else ())),
+        submodules=_submodules(Path(toplevel)) if has_submodules else {},
     )
 
 
-def _diff(toplevel: Path) -> bytes:
+def _untracked(toplevel: Path) -> tuple[list[bytes], list[str]]:
+    """The files that are not tracked: those that the diff takes up, as git names them, and the others."""
     listed = _ask(toplevel, "ls-files", "--others", "--exclude-standard", "-z") or b""
-    small = [
-        name
-        for name in listed.split(b"\0")
-        if name and (file := toplevel / os.fsdecode(name)).is_file() and file.stat().st_size <= _UNTRACKED_LIMIT
-    ]
-    if not small:
+    kept, left_out = [], []
+    for name in filter(None, listed.split(b"\0")):
+        file = toplevel / os.fsdecode(name)
+        # A link is kept as a link, whatever it leads to; a folder is another repository.
+        if file.is_symlink() or (file.is_file() and file.stat().st_size <= _UNTRACKED_LIMIT):
+            kept.append(name)
+        else:
+            left_out.append(os.fsdecode(name))
+    return kept, left_out
+
+
+def _changed_submodules(toplevel: Path) -> list[str]:
+    told = _ask(toplevel, "status", "--porcelain=v2", "-z", "--ignore-submodules=none", "--untracked-files=no") or b""
+    # "1 .M S.MU …": a submodule in which files are modified or untracked.
+    rows = [os.fsdecode(line).split(" ", 8) for line in told.split(b"\0") if line.startswith(b"1 ")]
+    return [row[8] for row in rows if row[2].startswith("S") and row[2][2:] != ".."]
+
+
+def _submodules(toplevel: Path) -> dict[str, str]:
+    told = _ask(toplevel, "submodule", "status", "--recursive") or b""
+    # " commit path (branch)", or "-commit path" for one that is not checked out.
+    found = re.findall(r"^[ +U]([0-9a-f]+) (.+?)(?: \([^()]*\))?$", os.fsdecode(told), re.MULTILINE)
+    return {path: commit for commit, path in found}
+
+
+def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
+    if not untracked:
         return _ask(toplevel, *_SHOW) or b""
     index = _ask(toplevel, "rev-parse", "--git-path", "index") or b""
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,12 +117,12 @@ def _diff(toplevel: Path) -> bytes:
         shutil.copy2(toplevel / os.fsdecode(index.strip()), copy)
         beside = {"GIT_INDEX_FILE": str(copy)}
         mark = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-        git(toplevel, *mark, stdin=b"\0".join(b":(literal)" + name for name in small), env=beside)
+        git(toplevel, *mark, stdin=b"\0".join(b":(literal)" + name for name in untracked), env=beside)
         return _ask(toplevel, *_SHOW, env=beside) or b""
 
 
 def git(
-    folder: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None
+    folder: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, timeout: float = _TIMEOUT
 ) -> subprocess.CompletedProcess[bytes]:
     """Run git in `folder` with a time limit. A git that is missing or hangs fails like any other, by return code."""
     # Set by git when we run below one of its hooks; they would point at another repository.
@@ -100,11 +131,11 @@ def git(
     environment = {k: v for k, v in os.environ.items() if k not in ambient} | quiet | dict(env or {})
     command = ["git", *arguments]
     try:
-        return subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, timeout=_TIMEOUT)
+        return subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, timeout=timeout)
     except FileNotFoundError:
         return subprocess.CompletedProcess(command, 127, b"", b"git is not installed")
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, b"", f"git did not answer within {_TIMEOUT:g} s".encode())
+        return subprocess.CompletedProcess(command, 124, b"", f"git did not answer within {timeout:g} s".encode())
 
 
 def _ask(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> bytes | None:

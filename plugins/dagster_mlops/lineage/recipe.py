@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster_mlops.code_state import APPLY, git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.lineage.checkout import submodule, top_level
 from dagster_mlops.lineage.environment import Environment, find_requirements
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tools import Tools
@@ -181,7 +182,7 @@ def _repository(run: TrainingRun, step: Mapping[str, Any], given: Path | None) -
     known = [ref.at for ref in run.upstream if ref.kind == "commit" and ref.id == run.code_commit]
     for folder in [given] if given else [*map(Path, filter(None, [kept, *known])), Path.cwd()]:
         if folder.is_dir() and git(folder, "cat-file", "-e", f"{run.code_commit}^{{commit}}").returncode == 0:
-            return folder
+            return top_level(folder)
     return None
 
 
@@ -189,13 +190,21 @@ def _code(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None,
     if not run.code_commit:
         return [Ingredient("code", "commit", "deleted", "the code was in no git repository when the run was made.")]
     short = f"commit {run.code_commit[:10]}"
+    kept = json.loads(files.get(STEP, b"{}")).get("code", {})
     if repository is None:
-        origin = json.loads(files.get(STEP, b"{}")).get("code", {}).get("origin", "")
+        origin = kept.get("origin", "")
         clone = f"Clone {origin} and name" if origin else "Name"
         return [Ingredient("code", short, "inaccessible", f"no checkout here has it. {clone} a checkout with --repo.")]
     found = [Ingredient("code", short, "accessible")]
     if run.dirty:
         found.append(_diff(run, files.get(DIFF), repository, lost))
+    for path, commit in kept.get("submodules", {}).items():
+        name, there = f"submodule {path} {commit[:10]}", submodule(repository, path, commit)
+        reason = "" if there else f"{repository} has no checkout of it. Run there: git submodule update --init {path}"
+        found.append(Ingredient("code", name, "accessible" if there else "inaccessible", reason))
+    # Whether the training read them is not known.
+    reason = "it was not committed, and is too large, or a repository of its own: the run did not keep it."
+    found += [Ingredient("code", name, "deleted", reason, needed=False) for name in kept.get("left_out", ())]
     return found
 
 

@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.code_state import git
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
+from dagster_mlops.lineage.checkout import check_out
 from dagster_mlops.lineage.environment import Environment, ambient, find_requirements, install
 from dagster_mlops.lineage.recipe import Recipe, records_read
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
@@ -86,17 +86,11 @@ def rerun(
 
 
 def _checkout(recipe: Recipe, folder: Path) -> Path:
-    """The code of then in a clone: whatever happens here, the user's repository stays as it is."""
+    """The code of then in a clone."""
     assert recipe.repository is not None  # the recipe is complete
-    done = git(recipe.repository, "clone", "--quiet", "--shared", "--no-checkout", ".", str(folder))
-    if done.returncode == 0:
-        done = git(folder, "checkout", "--quiet", "--detach", recipe.run.code_commit)
-    if done.returncode == 0 and recipe.run.dirty:
-        done = git(folder, "apply", "-", stdin=recipe.files[DIFF])
-    if done.returncode:
-        raise ReproductionError(
-            f"the code of then cannot be checked out: {done.stderr.decode(errors='replace').strip()}"
-        )
+    diff = recipe.files[DIFF] if recipe.run.dirty else b""
+    submodules = recipe.step["code"].get("submodules", {})
+    check_out(recipe.repository, recipe.run.code_commit, folder, submodules=submodules, diff=diff)
     return folder
 
 

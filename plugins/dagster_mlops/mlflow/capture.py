@@ -38,6 +38,7 @@ _DECISIVE = (
     "NVIDIA_TF32_OVERRIDE",
     "TF_DETERMINISTIC_OPS",
 )
+_MOST_NAMED = 20
 _DRIVER_TIMEOUT = 5.0  # seconds
 
 
@@ -59,6 +60,11 @@ def step_facts(
     records, and whether an IO manager gave it to the step.
     """
     config, secrets = kept_config(context)
+    if code.left_out:
+        context.log.warning(
+            f"{len(code.left_out)} uncommitted changes are not kept with the run, which can be run again only without "
+            f"them: {', '.join(code.left_out[:_MOST_NAMED])}. Commit what the training reads, or keep it with DVC."
+        )
     return {
         "schema": _SCHEMA,
         "asset": context.assets_def.key.to_user_string(),
@@ -163,7 +169,7 @@ def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str
     return found
 
 
-def _checkout(code: CodeState) -> dict[str, str]:
+def _checkout(code: CodeState) -> dict[str, Any]:
     if not code.commit:
         return {}
     origin = git(Path(code.toplevel), "remote", "get-url", "origin")
@@ -173,6 +179,8 @@ def _checkout(code: CodeState) -> dict[str, str]:
         "dirty": code.dirty_hash,
         "toplevel": code.toplevel,
         "origin": origin.stdout.decode(errors="replace").strip() if origin.returncode == 0 else "",
+        "submodules": dict(code.submodules),
+        "left_out": list(code.left_out[:_MOST_NAMED]),
     }
     return {name: value for name, value in found.items() if value}
 
