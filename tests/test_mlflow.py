@@ -45,7 +45,6 @@ from dagster_mlops.mlflow.aliases import PROMOTED, Registry
 from dagster_mlops.mlflow.promotion import Rule, promote_version
 from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
-from tests.mlflow_processes import PRELOADED
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -58,6 +57,7 @@ pytestmark = [
 ]
 
 MD5 = "d" * 32
+SLOW = ["alembic.command", "dagster", "mlflow.store.tracking.sqlalchemy_store", "sklearn.ensemble"]
 DATASET = Dataset(path="training/set.parquet", md5=MD5, repo="/data", rev="abc")
 FEATURES = TrainingSet(feature_service="delay", project="p", repo="/features", registry_hash="r" * 64, entity_hash="e")
 
@@ -132,7 +132,7 @@ WORLD = dg.Definitions(
         dg.define_asset_job(
             "train_two",
             executor_def=dg.multiprocess_executor.configured(
-                {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": PRELOADED}}}
+                {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": SLOW}}}
             ),
         ),
     ],
