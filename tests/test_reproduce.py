@@ -182,7 +182,7 @@ def test_two_trainings_differ_in_what_was_changed_and_nothing_else(project, trai
 def test_what_is_gone_is_named_and_nothing_is_run(project, trained, cli, tmp_path):
     whole = project.recipe(trained["changed"])
     assert whole.complete and {found.kind for found in whole.ingredients} == {
-        "run", "code", "environment", "step", "data"
+        "run", "code", "environment", "step", "data", "model"
     }  # fmt: skip
 
     def buckets(**options) -> dict[str, str]:
