@@ -33,7 +33,9 @@ def what_to_do(text: str, uri: str) -> str:
     if re.search(r"\b403\b|Permission denied|PERMISSION_DENIED", text):
         return "Whoever MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_TOKEN name may not do this there: grant it."
     if re.search(r"\b429\b|too many 429", text):
-        return "It refuses more requests: raise request_retries, its limit, or run fewer steps at once (pool)."
+        return "It refuses more requests: raise its limit, run fewer steps at once (pool), or try later (retry_policy)."
+    if re.search(r"too many 50[234] error", text):
+        return "What stands in front of it does not reach it: start it, or try later (retry_policy)."
     return (
         "Start the server (`mlflow server --workers 1 …`), or mend tracking_uri. MLFLOW_TRACKING_USERNAME, _PASSWORD "
         "and _TOKEN hold credentials."
