@@ -1057,6 +1057,7 @@ def test_evaluations_their_checks_and_promotion_on_them_can_be_written_in_yaml()
         "rows": "rows",
         "label": "late",
         "slices": ["carrier", {"night": "hour > 20"}],
+        "classes": [0, 1],
         "card": {"Intended use": "Ranks flights."},
         "checks": {"bounds": {"auc": {"least": 0.7}}, "slice_max_drop": {"auc": 0.03}},
     }

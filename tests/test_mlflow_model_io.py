@@ -318,6 +318,25 @@ def test_what_cannot_be_stored_fails_without_a_version(instance, resource, retur
     assert says.replace("\\", "") in str(failure.step_failure_data.error)
 
 
+def test_an_output_that_is_no_asset_is_refused_and_that_of_a_graph_asset_is_stored(instance, resource):
+    @dg.op(out=dg.Out(io_manager_key="models"))
+    def fit():
+        return fitted()
+
+    @dg.graph_asset
+    def from_graph():
+        return fit()
+
+    @dg.job(resource_defs=RESOURCES)
+    def no_asset():
+        fit()
+
+    result = no_asset.execute_in_process(instance=instance, raise_on_error=False)
+    failure: Any = result.failure_data_for_node("fit")
+    assert "result of op fit is no asset" in failure.user_failure_data.description
+    assert materialize(instance, from_graph).success and find_version(resource, "from_graph").version == "1"
+
+
 def test_one_of_several_outputs_is_refused(instance, resource):
     @dg.multi_asset(specs=[dg.AssetSpec(name).with_io_manager_key("models") for name in ("one", "two")])
     def both():

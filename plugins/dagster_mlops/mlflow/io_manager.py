@@ -52,6 +52,12 @@ class MlflowModelIOManager(dg.IOManager):
         self.trust = tuple(trust)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        if not context.has_asset_key:
+            raise dg.Failure(
+                f"{context.name} of op {context.op_def.name} is no asset, after which a model is named. Make "
+                "an asset of it, or log the model inside of a training_asset.",
+                allow_retries=False,
+            )
         asset = context.asset_key.to_user_string()
         if not isinstance(obj, FittedModel):
             raise dg.Failure(

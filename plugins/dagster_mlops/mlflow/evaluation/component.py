@@ -67,6 +67,9 @@ class EvaluationComponent(YamlFields, dg.Component):
         default=None, description="By default it follows from the labels."
     )
     positive: str | None = Field(default=None, description="Binary: the text label that counts as yes.")
+    classes: Sequence[str | int | float] | None = Field(
+        default=None, description="All labels that there can be, where the rows hold only some of them."
+    )
     features: FromTemplate | None = Field(
         default=None, description="Function of the rows that makes the model's inputs; its signature by default."
     )
