@@ -1,5 +1,6 @@
 """Interruptions that arrive: not in the middle of a transaction, and not where Python would drop them."""
 
+import _thread
 import os
 import signal
 import threading
@@ -33,9 +34,8 @@ def delivered_outside_of_databases() -> Iterator[None]:
     def handle(signo: int, frame: FrameType | None) -> None:
         waited = time.monotonic() - since.setdefault(signo, time.monotonic())
         if waited < _LONGEST_S and _must_not_be_interrupted(frame):
-            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signo))
-            again.daemon = True
-            again.start()
+            # Not by `threading`, of whose locks the interrupted code may hold one.
+            _thread.start_new_thread(_send_again, (signo,))
         else:
             since.pop(signo)
             before[signal.Signals(signo)](signo, frame)
@@ -48,6 +48,11 @@ def delivered_outside_of_databases() -> Iterator[None]:
         for signo, handler in before.items():
             if signal.getsignal(signo) is handle:
                 signal.signal(signo, handler)
+
+
+def _send_again(signo: int) -> None:
+    time.sleep(_AGAIN_S)
+    os.kill(os.getpid(), signo)
 
 
 def _must_not_be_interrupted(frame: FrameType | None) -> bool:
