@@ -29,7 +29,7 @@ from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
 from dagster_mlops.mlflow.sweep.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
 from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left, run_trial
-from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.provenance import Dataset, ModelVersion
 from tests import sweep_world
 from tests.feast_servers import postgres_server
 from tests.mlflow_processes import SERVER, run_until_killed
@@ -451,6 +451,12 @@ def test_each_trial_can_be_a_step_of_its_own(instance, resource):
 
     last = tick(asked.cursor)
     assert [request.asset_selection for request in last.run_requests] == [[dg.AssetKey("steps")]]
+    newer = Dataset(path="rows.parquet", md5="0" * 32, repo="/data")
+    made = dg.AssetMaterialization("training_set", metadata=newer.to_metadata())
+    instance.report_runless_asset_event(made)
+    [failure] = failures(run("steps"))
+    assert "was materialized again since trial" in str(failure.user_failure_data)
+    assert run("training_set").success
     result = run("steps")
     assert result.success and "begin" in tick(last.cursor).skip_message
     study = study_of()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from dagster_mlops._extras import extra
+from dagster_mlops.asset_records import upstream_refs
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
@@ -40,6 +41,7 @@ class PartitionedSweep:
         return [self.study, self.trials, self.best]
 
 
+_READ = "dagster_mlops.read"  # attribute of a trial: the refs of what its step has read
 _RUN = "mlflow_sweep_run_id"  # attribute of the study: the MLflow run that its trials' runs are below
 
 
@@ -146,12 +148,14 @@ def sweep_trials(
                     try:
                         # The sensor and a backfill may both have asked for it.
                         close_left(client, study, parent, only=number, is_alive=is_alive)
+                        # Optuna's way to go on with a trial that another process has asked for.
+                        again = optuna.trial.Trial(study, trial._trial_id)
+                        again.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
                         with delivered_outside_of_databases():
                             trial = run_trial(
                                 objective,
                                 study,
-                                # Optuna's way to go on with a trial that another process has asked for.
-                                optuna.trial.Trial(study, trial._trial_id),
+                                again,
                                 client=client,
                                 parent=parent,
                                 dagster_run_id=context.run.run_id,
@@ -197,6 +201,8 @@ def sweep_trials(
                         f"{len(left)} trials of {study_name} have not ended: {', '.join(left[:10])}. Materialize these "
                         f"partitions of {name}_trials first."
                     )
+                if settled(study).count("COMPLETE"):
+                    _refuse_others(study.best_trial, context, keys["study"])
                 run, client = fluent.active_run(), fluent.MlflowClient()
                 client.set_tag(run.info.run_id, STUDY, study_name)
                 address = storage_url(storage, context.instance)
@@ -247,6 +253,21 @@ def sweep_trials(
         return PartitionedSweep(begin, trials, best, go_on)
 
     return decorate
+
+
+def _refuse_others(best: "optuna.trial.FrozenTrial", context: dg.AssetExecutionContext, study: dg.AssetKey) -> None:
+    """The version would be said to be trained on what is there now.
+
+    Raises:
+        TrainingRunError: the best trial has read other versions.
+    """
+    now, then = [str(ref) for ref in upstream_refs(context)], best.user_attrs.get(_READ)
+    if then is not None and set(then) != set(now):
+        others = ", ".join(sorted({*then, *now} - ({*then} & {*now}))[:6])
+        raise TrainingRunError(
+            f"what the trials have read was materialized again since trial {best.number}, the best: {others}. "
+            f"Materialize {study.to_user_string()} to begin a sweep on what is there now."
+        )
 
 
 def _partition(study_name: str, number: int) -> str:
