@@ -13,9 +13,11 @@ from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.lineage.checkout import check_out, submodule, top_level
 from dagster_mlops.lineage.recipe import find_recipe
+from dagster_mlops.lineage.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.capture import log_capture
 from dagster_mlops.mlflow.models import log_model
+from tests.training_project import Project
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.
@@ -73,6 +75,8 @@ def test_the_config_can_be_given_again_but_for_its_secrets_which_are_named(tmp_p
     }, "the secret default is left to the code"
     lost = [(found.name, found.bucket) for found in recipe.missing if found.kind == "config"]
     assert lost == [("other", "inaccessible"), ("more.a b.1", "inaccessible")]
+    [step] = [found for found in recipe.missing if found.kind == "step"]
+    assert step.bucket == "deleted" and "dg.materialize" in step.reason
     again = {**recipe.step["config"], **given}
     assert dg.validate_run_config(
         dg.Definitions([delay], resources=resources).resolve_implicit_global_asset_job_def(),
@@ -182,3 +186,62 @@ def test_what_is_too_large_to_keep_is_named(tmp_path):
     repository(source / "other", {"b.py": ""})
     assert sorted(code_state(source).left_out) == ["other/", "rows.csv"]
     assert top_level(source / "other") != source == top_level(source)
+
+
+PLACED = """
+import subprocess, sys
+from multiprocessing import get_context
+from pathlib import Path
+import dagster as dg
+from dagster_mlops.mlflow import MlflowResource, training_asset
+from dagster_mlops.mlflow.models import log_model
+from shop.rates import RATE, square
+
+def doubled(x):
+    return 2 * x
+
+@training_asset(registered_model_name="delay", system_metrics=False)
+def model() -> None:
+    import mlflow, pandas as pd
+    from sklearn.tree import DecisionTreeClassifier
+    child = [sys.executable, "-c", "import shop.rates as r; print(r.RATE)"]
+    told = subprocess.run(child, capture_output=True, check=True)
+    with get_context("spawn").Pool(1) as pool:
+        six = pool.map_async(doubled, [3]).get(60)[0]
+    setting = int(Path("setting.txt").read_text())
+    mlflow.log_metrics({"rate": RATE, "told": int(told.stdout), "nine": square(3), "six": six, "setting": setting})
+    rows = pd.DataFrame({"hour": [1.0, 23.0]})
+    log_model(DecisionTreeClassifier(random_state=0).fit(rows, [0, 1]), rows)
+
+mlflow_resource = MlflowResource(tracking_uri="sqlite:///HOME/mlflow.db", experiment="delay")
+defs = dg.Definitions([model], resources={"mlflow": mlflow_resource})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_code_in_sub_folders_behind_a_link_runs_again_as_it_was_and_where_it_was(tmp_path, monkeypatch):
+    rates = "RATE = {}\ndef square(x): return x * x\n"
+    project = Project(tmp_path / "project", "raise SystemExit('another file of the same name')\n")
+    pipeline = PLACED.replace("HOME", str(project.home))
+    files = {"jobs/pipeline.py": pipeline, "jobs/setting.txt": "1", "src/shop/rates.py": rates.format(1)}
+    for name, text in files.items():
+        (project.code / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.code / name).write_text(text)
+    project.commit()
+    (tmp_path / "link").symlink_to(project.code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "link" / "src"))
+    monkeypatch.chdir(tmp_path / "link" / "jobs")
+    monkeypatch.setattr(project, "code", Path("."))
+    project.python("-m", "dagster", "asset", "materialize", "-f", "pipeline.py", "--select", "*")
+    (tmp_path / "link" / "jobs" / "setting.txt").write_text("2")
+    (tmp_path / "link" / "src" / "shop" / "rates.py").write_text(rates.format(2))
+    (tmp_path / "link" / "jobs" / "pipeline.py").write_text("raise SystemExit('of today')\n")
+    project.commit()
+    monkeypatch.chdir(tmp_path)
+    recipe = project.recipe("delay/1")
+    assert recipe.step["location"]["python_file"] == "jobs/pipeline.py" and recipe.step["code"]["cwd"] == "jobs"
+    assert "src" in recipe.step["code"]["path"]
+    (tmp_path / "work").mkdir()
+    verdict = rerun(recipe, tmp_path / "work", environment="current")
+    assert verdict.reproduced, verdict.different

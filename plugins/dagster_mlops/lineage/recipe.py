@@ -243,7 +243,15 @@ def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path 
 
 def _step(step: Mapping[str, Any], lost: str) -> Ingredient:
     if step:
-        return Ingredient("step", f"asset {step['asset']}{f' [{p}]' if (p := step['partition']) else ''}", "accessible")
+        name = f"asset {step['asset']}{f' [{p}]' if (p := step['partition']) else ''}"
+        if step.get("location"):
+            return Ingredient("step", name, "accessible")
+        reason = (
+            "a script handed its assets to Dagster, dg.materialize(…): no file or module is known that defines them."
+        )
+        return Ingredient(
+            "step", name, "deleted", f"{reason} Run it by dagster asset materialize -f FILE or -m MODULE."
+        )
     if lost:
         return Ingredient("step", "asset, config and inputs", "inaccessible", lost)
     return Ingredient(

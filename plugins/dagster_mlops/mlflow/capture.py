@@ -1,5 +1,6 @@
 """What a training run leaves in MLflow so that it can be run again: code, environment, machine, step and inputs."""
 
+import inspect
 import json
 import os
 import platform
@@ -54,10 +55,10 @@ def step_facts(
     """Which step this is and what it was given, so that another process can run it again.
 
     ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), the names of those of its
-    values that are kept without their ``secrets``, ``seed``, ``function``,
-    the code ``location`` that defines it, where Dagster knows (paths in the checkout are relative to it), the checkout
-    and where it was cloned from as ``code``, and what it ``reads``: each asset with its
-    records, and whether an IO manager gave it to the step.
+    values that are kept without their ``secrets``, ``seed``, ``function``, the code ``location`` that defines it, where
+    Dagster knows (paths in the checkout are relative to it), the checkout as ``code`` (where it was cloned from, and in
+    it the working directory and what Python imports from), and what it ``reads``: each asset with its records, and
+    whether an IO manager gave it to the step.
     """
     config, secrets = kept_config(context)
     if code.left_out:
@@ -76,7 +77,7 @@ def step_facts(
         "registered_model_name": registered_model_name,
         "function": f"{function.__module__}:{function.__qualname__}",
         "location": _location(context, code.toplevel),
-        "code": _checkout(code),
+        "code": _checkout(code, function),
         "reads": [
             {"asset": read.asset, "loaded": read.loaded, "records": [record.to_dict() for record in read.records]}
             for read in reads
@@ -163,13 +164,34 @@ def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str
     pointer = getattr(origin.repository_origin, "code_pointer", None) if origin else None
     names = ("module", "python_file", "fn_name", "attribute", "working_directory")
     found = {name: str(value) for name in names if (value := getattr(pointer, name, None))}
+    if "python_file" in found:  # as it was given to Dagster
+        found["python_file"] = os.path.join(found.get("working_directory", ""), found["python_file"])
     for name in ("python_file", "working_directory"):
-        if name in found and toplevel and Path(found[name]).is_relative_to(toplevel):
-            found[name] = os.path.relpath(found[name], toplevel)
+        if name in found:
+            found[name] = _inside(found[name], toplevel) or found[name]
     return found
 
 
-def _checkout(code: CodeState) -> dict[str, Any]:
+def _inside(path: str, toplevel: str) -> str:
+    """A path relative to the checkout, whichever links lead to it; empty for one elsewhere."""
+    there = (place(path) for place in (os.path.abspath, os.path.realpath))
+    return next((os.path.relpath(p, toplevel) for p in there if toplevel and Path(p).is_relative_to(toplevel)), "")
+
+
+def _import_roots(function: Callable[..., Any], toplevel: str) -> list[str]:
+    """The folders of the checkout that Python imports from, without those of a virtual environment in it."""
+    inner = inspect.unwrap(function)
+    source = Path(inspect.getsourcefile(inner) or "").absolute()
+    module = source.parent if source.name == "__init__.py" else source.with_suffix("")
+    names = inner.__module__.split(".")
+    # An editable install may import by a hook instead of by the path.
+    own = [str(module.parents[len(names) - 1])] if list(module.parts[-len(names) :]) == names else []
+    installed = [os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix) if _inside(prefix, toplevel)]
+    folders = [f for f in (*sys.path, *own) if not any(Path(os.path.realpath(f)).is_relative_to(i) for i in installed)]
+    return list(dict.fromkeys(found for folder in folders if (found := _inside(folder, toplevel))))
+
+
+def _checkout(code: CodeState, function: Callable[..., Any]) -> dict[str, Any]:
     if not code.commit:
         return {}
     origin = git(Path(code.toplevel), "remote", "get-url", "origin")
@@ -179,6 +201,8 @@ def _checkout(code: CodeState) -> dict[str, Any]:
         "dirty": code.dirty_hash,
         "toplevel": code.toplevel,
         "origin": origin.stdout.decode(errors="replace").strip() if origin.returncode == 0 else "",
+        "cwd": _inside(os.getcwd(), code.toplevel),
+        "path": _import_roots(function, code.toplevel),
         "submodules": dict(code.submodules),
         "left_out": list(code.left_out[:_MOST_NAMED]),
     }

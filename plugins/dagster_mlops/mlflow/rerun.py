@@ -138,11 +138,15 @@ def _others(defs: dg.Definitions, files: dict[dg.AssetKey, Path]) -> list[Any]:
 
 
 def _definitions(step: dict[str, Any]) -> dg.Definitions:
-    """The code location of then, in the working directory of this process."""
-    location = step["location"]
-    sys.path.insert(0, os.path.abspath(location.get("working_directory", ".")))
+    """The code location of then, in the working directory and with the import path of then, both in this checkout."""
+    location, then, top = step["location"], step["code"], Path.cwd()
+    os.chdir(top / then.get("cwd", "."))
+    roots = [str(top / root) for root in then.get("path", ())]
+    sys.path[:0] = [str(top / location.get("working_directory", ".")), *roots]
+    os.environ["PYTHONPATH"] = os.pathsep.join(roots)  # for processes that the training starts
     if "python_file" in location:
-        spec = importlib.util.spec_from_file_location("dagster_mlops_location", location["python_file"])
+        file = top / location["python_file"]
+        spec = importlib.util.spec_from_file_location(file.stem, file)  # named as Dagster names it
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
