@@ -53,6 +53,13 @@ def rows() -> pd.DataFrame:
     hours = [float(hour) for hour in range(24)] * 6
     return pd.DataFrame({"hour": hours, "hub": HUBS.get_partition_keys() * 48, "late": [int(h > 12) for h in hours]})
 
+# As a partition for each day: the next time that the code is loaded, there are more.
+DAYS = dg.StaticPartitionsDefinition(os.environ.get("TEST_DAYS", "mon,tue").split(","))
+
+@dg.asset(io_manager_key="dvc_io_manager", partitions_def=DAYS)
+def days(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows
+
 def fitted(rows, **options):
     from sklearn.tree import DecisionTreeClassifier
     return DecisionTreeClassifier(random_state=0, **options).fit(rows[["hour"]], rows["late"])
@@ -83,8 +90,8 @@ def piled(rows: pd.DataFrame, pile: int) -> None:
     log_model(fitted(rows, max_depth=pile), rows[["hour"]])
 
 @dg.asset(io_manager_key="models")
-def returned(rows: pd.DataFrame) -> FittedModel:
-    return FittedModel(fitted(rows, max_depth=1), rows[["hour"]], metrics={"depth": 1.0}, params={"max_depth": 1})
+def returned(days: pd.DataFrame) -> FittedModel:
+    return FittedModel(fitted(days, max_depth=1), days[["hour"]], metrics={"rows": len(days)}, params={"max_depth": 1})
 
 def search(trial, rows: pd.DataFrame) -> float:
     import mlflow
@@ -103,7 +110,7 @@ stepped = sweep_trials(name="stepped", registered_model_name="stepped", n_trials
 @dg.definitions
 def defs() -> dg.Definitions:
     return dg.Definitions(
-        assets=[rows, ranged, worded, pile, piled, returned, searched, *stepped.assets],
+        assets=[rows, days, ranged, worded, pile, piled, returned, searched, *stepped.assets],
         resources={
             "pickles": dg.FilesystemIOManager(base_dir=str(HOME / "pickles")),
             "dvc": DvcResource(repo=str(HOME / "data"), remote_url=str(HOME / "remote")),
@@ -128,7 +135,10 @@ def make(*assets, **tags):
 
 with dg.DagsterInstance.get() as instance:
     job = ReconstructableRepository.for_file("pipeline.py", "defs").get_reconstructable_job("__ASSET_JOB")
-    make("rows", "pile", "piled", "returned", "searched", "stepped_study")
+    make("rows", "pile", "piled", "searched", "stepped_study")
+    for day in ("mon", "tue"):
+        make("days", **{"dagster/partition": day})
+    make("returned")
     instance.add_dynamic_partitions("shops", ["north"])
     make("worded", **{"dagster/partition": "north"})
     make("ranged", **{"dagster/asset_partition_range_start": "EWR", "dagster/asset_partition_range_end": "JFK"})
@@ -155,13 +165,15 @@ def test_a_training_of_this_shape_comes_out_the_same(project, name, tmp_path, mo
     monkeypatch.setenv("TEST_HOME", str(project.home))
     studies, trials = project.home / "studies.db", project.home / "trials"
     before = studies.read_bytes(), trials.read_text()
+    monkeypatch.setenv("TEST_DAYS", "mon,tue,wed")
     recipe = project.recipe(f"{name}/1")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry.db")
     (tmp_path / "work").mkdir()
     verdict = rerun(recipe, tmp_path / "work", environment="current")
     assert verdict.reproduced, verdict.different
-    metrics = {"ranged": {"rows"}, "returned": {"depth"}, "worded": set()}.get(name, {"score", "beside"})
-    assert {f"metric {metric}" for metric in metrics} | {"data rows.parquet"} <= outcomes(verdict).keys()
+    read = {"data days/mon.parquet", "data days/tue.parquet"} if name == "returned" else {"data rows.parquet"}
+    metrics = {"ranged": {"rows"}, "returned": {"rows"}, "worded": set()}.get(name, {"score", "beside"})
+    assert {f"metric {metric}" for metric in metrics} | read <= outcomes(verdict).keys()
     assert "model predictions for 5 rows" in outcomes(verdict), outcomes(verdict)
     assert before[0] == studies.read_bytes(), "no study is begun or changed"
     tried = trials.read_text().removeprefix(before[1])

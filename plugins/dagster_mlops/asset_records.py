@@ -9,6 +9,7 @@ import dagster as dg
 from dagster_shared.check import CheckError  # what Dagster raises for "no repository"; it has no public name
 
 from dagster_mlops.provenance import Record, Ref, records_in
+from dagster_mlops.run_files import REPRODUCES_TAG
 
 if TYPE_CHECKING:
     # Dagster offers no public name for the graph that it hands out.
@@ -88,6 +89,21 @@ def upstream_reads(context: dg.AssetExecutionContext, key: dg.AssetKey | None = 
 def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Record]:
     """Like :func:`upstream_reads`, only the records: how layers compose without importing each other."""
     return [record for read in upstream_reads(context, key) for record in read.records]
+
+
+def partitions_to_load(context: dg.InputContext) -> list[str]:
+    """The partitions of an input; none where it has no partitions.
+
+    Where a training is run again they are those of then, of the ones that the input maps to now: a day later, an input
+    with a partition for each day maps to one more.
+    """
+    partitions = list(context.asset_partition_keys) if context.has_asset_partitions else []
+    try:
+        again = REPRODUCES_TAG in context.step_context.dagster_run.tags
+    except dg.DagsterInvariantViolationError:
+        return partitions  # loaded by hand, outside of a run
+    there = context.instance.get_materialized_partitions(context.asset_key) if again and partitions else ()
+    return [partition for partition in partitions if partition in there] or partitions
 
 
 def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> tuple[Ref, ...]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts, latest_records, note_loaded, upstream_refs
+from dagster_mlops.asset_records import dagster_facts, latest_records, note_loaded, partitions_to_load, upstream_refs
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.diff import change
@@ -89,8 +89,7 @@ class DvcIOManager(dg.IOManager):
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(record.md5))
 
     def load_input(self, context: dg.InputContext) -> Any:
-        partitions = context.asset_partition_keys if context.has_asset_partitions else []
-        files = {partition: self._loaded(context, partition) for partition in partitions or [""]}
+        files = {partition: self._loaded(context, partition) for partition in partitions_to_load(context) or [""]}
         kind = context.dagster_type.typing_type
         name = next((file.name for file in files.values()), _name(context.asset_key))
         if typing.get_origin(kind) in (dict, Mapping) or kind is dict:
