@@ -4,6 +4,7 @@ import enum
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -12,11 +13,13 @@ import pytest
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.lineage.checkout import check_out, submodule, top_level
+from dagster_mlops.lineage.environment import install
 from dagster_mlops.lineage.recipe import find_recipe
 from dagster_mlops.lineage.rerun import rerun
-from dagster_mlops.mlflow import MlflowResource, training_asset
+from dagster_mlops.mlflow import MlflowResource, licences, training_asset
 from dagster_mlops.mlflow.capture import log_capture
 from dagster_mlops.mlflow.models import log_model
+from dagster_mlops.run_files import PACKAGES
 from tests.training_project import Project
 
 pytestmark = [
@@ -245,3 +248,69 @@ def test_code_in_sub_folders_behind_a_link_runs_again_as_it_was_and_where_it_was
     (tmp_path / "work").mkdir()
     verdict = rerun(recipe, tmp_path / "work", environment="current")
     assert verdict.reproduced, verdict.different
+
+
+# Environment
+
+
+def test_a_build_leaves_the_code_unchanged_and_settings_of_tools_are_no_package(tmp_path):
+    # A backend in the tree, so that nothing is fetched: it leaves behind what setuptools leaves.
+    backend = """
+import base64, hashlib, pathlib, zipfile
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    pathlib.Path("own [1].egg-info").mkdir(exist_ok=True)
+    pathlib.Path("own [1].egg-info", "PKG-INFO").write_text("Name: own")
+    name = "own-1-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(wheel_directory, name), "w") as wheel:
+        wheel.writestr("own-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: own\\nVersion: 1\\n")
+        wheel.writestr("own-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("own.pth", str(pathlib.Path.cwd()))
+        wheel.writestr("own-1.dist-info/RECORD", "")
+    return name
+"""
+    system = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    source = repository(tmp_path / "source", {"pyproject.toml": system, "backend.py": backend, "own.py": "X = 1\n"})
+    (source / "notes.py").write_text("")
+    state = code_state(source)
+    checked_out(source, tmp_path / "code", state)
+    given = {"python": sys.executable, "folder": tmp_path / "venv", "code": tmp_path / "code"}
+    python = install(PACKAGES, b"# own==1 from file:///srv/own\n", **given)
+    assert subprocess.run([str(python), "-c", "import own; assert own.X == 1"], check=False).returncode == 0
+    assert list((tmp_path / "code").glob("*.egg-info")) and code_state(tmp_path / "code").dirty_hash == state.dirty_hash
+
+    tools = repository(tmp_path / "tools", {"pyproject.toml": "[tool.ruff]\nline-length = 120\n", "a/__init__.py": ""})
+    install(PACKAGES, b"\n", python=sys.executable, folder=tmp_path / "other", code=tools)
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "requirement"),
+    [
+        ({"url": "file:///home/conda/feedstock_root/numpy_17/work", "dir_info": {}}, "numpy==1.0"),
+        ({"url": "file:///croot/numpy.whl", "archive_info": {}}, "numpy==1.0"),
+        ({"url": "file:///gone", "dir_info": {"editable": True}}, "# numpy==1.0 from file:///gone"),
+        (
+            {"url": Path(__file__).parent.as_uri(), "dir_info": {}},
+            f"# numpy==1.0 from {Path(__file__).parent.as_uri()}",
+        ),
+        (
+            {"url": "https://host/numpy.git", "vcs_info": {"vcs": "git", "commit_id": "1a2b"}},
+            "numpy @ git+https://host/numpy.git@1a2b",
+        ),
+    ],
+)
+def test_a_package_is_kept_by_version_unless_its_folder_is_here(tmp_path, monkeypatch, direct_url, requirement):
+    kept = tmp_path / "numpy-1.0.dist-info"
+    kept.mkdir()
+    (kept / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    (kept / "direct_url.json").write_text(json.dumps(direct_url))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert _requirements_now() == requirement
+
+
+def _requirements_now() -> str:
+    licences.installed_packages.cache_clear()
+    try:
+        return licences.requirements().strip()
+    finally:
+        licences.installed_packages.cache_clear()

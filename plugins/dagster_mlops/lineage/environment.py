@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,8 +88,9 @@ def install(name: str, content: bytes, *, python: str, folder: Path, code: Path)
         # What was installed side by side is installed so again, also where the packages say that it does not fit.
         how = ["install", "--no-deps", "--requirements"] if name == PACKAGES else ["sync"]
         commands.append([uv, "pip", *how, str(file), *into])
-        if (code / "pyproject.toml").exists():
+        if _is_package(code):
             commands.append([uv, "pip", "install", "--no-deps", *into, "--editable", str(code)])
+    before = _untracked(code)
     for command in commands:
         try:
             done = subprocess.run(
@@ -107,7 +109,26 @@ def install(name: str, content: bytes, *, python: str, folder: Path, code: Path)
             raise ReproductionError(
                 f"the environment of then cannot be installed from {name}: {done.stderr.strip()[-1500:]}"
             )
+    if built := _untracked(code) - before:
+        # What the build has left there is no change of the code.
+        excluded = code / ".git" / "info" / "exclude"
+        excluded.parent.mkdir(exist_ok=True)
+        with excluded.open("a") as file:
+            file.writelines("/" + re.sub(r"([\\*?[ ])", r"\\\1", path) + "\n" for path in sorted(built))
     return installed
+
+
+def _is_package(code: Path) -> bool:
+    """Whether a checkout can be installed: many a pyproject.toml only has the settings of tools, or dependencies."""
+    if (code / "setup.py").exists():
+        return True
+    project = code / "pyproject.toml"
+    return project.exists() and bool(re.search(r"(?m)^\s*\[build-system\]", project.read_text(encoding="utf-8")))
+
+
+def _untracked(code: Path) -> set[str]:
+    listed = git(code, "ls-files", "--others", "--exclude-standard", "-z").stdout
+    return set(filter(None, os.fsdecode(listed).split("\0")))
 
 
 def ambient() -> dict[str, str]:

@@ -4,7 +4,10 @@ import json
 import re
 from functools import lru_cache
 from importlib import metadata as distributions
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from dagster_mlops.provenance import mask_credentials
 
@@ -60,8 +63,11 @@ def _source(direct_url: str | None) -> str:
     if vcs:
         below = f"#subdirectory={found['subdirectory']}" if found.get("subdirectory") else ""
         return mask_credentials(f"{vcs['vcs']}+{url}@{vcs['commit_id']}{below}")
-    if archive is not None and str(url).startswith("file:"):
-        return ""  # a wheel from a folder: its version is what others can find
+    if str(url).startswith("file:"):
+        editable = (found.get("dir_info") or {}).get("editable")
+        here = editable or Path(url2pathname(urlsplit(str(url)).path)).is_dir()
+        if archive is not None or not here:
+            return ""  # a wheel from a folder, or built elsewhere, as conda's: its version is what others can find
     return mask_credentials(str(url)) if url else ""
 
 
