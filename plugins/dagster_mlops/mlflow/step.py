@@ -15,6 +15,7 @@ from dagster_mlops.mlflow.active_run import open_run
 from dagster_mlops.mlflow.capture import artifact_store, log_system, switches
 from dagster_mlops.mlflow.determinism import repeatable
 from dagster_mlops.mlflow.facts import RunFacts
+from dagster_mlops.mlflow.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.logged_model import the_model
 from dagster_mlops.mlflow.parents import parent_run
 from dagster_mlops.mlflow.present import present_run
@@ -128,7 +129,11 @@ def _train(
     """What the function returns, and what it took as metadata."""
     began = time.monotonic()
     watch = watched(client, run.info.run_id) if training.system_metrics else nullcontext(dict)
-    with watch as taken, repeatable(training.seed, deterministic=training.deterministic):
+    with (
+        watch as taken,
+        repeatable(training.seed, deterministic=training.deterministic),
+        delivered_outside_of_databases(),
+    ):
         result = _call(call)
         metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
         now = switches()

@@ -13,7 +13,6 @@ from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
-from dagster_mlops.mlflow.sweep.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.loop import Sweep, run_trials
 from dagster_mlops.mlflow.sweep.study import open_storage, open_study, requeue, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import close_left
@@ -89,8 +88,7 @@ def sweep_asset(
             objective = given.objective(context, mlflow, inputs)
             if tried := tried_before(context):
                 return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
-            with delivered_outside_of_databases():
-                return run_sweep(objective, context, mlflow, settings)
+            return run_sweep(objective, context, mlflow, settings)
 
         search.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
         options = {**asset_options, "kinds": {"optuna", *asset_options.get("kinds", ())}}

@@ -13,11 +13,11 @@ from dagster_mlops.asset_records import upstream_refs
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
+from dagster_mlops.mlflow.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.asset import refuse_checks
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
-from dagster_mlops.mlflow.sweep.interrupts import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
