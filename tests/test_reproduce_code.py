@@ -12,6 +12,7 @@ import pytest
 
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.errors import ReproductionError
+from dagster_mlops.lineage import recipe as recipe_module
 from dagster_mlops.lineage.checkout import check_out, submodule, top_level
 from dagster_mlops.lineage.environment import install
 from dagster_mlops.lineage.recipe import find_recipe
@@ -19,6 +20,7 @@ from dagster_mlops.lineage.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, licences, training_asset
 from dagster_mlops.mlflow.capture import log_capture
 from dagster_mlops.mlflow.models import log_model
+from dagster_mlops.provenance import TrainingRun
 from dagster_mlops.run_files import PACKAGES
 from tests.training_project import Project
 
@@ -85,6 +87,14 @@ def test_the_config_can_be_given_again_but_for_its_secrets_which_are_named(tmp_p
         dg.Definitions([delay], resources=resources).resolve_implicit_global_asset_job_def(),
         {"ops": {"delay": {"config": again}}},
     )
+
+
+def test_definitions_that_are_in_no_commit_are_named(tmp_path):
+    run = TrainingRun(run_id="0" * 32, tracking_uri="x", code_commit="1a2b")
+    for file, bucket in ((tmp_path / "gone.py", "inaccessible"), (Path(__file__), "accessible")):
+        step = json.dumps({"location": {"python_file": str(file)}}).encode()
+        [_, found] = recipe_module._code(run, {"step.json": step}, tmp_path, "")
+        assert (found.name, found.bucket) == (f"definitions {file} as of today", bucket) and "today" in found.reason
 
 
 class Store:

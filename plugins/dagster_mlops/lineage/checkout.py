@@ -7,7 +7,7 @@ from pathlib import Path
 from dagster_mlops.code_state import APPLY, git
 from dagster_mlops.errors import ReproductionError
 
-_TIMEOUT = 900.0  # seconds: a large repository, of which git may have to fetch files
+GIT_TIMEOUT = 900.0  # seconds: a large repository, of which git may have to fetch files
 
 # Hooks and conversions are those of this user and of today.
 _AS_IS = ("-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false")
@@ -75,7 +75,7 @@ def _clone(repository: Path, commit: str, folder: Path) -> None:
 
 
 def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
-    done = git(folder, *_AS_IS, *arguments, stdin=stdin, timeout=_TIMEOUT)
+    done = git(folder, *_AS_IS, *arguments, stdin=stdin, timeout=GIT_TIMEOUT)
     if done.returncode:
         raise ReproductionError(
             f"the code of then cannot be checked out: {done.stderr.decode(errors='replace').strip()}"

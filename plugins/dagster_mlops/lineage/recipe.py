@@ -12,7 +12,7 @@ from typing import Any
 
 from dagster_mlops.code_state import APPLY, git
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
-from dagster_mlops.lineage.checkout import submodule, top_level
+from dagster_mlops.lineage.checkout import GIT_TIMEOUT, submodule, top_level
 from dagster_mlops.lineage.environment import Environment, find_requirements
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tools import Tools
@@ -190,7 +190,8 @@ def _code(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None,
     if not run.code_commit:
         return [Ingredient("code", "commit", "deleted", "the code was in no git repository when the run was made.")]
     short = f"commit {run.code_commit[:10]}"
-    kept = json.loads(files.get(STEP, b"{}")).get("code", {})
+    step = json.loads(files.get(STEP, b"{}"))
+    kept, definitions = step.get("code", {}), Path(step.get("location", {}).get("python_file", ""))
     if repository is None:
         origin = kept.get("origin", "")
         clone = f"Clone {origin} and name" if origin else "Name"
@@ -198,6 +199,10 @@ def _code(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None,
     found = [Ingredient("code", short, "accessible")]
     if run.dirty:
         found.append(_diff(run, files.get(DIFF), repository, lost))
+    if definitions.is_absolute():
+        bucket = "accessible" if definitions.is_file() else "inaccessible"
+        reason = "they are in no commit of the checkout, so what they say today is run."
+        found.append(Ingredient("code", f"definitions {definitions} as of today", bucket, reason))
     for path, commit in kept.get("submodules", {}).items():
         name, there = f"submodule {path} {commit[:10]}", submodule(repository, path, commit)
         reason = "" if there else f"{repository} has no checkout of it. Run there: git submodule update --init {path}"
@@ -226,7 +231,7 @@ def _apply_problem(repository: Path, commit: str, diff: bytes) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
         for arguments, stdin in ((("read-tree", commit), b""), ((*APPLY, "--cached", "-"), diff)):
-            done = git(repository, *arguments, stdin=stdin, env=index)
+            done = git(repository, *arguments, stdin=stdin, env=index, timeout=GIT_TIMEOUT)
             if done.returncode:
                 return done.stderr.decode(errors="replace").strip()
     return ""

@@ -164,11 +164,9 @@ def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str
     pointer = getattr(origin.repository_origin, "code_pointer", None) if origin else None
     names = ("module", "python_file", "fn_name", "attribute", "working_directory")
     found = {name: str(value) for name in names if (value := getattr(pointer, name, None))}
-    if "python_file" in found:  # as it was given to Dagster
-        found["python_file"] = os.path.join(found.get("working_directory", ""), found["python_file"])
     for name in ("python_file", "working_directory"):
-        if name in found:
-            found[name] = _inside(found[name], toplevel) or found[name]
+        if name in found:  # as it was given to Dagster
+            found[name] = _inside(found[name], toplevel) or os.path.abspath(found[name])
     return found
 
 
