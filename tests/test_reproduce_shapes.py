@@ -75,8 +75,13 @@ def ranged(context: dg.AssetExecutionContext, rows: pd.DataFrame) -> None:
 
 SHOPS = dg.DynamicPartitionsDefinition(name="shops")
 
-@training_asset(registered_model_name="worded", partitions_def=SHOPS)
-def worded(rows: pd.DataFrame) -> None:
+@training_asset(
+    registered_model_name="worded", partitions_def=SHOPS,
+    ins={"returned": dg.AssetIn(metadata={"mlflow/model": "returned@best"}, input_manager_key="models")},
+)
+def worded(rows: pd.DataFrame, returned) -> None:
+    import mlflow
+    mlflow.log_metric("before", returned.get_depth())
     words = rows["late"].map({0: "in time", 1: "late"})
     from sklearn.tree import DecisionTreeClassifier
     log_model(DecisionTreeClassifier(random_state=0).fit(rows[["hour"]], words), rows[["hour"]])
@@ -124,7 +129,9 @@ def defs() -> dg.Definitions:
 
 # All in one process: each takes seconds to start.
 TRAIN = """
+import os
 import dagster as dg
+from mlflow import MlflowClient
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run a job of a file
 
 def make(*assets, **tags):
@@ -139,8 +146,11 @@ with dg.DagsterInstance.get() as instance:
     for day in ("mon", "tue"):
         make("days", **{"dagster/partition": day})
     make("returned")
+    client = MlflowClient(f"sqlite:///{os.environ['TEST_HOME']}/mlflow.db")
+    client.set_registered_model_alias("returned", "best", "1")
     instance.add_dynamic_partitions("shops", ["north"])
     make("worded", **{"dagster/partition": "north"})
+    client.delete_registered_model_alias("returned", "best")
     make("ranged", **{"dagster/asset_partition_range_start": "EWR", "dagster/asset_partition_range_end": "JFK"})
     [trial] = instance.get_dynamic_partitions("stepped_trials")
     make("stepped_trials", **{"dagster/partition": trial})
@@ -172,7 +182,7 @@ def test_a_training_of_this_shape_comes_out_the_same(project, name, tmp_path, mo
     verdict = rerun(recipe, tmp_path / "work", environment="current")
     assert verdict.reproduced, verdict.different
     read = {"data days/mon.parquet", "data days/tue.parquet"} if name == "returned" else {"data rows.parquet"}
-    metrics = {"ranged": {"rows"}, "returned": {"rows"}, "worded": set()}.get(name, {"score", "beside"})
+    metrics = {"ranged": {"rows"}, "returned": {"rows"}, "worded": {"before"}}.get(name, {"score", "beside"})
     assert {f"metric {metric}" for metric in metrics} | read <= outcomes(verdict).keys()
     assert "model predictions for 5 rows" in outcomes(verdict), outcomes(verdict)
     assert before[0] == studies.read_bytes(), "no study is begun or changed"

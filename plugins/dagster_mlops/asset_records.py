@@ -98,12 +98,18 @@ def partitions_to_load(context: dg.InputContext) -> list[str]:
     with a partition for each day maps to one more.
     """
     partitions = list(context.asset_partition_keys) if context.has_asset_partitions else []
-    try:
-        again = REPRODUCES_TAG in context.step_context.dagster_run.tags
-    except dg.DagsterInvariantViolationError:
-        return partitions  # loaded by hand, outside of a run
-    there = context.instance.get_materialized_partitions(context.asset_key) if again and partitions else ()
+    if not partitions or not is_rerun(context):
+        return partitions
+    there = context.instance.get_materialized_partitions(context.asset_key)
     return [partition for partition in partitions if partition in there] or partitions
+
+
+def is_rerun(context: dg.InputContext) -> bool:
+    """Whether a training is run again: Dagster then knows the versions that it had read, and none besides."""
+    try:
+        return REPRODUCES_TAG in context.step_context.dagster_run.tags
+    except dg.DagsterInvariantViolationError:
+        return False  # loaded by hand, outside of a run
 
 
 def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> tuple[Ref, ...]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import latest_records, note_loaded
+from dagster_mlops.asset_records import is_rerun, latest_records, note_loaded
 from dagster_mlops.errors import ModelVersionError, TrainingRunError
 from dagster_mlops.mlflow.facts import run_facts
 from dagster_mlops.mlflow.model_loading import find_version, load_version, logged_model_id
@@ -150,7 +150,8 @@ class MlflowModelIOManager(dg.IOManager):
         upstream = context.upstream_output.definition_metadata if context.upstream_output else {}
         known = latest_records(context.instance, context.asset_key, [partition] if partition else None)
         named = (context.definition_metadata or {}).get(MODEL) or (upstream or {}).get(MODEL)
-        if named:
+        again = is_rerun(context)
+        if named and not again:
             record = find_version(self.mlflow, str(getattr(named, "value", named)))
             note_loaded(context, record)
         else:
@@ -164,7 +165,10 @@ class MlflowModelIOManager(dg.IOManager):
         if kind is ModelVersion:
             return record
         pyfunc = getattr(kind, "__module__", "").startswith("mlflow.pyfunc") and kind.__name__ == "PyFuncModel"
-        loaded = load_version(self.mlflow, record, pyfunc=pyfunc, allow_pickle=self.allow_pickle, trust=self.trust)
+        # A training that is run again has a registry of its own, without the versions of then.
+        at = record.tracking_uri
+        held = MlflowResource(tracking_uri=at, registry_uri=at) if again else self.mlflow
+        loaded = load_version(held, record, pyfunc=pyfunc, allow_pickle=self.allow_pickle, trust=self.trust)
         says = loaded.to_metadata()
         context.log.info(f"Loaded {asset}: {', '.join(f'{key} {value}' for key, value in says.items())}")
         if not context.has_asset_partitions or len(context.asset_partition_keys) == 1:
