@@ -198,6 +198,14 @@ def test_what_is_too_large_to_keep_is_named(tmp_path):
     (source / "rows.csv").write_bytes(b"1\n" * 600_000)
     repository(source / "other", {"b.py": ""})
     assert sorted(code_state(source).left_out) == ["other/", "rows.csv"]
+    kept = {"submodules": {"lib": "1a2b"}, "left_out": ["rows.csv", "lib"]}
+    run = TrainingRun(run_id="0" * 32, tracking_uri="x", code_commit="1a2b")
+    found = recipe_module._code(run, {"step.json": json.dumps({"code": kept}).encode()}, source, "")
+    assert [(one.name, one.bucket, one.needed) for one in found[1:]] == [
+        ("submodule lib 1a2b", "inaccessible", True),
+        ("uncommitted rows.csv", "deleted", False),
+        ("uncommitted lib", "deleted", False),
+    ]
     assert top_level(source / "other") != source == top_level(source)
 
 

@@ -207,9 +207,12 @@ def _code(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None,
         name, there = f"submodule {path} {commit[:10]}", submodule(repository, path, commit)
         reason = "" if there else f"{repository} has no checkout of it. Run there: git submodule update --init {path}"
         found.append(Ingredient("code", name, "accessible" if there else "inaccessible", reason))
-    # Whether the training read them is not known.
-    reason = "it was not committed, and is too large, or a repository of its own: the run did not keep it."
-    found += [Ingredient("code", name, "deleted", reason, needed=False) for name in kept.get("left_out", ())]
+    for name in kept.get("left_out", ()):  # whether the training read it is not known
+        what = (
+            "changed in the submodule" if name in kept.get("submodules", {}) else "large, or a repository of its own,"
+        )
+        reason = f"what is {what} and in no commit is not kept with the run."
+        found.append(Ingredient("code", f"uncommitted {name}", "deleted", reason, needed=False))
     return found
 
 

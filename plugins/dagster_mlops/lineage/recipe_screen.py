@@ -15,7 +15,11 @@ from dagster_mlops.lineage.verdict import Verdict
 
 _OUTCOMES = {"matched": ("✓", "green"), "differed": ("✗", "red"), "not compared": ("?", "yellow")}
 _ASIDE = {"matched": ("·", "dim"), "differed": ("~", "yellow"), "not compared": ("·", "dim")}
-_SPARED = {"features": "not needed: a dataset holds it", "environment": "not needed: the one at hand is taken"}
+_SPARED = {
+    "features": "not needed: a dataset holds it",
+    "environment": "not needed: the one at hand is taken",
+    "code": "perhaps not needed",
+}
 _MANY = 4
 _SHOWN = 30
 
