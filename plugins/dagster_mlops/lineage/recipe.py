@@ -208,9 +208,7 @@ def _code(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None,
         reason = "" if there else f"{repository} has no checkout of it. Run there: git submodule update --init {path}"
         found.append(Ingredient("code", name, "accessible" if there else "inaccessible", reason))
     for name in kept.get("left_out", ()):  # whether the training read it is not known
-        what = (
-            "changed in the submodule" if name in kept.get("submodules", {}) else "large, or a repository of its own,"
-        )
+        what = "changed in the submodule" if name in kept.get("submodules", {}) else "large or a repository itself"
         reason = f"what is {what} and in no commit is not kept with the run."
         found.append(Ingredient("code", f"uncommitted {name}", "deleted", reason, needed=False))
     return found
