@@ -9,7 +9,8 @@ from rich.text import Text
 
 from dagster_mlops.lineage.explain import Difference, Explanation
 from dagster_mlops.lineage.facts import facts
-from dagster_mlops.lineage.recipe import Ingredient, Recipe
+from dagster_mlops.lineage.ingredients import Ingredient
+from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.lineage.tree import LOOKS
 from dagster_mlops.lineage.verdict import Verdict
 
