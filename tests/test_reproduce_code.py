@@ -12,9 +12,9 @@ import pytest
 
 from dagster_mlops.code_state import CodeState, code_state
 from dagster_mlops.errors import ReproductionError
-from dagster_mlops.lineage import recipe as recipe_module
 from dagster_mlops.lineage.checkout import check_out, submodule, top_level
 from dagster_mlops.lineage.environment import install
+from dagster_mlops.lineage.ingredients import code_ingredients
 from dagster_mlops.lineage.recipe import find_recipe
 from dagster_mlops.lineage.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, licences, training_asset
@@ -93,7 +93,7 @@ def test_definitions_that_are_in_no_commit_are_named(tmp_path):
     run = TrainingRun(run_id="0" * 32, tracking_uri="x", code_commit="1a2b")
     for file, bucket in ((tmp_path / "gone.py", "inaccessible"), (Path(__file__), "accessible")):
         step = json.dumps({"location": {"python_file": str(file)}}).encode()
-        [_, found] = recipe_module._code(run, {"step.json": step}, tmp_path, "")
+        [_, found] = code_ingredients(run, {"step.json": step}, tmp_path, "")
         assert (found.name, found.bucket) == (f"definitions {file} as of today", bucket) and "today" in found.reason
 
 
@@ -200,7 +200,7 @@ def test_what_is_too_large_to_keep_is_named(tmp_path):
     assert sorted(code_state(source).left_out) == ["other/", "rows.csv"]
     kept = {"submodules": {"lib": "1a2b"}, "left_out": ["rows.csv", "lib"]}
     run = TrainingRun(run_id="0" * 32, tracking_uri="x", code_commit="1a2b")
-    found = recipe_module._code(run, {"step.json": json.dumps({"code": kept}).encode()}, source, "")
+    found = code_ingredients(run, {"step.json": json.dumps({"code": kept}).encode()}, source, "")
     assert [(one.name, one.bucket, one.needed) for one in found[1:]] == [
         ("submodule lib 1a2b", "inaccessible", True),
         ("uncommitted rows.csv", "deleted", False),
