@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -17,9 +17,6 @@ from dagster_mlops.mlflow.keys import AssetLike, asset_key
 from dagster_mlops.mlflow.registry import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    pass
 
 # How often a promotion looks again when another one moves the alias at the same time.
 _TRIES = 5
