@@ -15,7 +15,7 @@ export BENTOML_DO_NOT_TRACK := True
 export DAGSTER_DISABLE_TELEMETRY := yes
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo ui mlflow-ui status stop test check docs bench lock clean
+.PHONY: help setup demo ui mlflow-ui status stop test thorough check docs bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,7 +50,10 @@ stop:  ## stop the deployment that the demo left serving
 	@test ! -x $(BIN)/python || $(BIN)/python -m dagster_mlops.bentoml.deployment stop $(STATE)/serving
 
 test: setup  ## run the tests
-	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m "not thorough"
+
+thorough: setup  ## run the tests that `make test` leaves out: the same in other shapes
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m thorough
 
 check: setup  ## lint, types, docs
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ SLOWEST = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -SLOWEST.get(item.path.stem, 0))
+
+
+@pytest.fixture
+def own_forkserver() -> Iterator[None]:
+    """Python forks from one server, with the environment and modules of its start: this test gets one of its own."""
+    forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]
+    yield
+    forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.hookimpl(wrapper=True)

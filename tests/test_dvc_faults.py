@@ -137,6 +137,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.thorough
 def test_parallel_steps_of_parallel_runs_store_their_partitions(tmp_path):
     (tmp_path / "writers.py").write_text(STEPS)
     (tmp_path / "home").mkdir()

@@ -186,6 +186,7 @@ def _set_ttl(checkout: Path, hours: int) -> None:
     file.write_text(re.sub(r"timedelta\(hours=\d+\)", f"timedelta(hours={hours})", file.read_text()))
 
 
+@pytest.mark.thorough
 def test_a_plain_feast_apply_is_noticed_unless_it_applied_the_same(checkouts):
     mine, theirs = checkouts
     feast = FeastResource(repo=str(mine))
@@ -205,6 +206,7 @@ def test_a_plain_feast_apply_is_noticed_unless_it_applied_the_same(checkouts):
     assert not feast.apply()  # as after a deployment whose pipeline had run `feast apply` first
 
 
+@pytest.mark.thorough
 def test_of_two_checkouts_only_a_newer_one_replaces_what_the_other_applied(checkouts):
     mine, theirs = checkouts
     older, newer = FeastResource(repo=str(mine)), FeastResource(repo=str(theirs))
@@ -252,6 +254,7 @@ def test_a_registry_alone_is_a_repository_that_is_read_once_and_never_applied_ov
     assert refresh_repository(theirs).views[0].ttl_seconds == 10800 == load_repository(theirs).views[0].ttl_seconds
 
 
+@pytest.mark.thorough
 def test_two_processes_that_apply_different_commits_at_once_do_not_overwrite_each_other(checkouts):
     for hours, checkout in enumerate(checkouts, start=3):
         _set_ttl(checkout, hours)

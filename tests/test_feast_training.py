@@ -189,6 +189,7 @@ def test_six_months_later_a_training_set_is_made_again_bit_for_bit(shop, instanc
     assert rebuilt.dagster_run_id != made.dagster_run_id
 
 
+@pytest.mark.thorough
 def test_the_same_inputs_give_the_same_bytes_in_every_process_and_engine(shop, instance):
     """Hash seeds, threads and engines: one content."""
     made, _ = shop.train(instance)
@@ -227,6 +228,7 @@ def test_rows_that_nothing_tells_apart_are_joined_the_same_way_by_one_thread_and
     assert len(hashes) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [pa.Table, pl.DataFrame])
 def test_arrow_and_polars_entities_give_an_arrow_table_of_the_same_content_that_can_be_rebuilt(shop, instance, kind):
     by_pandas, _ = shop.train(instance)
@@ -465,6 +467,7 @@ def test_a_check_that_breaks_has_failed_and_says_why(shop, instance):
         assert not verdicts[name].passed and message in str(verdicts[name].metadata["feast/error"].value)
 
 
+@pytest.mark.thorough
 def test_two_processes_leave_all_their_records_even_in_a_registry_that_is_a_file(shop):
     text = SETTINGS.replace("ENGINE", ENGINE)
     text = text.replace('registry_type: sql, path: "sqlite:///${SHOP}/registry.db"', 'path: "${SHOP}/file.db"')

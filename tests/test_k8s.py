@@ -59,6 +59,7 @@ def executed(choice: str | None) -> tuple[dg.JobExecutionResult, dict]:
             return result, result.output_for_node("train")
 
 
+@pytest.mark.usefixtures("own_forkserver")
 def test_steps_that_train_start_with_mlflow_imported_once_for_all():
     with dg.instance_for_test() as instance, dg.execute_job(dg.reconstructable(training), instance) as result:
         [event] = result.get_asset_materialization_events()
@@ -70,6 +71,7 @@ def test_steps_run_in_the_runs_own_process_when_asked_to():
     assert result.success and said["pid"] == os.getpid()
 
 
+@pytest.mark.usefixtures("own_forkserver")
 def test_steps_run_in_processes_forked_from_a_server_with_the_slow_modules_by_default():
     result, said = executed(None)
     assert result.success and said["pid"] != os.getpid()

@@ -449,6 +449,7 @@ def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(i
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_forkserver")
 def test_trainings_in_two_processes_on_a_new_database_do_not_mix(instance, tmp_path):
     job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train_two")
     plans = {"ops": {"model": {"config": {"auc": 0.7}}, "other": {"config": {"auc": 0.9}}}}

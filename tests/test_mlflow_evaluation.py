@@ -913,6 +913,7 @@ def test_each_partition_is_judged_and_promoted_by_its_own_evaluation(database, t
         assert "Materialize the evaluation" in error_of(run("last"))
 
 
+@pytest.mark.thorough
 def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database, tmp_path):
     kills = int(os.environ.get("DAGSTER_MLOPS_KILLS", "1"))
     environment = {"TEST_MLFLOW_URI": database.uri}

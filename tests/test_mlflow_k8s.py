@@ -85,6 +85,7 @@ def evict_when_training(nodes: Cluster, world: Path) -> None:
     nodes.evict(name)
 
 
+@pytest.mark.thorough
 def test_each_pod_has_its_run_below_one_parent_and_an_evicted_one_goes_on_in_it(tmp_path, monkeypatch):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowResource(tracking_uri=uri, experiment="pods").client()

@@ -176,6 +176,7 @@ def test_the_first_partition_of_a_chain_begins_with_no_model(instance, resource)
     assert record is not None and load_version(resource, record).model.n_estimators == 1
 
 
+@pytest.mark.thorough
 def test_partitions_made_by_processes_at_the_same_moment_do_not_mix(instance, resource):
     keys = list(MONTHS.get_partition_keys())
     environment = {"TEST_MLFLOW_URI": os.environ["TEST_MLFLOW_URI"]}

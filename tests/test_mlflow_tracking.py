@@ -285,6 +285,7 @@ def test_what_one_dagster_run_trains_is_held_together(instance, resource, client
     assert alone.success and len(runs_of(client)) == 3, "one asset needs no parent"
 
 
+@pytest.mark.usefixtures("own_forkserver")
 def test_steps_of_two_processes_have_one_parent_which_ends_as_they_did(instance, resource, client):
     world = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[1]))
     job = world.get_reconstructable_job("both")

@@ -218,6 +218,7 @@ def test_what_is_gone_is_named_and_nothing_is_run(project, trained, cli, tmp_pat
     assert project.recipe(trained["changed"]).complete
 
 
+@pytest.mark.thorough
 def test_a_training_set_whose_dataset_is_lost_is_made_again_by_feast(tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_HOME", str(tmp_path))
     project = Project(tmp_path, WITH_FEATURES)

@@ -239,6 +239,7 @@ defs = dg.Definitions([model], resources={"mlflow": mlflow_resource})
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_code_in_sub_folders_behind_a_link_runs_again_as_it_was_and_where_it_was(tmp_path, monkeypatch):

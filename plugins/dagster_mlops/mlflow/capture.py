@@ -181,7 +181,7 @@ def _import_roots(function: Callable[..., Any], toplevel: str) -> list[str]:
     inner = inspect.unwrap(function)
     source = Path(inspect.getsourcefile(inner) or "").absolute()
     module = source.parent if source.name == "__init__.py" else source.with_suffix("")
-    names = inner.__module__.split(".")
+    names = (inner.__module__ or "").split(".")  # code that was not imported belongs to none
     # An editable install may import by a hook instead of by the path.
     own = [str(module.parents[len(names) - 1])] if list(module.parts[-len(names) :]) == names else []
     installed = [os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix) if _inside(prefix, toplevel)]
