@@ -226,6 +226,7 @@ def test_of_two_checkouts_only_a_newer_one_replaces_what_the_other_applied(check
     assert newer.apply(force=True)
 
 
+@pytest.mark.thorough
 def test_a_registry_alone_is_a_repository_that_is_read_once_and_never_applied_over(checkouts, tmp_path):
     mine, theirs = checkouts
     FeastResource(repo=str(mine)).apply()

@@ -265,6 +265,7 @@ def test_partitions_of_entities_are_put_together_in_their_order_again(shop, inst
     assert content_hash(rebuild(shop.feast, made)) == made.content_hash
 
 
+@pytest.mark.thorough
 def test_the_command_rebuilds_from_the_repositories_that_the_record_names(shop, instance):
     made, _ = shop.train(instance)
     shop.six_months_later()
@@ -340,6 +341,7 @@ def test_a_source_that_changes_while_it_is_read_counts_as_without_version(shop):
     assert [source.name for source in after.sources if source.versioned] == ["stock"]
 
 
+@pytest.mark.thorough
 def test_the_resolver_answers_by_what_is_kept(shop, instance, monkeypatch, tmp_path):
     made, _ = shop.train(instance)
     store, name = shop.feast.store(), f"dagster_mlops/snapshot/{made.snapshot}"

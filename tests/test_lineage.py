@@ -625,6 +625,7 @@ print(run.info.run_id)
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_real_tools_say_deleted_and_inaccessible(repository, tmp_path):
     _, sha = repository
