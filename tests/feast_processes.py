@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dagster_mlops import parsing
+from dagster_mlops.core import tool_process as parsing
 
 # Not plain forks: the threads of Arrow and DuckDB would not survive them.
 processes = multiprocessing.get_context("forkserver")

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.core.code_state import CodeState, code_state
 
 
 def _git(folder, *arguments):

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from dvc.logger import LoggerHandler
 
-from dagster_mlops.asset_records import upstream_records
+from dagster_mlops.core.asset_records import upstream_records
 from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io_manager
 from dagster_mlops.dvc.diff import diff
 from dagster_mlops.dvc.frames import write

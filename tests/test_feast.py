@@ -28,7 +28,7 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resolver import FeastResolver
-from dagster_mlops.parsing import lock
+from dagster_mlops.core.tool_process import lock
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
 
 pytestmark = [

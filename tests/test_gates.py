@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
 
-from dagster_mlops.gates import require_gates
+from dagster_mlops.core.gates import require_gates
 
 
 def _world(passed: bool, *, severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR, crash: bool = False):

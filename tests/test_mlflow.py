@@ -25,7 +25,7 @@ from mlflow.models import infer_signature
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from dagster_mlops.code_state import CodeState
+from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import (
     MetricChecksComponent,

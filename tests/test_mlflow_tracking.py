@@ -27,7 +27,7 @@ from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonito
 from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
-from dagster_mlops.code_state import CodeState
+from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, runs, system_metrics, training_asset
 from dagster_mlops.mlflow import facts as training_facts
 from dagster_mlops.mlflow.config_params import config_params

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.lineage.checkout import check_out, submodule, top_level
 from dagster_mlops.lineage.environment import install
@@ -21,7 +21,7 @@ from dagster_mlops.mlflow import MlflowResource, licences, training_asset
 from dagster_mlops.mlflow.capture import log_capture
 from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.provenance import TrainingRun
-from dagster_mlops.run_files import PACKAGES
+from dagster_mlops.core.run_files import PACKAGES
 from tests.training_project import Project
 
 pytestmark = [

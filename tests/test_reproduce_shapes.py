@@ -22,7 +22,7 @@ from dagster_mlops.lineage.verdict import Verdict
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.licences import requirements
 from dagster_mlops.mlflow.sweep.best import tried_before
-from dagster_mlops.run_files import REPRODUCES_TAG, TRIAL_TAG
+from dagster_mlops.core.run_files import REPRODUCES_TAG, TRIAL_TAG
 from tests.training_project import Project
 
 pytestmark = [

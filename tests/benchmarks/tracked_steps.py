@@ -28,7 +28,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.code_state import CodeState
+from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, facts, runs, training_asset
 from tests.benchmarks.measure import QUIET, console
 from tests.feast_servers import control, postgres_server

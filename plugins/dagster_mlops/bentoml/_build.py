@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.bentoml.assets import FACTS_FILE
 
 

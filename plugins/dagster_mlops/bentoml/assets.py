@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts, latest_records, upstream_refs
+from dagster_mlops.core.asset_records import (dagster_facts, latest_records, upstream_refs)
 from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.errors import DeploymentError

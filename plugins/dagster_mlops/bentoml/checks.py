@@ -6,8 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import latest_records
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import latest_records
 from dagster_mlops.bentoml.golden import Golden
 from dagster_mlops.bentoml.processes import http_client
 from dagster_mlops.bentoml.resource import BentomlResource

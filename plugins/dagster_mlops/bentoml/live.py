@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import asset_graph, dagster_facts, latest_records
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import (asset_graph, dagster_facts, latest_records)
 from dagster_mlops.bentoml.golden import golden_from
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.bentoml.rollout import Plan, rollout
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.gates import require_gates
+from dagster_mlops.core.gates import require_gates
 from dagster_mlops.provenance import Bento
 
 if TYPE_CHECKING:

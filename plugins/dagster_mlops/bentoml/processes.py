@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 
 if TYPE_CHECKING:
     import httpx

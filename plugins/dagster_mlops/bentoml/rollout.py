@@ -12,7 +12,7 @@ from logging import Logger
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.bentoml import processes, proxy
 from dagster_mlops.bentoml.golden import Golden
 from dagster_mlops.bentoml.state import ENDED, DeploymentState, load_all, lock, utc_now

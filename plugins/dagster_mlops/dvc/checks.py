@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import latest_records
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import latest_records
 from dagster_mlops.dvc import objects, versions
 from dagster_mlops.dvc.diff import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource

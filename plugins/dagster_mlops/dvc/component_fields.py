@@ -12,7 +12,7 @@ from dagster_mlops.dvc.io_manager import dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.yaml_fields import Count, NotNegative, Positive, YamlFields, folder
+from dagster_mlops.core.yaml_fields import (Count, NotNegative, Positive, YamlFields, folder)
 
 _SAID = {name: field.description for name, field in DvcResource.model_fields.items()}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 
 _PREFIX = ".dvc-new-"
 # What DVC itself would have git ignore, on the first opening.

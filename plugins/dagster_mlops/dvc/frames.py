@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DatasetError
 
 if TYPE_CHECKING:

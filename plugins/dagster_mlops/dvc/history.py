@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dagster_mlops.code_state import git
+from dagster_mlops.core.code_state import git
 from dagster_mlops.dvc import versions
 from dagster_mlops.dvc.git import blobs
 from dagster_mlops.dvc.lock_files import locked_out

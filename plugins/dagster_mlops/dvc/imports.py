@@ -12,8 +12,8 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts
-from dagster_mlops.code_state import git
+from dagster_mlops.core.asset_records import dagster_facts
+from dagster_mlops.core.code_state import git
 from dagster_mlops.dvc import frames, remotes, versions
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset

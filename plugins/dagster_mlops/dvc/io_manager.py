@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts, latest_records, note_loaded, partitions_to_load, upstream_refs
-from dagster_mlops.code_state import CodeState, code_state
+from dagster_mlops.core.asset_records import (dagster_facts, latest_records, note_loaded, partitions_to_load, upstream_refs)
+from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.dvc import frames, versions
 from dagster_mlops.dvc.diff import change
 from dagster_mlops.dvc.history import record_of_version

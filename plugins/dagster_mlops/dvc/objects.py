@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc import remotes
 from dagster_mlops.dvc.versions import scratch
 from dagster_mlops.errors import DatasetError

@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts, upstream_refs
-from dagster_mlops.code_state import code_state
+from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.code_state import code_state
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH

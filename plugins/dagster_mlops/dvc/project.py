@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops._extras import extra
-from dagster_mlops.code_state import git
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.code_state import git
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.parsing import tool_process, write_atomically
+from dagster_mlops.core.tool_process import tool_process, write_atomically
 
 # A script of this folder does not run by its path: Python would import its neighbours, such as git.py, in place of the
 # real ones. Nor with the working directory in front, where the user's files are.

@@ -4,8 +4,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops._extras import extra
-from dagster_mlops.code_state import git
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.code_state import git
 from dagster_mlops.dvc import objects, versions
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.lock_files import locked_output

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops._extras import extra
-from dagster_mlops.code_state import git
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.code_state import git
 from dagster_mlops.dvc import frames, locks, objects, remotes, unpushed, versions
 from dagster_mlops.dvc.creation import create, set_remote
 from dagster_mlops.dvc.git import Edit, commit, run, toplevel

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.project import Stage
 from dagster_mlops.dvc.stage_run import StageRun
 from dagster_mlops.errors import MissingExtraError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc import remotes
 from dagster_mlops.dvc.git import Edit
 from dagster_mlops.errors import DatasetError

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.frames import as_frame
+from dagster_mlops.core.tables import as_frame
 
 if TYPE_CHECKING:
     import pandas as pd

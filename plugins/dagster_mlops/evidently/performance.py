@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.frames import normalise
 from dagster_mlops.evidently.resource import EvidentlyResource, quiet

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.frames import Frame, normalise
 

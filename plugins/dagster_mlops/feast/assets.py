@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.definitions import ViewDefinition

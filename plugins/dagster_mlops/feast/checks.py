@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import latest_records
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import latest_records
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.frame_hash import as_table, content_hash
 from dagster_mlops.feast.origins import Origins, origins

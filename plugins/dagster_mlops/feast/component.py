@@ -15,7 +15,7 @@ from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.specs import get_asset_spec
-from dagster_mlops.yaml_fields import FromTemplate, ResolvedPartitions, YamlFields, folder
+from dagster_mlops.core.yaml_fields import (FromTemplate, ResolvedPartitions, YamlFields, folder)
 
 
 class FeatureRepositoryComponent(YamlFields, dg.Component):

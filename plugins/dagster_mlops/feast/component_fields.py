@@ -15,18 +15,7 @@ from dagster_mlops.feast.parity import online_offline_parity_check
 from dagster_mlops.feast.push import To, push_asset
 from dagster_mlops.feast.server import feature_server_health_check
 from dagster_mlops.feast.training_set import training_set_asset
-from dagster_mlops.yaml_fields import (
-    Count,
-    FromTemplate,
-    NotNegative,
-    Positive,
-    ResolvedDuration,
-    ResolvedPartitions,
-    ResolvedText,
-    Share,
-    Shares,
-    YamlFields,
-)
+from dagster_mlops.core.yaml_fields import (Count, FromTemplate, NotNegative, Positive, ResolvedDuration, ResolvedPartitions, ResolvedText, Share, Shares, YamlFields)
 
 
 def _imported(context: dg.ResolutionContext, name: str) -> Any:

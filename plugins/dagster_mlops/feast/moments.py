@@ -5,7 +5,7 @@ from datetime import datetime, timezone, tzinfo
 from itertools import islice
 from typing import Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 
 _KEYS_PER_READ = 1000  # a statement of SQLite has a variable per key
 _ROWS_PER_KEY = 20  # how many rows SQLite passes over in the time that it looks for one key

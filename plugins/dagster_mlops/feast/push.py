@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry
 from dagster_mlops.feast.frame_hash import as_table, content_hash

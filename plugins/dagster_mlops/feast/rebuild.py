@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError
 from dagster_mlops.feast import registry, retrieval, snapshot
 from dagster_mlops.feast.frame_hash import as_table, content_hash

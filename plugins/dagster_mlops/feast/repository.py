@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.definitions import (
     EntityDefinition,
@@ -24,7 +24,7 @@ from dagster_mlops.feast.definitions import (
     SourceDefinition,
     ViewDefinition,
 )
-from dagster_mlops.parsing import remembered, state_dir, tool_process, write_atomically
+from dagster_mlops.core.tool_process import (remembered, state_dir, tool_process, write_atomically)
 from dagster_mlops.provenance import mask_credentials
 
 _REFRESHED = "refreshed"  # when the definitions were last asked for anew

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ProvenanceError
 from dagster_mlops.feast import registry, snapshot
 from dagster_mlops.feast.rebuild import rebuild_file

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import applied, online, registry, retrieval
 from dagster_mlops.feast.materialization import alone, make_missing_tables
 from dagster_mlops.feast.online_faults import bound_waiting
 from dagster_mlops.feast.repository import content_key, feast_problem, has_definitions, read_config, without_secrets
-from dagster_mlops.parsing import tool_process
+from dagster_mlops.core.tool_process import tool_process
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.frame_hash import as_table
 from dagster_mlops.feast.registry import feature_service, feature_view

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import dagster_facts, upstream_records
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import dagster_facts, upstream_records
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import registry, snapshot
 from dagster_mlops.feast.frame_hash import as_table, content_hash

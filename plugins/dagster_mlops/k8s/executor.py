@@ -12,7 +12,7 @@ from dagster._config import process_config
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 from dagster._core.errors import DagsterInvalidConfigError
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ExecutorConfigError
 from dagster_mlops.k8s.validation import validate_executor_config
 

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 
 FILE = Path(__file__).with_name("schema.json")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ExecutorConfigError, MissingExtraError
 from dagster_mlops.k8s.schema import SECTIONS, Schema, committed, installed
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster_mlops.code_state import git
+from dagster_mlops.core.code_state import git
 from dagster_mlops.lineage.environment import packages
 from dagster_mlops.lineage.recipe import Recipe
 from dagster_mlops.provenance import Dataset, Record, TrainingSet
-from dagster_mlops.run_files import PACKAGES
+from dagster_mlops.core.run_files import PACKAGES
 
 _NONE = "none"
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from dagster_mlops.errors import ProvenanceError
-from dagster_mlops.gates import check_problem
+from dagster_mlops.core.gates import check_problem
 from dagster_mlops.lineage.event_log import EventLog
 from dagster_mlops.lineage.tracing import trace
 from dagster_mlops.provenance import (

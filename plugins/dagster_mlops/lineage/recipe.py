@@ -22,7 +22,7 @@ from dagster_mlops.provenance import (
     TrainingRun,
     TrainingSet,
 )
-from dagster_mlops.run_files import CODE, STEP, SYSTEM
+from dagster_mlops.core.run_files import (CODE, STEP, SYSTEM)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -18,7 +18,7 @@ from dagster_mlops.lineage.environment import Environment, ambient, find_require
 from dagster_mlops.lineage.recipe import Recipe, records_read
 from dagster_mlops.lineage.tools import KeepsRuns, Tools
 from dagster_mlops.lineage.verdict import Verdict, judge
-from dagster_mlops.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
+from dagster_mlops.core.run_files import (DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG)
 
 TIMEOUT = 6 * 3600.0  # seconds
 # A script's own folder would come first on its path, and modules in it before those of Python.

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow.registry import version_record
 from dagster_mlops.provenance import NAMESPACE

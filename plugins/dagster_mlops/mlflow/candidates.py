@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from dagster_mlops.asset_records import upstream_records
+from dagster_mlops.core.asset_records import upstream_records
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import Dataset, ModelVersion
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.environment import environment
 from dagster_mlops.provenance import NAMESPACE, mask_credentials

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.environment import environment, request_limits
 from dagster_mlops.mlflow.request_headers import spare_imports

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.formats import untrusted
 

@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import is_rerun, latest_records, note_loaded
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import (is_rerun, latest_records, note_loaded)
 from dagster_mlops.errors import ModelVersionError, TrainingRunError
 from dagster_mlops.mlflow.facts import run_facts
 from dagster_mlops.mlflow.model_loading import find_version, load_version, logged_model_id

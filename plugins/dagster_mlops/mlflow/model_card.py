@@ -21,7 +21,7 @@ from dagster_mlops.mlflow.evaluation.present import (
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import RECORD
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRun
-from dagster_mlops.run_files import CODE, LICENCES
+from dagster_mlops.core.run_files import CODE, LICENCES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow.environment import environment
 from dagster_mlops.mlflow.formats import StoredFormat, stored_format

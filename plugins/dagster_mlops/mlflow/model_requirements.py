@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 
 
 def requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.answers import evaluating, first_rows, plain, predict_function, verify_stored
 from dagster_mlops.mlflow.flavors import flavor_of, log_function, name_of, storing

@@ -14,7 +14,7 @@ from dagster_mlops.mlflow.environment import environment, request_limits
 from dagster_mlops.mlflow.registry import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import TrainingRun, mask_credentials
-from dagster_mlops.run_files import CODE
+from dagster_mlops.core.run_files import CODE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.runs import RECORD
 from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
 

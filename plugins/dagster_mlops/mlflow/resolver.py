@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
 from dagster_mlops.mlflow.connection import connect, is_file_store, sqlite_file
 from dagster_mlops.mlflow.environment import environment, request_limits

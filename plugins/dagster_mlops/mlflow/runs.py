@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ProvenanceError, TrainingRunError
 from dagster_mlops.mlflow.interrupts import undisturbed
 from dagster_mlops.provenance import NAMESPACE, Record, TrainingRun, mask_credentials, records_in

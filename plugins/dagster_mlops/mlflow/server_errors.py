@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.provenance import mask_credentials
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.active_run import open_run

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.mlflow.aliases import Registry
 from dagster_mlops.mlflow.candidates import made_by
@@ -17,7 +17,7 @@ from dagster_mlops.mlflow.evaluation.predictions import (
 )
 from dagster_mlops.mlflow.evaluation.present import PREFIX, metadata_of
 from dagster_mlops.mlflow.evaluation.store import EVALUATION, log_evaluation, summary
-from dagster_mlops.mlflow.keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.asset_keys import (AssetLike, asset_input, asset_key)
 from dagster_mlops.mlflow.model_card import attach_card, model_card
 from dagster_mlops.mlflow.resource import MlflowResource
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.mlflow.aliases import Registry
 from dagster_mlops.mlflow.candidates import content_hashes

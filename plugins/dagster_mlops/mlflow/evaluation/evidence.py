@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.asset_records import partitions_read
+from dagster_mlops.core.asset_records import partitions_read
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.mlflow.evaluation.measure import Evaluation
 from dagster_mlops.mlflow.evaluation.metrics import greater_is_better

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.evaluation.measure import Evaluation, Part
 from dagster_mlops.mlflow.evaluation.metrics import Prediction, headline
 from dagster_mlops.mlflow.evaluation.predictions import Labels

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.mlflow.evaluation.present import csv_text, slice_facts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource

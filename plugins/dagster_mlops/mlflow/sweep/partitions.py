@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
-from dagster_mlops.asset_records import upstream_refs
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import upstream_refs
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import runs
 from dagster_mlops.mlflow.assets import training_asset

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops._extras import extra
+from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.study import RUN_ID, Settled
 from dagster_mlops.provenance import mask_credentials

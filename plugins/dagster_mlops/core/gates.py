@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.asset_records import asset_graph, partition_guarded
+from dagster_mlops.core.asset_records import asset_graph, partition_guarded
 from dagster_mlops.errors import GateError
 
 if TYPE_CHECKING:
