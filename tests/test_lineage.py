@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from dagster_mlops import cli
 from dagster_mlops.errors import MissingExtraError, ProvenanceError
 from dagster_mlops.lineage import EventLog, GitResolver, Link, status, trace
-from dagster_mlops.lineage.predictions import find_prediction, prediction_logs
-from dagster_mlops.lineage.tools import Tools
-from dagster_mlops.lineage.tree import chain_tree
+from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
+from dagster_mlops.lineage.chain.resolvers import Tools
+from dagster_mlops.lineage.chain.tree import chain_tree
 from dagster_mlops.provenance import (
     Accessible,
     Bento,

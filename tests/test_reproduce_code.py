@@ -12,11 +12,11 @@ import pytest
 
 from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.errors import ReproductionError
-from dagster_mlops.lineage.checkout import check_out, submodule, top_level
-from dagster_mlops.lineage.environment import install
-from dagster_mlops.lineage.ingredients import code_ingredients
-from dagster_mlops.lineage.recipe import find_recipe
-from dagster_mlops.lineage.rerun import rerun
+from dagster_mlops.lineage.reproduction.checkout import (check_out, submodule, top_level)
+from dagster_mlops.lineage.reproduction.environment import install
+from dagster_mlops.lineage.reproduction.ingredients import code_ingredients
+from dagster_mlops.lineage.reproduction.recipe import find_recipe
+from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, licences, training_asset
 from dagster_mlops.mlflow.capture import log_capture
 from dagster_mlops.mlflow.models import log_model

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from dagster_mlops.cli import app
 from dagster_mlops.errors import ReproductionError, TrainingRunError
-from dagster_mlops.lineage.environment import install, packages
-from dagster_mlops.lineage.rerun import rerun
-from dagster_mlops.lineage.verdict import Verdict
+from dagster_mlops.lineage.reproduction.environment import install, packages
+from dagster_mlops.lineage.reproduction.rerun import rerun
+from dagster_mlops.lineage.reproduction.verdict import Verdict
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.licences import requirements
 from dagster_mlops.mlflow.sweep.best import tried_before

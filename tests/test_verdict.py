@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from dagster_mlops.lineage.recipe import Recipe
-from dagster_mlops.lineage.tracing import Link
-from dagster_mlops.lineage.verdict import judge
+from dagster_mlops.lineage.reproduction.recipe import Recipe
+from dagster_mlops.lineage.chain.walk import Link
+from dagster_mlops.lineage.reproduction.verdict import judge
 from dagster_mlops.mlflow import rerun
 from dagster_mlops.provenance import Ref, TrainingRun
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dagster_mlops.lineage.recipe import Recipe, find_recipe
+from dagster_mlops.lineage.reproduction.recipe import Recipe, find_recipe
 from dagster_mlops.mlflow import MlflowResource
 
 PIPELINE = """

@@ -83,11 +83,11 @@ def trace(
     """
     # Dagster takes a second to import, which `--help` need not wait for.
     from dagster_mlops.errors import DagsterMlopsError
-    from dagster_mlops.lineage.event_log import EventLog
-    from dagster_mlops.lineage.predictions import find_prediction, prediction_logs
-    from dagster_mlops.lineage.tools import Tools
-    from dagster_mlops.lineage.tracing import trace as trace_ref
-    from dagster_mlops.lineage.tree import chain_tree
+    from dagster_mlops.lineage.chain.event_log import EventLog
+    from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
+    from dagster_mlops.lineage.chain.resolvers import Tools
+    from dagster_mlops.lineage.chain.walk import trace as trace_ref
+    from dagster_mlops.lineage.chain.tree import chain_tree
     from dagster_mlops.provenance import Ref
 
     with _instance(dagster_home) as instance, _quiet():
@@ -125,8 +125,8 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
 
     Exit code 0: production answers and every check holds; 1: it does not; 2: there is no Dagster instance.
     """
-    from dagster_mlops.lineage.overview import status as status_of
-    from dagster_mlops.lineage.screen import status_screen
+    from dagster_mlops.lineage.production.overview import status as status_of
+    from dagster_mlops.lineage.production.screen import status_screen
 
     with _instance(dagster_home) as instance, _quiet():
         if not instance:
@@ -174,12 +174,12 @@ def reproduce(
     Exit code 0: it does (or, asked only that: all is there; nothing differs); 1: it does not; 2: it cannot be asked.
     """
     from dagster_mlops.errors import DagsterMlopsError
-    from dagster_mlops.lineage import recipe_screen as screens
-    from dagster_mlops.lineage.event_log import EventLog
-    from dagster_mlops.lineage.explain import explain as explain_runs
-    from dagster_mlops.lineage.recipe import find_recipe
-    from dagster_mlops.lineage.rerun import rerun
-    from dagster_mlops.lineage.tools import Tools
+    from dagster_mlops.lineage.reproduction import screen as screens
+    from dagster_mlops.lineage.chain.event_log import EventLog
+    from dagster_mlops.lineage.reproduction.explain import explain as explain_runs
+    from dagster_mlops.lineage.reproduction.recipe import find_recipe
+    from dagster_mlops.lineage.reproduction.rerun import rerun
+    from dagster_mlops.lineage.chain.resolvers import Tools
 
     if bool(what) == bool(explain):
         _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")

@@ -11,8 +11,8 @@ import dagster as dg
 from dagster_mlops.errors import DagsterMlopsError
 
 if TYPE_CHECKING:
-    from dagster_mlops.lineage.environment import Environment
-    from dagster_mlops.lineage.verdict import Verdict
+    from dagster_mlops.lineage.reproduction.environment import Environment
+    from dagster_mlops.lineage.reproduction.verdict import Verdict
 
 CHECK = "reproducible"
 
@@ -63,10 +63,10 @@ def reproduction_asset(
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         # Here, not above: a code location that holds the asset shall not load what walks lineage.
-        from dagster_mlops.lineage.event_log import EventLog
-        from dagster_mlops.lineage.recipe import find_recipe
-        from dagster_mlops.lineage.rerun import rerun
-        from dagster_mlops.lineage.tools import Tools
+        from dagster_mlops.lineage.chain.event_log import EventLog
+        from dagster_mlops.lineage.reproduction.recipe import find_recipe
+        from dagster_mlops.lineage.reproduction.rerun import rerun
+        from dagster_mlops.lineage.chain.resolvers import Tools
 
         started = time.monotonic()
         try:

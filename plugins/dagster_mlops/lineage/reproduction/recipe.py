@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
-from dagster_mlops.lineage.environment import Environment, find_requirements
-from dagster_mlops.lineage.event_log import EventLog
-from dagster_mlops.lineage.ingredients import Ingredient, code_ingredients, find_repository
-from dagster_mlops.lineage.tools import Tools
-from dagster_mlops.lineage.tracing import Link, trace
+from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
+from dagster_mlops.lineage.chain.event_log import EventLog
+from dagster_mlops.lineage.reproduction.ingredients import (Ingredient, code_ingredients, find_repository)
+from dagster_mlops.lineage.chain.resolvers import Tools
+from dagster_mlops.lineage.chain.walk import Link, trace
 from dagster_mlops.provenance import (
     Dataset,
     ModelVersion,

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.checkout import check_out
-from dagster_mlops.lineage.environment import Environment, ambient, find_requirements, install
-from dagster_mlops.lineage.recipe import Recipe, records_read
-from dagster_mlops.lineage.tools import KeepsRuns, Tools
-from dagster_mlops.lineage.verdict import Verdict, judge
+from dagster_mlops.lineage.reproduction.checkout import check_out
+from dagster_mlops.lineage.reproduction.environment import (Environment, ambient, find_requirements, install)
+from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
+from dagster_mlops.lineage.chain.resolvers import KeepsRuns, Tools
+from dagster_mlops.lineage.reproduction.verdict import Verdict, judge
 from dagster_mlops.core.run_files import (DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG)
 
 TIMEOUT = 6 * 3600.0  # seconds

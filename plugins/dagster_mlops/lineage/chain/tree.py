@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from dagster_mlops.lineage.facts import facts, made_by, title
-from dagster_mlops.lineage.tracing import Link
+from dagster_mlops.lineage.chain.record_text import (facts, made_by, title)
+from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.provenance import Dataset
 
 LOOKS = {

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dagster_mlops.errors import ProvenanceError
-from dagster_mlops.lineage.event_log import EventLog
-from dagster_mlops.lineage.tools import Tools
+from dagster_mlops.lineage.chain.event_log import EventLog
+from dagster_mlops.lineage.chain.resolvers import Tools
 from dagster_mlops.provenance import Accessible, Deployment, Prediction, Ref, mask_credentials
 
 
