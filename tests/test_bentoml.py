@@ -19,11 +19,11 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops import bentoml as layer
 from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
-from dagster_mlops.bentoml.deployment import status, stop
-from dagster_mlops.bentoml.processes import created, free_port, marked
+from dagster_mlops.bentoml.commands import status, stop
+from dagster_mlops.serving.processes import (created, free_port, marked)
 from dagster_mlops.bentoml.resolver import BentomlResolver
 from dagster_mlops.bentoml.serving import records_of
-from dagster_mlops.bentoml.state import load, load_all, lock, state_file
+from dagster_mlops.serving.state import (load, load_all, lock, state_file)
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import (
     Accessible,

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.checks import deployment_health_check
-from dagster_mlops.bentoml.live import deployment_asset
+from dagster_mlops.bentoml.deployment import deployment_asset
 from dagster_mlops.bentoml.sensors import deployment_health_sensor
 
 

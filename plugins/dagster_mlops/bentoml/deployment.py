@@ -1,31 +1,144 @@
-"""The command line: ``python -m dagster_mlops.bentoml.deployment status|stop STATE_DIR``."""
+"""A bento that serves on this machine, verified against the registry before it takes traffic."""
 
+import hashlib
 import json
-import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.bentoml.standing import status, stop
+import dagster as dg
+
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.asset_records import (asset_graph, dagster_facts, latest_records)
+from dagster_mlops.serving.golden_set import golden_from
+from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.serving.blue_green import Plan, rollout
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.core.gates import require_gates
+from dagster_mlops.provenance import Bento
 
-__all__ = ["main", "status", "stop"]
-
-
-def main(arguments: list[str]) -> int:
-    """``status DIR`` prints JSON and fails unless a deployment is healthy; ``stop DIR`` ends them all."""
-    match arguments:
-        case ["status", folder]:
-            rows = status(folder)
-            sys.stdout.write(json.dumps(rows, indent=1) + "\n")
-            return 0 if any(row["healthy"] for row in rows) else 1
-        case ["stop", folder]:
-            sys.stdout.write(f"stopped {stop(folder)} process(es)\n")
-            return 0
-        case _:
-            sys.stderr.write("usage: python -m dagster_mlops.bentoml.deployment (status|stop) STATE_DIR\n")
-            return 2
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except DeploymentError as error:
-        sys.exit(str(error))
+def deployment_asset(
+    *,
+    name: str = "deployment",
+    key_prefix: Sequence[str] | None = None,
+    bento: dg.AssetKey,
+    golden_set: dg.AssetKey,
+    state_dir: str | Path,
+    port: int = 3000,
+    tolerance: float = 1e-9,
+    golden_rows: int = 200,
+    route: str = "/predict",
+    prediction_log: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    ready_timeout: float = 120,
+    drain_seconds: float = 5,
+    request_timeout: float = 30,
+    resource_key: str = "bentoml",
+    group_name: str | None = None,
+    automation_condition: dg.AutomationCondition | None = None,
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """An asset that serves the bento which the asset `bento` recorded, behind Envoy on ``127.0.0.1:port``.
+
+    The new server takes traffic only when it is ready and warm, its predictions for the golden set equal those of the
+    registry's model, and it answers through the public port; then the old one drains and stops. When anything fails,
+    the old one stays. Servers outlive the Dagster run. A re-run changes nothing while the same bento is live and
+    healthy, replaces it when it died, and finishes or undoes what a killed run left.
+
+        deployment = deployment_asset(
+            bento=dg.AssetKey("bento"), golden_set=dg.AssetKey("training_set"), state_dir="state/serving", port=3000
+        )
+
+    Args:
+        golden_set: an asset that its IO manager loads as a dataframe; columns the model does not take are left out.
+        state_dir: where intent, state, logs and Envoy's configuration are kept; one public port per folder.
+        tolerance: the largest difference between a served and a registry prediction.
+        golden_rows: at most so many rows, evenly spread over the golden set.
+        route: where the service takes ``{"rows": [...]}`` and answers ``{"predictions": [...]}``.
+        prediction_log: where predictions are logged; ``state_dir/predictions`` unless given.
+        environment: more environment variables for the server.
+        asset_options: anything else that :func:`dagster.asset` takes.
+    """
+
+    @dg.asset(
+        name=name,
+        key_prefix=key_prefix,
+        ins={"golden": dg.AssetIn(golden_set)},
+        deps=[bento],
+        required_resource_keys={resource_key},
+        group_name=group_name,
+        automation_condition=automation_condition,
+        kinds={"bentoml"},
+        description="The live deployment: a served bento, verified on the golden set before it took traffic.",
+        **asset_options,
+    )
+    def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
+        graph = asset_graph(context)
+        guarded = [bento, *sorted(graph.get(bento).parent_keys if graph.has(bento) else [], key=str)]
+        evidence = require_gates(context, guarded)
+        resource: BentomlResource = getattr(context.resources, resource_key)
+        record = _bento_record(context, bento)
+        folder = Path(state_dir).expanduser().resolve()
+        model_uri = f"models:/{record.model_name}/{record.model_version}"
+        plan = Plan(
+            name=name,
+            bento=record,
+            state_dir=folder,
+            port=port,
+            environment={**resource.environment(), "BENTOML_HOME": record.home},
+            extra_environment=dict(environment or {}),
+            prediction_log=str(Path(prediction_log or folder / "predictions").expanduser().resolve()),
+            golden_hash=_frame_hash(golden, golden_rows, tolerance),
+            golden=lambda: golden_from(resource, model_uri, golden, golden_rows),
+            facts=dagster_facts(context),
+            route=route,
+            tolerance=tolerance,
+            ready_timeout=ready_timeout,
+            drain_seconds=drain_seconds,
+            request_timeout=request_timeout,
+        )
+        live, started = rollout(plan, context.log)
+        return dg.MaterializeResult(
+            # The same bento answers the same, whichever process serves it.
+            data_version=dg.DataVersion(record.tag),
+            metadata={
+                **live.record.to_metadata(),
+                "bentoml/url": dg.MetadataValue.url(live.record.url),
+                "bentoml/pid": live.pid,
+                "bentoml/server_port": live.port,
+                "bentoml/ready_seconds": live.ready_seconds,
+                "bentoml/switch_seconds": live.switch_seconds,
+                "bentoml/started_server": started,
+                "bentoml/gates": evidence,
+            },
+        )
+
+    return deployment  # pyright: ignore[reportReturnType] - **asset_options hides which overload of dg.asset this is
+
+
+def _bento_record(context: dg.AssetExecutionContext, bento: dg.AssetKey) -> Bento:
+    records = latest_records(context.instance, bento)
+    for record in records:
+        if isinstance(record, Bento):
+            return record
+    found = ", ".join(r.kind for r in records) or "none"
+    raise DeploymentError(
+        f"no Bento record on the latest materialization of {bento.to_user_string()} (records there: {found}). "
+        "Materialize it first, or point bento= at the asset that builds the bento."
+    )
+
+
+def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:
+    pandas = extra("pandas", extra="bentoml")
+    if not isinstance(frame, pandas.DataFrame):
+        raise DeploymentError(
+            f"the golden set was loaded as {type(frame).__name__}, not as a dataframe. Use an unpartitioned asset "
+            "whose IO manager gives a pandas dataframe."
+        )
+    content = pandas.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
+    facts = json.dumps([rows, tolerance, [str(column) for column in frame.columns]])
+    return hashlib.sha256(facts.encode() + content).hexdigest()[:12]

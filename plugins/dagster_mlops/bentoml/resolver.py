@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from dagster_mlops.bentoml.serving import PredictionLog
-from dagster_mlops.bentoml.state import load, state_file
+from dagster_mlops.serving.state import load, state_file
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Bento, Deleted, Faulty, Inaccessible, Record, Ref
 

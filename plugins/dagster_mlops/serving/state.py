@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from dagster_mlops.bentoml import processes
-from dagster_mlops.bentoml.proxy import write_atomic
+from dagster_mlops.serving import processes
+from dagster_mlops.serving.envoy import write_atomic
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Deployment, Record
 

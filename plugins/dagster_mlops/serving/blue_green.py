@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.bentoml import processes, proxy
-from dagster_mlops.bentoml.golden import Golden
-from dagster_mlops.bentoml.state import ENDED, DeploymentState, load_all, lock, utc_now
+from dagster_mlops.serving import processes, envoy as proxy
+from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.state import (ENDED, DeploymentState, load_all, lock, utc_now)
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Bento, Deployment
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.bentoml import processes
+from dagster_mlops.serving import processes
 from dagster_mlops.errors import DeploymentError
 
 DEPLOYMENT_HEADER = "x-deployment"
