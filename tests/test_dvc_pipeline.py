@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.dvc import DvcResource, PipelineComponent, dvc_io_manager, pipeline_assets
-from dagster_mlops.dvc.diff import diff
-from dagster_mlops.dvc.history import history
+from dagster_mlops.dvc.history.comparison import diff
+from dagster_mlops.dvc.history.versions import history
 from dagster_mlops.dvc.pipeline import stage_asset_spec
-from dagster_mlops.dvc.project import Project, Stage, TrackedData, load_project
+from dagster_mlops.dvc.stages.project import (Project, Stage, TrackedData, load_project)
 from dagster_mlops.dvc.resolver import DvcResolver
-from dagster_mlops.dvc.restore import restore
+from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
 

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.dvc._beta import chosen
-from dagster_mlops.dvc.history import record_of
+from dagster_mlops.dvc.history.versions import record_of
 from dagster_mlops.dvc.io_manager import PATH, RESTORE, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError

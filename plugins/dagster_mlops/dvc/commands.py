@@ -18,7 +18,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.
 @app.command()
 def versions(path: _Path, repo: _Repo = ".", rev: str = "HEAD", limit: int = 20, as_json: _Json = False) -> None:
     """List the versions of a dataset up to a git revision, newest first."""
-    from dagster_mlops.dvc.history import history
+    from dagster_mlops.dvc.history.versions import history
     from dagster_mlops.dvc.resource import DvcResource
 
     with _errors():
@@ -49,7 +49,7 @@ def diff(
     as_json: _Json = False,
 ) -> None:
     """Say what differs between two versions: rows, bytes, columns, values of a JSON or YAML file."""
-    from dagster_mlops.dvc.diff import diff as compare
+    from dagster_mlops.dvc.history.comparison import diff as compare
     from dagster_mlops.dvc.resource import DvcResource
 
     with _errors():
@@ -86,7 +86,7 @@ def restore(
 ) -> None:
     """Make an older version of a dataset the newest one again."""
     from dagster_mlops.dvc.resource import DvcResource
-    from dagster_mlops.dvc.restore import restore as restore_version
+    from dagster_mlops.dvc.history.restoration import restore as restore_version
 
     if rev and md5:
         raise typer.BadParameter("name a version by --rev or by --md5, not by both")

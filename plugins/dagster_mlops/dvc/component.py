@@ -16,7 +16,7 @@ from dagster_mlops.dvc.component_fields import (
     RevisionSensor,
 )
 from dagster_mlops.dvc.pipeline import pipeline_assets, stage_asset_spec
-from dagster_mlops.dvc.project import Stage, TrackedData
+from dagster_mlops.dvc.stages.project import Stage, TrackedData
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.core.yaml_fields import YamlFields, folder
 

@@ -14,12 +14,12 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc import frames, remotes, versions
+from dagster_mlops.dvc.store import file_formats as frames, remotes, pointers as versions
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
-from dagster_mlops.dvc.diff import change
+from dagster_mlops.dvc.history.comparison import change
 from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
-from dagster_mlops.dvc.project import RUN_SCRIPT, describe_problem
+from dagster_mlops.dvc.stages.project import RUN_SCRIPT, describe_problem
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials

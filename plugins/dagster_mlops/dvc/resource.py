@@ -12,10 +12,10 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc import frames, locks, objects, remotes, unpushed, versions
-from dagster_mlops.dvc.creation import create, set_remote
-from dagster_mlops.dvc.git import Edit, commit, run, toplevel
-from dagster_mlops.dvc.lock_files import locked_out
+from dagster_mlops.dvc.store import file_formats as frames, locks, objects, remotes, push_journal as unpushed, pointers as versions
+from dagster_mlops.dvc.store.create import create, set_remote
+from dagster_mlops.dvc.store.git_commit import (Edit, commit, run, toplevel)
+from dagster_mlops.dvc.store.dvc_lock import locked_out
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 

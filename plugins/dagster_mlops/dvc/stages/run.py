@@ -19,9 +19,9 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.dvc import objects, remotes, versions
-from dagster_mlops.dvc.git import Edit, toplevel
-from dagster_mlops.dvc.project import RUN_SCRIPT, Stage, describe_problem
+from dagster_mlops.dvc.store import objects, remotes, pointers as versions
+from dagster_mlops.dvc.store.git_commit import Edit, toplevel
+from dagster_mlops.dvc.stages.project import (RUN_SCRIPT, Stage, describe_problem)
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials

@@ -12,8 +12,8 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.dvc.project import Stage
-from dagster_mlops.dvc.stage_run import StageRun
+from dagster_mlops.dvc.stages.project import Stage
+from dagster_mlops.dvc.stages.run import StageRun
 from dagster_mlops.errors import MissingExtraError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref
 

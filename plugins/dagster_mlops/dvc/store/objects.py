@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.dvc import remotes
-from dagster_mlops.dvc.versions import scratch
+from dagster_mlops.dvc.store import remotes
+from dagster_mlops.dvc.store.pointers import scratch
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.dvc import objects
+from dagster_mlops.dvc.store import objects
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.dvc import remotes
-from dagster_mlops.dvc.git import Edit
+from dagster_mlops.dvc.store import remotes
+from dagster_mlops.dvc.store.git_commit import Edit
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset
 
