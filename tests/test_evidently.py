@@ -23,7 +23,7 @@ from dagster_mlops.evidently import (
     performance_check,
 )
 from dagster_mlops.evidently.drift import compare
-from dagster_mlops.evidently.frames import normalise
+from dagster_mlops.evidently.normalise import normalise
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import quiet
 from dagster_mlops.provenance import Dataset, DriftReport, Ref

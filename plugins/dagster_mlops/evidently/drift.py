@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.evidently.frames import Frame
+from dagster_mlops.evidently.normalise import Frame
 from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evidently.frames import normalise
+from dagster_mlops.evidently.normalise import normalise
 from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.evidently.frames import Frame, normalise
+from dagster_mlops.evidently.normalise import Frame, normalise
 from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 
 if TYPE_CHECKING:

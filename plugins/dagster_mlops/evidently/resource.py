@@ -14,7 +14,7 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evidently.frames import Frame, normalise
+from dagster_mlops.evidently.normalise import Frame, normalise
 
 if TYPE_CHECKING:
     import evidently
