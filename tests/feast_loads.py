@@ -10,9 +10,10 @@ from feast.repo_config import load_repo_config
 from feast.repo_operations import apply_total
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import FeastResource, registry
-from dagster_mlops.feast.materialization import alone, materialize
-from dagster_mlops.feast.source import Window
+from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.online.materialization import alone, materialize
+from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.provenance import TrainingSet
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)

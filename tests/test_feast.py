@@ -26,7 +26,7 @@ from dagster_mlops.feast import (
     training_set_asset,
     training_set_checks,
 )
-from dagster_mlops.feast.repository import load_repository
+from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.core.tool_process import lock
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet

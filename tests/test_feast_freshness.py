@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.freshness import feature_freshness_checks
-from dagster_mlops.feast.materialization import alone, materialize
-from dagster_mlops.feast.server import feature_server_health_check
-from dagster_mlops.feast.source import Window
+from dagster_mlops.feast.checks.freshness import feature_freshness_checks
+from dagster_mlops.feast.online.materialization import alone, materialize
+from dagster_mlops.feast.checks.server import feature_server_health_check
+from dagster_mlops.feast.offline.source import Window
 from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [

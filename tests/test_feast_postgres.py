@@ -22,7 +22,7 @@ from dagster_mlops.feast import (
     training_set_asset,
     training_set_checks,
 )
-from dagster_mlops.feast.freshness import feature_freshness_checks
+from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from dagster_mlops.feast.push import push_asset
 from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 from tests.feast_servers import postgres  # noqa: F401 - a fixture

@@ -10,14 +10,14 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import registry
-from dagster_mlops.feast.definitions import ViewDefinition
-from dagster_mlops.feast.materialization import alone, materialize
-from dagster_mlops.feast.online import Written
-from dagster_mlops.feast.repository import load_repository, read_config
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.repository.definitions import ViewDefinition
+from dagster_mlops.feast.online.materialization import alone, materialize
+from dagster_mlops.feast.online.serving import Written
+from dagster_mlops.feast.repository.load import load_repository, read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.source import Window, WindowFacts, describe_windows, whole_window
-from dagster_mlops.feast.specs import feature_view_spec
+from dagster_mlops.feast.offline.source import (Window, WindowFacts, describe_windows, whole_window)
+from dagster_mlops.feast.repository.specs import feature_view_spec
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ def rebuild(
     ] = None,
 ) -> None:
     """Make a training set again, from the data and definitions of then, and prove that it is the same."""
-    from dagster_mlops.feast import rebuild as rebuilding
+    from dagster_mlops.feast.rebuild import replay as rebuilding
     from dagster_mlops.feast.resource import FeastResource
 
     try:

@@ -10,11 +10,11 @@ from pydantic import Field
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.assets import feature_view_assets
 from dagster_mlops.feast.component_fields import FreshnessCheck, ParityCheck, Push, ServerCheck, TrainingSet
-from dagster_mlops.feast.definitions import Definition, Repository
+from dagster_mlops.feast.repository.definitions import Definition, Repository
 from dagster_mlops.feast.graph import feature_repository_defs
-from dagster_mlops.feast.repository import load_repository
+from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.specs import get_asset_spec
+from dagster_mlops.feast.repository.specs import get_asset_spec
 from dagster_mlops.core.yaml_fields import (FromTemplate, ResolvedPartitions, YamlFields, folder)
 
 

@@ -7,16 +7,10 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import specs
+from dagster_mlops.feast.repository import specs
 from dagster_mlops.feast.assets import feature_view_assets
-from dagster_mlops.feast.definitions import (
-    Definition,
-    EntityDefinition,
-    ServiceDefinition,
-    SourceDefinition,
-    ViewDefinition,
-)
-from dagster_mlops.feast.repository import load_repository
+from dagster_mlops.feast.repository.definitions import (Definition, EntityDefinition, ServiceDefinition, SourceDefinition, ViewDefinition)
+from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resource import FeastResource
 
 _INCLUDE = ("sources", "label_views", "on_demand_views", "services")

@@ -16,14 +16,7 @@ import yaml
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.definitions import (
-    EntityDefinition,
-    OnDemandViewDefinition,
-    Repository,
-    ServiceDefinition,
-    SourceDefinition,
-    ViewDefinition,
-)
+from dagster_mlops.feast.repository.definitions import (EntityDefinition, OnDemandViewDefinition, Repository, ServiceDefinition, SourceDefinition, ViewDefinition)
 from dagster_mlops.core.tool_process import (remembered, state_dir, tool_process, write_atomically)
 from dagster_mlops.provenance import mask_credentials
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.retrieval import join_keys
+from dagster_mlops.feast.offline.retrieval import join_keys
 
 if TYPE_CHECKING:
     import pandas as pd

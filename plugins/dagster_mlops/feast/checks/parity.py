@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.feast import registry
-from dagster_mlops.feast.checks import never_missing
-from dagster_mlops.feast.comparison import Comparison, FeatureParity
-from dagster_mlops.feast.frame_hash import as_table
-from dagster_mlops.feast.materialization import alone
-from dagster_mlops.feast.repository import read_config
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.checks.training_set import never_missing
+from dagster_mlops.feast.checks.online_vs_offline import Comparison, FeatureParity
+from dagster_mlops.feast.offline.frame_hash import as_table
+from dagster_mlops.feast.online.materialization import alone
+from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 
 if TYPE_CHECKING:

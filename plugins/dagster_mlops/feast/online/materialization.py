@@ -11,11 +11,11 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import registry
-from dagster_mlops.feast.moments import utc
-from dagster_mlops.feast.online import Written, newer_events_kept
-from dagster_mlops.feast.online_faults import explained, has_table
-from dagster_mlops.feast.source import TICK, Window
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.online.event_times import utc
+from dagster_mlops.feast.online.serving import Written, newer_events_kept
+from dagster_mlops.feast.online.faults import explained, has_table
+from dagster_mlops.feast.offline.source import TICK, Window
 from dagster_mlops.core.tool_process import lock, state_dir
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import registry
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.provenance import Ref
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.moments import table_of
+from dagster_mlops.feast.online.event_times import table_of
 from dagster_mlops.provenance import mask_credentials
 
 _CLIENTS = {"sqlite3", "psycopg", "psycopg_pool", "redis"}

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import dagster as dg
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks import never_missing
+from dagster_mlops.feast.checks.training_set import never_missing
 from dagster_mlops.provenance import mask_credentials
 
 

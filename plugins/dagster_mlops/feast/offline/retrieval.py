@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.frame_hash import as_table
-from dagster_mlops.feast.registry import feature_service, feature_view
+from dagster_mlops.feast.offline.frame_hash import as_table
+from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
 if TYPE_CHECKING:
     import pandas as pd

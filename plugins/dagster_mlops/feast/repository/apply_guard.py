@@ -13,8 +13,8 @@ import dagster as dg
 
 from dagster_mlops.core.code_state import git
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import registry
-from dagster_mlops.feast.repository import feast_problem
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.repository.load import feast_problem
 from dagster_mlops.core.tool_process import (state_dir, tool_process, write_atomically)
 
 if TYPE_CHECKING:
