@@ -100,7 +100,7 @@ def fit_and_log(training_set: DataFrame) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
 
-    from dagster_mlops.mlflow.models import log_model
+    from dagster_mlops.mlflow.models.log import log_model
 
     train, validation = learned_and_later(training_set)
     features, labels = model_inputs(train), train["late"].astype(int)

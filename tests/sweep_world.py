@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.linear_model import Ridge
 
 from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.mlflow.models import log_model
+from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
 
 TRIALS = 6

@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.k8s import mlops_executor
-from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, runs, training_asset
+from dagster_mlops.mlflow import (MlflowResource, close_orphan_runs_sensor, training_asset)
+from dagster_mlops.mlflow.runs import lookup as runs
 from tests.kubernetes_api import Cluster, cluster
 
 pytestmark = [
@@ -28,7 +29,7 @@ def trained(name: str) -> dg.AssetsDefinition:
         import mlflow
         from sklearn.linear_model import LinearRegression
 
-        from dagster_mlops.mlflow.models import log_model
+        from dagster_mlops.mlflow.models.log import log_model
 
         began = Path(os.environ["TEST_WORLD"], f"{name}.began")
         patience = 0.0 if began.exists() or name != "left" else 60.0

@@ -40,9 +40,9 @@ from sklearn.svm import SVC
 
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.mlflow.formats import stored_format
-from dagster_mlops.mlflow.models import DIGEST, FORMAT
-from dagster_mlops.mlflow.models import log_model as log_or_defer
+from dagster_mlops.mlflow.models.formats import stored_format
+from dagster_mlops.mlflow.models.log import DIGEST, FORMAT
+from dagster_mlops.mlflow.models.log import log_model as log_or_defer
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.

@@ -20,7 +20,7 @@ from dagster_mlops.lineage.reproduction.environment import install, packages
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.lineage.reproduction.verdict import Verdict
 from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.mlflow.licences import requirements
+from dagster_mlops.mlflow.training.packages import requirements
 from dagster_mlops.mlflow.sweep.best import tried_before
 from dagster_mlops.core.run_files import REPRODUCES_TAG, TRIAL_TAG
 from tests.training_project import Project

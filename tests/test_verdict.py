@@ -9,7 +9,7 @@ import pytest
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.lineage.reproduction.verdict import judge
-from dagster_mlops.mlflow import rerun
+from dagster_mlops.mlflow.training import _rerun_script as rerun
 from dagster_mlops.provenance import Ref, TrainingRun
 
 SAME = {"files": {"then": {}, "now": {}}, "rows": 3, "largest_difference": 0.0, "others": 0}

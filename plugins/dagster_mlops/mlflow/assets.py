@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.facts import run_facts
-from dagster_mlops.mlflow.parents import REGISTERED_AS
+from dagster_mlops.mlflow.training.run_facts import run_facts
+from dagster_mlops.mlflow.runs.parent import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.step import Training, train_step
+from dagster_mlops.mlflow.training.step import Training, train_step
 
 CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 

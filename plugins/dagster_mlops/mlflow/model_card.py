@@ -19,7 +19,7 @@ from dagster_mlops.mlflow.evaluation.present import (
     slice_rows,
 )
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.runs import RECORD
+from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRun
 from dagster_mlops.core.run_files import CODE, LICENCES
 

@@ -12,8 +12,8 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.aliases import Registry
-from dagster_mlops.mlflow.candidates import content_hashes, made_by
+from dagster_mlops.mlflow.registry.aliases import Registry
+from dagster_mlops.mlflow.registry.candidate import content_hashes, made_by
 from dagster_mlops.mlflow.evaluation.metrics import Task
 from dagster_mlops.mlflow.evaluation.predictions import (
     Features,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
-from dagster_mlops.mlflow.connection import connect, is_file_store, sqlite_file
-from dagster_mlops.mlflow.environment import environment, request_limits
-from dagster_mlops.mlflow.registry import finite_metrics, version_record
-from dagster_mlops.mlflow.runs import RECORD, TRAINED, logged_models
+from dagster_mlops.mlflow.server.connection import (connect, is_file_store, sqlite_file)
+from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.registry.versions import finite_metrics, version_record
+from dagster_mlops.mlflow.runs.lookup import (RECORD, TRAINED, logged_models)
 from dagster_mlops.provenance import (
     Accessible,
     Answer,

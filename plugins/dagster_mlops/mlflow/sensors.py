@@ -5,9 +5,9 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
-from dagster_mlops.mlflow import runs
-from dagster_mlops.mlflow.environment import environment, request_limits
-from dagster_mlops.mlflow.parents import close_parents_of
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.runs.parent import close_parents_of
 from dagster_mlops.mlflow.resource import MlflowResource
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]

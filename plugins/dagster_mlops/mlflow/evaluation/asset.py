@@ -7,8 +7,8 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.aliases import Registry
-from dagster_mlops.mlflow.candidates import made_by
+from dagster_mlops.mlflow.registry.aliases import Registry
+from dagster_mlops.mlflow.registry.candidate import made_by
 from dagster_mlops.mlflow.evaluation.evaluate import Setup, evaluate
 from dagster_mlops.mlflow.evaluation.measure import Plan, SliceBy
 from dagster_mlops.mlflow.evaluation.metrics import Metric, Task

@@ -11,7 +11,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.mlflow.evaluation.metrics import Array, Prediction, Task
-from dagster_mlops.mlflow.model_loading import LoadedModel, load_version
+from dagster_mlops.mlflow.models.loading import LoadedModel, load_version
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before

@@ -10,7 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow import runs
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.sweep.study import RUN_ID, queued, requeue, running, settled
 from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 from dagster_mlops.provenance import mask_credentials

@@ -10,7 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
-from dagster_mlops.mlflow.connection import absolute_uri, sqlite_file
+from dagster_mlops.mlflow.server.connection import absolute_uri, sqlite_file
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

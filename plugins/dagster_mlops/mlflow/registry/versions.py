@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.runs import RECORD
+from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
 
 if TYPE_CHECKING:

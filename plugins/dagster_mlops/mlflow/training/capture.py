@@ -17,8 +17,8 @@ import dagster as dg
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import Read
 from dagster_mlops.core.code_state import CodeState, git
-from dagster_mlops.mlflow.config_params import kept_config, masked_strings
-from dagster_mlops.mlflow.licences import installed_packages, requirements
+from dagster_mlops.mlflow.training.config_params import kept_config, masked_strings
+from dagster_mlops.mlflow.training.packages import installed_packages, requirements
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.core.run_files import (CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM)
 

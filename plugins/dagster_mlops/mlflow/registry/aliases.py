@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.mlflow.registry import version_record
+from dagster_mlops.mlflow.registry.versions import version_record
 from dagster_mlops.provenance import NAMESPACE
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.environment import environment
+from dagster_mlops.mlflow.server.settings import environment
 
 
 @contextmanager

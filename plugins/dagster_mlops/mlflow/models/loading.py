@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.mlflow.environment import environment
-from dagster_mlops.mlflow.formats import StoredFormat, stored_format
-from dagster_mlops.mlflow.models import DIGEST, model_digest
-from dagster_mlops.mlflow.registry import version_record
+from dagster_mlops.mlflow.server.settings import environment
+from dagster_mlops.mlflow.models.formats import StoredFormat, stored_format
+from dagster_mlops.mlflow.models.log import DIGEST, model_digest
+from dagster_mlops.mlflow.registry.versions import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 

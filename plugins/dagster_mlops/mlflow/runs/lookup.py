@@ -14,7 +14,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ProvenanceError, TrainingRunError
-from dagster_mlops.mlflow.interrupts import undisturbed
+from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.provenance import NAMESPACE, Record, TrainingRun, mask_credentials, records_in
 
 if TYPE_CHECKING:
