@@ -11,9 +11,9 @@ from feast.repo_operations import apply_total
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.offline.source import Window
+from dagster_mlops.feast.online.materialization import alone, materialize
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.provenance import TrainingSet
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)

@@ -20,10 +20,8 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster_mlops import bentoml as layer
 from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
 from dagster_mlops.bentoml.commands import status, stop
-from dagster_mlops.serving.processes import (created, free_port, marked)
 from dagster_mlops.bentoml.resolver import BentomlResolver
 from dagster_mlops.bentoml.serving import records_of
-from dagster_mlops.serving.state import (load, load_all, lock, state_file)
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import (
     Accessible,
@@ -37,6 +35,8 @@ from dagster_mlops.provenance import (
     Record,
     Ref,
 )
+from dagster_mlops.serving.processes import created, free_port, marked
+from dagster_mlops.serving.state import load, load_all, lock, state_file
 
 pytestmark = [
     # mlflow and bentoml, through their own dependencies, use what sqlalchemy, starlette and pathspec deprecate.
@@ -629,7 +629,7 @@ def test_no_tool_is_imported_with_the_layer():
 
 
 def test_the_command_line_shows_and_stops(tmp_path):
-    command = [sys.executable, "-W", "error", "-m", "dagster_mlops.bentoml.deployment"]
+    command = [sys.executable, "-W", "error", "-m", "dagster_mlops.bentoml.commands"]
     shown = subprocess.run([*command, "status", str(tmp_path)], capture_output=True, text=True)
     assert (shown.returncode, json.loads(shown.stdout), shown.stderr) == (1, [], "")
     assert subprocess.run([*command, "stop", str(tmp_path)], capture_output=True).returncode == 0

@@ -39,9 +39,9 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast import component_fields as feast_fields
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
+from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.push import push_asset
 from dagster_mlops.feast.repository.load import load_repository
-from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.provenance import Dataset, records_in
 from tests.feast_processes import quick_feast as quick_feast  # a fixture
 

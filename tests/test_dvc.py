@@ -231,7 +231,7 @@ def test_the_same_frame_gives_the_same_bytes_in_another_process(dvc, tmp_path):
     script = """
 import sys, pandas as pd
 from pathlib import Path
-from dagster_mlops.dvc.frames import write
+from dagster_mlops.dvc.store.file_formats import write
 frame = pd.DataFrame({"k": pd.Categorical(["b", "a"]), "t": pd.to_datetime(["2013-01-01", None]), "n": [1, None]})
 write(frame.set_index("k"), Path(sys.argv[1]), name="x.parquet")
 """

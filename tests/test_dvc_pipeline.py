@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from dagster_mlops.dvc import DvcResource, PipelineComponent, dvc_io_manager, pipeline_assets
 from dagster_mlops.dvc.history.comparison import diff
+from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.dvc.history.versions import history
 from dagster_mlops.dvc.pipeline import stage_asset_spec
-from dagster_mlops.dvc.stages.project import (Project, Stage, TrackedData, load_project)
 from dagster_mlops.dvc.resolver import DvcResolver
-from dagster_mlops.dvc.history.restoration import restore
+from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
 
@@ -236,7 +236,7 @@ def test_loading_imports_no_dvc_and_asks_it_only_after_a_change(repo, monkeypatc
         raise AssertionError("DVC was asked again")
 
     with monkeypatch.context() as quiet:
-        quiet.setattr("dagster_mlops.dvc.project._described", asked)
+        quiet.setattr("dagster_mlops.dvc.stages.project._described", asked)
         assert load_project(repo) == before
     (repo / "params.yaml").write_text("clean: {rows: 2}\nmodels: {svm: {lr: 1}}\n")
     assert {s.name for s in load_project(repo).stages if s.name.startswith("train")} == {"train@svm"}

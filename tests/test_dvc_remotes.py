@@ -276,7 +276,7 @@ def test_a_remote_that_fails_for_ever_ends_in_bounded_time_and_the_next_run_fini
 
 
 def test_a_folder_whose_upload_stops_halfway_is_not_there_until_it_is_whole(dvc, proxy, monkeypatch):
-    monkeypatch.setattr("dagster_mlops.dvc.remotes._PAUSES", (0.1,))
+    monkeypatch.setattr("dagster_mlops.dvc.store.remotes._PAUSES", (0.1,))
     dvc.init()
     (dvc.root / "parts").mkdir()
     for number in range(12):
@@ -313,8 +313,8 @@ def test_an_object_that_was_cut_off_in_the_bucket_is_noticed_and_mended_by_the_n
 
 
 def test_a_remote_that_accepts_and_says_nothing_ends_in_bounded_time(dvc, stored, proxy, monkeypatch):
-    monkeypatch.setattr("dagster_mlops.dvc.remotes._PAUSES", ())
-    monkeypatch.setattr("dagster_mlops.dvc.remotes.READ_TIMEOUT", 1)
+    monkeypatch.setattr("dagster_mlops.dvc.store.remotes._PAUSES", ())
+    monkeypatch.setattr("dagster_mlops.dvc.store.remotes.READ_TIMEOUT", 1)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     _forget_cache(dvc)
     (dvc.root / "x.txt").unlink()

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 
+from dagster_mlops.core.tool_process import lock
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import (
     FeastResource,
@@ -28,7 +29,6 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resolver import FeastResolver
-from dagster_mlops.core.tool_process import lock
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
 
 pytestmark = [
@@ -492,7 +492,7 @@ def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monk
 
 
 def test_a_killed_process_frees_its_lock_and_a_living_one_is_named(tmp_path):
-    code = "import sys, time, pathlib; from dagster_mlops.parsing import lock\n"
+    code = "import sys, time, pathlib; from dagster_mlops.core.tool_process import lock\n"
     code += "with lock(pathlib.Path(sys.argv[1]), 1): print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l")], stdout=subprocess.PIPE, text=True)
     assert holder.stdout and holder.stdout.readline() == "held\n"

@@ -17,9 +17,9 @@ import pytest
 
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
-from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.offline.source import Window
+from dagster_mlops.feast.online.materialization import alone, materialize
 from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [

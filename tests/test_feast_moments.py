@@ -14,7 +14,7 @@ from feast.types import Float64, String
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dagster_mlops.feast.online.event_times import (none_is_newer, stored_moments, utc)
+from dagster_mlops.feast.online.event_times import none_is_newer, stored_moments, utc
 
 pytestmark = [
     # Feast uses what its own dependencies have deprecated; none of it is ours to change.

@@ -22,7 +22,7 @@ from feast.types import Float64
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.online.materialization import (alone, make_missing_tables, materialize, materialized_windows)
+from dagster_mlops.feast.online.materialization import alone, make_missing_tables, materialize, materialized_windows
 from dagster_mlops.feast.repository.registry import feature_view
 from tests.feast_loads import START, days
 from tests.feast_servers import control, postgres, redis_process  # noqa: F401 - a fixture

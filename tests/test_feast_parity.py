@@ -11,8 +11,8 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 
 from dagster_mlops.feast import FeastResource, online_offline_parity_check
-from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.offline.source import Window, latest_events
+from dagster_mlops.feast.online.materialization import alone, materialize
 from tests.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.online.serving import newer_events_kept
 from dagster_mlops.feast.push import To, push, push_asset, write_to_view
 from dagster_mlops.feast.resolver import FeastResolver
-from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
 from tests.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 from tests.feast_pushes import push_file

@@ -18,8 +18,8 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, feature_repository_defs
-from dagster_mlops.feast.repository.registry import create_tables
 from dagster_mlops.feast.repository.load import load_repository, refresh_repository
+from dagster_mlops.feast.repository.registry import create_tables
 from dagster_mlops.feast.repository.specs import get_asset_spec
 from tests.feast_loads import apply_unless_refused
 from tests.feast_processes import processes, quick_feast  # noqa: F401 - a fixture

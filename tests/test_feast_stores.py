@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, feature_view_assets
+from dagster_mlops.feast.offline.source import Window, describe_windows
 from dagster_mlops.feast.online.materialization import alone, materialized_windows
 from dagster_mlops.feast.repository.registry import feature_view
-from dagster_mlops.feast.offline.source import Window, describe_windows
 from tests.feast_loads import START, apply, days, load
 from tests.feast_processes import processes, quick_feast  # noqa: F401 - fixtures
 from tests.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from dagster_mlops.dvc import DvcResource, dvc_io_manager
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import (FeastResource, training_set_asset, training_set_checks)
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.rebuild import snapshot
+from dagster_mlops.feast import FeastResource, training_set_asset, training_set_checks
 from dagster_mlops.feast.commands import app
 from dagster_mlops.feast.offline.frame_hash import content_hash
+from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, TrainingSet
 from tests.feast_loads import put_records
@@ -201,7 +201,7 @@ def test_the_same_inputs_give_the_same_bytes_in_every_process_and_engine(shop, i
         import sys
         import pandas as pd
         from dagster_mlops.feast import FeastResource
-        from dagster_mlops.feast.frame_hash import content_hash
+        from dagster_mlops.feast.offline.frame_hash import content_hash
         asof = {"type": "ENGINE", "threads": int(sys.argv[3]), "chunk_rows": 70}
         for engine in (asof, {"type": "duckdb"}):
             feast = FeastResource(repo=sys.argv[1], offline_store=engine)

@@ -27,14 +27,23 @@ from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.errors import TrackingError
-from dagster_mlops.mlflow import (MetricChecksComponent, MlflowResource, PromotionComponent, close_orphan_runs_sensor, metric_checks, promotion, promotion_asset, training_asset)
+from dagster_mlops.mlflow import (
+    MetricChecksComponent,
+    MlflowResource,
+    PromotionComponent,
+    close_orphan_runs_sensor,
+    metric_checks,
+    promotion,
+    promotion_asset,
+    training_asset,
+)
+from dagster_mlops.mlflow.promotion import Rule, promote_version
 from dagster_mlops.mlflow.registry import versions as registry
+from dagster_mlops.mlflow.registry.aliases import PROMOTED, Registry
+from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
-from dagster_mlops.mlflow.registry.aliases import PROMOTED, Registry
-from dagster_mlops.mlflow.promotion import Rule, promote_version
-from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 
 pytestmark = [

@@ -22,7 +22,7 @@ from sklearn.linear_model import SGDClassifier
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.training.checkpoints import (RESUMED, Checkpoints, torch_checkpoints)
+from dagster_mlops.mlflow.training.checkpoints import RESUMED, Checkpoints, torch_checkpoints
 
 pytestmark = [
     # MLflow's own queries, under SQLAlchemy 2.1.

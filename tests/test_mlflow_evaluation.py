@@ -30,8 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
-from dagster_mlops.mlflow import (MlflowResource, PromotionComponent, evaluation_asset, metric_checks, promotion_asset)
-from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow import MlflowResource, PromotionComponent, evaluation_asset, metric_checks, promotion_asset
 from dagster_mlops.mlflow.evaluation import store
 from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
 from dagster_mlops.mlflow.evaluation.component import EvaluationComponent
@@ -42,6 +41,7 @@ from dagster_mlops.mlflow.evaluation.present import RESULT
 from dagster_mlops.mlflow.model_card import CARD, shortened
 from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.reference import REFERENCE, load_reference, reference_asset
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import Dataset, ModelVersion
 from tests.mlflow_processes import run_until_killed

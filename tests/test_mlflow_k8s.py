@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.k8s import mlops_executor
-from dagster_mlops.mlflow import (MlflowResource, close_orphan_runs_sensor, training_asset)
+from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, training_asset
 from dagster_mlops.mlflow.runs import lookup as runs
 from tests.kubernetes_api import Cluster, cluster
 

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.mlflow import MlflowResource, evaluation_asset
 from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
-from dagster_mlops.mlflow.models.loading import (find_version, load_version, logged_model_id)
-from dagster_mlops.mlflow.models.log import (DIGEST, FORMAT, FittedModel, log_model)
+from dagster_mlops.mlflow.models.loading import find_version, load_version, logged_model_id
+from dagster_mlops.mlflow.models.log import DIGEST, FORMAT, FittedModel, log_model
 from dagster_mlops.mlflow.reference import load_reference, reference_asset
 from dagster_mlops.mlflow.registry.versions import register
 from dagster_mlops.mlflow.sweep import sweep_asset

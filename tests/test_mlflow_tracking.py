@@ -28,10 +28,10 @@ from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.code_state import CodeState
-from dagster_mlops.mlflow import (MlflowResource, close_orphan_runs_sensor, training_asset)
+from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, training_asset
 from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.training import system_metrics
 from dagster_mlops.mlflow.training import run_facts as training_facts
+from dagster_mlops.mlflow.training import system_metrics
 from dagster_mlops.mlflow.training.config_params import config_params
 from dagster_mlops.provenance import Dataset
 from tests.mlflow_processes import PRELOADED

@@ -163,8 +163,8 @@ USES = {
     "BentomlResource(home='home', tracking_uri='sqlite:///mlflow.db').bentos()",
     "evidently": "from dagster_mlops.evidently import EvidentlyResource\nimport pandas\n"
     "EvidentlyResource(reports='reports').dataset(pandas.DataFrame({'a': [1.0, 2.0]}))",
-    "k8s": "from dagster_mlops._extras import extra\nextra('dagster_k8s')",
-    "optuna": "from dagster_mlops._extras import extra\nextra('optuna')",
+    "k8s": "from dagster_mlops.core.extras import extra\nextra('dagster_k8s')",
+    "optuna": "from dagster_mlops.core.extras import extra\nextra('optuna')",
 }
 STORE = """\
 project: small

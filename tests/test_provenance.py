@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops import provenance
-from dagster_mlops.core.asset_records import (latest_records, upstream_records, upstream_refs)
+from dagster_mlops.core.asset_records import latest_records, upstream_records, upstream_refs
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import (
     Dataset,

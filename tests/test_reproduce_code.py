@@ -11,18 +11,18 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.core.code_state import CodeState, code_state
+from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.errors import ReproductionError
-from dagster_mlops.lineage.reproduction.checkout import (check_out, submodule, top_level)
+from dagster_mlops.lineage.reproduction.checkout import check_out, submodule, top_level
 from dagster_mlops.lineage.reproduction.environment import install
 from dagster_mlops.lineage.reproduction.ingredients import code_ingredients
 from dagster_mlops.lineage.reproduction.recipe import find_recipe
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, training_asset
+from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.training import packages as licences
 from dagster_mlops.mlflow.training.capture import log_capture
-from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.provenance import TrainingRun
-from dagster_mlops.core.run_files import PACKAGES
 from tests.training_project import Project
 
 pytestmark = [

@@ -86,8 +86,8 @@ def trace(
     from dagster_mlops.lineage.chain.event_log import EventLog
     from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
     from dagster_mlops.lineage.chain.resolvers import Tools
-    from dagster_mlops.lineage.chain.walk import trace as trace_ref
     from dagster_mlops.lineage.chain.tree import chain_tree
+    from dagster_mlops.lineage.chain.walk import trace as trace_ref
     from dagster_mlops.provenance import Ref
 
     with _instance(dagster_home) as instance, _quiet():
@@ -174,12 +174,12 @@ def reproduce(
     Exit code 0: it does (or, asked only that: all is there; nothing differs); 1: it does not; 2: it cannot be asked.
     """
     from dagster_mlops.errors import DagsterMlopsError
-    from dagster_mlops.lineage.reproduction import screen as screens
     from dagster_mlops.lineage.chain.event_log import EventLog
+    from dagster_mlops.lineage.chain.resolvers import Tools
+    from dagster_mlops.lineage.reproduction import screen as screens
     from dagster_mlops.lineage.reproduction.explain import explain as explain_runs
     from dagster_mlops.lineage.reproduction.recipe import find_recipe
     from dagster_mlops.lineage.reproduction.rerun import rerun
-    from dagster_mlops.lineage.chain.resolvers import Tools
 
     if bool(what) == bool(explain):
         _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")

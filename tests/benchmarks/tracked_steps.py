@@ -29,9 +29,9 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.code_state import CodeState
-from dagster_mlops.mlflow import (MlflowResource, close_orphan_runs_sensor, training_asset)
-from dagster_mlops.mlflow.training import run_facts as facts
+from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, training_asset
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.training import run_facts as facts
 from tests.benchmarks.measure import QUIET, console
 from tests.feast_servers import control, postgres_server
 from tests.mlflow_servers import Proxy, mlflow_server

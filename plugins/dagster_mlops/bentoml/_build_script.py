@@ -1,4 +1,4 @@
-"""Imports a model and builds a bento in a process of its own: ``python -m dagster_mlops.bentoml._build SPEC.json``.
+"""Imports a model and builds a bento in a process of its own, run as a module with the path of a ``SPEC.json``.
 
 BentoML's home, working directory and import path are process-wide; here they may be. The process holds a file lock
 while it works, so a build that outlived its killed Dagster worker and the re-run do not meet.
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.bentoml.assets import FACTS_FILE
+from dagster_mlops.core.extras import extra
 
 
 def main(spec_file: str) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import (dagster_facts, latest_records, upstream_refs)
 from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Bento, ModelVersion, Record
 
@@ -189,7 +189,7 @@ def _digest(folder: Path, facts: Sequence[str]) -> str:
 def _build(resource: BentomlResource, folder: Path, spec: Mapping[str, Any]) -> None:
     spec_file = folder / "spec.json"
     spec_file.write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "dagster_mlops.bentoml._build", str(spec_file)]
+    command = [sys.executable, "-m", "dagster_mlops.bentoml._build_script", str(spec_file)]
     timeout = resource.build_timeout
     try:
         done = subprocess.run(

@@ -1,10 +1,10 @@
-"""The command line: ``python -m dagster_mlops.bentoml.deployment status|stop STATE_DIR``."""
+"""The command line: ``python -m dagster_mlops.bentoml.commands status|stop STATE_DIR``."""
 
 import json
 import sys
 
-from dagster_mlops.serving.status import status, stop
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving.status import status, stop
 
 __all__ = ["main", "status", "stop"]
 
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(f"stopped {stop(folder)} process(es)\n")
             return 0
         case _:
-            sys.stderr.write("usage: python -m dagster_mlops.bentoml.deployment (status|stop) STATE_DIR\n")
+            sys.stderr.write("usage: python -m dagster_mlops.bentoml.commands (status|stop) STATE_DIR\n")
             return 2
 
 

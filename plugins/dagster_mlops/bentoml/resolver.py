@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 
 from dagster_mlops.bentoml.serving import PredictionLog
-from dagster_mlops.serving.state import load, state_file
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Bento, Deleted, Faulty, Inaccessible, Record, Ref
+from dagster_mlops.serving.state import load, state_file
 
 
 class BentomlResolver:

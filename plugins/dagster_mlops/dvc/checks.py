@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import latest_records
-from dagster_mlops.dvc.store import objects, pointers as versions
+from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.history.comparison import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.store import objects
+from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, mask_credentials
 

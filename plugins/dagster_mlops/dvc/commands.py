@@ -85,8 +85,8 @@ def restore(
     push: Annotated[bool, typer.Option(help="Push to the DVC remote what it lacks.")] = True,
 ) -> None:
     """Make an older version of a dataset the newest one again."""
-    from dagster_mlops.dvc.resource import DvcResource
     from dagster_mlops.dvc.history.restoration import restore as restore_version
+    from dagster_mlops.dvc.resource import DvcResource
 
     if rev and md5:
         raise typer.BadParameter("name a version by --rev or by --md5, not by both")

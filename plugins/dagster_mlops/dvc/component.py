@@ -7,6 +7,7 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import YamlFields, folder
 from dagster_mlops.dvc.assets import observed_dataset_assets
 from dagster_mlops.dvc.component_fields import (
     DatasetChecks,
@@ -16,9 +17,8 @@ from dagster_mlops.dvc.component_fields import (
     RevisionSensor,
 )
 from dagster_mlops.dvc.pipeline import pipeline_assets, stage_asset_spec
-from dagster_mlops.dvc.stages.project import Stage, TrackedData
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.core.yaml_fields import YamlFields, folder
+from dagster_mlops.dvc.stages.project import Stage, TrackedData
 
 _Item = Stage | TrackedData
 

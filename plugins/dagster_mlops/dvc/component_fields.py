@@ -6,13 +6,13 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import Count, NotNegative, Positive, YamlFields, folder
 from dagster_mlops.dvc.checks import DatasetCheck, dataset_checks
 from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
 from dagster_mlops.dvc.io_manager import dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.core.yaml_fields import (Count, NotNegative, Positive, YamlFields, folder)
 
 _SAID = {name: field.description for name, field in DvcResource.model_fields.items()}
 

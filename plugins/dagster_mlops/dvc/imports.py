@@ -14,13 +14,15 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc.store import file_formats as frames, remotes, pointers as versions
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.history.comparison import change
 from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
-from dagster_mlops.dvc.stages.project import RUN_SCRIPT, describe_problem
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.stages.project import RUN_SCRIPT, describe_problem
+from dagster_mlops.dvc.store import file_formats as frames
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import remotes
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials
 
@@ -193,7 +195,7 @@ def _imported(
 def _downloaded(dvc: DvcResource, asked: Mapping[str, Any], source: str, path: str, timeout: float) -> dict[str, Any]:
     """The answer of the process that downloads."""
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_download.py"))],
+        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_download_script.py"))],
         cwd=dvc.root,
         env={**os.environ, "DVC_NO_ANALYTICS": "1"},
         stdin=subprocess.PIPE,

@@ -10,13 +10,20 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import (dagster_facts, latest_records, note_loaded, partitions_to_load, upstream_refs)
+from dagster_mlops.core.asset_records import (
+    dagster_facts,
+    latest_records,
+    note_loaded,
+    partitions_to_load,
+    upstream_refs,
+)
 from dagster_mlops.core.code_state import CodeState, code_state
-from dagster_mlops.dvc.store import file_formats as frames, pointers as versions
 from dagster_mlops.dvc.history.comparison import change
+from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.dvc.history.versions import record_of_version
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.history.restoration import restore
+from dagster_mlops.dvc.store import file_formats as frames
+from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, Ref
 

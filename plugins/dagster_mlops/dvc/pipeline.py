@@ -15,11 +15,11 @@ from dagster_mlops.core.code_state import code_state
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH
-from dagster_mlops.dvc.store.dvc_lock import stages_in
-from dagster_mlops.dvc.stages.project import (Project, Stage, TrackedData, load_project)
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.stages.ui_metadata import (data_version, datasets, inputs, metadata)
-from dagster_mlops.dvc.stages.run import (StageRun, run_stage, share)
+from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
+from dagster_mlops.dvc.stages.run import StageRun, run_stage, share
+from dagster_mlops.dvc.stages.ui_metadata import data_version, datasets, inputs, metadata
+from dagster_mlops.dvc.store.dvc_lock import stages_in
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref
 

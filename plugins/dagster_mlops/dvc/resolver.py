@@ -4,12 +4,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc.store import objects, pointers as versions
+from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.assets import observed_dataset
-from dagster_mlops.dvc.store.dvc_lock import locked_output
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.store import objects
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store.dvc_lock import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
 

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc.store import file_formats as frames, locks, objects, remotes, push_journal as unpushed, pointers as versions
+from dagster_mlops.core.extras import extra
+from dagster_mlops.dvc.store import file_formats as frames
+from dagster_mlops.dvc.store import locks, objects, remotes
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import push_journal as unpushed
 from dagster_mlops.dvc.store.create import create, set_remote
-from dagster_mlops.dvc.store.git_commit import (Edit, commit, run, toplevel)
 from dagster_mlops.dvc.store.dvc_lock import locked_out
+from dagster_mlops.dvc.store.git_commit import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 

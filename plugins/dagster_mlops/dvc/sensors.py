@@ -7,10 +7,10 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.dvc.assets import observed_dataset
-from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.evidently.drift import ColumnVerdict, compare
-from dagster_mlops.evidently.normalise import Frame
 from dagster_mlops.evidently.loading import AssetLike, load_frame, partitions_to_check, reference_partitions_of, refs_of
+from dagster_mlops.evidently.normalise import Frame
 from dagster_mlops.evidently.performance import measure
 from dagster_mlops.evidently.plots import distributions
 from dagster_mlops.evidently.quality import examine

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.normalise import to_pandas
 from dagster_mlops.provenance import Ref

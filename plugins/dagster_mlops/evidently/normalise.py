@@ -12,8 +12,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.errors import MonitoringError
 from dagster_mlops.core.tables import as_frame
+from dagster_mlops.errors import MonitoringError
 
 if TYPE_CHECKING:
     import pandas as pd

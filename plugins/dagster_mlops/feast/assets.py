@@ -10,14 +10,14 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.repository.definitions import ViewDefinition
+from dagster_mlops.feast.offline.source import Window, WindowFacts, describe_windows, whole_window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.online.serving import Written
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.repository.definitions import ViewDefinition
 from dagster_mlops.feast.repository.load import load_repository, read_config
-from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.offline.source import (Window, WindowFacts, describe_windows, whole_window)
 from dagster_mlops.feast.repository.specs import feature_view_spec
+from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def feature_view_assets(
         backfill_policy: One run for all partitions of a backfill unless given.
         pool: Concurrency pool. Give one with limit 1 when several machines materialize the same view: on one machine
             a lock takes care of it.
-        get_asset_spec: Translates a view; :func:`dagster_mlops.feast.specs.feature_view_spec` unless given. `deps`,
+        get_asset_spec: Translates a view; :func:`~dagster_mlops.feast.repository.specs.feature_view_spec`. `deps`,
             `key_prefix`, `group_name` and `automation_condition` are added to what it returns.
 
     Raises:

@@ -7,15 +7,15 @@ import dagster as dg
 from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import FromTemplate, ResolvedPartitions, YamlFields, folder
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.assets import feature_view_assets
 from dagster_mlops.feast.component_fields import FreshnessCheck, ParityCheck, Push, ServerCheck, TrainingSet
-from dagster_mlops.feast.repository.definitions import Definition, Repository
 from dagster_mlops.feast.graph import feature_repository_defs
+from dagster_mlops.feast.repository.definitions import Definition, Repository
 from dagster_mlops.feast.repository.load import load_repository
-from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.repository.specs import get_asset_spec
-from dagster_mlops.core.yaml_fields import (FromTemplate, ResolvedPartitions, YamlFields, folder)
+from dagster_mlops.feast.resource import FeastResource
 
 
 class FeatureRepositoryComponent(YamlFields, dg.Component):

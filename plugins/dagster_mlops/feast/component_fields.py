@@ -8,14 +8,25 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import (
+    Count,
+    FromTemplate,
+    NotNegative,
+    Positive,
+    ResolvedDuration,
+    ResolvedPartitions,
+    ResolvedText,
+    Share,
+    Shares,
+    YamlFields,
+)
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks.training_set import training_set_checks
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from dagster_mlops.feast.checks.parity import online_offline_parity_check
-from dagster_mlops.feast.push import To, push_asset
 from dagster_mlops.feast.checks.server import feature_server_health_check
+from dagster_mlops.feast.checks.training_set import training_set_checks
+from dagster_mlops.feast.push import To, push_asset
 from dagster_mlops.feast.training_set import training_set_asset
-from dagster_mlops.core.yaml_fields import (Count, FromTemplate, NotNegative, Positive, ResolvedDuration, ResolvedPartitions, ResolvedText, Share, Shares, YamlFields)
 
 
 def _imported(context: dg.ResolutionContext, name: str) -> Any:

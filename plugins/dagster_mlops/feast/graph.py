@@ -7,9 +7,15 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import specs
 from dagster_mlops.feast.assets import feature_view_assets
-from dagster_mlops.feast.repository.definitions import (Definition, EntityDefinition, ServiceDefinition, SourceDefinition, ViewDefinition)
+from dagster_mlops.feast.repository import specs
+from dagster_mlops.feast.repository.definitions import (
+    Definition,
+    EntityDefinition,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+)
 from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resource import FeastResource
 
@@ -52,7 +58,7 @@ def feature_repository_defs(
             All but the entities unless given: they have no data.
         freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
         partitions_def: As in :func:`feature_view_assets`, like `automation_condition` and `pool`.
-        get_asset_spec: Translates each definition; :func:`dagster_mlops.feast.specs.get_asset_spec` unless given.
+        get_asset_spec: Translates each definition; :func:`~dagster_mlops.feast.repository.specs.get_asset_spec`.
             `key_prefix`, `group_name`, freshness and upstream assets are added to what it returns.
         resource: The resource; ``FeastResource(repo=repo)`` unless given.
 

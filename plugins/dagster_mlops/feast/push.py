@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
-from dagster_mlops.feast.online.row_validation import (as_pandas, checked, refuse_empty)
+from dagster_mlops.feast.offline.source import rows_not_there
 from dagster_mlops.feast.online.materialization import alone
+from dagster_mlops.feast.online.row_validation import as_pandas, checked, refuse_empty
 from dagster_mlops.feast.online.serving import newer_events_kept
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.offline.source import rows_not_there
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:

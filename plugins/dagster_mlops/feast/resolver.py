@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ProvenanceError
-from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import rebuild_file
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Record, Ref, TrainingSet

@@ -7,14 +7,21 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import apply_guard as applied, registry
-from dagster_mlops.feast.online import serving as online
-from dagster_mlops.feast.offline import retrieval
-from dagster_mlops.feast.online.materialization import alone, make_missing_tables
-from dagster_mlops.feast.online.faults import bound_waiting
-from dagster_mlops.feast.repository.load import (content_key, feast_problem, has_definitions, read_config, without_secrets)
 from dagster_mlops.core.tool_process import tool_process
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.offline import retrieval
+from dagster_mlops.feast.online import serving as online
+from dagster_mlops.feast.online.faults import bound_waiting
+from dagster_mlops.feast.online.materialization import alone, make_missing_tables
+from dagster_mlops.feast.repository import apply_guard as applied
+from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.repository.load import (
+    content_key,
+    feast_problem,
+    has_definitions,
+    read_config,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,16 +8,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import dagster_facts, upstream_records
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
+from dagster_mlops.feast.offline.retrieval import column_names, feature_types
+from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.offline.retrieval import column_names, feature_types
 from dagster_mlops.provenance import Dataset, Record, TrainingSet, records_in
 
 _PAGE = 100  # materializations that are looked through at a time

@@ -4,11 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dagster_mlops.lineage.reproduction.asset import reproduction_asset
     from dagster_mlops.lineage.chain.event_log import EventLog
     from dagster_mlops.lineage.chain.git_resolver import GitResolver
-    from dagster_mlops.lineage.production.overview import Status, status
     from dagster_mlops.lineage.chain.walk import Link, trace
+    from dagster_mlops.lineage.production.overview import Status, status
+    from dagster_mlops.lineage.reproduction.asset import reproduction_asset
 
 __all__ = ["EventLog", "GitResolver", "Link", "Status", "reproduction_asset", "status", "trace"]
 

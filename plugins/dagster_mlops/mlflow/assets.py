@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.training.run_facts import run_facts
-from dagster_mlops.mlflow.runs.parent import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs.parent import REGISTERED_AS
+from dagster_mlops.mlflow.training.run_facts import run_facts
 from dagster_mlops.mlflow.training.step import Training, train_step
 
 CONTEXT_NAMES = {"context", "_context", "context_", "_"}

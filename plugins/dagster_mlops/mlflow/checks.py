@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_records, partition_checked
 from dagster_mlops.errors import ProvenanceError
-from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.provenance import ModelVersion
 
 

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.core.run_files import CODE, LICENCES
 from dagster_mlops.mlflow.evaluation.measure import Evaluation
 from dagster_mlops.mlflow.evaluation.present import (
     Row,
@@ -21,7 +22,6 @@ from dagster_mlops.mlflow.evaluation.present import (
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRun
-from dagster_mlops.core.run_files import CODE, LICENCES
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

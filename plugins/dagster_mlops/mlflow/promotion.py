@@ -8,12 +8,12 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.core.gates import require_gates
-from dagster_mlops.mlflow.registry.aliases import (DONE, INTENDED, Registry)
-from dagster_mlops.mlflow.registry.candidate import made_by
-from dagster_mlops.mlflow.evaluation.evidence import SameRows, same_rows
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.gates import require_gates
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.mlflow.evaluation.evidence import SameRows, same_rows
+from dagster_mlops.mlflow.registry.aliases import DONE, INTENDED, Registry
+from dagster_mlops.mlflow.registry.candidate import made_by
 from dagster_mlops.mlflow.registry.versions import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import mask_credentials

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.registry.aliases import Registry
-from dagster_mlops.mlflow.registry.candidate import content_hashes, made_by
 from dagster_mlops.mlflow.evaluation.metrics import Task
 from dagster_mlops.mlflow.evaluation.predictions import (
     Features,
@@ -25,10 +25,10 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     read_frame,
     read_labels,
 )
-from dagster_mlops.core.asset_keys import (AssetLike, asset_input, asset_key)
+from dagster_mlops.mlflow.registry.aliases import Registry
+from dagster_mlops.mlflow.registry.candidate import content_hashes, made_by
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
-from dagster_mlops.core.run_files import MONITORING
 
 if TYPE_CHECKING:
     import pandas as pd

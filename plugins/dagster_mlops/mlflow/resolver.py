@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
-from dagster_mlops.mlflow.server.connection import (connect, is_file_store, sqlite_file)
-from dagster_mlops.mlflow.server.settings import environment, request_limits
 from dagster_mlops.mlflow.registry.versions import finite_metrics, version_record
-from dagster_mlops.mlflow.runs.lookup import (RECORD, TRAINED, logged_models)
+from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
+from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlite_file
+from dagster_mlops.mlflow.server.settings import environment, request_limits
 from dagster_mlops.provenance import (
     Accessible,
     Answer,
@@ -40,7 +40,7 @@ class MlflowResolver:
     A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` has to hold the whole.
     """
 
-    rerun = Path(__file__).with_name("rerun.py")
+    rerun = Path(__file__).parent / "training" / "_rerun_script.py"
 
     def resolve(self, ref: Ref) -> Answer:
         """Answer within ten seconds, from the record that the run or version carries."""

@@ -11,7 +11,14 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
-from dagster_mlops.mlflow.server.connection import (absolute_uri, artifacts_beside, connect, is_file_store, sqlite_file, without_login)
+from dagster_mlops.mlflow.server.connection import (
+    absolute_uri,
+    artifacts_beside,
+    connect,
+    is_file_store,
+    sqlite_file,
+    without_login,
+)
 from dagster_mlops.mlflow.server.settings import environment, request_limits
 from dagster_mlops.provenance import mask_credentials
 

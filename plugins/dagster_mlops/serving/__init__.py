@@ -1,1 +1,1 @@
-"""TODO: what serving holds."""
+"""Rollouts of packaged models behind Envoy: state, processes, traffic and golden sets, whatever tool packages them."""

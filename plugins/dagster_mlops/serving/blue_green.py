@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.serving import processes, envoy as proxy
-from dagster_mlops.serving.golden_set import Golden
-from dagster_mlops.serving.state import (ENDED, DeploymentState, load_all, lock, utc_now)
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Bento, Deployment
+from dagster_mlops.serving import envoy as proxy
+from dagster_mlops.serving import processes
+from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock, utc_now
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.serving import processes
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving import processes
 
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # reaches one deployment through the public port, live or not

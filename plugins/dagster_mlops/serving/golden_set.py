@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.core.extras import extra
-from dagster_mlops.serving.processes import http_client
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.bentoml.serving.scoring import outputs_of, records_of, signature_inputs
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving.processes import http_client
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from dagster_mlops.serving import processes
-from dagster_mlops.serving.envoy import write_atomic
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Deployment, Record
+from dagster_mlops.serving import processes
+from dagster_mlops.serving.envoy import write_atomic
 
 # starting → verifying → switching → live → draining → stopped, or failed from the first three
 ENDED = ("stopped", "failed")

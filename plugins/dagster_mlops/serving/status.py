@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.serving import processes, envoy as proxy
+from dagster_mlops.serving import envoy as proxy
+from dagster_mlops.serving import processes
 from dagster_mlops.serving.blue_green import probe
-from dagster_mlops.serving.state import (ENDED, DeploymentState, load_all, lock)
+from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
 
 
 def status(state_dir: str | Path) -> list[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""TODO: what history holds."""
+"""The versions of a dataset: list, compare and bring back."""

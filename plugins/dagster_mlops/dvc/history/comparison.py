@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.dvc.store import file_formats as frames
 from dagster_mlops.dvc.history.versions import version_hash
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.store import file_formats as frames
 from dagster_mlops.provenance import Dataset
 
 PREVIOUS, ROWS_DELTA, BYTES_DELTA = "dvc/previous", "dvc/rows_delta", "dvc/bytes_delta"

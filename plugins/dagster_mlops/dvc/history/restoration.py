@@ -5,10 +5,11 @@ import logging
 import shutil
 from typing import Any
 
-from dagster_mlops.dvc.store import file_formats as frames, pointers as versions
 from dagster_mlops.dvc.history.versions import record_of_version, version_hash
-from dagster_mlops.dvc.store.dvc_lock import locked_out
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.store import file_formats as frames
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store.dvc_lock import locked_out
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from dagster_mlops.core.code_state import git
-from dagster_mlops.dvc.store import pointers as versions
-from dagster_mlops.dvc.store.git_commit import blobs
-from dagster_mlops.dvc.store.dvc_lock import locked_out
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store.dvc_lock import locked_out
+from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Record
 

@@ -1,1 +1,1 @@
-"""TODO: what stages holds."""
+"""The stages of a `dvc.yaml`: how they are read, run and shown."""

@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.code_state import git
-from dagster_mlops.errors import DatasetError
+from dagster_mlops.core.extras import extra
 from dagster_mlops.core.tool_process import tool_process, write_atomically
+from dagster_mlops.errors import DatasetError
 
 # A script of this folder does not run by its path: Python would import its neighbours, such as git.py, in place of the
 # real ones. Nor with the working directory in front, where the user's files are.
@@ -170,7 +170,7 @@ def _files(root: Path) -> list[str]:
 def _described(root: Path, timeout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         answer = Path(scratch, "project.json")
-        script = str(Path(__file__).with_name("_describe.py"))
+        script = str(Path(__file__).with_name("_describe_script.py"))
         done = tool_process(
             "DVC", RUN_SCRIPT, script, str(root), str(answer), cwd=root, timeout=timeout, error=DatasetError
         )

@@ -19,10 +19,11 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.dvc.store import objects, remotes, pointers as versions
-from dagster_mlops.dvc.store.git_commit import Edit, toplevel
-from dagster_mlops.dvc.stages.project import (RUN_SCRIPT, Stage, describe_problem)
 from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.stages.project import RUN_SCRIPT, Stage, describe_problem
+from dagster_mlops.dvc.store import objects, remotes
+from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store.git_commit import Edit, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 
@@ -161,7 +162,7 @@ def _dumped(content: Mapping[str, Any]) -> bytes:
 def _process(asked: Mapping[str, Any], cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
     # The process watches its standard input: it closes when we are gone, however that came about.
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_reproduce.py"))],
+        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_reproduce_script.py"))],
         cwd=cwd,
         env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
         stdin=subprocess.PIPE,

@@ -1,1 +1,1 @@
-"""TODO: what store holds."""
+"""How a version of a dataset is stored: pointer, objects, commit, push, locks."""

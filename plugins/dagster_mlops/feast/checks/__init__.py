@@ -1,1 +1,1 @@
-"""TODO: what checks holds."""
+"""Asset checks on training sets, freshness, parity and the feature server."""

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.checks.training_set import never_missing
+from dagster_mlops.feast.offline.source import newest_event
 from dagster_mlops.feast.online.materialization import materialized_windows
 from dagster_mlops.feast.online.serving import served_answer
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.offline.source import newest_event
 
 if TYPE_CHECKING:
     from feast import FeatureStore

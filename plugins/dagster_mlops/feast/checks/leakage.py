@@ -5,8 +5,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository.registry import feature_service, feature_view
 from dagster_mlops.feast.offline.retrieval import join_keys
+from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
 if TYPE_CHECKING:
     import pyarrow as pa

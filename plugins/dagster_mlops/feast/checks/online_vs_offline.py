@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.online.materialization import materialized_windows
-from dagster_mlops.feast.online.event_times import utc
-from dagster_mlops.feast.online.serving import on_demand_values, served_values
-from dagster_mlops.feast.offline.retrieval import (join_keys, normalised, point_in_time)
+from dagster_mlops.feast.offline.retrieval import join_keys, normalised, point_in_time
 from dagster_mlops.feast.offline.source import TICK, latest_events
+from dagster_mlops.feast.online.event_times import utc
+from dagster_mlops.feast.online.materialization import materialized_windows
+from dagster_mlops.feast.online.serving import on_demand_values, served_values
+from dagster_mlops.feast.repository import registry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.checks.training_set import never_missing
 from dagster_mlops.feast.checks.online_vs_offline import Comparison, FeatureParity
+from dagster_mlops.feast.checks.training_set import never_missing
 from dagster_mlops.feast.offline.frame_hash import as_table
 from dagster_mlops.feast.online.materialization import alone
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 

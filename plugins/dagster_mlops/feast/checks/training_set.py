@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
 from dagster_mlops.feast.checks.leakage import Origins, origins
+from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
+from dagster_mlops.feast.offline.retrieval import feature_types
 from dagster_mlops.feast.repository.registry import feature_service
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.offline.retrieval import feature_types
 from dagster_mlops.provenance import TrainingSet
 
 if TYPE_CHECKING:

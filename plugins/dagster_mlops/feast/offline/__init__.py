@@ -1,1 +1,1 @@
-"""TODO: what offline holds."""
+"""Historical features: retrieval, sources and content hashes."""

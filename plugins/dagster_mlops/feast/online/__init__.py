@@ -1,1 +1,1 @@
-"""TODO: what online holds."""
+"""The online store: writes that keep newer events, materialization and reads."""

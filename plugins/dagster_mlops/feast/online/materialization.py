@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.online.event_times import utc
-from dagster_mlops.feast.online.serving import Written, newer_events_kept
-from dagster_mlops.feast.online.faults import explained, has_table
-from dagster_mlops.feast.offline.source import TICK, Window
 from dagster_mlops.core.tool_process import lock, state_dir
+from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.offline.source import TICK, Window
+from dagster_mlops.feast.online.event_times import utc
+from dagster_mlops.feast.online.faults import explained, has_table
+from dagster_mlops.feast.online.serving import Written, newer_events_kept
+from dagster_mlops.feast.repository import registry
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.online.event_times import (none_is_newer, session_zone, stored_moments, utc)
+from dagster_mlops.feast.offline.retrieval import entity_columns, feature_types, join_keys, normalised, require
+from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_moments, utc
 from dagster_mlops.feast.online.faults import explained
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
-from dagster_mlops.feast.offline.retrieval import (entity_columns, feature_types, join_keys, normalised, require)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
 
     Feast's SQLite and Postgres stores take whatever comes last, and its Redis store skips a corrected value of the same
     moment. Here the latest event of each key wins in all of them, and of equal moments the last to come. Hold
-    :func:`~dagster_mlops.feast.materialization.alone` around it for each view that is written: between the
+    :func:`~dagster_mlops.feast.online.materialization.alone` around it for each view that is written: between the
     comparison and the write nobody else may write.
 
         with alone(store, repo, view, timeout), newer_events_kept(store) as written:

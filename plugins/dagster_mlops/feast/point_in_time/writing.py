@@ -15,10 +15,10 @@ from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
+from dagster_mlops.core.tool_process import lock, state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.files import GLOB, checked, filesystem, location, passed_over, storage_options
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder
-from dagster_mlops.core.tool_process import lock, state_dir
 
 _WAIT = 600.0  # seconds for another process that adds to the same file: it copies all that is there
 _ROWS = 1_000_000  # of a row group when a file is copied

@@ -1,1 +1,1 @@
-"""TODO: what rebuild holds."""
+"""A training set once more, from the snapshot that its record names."""

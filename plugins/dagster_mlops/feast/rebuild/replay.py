@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError
-from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.offline import retrieval
-from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
+from dagster_mlops.feast.rebuild import snapshot
+from dagster_mlops.feast.rebuild.snapshot import Snapshot, SourceFile, SourceVersion
+from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.rebuild.snapshot import (Snapshot, SourceFile, SourceVersion)
 from dagster_mlops.provenance import TrainingSet
 
 if TYPE_CHECKING:

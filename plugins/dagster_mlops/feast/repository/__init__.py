@@ -1,1 +1,1 @@
-"""TODO: what repository holds."""
+"""A feature repository: how it is loaded, described and applied."""

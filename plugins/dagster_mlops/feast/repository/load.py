@@ -15,9 +15,16 @@ from typing import Any
 import yaml
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.tool_process import remembered, state_dir, tool_process, write_atomically
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository.definitions import (EntityDefinition, OnDemandViewDefinition, Repository, ServiceDefinition, SourceDefinition, ViewDefinition)
-from dagster_mlops.core.tool_process import (remembered, state_dir, tool_process, write_atomically)
+from dagster_mlops.feast.repository.definitions import (
+    EntityDefinition,
+    OnDemandViewDefinition,
+    Repository,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+)
 from dagster_mlops.provenance import mask_credentials
 
 _REFRESHED = "refreshed"  # when the definitions were last asked for anew
@@ -190,7 +197,7 @@ def _secrets(settings: Any, name: str = "") -> Iterator[str]:
 
 def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
     code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    output, script = scratch / "definitions.json", Path(__file__).with_name("_parse.py")
+    output, script = scratch / "definitions.json", Path(__file__).with_name("_parse_script.py")
     what = "files" if has_definitions(repo) else "registry"
     done = tool_process(
         "Feast", code, str(script), str(repo), str(output), what, cwd=repo, timeout=timeout, error=FeatureError

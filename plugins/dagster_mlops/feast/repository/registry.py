@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.errors import FeatureError, ProvenanceError
 from dagster_mlops.core.tool_process import lock, state_dir
+from dagster_mlops.errors import FeatureError, ProvenanceError
 from dagster_mlops.provenance import Record, Ref
 
 if TYPE_CHECKING:

@@ -7,7 +7,14 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.feast.repository.definitions import (Definition, EntityDefinition, OnDemandViewDefinition, ServiceDefinition, SourceDefinition, ViewDefinition)
+from dagster_mlops.feast.repository.definitions import (
+    Definition,
+    EntityDefinition,
+    OnDemandViewDefinition,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+)
 from dagster_mlops.provenance import mask_credentials
 
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{1,63}")

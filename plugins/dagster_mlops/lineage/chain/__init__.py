@@ -1,1 +1,1 @@
-"""TODO: what chain holds."""
+"""The chain of records upstream of a thing: how it is walked, who answers, how it is shown."""

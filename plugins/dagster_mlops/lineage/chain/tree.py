@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from dagster_mlops.lineage.chain.record_text import (facts, made_by, title)
+from dagster_mlops.lineage.chain.record_text import facts, made_by, title
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.provenance import Dataset
 

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import dagster as dg
 
-from dagster_mlops.lineage.chain.inferred import carried
 from dagster_mlops.lineage.chain.event_log import EventLog
+from dagster_mlops.lineage.chain.inferred import carried
 from dagster_mlops.lineage.chain.resolvers import Tools
 from dagster_mlops.provenance import Accessible, Answer, Record, Ref, Resolver, mask_credentials
 

@@ -1,1 +1,1 @@
-"""TODO: what production holds."""
+"""The deployments of an instance, and what is behind each of them."""

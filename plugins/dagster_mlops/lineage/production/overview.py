@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
-from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.core.gates import check_problem
+from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.lineage.chain.event_log import EventLog
 from dagster_mlops.lineage.chain.walk import trace
 from dagster_mlops.provenance import (

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.lineage.chain.record_text import facts
-from dagster_mlops.lineage.production.overview import (CheckStatus, Production, Status)
+from dagster_mlops.lineage.production.overview import CheckStatus, Production, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from dagster_mlops.core.code_state import LOCK_FILES, git
+from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.provenance import TrainingRun
-from dagster_mlops.core.run_files import PACKAGES
 
 Environment = Literal["new", "current"]
 _TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line

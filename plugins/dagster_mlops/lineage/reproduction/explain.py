@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dagster_mlops.core.code_state import git
+from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.lineage.reproduction.environment import packages
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.provenance import Dataset, Record, TrainingSet
-from dagster_mlops.core.run_files import PACKAGES
 
 _NONE = "none"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.code_state import APPLY, git
-from dagster_mlops.lineage.reproduction.checkout import (GIT_TIMEOUT, submodule, top_level)
+from dagster_mlops.core.run_files import CODE, DIFF, STEP
+from dagster_mlops.lineage.reproduction.checkout import GIT_TIMEOUT, submodule, top_level
 from dagster_mlops.provenance import TrainingRun
-from dagster_mlops.core.run_files import (CODE, DIFF, STEP)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.run_files import CODE, STEP, SYSTEM
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
-from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
 from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.reproduction.ingredients import (Ingredient, code_ingredients, find_repository)
 from dagster_mlops.lineage.chain.resolvers import Tools
 from dagster_mlops.lineage.chain.walk import Link, trace
+from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
+from dagster_mlops.lineage.reproduction.ingredients import Ingredient, code_ingredients, find_repository
 from dagster_mlops.provenance import (
     Dataset,
     ModelVersion,
@@ -22,7 +23,6 @@ from dagster_mlops.provenance import (
     TrainingRun,
     TrainingSet,
 )
-from dagster_mlops.core.run_files import (CODE, STEP, SYSTEM)
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.reproduction.checkout import check_out
-from dagster_mlops.lineage.reproduction.environment import (Environment, ambient, find_requirements, install)
-from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.chain.resolvers import KeepsRuns, Tools
+from dagster_mlops.lineage.reproduction.checkout import check_out
+from dagster_mlops.lineage.reproduction.environment import Environment, ambient, find_requirements, install
+from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.reproduction.verdict import Verdict, judge
-from dagster_mlops.core.run_files import (DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG)
 
 TIMEOUT = 6 * 3600.0  # seconds
 # A script's own folder would come first on its path, and modules in it before those of Python.

@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dagster_mlops.lineage.reproduction.explain import Difference, Explanation
 from dagster_mlops.lineage.chain.record_text import facts
+from dagster_mlops.lineage.chain.tree import LOOKS
+from dagster_mlops.lineage.reproduction.explain import Difference, Explanation
 from dagster_mlops.lineage.reproduction.ingredients import Ingredient
 from dagster_mlops.lineage.reproduction.recipe import Recipe
-from dagster_mlops.lineage.chain.tree import LOOKS
 from dagster_mlops.lineage.reproduction.verdict import Verdict
 
 _OUTCOMES = {"matched": ("✓", "green"), "differed": ("✗", "red"), "not compared": ("?", "yellow")}

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.lineage.reproduction.environment import packages
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.provenance import Record, TrainingRun
-from dagster_mlops.core.run_files import PACKAGES
 
 Outcome = Literal["matched", "differed", "not compared"]
 _KINDS = {"dataset": "data", "training_set": "features", "model_version": "model"}

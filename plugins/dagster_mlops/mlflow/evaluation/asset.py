@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.registry.aliases import Registry
-from dagster_mlops.mlflow.registry.candidate import made_by
 from dagster_mlops.mlflow.evaluation.evaluate import Setup, evaluate
 from dagster_mlops.mlflow.evaluation.measure import Plan, SliceBy
 from dagster_mlops.mlflow.evaluation.metrics import Metric, Task
@@ -17,8 +16,9 @@ from dagster_mlops.mlflow.evaluation.predictions import (
 )
 from dagster_mlops.mlflow.evaluation.present import PREFIX, metadata_of
 from dagster_mlops.mlflow.evaluation.store import EVALUATION, log_evaluation, summary
-from dagster_mlops.core.asset_keys import (AssetLike, asset_input, asset_key)
 from dagster_mlops.mlflow.model_card import attach_card, model_card
+from dagster_mlops.mlflow.registry.aliases import Registry
+from dagster_mlops.mlflow.registry.candidate import made_by
 from dagster_mlops.mlflow.resource import MlflowResource
 
 if TYPE_CHECKING:

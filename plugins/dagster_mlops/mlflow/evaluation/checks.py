@@ -7,12 +7,12 @@ from typing import Literal
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import partition_checked
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.mlflow.checks import refuse_useless, within
 from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation, Part
 from dagster_mlops.mlflow.evaluation.present import latest_evaluation
-from dagster_mlops.core.asset_keys import AssetLike, asset_key
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 Decides = Literal["interval", "value"]

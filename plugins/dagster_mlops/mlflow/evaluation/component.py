@@ -6,10 +6,10 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import Count, FromTemplate, NotNegative, Share, YamlFields
 from dagster_mlops.mlflow.component import MetricBounds
 from dagster_mlops.mlflow.evaluation.asset import evaluation_asset
 from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
-from dagster_mlops.core.yaml_fields import (Count, FromTemplate, NotNegative, Share, YamlFields)
 
 
 class EvaluationChecks(YamlFields):

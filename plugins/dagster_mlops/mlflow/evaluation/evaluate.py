@@ -10,8 +10,6 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.registry.aliases import Registry
-from dagster_mlops.mlflow.registry.candidate import content_hashes
 from dagster_mlops.mlflow.evaluation.measure import (
     Evaluation,
     Part,
@@ -37,6 +35,8 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     read_prediction,
 )
 from dagster_mlops.mlflow.models.formats import StoredFormat
+from dagster_mlops.mlflow.registry.aliases import Registry
+from dagster_mlops.mlflow.registry.candidate import content_hashes
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import ModelVersion
 

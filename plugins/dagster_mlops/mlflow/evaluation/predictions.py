@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.core.tables import as_frame
+from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.mlflow.evaluation.metrics import Array, Prediction, Task
 from dagster_mlops.mlflow.models.loading import LoadedModel, load_version
 from dagster_mlops.mlflow.resource import MlflowResource

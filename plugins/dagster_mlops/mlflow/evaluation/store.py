@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.mlflow.evaluation.present import csv_text, slice_facts
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.provenance import NAMESPACE
 
 if TYPE_CHECKING:

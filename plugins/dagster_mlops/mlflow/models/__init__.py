@@ -1,1 +1,1 @@
-"""TODO: what models holds."""
+"""Models in MLflow: how they are logged in safe formats, verified and loaded."""

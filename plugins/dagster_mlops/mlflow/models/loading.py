@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.mlflow.server.settings import environment
 from dagster_mlops.mlflow.models.formats import StoredFormat, stored_format
 from dagster_mlops.mlflow.models.log import DIGEST, model_digest
 from dagster_mlops.mlflow.registry.versions import version_record
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.server.settings import environment
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 
 if TYPE_CHECKING:

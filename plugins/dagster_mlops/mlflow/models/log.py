@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.models.verification import (evaluating, first_rows, plain, predict_function, verify_stored)
-from dagster_mlops.mlflow.models.flavors import (flavor_of, log_function, name_of, storing)
-from dagster_mlops.mlflow.models.formats import (EXPORTED_PROGRAM, StoredFormat, stored_format)
+from dagster_mlops.mlflow.models.flavors import flavor_of, log_function, name_of, storing
+from dagster_mlops.mlflow.models.formats import EXPORTED_PROGRAM, StoredFormat, stored_format
 from dagster_mlops.mlflow.models.requirements import requirements
+from dagster_mlops.mlflow.models.verification import evaluating, first_rows, plain, predict_function, verify_stored
 from dagster_mlops.provenance import NAMESPACE
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""TODO: what registry holds."""
+"""Registered models: versions, aliases and the candidate of an asset."""

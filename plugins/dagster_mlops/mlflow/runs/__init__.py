@@ -1,1 +1,1 @@
-"""TODO: what runs holds."""
+"""MLflow runs of Dagster steps: one for each materialization, found again, always closed."""

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.server.settings import environment, request_limits
-from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.runs.signals import undisturbed
+from dagster_mlops.mlflow.server.settings import environment, request_limits
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

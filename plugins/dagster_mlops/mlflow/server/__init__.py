@@ -1,1 +1,1 @@
-"""TODO: what server holds."""
+"""The tracking server or database: connection, settings and advice on its errors."""

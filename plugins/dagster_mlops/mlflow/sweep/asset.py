@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
 from dagster_mlops.mlflow.sweep.loop import Sweep, run_trials

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE, final_point, log_params
-from dagster_mlops.core.run_files import (CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG)
 
 if TYPE_CHECKING:
     import optuna

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import upstream_refs
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.assets import training_asset
-from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.asset import refuse_checks
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction

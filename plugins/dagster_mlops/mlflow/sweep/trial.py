@@ -12,8 +12,8 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.models.log import deferred
+from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 

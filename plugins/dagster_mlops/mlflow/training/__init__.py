@@ -1,1 +1,1 @@
-"""TODO: what training holds."""
+"""A training step: what is captured, logged and written on the run."""

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import Read
 from dagster_mlops.core.code_state import CodeState, git
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
+from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.config_params import kept_config, masked_strings
 from dagster_mlops.mlflow.training.packages import installed_packages, requirements
-from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.core.run_files import (CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

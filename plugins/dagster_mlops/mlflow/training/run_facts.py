@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.asset_records import dagster_facts, upstream_reads
-from dagster_mlops.core.code_state import (LOCK_FILES, CodeState, code_state)
-from dagster_mlops.errors import TrackingError
-from dagster_mlops.mlflow.training import capture
-from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.training.config_params import config_params, visible_config
-from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
+from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
+from dagster_mlops.core.extras import extra
 from dagster_mlops.core.run_files import CODE, STEP
+from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.training import capture
+from dagster_mlops.mlflow.training.config_params import config_params, visible_config
+from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

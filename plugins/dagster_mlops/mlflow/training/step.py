@@ -10,19 +10,19 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.runs.active import open_run
-from dagster_mlops.mlflow.training.capture import (artifact_store, log_system, switches)
-from dagster_mlops.mlflow.training.determinism import repeatable
-from dagster_mlops.mlflow.training.run_facts import RunFacts
-from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
-from dagster_mlops.mlflow.training.logged_model import the_model
-from dagster_mlops.mlflow.runs.parent import parent_run
-from dagster_mlops.mlflow.training.ui_metadata import present_run
 from dagster_mlops.mlflow.registry.versions import model_of, register
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.runs.active import open_run
+from dagster_mlops.mlflow.runs.parent import parent_run
+from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.server.advice import check_version
+from dagster_mlops.mlflow.training.capture import artifact_store, log_system, switches
+from dagster_mlops.mlflow.training.determinism import repeatable
+from dagster_mlops.mlflow.training.logged_model import the_model
+from dagster_mlops.mlflow.training.run_facts import RunFacts
 from dagster_mlops.mlflow.training.system_metrics import watched
+from dagster_mlops.mlflow.training.ui_metadata import present_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
