@@ -1,7 +1,7 @@
 """Feature tables, each value stamped with the moment it was known, and their Feast views.
 
-Nothing here may look past its own time stamp. `tests/test_reference_location.py` proves it on the real data: garbling
-every outcome that was not yet known at some instant changes no feature up to that instant.
+Nothing here may look past its own time stamp. `tests/product/test_reference_location.py` proves it on the real data:
+garbling every outcome that was not yet known at some instant changes no feature up to that instant.
 """
 
 from datetime import timedelta

@@ -37,15 +37,15 @@ for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENT
 # The files that take longest, with seconds on two cores. They start first, so that no worker gets one when the others
 # are done: of itself xdist begins with the files of most tests.
 SLOWEST = {
-    "test_lifecycle": 185, "test_reproduce": 75, "test_dvc_pipeline": 71, "test_mlflow": 66, "test_bentoml": 56,
-    "test_mlflow_sweeps": 52, "test_mlflow_tracking": 50, "test_feast_stores": 50, "test_feast_training": 50,
-    "test_mlflow_evaluation": 45, "test_reproduce_shapes": 45, "test_mlflow_k8s": 35,
-    "test_feast_repository": 40, "test_feast_push": 40,
+    "product/test_lifecycle": 185, "lineage/test_reproduce": 75, "dvc/test_pipeline": 71, "mlflow/test_training": 66,
+    "bentoml/test_bentoml": 56, "mlflow/test_sweeps": 52, "mlflow/test_tracking": 50, "feast/test_stores": 50,
+    "feast/test_training": 50, "mlflow/test_evaluation": 45, "lineage/test_reproduce_shapes": 45, "mlflow/test_k8s": 35,
+    "feast/test_repository": 40, "feast/test_push": 40,
 }  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: -SLOWEST.get(item.path.stem, 0))
+    items.sort(key=lambda item: -SLOWEST.get(f"{item.path.parent.name}/{item.path.stem}", 0))
 
 
 @pytest.fixture

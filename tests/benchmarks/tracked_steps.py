@@ -33,8 +33,8 @@ from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, train
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training import run_facts as facts
 from tests.benchmarks.measure import QUIET, console
-from tests.feast_servers import control, postgres_server
-from tests.mlflow_servers import Proxy, mlflow_server
+from tests.support.feast_servers import control, postgres_server
+from tests.support.mlflow_servers import Proxy, mlflow_server
 
 STEPS = dg.StaticPartitionsDefinition([f"{number:04}" for number in range(2000)])
 EXPERIMENT, MODEL = "stress", "stress"

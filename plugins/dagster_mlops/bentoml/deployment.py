@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.bentoml.golden import golden_from
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest_records
 from dagster_mlops.core.extras import extra
@@ -15,7 +16,6 @@ from dagster_mlops.core.gates import require_gates
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Bento
 from dagster_mlops.serving.blue_green import Plan, rollout
-from dagster_mlops.serving.golden_set import golden_from
 
 if TYPE_CHECKING:
     import pandas as pd

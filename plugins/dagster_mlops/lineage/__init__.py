@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = ["EventLog", "GitResolver", "Link", "Status", "reproduction_asset", "status", "trace"]
 
-# Loaded when asked for: a code location needs one of them, the command line the others. No module has the name of one.
+# Loaded when asked for: a code location needs one of them, the command line the others.
 _HOMES = {
-    "EventLog": "event_log",
-    "GitResolver": "git",
-    "Link": "tracing",
-    "Status": "overview",
-    "reproduction_asset": "asset",
-    "status": "overview",
-    "trace": "tracing",
+    "EventLog": "chain.event_log",
+    "GitResolver": "chain.git_resolver",
+    "Link": "chain.walk",
+    "Status": "production.overview",
+    "reproduction_asset": "reproduction.asset",
+    "status": "production.overview",
+    "trace": "chain.walk",
 }
 
 

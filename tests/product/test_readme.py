@@ -1,0 +1,44 @@
+"""What the README shows can be pasted."""
+
+import re
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from dagster.components.testing import create_defs_folder_sandbox
+
+from dagster_mlops.mlflow import MlflowResource, PromotionComponent
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+
+pytestmark = [
+    # Dagster marks what the component sandbox uses as beta, and resolves components through a deprecated pydantic name.
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
+    pytest.mark.filterwarnings("ignore:.*parse_obj_as"),
+    pytest.mark.filterwarnings("ignore:.*CodeReference"),
+    # MLflow and scikit-learn warn of their own when they are imported.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def block(language: str) -> str:
+    return next(iter(re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)))
+
+
+def test_the_python_example_loads():
+    names: dict = {}
+    exec(compile(block("python"), "README.md", "exec"), names)
+    dg.Definitions.validate_loadable(names["defs"])
+
+
+def test_the_yaml_example_builds_its_asset():
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=PromotionComponent, defs_yaml_contents=yaml.safe_load(block("yaml"))
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):
+            bound = dg.Definitions.merge(defs, dg.Definitions(resources={"mlflow": MlflowResource(tracking_uri="x")}))
+            assert dg.AssetKey("champion") in {spec.key for spec in bound.resolve_all_asset_specs()}
