@@ -37,15 +37,9 @@ from dagster_mlops.provenance import (
 )
 from dagster_mlops.serving.processes import created, free_port, marked
 from dagster_mlops.serving.state import load, load_all, lock, state_file
+from tests.support import known_warnings
 
-pytestmark = [
-    # mlflow and bentoml, through their own dependencies, use what sqlalchemy, starlette and pathspec deprecate.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning:mlflow"),
-    # Dagster's own loader of component YAML uses what Dagster calls beta.
-    pytest.mark.filterwarnings("ignore:.* is currently in beta"),
-]
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.MLFLOW_HINTS, *known_warnings.DAGSTER_BETA]
 
 COLUMNS = ["hour", "wind", "carrier"]
 

@@ -31,14 +31,9 @@ from dagster_mlops.dvc import (
 from dagster_mlops.dvc.resolver import DvcResolver
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, Ref
+from tests.support import known_warnings
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # observable assets and component loading use beta API
-    pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),  # Dagster's own use of pydantic
-]
+pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.DAGSTER_BETA]
 
 MONTHS = dg.StaticPartitionsDefinition(["2013-01", "2013-02"])
 

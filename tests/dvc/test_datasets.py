@@ -33,13 +33,9 @@ from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.dvc.store.file_formats import write
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, TrainingSet
+from tests.support import known_warnings
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # observable assets use beta API
-]
+pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.DAGSTER_BETA]
 
 MONTHS = dg.StaticPartitionsDefinition(["2013-01", "2013-02"])
 

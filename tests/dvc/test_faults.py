@@ -16,12 +16,9 @@ import pytest
 
 from dagster_mlops.dvc import DvcResource
 from dagster_mlops.errors import DatasetError
+from tests.support import known_warnings
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "18"))
 WRITERS = 8

@@ -27,14 +27,9 @@ from dagster_mlops.dvc.resolver import DvcResolver
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
+from tests.support import known_warnings
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # observable assets and component loading use beta API
-    pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),  # Dagster's own use of pydantic
-]
+pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.DAGSTER_BETA]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 DVC = str(Path(sys.executable).with_name("dvc"))

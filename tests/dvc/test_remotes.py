@@ -17,13 +17,9 @@ from dagster._core.remote_representation.external_data import RepositorySnap  # 
 
 from dagster_mlops.dvc import DvcResource, dataset_asset
 from dagster_mlops.errors import DatasetError
+from tests.support import known_warnings
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning"),  # DVC's use of pygtrie
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # DVC leaves its sqlite state to the garbage collector
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning"),  # botocore's
-]
+pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.BOTOCORE]
 
 SECRET = "hush-hush-0815"
 SERVER = """

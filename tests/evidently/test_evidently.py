@@ -27,12 +27,10 @@ from dagster_mlops.evidently.normalise import normalise
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import quiet
 from dagster_mlops.provenance import Dataset, DriftReport, Ref
+from tests.support import known_warnings
 
 # Dagster's own YAML loader calls pydantic's parse_obj_as and its beta code references.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),
-    pytest.mark.filterwarnings("ignore:Class `.*CodeReference"),
-]
+pytestmark = [*known_warnings.DAGSTER_BETA]
 
 MONTHS = dg.StaticPartitionsDefinition(["2013-01", "2013-07"])
 

@@ -30,14 +30,9 @@ from dagster_mlops.feast import (
 from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
+from tests.support import known_warnings
 
-pytestmark = [
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Dagster's own component loading uses classes that it marks as beta.
-    pytest.mark.filterwarnings("ignore:.*CodeReference"),
-]
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.DAGSTER_BETA]
 
 SETTINGS = """
 project: flights

@@ -20,17 +20,10 @@ from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.materialization import alone, materialize
+from tests.support import known_warnings
 from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
-    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Feast closes no connection to its SQLite registry.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 HOUR = timedelta(hours=1)
 SETTINGS = """

@@ -15,14 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.feast.online.event_times import none_is_newer, stored_moments, utc
+from tests.support import known_warnings
 
-pytestmark = [
-    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    # Feast closes no connection to its SQLite files.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 # Around the hours in which New York's clocks change, a fraction of a second apart, and before 1970.
 BASES = [datetime(2024, 3, 10, 2, 15), datetime(2024, 11, 3, 1, 15), datetime(1969, 12, 31, 23, 59, 59)]

@@ -20,13 +20,10 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder
 from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 from tests.support import feast_writers as writers
+from tests.support import known_warnings
 from tests.support.feast_processes import processes
 
-pytestmark = [
-    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [*known_warnings.DEPRECATED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))  # of each kind
 SPILL_ROWS = int(os.environ.get("DAGSTER_MLOPS_SPILL_ROWS", "400000"))

@@ -43,16 +43,10 @@ from hypothesis import strategies as st
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.writing import write
 from tests.support import feast_writers as writers
+from tests.support import known_warnings
 from tests.support.feast_processes import processes
 
-pytestmark = [
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Feast calls saving a dataset and on-demand views experimental.
-    pytest.mark.filterwarnings("ignore:On demand feature view:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:Saving dataset:RuntimeWarning"),
-]
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.FEAST_EXPERIMENTAL]
 
 STORE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "15"))

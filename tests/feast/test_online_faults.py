@@ -24,17 +24,11 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.feast.online.materialization import alone, make_missing_tables, materialize, materialized_windows
 from dagster_mlops.feast.repository.registry import feature_view
+from tests.support import known_warnings
 from tests.support.feast_loads import START, days
 from tests.support.feast_servers import control, postgres, redis_process  # noqa: F401 - a fixture
 
-pytestmark = [
-    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Feast closes no connection.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 SETTINGS = """
 project: shop

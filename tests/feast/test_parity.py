@@ -13,18 +13,14 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from dagster_mlops.feast import FeastResource, online_offline_parity_check
 from dagster_mlops.feast.offline.source import Window, latest_events
 from dagster_mlops.feast.online.materialization import alone, materialize
+from tests.support import known_warnings
 from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.usefixtures("quick_feast"),
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Feast closes no SQLite connection.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    # On-demand views of Feast say at each definition that they are experimental.
-    pytest.mark.filterwarnings("ignore:On demand feature view:RuntimeWarning"),
+    *known_warnings.DEPRECATED,
+    *known_warnings.UNCLOSED,
+    *known_warnings.FEAST_EXPERIMENTAL,
 ]
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)

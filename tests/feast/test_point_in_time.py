@@ -15,12 +15,9 @@ from feast.types import Array, Bool, Bytes, Float64, Int64, String, UnixTimestam
 
 from dagster_mlops.feast.offline_store import AsofOfflineStore
 from tests.support import feast_writers as writers
+from tests.support import known_warnings
 
-pytestmark = [
-    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [*known_warnings.DEPRECATED]
 
 EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "40"))
 NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)  # clocks in New York go forward on that day

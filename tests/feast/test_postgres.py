@@ -24,19 +24,15 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from dagster_mlops.feast.push import push_asset
+from tests.support import known_warnings
 from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
 from tests.support.feast_servers import postgres  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.usefixtures("quick_feast"),
-    # Feast uses what its own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # On-demand views of Feast say at each definition that they are experimental.
-    pytest.mark.filterwarnings("ignore:On demand feature view:RuntimeWarning"),
-    # Feast closes no connection to Postgres.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    *known_warnings.DEPRECATED,
+    *known_warnings.FEAST_EXPERIMENTAL,
+    *known_warnings.UNCLOSED,
 ]
 
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)

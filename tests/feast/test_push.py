@@ -24,19 +24,12 @@ from dagster_mlops.feast.online.serving import newer_events_kept
 from dagster_mlops.feast.push import To, push, push_asset, write_to_view
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
+from tests.support import known_warnings
 from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 from tests.support.feast_pushes import push_file
 from tests.support.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Feast closes neither its SQLite connection nor its Redis client.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 START = datetime(2024, 1, 1, tzinfo=timezone.utc)

@@ -21,18 +21,15 @@ from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, featu
 from dagster_mlops.feast.repository.load import load_repository, refresh_repository
 from dagster_mlops.feast.repository.registry import create_tables
 from dagster_mlops.feast.repository.specs import get_asset_spec
+from tests.support import known_warnings
 from tests.support.feast_loads import apply_unless_refused
 from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
     pytest.mark.usefixtures("quick_feast"),
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Dagster's own component loading uses classes that it marks as beta.
-    pytest.mark.filterwarnings("ignore:.*CodeReference"),
-    # Feast calls its stream feature views experimental.
-    pytest.mark.filterwarnings("ignore:Stream feature views are experimental:RuntimeWarning"),
+    *known_warnings.DEPRECATED,
+    *known_warnings.DAGSTER_BETA,
+    *known_warnings.FEAST_EXPERIMENTAL,
 ]
 
 ENGINE = {"type": "dagster_mlops.feast.offline_store.AsofOfflineStore"}

@@ -22,19 +22,12 @@ from dagster_mlops.feast import FeastResource, feature_view_assets
 from dagster_mlops.feast.offline.source import Window, describe_windows
 from dagster_mlops.feast.online.materialization import alone, materialized_windows
 from dagster_mlops.feast.repository.registry import feature_view
+from tests.support import known_warnings
 from tests.support.feast_loads import START, apply, days, load
 from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - fixtures
 from tests.support.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # psycopg's pool and Feast's Redis client are closed by nobody in Feast.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 STORES = ("sqlite", "redis", "postgres")

@@ -25,15 +25,11 @@ from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resolver import FeastResolver
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, TrainingSet
+from tests.support import known_warnings
 from tests.support.feast_loads import put_records
 from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
-    # Feast and ibis use what their own dependencies have deprecated; none of it is ours to change.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-]
+pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED]
 
 SETTINGS = """
 project: shop

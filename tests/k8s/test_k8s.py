@@ -15,12 +15,10 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster_mlops.errors import ExecutorConfigError
 from dagster_mlops.k8s import ExecutorComponent, GpuProfile, mlops_executor, validate_definitions, validate_k8s_config
 from dagster_mlops.k8s.schema import committed, installed
+from tests.support import known_warnings
 
 # Dagster's own YAML loader calls pydantic's parse_obj_as and its beta code references.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated"),
-    pytest.mark.filterwarnings("ignore:Class `.*CodeReference"),
-]
+pytestmark = [*known_warnings.DAGSTER_BETA]
 
 GPU = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", shm="16Gi", pool="gpu-h200")
 

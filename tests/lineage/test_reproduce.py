@@ -22,16 +22,10 @@ from dagster_mlops.lineage.reproduction.recipe import find_recipe
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, Ref, TrainingRun, TrainingSet
+from tests.support import known_warnings
 from tests.support.training_project import PIPELINE, Project
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), *known_warnings.MLFLOW]
 
 # The same training on features that Feast joins.
 WITH_FEATURES = (

@@ -23,14 +23,10 @@ from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.training import packages as licences
 from dagster_mlops.mlflow.training.capture import log_capture
 from dagster_mlops.provenance import TrainingRun
+from tests.support import known_warnings
 from tests.support.training_project import Project
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [*known_warnings.MLFLOW]
 
 
 # Config

@@ -23,16 +23,10 @@ from dagster_mlops.lineage.reproduction.verdict import Verdict
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.sweep.best import tried_before
 from dagster_mlops.mlflow.training.packages import requirements
+from tests.support import known_warnings
 from tests.support.training_project import Project
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), *known_warnings.MLFLOW]
 
 THOROUGH = pytest.mark.thorough
 PIPELINE = """

@@ -23,13 +23,9 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training.checkpoints import RESUMED, Checkpoints, torch_checkpoints
+from tests.support import known_warnings
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [*known_warnings.MLFLOW]
 STEPS = 12
 EXAMPLE = Path(__file__).parents[2] / "examples" / "gpu_training"
 

@@ -44,17 +44,10 @@ from dagster_mlops.mlflow.reference import REFERENCE, load_reference, reference_
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import Dataset, ModelVersion
+from tests.support import known_warnings
 from tests.support.mlflow_processes import run_until_killed
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    # Dagster's reading of defs.yaml.
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
-    pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated:pydantic.warnings.PydanticDeprecatedSince20"),
-]
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 EVERY = slice(None)
 NO_WARNING: dict[str, Any] = {"zero_division": 0.0}

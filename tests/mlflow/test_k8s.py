@@ -12,13 +12,10 @@ import pytest
 from dagster_mlops.k8s import mlops_executor
 from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, training_asset
 from dagster_mlops.mlflow.runs import lookup as runs
+from tests.support import known_warnings
 from tests.support.kubernetes_api import Cluster, cluster
 
-pytestmark = [
-    pytest.mark.slow,
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, *known_warnings.MLFLOW]
 
 
 def trained(name: str) -> dg.AssetsDefinition:

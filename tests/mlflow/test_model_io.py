@@ -22,14 +22,10 @@ from dagster_mlops.mlflow.io_manager import MODEL, PARTITION, mlflow_model_io_ma
 from dagster_mlops.mlflow.models.loading import find_version, load_version, logged_model_id
 from dagster_mlops.mlflow.models.log import DIGEST, FORMAT, FittedModel, log_model
 from dagster_mlops.provenance import ModelVersion, TrainingRun
+from tests.support import known_warnings
 from tests.support.mlflow_processes import run_at_once, run_until_killed
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [*known_warnings.MLFLOW]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "1"))
 ROWS = pd.DataFrame({"hour": [0.0, 1.0, 22.0, 23.0] * 5, "late": [0, 0, 1, 1] * 5})

@@ -43,15 +43,9 @@ from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.models.formats import stored_format
 from dagster_mlops.mlflow.models.log import DIGEST, FORMAT
 from dagster_mlops.mlflow.models.log import log_model as log_or_defer
+from tests.support import known_warnings
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    # A hint, which MLflow gives as a warning.
-    pytest.mark.filterwarnings("ignore:Hint. Inferred schema contains integer column:UserWarning"),
-]
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
 
 RNG = np.random.default_rng(0)
 ROWS = 120

@@ -18,14 +18,10 @@ from dagster_mlops.mlflow.reference import load_reference, reference_asset
 from dagster_mlops.mlflow.registry.versions import register
 from dagster_mlops.mlflow.sweep import sweep_asset
 from dagster_mlops.provenance import TrainingRun
+from tests.support import known_warnings
 from tests.support.mlflow_servers import mlflow_server
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [*known_warnings.MLFLOW]
 
 ROWS = pd.DataFrame({"hour": [float(n % 24) for n in range(200)], "late": [int(n % 24 > 15) for n in range(200)]})
 

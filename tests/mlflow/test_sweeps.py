@@ -31,21 +31,12 @@ from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
 from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left, run_trial
 from dagster_mlops.provenance import Dataset, ModelVersion
-from tests.support import sweep_world
+from tests.support import known_warnings, sweep_world
 from tests.support.feast_servers import postgres_server
 from tests.support.mlflow_processes import SERVER, run_until_killed
 from tests.support.sweep_world import OPTIONS, TRIALS, Plan, one, search, steps, training_set, two
 
-pytestmark = [
-    # Optuna's, of a trial that goes on after its process died, and reports what it has reported before.
-    pytest.mark.filterwarnings("ignore:The reported value is ignored because:UserWarning"),
-    # Optuna's, of a storage that could not be opened, and of one that a test has looked into.
-    pytest.mark.filterwarnings("ignore:.*psycopg.Connection.*was deleted while still open:ResourceWarning"),
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = [*known_warnings.OPTUNA, *known_warnings.MLFLOW]
 
 RESOURCES: dict[str, Any] = {
     "mlflow": MlflowResource(tracking_uri="sqlite:///mlflow.db"),

@@ -34,17 +34,11 @@ from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import system_metrics
 from dagster_mlops.mlflow.training.config_params import config_params
 from dagster_mlops.provenance import Dataset
+from tests.support import known_warnings
 from tests.support.mlflow_processes import PRELOADED
 from tests.support.mlflow_servers import Proxy, mlflow_server, proxy_to
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    # Dagster's own backfills.
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
-]
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")

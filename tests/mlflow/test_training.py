@@ -45,16 +45,9 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
+from tests.support import known_warnings
 
-pytestmark = [
-    # MLflow's own queries, under SQLAlchemy 2.1.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"),
-    # MLflow's own type hints, when mlflow.pyfunc is imported.
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-    # Dagster's reading of defs.yaml.
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
-    pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated:pydantic.warnings.PydanticDeprecatedSince20"),
-]
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 MD5 = "d" * 32
 SLOW = ["alembic.command", "dagster", "mlflow.store.tracking.sqlalchemy_store", "sklearn.ensemble"]

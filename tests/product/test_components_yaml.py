@@ -43,21 +43,14 @@ from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.push import push_asset
 from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.provenance import Dataset, records_in
+from tests.support import known_warnings
 from tests.support.feast_processes import quick_feast as quick_feast  # a fixture
 
 pytestmark = [
     pytest.mark.usefixtures("quick_feast"),
-    # Feast uses what its own dependencies have deprecated, and Dagster a deprecated name of pydantic.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    # Feast closes no connection to its SQLite registry, DVC none to its state.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    # Dagster's own component loading uses classes that it marks as beta.
-    pytest.mark.filterwarnings("ignore:.*CodeReference"),
-    pytest.mark.filterwarnings(
-        "ignore:Parameter `(execution_type|include_sources|owners)`"
-    ),  # so, too, for what it puts together
+    *known_warnings.DEPRECATED,
+    *known_warnings.UNCLOSED,
+    *known_warnings.DAGSTER_BETA,
 ]
 
 DOCS = Path(__file__).parents[2] / "docs"

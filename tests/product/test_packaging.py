@@ -276,8 +276,7 @@ def test_no_resolver_can_settle_on_an_ancient_bentoml():
     assert bound.contains(_locked("bentoml"))
 
 
-# Dagster's own parser calls a parameter of its own that is in beta.
-@pytest.mark.filterwarnings("ignore:Parameter `include_sources`:dagster_shared.utils.warnings.BetaWarning")
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # Dagster's own parser calls a parameter that is in beta
 def test_antlr_is_the_one_that_reads_selection_strings():
     bound = _bound("dvc", "antlr4-python3-runtime").specifier
     assert not bound.contains("4.9.3") and not bound.contains("4.14.0")

@@ -4,24 +4,15 @@ import re
 from pathlib import Path
 
 import dagster as dg
-import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.mlflow import MlflowResource, PromotionComponent
+from tests.support import known_warnings
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 
-pytestmark = [
-    # Dagster marks what the component sandbox uses as beta, and resolves components through a deprecated pydantic name.
-    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),
-    pytest.mark.filterwarnings("ignore:.*parse_obj_as"),
-    pytest.mark.filterwarnings("ignore:.*CodeReference"),
-    # MLflow and scikit-learn warn of their own when they are imported.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::UserWarning"),
-]
+pytestmark = [*known_warnings.DAGSTER_BETA, *known_warnings.DEPRECATED, *known_warnings.ON_IMPORT]
 
 
 def block(language: str) -> str:

@@ -22,14 +22,9 @@ import dagster as dg  # noqa: E402
 from assets import data, features, training  # noqa: E402
 from dagster_mlops.feast import FeastResource  # noqa: E402
 from resources import FEATURE_REPO, STATE  # noqa: E402
+from tests.support import known_warnings  # noqa: E402
 
-pytestmark = [
-    # ibis calls a DuckDB function that is going away; feast and its dependencies warn of their own.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 TOOLS = {"mlflow", "feast", "evidently", "bentoml", "dvc", "kubernetes", "dagster_k8s", "pandas", "sklearn"}
 
