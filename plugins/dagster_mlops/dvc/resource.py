@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,7 +134,7 @@ class DvcResource(dg.ConfigurableResource):
                 repo.close()
             if top and self.commit:
                 files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
-                self._commit(top, {file: versions.as_is(file) for file in files}, "Start versioning data with DVC")
+                self._commit(top, files, {}, "Start versioning data with DVC")
 
     def store(
         self,
@@ -173,7 +173,8 @@ class DvcResource(dg.ConfigurableResource):
                 record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
                 versions.write_pointer(repo, target, record, imported_from=imported_from)
                 if top := self._top(repo):
-                    rev = self._commit(top, versions.edits(target), _message(record))
+                    pointer = versions.pointer_of(target)
+                    rev = self._commit(top, [pointer], versions.ignored(target), _message(record))
             if self.push:
                 objects.push(repo, md5, size, self.remote)
                 unpushed.push_noted(repo)
@@ -274,7 +275,7 @@ class DvcResource(dg.ConfigurableResource):
         versioned = self.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
         return Path(repo.scm.root_dir) if versioned else None
 
-    def _commit(self, top: Path, edits: Mapping[Path, Edit], message: str) -> str:
+    def _commit(self, top: Path, files: Sequence[Path], edits: Mapping[Path, Edit], message: str) -> str:
         author = {"NAME": self.author_name, "EMAIL": self.author_email}
         if not git(top, "config", "user.email").stdout and "GIT_COMMITTER_EMAIL" not in os.environ:
             # A bare machine has no identity, and git would refuse.
@@ -282,9 +283,10 @@ class DvcResource(dg.ConfigurableResource):
         named = {
             f"GIT_{who}_{part}": value for who in ("AUTHOR", "COMMITTER") for part, value in author.items() if value
         }
-        below = {file.relative_to(top).as_posix(): edit for file, edit in edits.items()}
-        made = commit(top, below, message=message, author=named, wait=self.lock_timeout)
-        return made or run(top, "log", "-1", "--format=%H", "--", next(iter(below))).decode().strip()
+        paths = [file.relative_to(top).as_posix() for file in (*files, *edits)]
+        below = dict(zip(paths[len(files) :], edits.values(), strict=True))
+        new = commit(top, paths[: len(files)], below, message=message, author=named, wait=self.lock_timeout)
+        return new or run(top, "log", "-1", "--format=%H", "--", paths[0]).decode().strip()
 
 
 def _message(record: Dataset) -> str:

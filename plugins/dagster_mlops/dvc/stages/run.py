@@ -19,6 +19,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from dagster_mlops.core.code_state import git
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import RUN_SCRIPT, Stage, describe_problem
 from dagster_mlops.dvc.store import objects, remotes
@@ -128,13 +129,17 @@ def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
     lock = dvc.root / Path(stage.file).with_name("dvc.lock")
     edits: dict[Path, Edit] = {lock: _with_entry(lock, stage.name, run.entry)}
     edits |= versions.ignored(*(dvc.root / out.path for out in stage.outs if out.cached and "://" not in out.path))
-    for out in stage.outs:
-        place = dvc.root / out.path
-        if out.cached or "://" in out.path:
-            continue
-        files = [file for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place]
-        edits |= {file: versions.as_is(file) for file in files if file.stat().st_size <= _COMMITTED}
-    return dvc._commit(top, edits, message)
+    in_git = [dvc.root / out.path for out in stage.outs if not out.cached and "://" not in out.path]
+    return dvc._commit(top, [file for place in in_git for file in _files(top, place)], edits, message)
+
+
+def _files(top: Path, place: Path) -> list[Path]:
+    """The files of an output that git tracks, also those that are gone; without large ones."""
+    on_disk = [file for file in place.rglob("*") if not file.is_dir()] if place.is_dir() else [place]
+    in_git = git(top, "ls-files", "-z", "--", str(place)).stdout.split(b"\0")
+    gone = [file for name in in_git if name and not os.path.lexists(file := top / os.fsdecode(name))]
+    small = [file for file in on_disk if os.path.lexists(file) and file.lstat().st_size <= _COMMITTED]
+    return [*small, *gone]
 
 
 def _with_entry(lock: Path, name: str, entry: Mapping[str, Any]) -> Edit:

@@ -1,14 +1,17 @@
 """Commits a few files to git without touching anything else that the user has staged, edited or left untracked."""
 
+import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dagster_mlops.core.code_state import git
 from dagster_mlops.errors import DatasetError
 
 Edit = Callable[[bytes], bytes]
+"""From the content that git holds of a file to the new one."""
 
 _KILLED = "If a .lock file is named and no git process runs there, one was killed: delete that file, then re-run."
 
@@ -19,9 +22,9 @@ def toplevel(folder: Path) -> Path | None:
     return Path(done.stdout.decode().strip()) if done.returncode == 0 else None
 
 
-def blobs(top: Path, names: Sequence[str]) -> list[bytes | None]:
+def blobs(top: Path, names: Sequence[str], env: Mapping[str, str] | None = None) -> list[bytes | None]:
     """The contents of objects such as ``HEAD:path`` or, staged, ``:path``; None for each that git does not have."""
-    raw = run(top, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+    raw = run(top, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode(), env=env)
     found: list[bytes | None] = []
     for _ in names:
         header, _, raw = raw.partition(b"\n")
@@ -34,37 +37,57 @@ def blobs(top: Path, names: Sequence[str]) -> list[bytes | None]:
     return found
 
 
-def commit(top: Path, edits: Mapping[str, Edit], *, message: str, author: Mapping[str, str], wait: float) -> str | None:
-    """Commit `edits` (path below `top` → function from the old content to the new) on whatever is checked out.
+def commit(
+    top: Path,
+    files: Iterable[str],
+    edits: Mapping[str, Edit],
+    *,
+    message: str,
+    author: Mapping[str, str],
+    wait: float,
+) -> str | None:
+    """Commit `files` as they are on disk, and `edits`, on whatever is checked out.
 
-    The commit is built beside the user's index and the branch moves by compare-and-swap, so a commit made meanwhile is
-    never lost. Hooks do not run: DVC's own pre-commit hook would wait for the lock that our caller holds.
+    The commit is built in an index of its own by ``git add``, so that filters, modes, links, deletions and ignore rules
+    are git's. The branch moves by compare-and-swap: a commit made meanwhile is never lost. Hooks do not run: DVC's own
+    pre-commit hook would wait for the lock that our caller holds.
+
+    Args:
+        top: The checkout.
+        files: Paths below `top`. One that is gone is removed; one that git ignores and does not track is left out.
+        edits: By path below `top`, a function from the content in git to the new one, for a file of which only a part
+            is to be committed.
+        message: Message of the commit.
+        author: Variables such as ``GIT_AUTHOR_NAME``.
+        wait: Seconds to wait for a lock of git's.
 
     Returns:
-        The new commit, or None when every edit is in HEAD already.
+        The new commit, or None when HEAD holds all of it already.
 
     Raises:
         DatasetError: git refuses, or its index or branch stays locked for `wait` seconds.
     """
+    files = sorted(set(files))
     # The user's index first: a kill between the two steps then leaves the edit staged. The other way round, it would
     # be staged for reversal, and the user's next commit would undo ours.
-    _edit_index(top, edits, wait=wait)
+    _stage_for_user(top, files, edits, wait=wait)
     deadline = time.monotonic() + wait
     while True:
         head = git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
-        new = _pending(top, edits, "HEAD:")
-        if not new:
+        with tempfile.TemporaryDirectory() as folder:
+            index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+            run(top, "read-tree", head or "--empty", env=index)
+            tree_before = run(top, "write-tree", env=index)
+            _stage(top, files, edits, index)
+            tree = run(top, "write-tree", env=index)
+        if tree == tree_before:
             return None
-        with tempfile.TemporaryDirectory() as scratch:
-            beside = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
-            run(top, "read-tree", head or "--empty", env=beside)
-            run(top, "update-index", "--add", "--index-info", stdin=_index_info(top, new), env=beside)
-            tree = run(top, "write-tree", env=beside).decode().strip()
         parents = ["-p", head] if head else []
-        made = run(top, "commit-tree", tree, *parents, stdin=message.encode(), env=author).decode().strip()
-        moved = git(top, "update-ref", "-m", message.splitlines()[0], "HEAD", made, head or "0" * len(made))
+        new = run(top, "commit-tree", tree.decode().strip(), *parents, stdin=message.encode(), env=author)
+        sha = new.decode().strip()
+        moved = git(top, "update-ref", "-m", message.splitlines()[0], "HEAD", sha, head or "0" * len(sha))
         if moved.returncode == 0:
-            return made
+            return sha
         if head != git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip():
             continue
         reason = moved.stderr.decode().strip().partition("\n")[0]
@@ -85,30 +108,54 @@ def run(top: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] |
     return done.stdout
 
 
-def _edit_index(top: Path, edits: Mapping[str, Edit], *, wait: float) -> None:
+def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit], *, wait: float) -> None:
     deadline = time.monotonic() + wait
+    paths = [*files, *edits]
+    index = Path(top, run(top, "rev-parse", "--git-path", "index").decode().strip())
     while True:
-        new = _pending(top, edits, ":")
-        if not new:
-            return
-        done = git(top, "update-index", "--add", "--index-info", stdin=_index_info(top, new))
-        if done.returncode == 0:
-            return
-        reason = done.stderr.decode().strip().partition("\n")[0]
-        if "index.lock" not in reason or time.monotonic() > deadline:
-            raise DatasetError(f"git's index of {top} cannot be updated within {wait:g} s: {reason} {_KILLED}")
-        time.sleep(0.1)
+        with tempfile.TemporaryDirectory() as folder:
+            # On a copy first: what is staged already needs no lock, which may be a dead process's.
+            copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+            if index.exists():
+                shutil.copy2(index, copy["GIT_INDEX_FILE"])
+            before = _entries(top, paths, copy)
+            _stage(top, files, edits, copy)
+            if _entries(top, paths, copy) == before:
+                return
+        try:
+            return _stage(top, files, edits)
+        except DatasetError as error:
+            if "index.lock" not in str(error):
+                raise
+            if time.monotonic() > deadline:
+                reason = str(error).partition("\n")[0]
+                raise DatasetError(
+                    f"git's index of {top} cannot be updated within {wait:g} s: {reason} {_KILLED}"
+                ) from error
+            time.sleep(0.1)
 
 
-def _pending(top: Path, edits: Mapping[str, Edit], where: str) -> dict[str, bytes]:
-    old = blobs(top, [f"{where}{path}" for path in edits])
-    new = {path: edit(before or b"") for (path, edit), before in zip(edits.items(), old, strict=True)}
-    return {path: content for (path, content), before in zip(new.items(), old, strict=True) if content != before}
-
-
-def _index_info(top: Path, contents: Mapping[str, bytes]) -> bytes:
+def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapping[str, str] | None = None) -> None:
+    """Stage in the index that `env` names, or the user's."""
+    tracked = _entries(top, [*files, *edits], env)
+    ignored = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode(), env=env).stdout
+    left_out = {os.fsdecode(name) for name in ignored.split(b"\0")}
+    paths = [file for file in files if file in tracked or (os.path.lexists(top / file) and file not in left_out)]
+    if paths:
+        # Outside of a sparse checkout git would refuse to add.
+        add = ("--literal-pathspecs", "-c", "core.sparseCheckout=false", "add", "-A", "--pathspec-from-file=-")
+        run(top, *add, "--pathspec-file-nul", stdin="\0".join(paths).encode(), env=env)
     lines = []
-    for path, content in contents.items():
-        blob = run(top, "hash-object", "-w", "--stdin", stdin=content).decode().strip()
-        lines.append(f"100644 {blob}\t{path}\n")
-    return "".join(lines).encode()
+    for (path, edit), old in zip(edits.items(), blobs(top, [f":{path}" for path in edits], env), strict=True):
+        if (content := edit(old or b"")) != old:
+            blob = run(top, "hash-object", "-w", "--stdin", "--path", path, stdin=content).decode().strip()
+            lines.append(f"{tracked.get(path, '100644').partition(' ')[0]} {blob}\t{path}\n")
+    if lines:
+        run(top, "update-index", "--add", "--index-info", stdin="".join(lines).encode(), env=env)
+
+
+def _entries(top: Path, paths: Sequence[str], env: Mapping[str, str] | None) -> dict[str, str]:
+    """What an index holds of `paths`: ``mode blob stage`` by path."""
+    listed = run(top, "--literal-pathspecs", "ls-files", "-s", "-z", "--", *paths, env=env) if paths else b""
+    rows = (os.fsdecode(line).partition("\t") for line in listed.split(b"\0") if line)
+    return {path: entry for entry, _, path in rows}

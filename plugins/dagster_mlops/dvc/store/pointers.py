@@ -142,11 +142,6 @@ def _followed(dependency: Mapping[str, Any]) -> dict[str, Any]:
     return {**dependency, "repo": repo}
 
 
-def edits(target: Path) -> dict[Path, Edit]:
-    """What git shall hold: the pointer, and the line by which the folder's ``.gitignore`` names the dataset."""
-    return {pointer_of(target): as_is(pointer_of(target)), **ignored(target)}
-
-
 def ignored(*targets: Path) -> dict[Path, Edit]:
     """The edits that make git hold the lines by which DVC has a ``.gitignore`` beside each target name it."""
     wanted: dict[Path, set[bytes]] = defaultdict(set)
@@ -164,9 +159,3 @@ def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:
     # Only our lines: the user may have edited the rest of the file without committing it.
     missing = [rule for rule in rules if rule not in old.splitlines()]
     return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
-
-
-def as_is(file: Path) -> Edit:
-    """The edit that makes git hold a file as it is on disk."""
-    content = file.read_bytes()
-    return lambda old: content
