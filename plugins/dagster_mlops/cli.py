@@ -85,7 +85,7 @@ def trace(
     from dagster_mlops.errors import DagsterMlopsError
     from dagster_mlops.lineage.chain.event_log import EventLog
     from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
-    from dagster_mlops.lineage.chain.resolvers import Tools
+    from dagster_mlops.lineage.chain.tools import Tools
     from dagster_mlops.lineage.chain.tree import chain_tree
     from dagster_mlops.lineage.chain.walk import trace as trace_ref
     from dagster_mlops.provenance import Ref
@@ -109,7 +109,7 @@ def trace(
                 ref = find_prediction(request, logs, tools=tools)
             except DagsterMlopsError as error:
                 _fail(str(error))
-        chain = trace_ref(ref, resolvers=tools, instance=events)
+        chain = trace_ref(ref, tools=tools, instance=events)
     if as_json:
         typer.echo(json.dumps(chain.to_dict(), indent=2))
     else:
@@ -175,7 +175,7 @@ def reproduce(
     """
     from dagster_mlops.errors import DagsterMlopsError
     from dagster_mlops.lineage.chain.event_log import EventLog
-    from dagster_mlops.lineage.chain.resolvers import Tools
+    from dagster_mlops.lineage.chain.tools import Tools
     from dagster_mlops.lineage.reproduction import screen as screens
     from dagster_mlops.lineage.reproduction.explain import explain as explain_runs
     from dagster_mlops.lineage.reproduction.recipe import find_recipe

@@ -2,7 +2,8 @@
 
     DagsterMlopsError
     ├── MissingExtraError        a tool is used whose extra is not installed (also an ImportError)
-    ├── ProvenanceError          a record cannot be read: unknown schema, unknown kind, malformed text
+    ├── ProvenanceError          a record cannot be read: unknown schema, malformed text
+    ├── ToolError                a tool is not installed, cannot be loaded, or cannot do what is asked of it
     ├── DatasetError             DVC: a dataset cannot be stored, found, locked or pushed
     ├── FeatureError             Feast: a view, service or training set cannot be served as asked
     ├── TrackingError            MLflow: the tracking server or database cannot be used as configured
@@ -28,6 +29,10 @@ class MissingExtraError(DagsterMlopsError, ImportError):
 
 class ProvenanceError(DagsterMlopsError):
     """A provenance record cannot be read or written."""
+
+
+class ToolError(DagsterMlopsError):
+    """A tool is not installed, cannot be loaded, or cannot do what is asked of it."""
 
 
 class DatasetError(DagsterMlopsError):

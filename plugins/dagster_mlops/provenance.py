@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar, get_origin
+from typing import Any, ClassVar, TypeVar, get_origin
 
 import dagster as dg
 
@@ -47,7 +47,7 @@ def mask_credentials(text: str) -> str:
 class Ref:
     """Names one thing in one tool, well enough to ask for it months later from another process.
 
-    `tool` is the name of a resolver (entry-point group ``dagster_mlops.resolvers``), `id` the tool's own identifier and
+    `tool` is the name of a tool (entry-point group ``dagster_mlops.tools``), `id` the tool's own identifier and
     `at` where the tool keeps it: a tracking URI, a repository, a model store. Credentials in `at` are masked.
 
     >>> str(Ref("mlflow", "model_version", "delay/3", at="sqlite:///mlflow.db"))
@@ -437,14 +437,6 @@ class Faulty:
 
 
 Answer = Accessible | Inaccessible | Deleted | Faulty
-
-
-class Resolver(Protocol):
-    """How lineage asks a tool about a ref. Named by an entry point in the group ``dagster_mlops.resolvers``."""
-
-    def resolve(self, ref: Ref) -> Answer:
-        """Answer for one ref; never raise for a thing that is missing, and never block longer than a few seconds."""
-        ...
 
 
 def records_in(metadata: Mapping[str, Any]) -> Iterator[Record]:

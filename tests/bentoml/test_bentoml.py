@@ -20,8 +20,8 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster_mlops import bentoml as layer
 from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
 from dagster_mlops.bentoml.commands import status, stop
-from dagster_mlops.bentoml.resolver import BentomlResolver
 from dagster_mlops.bentoml.serving import records_of
+from dagster_mlops.bentoml.tool import BentomlTool
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import (
     Accessible,
@@ -180,7 +180,7 @@ def live(world):
 
 
 def resolved(ref: Ref) -> Any:
-    return BentomlResolver().resolve(ref)
+    return BentomlTool().resolve(ref)
 
 
 def wait_for(condition, seconds: float = 200) -> None:
@@ -250,10 +250,10 @@ def test_a_build_that_was_killed_is_done_again_and_leaves_one_whole_bento(world)
     # What a kill in the middle of BentoML's copying leaves: files, but not the last one.
     (folder / "src" / "dagster_mlops.json").unlink()
     (folder / "src" / "service.py").unlink()
-    assert isinstance(BentomlResolver().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Faulty)
+    assert isinstance(BentomlTool().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Faulty)
     assert world.materialize("bento").success
     assert (folder / "src" / "service.py").exists()
-    assert isinstance(BentomlResolver().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Accessible)
+    assert isinstance(BentomlTool().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Accessible)
 
 
 def test_without_a_promoted_version_the_error_names_where_it_looked(tmp_path):
@@ -354,7 +354,7 @@ def test_servers_listen_on_loopback_only(live):
 
 
 def test_lineage_walks_from_a_prediction_to_the_model_version(live):
-    resolver = BentomlResolver()
+    resolver = BentomlTool()
     live.ask(frame(1), headers={"X-Request-ID": "traced"})
     log = live.record("deployment", Deployment).prediction_log
     prediction = resolver.resolve(Ref("bentoml", "prediction", "traced", at=log))
@@ -368,7 +368,7 @@ def test_lineage_walks_from_a_prediction_to_the_model_version(live):
 
 
 def test_lineage_says_deleted_and_inaccessible_rather_than_nothing(live, tmp_path):
-    ask = BentomlResolver().resolve
+    ask = BentomlTool().resolve
     log = live.record("deployment", Deployment).prediction_log
     assert isinstance(ask(Ref("bentoml", "prediction", "never", at=log)), Deleted)
     assert isinstance(ask(Ref("bentoml", "deployment", "deployment/gone", at=str(live.state_dir))), Deleted)
@@ -616,7 +616,7 @@ def test_the_component_declares_the_whole_layer_in_yaml(tmp_path):
 
 def test_no_tool_is_imported_with_the_layer():
     code = (
-        "import sys, dagster_mlops.bentoml, dagster_mlops.bentoml.resolver\n"
+        "import sys, dagster_mlops.bentoml, dagster_mlops.bentoml.tool\n"
         "print({'bentoml', 'mlflow', 'pandas', 'numpy', 'httpx', 'psutil', 'envoy'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

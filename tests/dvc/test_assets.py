@@ -28,7 +28,7 @@ from dagster_mlops.dvc import (
     dvc_io_manager,
     observed_dataset_assets,
 )
-from dagster_mlops.dvc.resolver import DvcResolver
+from dagster_mlops.dvc.tool import DvcTool
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, Ref
 from tests.support import known_warnings
@@ -358,7 +358,7 @@ def test_without_git_the_commit_is_unknown_and_everything_else_works(dvc, monkey
         (dvc.root / "x.txt").write_text("two")
         dvc.store("x.txt")
         assert record.rev == "" and dvc.read_path("x.txt", md5=record.md5).read_text() == "one"
-    assert isinstance(DvcResolver().resolve(dvc_ref(dvc, "x.txt", dvc.data_version("x.txt"))), Accessible)
+    assert isinstance(DvcTool().resolve(dvc_ref(dvc, "x.txt", dvc.data_version("x.txt"))), Accessible)
 
 
 def test_init_twice_changes_nothing(dvc):
@@ -509,17 +509,17 @@ def dvc_ref(dvc, path, md5):
 
 def test_the_resolver_finds_an_older_version_with_its_record(dvc, stored):
     for record in stored:
-        assert DvcResolver().resolve(record.ref) == Accessible(record)
+        assert DvcTool().resolve(record.ref) == Accessible(record)
 
 
 def test_the_resolver_calls_a_dataset_inaccessible_when_repository_or_remote_is_gone(dvc, stored):
     first, _ = stored
     shutil.move(dvc.remote_url, dvc.remote_url + ".gone")
-    answer = DvcResolver().resolve(first.ref)
+    answer = DvcTool().resolve(first.ref)
     assert isinstance(answer, Inaccessible) and answer.record == first
     assert "is gone; this machine's cache has a copy" in answer.reason
     shutil.rmtree(dvc.root)
-    answer = DvcResolver().resolve(first.ref)
+    answer = DvcTool().resolve(first.ref)
     assert isinstance(answer, Inaccessible) and "is not on this machine" in answer.reason
 
 
@@ -527,23 +527,23 @@ def test_the_resolver_calls_a_dataset_deleted_when_cache_and_remote_have_lost_it
     first, second = stored
     below = Path("files/md5") / first.md5[:2] / first.md5[2:]
     (Path(dvc.remote_url) / below).unlink()
-    assert isinstance(DvcResolver().resolve(first.ref), Accessible)
+    assert isinstance(DvcTool().resolve(first.ref), Accessible)
     (dvc.root / ".dvc" / "cache" / below).unlink()
-    answer = DvcResolver().resolve(first.ref)
+    answer = DvcTool().resolve(first.ref)
     assert isinstance(answer, Deleted) and answer.record == first
-    assert isinstance(DvcResolver().resolve(second.ref), Accessible)
-    assert isinstance(DvcResolver().resolve(dvc_ref(dvc, "never.txt", first.md5)), Deleted)
+    assert isinstance(DvcTool().resolve(second.ref), Accessible)
+    assert isinstance(DvcTool().resolve(dvc_ref(dvc, "never.txt", first.md5)), Deleted)
 
 
 def test_the_resolver_calls_wrong_hashes_and_wrong_bytes_faulty(dvc, stored):
     first, second = stored
-    answer = DvcResolver().resolve(dvc_ref(dvc, "x.txt", "0" * 32))
+    answer = DvcTool().resolve(dvc_ref(dvc, "x.txt", "0" * 32))
     assert isinstance(answer, Faulty) and second.md5 in answer.reason
-    assert isinstance(DvcResolver().resolve(Ref("dvc", "dataset", "x.txt", at=dvc.repo)), Faulty)
+    assert isinstance(DvcTool().resolve(Ref("dvc", "dataset", "x.txt", at=dvc.repo)), Faulty)
     torn = Path(dvc.remote_url) / "files/md5" / first.md5[:2] / first.md5[2:]
     torn.chmod(0o644)
     torn.write_text("One")
-    answer = DvcResolver().resolve(first.ref)
+    answer = DvcTool().resolve(first.ref)
     assert isinstance(answer, Faulty) and "other bytes" in answer.reason and answer.record == first
 
 

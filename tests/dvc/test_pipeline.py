@@ -23,8 +23,8 @@ from dagster_mlops.dvc.history.comparison import diff
 from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.dvc.history.versions import history
 from dagster_mlops.dvc.pipeline import stage_asset_spec
-from dagster_mlops.dvc.resolver import DvcResolver
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
+from dagster_mlops.dvc.tool import DvcTool
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
 from tests.support import known_warnings
@@ -294,9 +294,9 @@ def test_each_output_has_a_record_with_the_versions_that_were_read(repo, run):
     # A folder is an input of `charts`: what made the files in it is upstream.
     assert {cnn.ref, records["train/gbm"][0].ref} <= set(records["charts"][0].upstream)
     for found in (clean, cnn, grid):
-        assert isinstance(DvcResolver().resolve(found.ref), Accessible)
+        assert isinstance(DvcTool().resolve(found.ref), Accessible)
     gone = Ref("dvc", "dataset", f"models/cnn.txt@{'0' * 32}", at=str(repo))
-    assert isinstance(DvcResolver().resolve(gone), Deleted)
+    assert isinstance(DvcTool().resolve(gone), Deleted)
 
 
 def load_yaml(file):

@@ -28,7 +28,7 @@ from dagster_mlops.feast import (
     training_set_checks,
 )
 from dagster_mlops.feast.repository.load import load_repository
-from dagster_mlops.feast.resolver import FeastResolver
+from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
 from tests.support import known_warnings
 
@@ -360,7 +360,7 @@ def test_a_training_set_knows_its_entities_its_views_and_their_definitions(world
     assert "dvc:dataset:entities.parquet@0123456789abcdef" in upstream
     assert any(ref.startswith("feast:feature_view:flights/origin_weather@") for ref in upstream)
     assert metadata["feast/features"].value == FEATURES
-    assert FeastResolver().resolve(record.ref) == Accessible(record)
+    assert FeastTool().resolve(record.ref) == Accessible(record)
 
 
 def test_online_features_come_in_the_services_order_in_every_process(world):
@@ -442,7 +442,7 @@ def _window(world, view):
 
 def test_an_apply_is_skipped_until_the_definitions_change_and_keeps_what_is_known_of_a_view(world):
     traffic, weather = (_window(world, view) for view in ("traffic", "origin_weather"))
-    record = FeastResolver().resolve(weather.ref)
+    record = FeastTool().resolve(weather.ref)
     assert record == Accessible(weather) and weather.start.startswith("2013-01-01")
     assets = _training_set()
     trained = world.materialize("training_entities", "training_set", assets=assets)
@@ -454,7 +454,7 @@ def test_an_apply_is_skipped_until_the_definitions_change_and_keeps_what_is_know
     definitions.write_text(without_traffic.replace("timedelta(hours=6)", "timedelta(hours=7)"))
     try:
         assert world.feast.apply() is True
-        resolver = FeastResolver()
+        resolver = FeastTool()
         assert resolver.resolve(weather.ref) == record
         assert world.feast.store().get_feature_view("origin_weather").materialization_intervals
         assert resolver.resolve(training.ref) == Accessible(training), "what it was made from is kept"
@@ -463,14 +463,14 @@ def test_an_apply_is_skipped_until_the_definitions_change_and_keeps_what_is_know
     finally:
         definitions.write_text(DEFINITIONS)
         world.feast.apply()
-    assert FeastResolver().resolve(training.ref) == Accessible(training)
+    assert FeastTool().resolve(training.ref) == Accessible(training)
 
 
 def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monkeypatch, tmp_path):
     ref = _window(world, "origin_weather").ref
-    assert isinstance(FeastResolver().resolve(Ref("feast", "feature_view", "x/y", at=str(tmp_path))), Inaccessible)
+    assert isinstance(FeastTool().resolve(Ref("feast", "feature_view", "x/y", at=str(tmp_path))), Inaccessible)
     monkeypatch.setenv("FLIGHTS_STATE", str(tmp_path))
-    lost = FeastResolver().resolve(ref)
+    lost = FeastTool().resolve(ref)
     assert isinstance(lost, Inaccessible) and "registry.db" in lost.reason and not list(tmp_path.iterdir())
     shutil.copy(world.state / "registry.db", tmp_path / "registry.db")
     with sqlite3.connect(tmp_path / "registry.db") as db:
@@ -483,7 +483,7 @@ def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monk
             [text.replace(b'"schema":1', b'"schema":7'), name],
         )
     db.close()
-    assert isinstance(FeastResolver().resolve(ref), Faulty)
+    assert isinstance(FeastTool().resolve(ref), Faulty)
 
 
 def test_a_killed_process_frees_its_lock_and_a_living_one_is_named(tmp_path):

@@ -22,7 +22,7 @@ from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.online.serving import newer_events_kept
 from dagster_mlops.feast.push import To, push, push_asset, write_to_view
-from dagster_mlops.feast.resolver import FeastResolver
+from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
 from tests.support import known_warnings
 from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
@@ -231,7 +231,7 @@ def test_a_frame_of_any_kind_is_pushed_to_every_view_of_its_source_and_recorded(
     records = {record.name: record for record in records_in(metadata) if isinstance(record, FeatureView)}
     assert set(records) == {"pages", "visits"} and records["visits"].rows == 3
     assert [str(ref) for ref in records["visits"].upstream] == ["dvc:dataset:recent.parquet@0123456789abcdef"]
-    assert FeastResolver().resolve(records["visits"].ref) == Accessible(records["visits"])
+    assert FeastTool().resolve(records["visits"].ref) == Accessible(records["visits"])
 
 
 def test_rows_are_written_to_one_view_that_has_no_push_source(shop):
@@ -241,7 +241,7 @@ def test_rows_are_written_to_one_view_that_has_no_push_source(shop):
     assert metadata["feast/views"].value == ["plain"] and metadata["feast/offline_writes"].value == 2
     assert "feast/push_source" not in metadata
     [record] = [record for record in records_in(metadata) if isinstance(record, FeatureView)]
-    assert record.name == "plain" and FeastResolver().resolve(record.ref) == Accessible(record)
+    assert record.name == "plain" and FeastTool().resolve(record.ref) == Accessible(record)
     older = events([(1, 0.5, 5.0), (2, 3, 30.0)])
     assert _metadata(_push(shop, older, **wanted))["feast/kept_newer"].value == 1
     rows = [{"user_id": 1}, {"user_id": 2}]

@@ -23,7 +23,7 @@ from dagster_mlops.feast.offline.frame_hash import content_hash
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.resolver import FeastResolver
+from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, TrainingSet
 from tests.support import known_warnings
 from tests.support.feast_loads import put_records
@@ -179,7 +179,7 @@ def test_six_months_later_a_training_set_is_made_again_bit_for_bit(shop, instanc
 
     again = rebuild(shop.feast, find_record(shop.feast, made.ref.id), datasets=shop.dvc)
     pd.testing.assert_frame_equal(again, then)
-    assert FeastResolver().resolve(made.ref) == Accessible(made)
+    assert FeastTool().resolve(made.ref) == Accessible(made)
 
     # As run config, by the hash under which DVC keeps it: the same file, so the same data version.
     rebuilt, rebuilt_stored = shop.train(instance, config={"rebuild": stored.md5})
@@ -343,26 +343,26 @@ def test_a_source_that_changes_while_it_is_read_counts_as_without_version(shop):
 def test_the_resolver_answers_by_what_is_kept(shop, instance, monkeypatch, tmp_path):
     made, _ = shop.train(instance)
     store, name = shop.feast.store(), f"dagster_mlops/snapshot/{made.snapshot}"
-    assert FeastResolver().resolve(made.ref) == Accessible(made)
+    assert FeastTool().resolve(made.ref) == Accessible(made)
     (shop.repo / "features.py").write_text(DEFINITIONS.replace('name="sales"', 'name="sold"'))
     shop.feast.apply()
-    assert FeastResolver().resolve(made.ref) == Accessible(made), "its service is gone, what it was made from is not"
+    assert FeastTool().resolve(made.ref) == Accessible(made), "its service is gone, what it was made from is not"
 
     kept = registry.get_tags(store, name)
     registry.put_tags(store, name, {key: text[:-8] for key, text in kept.items()})
-    damaged = FeastResolver().resolve(made.ref)
+    damaged = FeastTool().resolve(made.ref)
     assert isinstance(damaged, Faulty) and "damaged" in damaged.reason and damaged.record == made
     store.registry.delete_saved_dataset(name, "shop")
-    lost = FeastResolver().resolve(made.ref)
+    lost = FeastTool().resolve(made.ref)
     assert isinstance(lost, Deleted) and "no longer" in lost.reason and made.snapshot in lost.reason
     with pytest.raises(FeatureError, match=f"has no snapshot {made.snapshot}"):
         rebuild(shop.feast, made)
     (shop.repo / "features.py").write_text(DEFINITIONS.replace("days=2", "days=3"))
     shop.feast.apply()
-    redefined = FeastResolver().resolve(made.ref)
+    redefined = FeastTool().resolve(made.ref)
     assert isinstance(redefined, Faulty) and "redefined" in redefined.reason
     monkeypatch.setenv("SHOP", str(tmp_path / "elsewhere"))
-    assert isinstance(FeastResolver().resolve(made.ref), Inaccessible)
+    assert isinstance(FeastTool().resolve(made.ref), Inaccessible)
 
 
 def _judge(shop, instance, stored, only=None, **options):

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from dagster_mlops import cli
 from dagster_mlops.errors import MissingExtraError, ProvenanceError
-from dagster_mlops.lineage import EventLog, GitResolver, Link, status, trace
+from dagster_mlops.git import GitTool
+from dagster_mlops.lineage import EventLog, Link, status, trace
 from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
-from dagster_mlops.lineage.chain.resolvers import Tools
+from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.lineage.chain.tree import chain_tree
 from dagster_mlops.provenance import (
     Accessible,
@@ -183,21 +184,21 @@ def _reached(chain: Link) -> set[Ref]:
 
 
 def test_a_prediction_is_traced_to_every_raw_file_and_the_commit(shelves):
-    chain = trace(PREDICTION.ref, resolvers=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves)
     assert chain.complete
     assert _reached(chain) == {record.ref for record in CHAIN}
     assert [record.md5 for record in chain.find(Dataset)] == [record.md5 for record in RAW]
 
 
 def test_each_thing_is_asked_once_however_often_it_is_named(shelves):
-    trace(PREDICTION.ref, resolvers=shelves)
+    trace(PREDICTION.ref, tools=shelves)
     asked = [ref for shelf in shelves.values() for ref in shelf.asked]
     assert len(asked) == len(set(asked)) == len(CHAIN)
 
 
 def test_the_chain_goes_on_below_a_deleted_run_with_what_dagster_knows(shelves, instance):
     del shelves["mlflow"].records[RUN.ref]
-    chain = trace(PREDICTION.ref, resolvers=shelves, instance=instance)
+    chain = trace(PREDICTION.ref, tools=shelves, instance=instance)
     links = {link.ref: link for link in chain.walk()}
     assert (links[RUN.ref].bucket, links[RUN.ref].source, links[RUN.ref].record) == ("deleted", "dagster", RUN)
     assert _reached(chain) == {record.ref for record in CHAIN}
@@ -206,7 +207,7 @@ def test_the_chain_goes_on_below_a_deleted_run_with_what_dagster_knows(shelves, 
 
 def test_a_tool_that_still_knows_the_deleted_thing_is_believed(shelves):
     shelves["mlflow"].resolve = lambda ref: Deleted("soft-deleted", {RUN.ref: RUN, VERSION.ref: VERSION}[ref])
-    chain = trace(PREDICTION.ref, resolvers=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves)
     links = {link.ref: link for link in chain.walk()}
     assert (links[RUN.ref].bucket, links[RUN.ref].source) == ("deleted", "tool")
     assert COMMIT.ref in links
@@ -214,7 +215,7 @@ def test_a_tool_that_still_knows_the_deleted_thing_is_believed(shelves):
 
 def test_without_dagster_the_facts_on_the_bento_lead_past_a_lost_registry(shelves):
     shelves["mlflow"] = Shelf()
-    chain = trace(PREDICTION.ref, resolvers=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves)
     links = {link.ref: link for link in chain.walk()}
     run = links[RUN.ref]
     assert (run.bucket, run.source) == ("deleted", "carried")
@@ -223,7 +224,7 @@ def test_without_dagster_the_facts_on_the_bento_lead_past_a_lost_registry(shelve
 
 
 def test_dagster_alone_gives_the_whole_chain_when_no_tool_is_installed(instance):
-    chain = trace(LIVE.ref, resolvers={}, instance=instance)
+    chain = trace(LIVE.ref, tools={}, instance=instance)
     assert _reached(chain) == {record.ref for record in CHAIN[1:]}
     assert set(_buckets(chain).values()) == {"inaccessible"}
     assert {link.source for link in chain.walk() if link.ref != COMMIT.ref} == {"dagster"}
@@ -234,7 +235,7 @@ def test_a_prediction_alone_leads_on_through_dagster_when_its_deployment_is_lost
     with dg.DagsterInstance.ephemeral() as other:
         for record in (BENTO, VERSION, RUN):
             _report(other, record)
-        chain = trace(PREDICTION.ref, resolvers=shelves, instance=other)
+        chain = trace(PREDICTION.ref, tools=shelves, instance=other)
     links = {link.ref: link for link in chain.walk()}
     assert links[LIVE.ref].source == "carried"
     assert [record.run_id for record in chain.find(TrainingRun)] == [RUN.run_id]
@@ -253,7 +254,7 @@ def test_a_prediction_alone_leads_on_through_dagster_when_its_deployment_is_lost
 )
 def test_a_tool_that_fails_is_a_finding_and_never_the_end(shelves, instance, answer, bucket, reason):
     shelves["mlflow"] = Broken(answer)
-    chain = trace(PREDICTION.ref, resolvers=shelves, instance=instance)
+    chain = trace(PREDICTION.ref, tools=shelves, instance=instance)
     links = {link.ref: link for link in chain.walk()}
     assert links[RUN.ref].bucket == bucket and reason in links[RUN.ref].reason
     assert "s3cret" not in json.dumps(chain.to_dict())
@@ -269,7 +270,7 @@ def test_a_tool_that_hangs_is_waited_for_once(shelves, instance):
 
     shelves["mlflow"] = Hanging()
     start = time.monotonic()
-    chain = trace(PREDICTION.ref, resolvers=shelves, instance=instance, timeout=0.3)
+    chain = trace(PREDICTION.ref, tools=shelves, instance=instance, timeout=0.3)
     hanging.set()
     assert time.monotonic() - start < 3
     links = {link.ref: link for link in chain.walk()}
@@ -282,7 +283,7 @@ def test_records_that_name_each_other_end_in_a_fault_rather_than_a_loop():
     one = Dataset(path="one", md5="1", repo="/d")
     two = Dataset(path="two", md5="2", repo="/d", upstream=(one.ref,))
     one = dataclasses.replace(one, upstream=(two.ref,))
-    chain = trace(one.ref, resolvers={"dvc": Shelf(one, two)})
+    chain = trace(one.ref, tools={"dvc": Shelf(one, two)})
     assert chain.upstream[0].upstream[0].bucket == "faulty"
     assert "dvc:dataset:one@1 → dvc:dataset:two@2 → dvc:dataset:one@1" in chain.upstream[0].upstream[0].reason
 
@@ -290,7 +291,7 @@ def test_records_that_name_each_other_end_in_a_fault_rather_than_a_loop():
 def test_a_thing_that_names_itself_is_no_cycle(instance):
     promoted = dataclasses.replace(VERSION, upstream=(VERSION.ref,), aliases=("champion",))
     _report(instance, promoted, asset="champion")
-    chain = trace(VERSION.ref, resolvers={"mlflow": Shelf(RUN)}, instance=instance)
+    chain = trace(VERSION.ref, tools={"mlflow": Shelf(RUN)}, instance=instance)
     assert [up.ref for up in chain.upstream] == [RUN.ref]
     assert chain.record == dataclasses.replace(promoted, upstream=(RUN.ref,))
 
@@ -299,7 +300,7 @@ def test_a_chain_of_two_thousand_links_is_no_trouble():
     days = [Dataset(path="d", md5="0", repo="/d")]
     for n in range(1, 2000):
         days.append(Dataset(path="d", md5=str(n), repo="/d", upstream=(days[-1].ref,)))
-    chain = trace(days[-1].ref, resolvers={"dvc": Shelf(*days)})
+    chain = trace(days[-1].ref, tools={"dvc": Shelf(*days)})
     assert chain.complete and len(list(chain.walk())) == 2000
     assert len(chain.to_dict()["links"]) == 2000
 
@@ -315,7 +316,7 @@ def test_a_training_set_leads_to_the_windows_it_was_made_from_and_none_after():
         _report(instance, trained, asset="model")
         _report(instance, windows[3], asset="weather")
         tools = {"mlflow": Shelf(trained), "feast": Shelf(*windows), "dvc": Shelf(*RAW)}
-        for chain in (trace(trained.ref, resolvers={}, instance=instance), trace(trained.ref, resolvers=tools)):
+        for chain in (trace(trained.ref, tools={}, instance=instance), trace(trained.ref, tools=tools)):
             assert [record.version for record in chain.find(FeatureView)] == ["v0", "v1", "v2"]
             assert {link.ref for link in chain.walk() if link.ref.tool == "dvc"} == {raw.ref for raw in RAW[:3]}
 
@@ -345,14 +346,14 @@ def repository(tmp_path):
 
 def test_a_commit_answers_with_its_subject(repository):
     repo, sha = repository
-    answer = GitResolver().resolve(Ref("git", "commit", sha, at=str(repo)))
+    answer = GitTool().resolve(Ref("git", "commit", sha, at=str(repo)))
     assert isinstance(answer, Accessible) and isinstance(answer.record, CodeCommit)
     assert (answer.record.sha, answer.record.subject, answer.record.author) == (sha, "Begin", "test")
 
 
 def test_a_commit_that_was_rewritten_is_deleted(repository):
     repo, _ = repository
-    answer = GitResolver().resolve(Ref("git", "commit", "0123456789" * 4, at=str(repo)))
+    answer = GitTool().resolve(Ref("git", "commit", "0123456789" * 4, at=str(repo)))
     assert isinstance(answer, Deleted) and "012345678901" in answer.reason
 
 
@@ -361,20 +362,20 @@ def test_a_shallow_clone_cannot_tell(repository, tmp_path):
     subprocess.run(["git", "-C", str(repo), "commit", "-q", "--allow-empty", "-m", "Next"], check=True)
     shallow = tmp_path / "shallow"
     subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{repo}", str(shallow)], check=True)
-    answer = GitResolver().resolve(Ref("git", "commit", sha, at=str(shallow)))
+    answer = GitTool().resolve(Ref("git", "commit", sha, at=str(shallow)))
     assert isinstance(answer, Inaccessible) and "git fetch --unshallow" in answer.reason
 
 
 def test_a_repository_that_is_gone_is_inaccessible(tmp_path):
-    gone = GitResolver().resolve(Ref("git", "commit", "abcdef0", at=str(tmp_path / "gone")))
+    gone = GitTool().resolve(Ref("git", "commit", "abcdef0", at=str(tmp_path / "gone")))
     (tmp_path / "plain").mkdir()
-    plain = GitResolver().resolve(Ref("git", "commit", "abcdef0", at=str(tmp_path / "plain")))
+    plain = GitTool().resolve(Ref("git", "commit", "abcdef0", at=str(tmp_path / "plain")))
     assert isinstance(gone, Inaccessible) and "not there" in gone.reason
     assert isinstance(plain, Inaccessible) and "not a git repository" in plain.reason
 
 
 def test_what_is_no_hash_never_reaches_git(repository):
-    answer = GitResolver().resolve(Ref("git", "commit", "--output=/tmp/x", at=str(repository[0])))
+    answer = GitTool().resolve(Ref("git", "commit", "--output=/tmp/x", at=str(repository[0])))
     assert answer.bucket == "faulty"
 
 
@@ -389,7 +390,7 @@ def _text(chain: Link, width: int = 80) -> str:
 
 
 def test_the_tree_shows_every_kind_in_eighty_columns(shelves):
-    text = _text(trace(PREDICTION.ref, resolvers=shelves))
+    text = _text(trace(PREDICTION.ref, tools=shelves))
     assert max(len(line) for line in text.splitlines()) <= 80
     for word in (
         "req-1",
@@ -405,7 +406,7 @@ def test_the_tree_shows_every_kind_in_eighty_columns(shelves):
 
 
 def test_many_siblings_share_a_line_in_the_tree_but_not_in_json(shelves):
-    chain = trace(PREDICTION.ref, resolvers=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves)
     assert "dataset × 6: raw/flights/2013-01.parquet … raw/flights/2013-06.parquet" in _text(chain, 120)
     assert "6,015 rows" in _text(chain)
     assert sum(link["ref"]["kind"] == "dataset" for link in chain.to_dict()["links"]) == 6
@@ -413,14 +414,14 @@ def test_many_siblings_share_a_line_in_the_tree_but_not_in_json(shelves):
 
 def test_a_lost_sibling_stands_out_of_its_group(shelves):
     del shelves["dvc"].records[RAW[5].ref]
-    text = _text(trace(PREDICTION.ref, resolvers=shelves), 120)
+    text = _text(trace(PREDICTION.ref, tools=shelves), 120)
     assert "dataset × 5" in text
     assert "✗ dataset raw/flights/2013-06.parquet" in text and "DELETED" in text and "is gone." in text
 
 
 def test_a_broken_chain_says_so_in_the_last_line(shelves):
     shelves["mlflow"] = Broken(Inaccessible("server is down"))
-    text = _text(trace(PREDICTION.ref, resolvers=shelves), 120)
+    text = _text(trace(PREDICTION.ref, tools=shelves), 120)
     assert "INACCESSIBLE" in text and "server is down" in text
     assert "2 inaccessible" in text.splitlines()[-1]
 

@@ -40,8 +40,8 @@ from dagster_mlops.mlflow import (
 from dagster_mlops.mlflow.promotion import Rule, promote_version
 from dagster_mlops.mlflow.registry import versions as registry
 from dagster_mlops.mlflow.registry.aliases import PROMOTED, Registry
-from dagster_mlops.mlflow.resolver import MlflowResolver
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
@@ -201,7 +201,7 @@ def data_version(event: dg.DagsterEvent) -> str:
 
 
 def resolve(ref: Ref) -> Any:
-    return MlflowResolver().resolve(ref)
+    return MlflowTool().resolve(ref)
 
 
 def error_of(result) -> str:
@@ -780,12 +780,12 @@ def test_an_alias_names_a_version_and_a_run_gives_its_files(client, trained, tmp
     assert resolve(named).record.ref == version.ref
     for nobody in ("delay@nobody", "nothing@champion"):
         assert resolve(dataclasses.replace(named, id=nobody)).bucket == "deleted"
-    files = MlflowResolver().files(run.ref, "code")
+    files = MlflowTool().files(run.ref, "code")
     assert json.loads(files["step.json"])["asset"] == "model" and files["uncommitted.diff"] == b"+dirty\n"
-    assert MlflowResolver().files(run.ref, "nothing") == {}
+    assert MlflowTool().files(run.ref, "nothing") == {}
     (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
     with pytest.raises(TrackingError, match="is not on this machine"):
-        MlflowResolver().files(run.ref, "code")
+        MlflowTool().files(run.ref, "code")
 
 
 def test_a_deleted_run_is_deleted_and_still_known(client, trained):

@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dagster_mlops.lineage.chain.event_log import EventLog
-    from dagster_mlops.lineage.chain.git_resolver import GitResolver
     from dagster_mlops.lineage.chain.walk import Link, trace
     from dagster_mlops.lineage.production.overview import Status, status
     from dagster_mlops.lineage.reproduction.asset import reproduction_asset
 
-__all__ = ["EventLog", "GitResolver", "Link", "Status", "reproduction_asset", "status", "trace"]
+__all__ = ["EventLog", "Link", "Status", "reproduction_asset", "status", "trace"]
 
 # Loaded when asked for: a code location needs one of them, the command line the others.
 _HOMES = {
     "EventLog": "chain.event_log",
-    "GitResolver": "chain.git_resolver",
     "Link": "chain.walk",
     "Status": "production.overview",
     "reproduction_asset": "reproduction.asset",

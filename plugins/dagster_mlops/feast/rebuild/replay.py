@@ -4,12 +4,11 @@ import copy
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.errors import DagsterMlopsError, FeatureError
+from dagster_mlops.errors import DagsterMlopsError, FeatureError, ToolError
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
 from dagster_mlops.feast.rebuild import snapshot
@@ -17,17 +16,10 @@ from dagster_mlops.feast.rebuild.snapshot import Snapshot, SourceFile, SourceVer
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import TrainingSet
+from dagster_mlops.tools import Datasets, KeepsDatasets, tool_for
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-
-class Datasets(Protocol):
-    """Reads any version of a dataset back: what is needed of a ``DvcResource``."""
-
-    def load(self, path: str, kind: Any = None, *, md5: str | None = None) -> Any: ...
-
-    def read_path(self, path: str, *, md5: str | None = None) -> Path: ...
 
 
 def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | None = None) -> Any:
@@ -54,14 +46,14 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
         DagsterMlopsError: a dataset cannot be read back.
     """
     kept = _snapshot(feast.store(), record)
-    readers: dict[str, Datasets] = {}
+    readers: dict[tuple[str, str], Datasets] = {}
 
-    def reader(repo: str) -> Datasets:
+    def reader(repo: str, tool: str = "dvc") -> Datasets:
         if datasets is not None:
             return datasets
-        if repo not in readers:
-            readers[repo] = datasets_of(repo)
-        return readers[repo]
+        if (tool, repo) not in readers:
+            readers[tool, repo] = datasets_of(repo, tool)
+        return readers[tool, repo]
 
     entities = _entities(kept, record, reader)
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-rebuild-") as scratch:
@@ -132,18 +124,16 @@ def _snapshot(store: "FeatureStore", record: TrainingSet) -> Snapshot:
     return kept
 
 
-def datasets_of(repo: str) -> Datasets:
-    """What reads the datasets of a repository, with the remotes that it is configured with.
+def datasets_of(repo: str, tool: str = "dvc") -> Datasets:
+    """The datasets of a repository, with the remotes that it is configured with.
 
     Raises:
-        FeatureError: nothing that is installed does.
+        FeatureError: No tool of that name that keeps datasets is installed.
     """
-    for entry in entry_points(group="dagster_mlops.datasets", name="dvc"):
-        return entry.load()(repo=repo)
-    raise FeatureError(
-        f"nothing that is installed reads the datasets of {repo}. Reinstall dagster-mlops with its entry points, or "
-        "pass datasets=."
-    )
+    try:
+        return tool_for(tool, KeepsDatasets).datasets(repo)
+    except ToolError as error:
+        raise FeatureError(f"The datasets of {repo} cannot be read: {error} Or pass datasets=.") from error
 
 
 def _entities(kept: Snapshot, record: TrainingSet, reader: Any) -> Any:
@@ -153,11 +143,12 @@ def _entities(kept: Snapshot, record: TrainingSet, reader: Any) -> Any:
             "entities by the DVC IO manager to be able to rebuild training sets."
         )
     arrow = kept.frame == "pyarrow"
+    kind = extra("pyarrow", extra="feast").Table if arrow else None
     parts = []
     for ref in kept.entities:
         path, _, md5 = ref.id.rpartition("@")
         try:
-            parts.append(reader(ref.at).load(path, extra("pyarrow", extra="feast").Table if arrow else None, md5=md5))
+            parts.append(reader(ref.at, ref.tool).load(path, kind, md5=md5))
         except DagsterMlopsError as error:
             raise FeatureError(f"{record.ref} cannot be rebuilt without its entities {ref.id}: {error}") from error
     if len(parts) == 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.chain.resolvers import Tools
+from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.provenance import Accessible, Deployment, Prediction, Ref, mask_credentials
 
 

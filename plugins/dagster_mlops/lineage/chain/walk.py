@@ -9,8 +9,9 @@ import dagster as dg
 
 from dagster_mlops.lineage.chain.event_log import EventLog
 from dagster_mlops.lineage.chain.inferred import carried
-from dagster_mlops.lineage.chain.resolvers import Tools
-from dagster_mlops.provenance import Accessible, Answer, Record, Ref, Resolver, mask_credentials
+from dagster_mlops.lineage.chain.tools import Tools
+from dagster_mlops.provenance import Accessible, Answer, Record, Ref, mask_credentials
+from dagster_mlops.tools import Tool
 
 Source = Literal["tool", "dagster", "carried", "nowhere"]
 _R = TypeVar("_R", bound=Record)
@@ -73,7 +74,7 @@ class Link:
 def trace(
     ref: Ref,
     *,
-    resolvers: Mapping[str, Resolver] | Tools | None = None,
+    tools: Mapping[str, Tool] | Tools | None = None,
     instance: dg.DagsterInstance | EventLog | None = None,
     timeout: float = 60.0,
 ) -> Link:
@@ -87,13 +88,12 @@ def trace(
 
     Args:
         ref: where to start.
-        resolvers: the tools to ask, by name, instead of every installed one (entry-point group
-            ``dagster_mlops.resolvers``).
+        tools: The tools to ask, by name, instead of every installed one (entry-point group ``dagster_mlops.tools``).
         instance: the Dagster instance whose event log fills the gaps; without one, tools alone answer. Who traces
             often gives the `Tools` and `EventLog` that were loaded before.
         timeout: seconds after which a tool that does not answer counts as inaccessible.
     """
-    tools = resolvers if isinstance(resolvers, Tools) else Tools(resolvers, timeout)
+    tools = tools if isinstance(tools, Tools) else Tools(tools, timeout)
     events = EventLog(instance) if isinstance(instance, dg.DagsterInstance) else instance
     steps: dict[Ref, _Step] = {}
     waiting: deque[tuple[Ref, Record | None, float | None]] = deque([(ref, None, None)])

@@ -141,7 +141,7 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
 
 
 def _production(deployment: Deployment, events: EventLog) -> Production:
-    chain = trace(deployment.ref, resolvers={}, instance=events)
+    chain = trace(deployment.ref, tools={}, instance=events)
     entry = events.find(deployment.ref)
     datasets = {dataset.path: dataset for dataset in reversed(chain.find(Dataset))}
     return Production(

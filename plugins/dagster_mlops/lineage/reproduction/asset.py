@@ -64,7 +64,7 @@ def reproduction_asset(
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         # Here, not above: a code location that holds the asset shall not load what walks lineage.
         from dagster_mlops.lineage.chain.event_log import EventLog
-        from dagster_mlops.lineage.chain.resolvers import Tools
+        from dagster_mlops.lineage.chain.tools import Tools
         from dagster_mlops.lineage.reproduction.recipe import find_recipe
         from dagster_mlops.lineage.reproduction.rerun import rerun
 

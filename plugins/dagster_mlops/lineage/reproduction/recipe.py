@@ -11,7 +11,7 @@ from typing import Any
 from dagster_mlops.core.run_files import CODE, STEP, SYSTEM
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
 from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.chain.resolvers import Tools
+from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.lineage.chain.walk import Link, trace
 from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
 from dagster_mlops.lineage.reproduction.ingredients import Ingredient, code_ingredients, find_repository
@@ -23,6 +23,7 @@ from dagster_mlops.provenance import (
     TrainingRun,
     TrainingSet,
 )
+from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -107,7 +108,7 @@ def find_recipe(
     """
     tools = tools or Tools()
     start = _ref(what, at, events)
-    chain = trace(start, resolvers=tools, instance=events)
+    chain = trace(start, tools=tools, instance=events)
     version = chain.record if isinstance(chain.record, ModelVersion) else None
     runs = [link for link in chain.walk() if link.ref.kind == TrainingRun.kind]
     if not runs or not isinstance(runs[0].record, TrainingRun):
@@ -115,7 +116,7 @@ def find_recipe(
         raise ProvenanceError(f"{what!r} names no training run that is known {where}. {chain.reason}")
     link, run = runs[0], runs[0].record
     try:
-        files, lost = tools.keeper(link.ref).files(link.ref, CODE), ""
+        files, lost = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
     except DagsterMlopsError as error:
         files, lost = {}, str(error)
     try:
@@ -187,7 +188,7 @@ def _model(run: TrainingRun, tools: Tools) -> Ingredient:
     """What the new model is compared with."""
     name = f"of run {run.run_id[:12]}"
     try:
-        lost = tools.keeper(run.ref).find_model(run.ref)
+        lost = tools.tool_for(run.ref, KeepsRuns).find_model(run.ref)
     except DagsterMlopsError as error:
         return Ingredient("model", name, "inaccessible", str(error))
     return Ingredient("model", name, lost.bucket, lost.reason) if lost else Ingredient("model", name, "accessible")
@@ -222,7 +223,7 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
         and record.dagster_asset in lost
         and record.snapshot
         and not record.dagster_partition
-        and tools.maker(record.ref)
+        and tools.has(record.ref, RebuildsData)
     }
     found = []
     for link in links:

@@ -14,11 +14,12 @@ from typing import Any
 
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.chain.resolvers import KeepsRuns, Tools
+from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.lineage.reproduction.checkout import check_out
 from dagster_mlops.lineage.reproduction.environment import Environment, ambient, find_requirements, install
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.reproduction.verdict import Verdict, judge
+from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
 # A script's own folder would come first on its path, and modules in it before those of Python.
@@ -59,7 +60,7 @@ def rerun(
         told = "; ".join(f"{one.kind} {one.name} is {one.bucket}: {one.reason}" for one in recipe.missing)
         raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {told}")
     tools = tools or Tools()
-    keeper = tools.keeper(recipe.run.ref)
+    keeper = tools.tool_for(recipe.run.ref, KeepsRuns)
     tell(f"code: commit {recipe.run.code_commit[:10]}{' with uncommitted changes' if recipe.run.dirty else ''}")
     code = _checkout(recipe, folder / "code")
     python = Path(sys.executable) if environment == "current" else _environment(recipe, folder / "venv", code, tell)
@@ -108,10 +109,8 @@ def _make_again(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str]
     files = {}
     for number, (asset, record) in enumerate(recipe.again.items()):
         tell(f"data: {record.ref.tool} makes {asset} again, {record.ref.id}")
-        maker = tools.maker(record.ref)
-        assert maker is not None  # the recipe is complete
         try:
-            files[asset] = str(maker.make_again(record.ref, folder / str(number)))
+            files[asset] = str(tools.tool_for(record.ref, RebuildsData).rebuild(record.ref, folder / str(number)))
         except DagsterMlopsError as error:
             raise ReproductionError(f"the data of {asset} are lost, and cannot be made again: {error}") from error
     return files

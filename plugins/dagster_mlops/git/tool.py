@@ -1,4 +1,4 @@
-"""The last link of the chain: the git commit of the code."""
+"""Git commits, the last link of the chain: is one still in its repository, and what was it?"""
 
 import os
 import re
@@ -11,10 +11,10 @@ _TIMEOUT = 5.0
 _FORMAT = "--format=%H%x00%aI%x00%an%x00%s"
 
 
-class GitResolver:
+class GitTool:
     """Answers whether a commit is still in its repository, and what it was.
 
-    >>> GitResolver().resolve(Ref("git", "commit", "1f0c2ab", at="/no/such/folder")).bucket
+    >>> GitTool().resolve(Ref("git", "commit", "1f0c2ab", at="/no/such/folder")).bucket
     'inaccessible'
     """
 

@@ -1,6 +1,5 @@
 """How lineage asks a Feast registry about a feature view or a training set."""
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +11,16 @@ from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Record, Ref, TrainingSet
+from dagster_mlops.tools import answer_within
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 
-class FeastResolver:
+class FeastTool:
     """Answers for refs of kind ``feature_view`` and ``training_set``, whose ``at`` is the folder of a Feast repository.
 
-        FeastResolver().resolve(Ref("feast", "feature_view", "flights/origin_weather", at="/srv/feature_repo"))
+        FeastTool().resolve(Ref("feast", "feature_view", "flights/origin_weather", at="/srv/feature_repo"))
 
     The first answer in a process costs the import of Feast, some seconds. A registry that does not answer within
     `timeout` seconds is inaccessible.
@@ -39,18 +39,10 @@ class FeastResolver:
             extra("feast")  # its import is slow, and is no part of the registry's time
         except (DagsterMlopsError, ImportError) as error:
             return Inaccessible(str(error))
-        answers: list[Answer] = []
-        # A database driver cannot be told to give up from outside; a daemon thread can be left behind.
-        asking = threading.Thread(target=lambda: answers.append(self._ask(ref, str(config.path))), daemon=True)
-        asking.start()
-        asking.join(self.timeout)
-        return (
-            answers[0]
-            if answers
-            else Inaccessible(f"the Feast registry of {ref.at} did not answer in {self.timeout} s")
-        )
+        answer = answer_within(self.timeout, lambda: self._ask(ref, str(config.path)))
+        return answer or Inaccessible(f"the Feast registry of {ref.at} did not answer in {self.timeout} s")
 
-    def make_again(self, ref: Ref, folder: Path) -> Path:
+    def rebuild(self, ref: Ref, folder: Path) -> Path:
         """Make the training set of a ref again, from the data and definitions of then: a Parquet file in `folder`.
 
         Raises:

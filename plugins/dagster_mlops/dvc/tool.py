@@ -1,6 +1,5 @@
 """Answers lineage's question about a dataset version: is it there, out of reach, deleted or damaged?"""
 
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.dvc.store.dvc_lock import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
+from dagster_mlops.tools import Datasets, answer_within
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -21,7 +21,7 @@ _TIMEOUT = 10.0  # seconds
 _HASHED_LIMIT = 200_000_000  # bytes; a larger copy is judged by its size
 
 
-class DvcResolver:
+class DvcTool:
     """Looks a dataset up in git's history, DVC's cache and the remote.
 
     A remote that is configured but cannot be reached makes a dataset inaccessible even while this machine's cache holds
@@ -30,18 +30,15 @@ class DvcResolver:
 
     def resolve(self, ref: Ref) -> Answer:
         """Answer for ``path@md5`` of the repository `ref.at`, within ten seconds."""
-        answers: list[Answer] = []
+        try:
+            answer = answer_within(_TIMEOUT, lambda: _answer(ref))
+        except (DagsterMlopsError, OSError) as error:
+            return Inaccessible(str(error))
+        return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
 
-        def work() -> None:
-            try:
-                answers.append(_answer(ref))
-            except (DagsterMlopsError, OSError) as error:
-                answers.append(Inaccessible(str(error)))
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(_TIMEOUT)
-        return answers[0] if answers else Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+    def datasets(self, at: str) -> Datasets:
+        """The repository at `at`, with the remotes that it is configured with."""
+        return DvcResource(repo=at)
 
 
 def _answer(ref: Ref) -> Answer:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import sqlite3
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from dagster_mlops.provenance import (
     TrainingRun,
     mask_credentials,
 )
+from dagster_mlops.tools import answer_within
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ _QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROG
 _GONE = "RESOURCE_DOES_NOT_EXIST"
 
 
-class MlflowResolver:
+class MlflowTool:
     """Looks up a training run (``run id``) or model version (``name/version``, ``name@alias``) where the ref says.
 
     A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` has to hold the whole.
@@ -51,21 +51,14 @@ class MlflowResolver:
         if isinstance(uri, Inaccessible):
             return uri
         extra("mlflow")
-        answers: list[Answer] = []
-
-        def work() -> None:
-            try:
-                answers.append(_answer(ref, uri))
-            except ProvenanceError as error:
-                answers.append(Faulty(str(error)))
-            except (DagsterMlopsError, OSError, extra("mlflow.exceptions").MlflowException) as error:
-                answers.append(Inaccessible(mask_credentials(str(error))))
-
-        thread = threading.Thread(target=work, daemon=True)
-        with environment(**request_limits(timeout=3, retries=1)):
-            thread.start()
-            thread.join(_TIMEOUT)
-        return answers[0] if answers else Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+        try:
+            with environment(**request_limits(timeout=3, retries=1)):
+                answer = answer_within(_TIMEOUT, lambda: _answer(ref, uri))
+        except ProvenanceError as error:
+            return Faulty(str(error))
+        except (DagsterMlopsError, OSError, extra("mlflow.exceptions").MlflowException) as error:
+            return Inaccessible(mask_credentials(str(error)))
+        return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
 
     def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
         """The artifacts of a training run right below `folder`, by name; none when the run has no such folder.

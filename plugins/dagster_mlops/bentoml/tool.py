@@ -10,18 +10,18 @@ from dagster_mlops.provenance import Accessible, Answer, Bento, Deleted, Faulty,
 from dagster_mlops.serving.state import load, state_file
 
 
-class BentomlResolver:
+class BentomlTool:
     """Resolves ``prediction`` (at a prediction log), ``deployment`` (at a state folder), ``bento`` (at a BENTOML_HOME).
 
     Without a place the environment names it: ``DAGSTER_MLOPS_PREDICTION_LOG``, ``DAGSTER_MLOPS_STATE_DIR`` and
     ``BENTOML_HOME``.
 
-    >>> BentomlResolver().resolve(Ref("bentoml", "bento", "delay:1", at="/nowhere")).bucket
+    >>> BentomlTool().resolve(Ref("bentoml", "bento", "delay:1", at="/nowhere")).bucket
     'inaccessible'
     """
 
     def resolve(self, ref: Ref) -> Answer:
-        """The record that was left with the thing itself; see :class:`dagster_mlops.provenance.Resolver`."""
+        """The record that was left with the thing itself; see :class:`dagster_mlops.tools.Tool`."""
         ask = {"prediction": _prediction, "deployment": _deployment, "bento": _bento}.get(ref.kind)
         variable = {"prediction": "PREDICTION_LOG", "deployment": "STATE_DIR"}.get(ref.kind)
         place = ref.at or os.environ.get(f"DAGSTER_MLOPS_{variable}" if variable else "BENTOML_HOME", "")

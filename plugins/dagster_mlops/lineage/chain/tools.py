@@ -1,0 +1,67 @@
+"""Asks tools about refs, and waits for none of them forever."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from dagster_mlops.errors import MissingExtraError
+from dagster_mlops.provenance import Answer, Faulty, Inaccessible, Ref
+from dagster_mlops.tools import Tool, answer_within, installed_tools, tool_for
+
+_C = TypeVar("_C")
+
+
+class Tools:
+    """The installed tools, or those given by name, with a memory of which did not answer.
+
+    >>> Tools({}).ask(Ref("dvc", "dataset", "raw.parquet@9f")).bucket
+    'inaccessible'
+    """
+
+    def __init__(self, tools: Mapping[str, Tool] | None = None, timeout: float = 60.0) -> None:
+        self._tools = installed_tools() if tools is None else tools
+        self._timeout = timeout
+        self._missing: dict[str, Answer] = {}
+        self._silent: set[tuple[str, str]] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """The tools that can be asked."""
+        return sorted(self._tools)
+
+    def ask(self, ref: Ref) -> Answer:
+        """The tool's answer; one that raises, hangs or is not installed is an answer, too."""
+        if ref.tool in self._missing:
+            return self._missing[ref.tool]
+        if ref.tool not in self._tools:
+            return Inaccessible(f"No tool {ref.tool!r} is installed here; known: {', '.join(self.names) or 'none'}.")
+        if (ref.tool, ref.at) in self._silent:
+            return Inaccessible(f"{ref.tool} did not answer before (asked at {ref.at or '?'}); not asked again.")
+        answer = answer_within(self._timeout, lambda: self._answer(ref))
+        if answer is None:
+            self._silent.add((ref.tool, ref.at))
+            return Inaccessible(f"{ref.tool} did not answer within {self._timeout:g} s (asked at {ref.at or '?'}).")
+        return answer
+
+    def tool_for(self, ref: Ref, capability: type[_C]) -> _C:
+        """The tool that keeps what `ref` names, which has a capability; see :func:`dagster_mlops.tools.tool_for`.
+
+        Raises:
+            ToolError: The tool is not installed, cannot be loaded, or lacks the capability.
+        """
+        return tool_for(ref.tool, capability, self._tools)
+
+    def has(self, ref: Ref, capability: type) -> bool:
+        """Whether the tool that keeps what `ref` names is here and has a capability."""
+        return ref.tool in self._tools and isinstance(self._tools[ref.tool], capability)
+
+    def _answer(self, ref: Ref) -> Answer:
+        try:
+            answer = self._tools[ref.tool].resolve(ref)
+            return answer if isinstance(answer, Answer) else Faulty(f"The tool {ref.tool} returned {answer!r}.")
+        except MissingExtraError as error:
+            self._missing[ref.tool] = Inaccessible(str(error))
+            return self._missing[ref.tool]
+        except OSError as error:
+            return Inaccessible(f"{ref.tool} cannot be reached: {type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool throws is a finding about this link, never the end
+            return Faulty(f"The tool {ref.tool} failed: {type(error).__name__}: {error}")

@@ -1,0 +1,87 @@
+"""A tool joins by one entry point; one that is broken is named, and the others go on."""
+
+import pytest
+
+from dagster_mlops.errors import ToolError
+from dagster_mlops.lineage import trace
+from dagster_mlops.provenance import Accessible, Dataset, Deleted, Inaccessible, Ref
+from dagster_mlops.tools import KeepsDatasets, KeepsRuns, RebuildsData, answer_within, installed_tools, tool_for
+from tests.support.packages import install_package
+
+SHELF = """
+    from dagster_mlops.provenance import Accessible, Dataset
+
+    class Shelf:
+        def resolve(self, ref):
+            path, _, md5 = ref.id.rpartition("@")
+            upstream = (type(ref)("crashing", "dataset", "x", at="/x"),)
+            return Accessible(Dataset(path=path, md5=md5, repo=ref.at, upstream=upstream))
+    """
+
+
+@pytest.fixture
+def packages(monkeypatch, tmp_path):
+    tools = {
+        "shelf": "acme_shelf:Shelf",
+        "crashing": "acme_crash:Tool",
+        "leaving": "acme_exit:Tool",
+        "absent": "acme_nowhere:Tool",
+        "mute": "builtins:object",
+    }
+    files = {"acme_shelf": SHELF, "acme_crash": "raise RuntimeError('no licence')", "acme_exit": "raise SystemExit(3)"}
+    install_package(monkeypatch, tmp_path / "site", files=files, tools=tools)
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_tool_that_cannot_be_loaded_is_named_with_the_reason_and_the_others_answer():
+    chain = trace(Ref("shelf", "dataset", "a@1", at="/shelf"))
+    assert isinstance(chain.record, Dataset) and chain.bucket == "accessible"
+    [link] = chain.upstream
+    assert link.bucket == "inaccessible"
+    assert "'crashing' (acme_crash:Tool) cannot be loaded: RuntimeError: no licence" in link.reason
+
+
+@pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("crashing", "RuntimeError: no licence"),
+        ("leaving", "SystemExit: 3"),
+        ("absent", "No module named 'acme_nowhere'"),
+        ("mute", "has no method resolve"),
+    ],
+)
+def test_every_way_to_be_broken_is_an_answer(name, reason):
+    tools = installed_tools()
+    answer = tools[name].resolve(Ref(name, "dataset", "x"))
+    assert isinstance(answer, Inaccessible) and reason in answer.reason
+    assert {"dvc", "mlflow", name} <= set(tools)
+    with pytest.raises(ToolError, match=reason):
+        tool_for(name, KeepsRuns)
+
+
+def test_the_tools_of_this_library_say_what_they_can_do():
+    capable = {
+        capability: {name for name, tool in installed_tools().items() if isinstance(tool, capability)}
+        for capability in (KeepsRuns, KeepsDatasets, RebuildsData)
+    }
+    assert capable == {KeepsRuns: {"mlflow"}, KeepsDatasets: {"dvc"}, RebuildsData: {"feast"}}
+    with pytest.raises(ToolError, match="'git' is not a tool that keeps runs; such tools: mlflow"):
+        tool_for("git", KeepsRuns)
+    with pytest.raises(ToolError, match=r"No tool 'wandb' is installed; known: bentoml, dvc, feast, git, mlflow"):
+        tool_for("wandb", KeepsRuns)
+
+
+def test_an_answer_in_time_is_given_a_late_one_is_none_and_an_error_is_raised_here():
+    import threading
+
+    assert answer_within(5, lambda: Deleted("gone")) == Deleted("gone")
+    never = threading.Event()
+    assert answer_within(0.05, lambda: Accessible(never.wait(60))) is None  # pyright: ignore[reportArgumentType]
+    never.set()
+
+    def fail() -> Inaccessible:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        answer_within(5, fail)
