@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs.parent import REGISTERED_AS
@@ -100,11 +101,7 @@ def training_asset(
         wanted = [context_first, *(parameter for parameter in own if parameter.name != "mlflow"), resource]
         train.__signature__ = inspect.Signature(wanted)  # pyright: ignore[reportAttributeAccessIssue]
         train.__annotations__ = {p.name: p.annotation for p in wanted if p.annotation is not p.empty}
-        options = {
-            **asset_options,
-            "kinds": {"mlflow", *asset_options.get("kinds", ())},
-            "metadata": {REGISTERED_AS: registered_model_name, **asset_options.get("metadata", {})},
-        }
+        options = merged_options(asset_options, kinds=["mlflow"], metadata={REGISTERED_AS: registered_model_name})
         return dg.asset(**options)(train)
 
     return decorate

@@ -1,14 +1,17 @@
 """Asset checks on the metrics of the version that a training asset made last."""
 
+import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_records, partition_checked
-from dagster_mlops.errors import ProvenanceError
+from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import ModelVersion
 
 
@@ -17,6 +20,7 @@ def metric_checks(
     asset: AssetLike,
     bounds: Mapping[str, tuple[float | None, float | None]],
     blocking: bool = True,
+    **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
     """One asset check per metric, in a single step: is it within its bounds, ends included?
 
@@ -25,7 +29,8 @@ def metric_checks(
 
     The checks are named ``metric_<name>`` and read the version's record, so that they need no connection to MLflow. A
     metric that is missing or not finite is a failed check, never a missing result. With ``blocking``, promotion and
-    every other guarded asset refuses to go on while one of them fails.
+    every other guarded asset refuses to go on while one of them fails. Everything else that :func:`dagster.asset_check`
+    takes is passed on.
     """
     key = asset_key(asset)
     names = {metric: "metric_" + re.sub(r"\W", "_", metric) for metric in bounds}
@@ -35,47 +40,42 @@ def metric_checks(
             f"more than punctuation; it got {', '.join(names) or 'none'}."
         )
     refuse_useless(bounds)
-    specs = [
-        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=f"{metric} is {within(*bounds[metric])}.")
-        for metric, name in names.items()
+    return [
+        asset_checks(
+            asset=key,
+            tool="mlflow",
+            judges={
+                name: (f"{metric} is {within(*bounds[metric])}.", functools.partial(_result, metric, bounds[metric]))
+                for metric, name in names.items()
+            },
+            evidence=lambda context: _latest_version(context, key),
+            blocking=blocking,
+            name="_".join([*key.path, "metric_checks"]),
+            options=check_options,
+        )
     ]
 
-    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        problem, version = "", None
-        try:
-            partition = partition_checked(context, key)
-            records = latest_records(context.instance, key, [partition] if partition else None)
-            version = next((record for record in records if isinstance(record, ModelVersion)), None)
-        except ProvenanceError as error:
-            problem = str(error)
-        if version is None:
-            problem = problem or f"{key.to_user_string()} has no model version yet. Materialize it first."
-        for metric, name in names.items():
-            if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
-                yield _result(name, metric, version, bounds[metric], problem)
 
-    op_name = "_".join([*key.path, "metric_checks"])
-    return [dg.multi_asset_check(specs=specs, name=re.sub(r"\W", "_", op_name), can_subset=True)(check)]
+def _latest_version(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> ModelVersion:
+    partition = partition_checked(context, key)
+    for record in latest_records(context.instance, key, [partition] if partition else None):
+        if isinstance(record, ModelVersion):
+            return record
+    raise ModelVersionError(f"{key.to_user_string()} has no model version yet. Materialize it first.")
 
 
-def _result(
-    name: str,
-    metric: str,
-    version: ModelVersion | None,
-    bounds: tuple[float | None, float | None],
-    problem: str,
-) -> dg.AssetCheckResult:
-    value = version.metrics.get(metric) if version else None
-    if version and value is None:
+def _result(metric: str, bounds: tuple[float | None, float | None], version: ModelVersion) -> dg.AssetCheckResult:
+    value = version.metrics.get(metric)
+    if value is None:
         known = ", ".join(sorted(version.metrics)) or "none"
-        problem = f"version {version.version} of {version.name!r} has no finite metric {metric!r}; it has {known}."
+        description = f"version {version.version} of {version.name!r} has no finite metric {metric!r}; it has {known}."
+        return dg.AssetCheckResult(passed=False, description=description, metadata={"version": version.version})
     low, high = (-math.inf if bounds[0] is None else bounds[0]), (math.inf if bounds[1] is None else bounds[1])
-    passed = value is not None and low <= value <= high
-    facts = {"value": value, "least": bounds[0], "greatest": bounds[1], "version": version and version.version}
+    passed = low <= value <= high
+    facts = {"value": value, "least": bounds[0], "greatest": bounds[1], "version": version.version}
     return dg.AssetCheckResult(
-        check_name=name,
         passed=passed,
-        description=problem or f"{metric} {value:.6g} is {'' if passed else 'not '}{within(*bounds)}.",
+        description=f"{metric} {value:.6g} is {'' if passed else 'not '}{within(*bounds)}.",
         metadata={fact: known for fact, known in facts.items() if known is not None},
     )
 

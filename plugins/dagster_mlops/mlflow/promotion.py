@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow.evaluation.evidence import SameRows, same_rows
 from dagster_mlops.mlflow.registry.aliases import DONE, INTENDED, Registry
@@ -54,12 +55,6 @@ def promotion_asset(
     Everything else that :func:`dagster.asset` takes is passed on. The resource key is ``mlflow``.
     """
     rule = Rule(metric, greater_is_better, min_improvement)
-    options: dict[str, Any] = {
-        **({} if "key" in asset_options else {"name": name}),
-        "description": f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
-        **asset_options,
-        "kinds": {"mlflow", *asset_options.get("kinds", ())},
-    }
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
@@ -96,7 +91,14 @@ def promotion_asset(
             data_version=dg.DataVersion(f"{record.name}/{record.version}"),
         )
 
-    return dg.asset(**{**options, "deps": [*guards, *asset_options.get("deps", ())]})(promote)
+    options = merged_options(
+        asset_options,
+        name=name,
+        description=f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
+        kinds=["mlflow"],
+        deps=guards,
+    )
+    return dg.asset(**options)(promote)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.mlflow.evaluation.metrics import Task
@@ -112,15 +113,15 @@ def reference_asset(
         }
         return dg.MaterializeResult(value=frame, metadata=facts)
 
-    options: dict[str, Any] = {
-        **({} if "key" in asset_options else {"name": name}),
-        "description": f"Rows that {model_key.to_user_string()} learned from, with what its latest version says.",
-        "dagster_type": dg.Any,  # its IO manager says what can be stored
-        **asset_options,
-        "kinds": {"mlflow", *asset_options.get("kinds", ())},
-        "deps": [model_key, *asset_options.get("deps", ())],
-        "ins": {"rows": asset_input(rows), **asset_options.get("ins", {})},
-    }
+    options = merged_options(
+        asset_options,
+        name=name,
+        description=f"Rows that {model_key.to_user_string()} learned from, with what its latest version says.",
+        dagster_type=dg.Any,  # its IO manager says what can be stored
+        kinds=["mlflow"],
+        deps=[model_key],
+        ins={"rows": asset_input(rows)},
+    )
     return dg.asset(**options)(reference)
 
 

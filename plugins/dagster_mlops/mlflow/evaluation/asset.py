@@ -7,6 +7,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.mlflow.evaluation.evaluate import Setup, evaluate
 from dagster_mlops.mlflow.evaluation.measure import Plan, SliceBy
@@ -136,15 +137,14 @@ def evaluation_asset(
             data_version=dg.DataVersion(run.data.tags[EVALUATION]),
         )
 
-    options: dict[str, Any] = {
-        "description": f"The latest version of {setup.model.to_user_string()} on {setup.rows.to_user_string()}.",
-        **asset_options,
-        "kinds": {"mlflow", *asset_options.get("kinds", ())},
-        "deps": [setup.model, *asset_options.get("deps", ())],
-        "ins": {**{name: asset_input(given) for name, given in ins.items()}, **asset_options.get("ins", {})},
-    }
-    if "key" not in options:
-        options["name"] = name
+    options = merged_options(
+        asset_options,
+        name=name,
+        description=f"The latest version of {setup.model.to_user_string()} on {setup.rows.to_user_string()}.",
+        kinds=["mlflow"],
+        deps=[setup.model],
+        ins={argument: asset_input(frame) for argument, frame in ins.items()},
+    )
     return dg.asset(**options)(evaluation)
 
 

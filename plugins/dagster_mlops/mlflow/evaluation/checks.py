@@ -1,15 +1,16 @@
 """Asset checks on an evaluation: bounds on metrics and slices, and how far they may fall behind the champion."""
 
+import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import partition_checked
-from dagster_mlops.errors import EvaluationError
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.mlflow.checks import refuse_useless, within
 from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation, Part
 from dagster_mlops.mlflow.evaluation.present import latest_evaluation
@@ -29,6 +30,7 @@ def evaluation_checks(
     slice_max_drop: Mapping[str, float] | None = None,
     decides: Decides = "interval",
     blocking: bool = True,
+    **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
     """Asset checks on what an :func:`evaluation_asset` found, in a single step and without MLflow.
 
@@ -49,6 +51,7 @@ def evaluation_checks(
         slice_bounds: the same for each slice; checks ``slices_<name>``.
         max_drop: how much worse than the champion a metric may be, on the same rows; checks ``drop_<name>``.
         slice_max_drop: the same for each slice; checks ``slices_drop_<name>``.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
     key = asset_key(evaluation)
     for given in (bounds or {}, slice_bounds or {}):
@@ -71,28 +74,23 @@ def evaluation_checks(
             f"evaluation_checks of {key.to_user_string()} needs at least one of bounds, slice_bounds, max_drop and "
             "slice_max_drop."
         )
-    specs = [
-        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=told) for name, (told, _, _) in asked.items()
+    return [
+        asset_checks(
+            asset=key,
+            tool="mlflow",
+            judges={
+                name: (description, functools.partial(_result, by_slice, judge))
+                for name, (description, by_slice, judge) in asked.items()
+            },
+            evidence=lambda context: latest_evaluation(context.instance, key, partition_checked(context, key)),
+            blocking=blocking,
+            name="_".join([*key.path, "evaluation_checks"]),
+            options=check_options,
+        )
     ]
 
-    def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        problem, found = "", None
-        try:
-            found = latest_evaluation(context.instance, key, partition_checked(context, key))
-        except EvaluationError as error:
-            problem = str(error)
-        for name, (_, by_slice, judge) in asked.items():
-            if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
-                if found is None:
-                    yield dg.AssetCheckResult(check_name=name, passed=False, description=problem)
-                else:
-                    yield _result(name, found, by_slice, judge)
 
-    op_name = "_".join([*key.path, "evaluation_checks"])
-    return [dg.multi_asset_check(specs=specs, name=re.sub(r"\W", "_", op_name), can_subset=True)(check)]
-
-
-def _result(name: str, evaluation: Evaluation, by_slice: bool, judge: _Judge) -> dg.AssetCheckResult:
+def _result(by_slice: bool, judge: _Judge, evaluation: Evaluation) -> dg.AssetCheckResult:
     parts = evaluation.slices if by_slice else (evaluation.whole,)
     judged = [part for part in parts if not by_slice or not part.why_not]
     verdicts = {part.name: judge(evaluation, part) for part in judged}
@@ -106,7 +104,6 @@ def _result(name: str, evaluation: Evaluation, by_slice: bool, judge: _Judge) ->
     passed = bool(judged) and not problems
     table = [dg.TableRecord({"slice": where, "problem": told}) for where, told in problems.items()]
     return dg.AssetCheckResult(
-        check_name=name,
         passed=passed,
         description="; ".join(said)[:1000] or (f"All {len(judged)} slices judged." if judged else nothing),
         metadata={
