@@ -95,7 +95,7 @@ def work(tell: Callable[..., None]) -> None:
 
 def is_down(key: dg.AssetKey) -> bool:
     """Whether a deployment that Dagster counts as fresh no longer answers, say after the machine was restarted."""
-    from dagster_mlops.serving.status import status
+    from dagster_mlops.serving import status
 
     return key == dg.AssetKey("deployment") and not any(d["healthy"] for d in status(STATE / "serving"))
 

@@ -9,8 +9,7 @@ from assets.serving import predictions
 from assets.training import MODEL
 from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.evidently import data_quality_check, drift_check, performance_check
-from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.mlflow.reference import load_reference
+from dagster_mlops.mlflow import MlflowResource, load_reference
 
 WATCHED = [
     "temp", "humid", "wind_speed", "precip", "visib", "origin_waiting", "origin_delay_3h", "carrier_delay_24h",

@@ -14,7 +14,7 @@ from assets.features import FRESH, FRESH_IN_ANY_MONTH, VIEWS
 from assets.promotion import champion
 from assets.training import departures, golden_set, model_inputs
 from dagster_mlops.bentoml import PredictionLog, bento_asset, deployment_asset, deployment_health_check
-from dagster_mlops.core.asset_records import upstream_records
+from dagster_mlops.core import upstream_records
 from dagster_mlops.dvc import dataset_asset
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.provenance import Deployment

@@ -6,12 +6,9 @@ import dagster as dg
 
 from assets.data import NEW_YORK, DataFrame, with_instants
 from assets.features import FRESH, LATE_MINUTES, VIEWS
-from dagster_mlops.dvc import dataset_asset
-from dagster_mlops.dvc.io_manager import PATH
+from dagster_mlops.dvc import PATH_KEY, dataset_asset
 from dagster_mlops.feast import online_offline_parity_check, training_set_asset, training_set_checks
-from dagster_mlops.mlflow import evaluation_asset, training_asset
-from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
-from dagster_mlops.mlflow.reference import reference_asset
+from dagster_mlops.mlflow import evaluation_asset, evaluation_checks, reference_asset, training_asset
 
 Series: TypeAlias = Any
 
@@ -100,7 +97,7 @@ def fit_and_log(training_set: DataFrame) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OrdinalEncoder
 
-    from dagster_mlops.mlflow.models.log import log_model
+    from dagster_mlops.mlflow.models import log_model
 
     train, validation = learned_and_later(training_set)
     features, labels = model_inputs(train), train["late"].astype(int)
@@ -163,7 +160,7 @@ reference = reference_asset(
     prediction="probability",
     seed=7,
     io_manager_key="dvc_io_manager",
-    metadata={PATH: "training/reference.parquet"},
+    metadata={PATH_KEY: "training/reference.parquet"},
     group_name="training",
     code_version="2",
     automation_condition=FRESH,

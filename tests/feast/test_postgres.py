@@ -19,11 +19,11 @@ from dagster_mlops.feast import (
     feature_repository_defs,
     feature_view_assets,
     online_offline_parity_check,
+    push_asset,
     training_set_asset,
     training_set_checks,
 )
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
-from dagster_mlops.feast.push import push_asset
 from tests.support import known_warnings
 from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
 from tests.support.feast_servers import postgres  # noqa: F401 - a fixture

@@ -17,11 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import FeastResource
+from dagster_mlops.feast import FeastResource, PushTarget, push, push_asset, write_to_view
 from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.online.serving import newer_events_kept
-from dagster_mlops.feast.push import To, push, push_asset, write_to_view
 from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
 from tests.support import known_warnings
@@ -196,7 +195,7 @@ def test_any_order_of_pushes_and_loads_ends_with_the_newest_event_of_each_key(da
 # --- push_asset
 
 
-def _push(shop: Shop, frame, *, to: To = "online", **options):
+def _push(shop: Shop, frame, *, to: PushTarget = "online", **options):
     @dg.asset(io_manager_key="memory")
     def recent():
         stored = Dataset(path="recent.parquet", md5="0123456789abcdef", repo="/data", dagster_asset="recent")

@@ -30,10 +30,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
-from dagster_mlops.mlflow import MlflowResource, PromotionComponent, evaluation_asset, metric_checks, promotion_asset
+from dagster_mlops.mlflow import (
+    EvaluationComponent,
+    MlflowResource,
+    PromotionComponent,
+    evaluation_asset,
+    metric_checks,
+    promotion_asset,
+)
 from dagster_mlops.mlflow.evaluation import store
 from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
-from dagster_mlops.mlflow.evaluation.component import EvaluationComponent
 from dagster_mlops.mlflow.evaluation.measure import Plan, measure, slices_of
 from dagster_mlops.mlflow.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
 from dagster_mlops.mlflow.evaluation.predictions import Labels, read_labels, read_prediction
@@ -1049,7 +1055,7 @@ def test_evaluations_their_checks_and_promotion_on_them_can_be_written_in_yaml()
         "card": {"Intended use": "Ranks flights."},
         "checks": {"bounds": {"auc": {"least": 0.7}}, "slice_max_drop": {"auc": 0.03}},
     }
-    kind = "dagster_mlops.mlflow.evaluation.component.EvaluationComponent"
+    kind = "dagster_mlops.mlflow.EvaluationComponent"
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(
             component_cls=EvaluationComponent, defs_yaml_contents={"type": kind, "attributes": attributes}

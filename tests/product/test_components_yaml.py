@@ -25,23 +25,24 @@ from dagster_mlops.dvc import (
     DvcResource,
     PipelineComponent,
     dataset_checks,
+    imported_dataset_asset,
+    imported_url_asset,
     observed_dataset_assets,
     pipeline_assets,
+    revision_sensor,
 )
 from dagster_mlops.dvc import component_fields as dvc_fields
-from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
-from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.feast import (
     FeatureRepositoryComponent,
+    feature_freshness_checks,
+    feature_server_health_check,
     online_offline_parity_check,
+    push_asset,
     training_set_asset,
     training_set_checks,
 )
 from dagster_mlops.feast import component_fields as feast_fields
-from dagster_mlops.feast.checks.freshness import feature_freshness_checks
-from dagster_mlops.feast.checks.server import feature_server_health_check
-from dagster_mlops.feast.push import push_asset
-from dagster_mlops.feast.repository.load import load_repository
+from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.provenance import Dataset, records_in
 from tests.support import known_warnings
 from tests.support.feast_processes import quick_feast as quick_feast  # a fixture

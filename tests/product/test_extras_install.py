@@ -42,7 +42,7 @@ def test_an_extra_alone_installs_and_the_other_tools_name_theirs(extra, tmp_path
     python = _install(tmp_path / "venv", f"dagster-mlops[{extra}] @ {ROOT.as_uri()}")
     program = f"""
         import importlib
-        from dagster_mlops.core.extras import extra
+        from dagster_mlops.core import extra
         from dagster_mlops.errors import MissingExtraError
         import dagster as dg, dagster_mlops.cli, dagster_mlops.lineage
         dg.AssetSelection.from_string("group:x")

@@ -95,7 +95,7 @@ class Lifecycle:
 def lifecycle(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Lifecycle]:
     world = Lifecycle(tmp_path_factory.mktemp("lifecycle"), free_port())
     yield world
-    world.python(f"from dagster_mlops.serving.status import stop; print(stop({str(world.state / 'serving')!r}))")
+    world.python(f"from dagster_mlops.serving import stop; print(stop({str(world.state / 'serving')!r}))")
 
 
 def kinds(chain: dict) -> dict[str, set[str]]:

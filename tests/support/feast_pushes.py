@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.push import push
+from dagster_mlops.feast import FeastResource, push
 
 
 def push_file(repo: Path, file: Path) -> None:

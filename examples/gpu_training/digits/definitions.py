@@ -8,7 +8,7 @@ import dagster as dg
 
 from dagster_mlops.k8s import GpuProfile, mlops_executor
 from dagster_mlops.mlflow import MlflowResource, close_orphan_runs_sensor, metric_checks, training_asset
-from dagster_mlops.mlflow.training.checkpoints import torch_checkpoints
+from dagster_mlops.mlflow.training import torch_checkpoints
 
 STATE = Path(os.environ.get("DIGITS_STATE", ".state")).absolute()
 

@@ -11,10 +11,10 @@ from dagster_mlops.core.asset_records import latest_records
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
+from dagster_mlops.serving import status
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.state import load, state_file
-from dagster_mlops.serving.status import status
 
 
 def deployment_health_check(

@@ -4,7 +4,7 @@ import json
 import sys
 
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving.status import status, stop
+from dagster_mlops.serving import status, stop
 
 __all__ = ["main", "status", "stop"]
 

@@ -8,8 +8,8 @@ import dagster as dg
 
 from dagster_mlops.bentoml.checks import live_record
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving import status
 from dagster_mlops.serving.state import busy
-from dagster_mlops.serving.status import status
 
 
 def deployment_health_sensor(

@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.history.versions import record_of
-from dagster_mlops.dvc.io_manager import PATH, RESTORE, dvc_io_manager
+from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
@@ -56,7 +56,7 @@ def dataset_asset(
         asset = dg.asset(
             io_manager_def=dvc_io_manager,
             partitions_def=partitions_def,
-            metadata={**({PATH: path} if path else {}), **(metadata or {})},
+            metadata={**({PATH_KEY: path} if path else {}), **(metadata or {})},
             kinds=set(kinds),
             # The IO manager says what can be stored; a run that restores an old version returns nothing.
             **{"dagster_type": dg.Any, **asset_options},
@@ -77,7 +77,7 @@ def _unless_restoring(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments, **keywords)
         config: Any = context.run.run_config.get("ops", {})
         own = config.get(context.op_execution_context.op_handle.name) or {}
-        if RESTORE in own.get("outputs", {}).get("result", {}):
+        if RESTORE_KEY in own.get("outputs", {}).get("result", {}):
             return dg.MaterializeResult(value=None)
         return function(*arguments, **keywords)
 
@@ -110,15 +110,15 @@ def observed_dataset_assets(
     """
     if isinstance(datasets, Mapping):
         specs = [
-            dg.AssetSpec(key.split("/"), metadata={PATH: path}, kinds={"dvc"}, group_name=group_name)
+            dg.AssetSpec(key.split("/"), metadata={PATH_KEY: path}, kinds={"dvc"}, group_name=group_name)
             for key, path in datasets.items()
         ]
     else:
         specs = [spec.replace_attributes(group_name=group_name or spec.group_name) for spec in datasets]
-    unnamed = [spec.key.to_user_string() for spec in specs if PATH not in spec.metadata]
+    unnamed = [spec.key.to_user_string() for spec in specs if PATH_KEY not in spec.metadata]
     if unnamed or not specs:
         raise DatasetError(
-            f"Observed datasets need a {PATH!r} in their metadata: {', '.join(unnamed) or 'none given'}."
+            f"Observed datasets need a {PATH_KEY!r} in their metadata: {', '.join(unnamed) or 'none given'}."
         )
 
     with chosen("Function `multi_observable_source_asset`"):
@@ -134,7 +134,7 @@ def observed_dataset_assets(
             if spec.key not in context.selected_asset_keys:
                 continue
             try:
-                record = observed_dataset(dvc, spec.metadata[PATH], rev=rev)
+                record = observed_dataset(dvc, spec.metadata[PATH_KEY], rev=rev)
             except DatasetError as error:
                 missing.append(error)
                 continue

@@ -17,7 +17,7 @@ from dagster_mlops.core.code_state import git
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.history.comparison import change
-from dagster_mlops.dvc.io_manager import PATH, dvc_io_manager
+from dagster_mlops.dvc.io_manager import PATH_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import RUN_SCRIPT, describe_problem
 from dagster_mlops.dvc.store import file_formats as frames
@@ -158,7 +158,7 @@ def _imported(
         asset = dg.asset(
             io_manager_def=dvc_io_manager,
             required_resource_keys={"dvc"},
-            metadata={PATH: path, SOURCE: url, **(metadata or {})},
+            metadata={PATH_KEY: path, SOURCE: url, **(metadata or {})},
             kinds=asset_options.pop("kinds", {"dvc"}),
             **asset_options,
         )

@@ -27,12 +27,12 @@ from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, Ref
 
-PATH = "dvc/path"
+PATH_KEY = "dvc/path"
 """The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""
 REV, MD5 = "dvc/rev", "dvc/md5"
 """Input metadata keys that name the version to load: a git revision, or a content hash."""
 
-RESTORE = "restore"
+RESTORE_KEY = "restore"
 """The key in an output's run config that names a version to make the newest again, instead of what was computed."""
 RESTORED = "dvc/restored"
 
@@ -53,7 +53,7 @@ class DvcIOManager(dg.IOManager):
         self.dvc = dvc
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        restored = (context.config or {}).get(RESTORE)
+        restored = (context.config or {}).get(RESTORE_KEY)
         if obj is None and not restored:
             raise DatasetError(f"{_name(context.asset_key)} returned nothing. Return the data, or the path of a file.")
         partitions = context.asset_partition_keys if context.has_asset_partitions else []
@@ -131,7 +131,7 @@ class DvcIOManager(dg.IOManager):
 @dg.io_manager(
     required_resource_keys={"dvc"},
     output_config_schema={
-        RESTORE: dg.Field(
+        RESTORE_KEY: dg.Field(
             str,
             is_required=False,
             description="A git revision, a content hash or 'previous': materialize that version again.",
@@ -154,10 +154,12 @@ def _name(key: dg.AssetKey) -> str:
 
 
 def _path(key: dg.AssetKey, metadata: Mapping[str, Any], partition: str = "") -> str:
-    template = getattr(metadata.get(PATH), "value", metadata.get(PATH))
+    template = getattr(metadata.get(PATH_KEY), "value", metadata.get(PATH_KEY))
     template = template or "/".join(key.path) + ("/{partition}.parquet" if partition else ".parquet")
     if partition and "{partition}" not in template:
-        raise DatasetError(f"{_name(key)} is partitioned, but its {PATH} {template!r} lacks '{{partition}}'. Add it.")
+        raise DatasetError(
+            f"{_name(key)} is partitioned, but its {PATH_KEY} {template!r} lacks '{{partition}}'. Add it."
+        )
     return template.replace("{partition}", quote(partition, safe=" :,=+@"))
 
 

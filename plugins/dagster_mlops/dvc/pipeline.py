@@ -14,7 +14,7 @@ from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.code_state import code_state
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
-from dagster_mlops.dvc.io_manager import PATH
+from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.stages.run import StageRun, run_stage, share
@@ -116,7 +116,7 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
     """
     if isinstance(item, TrackedData):
         origin = "Imported by" if item.imported else "Tracked by"
-        facts = {PATH: item.path, "dvc/file": item.file}
+        facts = {PATH_KEY: item.path, "dvc/file": item.file}
         described = item.desc or f"{origin} {item.file}"
         return dg.AssetSpec(_parts(item.path), description=described, metadata=facts, kinds={"dvc"})
     command = "\n".join(item.cmd)

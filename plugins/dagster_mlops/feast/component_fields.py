@@ -25,7 +25,7 @@ from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from dagster_mlops.feast.checks.parity import online_offline_parity_check
 from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.checks.training_set import training_set_checks
-from dagster_mlops.feast.push import To, push_asset
+from dagster_mlops.feast.pushes import PushTarget, push_asset
 from dagster_mlops.feast.training_set import training_set_asset
 
 
@@ -102,7 +102,7 @@ class Push(YamlFields):
     rows: dg.ResolvedAssetKey = Field(description="Asset that gives the rows, as group/name.")
     push_source: str | None = Field(default=None, description="Name of Feast's push source: to all of its views.")
     feature_view: str | None = Field(default=None, description="In place of a push source: to this feature view.")
-    to: To = Field(default="online", description="Where rows go: online, offline or online_and_offline.")
+    to: PushTarget = Field(default="online", description="Where rows go: online, offline or online_and_offline.")
     batch_size: Count = Field(default=10_000, description="How many rows are written online at once.")
     deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further assets that come before.")
     partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")

@@ -1,1 +1,14 @@
 """The versions of a dataset: list, compare and bring back."""
+
+from dagster_mlops.dvc.history.comparison import Diff, Facts, diff
+from dagster_mlops.dvc.history.restoration import restore
+from dagster_mlops.dvc.history.versions import Version, history
+
+__all__ = [
+    "Diff",
+    "Facts",
+    "Version",
+    "diff",
+    "history",
+    "restore",
+]

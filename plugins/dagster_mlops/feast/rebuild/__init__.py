@@ -1,1 +1,9 @@
 """A training set once more, from the snapshot that its record names."""
+
+from dagster_mlops.feast.rebuild.replay import Datasets, find_record, rebuild
+
+__all__ = [
+    "Datasets",
+    "find_record",
+    "rebuild",
+]

@@ -1,1 +1,28 @@
 """A feature repository: how it is loaded, described and applied."""
+
+from dagster_mlops.feast.repository.definitions import (
+    Definition,
+    EntityDefinition,
+    OnDemandViewDefinition,
+    Repository,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+)
+from dagster_mlops.feast.repository.load import load_repository, refresh_repository
+from dagster_mlops.feast.repository.specs import feature_view_spec, get_asset_spec, ttl_freshness_policy
+
+__all__ = [
+    "Definition",
+    "EntityDefinition",
+    "OnDemandViewDefinition",
+    "Repository",
+    "ServiceDefinition",
+    "SourceDefinition",
+    "ViewDefinition",
+    "feature_view_spec",
+    "get_asset_spec",
+    "load_repository",
+    "refresh_repository",
+    "ttl_freshness_policy",
+]

@@ -41,7 +41,7 @@ class EvaluationComponent(YamlFields, dg.Component):
     """Measures the version that a training asset made last, on rows it has not seen.
 
     ```yaml
-    type: dagster_mlops.mlflow.evaluation.component.EvaluationComponent
+    type: dagster_mlops.mlflow.EvaluationComponent
     attributes:
       name: arrival_delay_evaluation
       trained: arrival_delay_model

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
-To = Literal["online", "offline", "online_and_offline"]
+PushTarget = Literal["online", "offline", "online_and_offline"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def push_asset(
     rows: dg.AssetKey,
     push_source: str | None = None,
     feature_view: str | None = None,
-    to: To = "online",
+    to: PushTarget = "online",
     batch_size: int = 10_000,
     deps: Sequence[Any] = (),
     partitions_def: dg.PartitionsDefinition | None = None,
@@ -96,8 +96,8 @@ def push_asset(
     Raises:
         FeatureError: `to` is none of the three, or there is not exactly one of `push_source` and `feature_view`.
     """
-    if to not in get_args(To):
-        raise FeatureError(f"to={to!r} is none of {', '.join(map(repr, get_args(To)))}.")
+    if to not in get_args(PushTarget):
+        raise FeatureError(f"to={to!r} is none of {', '.join(map(repr, get_args(PushTarget)))}.")
     if not (push_source or feature_view) or (push_source and feature_view):
         raise FeatureError(f"{name!r} needs either push_source=… or feature_view=…, to know where its rows go.")
 
@@ -159,7 +159,7 @@ def push(
     push_source: str,
     table: "pa.Table",
     *,
-    to: To = "online",
+    to: PushTarget = "online",
     batch_size: int = 10_000,
     timeout: float = 600,
 ) -> Pushed:
@@ -184,7 +184,7 @@ def write_to_view(
     feature_view: str,
     table: "pa.Table",
     *,
-    to: To = "online",
+    to: PushTarget = "online",
     batch_size: int = 10_000,
     timeout: float = 600,
 ) -> Pushed:
@@ -214,7 +214,7 @@ def _write(
     whom: str,
     table: "pa.Table",
     write: Callable[[Any], None],
-    to: To,
+    to: PushTarget,
     batch_size: int,
     timeout: float,
 ) -> Pushed:
