@@ -3,7 +3,6 @@
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 
 __all__ = [
-    "Datasets",
     "find_record",
     "rebuild",
 ]
