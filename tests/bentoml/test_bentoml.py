@@ -22,6 +22,7 @@ from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, d
 from dagster_mlops.bentoml.commands import status, stop
 from dagster_mlops.bentoml.serving import records_of
 from dagster_mlops.bentoml.tool import BentomlTool
+from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import (
     Accessible,
@@ -35,7 +36,7 @@ from dagster_mlops.provenance import (
     Record,
     Ref,
 )
-from dagster_mlops.serving.processes import created, free_port, marked
+from dagster_mlops.serving.processes import free_port, marked
 from dagster_mlops.serving.state import load, load_all, lock, state_file
 from tests.support import known_warnings
 
@@ -448,7 +449,7 @@ def test_a_taken_port_is_named(live):
 def test_a_second_deployer_waits_and_then_says_who_is_at_it(live):
     with (
         lock(live.state_dir, timeout=1),
-        pytest.raises(DeploymentError, match=rf"process {os.getpid()} has been deploying"),
+        pytest.raises(DeploymentError, match=rf"held by process {os.getpid()} "),
     ):
         live.materialize("deployment", ready_timeout=0.3)
 
@@ -494,7 +495,7 @@ def test_a_dead_proxy_is_replaced_without_touching_the_server(live):
     [before] = status(live.state_dir)
     [envoy] = [p for role, found in marked(live.state_dir).items() if role.startswith("envoy:") for p in found]
     envoy.kill()
-    wait_for(lambda: not created(envoy.pid))
+    wait_for(lambda: not identity(envoy.pid))
     assert status(live.state_dir)[0]["reason"] == "the Envoy process is gone"
     live.materialize("deployment")
     assert status(live.state_dir) == [before]
@@ -506,7 +507,7 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
     assert tick(live).run_requests == []
     for pid in before["pids"]:
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not any(created(pid) for pid in before["pids"]))
+    wait_for(lambda: not any(identity(pid) for pid in before["pids"]))
     start = time.monotonic()
     assert live.ask(frame(1)).status_code == 503
     assert time.monotonic() - start < 2

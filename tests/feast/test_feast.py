@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pandas as pd
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 
-from dagster_mlops.core.tool_process import lock
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import (
     FeastResource,
@@ -484,24 +482,6 @@ def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monk
         )
     db.close()
     assert isinstance(FeastTool().resolve(ref), Faulty)
-
-
-def test_a_killed_process_frees_its_lock_and_a_living_one_is_named(tmp_path):
-    code = "import sys, time, pathlib; from dagster_mlops.core.tool_process import lock\n"
-    code += "with lock(pathlib.Path(sys.argv[1]), 1): print('held', flush=True); time.sleep(60)"
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l")], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout and holder.stdout.readline() == "held\n"
-    with (
-        pytest.raises(FeatureError, match=f"was held by process {holder.pid}"),
-        lock(tmp_path / "l", 0.2, error=FeatureError),
-    ):
-        pass
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
-    holder.stdout.close()
-    start = time.monotonic()
-    with lock(tmp_path / "l", 5):
-        assert time.monotonic() - start < 1
 
 
 def test_a_repository_becomes_assets_in_yaml(world):

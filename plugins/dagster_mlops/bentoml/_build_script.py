@@ -4,7 +4,6 @@ BentoML's home, working directory and import path are process-wide; here they ma
 while it works, so a build that outlived its killed Dagster worker and the re-run do not meet.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -15,16 +14,17 @@ import yaml
 
 from dagster_mlops.bentoml.assets import FACTS_FILE
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import exclusive, write_atomically
+
+_LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
 
 def main(spec_file: str) -> None:
     """Build what the spec says, unless the stores hold it already; half-written leftovers are removed first."""
     spec = json.loads(Path(spec_file).read_text())
     home = Path(os.environ["BENTOML_HOME"])
-    home.mkdir(parents=True, exist_ok=True)
     bentoml = extra("bentoml")
-    with (home / ".dagster_mlops.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(home / ".dagster_mlops.lock", _LONGEST_BUILD):
         model = home / "models" / spec["model"].replace(":", "/")
         # BentoML copies file by file into its stores, so only a marker written last tells a whole item from a torn one.
         whole = model / ".dagster_mlops_whole"
@@ -57,8 +57,7 @@ def main(spec_file: str) -> None:
                 },
             )
             facts = Path(spec["build_ctx"]) / FACTS_FILE
-            shutil.copy(facts, bento / "src" / f"{FACTS_FILE}.tmp")
-            (bento / "src" / f"{FACTS_FILE}.tmp").replace(bento / "src" / FACTS_FILE)
+            write_atomically(bento / "src" / FACTS_FILE, facts.read_bytes())
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.files import exclusive, write_atomically
 from dagster_mlops.errors import DagsterMlopsError
 
 _STATE = ".dagster_mlops"
@@ -44,7 +43,7 @@ def remembered(
         if known is not None:
             return known
     folder = state_dir(root)
-    with lock(folder / f"{name}.lock", timeout, error=error):  # whoever waits here finds the first one's answer
+    with exclusive(folder / f"{name}.lock", timeout, error=error):  # whoever waits here finds the first one's answer
         known = _read(folder / f"{name}.json").get(key)
         if known is None:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -67,33 +66,6 @@ def state_dir(root: Path) -> Path:
     return inside
 
 
-@contextmanager
-def lock(file: Path, timeout: float, *, error: type[DagsterMlopsError] = DagsterMlopsError) -> Iterator[None]:
-    """Hold an exclusive lock among the processes of this machine; the system frees it when a holder is killed.
-
-    Raises:
-        DagsterMlopsError: as `error`, when another process held it for `timeout` seconds.
-    """
-    import fcntl  # only POSIX has it, and definitions should still load elsewhere
-
-    deadline = time.monotonic() + timeout
-    with file.open("a+") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    handle.seek(0)
-                    holder = handle.read().strip() or "another process"
-                    raise error(f"{file} was held by {holder} for {timeout:.0f} s. Wait for it or end it.") from None
-                time.sleep(0.05)
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()}")
-        handle.flush()
-        yield
-
-
 def tool_process(
     tool: str, code: str, *arguments: str, cwd: Path, timeout: float, error: type[DagsterMlopsError] = DagsterMlopsError
 ) -> subprocess.CompletedProcess[str]:
@@ -110,14 +82,6 @@ def tool_process(
         raise error(
             f"{tool} did not finish in {timeout:.0f} s on {cwd}. Raise timeout= or look for a slow source."
         ) from late
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Put `text` in place of what `file` holds; a reader sees all of the old or all of the new."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    with os.fdopen(handle, "w") as stream:
-        stream.write(text)
-    os.replace(temporary, file)
 
 
 def _read(file: Path) -> Mapping[str, dict[str, Any]]:

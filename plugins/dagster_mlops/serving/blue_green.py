@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Bento, Deployment
 from dagster_mlops.serving import envoy as proxy
@@ -68,10 +70,11 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
                 current = _verified(plan, current, plan.golden())
             _await_public(plan, current, {})
             return current.save(phase="live"), False
+        start = time.monotonic()
         new = _start(plan, log)
         try:
             golden = plan.golden()
-            new = _await_ready(plan, new, log).save(phase="verifying")
+            new = _await_ready(plan, new, start, log).save(phase="verifying")
             new = _verified(plan, new, golden)
             log.info(f"{len(golden.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
             new = _switch(plan, new, current)
@@ -141,14 +144,14 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
     pid = processes.spawn(
         server, state_dir=plan.state_dir, role=state.role, environment=environment, log=_log_file(plan, state)
     )
-    return state.save(pid=pid, pid_created=processes.created(pid))
+    return state.save(pid=pid, process=identity(pid))
 
 
-def _await_ready(plan: Plan, state: DeploymentState, log: Logger) -> DeploymentState:
-    start = time.monotonic()
+def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) -> DeploymentState:
+    begin = time.monotonic()
     told = 0.0
     while not ready(state):
-        waited = time.monotonic() - start
+        waited = time.monotonic() - begin
         if not state.alive() or waited > plan.ready_timeout:
             why = f"was not ready within {plan.ready_timeout:g} s" if state.alive() else "ended before it was ready"
             raise DeploymentError(
@@ -159,7 +162,7 @@ def _await_ready(plan: Plan, state: DeploymentState, log: Logger) -> DeploymentS
             told = waited
             log.info(f"{state.id} is not ready after {waited:.0f} s.")
         time.sleep(0.1)
-    return state.save(ready_seconds=round(time.time() - state.pid_created, 3))
+    return state.save(ready_seconds=round(time.monotonic() - start, 3))
 
 
 def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentState:
@@ -168,7 +171,8 @@ def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentS
         state.url, route=plan.route, headers=headers, tolerance=plan.tolerance, timeout=plan.request_timeout
     )
     kept = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
-    proxy.write_atomic(plan.state_dir / "golden" / f"{state.id}.json", json.dumps(kept))
+    golden_file = plan.state_dir / "golden" / f"{state.id}.json"
+    write_atomically(golden_file, json.dumps(kept), mode=0o600, durable=True)
     record = dataclasses.replace(state.record, golden_rows=len(golden.rows), golden_max_difference=difference)
     return state.save(record=record, golden_hash=plan.golden_hash)
 

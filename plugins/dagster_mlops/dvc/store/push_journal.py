@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import if_free
 from dagster_mlops.dvc.store import objects
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE
@@ -46,13 +46,7 @@ def push_noted(repo: "Repo") -> None:
 @contextmanager
 def _held(note: Path) -> Iterator[bool]:
     """Hold a note, and remove it at the end unless there was an error; whether no other process holds it."""
-    lockfile = extra("zc.lockfile", extra="dvc")
-    with ExitStack() as stack:
-        try:
-            stack.callback(lockfile.LockFile(str(note)).close)
-            ours = True
-        except lockfile.LockError:
-            ours = False
+    with if_free(note) as ours:
         yield ours
         if ours:
             note.unlink(missing_ok=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.tool_process import lock, state_dir
+from dagster_mlops.core.files import exclusive
+from dagster_mlops.core.tool_process import state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.source import TICK, Window
 from dagster_mlops.feast.online.event_times import utc
@@ -32,7 +33,7 @@ def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Itera
     Raises:
         FeatureError: somebody else held it for `timeout` seconds.
     """
-    with lock(state_dir(repo) / f"{view}.lock", timeout, error=FeatureError):
+    with exclusive(state_dir(repo) / f"{view}.lock", timeout, error=FeatureError):
         engine = getattr(store.registry, "write_engine", None)
         if engine is None or engine.dialect.name != "postgresql":
             yield

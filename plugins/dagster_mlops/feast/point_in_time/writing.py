@@ -15,7 +15,8 @@ from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
-from dagster_mlops.core.tool_process import lock, state_dir
+from dagster_mlops.core.files import exclusive
+from dagster_mlops.core.tool_process import state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.files import GLOB, checked, filesystem, location, passed_over, storage_options
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder
@@ -112,7 +113,7 @@ def _alone(place: str, repo_path: Path | str | None) -> AbstractContextManager[N
         name, folder = hashlib.sha256(place.encode()).hexdigest()[:16], Path(repo_path or ".")
     else:
         name, folder = Path(place).name, Path(place).parent
-    return lock(state_dir(folder) / f"{name}.lock", _WAIT, error=FeatureError)
+    return exclusive(state_dir(folder) / f"{name}.lock", _WAIT, error=FeatureError)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import digest
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ToolError
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
@@ -195,7 +196,7 @@ def _held(source: SourceVersion, file: SourceFile, record: TrainingSet, reader: 
         raise FeatureError(
             f"{record.ref} cannot be rebuilt without source {source.name!r} as it was, {file.dataset}: {error}"
         ) from error
-    if not held.is_file() or snapshot.md5_of(held) != file.md5:
+    if not held.is_file() or digest(held, "md5") != file.md5:
         raise FeatureError(
             f"source {source.name!r}: {file.dataset} of {file.repo} no longer holds {file.within or 'the bytes'} that "
             f"{record.ref} was made from. Restore it from another copy of the DVC remote."

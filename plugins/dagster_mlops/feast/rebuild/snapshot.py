@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dagster_mlops.core.files import digest
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.provenance import Ref
@@ -153,21 +154,12 @@ def get(store: "FeatureStore", name: str) -> Snapshot | None:
 def unchanged(source: SourceVersion) -> bool:
     """Whether the source's own files are what they were."""
     now = _listed(source.path) if source.files else {}
-    return bool(now) and {file.name: file.md5 for file in source.files} == {n: md5_of(f) for n, f in now.items()}
+    return bool(now) and {file.name: file.md5 for file in source.files} == {n: digest(f, "md5") for n, f in now.items()}
 
 
 def _touched(source: SourceVersion, since: float) -> bool:
     now = _listed(source.path) if source.files else {}
     return now.keys() != {file.name for file in source.files} or any(f.stat().st_ctime >= since for f in now.values())
-
-
-def md5_of(file: Path) -> str:
-    """The hash by which DVC knows a file."""
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as opened:
-        while piece := opened.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _keep(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
@@ -213,7 +205,7 @@ def _listed(place: str) -> dict[str, Path]:
 
 
 def _file(name: str, file: Path, known: Mapping[str, Ref]) -> SourceFile:
-    md5 = md5_of(file)
+    md5 = digest(file, "md5")
     for part in (file, *file.parents):
         pointer = part.parent / f"{part.name}.dvc"
         if pointer.is_file():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.code_state import git
-from dagster_mlops.core.tool_process import state_dir, tool_process, write_atomically
+from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.tool_process import state_dir, tool_process
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import feast_problem

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.tool_process import remembered, state_dir, tool_process, write_atomically
+from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.tool_process import remembered, state_dir, tool_process
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository.definitions import (
     EntityDefinition,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.tool_process import lock, state_dir
+from dagster_mlops.core.files import exclusive
+from dagster_mlops.core.tool_process import state_dir
 from dagster_mlops.errors import FeatureError, ProvenanceError
 from dagster_mlops.provenance import Record, Ref
 
@@ -175,7 +176,7 @@ def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service:
         store.registry.apply_saved_dataset(made, store.project)
         return
     # A file registry is read, changed and written as a whole, from a cache: of two writers one would be lost.
-    with lock(state_dir(Path(store.repo_path)) / "records.lock", _LOCK_TIMEOUT, error=FeatureError):
+    with exclusive(state_dir(Path(store.repo_path)) / "records.lock", _LOCK_TIMEOUT, error=FeatureError):
         store.refresh_registry()
         store.registry.apply_saved_dataset(made, store.project)
 

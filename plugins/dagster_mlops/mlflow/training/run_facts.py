@@ -15,6 +15,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import digest
 from dagster_mlops.core.run_files import CODE, STEP
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -125,7 +126,7 @@ def run_facts(
         experiment=experiment,
         code_commit=code.commit,
         dirty=code.dirty_hash,
-        lock_hash=hashlib.sha256(lock.read_bytes()).hexdigest() if lock else "",
+        lock_hash=digest(lock) if lock else "",
         python=platform.python_version(),
         platform=platform.platform(),
         seed=seed,

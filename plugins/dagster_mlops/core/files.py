@@ -1,0 +1,84 @@
+"""Files that several processes share: replaced as a whole, locked while one works, known by their content."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dagster_mlops.errors import DagsterMlopsError
+
+
+def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, durable: bool = False) -> None:
+    """Put `content` in place of what `file` holds; a reader, or a crash, sees all of the old or all of the new.
+
+    Args:
+        file: The file. Its folder is created where it is missing.
+        content: Text is written as UTF-8.
+        mode: Permissions of the new file, before the umask.
+        durable: Whether the content is on the disk, not only in the system's memory, before it takes the place.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.replace(draft, file)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def exclusive(file: Path, timeout: float, *, error: type[DagsterMlopsError] = DagsterMlopsError) -> Iterator[None]:
+    """Hold an exclusive lock among the processes of this machine; the system frees it when a holder is killed.
+
+    The file stays afterwards, and beside it one that names the holder for whoever waits in vain.
+
+    Raises:
+        DagsterMlopsError: as `error`, when another process held it for `timeout` seconds.
+    """
+    holder = file.with_name(f"{file.name}.holder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=timeout, poll_interval=0.05)
+    except Timeout:
+        name = holder.read_text() if holder.exists() else "another process"
+        raise error(f"{file} was held by {name} for {timeout:g} s. Wait for it or end it, then try again.") from None
+    try:
+        with suppress(OSError):  # the name is a help, no more: another user may own the file
+            holder.write_text(f"process {os.getpid()}")
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def if_free(file: Path) -> Iterator[bool]:
+    """Hold the lock without waiting for it; False when another process is inside."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def digest(file: Path, algorithm: str = "sha256") -> str:
+    """The hash of a file's content, in hexadecimal digits.
+
+    It names content and protects nothing: MD5, by which DVC knows a file, is allowed where the system forbids it.
+    """
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
