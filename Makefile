@@ -49,16 +49,17 @@ status: setup  ## say in one screen what is in production
 stop:  ## stop the deployment that the demo left serving
 	@test ! -x $(BIN)/python || $(BIN)/python -m dagster_mlops.bentoml.commands stop $(STATE)/serving
 
-test: setup  ## run the tests
-	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m "not thorough"
+test: setup  ## run the tests; TOOL=feast runs those of one folder of tests/
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m "not thorough" $(if $(TOOL),tests/$(TOOL))
 
 thorough: setup  ## run the tests that `make test` leaves out: the same in other shapes
 	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m thorough
 
-check: setup  ## lint, types, docs
+check: setup  ## lint, types, language, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m tests.language
 	$(BIN)/mkdocs build --strict --quiet
 
 docs: setup  ## serve the documentation on http://127.0.0.1:8000
