@@ -141,7 +141,7 @@ def main() -> int:
             over_budget.append(name)
     if over_budget:
         print(
-            f"Over budget: {', '.join(over_budget)}. List the places with --folder FOLDER; CONTRIBUTING.md has the rules."
+            f"Over budget: {', '.join(over_budget)}. List the places with --folder; the rules are in CONTRIBUTING.md."
         )
     return 1 if over_budget else 0
 
