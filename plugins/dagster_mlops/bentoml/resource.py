@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.extras import extra
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
-    from bentoml._internal.bento import BentoStore
-    from bentoml._internal.models import ModelStore
     from mlflow import MlflowClient
+
+    from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
 
 
 class BentomlResource(dg.ConfigurableResource):
@@ -45,12 +46,11 @@ class BentomlResource(dg.ConfigurableResource):
 
     def bentos(self) -> "BentoStore":
         """BentoML's bento store of `home`."""
-        # The public bentoml.bentos functions know only the one store that the process environment names.
-        return extra("bentoml._internal.bento").BentoStore(self._store("bentos"))
+        return upstream.bento_store(self._store("bentos"))
 
     def models(self) -> "ModelStore":
         """BentoML's model store of `home`."""
-        return extra("bentoml._internal.models").ModelStore(self._store("models"))
+        return upstream.model_store(self._store("models"))
 
     def environment(self) -> dict[str, str]:
         """The environment for a BentoML child process: this process's, pointed at `home` and `tracking_uri`."""

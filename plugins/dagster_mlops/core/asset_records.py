@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import dagster as dg
-from dagster_shared.check import CheckError  # what Dagster raises for "no repository"; it has no public name
 
 from dagster_mlops.core.run_files import REPRODUCES_TAG
+from dagster_mlops.core.upstream import CheckError
 from dagster_mlops.provenance import Record, Ref, records_in
 
 if TYPE_CHECKING:
-    # Dagster offers no public name for the graph that it hands out.
-    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+    from dagster_mlops.core.upstream import AssetGraph
 
 
 def latest_records(

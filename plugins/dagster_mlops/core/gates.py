@@ -14,8 +14,7 @@ from dagster_mlops.core.asset_records import asset_graph, partition_guarded
 from dagster_mlops.errors import GateError
 
 if TYPE_CHECKING:
-    # Dagster offers no public name for the type that get_latest_asset_check_evaluation_record returns.
-    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+    from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 
 
 # How far back an evaluation of one of many partitions is looked for.

@@ -134,7 +134,7 @@ class DvcResource(dg.ConfigurableResource):
                 repo.close()
             if top and self.commit:
                 files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
-                self._commit(top, files, {}, "Start versioning data with DVC")
+                self.commit_files(top, files, {}, "Start versioning data with DVC")
 
     def store(
         self,
@@ -174,7 +174,7 @@ class DvcResource(dg.ConfigurableResource):
                 versions.write_pointer(repo, target, record, imported_from=imported_from)
                 if top := self._top(repo):
                     pointer = versions.pointer_of(target)
-                    rev = self._commit(top, [pointer], versions.ignored(target), _message(record))
+                    rev = self.commit_files(top, [pointer], versions.ignored(target), _message(record))
             if self.push:
                 objects.push(repo, md5, size, self.remote)
                 unpushed.push_noted(repo)
@@ -275,7 +275,12 @@ class DvcResource(dg.ConfigurableResource):
         versioned = self.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
         return Path(repo.scm.root_dir) if versioned else None
 
-    def _commit(self, top: Path, files: Sequence[Path], edits: Mapping[Path, Edit], message: str) -> str:
+    def commit_files(self, top: Path, files: Sequence[Path], edits: Mapping[Path, Edit], message: str) -> str:
+        """Commit `files` as they are on disk, and `edits`, by this resource's author; the commit that holds them.
+
+        Raises:
+            DatasetError: git refuses, or a lock of its own is held for `lock_timeout` seconds.
+        """
         author = {"NAME": self.author_name, "EMAIL": self.author_email}
         if not git(top, "config", "user.email").stdout and "GIT_COMMITTER_EMAIL" not in os.environ:
             # A bare machine has no identity, and git would refuse.

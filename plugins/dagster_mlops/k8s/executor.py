@@ -6,14 +6,9 @@ from typing import Any, Literal, cast, get_args
 
 import dagster as dg
 
-# What an executor is made from and what it asks for; Dagster has no public names for them, nor for reading a config by
-# a schema that is known only when Kubernetes is chosen.
-from dagster._config import process_config
-from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
-from dagster._core.errors import DagsterInvalidConfigError
-
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ExecutorConfigError
+from dagster_mlops.k8s.upstream import process_config
 from dagster_mlops.k8s.validation import validate_executor_config
 
 Choice = Literal["in_process", "multiprocess", "k8s"]
@@ -78,7 +73,7 @@ def mlops_executor(
             ),
             default_value={choice: {}},
         ),
-        requirements=lambda config: [] if "in_process" in config else multiple_process_executor_requirements(),
+        requirements=lambda config: [] if "in_process" in config else dg.multiple_process_executor_requirements(),
     )
     def mlops(context: dg.InitExecutorContext) -> dg.Executor:
         [(name, given)] = cast("dict[str, dict[str, Any]]", context.executor_config).items()
@@ -116,7 +111,7 @@ def _kubernetes(
         )
     processed = process_config(tool.k8s_job_executor.config_schema.config_type, dict(config))
     if not processed.success:
-        raise DagsterInvalidConfigError("Error in config for the k8s executor", processed.errors, config)
+        raise dg.DagsterInvalidConfigError("Error in config for the k8s executor", processed.errors, config)
     return tool.k8s_job_executor, dict(processed.value or {})
 
 

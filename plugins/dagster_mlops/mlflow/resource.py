@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.server.connection import (
     absolute_uri,
     artifacts_beside,
@@ -114,8 +115,6 @@ class MlflowResource(dg.ConfigurableResource):
     def activate_experiment(self, experiment: str | None = None) -> Iterator[tuple["MlflowClient", str]]:
         """Like :meth:`activate`, and says the experiment's id: a server is asked for it, and for nothing else."""
         mlflow = extra("mlflow")
-        # The active experiment can be set but not read or unset through the public API, which asks the server again.
-        fluent: Any = extra("mlflow.tracking.fluent")
         asked: list[str] = []
         login = without_login(self.uri)[1]
         with environment(**login):
@@ -127,7 +126,6 @@ class MlflowResource(dg.ConfigurableResource):
             )
         uri_before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         registry_before = None if mlflow.get_registry_uri() == mlflow.get_tracking_uri() else mlflow.get_registry_uri()
-        experiment_before = fluent._active_experiment_id
         # MLflow writes these names itself, so that subprocesses inherit them.
         inherited = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
         with environment(
@@ -145,13 +143,12 @@ class MlflowResource(dg.ConfigurableResource):
                 mlflow.set_tracking_uri(self.address)
                 if self.registry_uri:
                     mlflow.set_registry_uri(self.registry_uri)
-                fluent._active_experiment_id = asked[0]
-                yield client, asked[0]
+                with upstream.active_experiment(asked[0]):
+                    yield client, asked[0]
             finally:
                 mlflow.set_tracking_uri(uri_before)
                 if self.registry_uri:
                     mlflow.set_registry_uri(registry_before)
-                fluent._active_experiment_id = experiment_before
 
     def experiment_id(self, client: "MlflowClient", name: str | None = None) -> str:
         """The id of an experiment, which is created when it is missing.

@@ -130,7 +130,7 @@ def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
     edits: dict[Path, Edit] = {lock: _with_entry(lock, stage.name, run.entry)}
     edits |= versions.ignored(*(dvc.root / out.path for out in stage.outs if out.cached and "://" not in out.path))
     in_git = [dvc.root / out.path for out in stage.outs if not out.cached and "://" not in out.path]
-    return dvc._commit(top, [file for place in in_git for file in _files(top, place)], edits, message)
+    return dvc.commit_files(top, [file for place in in_git for file in _files(top, place)], edits, message)
 
 
 def _files(top: Path, place: Path) -> list[Path]:

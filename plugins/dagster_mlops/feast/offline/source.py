@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.retrieval import join_keys
 
 if TYPE_CHECKING:
@@ -247,8 +248,7 @@ def _batches(job: Any) -> "pa.RecordBatchReader":
 def _from_postgres(job: Any) -> "pa.RecordBatchReader":
     """The rows of a query by a cursor of the server. Feast itself fetches all of them as Python objects."""
     pa, types = extra("pyarrow", extra="feast"), extra("feast.type_map", extra="feast")
-    # Feast has no public name for how it connects.
-    connection = extra("feast.infra.utils.postgres.connection_utils", extra="feast")._get_conn(job.config.offline_store)
+    connection = upstream.offline_postgres_connection(job.config.offline_store)
     connection.read_only = True
     cursor = connection.cursor("dagster_mlops")
     cursor.execute(job.to_sql())

@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.feast import upstream
 
 _KEYS_PER_READ = 1000  # a statement of SQLite has a variable per key
 _ROWS_PER_KEY = 20  # how many rows SQLite passes over in the time that it looks for one key
@@ -39,7 +40,7 @@ def none_is_newer(online: Any, config: Any, view: Any, moment: datetime, keys: i
     """
     if type(online).__name__ != "SqliteOnlineStore":
         return False
-    connection, table = online._get_conn(config), _quoted(config, view)  # Feast has no public name for it
+    connection, table = upstream.sqlite_connection(online, config), _quoted(config, view)
     [size] = connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()
     if size is None:
         return True
@@ -59,7 +60,7 @@ def session_zone(online: Any, config: Any) -> tzinfo | None:
     """
     if type(online).__name__ != "PostgreSQLOnlineStore":
         return None
-    with online._get_conn(config, autocommit=True) as connection:  # Feast has no public name for it
+    with upstream.postgres_connection(online, config) as connection:
         return connection.info.timezone
 
 
@@ -73,7 +74,7 @@ def _in_sqlite(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> I
         f"SELECT entity_key, event_ts, max(event_ts) FROM {_quoted(config, view)} "  # of the same row: see above
         f"WHERE entity_key IN ({', '.join('?' * len(part))}) GROUP BY entity_key"
     )
-    for key, moment, _ in online._get_conn(config).execute(query, [*part]):  # Feast has no public name for it
+    for key, moment, _ in upstream.sqlite_connection(online, config).execute(query, [*part]):
         yield key, moment
 
 
@@ -85,7 +86,7 @@ def _in_postgres(
     query = sql.SQL(
         "SELECT entity_key, max(event_ts)::timestamp FROM {} WHERE entity_key = ANY(%s) GROUP BY entity_key"
     ).format(sql.Identifier(table_of(config, view)))
-    with online._get_conn(config, autocommit=True) as connection, connection.cursor() as cursor:
+    with upstream.postgres_connection(online, config) as connection, connection.cursor() as cursor:
         cursor.execute(query, ([*part],))
         yield from ((bytes(key), moment) for key, moment in cursor.fetchall())
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import upstream
 from dagster_mlops.feast.online.event_times import table_of
 from dagster_mlops.provenance import mask_credentials
 
@@ -63,10 +64,10 @@ def has_table(online: Any, config: Any, view: Any) -> bool:
     table = table_of(config, view)
     if type(online).__name__ == "SqliteOnlineStore":
         named = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
-        return bool(online._get_conn(config).execute(named, [table]).fetchone()[0])
+        return bool(upstream.sqlite_connection(online, config).execute(named, [table]).fetchone()[0])
     if type(online).__name__ == "PostgreSQLOnlineStore":
         quoted = extra("psycopg.sql", extra="feast").Identifier(table)
-        with online._get_conn(config, autocommit=True) as connection, connection.cursor() as cursor:
+        with upstream.postgres_connection(online, config) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [quoted.as_string(connection)])
             return cursor.fetchone()[0]
     return True

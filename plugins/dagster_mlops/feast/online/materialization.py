@@ -13,6 +13,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.tool_process import state_dir
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.source import TICK, Window
 from dagster_mlops.feast.online.event_times import utc
 from dagster_mlops.feast.online.faults import explained, has_table
@@ -89,7 +90,7 @@ def make_missing_tables(store: "FeatureStore") -> None:
 
 def make_missing_table(store: "FeatureStore", view: Any) -> None:
     """The same for one view."""
-    online: Any = store._get_provider().online_store  # Feast has no public name for the store that it writes to
+    online = upstream.online_store(store)
     with explained(store.config, [view.name], "looking for"):
         if has_table(online, store.config, view):
             return

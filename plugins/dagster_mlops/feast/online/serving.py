@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.retrieval import entity_columns, feature_types, join_keys, normalised, require
 from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_moments, utc
 from dagster_mlops.feast.online.faults import explained
@@ -44,7 +45,7 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
 
     SQLite keeps whole seconds only, so that there two events within one second count as of the same moment.
     """
-    online: Any = store._get_provider().online_store  # Feast has no public name for the store that it writes to
+    online = upstream.online_store(store)
     settings: Any = store.config.online_store
     write, written = online.online_write_batch, Written()
     deduplicates = getattr(settings, "skip_dedup", None)
@@ -145,7 +146,7 @@ def served_answer(
     store: "FeatureStore", features: "FeatureService | list[str]", rows: list[dict[str, Any]]
 ) -> dict[str, list[Any]]:
     """Feast's own answer: values by feature, and under ``<name>__ts`` whole seconds since 1970, 0 for nothing."""
-    online: Any = store._get_provider().online_store  # Feast has no public name for the store that it reads from
+    online = upstream.online_store(store)
     projections = [] if isinstance(features, list) else features.feature_view_projections
     views = [ref.partition(":")[0] for ref in features] if isinstance(features, list) else [p.name for p in projections]
     with explained(store.config, dict.fromkeys(views), "reading"):

@@ -24,8 +24,7 @@ from dagster_mlops.provenance import (
 )
 
 if TYPE_CHECKING:
-    # Dagster offers no public name for the type that get_latest_asset_check_evaluation_record returns.
-    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+    from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 
 _CONNECT_TIMEOUT = 1.0
 _CHECK_EVENTS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}

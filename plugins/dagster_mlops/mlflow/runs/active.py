@@ -4,11 +4,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
@@ -32,8 +33,7 @@ def open_run(
     continued: "Run | None",
 ) -> "Iterator[Run]":
     """Start a run, or go on with one, make it MLflow's active one, and close it however the block ends."""
-    mlflow, fluent = extra("mlflow"), _fluent()
-    stack = fluent._active_run_stack.get()
+    mlflow, stack = extra("mlflow"), upstream.active_runs()
     depth, run = len(stack), continued
     try:
         if run is None and not stack and context.run.parent_run_id is None:
@@ -75,31 +75,17 @@ def open_run(
 
 @contextmanager
 def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
-    """Let threads and forked processes log to the run, and make runs that others start its children.
-
-    MLflow keeps the active run per thread, and begins a new one for what a thread or forked process without one logs.
-    """
-    fluent = _fluent()
-    start = fluent._get_or_start_run
-
-    def current() -> Any:
-        return start() if fluent._active_run_stack.get() else run
-
+    """Let threads and forked processes log to the run, and make runs that others start its children."""
     inherited = json.loads(os.environ.get("MLFLOW_RUN_CONTEXT") or "{}")
     tags = {**inherited, runs.PARENT: run.info.run_id, runs.DAGSTER_RUN: dagster_run_id}
-    fluent._get_or_start_run = current
-    try:
-        with environment(MLFLOW_RUN_CONTEXT=json.dumps(tags)):
-            yield
-    finally:
-        fluent._get_or_start_run = start
+    with upstream.run_for_threads_without(run), environment(MLFLOW_RUN_CONTEXT=json.dumps(tags)):
+        yield
 
 
 def _leave(client: "MlflowClient", resource: MlflowResource, run: "Run", depth: int, status: str) -> None:
     """Take the run off MLflow's stack of active runs, and end what the function left open inside it."""
-    mlflow, fluent = extra("mlflow"), _fluent()
+    mlflow, stack = extra("mlflow"), upstream.active_runs()
     mlflow.set_tracking_uri(resource.address)  # the function may have pointed it elsewhere
-    stack = fluent._active_run_stack.get()
     try:
         while len(stack) > depth:
             if stack[-1].info.run_id == run.info.run_id:
@@ -108,12 +94,7 @@ def _leave(client: "MlflowClient", resource: MlflowResource, run: "Run", depth: 
                 mlflow.end_run(status)
     finally:
         del stack[depth:]  # the next step of this process begins without them, also where no server answers
-    for left in fluent._active_run_stack.get_all_thread_values().values():
+    for left in upstream.active_runs_by_thread():
         for child in [child for child in left if child.data.tags.get(runs.PARENT) == run.info.run_id]:
             client.set_terminated(child.info.run_id, status)
             left.remove(child)
-
-
-def _fluent() -> Any:
-    """MLflow's module of active runs, of whose stack only the top can be seen through the public API."""
-    return extra("mlflow.tracking.fluent")

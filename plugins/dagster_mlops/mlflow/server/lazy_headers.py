@@ -4,6 +4,8 @@ import importlib
 import sys
 from typing import Any
 
+from dagster_mlops.mlflow import upstream
+
 _REGISTRY = "mlflow.tracking.request_header.registry"
 # Feast says that it knows headers for MLflow, so MLflow imports Feast, seconds of it, before its first request in each
 # process. Feast knows some only while it asks MLflow itself.
@@ -29,7 +31,7 @@ def spare_imports() -> None:
     finally:
         plugins.get_entry_points = entry_points
     for entry in late:
-        registry._request_header_provider_registry.register(lambda entry=entry: _Late(entry))
+        upstream.register_header_provider(registry, lambda entry=entry: _Late(entry))
 
 
 class _Late:

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import upstream_refs
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -135,7 +136,6 @@ def sweep_trials(
         @functools.wraps(function)
         def try_one(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
             study_name, number = _of_partition(context.partition_key)
-            optuna = extra("optuna")
             with opened(context.instance, study_name, number) as study, mlflow.activate(experiment) as client:
                 context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
                 trial = study.get_trials(deepcopy=False)[number]
@@ -148,8 +148,7 @@ def sweep_trials(
                     try:
                         # The sensor and a backfill may both have asked for it.
                         close_left(client, study, parent, only=number, is_alive=is_alive)
-                        # Optuna's way to go on with a trial that another process has asked for.
-                        again = optuna.trial.Trial(study, trial._trial_id)
+                        again = upstream.trial_of(study, trial)
                         again.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
                         with delivered_outside_of_databases():
                             trial = run_trial(

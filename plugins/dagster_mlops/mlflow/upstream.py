@@ -1,0 +1,77 @@
+"""All use of private names of MLflow (3.17) and Optuna (4.4 to 5), each with the public one that is missing.
+
+`tests/mlflow/test_upstream.py` fails when there is one, so that the function here can go.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from dagster_mlops.core.extras import extra
+
+
+@contextmanager
+def active_experiment(experiment_id: str) -> Iterator[None]:
+    """Make an experiment MLflow's active one for a while.
+
+    ``mlflow.set_experiment`` asks the server again, and what was active before can be neither read nor put back:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/fluent.py
+    """
+    fluent = _fluent()
+    before = fluent._active_experiment_id
+    fluent._active_experiment_id = experiment_id
+    try:
+        yield
+    finally:
+        fluent._active_experiment_id = before
+
+
+def active_runs() -> list[Any]:
+    """The stack of active runs of this thread, to be changed in place.
+
+    ``mlflow.active_run`` shows only the top of it:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/fluent.py
+    """
+    return _fluent()._active_run_stack.get()
+
+
+def active_runs_by_thread() -> list[list[Any]]:
+    """The stacks of all threads: https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/thread_utils.py"""
+    return [*_fluent()._active_run_stack.get_all_thread_values().values()]
+
+
+@contextmanager
+def run_for_threads_without(run: Any) -> Iterator[None]:
+    """Let threads and forked processes that have no active run log to `run`.
+
+    MLflow keeps the active run per thread, and begins a new one for what a thread without one logs:
+    https://github.com/mlflow/mlflow/issues/3592
+    """
+    fluent = _fluent()
+    start = fluent._get_or_start_run
+    fluent._get_or_start_run = lambda: start() if active_runs() else run
+    try:
+        yield
+    finally:
+        fluent._get_or_start_run = start
+
+
+def register_header_provider(registry: Any, provider: Callable[[], Any]) -> None:
+    """Add a provider of request headers to MLflow's registry of them, which takes entry points only.
+
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/request_header/registry.py
+    """
+    registry._request_header_provider_registry.register(provider)
+
+
+def trial_of(study: Any, frozen: Any) -> Any:
+    """The ``optuna.Trial`` that goes on with a trial which another process has asked for.
+
+    A frozen trial tells its number, and a study hands out new trials only:
+    https://github.com/optuna/optuna/blob/v5.0.0/optuna/trial/_trial.py
+    """
+    return extra("optuna").trial.Trial(study, frozen._trial_id)
+
+
+def _fluent() -> Any:
+    return extra("mlflow.tracking.fluent")

@@ -1,0 +1,58 @@
+"""Fails when MLflow or Optuna no longer needs one of our work-arounds."""
+
+import inspect
+import threading
+
+import mlflow
+import optuna
+import pytest
+from mlflow.tracking.request_header import registry
+
+from dagster_mlops.mlflow import upstream
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS, *known_warnings.ON_IMPORT]
+
+
+def test_the_active_experiment_can_be_neither_read_nor_put_back():
+    missing = {"active_experiment", "get_active_experiment", "get_active_experiment_id", "reset_experiment"}
+    assert not missing & set(dir(mlflow)), f"use it in place of {upstream.active_experiment}"
+
+
+def test_only_the_top_of_the_active_runs_can_be_seen():
+    assert not {"active_runs", "get_active_runs", "active_run_stack"} & set(dir(mlflow)), (
+        f"use it in place of {upstream.active_runs} and {upstream.active_runs_by_thread}"
+    )
+
+
+def test_a_thread_without_a_run_begins_a_new_one(tmp_path, monkeypatch, empty_database):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty_database}")
+    seen = []
+
+    def log():
+        mlflow.log_param("of", "the thread")
+        run = mlflow.active_run()
+        seen.append(run and run.info.run_id)
+        mlflow.end_run()
+
+    with mlflow.start_run() as run:
+        thread = threading.Thread(target=log)
+        thread.start()
+        thread.join()
+    assert seen != [run.info.run_id], f"MLflow does it by itself: drop {upstream.run_for_threads_without}"
+
+
+def test_a_header_provider_joins_by_entry_point_only():
+    public = [name for name, value in vars(registry).items() if inspect.isfunction(value) and "register" in name]
+    assert public == [], f"use it in place of {upstream.register_header_provider}"
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_trial_cannot_be_gone_on_with_by_its_number():
+    study = optuna.create_study()
+    study.enqueue_trial({})
+    missing = {"get_trial", "resume_trial", "trial"}
+    assert not missing & set(dir(study)), f"use it in place of {upstream.trial_of}"
+    study.ask()
+    resumed = upstream.trial_of(study, study.trials[0])
+    assert isinstance(resumed, optuna.Trial) and resumed.number == 0
