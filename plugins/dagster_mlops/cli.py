@@ -94,9 +94,9 @@ def trace(
         events = EventLog(instance) if instance else None
         tools = Tools()
         tool, _, rest = request.partition(":")
-        kind, _, identifier = rest.partition(":")
+        role, _, identifier = rest.partition(":")
         if tool in tools.names and identifier:
-            ref = Ref(tool, kind, identifier, at=at)
+            ref = Ref.from_dict({"tool": tool, "kind": role, "id": identifier, "at": at})
         else:
             logs = [str(folder.absolute()) for folder in log or ()]
             if not logs and (named := os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")):

@@ -26,12 +26,12 @@ from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import (
     Accessible,
-    Bento,
     Deleted,
     Deployment,
     Faulty,
     Inaccessible,
     ModelVersion,
+    Package,
     Prediction,
     Record,
     Ref,
@@ -219,7 +219,7 @@ class Traffic:
 
 def test_a_bento_is_built_from_exactly_the_promoted_version_and_says_so(world):
     assert world.materialize("champion", "bento").success
-    record = world.record("bento", Bento)
+    record = world.record("bento", Package)
     bento = world.resource.bentos().get(record.tag)
     assert bento.info.labels == {
         "model_name": "delay",
@@ -235,26 +235,26 @@ def test_a_bento_is_built_from_exactly_the_promoted_version_and_says_so(world):
 
 def test_an_unchanged_bento_is_not_built_again(world):
     world.materialize("champion", "bento")
-    before = world.record("bento", Bento)
+    before = world.record("bento", Package)
     made = world.resource.bentos().get(before.tag).creation_time
     [event] = [e for e in world.materialize("bento").get_asset_materialization_events()]
     assert event.materialization.metadata["bentoml/built"].value is False
     assert event.materialization.tags["dagster/data_version"] == before.tag
     assert world.resource.bentos().get(before.tag).creation_time == made
-    assert world.record("bento", Bento) == before
+    assert world.record("bento", Package) == before
 
 
 def test_a_build_that_was_killed_is_done_again_and_leaves_one_whole_bento(world):
     world.materialize("champion", "bento")
-    tag = world.record("bento", Bento).tag
+    tag = world.record("bento", Package).tag
     folder = world.home / "bentos" / tag.replace(":", "/")
     # What a kill in the middle of BentoML's copying leaves: files, but not the last one.
     (folder / "src" / "dagster_mlops.json").unlink()
     (folder / "src" / "service.py").unlink()
-    assert isinstance(BentomlTool().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Faulty)
+    assert isinstance(BentomlTool().resolve(Ref("bentoml", "package", tag, at=str(world.home))), Faulty)
     assert world.materialize("bento").success
     assert (folder / "src" / "service.py").exists()
-    assert isinstance(BentomlTool().resolve(Ref("bentoml", "bento", tag, at=str(world.home))), Accessible)
+    assert isinstance(BentomlTool().resolve(Ref("bentoml", "package", tag, at=str(world.home))), Accessible)
 
 
 def test_without_a_promoted_version_the_error_names_where_it_looked(tmp_path):
@@ -363,7 +363,7 @@ def test_lineage_walks_from_a_prediction_to_the_model_version(live):
     deployment = resolver.resolve(prediction.record.upstream[0])
     assert isinstance(deployment.record, Deployment) and deployment.record.ref == prediction.record.upstream[0]
     bento = resolver.resolve(deployment.record.upstream[0])
-    assert isinstance(bento.record, Bento)
+    assert isinstance(bento.record, Package)
     version = deployment.record.model_version
     assert bento.record.upstream[0] == Ref("mlflow", "model_version", f"delay/{version}", at=live.uri)
 
@@ -373,8 +373,8 @@ def test_lineage_says_deleted_and_inaccessible_rather_than_nothing(live, tmp_pat
     log = live.record("deployment", Deployment).prediction_log
     assert isinstance(ask(Ref("bentoml", "prediction", "never", at=log)), Deleted)
     assert isinstance(ask(Ref("bentoml", "deployment", "deployment/gone", at=str(live.state_dir))), Deleted)
-    assert isinstance(ask(Ref("bentoml", "bento", "delay:gone", at=str(live.home))), Deleted)
-    assert isinstance(ask(Ref("bentoml", "bento", "delay:gone", at=str(tmp_path / "nowhere"))), Inaccessible)
+    assert isinstance(ask(Ref("bentoml", "package", "delay:gone", at=str(live.home))), Deleted)
+    assert isinstance(ask(Ref("bentoml", "package", "delay:gone", at=str(tmp_path / "nowhere"))), Inaccessible)
     assert isinstance(ask(Ref("bentoml", "poem", "x", at=str(tmp_path))), Faulty)
 
 
@@ -520,7 +520,7 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
 
     assert live.materialize("deployment").success
     [after] = status(live.state_dir)
-    assert after["healthy"] and after["id"] != record.id and after["bento"] == record.bento
+    assert after["healthy"] and after["id"] != record.id and after["package"] == record.package
     assert tick(live, first.cursor).run_requests == []
     assert resolved(record.ref).record.stopped
 

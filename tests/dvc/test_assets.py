@@ -119,7 +119,7 @@ def test_the_record_is_in_dagster_and_in_the_pointer_file(run, dvc, instance):
     record = _record(instance, flights)
     assert record.rev == _git(dvc.root, "rev-parse", "HEAD") and record.dagster_partition == "2013-01"
     [code] = record.upstream
-    assert (code.tool, code.kind, code.id) == ("git", "commit", record.code_commit)
+    assert (code.tool, code.role, code.id) == ("git", "commit", record.code_commit)
     noted = dvc.pointer("raw/flights/2013-01.parquet", rev="HEAD")["meta"]["dagster_mlops"]
     assert Dataset.from_dict({**noted, "rev": record.rev}) == record
     message = _git(dvc.root, "log", "-1", "--format=%B")

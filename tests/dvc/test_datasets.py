@@ -571,7 +571,7 @@ def test_an_import_takes_the_newest_of_a_branch_and_is_locked_to_its_commit(note
     commit = _git(note.root, "rev-parse", "HEAD")
     pointer, record = mine.pointer("vendor/note.txt", rev="HEAD"), _record(instance, asset)
     assert pointer["frozen"] and pointer["deps"][0]["repo"] == {"url": note.repo, "rev": branch, "rev_lock": commit}
-    assert [(ref.kind, ref.id, ref.at) for ref in record.upstream] == [("commit", commit, note.repo)]
+    assert [(ref.role, ref.id, ref.at) for ref in record.upstream] == [("commit", commit, note.repo)]
     assert _latest(instance, asset).tags["dagster/data_version"] == note.data_version("note.txt")
     with mine.open() as repo:
         assert not repo.status()

@@ -26,7 +26,7 @@ from dagster_mlops.evidently.drift import compare
 from dagster_mlops.evidently.normalise import normalise
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import quiet
-from dagster_mlops.provenance import Dataset, DriftReport, Ref
+from dagster_mlops.provenance import Dataset, Ref, Report
 from tests.support import known_warnings
 
 # Dagster's own YAML loader calls pydantic's parse_obj_as and its beta code references.
@@ -88,7 +88,7 @@ def test_shifted_columns_are_named_with_scores_report_plot_and_record():
     assert (table[0]["column"], table[0]["verdict"]) == ("temp", "drifted")
     assert "psi" in str(table[0]["method"]).lower()
     assert len(facts(done)["evidently/plot"]) < 60_000
-    record = DriftReport.from_metadata(done.metadata)
+    record = Report.from_metadata(done.metadata)
     assert (
         record
         and record.drifted == ("temp",)
@@ -161,7 +161,7 @@ def test_a_partition_is_compared_with_the_one_before_it():
             for month in ("2013-01", "2013-07")
         ]
     assert "no partition of it is before or beside flights['2013-01']" in (done[0].description or "")
-    record = DriftReport.from_metadata(done[1].metadata)
+    record = Report.from_metadata(done[1].metadata)
     assert record and (record.current, record.reference) == ("flights[2013-07]", "flights[2013-01]")
     assert record.drift_share == 1.0
 

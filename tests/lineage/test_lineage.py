@@ -23,18 +23,18 @@ from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.lineage.chain.tree import chain_tree
 from dagster_mlops.provenance import (
     Accessible,
-    Bento,
-    CodeCommit,
+    Commit,
     Dataset,
     Deleted,
     Deployment,
-    DriftReport,
     FeatureView,
     Inaccessible,
     ModelVersion,
+    Package,
     Prediction,
     Record,
     Ref,
+    Report,
     TrainingRun,
     TrainingSet,
 )
@@ -42,7 +42,7 @@ from dagster_mlops.provenance import (
 MONTHS = [f"2013-{month:02}" for month in range(1, 7)]
 URI = "sqlite:///mlflow.db"
 
-COMMIT = CodeCommit(sha="c0ffee" * 6, repo="/code", subject="Train on six months")
+COMMIT = Commit(sha="c0ffee" * 6, repo="/code", subject="Train on six months")
 RAW = [
     Dataset(
         path=f"raw/flights/{month}.parquet",
@@ -95,7 +95,7 @@ VERSION = ModelVersion(
     upstream=(RUN.ref,),
     dagster_asset="arrival_delay_model",
 )
-BENTO = Bento(
+BENTO = Package(
     tag="arrival_delay:3",
     home="/bentos",
     model_name="arrival_delay",
@@ -108,7 +108,7 @@ BENTO = Bento(
 LIVE = Deployment(
     name="arrival_delay",
     id="d1",
-    bento=BENTO.tag,
+    package=BENTO.tag,
     model_name="arrival_delay",
     model_version="3",
     url="http://127.0.0.1:9",
@@ -122,7 +122,7 @@ PREDICTION = Prediction(
     timestamp="2013-07-01T10:00:00+00:00",
     prediction_log=LIVE.prediction_log,
     deployment="arrival_delay/d1",
-    bento=BENTO.tag,
+    package=BENTO.tag,
     model_name="arrival_delay",
     model_version="3",
     inputs={"carrier": "UA", "temp": 21.5},
@@ -161,7 +161,7 @@ def shelves():
 
 
 def _report(instance: dg.DagsterInstance, record: Record, asset: str = "", partition: str = "") -> None:
-    key = dg.AssetKey((asset or record.dagster_asset or record.kind).split("/"))
+    key = dg.AssetKey((asset or record.dagster_asset or record.role).split("/"))
     partition = partition or record.dagster_partition
     metadata = record.to_metadata()
     instance.report_runless_asset_event(dg.AssetMaterialization(key, metadata=metadata, partition=partition or None))
@@ -347,7 +347,7 @@ def repository(tmp_path):
 def test_a_commit_answers_with_its_subject(repository):
     repo, sha = repository
     answer = GitTool().resolve(Ref("git", "commit", sha, at=str(repo)))
-    assert isinstance(answer, Accessible) and isinstance(answer.record, CodeCommit)
+    assert isinstance(answer, Accessible) and isinstance(answer.record, Commit)
     assert (answer.record.sha, answer.record.subject, answer.record.author) == (sha, "Begin", "test")
 
 
@@ -409,7 +409,7 @@ def test_many_siblings_share_a_line_in_the_tree_but_not_in_json(shelves):
     chain = trace(PREDICTION.ref, tools=shelves)
     assert "dataset × 6: raw/flights/2013-01.parquet … raw/flights/2013-06.parquet" in _text(chain, 120)
     assert "6,015 rows" in _text(chain)
-    assert sum(link["ref"]["kind"] == "dataset" for link in chain.to_dict()["links"]) == 6
+    assert sum(link["ref"]["role"] == "dataset" for link in chain.to_dict()["links"]) == 6
 
 
 def test_a_lost_sibling_stands_out_of_its_group(shelves):
@@ -443,7 +443,7 @@ def _world(instance: dg.DagsterInstance, deployment: Deployment, drifted: bool =
 
     @dg.asset_check(asset=deployed)
     def drift() -> dg.AssetCheckResult:
-        report = DriftReport(id="2013-07", drift_share=0.4, drifted=("temp",), passed=not drifted)
+        report = Report(id="2013-07", drift_share=0.4, drifted=("temp",), passed=not drifted)
         severity = dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(passed=not drifted, severity=severity, metadata=report.to_metadata())
 
@@ -545,7 +545,7 @@ def test_trace_takes_a_full_ref_and_fails_when_a_link_is_lost(home):
     assert result.exit_code == cli.INCOMPLETE, result.output
     chain = json.loads(result.stdout)
     assert chain["complete"] is False
-    assert {link["ref"]["kind"] for link in chain["links"]} >= {"bento", "model_version", "training_run", "dataset"}
+    assert {link["ref"]["role"] for link in chain["links"]} >= {"package", "model_version", "training_run", "dataset"}
 
 
 def test_trace_of_a_commit_is_complete(repository):
@@ -641,7 +641,7 @@ def test_the_real_tools_say_deleted_and_inaccessible(repository, tmp_path):
         command = [*python, "-m", "dagster_mlops.cli", "trace", f"mlflow:training_run:{run_id}", "--at", uri, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         links = json.loads(done.stdout)["links"]
-        return done.returncode, {link["ref"]["kind"]: (link["bucket"], link["source"]) for link in links}
+        return done.returncode, {link["ref"]["role"]: (link["bucket"], link["source"]) for link in links}
 
     everything = {kind: ("accessible", "tool") for kind in ("training_run", "dataset", "commit")}
     assert asked() == (cli.COMPLETE, everything)

@@ -266,7 +266,7 @@ def test_the_asset_shows_what_the_run_found_and_names_its_version(instance, reso
     assert seen["mlflow/training_seconds"] > 0
     [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == model.key]
     assert data_version(event) == "delay/1"
-    run, version = sorted(records_in(seen), key=lambda record: record.kind, reverse=True)
+    run, version = sorted(records_in(seen), key=lambda record: record.role, reverse=True)
     assert isinstance(version, ModelVersion) and isinstance(run, TrainingRun)
     assert version.upstream == (run.ref,) and version.datasets == {DATASET.path: MD5}
     assert registry.version_record(client.get_model_version("delay", "1"), resource.uri) == version
@@ -759,7 +759,7 @@ def test_bounds_that_check_nothing_are_refused(bounds):
 @pytest.fixture
 def trained(instance, resource) -> tuple[TrainingRun, ModelVersion]:
     seen = metadata_of(materialize(instance, resource, training_set, model), "model")
-    version, run = sorted(records_in(seen), key=lambda record: record.kind)
+    version, run = sorted(records_in(seen), key=lambda record: record.role)
     assert isinstance(run, TrainingRun) and isinstance(version, ModelVersion)
     return run, version
 

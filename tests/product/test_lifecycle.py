@@ -102,7 +102,7 @@ def kinds(chain: dict) -> dict[str, set[str]]:
     """The buckets found for each kind of link, nearest to the prediction first."""
     found: dict[str, set[str]] = {}
     for link in chain["links"]:
-        found.setdefault(link["ref"]["kind"], set()).add(link["bucket"])
+        found.setdefault(link["ref"]["role"], set()).add(link["bucket"])
     return found
 
 

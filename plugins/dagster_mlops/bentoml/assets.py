@@ -17,7 +17,7 @@ from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import Bento, ModelVersion, Record
+from dagster_mlops.provenance import ModelVersion, Package, Record
 
 FACTS_FILE = "dagster_mlops.json"
 _GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""
@@ -81,7 +81,7 @@ def bento_asset(
             digest = _digest(context_dir, [chosen.run_id, *sorted(packages), json.dumps(labels or {})])
             bento_name = re.sub(r"[^a-z0-9_.-]", "_", chosen.name.lower())
             version = f"{chosen.version}-{digest[:12]}"
-            record = Bento(
+            record = Package(
                 tag=f"{bento_name}:{version}",
                 home=str(resource.home_dir),
                 model_name=chosen.name,
@@ -140,13 +140,13 @@ def bento_asset(
     return bento  # pyright: ignore[reportReturnType] - **asset_options hides which overload of dg.asset this is
 
 
-def stored_bento(home: Path, tag: str) -> Bento | None:
+def stored_bento(home: Path, tag: str) -> Package | None:
     """The record that the bento carries, read from its files; None when the store does not hold it whole."""
     facts = home / "bentos" / tag.replace(":", "/") / "src" / FACTS_FILE
     if not facts.exists():  # written last, see _build
         return None
     record = Record.from_dict(json.loads(facts.read_text())["record"])
-    return record if isinstance(record, Bento) else None
+    return record if isinstance(record, Package) else None
 
 
 def _promoted_version(context: dg.AssetExecutionContext, promoted: dg.AssetKey) -> ModelVersion:
@@ -154,7 +154,7 @@ def _promoted_version(context: dg.AssetExecutionContext, promoted: dg.AssetKey) 
     for record in records:
         if isinstance(record, ModelVersion):
             return record
-    found = ", ".join(r.kind for r in records) or "none"
+    found = ", ".join(r.role for r in records) or "none"
     raise DeploymentError(
         f"no ModelVersion record on the latest materialization of {promoted.to_user_string()} "
         f"(records there: {found}). Materialize it first, or point promoted= at the asset that promotes."

@@ -14,7 +14,7 @@ from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest_
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import Bento
+from dagster_mlops.provenance import Package
 from dagster_mlops.serving.blue_green import Plan, rollout
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def deployment_asset(
             data_version=dg.DataVersion(record.tag),
             metadata={
                 **live.record.to_metadata(),
+                "bentoml/bento": record.tag,
                 "bentoml/url": dg.MetadataValue.url(live.record.url),
                 "bentoml/pid": live.pid,
                 "bentoml/server_port": live.port,
@@ -120,14 +121,14 @@ def deployment_asset(
     return deployment  # pyright: ignore[reportReturnType] - **asset_options hides which overload of dg.asset this is
 
 
-def _bento_record(context: dg.AssetExecutionContext, bento: dg.AssetKey) -> Bento:
+def _bento_record(context: dg.AssetExecutionContext, bento: dg.AssetKey) -> Package:
     records = latest_records(context.instance, bento)
     for record in records:
-        if isinstance(record, Bento):
+        if isinstance(record, Package):
             return record
-    found = ", ".join(r.kind for r in records) or "none"
+    found = ", ".join(r.role for r in records) or "none"
     raise DeploymentError(
-        f"no Bento record on the latest materialization of {bento.to_user_string()} (records there: {found}). "
+        f"no Package record on the latest materialization of {bento.to_user_string()} (records there: {found}). "
         "Materialize it first, or point bento= at the asset that builds the bento."
     )
 

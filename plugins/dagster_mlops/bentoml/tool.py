@@ -6,27 +6,27 @@ from pathlib import Path
 
 from dagster_mlops.bentoml.serving import PredictionLog
 from dagster_mlops.errors import DeploymentError, ProvenanceError
-from dagster_mlops.provenance import Accessible, Answer, Bento, Deleted, Faulty, Inaccessible, Record, Ref
+from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Package, Record, Ref
 from dagster_mlops.serving.state import load, state_file
 
 
 class BentomlTool:
-    """Resolves ``prediction`` (at a prediction log), ``deployment`` (at a state folder), ``bento`` (at a BENTOML_HOME).
+    """Resolves ``prediction`` (in a prediction log), ``deployment`` (in a state folder), ``package`` (in a BENTOML_HOME).
 
     Without a place the environment names it: ``DAGSTER_MLOPS_PREDICTION_LOG``, ``DAGSTER_MLOPS_STATE_DIR`` and
     ``BENTOML_HOME``.
 
-    >>> BentomlTool().resolve(Ref("bentoml", "bento", "delay:1", at="/nowhere")).bucket
+    >>> BentomlTool().resolve(Ref("bentoml", "package", "delay:1", at="/nowhere")).bucket
     'inaccessible'
     """
 
     def resolve(self, ref: Ref) -> Answer:
         """The record that was left with the thing itself; see :class:`dagster_mlops.tools.Tool`."""
-        ask = {"prediction": _prediction, "deployment": _deployment, "bento": _bento}.get(ref.kind)
-        variable = {"prediction": "PREDICTION_LOG", "deployment": "STATE_DIR"}.get(ref.kind)
+        ask = {"prediction": _prediction, "deployment": _deployment, "package": _bento}.get(ref.role)
+        variable = {"prediction": "PREDICTION_LOG", "deployment": "STATE_DIR"}.get(ref.role)
         place = ref.at or os.environ.get(f"DAGSTER_MLOPS_{variable}" if variable else "BENTOML_HOME", "")
         if ask is None:
-            return Faulty(f"the bentoml resolver knows no {ref.kind!r}; it knows prediction, deployment and bento.")
+            return Faulty(f"the bentoml resolver knows no {ref.role!r}; it knows prediction, deployment and package.")
         if not place:
             return Inaccessible(f"{ref} does not say where it is kept.")
         if not Path(place).is_dir():
@@ -65,6 +65,6 @@ def _bento(ref: Ref, home: Path) -> Answer:
     if not facts.exists():
         return Faulty(f"{folder} holds no record: not built by bento_asset, or its build was interrupted.")
     record = Record.from_dict(json.loads(facts.read_text())["record"])
-    if not isinstance(record, Bento) or record.tag != ref.id:
+    if not isinstance(record, Package) or record.tag != ref.id:
         return Faulty(f"{facts} describes another thing than {ref.id}.", record)
     return Accessible(record)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -116,7 +116,7 @@ def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = N
     return tuple(dict.fromkeys(record.ref for record in upstream_records(context, key)))
 
 
-def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> dict[str, str]:
+def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> dict[str, Any]:
     """The fields of a record that say which Dagster run made it; spread them into a record's constructor."""
     return {
         "dagster_run_id": context.run.run_id,

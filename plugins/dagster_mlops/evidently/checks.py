@@ -14,7 +14,7 @@ from dagster_mlops.evidently.performance import measure
 from dagster_mlops.evidently.plots import distributions
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import EvidentlyResource
-from dagster_mlops.provenance import DriftReport
+from dagster_mlops.provenance import Report
 
 Severity = Literal["WARN", "ERROR"]
 _SHOWN = 20  # per-column floats and table rows, worst first; the HTML report has them all
@@ -69,7 +69,7 @@ def drift_check(
             return _undecided("no column can be compared.", {**rows, **_column_table(result.columns)})
         passed = result.share < drift_share
         report = evidently.report_path(folder=f"{key.to_user_string()}/{name}", name=id)
-        record = DriftReport(
+        record = Report(
             id=id,
             report=str(report) if result.snapshot else "",
             reference=_where(reference_key, against),

@@ -70,7 +70,7 @@ def _answer(store: "FeatureStore", ref: Ref) -> Answer:
         record = registry.get_record(store, ref)
     except ProvenanceError as error:
         return Faulty(f"the record of {ref} in the Feast registry cannot be read: {error}")
-    if ref.kind == "feature_view":
+    if ref.role == "feature_view":
         view = thing.partition("@")[0]
         if view not in {found.name for found in store.registry.list_all_feature_views(project)}:
             return Deleted(f"feature view {view!r} is no longer in project {project!r}", record)

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from dagster_mlops.provenance import Accessible, Answer, CodeCommit, Deleted, Faulty, Inaccessible, Ref
+from dagster_mlops.provenance import Accessible, Answer, Commit, Deleted, Faulty, Inaccessible, Ref
 
 _TIMEOUT = 5.0
 _FORMAT = "--format=%H%x00%aI%x00%an%x00%s"
@@ -34,7 +34,7 @@ class GitTool:
             return Inaccessible(f"git could not be started: {error}.")
         if shown.returncode == 0:
             sha, authored, author, subject = shown.stdout.rstrip("\n").split("\0")
-            return Accessible(CodeCommit(sha=sha, repo=ref.at, authored=authored, author=author, subject=subject))
+            return Accessible(Commit(sha=sha, repo=ref.at, authored=authored, author=author, subject=subject))
         if inside.stdout.strip() == "true":
             return Inaccessible(f"{ref.at} is a shallow clone without this commit. Run: git fetch --unshallow")
         return Deleted(f"commit {ref.id[:12]} is not in {ref.at} (rewritten, or never pushed from where it was made).")

@@ -44,8 +44,8 @@ class MlflowTool:
 
     def resolve(self, ref: Ref) -> Answer:
         """Answer within ten seconds, from the record that the run or version carries."""
-        if ref.kind not in ("training_run", "model_version"):
-            return Faulty(f"MLflow keeps training runs and model versions, no {ref.kind}")
+        if ref.role not in ("training_run", "model_version"):
+            return Faulty(f"MLflow keeps training runs and model versions, no {ref.role}")
         # Importing takes seconds on a cold machine, and is not the server's fault.
         uri = _uri(ref)
         if isinstance(uri, Inaccessible):
@@ -161,7 +161,7 @@ def _is_mlflow_database(file: Path) -> bool:
 
 def _answer(ref: Ref, uri: str) -> Answer:
     client = connect(uri, timeout=3)
-    if ref.kind == "training_run":
+    if ref.role == "training_run":
         return _training_run(client, ref)
     return _model_version(client, ref, uri)
 

@@ -16,7 +16,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import Bento, Deployment
+from dagster_mlops.provenance import Deployment, Package
 from dagster_mlops.serving import envoy as proxy
 from dagster_mlops.serving import processes
 from dagster_mlops.serving.golden_set import Golden
@@ -28,7 +28,7 @@ class Plan:
     """What to serve where. Two plans with the same fingerprint need one server."""
 
     name: str
-    bento: Bento
+    bento: Package
     state_dir: Path
     port: int
     environment: Mapping[str, str]
@@ -112,7 +112,7 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
     record = Deployment(
         name=plan.name,
         id=f"{version}-{stamp}-{secrets.token_hex(2)}",
-        bento=plan.bento.tag,
+        package=plan.bento.tag,
         model_name=plan.bento.model_name,
         model_version=plan.bento.model_version,
         url=f"http://127.0.0.1:{plan.port}",
@@ -132,7 +132,17 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         probe=secrets.token_hex(16),
         route=plan.route,
     ).save()
-    server = [sys.executable, "-m", "bentoml", "serve", record.bento, "--host", "127.0.0.1", "--port", str(state.port)]
+    server = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        record.package,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(state.port),
+    ]
     environment = {
         **plan.environment,
         "DAGSTER_MLOPS_DEPLOYMENT": f"{record.name}/{record.id}",
@@ -140,7 +150,7 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         "DAGSTER_MLOPS_PROBE": state.probe,
         **plan.extra_environment,
     }
-    log.info(f"Serving {record.bento} on {state.url} as {record.id}; its output is in {_log_file(plan, state)}.")
+    log.info(f"Serving {record.package} on {state.url} as {record.id}; its output is in {_log_file(plan, state)}.")
     pid = processes.spawn(
         server, state_dir=plan.state_dir, role=state.role, environment=environment, log=_log_file(plan, state)
     )
@@ -155,7 +165,7 @@ def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) 
         if not state.alive() or waited > plan.ready_timeout:
             why = f"was not ready within {plan.ready_timeout:g} s" if state.alive() else "ended before it was ready"
             raise DeploymentError(
-                f"the server of {state.record.bento} {why}. The end of {_log_file(plan, state)}:\n"
+                f"the server of {state.record.package} {why}. The end of {_log_file(plan, state)}:\n"
                 f"{processes.tail(_log_file(plan, state))}"
             )
         if waited - told >= 5:

@@ -12,7 +12,7 @@ from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
 def status(state_dir: str | Path) -> list[dict[str, Any]]:
     """Every deployment that has not ended, oldest first; reads only, and answers within seconds.
 
-    Each has ``name, id, bento, model_name, model_version, url, phase, started, pids, live`` (traffic goes to it),
+    Each has ``name, id, package, model_name, model_version, url, phase, started, pids, live`` (traffic goes to it),
     ``healthy`` (and it answers through the public port) and, in words, ``reason``.
 
         any(d["healthy"] for d in status("state/serving"))
@@ -25,7 +25,9 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
         if state.phase not in ENDED:
             live = state.id == target and state.phase in ("switching", "live")
             problem = _problem(state, running) if live else "takes no traffic"
-            facts = {n: getattr(state.record, n) for n in ("name", "id", "bento", "model_name", "model_version", "url")}
+            facts = {
+                n: getattr(state.record, n) for n in ("name", "id", "package", "model_name", "model_version", "url")
+            }
             rows.append(
                 {
                     **facts,

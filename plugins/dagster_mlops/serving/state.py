@@ -89,7 +89,7 @@ def load(path: Path) -> DeploymentState:
         record = Record.from_dict(data.pop("record"))
         known = {field.name for field in dataclasses.fields(DeploymentState)}
         if not isinstance(record, Deployment):
-            raise ProvenanceError(f"holds a {record.kind} record")
+            raise ProvenanceError(f"holds a {record.role} record")
         return DeploymentState(record=record, **{k: v for k, v in data.items() if k in known})
     except (ValueError, KeyError, TypeError, ProvenanceError) as error:
         raise DeploymentError(f"{path} is damaged ({error}). Remove it once its server is stopped.") from error

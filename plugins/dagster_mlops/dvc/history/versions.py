@@ -82,7 +82,8 @@ def record_of(dvc: DvcResource, path: str, pointer: Mapping[str, Any], commit: s
     noted = (pointer.get("meta") or {}).get(NAMESPACE)
     facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": commit}
     if noted and noted.get("md5") == out["md5"]:
-        record = Record.from_dict({**noted, **facts})
+        # The file may have been moved since, and with it what the record is of.
+        record = Record.from_dict({**noted, **facts, "of": {"tool": "dvc", "role": Dataset.role}})
         assert isinstance(record, Dataset)
         return record
     return Dataset(**facts, bytes=out.get("size"))

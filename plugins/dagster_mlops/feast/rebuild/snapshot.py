@@ -106,7 +106,7 @@ def take(
         "entities": [registry.definition(entity) for entity in sorted(things, key=lambda e: e.name)],
     }
     sources = {view.batch_source.name: view.batch_source for view in views if getattr(view, "batch_source", None)}
-    datasets = {ref.id.rpartition("@")[2]: ref for ref in known if ref.kind == "dataset"}
+    datasets = {ref.id.rpartition("@")[2]: ref for ref in known if ref.role == "dataset"}
     versions = tuple(_version(store, source, datasets) for _, source in sorted(sources.items()))
     return Snapshot(definitions, versions, tuple(entities), timestamp_column, frame, at)
 
@@ -147,7 +147,7 @@ def get(store: "FeatureStore", name: str) -> Snapshot | None:
         SourceVersion(**{**source, "files": tuple(SourceFile(**file) for file in source["files"])})
         for source in facts["sources"]
     )
-    entities = tuple(Ref(**ref) for ref in facts["entities"])
+    entities = tuple(Ref.from_dict(ref) for ref in facts["entities"])
     return Snapshot(**{**facts, "definitions": definitions, "sources": sources, "entities": entities})
 
 

@@ -190,7 +190,7 @@ def get_tags(store: "FeatureStore", name: str) -> dict[str, str]:
 
 
 def _name(ref: Ref) -> str:
-    return f"dagster_mlops/{ref.kind}/{ref.id}"
+    return f"dagster_mlops/{ref.role}/{ref.id}"
 
 
 def _definition(thing: Any) -> dict[str, Any]:

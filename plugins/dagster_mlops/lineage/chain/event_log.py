@@ -10,7 +10,7 @@ from typing import TypeVar
 import dagster as dg
 
 from dagster_mlops.errors import ProvenanceError
-from dagster_mlops.provenance import Record, Ref, records_in
+from dagster_mlops.provenance import Record, Ref, raw_records
 
 _R = TypeVar("_R", bound=Record)
 _PAGE = 1_000
@@ -58,19 +58,19 @@ class EventLog:
         record = dataclasses.replace(known[0].record, upstream=next(filter(None, edges), ()))
         return dataclasses.replace(known[0], record=record, made=known[-1].timestamp)
 
-    def entries(self, kind: type[_R]) -> list[tuple[_R, Entry]]:
-        """Every record of one kind among the events read at first, newest first."""
+    def entries(self, role: type[_R]) -> list[tuple[_R, Entry]]:
+        """Every record of one class among the events read at first, newest first; `Record` itself: of unknown roles."""
         if not self._entries:
             next(self._rounds, False)
-        found = [
+        pairs = [
             (entry.record, entry)
             for entry in itertools.chain.from_iterable(self._entries.values())
-            if isinstance(entry.record, kind)
+            if isinstance(entry.record, role) and (role is not Record or type(entry.record) is Record)
         ]
-        return sorted(found, key=lambda pair: -pair[1].timestamp)
+        return sorted(pairs, key=lambda pair: -pair[1].timestamp)
 
     def _matching(self, ref: Ref) -> list[Entry]:
-        entries = self._entries.get((ref.tool, ref.kind, ref.id), [])
+        entries = self._entries.get((ref.tool, ref.role, ref.id), [])
         return [entry for entry in entries if not ref.at or entry.record.ref.at == ref.at] or list(entries)
 
     def _read(self) -> Iterator[bool]:
@@ -98,10 +98,12 @@ class EventLog:
         if happened is None:
             return
         asset, partition, at = key.to_user_string(), happened.partition or "", event.timestamp
-        try:
-            for record in records_in(happened.metadata):
-                ref = record.ref
-                entry = Entry(record=record, asset=asset, partition=partition, timestamp=at, made=at)
-                self._entries[ref.tool, ref.kind, ref.id].append(entry)
-        except ProvenanceError as error:
-            self.unreadable.append(f"{asset} {partition}: {error}")
+        for stored in raw_records(happened.metadata):
+            try:
+                record = Record.from_dict(stored)
+            except ProvenanceError as error:
+                self.unreadable.append(f"{asset} {partition}: {error}")
+                continue
+            ref = record.ref
+            entry = Entry(record=record, asset=asset, partition=partition, timestamp=at, made=at)
+            self._entries[ref.tool, ref.role, ref.id].append(entry)

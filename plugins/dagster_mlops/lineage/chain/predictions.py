@@ -25,7 +25,7 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
     tools = tools or Tools()
     answers: list[str] = []
     for log in logs:
-        ref = Ref(Prediction.tool, Prediction.kind, request_id, at=log)
+        ref = Ref(Prediction.tool, Prediction.role, request_id, at=log)
         answer = tools.ask(ref)
         if isinstance(answer, Accessible):
             return ref

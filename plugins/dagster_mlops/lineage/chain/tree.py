@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from rich.tree import Tree
 
-from dagster_mlops.lineage.chain.record_text import facts, made_by, title
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.provenance import Dataset
 
@@ -53,16 +52,16 @@ def _groups(links: Iterable[Link]) -> list[list[Link]]:
     alike: dict[tuple[str, ...], list[Link]] = defaultdict(list)
     for link in links:
         family = link.record.dagster_asset if link.record else ""
-        family = family or title(link.record, link.ref.id).rpartition("/")[0] or str(link.ref)
-        alike[link.ref.tool, link.ref.kind, link.bucket, link.source, family].append(link)
+        family = family or link.title.rpartition("/")[0] or str(link.ref)
+        alike[link.ref.tool, link.ref.role, link.bucket, link.source, family].append(link)
     return [part for group in alike.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
 
 
 def _label(links: Sequence[Link]) -> Text:
     first = links[0]
     mark, colour = LOOKS.get(first.bucket, ("!", "magenta"))
-    label = Text.assemble((mark, colour), " ", (first.ref.kind.replace("_", " "), "bold"), " ")
-    label.append(title(first.record, first.ref.id) if len(links) == 1 else _span(links))
+    label = Text.assemble((mark, colour), " ", (first.ref.role.replace("_", " "), "bold"), " ")
+    label.append(first.title if len(links) == 1 else _span(links))
     if first.bucket != "accessible":
         label.append(f" {first.bucket.upper()}", style=f"bold {colour}")
         label.append(f"\n{first.reason or 'no reason given'}", style=colour)
@@ -72,14 +71,14 @@ def _label(links: Sequence[Link]) -> Text:
     elif first.source != "tool":
         label.append(f"\n{_SOURCES[first.source]}", style="italic")
     if first.record:
-        details = facts(first.record) if len(links) == 1 else _totals(links)
-        lines = [" · ".join(details), made_by(first.record) if len(links) == 1 else ""]
+        details = first.record.details() if len(links) == 1 else _totals(links)
+        lines = [" · ".join(details), first.record.made_by() if len(links) == 1 else ""]
         label.append("".join(f"\n{line}" for line in lines if line), style="dim")
     return label
 
 
 def _span(links: Sequence[Link]) -> str:
-    names = sorted(title(link.record, link.ref.id) for link in links)
+    names = sorted(link.title for link in links)
     return f"× {len(links)}: {names[0]} … {names[-1]}"
 
 
@@ -97,7 +96,7 @@ def _totals(links: Sequence[Link]) -> list[str]:
 def _named_again(links: Iterable[Link]) -> str:
     names: dict[str, list[str]] = defaultdict(list)
     for link in links:
-        names[link.ref.kind.replace("_", " ")].append(title(link.record, link.ref.id))
+        names[link.ref.role.replace("_", " ")].append(link.title)
     return ", ".join(
         f"{kind} {', '.join(found)}" if len(found) < _MANY else f"{len(found)} × {kind} {found[0]} …"
         for kind, found in names.items()

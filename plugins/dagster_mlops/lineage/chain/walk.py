@@ -1,5 +1,6 @@
 """Walks from any thing upstream to everything it was made from, tool by tool."""
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from typing import Any, Literal, TypeVar
 import dagster as dg
 
 from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.chain.inferred import carried
 from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.provenance import Accessible, Answer, Record, Ref, mask_credentials
 from dagster_mlops.tools import Tool
@@ -33,6 +33,11 @@ class Link:
     upstream: tuple["Link", ...] = ()
 
     @property
+    def title(self) -> str:
+        """The name of the thing as a reader knows it."""
+        return self.record.title() if self.record else self.ref.id
+
+    @property
     def complete(self) -> bool:
         """Whether every link, down to the last, is accessible."""
         return all(link.bucket == "accessible" for link in self.walk())
@@ -48,23 +53,23 @@ class Link:
                     seen.add(up.ref)
                     waiting.append(up)
 
-    def find(self, kind: type[_R]) -> list[_R]:
-        """Every record of one kind in the chain, nearest first."""
-        return [link.record for link in self.walk() if isinstance(link.record, kind)]
+    def find(self, role: type[_R]) -> list[_R]:
+        """Every record of one class in the chain, nearest first."""
+        return [link.record for link in self.walk() if isinstance(link.record, role)]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole chain in plain JSON types: a list of links in which each names its upstream refs."""
         return {
-            "ref": _ref_dict(self.ref),
+            "ref": self.ref.to_dict(),
             "complete": self.complete,
             "links": [
                 {
-                    "ref": _ref_dict(link.ref),
+                    "ref": link.ref.to_dict(),
                     "bucket": link.bucket,
                     "reason": link.reason,
                     "source": link.source,
                     "record": link.record.to_dict() if link.record else None,
-                    "upstream": [_ref_dict(up.ref) for up in link.upstream],
+                    "upstream": [up.ref.to_dict() for up in link.upstream],
                 }
                 for link in self.walk()
             ],
@@ -124,10 +129,16 @@ def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, ev
     known: list[tuple[Source, Record | None]] = [
         ("tool", answer.record),
         ("dagster", entry.record if entry else None),
-        ("carried", carried(child, ref)),
+        ("carried", child.implies(ref) if child else None),
         ("nowhere", None),
     ]
     source, record = next(pair for pair in known if pair[1] or pair[0] == "nowhere")
+    if events and events.unreadable and source in ("carried", "nowhere") and not isinstance(answer, Accessible):
+        # It may be among those, so that it is not known whether Dagster has no record.
+        count, first = len(events.unreadable), events.unreadable[0]
+        answer = dataclasses.replace(
+            answer, reason=f"{answer.reason} Dagster's event log has {count} record(s) that cannot be read: {first}"
+        )
     # A promoted version names itself: that is no edge.
     edges = next((edges for _, r in known if r and (edges := [up for up in r.upstream if up != ref])), [])
     return _Step(answer, source, record, tuple(dict.fromkeys(edges)), entry.made if entry else before)
@@ -156,7 +167,3 @@ def _cycle(ref: Ref, path: Mapping[Ref, None]) -> Link:
     names = [str(up) for up in path]
     circle = [*names[names.index(str(ref)) :], str(ref)]
     return Link(ref, "faulty", f"the records name each other as upstream: {' → '.join(circle)}.")
-
-
-def _ref_dict(ref: Ref) -> dict[str, str]:
-    return {"tool": ref.tool, "kind": ref.kind, "id": ref.id, "at": ref.at}

@@ -13,14 +13,15 @@ from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.lineage.chain.event_log import EventLog
 from dagster_mlops.lineage.chain.walk import trace
 from dagster_mlops.provenance import (
-    Bento,
     Dataset,
     Deployment,
-    DriftReport,
     ModelVersion,
+    Package,
+    Record,
+    Report,
     TrainingRun,
     TrainingSet,
-    records_in,
+    raw_records,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Production:
     deployment: Deployment
     since: float  # Unix time
     answers: bool | None  # whether its port takes a connection now; None when stopped or without a URL
-    bento: Bento | None
+    package: Package | None
     model_version: ModelVersion | None
     training_run: TrainingRun | None
     training_set: TrainingSet | None
@@ -76,8 +77,9 @@ class Status:
 
     production: tuple[Production, ...]
     checks: tuple[CheckStatus, ...]
-    drift: tuple[DriftReport, ...]  # the latest report of each check, newest first
+    drift: tuple[Report, ...]  # the latest report of each check, newest first
     unreadable: tuple[str, ...] = ()
+    others: tuple[Record, ...] = ()  # of roles that are not known here: the latest of each asset and partition
 
     @property
     def healthy(self) -> bool:
@@ -94,7 +96,7 @@ class Status:
                     "deployment": p.deployment.to_dict(),
                     "since": p.since,
                     "answers": p.answers,
-                    "bento": p.bento.to_dict() if p.bento else None,
+                    "package": p.package.to_dict() if p.package else None,
                     "model_version": p.model_version.to_dict() if p.model_version else None,
                     "training_run": p.training_run.to_dict() if p.training_run else None,
                     "training_set": p.training_set.to_dict() if p.training_set else None,
@@ -106,6 +108,7 @@ class Status:
             "checks": [{**dataclasses.asdict(check), "holds": check.holds} for check in self.checks],
             "drift": [report.to_dict() for report in self.drift],
             "unreadable": list(self.unreadable),
+            "others": [record.to_dict() for record in self.others],
         }
 
 
@@ -123,19 +126,23 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
     latest = {deployment.name: deployment for deployment, _ in reversed(events.entries(Deployment))}
     production = tuple(_production(deployment, events) for deployment in latest.values())
     evaluations = _latest_evaluations(instance, runs)
-    drift: list[tuple[float, DriftReport]] = []
+    drift: list[tuple[float, Report]] = []
     for record in evaluations.values():
-        try:
-            found = list(records_in(getattr(record.evaluation, "metadata", {})))
-        except ProvenanceError as error:
-            events.unreadable.append(f"{record.key.to_user_string()}: {error}")
-            continue
-        drift += [(record.create_timestamp, report) for report in found if isinstance(report, DriftReport)]
+        for stored in raw_records(getattr(record.evaluation, "metadata", {})):
+            try:
+                report = Record.from_dict(stored)
+            except ProvenanceError as error:
+                events.unreadable.append(f"{record.key.to_user_string()}: {error}")
+                continue
+            if isinstance(report, Report):
+                drift.append((record.create_timestamp, report))
+    others = {(record.role, entry.asset, entry.partition): record for record, entry in reversed(events.entries(Record))}
     return Status(
         production=production,
         checks=tuple(_check_status(instance, evaluations[key]) for key in sorted(evaluations, key=str)),
         drift=tuple(report for _, report in sorted(drift, key=lambda pair: -pair[0])),
         unreadable=tuple(events.unreadable),
+        others=tuple(others[key] for key in sorted(others)),
     )
 
 
@@ -147,7 +154,7 @@ def _production(deployment: Deployment, events: EventLog) -> Production:
         deployment=deployment,
         since=entry.made if entry else 0.0,
         answers=None if deployment.stopped else _answers(deployment.url),
-        bento=next(iter(chain.find(Bento)), None),
+        package=next(iter(chain.find(Package)), None),
         model_version=next(iter(chain.find(ModelVersion)), None),
         training_run=next(iter(chain.find(TrainingRun)), None),
         training_set=next(iter(chain.find(TrainingSet)), None),

@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dagster_mlops.lineage.chain.record_text import facts
 from dagster_mlops.lineage.production.overview import CheckStatus, Production, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
@@ -34,7 +33,10 @@ def status_screen(status: Status) -> RenderableType:
     if status.drift:
         parts.append(Text("\nDrift", style="bold"))
         for report in status.drift:
-            parts.append(Text(f"  {report.id}: {' · '.join(facts(report))}"))
+            parts.append(Text(f"  {report.id}: {' · '.join(report.details())}"))
+    for record in status.others:
+        texts = [record.made_by(), *record.details()]
+        parts.append(Text(f"\n{record.role.replace('_', ' ')} {record.title()}: {' · '.join(filter(None, texts))}"))
     parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
     if status.healthy:
         warned = f"no check fails, {counts['warned']} warn" if counts["warned"] else "every check holds"
@@ -58,12 +60,12 @@ def _production(production: Production) -> RenderableType:
         "deployment": f"{deployment.name}/{deployment.id}",
         "state": f"{state} at {deployment.url}" if deployment.url else state,
         "since": f"{_when(production.since)}",
-        "bento": deployment.bento,
+        "package": deployment.package,
         "model version": version + alias,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in production.metrics.items()) or "none on record",
         "training run": run.run_id if run else "",
         "code": code,
-        "training set": " · ".join(facts(production.training_set)) if production.training_set else "",
+        "training set": " · ".join(production.training_set.details()) if production.training_set else "",
         "data": _data(production),
         "predictions": deployment.prediction_log,
     }

@@ -31,7 +31,7 @@ class Ingredient:
 def find_repository(run: TrainingRun, step: Mapping[str, Any], given: Path | None) -> Path | None:
     """The first checkout at hand that has the commit of the run, or None."""
     kept = step.get("code", {}).get("toplevel", "")
-    known = [ref.at for ref in run.upstream if ref.kind == "commit" and ref.id == run.code_commit]
+    known = [ref.at for ref in run.upstream if ref.role == "commit" and ref.id == run.code_commit]
     for folder in [given] if given else [*map(Path, filter(None, [kept, *known])), Path.cwd()]:
         if folder.is_dir() and git(folder, "cat-file", "-e", f"{run.code_commit}^{{commit}}").returncode == 0:
             return top_level(folder)

@@ -75,7 +75,7 @@ class Recipe:
     @property
     def inputs(self) -> list[Record]:
         """The records of the assets that the training read, as they were then."""
-        kept = [record for _, records in records_read(self.step) for record in records]
+        kept = [record for _, records in records_read(self.step) for record, _ in records]
         return kept or [link.record for link in self.chain.upstream if link.record]
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def find_recipe(
     start = _ref(what, at, events)
     chain = trace(start, tools=tools, instance=events)
     version = chain.record if isinstance(chain.record, ModelVersion) else None
-    runs = [link for link in chain.walk() if link.ref.kind == TrainingRun.kind]
+    runs = [link for link in chain.walk() if link.ref.role == TrainingRun.role]
     if not runs or not isinstance(runs[0].record, TrainingRun):
         where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at, or set DAGSTER_HOME"
         raise ProvenanceError(f"{what!r} names no training run that is known {where}. {chain.reason}")
@@ -143,8 +143,8 @@ def _ref(what: str, at: str, events: EventLog | None) -> Ref:
     if tool == "mlflow" and ":" in rest:
         kind, _, identifier = rest.partition(":")
     else:
-        kind, identifier = (TrainingRun.kind if _RUN_ID.fullmatch(what) else ModelVersion.kind), what
-    if kind == ModelVersion.kind and not re.fullmatch(r".+[/@][^/@]+", identifier):
+        kind, identifier = (TrainingRun.role if _RUN_ID.fullmatch(what) else ModelVersion.role), what
+    if kind == ModelVersion.role and not re.fullmatch(r".+[/@][^/@]+", identifier):
         raise ProvenanceError(f"{what!r} names no training: give a run id, MODEL/VERSION or MODEL@ALIAS.")
     return Ref("mlflow", kind, identifier, at=at or _address(kind, identifier, events))
 
@@ -205,8 +205,8 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
 
     A training set need not be made again when a dataset holds it; one whose dataset is lost can be.
     """
-    kept = [record for _, records in records_read(step) for record in records]
-    links: Sequence[Link] = [link for link in run.upstream if link.ref.kind != "commit"]
+    kept = [record for _, records in records_read(step) for record, _ in records]
+    links: Sequence[Link] = [link for link in run.upstream if link.ref.role != "commit"]
     # What the run has kept counts also where a tool cannot be asked any more.
     known = {**{link.ref: link.record for link in links if link.record}, **{record.ref: record for record in kept}}
     stored = {record.dagster_asset for record in known.values() if isinstance(record, Dataset)}
@@ -229,7 +229,7 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
     for link in links:
         record, reason = known.get(link.ref), link.reason
         asset = record.dagster_asset if record else ""
-        if features := link.ref.kind == TrainingSet.kind:
+        if features := link.ref.role == TrainingSet.role:
             needed = asset in again or asset not in stored
         else:
             needed = asset not in again or link.bucket == "accessible"
@@ -243,6 +243,9 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
     return found, again
 
 
-def records_read(step: Mapping[str, Any]) -> list[tuple[str, list[Record]]]:
-    """The assets that a step has read, and the records of what was read."""
-    return [(read["asset"], [Record.from_dict(kept) for kept in read["records"]]) for read in step.get("reads", [])]
+def records_read(step: Mapping[str, Any]) -> list[tuple[str, list[tuple[Record, Mapping[str, Any]]]]]:
+    """The assets that a step has read, and the records of what was read, each with its stored form."""
+    return [
+        (read["asset"], [(Record.from_dict(stored), stored) for stored in read["records"]])
+        for read in step.get("reads", [])
+    ]

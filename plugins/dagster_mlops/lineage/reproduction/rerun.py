@@ -131,11 +131,12 @@ def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
     """What Dagster has to know for IO managers to load the versions of then: the newest materializations of then."""
     seeds: dict[tuple[str, str], dict[str, Any]] = {}
     for asset, records in records_read(recipe.step):
-        for record in records:
+        for record, stored in records:
             # What is only observed here was made as another asset, elsewhere.
             partition = record.dagster_partition if record.dagster_asset == asset else ""
             seed = seeds.setdefault((asset, partition), {"asset": asset, "partition": partition, "metadata": {}})
-            seed["metadata"][f"dagster_mlops/{record.kind}"] = record.to_dict()
+            # As it was stored, and under its name of that time: the library that reads it may be as old.
+            seed["metadata"][f"dagster_mlops/{stored.get('kind') or record.role}"] = stored
     return list(seeds.values())
 
 

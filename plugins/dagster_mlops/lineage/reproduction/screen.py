@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dagster_mlops.lineage.chain.record_text import facts
 from dagster_mlops.lineage.chain.tree import LOOKS
 from dagster_mlops.lineage.reproduction.explain import Difference, Explanation
 from dagster_mlops.lineage.reproduction.ingredients import Ingredient
@@ -88,7 +87,7 @@ def explanation_screen(why: Explanation) -> RenderableType:
 
 def _title(recipe: Recipe) -> Text:
     version = f"{recipe.version.name}/{recipe.version.version} " if recipe.version else ""
-    found = [fact for fact in facts(recipe.run) if fact]
+    found = recipe.run.details()
     return Text.assemble((f"{version}run {recipe.run.run_id[:12]}", "bold"), (f"  {' · '.join(found)}", "dim"))
 
 

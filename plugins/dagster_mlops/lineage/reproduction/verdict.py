@@ -81,24 +81,24 @@ def _same(kind: str, name: str, then: str, now: str, *, decides: bool = True) ->
 
 def _inputs(then: TrainingRun, now: TrainingRun) -> list[Finding]:
     """Each input by what it is; its hash is part of its name."""
-    before, after = ([ref for ref in run.upstream if ref.kind != "commit"] for run in (then, now))
-    known = [(ref.kind, ref.id) for ref in after]
-    left = [ref for ref in after if (ref.kind, ref.id) not in {(ref.kind, ref.id) for ref in before}]
+    before, after = ([ref for ref in run.upstream if ref.role != "commit"] for run in (then, now))
+    known = [(ref.role, ref.id) for ref in after]
+    left = [ref for ref in after if (ref.role, ref.id) not in {(ref.role, ref.id) for ref in before}]
     findings = []
     for ref in before:
         name, _, version = ref.id.rpartition("@")
-        others = [other for other in left if other.kind == ref.kind and other.id.rpartition("@")[0] == name]
-        if (ref.kind, ref.id) in known:
+        others = [other for other in left if other.role == ref.role and other.id.rpartition("@")[0] == name]
+        if (ref.role, ref.id) in known:
             other = version
         elif others:
             left.remove(others[0])
             other = others[0].id.rpartition("@")[2]
         else:
             other = _NOT_READ
-        findings.append(_same(_KINDS.get(ref.kind, ref.kind), name, version[:24], other[:24]))
+        findings.append(_same(_KINDS.get(ref.role, ref.role), name, version[:24], other[:24]))
     for ref in left:
         name, _, version = ref.id.rpartition("@")
-        findings.append(_same(_KINDS.get(ref.kind, ref.kind), name, _NOT_READ, version[:24]))
+        findings.append(_same(_KINDS.get(ref.role, ref.role), name, _NOT_READ, version[:24]))
     return findings
 
 

@@ -21,7 +21,7 @@ def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "
         if isinstance(record, ModelVersion) and (record.name == name if name else record.dagster_asset in makers)
     ]
     if not versions:
-        kinds = ", ".join(sorted({record.kind for record in records})) or "no record"
+        kinds = ", ".join(sorted({record.role for record in records})) or "no record"
         raise ModelVersionError(
             f"{context.assets_def.key.to_user_string()} found no version{f' of {name!r}' if name else ''} on "
             f"{asset.to_user_string()}; there is {kinds}. Materialize a training_asset"

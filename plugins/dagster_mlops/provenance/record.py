@@ -1,0 +1,272 @@
+"""Records and refs: how they are written and read."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
+
+import dagster as dg
+
+from dagster_mlops.core.credentials import mask_credentials
+from dagster_mlops.errors import ProvenanceError
+from dagster_mlops.provenance import schema
+
+NAMESPACE = "dagster_mlops"
+
+_R = TypeVar("_R", bound="Record")
+_CLASSES: dict[str, type["Record"]] = {}
+_RESERVED = {"schema", "tool", "of", "upstream", "own"}
+_MOST = 6  # facts shown of many
+_EMPTY = ("", None, (), [], {})
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """Names one thing in one tool, well enough to ask for it months later from another process.
+
+    `tool` is the name of a tool (entry-point group ``dagster_mlops.tools``), `role` what the thing is in a model's
+    life, `id` the tool's own identifier and `at` where the tool keeps it: a tracking URI, a repository, a model store.
+    Credentials in `at` are masked.
+
+    >>> str(Ref("mlflow", "model_version", "delay/3", at="sqlite:///mlflow.db"))
+    'mlflow:model_version:delay/3'
+    """
+
+    tool: str
+    role: str
+    id: str
+    at: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", mask_credentials(self.at))
+
+    def __str__(self) -> str:
+        return f"{self.tool}:{self.role}:{self.id}"
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain JSON types."""
+        return {"tool": self.tool, "role": self.role, "id": self.id, "at": self.at}
+
+    @staticmethod
+    def from_dict(data: Any) -> "Ref":
+        """Read what :meth:`to_dict` wrote, in this version or one before.
+
+        Raises:
+            ProvenanceError: It is something else.
+        """
+        if not isinstance(data, Mapping):
+            raise ProvenanceError(f"A ref is malformed: {schema.short(data)}.")
+        parts = {"at": "", **schema.upgrade_ref(data)}
+        return Ref(*(schema.name(parts.get(part), part) for part in ("tool", "role", "id", "at")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One step of a model's life. Subclasses are its roles and name the facts; `ref` names the thing itself.
+
+    The tool is data: a second tracker writes a ``TrainingRun(tool="wandb", …)``. What only that tool knows goes into
+    `own`, and shows as metadata under the tool's name. A record whose role is not known here is a plain `Record` with
+    all its facts in `own`, and so are facts of a later version: they are kept, shown and written again.
+
+    Credentials in text (a tracking URI, a remote, a repository) are masked, because a record is copied into metadata,
+    tags and logs.
+
+    >>> made = Dataset(path="raw/flights.parquet", md5="9f…", repo="/data", rows=336776, own={"branch": "main"})
+    >>> Record.from_json(made.to_json()) == made
+    True
+    >>> Record(of=Ref("iceberg", "table", "db.flights@5"), own={"snapshot": 5}).details()
+    ['snapshot=5']
+    """
+
+    role: ClassVar[str] = ""
+
+    tool: str = ""
+    of: Ref | None = None  # the thing itself, where its id does not follow from the facts
+    upstream: tuple[Ref, ...] = ()
+    dagster_run_id: str = ""
+    dagster_asset: str = ""
+    dagster_partition: str = ""
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("role"):
+            # The first class of a role is the one that records of it are read as: a second cannot take it over.
+            _CLASSES.setdefault(cls.role, cls)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, str):
+                object.__setattr__(self, spec.name, mask_credentials(value))
+        if taken := sorted({*_RESERVED, *(spec.name for spec in dataclasses.fields(self))} & self.own.keys()):
+            raise ProvenanceError(f"'own' has names that the record itself uses: {', '.join(taken)}.")
+        object.__setattr__(self, "own", {name: _masked(value) for name, value in self.own.items()})
+        if self.of is not None:
+            if type(self).role and self.of.role != type(self).role:
+                raise ProvenanceError(f"A {type(self).role} record is not of {self.of}.")
+            object.__setattr__(self, "tool", self.of.tool)
+            object.__setattr__(self, "role", self.of.role)
+
+    @property
+    def ref(self) -> Ref:
+        """The thing this record describes."""
+        return self.of or Ref(self.tool, self.role, *self._identity())
+
+    def _identity(self) -> tuple[str, str]:
+        """The id of the thing and where it is kept, from the facts."""
+        raise ProvenanceError("A plain Record says by of=Ref(…) what it is of.")
+
+    def title(self) -> str:
+        """The name of the thing as a reader knows it: without the hash that only machines need."""
+        return self.ref.id or self.ref.role
+
+    def details(self) -> list[str]:
+        """The facts that a reader looks for, most telling first; empty ones are left out."""
+        return [text for text in self._details() if text]
+
+    def _details(self) -> list[str]:
+        return [pairs({name: value for name, value in self.own.items() if value not in _EMPTY})]
+
+    def made_by(self) -> str:
+        """The Dagster asset, partition and run that made it."""
+        if not self.dagster_asset:
+            return ""
+        partition = f" [{self.dagster_partition}]" if self.dagster_partition else ""
+        run = f" in run {self.dagster_run_id[:8]}" if self.dagster_run_id else ""
+        return f"asset {self.dagster_asset}{partition}{run}"
+
+    def implies(self, ref: Ref) -> "Record | None":
+        """A partial record of `ref`, which this record names as upstream, from the facts carried here; else None.
+
+        It leads on where neither the tool nor Dagster knows `ref` any more.
+        """
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, empty facts left out, with ``schema`` and ``of``.
+
+        Raises:
+            ProvenanceError: A fact is nested too deeply.
+        """
+        facts = {**self._facts(), **self.own}
+        schema.check_depth(facts)
+        if self.upstream:
+            facts["upstream"] = [ref.to_dict() for ref in self.upstream]
+        of = {key: value for key, value in self.ref.to_dict().items() if value or key != "at"}
+        return {"schema": schema.SCHEMA, "of": of, **json.loads(json.dumps(facts, default=str))}
+
+    def _facts(self) -> dict[str, Any]:
+        """The facts that are not empty."""
+        fields = [spec.name for spec in dataclasses.fields(self) if spec.name not in _RESERVED]
+        facts = {name: getattr(self, name) for name in fields}
+        # Neither JSON nor Dagster's metadata takes a tuple or a mapping that is not a dict.
+        plain = {
+            name: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+            for name, value in facts.items()
+        }
+        return {name: value for name, value in plain.items() if value not in _EMPTY}
+
+    def to_json(self) -> str:
+        """One line of JSON: what is stored as a tag in a tool."""
+        return json.dumps(self.to_dict(), separators=(",", ":"), sort_keys=True)
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "Record":
+        """Read a record of any role, tool and schema so far.
+
+        Raises:
+            ProvenanceError: `data` has a later schema, lacks a fact that its role needs, or is malformed.
+        """
+        if not isinstance(data, Mapping):
+            raise ProvenanceError(f"A record is not a JSON object: {schema.short(data)}.")
+        schema.check_depth(data)
+        facts = schema.upgrade(data)
+        named, upstream = facts.pop("of"), facts.pop("upstream", ())
+        if not isinstance(upstream, list | tuple):
+            raise ProvenanceError(f"The record is malformed: 'upstream' is {schema.short(upstream)}.")
+        cls = _CLASSES.get(named["role"], Record)
+        fields = {spec.name: spec for spec in dataclasses.fields(cls) if spec.name not in _RESERVED}
+        given = {key: value for key, value in facts.items() if key in fields and value is not None}
+        known = {key: schema.fact(value, fields[key].type, key) for key, value in given.items()}
+        own = {str(key): value for key, value in facts.items() if key not in fields and key not in _RESERVED}
+        if cls is Record:
+            return Record(of=Ref.from_dict(named), upstream=_refs(upstream), own=own, **known)
+        try:
+            record = cls(tool=schema.name(named.get("tool"), "tool"), upstream=_refs(upstream), own=own, **known)
+        except TypeError as error:
+            raise ProvenanceError(f"The {named['role']} record is malformed: {error}") from error
+        of = Ref.from_dict(named) if "id" in named else record.ref
+        return record if of == record.ref else dataclasses.replace(record, of=of)
+
+    @staticmethod
+    def from_json(text: str) -> "Record":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ProvenanceError: The text is not a JSON object, or :meth:`from_dict` refuses it.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ProvenanceError(f"A record is not JSON: {schema.short(text)}.") from error
+        return Record.from_dict(data)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The record as Dagster metadata: each fact as ``<tool>/<name>``, the whole under ``dagster_mlops/<role>``."""
+        skip = ("dagster_run_id", "dagster_asset", "dagster_partition")
+        facts = {name: value for name, value in {**self._facts(), **self.own}.items() if name not in skip}
+        flat = {f"{self.tool}/{name}": value for name, value in facts.items()}
+        return {**flat, f"{NAMESPACE}/{self.role}": dg.MetadataValue.json(self.to_dict())}
+
+    @classmethod
+    def from_metadata(cls: type[_R], metadata: Mapping[str, Any]) -> _R | None:
+        """The record of this class in an asset's metadata, or None.
+
+        Raises:
+            ProvenanceError: There is one, but it cannot be read.
+        """
+        return next((record for record in records_in(metadata) if isinstance(record, cls)), None)
+
+
+def records_in(metadata: Mapping[str, Any]) -> Iterator[Record]:
+    """Every provenance record in an asset's metadata, of whatever role.
+
+    Raises:
+        ProvenanceError: One of them cannot be read.
+    """
+    for stored in raw_records(metadata):
+        yield Record.from_dict(stored)
+
+
+def raw_records(metadata: Mapping[str, Any]) -> Iterator[Any]:
+    """The stored form of every provenance record in an asset's metadata, which :meth:`Record.from_dict` reads."""
+    for key, value in metadata.items():
+        # An asset that makes several things of one role adds a name: dagster_mlops/dataset/models/cnn.
+        namespace, role = [*key.split("/", 2), ""][:2]
+        stored = getattr(value, "value", value)
+        is_record = isinstance(stored, Mapping) and "schema" in stored and ("of" in stored or "kind" in stored)
+        if namespace == NAMESPACE and (is_record or schema.role_of(role) in _CLASSES):
+            yield stored
+
+
+def _refs(stored: Any) -> tuple[Ref, ...]:
+    return tuple(Ref.from_dict(ref) for ref in stored)
+
+
+def _masked(value: Any) -> Any:
+    return mask_credentials(value) if isinstance(value, str) else value
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """The first of many names with their values, in one line."""
+    shown = ", ".join(f"{short(name)}={short(value)}" for name, value in list(values.items())[:_MOST])
+    return shown + (f", and {len(values) - _MOST} more" if len(values) > _MOST else "")
+
+
+def short(value: Any) -> str:
+    """A value in at most 60 characters."""
+    huge = isinstance(value, int) and value.bit_length() > 256
+    text = f"{value:.5g}" if isinstance(value, float) else schema.short(value) if huge else str(value)
+    return text if len(text) <= 60 else text[:59] + "…"

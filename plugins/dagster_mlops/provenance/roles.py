@@ -1,0 +1,352 @@
+"""The roles in a model's life: which facts each record has, how it reads, and what it implies of its upstream.
+
+Every role has a `tool` that writes it in this library; another tool says its own name. An id follows from the facts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from dagster_mlops.provenance.record import Record, Ref, pairs, short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit(Record):
+    """A commit of the code that made something."""
+
+    role: ClassVar[str] = "commit"
+
+    tool: str = "git"
+    sha: str
+    repo: str  # the repository's top-level folder
+    authored: str = ""  # author date, ISO 8601
+    author: str = ""
+    subject: str = ""
+
+    def _identity(self) -> tuple[str, str]:
+        return self.sha, self.repo
+
+    def title(self) -> str:
+        return self.sha[:10]
+
+    def _details(self) -> list[str]:
+        return [self.subject, self.author, self.authored]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Record):
+    """A version of a file or folder. `md5` is its content hash and the asset's Dagster data version."""
+
+    role: ClassVar[str] = "dataset"
+
+    tool: str = "dvc"
+    path: str
+    md5: str
+    repo: str
+    rev: str = ""  # git commit that holds the pointer
+    remote: str = ""
+    rows: int | None = None
+    bytes: int | None = None
+    dirty: str = ""  # hash of the uncommitted diff of the code that made it, empty when clean
+    code_commit: str = ""
+
+    def _identity(self) -> tuple[str, str]:
+        return f"{self.path}@{self.md5}", self.repo
+
+    def title(self) -> str:
+        return self.path
+
+    def _details(self) -> list[str]:
+        size = "" if self.bytes is None else _size(self.bytes)
+        return [_rows(self.rows), size, f"md5 {self.md5[:12]}", self.rev and f"rev {self.rev[:10]}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureView(Record):
+    """One materialized window of a feature view; `version` hashes its definition and the window's rows."""
+
+    role: ClassVar[str] = "feature_view"
+
+    tool: str = "feast"
+    name: str
+    project: str
+    repo: str
+    version: str
+    start: str = ""  # ISO 8601, UTC
+    end: str = ""
+    rows: int | None = None
+
+    def _identity(self) -> tuple[str, str]:
+        return f"{self.project}/{self.name}@{self.version[:16]}", self.repo
+
+    def _details(self) -> list[str]:
+        return [_rows(self.rows), _window(self.start, self.end)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet(Record):
+    """Point-in-time-correct features for an entity dataframe, through a feature service.
+
+    `content_hash` hashes the rows and columns themselves, `snapshot` names what the registry keeps to rebuild them.
+    """
+
+    role: ClassVar[str] = "training_set"
+
+    tool: str = "feast"
+    feature_service: str
+    project: str
+    repo: str
+    registry_hash: str
+    entity_hash: str
+    start: str = ""  # first and last event timestamp of the entity dataframe, ISO 8601, UTC
+    end: str = ""
+    rows: int | None = None
+    content_hash: str = ""
+    snapshot: str = ""
+    point_in_time: str = "latest feature value at or before the event timestamp, within the view's ttl"
+
+    def _identity(self) -> tuple[str, str]:
+        name = f"{self.title()}@{self.registry_hash[:12]}+{self.entity_hash[:12]}"
+        return name + (f"+{self.content_hash[:12]}" if self.content_hash else ""), self.repo
+
+    def title(self) -> str:
+        return f"{self.project}/{self.feature_service}"
+
+    def _details(self) -> list[str]:
+        return [_rows(self.rows), _window(self.start, self.end), f"registry {self.registry_hash[:12]}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Record):
+    """A run that trained a model."""
+
+    role: ClassVar[str] = "training_run"
+
+    tool: str = "mlflow"
+    run_id: str
+    tracking_uri: str
+    experiment: str = ""
+    code_commit: str = ""
+    dirty: str = ""
+    lock_hash: str = ""
+    python: str = ""
+    platform: str = ""
+    seed: int | None = None
+    attempt: int = 0
+    feature_service: str = ""
+    registry_hash: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    def _identity(self) -> tuple[str, str]:
+        return self.run_id, self.tracking_uri
+
+    def _details(self) -> list[str]:
+        code = self.code_commit and f"code {self.code_commit[:10]}{' + uncommitted' if self.dirty else ''}"
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        return [pairs(self.metrics), code, seed, self.python and f"python {self.python}"]
+
+    def implies(self, ref: Ref) -> Record | None:
+        return _dataset(ref)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelVersion(Record):
+    """A version of a registered model. `datasets` are the content hashes it was trained on, by dataset path."""
+
+    role: ClassVar[str] = "model_version"
+
+    tool: str = "mlflow"
+    name: str
+    version: str
+    run_id: str
+    tracking_uri: str
+    aliases: tuple[str, ...] = ()
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def _identity(self) -> tuple[str, str]:
+        return f"{self.name}/{self.version}", self.tracking_uri
+
+    def _details(self) -> list[str]:
+        alias = "alias " + ", ".join(self.aliases) if self.aliases else ""
+        return [alias, pairs(self.metrics), self.run_id and f"run {self.run_id[:12]}"]
+
+    def implies(self, ref: Ref) -> Record | None:
+        if ref.role != TrainingRun.role:
+            return _dataset(ref)
+        return TrainingRun(
+            tool=ref.tool,
+            run_id=ref.id,
+            tracking_uri=ref.at,
+            metrics=self.metrics,
+            upstream=tuple(Ref(Dataset.tool, Dataset.role, f"{path}@{md5}") for path, md5 in self.datasets.items()),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package(Record):
+    """A model version packed with what serves it, such as a bento."""
+
+    role: ClassVar[str] = "package"
+
+    tool: str = "bentoml"
+    tag: str
+    home: str  # the store that holds it, such as a BENTOML_HOME
+    model_name: str
+    model_version: str
+    run_id: str = ""
+    datasets: Mapping[str, str] = field(default_factory=dict)
+
+    def _identity(self) -> tuple[str, str]:
+        return self.tag, self.home
+
+    def _details(self) -> list[str]:
+        return [f"model {self.model_name}/{self.model_version}"]
+
+    def implies(self, ref: Ref) -> Record | None:
+        if ref.role != ModelVersion.role:
+            return None
+        return ModelVersion(
+            tool=ref.tool,
+            name=self.model_name,
+            version=self.model_version,
+            run_id=self.run_id,
+            tracking_uri=ref.at,
+            datasets=self.datasets,
+            upstream=(Ref(TrainingRun.tool, TrainingRun.role, self.run_id, at=ref.at),) if self.run_id else (),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment(Record):
+    """A package that serves traffic, or once did."""
+
+    role: ClassVar[str] = "deployment"
+
+    tool: str = "bentoml"
+    name: str
+    id: str
+    package: str  # its tag
+    model_name: str
+    model_version: str
+    url: str
+    state_dir: str
+    prediction_log: str
+    traffic: float = 1.0  # share of requests, 0..1
+    started: str = ""  # ISO 8601, UTC
+    stopped: str = ""
+    golden_rows: int | None = None
+    golden_max_difference: float | None = None
+
+    def _identity(self) -> tuple[str, str]:
+        return f"{self.name}/{self.id}", self.state_dir
+
+    def _details(self) -> list[str]:
+        golden = ""
+        if self.golden_rows is not None:
+            golden = f"golden set {self.golden_rows:,} rows, largest difference {self.golden_max_difference}"
+        share = "" if self.traffic == 1 else f"{self.traffic:.0%} of the traffic"
+        stopped = self.stopped and f"stopped {self.stopped}"
+        return [self.url, share, self.started and f"since {self.started}", stopped, golden]
+
+    def implies(self, ref: Ref) -> Record | None:
+        if ref.role != Package.role:
+            return None
+        version = Ref(ModelVersion.tool, ModelVersion.role, f"{self.model_name}/{self.model_version}")
+        return Package(
+            tool=ref.tool,
+            tag=ref.id,
+            home=ref.at,
+            model_name=self.model_name,
+            model_version=self.model_version,
+            upstream=(version,) if self.model_name else (),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Record):
+    """One row that a deployment answered."""
+
+    role: ClassVar[str] = "prediction"
+
+    tool: str = "bentoml"
+    request_id: str
+    timestamp: str  # ISO 8601, UTC
+    prediction_log: str
+    deployment: str = ""
+    package: str = ""
+    model_name: str = ""
+    model_version: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    output: Any = None
+
+    def _identity(self) -> tuple[str, str]:
+        return self.request_id, self.prediction_log
+
+    def _details(self) -> list[str]:
+        return [self.timestamp, f"output {short(self.output)}", pairs(self.inputs)]
+
+    def implies(self, ref: Ref) -> Record | None:
+        if ref.role != Deployment.role:
+            return None
+        name, _, deployment_id = ref.id.rpartition("/")
+        return Deployment(
+            tool=ref.tool,
+            name=name,
+            id=deployment_id,
+            package=self.package,
+            model_name=self.model_name,
+            model_version=self.model_version,
+            url="",
+            state_dir=ref.at,
+            prediction_log=self.prediction_log,
+            upstream=(Ref(ref.tool, Package.role, self.package),) if self.package else (),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Record):
+    """A comparison of current data with a reference."""
+
+    role: ClassVar[str] = "report"
+
+    tool: str = "evidently"
+    id: str
+    report: str = ""  # path or URL of the HTML report
+    reference: str = ""
+    current: str = ""
+    reference_rows: int | None = None
+    current_rows: int | None = None
+    drift_share: float | None = None
+    drifted: tuple[str, ...] = ()
+    passed: bool | None = None
+
+    def _identity(self) -> tuple[str, str]:
+        return self.id, self.report
+
+    def _details(self) -> list[str]:
+        share = "" if self.drift_share is None else f"drift share {self.drift_share:.2f}"
+        columns = "drifted: " + ", ".join(self.drifted) if self.drifted else ""
+        verdict = {True: "passed", False: "FAILED", None: ""}[self.passed]
+        rows = f"{self.current_rows:,} rows against {self.reference_rows or 0:,}" if self.current_rows else ""
+        return [verdict, share, columns, rows, self.report]
+
+
+def _dataset(ref: Ref) -> Dataset | None:
+    if ref.role != Dataset.role:
+        return None
+    path, _, md5 = ref.id.rpartition("@")
+    return Dataset(tool=ref.tool, path=path, md5=md5, repo=ref.at)
+
+
+def _rows(rows: int | None) -> str:
+    return "" if rows is None else f"{rows:,} rows"
+
+
+def _window(start: str, end: str) -> str:
+    return f"{start[:16] or '…'} to {end[:16] or '…'}" if start or end else ""
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"

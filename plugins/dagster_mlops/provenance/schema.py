@@ -1,0 +1,156 @@
+"""The stored form of a record, in this version and in those before: what was written once stays readable.
+
+A record is a JSON object: ``schema``, ``of`` (the ref of the thing itself), ``upstream`` (more refs) and, beside them,
+the facts. Which facts a role has is said by its class; a fact that this version does not know is kept as it is.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args, get_origin
+
+from dagster_mlops.errors import ProvenanceError
+
+SCHEMA = 2
+_DEPTH = 50  # of nested lists and objects; what is deeper would end Python's own readers and writers
+_NAME = 10_000  # characters of a ref's parts
+
+# Schema 1 had one class per tool, so its `kind` says both the tool and the role.
+_TOOLS = {
+    "commit": "git",
+    "dataset": "dvc",
+    "feature_view": "feast",
+    "training_set": "feast",
+    "training_run": "mlflow",
+    "model_version": "mlflow",
+    "bento": "bentoml",
+    "deployment": "bentoml",
+    "prediction": "bentoml",
+    "drift_report": "evidently",
+}
+_ROLES = {"bento": "package", "drift_report": "report"}
+_FACTS = {"bento": "package"}
+
+
+def upgrade(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of any schema so far as one of this schema.
+
+    Raises:
+        ProvenanceError: The schema is a later one, or the record does not say what it is of.
+    """
+    schema = data.get("schema")
+    if schema == 1 and not isinstance(schema, bool):
+        return _upgrade_1(data)
+    if schema != SCHEMA:
+        raise ProvenanceError(
+            f"The record has schema {short(schema)}, this version reads 1 to {SCHEMA}. Upgrade dagster-mlops."
+        )
+    of = data.get("of")
+    if not isinstance(of, Mapping) or not isinstance(of.get("role"), str):
+        raise ProvenanceError(f"The record is malformed: 'of' does not name a thing: {short(of)}.")
+    return {key: value for key, value in data.items() if key != "schema"}
+
+
+def _upgrade_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    kind = data.get("kind")
+    if not isinstance(kind, str) or not kind:
+        raise ProvenanceError(f"The record is malformed: its kind is {short(kind)}.")
+    facts = {key: value for key, value in data.items() if key not in ("schema", "kind")}
+    if kind not in _TOOLS:  # a class of somebody's own, whose records did not say the tool or the id
+        return {**facts, "of": {"tool": "", "role": kind, "id": ""}}
+    return {**{_FACTS.get(key, key): value for key, value in facts.items()}, "of": upgrade_ref({"kind": kind})}
+
+
+def upgrade_ref(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored ref of any schema as one of this schema."""
+    if "kind" not in data or "role" in data:
+        return dict(data)
+    kind = data["kind"]
+    if not isinstance(kind, str):
+        raise ProvenanceError(f"The ref {short(data)} is malformed.")
+    tool = {"tool": _TOOLS[kind]} if "tool" not in data and kind in _TOOLS else {}
+    return {**{key: value for key, value in data.items() if key != "kind"}, **tool, "role": _ROLES.get(kind, kind)}
+
+
+def role_of(kind: str) -> str:
+    """The role that schema 1, and with it a key of Dagster metadata, called `kind`."""
+    return _ROLES.get(kind, kind)
+
+
+def check_depth(value: Any) -> None:
+    """Refuse what is nested so deeply that reading or writing it would end in a RecursionError.
+
+    Raises:
+        ProvenanceError: It is.
+    """
+    level = [value]
+    for _ in range(_DEPTH):
+        # Each once: Python objects that share their parts would double at every level.
+        level = list({id(part): part for whole in level for part in _parts(whole)}.values())
+        if not level:
+            return
+    raise ProvenanceError(f"The record is nested more than {_DEPTH} levels deep.")
+
+
+def _parts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
+
+def name(value: Any, what: str) -> str:
+    """A part of a ref: a text that is short enough to be one.
+
+    Raises:
+        ProvenanceError: It is not.
+    """
+    if not isinstance(value, str) or len(value) > _NAME:
+        raise ProvenanceError(f"A ref is malformed: its {what} is {short(value)}.")
+    return value
+
+
+def fact(value: Any, declared: Any, label: str) -> Any:
+    """A stored fact as the type that its field declares: JSON has no tuples, and its writer may have had NumPy numbers.
+
+    Raises:
+        ProvenanceError: It is of another type.
+    """
+    error = ProvenanceError(f"The record is malformed: {label!r} is {short(value)}.")
+    origin, arguments = get_origin(declared), get_args(declared)
+    if declared is Any:
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise error
+        return tuple(value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise error
+        return {str(key): fact(part, arguments[1], f"{label}.{key}") for key, part in value.items()}
+    allowed = arguments or (declared,)
+    if value is None and type(None) in allowed:
+        return None
+    if bool in allowed and isinstance(value, bool):
+        return value
+    if str in allowed and isinstance(value, str):
+        return value
+    for number in (int, float):
+        if number in allowed and isinstance(value, int | float | str) and not isinstance(value, bool):
+            try:
+                if number(value) == value or isinstance(value, str) or value != value:
+                    return number(value)
+            except (ValueError, OverflowError):
+                pass
+    raise error
+
+
+def short(value: Any, most: int = 80) -> str:
+    """A value as a message shows it. Nothing that is nested or huge is written out to find its beginning."""
+    if isinstance(value, str):
+        text = value if len(value) <= most else value[:most] + "…"
+        return repr(text)
+    if isinstance(value, Mapping):
+        return f"an object of {len(value)} names"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 256:
+        return "a huge number"  # Python refuses to write out what has thousands of digits
+    return repr(value)[:most]
