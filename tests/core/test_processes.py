@@ -20,7 +20,7 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 def server(tmp_path):
     """A process that serves, and the state that a rollout keeps of it."""
     record = Deployment(
-        name="m", id="1", bento="m:1", model_name="m", model_version="1", url="http://l", state_dir=str(tmp_path),
+        name="m", id="1", package="m:1", model_name="m", model_version="1", url="http://l", state_dir=str(tmp_path),
         traffic=0.0, prediction_log="log", started="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     state = DeploymentState(

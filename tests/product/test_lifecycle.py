@@ -199,7 +199,7 @@ def test_every_flight_of_the_month_was_predicted_once_as_the_registry_model_pred
 def test_a_prediction_is_traced_to_the_raw_files_and_the_commit(lifecycle, request_id):
     code, chain = lifecycle.trace(request_id)
     found = kinds(chain)
-    assert list(found)[:5] == ["prediction", "deployment", "bento", "model_version", "training_run"]
+    assert list(found)[:5] == ["prediction", "deployment", "package", "model_version", "training_run"]
     assert {"training_set", "feature_view", "dataset", "commit"} <= set(found)
     assert {bucket for buckets in found.values() for bucket in buckets} == {"accessible"}
     assert code == 0

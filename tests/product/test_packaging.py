@@ -26,7 +26,7 @@ LIBRARY = ROOT / "plugins" / "dagster_mlops"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra != "all"]
 LAYERS = [extra for extra in EXTRAS if (LIBRARY / extra).is_dir()]  # the others add to a layer
-CORE = {path.stem for path in LIBRARY.glob("*.py")} - {"cli", "__init__"} | {"core"}
+CORE = {path.stem for path in LIBRARY.glob("*.py")} - {"cli", "__init__"} | {"core", "provenance"}
 VERBS = {verb for verb in ("evaluation", "promotion", "serving", "monitoring") if (LIBRARY / verb).is_dir()}
 TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow", "optuna"]
 HEAVY = [*TOOLS, "git", "lightgbm", "matplotlib", "numpy", "pandas", "pyarrow", "sklearn"]

@@ -11,7 +11,7 @@ from dagster_mlops.serving.state import load, state_file
 
 
 class BentomlTool:
-    """Resolves ``prediction`` (in a prediction log), ``deployment`` (in a state folder), ``package`` (in a BENTOML_HOME).
+    """Resolves ``prediction`` (in a prediction log), ``deployment`` (in a state folder), ``package`` (in a home).
 
     Without a place the environment names it: ``DAGSTER_MLOPS_PREDICTION_LOG``, ``DAGSTER_MLOPS_STATE_DIR`` and
     ``BENTOML_HOME``.

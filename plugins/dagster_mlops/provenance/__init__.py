@@ -6,8 +6,8 @@ that either side alone can answer after the other is gone. A :class:`Ref` names 
 life; the tool is data, so that a second tracker or registry writes the same role.
 """
 
-from dagster_mlops.core.credentials import mask_credentials
 from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible
+from dagster_mlops.provenance.credentials import mask_credentials
 from dagster_mlops.provenance.record import NAMESPACE, Record, Ref, raw_records, records_in
 from dagster_mlops.provenance.roles import (
     Commit,

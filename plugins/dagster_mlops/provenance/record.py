@@ -8,9 +8,9 @@ from typing import Any, ClassVar, TypeVar
 
 import dagster as dg
 
-from dagster_mlops.core.credentials import mask_credentials
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import schema
+from dagster_mlops.provenance.credentials import mask_credentials
 
 NAMESPACE = "dagster_mlops"
 
