@@ -18,12 +18,16 @@ the tool's own objects by its resource.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import yaml
+
 from dagster_mlops.errors import ToolError
-from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, Ref
+from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, ModelVersion, Ref
 
 GROUP = "dagster_mlops.tools"
 _C = TypeVar("_C")
@@ -87,6 +91,94 @@ class RebuildsData(Tool, Protocol):
 
     def rebuild(self, ref: Ref, folder: Path) -> Path:
         """Write a Parquet file below `folder` that is proven to hold what the ref's record says."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """The files of a model version: an MLmodel folder, which any registry can hold."""
+
+    folder: Path
+    version: ModelVersion
+    flavors: Mapping[str, Mapping[str, Any]]
+    signature: Mapping[str, Any]
+    requirements: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: Path, version: ModelVersion) -> "StoredModel":
+        """Describe a folder by its MLmodel file and its ``requirements.txt``.
+
+        Raises:
+            OSError: there is no MLmodel file.
+        """
+        described = yaml.safe_load((folder / "MLmodel").read_text()) or {}
+        file = folder / "requirements.txt"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return cls(
+            folder=folder,
+            version=version,
+            flavors=described.get("flavors") or {},
+            signature=described.get("signature") or {},
+            requirements=tuple(line.strip() for line in lines if line.strip()),
+        )
+
+
+@runtime_checkable
+class HoldsModels(Protocol):
+    """An open model registry, which a resource hands out. `tool` is its name in records and metadata keys.
+
+    Whatever is missing (a model, a version, an alias) is a ModelVersionError.
+    """
+
+    tool: str
+
+    def version(self, name: str, which: str = "") -> ModelVersion:
+        """The record of a version: its number, ``@alias``, or the newest one."""
+        ...
+
+    def metrics(self, version: ModelVersion) -> Mapping[str, float]:
+        """All metrics of a version, also those that are not finite."""
+        ...
+
+    def move(self, name: str, alias: str, to: str, *, expected: str) -> bool:
+        """Move `alias` to version `to`, if version `expected` holds it (empty: no version); False if another does."""
+        ...
+
+    def notes(self, version: ModelVersion) -> Mapping[str, str]:
+        """The texts that were noted on a version, by key."""
+        ...
+
+    def note(self, version: ModelVersion, key: str, text: str) -> None:
+        """Keep a text on a version, in place of an earlier one with this key."""
+        ...
+
+    def fetch(self, version: ModelVersion, folder: Path) -> StoredModel:
+        """Copy the files of a version below `folder`, once it is sure that they are those that were stored."""
+        ...
+
+    def url(self, version: ModelVersion) -> str:
+        """The version's page in the registry's UI; empty where there is none."""
+        ...
+
+
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A registry that keeps files beside the model of a version; a missing file is a ModelVersionError."""
+
+    def write_file(self, version: ModelVersion, path: str, content: bytes) -> None:
+        """Keep a file with a version."""
+        ...
+
+    def read_file(self, version: ModelVersion, path: str) -> bytes:
+        """A file that was kept with a version."""
+        ...
+
+
+class ModelRegistry(Protocol):
+    """A Dagster resource that opens a model registry."""
+
+    def models(self) -> AbstractContextManager[HoldsModels]:
+        """The registry, connected for the length of a ``with`` block."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as known
 
-from dagster_mlops.mlflow.evaluation.metrics import Prediction, bootstrap, scored
+from dagster_mlops.evaluation.metrics import Prediction, bootstrap, scored
 
 ROUNDS = 3
 TIMED = 20

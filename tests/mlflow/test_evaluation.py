@@ -30,23 +30,26 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
+from dagster_mlops.evaluation.keeping import EVALUATION
+from dagster_mlops.evaluation.measure import Plan, measure, slices_of
+from dagster_mlops.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
+from dagster_mlops.evaluation.model_card import shortened
+from dagster_mlops.evaluation.predictions import Labels, read_labels, read_prediction
+from dagster_mlops.evaluation.reference import REFERENCE
+from dagster_mlops.evaluation.ui_metadata import RESULT
 from dagster_mlops.mlflow import (
     EvaluationComponent,
     MlflowResource,
     PromotionComponent,
     evaluation_asset,
+    evaluation_checks,
+    load_reference,
     metric_checks,
     promotion_asset,
+    reference_asset,
 )
-from dagster_mlops.mlflow.evaluation import store
-from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
-from dagster_mlops.mlflow.evaluation.measure import Plan, measure, slices_of
-from dagster_mlops.mlflow.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
-from dagster_mlops.mlflow.evaluation.predictions import Labels, read_labels, read_prediction
-from dagster_mlops.mlflow.evaluation.present import RESULT
-from dagster_mlops.mlflow.model_card import CARD, shortened
 from dagster_mlops.mlflow.models.log import log_model
-from dagster_mlops.mlflow.reference import REFERENCE, load_reference, reference_asset
+from dagster_mlops.mlflow.registry import evaluation_run as store
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import Dataset, ModelVersion
@@ -453,7 +456,7 @@ def test_an_evaluation_is_numbers_tables_figures_a_run_and_a_card(world):
         "http://mlflow.exa",
     ):
         assert told in card
-    assert json.loads(version.tags[store.EVALUATION])["verdicts"]["auc"] == "better"
+    assert json.loads(version.tags[EVALUATION])["verdicts"]["auc"] == "better"
     assert "model_card.md" in {file.path for file in world.client.list_artifacts(version.run_id)}
 
 
@@ -486,11 +489,11 @@ def test_an_evaluation_that_died_while_it_was_written_is_completed(world, monkey
         patch.setattr(runs, "close_run", _die)  # as a kill leaves it
         world.run(rows, asset, ok=False)
     [run] = world.runs()
-    assert run.info.status == "RUNNING" and store.EVALUATION not in world.version("1").tags
+    assert run.info.status == "RUNNING" and EVALUATION not in world.version("1").tags
     world.run(rows, asset)
     [again] = world.runs()
     assert (again.info.run_id, again.info.status) == (run.info.run_id, "FINISHED")
-    assert json.loads(world.version("1").tags[store.EVALUATION])["run_id"] == run.info.run_id
+    assert json.loads(world.version("1").tags[EVALUATION])["run_id"] == run.info.run_id
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "log_artifacts", _die)
         world.train(["distance"])
@@ -734,7 +737,7 @@ def test_rows_of_several_partitions_have_a_hash_of_all(world):
         world.run(daily, whole, select=[daily], partition_key=key)
     found = metadata_of(world.run(daily, whole, select=[whole]), "evaluation")
     wanted = hashlib.sha256("\n".join(key * 10 for key in DAYS.get_partition_keys()).encode()).hexdigest()
-    assert found[RESULT]["rows_hash"] == wanted and found["mlflow/evaluation/rows"] == 2 * 1170
+    assert found[f"mlflow/{RESULT}"]["rows_hash"] == wanted and found["mlflow/evaluation/rows"] == 2 * 1170
 
 
 # Checks and promotion
@@ -783,7 +786,7 @@ def test_an_evaluation_check_without_any_evaluation_fails(world):
     result = world.run(asset, *checks, select=dg.AssetSelection.checks(*checks))
     [verdict] = result.get_asset_check_evaluations()
     assert not verdict.passed and "evaluation has no evaluation yet" in str(verdict.description)
-    broken = {RESULT: {"schema": 1, "model": "delay"}}
+    broken = {f"mlflow/{RESULT}": {"schema": 1, "model": "delay"}}
     world.instance.report_runless_asset_event(dg.AssetMaterialization("evaluation", metadata=broken))
     result = world.run(asset, *checks, select=dg.AssetSelection.checks(*checks))
     [verdict] = result.get_asset_check_evaluations()
@@ -927,7 +930,7 @@ def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database,
             version = world.version(str(kill + 1))
             [run] = [r for r in world.runs() if r.data.tags[store.EVALUATED] == f"killed/{version.version}"]
             assert run.info.status == "FINISHED"
-            assert json.loads(version.tags[store.EVALUATION])["run_id"] == run.info.run_id
+            assert json.loads(version.tags[EVALUATION])["run_id"] == run.info.run_id
             assert version.description.startswith(f"# killed, version {version.version}")
             assert len(world.client.list_artifacts(run.info.run_id, "evaluation")) >= 5
         print(f"{hit} of {kills} kills came while the run was written")
@@ -940,10 +943,10 @@ def test_an_evaluation_killed_at_any_moment_is_complete_after_the_next(database,
 
 def test_a_long_card_is_cut_between_sections_for_the_description():
     card = "# Delay\n\nText\n\n" + "\n\n".join(f"## Part {i}\n\n{'x' * 1500}" for i in range(5))
-    short = shortened(card, "The rest is elsewhere.")
+    short = shortened(card, "The rest is elsewhere.", 5000)
     assert len(short) <= 5000 and short.endswith("x\n\nThe rest is elsewhere.") and "## Part 2" in short
-    assert shortened("# Short", "note") == "# Short"
-    assert len(shortened("x" * 9000, "note")) <= 5000
+    assert shortened("# Short", "note", 5000) == "# Short"
+    assert len(shortened("x" * 9000, "note", 5000)) <= 5000
 
 
 def test_the_card_tells_licences_and_a_text_that_changed_is_written_again(world):
@@ -957,7 +960,7 @@ def test_the_card_tells_licences_and_a_text_that_changed_is_written_again(world)
     world.run(rows, evaluation(card={"Limitations": "New York only."}))
     after = world.version("1")
     assert "| BSD-3-Clause | 2 |" in after.description and "New York only." in after.description
-    assert before.tags[CARD] != after.tags[CARD] and len(world.runs()) == 1
+    assert before.tags[store.CARD] != after.tags[store.CARD] and len(world.runs()) == 1
 
 
 # The reference distribution

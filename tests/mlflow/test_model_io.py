@@ -16,11 +16,13 @@ import yaml
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.io_manager import MODEL, PARTITION, mlflow_model_io_manager, registered_name
-from dagster_mlops.mlflow.models.loading import find_version, load_version, logged_model_id
-from dagster_mlops.mlflow.models.log import DIGEST, FORMAT, FittedModel, log_model
+from dagster_mlops.mlflow.models.loading import find_version, load_version
+from dagster_mlops.mlflow.models.log import FittedModel, log_model
+from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.provenance import ModelVersion, TrainingRun
 from tests.support import known_warnings
 from tests.support.mlflow_processes import run_at_once, run_until_killed

@@ -38,10 +38,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTransformer, StandardScaler
 from sklearn.svm import SVC
 
+from dagster_mlops.core.model_formats import stored_format
+from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.mlflow.models.formats import stored_format
-from dagster_mlops.mlflow.models.log import DIGEST, FORMAT
 from dagster_mlops.mlflow.models.log import log_model as log_or_defer
 from tests.support import known_warnings
 

@@ -20,11 +20,12 @@ import pytest
 import sqlalchemy
 from sklearn.linear_model import LogisticRegression
 
+from dagster_mlops.core.model_loading import FORMAT
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
 from dagster_mlops.mlflow.models.loading import find_version, load_version
-from dagster_mlops.mlflow.models.log import FORMAT, log_model
+from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials

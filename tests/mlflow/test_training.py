@@ -26,6 +26,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.code_state import CodeState
+from dagster_mlops.core.model_versions import PROMOTED
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import (
     MetricChecksComponent,
@@ -33,17 +34,17 @@ from dagster_mlops.mlflow import (
     PromotionComponent,
     close_orphan_runs_sensor,
     metric_checks,
-    promotion,
     promotion_asset,
     training_asset,
 )
-from dagster_mlops.mlflow.promotion import Rule, promote_version
 from dagster_mlops.mlflow.registry import versions as registry
-from dagster_mlops.mlflow.registry.aliases import PROMOTED, Registry
+from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
+from dagster_mlops.promotion import asset as promotion
+from dagster_mlops.promotion.asset import Rule, promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 from tests.support import known_warnings
 
@@ -644,11 +645,11 @@ def test_a_promotion_killed_at_any_point_ends_the_same_when_run_again(
     candidate(auc=0.8)
     with monkeypatch.context() as patch:
         if killed_after == "intent":
-            patch.setattr(Registry, "holder", _Counted(Registry.holder, die_at=2))
+            patch.setattr(MlflowModels, "move", _Counted(MlflowModels.move, die_at=1))
         elif killed_after == "move":
             patch.setattr(promotion, "_record", _Counted(promotion._record, die_at=1))
         else:
-            patch.setattr(Registry, "write_event", _Counted(Registry.write_event, die_at=3))
+            patch.setattr(MlflowModels, "note", _Counted(MlflowModels.note, die_at=3))
         assert "Killed" in error_of(promote(instance, resource))
     assert metadata_of(promote(instance, resource), "champion")["mlflow/promoted"] is True
     assert metadata_of(promote(instance, resource), "champion")["mlflow/promoted"] is False
@@ -667,32 +668,33 @@ class _Counted:
         self.function, self.left = function, die_at
 
     def __get__(self, owner, kind):
-        return lambda *arguments: self(owner, *arguments)
+        return lambda *arguments, **options: self(owner, *arguments, **options)
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, **options):
         self.left -= 1
         if self.left == 0:
             raise RuntimeError("Killed")
-        return self.function(*arguments)
+        return self.function(*arguments, **options)
 
 
 @pytest.mark.parametrize(("rival_auc", "winner"), [(0.9, "3"), (0.75, "2")])
-def test_of_two_promotions_at_the_same_moment_the_better_one_wins(client, candidate, rival_auc, winner):
+def test_of_two_promotions_at_the_same_moment_the_better_one_wins(resource, client, candidate, rival_auc, winner):
     candidate(auc=0.7)
     client.set_registered_model_alias("delay", "champion", "1")
     candidate(auc=0.8)
     rival = candidate(auc=rival_auc)
 
-    class Raced(Registry):
-        looks = 0
+    class Raced(MlflowModels):
+        moved = False
 
-        def holder(self):
-            self.looks += 1
-            if self.looks == 2:  # after the decision, before the move
+        def move(self, name, alias, to, *, expected):
+            if not self.moved:  # after the decision, before the move
+                self.moved = True
                 client.set_registered_model_alias("delay", "champion", rival)
-            return super().holder()
+            return super().move(name, alias, to, expected=expected)
 
-    promote_version(Raced(client, "delay", "champion"), "2", Rule("auc"), {}, "run")
+    models = Raced(resource, client)
+    promote_version(models, models.version("delay", "2"), "champion", Rule("auc"), {}, "run")
     assert champion(client) == winner
 
 

@@ -1,18 +1,23 @@
 """Training runs, model versions and aliases in MLflow."""
 
+from dagster_mlops.evaluation import (
+    EvaluationChecks,
+    EvaluationComponent,
+    MetricBounds,
+    evaluation_asset,
+    evaluation_checks,
+    reference_asset,
+)
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.checks import metric_checks
-from dagster_mlops.mlflow.component import MetricBounds, MetricChecksComponent, PromotionComponent
-from dagster_mlops.mlflow.evaluation.asset import evaluation_asset
-from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
-from dagster_mlops.mlflow.evaluation.component import EvaluationChecks, EvaluationComponent
+from dagster_mlops.mlflow.component import MetricChecksComponent
 from dagster_mlops.mlflow.io_manager import MlflowModelIOManager, mlflow_model_io_manager
-from dagster_mlops.mlflow.promotion import promotion_asset
-from dagster_mlops.mlflow.reference import load_reference, reference_asset
+from dagster_mlops.mlflow.reference import load_reference
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.sensors import close_orphan_runs_sensor
 from dagster_mlops.mlflow.sweep.asset import sweep_asset
 from dagster_mlops.mlflow.sweep.partitions import PartitionedSweep, sweep_trials
+from dagster_mlops.promotion import PromotionComponent, promotion_asset
 
 __all__ = [
     "EvaluationChecks",

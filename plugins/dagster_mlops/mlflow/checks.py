@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_records, partition_checked
+from dagster_mlops.core.bounds import refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import ModelVersion
@@ -78,28 +79,3 @@ def _result(metric: str, bounds: tuple[float | None, float | None], version: Mod
         description=f"{metric} {value:.6g} is {'' if passed else 'not '}{within(*bounds)}.",
         metadata={fact: known for fact, known in facts.items() if known is not None},
     )
-
-
-def refuse_useless(bounds: Mapping[str, tuple[float | None, float | None]]) -> None:
-    """Refuse bounds that say nothing.
-
-    Raises:
-        DagsterInvalidDefinitionError: no value could fail them, or none could pass.
-    """
-    for metric, (low, high) in bounds.items():
-        if (low is None and high is None) or (low is not None and high is not None and low > high):
-            raise dg.DagsterInvalidDefinitionError(
-                f"bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
-                "(least, greatest), with None for an open end."
-            )
-
-
-def within(low: float | None, high: float | None) -> str:
-    """A range in words.
-
-    >>> within(0.7, None), within(0, 1)
-    ('at least 0.7', 'between 0 and 1')
-    """
-    if low is None:
-        return f"at most {high:g}"
-    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"

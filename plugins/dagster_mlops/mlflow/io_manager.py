@@ -12,9 +12,11 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import is_rerun, latest_records, note_loaded
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import ModelVersionError, TrainingRunError
-from dagster_mlops.mlflow.models.loading import find_version, load_version, logged_model_id
-from dagster_mlops.mlflow.models.log import DIGEST, FORMAT, FittedModel, log_model
+from dagster_mlops.mlflow.models.loading import find_version, load_version
+from dagster_mlops.mlflow.models.log import FittedModel, log_model
+from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.run_facts import run_facts
 from dagster_mlops.mlflow.training.step import Training, train_step

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
+from dagster_mlops.mlflow.registry.models import MlflowModels
+from dagster_mlops.mlflow.server.client import EXISTS, refused
 from dagster_mlops.mlflow.server.connection import (
     absolute_uri,
     artifacts_beside,
@@ -20,7 +23,7 @@ from dagster_mlops.mlflow.server.connection import (
     sqlite_file,
     without_login,
 )
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
@@ -150,6 +153,16 @@ class MlflowResource(dg.ConfigurableResource):
                 if self.registry_uri:
                     mlflow.set_registry_uri(registry_before)
 
+    @contextmanager
+    def models(self) -> Iterator[MlflowModels]:
+        """The model registry, as promotion and evaluation use it; MLflow is active meanwhile.
+
+        Raises:
+            TrackingError: see :meth:`activate`.
+        """
+        with self.activate() as client:
+            yield MlflowModels(self, client)
+
     def experiment_id(self, client: "MlflowClient", name: str | None = None) -> str:
         """The id of an experiment, which is created when it is missing.
 
@@ -161,12 +174,9 @@ class MlflowResource(dg.ConfigurableResource):
         if found is None:
             file = sqlite_file(self.uri)
             location = self.artifact_location or (artifacts_beside(file) if file else None)
-            try:
-                return client.create_experiment(name, artifact_location=location)
-            except extra("mlflow.exceptions").MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                found = client.get_experiment_by_name(name)  # another process was faster
+            # Another process may be faster.
+            refused(EXISTS, lambda: client.create_experiment(name, artifact_location=location))
+            found = client.get_experiment_by_name(name)
         if found is None or found.lifecycle_stage != "active":
             raise TrackingError(
                 f"experiment {name!r} was deleted in {mask_credentials(self.uri)}. Restore it with `mlflow experiments "

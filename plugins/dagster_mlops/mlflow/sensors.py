@@ -5,10 +5,11 @@ from datetime import datetime, timezone
 
 import dagster as dg
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.parent import close_parents_of
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.settings import request_limits
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
 _BUDGET_S = 40.0  # a tick is cut off after 60 s

@@ -7,12 +7,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
-from dagster_mlops.mlflow.registry.versions import finite_metrics, version_record
+from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_model_id, version_record
 from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
+from dagster_mlops.mlflow.server.client import or_none
 from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlite_file
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import (
     Accessible,
     Answer,
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 9.0  # seconds
 _QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-_GONE = "RESOURCE_DOES_NOT_EXIST"
 
 
 class MlflowTool:
@@ -167,11 +169,8 @@ def _answer(ref: Ref, uri: str) -> Answer:
 
 
 def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
-    try:
-        run = client.get_run(ref.id)
-    except extra("mlflow.exceptions").MlflowException as error:
-        if error.error_code != _GONE:
-            raise
+    run = or_none(client.get_run, ref.id)
+    if run is None:
         return Deleted(f"MLflow at {ref.at} has no run {ref.id}: it was purged")
     text = run.data.tags.get(RECORD)
     deleted = run.info.lifecycle_stage == "deleted"
@@ -194,20 +193,13 @@ def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
 
 
 def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
-    by_alias = "@" in ref.id
-    name, _, number = ref.id.rpartition("@" if by_alias else "/")
-    if not name or not number:
+    name, which = parse_version(ref.id)
+    if not name or not which:
         return Faulty(f"{ref.id!r} does not name a model version: 'name/version' or 'name@alias' is expected")
-    gone = extra("mlflow.exceptions").MlflowException
-    try:
-        ask = client.get_model_version_by_alias if by_alias else client.get_model_version
-        version = ask(name, number)
-    except gone as error:
-        if by_alias and error.error_code in (_GONE, "INVALID_PARAMETER_VALUE"):
-            return Deleted(f"MLflow at {ref.at} has no model {name!r} with an alias {number!r}")
-        if error.error_code != _GONE:
-            raise
-        return Deleted(f"MLflow at {ref.at} has no version {number} of {name!r}: it was deleted")
+    version = find(client, name, which)
+    if version is None:
+        missing = f"model {name!r} with an alias {which[1:]!r}" if which[0] == "@" else f"version {which} of {name!r}"
+        return Deleted(f"MLflow at {ref.at} has no {missing}: it was deleted")
     number = str(version.version)
     record = version_record(version, ref.at)
     if RECORD not in version.tags:
@@ -216,14 +208,12 @@ def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
         )
     if record.ref.id != f"{name}/{number}":
         return Faulty(f"version {number} of {name!r} carries the record of something else: {record.ref}", record)
-    source = str(version.source)
-    try:
-        if source.startswith("models:/m-"):
-            source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
-    except gone as error:
-        if error.error_code != _GONE:
-            raise
-        return Faulty(f"version {number} of {name!r} points to {source}, which was deleted in MLflow", record)
+    source, model_id = str(version.source), logged_model_id(version)
+    if model_id:
+        model = or_none(client.get_logged_model, model_id)
+        if model is None:
+            return Faulty(f"version {number} of {name!r} points to {source}, which was deleted in MLflow", record)
+        source = str(model.artifact_location)
     if not extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri):
         return Faulty(
             f"the model files of version {number} of {name!r} are gone from {mask_credentials(source)}", record

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.models.formats import untrusted
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo

@@ -1,6 +1,5 @@
 """Logs a fitted model of any flavour the way it can be served, loaded without risk, and without waiting for pip."""
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -9,18 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, StoredFormat, stored_format
+from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.models.flavors import flavor_of, log_function, name_of, storing
-from dagster_mlops.mlflow.models.formats import EXPORTED_PROGRAM, StoredFormat, stored_format
 from dagster_mlops.mlflow.models.requirements import requirements
 from dagster_mlops.mlflow.models.verification import evaluating, first_rows, plain, predict_function, verify_stored
-from dagster_mlops.provenance import NAMESPACE
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
-
-FORMAT, DIGEST = f"{NAMESPACE}.format", f"{NAMESPACE}.sha256"
-"""Tags of a logged model: how it is stored, and the hash of its files."""
 
 _EXAMPLE_ROWS = 5
 _PREDICTED_ROWS = 100  # enough for the type and shape of the output
@@ -92,19 +88,6 @@ def log_model(
         waiting.append(store)
         return None
     return store()
-
-
-def model_digest(folder: Path) -> str:
-    """SHA-256 of the files that make up a model; what MLflow writes around them carries ids and times."""
-    around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
-    digest = hashlib.sha256()
-    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    for name in sorted(files.keys() - around, key=Path):
-        digest.update(f"{name}\0".encode())
-        with files[name].open("rb") as content:
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _store(

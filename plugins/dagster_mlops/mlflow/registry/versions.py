@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.runs.lookup import RECORD
+from dagster_mlops.mlflow.server.client import EXISTS, or_none, refused
 from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def register(
     there = [
         version
         for version in (client.search_model_versions(f"run_id='{run_id}'") if again or by_hand else ())
-        if version.name == name and model_of(version) == model.model_id
+        if version.name == name and logged_model_id(version) == model.model_id
     ]
     version = there[0] if there else _create_version(client, name, model, run_id, made)
     if there and RECORD not in version.tags:
@@ -60,31 +60,35 @@ def register(
     return dataclasses.replace(made, version=str(version.version))  # an int from sqlite, a str from a server
 
 
-def model_of(version: "MlflowModelVersion") -> str:
-    """The id of the logged model that a version is; searched for, versions do not have it in their own field."""
-    return version.model_id or str(version.source).rpartition("/")[2]
+def logged_model_id(version: "MlflowModelVersion") -> str:
+    """The id of the logged model behind a version; empty where a version points to plain files."""
+    # A sqlite store, and a search, say it in the source only.
+    source = str(version.source)
+    return version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else "")
+
+
+def find(client: "MlflowClient", name: str, which: str) -> "MlflowModelVersion | None":
+    """A version by its number, its ``@alias``, or the newest where `which` is empty."""
+    if which.startswith("@"):
+        return or_none(client.get_model_version_by_alias, name, which[1:])
+    if which:
+        return or_none(client.get_model_version, name, which)
+    versions: list[MlflowModelVersion] = list(client.search_model_versions(f"name='{name}'"))
+    return max(versions, key=lambda version: int(version.version), default=None)
 
 
 def _create_version(
     client: "MlflowClient", name: str, model: "LoggedModel", run_id: str, record: ModelVersion
 ) -> "MlflowModelVersion":
     """A version that carries its record. MLflow's own `register_model` takes six requests for it."""
-    gone = extra("mlflow.exceptions").MlflowException
 
     def create() -> "MlflowModelVersion":
         source, tags = f"models:/{model.model_id}", {RECORD: record.to_json()}
         return client.create_model_version(name, source, run_id, tags=tags, model_id=model.model_id)
 
-    try:
-        version = create()
-    except gone as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        try:
-            client.create_registered_model(name)
-        except gone as second:
-            if second.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
-                raise
+    version = or_none(create)
+    if version is None:
+        refused(EXISTS, lambda: client.create_registered_model(name))  # another process may be faster
         version = create()
     # MLflow's UI leads from the model to its versions by this tag.
     link = json.dumps([{"name": version.name, "version": version.version}])

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

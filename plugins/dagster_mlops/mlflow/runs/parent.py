@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.client import GONE, or_none, refused
+from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
@@ -22,7 +24,6 @@ REGISTERED_AS = "mlflow/registered_model_name"
 """Metadata of a training asset's definition, by which a step knows the other trainings of its Dagster run."""
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
 """What a tag of a Dagster run begins with that names its MLflow run; the id of the experiment follows."""
-_GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's, for runs that were purged or deleted
 _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 
 
@@ -53,15 +54,12 @@ def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list
     """Give the parents of a Dagster run's trainings the status with which it ended, unless a re-execution goes on."""
     status, closed = _ENDED[dagster_run.status.value], []
     for parent in [value for name, value in dagster_run.tags.items() if name.startswith(PARENT_TAG)]:
-        try:
-            run = client.get_run(parent)
-            goes_on = any(child.info.status == "RUNNING" for child in _children(client, run.info.experiment_id, parent))
-            if run.info.status != status and not goes_on:
-                client.set_terminated(parent, status)
-                closed.append(parent)
-        except extra("mlflow.exceptions").MlflowException as error:
-            if error.error_code not in _GONE:
-                raise
+        run = or_none(client.get_run, parent)
+        if run is None or run.info.status == status:
+            continue
+        goes_on = any(child.info.status == "RUNNING" for child in _children(client, run.info.experiment_id, parent))
+        if not goes_on and not refused(GONE, lambda parent=parent: client.set_terminated(parent, status)):
+            closed.append(parent)
     return closed
 
 
@@ -71,14 +69,10 @@ def _find_or_create(
     """The parent's id. The Dagster run knows it once its first step has begun, and so does one that continues it."""
     tag = f"{PARENT_TAG}{experiment_id}"
     now = context.instance.get_run_by_id(context.run.run_id)
-    if now is not None and (known := now.tags.get(tag)):
-        try:
-            client.update_run(known, status="RUNNING")  # the steps before this one may all have ended
-        except extra("mlflow.exceptions").MlflowException as error:
-            if error.error_code not in _GONE:
-                raise
-        else:
-            return known
+    known = now.tags.get(tag) if now else None
+    # The steps before this one may all have ended.
+    if known and not refused(GONE, lambda: client.update_run(known, status="RUNNING")):
+        return known
     root = context.run.root_run_id or context.run.run_id
     key = {runs.KEY: f"{root}/"}
     earliest = next(runs.search(client, [experiment_id], key), None)

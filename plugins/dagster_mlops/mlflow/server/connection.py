@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.server.advice import what_to_do
 from dagster_mlops.mlflow.server.lazy_headers import spare_imports
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

@@ -1,19 +1,4 @@
-"""MLflow's settings for a while: environment variables are the only way to most of them."""
-
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-
-@contextmanager
-def environment(**values: str | None) -> Iterator[None]:
-    """Set environment variables (None: unset), and restore them at the end, whatever happened to them meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    _set(values)
-    try:
-        yield
-    finally:
-        _set(before)
+"""MLflow's settings, which it takes as environment variables."""
 
 
 def request_limits(*, timeout: int | None = None, retries: int | None = None) -> dict[str, str]:
@@ -27,11 +12,3 @@ def request_limits(*, timeout: int | None = None, retries: int | None = None) ->
     """
     bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
     return {name: str(value) for name, value in bounds.items() if value is not None}
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

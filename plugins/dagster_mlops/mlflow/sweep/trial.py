@@ -14,6 +14,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.models.log import deferred
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.server.client import INVALID, refused
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
@@ -222,14 +223,10 @@ def _log(
 def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters, except where a run has another value by that name already, which MLflow does not change."""
     entities = extra("mlflow.entities")
-    try:
-        client.log_batch(run_id, params=[entities.Param(name, str(chosen)) for name, chosen in params.items()])
-    except extra("mlflow.exceptions").MlflowException as error:
-        if error.error_code != "INVALID_PARAMETER_VALUE":
-            raise
-        known = client.get_run(run_id).data.params
-        others = [entities.Param(name, str(chosen)) for name, chosen in params.items() if name not in known]
-        client.log_batch(run_id, params=others)
+    every = [entities.Param(name, str(chosen)) for name, chosen in params.items()]
+    if refused(INVALID, lambda: client.log_batch(run_id, params=every)):
+        logged = client.get_run(run_id).data.params
+        client.log_batch(run_id, params=[param for param in every if param.key not in logged])
 
 
 def final_point(client: "MlflowClient", run_id: str, metric: str, value: float) -> "Metric":

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.server.settings import environment
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.server.settings import environment
 
 
 @contextmanager

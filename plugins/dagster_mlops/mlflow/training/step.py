@@ -10,7 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.registry.versions import model_of, register
+from dagster_mlops.mlflow.registry.versions import logged_model_id, register
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.active import open_run
@@ -159,7 +159,7 @@ def _trained_before(
     model_id = found.data.tags.get(runs.TRAINED)
     if model_id is None:
         versions = client.search_model_versions(f"run_id='{found.info.run_id}'")
-        model_id = next((model_of(v) for v in versions if v.name == training.registered_model_name), None)
+        model_id = next((logged_model_id(v) for v in versions if v.name == training.registered_model_name), None)
     return client.get_logged_model(model_id) if model_id else None
 
 

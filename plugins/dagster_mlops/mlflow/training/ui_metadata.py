@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.environment import environment
 from dagster_mlops.core.run_files import CODE
 from dagster_mlops.mlflow.registry.versions import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.server.settings import environment, request_limits
+from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.provenance import TrainingRun, mask_credentials

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.evaluation.measure import Evaluation, Part
-from dagster_mlops.mlflow.evaluation.metrics import Prediction, headline
-from dagster_mlops.mlflow.evaluation.predictions import Labels
+from dagster_mlops.evaluation.measure import Evaluation, Part
+from dagster_mlops.evaluation.metrics import Prediction, headline
+from dagster_mlops.evaluation.predictions import Labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import partitions_read
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.mlflow.evaluation.measure import Evaluation
-from dagster_mlops.mlflow.evaluation.metrics import greater_is_better
-from dagster_mlops.mlflow.evaluation.present import latest_evaluation
+from dagster_mlops.evaluation.measure import Evaluation
+from dagster_mlops.evaluation.metrics import greater_is_better
+from dagster_mlops.evaluation.ui_metadata import latest_evaluation
 from dagster_mlops.provenance import ModelVersion
 
 

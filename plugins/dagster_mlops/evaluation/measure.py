@@ -1,13 +1,15 @@
 """One evaluation: a version, its rival and the baselines on the same rows, as a whole and slice by slice."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.mlflow.evaluation.metrics import (
+from dagster_mlops.evaluation.metrics import (
     Array,
     Metric,
     Prediction,
@@ -18,7 +20,7 @@ from dagster_mlops.mlflow.evaluation.metrics import (
     interval,
     scored,
 )
-from dagster_mlops.mlflow.evaluation.predictions import Labels, in_row_order
+from dagster_mlops.evaluation.predictions import Labels, in_row_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +90,15 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {"schema": 1, **dataclasses.asdict(self), "slices": [dataclasses.asdict(part) for part in self.slices]}
+
+    def to_json(self) -> str:
+        """One line of JSON, the same for the same evaluation."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of :meth:`to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "Evaluation":

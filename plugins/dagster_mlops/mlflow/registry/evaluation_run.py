@@ -7,14 +7,16 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation
-from dagster_mlops.mlflow.evaluation.present import csv_text, slice_facts
-from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.evaluation.keeping import EVALUATION
+from dagster_mlops.evaluation.measure import Estimate, Evaluation
+from dagster_mlops.evaluation.model_card import shortened
+from dagster_mlops.evaluation.ui_metadata import csv_text, slice_facts
+from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.provenance import NAMESPACE
 
@@ -23,18 +25,20 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
 
-EVALUATION = f"{NAMESPACE}.evaluation"
-"""Tag: of an evaluation's run, the hash of what it found; of a model version, the latest evaluation in JSON."""
+    from dagster_mlops.mlflow.resource import MlflowResource
+
 EVALUATED = f"{NAMESPACE}.evaluated"
 """Tag of an evaluation's run: the version that was measured, as name/version."""
-FOLDER = "evaluation"
-_SUMMARY_LIMIT = 5000  # characters of a version's tag in MLflow's database
+CARD = f"{NAMESPACE}.model_card"
+"""Tag of a version: the hash of its model card."""
+CARD_FILE, FOLDER = "model_card.md", "evaluation"
+_DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's database
 
 
 def log_evaluation(
     client: "MlflowClient",
     context: dg.AssetExecutionContext,
-    resource: MlflowResource,
+    resource: "MlflowResource",
     evaluation: Evaluation,
     version: "MlflowModelVersion",
     training: "Run | None",
@@ -45,8 +49,7 @@ def log_evaluation(
     The training run is left as it finished, since `reproduce` compares its metrics. In a run of their own, which has
     the logged model and the rows as inputs, the metrics show on the model's page beside those of other rows.
     """
-    content = json.dumps(evaluation.to_dict(), sort_keys=True)
-    digest = hashlib.sha256(content.encode()).hexdigest()
+    content, digest = evaluation.to_json(), evaluation.digest
     experiment = training.info.experiment_id if training else resource.experiment_id(client)
     run = _known(client, experiment, evaluation, digest)
     if run and run.info.status == "FINISHED":
@@ -66,7 +69,7 @@ def log_evaluation(
     )
     client.set_tag(run.info.run_id, runs.DAGSTER_RUN, context.run.run_id)
     try:
-        _write(client, run.info.run_id, evaluation, content, _logged_model(version), pngs)
+        _write(client, run.info.run_id, evaluation, content, logged_model_id(version), pngs)
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
@@ -77,20 +80,18 @@ def log_evaluation(
     return client.get_run(run.info.run_id)
 
 
-def summary(evaluation: Evaluation, run_id: str) -> str:
-    """What a version's tag says of its latest evaluation."""
-    facts: dict[str, Any] = {
-        "run_id": run_id,
-        "rows": evaluation.whole.rows,
-        "rows_asset": evaluation.rows_asset,
-        "rows_hash": evaluation.rows_hash,
-        "metrics": {name: [found.value, found.low, found.high] for name, found in evaluation.whole.metrics.items()},
-    }
-    if evaluation.whole.differences:
-        facts["compared_with"] = evaluation.rival_version
-        facts["verdicts"] = {name: found.verdict for name, found in evaluation.whole.differences.items()}
-    text = json.dumps(facts)
-    return text if len(text) <= _SUMMARY_LIMIT else json.dumps({"run_id": run_id})
+def attach_card(client: "MlflowClient", version: "MlflowModelVersion", card: str, run_id: str) -> None:
+    """Make the card the version's description, which MLflow's UI renders, and an artifact of the run, if it changed."""
+    digest = hashlib.sha256(card.encode()).hexdigest()
+    description = shortened(card, f"The rest is in `{CARD_FILE}`, an artifact of run {run_id}.", _DESCRIPTION_LIMIT)
+    if version.tags.get(CARD) == digest and version.description == description:
+        return
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        file = Path(scratch, CARD_FILE)
+        file.write_text(card)
+        client.log_artifact(run_id, str(file))
+    client.update_model_version(version.name, str(version.version), description)
+    client.set_model_version_tag(version.name, str(version.version), CARD, digest)  # last: all of it is there
 
 
 def _known(client: "MlflowClient", experiment: str, evaluation: Evaluation, digest: str) -> "Run | None":
@@ -129,12 +130,6 @@ def _write(
         for figure, png in pngs.items():
             Path(scratch, f"{figure}.png").write_bytes(png)
         client.log_artifacts(run_id, scratch, FOLDER)
-
-
-def _logged_model(version: "MlflowModelVersion") -> str:
-    """The id of the version's logged model; empty where the version was made of files."""
-    source = str(version.source).rpartition("/")[2]
-    return version.model_id or (source if source.startswith("m-") else "")
 
 
 def _flat(prefix: str, metrics: Mapping[str, Estimate]) -> dict[str, float]:

@@ -8,35 +8,34 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation
-from dagster_mlops.mlflow.evaluation.metrics import headline
-from dagster_mlops.mlflow.evaluation.plots import inline
+from dagster_mlops.evaluation.measure import Estimate, Evaluation
+from dagster_mlops.evaluation.metrics import headline
+from dagster_mlops.evaluation.plots import inline
 
-PREFIX = "mlflow/evaluation"
-RESULT = f"{PREFIX}/result"
-"""The asset metadata key with the whole evaluation as JSON, which checks and promotion read."""
+RESULT = "evaluation/result"
+"""The end of the asset metadata key, after the registry's name, of the evaluation as JSON: for checks, promotion."""
 
 Row = Mapping[str, str | int]
 
 
-def metadata_of(evaluation: Evaluation, pngs: Mapping[str, bytes]) -> dict[str, Any]:
-    """Plain numbers, tables of metrics, comparison and slices, the figures, and the whole as JSON."""
+def metadata_of(evaluation: Evaluation, pngs: Mapping[str, bytes], prefix: str) -> dict[str, Any]:
+    """Plain numbers, tables of metrics, comparison and slices, the figures, and the whole as JSON, below `prefix`."""
     whole = evaluation.whole
     note = "; ".join(filter(None, [evaluation.warning, whole.why_not, evaluation.no_rival]))
     text = "\n\n".join(inline(png, name) for name, png in pngs.items())
     # The UI shows them in this order.
     return {
-        f"{PREFIX}/version": f"{evaluation.model}/{evaluation.version}",
-        **({f"{PREFIX}/note": note} if note else {}),
-        **_tables(metrics=metric_rows(evaluation), comparison=comparison_rows(evaluation)),
-        **({f"{PREFIX}/figures": dg.MetadataValue.md(text)} if text else {}),
-        **_tables(slices=slice_rows(evaluation), importance=importance_rows(evaluation)),
-        f"{PREFIX}/rows": whole.rows,
-        f"{PREFIX}/unlabelled": evaluation.unlabelled,
-        **{f"{PREFIX}/metric/{name}": found.value for name, found in whole.metrics.items()},
-        **{f"{PREFIX}/difference/{name}": found.value for name, found in whole.differences.items()},
-        **({f"{PREFIX}/wins": whole.differences[headline(whole.differences)].wins} if whole.differences else {}),
-        RESULT: dg.MetadataValue.json(evaluation.to_dict()),
+        f"{prefix}/version": f"{evaluation.model}/{evaluation.version}",
+        **({f"{prefix}/note": note} if note else {}),
+        **_tables(prefix, metrics=metric_rows(evaluation), comparison=comparison_rows(evaluation)),
+        **({f"{prefix}/figures": dg.MetadataValue.md(text)} if text else {}),
+        **_tables(prefix, slices=slice_rows(evaluation), importance=importance_rows(evaluation)),
+        f"{prefix}/rows": whole.rows,
+        f"{prefix}/unlabelled": evaluation.unlabelled,
+        **{f"{prefix}/metric/{name}": found.value for name, found in whole.metrics.items()},
+        **{f"{prefix}/difference/{name}": found.value for name, found in whole.differences.items()},
+        **({f"{prefix}/wins": whole.differences[headline(whole.differences)].wins} if whole.differences else {}),
+        f"{prefix}/result": dg.MetadataValue.json(evaluation.to_dict()),
     }
 
 
@@ -149,9 +148,9 @@ def _half(found: Estimate) -> str:
     return "" if found.low is None or found.high is None else f"±{(found.high - found.low) / 2:.3f}"
 
 
-def _tables(**tables: Sequence[Row]) -> dict[str, dg.TableMetadataValue]:
+def _tables(prefix: str, **tables: Sequence[Row]) -> dict[str, dg.TableMetadataValue]:
     return {
-        f"{PREFIX}/{name}": dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+        f"{prefix}/{name}": dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
         for name, rows in tables.items()
         if rows
     }
@@ -166,8 +165,8 @@ def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey, partition:
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
     made = [event.asset_materialization for event in instance.fetch_materializations(wanted, limit=1).records]
     metadata = made[0].metadata if made and made[0] else {}
-    if RESULT not in metadata:
+    result: Any = next((value.value for key, value in metadata.items() if key.endswith(f"/{RESULT}")), None)
+    if result is None:
         which = key.to_user_string() + (f" partition {partition}" if partition else "")
         raise EvaluationError(f"{which} has no evaluation yet. Materialize it first.")
-    result: Any = metadata[RESULT].value
     return Evaluation.from_dict(result)

@@ -1,30 +1,22 @@
 """The evaluation asset: the version that a training made last, measured on rows it has not seen."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_versions import made_by
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.evaluation.evaluate import Setup, evaluate
-from dagster_mlops.mlflow.evaluation.measure import Plan, SliceBy
-from dagster_mlops.mlflow.evaluation.metrics import Metric, Task
-from dagster_mlops.mlflow.evaluation.predictions import (
-    Features,
-)
-from dagster_mlops.mlflow.evaluation.present import PREFIX, metadata_of
-from dagster_mlops.mlflow.evaluation.store import EVALUATION, log_evaluation, summary
-from dagster_mlops.mlflow.model_card import attach_card, model_card
-from dagster_mlops.mlflow.registry.aliases import Registry
-from dagster_mlops.mlflow.registry.candidate import made_by
-from dagster_mlops.mlflow.resource import MlflowResource
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+from dagster_mlops.evaluation.evaluate import Setup, evaluate
+from dagster_mlops.evaluation.keeping import EVALUATION, KeepsEvaluations, KeptEvaluation, Training, summary
+from dagster_mlops.evaluation.measure import Plan, SliceBy
+from dagster_mlops.evaluation.metrics import Metric, Task
+from dagster_mlops.evaluation.model_card import model_card
+from dagster_mlops.evaluation.predictions import Features
+from dagster_mlops.evaluation.ui_metadata import metadata_of
+from dagster_mlops.tools import ModelRegistry
 
 
 def evaluation_asset(
@@ -50,6 +42,7 @@ def evaluation_asset(
     seed: int = 0,
     importance_rows: int = 2000,
     card: Mapping[str, str] | None = None,
+    registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that measures the version which the asset `model` made last, and writes its model card.
@@ -62,9 +55,10 @@ def evaluation_asset(
         )
 
     The version, its rivals and the baselines answer the same rows. Each metric comes with a bootstrap interval, as a
-    whole and by slice; the comparison with the version that holds `compare_with` resamples both together. What comes
-    out are numbers, tables and figures on the asset, an MLflow run below the training run, a tag on the version, and
-    the version's description. The same version and rows again give the same text, and no second run.
+    whole and by slice; the comparison with the version that holds `compare_with` resamples both together. The result
+    is numbers, tables, figures and the model card on the asset. In MLflow it is also a run below the training run, a
+    tag on the version, and the version's description. The same version and rows again give the same text, and no
+    second run.
 
     Args:
         name: of the asset.
@@ -89,7 +83,8 @@ def evaluation_asset(
         seed: of resamples and shuffling.
         importance_rows: rows that permutation importance is found on; 0 leaves it out.
         card: sections of the model card that only you can write, by title.
-        asset_options: whatever :func:`dagster.asset` takes. The resource key is ``mlflow``.
+        registry: Key of the resource that holds the models.
+        asset_options: whatever :func:`dagster.asset` takes.
     """
     setup = Setup(
         model=asset_key(model),
@@ -108,50 +103,43 @@ def evaluation_asset(
     )
     ins = {"rows": rows, **({"training_rows": training_rows} if training_rows else {})}
 
-    def evaluation(context: dg.AssetExecutionContext, mlflow: MlflowResource, **frames: Any) -> dg.MaterializeResult:
+    def evaluation(context: dg.AssetExecutionContext, **frames: Any) -> dg.MaterializeResult:
+        resource: ModelRegistry = getattr(context.resources, registry)
+        kept = KeptEvaluation("")
         try:
-            with mlflow.activate() as client:
+            with resource.models() as models:
                 record = made_by(context, setup.model)
-                version = Registry(client, record.name, setup.alias).version(record.version)
-                found, stored_as, pngs = evaluate(context, client, mlflow, record, setup, **frames)
-                training = _training_run(client, record.run_id)
-                run = log_evaluation(client, context, mlflow, found, version, training, pngs)
-                text = model_card(client, mlflow, record, version, training, found, setup.card)
-                attach_card(client, version, text, (training or run).info.run_id)
-                client.set_model_version_tag(record.name, record.version, EVALUATION, summary(found, run.info.run_id))
+                version = models.version(record.name, record.version)
+                result, stored_as, figures = evaluate(context, models, record, setup, **frames)
+                training = models.training(version) if isinstance(models, KeepsEvaluations) else Training()
+                text = model_card(record, training, result, setup.card)
+                if isinstance(models, KeepsEvaluations):
+                    kept = models.keep_evaluation(context, version, result, figures, text)
+                models.note(version, EVALUATION, summary(result, kept.run_id))
+                tool, version_url = models.tool, models.url(version)
         except (EvaluationError, ModelVersionError) as error:
             # Asking once more would find the same.
             raise dg.Failure(str(error), allow_retries=False) from error
-        urls = {
-            f"{PREFIX}/run_url": mlflow.run_url(run.info.experiment_id, run.info.run_id),
-            "mlflow/version_url": mlflow.version_url(record.name, record.version),
-        }
+        prefix = f"{tool}/evaluation"
+        urls = {f"{prefix}/run_url": kept.url, f"{tool}/version_url": version_url}
         return dg.MaterializeResult(
             metadata={
-                **metadata_of(found, pngs),
-                f"{PREFIX}/run_id": run.info.run_id,
-                f"{PREFIX}/format": str(stored_as),
-                "mlflow/model_card": dg.MetadataValue.md(text),
+                **metadata_of(result, figures, prefix),
+                **({f"{prefix}/run_id": kept.run_id} if kept.run_id else {}),
+                f"{prefix}/format": str(stored_as),
+                f"{tool}/model_card": dg.MetadataValue.md(text),
                 **{key: dg.MetadataValue.url(url) for key, url in urls.items() if url},
             },
-            data_version=dg.DataVersion(run.data.tags[EVALUATION]),
+            data_version=dg.DataVersion(result.digest),
         )
 
     options = merged_options(
         asset_options,
         name=name,
         description=f"The latest version of {setup.model.to_user_string()} on {setup.rows.to_user_string()}.",
-        kinds=["mlflow"],
+        kinds=[registry],
+        required_resource_keys=[registry],
         deps=[setup.model],
         ins={argument: asset_input(frame) for argument, frame in ins.items()},
     )
     return dg.asset(**options)(evaluation)
-
-
-def _training_run(client: "MlflowClient", run_id: str) -> "Run | None":
-    try:
-        return client.get_run(run_id)
-    except extra("mlflow.exceptions").MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return None

@@ -10,10 +10,10 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import partition_checked
+from dagster_mlops.core.bounds import refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
-from dagster_mlops.mlflow.checks import refuse_useless, within
-from dagster_mlops.mlflow.evaluation.measure import Estimate, Evaluation, Part
-from dagster_mlops.mlflow.evaluation.present import latest_evaluation
+from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part
+from dagster_mlops.evaluation.ui_metadata import latest_evaluation
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 Decides = Literal["interval", "value"]
@@ -32,7 +32,7 @@ def evaluation_checks(
     blocking: bool = True,
     **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
-    """Asset checks on what an :func:`evaluation_asset` found, in a single step and without MLflow.
+    """Asset checks on what an :func:`evaluation_asset` found, in a single step and without asking the registry.
 
         checks = evaluation_checks(
             evaluation=evaluation, bounds={"auc": (0.7, None)}, slice_bounds={"auc": (0.6, None)},

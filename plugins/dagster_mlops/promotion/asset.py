@@ -10,14 +10,12 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, write_move
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.mlflow.evaluation.evidence import SameRows, same_rows
-from dagster_mlops.mlflow.registry.aliases import DONE, INTENDED, Registry
-from dagster_mlops.mlflow.registry.candidate import made_by
-from dagster_mlops.mlflow.registry.versions import version_record
-from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows
+from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.tools import HoldsModels, ModelRegistry
 
 # How often a promotion looks again when another one moves the alias at the same time.
 _TRIES = 5
@@ -34,6 +32,7 @@ def promotion_asset(
     name: str = "champion",
     evaluation: AssetLike | None = None,
     min_wins: float = 0.0,
+    registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that moves `alias` to the version that the asset `candidate` made, when it beats the present holder.
@@ -47,17 +46,19 @@ def promotion_asset(
     finite, never win. With `evaluation`, an :func:`evaluation_asset`, the metric is that of both versions on its rows,
     and the candidate has to win in a share of `min_wins` of its resamples. Nothing moves unless every blocking check of
     `candidate` and `evaluation` holds for its latest materialization.
-    Both versions keep the move, its reason and its evidence in their tag ``dagster_mlops.promoted``.
+    Both versions keep the move, its reason and its evidence in their note ``dagster_mlops.promoted``; in MLflow, a tag.
 
     The asset is the version that holds the alias: its record, and ``<name>/<version>`` as data version, so that what
     depends on it stays fresh when the candidate lost. Running it again, also after a kill, gives the same state.
 
-    Everything else that :func:`dagster.asset` takes is passed on. The resource key is ``mlflow``.
+    `registry` is the key of the resource that holds the models. Everything else that :func:`dagster.asset` takes is
+    passed on.
     """
     rule = Rule(metric, greater_is_better, min_improvement)
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
-    def promote(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
+    def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        resource: ModelRegistry = getattr(context.resources, registry)
         challenger = made_by(context, guards[0], registered_model_name)
         compared = (
             same_rows(context, guards[1], challenger, alias, metric, min_wins, greater=greater_is_better)
@@ -67,26 +68,25 @@ def promotion_asset(
         # Of a version that several partitions made at once, first...last, any tells.
         judged = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
         evidence = require_gates(context, guards, {**judged, **({guards[1]: compared.partition} if compared else {})})
-        with mlflow.activate() as client:
-            registry = Registry(client, registered_model_name, alias)
-            move = promote_version(registry, challenger.version, rule, evidence, context.run.run_id, compared)
-            holder = registry.holder()
-            if holder is None:
+        with resource.models() as models:
+            version = models.version(registered_model_name, challenger.version)
+            move = promote_version(models, version, alias, rule, evidence, context.run.run_id, compared)
+            record = holder(models, registered_model_name, alias)
+            if record is None:
                 raise ModelVersionError(
                     f"{registered_model_name!r} has no {alias!r}: {move.why}. Train a version with a finite {metric!r}."
                 )
-            record = version_record(holder, mask_credentials(mlflow.uri))
-            url = mlflow.version_url(record.name, record.version)
+            tool, url = models.tool, models.url(record)
         context.log.info(f"{alias} of {registered_model_name} is version {record.version}: {move.why}")
         return dg.MaterializeResult(
             metadata={
                 **record.to_metadata(),
-                "mlflow/promoted": move.promoted,
-                "mlflow/decision": _decision_table(move, metric),
-                "mlflow/gates": evidence,
-                "mlflow/champion_version": int(record.version) if record.version.isdigit() else record.version,
-                **{f"mlflow/{who}_{metric}": value for who, value in move.values().items()},
-                **({"mlflow/version_url": dg.MetadataValue.url(url)} if url else {}),
+                f"{tool}/promoted": move.promoted,
+                f"{tool}/decision": _decision_table(move, metric),
+                f"{tool}/gates": evidence,
+                f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
+                **{f"{tool}/{role}_{metric}": value for role, value in move.values().items()},
+                **({f"{tool}/version_url": dg.MetadataValue.url(url)} if url else {}),
             },
             data_version=dg.DataVersion(f"{record.name}/{record.version}"),
         )
@@ -95,7 +95,8 @@ def promotion_asset(
         asset_options,
         name=name,
         description=f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
-        kinds=["mlflow"],
+        kinds=[registry],
+        required_resource_keys=[registry],
         deps=guards,
     )
     return dg.asset(**options)(promote)
@@ -151,78 +152,85 @@ class Move:
 
 
 def promote_version(
-    registry: Registry,
-    version: str,
+    registry: HoldsModels,
+    candidate: ModelVersion,
+    alias: str,
     rule: Rule,
     evidence: Mapping[str, bool],
     dagster_run_id: str,
     compared: SameRows | None = None,
 ) -> Move:
-    """Move the alias to `version` if it wins: intent, move, verification, record; each step can be repeated.
+    """Move the alias to `candidate` if it wins: intent, move, verification, record; each step can be repeated.
 
     Raises:
         ModelVersionError: a version or metric is missing, or other promotions kept moving the alias.
         EvaluationError: `compared` is not about the two versions, or lacks the metric.
     """
-    challenger = registry.version(version)
-    value = compared.candidate() if compared else registry.metric(challenger, rule.metric)
+    name, version = candidate.name, candidate.version
+    value = compared.candidate() if compared else _metric(registry, candidate, rule.metric)
     for _ in range(_TRIES):
-        holder = registry.holder()
-        before = str(holder.version) if holder else ""
+        champion = holder(registry, name, alias)
+        before = champion.version if champion else ""
         if before == version:
-            return _complete(registry, version, value)
-        held = registry.metric(holder, rule.metric) if holder and not compared else None
-        held = compared.holder(before) if holder and compared else held
-        wins, why = rule.judge(value, held)
-        if wins and holder and compared:
+            return _complete(registry, candidate, alias, value)
+        champion_value = None
+        if champion:
+            champion_value = compared.holder(before) if compared else _metric(registry, champion, rule.metric)
+        wins, why = rule.judge(value, champion_value)
+        if wins and champion and compared:
             wins, why = compared.confirm(why)
-        move = Move(wins, why, version, value, before, held)
+        decision = Move(wins, why, version, value, before, champion_value)
         if not wins:
-            return move
+            return decision
         event = {
-            "alias": registry.alias,
+            "alias": alias,
             "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "from": before,
             "to": version,
             "why": why,
             "metric": rule.metric,
-            "values": move.values(),
+            "values": decision.values(),
             "gates": dict(evidence),
             **({"evaluation": compared.to_dict()} if compared else {}),
             "dagster_run_id": dagster_run_id,
             "state": INTENDED,
         }
-        registry.write_event(version, event)
-        # MLflow cannot compare and set: look again right before, so that a rival's window is milliseconds.
-        now = registry.holder()
-        if (str(now.version) if now else "") != before:
-            continue
-        registry.client.set_registered_model_alias(registry.name, registry.alias, version)
-        now = registry.holder()
-        if now and str(now.version) == version:
-            _record(registry, event)
-            return move
+        write_move(registry, candidate, event)
+        if registry.move(name, alias, version, expected=before):
+            _record(registry, name, event)
+            return decision
     raise ModelVersionError(
-        f"alias {registry.alias!r} of {registry.name!r} kept moving while version {version} was being promoted. Run "
-        "one promotion at a time (give the asset a pool with limit 1), then re-run this one."
+        f"alias {alias!r} of {name!r} kept moving while version {version} was being promoted. Run one promotion at a "
+        "time (give the asset a pool with limit 1), then re-run this one."
     )
 
 
-def _complete(registry: Registry, version: str, value: float) -> Move:
+def _metric(registry: HoldsModels, version: ModelVersion, metric: str) -> float:
+    metrics = registry.metrics(version)
+    if metric not in metrics:
+        raise ModelVersionError(
+            f"version {version.version} of {version.name!r} has no metric {metric!r}; run {version.run_id} has "
+            f"{', '.join(sorted(metrics)) or 'none'}. Log it in the training function, or promote on one that is there."
+        )
+    return float(metrics[metric])
+
+
+def _complete(registry: HoldsModels, champion: ModelVersion, alias: str, value: float) -> Move:
     """The version holds the alias already: perhaps by a promotion that was killed before it wrote its record."""
-    intended = [e for e in registry.events(version) if e["state"] == INTENDED and e["alias"] == registry.alias]
+    version = champion.version
+    intended = [move for move in moves(registry, champion) if move["state"] == INTENDED and move["alias"] == alias]
     if not intended:
         return Move(False, "it holds the alias already", version, value, version, value)
     event = intended[-1]
-    _record(registry, event)
+    _record(registry, champion.name, event)
     return Move(True, event["why"], version, value, event["from"], event["values"].get("champion_before"))
 
 
-def _record(registry: Registry, event: Mapping[str, Any]) -> None:
-    done = {**event, "state": DONE}
-    if event["from"]:
-        registry.write_event(event["from"], done)
-    registry.write_event(event["to"], done)
+def _record(registry: HoldsModels, name: str, event: Mapping[str, Any]) -> None:
+    finished = {**event, "state": DONE}
+    for version in (event["from"], event["to"]):
+        if version:
+            write_move(registry, registry.version(name, version), finished)
 
 
 def _decision_table(move: Move, metric: str) -> dg.TableMetadataValue:

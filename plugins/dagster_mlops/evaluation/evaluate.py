@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_formats import StoredFormat
+from dagster_mlops.core.model_versions import content_hashes, holder, moves
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.evaluation.measure import (
-    Evaluation,
-    Part,
-    Plan,
-    SliceBy,
-    measure,
-    slices_of,
-    trivial_baseline,
-)
-from dagster_mlops.mlflow.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
-from dagster_mlops.mlflow.evaluation.plots import figures
-from dagster_mlops.mlflow.evaluation.predictions import (
+from dagster_mlops.evaluation.measure import Evaluation, Part, Plan, SliceBy, measure, slices_of, trivial_baseline
+from dagster_mlops.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
+from dagster_mlops.evaluation.plots import figures
+from dagster_mlops.evaluation.predictions import (
     Features,
     Labels,
     in_row_order,
@@ -34,15 +28,11 @@ from dagster_mlops.mlflow.evaluation.predictions import (
     read_labels,
     read_prediction,
 )
-from dagster_mlops.mlflow.models.formats import StoredFormat
-from dagster_mlops.mlflow.registry.aliases import Registry
-from dagster_mlops.mlflow.registry.candidate import content_hashes
-from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.tools import HoldsModels
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow import MlflowClient
     from mlflow.pyfunc import PyFuncModel
 
 
@@ -67,8 +57,7 @@ class Setup:
 
 def evaluate(
     context: dg.AssetExecutionContext,
-    client: "MlflowClient",
-    resource: MlflowResource,
+    models: HoldsModels,
     record: ModelVersion,
     setup: Setup,
     rows: Any,
@@ -85,10 +74,10 @@ def evaluate(
     every = read_frame(rows)
     known = known_rows(every, setup.label, setup.rows)
     labels = read_labels(known[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
-    loaded = load_model(context, resource, record)
+    loaded = load_model(context, models, record)
     inputs = model_inputs(loaded.model, known, setup.features, setup.label)
     answer = predict(loaded.model, inputs, labels)
-    rival_version, rival, no_rival = _rival(context, client, resource, record, known, labels, setup)
+    rival_version, rival, no_rival = _rival(context, models, record, known, labels, setup)
     baselines = _baselines(known, labels, training_rows, setup)
 
     def part(name: str, chosen: Any) -> Part:
@@ -126,8 +115,7 @@ def evaluate(
 
 def _rival(
     context: dg.AssetExecutionContext,
-    client: "MlflowClient",
-    resource: MlflowResource,
+    models: HoldsModels,
     record: ModelVersion,
     known: "pd.DataFrame",
     labels: Labels,
@@ -136,19 +124,18 @@ def _rival(
     """The version that holds the alias, what it says of the rows, and why there is no comparison if there is none."""
     if not setup.alias:
         return "", None, ""
-    registry = Registry(client, record.name, setup.alias)
-    holder = registry.holder()
-    if holder is None:
+    champion = holder(models, record.name, setup.alias)
+    if champion is None:
         return "", None, f"nobody held {setup.alias!r} before"
-    number = str(holder.version)
+    number = champion.version
     if number == record.version:
-        # Evaluated again after its promotion: whom did it beat?
-        moves = [move for move in registry.events(number) if (move["alias"], move["to"]) == (setup.alias, number)]
-        number = moves[-1]["from"] if moves else ""
+        # Evaluated again after its promotion: compare with the version that it replaced.
+        promotions = [move for move in moves(models, champion) if (move["alias"], move["to"]) == (setup.alias, number)]
+        number = promotions[-1]["from"] if promotions else ""
         if not number:
             return "", None, f"nobody held {setup.alias!r} before"
     try:
-        rival = load_model(context, resource, dataclasses.replace(record, version=number)).model
+        rival = load_model(context, models, dataclasses.replace(record, version=number)).model
         inputs = model_inputs(rival, known, setup.features, setup.label)
         return number, predict(rival, inputs, labels), ""
     except (EvaluationError, ModelVersionError) as error:

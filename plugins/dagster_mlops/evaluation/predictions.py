@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_loading import LoadedModel, load_stored
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.mlflow.evaluation.metrics import Array, Prediction, Task
-from dagster_mlops.mlflow.models.loading import LoadedModel, load_version
-from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.evaluation.metrics import Array, Prediction, Task
 from dagster_mlops.provenance import ModelVersion, mask_credentials
+from dagster_mlops.tools import HoldsModels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,14 +102,14 @@ def in_order(values: Collection[Any]) -> list[Any]:
     return sorted(values, key=lambda value: (type(value).__name__, value))
 
 
-def load_model(context: dg.AssetExecutionContext, resource: MlflowResource, record: ModelVersion) -> LoadedModel:
-    """A version as MLflow loads it, of any format: it was trained here. The log says what it is.
+def load_model(context: dg.AssetExecutionContext, models: HoldsModels, record: ModelVersion) -> LoadedModel:
+    """A version as MLflow loads its files, of any format: it was trained here. The log says what it is.
 
     Raises:
         ModelVersionError: it was deleted, its files are gone or were changed, or it cannot be loaded here.
     """
     try:
-        loaded = load_version(resource, record, pyfunc=True, allow_pickle=True)
+        loaded = load_stored(lambda folder: models.fetch(record, folder), pyfunc=True, allow_pickle=True)
     except Exception as error:
         # Whatever the model's own code raises, beside MLflow's errors.
         raise ModelVersionError(

@@ -7,9 +7,15 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import Count, FromTemplate, NotNegative, Share, YamlFields
-from dagster_mlops.mlflow.component import MetricBounds
-from dagster_mlops.mlflow.evaluation.asset import evaluation_asset
-from dagster_mlops.mlflow.evaluation.checks import evaluation_checks
+from dagster_mlops.evaluation.asset import evaluation_asset
+from dagster_mlops.evaluation.checks import evaluation_checks
+
+
+class MetricBounds(dg.Model, dg.Resolvable):
+    """The range in which a metric is acceptable."""
+
+    least: float | None = Field(default=None, description="Smallest acceptable value; open by default.")
+    greatest: float | None = Field(default=None, description="Greatest acceptable value; open by default.")
 
 
 class EvaluationChecks(YamlFields):
@@ -55,8 +61,8 @@ class EvaluationComponent(YamlFields, dg.Component):
         slice_max_drop: {auc: 0.03}
     ```
 
-    The resource ``mlflow`` (an ``MlflowResource``) says which registry. Functions (of features, baselines, metrics)
-    come from template variables: ``features: "{{ model_inputs }}"``.
+    The resource that `registry` names, by default ``mlflow`` (an ``MlflowResource``), holds the models. Functions (of
+    features, baselines, metrics) come from template variables: ``features: "{{ model_inputs }}"``.
     """
 
     name: str = Field(description="Name of the asset.")
@@ -93,6 +99,7 @@ class EvaluationComponent(YamlFields, dg.Component):
     importance_rows: NotNegative = Field(default=2000, description="Rows for permutation importance; 0 leaves it out.")
     card: Mapping[str, str] = Field(default={}, description="Sections of the model card, by title, in Markdown.")
     checks: EvaluationChecks | None = Field(default=None, description="Asset checks on the evaluation.")
+    registry: str = Field(default="mlflow", description="Key of the resource that holds the models.")
     group_name: str | None = Field(default=None, description="Asset group.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

@@ -1,0 +1,104 @@
+"""Loads a stored model after saying what it is: which files, in which format, and whether loading may run code."""
+
+import hashlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops.core.environment import environment
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_formats import StoredFormat, stored_format
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.provenance import NAMESPACE, ModelVersion
+from dagster_mlops.tools import StoredModel
+
+FORMAT, DIGEST = f"{NAMESPACE}.format", f"{NAMESPACE}.sha256"
+"""Tags of a stored model: its format, and the hash of its files."""
+
+# In this order: a model of the first has the second as well, because it follows its interface.
+_NATIVE = ("lightgbm", "xgboost", "catboost", "keras", "pytorch", "statsmodels", "sklearn")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in memory, and what it was loaded from."""
+
+    model: Any
+    record: ModelVersion
+    format: StoredFormat
+    sha256: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """What was loaded, for people: version, format and hash."""
+        return {
+            "mlflow/loaded": f"{self.record.name}/{self.record.version}",
+            "mlflow/format": str(self.format),
+            "mlflow/sha256": self.sha256,
+        }
+
+
+def load_stored(
+    fetch: Callable[[Path], StoredModel],
+    *,
+    pyfunc: bool = False,
+    allow_pickle: bool = False,
+    trust: Sequence[str] = (),
+) -> LoadedModel:
+    """The model that `fetch` copies below a folder: the object that was logged, or MLflow's own wrapper with `pyfunc`.
+
+    `trust` names packages or types of your own that a skops file may name.
+
+    Raises:
+        ModelVersionError: it is a format that may run code while it is loaded and `allow_pickle` is not set; or what
+            `fetch` raises.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="dagster-mlops-model-"))
+    try:
+        stored = fetch(folder)
+        name = f"{stored.version.name}/{stored.version.version}"
+        files = {file.relative_to(stored.folder).as_posix() for file in stored.folder.rglob("*") if file.is_file()}
+        form = stored_format(stored.flavors, files=files, trust=trust)
+        if form.runs_code and not allow_pickle:
+            raise ModelVersionError(
+                f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of whoever "
+                "could write to the artifact store. If you trust them, set allow_pickle. To be free of the "
+                "question, log the model with dagster_mlops.mlflow.models.log_model."
+            )
+        flavor = "pyfunc" if pyfunc else next((flavor for flavor in _NATIVE if flavor in stored.flavors), "pyfunc")
+        # An exported graph may hold pickles, which MLflow looks for when it is told to. Of skops it would refuse
+        # all, since the file says what it trusts; that was judged above.
+        strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+        try:
+            with environment(**strict):
+                model = extra(f"mlflow.{flavor}", extra="mlflow").load_model(str(stored.folder))
+        except extra("mlflow.exceptions").MlflowException as error:
+            if not strict or "PICKLE" not in str(error):
+                raise
+            raise ModelVersionError(
+                f"model version {name} is stored as {form}, but MLflow cannot tell that it is only data: "
+                f"{str(error)[:500]}\nIf you trust whoever could write to the artifact store, set allow_pickle."
+            ) from error
+        digest = model_digest(stored.folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    # A pyfunc may go on reading files beside it.
+    weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return LoadedModel(model, stored.version, form, digest)
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of the files that make up a model; what MLflow writes around them carries ids and times."""
+    around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
+    digest = hashlib.sha256()
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    for name in sorted(files.keys() - around, key=Path):
+        digest.update(f"{name}\0".encode())
+        with files[name].open("rb") as content:
+            while chunk := content.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

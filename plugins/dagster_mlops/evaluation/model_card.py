@@ -1,0 +1,128 @@
+"""A model card: what a version is, what it was made from, how good it is and what it is for, as Markdown."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from dagster_mlops.evaluation.keeping import Training
+from dagster_mlops.evaluation.measure import Evaluation
+from dagster_mlops.evaluation.ui_metadata import (
+    Row,
+    comparison_rows,
+    importance_rows,
+    markdown_table,
+    metric_rows,
+    slice_rows,
+)
+from dagster_mlops.provenance import ModelVersion, TrainingRun
+
+_MOST_ROWS = 30
+
+
+def model_card(version: ModelVersion, training: Training, evaluation: Evaluation, texts: Mapping[str, str]) -> str:
+    """The card of a version, from what is recorded of it; `texts` are sections by title, such as *Intended use*.
+
+    Unchanged facts give an unchanged text: nothing in it depends on when or where it is written. The layout follows
+    M. Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
+    """
+    predicted = f"`{evaluation.label}`" + (f" = {evaluation.positive}" if evaluation.positive else "")
+    registered = f"Registered {training.registered:%Y-%m-%d %H:%M} UTC. " if training.registered else ""
+    sections = {
+        "": [
+            f"# {version.name}, version {version.version}",
+            f"{registered}Predicts {predicted} ({evaluation.task}).",
+        ],
+        **{title: [text.strip()] for title, text in texts.items() if text.strip()},
+        "Evaluation": _evaluation(evaluation),
+        "Training data": _training_data(version, training.record),
+        "How it was made": _making(training),
+        "Parameters": _table([{"parameter": k, "value": v} for k, v in sorted(training.params.items())]),
+        "Slices": _table(slice_rows(evaluation)),
+        "What it listens to": _table(importance_rows(evaluation)),
+        "Licences": _licences(training.licences),
+    }
+    return (
+        "\n\n".join(
+            "\n\n".join([*([f"## {title}"] if title else []), *paragraphs])
+            for title, paragraphs in sections.items()
+            if paragraphs
+        )
+        + "\n"
+    )
+
+
+def shortened(card: str, note: str, limit: int) -> str:
+    r"""As many of the card's sections, from the first one on, as fit with the note.
+
+    >>> shortened("# A card\n\nText\n\n## Slices\n\nA long table", "See the file.", limit=32)
+    '# A card\n\nText\n\nSee the file.'
+    """
+    if len(card) <= limit:
+        return card
+    kept = ""
+    for section in card.split("\n\n## "):
+        longer = f"{kept}\n\n## {section}" if kept else section
+        if len(longer) + len(note) + 2 > limit:
+            break
+        kept = longer
+    return f"{kept or card[: limit - len(note) - 2]}\n\n{note}"
+
+
+def _evaluation(evaluation: Evaluation) -> list[str]:
+    whole = evaluation.whole
+    told = f"{whole.rows:,} rows of `{evaluation.rows_asset}` (content {evaluation.rows_hash[:12]})"
+    if evaluation.unlabelled:
+        told += f", without {evaluation.unlabelled:,} that have no label"
+    if whole.why_not:
+        return [f"On {told}, nothing was measured: {whole.why_not}."]
+    paragraphs = [
+        *([f"**Careful**: {evaluation.warning}, on which it looks better than it is."] if evaluation.warning else []),
+        f"On {told}; {evaluation.confidence:.0%} percentile intervals of {evaluation.resamples:,} resamples.",
+        markdown_table(metric_rows(evaluation)),
+    ]
+    if whole.differences:
+        paragraphs += [
+            f"Against {evaluation.alias} {evaluation.rival_version}, on the same rows and resamples:",
+            markdown_table(comparison_rows(evaluation)),
+        ]
+    elif evaluation.no_rival:
+        paragraphs.append(f"Not compared with another version: {evaluation.no_rival}.")
+    return paragraphs
+
+
+def _training_data(record: ModelVersion, run: TrainingRun | None) -> list[str]:
+    lines = [f"- `{path}`, content `{md5}`" for path, md5 in sorted(record.datasets.items())]
+    if run and run.feature_service:
+        lines.append(f"- feature service `{run.feature_service}`, registry `{run.registry_hash[:12]}`")
+    return ["\n".join(lines)] if lines else []
+
+
+def _making(training: Training) -> list[str]:
+    """Facts that are known, one a line."""
+    run = training.record
+    facts: dict[str, Any] = {
+        "code": run and run.code_commit and f"commit `{run.code_commit}`{', uncommitted changes' * bool(run.dirty)}",
+        "Dagster": run and run.dagster_run_id and f"asset `{run.dagster_asset}`, run `{run.dagster_run_id}`",
+        "partition": run and run.dagster_partition,
+        "environment": run and run.python and f"Python {run.python}, {run.platform}",
+        "lock file": run and run.lock_hash and f"`{run.lock_hash[:12]}`",
+        "container": training.container,
+        "GPU": training.gpu,
+        "seed": None if run is None else run.seed,
+    }
+    lines = [training.origin, *(f"{name}: {fact}" for name, fact in facts.items() if fact not in (None, ""))]
+    return ["\n".join(f"- {line}" for line in lines if line)] if any(lines) else []
+
+
+def _licences(licences: Mapping[str, str]) -> list[str]:
+    """The licences of the packages that were installed, most frequent first."""
+    counts = Counter(licence or "not stated" for licence in licences.values())
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return _table([{"licence": name, "packages": count} for name, count in ordered])
+
+
+def _table(rows: list[Row]) -> list[str]:
+    if not rows:
+        return []
+    left = len(rows) - _MOST_ROWS
+    return [markdown_table(rows[:_MOST_ROWS]), *([f"… and {left} more."] if left > 0 else [])]

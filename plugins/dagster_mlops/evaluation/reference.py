@@ -1,0 +1,196 @@
+"""The reference distribution of a version: what it was trained on and says of it, kept with the version itself."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
+from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.run_files import MONITORING
+from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.evaluation.metrics import Task
+from dagster_mlops.evaluation.predictions import (
+    Features,
+    Labels,
+    known_rows,
+    load_model,
+    model_inputs,
+    predict,
+    read_frame,
+    read_labels,
+)
+from dagster_mlops.provenance import NAMESPACE, ModelVersion
+from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.pyfunc import PyFuncModel
+
+REFERENCE = f"{NAMESPACE}.reference"
+"""Key of the note on a version with path, content hash and rows of its reference distribution, as JSON."""
+
+
+def reference_asset(
+    *,
+    name: str,
+    model: AssetLike,
+    rows: AssetLike | dg.AssetIn,
+    label: str,
+    features: Features = None,
+    prediction: str = "prediction",
+    sample: int | None = 30_000,
+    seed: int = 0,
+    task: Task | None = None,
+    positive: Any = None,
+    classes: Sequence[Any] | None = None,
+    registry: str = "mlflow",
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """An asset with a sample of the rows that `model` learned from, and what its latest version says of them.
+
+        reference = reference_asset(
+            name="reference", model=arrival_delay_model, rows=training_set, label="late", prediction="probability",
+            io_manager_key="dvc_io_manager",
+        )
+
+    Its columns are the model's inputs, `prediction` and `label`. The IO manager stores it as it stores any asset, for
+    drift and performance checks to compare with. And it belongs to the version: as a file beside its model (in MLflow,
+    an artifact of the training run), with path and hash in the version's note ``dagster_mlops.reference``, so that
+    :func:`load_reference` gives it back also after a rollback, and in another repository.
+
+    Args:
+        name: of the asset.
+        model: the training asset.
+        rows: the asset that it was trained on, loaded as a dataframe by any IO manager.
+        label: column of the answers; rows without one are left out.
+        features: makes the model's inputs of the rows (without the label), or names them; the signature by default.
+        prediction: name of the column with predictions: the probability of the positive class for two classes, one
+            column ``<prediction>_<class>`` for each of several, else the number or class.
+        sample: rows that are drawn; None takes all.
+        seed: of the sample.
+        task, positive, classes: as of :func:`evaluation_asset`.
+        registry: Key of the resource that holds the models, and keeps files with them.
+        asset_options: whatever :func:`dagster.asset` takes.
+    """
+    model_key, rows_key = asset_key(model), asset_key(rows)
+
+    def reference(context: dg.AssetExecutionContext, rows: Any) -> dg.MaterializeResult:
+        resource: ModelRegistry = getattr(context.resources, registry)
+        try:
+            with resource.models() as models:
+                record = made_by(context, model_key)
+                version = models.version(record.name, record.version)
+                hashes = set(content_hashes(context, rows_key))
+                if record.datasets and not hashes <= set(record.datasets.values()):
+                    context.log.warning(
+                        f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
+                        "trained on. Materialize the reference in the run of the training."
+                    )
+                known = known_rows(read_frame(rows), label, rows_key)
+                labels = read_labels(known[label], task=task, positive=positive, classes=classes)
+                few = sample is None or len(known) <= sample
+                chosen = known.index if few else known.sample(sample, random_state=seed).index.sort_values()
+                part = Labels(labels.task, labels.values[chosen], labels.classes)
+                model = load_model(context, models, record).model
+                frame = _scored(model, known.loc[chosen].reset_index(drop=True), part, label, features, prediction)
+                note, tool = _bind(models, version, frame), models.tool
+        except (EvaluationError, ModelVersionError) as error:
+            # Asking once more would find the same.
+            raise dg.Failure(str(error), allow_retries=False) from error
+        facts = {
+            f"{tool}/reference/version": f"{record.name}/{record.version}",
+            f"{tool}/reference/rows": len(frame),
+            f"{tool}/reference/artifact": note["path"],
+            f"{tool}/reference/sha256": note["sha256"],
+        }
+        return dg.MaterializeResult(value=frame, metadata=facts)
+
+    options = merged_options(
+        asset_options,
+        name=name,
+        description=f"Rows that {model_key.to_user_string()} learned from, with what its latest version says.",
+        dagster_type=dg.Any,  # its IO manager says what can be stored
+        kinds=[registry],
+        required_resource_keys=[registry],
+        deps=[model_key],
+        ins={"rows": asset_input(rows)},
+    )
+    return dg.asset(**options)(reference)
+
+
+def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
+    """The reference distribution that belongs to a version, ``name/version`` or ``name@alias``.
+
+    Raises:
+        ModelVersionError: there is no such version, it has no reference, or the file is gone or was changed.
+    """
+    name, which = parse_version(model)
+    if not name or not which:
+        raise ModelVersionError(f"{model!r} names no version. Write 'name/version' or 'name@alias'.")
+    with registry.models() as models:
+        version = models.version(name, which)
+        notes = models.notes(version)
+        if REFERENCE not in notes:
+            raise ModelVersionError(
+                f"version {version.version} of {name!r} has no reference (note {REFERENCE}). Materialize a "
+                "reference_asset right after its training."
+            )
+        note = json.loads(notes[REFERENCE])
+        content = _read(models, version, note["path"])
+    if hashlib.sha256(content).hexdigest() != note["sha256"]:
+        raise ModelVersionError(
+            f"the reference of version {version.version} of {name!r} was changed: {note['path']} does not have the "
+            f"hash of the version's note {REFERENCE}."
+        )
+    return extra("pandas", extra="mlflow").read_parquet(io.BytesIO(content))
+
+
+def _scored(
+    model: "PyFuncModel", known: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
+) -> "pd.DataFrame":
+    inputs = model_inputs(model, known, features, label)
+    said = predict(model, inputs, labels)
+    if said.values.ndim == 2:
+        columns = {f"{prediction}_{name}": said.values[:, k] for k, name in enumerate(said.classes)}
+    elif said.kind == "label":
+        columns = {prediction: [said.classes[k] for k in said.values]}
+    else:
+        columns = {prediction: said.values}
+    return inputs.assign(**columns, **{label: known[label]})
+
+
+def _bind(models: HoldsModels, version: ModelVersion, frame: "pd.DataFrame") -> dict[str, Any]:
+    """Make the frame the version's reference: the file first, the note that names it last; the same frame once."""
+    if not isinstance(models, KeepsFiles):
+        raise EvaluationError(f"{models.tool} keeps no files with a version, and so no reference distribution.")
+    file = io.BytesIO()
+    frame.to_parquet(file, index=False)
+    content = file.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    # Another reference of the version gets another name, so that the note never points to half of one.
+    path = f"{MONITORING}/reference-{digest[:12]}.parquet"
+    note = {"path": path, "sha256": digest, "rows": len(frame)}
+    if models.notes(version).get(REFERENCE) == json.dumps(note):
+        return note
+    models.write_file(version, path, content)
+    if hashlib.sha256(_read(models, version, path)).hexdigest() != digest:
+        raise ModelVersionError(f"file {path} of version {version.version} is not what was written. Run this again.")
+    models.note(version, REFERENCE, json.dumps(note))
+    return note
+
+
+def _read(models: HoldsModels, version: ModelVersion, path: str) -> bytes:
+    try:
+        if isinstance(models, KeepsFiles):
+            return models.read_file(version, path)
+        raise ModelVersionError(f"{models.tool} keeps no files.")
+    except ModelVersionError as error:
+        raise ModelVersionError(
+            f"the reference of version {version.version} of {version.name!r} is gone: {error}"
+        ) from error

@@ -1,0 +1,57 @@
+"""Promotion in YAML."""
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops.promotion.asset import promotion_asset
+
+
+class PromotionComponent(dg.Component, dg.Model, dg.Resolvable):
+    """Moves an alias to the version that a training asset made, when it beats the one that holds the alias.
+
+    ```yaml
+    type: dagster_mlops.mlflow.PromotionComponent
+    attributes:
+      candidate: arrival_delay_model
+      registered_model_name: arrival_delay
+      metric: auc
+      min_improvement: 0.002
+    ```
+
+    The resource that `registry` names, by default ``mlflow`` (an ``MlflowResource``), holds the models.
+    """
+
+    candidate: str = Field(description="Key of the training asset whose version wants the alias.")
+    registered_model_name: str = Field(description="The registered model.")
+    metric: str = Field(description="Metric that decides: of the training run, or of the evaluation.")
+    evaluation: str | None = Field(
+        default=None, description="Key of an evaluation asset: then both versions are compared on its rows."
+    )
+    min_wins: float = Field(
+        default=0.0, ge=0, le=1, description="With an evaluation: the share of resamples that the candidate has to win."
+    )
+    greater_is_better: bool = Field(default=True, description="Set to false for errors and losses.")
+    min_improvement: float = Field(default=0.0, ge=0, description="How much better the candidate has to be, at least.")
+    alias: str = Field(default="champion", description="The alias that moves.")
+    name: str = Field(default="champion", description="Name of the asset.")
+    registry: str = Field(default="mlflow", description="Key of the resource that holds the models.")
+    group_name: str | None = Field(default=None, description="Asset group.")
+    pool: str | None = Field(default=None, description="Dagster pool, to run one promotion at a time.")
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The promotion asset."""
+        asset = promotion_asset(
+            candidate=self.candidate,
+            registered_model_name=self.registered_model_name,
+            metric=self.metric,
+            evaluation=self.evaluation,
+            min_wins=self.min_wins,
+            greater_is_better=self.greater_is_better,
+            min_improvement=self.min_improvement,
+            alias=self.alias,
+            name=self.name,
+            registry=self.registry,
+            group_name=self.group_name,
+            pool=self.pool,
+        )
+        return dg.Definitions(assets=[asset])
