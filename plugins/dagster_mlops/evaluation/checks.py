@@ -77,7 +77,7 @@ def evaluation_checks(
     return [
         asset_checks(
             asset=key,
-            tool="mlflow",
+            tool="evaluation",
             judges={
                 name: (description, functools.partial(_result, by_slice, judge))
                 for name, (description, by_slice, judge) in asked.items()
