@@ -2,16 +2,17 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from dagster_mlops.core import tool_process as parsing
+from dagster_mlops.core import child
 
 # Not plain forks: the threads of Arrow and DuckDB would not survive them.
 processes = multiprocessing.get_context("forkserver")
@@ -20,43 +21,81 @@ processes.set_forkserver_preload(
     ["feast.cli.cli", "feast.infra.compute_engines.local.compute", "dagster_mlops.feast.offline_store"]
 )
 ROOT = str(Path(__file__).resolve().parents[2])
+start = child.start
 
 
 @pytest.fixture(scope="module")
 def quick_feast():
-    """What the plugin runs in a Python of its own finds Feast imported. (In feast/test_feast.py it does not.)"""
-    quick = SimpleNamespace(
-        run=run, CompletedProcess=subprocess.CompletedProcess, TimeoutExpired=subprocess.TimeoutExpired
-    )
+    """Feast is imported already in the processes in which the library runs it. (Not so in feast/test_feast.py.)"""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parsing, "subprocess", quick)
+        patch.setattr(child, "start", quick_start)
         yield
 
 
-def run(
-    command: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float, **how: bool
-) -> "subprocess.CompletedProcess[str]":
-    """What `subprocess.run` does with ``python -c CODE ARGUMENTS``."""
-    assert command[:2] == [sys.executable, "-c"] and how == {"capture_output": True, "text": True}
-    with tempfile.TemporaryDirectory() as folder:
-        told = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = processes.Process(target=_python, args=(command[2], command[3:], cwd, dict(env), told))
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, process.exitcode, *(file.read_text() for file in told))
+def quick_start(command: Sequence[str], *, keep: Sequence[int] = (), **how: Any) -> Any:
+    """A process that does what ``python -c CODE ARGUMENTS DESCRIPTOR`` does; of other programs, the plain one."""
+    if command[0] != sys.executable or "-c" not in command:
+        return start(command, keep=keep, **how)
+    at = command.index("-c") + 1
+    return Forked(command[at], command[at + 1 :], how["cwd"], how["env"] or os.environ, keep[0])
 
 
-def _python(code: str, arguments: list[str], cwd: Path, env: dict[str, str], told: list[Path]) -> None:
-    for stream, file in enumerate(told, start=1):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+class Forked:
+    """A process of the fork server, as far as it looks like a `subprocess.Popen`."""
+
+    def __init__(self, code: str, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], answers: int) -> None:
+        self.args = ["python", "-c", code, *arguments]
+        requests, stdin = os.pipe()
+        stdout, printed = os.pipe()
+        inherited = [
+            Connection(requests, writable=False),
+            Connection(printed, readable=False),
+            Connection(os.dup(answers), readable=False),
+        ]
+        self._process = processes.Process(target=_python, args=(code, arguments[:-1], cwd, dict(env), inherited))
+        self._process.start()
+        for connection in inherited:
+            connection.close()
+        self.pid = self._process.pid
+        self.stdin, self.stdout = os.fdopen(stdin, "wb", buffering=0), os.fdopen(stdout, "rb", buffering=0)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self._process.exitcode
+
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stdin.close()
+        self.stdout.close()
+        self._process.kill()  # where it had no group of its own yet
+        self._process.join()
+
+
+def _python(code: str, arguments: list[str], cwd: Path, env: dict[str, str], inherited: list[Connection]) -> None:
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    requests, printed, answers = (connection.fileno() for connection in inherited)
+    os.dup2(requests, 0)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    for connection in inherited[:2]:  # the parent sees the end of a pipe that nobody else holds open
+        connection.close()
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in env
-    sys.argv = ["-c", *arguments]
+    sys.dont_write_bytecode = True
+    sys.argv = ["-c", *arguments, str(answers)]
     sys.path[:] = ["", *(place for place in sys.path if place != ROOT)]
     exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})

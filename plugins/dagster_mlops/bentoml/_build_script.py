@@ -1,14 +1,14 @@
-"""Imports a model and builds a bento in a process of its own, run as a module with the path of a ``SPEC.json``.
+"""Imports a model and builds a bento in a process of its own.
 
 BentoML's home, working directory and import path are process-wide; here they may be. The process holds a file lock
 while it works, so a build that outlived its killed Dagster worker and the re-run do not meet.
 """
 
-import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,9 +19,9 @@ from dagster_mlops.core.files import exclusive, write_atomically
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
 
-def main(spec_file: str) -> None:
+def answer(spec: dict[str, Any]) -> None:
     """Build what the spec says, unless the stores hold it already; half-written leftovers are removed first."""
-    spec = json.loads(Path(spec_file).read_text())
+    sys.path.insert(0, os.getcwd())  # a service may import what lies there
     home = Path(os.environ["BENTOML_HOME"])
     bentoml = extra("bentoml")
     with exclusive(home / ".dagster_mlops.lock", _LONGEST_BUILD):
@@ -58,7 +58,3 @@ def main(spec_file: str) -> None:
             )
             facts = Path(spec["build_ctx"]) / FACTS_FILE
             write_atomically(bento / "src" / FACTS_FILE, facts.read_bytes())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

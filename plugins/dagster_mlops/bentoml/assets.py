@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ import dagster as dg
 from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
+from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package, Record
 
@@ -187,18 +186,15 @@ def _digest(folder: Path, facts: Sequence[str]) -> str:
 
 
 def _build(resource: BentomlResource, folder: Path, spec: Mapping[str, Any]) -> None:
-    spec_file = folder / "spec.json"
-    spec_file.write_text(json.dumps(spec))
-    command = [sys.executable, "-m", "dagster_mlops.bentoml._build_script", str(spec_file)]
-    timeout = resource.build_timeout
+    script = Path(__file__).with_name("_build_script.py")
     try:
-        done = subprocess.run(
-            command, env=resource.environment(), capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired as error:
+        run_child(script, spec, cwd=Path.cwd(), env=resource.environment(), timeout=resource.build_timeout)
+    except ChildError as error:
+        if error.returncode is None:
+            raise DeploymentError(
+                f"building {spec['tag']} took longer than build_timeout={resource.build_timeout:g} s and was stopped. "
+                "Raise it on the bentoml resource, or look at why the model cannot be fetched."
+            ) from error
         raise DeploymentError(
-            f"building {spec['tag']} took longer than build_timeout={timeout:g} s and was stopped. "
-            "Raise it on the bentoml resource, or look at why the model cannot be fetched."
+            f"building {spec['tag']} from {spec['model_uri']} failed:\n{error.text[-3000:]}"
         ) from error
-    if done.returncode:
-        raise DeploymentError(f"building {spec['tag']} from {spec['model_uri']} failed:\n{done.stderr[-3000:]}")

@@ -32,12 +32,17 @@ class ChildError(DagsterMlopsError):
     """A child process gave no answer.
 
     `reason` says why in a few words, `text` is the traceback of the script, or else the last lines it printed, and
-    `returncode` that of the process: negative where a signal ended it, None where it did not end by itself.
+    `returncode` that of the process: negative where a signal ended it, None where it was ended because it was late.
     """
 
     def __init__(self, reason: str, text: str = "", returncode: int | None = None) -> None:
         super().__init__(f"{reason}\n{text}".strip())
         self.reason, self.text, self.returncode = reason, text, returncode
+
+    @property
+    def how(self) -> str:
+        """How the process ended, in a few words."""
+        return "took too long" if self.returncode is None else _how(self.returncode)
 
 
 def run_program(
@@ -216,9 +221,7 @@ class Child:
     def _died(self) -> ChildError:
         self._read(self._printed)
         code = self._process.returncode
-        how = f"exit code {code}" if code >= 0 else f"ended by {signal.Signals(-code).name}"
-        last = f"{self._tail[-1]} ({how})" if self._tail else how
-        return ChildError(last, "\n".join(self._tail), code)
+        return ChildError(" ".join([*list(self._tail)[-1:], f"({_how(code)})"]), "\n".join(self._tail), code)
 
 
 def start(
@@ -259,6 +262,10 @@ def _ended(process: "subprocess.Popen[bytes]", grace: float = 0) -> Iterator[Non
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
     with suppress(ProcessLookupError):  # nobody is left
         os.killpg(process.pid, number)
+
+
+def _how(returncode: int) -> str:
+    return f"exit code {returncode}" if returncode >= 0 else f"ended by {signal.Signals(-returncode).name}"
 
 
 def _last_line(text: str) -> str:

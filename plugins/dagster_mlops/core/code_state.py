@@ -4,15 +4,15 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dagster_mlops.core.git import git
+
 LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 """Names of the files, at the top of a checkout, that lock its environment; the first one that is there counts."""
-_TIMEOUT = 20.0  # seconds; git of a huge checkout on a slow disk
 # Untracked files above this size are data rather than code, and stay out of the diff.
 _UNTRACKED_LIMIT = 1_000_000
 # What the user configured, and how large the repository is, must not change the text, and with it the hash.
@@ -119,23 +119,6 @@ def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
         mark = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
         git(toplevel, *mark, stdin=b"\0".join(b":(literal)" + name for name in untracked), env=beside)
         return _ask(toplevel, *_SHOW, env=beside) or b""
-
-
-def git(
-    folder: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, timeout: float = _TIMEOUT
-) -> subprocess.CompletedProcess[bytes]:
-    """Run git in `folder` with a time limit. A git that is missing or hangs fails like any other, by return code."""
-    # Set by git when we run below one of its hooks; they would point at another repository.
-    ambient = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
-    quiet = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    environment = {k: v for k, v in os.environ.items() if k not in ambient} | quiet | dict(env or {})
-    command = ["git", *arguments]
-    try:
-        return subprocess.run(command, cwd=folder, env=environment, input=stdin, capture_output=True, timeout=timeout)
-    except FileNotFoundError:
-        return subprocess.CompletedProcess(command, 127, b"", b"git is not installed")
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, b"", f"git did not answer within {timeout:g} s".encode())
 
 
 def _ask(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> bytes | None:

@@ -1,11 +1,6 @@
-"""Downloads what an import takes, in a process of its own, which can be ended when a source does not answer.
+"""Downloads what an import takes, in a process of its own, which can be ended when a source does not answer."""
 
-Reads the request as a line of JSON on standard input, and prints the answer as the last line on standard output.
-"""
-
-import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +63,3 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             chain.append(str(at) or repr(at))
             at = at.__cause__
         return {"error": ": ".join(dict.fromkeys(chain))}
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"\n{json.dumps(answer(json.loads(sys.stdin.readline())))}\n")

@@ -1,11 +1,7 @@
 """Datasets imported from other repositories and from URLs, each locked to the version that it came from."""
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +9,13 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.history.comparison import change
 from dagster_mlops.dvc.io_manager import PATH_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.stages.project import RUN_SCRIPT, describe_problem
 from dagster_mlops.dvc.store import file_formats as frames
 from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.dvc.store import remotes
@@ -194,26 +190,13 @@ def _imported(
 
 def _downloaded(dvc: DvcResource, asked: Mapping[str, Any], source: str, path: str, timeout: float) -> dict[str, Any]:
     """The answer of the process that downloads."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_download_script.py"))],
-        cwd=dvc.root,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    script = Path(__file__).with_name("_download_script.py")
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     try:
-        # Not by arguments, which other users of the machine see: it may hold secrets.
-        out, err = process.communicate(f"{json.dumps(asked)}\n", timeout=timeout)
-        told = json.loads(out.splitlines()[-1]) if process.returncode == 0 else {"error": describe_problem(err)}
-    except subprocess.TimeoutExpired:
-        told = {"error": f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."}
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        told = run_child(script, asked, cwd=dvc.root, env=environment, timeout=timeout)
+    except ChildError as failure:
+        slow = f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."
+        told = {"error": slow if failure.returncode is None else failure.reason}
     if "error" in told:
         raise DatasetError(
             f"{source} cannot be imported: {mask_credentials(told['error'])} Look whether this machine reaches the "

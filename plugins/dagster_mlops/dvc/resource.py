@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops.core.code_state import git
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.store import file_formats as frames
 from dagster_mlops.dvc.store import locks, objects, remotes
 from dagster_mlops.dvc.store import pointers as versions

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import dagster as dg
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import pointers as versions

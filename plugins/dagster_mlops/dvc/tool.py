@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagster_mlops.core.code_state import git
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects

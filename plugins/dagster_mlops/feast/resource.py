@@ -7,7 +7,6 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.tool_process import tool_process
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.online import serving as online
@@ -17,9 +16,9 @@ from dagster_mlops.feast.repository import apply_guard as applied
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import (
     content_key,
-    feast_problem,
     has_definitions,
     read_config,
+    run_feast,
     without_secrets,
 )
 
@@ -132,14 +131,7 @@ class FeastResource(dg.ConfigurableResource):
                 return False
             # First, as Feast may make them without a word of what was lost.
             make_missing_tables(store)
-            code = "from feast.cli.cli import cli; cli()"
-            done = tool_process(
-                "Feast", code, "--chdir", str(path), "apply", cwd=path, timeout=self.timeout, error=FeatureError
-            )
-            if done.returncode:
-                raise FeatureError(
-                    f"`feast apply` failed in {path}: {feast_problem(path, done.stderr or done.stdout)}."
-                )
+            run_feast("apply", path, timeout=self.timeout, failure=f"`feast apply` failed in {path}")
             store.refresh_registry()
             applied.note(store, path, key)
         return True

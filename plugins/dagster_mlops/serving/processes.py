@@ -2,12 +2,12 @@
 
 import os
 import socket
-import subprocess
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dagster_mlops.core.child import start
 from dagster_mlops.core.extras import extra
 
 if TYPE_CHECKING:
@@ -24,16 +24,9 @@ def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Ma
     """Start a detached process of its own session that writes to `log` only, and return its pid."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env={**environment, STATE_DIR: str(state_dir), ROLE: role},
-            cwd=state_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    # Should it end while this process lives, it shall not stay a zombie that looks alive.
+        marks = {STATE_DIR: str(state_dir), ROLE: role}
+        process = start(command, cwd=state_dir, env={**environment, **marks}, stdout=output)
+    # Reaped if it ends first: a zombie looks alive.
     threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
     return process.pid
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.dvc.store.dvc_lock import locked_out

@@ -1,7 +1,4 @@
-"""Reads a DVC project's stages and pointers into JSON, as a file run in a process of its own: DVC is slow to import.
-
-Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REPOSITORY OUTPUT``
-"""
+"""Reads a DVC project's stages and pointers into JSON, in a process of its own: DVC is slow to import."""
 
 import json
 import os
@@ -92,8 +89,8 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         _READ.add(os.path.abspath(arguments[0]))
 
 
-if __name__ == "__main__":
-    project = Path(sys.argv[1])
+def answer(root: str) -> dict[str, Any]:
+    """The description of the repository `root`."""
     # Which files decide what the project is (params, vars, templates) only DVC knows: it is watched while it reads.
     sys.addaudithook(_note)
-    Path(sys.argv[2]).write_text(json.dumps(describe(project)))
+    return describe(Path(root))

@@ -1,23 +1,18 @@
-"""Runs one stage with DVC in a process of its own, so that its output can be read and its tail shown when it fails.
-
-Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')"``, with the request as a line of JSON on
-standard input, which stays open as long as the answer is wanted. That goes to the file named under ``answer``.
-"""
+"""Runs one stage with DVC in a process of its own, so that its output can be read and its tail shown when it fails."""
 
 import contextlib
 import io
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.core.git import git
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -43,7 +38,7 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def reproduce(request: dict[str, Any]) -> dict[str, Any]:
+def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Bring one stage up to date, and nothing else.
 
     Returns:
@@ -214,8 +209,7 @@ def _mend_locks(repo: "Repo", target: str) -> None:
     file = Path(repo.root_dir, target.rpartition(":")[0] or "dvc.yaml").with_name("dvc.lock")
     with repo.lock:
         if not _is_whole(file, yaml.safe_load):
-            command = ["git", "show", "HEAD:./dvc.lock"]
-            committed = subprocess.run(command, cwd=file.parent, capture_output=True, timeout=20)
+            committed = git(file.parent, "show", "HEAD:./dvc.lock")
             file.unlink()  # without git's copy, DVC's run cache still knows the results
             if committed.returncode == 0:
                 file.write_bytes(committed.stdout)
@@ -229,24 +223,3 @@ def _is_whole(file: Path, parse: Callable[[bytes], Any]) -> bool:
         return True
     except Exception:  # noqa: BLE001 (either parser's own)
         return False
-
-
-def _end_with_parent() -> None:
-    """End this process and the command it runs when the process that started it is gone: its pipe closes then."""
-    pipe = os.dup(0)  # not inherited by the command
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-
-    def watch() -> None:
-        os.read(pipe, 1)
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    asked = json.loads(sys.stdin.readline())
-    _end_with_parent()
-    answer = Path(asked["answer"])
-    Path(f"{answer}.new").write_text(json.dumps(reproduce(asked)))
-    os.replace(f"{answer}.new", answer)

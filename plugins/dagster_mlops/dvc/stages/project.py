@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest, write_atomically
-from dagster_mlops.core.tool_process import tool_process
+from dagster_mlops.core.git import git
 from dagster_mlops.errors import DatasetError
 
-# A script of this folder does not run by its path: Python would import its neighbours, such as git.py, in place of the
-# real ones. Nor with the working directory in front, where the user's files are.
-RUN_SCRIPT = (
-    "import sys; sys.path[:] = [p for p in sys.path if p]; import runpy; "
-    "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-)
 _FORMAT = 1  # of the description; part of its key
 _REMEMBERED = "dagster_mlops/project.json"
 
@@ -169,19 +162,15 @@ def _files(root: Path) -> list[str]:
 
 
 def _described(root: Path, timeout: float) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        answer = Path(scratch, "project.json")
-        script = str(Path(__file__).with_name("_describe_script.py"))
-        done = tool_process(
-            "DVC", RUN_SCRIPT, script, str(root), str(answer), cwd=root, timeout=timeout, error=DatasetError
-        )
-        if done.returncode:
-            _version()  # says so when DVC is not installed
-            raise DatasetError(
-                f"DVC cannot read the project {root}: {describe_problem(done.stderr)} Mend it (`dvc stage list` shows "
-                "the same), then reload."
-            )
-        return json.loads(answer.read_text())
+    try:
+        script = Path(__file__).with_name("_describe_script.py")
+        return run_child(script, str(root), cwd=root, timeout=timeout)
+    except ChildError as failure:
+        _version()  # says so when DVC is not installed
+        raise DatasetError(
+            f"DVC cannot read the project {root}: {failure.reason.rstrip('.')}. Fix it (`dvc stage list` shows the "
+            "same), then reload."
+        ) from failure
 
 
 def _known(file: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:

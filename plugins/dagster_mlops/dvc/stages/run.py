@@ -1,17 +1,10 @@
 """Runs a stage of a DVC project, and stores what it made as DVC and git do."""
 
-import json
 import os
-import queue
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +12,10 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.stages.project import RUN_SCRIPT, Stage, describe_problem
+from dagster_mlops.dvc.stages.project import Stage, describe_problem
 from dagster_mlops.dvc.store import objects, remotes
 from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.dvc.store.git_commit import Edit, toplevel
@@ -79,31 +73,39 @@ def run_stage(
         DatasetError: another process holds the inputs or outputs for `lock_timeout` seconds.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        answer = Path(scratch, "answer.json")
-        asked = {
-            "repo": str(dvc.root),
-            "target": stage.address,
-            "config": dvc.config(),
-            "waits": remotes.WAITS,
-            "read_timeout": remotes.READ_TIMEOUT,
-            "lock_timeout": dvc.lock_timeout,
-            "force": force,
-            "pull": pull,
-            "answer": str(answer),
-        }
-        tail: deque[str] = deque(maxlen=_TAIL)
-        with _process(asked, dvc.root, env) as process:
-            for lines in _batches(process):
-                tail.extend(lines)
-                log(mask_credentials("\n".join(lines)))
-            process.wait()
-        if not answer.exists():
-            raise dg.Failure(
-                f"DVC broke off on stage {stage.address}: {describe_problem(chr(10).join(tail))}",
-                metadata={"dvc/output": _quoted(tail), "dvc/exit_code": process.returncode},
-            )
-        told = json.loads(answer.read_text())
+    request = {
+        "repo": str(dvc.root),
+        "target": stage.address,
+        "config": dvc.config(),
+        "waits": remotes.WAITS,
+        "read_timeout": remotes.READ_TIMEOUT,
+        "lock_timeout": dvc.lock_timeout,
+        "force": force,
+        "pull": pull,
+    }
+    tail: deque[str] = deque(maxlen=_TAIL)
+
+    def show(lines: list[str]) -> None:
+        tail.extend(lines)
+        sys.stdout.write("".join(f"{line}\n" for line in lines))  # whole, for whoever captures the step's output
+        sys.stdout.flush()
+        log(mask_credentials("\n".join(lines)))
+
+    try:
+        told = run_child(
+            Path(__file__).with_name("_reproduce_script.py"),
+            request,
+            timeout=None,
+            cwd=dvc.root,
+            env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+            output=show,
+            grace=_GRACE,
+        )
+    except ChildError as failure:
+        raise dg.Failure(
+            f"DVC broke off on stage {stage.address}: {mask_credentials(failure.reason)}",
+            metadata={"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0},
+        ) from failure
     if "error" in told:
         _fail(stage, told, tail, dvc)
     return StageRun(seconds=time.monotonic() - started, **told)
@@ -161,68 +163,6 @@ def _with_entry(lock: Path, name: str, entry: Mapping[str, Any]) -> Edit:
 
 def _dumped(content: Mapping[str, Any]) -> bytes:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
-
-
-@contextmanager
-def _process(asked: Mapping[str, Any], cwd: Path, env: Mapping[str, str] | None) -> "Iterator[subprocess.Popen[str]]":
-    # The process watches its standard input: it closes when we are gone, however that came about.
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN_SCRIPT, str(Path(__file__).with_name("_reproduce_script.py"))],
-        cwd=cwd,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        assert process.stdin
-        process.stdin.write(f"{json.dumps(asked)}\n")  # not by a file: it may hold a remote's secrets
-        process.stdin.flush()
-        yield process
-    finally:
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            if process.poll() is not None:
-                break
-            os.killpg(process.pid, how)
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                continue
-        for pipe in (process.stdin, process.stdout):
-            assert pipe
-            pipe.close()
-
-
-def _batches(process: "subprocess.Popen[str]") -> Iterator[list[str]]:
-    """What the process prints, as lists of lines, at most one a second: each becomes an event in Dagster's database."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def read() -> None:
-        assert process.stdout
-        for line in process.stdout:
-            lines.put(line.rstrip("\n"))
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    batch: list[str] = []
-    due = 0.0
-    while True:
-        try:
-            line = lines.get(timeout=max(0.01, due - time.monotonic()) if batch else None)
-        except queue.Empty:
-            line = ""
-        if line:
-            batch.append(line)
-            sys.stdout.write(f"{line}\n")  # whole, for whoever captures the step's output
-            sys.stdout.flush()
-        if batch and (line is None or time.monotonic() >= due):
-            yield batch
-            batch, due = [], time.monotonic() + 1
-        if line is None:
-            return
 
 
 def _fail(stage: Stage, told: Mapping[str, Any], tail: deque[str], dvc: DvcResource) -> None:

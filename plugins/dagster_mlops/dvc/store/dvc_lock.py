@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.git import git
 from dagster_mlops.provenance import Dataset
 
 if TYPE_CHECKING:

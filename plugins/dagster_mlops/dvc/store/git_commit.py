@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.git import git
 from dagster_mlops.errors import DatasetError
 
 Edit = Callable[[bytes], bytes]

@@ -11,7 +11,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
-from dagster_mlops.core.tool_process import state_dir
+from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.source import TICK, Window

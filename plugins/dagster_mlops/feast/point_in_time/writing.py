@@ -16,7 +16,7 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
 from dagster_mlops.core.files import exclusive
-from dagster_mlops.core.tool_process import state_dir
+from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.files import GLOB, checked, filesystem, location, passed_over, storage_options
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder

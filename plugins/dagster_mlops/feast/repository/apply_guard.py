@@ -11,31 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.code_state import git
 from dagster_mlops.core.files import write_atomically
-from dagster_mlops.core.tool_process import state_dir, tool_process
+from dagster_mlops.core.git import git
+from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.repository.load import feast_problem
+from dagster_mlops.feast.repository.load import run_feast
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 _NAME = "dagster_mlops/applied"
 _REMEDY = "Bring that change into the repository, or put the registry back with FeastResource.apply(force=True)."
-# Feast's dry run fills in what it infers, so that definitions compare with those that are registered.
-_WANTED = """
-import json, sys
-from pathlib import Path
-from feast.repo_operations import parse_repo
-from dagster_mlops.feast import FeastResource, registry
-sys.path.insert(0, str(Path.cwd()))
-contents, store = parse_repo(Path.cwd()), FeastResource(repo=".").store()
-store.plan(contents)
-views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
-hashes = registry.definition_hashes([*views, *contents.label_views], contents.feature_services)
-Path(sys.argv[1]).write_text(json.dumps(hashes))
-"""
 
 
 def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
@@ -118,11 +105,4 @@ def _checkout(repo: Path) -> str:
 
 
 def _wanted(repo: Path) -> dict[str, Any]:
-    output = state_dir(repo) / f"wanted-{uuid.uuid4().hex}.json"
-    try:
-        done = tool_process("Feast", _WANTED, str(output), cwd=repo, timeout=180, error=FeatureError)
-        if done.returncode:
-            raise FeatureError(f"Feast cannot compare {repo} with its registry: {feast_problem(repo, done.stderr)}.")
-        return json.loads(output.read_text())
-    finally:
-        output.unlink(missing_ok=True)
+    return run_feast("hashes", repo, timeout=180, failure=f"Feast cannot compare {repo} with its registry")

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -14,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
-from dagster_mlops.core.tool_process import remembered, state_dir, tool_process
+from dagster_mlops.core.memory import remembered, state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository.definitions import (
     EntityDefinition,
@@ -55,7 +55,7 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
         path,
         "feature_repository",
         content_key(path) + _refreshed(path),
-        lambda scratch: _parse(path, scratch, timeout),
+        lambda: _parse(path, timeout),
         timeout=timeout,
         error=FeatureError,
     )
@@ -196,18 +196,26 @@ def _secrets(settings: Any, name: str = "") -> Iterator[str]:
         yield from _SECRET_IN_TEXT.findall(str(settings))
 
 
-def _parse(repo: Path, scratch: Path, timeout: float) -> dict[str, Any]:
-    code = "import runpy, sys; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    output, script = scratch / "definitions.json", Path(__file__).with_name("_parse_script.py")
-    what = "files" if has_definitions(repo) else "registry"
-    done = tool_process(
-        "Feast", code, str(script), str(repo), str(output), what, cwd=repo, timeout=timeout, error=FeatureError
-    )
-    if done.returncode:
-        raise FeatureError(
-            f"Feast cannot read the repository {repo}: {feast_problem(repo, done.stderr)}. Mend it, then reload."
-        )
-    return _masked(json.loads(output.read_text()))
+def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:
+    """The answer of Feast to a task of ``_feast_script.py``, from a process of its own that works in `repo`.
+
+    Raises:
+        FeatureError: Feast fails, or is not done within `timeout` seconds. `failure` says what it cannot do.
+    """
+    try:
+        return run_child(Path(__file__).with_name("_feast_script.py"), task, cwd=repo, timeout=timeout)
+    except ChildError as error:
+        if error.returncode is None:
+            raise FeatureError(
+                f"{failure}: Feast did not finish in {timeout:.0f} s. Raise timeout= or look for a slow source."
+            ) from error
+        raise FeatureError(f"{failure}: {feast_problem(repo, error.text)}.") from error
+
+
+def _parse(repo: Path, timeout: float) -> dict[str, Any]:
+    task = "files" if has_definitions(repo) else "registry"
+    problem = f"Feast cannot read the repository {repo}, mend it and reload"
+    return _masked(run_feast(task, repo, timeout=timeout, failure=problem))
 
 
 def _masked(found: Any) -> Any:

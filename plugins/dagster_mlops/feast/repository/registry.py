@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
-from dagster_mlops.core.tool_process import state_dir
+from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError, ProvenanceError
 from dagster_mlops.provenance import Record, Ref
 

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from dagster_mlops.core.code_state import APPLY, git
+from dagster_mlops.core.code_state import APPLY
+from dagster_mlops.core.git import git
 from dagster_mlops.errors import ReproductionError
 
 GIT_TIMEOUT = 900.0  # seconds: a large repository, of which git may have to fetch files

@@ -4,13 +4,14 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from dagster_mlops.core.code_state import LOCK_FILES, git
+from dagster_mlops.core.child import ChildError, run_program
+from dagster_mlops.core.code_state import LOCK_FILES
+from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.provenance import TrainingRun
@@ -93,22 +94,16 @@ def install(name: str, content: bytes, *, python: str, folder: Path, code: Path)
     before = _untracked(code)
     for command in commands:
         try:
-            done = subprocess.run(
-                command,
-                cwd=code,
-                env={**ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)},
-                capture_output=True,
-                text=True,
-                timeout=_TIMEOUT,
+            done = run_program(
+                command, cwd=code, env={**ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)}, timeout=_TIMEOUT
             )
-        except subprocess.TimeoutExpired as late:
+        except ChildError as late:
             raise ReproductionError(
                 f"the environment of then was not installed from {name} in {_TIMEOUT:.0f} s."
             ) from late
         if done.returncode:
-            raise ReproductionError(
-                f"the environment of then cannot be installed from {name}: {done.stderr.strip()[-1500:]}"
-            )
+            problem = done.stderr.decode(errors="replace").strip()[-1500:]
+            raise ReproductionError(f"the environment of then cannot be installed from {name}: {problem}")
     if built := _untracked(code) - before:
         # What the build has left there is no change of the code.
         excluded = code / ".git" / "info" / "exclude"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster_mlops.core.code_state import git
+from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.lineage.reproduction.environment import packages
 from dagster_mlops.lineage.reproduction.recipe import Recipe

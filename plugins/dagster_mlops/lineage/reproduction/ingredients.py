@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.code_state import APPLY, git
+from dagster_mlops.core.code_state import APPLY
+from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import CODE, DIFF, STEP
 from dagster_mlops.lineage.reproduction.checkout import GIT_TIMEOUT, submodule, top_level
 from dagster_mlops.provenance import TrainingRun

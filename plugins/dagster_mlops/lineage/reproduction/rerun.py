@@ -1,17 +1,12 @@
 """Runs a training again: its code in a checkout of its own, its data, its environment; then compares."""
 
-import json
-import os
-import signal
-import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.chain.tools import Tools
@@ -22,8 +17,6 @@ from dagster_mlops.lineage.reproduction.verdict import Verdict, judge
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
-# A script's own folder would come first on its path, and modules in it before those of Python.
-_SCRIPT = "import runpy, sys; del sys.path[0]; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 def rerun(
@@ -140,12 +133,6 @@ def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
     return list(seeds.values())
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End the training and all that it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
 def _run(
     python: Path,
     script: Path,
@@ -158,40 +145,15 @@ def _run(
     """What the script has found; its messages are told as they come."""
     environment = {**ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
     messages: deque[str] = deque(maxlen=15)
-    with subprocess.Popen(
-        [str(python), "-W", "ignore", "-c", _SCRIPT, str(script)],
-        cwd=code,
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # what the training starts ends with it
-    ) as process:
-        assert process.stdin and process.stdout
-        late = threading.Event()
 
-        def end() -> None:
-            late.set()
-            _end(process)
+    def show(lines: list[str]) -> None:
+        messages.extend(lines)
+        for line in lines:
+            tell(line)
 
-        watch = threading.Timer(timeout, end)
-        watch.start()
-        try:
-            with suppress(BrokenPipeError):  # it has failed already, and says why
-                process.stdin.write(json.dumps(task))
-                process.stdin.close()
-            for line in process.stdout:
-                messages.append(line.rstrip())
-                tell(line.rstrip())
-            ended = process.wait()
-        finally:
-            watch.cancel()
-            _end(process)
-    if ended:
-        how = f"exit code {ended}" if ended > 0 else f"ended by {signal.Signals(-ended).name}"
-        limit = f" It took longer than {timeout:.0f} s." if late.is_set() else ""
+    try:
+        return run_child(script, task, cwd=code, env=environment, python=str(python), output=show, timeout=timeout)
+    except ChildError as failure:
+        limit = f" It took longer than {timeout:.0f} s." if failure.returncode is None else ""
         tail = "\n".join(messages)
-        raise ReproductionError(f"the training fails when it is run again ({how}).{limit}\n{tail}")
-    return json.loads(Path(task["scratch"], "found.json").read_text())
+        raise ReproductionError(f"the training fails when it is run again ({failure.how}).{limit}\n{tail}") from failure

@@ -1,9 +1,8 @@
 """Runs one training step again: a script for the environment of then, of which it asks no more than Dagster and MLflow.
 
-Read from standard input: a JSON object with ``step`` (what the run kept), ``seeds`` (what Dagster shall know of the
+A request has ``step`` (what the run kept), ``seeds`` (what Dagster shall know of the
 assets that the step reads), ``files`` (Parquet files of assets whose own data are lost), ``tags`` of the Dagster run,
-``scratch``, ``model`` (a folder with the model of then) and ``golden`` (a Parquet file, or empty). What came out is
-written to ``found.json`` in ``scratch``.
+``scratch``, ``model`` (a folder with the model of then) and ``golden`` (a Parquet file, or empty).
 """
 
 import hashlib
@@ -12,15 +11,17 @@ import importlib.util
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
+warnings.simplefilter("ignore")  # before the imports, which warn first
+
+import dagster as dg  # noqa: E402
 
 
-def main() -> None:
-    """Run the step, compare the models, write down what came out."""
-    task = json.load(sys.stdin)
+def answer(task: dict[str, Any]) -> dict[str, Any]:
+    """Run the step, compare the models, and say what came out."""
     step, scratch = task["step"], Path(task["scratch"])
     from dagster_mlops.mlflow import MlflowResource
     from dagster_mlops.provenance import TrainingRun
@@ -83,7 +84,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - whatever a model raises when it is asked: nothing was compared
         compared = {"problem": f"{type(error).__name__}: {error}"[:500]}
     found["models"] = {"files": {"then": _digests(then), "now": _digests(now)}, **compared}
-    (scratch / "found.json").write_text(json.dumps(found, default=str))
+    return json.loads(json.dumps(found, default=str))
 
 
 class Files(dg.IOManager):
@@ -224,7 +225,3 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _local(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
-
-
-if __name__ == "__main__":
-    main()

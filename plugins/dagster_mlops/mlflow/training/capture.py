@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.asset_records import Read
-from dagster_mlops.core.code_state import CodeState, git
+from dagster_mlops.core.child import ChildError, run_program
+from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.config_params import kept_config, masked_strings
@@ -223,10 +224,11 @@ def _gpus() -> list[dict[str, str]]:
     wanted = ("name", "driver_version", "memory.total", "uuid")
     query = [command, f"--query-gpu={','.join(wanted)}", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=_DRIVER_TIMEOUT)
-    except (OSError, subprocess.TimeoutExpired):
+        done = run_program(query, timeout=_DRIVER_TIMEOUT)
+    except (OSError, ChildError):
         return []
-    rows = [line.split(", ") for line in told.stdout.splitlines()] if told.returncode == 0 else []
+    lines = done.stdout.decode(errors="replace").splitlines() if done.returncode == 0 else []
+    rows = [line.split(", ") for line in lines]
     return [dict(zip(wanted, row, strict=True)) for row in rows if len(row) == len(wanted)]
 
 

@@ -1,9 +1,5 @@
-"""Reads a Feast repository's definitions into JSON, as a file run in a process of its own: Feast is slow to import.
+"""Feast at work in a process of its own: it is slow to import, and runs the user's files."""
 
-Usage: ``python -c "import runpy; runpy.run_path(FILE, run_name='__main__')" REPOSITORY OUTPUT files|registry``
-"""
-
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -118,7 +114,25 @@ def _entity(entity: Any) -> dict[str, Any]:
     return {**_about(entity), "join_key": entity.join_key, "type": entity.value_type.name.lower()}
 
 
-if __name__ == "__main__":
+def hashes() -> dict[str, str]:
+    """The hash of each view and service that the files define, comparable with those of the registry."""
+    from feast.repo_operations import parse_repo
+
+    from dagster_mlops.feast import FeastResource
+    from dagster_mlops.feast.repository import registry
+
+    contents, store = parse_repo(Path.cwd()), FeastResource(repo=".").store()
+    store.plan(contents)  # fills in what Feast infers
+    views = [*contents.feature_views, *contents.stream_feature_views, *contents.on_demand_feature_views]
+    return registry.definition_hashes([*views, *contents.label_views], contents.feature_services)
+
+
+def answer(task: str) -> Any:
+    """What came of ``apply``, or the ``hashes``, or the definitions in the ``files``, or in the ``registry``."""
     # The layout that Feast's parser expects: module names are relative to the working directory.
     sys.path.insert(0, str(Path.cwd()))
-    Path(sys.argv[2]).write_text(json.dumps(describe(Path.cwd(), registry_only=sys.argv[3] == "registry")))
+    if task == "apply":
+        from feast.cli.cli import cli
+
+        return cli(["apply"], standalone_mode=False)
+    return hashes() if task == "hashes" else describe(Path.cwd(), registry_only=task == "registry")

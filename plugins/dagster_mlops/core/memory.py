@@ -1,11 +1,8 @@
-"""What a tool's repository defines: described by the tool in its own process, remembered until a file changes."""
+"""Answers that took a tool seconds to give, remembered in a repository's state folder until something changes."""
 
 import hashlib
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,20 +18,20 @@ def remembered(
     root: Path,
     name: str,
     key: str,
-    describe: Callable[[Path], dict[str, Any]],
+    describe: Callable[[], dict[str, Any]],
     *,
     timeout: float,
     error: type[DagsterMlopsError] = DagsterMlopsError,
 ) -> dict[str, Any]:
     """The JSON object that `describe` gave for `key`, from the state folder of `root`; else `describe` is called once.
 
-        remembered(repo, "feature_views", content_key(repo), lambda scratch: parse(repo, scratch), timeout=180)
+        remembered(repo, "feature_views", content_key(repo), lambda: parse(repo), timeout=180)
 
     Args:
         root: The repository that is described.
         name: Name of the file, without ``.json``, that remembers the answers.
         key: A hash of everything that decides the answer.
-        describe: Called with a folder for its temporary files. Of several processes one calls it, the others wait.
+        describe: Called once. Of several processes one calls it, the others wait.
         timeout: Seconds to wait for another process.
         error: What is raised when that took longer.
     """
@@ -46,8 +43,7 @@ def remembered(
     with exclusive(folder / f"{name}.lock", timeout, error=error):  # whoever waits here finds the first one's answer
         known = _read(folder / f"{name}.json").get(key)
         if known is None:
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                known = describe(Path(scratch))
+            known = describe()
             kept = [*_read(folder / f"{name}.json").items()][1 - _KEPT :]
             write_atomically(folder / f"{name}.json", json.dumps(dict([*kept, (key, known)])))
     return known
@@ -64,24 +60,6 @@ def state_dir(root: Path) -> Path:
         inside = _user_state(root)
         inside.mkdir(parents=True, exist_ok=True)
     return inside
-
-
-def tool_process(
-    tool: str, code: str, *arguments: str, cwd: Path, timeout: float, error: type[DagsterMlopsError] = DagsterMlopsError
-) -> subprocess.CompletedProcess[str]:
-    """Run Python `code` that imports a tool in a process of its own, with this process's environment.
-
-    Raises:
-        DagsterMlopsError: as `error`, when it took longer than `timeout` seconds.
-    """
-    command = [sys.executable, "-c", code, *arguments]
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in the user's repository
-    try:
-        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired as late:
-        raise error(
-            f"{tool} did not finish in {timeout:.0f} s on {cwd}. Raise timeout= or look for a slow source."
-        ) from late
 
 
 def _read(file: Path) -> Mapping[str, dict[str, Any]]:
