@@ -74,7 +74,7 @@ def test_dotted_names_in_pages_lead_through_doors():
 
 
 def test_the_api_page_has_an_entry_for_each_door():
-    doors = {package for package in PACKAGES if package != "dagster_mlops" and _exports(package)}
+    doors = {package for package in PACKAGES if package != "dagster_mlops" and _exports(package)} - OWN_PAGE
     assert set(ENTRIES) - FEAST_NAMES - MODULES == doors
     assert set(ENTRIES) >= FEAST_NAMES
     assert "dagster_mlops.errors" in ENTRIES

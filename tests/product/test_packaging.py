@@ -58,7 +58,7 @@ def _imports(file: Path) -> set[str]:
     return found - {"__version__"}
 
 
-@pytest.mark.parametrize("layer", [*LAYERS, "git", *sorted(VERBS), "lineage", "cli.py", "core"])
+@pytest.mark.parametrize("layer", [*LAYERS, "git", "testing", *sorted(VERBS), "lineage", "cli.py", "core"])
 def test_a_layer_reaches_only_what_stands_below_it(layer):
     """core ← verbs ← tools ← lineage, cli: a verb imports no tool, a tool no other tool."""
     if layer == "core":

@@ -43,6 +43,8 @@ class DvcTool:
 
 def _answer(ref: Ref) -> Answer:
     path, _, md5 = ref.id.rpartition("@")
+    if ref.role != Dataset.role:
+        return Faulty(f"DVC keeps datasets, not a {ref.role}")
     if not path or not md5:
         return Faulty(f"{ref.id!r} does not name a dataset version: 'path@md5' is expected")
     if not Path(ref.at).is_dir():

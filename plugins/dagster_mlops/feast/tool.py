@@ -10,7 +10,17 @@ from dagster_mlops.feast.rebuild.replay import rebuild_file
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Record, Ref, TrainingSet
+from dagster_mlops.provenance import (
+    Accessible,
+    Answer,
+    Deleted,
+    Faulty,
+    FeatureView,
+    Inaccessible,
+    Record,
+    Ref,
+    TrainingSet,
+)
 from dagster_mlops.tools import answer_within
 
 if TYPE_CHECKING:
@@ -32,6 +42,8 @@ class FeastTool:
 
     def resolve(self, ref: Ref) -> Answer:
         """Answer for one ref. Never raises for what is missing or broken."""
+        if ref.role not in (FeatureView.role, TrainingSet.role):
+            return Faulty(f"Feast keeps feature views and training sets, not a {ref.role}")
         try:
             config = read_config(ref.at)
             if config.registry_file and not config.registry_file.exists():

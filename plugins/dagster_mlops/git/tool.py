@@ -18,6 +18,8 @@ class GitTool:
     """
 
     def resolve(self, ref: Ref) -> Answer:
+        if ref.role != Commit.role:
+            return Faulty(f"Git keeps commits, not a {ref.role}.")
         if not re.fullmatch(r"[0-9a-f]{7,64}", ref.id):
             return Faulty(f"{ref.id!r} is no commit hash.")
         if not ref.at or not Path(ref.at).is_dir():

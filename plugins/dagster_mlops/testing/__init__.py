@@ -1,0 +1,14 @@
+"""Contract tests that ship: what a new tool is held against, in its own package's tests.
+
+Each is a plain function that raises an AssertionError with what was expected. None needs pytest.
+
+    from dagster_mlops.testing import check_tool
+
+    def test_contract(lake):
+        check_tool(IcebergTool(), name="iceberg", present=lake.ref, absent=lake.ref_of("never written"))
+"""
+
+from dagster_mlops.testing.records import check_record
+from dagster_mlops.testing.tools import check_datasets, check_runs, check_tool
+
+__all__ = ["check_datasets", "check_record", "check_runs", "check_tool"]
