@@ -146,7 +146,13 @@ defs = dg.Definitions(
     asset_checks=[*flight_checks, *training_checks, *model_checks, *serving_checks, *monitoring_checks],
     jobs=jobs,
     schedules=[retrain_weekly, reproduce_weekly],
-    sensors=[next_month, static_tables, automation, close_orphan_runs_sensor(), deployment_health_sensor(deployment)],
+    sensors=[
+        next_month,
+        static_tables,
+        automation,
+        close_orphan_runs_sensor(),
+        deployment_health_sensor(deployment=deployment),
+    ],
     resources={**deployed_resources(), "dvc_io_manager": dvc_io_manager},
     # Step processes are forked from one that has imported what costs most.
     executor=mlops_executor(preload_modules=["pandas", "sklearn.ensemble", "dagster", "assets.definitions"]),

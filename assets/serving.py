@@ -42,7 +42,7 @@ deployment = deployment_asset(
 )
 
 
-serving_checks = [deployment_health_check(deployment)]
+serving_checks = [deployment_health_check(asset=deployment)]
 
 # A month is replayed once: when all it needs is there, and not again for each new deployment. Dagster's `on_missing`
 # leaves out partitions that existed before it was first evaluated, which a year that is over always did.

@@ -54,7 +54,8 @@ def training_entities(flights: DataFrame, airports: DataFrame) -> DataFrame:
 training_set = training_set_asset(
     name="training_set",
     feature_service="arrival_delay",
-    entities=training_entities.key,
+    entities=training_entities,
+    io_manager_key="dvc_io_manager",
     deps=[
         *(dg.AssetDep(view, partition_mapping=WINDOW) for view in VIEWS),
         dg.AssetDep("plane_attributes"),

@@ -11,16 +11,16 @@ STATE = Path(os.environ.setdefault("DAGSTER_MLOPS_STATE", str(ROOT / ".state")))
 
 
 def deployment() -> dict[str, object]:
-    """The resources of the deployment that `DAGSTER_MLOPS_DEPLOYMENT` names: ``local`` (default) or ``cluster``.
+    """The resources of the deployment that `DAGSTER_MLOPS_RESOURCES` names: ``local`` (default) or ``cluster``.
 
     Raises:
         ValueError: it names neither.
     """
-    name = os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "local")
+    name = os.environ.get("DAGSTER_MLOPS_RESOURCES", "local")
     if name == "local":
         from resources.local import resources
     elif name == "cluster":
         from resources.cluster import resources
     else:
-        raise ValueError(f"DAGSTER_MLOPS_DEPLOYMENT is {name!r}; set it to 'local' or 'cluster'.")
+        raise ValueError(f"DAGSTER_MLOPS_RESOURCES is {name!r}; set it to 'local' or 'cluster'.")
     return resources()

@@ -6,6 +6,7 @@
     ├── ToolError                a tool is not installed, cannot be loaded, or cannot do what is asked of it
     ├── DatasetError             DVC: a dataset cannot be stored, found, locked or pushed
     ├── FeatureError             Feast: a view, service or training set cannot be served as asked
+    │   └── MissingTableError    nothing has been written yet where a source points
     ├── TrackingError            MLflow: the tracking server or database cannot be used as configured
     ├── TrainingRunError         MLflow: a training run broke its contract (no model, no signature, …)
     ├── ModelVersionError        MLflow: a registered model, version or alias is not there
@@ -13,7 +14,9 @@
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
     ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
     ├── MonitoringError          Evidently: a frame cannot be compared
-    └── ExecutorConfigError      k8s: a GPU profile or executor config that no cluster would accept
+    ├── ExecutorConfigError      k8s: a GPU profile or executor config that no cluster would accept
+    ├── NotFoundError            lineage: no prediction or training run has the id or name that was given
+    └── ReproductionError        lineage: a training cannot be run again, or fails when it is
 
 A tool's own errors pass through with ``raise … from error``, so the upstream reason is never lost.
 """
@@ -41,6 +44,10 @@ class DatasetError(DagsterMlopsError):
 
 class FeatureError(DagsterMlopsError):
     """A feature view, feature service or training set cannot be served as asked."""
+
+
+class MissingTableError(FeatureError):
+    """Nothing has been written yet where a source of features points."""
 
 
 class TrackingError(DagsterMlopsError):
@@ -73,6 +80,10 @@ class MonitoringError(DagsterMlopsError):
 
 class ExecutorConfigError(DagsterMlopsError):
     """A GPU profile or executor config is invalid."""
+
+
+class NotFoundError(DagsterMlopsError):
+    """No prediction or training run has the id or name that was given."""
 
 
 class ReproductionError(DagsterMlopsError):

@@ -380,7 +380,7 @@ def test_lineage_says_deleted_and_inaccessible_rather_than_nothing(live, tmp_pat
 
 def health(world: World) -> Any:
     assets = world.assets()
-    check = layer.deployment_health_check(assets[-1])
+    check = layer.deployment_health_check(asset=assets[-1])
     chosen = dg.AssetSelection.checks(check)
     resources = {"bentoml": world.resource}
     defs = dg.Definitions(assets=assets, asset_checks=[check], jobs=[dg.define_asset_job("check", chosen)])
@@ -390,7 +390,7 @@ def health(world: World) -> Any:
 
 
 def tick(world: World, cursor: str | None = None) -> Any:
-    sensor = layer.deployment_health_sensor(dg.AssetKey("deployment"))
+    sensor = layer.deployment_health_sensor(deployment="deployment")
     definitions = dg.Definitions(assets=world.assets(), sensors=[sensor], resources={"bentoml": world.resource})
     with dg.build_sensor_context(instance=world.instance, cursor=cursor, definitions=definitions) as context:
         return sensor.evaluate_tick(context)

@@ -119,8 +119,8 @@ class Shop:
             return entities
 
         training_set = training_set_asset(
-            name="training_set", feature_service="sales", entities=sales_to_learn.key, timestamp_column="sold_at",
-            **options,
+            name="training_set", feature_service="sales", entities=sales_to_learn, timestamp_column="sold_at",
+            **{"io_manager_key": "dvc_io_manager", **options},
         )  # fmt: skip
         return [sales_to_learn, training_set]
 
@@ -248,8 +248,9 @@ def test_partitions_of_entities_are_put_together_in_their_order_again(shop, inst
         return _entities(60).iloc[slice(0, 40) if context.partition_key == "w2" else slice(40, 60)]
 
     training_set = training_set_asset(
-        name="training_set", feature_service="sales", entities=sales_to_learn.key, timestamp_column="sold_at"
-    )
+        name="training_set", feature_service="sales", entities=sales_to_learn, timestamp_column="sold_at",
+        io_manager_key="dvc_io_manager",
+    )  # fmt: skip
     resources = {"feast": shop.feast, "dvc": shop.dvc, "dvc_io_manager": dvc_io_manager}
     for week in ("w1", "w2"):
         dg.materialize([sales_to_learn], partition_key=week, instance=instance, resources=resources)

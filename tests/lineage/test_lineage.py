@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dagster_mlops import cli
-from dagster_mlops.errors import MissingExtraError, ProvenanceError
+from dagster_mlops.errors import MissingExtraError, NotFoundError
 from dagster_mlops.git import GitTool
 from dagster_mlops.lineage import EventLog, Link, status, trace
 from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
@@ -513,14 +513,14 @@ def test_a_request_is_found_in_the_logs_of_every_deployment_ever(instance, shelv
     logs = prediction_logs(EventLog(instance))
     assert set(logs) == {"/state/predictions", "/state/older"}
     assert find_prediction("req-1", logs, tools=Tools(shelves)) == PREDICTION.ref
-    with pytest.raises(ProvenanceError) as refusal:
+    with pytest.raises(NotFoundError) as refusal:
         find_prediction("req-2", logs, tools=Tools(shelves))
     assert "/state/predictions" in str(refusal.value) and "/state/older" in str(refusal.value)
 
 
 def test_an_unknown_request_is_told_how_many_rows_were_searched(tmp_path, shelves):
     (tmp_path / "2013-07-01.jsonl").write_text('{"request_id": "a"}\n{"request_id": "b"}\n')
-    with pytest.raises(ProvenanceError, match=r"2 rows in 1 files"):
+    with pytest.raises(NotFoundError, match=r"2 rows in 1 files"):
         find_prediction("c", [str(tmp_path)], tools=Tools(shelves))
 
 

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dagster_mlops.cli import app
-from dagster_mlops.errors import ProvenanceError, ReproductionError
+from dagster_mlops.errors import NotFoundError, ProvenanceError, ReproductionError
 from dagster_mlops.lineage import reproduction_asset
 from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.lineage.reproduction.explain import explain
@@ -36,7 +36,9 @@ WITH_FEATURES = (
         """    moments = pd.date_range("2024-01-02", periods=120, freq="h", tz="UTC").as_unit("us")
     return pd.DataFrame({"user": 1, "event_timestamp": moments, "late": [int(m.hour > LATE_FROM) for m in moments]})
 
-training_set = training_set_asset(name="training_set", feature_service="clock", entities=rows.key)
+training_set = training_set_asset(
+    name="training_set", feature_service="clock", entities=rows.key, io_manager_key="dvc_io_manager"
+)
 """,
     )
     .replace("rows: pd.DataFrame)", "training_set: pd.DataFrame)")
@@ -151,7 +153,7 @@ def test_a_model_is_named_by_version_and_alias(project, trained):
         assert project.recipe(name).run.run_id == trained["changed"]
     problems = {"delay@nobody": "no model 'delay' with an alias", "delay": "MODEL/VERSION", "0" * 32: "has no run"}
     for nobody, problem in problems.items():
-        with pytest.raises(ProvenanceError, match=problem):
+        with pytest.raises(NotFoundError, match=problem):
             project.recipe(nobody)
 
 

@@ -53,7 +53,7 @@ def flown() -> pd.DataFrame:
 @pytest.mark.parametrize("deployment", ["local", "cluster"])
 def test_loading_the_location_imports_no_tool(deployment):
     code = f"import assets.definitions, sys; print(sorted({TOOLS} & set(sys.modules)))"
-    done = run("python", "-c", code, DAGSTER_MLOPS_DEPLOYMENT=deployment)
+    done = run("python", "-c", code, DAGSTER_MLOPS_RESOURCES=deployment)
     assert done.stdout.strip() == "[]", done.stderr
 
 

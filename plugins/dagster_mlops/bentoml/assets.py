@@ -13,8 +13,10 @@ import dagster as dg
 
 from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
-from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.asset_records import dagster_facts, latest, upstream_refs
 from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package, Record
 
@@ -32,15 +34,12 @@ service = mlflow_service(Path(__file__).with_name("{FACTS_FILE}"))
 def bento_asset(
     *,
     name: str = "bento",
-    key_prefix: Sequence[str] | None = None,
-    promoted: dg.AssetKey,
+    promoted: AssetLike,
     service: str | Path | None = None,
     include: Sequence[str | Path] = (),
     packages: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
     resource_key: str = "bentoml",
-    group_name: str | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that builds a bento from the model version which the asset `promoted` recorded.
@@ -48,7 +47,7 @@ def bento_asset(
     The tag is made of the model version and a hash of everything that goes into the bento, so an unchanged re-run finds
     its bento and builds nothing. The tag is the asset's data version.
 
-        bento = bento_asset(promoted=dg.AssetKey("champion"), packages=["scikit-learn", "pandas", "mlflow"])
+        bento = bento_asset(promoted="champion", packages=["scikit-learn", "pandas", "mlflow"])
 
     Args:
         promoted: the upstream asset whose latest materialization holds a ``ModelVersion`` record.
@@ -60,20 +59,11 @@ def bento_asset(
         asset_options: anything else that :func:`dagster.asset` takes.
     """
 
-    @dg.asset(
-        name=name,
-        key_prefix=key_prefix,
-        deps=[promoted],
-        required_resource_keys={resource_key},
-        group_name=group_name,
-        automation_condition=automation_condition,
-        kinds={"bentoml"},
-        description="A bento: the promoted model version, its service code and its requirements.",
-        **asset_options,
-    )
+    promoted_key = asset_key(promoted)
+
     def bento(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         resource: BentomlResource = getattr(context.resources, resource_key)
-        chosen = _promoted_version(context, promoted)
+        chosen = _promoted_version(context, promoted_key)
         with tempfile.TemporaryDirectory(prefix="dagster_mlops_bento_") as folder:
             context_dir = Path(folder) / "src"
             entry = _collect(context_dir, service, include)
@@ -136,7 +126,15 @@ def bento_asset(
             },
         )
 
-    return bento  # pyright: ignore[reportReturnType] - **asset_options hides which overload of dg.asset this is
+    options = merged_options(
+        asset_options,
+        name=name,
+        description="A bento: the promoted model version, its service code and its requirements.",
+        kinds=["bentoml"],
+        deps=[promoted_key],
+        required_resource_keys=[resource_key],
+    )
+    return dg.asset(**options)(bento)
 
 
 def stored_bento(home: Path, tag: str) -> Package | None:
@@ -149,14 +147,12 @@ def stored_bento(home: Path, tag: str) -> Package | None:
 
 
 def _promoted_version(context: dg.AssetExecutionContext, promoted: dg.AssetKey) -> ModelVersion:
-    records = latest_records(context.instance, promoted)
-    for record in records:
-        if isinstance(record, ModelVersion):
-            return record
-    found = ", ".join(r.role for r in records) or "none"
-    raise DeploymentError(
-        f"no ModelVersion record on the latest materialization of {promoted.to_user_string()} "
-        f"(records there: {found}). Materialize it first, or point promoted= at the asset that promotes."
+    return latest(
+        context.instance,
+        promoted,
+        ModelVersion,
+        error=DeploymentError,
+        hint="Materialize it first, or point promoted= at the asset that promotes.",
     )
 
 

@@ -3,11 +3,14 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.bentoml.resource import BentomlResource
-from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.asset_records import latest
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
@@ -18,8 +21,8 @@ from dagster_mlops.serving.state import load, state_file
 
 
 def deployment_health_check(
-    asset: dg.AssetsDefinition | dg.AssetKey,
     *,
+    asset: AssetLike,
     name: str = "health",
     alias: str | None = "champion",
     tolerance: float = 1e-9,
@@ -27,6 +30,7 @@ def deployment_health_check(
     timeout: float = 10,
     blocking: bool = False,
     resource_key: str = "bentoml",
+    **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """A check of the deployment that `asset` (a ``deployment_asset``) made.
 
@@ -34,11 +38,12 @@ def deployment_health_check(
     than the registry model did when it went live. It warns when the registry's `alias` is on another version than the
     one served. Latencies of `calls` single-row requests are metadata. None of these requests is logged as a prediction.
 
-        checks = [deployment_health_check(deployment)]
-    """
-    key = asset if isinstance(asset, dg.AssetKey) else asset.key
+        checks = [deployment_health_check(asset=deployment)]
 
-    @dg.asset_check(asset=key, name=name, blocking=blocking, required_resource_keys={resource_key})
+    Everything else that :func:`dagster.asset_check` takes is passed on.
+    """
+    key = asset_key(asset)
+
     def health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         record = live_record(context.instance, key)
         rows = status(record.state_dir)
@@ -83,7 +88,14 @@ def deployment_health_check(
             },
         )
 
-    return health
+    return asset_checks(
+        asset=key,
+        tool="bentoml",
+        judges={name: ("The live deployment answers as it did, with the model that it should.", health)},
+        blocking=blocking,
+        required_resource_keys=[resource_key],
+        options=check_options,
+    )
 
 
 def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
@@ -92,10 +104,7 @@ def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
     Raises:
         DeploymentError: there is none.
     """
-    for record in latest_records(instance, key):
-        if isinstance(record, Deployment):
-            return record
-    raise DeploymentError(f"{key.to_user_string()} has no Deployment record. Materialize it, then check again.")
+    return latest(instance, key, Deployment, error=DeploymentError, hint="Materialize it, then check again.")
 
 
 def _version_of(resource: BentomlResource, model_name: str, alias: str) -> str | None:

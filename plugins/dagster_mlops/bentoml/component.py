@@ -9,9 +9,10 @@ from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.checks import deployment_health_check
 from dagster_mlops.bentoml.deployment import deployment_asset
 from dagster_mlops.bentoml.sensors import deployment_health_sensor
+from dagster_mlops.core.yaml_fields import YamlFields
 
 
-class BentoDeploymentComponent(dg.Component, dg.Model, dg.Resolvable):
+class BentoDeploymentComponent(YamlFields, dg.Component):
     """A bento of the promoted model version, and its verified blue/green deployment on this machine.
 
     ```yaml
@@ -26,8 +27,10 @@ class BentoDeploymentComponent(dg.Component, dg.Model, dg.Resolvable):
     The resource ``bentoml`` (a ``BentomlResource``) says which stores and which registry.
     """
 
-    promoted: str = Field(description="Key of the asset that holds the promoted ModelVersion record.")
-    golden_set: str = Field(description="Key of a dataframe asset whose predictions must equal the registry model's.")
+    promoted: dg.ResolvedAssetKey = Field(description="Key of the asset that holds the promoted ModelVersion record.")
+    golden_set: dg.ResolvedAssetKey = Field(
+        description="Key of a dataframe asset whose predictions must equal the registry model's."
+    )
     state_dir: str = Field(description="Folder for deployment state, logs and predictions.")
     port: int = Field(default=3000, description="Public port on 127.0.0.1.")
     bento: str = Field(default="bento", description="Name of the bento asset.")
@@ -42,21 +45,21 @@ class BentoDeploymentComponent(dg.Component, dg.Model, dg.Resolvable):
         """Two assets, the health check and the sensor."""
         bento = bento_asset(
             name=self.bento,
-            promoted=dg.AssetKey.from_user_string(self.promoted),
+            promoted=self.promoted,
             service=context.path / self.service if self.service else None,
             packages=self.packages,
             group_name=self.group_name,
         )
         deployment = deployment_asset(
             name=self.deployment,
-            bento=bento.key,
-            golden_set=dg.AssetKey.from_user_string(self.golden_set),
+            bento=bento,
+            golden_set=self.golden_set,
             state_dir=self.state_dir,
             port=self.port,
             group_name=self.group_name,
         )
         return dg.Definitions(
             assets=[bento, deployment],
-            asset_checks=[deployment_health_check(deployment, alias=self.alias)],
-            sensors=[deployment_health_sensor(deployment)] if self.redeploy else [],
+            asset_checks=[deployment_health_check(asset=deployment, alias=self.alias)],
+            sensors=[deployment_health_sensor(deployment=deployment)] if self.redeploy else [],
         )

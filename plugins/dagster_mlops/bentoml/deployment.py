@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,11 @@ import dagster as dg
 
 from dagster_mlops.bentoml.golden import golden_from
 from dagster_mlops.bentoml.resource import BentomlResource
-from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest_records
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving.blue_green import Plan, rollout
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
 def deployment_asset(
     *,
     name: str = "deployment",
-    key_prefix: Sequence[str] | None = None,
-    bento: dg.AssetKey,
-    golden_set: dg.AssetKey,
+    bento: AssetLike,
+    golden_set: AssetLike | dg.AssetIn,
     state_dir: str | Path,
     port: int = 3000,
     tolerance: float = 1e-9,
@@ -38,8 +39,6 @@ def deployment_asset(
     drain_seconds: float = 5,
     request_timeout: float = 30,
     resource_key: str = "bentoml",
-    group_name: str | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that serves the bento which the asset `bento` recorded, behind Envoy on ``127.0.0.1:port``.
@@ -50,7 +49,7 @@ def deployment_asset(
     healthy, replaces it when it died, and finishes or undoes what a killed run left.
 
         deployment = deployment_asset(
-            bento=dg.AssetKey("bento"), golden_set=dg.AssetKey("training_set"), state_dir="state/serving", port=3000
+            bento="bento", golden_set="training_set", state_dir="state/serving", port=3000
         )
 
     Args:
@@ -64,24 +63,20 @@ def deployment_asset(
         asset_options: anything else that :func:`dagster.asset` takes.
     """
 
-    @dg.asset(
-        name=name,
-        key_prefix=key_prefix,
-        ins={"golden": dg.AssetIn(golden_set)},
-        deps=[bento],
-        required_resource_keys={resource_key},
-        group_name=group_name,
-        automation_condition=automation_condition,
-        kinds={"bentoml"},
-        description="The live deployment: a served bento, verified on the golden set before it took traffic.",
-        **asset_options,
-    )
+    bento_key = asset_key(bento)
+
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
         graph = asset_graph(context)
-        guarded = [bento, *sorted(graph.get(bento).parent_keys if graph.has(bento) else [], key=str)]
+        guarded = [bento_key, *sorted(graph.get(bento_key).parent_keys if graph.has(bento_key) else [], key=str)]
         evidence = require_gates(context, guarded)
         resource: BentomlResource = getattr(context.resources, resource_key)
-        record = _bento_record(context, bento)
+        record = latest(
+            context.instance,
+            bento_key,
+            Package,
+            error=DeploymentError,
+            hint="Materialize it first, or point bento= at the asset that builds the bento.",
+        )
         folder = Path(state_dir).expanduser().resolve()
         model_uri = f"models:/{record.model_name}/{record.model_version}"
         plan = Plan(
@@ -118,19 +113,16 @@ def deployment_asset(
             },
         )
 
-    return deployment  # pyright: ignore[reportReturnType] - **asset_options hides which overload of dg.asset this is
-
-
-def _bento_record(context: dg.AssetExecutionContext, bento: dg.AssetKey) -> Package:
-    records = latest_records(context.instance, bento)
-    for record in records:
-        if isinstance(record, Package):
-            return record
-    found = ", ".join(r.role for r in records) or "none"
-    raise DeploymentError(
-        f"no Package record on the latest materialization of {bento.to_user_string()} (records there: {found}). "
-        "Materialize it first, or point bento= at the asset that builds the bento."
+    options = merged_options(
+        asset_options,
+        name=name,
+        description="The live deployment: a served bento, verified on the golden set before it took traffic.",
+        kinds=["bentoml"],
+        deps=[bento_key],
+        ins={"golden": asset_input(golden_set)},
+        required_resource_keys=[resource_key],
     )
+    return dg.asset(**options)(deployment)
 
 
 def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:

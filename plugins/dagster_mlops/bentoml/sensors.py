@@ -3,23 +3,25 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.bentoml.checks import live_record
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import status
 from dagster_mlops.serving.state import busy
 
 
 def deployment_health_sensor(
-    deployment: dg.AssetsDefinition | dg.AssetKey,
     *,
+    deployment: AssetLike,
     name: str | None = None,
-    job_name: str | None = None,
     retry_seconds: float = 600,
     minimum_interval_seconds: int = 30,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+    **sensor_options: Any,
 ) -> dg.SensorDefinition:
     """A sensor that re-materializes a ``deployment_asset`` whose live server or proxy died, e.g. after a reboot.
 
@@ -27,20 +29,20 @@ def deployment_health_sensor(
     asks for one run, and for another every `retry_seconds` while it lasts. The sensor must run on the machine that
     serves.
 
-        sensors = [deployment_health_sensor(deployment)]
+        sensors = [deployment_health_sensor(deployment=deployment)]
 
     Args:
-        job_name: the job to run instead of the deployment asset alone.
+        sensor_options: Whatever else :func:`dagster.sensor` takes, such as the ``job`` to run instead of the deployment
+            asset alone.
     """
-    key = deployment if isinstance(deployment, dg.AssetKey) else deployment.key
+    key = asset_key(deployment)
+    target = {} if {"job", "jobs", "job_name", "target"} & set(sensor_options) else {"asset_selection": [key]}
 
     @dg.sensor(
         name=name or f"{'_'.join(key.path)}_health",
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        description=f"Redeploys {key.to_user_string()} when it died.",
-        job_name=job_name,
-        asset_selection=None if job_name else [key],
+        **{"description": f"Redeploys {key.to_user_string()} when it died.", **target, **sensor_options},
     )
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:

@@ -23,8 +23,8 @@ class BentomlTool:
     def resolve(self, ref: Ref) -> Answer:
         """The record that was left with the thing itself; see :class:`dagster_mlops.tools.Tool`."""
         ask = {"prediction": _prediction, "deployment": _deployment, "package": _bento}.get(ref.role)
-        variable = {"prediction": "PREDICTION_LOG", "deployment": "STATE_DIR"}.get(ref.role)
-        place = ref.at or os.environ.get(f"DAGSTER_MLOPS_{variable}" if variable else "BENTOML_HOME", "")
+        variables = {"prediction": "DAGSTER_MLOPS_PREDICTION_LOG", "deployment": "DAGSTER_MLOPS_STATE_DIR"}
+        place = ref.at or os.environ.get(variables.get(ref.role, "BENTOML_HOME"), "")
         if ask is None:
             return Faulty(f"the bentoml resolver knows no {ref.role!r}; it knows prediction, deployment and package.")
         if not place:

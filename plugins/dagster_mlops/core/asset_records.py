@@ -2,17 +2,58 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import dagster as dg
 
 from dagster_mlops.core.run_files import REPRODUCES_TAG
 from dagster_mlops.core.upstream import CheckError
+from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import Record, Ref, records_in
 
 if TYPE_CHECKING:
     from dagster_mlops.core.upstream import AssetGraph
+
+
+_RecordType = TypeVar("_RecordType", bound=Record)
+
+
+def latest(
+    instance: dg.DagsterInstance,
+    key: dg.AssetKey,
+    record_type: type[_RecordType],
+    *,
+    partition: str | None = None,
+    error: type[DagsterMlopsError],
+    hint: str,
+) -> _RecordType:
+    """The record of a type on the latest materialization of an asset, or of one of its partitions.
+
+    Raises:
+        error: There is none; the message ends in the `hint`.
+        ProvenanceError: A record cannot be read.
+    """
+    records = latest_records(instance, key, [partition] if partition else None)
+    for record in records:
+        if isinstance(record, record_type):
+            return record
+    which = f"partition {partition} of {key.to_user_string()}" if partition else key.to_user_string()
+    others = ", ".join(type(record).__name__ for record in records) or "none"
+    raise error(
+        f"There is no {record_type.__name__} record on the latest materialization of {which} (records there: "
+        f"{others}). {hint}"
+    )
+
+
+def latest_event(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None
+) -> dg.EventLogRecord | None:
+    """The latest materialization of an asset, or of some of its partitions; None where there is none."""
+    events = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions), limit=1
+    ).records
+    return events[0] if events else None
 
 
 def latest_records(
@@ -157,8 +198,8 @@ def partition_guarded(context: dg.AssetExecutionContext, key: dg.AssetKey) -> st
 def _latest_partition(
     instance: dg.DagsterInstance, key: dg.AssetKey, partitions: Sequence[str] | None = None
 ) -> str | None:
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=partitions)
-    return next((event.partition_key for event in instance.fetch_materializations(wanted, limit=1).records), None)
+    event = latest_event(instance, key, partitions)
+    return event.partition_key if event else None
 
 
 def partitions_read(context: dg.AssetExecutionContext, dependency: dg.AssetKey) -> Sequence[str] | None:

@@ -5,7 +5,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 
@@ -13,7 +13,6 @@ from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
-_Evidence = TypeVar("_Evidence")
 _OF_SPECS = ("additional_deps", "metadata", "automation_condition", "partitions_def")
 _TRACEBACK = 4000  # characters of its end that the metadata keeps
 
@@ -22,8 +21,8 @@ def asset_checks(
     *,
     asset: dg.AssetKey,
     tool: str,
-    judges: Mapping[str, tuple[str, Callable[[_Evidence], dg.AssetCheckResult]]],
-    evidence: Callable[[dg.AssetCheckExecutionContext], _Evidence],
+    judges: Mapping[str, tuple[str, Callable[[Any], dg.AssetCheckResult]]],
+    evidence: Callable[[dg.AssetCheckExecutionContext], Any] = lambda context: context,
     blocking: bool,
     name: str | None = None,
     required_resource_keys: Iterable[str] = (),
@@ -35,7 +34,7 @@ def asset_checks(
         asset: Asset that is checked.
         tool: First part of the names of metadata: ``<tool>/seconds`` and, after a crash, ``<tool>/error``.
         judges: Description and judge of each check, by name.
-        evidence: Function that gathers, once for all checks, what the judges need.
+        evidence: Function that gathers, once for all checks, what the judges are given; by default the context.
         blocking: A failure with severity ERROR holds back what is downstream in the same run.
         name: Name of the step.
         required_resource_keys: Resources that `evidence` uses.
@@ -62,7 +61,7 @@ def asset_checks(
             except Exception as error:  # noqa: BLE001 - each selected check repeats it
                 return None, error
 
-        def judged(judge: Callable[[_Evidence], dg.AssetCheckResult]) -> dg.AssetCheckResult:
+        def judged(judge: Callable[[Any], dg.AssetCheckResult]) -> dg.AssetCheckResult:
             found, crash = gathered()
             if crash:
                 raise crash
@@ -71,14 +70,14 @@ def asset_checks(
         for spec in specs:
             if spec.key in context.selected_asset_check_keys:
                 _, judge = judges[spec.name]
-                result = never_missing(lambda judge=judge: judged(judge), tool=tool, context=context)
+                result = never_missing(lambda judge=judge: judged(judge), tool=tool, log=context.log.error)
                 yield result._replace(check_name=spec.name, asset_key=asset)
 
     return check
 
 
 def never_missing(
-    judge: Callable[[], dg.AssetCheckResult], *, tool: str, context: dg.AssetCheckExecutionContext | None = None
+    judge: Callable[[], dg.AssetCheckResult], *, tool: str, log: Callable[[str], None] | None = None
 ) -> dg.AssetCheckResult:
     """The result of a check's function, or a failed one with severity ERROR where it crashes.
 
@@ -92,8 +91,8 @@ def never_missing(
         result = judge()
     except Exception as error:  # noqa: BLE001 - whatever broke, the gate does not hold
         trace = mask_credentials("".join(traceback.format_exception(error)))
-        if context is not None:
-            context.log.error(f"The check crashed:\n{trace}")
+        if log is not None:
+            log(f"The check crashed:\n{trace}")
         crash = "" if isinstance(error, DagsterMlopsError) else f"The check crashed: {type(error).__name__}: "
         result = dg.AssetCheckResult(
             passed=False,

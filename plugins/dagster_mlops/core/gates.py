@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import asset_graph, partition_guarded
+from dagster_mlops.core.asset_records import asset_graph, latest_event, partition_guarded
 from dagster_mlops.errors import GateError
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def _evaluation_of(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str
 ) -> "AssetCheckExecutionRecord | None":
     """The latest evaluation of what a partition was materialized with last: a check itself need not have partitions."""
-    wanted = dg.AssetRecordsFilter(asset_key=check.asset_key, asset_partitions=[partition])
-    for made in instance.fetch_materializations(wanted, limit=1).records:
+    if made := latest_event(instance, check.asset_key, [partition]):
         for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_EVALUATIONS):
             evaluation = record.evaluation
             judged = evaluation.target_materialization_data if isinstance(evaluation, dg.AssetCheckEvaluation) else None

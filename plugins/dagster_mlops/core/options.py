@@ -7,8 +7,8 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps, asset_key
 
-_SPEC_REPLACED = ("description", "group_name", "code_version", "automation_condition", "freshness_policy", "is_virtual")
-_SPEC_MERGED = ("metadata", "owners", "tags", "kinds")
+_SINGLE = ("description", "group_name", "code_version", "automation_condition", "freshness_policy")
+_JOINED = ("metadata", "owners", "tags", "kinds")
 
 
 def merged_options(
@@ -44,10 +44,20 @@ def merged_options(
     }
 
 
-def spec_with_options(spec: dg.AssetSpec, options: Mapping[str, Any]) -> tuple[dg.AssetSpec, dict[str, Any]]:
-    """A spec with those of the `options` that a spec has, and the others, which are for the step."""
-    left = {option: value for option, value in options.items() if value is not None}
-    merged = {option: left.pop(option) for option in _SPEC_MERGED if option in left}
-    replaced = {option: left.pop(option) for option in _SPEC_REPLACED if option in left}
-    deps = asset_deps(left.pop("deps", ()))
-    return spec.merge_attributes(deps=deps, **merged).replace_attributes(**replaced), left
+def specs_with_options(
+    specs: Iterable[dg.AssetSpec], options: Mapping[str, Any]
+) -> tuple[list[dg.AssetSpec], dict[str, Any]]:
+    """Specs with those of the `options` that a spec has, and the other options, which are for the step.
+
+    What a spec says already, such as its group, goes before an option.
+    """
+    for_step = {option: value for option, value in options.items() if value is not None}
+    deps = asset_deps(for_step.pop("deps", ()))
+    joined = {option: for_step.pop(option) for option in _JOINED if option in for_step}
+    single = {option: for_step.pop(option) for option in _SINGLE if option in for_step}
+    return [
+        spec.merge_attributes(deps=deps, **joined).replace_attributes(
+            **{option: value for option, value in single.items() if getattr(spec, option) in (None, "default")}
+        )
+        for spec in specs
+    ], for_step

@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import asset_key
+from dagster_mlops.core.options import merged_options, specs_with_options
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.history.versions import record_of
 from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, dvc_io_manager
@@ -19,8 +21,6 @@ def dataset_asset(
     *,
     path: str | None = None,
     partitions_def: dg.PartitionsDefinition | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    kinds: Iterable[str] = ("dvc",),
     **asset_options: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """An asset whose returned data becomes a version of a DVC dataset. Bind a :class:`DvcResource` as ``dvc``.
@@ -40,8 +40,6 @@ def dataset_asset(
         path: where the dataset lives in the repository, with ``{partition}`` if partitioned; else
             ``<asset key>[/<partition>].parquet``.
         partitions_def: each partition is a dataset of its own.
-        metadata: further definition metadata.
-        kinds: shown on the asset in the UI.
         asset_options: whatever ``dg.asset`` takes, such as ``key``, ``deps``, ``ins``, ``code_version``, ``pool``,
             ``retry_policy`` or ``automation_condition``.
 
@@ -54,12 +52,15 @@ def dataset_asset(
         )
     with chosen("Parameter `io_manager_def`"):
         asset = dg.asset(
-            io_manager_def=dvc_io_manager,
-            partitions_def=partitions_def,
-            metadata={**({PATH_KEY: path} if path else {}), **(metadata or {})},
-            kinds=set(kinds),
-            # The IO manager says what can be stored; a run that restores an old version returns nothing.
-            **{"dagster_type": dg.Any, **asset_options},
+            **merged_options(
+                asset_options,
+                kinds=["dvc"],
+                metadata={PATH_KEY: path} if path else {},
+                # The IO manager says what can be stored; a run that restores an old version returns nothing.
+                dagster_type=dg.Any,
+                io_manager_def=dvc_io_manager,
+                partitions_def=partitions_def,
+            )
         )
     return lambda function: asset(_unless_restoring(function))
 
@@ -90,7 +91,7 @@ def observed_dataset_assets(
     repo: str | None = None,
     rev: str = "HEAD",
     name: str = "observed_datasets",
-    group_name: str | None = None,
+    **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """Datasets that someone else versions: observing them reads their pointers from git, without cache or remote.
 
@@ -103,18 +104,19 @@ def observed_dataset_assets(
         repo: folder of the DVC repository; else that of the resource ``dvc``.
         rev: the git branch, tag or commit to follow.
         name: name of the observing step; needed when there are several.
-        group_name: group of the assets.
+        asset_options: Attributes of the assets, such as ``group_name``, ``owners`` or ``tags``, and what
+            :func:`dagster.multi_observable_source_asset` takes for the step.
 
     Raises:
         DatasetError: no dataset is given, or a spec lacks ``dvc/path``.
     """
     if isinstance(datasets, Mapping):
         specs = [
-            dg.AssetSpec(key.split("/"), metadata={PATH_KEY: path}, kinds={"dvc"}, group_name=group_name)
-            for key, path in datasets.items()
+            dg.AssetSpec(asset_key(key), metadata={PATH_KEY: path}, kinds={"dvc"}) for key, path in datasets.items()
         ]
     else:
-        specs = [spec.replace_attributes(group_name=group_name or spec.group_name) for spec in datasets]
+        specs = list(datasets)
+    specs, step_options = specs_with_options(specs, asset_options)
     unnamed = [spec.key.to_user_string() for spec in specs if PATH_KEY not in spec.metadata]
     if unnamed or not specs:
         raise DatasetError(
@@ -123,7 +125,7 @@ def observed_dataset_assets(
 
     with chosen("Function `multi_observable_source_asset`"):
         observed = dg.multi_observable_source_asset(
-            specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
+            **step_options, specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
         )
 
     @observed

@@ -1,18 +1,20 @@
 """Checks on datasets: all content is where it should be and intact, no column was lost, and there are enough rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.asset_records import latest_event, latest_records
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.history.comparison import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects
 from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Dataset, mask_credentials
+from dagster_mlops.provenance import Dataset
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -24,12 +26,13 @@ DatasetCheck = Literal[
 
 def dataset_checks(
     *,
-    asset: dg.AssetsDefinition | dg.AssetKey | str,
+    asset: AssetLike,
     checks: Iterable[DatasetCheck] = ("remote_has_object", "row_count"),
     min_rows: int = 1,
     min_ratio: float = 0.5,
     max_ratio: float = 2.0,
     blocking: bool = True,
+    **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
     """Checks on the latest versions of a dataset asset, over all of its partitions.
 
@@ -52,12 +55,12 @@ def dataset_checks(
         min_ratio: least share of the rows of the version before; a first version passes.
         max_ratio: greatest share of them.
         blocking: a failure stops downstream assets of the same run.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
 
     Raises:
         DatasetError: a name in `checks` is none of these.
     """
-    key = dg.AssetKey.from_user_string(asset) if isinstance(asset, str) else asset
-    key = key.key if isinstance(key, dg.AssetsDefinition) else key
+    key = asset_key(asset)
 
     def row_count(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         datasets = list(_datasets(context.instance, key))
@@ -135,7 +138,17 @@ def dataset_checks(
     checks = list(checks)
     if unknown := [name for name in checks if name not in judges]:
         raise DatasetError(f"There is no dataset check {', '.join(unknown)}. Choose from {', '.join(judges)}.")
-    return [_check(key, name, judges[name], blocking) for name in checks]
+    return [
+        asset_checks(
+            asset=key,
+            tool="dvc",
+            judges={name: (_DESCRIPTIONS[name], judges[name])},
+            blocking=blocking,
+            required_resource_keys=["dvc"] if name in _NEED_DVC else (),
+            options=check_options,
+        )
+        for name in checks
+    ]
 
 
 _DESCRIPTIONS: dict[str, str] = {
@@ -150,29 +163,6 @@ _NEED_DVC = ("remote_has_object", "cache_intact", "pointer_matches_data")
 assert set(_DESCRIPTIONS) == set(get_args(DatasetCheck))
 
 
-def _check(
-    key: dg.AssetKey,
-    name: str,
-    judge: Callable[[dg.AssetCheckExecutionContext], dg.AssetCheckResult],
-    blocking: bool,
-) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=key,
-        name=name,
-        description=_DESCRIPTIONS[name],
-        blocking=blocking,
-        required_resource_keys={"dvc"} if name in _NEED_DVC else set(),
-    )
-    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        try:
-            return judge(context)
-        except Exception as error:  # noqa: BLE001 (what cannot be evaluated is a failed check, not a missing one)
-            reason = str(error) if isinstance(error, DatasetError) else f"The check crashed: {error!r}"
-            return dg.AssetCheckResult(passed=False, description=mask_credentials(reason))
-
-    return check
-
-
 def _datasets(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Dataset]:
     partitions = sorted(instance.get_materialized_partitions(key))
     for record in latest_records(instance, key, partitions or None):
@@ -183,8 +173,7 @@ def _datasets(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Datase
 def _events(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[Dataset, Mapping[str, Any]]]:
     """Of each partition's latest materialization: the record, and what changed with it."""
     for partition in sorted(instance.get_materialized_partitions(key)) or [None]:
-        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
-        for event in instance.fetch_materializations(wanted, limit=1).records:
+        if event := latest_event(instance, key, [partition] if partition else None):
             metadata = event.asset_materialization.metadata if event.asset_materialization else {}
             if dataset := Dataset.from_metadata(metadata):
                 yield dataset, metadata

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.git import git
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.history.comparison import change
@@ -35,7 +36,6 @@ def imported_dataset_asset(
     source_path: str | None = None,
     rev: str = "HEAD",
     timeout: float = 3600.0,
-    metadata: Mapping[str, Any] | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """A dataset or file of another git repository as an asset. Bind a :class:`DvcResource` as ``dvc``.
@@ -54,7 +54,6 @@ def imported_dataset_asset(
         source_path: where the dataset lies there; the same as `path` by default.
         rev: branch, tag or full commit hash.
         timeout: seconds that the download may take.
-        metadata: further definition metadata.
         asset_options: whatever ``dg.asset`` takes, such as ``key``, ``group_name`` or ``automation_condition``; without
             ``key`` or ``name``, the key is `path` without its suffix.
 
@@ -71,7 +70,7 @@ def imported_dataset_asset(
         lock = {"path": source_path, "repo": {"url": url, "rev": rev, "rev_lock": commit}}
         return lock, (Ref("git", "commit", commit, at=url),), {"dvc/source_commit": commit}
 
-    return _imported(path, url, take, metadata, {"description": f"{source_path} of {url} at {rev}.", **asset_options})
+    return _imported(path, url, take, f"{source_path} of {url} at {rev}.", asset_options)
 
 
 def imported_url_asset(
@@ -80,7 +79,6 @@ def imported_url_asset(
     url: str,
     options: Mapping[str, Any] | None = None,
     timeout: float = 3600.0,
-    metadata: Mapping[str, Any] | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """A file or folder that a URL names as an asset. Bind a :class:`DvcResource` as ``dvc``.
@@ -99,7 +97,6 @@ def imported_url_asset(
         options: of the storage, as DVC names them for a remote of that kind (endpointurl, profile, …); secrets as
             ``EnvVar``. They stay in memory.
         timeout: seconds that the download may take.
-        metadata: further definition metadata.
         asset_options: as of :func:`imported_dataset_asset`.
 
     Raises:
@@ -131,14 +128,14 @@ def imported_url_asset(
         version = next(str(source[name]) for name in ("etag", "md5", "checksum", "version_id") if name in source)
         return source if found["changed"] else None, (), {"dvc/source_version": version}
 
-    return _imported(path, url, take, metadata, {"description": f"What {url} holds.", **asset_options})
+    return _imported(path, url, take, f"What {url} holds.", asset_options)
 
 
 def _imported(
     path: str,
     url: str,
     take: Callable[[DvcResource, Path], _Taken],
-    metadata: Mapping[str, Any] | None,
+    description: str,
     asset_options: dict[str, Any],
 ) -> dg.AssetsDefinition:
     """The asset that stores what `take` puts at a path."""
@@ -152,11 +149,14 @@ def _imported(
 
     with chosen("Parameter `io_manager_def`"):
         asset = dg.asset(
-            io_manager_def=dvc_io_manager,
-            required_resource_keys={"dvc"},
-            metadata={PATH_KEY: path, SOURCE: url, **(metadata or {})},
-            kinds=asset_options.pop("kinds", {"dvc"}),
-            **asset_options,
+            **merged_options(
+                asset_options,
+                description=description,
+                kinds=["dvc"],
+                metadata={PATH_KEY: path, SOURCE: url},
+                required_resource_keys=["dvc"],
+                io_manager_def=dvc_io_manager,
+            )
         )
 
     @asset

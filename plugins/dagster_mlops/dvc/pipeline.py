@@ -12,6 +12,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.code_state import code_state
+from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH_KEY
@@ -33,14 +34,13 @@ def pipeline_assets(
     get_asset_spec: GetAssetSpec | None = None,
     key_prefix: Sequence[str] = (),
     group_name: str | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
     name: str = "dvc_pipeline",
     step_per_stage: bool = False,
     observe_data: bool = True,
     force: bool = False,
     pull: bool = True,
     env: Mapping[str, str] | None = None,
-    **step_options: Any,
+    **asset_options: Any,
 ) -> list[dg.AssetsDefinition]:
     """Every stage of a DVC project as an asset, executed by ``dvc repro``; tracked data and frozen stages observed.
 
@@ -61,14 +61,14 @@ def pipeline_assets(
             Dependencies among stages and data are added to what it returns.
         key_prefix: put before every key.
         group_name: group of the assets.
-        automation_condition: of the stages.
         name: of the step; unique in a code location.
         step_per_stage: one step per stage, so that Dagster runs independent stages in parallel and retries each.
         observe_data: make tracked data and frozen stages observable; false where other assets have their keys.
         force: execute stages even if nothing changed.
         pull: fetch missing inputs and known outputs from cache and remote.
         env: environment variables for the commands, such as the ``PATH`` of the project's virtual environment.
-        step_options: whatever ``dg.multi_asset`` takes: ``pool``, ``retry_policy``, ``op_tags`` and so on.
+        asset_options: Attributes of the stages' assets, such as ``automation_condition``, ``owners`` or ``tags``, and
+            what :func:`dagster.multi_asset` takes for their steps: ``pool``, ``retry_policy``, ``op_tags`` and so on.
 
     Raises:
         DatasetError: there is no DVC project, a pattern matches no stage, or two stages get the same key.
@@ -83,12 +83,12 @@ def pipeline_assets(
 
     def step(step_name: str, group: Sequence[Stage]) -> dg.AssetsDefinition:
         by_key = {specs[_id(stage)].key: stage for stage in group}
-        made = [
-            spec.replace_attributes(automation_condition=spec.automation_condition or automation_condition)
-            for spec in (specs[_id(stage)] for stage in group)
-        ]
+        stage_specs, step_options = specs_with_options([specs[_id(stage)] for stage in group], asset_options)
+        required = {"dvc", *step_options.pop("required_resource_keys", ())}
 
-        @dg.multi_asset(specs=made, name=step_name, can_subset=True, required_resource_keys={"dvc"}, **step_options)
+        @dg.multi_asset(
+            **step_options, specs=stage_specs, name=step_name, can_subset=True, required_resource_keys=required
+        )
         def reproduce(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             for key, stage in by_key.items():
                 if key in context.selected_asset_keys:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.resource import DvcResource
@@ -30,6 +31,7 @@ def revision_sensor(
     asset_selection: Any = None,
     minimum_interval_seconds: int = 60,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
+    **sensor_options: Any,
 ) -> dg.SensorDefinition:
     """Observes datasets, or starts runs, when a branch or tag comes to name other versions of them.
 
@@ -51,11 +53,13 @@ def revision_sensor(
         asset_selection: what to run without a `job`; a run selects all of it.
         minimum_interval_seconds: time between ticks.
         default_status: whether it starts by itself.
+        sensor_options: Whatever else :func:`dagster.sensor` takes.
 
     Raises:
         DatasetError: no branches and tags, or mode ``run`` without `job` and `asset_selection`; in a tick: git fails.
     """
-    if mode == "run" and job is None and asset_selection is None:
+    targets = [job, asset_selection, *(sensor_options.get(name) for name in ("jobs", "job_name", "target"))]
+    if mode == "run" and targets == [None] * len(targets):
         raise DatasetError(f"{name} is to request runs, but of what? Pass job=… or asset_selection=….")
     patterns = [f"refs/remotes/{remote}/{branch}" if remote else f"refs/heads/{branch}" for branch in branches]
     patterns += [f"refs/tags/{tag}" for tag in tags]
@@ -68,8 +72,11 @@ def revision_sensor(
         asset_selection=asset_selection,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        required_resource_keys=None if repo else {"dvc"},
-        description=f"Looks for new versions of {', '.join(datasets.values())} on {', '.join([*branches, *tags])}.",
+        **{
+            "description": f"New versions of {', '.join(datasets.values())} on {', '.join([*branches, *tags])}.",
+            **sensor_options,
+            "required_resource_keys": {*sensor_options.get("required_resource_keys", ()), *([] if repo else ["dvc"])},
+        },
     )
     def revisions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         dvc: DvcResource = DvcResource(repo=repo) if repo else context.resources.dvc
@@ -148,7 +155,7 @@ def _observation(dvc: DvcResource, key: str, path: str, ref: str, commit: str) -
     record = observed_dataset(dvc, path, rev=commit)
     rows = {"dagster/row_count": record.rows} if record.rows is not None else {}
     return dg.AssetObservation(
-        asset_key=dg.AssetKey(key.split("/")),
+        asset_key=asset_key(key),
         metadata={**record.to_metadata(), **rows, "dvc/ref": ref},
         tags={"dagster/data_version": record.md5},
     )

@@ -11,7 +11,7 @@ from dagster_mlops.evaluation.asset import evaluation_asset
 from dagster_mlops.evaluation.checks import evaluation_checks
 
 
-class MetricBounds(dg.Model, dg.Resolvable):
+class MetricBounds(YamlFields):
     """The range in which a metric is acceptable."""
 
     least: float | None = Field(default=None, description="Smallest acceptable value; open by default.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_records import latest_event
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.metrics import headline
@@ -162,9 +163,8 @@ def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey, partition:
     Raises:
         EvaluationError: it was never materialized, or is no evaluation.
     """
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
-    made = [event.asset_materialization for event in instance.fetch_materializations(wanted, limit=1).records]
-    metadata = made[0].metadata if made and made[0] else {}
+    event = latest_event(instance, key, [partition] if partition else None)
+    metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
     result: Any = next((value.value for key, value in metadata.items() if key.endswith(f"/{RESULT}")), None)
     if result is None:
         which = key.to_user_string() + (f" partition {partition}" if partition else "")

@@ -1,14 +1,14 @@
 """Data quality, drift and performance as asset checks on any dataframe-like asset."""
 
-import time
-import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.evidently.drift import ColumnVerdict, compare
-from dagster_mlops.evidently.loading import AssetLike, load_frame, partitions_to_check, reference_partitions_of, refs_of
+from dagster_mlops.evidently.loading import load_frame, partitions_to_check, reference_partitions_of, refs_of
 from dagster_mlops.evidently.normalise import Frame
 from dagster_mlops.evidently.performance import measure
 from dagster_mlops.evidently.plots import distributions
@@ -33,6 +33,7 @@ def drift_check(
     severity: Severity = "WARN",
     blocking: bool = False,
     description: str | None = None,
+    **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """Compare an asset with a reference asset; fails when `drift_share` of the compared columns drifted, or more.
 
@@ -52,8 +53,9 @@ def drift_check(
             checked; where `reference` is `asset` itself, the one before it.
         severity: Of drift. A crash of the check is always an ERROR.
         blocking: Hold downstream assets back when the check fails with severity ERROR.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
-    key, reference_key = (dg.AssetKey.from_coercible_or_definition(a) for a in (asset, reference))
+    key, reference_key = asset_key(asset), asset_key(reference)
 
     def evaluate(context: dg.AssetCheckExecutionContext, evidently: EvidentlyResource, id: str) -> dg.AssetCheckResult:
         checked = partitions_to_check(context, key)
@@ -106,6 +108,7 @@ def drift_check(
         name=name,
         deps={reference_key} - {key},
         blocking=blocking,
+        options=check_options,
         description=description or f"Columns distributed as in {reference_key.to_user_string()}.",
     )
 
@@ -123,6 +126,7 @@ def data_quality_check(
     severity: Severity = "ERROR",
     blocking: bool = False,
     description: str | None = None,
+    **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """Check one dataframe by itself: enough rows, no missing, malformed, out-of-range or repeated values.
 
@@ -145,8 +149,9 @@ def data_quality_check(
             (text among numbers).
         ranges: Lowest and highest allowed value by column, both inclusive; missing values are not out of range.
         no_duplicates_of: Columns whose values together identify a row.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
-    key = dg.AssetKey.from_coercible_or_definition(asset)
+    key = asset_key(asset)
 
     def evaluate(context: dg.AssetCheckExecutionContext, evidently: EvidentlyResource, id: str) -> dg.AssetCheckResult:
         found = examine(
@@ -177,6 +182,7 @@ def data_quality_check(
         key=key,
         name=name,
         blocking=blocking,
+        options=check_options,
         description=description or "Enough rows, none missing, malformed, out of range or repeated.",
     )
 
@@ -199,6 +205,7 @@ def performance_check(
     severity: Severity = "WARN",
     blocking: bool = False,
     description: str | None = None,
+    **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """Measure predictions against the labels that have arrived so far.
 
@@ -218,10 +225,11 @@ def performance_check(
         reference: Asset with both columns, e.g. the validation predictions: no metric may be worse by more than
             `max_drop`, relatively.
         threshold: Probability from which a row counts as predicted 1.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
-    key = dg.AssetKey.from_coercible_or_definition(asset)
-    label_key = dg.AssetKey.from_coercible_or_definition(labels) if labels else None
-    reference_key = dg.AssetKey.from_coercible_or_definition(reference) if reference else None
+    key = asset_key(asset)
+    label_key = asset_key(labels) if labels else None
+    reference_key = asset_key(reference) if reference else None
     if (label_key is None) != (on is None):
         raise dg.DagsterInvalidDefinitionError(
             f"performance_check of {key.to_user_string()}: 'labels' and 'on' go together. "
@@ -271,6 +279,7 @@ def performance_check(
         name=name,
         deps={k for k in (label_key, reference_key) if k} - {key},
         blocking=blocking,
+        options=check_options,
         description=description or f"'{prediction}' against '{target}', where labels have arrived.",
     )
 
@@ -282,34 +291,21 @@ def _check(
     name: str,
     blocking: bool,
     description: str,
+    options: Mapping[str, Any],
     deps: Collection[dg.AssetKey] = (),
 ) -> dg.AssetChecksDefinition:
-    """An asset check that always leaves an evaluation: when `evaluate` crashes, a failed one with severity ERROR."""
-
-    @dg.asset_check(
-        asset=key,
-        name=name,
-        description=description,
-        blocking=blocking,
-        additional_deps=sorted(deps),
-        compute_kind="evidently",
-    )
-    def check(context: dg.AssetCheckExecutionContext, evidently: EvidentlyResource) -> dg.AssetCheckResult:
-        started = time.monotonic()
+    def judge(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         partition = f"-{','.join(context.partition_keys)}" if context.has_partition_key else ""
-        try:
-            result = evaluate(context, evidently, f"{context.run.run_id}{partition}")
-        except Exception as error:
-            context.log.exception("the check crashed")
-            result = dg.AssetCheckResult(
-                passed=False,
-                severity=dg.AssetCheckSeverity.ERROR,
-                description=f"The check crashed: {type(error).__name__}: {error}",
-                metadata={"evidently/error": "".join(traceback.format_exception(error))[-4000:]},
-            )
-        return result._replace(metadata={**result.metadata, "evidently/seconds": time.monotonic() - started})
+        return evaluate(context, context.resources.evidently, f"{context.run.run_id}{partition}")
 
-    return check
+    return asset_checks(
+        asset=key,
+        tool="evidently",
+        judges={name: (description, judge)},
+        blocking=blocking,
+        required_resource_keys=["evidently"],
+        options={**options, "additional_deps": [*sorted(deps), *options.get("additional_deps", ())]},
+    )
 
 
 def _undecided(why: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.asset_records import latest_event, latest_records
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.normalise import to_pandas
@@ -13,8 +13,6 @@ from dagster_mlops.provenance import Ref
 
 if TYPE_CHECKING:
     import pandas as pd
-
-AssetLike = dg.AssetKey | Sequence[str] | str | dg.AssetsDefinition
 
 
 def load_frame(
@@ -49,10 +47,8 @@ def partitions_to_check(context: dg.AssetCheckExecutionContext, key: dg.AssetKey
         return None
     if context.has_partition_key:
         return list(context.partition_keys)
-    wanted = dg.AssetRecordsFilter(asset_key=key)
-    for event in context.instance.fetch_materializations(wanted, limit=1).records:
-        if event.partition_key:
-            return [event.partition_key]
+    if (event := latest_event(context.instance, key)) and event.partition_key:
+        return [event.partition_key]
     raise MonitoringError(f"no partition of {key.to_user_string()} was ever materialized. Materialize one first.")
 
 

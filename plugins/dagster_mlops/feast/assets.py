@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.source import Window, WindowFacts, describe_windows, whole_window
 from dagster_mlops.feast.online.materialization import alone, materialize
@@ -42,10 +44,9 @@ def feature_view_assets(
     deps: Mapping[str, Sequence[Any]] | None = None,
     group_name: str | None = None,
     key_prefix: Sequence[str] | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
     backfill_policy: dg.BackfillPolicy | None = None,
-    pool: str | None = None,
     get_asset_spec: Callable[[ViewDefinition], dg.AssetSpec] | None = None,
+    **asset_options: Any,
 ) -> list[dg.AssetsDefinition]:
     """One asset per feature view of the Feast repository in `repo`, named and described as the view is.
 
@@ -58,7 +59,7 @@ def feature_view_assets(
         views = feature_view_assets(
             repo="feature_repo",
             partitions_def=months,
-            deps={"origin_weather": [dg.AssetKey(["features", "origin_weather"])]},
+            deps={"origin_weather": ["features/origin_weather"]},
             group_name="features",
         )
         defs = dg.Definitions(assets=views, resources={"feast": FeastResource(repo="feature_repo")})
@@ -69,10 +70,10 @@ def feature_view_assets(
         partitions_def: A time-based one. A run over many partitions materializes their span in one go.
         deps: For a feature view, the assets that write its source: anything that `deps` of an asset accepts.
         backfill_policy: One run for all partitions of a backfill unless given.
-        pool: Concurrency pool. Give one with limit 1 when several machines materialize the same view: on one machine
-            a lock takes care of it.
         get_asset_spec: Translates a view; :func:`~dagster_mlops.feast.repository.specs.feature_view_spec`. `deps`,
-            `key_prefix`, `group_name` and `automation_condition` are added to what it returns.
+            `key_prefix`, `group_name` and `asset_options` are added to what it returns.
+        asset_options: Whatever else :func:`dagster.asset` takes, for each of them. Give a ``pool`` with limit 1 when
+            several machines materialize the same view: on one machine a lock takes care of it.
 
     Raises:
         FeatureError: Feast cannot read the repository, or a view that is named is not in it.
@@ -94,24 +95,22 @@ def feature_view_assets(
         _feature_view_asset(
             spec=spec.replace_attributes(
                 key=spec.key.with_prefix(key_prefix or ()),
-                deps=[*spec.deps, *(deps or {}).get(view.name, ())],
+                deps=[*spec.deps, *asset_deps((deps or {}).get(view.name, ()))],
                 group_name=group_name or spec.group_name,
-                automation_condition=automation_condition or spec.automation_condition,
                 partitions_def=partitions_def,
             ),
             view=view.name,
-            backfill_policy=policy,
-            pool=pool,
+            options={**asset_options, "backfill_policy": policy},
         )
         for view in (known[name] for name in (views or known))
         for spec in [get_asset_spec(view) if get_asset_spec else feature_view_spec(view, repository.project)]
     ]
 
 
-def _feature_view_asset(
-    *, spec: dg.AssetSpec, view: str, backfill_policy: dg.BackfillPolicy | None, pool: str | None
-) -> dg.AssetsDefinition:
-    @dg.multi_asset(name=spec.key.to_python_identifier(), specs=[spec], backfill_policy=backfill_policy, pool=pool)
+def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, Any]) -> dg.AssetsDefinition:
+    [spec], step_options = specs_with_options([spec], options)
+
+    @dg.multi_asset(**step_options, name=spec.key.to_python_identifier(), specs=[spec])
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
         store = feast.applied_store()
         path = read_config(feast.repo).path

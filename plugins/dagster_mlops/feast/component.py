@@ -96,7 +96,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
             "repo": repo,
             "views": self.views,
             "partitions_def": self.partitions,
-            "deps": {name: [dg.AssetKey.from_user_string(k) for k in keys] for name, keys in (self.deps or {}).items()},
+            "deps": self.deps,
             "group_name": self.group_name,
             "key_prefix": self.key_prefix,
             "automation_condition": self.automation_condition,
@@ -104,8 +104,9 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
             "get_asset_spec": lambda item: self.get_asset_spec(item, repository.project),
         }
         if self.lineage:
-            sources = {name: dg.AssetKey.from_user_string(key) for name, key in (self.sources or {}).items()}
-            whole = feature_repository_defs(**shared, sources=sources, include=self.include, freshness=self.freshness)
+            whole = feature_repository_defs(
+                **shared, sources=self.sources, include=self.include, freshness=self.freshness
+            )
             assets = [*(whole.assets or ())]
         else:
             assets = feature_view_assets(**shared)

@@ -68,8 +68,10 @@ class TrainingSet(YamlFields):
     feature_service: str = Field(description="Feature service whose features are joined.")
     entities: dg.ResolvedAssetKey = Field(description="Asset that gives the entity dataframe, as group/name.")
     timestamp_column: str = Field(default="event_timestamp", description="Event time column of the entity dataframe.")
-    io_manager_key: str = Field(default="dvc_io_manager", description="IO manager that stores the training set.")
-    datasets: str | None = Field(default=None, description="Resource by which a rebuild reads datasets, such as dvc.")
+    io_manager_key: str | None = Field(
+        default=None, description="IO manager that stores the training set; Dagster's default unless given."
+    )
+    datasets: str | None = Field(default=None, description="Resource by which a rebuild reads versions of datasets.")
     entities_type: Annotated[Any, dg.Resolver(_imported, model_field_type=str)] | None = Field(
         default=None, description="What the entities are loaded as, such as pyarrow.Table; pandas by default."
     )

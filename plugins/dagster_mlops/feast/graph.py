@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.assets import feature_view_assets
 from dagster_mlops.feast.repository import specs
@@ -25,7 +26,7 @@ _INCLUDE = ("sources", "label_views", "on_demand_views", "services")
 def feature_repository_defs(
     *,
     repo: str | Path,
-    sources: Mapping[str, Any] | None = None,
+    sources: Mapping[str, AssetLike] | None = None,
     views: Sequence[str] | None = None,
     deps: Mapping[str, Sequence[Any]] | None = None,
     include: Collection[str] = _INCLUDE,
@@ -33,19 +34,17 @@ def feature_repository_defs(
     partitions_def: dg.PartitionsDefinition | None = None,
     group_name: str | None = None,
     key_prefix: Sequence[str] | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
-    pool: str | None = None,
     get_asset_spec: Callable[[Definition], dg.AssetSpec] | None = None,
     resource: FeastResource | None = None,
+    **asset_options: Any,
 ) -> dg.Definitions:
     """Everything that the Feast repository in `repo` defines, as assets with their lineage, and the resource `feast`.
 
     Batch and stream feature views are materialized by :func:`feature_view_assets`. Sources, label views, on-demand
     views and feature services are specs: nothing runs for them, they show what is made of what.
 
-        weather = dg.AssetKey(["features", "origin_weather"])
         defs = dg.Definitions.merge(
-            feature_repository_defs(repo="feature_repo", sources={"origin_weather_source": weather}),
+            feature_repository_defs(repo="feature_repo", sources={"origin_weather_source": "features/origin_weather"}),
             dg.Definitions(assets=[origin_weather]),
         )
 
@@ -57,10 +56,11 @@ def feature_repository_defs(
         include: Which kinds of specs: of ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``.
             All but the entities unless given: they have no data.
         freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
-        partitions_def: As in :func:`feature_view_assets`, like `automation_condition` and `pool`.
+        partitions_def: As in :func:`feature_view_assets`.
         get_asset_spec: Translates each definition; :func:`~dagster_mlops.feast.repository.specs.get_asset_spec`.
             `key_prefix`, `group_name`, freshness and upstream assets are added to what it returns.
         resource: The resource; ``FeastResource(repo=repo)`` unless given.
+        asset_options: Whatever else :func:`dagster.asset` takes, for each feature view.
 
     Raises:
         FeatureError: Feast cannot read the repository, or something that is named is not in it.
@@ -95,7 +95,7 @@ def feature_repository_defs(
     shown = [thing for name in parts if name in include for thing in parts[name]]
     keys = {("views", view.name): translate(view).key for view in wanted.values()}
     keys |= {(_kind(thing), thing.name): translate(thing).key for thing in shown}
-    keys |= {("sources", name): dg.AssetKey.from_coercible(key) for name, key in (sources or {}).items()}
+    keys |= {("sources", name): asset_key(key) for name, key in (sources or {}).items()}
 
     def found(kind: str, name: str) -> list[dg.AssetKey]:
         return [keys[kind, name]] if (kind, name) in keys else []
@@ -111,9 +111,8 @@ def feature_repository_defs(
         views=views,
         partitions_def=partitions_def,
         deps=upstream,
-        automation_condition=automation_condition,
-        pool=pool,
         get_asset_spec=translate,
+        **asset_options,
     )
     return dg.Definitions(
         assets=[*executed, *specs.external_specs(shown, found, translate)],

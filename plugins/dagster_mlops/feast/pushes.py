@@ -1,7 +1,7 @@
 """Pushed features as assets: rows of an upstream asset written online, offline or both through Feast's push source."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
 from dagster_mlops.feast.offline.source import rows_not_there
@@ -56,19 +58,13 @@ class Pushed:
 def push_asset(
     *,
     name: str,
-    rows: dg.AssetKey,
+    rows: AssetLike | dg.AssetIn,
     push_source: str | None = None,
     feature_view: str | None = None,
     to: PushTarget = "online",
     batch_size: int = 10_000,
-    deps: Sequence[Any] = (),
-    partitions_def: dg.PartitionsDefinition | None = None,
     partition_mapping: dg.PartitionMapping | None = None,
-    group_name: str | None = None,
-    key_prefix: Sequence[str] | None = None,
-    description: str | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
-    pool: str | None = None,
+    **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that writes the rows of another asset to every feature view of a push source, or to one feature view.
 
@@ -77,7 +73,7 @@ def push_asset(
     nobody else loads the same views meanwhile. Needs a :class:`FeastResource` under the key ``feast``.
 
         visits_now = push_asset(
-            name="visits_now", push_source="visits_push", rows=dg.AssetKey("recent_visits"), to="online_and_offline"
+            name="visits_now", push_source="visits_push", rows="recent_visits", to="online_and_offline"
         )
 
     Args:
@@ -90,8 +86,7 @@ def push_asset(
         to: Where rows go. With ``online_and_offline`` they are offline first: nothing is served that a training set
             could not have.
         batch_size: How many rows are written online at once.
-        deps: Assets besides `rows`, e.g. those of the feature views.
-        pool: Concurrency pool, as for :func:`dagster_mlops.feast.feature_view_assets`.
+        asset_options: Whatever else :func:`dagster.asset` takes. Name the assets of the feature views in ``deps``.
 
     Raises:
         FeatureError: `to` is none of the three, or there is not exactly one of `push_source` and `feature_view`.
@@ -101,19 +96,8 @@ def push_asset(
     if not (push_source or feature_view) or (push_source and feature_view):
         raise FeatureError(f"{name!r} needs either push_source=… or feature_view=…, to know where its rows go.")
 
-    @dg.asset(
-        name=name,
-        key_prefix=key_prefix,
-        ins={"rows": dg.AssetIn(rows, partition_mapping=partition_mapping)},
-        deps=deps,
-        partitions_def=partitions_def,
-        group_name=group_name,
-        description=description
-        or f"`{rows.to_user_string()}` pushed to `{push_source or feature_view}` ({to.replace('_', ' ')}).",
-        automation_condition=automation_condition,
-        pool=pool,
-        kinds={"feast"},
-    )
+    source = asset_input(rows, partition_mapping=partition_mapping)
+
     def pushed(context: dg.AssetExecutionContext, feast: FeastResource, rows: Any) -> dg.MaterializeResult:
         store, repo = feast.applied_store(), read_config(feast.repo).path
         parts = [as_table(rows[key]) for key in sorted(rows)] if isinstance(rows, dict) else [as_table(rows)]
@@ -150,7 +134,15 @@ def push_asset(
             metadata[f"dagster_mlops/feature_view/{view}"] = dg.MetadataValue.json(record.to_dict())
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content[:32]))
 
-    return pushed
+    options = merged_options(
+        asset_options,
+        name=name,
+        description=f"`{asset_key(source).to_user_string()}` pushed to `{push_source or feature_view}` "
+        f"({to.replace('_', ' ')}).",
+        kinds=["feast"],
+        ins={"rows": source},
+    )
+    return dg.asset(**options)(pushed)
 
 
 def push(

@@ -8,8 +8,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_records
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
 from dagster_mlops.feast.offline.retrieval import column_names, feature_types
@@ -28,8 +30,8 @@ class TrainingSetConfig(dg.Config):
 
     rebuild: str | None = Field(
         default=None,
-        description="The DVC hash, content hash or ref of an earlier training set: it is made again from the data and "
-        "definitions of then, instead of from those of now.",
+        description="Content hash, ref or hash of the stored dataset of an earlier training set: it is rebuilt from "
+        "the data and definitions that it was made from, instead of from the current ones.",
     )
 
 
@@ -37,47 +39,43 @@ def training_set_asset(
     *,
     name: str,
     feature_service: str,
-    entities: dg.AssetKey,
+    entities: AssetLike | dg.AssetIn,
     timestamp_column: str = "event_timestamp",
-    io_manager_key: str = "dvc_io_manager",
-    deps: Sequence[Any] = (),
-    partitions_def: dg.PartitionsDefinition | None = None,
     partition_mapping: dg.PartitionMapping | None = None,
-    group_name: str | None = None,
-    key_prefix: Sequence[str] | None = None,
-    description: str | None = None,
-    automation_condition: dg.AutomationCondition | None = None,
     entities_type: Any = None,
     datasets: str | None = None,
+    **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset whose value is the entity dataframe with the features of a feature service, point-in-time correct.
 
     Every entity row is kept, in order, with its extra columns (such as the label); a feature is the latest value at or
-    before the row's timestamp within its view's ttl, or missing. Features come in the service's order. The value is
-    stored by the IO manager you name; needs a :class:`FeastResource` under the key ``feast``.
+    before the row's timestamp within its view's ttl, or missing. Features come in the service's order. Name
+    the IO manager that stores the value in ``io_manager_key``; it is Dagster's default unless given. Needs a
+    :class:`FeastResource` under the key ``feast``.
 
         training_set = training_set_asset(
             name="training_set",
             feature_service="arrival_delay",
-            entities=dg.AssetKey("training_entities"),
-            deps=[dg.AssetKey("origin_weather"), dg.AssetKey("carrier_punctuality")],
-            io_manager_key="dvc_io_manager",
+            entities="training_entities",
+            deps=["origin_weather", "carrier_punctuality"],
         )
 
     The registry keeps what the training set was made from: versions of the entity dataframe and of the views' source
     files, and the definitions. A run with the config ``{"ops": {"training_set": {"config": {"rebuild": "4f0c…"}}}}``
-    makes the training set of that DVC hash (or content hash, or ref) again, as :func:`.rebuild.rebuild` does.
+    rebuilds the training set with that content hash (or ref, or hash of the stored dataset).
 
     Args:
         entities: The asset that gives the entity dataframe: join keys, timestamp, and whatever else shall be kept. When
             its IO manager loads several partitions as a dict of dataframes, they are joined in the order of their keys.
-        deps: The feature view assets, so that the graph and the lineage show them.
         partition_mapping: Which partitions of `entities` are read, when both are partitioned differently.
         entities_type: What the IO manager loads the entities as, such as ``pyarrow.Table`` or ``polars.DataFrame``;
             then the value is an Arrow table. A pandas dataframe unless given.
-        datasets: Key of the resource (a ``DvcResource``) by which a rebuild reads datasets back. Unless given, it opens
+        datasets: Key of the resource by which a rebuild reads versions of datasets back. Unless given, it opens
             the repositories that the record names, with the remotes that they are configured with.
+        asset_options: Whatever else :func:`dagster.asset` takes. Name the feature view assets in ``deps``, so that the
+            graph and the lineage show them.
     """
+    source = asset_input(entities, partition_mapping=partition_mapping)
 
     def training_set(context: dg.AssetExecutionContext, config: TrainingSetConfig, entities: Any) -> dg.Output[Any]:
         feast: FeastResource = context.resources.feast
@@ -93,20 +91,16 @@ def training_set_asset(
 
     if entities_type is not None:  # what the IO manager is asked to load
         training_set.__annotations__["entities"] = entities_type
-    return dg.asset(
+    options = merged_options(
+        asset_options,
         name=name,
-        key_prefix=key_prefix,
-        ins={"entities": dg.AssetIn(entities, partition_mapping=partition_mapping)},
-        deps=deps,
-        io_manager_key=io_manager_key,
-        required_resource_keys={"feast", *([datasets] if datasets else [])},
-        partitions_def=partitions_def,
-        group_name=group_name,
-        description=description
-        or f"Point-in-time-correct features of service `{feature_service}` for `{entities.to_user_string()}`.",
-        automation_condition=automation_condition,
-        kinds={"feast"},
-    )(training_set)
+        description=f"Point-in-time-correct features of service `{feature_service}` for "
+        f"`{asset_key(source).to_user_string()}`.",
+        kinds=["feast"],
+        ins={"entities": source},
+        required_resource_keys=["feast", *([datasets] if datasets else [])],
+    )
+    return dg.asset(**options)(training_set)
 
 
 def _joined(

@@ -6,10 +6,11 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import Count, YamlFields
 from dagster_mlops.k8s.executor import Choice, mlops_executor
 
 
-class ExecutorComponent(dg.Component, dg.Model, dg.Resolvable):
+class ExecutorComponent(YamlFields, dg.Component):
     """Run steps in process, in processes or in Kubernetes pods, chosen when a run is launched.
 
     ```yaml
@@ -26,7 +27,7 @@ class ExecutorComponent(dg.Component, dg.Model, dg.Resolvable):
 
     default: Choice = Field(default="multiprocess", description="Executor of runs whose config names none.")
     preload_modules: Sequence[str] = Field(default=("dagster",), description="Imported once for all step processes.")
-    max_concurrent: int | None = Field(default=None, description="Steps of one run at the same time.")
+    max_concurrent: Count | None = Field(default=None, description="Steps of one run at the same time.")
     k8s: Mapping[str, Any] | None = Field(default=None, description="Defaults of dagster-k8s' executor.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

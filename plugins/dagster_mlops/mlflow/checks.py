@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
-from dagster_mlops.core.asset_records import latest_records, partition_checked
+from dagster_mlops.core.asset_records import latest, partition_checked
 from dagster_mlops.core.bounds import refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.errors import ModelVersionError
@@ -59,10 +59,9 @@ def metric_checks(
 
 def _latest_version(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> ModelVersion:
     partition = partition_checked(context, key)
-    for record in latest_records(context.instance, key, [partition] if partition else None):
-        if isinstance(record, ModelVersion):
-            return record
-    raise ModelVersionError(f"{key.to_user_string()} has no model version yet. Materialize it first.")
+    return latest(
+        context.instance, key, ModelVersion, partition=partition, error=ModelVersionError, hint="Materialize it first."
+    )
 
 
 def _result(metric: str, bounds: tuple[float | None, float | None], version: ModelVersion) -> dg.AssetCheckResult:

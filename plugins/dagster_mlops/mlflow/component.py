@@ -3,11 +3,12 @@
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import YamlFields
 from dagster_mlops.evaluation.component import MetricBounds
 from dagster_mlops.mlflow.checks import metric_checks
 
 
-class MetricChecksComponent(dg.Component, dg.Model, dg.Resolvable):
+class MetricChecksComponent(YamlFields, dg.Component):
     """Asset checks that the metrics of a training asset's latest model version are within bounds.
 
     ```yaml

@@ -2,6 +2,7 @@
 
 import time
 from datetime import datetime, timezone
+from typing import Any
 
 import dagster as dg
 
@@ -20,6 +21,7 @@ def close_orphan_runs_sensor(
     name: str = "close_orphan_mlflow_runs",
     minimum_interval_seconds: int = 60,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+    **sensor_options: Any,
 ) -> dg.SensorDefinition:
     """Closes MLflow runs that are still RUNNING after the Dagster run that opened them failed, or was cancelled.
 
@@ -28,14 +30,15 @@ def close_orphan_runs_sensor(
     A training asset closes its own run however it ends, except when its process is killed or its machine dies. The next
     training of the same asset closes such a run, too; the sensor does it when there is none. MLflow is only asked (and
     imported) after a Dagster run that trained something has ended. Dagster itself notices a dead run worker with
-    ``run_monitoring: {enabled: true}`` in ``dagster.yaml``.
+    ``run_monitoring: {enabled: true}`` in ``dagster.yaml``. Everything else that :func:`dagster.sensor` takes is
+    passed on.
     """
 
     @dg.sensor(
         name=name,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        description="Closes MLflow runs that nobody writes any more.",
+        **{"description": "Closes MLflow runs that no one writes any more.", **sensor_options},
     )
     def close_orphan_runs(context: dg.SensorEvaluationContext, mlflow: MlflowResource) -> dg.SkipReason:
         # Without a cursor, everything that ever ended is looked at once.

@@ -3,10 +3,11 @@
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.yaml_fields import NotNegative, Share, YamlFields
 from dagster_mlops.promotion.asset import promotion_asset
 
 
-class PromotionComponent(dg.Component, dg.Model, dg.Resolvable):
+class PromotionComponent(YamlFields, dg.Component):
     """Moves an alias to the version that a training asset made, when it beats the one that holds the alias.
 
     ```yaml
@@ -27,11 +28,11 @@ class PromotionComponent(dg.Component, dg.Model, dg.Resolvable):
     evaluation: str | None = Field(
         default=None, description="Key of an evaluation asset: then both versions are compared on its rows."
     )
-    min_wins: float = Field(
-        default=0.0, ge=0, le=1, description="With an evaluation: the share of resamples that the candidate has to win."
+    min_wins: Share = Field(
+        default=0.0, description="With an evaluation: the share of resamples that the candidate has to win."
     )
     greater_is_better: bool = Field(default=True, description="Set to false for errors and losses.")
-    min_improvement: float = Field(default=0.0, ge=0, description="How much better the candidate has to be, at least.")
+    min_improvement: NotNegative = Field(default=0.0, description="How much better the candidate has to be, at least.")
     alias: str = Field(default="champion", description="The alias that moves.")
     name: str = Field(default="champion", description="Name of the asset.")
     registry: str = Field(default="mlflow", description="Key of the resource that holds the models.")

@@ -69,8 +69,8 @@ class PredictionLog:
         log_dir = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
         if not log_dir:
             return None
-        deployment, state_dir = (os.environ.get(f"DAGSTER_MLOPS_{n}", "") for n in ("DEPLOYMENT", "STATE_DIR"))
-        return cls(log_dir, deployment=deployment, state_dir=state_dir, **facts)
+        deployment, state_dir = "DAGSTER_MLOPS_DEPLOYMENT", "DAGSTER_MLOPS_STATE_DIR"
+        return cls(log_dir, deployment=os.environ.get(deployment, ""), state_dir=os.environ.get(state_dir, ""), **facts)
 
     def write(self, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any], request_ids: Sequence[str]) -> None:
         """Append one row per prediction; when it returns, the rows survive a kill of this process."""

@@ -1,17 +1,17 @@
 """Checks of how old features are: in their source, and online against their source."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.feast.checks.training_set import never_missing
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.feast.offline.source import newest_event
 from dagster_mlops.feast.online.materialization import materialized_windows
 from dagster_mlops.feast.online.serving import served_answer
 from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.resource import FeastResource
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 def feature_freshness_checks(
     *,
-    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    asset: AssetLike,
     view: str | None = None,
     max_lag: timedelta | None = None,
     warn_lag: timedelta | None = None,
     max_staleness: timedelta = timedelta(0),
     blocking: bool = False,
+    **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
     """Two checks on the asset of a feature view, in one step.
 
@@ -32,7 +33,7 @@ def feature_freshness_checks(
     that is served has expired. ``online_up_to_date``: what is online reaches the newest event of the source. The
     watermark says so, and the entity of that event is read online: a partition that was loaded before it was complete
     has a watermark in the future, and an emptied online store has one, too. Both record seconds, which the UI plots.
-    Needs a :class:`FeastResource` under the key ``feast``.
+    Needs a ``FeastResource`` under the key ``feast``.
 
         feature_freshness_checks(asset="origin_weather", max_lag=timedelta(hours=6), warn_lag=timedelta(hours=2))
 
@@ -42,27 +43,29 @@ def feature_freshness_checks(
         warn_lag: An age above this fails with severity WARN.
         max_staleness: How far the online store may be behind the source's newest event.
         blocking: Whether a failure that is no warning keeps downstream assets of the run from going on.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
-    key = asset.key if isinstance(asset, dg.AssetsDefinition) else dg.AssetKey.from_coercible(asset)
+    key = asset_key(asset)
     name = view or key.path[-1]
-    specs = [
-        dg.AssetCheckSpec("features_fresh", asset=key, blocking=blocking, description="The newest event is not old."),
-        dg.AssetCheckSpec(
-            "online_up_to_date", asset=key, blocking=blocking, description="What is online reaches the newest event."
+    judges: dict[str, tuple[str, Callable[[FeatureStore], dg.AssetCheckResult]]] = {
+        "features_fresh": ("The newest event is not old.", lambda store: _fresh(store, name, max_lag, warn_lag)),
+        "online_up_to_date": (
+            "What is online reaches the newest event.",
+            lambda store: _up_to_date(store, name, max_staleness),
         ),
+    }
+    return [
+        asset_checks(
+            asset=key,
+            tool="feast",
+            judges=judges,
+            evidence=lambda context: context.resources.feast.store(),
+            blocking=blocking,
+            name=f"{key.to_python_identifier()}_freshness",
+            required_resource_keys=["feast"],
+            options=check_options,
+        )
     ]
-
-    @dg.multi_asset_check(name=f"{key.to_python_identifier()}_freshness", specs=specs, can_subset=True)
-    def freshness(context: dg.AssetCheckExecutionContext, feast: FeastResource) -> Iterator[dg.AssetCheckResult]:
-        judges: dict[str, Callable[[], dg.AssetCheckResult]] = {
-            "features_fresh": lambda: _fresh(feast.store(), name, max_lag, warn_lag),
-            "online_up_to_date": lambda: _up_to_date(feast.store(), name, max_staleness),
-        }
-        for check, judge in judges.items():
-            if dg.AssetCheckKey(key, check) in context.selected_asset_check_keys:
-                yield never_missing(judge)._replace(check_name=check, asset_key=key)
-
-    return [freshness]
 
 
 def _fresh(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.feast.checks.online_vs_offline import Comparison, FeatureParity
-from dagster_mlops.feast.checks.training_set import never_missing
 from dagster_mlops.feast.offline.frame_hash import as_table
 from dagster_mlops.feast.online.materialization import alone
 from dagster_mlops.feast.repository import registry
@@ -32,7 +33,7 @@ _COLUMNS = dg.TableSchema(
 
 def online_offline_parity_check(
     *,
-    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    asset: AssetLike,
     feature_service: str,
     sample: int = 1000,
     tolerance: float = 1e-6,
@@ -40,6 +41,7 @@ def online_offline_parity_check(
     request_data: "pd.DataFrame | Callable[[], pd.DataFrame] | None" = None,
     name: str = "online_offline_parity",
     blocking: bool = True,
+    **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """A check that the online store serves what the offline store says, for each feature of a service.
 
@@ -59,35 +61,38 @@ def online_offline_parity_check(
             unless it has the join keys. Without it, the value of `asset` is loaded, where request data are needed. Rows
             that hold an on-demand view's features and all it takes, as a training set does, must also equal what its
             code computes from them now.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
-    key = asset.key if isinstance(asset, dg.AssetsDefinition) else dg.AssetKey.from_coercible(asset)
+    key = asset_key(asset)
 
-    @dg.asset_check(
-        asset=asset, name=name, blocking=blocking, description=f"`{feature_service}`: online equals offline."
-    )
-    def parity(context: dg.AssetCheckExecutionContext, feast: FeastResource) -> dg.AssetCheckResult:
+    def parity(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         def requests() -> "pd.DataFrame":
             if request_data is not None:
                 return request_data() if callable(request_data) else request_data
             partition = context.partition_key if context.has_partition_key else None
             return as_table(context.op_execution_context.load_asset_value(key, partition_key=partition)).to_pandas()
 
-        def judge() -> dg.AssetCheckResult:
-            store, repo = feast.store(), read_config(feast.repo).path
-            service = registry.feature_service(store, feature_service)
-            comparison = Comparison(store, sample=sample, tolerance=tolerance, seed=seed, requests=requests)
-            found: list[FeatureParity] = []
-            with ExitStack() as held:
-                for view in comparison.stored_views(service):
-                    held.enter_context(alone(store, repo, view, feast.timeout))
-                for projection in service.feature_view_projections:
-                    types = {feature.name: str(feature.dtype) for feature in projection.features}
-                    found += comparison.of_view(registry.feature_view(store, projection.name), types)
-            return _result(found)
+        feast: FeastResource = context.resources.feast
+        store, repo = feast.store(), read_config(feast.repo).path
+        service = registry.feature_service(store, feature_service)
+        comparison = Comparison(store, sample=sample, tolerance=tolerance, seed=seed, requests=requests)
+        found: list[FeatureParity] = []
+        with ExitStack() as held:
+            for view in comparison.stored_views(service):
+                held.enter_context(alone(store, repo, view, feast.timeout))
+            for projection in service.feature_view_projections:
+                types = {feature.name: str(feature.dtype) for feature in projection.features}
+                found += comparison.of_view(registry.feature_view(store, projection.name), types)
+        return _result(found)
 
-        return never_missing(judge)
-
-    return parity
+    return asset_checks(
+        asset=key,
+        tool="feast",
+        judges={name: (f"`{feature_service}`: online equals offline.", parity)},
+        blocking=blocking,
+        required_resource_keys=["feast"],
+        options=check_options,
+    )
 
 
 def _result(found: list[FeatureParity]) -> dg.AssetCheckResult:

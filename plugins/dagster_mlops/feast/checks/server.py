@@ -12,14 +12,15 @@ from urllib.request import Request, urlopen
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks.training_set import never_missing
 from dagster_mlops.provenance import mask_credentials
 
 
 def feature_server_health_check(
     *,
-    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    asset: AssetLike,
     url: str,
     feature_service: str,
     entities: Mapping[str, Sequence[Any]],
@@ -29,6 +30,7 @@ def feature_server_health_check(
     min_present: float = 0.0,
     name: str = "feature_server_health",
     blocking: bool = False,
+    **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """A check that the feature server at `url` (``feast serve``) is up and serves a feature service.
 
@@ -47,44 +49,45 @@ def feature_server_health_check(
         timeout: Seconds that each of the two answers may take as a whole.
         max_latency: A read that takes longer fails with severity WARN.
         min_present: Least share of values that must be there, 0 to 1.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
 
-    @dg.asset_check(
-        asset=asset, name=name, blocking=blocking, description=f"The feature server serves `{feature_service}`."
+    def judge(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        address, secret = (v.get_value() if isinstance(v, dg.EnvVar) else v for v in (url, token))
+        if not address:
+            raise FeatureError(f"the environment variable {url} with the feature server's address is not set.")
+        server = _Server(address.rstrip("/"), secret, timeout)
+        _, health_ms = server.ask("/health")
+        question = {
+            "feature_service": feature_service,
+            "entities": {key: list(values) for key, values in entities.items()},
+        }
+        answer, read_ms = server.ask("/get-online-features", question)
+        present = _present_share(answer, server.shown, set(entities))
+        slow = max_latency is not None and read_ms > max_latency.total_seconds() * 1000
+        few = present < min_present
+        description = f"{server.shown} served {feature_service!r} in {read_ms:.0f} ms"
+        if few:
+            description += (
+                f", but only {present:.0%} of the sampled values are there, and at least {min_present:.0%} should "
+                "be. Materialize its feature views, or see whether the server reads the same online store"
+            ).replace("%", " %")
+        if slow and max_latency:
+            description += f", more than the {max_latency.total_seconds() * 1000:.0f} ms that it may take"
+        return dg.AssetCheckResult(
+            passed=not few and not slow,
+            severity=dg.AssetCheckSeverity.ERROR if few else dg.AssetCheckSeverity.WARN,
+            description=description,
+            metadata={"feast/health_ms": health_ms, "feast/read_ms": read_ms, "feast/present_share": present},
+        )
+
+    return asset_checks(
+        asset=asset_key(asset),
+        tool="feast",
+        judges={name: (f"The feature server serves `{feature_service}`.", judge)},
+        blocking=blocking,
+        options=check_options,
     )
-    def feature_server_health() -> dg.AssetCheckResult:
-        def judge() -> dg.AssetCheckResult:
-            address, secret = (v.get_value() if isinstance(v, dg.EnvVar) else v for v in (url, token))
-            if not address:
-                raise FeatureError(f"the environment variable {url} with the feature server's address is not set.")
-            server = _Server(address.rstrip("/"), secret, timeout)
-            _, health_ms = server.ask("/health")
-            question = {
-                "feature_service": feature_service,
-                "entities": {key: list(values) for key, values in entities.items()},
-            }
-            answer, read_ms = server.ask("/get-online-features", question)
-            present = _present_share(answer, server.shown, set(entities))
-            slow = max_latency is not None and read_ms > max_latency.total_seconds() * 1000
-            few = present < min_present
-            description = f"{server.shown} served {feature_service!r} in {read_ms:.0f} ms"
-            if few:
-                description += (
-                    f", but only {present:.0%} of the sampled values are there, and at least {min_present:.0%} should "
-                    "be. Materialize its feature views, or see whether the server reads the same online store"
-                ).replace("%", " %")
-            if slow and max_latency:
-                description += f", more than the {max_latency.total_seconds() * 1000:.0f} ms that it may take"
-            return dg.AssetCheckResult(
-                passed=not few and not slow,
-                severity=dg.AssetCheckSeverity.ERROR if few else dg.AssetCheckSeverity.WARN,
-                description=description,
-                metadata={"feast/health_ms": health_ms, "feast/read_ms": read_ms, "feast/present_share": present},
-            )
-
-        return never_missing(judge)
-
-    return feature_server_health
 
 
 class _Server:

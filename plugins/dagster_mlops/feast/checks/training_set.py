@@ -1,13 +1,15 @@
 """Gates on a training set: it is fit to train on, and holds nothing that was not known at the time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.checks.leakage import Origins, origins
@@ -26,7 +28,7 @@ _Bounds = float | Mapping[str, float]
 
 def training_set_checks(
     *,
-    asset: dg.AssetKey | dg.AssetsDefinition | str,
+    asset: AssetLike,
     feature_service: str | None = None,
     timestamp_column: str = "event_timestamp",
     label: str | None = None,
@@ -38,6 +40,7 @@ def training_set_checks(
     sample: int = 1000,
     seed: int = 0,
     blocking: bool = True,
+    **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
     """Checks on a training set, in one step that loads it once.
 
@@ -61,8 +64,9 @@ def training_set_checks(
         constant: Features that may have one value only.
         unique: Columns that together name a row; without any, there is no check of duplicates.
         sample: How many rows are looked up in the sources; which ones depends on `seed` alone.
+        check_options: Whatever else :func:`dagster.asset_check` takes.
     """
-    key = asset.key if isinstance(asset, dg.AssetsDefinition) else dg.AssetKey.from_coercible(asset)
+    key = asset_key(asset)
     judges: dict[str, tuple[str, Callable[[_Judged], dg.AssetCheckResult]]] = {
         "null_shares": ("No column is missing too often.", lambda judged: _null_shares(judged, max_null_share))
     }
@@ -85,37 +89,26 @@ def training_set_checks(
                 lambda judged: _cardinality(judged, service, max_distinct_share, constant),
             ),
         }
-    specs = [
-        dg.AssetCheckSpec(name, asset=key, blocking=blocking, description=description)
-        for name, (description, _) in judges.items()
-    ]
-
-    @dg.multi_asset_check(
-        name=f"{key.to_python_identifier()}_checks",
-        specs=specs,
-        can_subset=True,
-        required_resource_keys={"feast"} if feature_service else set(),
-    )
-    def training_set(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        feast = context.resources.feast if feature_service else None
-        judged = _Judged(context, key, feast, feature_service or "", timestamp_column, sample, seed)
-        for name, (_, judge) in judges.items():
-            if dg.AssetCheckKey(key, name) in context.selected_asset_check_keys:
-                yield never_missing(lambda judge=judge: judge(judged))._replace(check_name=name, asset_key=key)
-
-    return [training_set]
-
-
-def never_missing(judge: Callable[[], dg.AssetCheckResult]) -> dg.AssetCheckResult:
-    """A check that breaks has failed; a result that is merely missing would block nothing."""
-    try:
-        return judge()
-    except Exception as error:  # noqa: BLE001 - whatever broke, the gate does not hold
-        return dg.AssetCheckResult(
-            passed=False,
-            description=f"The check itself broke: {error}",
-            metadata={"feast/error": f"{type(error).__name__}: {error}"},
+    return [
+        asset_checks(
+            asset=key,
+            tool="feast",
+            judges=judges,
+            evidence=lambda context: _Judged(
+                context,
+                key,
+                context.resources.feast if feature_service else None,
+                feature_service or "",
+                timestamp_column,
+                sample,
+                seed,
+            ),
+            blocking=blocking,
+            name=f"{key.to_python_identifier()}_checks",
+            required_resource_keys=["feast"] if feature_service else (),
+            options=check_options,
         )
+    ]
 
 
 @dataclass

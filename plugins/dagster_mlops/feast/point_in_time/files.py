@@ -18,7 +18,7 @@ from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
-from dagster_mlops.errors import FeatureError
+from dagster_mlops.errors import FeatureError, MissingTableError
 from dagster_mlops.feast.point_in_time.asof import quoted
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 GLOB = frozenset("*?[")  # what makes a path a pattern
 _CSV = (".csv", ".csv.gz")
-
-
-class MissingTableError(FeatureError):
-    """Nothing has been written yet where a source points."""
 
 
 def location(source: FileSource, repo_path: Path | str | None) -> str:

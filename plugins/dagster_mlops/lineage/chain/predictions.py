@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dagster_mlops.errors import ProvenanceError
+from dagster_mlops.errors import NotFoundError
 from dagster_mlops.lineage.chain.event_log import EventLog
 from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.provenance import Accessible, Deployment, Prediction, Ref, mask_credentials
@@ -20,7 +20,7 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
         find_prediction("7f3c…", prediction_logs(EventLog(instance)))
 
     Raises:
-        ProvenanceError: no log has it; the message says what each of them answered.
+        NotFoundError: no log has it; the message says what each of them answered.
     """
     tools = tools or Tools()
     answers: list[str] = []
@@ -31,12 +31,12 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
             return ref
         answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
     if not answers:
-        raise ProvenanceError(
+        raise NotFoundError(
             f"there is no prediction log to search for {request_id!r}: no deployment is on record in the Dagster "
             "instance. Name the log with --log DIR or DAGSTER_MLOPS_PREDICTION_LOG."
         )
     searched = mask_credentials("".join(answers))
-    raise ProvenanceError(
+    raise NotFoundError(
         f"no prediction has the request id {request_id!r}. Searched {len(answers)} prediction log(s):{searched}\n"
         "Check the id (the X-Request-ID header of the answer), or name another log with --log DIR."
     )

@@ -2,13 +2,15 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.checks import never_missing
+from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DagsterMlopsError
+from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
     from dagster_mlops.lineage.reproduction.environment import Environment
@@ -21,7 +23,6 @@ def reproduction_asset(
     *,
     training: str,
     name: str = "reproduction",
-    deps: Sequence[Any] = (),
     environment: "Environment" = "new",
     golden: str | None = None,
     tolerance: float = 1e-9,
@@ -42,7 +43,6 @@ def reproduction_asset(
     Args:
         training: An MLflow run id, ``MODEL/VERSION`` or ``MODEL@ALIAS``, asked for anew each time.
         name: of the asset.
-        deps: what the training belongs to, e.g. the promotion asset.
         environment: ``new`` installs the lock file of then, ``current`` takes the environment of the step.
         golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
             keeps, or the model's input example.
@@ -51,14 +51,17 @@ def reproduction_asset(
         tracking_uri: Where MLflow is; else where Dagster's event log knows the model.
         repo: A checkout of the code that has the commit; else that of then, or the working directory.
         severity: Of a failed check.
-        asset_options: whatever else :func:`dagster.asset` takes.
+        asset_options: Whatever else :func:`dagster.asset` takes, such as ``deps``: what the training belongs
+            to, e.g. the promotion asset.
     """
-    options: dict[str, Any] = {
-        "description": f"{training}, run again on the code, data and environment of then.",
-        **asset_options,
-        "deps": deps,
-    }
-    key = dg.AssetKey.from_coercible(options.pop("key", None) or [*_parts(options.pop("key_prefix", ())), name])
+    options = merged_options(
+        asset_options,
+        name=name,
+        description=f"{training}, run again on the recorded code, data and environment.",
+    )
+    prefix = options.pop("key_prefix", ())
+    path = [*([prefix] if isinstance(prefix, str) else prefix), options.pop("name", name)]
+    key = options.pop("key", dg.AssetKey(path))
     spec = dg.AssetCheckSpec(CHECK, asset=key, description=f"{training} comes out the same when it is run again.")
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -68,39 +71,37 @@ def reproduction_asset(
         from dagster_mlops.lineage.reproduction.recipe import find_recipe
         from dagster_mlops.lineage.reproduction.rerun import rerun
 
-        started = time.monotonic()
-        try:
+        metadata: dict[str, Any] = {}
+
+        def judge() -> dg.AssetCheckResult:
             tools = Tools()
             events, checkout = EventLog(context.instance), Path(repo) if repo else None
-            recipe = find_recipe(training, at=tracking_uri, repo=checkout, tools=tools, events=events)
-            with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:
-                verdict = rerun(
-                    recipe,
-                    Path(scratch),
-                    environment=environment,
-                    golden=Path(golden) if golden else None,
-                    tolerance=tolerance,
-                    timeout=timeout,
-                    tools=tools,
-                    tell=context.log.info,
-                )
-        except DagsterMlopsError as error:
-            metadata, passed, told = {}, False, str(error)
-        except Exception as error:  # noqa: BLE001 - a check that breaks has failed; it is never a missing result
-            metadata, passed, told = {}, False, f"The check itself broke: {type(error).__name__}: {error}"
-        else:
-            metadata, passed, told = _metadata(verdict), verdict.reproduced, _told(verdict)
-        metadata["reproduce/reproduced"] = int(passed)  # a number, which the UI plots over time
+            try:
+                recipe = find_recipe(training, at=tracking_uri, repo=checkout, tools=tools, events=events)
+                with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:
+                    verdict = rerun(
+                        recipe,
+                        Path(scratch),
+                        environment=environment,
+                        golden=Path(golden) if golden else None,
+                        tolerance=tolerance,
+                        timeout=timeout,
+                        tools=tools,
+                        tell=context.log.info,
+                    )
+            except DagsterMlopsError as error:  # something that the training needs is gone: a verdict, not a crash
+                return dg.AssetCheckResult(passed=False, severity=severity, description=mask_credentials(str(error)))
+            metadata.update(_metadata(verdict))
+            return dg.AssetCheckResult(passed=verdict.reproduced, severity=severity, description=_told(verdict))
+
+        started = time.monotonic()
+        result = never_missing(judge, tool="reproduce", log=context.log.error)._replace(check_name=CHECK)
+        metadata["reproduce/reproduced"] = int(result.passed)  # a number, which the UI plots over time
         metadata["reproduce/seconds"] = round(time.monotonic() - started, 1)
-        judged = dg.AssetCheckResult(check_name=CHECK, passed=passed, severity=severity, description=told)
-        return dg.MaterializeResult(metadata=metadata, check_results=[judged])
+        return dg.MaterializeResult(metadata=metadata, check_results=[result])
 
     specs = [spec, *options.pop("check_specs", ())]
     return dg.asset(key=key, **options, check_specs=specs)(reproduction)
-
-
-def _parts(prefix: str | Sequence[str]) -> Sequence[str]:
-    return [prefix] if isinstance(prefix, str) else prefix
 
 
 def _told(verdict: "Verdict") -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.run_files import CODE, STEP, SYSTEM
-from dagster_mlops.errors import DagsterMlopsError, ProvenanceError
+from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
 from dagster_mlops.lineage.chain.event_log import EventLog
 from dagster_mlops.lineage.chain.tools import Tools
 from dagster_mlops.lineage.chain.walk import Link, trace
@@ -104,7 +104,7 @@ def find_recipe(
         events: Dagster's event log, which knows where things are and fills gaps.
 
     Raises:
-        ProvenanceError: no training run is known by that name.
+        NotFoundError: no training run is known by that name.
     """
     tools = tools or Tools()
     start = _ref(what, at, events)
@@ -113,7 +113,7 @@ def find_recipe(
     runs = [link for link in chain.walk() if link.ref.role == TrainingRun.role]
     if not runs or not isinstance(runs[0].record, TrainingRun):
         where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at, or set DAGSTER_HOME"
-        raise ProvenanceError(f"{what!r} names no training run that is known {where}. {chain.reason}")
+        raise NotFoundError(f"{what!r} names no training run that is known {where}. {chain.reason}")
     link, run = runs[0], runs[0].record
     try:
         files, lost = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
@@ -145,7 +145,7 @@ def _ref(what: str, at: str, events: EventLog | None) -> Ref:
     else:
         kind, identifier = (TrainingRun.role if _RUN_ID.fullmatch(what) else ModelVersion.role), what
     if kind == ModelVersion.role and not re.fullmatch(r".+[/@][^/@]+", identifier):
-        raise ProvenanceError(f"{what!r} names no training: give a run id, MODEL/VERSION or MODEL@ALIAS.")
+        raise NotFoundError(f"{what!r} names no training: give a run id, MODEL/VERSION or MODEL@ALIAS.")
     return Ref("mlflow", kind, identifier, at=at or _address(kind, identifier, events))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import upstream_refs
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
@@ -184,7 +185,7 @@ def sweep_trials(
         options.pop("key_prefix", None)
         # Those of the asset that others load a model from.
         ours = {key: options.pop(key) for key in ("io_manager_key", "io_manager_def") if key in options}
-        deps = [*options.pop("deps", ()), keys["study"]]
+        deps = asset_deps([*options.pop("deps", ()), keys["study"]])
         trials = dg.asset(key=keys["trials"], partitions_def=partitions, deps=deps, **options)(try_one)
 
         @functools.wraps(function)
