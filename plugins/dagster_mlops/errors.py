@@ -3,6 +3,7 @@
     DagsterMlopsError
     ├── MissingExtraError        a tool is used whose extra is not installed (also an ImportError)
     ├── ProvenanceError          a record cannot be read: unknown schema, malformed text
+    ├── ChildError               a child process failed, took too long or answered nothing that can be read
     ├── ToolError                a tool is not installed, cannot be loaded, or cannot do what is asked of it
     ├── DatasetError             DVC: a dataset cannot be stored, found, locked or pushed
     ├── FeatureError             Feast: a view, service or training set cannot be served as asked
