@@ -70,7 +70,7 @@ bench: setup  ## measure the glue against the raw tools
 
 lock:  ## resolve requirements.lock anew
 	rm -f requirements.lock
-	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.10 \
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-header --quiet --output-file requirements.lock
 
 clean: stop  ## remove all state (data, registry, runs) but keep .venv

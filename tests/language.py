@@ -1,6 +1,6 @@
 """Plain English, counted: names of locals, first words of docstrings, and a list of words, each with a budget.
 
-    python -m tests.language                                      the measures of the library against their budgets
+    python -m tests.language                                      the library and the pages against their budgets
     python -m tests.language --folder plugins/dagster_mlops/dvc   each place in a folder, with file and line
 
 The rules, and what to write instead, are in CONTRIBUTING.md. A budget may only fall: after a cleanup, lower it to what
@@ -17,6 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "plugins" / "dagster_mlops"
+# Not CONTRIBUTING.md, which holds the list itself.
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 # Participles, adverbs and pronouns that say nothing of what a name holds.
 _RIDDLES = """
@@ -68,7 +70,8 @@ class Measure:
 
 
 # Percent of bindings, percent of docstrings, and number of lines. Lower them, never raise them.
-BUDGETS = {"names": 6.9, "module docstrings": 26.0, "docstrings": 15.7, "words": 402}
+BUDGETS = {"names": 6.9, "module docstrings": 26.0, "docstrings": 15.7, "words": 402, "pages": 0}
+COUNTS = ("words", "pages")
 
 
 def _bindings(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -93,11 +96,20 @@ def _docstrings(tree: ast.AST) -> Iterator[tuple[str, str, int]]:
 
 
 def measure(files: list[Path]) -> dict[str, Measure]:
-    """Count each measure over Python files."""
+    """Count each measure over Python files and Markdown pages."""
     findings: dict[str, list[Finding]] = {name: [] for name in BUDGETS}
     totals = dict.fromkeys(BUDGETS, 0)
     for file in files:
         source = file.read_text()
+        listed_words = "pages" if file.suffix == ".md" else "words"
+        for number, text in enumerate(source.splitlines(), start=1):
+            totals[listed_words] += 1
+            for pattern, plain in WORDS.items():
+                if re.search(pattern, text, re.IGNORECASE):
+                    finding = Finding(listed_words, file, number, f"{text.strip()}   → {plain}")
+                    findings[listed_words].append(finding)
+        if file.suffix == ".md":
+            continue
         tree = ast.parse(source)
         for name, line in _bindings(tree):
             totals["names"] += 1
@@ -107,17 +119,17 @@ def measure(files: list[Path]) -> dict[str, Measure]:
             totals[kind] += 1
             if re.match(rf"({'|'.join(RIDDLE_OPENINGS)})\b", text):
                 findings[kind].append(Finding(kind, file, line, text.splitlines()[0]))
-        for number, text in enumerate(source.splitlines(), start=1):
-            totals["words"] += 1
-            for pattern, plain in WORDS.items():
-                if re.search(pattern, text, re.IGNORECASE):
-                    findings["words"].append(Finding("words", file, number, f"{text.strip()}   → {plain}"))
     return {name: Measure(tuple(findings[name]), totals[name]) for name in BUDGETS}
+
+
+def files_below(path: Path) -> list[Path]:
+    """Python files and Markdown pages of a folder, or the one file."""
+    return sorted(file for file in path.rglob("*") if file.suffix in (".py", ".md")) if path.is_dir() else [path]
 
 
 def value_of(name: str, measured: Measure) -> float:
     """The number that a budget bounds: a share in percent, or a count."""
-    return len(measured.findings) if name == "words" else measured.percent
+    return len(measured.findings) if name in COUNTS else measured.percent
 
 
 def main() -> int:
@@ -127,15 +139,14 @@ def main() -> int:
     folder: Path | None = parser.parse_args().folder
     if folder is not None and not folder.exists():
         parser.error(f"{folder} does not exist")
-    root = folder or LIBRARY
-    measures = measure(sorted(root.rglob("*.py")) if root.is_dir() else [root])
+    measures = measure(files_below(folder) if folder else [*files_below(LIBRARY), *PAGES])
     over_budget = []
     for name, measured in measures.items():
         if folder is not None:
             for finding in sorted(measured.findings, key=lambda finding: (str(finding.file), finding.line)):
                 print(f"{finding.file}:{finding.line}: {name}: {finding.text}")
         value, budget = value_of(name, measured), BUDGETS[name]
-        unit = " lines" if name == "words" else f" % of {measured.total}"
+        unit = " lines" if name in COUNTS else f" % of {measured.total}"
         print(f"{name}: {value:.4g}{unit}" + ("" if folder else f" (budget {budget})"))
         if folder is None and value > budget:
             over_budget.append(name)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _Home = Annotated[
-    Path | None, typer.Option(help="The folder of the Dagster instance (with dagster.yaml); default: $DAGSTER_HOME.")
+    Path | None, typer.Option(help="Folder of the Dagster instance (with dagster.yaml); default: $DAGSTER_HOME.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -69,17 +69,19 @@ def _options(
 
 @app.command()
 def trace(
-    request: Annotated[str, typer.Argument(help="A request id, or a ref such as mlflow:model_version:m/3.")],
-    at: Annotated[str, typer.Option(help="Where the tool keeps a ref: a tracking URI, a repository, a store.")] = "",
+    request: Annotated[str, typer.Argument(help="Request id, or a ref such as mlflow:model_version:m/3.")],
+    at: Annotated[
+        str, typer.Option(help="Place where the tool keeps the ref: a tracking URI, a repository or a store.")
+    ] = "",
     log: Annotated[
-        list[Path] | None, typer.Option(help="A prediction log to search; default: those of all known deployments.")
+        list[Path] | None, typer.Option(help="Prediction log to search; default: the logs of all known deployments.")
     ] = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
 ) -> None:
     """Trace a prediction to the exact data, features, model and code that it was made from.
 
-    Exit code 0: the chain is complete; 1: something in it is not accessible; 2: not found, or asked wrongly.
+    Exit code 0: the chain is complete. 1: a link is not accessible. 2: nothing was found, or the command is wrong.
     """
     # Dagster takes a second to import, which `--help` need not wait for.
     from dagster_mlops.errors import DagsterMlopsError
@@ -121,9 +123,9 @@ def trace(
 
 @app.command()
 def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
-    """Say what is in production, since when, on which data, and whether all checks hold.
+    """Show what is in production, since when, on which data, and whether all checks hold.
 
-    Exit code 0: production answers and every check holds; 1: it does not; 2: there is no Dagster instance.
+    Exit code 0: production answers and every check holds. 1: one of them does not. 2: there is no Dagster instance.
     """
     from dagster_mlops.lineage.production.overview import status as status_of
     from dagster_mlops.lineage.production.screen import status_screen
@@ -139,7 +141,7 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
     raise typer.Exit(COMPLETE if now.healthy else INCOMPLETE)
 
 
-class _Environment(str, Enum):
+class _Environment(StrEnum):
     new = "new"
     current = "current"
 
@@ -147,31 +149,38 @@ class _Environment(str, Enum):
 @app.command()
 def reproduce(
     what: Annotated[
-        str, typer.Argument(help="The training: a run id, MODEL/VERSION or MODEL@ALIAS.", show_default=False)
+        str, typer.Argument(help="Training to run again: a run id, MODEL/VERSION or MODEL@ALIAS.", show_default=False)
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could be restored, and run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what can be restored, without running anything.")
+    ] = False,
     explain: Annotated[
-        tuple[str, str] | None, typer.Option(help="Two trainings: say why they differ.", metavar="A B")
+        tuple[str, str] | None, typer.Option(help="Show why two trainings differ.", metavar="A B")
     ] = None,
     environment: Annotated[
-        _Environment, typer.Option(help="Install the lock file of then into a new environment, or take this one.")
+        _Environment,
+        typer.Option(help="Install the recorded lock file into a new environment, or use the current environment."),
     ] = _Environment.new,
     golden: Annotated[
-        Path | None, typer.Option(help="Parquet file of model inputs to compare on; default: the run's reference.")
+        Path | None,
+        typer.Option(help="Parquet file of model inputs to compare predictions on; default: the run's reference."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="How far metrics and predictions may be apart, relative to their size.")
+        float, typer.Option(min=0.0, help="Largest allowed relative difference of metrics and predictions.")
     ] = 1e-9,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds that the training may take.")] = 6 * 3600.0,
-    keep: Annotated[Path | None, typer.Option(help="A new folder to work in and keep; default: one removed.")] = None,
-    at: Annotated[str, typer.Option(help="The tracking URI; default: where Dagster knows the training.")] = "",
-    repo: Annotated[Path | None, typer.Option(help="A checkout of the code; default: that of then.")] = None,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Time limit of the training in seconds.")] = 6 * 3600.0,
+    keep: Annotated[
+        Path | None, typer.Option(help="New folder to work in and to keep; default: a temporary folder.")
+    ] = None,
+    at: Annotated[str, typer.Option(help="Tracking URI; default: the one in Dagster's event log.")] = "",
+    repo: Annotated[Path | None, typer.Option(help="Checkout of the code; default: the recorded one.")] = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
 ) -> None:
-    """Run a training again, on the code, data and environment of then, and say whether it comes out the same.
+    """Run a training again with its recorded code, data and environment, and compare the result.
 
-    Exit code 0: it does (or, asked only that: all is there; nothing differs); 1: it does not; 2: it cannot be asked.
+    Exit code 0: same result (--dry-run: everything can be restored; --explain: no difference). 1: another result.
+    2: the command cannot run.
     """
     from dagster_mlops.errors import DagsterMlopsError
     from dagster_mlops.lineage.chain.event_log import EventLog
@@ -184,7 +193,7 @@ def reproduce(
     if bool(what) == bool(explain):
         _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
     if keep and keep.exists():
-        _fail(f"--keep {keep} is there already: name a folder that is not.")
+        _fail(f"--keep {keep} already exists. Name a new folder.")
     with _instance(dagster_home) as instance, _quiet(), _ended_by_sigterm(), contextlib.ExitStack() as held:
         tools, events = Tools(), EventLog(instance) if instance else None
         try:

@@ -11,7 +11,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -48,7 +48,7 @@ def static(data: Data) -> Features:
     data.store(source_table("airports"), "raw/airports.parquet")
     data.store(plane_table(planes), "source/plane_attributes/planes.parquet")
     features = Features()
-    features.materialize("plane_attributes", datetime(2012, 12, 1, tzinfo=timezone.utc), window(MONTHS[0])[0])
+    features.materialize("plane_attributes", datetime(2012, 12, 1, tzinfo=UTC), window(MONTHS[0])[0])
     return features
 
 

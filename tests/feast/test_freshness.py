@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -58,7 +58,7 @@ class Shop:
 
     def __init__(self, root):
         self.root, self.repo = root, root / "repo"
-        self.now = datetime.now(timezone.utc).replace(microsecond=0)
+        self.now = datetime.now(UTC).replace(microsecond=0)
         self.repo.mkdir()
         (self.repo / "feature_store.yaml").write_text(SETTINGS.format(root=root))
         (self.repo / "views.py").write_text(DEFINITIONS.format(root=root))

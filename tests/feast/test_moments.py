@@ -1,7 +1,7 @@
 """The moments of what is online: what is quickly known of them is what a look at each key says."""
 
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -26,7 +26,7 @@ MOMENTS = st.builds(
     st.sampled_from(BASES),
     st.sampled_from([0, 0, 15, 60, 75, 1440]),
     st.sampled_from([0, 0, 1, 999_999, 1_000_000, 2_500_000]),
-    st.sampled_from([None, timezone.utc, ZoneInfo("Asia/Kathmandu")]),
+    st.sampled_from([None, UTC, ZoneInfo("Asia/Kathmandu")]),
 )
 EVENTS = st.lists(st.tuples(st.integers(0, 4), MOMENTS), max_size=6)
 
@@ -90,7 +90,7 @@ def test_when_it_is_quickly_known_that_nothing_newer_is_stored_each_key_says_so(
 def test_a_large_table_is_looked_up_key_by_key(store):
     feast, view = store
     online: Any = feast._get_provider().online_store
-    moment = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    moment = datetime(2024, 1, 1, tzinfo=UTC)
     online.online_write_batch(feast.config, view, [_row(user, moment) for user in range(30)], None)
     assert none_is_newer(online, feast.config, view, moment, 30)
     assert not none_is_newer(online, feast.config, view, moment, 1), "a look at one key costs less"

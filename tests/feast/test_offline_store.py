@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
@@ -50,7 +50,7 @@ pytestmark = [*known_warnings.DEPRECATED, *known_warnings.FEAST_EXPERIMENTAL]
 
 STORE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "15"))
-NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)
+NOON = datetime(2024, 3, 10, 12, tzinfo=UTC)
 
 driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 city = Entity(name="city", join_keys=["city"], value_type=ValueType.STRING)

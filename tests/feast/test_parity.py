@@ -1,7 +1,7 @@
 """The parity gate: equal stores pass, and whatever was planted in the online store fails and names the feature."""
 
 import sqlite3
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ pytestmark = [
     *known_warnings.FEAST_EXPERIMENTAL,
 ]
 
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+START = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 SETTINGS = """
 project: shop

@@ -2,7 +2,7 @@
 
 import os
 import random
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ from tests.support import known_warnings
 pytestmark = [*known_warnings.DEPRECATED]
 
 EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "40"))
-NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)  # clocks in New York go forward on that day
+NOON = datetime(2024, 3, 10, 12, tzinfo=UTC)  # clocks in New York go forward on that day
 KEYS = {"driver": (Int64, pa.int64(), ValueType.INT64), "city": (String, pa.string(), ValueType.STRING)}
 # Names that a join by pandas or SQL would make of its own, and any type that a feature may have.
 FEATURES = {

@@ -1,6 +1,6 @@
 """A Feast repository that is in Postgres throughout: its sources, its registry and its online store."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ pytestmark = [
     *known_warnings.UNCLOSED,
 ]
 
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-01-08")
 DAY = timedelta(days=1)
 SETTINGS = """

@@ -4,7 +4,7 @@ import os
 import random
 import sqlite3
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tests.support.feast_servers import postgres_socket, redis_address  # noqa: 
 pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+START = datetime(2024, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 SETTINGS = """
 project: shop

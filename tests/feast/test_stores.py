@@ -7,7 +7,7 @@ import signal
 import time
 import uuid
 import warnings
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -338,7 +338,7 @@ def test_a_window_is_summed_up_as_pandas_would(sqlite_shop):
 def test_a_day_on_which_clocks_change_is_loaded_as_long_as_it_is(sqlite_shop, day, hours):
     shop = sqlite_shop
     days_of_berlin = dg.DailyPartitionsDefinition("2024-01-01", timezone="Europe/Berlin")
-    midnight = days_of_berlin.time_window_for_partition_key(day).start.astimezone(timezone.utc).replace(tzinfo=None)
+    midnight = days_of_berlin.time_window_for_partition_key(day).start.astimezone(UTC).replace(tzinfo=None)
     times = pd.date_range(midnight - timedelta(hours=1), periods=27, freq="h").as_unit("us")  # naive, hence UTC
     frame = pd.DataFrame({"user_id": range(27), "event_timestamp": times, "amount": 1.0, "zeal": 1.0})
     frame.assign(pages=1, browser="b").to_parquet(shop.folder / "a.parquet", index=False)

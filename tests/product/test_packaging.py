@@ -8,13 +8,13 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import dagster as dg
 import pytest
-import tomllib
 from dagster._core.remote_representation.external_data import RepositorySnap  # what a code location tells the UI
 from dagster.components.core.package_entry import discover_package_objects  # what `dg list components` reads
 from dagster.components.core.snapshot import get_package_entry_snap

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +193,7 @@ def test_the_training_set_is_a_hand_written_as_of_join_for_all_flights_in_order(
 def test_online_features_equal_offline_ones_for_1000_sampled_entities(year):
     feast = FeastResource(repo=FEATURE_REPO)
     feast.apply()
-    start, end = (datetime(*day, tzinfo=timezone.utc) for day in ((2012, 12, 30), (2013, 12, 20, 17)))
+    start, end = (datetime(*day, tzinfo=UTC) for day in ((2012, 12, 30), (2013, 12, 20, 17)))
     feast.store().materialize(start, end)
     entities = training.departures(data.source_table("flights"), data.source_table("airports"))
     sample = entities.sample(1000, random_state=3).drop(columns=["late"]).reset_index(drop=True)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.provenance import TrainingSet
 
-START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
 def days(first: float, last: float) -> Window:

@@ -4,7 +4,7 @@ import itertools
 import os
 import resource
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from feast.types import Float64
 from dagster_mlops.feast.offline_store import AsofOfflineStore
 from dagster_mlops.feast.point_in_time.writing import write
 
-NOON = datetime(2024, 3, 10, 12, tzinfo=timezone.utc)
+NOON = datetime(2024, 3, 10, 12, tzinfo=UTC)
 BATCH = 500
 driver = Entity(name="driver", join_keys=["driver"], value_type=ValueType.INT64)
 

@@ -1,24 +1,36 @@
 """One piece for each small idea that several tools need: keys, records, checks, processes, files, tables."""
 
-from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
-from dagster_mlops.core.asset_records import dagster_facts, latest_records, note_loaded, upstream_records, upstream_refs
-from dagster_mlops.core.extras import extra
-from dagster_mlops.core.gates import check_problem, require_gates
-from dagster_mlops.core.yaml_fields import (
-    Count,
-    Duration,
-    EnvironmentVariable,
-    FromTemplate,
-    NotNegative,
-    Partitions,
-    Positive,
-    ResolvedDuration,
-    ResolvedPartitions,
-    ResolvedText,
-    Share,
-    Shares,
-    YamlFields,
-)
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+    from dagster_mlops.core.asset_records import (
+        dagster_facts,
+        latest_records,
+        note_loaded,
+        upstream_records,
+        upstream_refs,
+    )
+    from dagster_mlops.core.extras import extra
+    from dagster_mlops.core.gates import check_problem, require_gates
+    from dagster_mlops.core.yaml_fields import (
+        Count,
+        Duration,
+        EnvironmentVariable,
+        FromTemplate,
+        NotNegative,
+        Partitions,
+        Positive,
+        ResolvedDuration,
+        ResolvedPartitions,
+        ResolvedText,
+        Share,
+        Shares,
+        YamlFields,
+        folder,
+    )
 
 __all__ = [
     "AssetLike",
@@ -40,9 +52,37 @@ __all__ = [
     "check_problem",
     "dagster_facts",
     "extra",
+    "folder",
     "latest_records",
     "note_loaded",
     "require_gates",
     "upstream_records",
     "upstream_refs",
 ]
+
+# On demand, because the record and the scripts that run in other processes need one small module of this package each.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "asset_keys": ("AssetLike", "asset_input", "asset_key"),
+        "asset_records": ("dagster_facts", "latest_records", "note_loaded", "upstream_records", "upstream_refs"),
+        "extras": ("extra",),
+        "gates": ("check_problem", "require_gates"),
+        "yaml_fields": (
+            "Count",
+            "Duration",
+            "EnvironmentVariable",
+            "FromTemplate",
+            "NotNegative",
+            "Partitions",
+            "Positive",
+            "ResolvedDuration",
+            "ResolvedPartitions",
+            "ResolvedText",
+            "Share",
+            "Shares",
+            "YamlFields",
+            "folder",
+        ),
+    },
+)

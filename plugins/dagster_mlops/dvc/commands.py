@@ -10,13 +10,19 @@ import typer
 from dagster_mlops.errors import DagsterMlopsError
 
 app = typer.Typer(help="Versions of DVC datasets.", no_args_is_help=True)
-_Path = Annotated[str, typer.Argument(help="The dataset, relative to the repository.")]
+_Path = Annotated[str, typer.Argument(help="Path of the dataset, relative to the repository.")]
 _Repo = Annotated[str, typer.Option(help="Folder of the DVC repository.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @app.command()
-def versions(path: _Path, repo: _Repo = ".", rev: str = "HEAD", limit: int = 20, as_json: _Json = False) -> None:
+def versions(
+    path: _Path,
+    repo: _Repo = ".",
+    rev: Annotated[str, typer.Option(help="Git revision whose history is listed.")] = "HEAD",
+    limit: Annotated[int, typer.Option(help="Largest number of versions.")] = 20,
+    as_json: _Json = False,
+) -> None:
     """List the versions of a dataset up to a git revision, newest first."""
     from dagster_mlops.dvc.history.versions import history
     from dagster_mlops.dvc.resource import DvcResource
@@ -43,12 +49,14 @@ def versions(path: _Path, repo: _Repo = ".", rev: str = "HEAD", limit: int = 20,
 @app.command()
 def diff(
     path: _Path,
-    old: Annotated[str, typer.Argument(help="A git revision, a content hash, or 'previous'.")] = "previous",
-    new: Annotated[str | None, typer.Argument(help="Likewise; the current version by default.")] = None,
+    old: Annotated[
+        str, typer.Argument(help="Older version: a git revision, a content hash, or 'previous'.")
+    ] = "previous",
+    new: Annotated[str | None, typer.Argument(help="Newer version; default: the current one.")] = None,
     repo: _Repo = ".",
     as_json: _Json = False,
 ) -> None:
-    """Say what differs between two versions: rows, bytes, columns, values of a JSON or YAML file."""
+    """Show what differs between two versions: rows, bytes, columns, and values of a JSON or YAML file."""
     from dagster_mlops.dvc.history.comparison import diff as compare
     from dagster_mlops.dvc.resource import DvcResource
 
@@ -79,12 +87,14 @@ def diff(
 def restore(
     path: _Path,
     repo: _Repo = ".",
-    rev: Annotated[str | None, typer.Option(help="A git branch, tag or commit; else the previous version.")] = None,
-    md5: Annotated[str | None, typer.Option(help="A content hash.")] = None,
+    rev: Annotated[
+        str | None, typer.Option(help="Git branch, tag or commit of the version; default: the previous version.")
+    ] = None,
+    md5: Annotated[str | None, typer.Option(help="Content hash of the version.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite changes that were not stored.")] = False,
-    push: Annotated[bool, typer.Option(help="Push to the DVC remote what it lacks.")] = True,
+    push: Annotated[bool, typer.Option(help="Push missing content to the DVC remote.")] = True,
 ) -> None:
-    """Make an older version of a dataset the newest one again."""
+    """Bring an older version of a dataset back as the newest one."""
     from dagster_mlops.dvc.history.restoration import restore as restore_version
     from dagster_mlops.dvc.resource import DvcResource
 
@@ -96,7 +106,7 @@ def restore(
         locked = dvc.data_version(path)
     typer.echo(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}.")
     if locked != record.md5:
-        typer.echo(f"dvc.lock says {locked}: `dvc repro` makes that again, `dvc commit` accepts what lies there.")
+        typer.echo(f"dvc.lock says {locked}: `dvc repro` rebuilds that version, `dvc commit` accepts the restored one.")
 
 
 @contextlib.contextmanager

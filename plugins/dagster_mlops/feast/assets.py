@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timezone
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any
     definition = context.assets_def.partitions_def
     assert isinstance(definition, dg.TimeWindowPartitionsDefinition)  # the factory takes no other
     spans = {key: definition.time_window_for_partition_key(key) for key in context.partition_keys}
-    return {k: Window(s.start.astimezone(timezone.utc), s.end.astimezone(timezone.utc)) for k, s in spans.items()}
+    return {k: Window(s.start.astimezone(UTC), s.end.astimezone(UTC)) for k, s in spans.items()}
 
 
 def _window_metadata(fact: WindowFacts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`dagster-mlops feast`: make a training set of the past again."""
+"""`dagster-mlops feast`: rebuild a training set."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,14 +18,14 @@ def _group() -> None:
 
 @app.command()
 def rebuild(
-    ref: Annotated[str, typer.Argument(help="A training set's ref, its id, or the beginning of its content hash.")],
-    out: Annotated[Path, typer.Option(help="The Parquet file to write.")],
+    ref: Annotated[str, typer.Argument(help="Training set: its ref, its id, or the beginning of its content hash.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
     repo: _Repo = ".",
     dvc: Annotated[
-        str | None, typer.Option(help="The DVC repository to read from; else those that the record names.")
+        str | None, typer.Option(help="DVC repository to read from; default: the repositories in the record.")
     ] = None,
 ) -> None:
-    """Make a training set again, from the data and definitions of then, and prove that it is the same."""
+    """Rebuild a training set from its recorded data and definitions, and prove that it is the same."""
     from dagster_mlops.feast.rebuild import replay as rebuilding
     from dagster_mlops.feast.resource import FeastResource
 

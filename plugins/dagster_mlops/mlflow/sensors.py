@@ -1,7 +1,7 @@
 """A sensor that leaves no MLflow run open after its Dagster run has ended."""
 
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -47,7 +47,7 @@ def close_orphan_runs_sensor(
             dg.RunsFilter(
                 statuses=_ENDED,
                 tags={runs.TRAINING_TAG: "true"},
-                updated_after=datetime.fromtimestamp(since, tz=timezone.utc),
+                updated_after=datetime.fromtimestamp(since, tz=UTC),
             ),
             order_by="update_timestamp",
             ascending=True,

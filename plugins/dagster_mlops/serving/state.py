@@ -4,7 +4,7 @@ import dataclasses
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster_mlops.core import files
@@ -70,7 +70,7 @@ class DeploymentState:
 
 def utc_now() -> str:
     """ISO 8601, UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def state_file(state_dir: Path, deployment_id: str) -> Path:

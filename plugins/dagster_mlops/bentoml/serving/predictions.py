@@ -6,7 +6,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class PredictionLog:
 
     def write(self, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any], request_ids: Sequence[str]) -> None:
         """Append one row per prediction; when it returns, the rows survive a kill of this process."""
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         facts = {**self._facts, "timestamp": now.isoformat(timespec="microseconds")}
         lines = [
             json.dumps({**facts, "request_id": i, "inputs": row, "output": out}, separators=(",", ":"), default=str)
@@ -134,7 +134,7 @@ class PredictionLog:
 
 
 def _records(log_dir: str | Path, start: datetime | None, end: datetime | None) -> Iterator[dict[str, Any]]:
-    first, last = (at.astimezone(timezone.utc).isoformat(timespec="microseconds") if at else "" for at in (start, end))
+    first, last = (at.astimezone(UTC).isoformat(timespec="microseconds") if at else "" for at in (start, end))
     for path in sorted(Path(log_dir).glob("*.jsonl")):
         day = path.name[:10]
         if (first and day < first[:10]) or (last and day > last[:10]):

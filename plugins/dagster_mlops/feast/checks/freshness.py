@@ -1,7 +1,7 @@
 """Checks of how old features are: in their source, and online against their source."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -74,7 +74,7 @@ def _fresh(
     view: Any = registry.feature_view(store, name)
     limit = max_lag or view.ttl or None
     newest, _ = newest_event(store, view)
-    lag = datetime.now(timezone.utc) - newest
+    lag = datetime.now(UTC) - newest
     late = limit is not None and lag > limit
     warned = warn_lag is not None and lag > warn_lag
     description = f"the newest event of {name!r} is from {newest.isoformat()}, {_short(lag)} ago"
@@ -132,7 +132,7 @@ def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> d
     """The moment of the event that is served for an entity, in whole seconds."""
     feature = view.features[0].name
     [seconds] = served_answer(store, [f"{view.name}:{feature}"], [entity])[f"{feature}__ts"]
-    return datetime.fromtimestamp(seconds, timezone.utc) if seconds else None
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
 def _short(span: timedelta) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
@@ -125,7 +125,7 @@ class Comparison:
         pd = extra("pandas", extra="feast")
         sources = [registry.feature_view(self.store, name) for name in _sources(view)]
         watermarks = [moment for moment in map(self._watermark, sources) if moment]
-        watermark = min(watermarks, default=datetime.now(timezone.utc))
+        watermark = min(watermarks, default=datetime.now(UTC))
         rows: Any = self._request_rows(view, sources)
         needed = [*_requested(view), *(key for source in sources for key in join_keys(source))]
         needed = list(dict.fromkeys(needed))
@@ -198,7 +198,7 @@ class Comparison:
                 raise FeatureError(
                     f"feature view {view.name!r} was never materialized, so nothing is online. Materialize its asset."
                 )
-            until = datetime.now(timezone.utc) if pushed else None
+            until = datetime.now(UTC) if pushed else None
             self._sampled[view.name] = latest_events(
                 self.store, view, windows, sample=self.sample, seed=self.seed, until=until
             )
@@ -285,7 +285,7 @@ def _seconds(moments: Any) -> "pd.Series":
 
 
 def _moment(seconds: Any) -> str:
-    return "nothing" if math.isnan(seconds) else datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+    return "nothing" if math.isnan(seconds) else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _shown(row: Any) -> str:

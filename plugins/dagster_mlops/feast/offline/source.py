@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 TICK = timedelta(microseconds=1)
 _ROWS_PER_BATCH = 10_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
-_LONG_AGO = datetime(1700, 1, 1, tzinfo=timezone.utc)
+_LONG_AGO = datetime(1700, 1, 1, tzinfo=UTC)
 _NUMBERS = {"Int32", "Int64", "Float32", "Float64"}
 
 
@@ -91,7 +91,7 @@ def whole_window(store: "FeatureStore", view: Any) -> Window:
     Raises:
         FeatureError: the source has no events, or cannot be read.
     """
-    so_far = Window(_LONG_AGO, datetime.now(timezone.utc) + TICK)
+    so_far = Window(_LONG_AGO, datetime.now(UTC) + TICK)
     with _rows(store, view, so_far, features=[]) as duckdb:
         [span] = duckdb.sql("SELECT min(happened), max(happened) FROM events").fetchall()
     if span[0] is None:
@@ -107,7 +107,7 @@ def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, 
     """
     keys = join_keys(view)
     present = " AND ".join(["true", *(f"{_quoted(key)} IS NOT NULL" for key in keys)])
-    with _rows(store, view, Window(_LONG_AGO, datetime.now(timezone.utc) + TICK), features=[]) as duckdb:
+    with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + TICK), features=[]) as duckdb:
         found = duckdb.sql(
             f"SELECT {', '.join(['happened', *map(_quoted, keys)])} FROM events WHERE {present} "
             "ORDER BY happened DESC LIMIT 1"

@@ -1,7 +1,7 @@
 """When the events happened that an online store holds, read without their values where the store can."""
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any
 
@@ -66,7 +66,7 @@ def session_zone(online: Any, config: Any) -> tzinfo | None:
 
 def utc(moment: datetime) -> datetime:
     """`moment` in UTC; without a time zone it already is, as Feast takes it."""
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _in_sqlite(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
@@ -154,7 +154,7 @@ def served_answer(
         zone = session_zone(online, store.config)
     for name in [name for name in answer if zone and name.endswith(_TIME)]:
         moments = [datetime.fromtimestamp(seconds, zone) if seconds else None for seconds in answer[name]]
-        answer[name] = [int(m.replace(tzinfo=timezone.utc).timestamp()) if m else 0 for m in moments]
+        answer[name] = [int(m.replace(tzinfo=UTC).timestamp()) if m else 0 for m in moments]
     return answer
 
 

@@ -5,14 +5,14 @@ Every moment is compared as whole microseconds since 1970 in UTC; a timestamp wi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
 
 from dagster_mlops.errors import FeatureError
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 # Beyond these, a comparison with a column in nanoseconds would overflow.
 _NANOSECOND_YEARS = range(1700, 2260)
@@ -53,7 +53,7 @@ def quoted(name: str) -> str:
 
 def microseconds(moment: datetime) -> int:
     """Since 1970 in UTC; without a time zone it is UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - _EPOCH) // _MICROSECOND
 
 

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def take(
         entities: The entity dataframe's datasets.
         known: Further datasets, among which source files without a ``.dvc`` file beside them are looked up by hash.
     """
-    at = datetime.now(timezone.utc).isoformat()
+    at = datetime.now(UTC).isoformat()
     found = registry.feature_service(store, service)
     views = registry.service_views(store, found)
     used = {name for view in views for name in getattr(view, "entities", ())}

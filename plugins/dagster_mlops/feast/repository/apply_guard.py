@@ -5,7 +5,7 @@ import os
 import socket
 import uuid
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ def note(store: "FeatureStore", repo: Path, key: str) -> None:
     commit, dirty = _commit(repo)
     facts = {"commit": commit, "dirty": "yes" if dirty else "", "checkout": _checkout(repo)}
     by = f"{socket.gethostname()}:{repo} (process {os.getpid()})"
-    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    at = datetime.now(UTC).isoformat(timespec="seconds")
     views = json.dumps(registry.view_hashes(store))
     registry.put_tags(store, _NAME, {"key": key, "views": views, "by": by, "at": at, **facts})
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
     """
     path = read_config(repo).path
     before, file = _refreshed(path), state_dir(path) / _REFRESHED
-    write_atomically(file, datetime.now(timezone.utc).isoformat())
+    write_atomically(file, datetime.now(UTC).isoformat())
     try:
         return load_repository(path, timeout=timeout)
     except BaseException:

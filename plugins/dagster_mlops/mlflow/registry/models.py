@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -106,7 +106,7 @@ class MlflowModels:
     def training(self, version: ModelVersion) -> Training:
         """The facts of a version and of the run that made it, for its model card."""
         created = self._entity(version.name, version.version).creation_timestamp / 1000
-        registered, run = datetime.fromtimestamp(created, tz=timezone.utc), or_none(self.client.get_run, version.run_id)
+        registered, run = datetime.fromtimestamp(created, tz=UTC), or_none(self.client.get_run, version.run_id)
         if run is None:
             origin = f"MLflow run `{version.run_id}` was purged." if version.run_id else "No run made it."
             return Training(registered=registered, origin=origin)
