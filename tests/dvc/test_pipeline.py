@@ -24,6 +24,8 @@ from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.dvc.history.versions import history
 from dagster_mlops.dvc.pipeline import stage_asset_spec
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
+from dagster_mlops.dvc.stages.run import StageRun
+from dagster_mlops.dvc.stages.ui_metadata import metadata
 from dagster_mlops.dvc.tool import DvcTool
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
@@ -277,6 +279,19 @@ def test_parameters_metrics_and_charts_are_facts_on_the_asset(run):
         [(kind, picture)] = re.findall(r"data:image/(\w+);base64,(.+)\)", chart)
         assert kind == "png" and base64.b64decode(picture)[:4] == b"\x89PNG" and len(chart) < 60_000
     assert not [key for key in facts["clean"] if key.startswith(("dvc/plots", "dvc/metrics"))]
+
+
+def test_a_chart_that_cannot_be_drawn_is_a_line_on_the_asset(tmp_path):
+    (tmp_path / "large.png").write_bytes(b"no image" * 10_000)
+    plots = [
+        {"title": "broken", "files": ["large.png"]},
+        {"title": "missing", "files": ["none.png"]},
+        {"title": "curve", "points": [{"step": 0, "auc": 0.5}, {"step": 1, "auc": object()}], "x": "step", "y": "auc"},
+    ]
+    run = StageRun(outcome="executed", entry={}, metrics={}, plots=plots, seconds=1.0)
+    facts = metadata(Stage(name="train", file="dvc.yaml"), run, [], tmp_path)
+    for plot in plots:
+        assert f"{plot['title']} is not drawn: " in facts[f"dvc/plots/{plot['title']}"].md_str
 
 
 def test_each_output_has_a_record_with_the_versions_that_were_read(repo, run):

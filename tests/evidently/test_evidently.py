@@ -1,6 +1,7 @@
 """Quality, drift and performance checks on frames as they come."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def test_a_crash_of_the_check_is_a_failed_check():
         "data_quality": (False, "ERROR"),
     }
     assert "num_methodd" in facts(done["drift"])["evidently/error"]
-    assert "builtins.str is no dataframe" in (done["data_quality"].description or "")
+    assert "builtins.str is not a table" in (done["data_quality"].description or "")
 
 
 def test_a_reference_that_was_never_materialized_is_a_failed_check():
@@ -402,3 +403,22 @@ def test_a_drift_check_in_yaml():
             [check] = defs.asset_checks or []
             assert isinstance(check, dg.AssetsDefinition)
             assert {k.to_user_string() for k in check.check_keys} == {"live/predictions:drift"}
+
+
+def test_a_plot_or_report_that_fails_is_a_line_in_the_result_and_the_verdict_stands(monkeypatch):
+    """Each of them was a crash, which failed the check with severity ERROR."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    Path("reports").write_text("no folder")
+    checks = [
+        drift_check(asset="current", reference="reference"),
+        data_quality_check(asset="current", max_missing_share=0.0),
+        performance_check(asset="served", target="late", prediction="p"),
+    ]
+    done = materialized({"current": weather(seed=1), "reference": weather(), "served": predictions()}, *checks)
+    assert done["drift"].passed
+    for name, result in done.items():
+        assert "crashed" not in (result.description or ""), name
+        assert "matplotlib" in str(facts(result)["evidently/plot"]), name
+        assert "cannot write a report" in str(facts(result)["evidently/report"]), name
+    record = Report.from_metadata(done["drift"].metadata)
+    assert record and record.passed and not record.report

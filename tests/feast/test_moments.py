@@ -14,7 +14,8 @@ from feast.types import Float64, String
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dagster_mlops.feast.online.event_times import none_is_newer, stored_moments, utc
+from dagster_mlops.core.timestamps import utc
+from dagster_mlops.feast.online.event_times import none_is_newer, stored_moments
 from tests.support import known_warnings
 
 pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]

@@ -202,7 +202,7 @@ def test_a_redis_that_hangs_ends_a_load_in_bounded_time(tmp_path, free_port):
     server = redis_process(tmp_path, port)
     try:
         server.send_signal(signal.SIGSTOP)
-        _refused(lambda: shop.load(0, 1), "redis.TimeoutError.*start it, or mend its address.*what was not finished")
+        _refused(lambda: shop.load(0, 1), "redis.TimeoutError.*start it, or correct its address.*what was not finished")
         server.send_signal(signal.SIGCONT)
         shop.load(0, 1)
         assert shop.amounts() == [0.0, 1.0, 2.0]
@@ -241,7 +241,7 @@ def test_a_postgres_that_is_down_or_stops_during_a_load_moves_no_watermark_and_t
     else:
         raise AssertionError("no load was cut short")
     try:
-        _refused(lambda: shop.load(1, 2), "postgres .*refused.*start it, or mend its address")
+        _refused(lambda: shop.load(1, 2), "postgres .*refused.*start it, or correct its address")
         _refused(lambda: shop.amounts(1), "reading feature views visits.*refused")
     finally:
         control(server, "start", port)

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.dvc import DvcResource, dvc_io_manager
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, training_set_asset, training_set_checks
 from dagster_mlops.feast.commands import app
-from dagster_mlops.feast.offline.frame_hash import content_hash
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 from dagster_mlops.feast.repository import registry
@@ -170,7 +170,11 @@ def instance():
 def test_six_months_later_a_training_set_is_made_again_bit_for_bit(shop, instance):
     made, stored = shop.train(instance)
     then = shop.dvc.load(stored.path, md5=stored.md5)
-    assert then["visits"].notna().any() and then["total"].notna().any() and content_hash(then) == made.content_hash
+    assert (
+        then["visits"].notna().any()
+        and then["total"].notna().any()
+        and content_hash(then, tool="feast") == made.content_hash
+    )
 
     shop.six_months_later()
     other, other_stored = shop.train(instance, _entities(50))
@@ -197,12 +201,12 @@ def test_the_same_inputs_give_the_same_bytes_in_every_process_and_engine(shop, i
         import sys
         import pandas as pd
         from dagster_mlops.feast import FeastResource
-        from dagster_mlops.feast.offline.frame_hash import content_hash
+        from dagster_mlops.core.table_hash import content_hash
         asof = {"type": "ENGINE", "threads": int(sys.argv[3]), "chunk_rows": 70}
         for engine in (asof, {"type": "duckdb"}):
             feast = FeastResource(repo=sys.argv[1], offline_store=engine)
             frame = feast.historical_features(pd.read_parquet(sys.argv[2]), "sales", timestamp_column="sold_at")
-            print("content", content_hash(frame))
+            print("content", content_hash(frame, tool="feast"))
     """.replace("ENGINE", ENGINE)
     started = [
         subprocess.Popen(
@@ -222,7 +226,9 @@ def test_rows_that_nothing_tells_apart_are_joined_the_same_way_by_one_thread_and
     hashes = set()
     for threads in (1, 2, 4, 4):
         feast = FeastResource(repo=str(shop.repo), offline_store={"type": ENGINE, "threads": threads})
-        hashes.add(content_hash(feast.historical_features(_entities(), "sales", timestamp_column="sold_at")))
+        hashes.add(
+            content_hash(feast.historical_features(_entities(), "sales", timestamp_column="sold_at"), tool="feast")
+        )
     assert len(hashes) == 1
 
 
@@ -237,7 +243,7 @@ def test_arrow_and_polars_entities_give_an_arrow_table_of_the_same_content_that_
     assert kept is not None and kept.frame == "pyarrow"
     shop.six_months_later()
     again = rebuild(shop.feast, made, datasets=shop.dvc)
-    assert isinstance(again, pa.Table) and content_hash(again) == made.content_hash
+    assert isinstance(again, pa.Table) and content_hash(again, tool="feast") == made.content_hash
 
 
 def test_partitions_of_entities_are_put_together_in_their_order_again(shop, instance):
@@ -261,7 +267,7 @@ def test_partitions_of_entities_are_put_together_in_their_order_again(shop, inst
     made = TrainingSet.from_metadata(event.metadata)
     assert made is not None and made.rows == 60
     assert list(done.output_for_node("training_set")["sale"]) == [*range(40, 60), *range(40)]
-    assert content_hash(rebuild(shop.feast, made)) == made.content_hash
+    assert content_hash(rebuild(shop.feast, made), tool="feast") == made.content_hash
 
 
 @pytest.mark.thorough
@@ -273,7 +279,7 @@ def test_the_command_rebuilds_from_the_repositories_that_the_record_names(shop, 
     arguments = ["rebuild", made.content_hash[:10], "--repo", str(shop.repo), "--out", str(out)]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and made.content_hash in done.stdout, done.stderr
-    assert content_hash(pq.read_table(out)) == made.content_hash
+    assert content_hash(pq.read_table(out), tool="feast") == made.content_hash
     arguments[1] = "shop/sales@nothing"
     unknown = CliRunner().invoke(app, arguments)
     assert unknown.exit_code == 2 and "names no training sets" in unknown.output and made.ref.id in unknown.output
@@ -317,7 +323,7 @@ def test_a_source_without_versions_and_without_created_times_is_rebuilt_only_whi
     text = DEFINITIONS.replace(', created_timestamp_column="created"', "")
     (shop.repo / "features.py").write_text(text)
     made, _ = shop.train(instance)
-    assert content_hash(rebuild(shop.feast, made)) == made.content_hash
+    assert content_hash(rebuild(shop.feast, made), tool="feast") == made.content_hash
     shop.write("lake/prices", pd.read_parquet(shop.root / "lake/prices.parquet").assign(price=0.0))
     with pytest.raises(FeatureError, match=r"source 'prices' .*was in no dataset .*created_timestamp_column"):
         rebuild(shop.feast, made)
@@ -374,7 +380,7 @@ def _judge(shop, instance, stored, only=None, **options):
         joined = shop.feast.historical_features(_entities(), "sales", timestamp_column="sold_at")
         made = TrainingSet(
             feature_service="sales", project="shop", repo=str(shop.repo), registry_hash="r", entity_hash="e",
-            rows=len(joined), content_hash=content_hash(joined),
+            rows=len(joined), content_hash=content_hash(joined, tool="feast"),
         )  # fmt: skip
         return dg.Output(stored(joined), metadata=made.to_metadata())
 

@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -130,6 +131,15 @@ def test_the_best_trials_model_becomes_the_version_and_every_trial_is_a_run_belo
     version = find_version(resource, "one")
     assert version.run_id == record.run_id and metadata["optuna/storage"].startswith("sqlite:///")
     assert {model.tags[FORMAT] for model in stored} == {"skops"}
+
+
+def test_a_search_does_not_fail_for_its_pictures(instance, resource, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = sweep(instance, resource, one)
+    assert result.success
+    [event] = result.asset_materializations_for_node("one")
+    text = str(event.metadata["optuna/figures"].value)
+    assert text.count("is not drawn") == 2 and "sweep_history.png" in text and "mlflow/figures" not in event.metadata
 
 
 def test_the_same_seed_suggests_the_same_and_parallel_trials_do_not_mix(instance, resource):

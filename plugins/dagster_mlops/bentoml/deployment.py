@@ -14,7 +14,9 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.metadata import link
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving.blue_green import Plan, rollout
@@ -103,7 +105,7 @@ def deployment_asset(
             metadata={
                 **live.record.to_metadata(),
                 "bentoml/bento": record.tag,
-                "bentoml/url": dg.MetadataValue.url(live.record.url),
+                **link("bentoml/url", live.record.url),
                 "bentoml/pid": live.pid,
                 "bentoml/server_port": live.port,
                 "bentoml/ready_seconds": live.ready_seconds,
@@ -132,6 +134,5 @@ def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:
             f"the golden set was loaded as {type(frame).__name__}, not as a dataframe. Use an unpartitioned asset "
             "whose IO manager gives a pandas dataframe."
         )
-    content = pandas.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()
-    facts = json.dumps([rows, tolerance, [str(column) for column in frame.columns]])
-    return hashlib.sha256(facts.encode() + content).hexdigest()[:12]
+    facts = json.dumps([rows, tolerance, content_hash(frame, tool="bentoml")])
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]

@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_key
+from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.core.options import merged_options, specs_with_options
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.history.versions import record_of
@@ -140,7 +141,7 @@ def observed_dataset_assets(
             except DatasetError as error:
                 missing.append(error)
                 continue
-            facts = {"dagster/row_count": record.rows} if record.rows is not None else {}
+            facts = {ROW_COUNT: record.rows} if record.rows is not None else {}
             yield dg.ObserveResult(
                 asset_key=spec.key, data_version=dg.DataVersion(record.md5), metadata={**record.to_metadata(), **facts}
             )

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.git import git
+from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
@@ -180,7 +181,7 @@ def _imported(
             )
         facts = {**record.to_metadata(), **change(dvc, context.instance, context.asset_key, record, columns)}
         if rows is not None and columns is not None:
-            facts.update({"dagster/row_count": rows, "dagster/column_schema": columns})
+            facts.update({ROW_COUNT: rows, COLUMN_SCHEMA: columns})
         return dg.MaterializeResult(
             data_version=dg.DataVersion(record.md5), metadata={**facts, **more, CHANGED: imported_from is not None}
         )

@@ -18,9 +18,11 @@ from dagster_mlops.core.asset_records import (
     upstream_refs,
 )
 from dagster_mlops.core.code_state import CodeState, code_state
+from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT
 from dagster_mlops.dvc.history.comparison import change
 from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.dvc.history.versions import record_of_version
+from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats as frames
 from dagster_mlops.dvc.store import pointers as versions
@@ -29,7 +31,7 @@ from dagster_mlops.provenance import Dataset, Ref
 
 PATH_KEY = "dvc/path"
 """The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""
-REV, MD5 = "dvc/rev", "dvc/md5"
+MD5 = "dvc/md5"
 """Input metadata keys that name the version to load: a git revision, or a content hash."""
 
 RESTORE_KEY = "restore"
@@ -87,9 +89,9 @@ class DvcIOManager(dg.IOManager):
             )
         facts = {**record.to_metadata(), **change(self.dvc, asset_context.instance, context.asset_key, record, columns)}
         if rows is not None:
-            facts["dagster/row_count"] = rows
+            facts[ROW_COUNT] = rows
         if columns is not None:
-            facts["dagster/column_schema"] = columns
+            facts[COLUMN_SCHEMA] = columns
         context.add_output_metadata(facts)
         # The step's cache of data versions is what the materialization event, written after this method, takes its
         # version from. An IO manager has no public way to say it.

@@ -16,6 +16,7 @@ from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.dvc._beta import chosen
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH_KEY
+from dagster_mlops.dvc.metadata_keys import CMD, OUTS, PARAMS, STAGE
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.stages.run import StageRun, run_stage, share
@@ -121,10 +122,10 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
         return dg.AssetSpec(_parts(item.path), description=described, metadata=facts, kinds={"dvc"})
     command = "\n".join(item.cmd)
     facts = {
-        "dvc/stage": item.address,
-        "dvc/cmd": dg.MetadataValue.md(f"```sh\n{command}\n```"),
-        "dvc/outs": [out.path for out in item.outs],
-        **({"dvc/params": dict(item.params)} if item.params else {}),
+        STAGE: item.address,
+        CMD: dg.MetadataValue.md(f"```sh\n{command}\n```"),
+        OUTS: [out.path for out in item.outs],
+        **({PARAMS: dict(item.params)} if item.params else {}),
         **({"dvc/code": list(item.code)} if item.code else {}),
         **({"dvc/frozen": True} if item.frozen else {}),
     }

@@ -8,7 +8,9 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.git import git
+from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import pointers as versions
 from dagster_mlops.dvc.store.git_commit import blobs
@@ -102,7 +104,7 @@ def revision_sensor(
             elif changed:
                 # What moved, and from where: a branch that returns to an older commit is news, too.
                 run_key = f"{ref}:{before}..{commit}"
-                runs.append(dg.RunRequest(run_key=run_key, tags={"dvc/ref": ref, "dvc/rev": commit}))
+                runs.append(dg.RunRequest(run_key=run_key, tags={"dvc/ref": ref, REV: commit}))
         result: dict[str, Any] = {"cursor": json.dumps(known, sort_keys=True)}
         if not events and not runs:
             where = ", ".join(patterns) if not now else f"{len(moved)} of {len(now)} branches and tags that moved"
@@ -153,7 +155,7 @@ def _names_the_same(text: bytes | None, pointer: Mapping[str, Any]) -> bool:
 
 def _observation(dvc: DvcResource, key: str, path: str, ref: str, commit: str) -> dg.AssetObservation:
     record = observed_dataset(dvc, path, rev=commit)
-    rows = {"dagster/row_count": record.rows} if record.rows is not None else {}
+    rows = {ROW_COUNT: record.rows} if record.rows is not None else {}
     return dg.AssetObservation(
         asset_key=asset_key(key),
         metadata={**record.to_metadata(), **rows, "dvc/ref": ref},

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import StoredFormat
 from dagster_mlops.core.model_versions import content_hashes, holder, moves
+from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.evaluation.measure import Evaluation, Part, Plan, SliceBy, measure, slices_of, trivial_baseline
 from dagster_mlops.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
@@ -92,7 +93,7 @@ def evaluate(
         task=labels.task,
         label=setup.label,
         rows_asset=setup.rows.to_user_string(),
-        rows_hash=_of_all(hashes) or _content(every),
+        rows_hash=_of_all(hashes) or content_hash(every, tool="mlflow"),
         warning="the version was trained on these very rows" * any(h in record.datasets.values() for h in hashes),
         unlabelled=len(every) - len(known),
         positive=str(labels.classes[1]) if labels.task == "binary" else "",
@@ -182,22 +183,6 @@ def _importance(
 def _of_all(hashes: Sequence[str]) -> str:
     """One hash of the partitions' hashes; empty where there is none."""
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if len(hashes) > 1 else "".join(hashes)
-
-
-def _content(rows: "pd.DataFrame") -> str:
-    """The hash of values and column names."""
-    pd = extra("pandas", extra="mlflow")
-    hash_rows, is_object = pd.util.hash_pandas_object, pd.api.types.is_object_dtype
-    try:
-        hashes = hash_rows(rows, index=False).to_numpy()
-    except TypeError:  # a column of lists or vectors
-        texts = rows.apply(lambda column: column.map(_text) if is_object(column) else column)
-        hashes = hash_rows(texts, index=False).to_numpy()
-    return hashlib.sha256("\x00".join(map(str, rows.columns)).encode() + hashes.tobytes()).hexdigest()
-
-
-def _text(value: Any) -> str:
-    return repr(value.tolist() if hasattr(value, "tolist") else value)  # of a long vector, repr leaves out the middle
 
 
 def _told(metrics: Mapping[str, Any]) -> str:

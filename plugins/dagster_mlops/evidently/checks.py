@@ -1,20 +1,26 @@
 """Data quality, drift and performance as asset checks on any dataframe-like asset."""
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.core.metadata import table
 from dagster_mlops.evidently.drift import ColumnVerdict, compare
 from dagster_mlops.evidently.loading import load_frame, partitions_to_check, reference_partitions_of, refs_of
+from dagster_mlops.evidently.metadata_keys import COLUMNS
 from dagster_mlops.evidently.normalise import Frame
 from dagster_mlops.evidently.performance import measure
 from dagster_mlops.evidently.plots import distributions
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import EvidentlyResource
 from dagster_mlops.provenance import Report
+
+if TYPE_CHECKING:
+    from evidently.core.report import Snapshot
 
 Severity = Literal["WARN", "ERROR"]
 _SHOWN = 20  # per-column floats and table rows, worst first; the HTML report has them all
@@ -86,18 +92,20 @@ def drift_check(
             dagster_asset=key.to_user_string(),
             dagster_partition=",".join(checked or ()),
         )
-        metadata = {**record.to_metadata(), **rows, **_column_table(result.columns)}
+        metadata = {**rows, **_column_table(result.columns)}
         metadata["evidently/drift_share"] = result.share
         metadata |= {f"evidently/score/{c.column}": c.score for c in result.columns[:_SHOWN] if c.score is not None}
         if result.snapshot:
             folder = f"{key.to_user_string()}/{name}"
-            evidently.save(result.snapshot, folder=folder, name=id, record=record.to_dict())
-            metadata["evidently/report"] = dg.MetadataValue.path(str(report))
+            written = _report(evidently, result.snapshot, folder=folder, name=id, record=record.to_dict())
+            if not isinstance(written["evidently/report"], dg.PathMetadataValue):
+                record = dataclasses.replace(record, report="")
+            metadata |= written
         plot = distributions({"reference": baseline.data, "current": current.data}, _drawable(result.columns, current))
         return dg.AssetCheckResult(
             passed=passed,
             severity=dg.AssetCheckSeverity(severity),
-            metadata={**metadata, **({"evidently/plot": plot} if plot else {})},
+            metadata={**record.to_metadata(), **metadata, **({"evidently/plot": plot} if plot else {})},
             description=f"{len(result.drifted)} of {len(result.compared)} columns drifted"
             + (f": {', '.join(result.drifted[:6])}" if result.drifted else "."),
         )
@@ -167,8 +175,7 @@ def data_quality_check(
         sample = found.frame.sample(evidently.max_rows, evidently.seed)
         summary = found.summary(evidently, sample, tags=[id])
         if summary:
-            path = evidently.save(summary, folder=f"{key.to_user_string()}/{name}", name=id)
-            metadata["evidently/report"] = dg.MetadataValue.path(str(path))
+            metadata |= _report(evidently, summary, folder=f"{key.to_user_string()}/{name}", name=id)
         plot = distributions({"current": sample.data}, [c for c in found.worst_columns if sample.kinds[c] != "date"])
         return dg.AssetCheckResult(
             passed=not found.problems,
@@ -263,8 +270,7 @@ def performance_check(
         metadata: dict[str, Any] = found.to_metadata()
         if found.undecided or found.snapshot is None:
             return _undecided(found.undecided, metadata)
-        path = evidently.save(found.snapshot, folder=f"{key.to_user_string()}/{name}", name=id)
-        metadata["evidently/report"] = dg.MetadataValue.path(str(path))
+        metadata |= _report(evidently, found.snapshot, folder=f"{key.to_user_string()}/{name}", name=id)
         plot = distributions(found.plotted, [prediction])
         return dg.AssetCheckResult(
             passed=not found.problems,
@@ -308,6 +314,14 @@ def _check(
     )
 
 
+def _report(evidently: EvidentlyResource, snapshot: "Snapshot", **options: Any) -> dict[str, Any]:
+    """The path of the written report, or why it could not be written: a report never costs a verdict."""
+    try:
+        return {"evidently/report": dg.MetadataValue.path(str(evidently.save(snapshot, **options)))}
+    except Exception as error:  # noqa: BLE001 - see above
+        return {"evidently/report": f"Not written: {type(error).__name__}: {error}"}
+
+
 def _undecided(why: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"Not judged: {why}", metadata=dict(metadata)
@@ -315,19 +329,17 @@ def _undecided(why: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
 
 
 def _column_table(columns: Sequence[ColumnVerdict]) -> dict[str, Any]:
-    shown = [
-        dg.TableRecord(
-            {
-                "column": c.column,
-                "verdict": c.verdict,
-                "score": "" if c.score is None else f"{c.score:.4f}",
-                "threshold": "" if c.threshold is None else f"{c.threshold:g}",
-                "method": c.method,
-            }
-        )
+    rows = [
+        {
+            "column": c.column,
+            "verdict": c.verdict,
+            "score": "" if c.score is None else f"{c.score:.4f}",
+            "threshold": "" if c.threshold is None else f"{c.threshold:g}",
+            "method": c.method,
+        }
         for c in columns[:_SHOWN]
     ]
-    return {"evidently/columns": dg.MetadataValue.table(shown)} if shown else {}
+    return table(COLUMNS, rows)
 
 
 def _drawable(columns: Sequence[ColumnVerdict], current: Frame) -> list[str]:

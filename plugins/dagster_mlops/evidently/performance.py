@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import dagster as dg
-
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import table
 from dagster_mlops.errors import MonitoringError
+from dagster_mlops.evidently.metadata_keys import ROWS
 from dagster_mlops.evidently.normalise import normalise
 from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 
@@ -45,23 +45,21 @@ class Performance:
 
     def to_metadata(self) -> dict[str, Any]:
         """Plain numbers, and a table of metric, value, reference and limit."""
-        table = [
-            dg.TableRecord(
-                {
-                    "metric": name,
-                    "value": value,
-                    "reference": f"{self.reference[name]:.4f}" if name in self.reference else "",
-                    "limit": f"{self.limits[name]:.4f}" if name in self.limits else "",
-                }
-            )
+        rows = [
+            {
+                "metric": name,
+                "value": value,
+                "reference": f"{self.reference[name]:.4f}" if name in self.reference else "",
+                "limit": f"{self.limits[name]:.4f}" if name in self.limits else "",
+            }
             for name, value in self.metrics.items()
         ]
         return {
-            "evidently/rows": self.rows,
+            ROWS: self.rows,
             "evidently/labelled": self.labelled,
             "evidently/unlabelled": self.rows - self.labelled,
             **{f"evidently/{name}": value for name, value in self.metrics.items()},
-            **({"evidently/metrics": dg.MetadataValue.table(table)} if table else {}),
+            **table("evidently/metrics", rows),
         }
 
 

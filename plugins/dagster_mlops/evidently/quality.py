@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import table
+from dagster_mlops.evidently.metadata_keys import COLUMNS, ROWS
 from dagster_mlops.evidently.normalise import Frame, normalise
 from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 
@@ -46,25 +46,23 @@ class Quality:
     def to_metadata(self, most: int) -> dict[str, Any]:
         """Plain numbers and a table of at most `most` columns."""
         share = [f.missing for f in self.findings if f.column in self.frame.kinds]
-        table = [
-            dg.TableRecord(
-                {
-                    "column": f.column,
-                    "kind": f.kind,
-                    "missing": f.missing,
-                    "malformed": f.malformed,
-                    "out of range": f.out_of_range,
-                    "verdict": "; ".join(f.problems) or "good",
-                }
-            )
+        rows = [
+            {
+                "column": f.column,
+                "kind": f.kind,
+                "missing": f.missing,
+                "malformed": f.malformed,
+                "out of range": f.out_of_range,
+                "verdict": "; ".join(f.problems) or "good",
+            }
             for f in self.findings[:most]
         ]
         return {
-            "evidently/rows": self.rows,
+            ROWS: self.rows,
             "evidently/problems": len(self.problems),
             "evidently/duplicates": self.duplicates,
             "evidently/missing_share": sum(share) / len(share) if share else 0.0,
-            **({"evidently/columns": dg.MetadataValue.table(table)} if table else {}),
+            **table(COLUMNS, rows),
         }
 
     def summary(self, evidently: EvidentlyResource, sample: Frame, *, tags: Sequence[str]) -> "Snapshot | None":

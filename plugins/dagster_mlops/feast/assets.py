@@ -10,8 +10,10 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.metadata import ROW_COUNT, table
 from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
 from dagster_mlops.feast.offline.source import Window, WindowFacts, describe_windows, whole_window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.online.serving import Written
@@ -140,7 +142,7 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
                 {**records[partition].to_metadata(), **_window_metadata(fact)}, partition_key=partition
             )
         content = _digest(definition, *(fact.content_hash for fact in facts))
-        metadata = {"feast/online_writes": written.keys, "feast/kept_newer": written.kept}
+        metadata = {ONLINE_WRITES: written.keys, KEPT_NEWER: written.kept}
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content))
 
     return load_feature_view
@@ -167,6 +169,6 @@ def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
         for name, value in feature.__dict__.items()
         if isinstance(value, float)
     }
-    last = {"feast/last_event": dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
-    table = dg.MetadataValue.table([dg.TableRecord(f.__dict__) for f in fact.features], schema=_STATISTICS)
-    return {"dagster/row_count": fact.rows, **last, "feast/statistics": table, **numbers}
+    last = {LAST_EVENT: dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
+    statistics = table("feast/statistics", [f.__dict__ for f in fact.features], schema=_STATISTICS)
+    return {ROW_COUNT: fact.rows, **last, **statistics, **numbers}

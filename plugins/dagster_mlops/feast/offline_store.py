@@ -24,9 +24,11 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field, PositiveInt, StrictStr
 
+from dagster_mlops.core.tables import sql_name
+from dagster_mlops.core.timestamps import from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.asof import View, described, joined, microseconds, moment_of, quoted, within
+from dagster_mlops.feast.point_in_time.asof import View, described, joined, within
 from dagster_mlops.feast.point_in_time.entity_rows import EntityRows, chunked, entity_rows, in_memory
 from dagster_mlops.feast.point_in_time.job import AsofRetrievalJob, Connect, duckdb_connection
 from dagster_mlops.feast.point_in_time.views import require, view_of
@@ -124,8 +126,8 @@ class AsofOfflineStore(OfflineStore):
             metadata=RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in rows.types if name != rows.timestamp],
-                min_event_timestamp=None if first is None else moment_of(first),
-                max_event_timestamp=None if last is None else moment_of(last),
+                min_event_timestamp=None if first is None else from_microseconds(first),
+                max_event_timestamp=None if last is None else from_microseconds(last),
             ),
         )
 
@@ -141,14 +143,14 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> AsofRetrievalJob:
         """The latest row of each key within the range, both ends included; a naive date is UTC."""
-        keys = [quoted(name) for name in join_key_columns]
+        keys = [sql_name(name) for name in join_key_columns]
         # Of rows that nothing else tells apart the largest values win, as in the join.
         order = [
             timestamp_field,
             *([created_timestamp_column] if created_timestamp_column else []),
             *feature_name_columns,
         ]
-        latest = ", ".join(f"{quoted(name)} DESC NULLS LAST" for name in order if name)
+        latest = ", ".join(f"{sql_name(name)} DESC NULLS LAST" for name in order if name)
         latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {latest}) = 1"
         return _pulled(
             config,
@@ -286,11 +288,11 @@ def _pulled(
         types = described(connection, relation)
         columns = [*keys, *features, timestamp, *([created] if created else [])]
         require(types, columns, source)
-        bounds = [None if moment is None else microseconds(moment) for moment in (start, end)]
-        kept = within(quoted(timestamp), types[timestamp], *bounds)
+        bounds = [None if moment is None else to_microseconds(moment) for moment in (start, end)]
+        kept = within(sql_name(timestamp), types[timestamp], *bounds)
         # Feast gives the rows of a view without entities one key for all, and leaves the column to the store.
         dummy = "" if keys else f", '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID}"
-        return f"SELECT {', '.join(map(quoted, columns))}{dummy} FROM {relation} WHERE {kept} {latest}"
+        return f"SELECT {', '.join(map(sql_name, columns))}{dummy} FROM {relation} WHERE {kept} {latest}"
 
     def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
         reader = connection.sql(query(connection)).to_arrow_reader(_settings(config).chunk_rows)

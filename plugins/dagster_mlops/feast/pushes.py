@@ -13,9 +13,12 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.table_hash import content_hash
+from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
+from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
 from dagster_mlops.feast.offline.source import rows_not_there
 from dagster_mlops.feast.online.materialization import alone
 from dagster_mlops.feast.online.row_validation import as_pandas, checked, refuse_empty
@@ -100,22 +103,21 @@ def push_asset(
 
     def pushed(context: dg.AssetExecutionContext, feast: FeastResource, rows: Any) -> dg.MaterializeResult:
         store, repo = feast.applied_store(), read_config(feast.repo).path
-        parts = [as_table(rows[key]) for key in sorted(rows)] if isinstance(rows, dict) else [as_table(rows)]
-        table = extra("pyarrow", extra="feast").concat_tables(parts, promote_options="permissive")
+        table = as_table(rows, tool="feast", error=FeatureError)
         write, target = (push, push_source) if push_source else (write_to_view, feature_view or "")
         done = write(store, repo, target, table, to=to, batch_size=batch_size, timeout=feast.timeout)
-        content = content_hash(table)
+        content = content_hash(table, tool="feast")
         metadata: dict[str, Any] = {
-            "dagster/row_count": done.rows,
+            ROW_COUNT: done.rows,
             **({"feast/push_source": push_source} if push_source else {}),
             "feast/views": list(done.views),
-            "feast/online_writes": done.online_writes,
-            "feast/kept_newer": done.kept_newer,
+            ONLINE_WRITES: done.online_writes,
+            KEPT_NEWER: done.kept_newer,
             "feast/offline_writes": done.offline_writes,
         }
         if done.first and done.last:
             metadata["feast/first_event"] = dg.MetadataValue.timestamp(done.first)
-            metadata["feast/last_event"] = dg.MetadataValue.timestamp(done.last)
+            metadata[LAST_EVENT] = dg.MetadataValue.timestamp(done.last)
         for view in done.views:
             version = f"push {registry.view_hash(store, view)} {content}"
             record = FeatureView(

@@ -11,9 +11,12 @@ from pydantic import Field
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_records
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import table
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.table_hash import content_hash
+from dagster_mlops.core.tables import as_frame, as_table
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
+from dagster_mlops.feast.metadata_keys import FEATURES, NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import column_names, feature_types
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
@@ -111,7 +114,7 @@ def _joined(
     datasets = _entity_datasets(context, upstream)
     if isinstance(entities, dict):
         datasets.sort(key=lambda dataset: dataset.dagster_partition)
-    frame = _entity_frame(entities, context.assets_def.key.to_user_string())
+    frame = _entity_frame(entities)
     known = [ref for made in upstream for ref in (made.ref, *made.upstream)]
     before = snapshot.take(
         store,
@@ -133,7 +136,7 @@ def _joined(
         start=start,
         end=end,
         rows=len(result),
-        content_hash=content_hash(result),
+        content_hash=content_hash(result, tool="feast"),
         snapshot=snapshot.put(store, kept),
         upstream=tuple(dict.fromkeys(made.ref for made in upstream)),
         **dagster_facts(context),
@@ -169,11 +172,12 @@ def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[st
         f: int(result[f].isna().sum()) if hasattr(result, "iloc") else result.column(f).null_count for f in features
     }
     shares = {feature: count / max(len(result), 1) for feature, count in nulls.items()}
-    rows = [dg.TableRecord({"feature": feature, "null share": round(share, 6)}) for feature, share in shares.items()]
+    rows = [{"feature": feature, "null share": round(share, 6)} for feature, share in shares.items()]
     return {
-        "feast/null_shares": dg.MetadataValue.table(rows) if rows else dg.MetadataValue.text("no features"),
+        NULL_SHARES: "no features",
+        **table(NULL_SHARES, rows),
         "feast/max_null_share": max(shares.values(), default=0.0),
-        "feast/features": features,
+        FEATURES: features,
     }
 
 
@@ -181,22 +185,11 @@ def _missing(frame: Any, column: str) -> int:
     return int(frame[column].isna().sum()) if hasattr(frame, "iloc") else frame.column(column).null_count
 
 
-def _entity_frame(entities: Any, asset: str) -> Any:
+def _entity_frame(entities: Any) -> Any:
     pd = extra("pandas", extra="feast")
-    if isinstance(entities, dict):
-        parts = [entities[key] for key in sorted(entities)]
-        frames = all(isinstance(part, pd.DataFrame) for part in parts)
-        if not frames:
-            return extra("pyarrow", extra="feast").concat_tables(map(as_table, parts))
-        entities = pd.concat(parts, ignore_index=True)
-    if isinstance(entities, pd.DataFrame):
-        return entities
-    if type(entities).__module__.partition(".")[0] in ("pyarrow", "polars"):
-        return as_table(entities)
-    raise FeatureError(
-        f"{asset} needs its entities as a pandas or polars dataframe or an Arrow table, but the IO manager gave "
-        f"{type(entities).__name__}. Let the upstream asset return one, or give it an IO manager that loads one."
-    )
+    parts = entities.values() if isinstance(entities, dict) else [entities]
+    convert = as_frame if all(isinstance(part, pd.DataFrame) for part in parts) else as_table
+    return convert(entities, tool="feast", error=FeatureError)
 
 
 def _span(entities: Any, column: str) -> tuple[str, str]:
@@ -219,4 +212,4 @@ def _entity_hash(versions: Sequence[str], frame: Any) -> str:
     """The entity dataset's own version when its asset has one, else the hash of its content."""
     if len(versions) == 1:
         return versions[0]
-    return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else content_hash(frame)
+    return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else content_hash(frame, tool="feast")

@@ -9,8 +9,8 @@ import dagster as dg
 
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.runs.parent import REGISTERED_AS
 from dagster_mlops.mlflow.training.run_facts import run_facts
 from dagster_mlops.mlflow.training.step import Training, train_step
 

@@ -14,6 +14,7 @@ from dagster_mlops.core.asset_records import is_rerun, latest_records, note_load
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import ModelVersionError, TrainingRunError
+from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
 from dagster_mlops.mlflow.registry.versions import logged_model_id
@@ -22,7 +23,6 @@ from dagster_mlops.mlflow.training.run_facts import run_facts
 from dagster_mlops.mlflow.training.step import Training, train_step
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 
-NAME = "mlflow/registered_model_name"
 """The asset metadata key that names the registered model; by default the asset key, with dots."""
 MODEL = "mlflow/model"
 """The metadata key of an input, or of an asset that nobody materializes here: ``name@alias`` or ``name/version``."""
@@ -205,7 +205,7 @@ def registered_name(key: dg.AssetKey, metadata: Mapping[str, Any] | None = None)
     >>> registered_name(dg.AssetKey(["flights", "arrival:delay"]))
     'flights.arrival%3Adelay'
     """
-    named = (metadata or {}).get(NAME)
+    named = (metadata or {}).get(REGISTERED_AS)
     return str(getattr(named, "value", named)) if named else ".".join(quote(part, safe=" ") for part in key.path)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
 from dagster_mlops.dvc.history.versions import version_hash
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats as frames
@@ -69,8 +70,7 @@ class Diff:
     def to_metadata(self) -> dict[str, Any]:
         """The difference as metadata of a materialization; what did not change is left out, but for the row delta."""
         facts: dict[str, Any] = {PREVIOUS: self.old.md5, ROWS_DELTA: self.rows_delta, BYTES_DELTA: self.bytes_delta}
-        for name, table in ((COLUMNS_CHANGED, self.columns), (VALUES_CHANGED, self.values)):
-            facts[name] = dg.MetadataValue.table([dg.TableRecord(row) for row in table]) if table else None
+        facts |= {**table(COLUMNS_CHANGED, self.columns), **table(VALUES_CHANGED, self.values)}
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
@@ -129,7 +129,7 @@ def change(
         old = Dataset.from_metadata(metadata)
         if old is None or old.md5 == new.md5:
             continue
-        before = getattr(metadata.get("dagster/column_schema"), "value", None)
+        before = getattr(metadata.get(COLUMN_SCHEMA), "value", None)
         return Diff(
             Facts(old.md5, old.rows, old.bytes, _types(before), _stored_values(dvc, old)),
             Facts(new.md5, new.rows, new.bytes, _types(columns), _stored_values(dvc, new)),

@@ -14,6 +14,7 @@ import yaml
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.git import git
+from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Stage, describe_problem
 from dagster_mlops.dvc.store import objects, remotes
@@ -173,7 +174,7 @@ def _fail(stage: Stage, told: Mapping[str, Any], tail: deque[str], dvc: DvcResou
             "for that process, stop it, or raise lock_timeout."
         )
     command = " && ".join(stage.cmd)
-    metadata = {"dvc/stage": stage.address, "dvc/cmd": command, "dvc/output": _quoted(tail)}
+    metadata = {STAGE: stage.address, CMD: command, "dvc/output": _quoted(tail)}
     if told["reason"] == "command":
         last = mask_credentials(describe_problem("\n".join(tail)))
         raise dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)

@@ -1,25 +1,27 @@
 """What a stage's run says on its asset: records of its outputs, parameters, metrics and charts."""
 
-import base64
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import table
+from dagster_mlops.core.pictures import drawn, new_figure
+from dagster_mlops.dvc.metadata_keys import OUTS, PARAMS, STAGE
 from dagster_mlops.dvc.stages.project import Stage
 from dagster_mlops.dvc.stages.run import StageRun
-from dagster_mlops.errors import MissingExtraError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_NUMBERS = 200
 _MOST_CHARTS = 12
-_MOST_BYTES = 60_000  # of a chart as text
 _MOST_POINTS = 2_000  # of a line
 
 
@@ -55,7 +57,7 @@ def inputs(stage: Stage, run: StageRun, repo: str, tracked: Sequence[str]) -> li
 def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path) -> dict[str, Any]:
     """All of it as Dagster metadata: numbers as plain numbers, which the UI plots over time."""
     facts: dict[str, Any] = {
-        "dvc/stage": stage.address,
+        STAGE: stage.address,
         "dvc/outcome": run.outcome,
         "dvc/seconds": round(run.seconds, 3),
     }
@@ -64,15 +66,15 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     for record in records[1:]:
         facts[f"{NAMESPACE}/dataset/{record.path}"] = dg.MetadataValue.json(record.to_dict())
     if len(records) > 1:
-        rows = [dg.TableRecord({"path": r.path, "md5": r.md5, "bytes": r.bytes or 0}) for r in records]
-        facts["dvc/outs"] = dg.MetadataValue.table(rows)
+        facts |= table(OUTS, [{"path": r.path, "md5": r.md5, "bytes": r.bytes or 0} for r in records])
     numbers = {
-        **_named("dvc/params", run.entry.get("params", {}), alone=len(run.entry.get("params", {})) == 1),
+        **_named(PARAMS, run.entry.get("params", {}), alone=len(run.entry.get("params", {})) == 1),
         **_named("dvc/metrics", run.metrics, alone=len(run.metrics) == 1),
     }
     facts |= dict([*numbers.items()][:_MOST_NUMBERS])
     for plot in run.plots[:_MOST_CHARTS]:
-        facts[f"dvc/plots/{plot['title']}"] = _chart(plot, root)
+        draw = partial(_chart, plot) if "points" in plot else (root / plot["files"][0]).read_bytes
+        facts[f"dvc/plots/{plot['title']}"] = dg.MetadataValue.md(drawn(plot["title"], draw, tool="dvc").markdown())
     return facts
 
 
@@ -96,41 +98,8 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name or "value", json.dumps(value)
 
 
-def _chart(plot: Mapping[str, Any], root: Path) -> dg.MarkdownMetadataValue:
-    try:
-        if "points" in plot:
-            return _inline(plot["title"], _drawn(plot))
-        file = root / plot["files"][0]
-        picture = file.read_bytes()
-        if len(picture) > _MOST_BYTES * 3 / 4:
-            picture = _smaller(file)
-        kind = "png" if picture[:4] == b"\x89PNG" else {".svg": "svg+xml"}.get(file.suffix, "jpeg")
-        return _inline(plot["title"], picture, kind)
-    except MissingExtraError as error:
-        return dg.MetadataValue.md(f"Not drawn: {error}")
-    except Exception as error:  # noqa: BLE001 (a chart never fails the stage that made it)
-        return dg.MetadataValue.md(f"Not drawn: {type(error).__name__}: {error}")
-
-
-def _inline(title: str, picture: bytes, kind: str = "png") -> dg.MarkdownMetadataValue:
-    text = base64.b64encode(picture).decode()
-    return dg.MetadataValue.md(f"![{title}](data:image/{kind};base64,{text})")
-
-
-def _smaller(file: Path) -> bytes:
-    image = extra("PIL.Image", extra="dvc").open(file).convert("RGB")
-    for side in (800, 500, 300, 150):
-        image.thumbnail((side, side))
-        png = io.BytesIO()
-        image.quantize(64).save(png, format="PNG", optimize=True)
-        if png.tell() <= _MOST_BYTES * 3 / 4:
-            break
-    return png.getvalue()
-
-
-def _drawn(plot: Mapping[str, Any]) -> bytes:
-    # The object interface: pyplot keeps every figure alive and picks a GUI backend.
-    figure = extra("matplotlib.figure", extra="dvc").Figure(figsize=(4.6, 3.2), layout="constrained")
+def _chart(plot: Mapping[str, Any]) -> "Figure":
+    figure = new_figure(4.6, 3.2, tool="dvc")
     axes = figure.subplots()
     x, y, template = plot.get("x", "step"), plot.get("y", ""), plot.get("template", "")
     if template.startswith("confusion"):
@@ -141,12 +110,7 @@ def _drawn(plot: Mapping[str, Any]) -> bytes:
     axes.set_xlabel(plot.get("x_label", x), fontsize=8, parse_math=False)
     axes.set_ylabel(plot.get("y_label", y), fontsize=8, parse_math=False)
     axes.tick_params(labelsize=7)
-    for dpi in (100, 70, 40):
-        png = io.BytesIO()
-        figure.savefig(png, format="png", dpi=dpi)
-        if png.tell() <= _MOST_BYTES * 3 / 4:
-            break
-    return png.getvalue()
+    return figure
 
 
 def _lines(axes: Any, points: Sequence[Mapping[str, Any]], x: str, y: str, template: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.pointers import scratch
@@ -71,7 +72,9 @@ def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
         arrived = remotes.attempt(once)
     except Exception as error:  # any of a dozen storage libraries
         reason = mask_credentials(str(error) or type(error).__name__)
-        raise DatasetError(f"{md5} cannot be pushed to {where}: {reason} {remotes.advice(error)} {_AGAIN}") from error
+        raise DatasetError(
+            f"{md5} cannot be pushed to {where}: {reason} {advice(error, remotes.REMEDIES)} {_AGAIN}"
+        ) from error
     if not arrived:
         raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
 
@@ -141,7 +144,9 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str, size: int | 
         remotes.attempt(once)
     except Exception as error:  # any of a dozen storage libraries
         reason = mask_credentials(str(error) or type(error).__name__)
-        raise DatasetError(f"{where}, and its remote {url} fails: {reason} {remotes.advice(error) or fix}") from error
+        raise DatasetError(
+            f"{where}, and its remote {url} fails: {reason} {advice(error, remotes.REMEDIES) or fix}"
+        ) from error
     paths = [Path(cache.oid_to_path(value)) for value in _objects(repo, md5)]
     if not all(path.exists() for path in paths):
         raise DatasetError(f"{where}, nor in its remote {url}. {fix}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.git_commit import Edit
@@ -100,7 +101,7 @@ def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, i
             with remotes.raised():
                 out.add(relink=relink)
     except (extra("dvc.exceptions").DvcException, OSError) as error:
-        raise DatasetError(f"DVC cannot store {target}: {error} {remotes.advice(error)}".rstrip()) from error
+        raise DatasetError(f"DVC cannot store {target}: {error} {advice(error, remotes.REMEDIES)}".rstrip()) from error
     return md5, size
 
 

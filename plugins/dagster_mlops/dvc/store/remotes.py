@@ -1,9 +1,7 @@
 """What every remote needs: options and secrets that stay in memory, bounded retries, errors that say what to mend."""
 
-import errno
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
+from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DatasetError
 
@@ -31,8 +30,24 @@ WAITS = {
     "azure": ("read_timeout", "connection_timeout"),
     "ssh": ("timeout",),
 }
-_REFUSED = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "AuthError", "TokenRetrievalError")
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_REMOTES = "https://dvc.org/doc/user-guide/data-management/remote-storage"
+REMEDIES = (
+    Advice("Run: pip install {0}.", pattern=r"requires '(dvc-\w+)' to be installed"),
+    Advice("Run: pip install 'dvc[{error.protocol}]'.", types="RemoteMissingDepsError", link=_REMOTES),
+    Advice(
+        "The remote refuses the credentials: check those in remote_config (access_key_id, secret_access_key, profile "
+        "…) or the environment, and what they may do there.",
+        types="PermissionError AuthError NoCredentialsError PartialCredentialsError ProfileNotFound "
+        "TokenRetrievalError",
+    ),
+    Advice(
+        "There is no such bucket or folder: create it, or correct remote_url.",
+        types="FileNotFoundError NotADirectoryError FileExistsError",
+    ),
+    Advice("There is no space left to write to: free some, or raise the quota.", types="ENOSPC EDQUOT EROFS EFBIG"),
+    Advice("Correct the remote's options.", types="ConfigError", link=_REMOTES),
+)
+"""What to do about a failure of a remote that no retry fixes."""
 
 
 def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,35 +92,10 @@ def attempt(action: Callable[[], _T]) -> _T:
         try:
             return action()
         except Exception as error:  # any of a dozen storage libraries
-            if advice(error) or time.monotonic() - started > _PATIENCE:
+            if advice(error, REMEDIES) or time.monotonic() - started > _PATIENCE:
                 raise
             time.sleep(pause)
     return action()
-
-
-def advice(error: BaseException) -> str:
-    """What to do about a failure that no retry mends; empty for one that may pass."""
-    chain = [error]
-    while cause := chain[-1].__cause__:
-        chain.append(cause)
-    for one in chain:
-        kind = type(one).__name__
-        if needed := re.search(r"requires '(dvc-\w+)' to be installed", str(one)):
-            return f"Run: pip install {needed[1]}."
-        if kind == "RemoteMissingDepsError":
-            return f"Run: pip install 'dvc[{getattr(one, 'protocol', '')}]'."
-        if isinstance(one, PermissionError) or kind in _REFUSED:
-            return (
-                "The remote refuses the credentials: check those in remote_config (access_key_id, secret_access_key, "
-                "profile …) or the environment, and what they may do there."
-            )
-        if isinstance(one, FileNotFoundError | NotADirectoryError | FileExistsError):
-            return "There is no such bucket or folder: create it, or correct remote_url."
-        if isinstance(one, OSError) and one.errno in _FULL:
-            return "There is no space left to write to: free some, or raise the quota."
-        if kind == "ConfigError":
-            return "Correct the remote's options."
-    return ""
 
 
 def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:

@@ -1,9 +1,10 @@
 """Where the values of a training set come from: looked up in the feature views' own sources, not by Feast."""
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.core.tables import sql_name
+from dagster_mlops.core.timestamps import MICROSECOND
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.retrieval import join_keys
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
     from feast import FeatureStore
-
-_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def origins(
         kinds = asof.described(connection, "training_set")
         if timestamp_column not in kinds:
             raise FeatureError(f"the training set has no column {timestamp_column!r} (it has: {', '.join(kinds)}).")
-        moment = asof.instant(asof.quoted(timestamp_column), kinds[timestamp_column], "training set")
+        moment = asof.instant(sql_name(timestamp_column), kinds[timestamp_column], "training set")
         connection.execute(
             f"CREATE TEMP TABLE asked AS SELECT *, {moment} AS dagster_mlops_moment FROM (SELECT *, "
             f"row_number() OVER () AS dagster_mlops_row FROM training_set) "
@@ -97,26 +96,26 @@ def _look_up(
     relation: str,
     types: dict[str, str],
 ) -> Origins:
-    from dagster_mlops.feast.point_in_time.asof import described, instant, quoted
+    from dagster_mlops.feast.point_in_time.asof import described, instant
 
     source = view.batch_source
     renamed = {new: old for old, new in source.field_mapping.items() if old in types}
     keys = [(renamed.get(key, key), projection.join_key_map.get(key, key)) for key in join_keys(view)]
     stamp = renamed.get(source.timestamp_field, source.timestamp_field)
     made = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
-    columns = [f"{quoted(old)} AS k{i}" for i, (old, _) in enumerate(keys)]
-    columns.append(f"{instant(quoted(stamp), types[stamp], view.name)} AS since")
-    columns.append(f"{instant(quoted(made), types[made], view.name) if made else 'NULL::BIGINT'} AS created")
+    columns = [f"{sql_name(old)} AS k{i}" for i, (old, _) in enumerate(keys)]
+    columns.append(f"{instant(sql_name(stamp), types[stamp], view.name)} AS since")
+    columns.append(f"{instant(sql_name(made), types[made], view.name) if made else 'NULL::BIGINT'} AS created")
     stored = [renamed.get(feature, feature) for feature in features]
-    columns += [f"{_comparable(quoted(name), types[name])} AS v{i}" for i, name in enumerate(stored)]
+    columns += [f"{_comparable(sql_name(name), types[name])} AS v{i}" for i, name in enumerate(stored)]
     connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS SELECT {', '.join(columns)} FROM {relation}")
 
     asked = described(connection, "asked")
-    values = ", ".join(f"{_comparable(quoted(f), asked[f])} AS v{i}" for i, f in enumerate(features))
-    same_key = " AND ".join([f"a.{quoted(new)} = e.k{i}" for i, (_, new) in enumerate(keys)]) or "true"
+    values = ", ".join(f"{_comparable(sql_name(f), asked[f])} AS v{i}" for i, f in enumerate(features))
+    same_key = " AND ".join([f"a.{sql_name(new)} = e.k{i}" for i, (_, new) in enumerate(keys)]) or "true"
     same = " AND ".join(f"a.v{i} IS NOT DISTINCT FROM e.v{i}" for i in range(len(features)))
     empty = " AND ".join(f"a.v{i} IS NULL" for i in range(len(features)))
-    ttl = view.ttl // _MICROSECOND if view.ttl else 0
+    ttl = view.ttl // MICROSECOND if view.ttl else 0
     expired = f"a.moment - since > {ttl}" if ttl else "false"
     [counts] = connection.execute(
         f"""

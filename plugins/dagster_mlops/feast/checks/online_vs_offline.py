@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.retrieval import join_keys, normalised, point_in_time
-from dagster_mlops.feast.offline.source import TICK, latest_events
-from dagster_mlops.feast.online.event_times import utc
+from dagster_mlops.feast.offline.source import latest_events
 from dagster_mlops.feast.online.materialization import materialized_windows
 from dagster_mlops.feast.online.serving import on_demand_values, served_values
 from dagster_mlops.feast.repository import registry
@@ -93,7 +93,7 @@ class Comparison:
         wrong = (happened < due) | (due.notna() & happened.isna()) | (ahead & (not pushed))
 
         # A pushed event was the latest at its own moment; of several events in one second the last counts.
-        pushed_at = pd.to_datetime(happened, unit="s", utc=True).astype("datetime64[us, UTC]") + (_SECOND - TICK)
+        pushed_at = pd.to_datetime(happened, unit="s", utc=True).astype("datetime64[us, UTC]") + (_SECOND - MICROSECOND)
         moment = chosen["event_timestamp"].where(~(ahead & pushed), pushed_at)
         asked = chosen.loc[judged, keys].assign(event_timestamp=moment[judged])
         offline, online = self._offline(asked, names, types), served[judged]
@@ -205,7 +205,7 @@ class Comparison:
         return self._sampled[view.name]
 
     def _watermark(self, view: Any) -> datetime | None:
-        return max((window.end - TICK for window in materialized_windows(view)), default=None)
+        return max((window.end - MICROSECOND for window in materialized_windows(view)), default=None)
 
     def _offline(self, asked: "pd.DataFrame", names: list[str], types: dict[str, str]) -> "pd.DataFrame":
         return point_in_time(self.store, asked.reset_index(drop=True), names, types).set_index(asked.index)

@@ -8,8 +8,10 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.core.metadata import table
+from dagster_mlops.core.tables import as_table
+from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.checks.online_vs_offline import Comparison, FeatureParity
-from dagster_mlops.feast.offline.frame_hash import as_table
 from dagster_mlops.feast.online.materialization import alone
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
@@ -70,7 +72,8 @@ def online_offline_parity_check(
             if request_data is not None:
                 return request_data() if callable(request_data) else request_data
             partition = context.partition_key if context.has_partition_key else None
-            return as_table(context.op_execution_context.load_asset_value(key, partition_key=partition)).to_pandas()
+            rows = context.op_execution_context.load_asset_value(key, partition_key=partition)
+            return as_table(rows, tool="feast", error=FeatureError).to_pandas()
 
         feast: FeastResource = context.resources.feast
         store, repo = feast.store(), read_config(feast.repo).path
@@ -103,12 +106,12 @@ def _result(found: list[FeatureParity]) -> dg.AssetCheckResult:
         description = "different online: " + ", ".join(f"{row.feature} ({row.different})" for row in different)
     elif not compared:
         description = "nothing of this service could be compared: no feature is served online, or all is ahead"
-    rows: Any = [dg.TableRecord(row.__dict__) for row in found]
     return dg.AssetCheckResult(
         passed=compared > 0 and not different,
         description=description or None,
         metadata={
-            "feast/parity": dg.MetadataValue.table(rows, schema=_COLUMNS) if rows else "no feature is served online",
+            "feast/parity": "no feature is served online",
+            **table("feast/parity", [row.__dict__ for row in found], schema=_COLUMNS),
             "feast/different_values": sum(row.different for row in found),
             "feast/compared_values": compared,
             "feast/ahead_values": sum(row.ahead for row in found),

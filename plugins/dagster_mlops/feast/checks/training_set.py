@@ -11,9 +11,12 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_records
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import table
+from dagster_mlops.core.table_hash import content_hash
+from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.checks.leakage import Origins, origins
-from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
+from dagster_mlops.feast.metadata_keys import NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import feature_types
 from dagster_mlops.feast.repository.registry import feature_service
 from dagster_mlops.feast.resource import FeastResource
@@ -130,12 +133,7 @@ class _Judged:
     @cached_property
     def table(self) -> "pa.Table":
         frame = self.context.op_execution_context.load_asset_value(self.key, partition_key=self.partition)
-        if type(frame).__module__.partition(".")[0] not in ("pandas", "polars", "pyarrow"):
-            raise FeatureError(
-                f"{self.key.to_user_string()} is a {type(frame).__name__}, and these checks take a pandas or polars "
-                "dataframe or an Arrow table."
-            )
-        return as_table(frame)
+        return as_table(frame, tool="feast", error=FeatureError)
 
     @cached_property
     def origins(self) -> tuple[list[Origins], dict[str, str]]:
@@ -158,7 +156,7 @@ class _Judged:
             )
         if not columns or not facts:
             return {fact: {} for fact in facts}
-        asked = [sql.format(_quoted(column)) for sql in facts.values() for column in columns]
+        asked = [sql.format(sql_name(column)) for sql in facts.values() for column in columns]
         with extra("duckdb", extra="feast").connect() as connection:
             connection.register("training_set", self.table)
             [counts] = connection.execute(f"SELECT {', '.join(asked)} FROM training_set").fetchall()
@@ -169,14 +167,14 @@ class _Judged:
 def _null_shares(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
     bounds = most if isinstance(most, Mapping) else dict.fromkeys(judged.table.column_names, most)
     present = judged.measured({"present": "count({})"}, list(bounds))["present"]
-    rows = judged.table.num_rows
-    shares = {column: 1 - present[column] / rows if rows else 1.0 for column in bounds}
+    count = judged.table.num_rows
+    shares = {column: 1 - present[column] / count if count else 1.0 for column in bounds}
     over = {column: share for column, share in shares.items() if share > bounds[column]}
-    table = [dg.TableRecord({"column": c, "null share": s, "at most": bounds[c]}) for c, s in shares.items()]
+    rows = [{"column": c, "null share": s, "at most": bounds[c]} for c, s in shares.items()]
     return dg.AssetCheckResult(
         passed=not over,
         description=_named("too often missing", over),
-        metadata={**{f"feast/null_share/{c}": s for c, s in shares.items()}, **_table("feast/null_shares", table)},
+        metadata={**{f"feast/null_share/{c}": s for c, s in shares.items()}, **table(NULL_SHARES, rows)},
     )
 
 
@@ -194,7 +192,7 @@ def _rows_kept(judged: _Judged) -> dg.AssetCheckResult:
     record = next((record for record in known if isinstance(record, TrainingSet)), None)
     if record is None:
         raise FeatureError(f"{judged.key.to_user_string()} has no record of a training set. Materialize it.")
-    rows, found = judged.table.num_rows, content_hash(judged.table)
+    rows, found = judged.table.num_rows, content_hash(judged.table, tool="feast")
     same = not record.content_hash or found == record.content_hash
     lost = "" if rows == record.rows else f"{rows} rows are stored, and {record.rows} were joined"
     changed = "" if same else "the IO manager gives other values or types back than it was given"
@@ -215,19 +213,17 @@ def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
     problems += [f"feature {feature} is the label" for feature in same]
     unseen = "" if found else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
     rows = [
-        dg.TableRecord(
-            {
-                "feature view": origin.view,
-                "feature": feature,
-                "rows": origin.rows,
-                "from the newest row": origin.known,
-                "from later": origin.leaked,
-                "not in the source": origin.unexplained,
-                "nearest (s)": origin.nearest,
-                "latest (s)": origin.lead,
-                "created later": origin.known_late,
-            }
-        )
+        {
+            "feature view": origin.view,
+            "feature": feature,
+            "rows": origin.rows,
+            "from the newest row": origin.known,
+            "from later": origin.leaked,
+            "not in the source": origin.unexplained,
+            "nearest (s)": origin.nearest,
+            "latest (s)": origin.lead,
+            "created later": origin.known_late,
+        }
         for origin in found
         for feature in origin.features
     ]
@@ -240,7 +236,7 @@ def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
             "feast/rows_not_in_source": sum(origin.unexplained for origin in found),
             "feast/rows_created_later": sum(origin.known_late or 0 for origin in found),
             "feast/sampled_rows": max((origin.rows for origin in found), default=0),
-            **_table("feast/origins", rows),
+            **table("feast/origins", rows),
             **({"feast/not_looked_up": left_out} if left_out else {}),
         },
     )
@@ -253,7 +249,7 @@ def _equal_to(judged: _Judged, label: str) -> list[str]:
     types = feature_types(feature_service(judged.feast.store(), judged.service))
     features = [feature for feature in types if feature in judged.table.column_names]
     other = [feature for feature in features if feature != label]
-    column = _quoted(label)
+    column = sql_name(label)
     differ = "count(*) FILTER (WHERE coalesce(try_cast({0} AS DOUBLE)::VARCHAR, {0}::VARCHAR) IS DISTINCT FROM "
     differ += f"coalesce(try_cast({column} AS DOUBLE)::VARCHAR, {column}::VARCHAR))"
     facts = judged.measured({"differ": differ, "distinct": _DISTINCT}, other)
@@ -272,9 +268,7 @@ def _ttl_misses(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
     shares = {origin.view: origin.expired / max(origin.rows, 1) for origin in found}
     over = {view: shares[view] for view, bound in bounds.items() if shares[view] > bound}
     rows = [
-        dg.TableRecord(
-            {"feature view": o.view, "rows": o.rows, "beyond the ttl": o.expired, "never anything": o.unheard}
-        )
+        {"feature view": o.view, "rows": o.rows, "beyond the ttl": o.expired, "never anything": o.unheard}
         for o in found
     ]
     return dg.AssetCheckResult(
@@ -283,7 +277,7 @@ def _ttl_misses(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
         description=_named("too often beyond the ttl", over),
         metadata={
             **{f"feast/expired_share/{view}": share for view, share in shares.items()},
-            **_table("feast/ttl_misses", rows),
+            **table("feast/ttl_misses", rows),
         },
     )
 
@@ -298,7 +292,7 @@ def _cardinality(judged: _Judged, service: str, most: float, constant: Sequence[
     exploding = {name: distinct[name] / present[name] for name in text if distinct[name] / present[name] > most}
     problems = [f"constant: {', '.join(stuck)}"] * bool(stuck)
     problems += [_named("differs in almost every row", exploding) or ""] * bool(exploding)
-    rows = [dg.TableRecord({"feature": f, "values": present[f], "different": distinct[f]}) for f in types]
+    rows = [{"feature": f, "values": present[f], "different": distinct[f]} for f in types]
     return dg.AssetCheckResult(
         passed=not problems,
         severity=dg.AssetCheckSeverity.WARN,
@@ -306,17 +300,9 @@ def _cardinality(judged: _Judged, service: str, most: float, constant: Sequence[
         metadata={
             "feast/constant_features": len(stuck),
             **{f"feast/distinct/{name}": distinct[name] for name in types},
-            **_table("feast/cardinality", rows),
+            **table("feast/cardinality", rows),
         },
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _table(key: str, rows: list[dg.TableRecord]) -> dict[str, Any]:
-    return {key: dg.MetadataValue.table(rows)} if rows else {}
 
 
 def _named(problem: str, columns: Mapping[str, float]) -> str | None:

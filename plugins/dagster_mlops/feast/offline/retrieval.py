@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.offline.frame_hash import as_table
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def historical_features(
     found = feature_service(store, service)
     keys, types = entity_columns(store, found), feature_types(found)
     if not isinstance(entities, pd.DataFrame):
-        entities = as_table(entities)
+        entities = as_table(entities, tool="feast", error=FeatureError)
     require(entities, [*keys, timestamp_column], f"feature service {service!r}")
     taken = [name for name in types if name in column_names(entities)]
     if taken:

@@ -4,10 +4,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.tables import sql_name
+from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.retrieval import join_keys
@@ -18,9 +20,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from feast import FeatureStore
 
-TICK = timedelta(microseconds=1)
 _ROWS_PER_BATCH = 10_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
 _LONG_AGO = datetime(1700, 1, 1, tzinfo=UTC)
 _NUMBERS = {"Int32", "Int64", "Float32", "Float64"}
@@ -73,7 +73,7 @@ def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]
         chosen += _facts_of(name, dtype)
     whole = Window(windows[0].start, windows[-1].end)
     with _rows(store, view, whole, features=[*types]) as duckdb:
-        spans = ", ".join(f"({i}, {_micros(w.start)}, {_micros(w.end)})" for i, w in enumerate(windows))
+        spans = ", ".join(f"({i}, {to_microseconds(w.start)}, {to_microseconds(w.end)})" for i, w in enumerate(windows))
         placed = (
             "SELECT *, 0 AS place FROM events"
             if len(windows) == 1
@@ -91,12 +91,12 @@ def whole_window(store: "FeatureStore", view: Any) -> Window:
     Raises:
         FeatureError: the source has no events, or cannot be read.
     """
-    so_far = Window(_LONG_AGO, datetime.now(UTC) + TICK)
+    so_far = Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND)
     with _rows(store, view, so_far, features=[]) as duckdb:
         [span] = duckdb.sql("SELECT min(happened), max(happened) FROM events").fetchall()
     if span[0] is None:
         raise _no_events(view)
-    return Window(_moment(span[0]), _moment(span[1]) + TICK)
+    return Window(from_microseconds(span[0]), from_microseconds(span[1]) + MICROSECOND)
 
 
 def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, Any]]:
@@ -106,16 +106,16 @@ def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, 
         FeatureError: the source has no events, or cannot be read.
     """
     keys = join_keys(view)
-    present = " AND ".join(["true", *(f"{_quoted(key)} IS NOT NULL" for key in keys)])
-    with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + TICK), features=[]) as duckdb:
+    present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
+    with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
         found = duckdb.sql(
-            f"SELECT {', '.join(['happened', *map(_quoted, keys)])} FROM events WHERE {present} "
+            f"SELECT {', '.join(['happened', *map(sql_name, keys)])} FROM events WHERE {present} "
             "ORDER BY happened DESC LIMIT 1"
         ).fetchall()
     if not found:
         raise _no_events(view)
     moment, *values = found[0]
-    return _moment(moment), dict(zip(keys, values, strict=True))
+    return from_microseconds(moment), dict(zip(keys, values, strict=True))
 
 
 def latest_events(
@@ -134,11 +134,14 @@ def latest_events(
     ``last_event`` the latest in the source, as far as the windows and `until` reach; both in UTC.
     """
     keys = join_keys(view)
-    named = ", ".join(map(_quoted, keys))
-    inside = " OR ".join(f"happened >= {_micros(w.start)} AND happened < {_micros(w.end)}" for w in windows) or "false"
+    named = ", ".join(map(sql_name, keys))
+    inside = (
+        " OR ".join(f"happened >= {to_microseconds(w.start)} AND happened < {to_microseconds(w.end)}" for w in windows)
+        or "false"
+    )
     starts, ends = [w.start for w in windows], [w.end for w in windows]
     whole = Window(_LONG_AGO, max([until, *ends])) if until else Window(min(starts), max(ends))
-    present = " AND ".join(["true", *(f"{_quoted(key)} IS NOT NULL" for key in keys)])
+    present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
     found = f"{named}{', ' if keys else ''}max(happened) FILTER ({inside}) AS event, max(happened) AS last"
     order = f"md5(concat_ws(chr(31), '{seed}', {named})), {named}" if keys else "last"
     quarter = -(-sample // 4)
@@ -169,11 +172,11 @@ def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.T
     raw = {mapped: name for name, mapped in view.batch_source.field_mapping.items()}
     time = view.batch_source.timestamp_field
     span = extra("pyarrow.compute", extra="feast").min_max(table[time])
-    window = Window(span["min"].as_py(), span["max"].as_py() + TICK)
+    window = Window(span["min"].as_py(), span["max"].as_py() + MICROSECOND)
     with _rows(store, view, window, features=features) as duckdb:
         duckdb.register("given", table)
-        same = [f"e.{_quoted(name)} IS NOT DISTINCT FROM g.{_quoted(raw.get(name, name))}" for name in columns]
-        same.append(f"e.happened = epoch_us(g.{_quoted(time)})")
+        same = [f"e.{sql_name(name)} IS NOT DISTINCT FROM g.{sql_name(raw.get(name, name))}" for name in columns]
+        same.append(f"e.happened = epoch_us(g.{sql_name(time)})")
         return duckdb.sql(f"SELECT g.* FROM given g ANTI JOIN events e ON {' AND '.join(same)}").to_arrow_table()
 
 
@@ -196,11 +199,11 @@ def _rows(
             feature_name_columns=[raw.get(name, name) for name in features],
             timestamp_field=source.timestamp_field,
             start_date=window.start,
-            end_date=window.end - TICK,
+            end_date=window.end - MICROSECOND,
         )
         with job.in_duckdb() if hasattr(job, "in_duckdb") else _registered(job) as (duckdb, rows):
-            time = _quoted(source.timestamp_field)
-            taken = ", ".join(f"{_quoted(raw.get(name, name))} AS {_quoted(name)}" for name in columns)
+            time = sql_name(source.timestamp_field)
+            taken = ", ".join(f"{sql_name(raw.get(name, name))} AS {sql_name(name)}" for name in columns)
             duckdb.execute(
                 f"CREATE TEMP VIEW events AS SELECT {taken}{', ' if taken else ''}{time}, "
                 f"epoch_us({time}::TIMESTAMPTZ) AS happened FROM ({rows})"
@@ -264,13 +267,13 @@ def _from_postgres(job: Any) -> "pa.RecordBatchReader":
 
 
 def _hash_of(columns: Sequence[str]) -> list[str]:
-    text = ", ".join(f"coalesce({_quoted(name)}::VARCHAR, chr(30))" for name in columns)
+    text = ", ".join(f"coalesce({sql_name(name)}::VARCHAR, chr(30))" for name in columns)
     digest = f"md5_number(concat_ws(chr(31), {text}))"  # of which DuckDB makes one, unlike of its halves by name
     return [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
 
 
 def _facts_of(name: str, dtype: str) -> list[str]:
-    column = _quoted(name)
+    column = sql_name(name)
     if dtype in {"Float32", "Float64"}:
         column = f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column} END"
     different = column if dtype in _NUMBERS else f"({column})::VARCHAR"  # numbers need not become text
@@ -290,16 +293,4 @@ def _facts(window: Window, found: Sequence[Any] | None, types: dict[str, str]) -
         present, distinct = next(values), next(values)
         numbers = [next(values) for _ in range(4)] if dtype in _NUMBERS else []
         features.append(FeatureFacts(name, 1 - present / rows, distinct, *numbers))
-    return WindowFacts(window, rows, _moment(last), f"{rows}-{int(low):x}-{int(high):x}", tuple(features))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // TICK
-
-
-def _moment(micros: int) -> datetime:
-    return _EPOCH + micros * TICK
+    return WindowFacts(window, rows, from_microseconds(last), f"{rows}-{int(low):x}-{int(high):x}", tuple(features))

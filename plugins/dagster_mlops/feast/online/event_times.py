@@ -1,11 +1,13 @@
 """When the events happened that an online store holds, read without their values where the store can."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from itertools import islice
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.tables import sql_name
+from dagster_mlops.core.timestamps import utc
 from dagster_mlops.feast import upstream
 
 _KEYS_PER_READ = 1000  # a statement of SQLite has a variable per key
@@ -40,7 +42,7 @@ def none_is_newer(online: Any, config: Any, view: Any, moment: datetime, keys: i
     """
     if type(online).__name__ != "SqliteOnlineStore":
         return False
-    connection, table = upstream.sqlite_connection(online, config), _quoted(config, view)
+    connection, table = upstream.sqlite_connection(online, config), sql_name(table_of(config, view))
     [size] = connection.execute(f"SELECT max(rowid) FROM {table}").fetchone()
     if size is None:
         return True
@@ -64,14 +66,10 @@ def session_zone(online: Any, config: Any) -> tzinfo | None:
         return connection.info.timezone
 
 
-def utc(moment: datetime) -> datetime:
-    """`moment` in UTC; without a time zone it already is, as Feast takes it."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 def _in_sqlite(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:
+    table = sql_name(table_of(config, view))
     query = (
-        f"SELECT entity_key, event_ts, max(event_ts) FROM {_quoted(config, view)} "  # of the same row: see above
+        f"SELECT entity_key, event_ts, max(event_ts) FROM {table} "  # of the same row: see above
         f"WHERE entity_key IN ({', '.join('?' * len(part))}) GROUP BY entity_key"
     )
     for key, moment, _ in upstream.sqlite_connection(online, config).execute(query, [*part]):
@@ -94,10 +92,6 @@ def _in_postgres(
 def _by_feast(online: Any, config: Any, view: Any, part: dict[bytes, Any]) -> Iterator[tuple[bytes, datetime | None]]:
     read = online.online_read(config, view, [*part.values()], [view.features[0].name])
     yield from zip(part, (moment for moment, _ in read), strict=True)
-
-
-def _quoted(config: Any, view: Any) -> str:
-    return '"' + table_of(config, view).replace('"', '""') + '"'
 
 
 def table_of(config: Any, view: Any) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
@@ -11,30 +12,44 @@ from dagster_mlops.feast.online.event_times import table_of
 from dagster_mlops.provenance import mask_credentials
 
 _CLIENTS = {"sqlite3", "psycopg", "psycopg_pool", "redis"}
-_GONE = (
-    "the table is gone, so the store was deleted or replaced after the last apply. Materialize the view's asset, which "
-    "makes the table again and loads what the registry has as loaded (FeastResource.apply(force=True) makes it, too, "
-    "and leaves the loading to the next materialization)"
-)
-# The first that fits, by what the message or the type of the error says.
-_REMEDIES = {
-    ("no such table", "UndefinedTable"): _GONE,
-    ("readonly", "read only", "ReadOnly", "InsufficientPrivilege", "NOPERM"): (
+_SQLITE, _REDIS = "https://www.sqlite.org/rescode.html", "https://redis.io/docs/latest/operate/oss_and_stack/management"
+REMEDIES = (
+    Advice(
+        "the table is gone, so the store was deleted or replaced after the last apply. Materialize the view's asset, "
+        "which makes the table again and loads what the registry has as loaded (FeastResource.apply(force=True) makes "
+        "it, too, and leaves the loading to the next materialization).",
+        pattern="no such table",
+        types="UndefinedTable",
+    ),
+    Advice(
         "this process may not write there: give its user the right to (SQLite wants it for the folder, too), or point "
-        "feature_store.yaml at the primary"
+        "feature_store.yaml at the primary.",
+        pattern="readonly|read only|NOPERM|ReadOnly",
+        types="ReadOnlyError ReadOnlySqlTransaction InsufficientPrivilege NoPermissionError",
+        link=f"{_REDIS}/security/acl/",
     ),
-    ("disk is full", "disk I/O error", "DiskFull", "No space left", "OOM"): (
-        "there is no room left: free some, or give the store more"
+    Advice(
+        "there is no room left: free some, or give the store more.",
+        pattern="disk is full|disk I/O error|No space left|OOM",
+        types="DiskFull OutOfMemoryError",
     ),
-    ("unable to open",): "its folder is missing, or this process may not read it: make it, or mend online_store.path",
-    ("not a database", "malformed"): (
-        "the file is damaged: delete it, and materialize the assets of its views, which loads again what was loaded"
+    Advice(
+        "its folder is missing, or this process may not read it: make it, or correct online_store.path.",
+        pattern="unable to open",
+        link=f"{_SQLITE}#cantopen",
     ),
-    ("locked",): "another process keeps writing to the file: end it",
-    ("ConnectionError", "TimeoutError", "psycopg.OperationalError", "PoolTimeout", "InterfaceError"): (
-        "it cannot be reached: start it, or mend its address under online_store in feature_store.yaml"
+    Advice(
+        "the file is damaged: delete it, and materialize the assets of its views, which loads again what was loaded.",
+        pattern="not a database|malformed",
+        link=f"{_SQLITE}#corrupt",
     ),
-}
+    Advice("another process keeps writing to the file: end it.", pattern="locked", link=f"{_SQLITE}#busy"),
+    Advice(
+        "it cannot be reached: start it, or correct its address under online_store in feature_store.yaml.",
+        types="ConnectionError TimeoutError psycopg.OperationalError ConnectionTimeout PoolTimeout InterfaceError",
+    ),
+)
+"""What to do about what a client of SQLite, Postgres or Redis raises."""
 
 
 @contextmanager
@@ -51,11 +66,11 @@ def explained(config: Any, views: Iterable[str], doing: str) -> Iterator[None]:
         if client not in _CLIENTS:
             raise
         said = f"{client}.{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        remedy = next((f"; {remedy}" for signs, remedy in _REMEDIES.items() if any(sign in said for sign in signs)), "")
-        again = ". Then do it again: what was not finished is not recorded" if doing == "writing" else ""
+        remedy = advice(error, REMEDIES)
+        again = "Then do it again: what was not finished is not recorded." if doing == "writing" else ""
+        failure = f"{doing} feature views {', '.join(views)} failed in the online store {_place(config)}: "
         raise FeatureError(
-            f"{doing} feature views {', '.join(views)} failed in the online store {_place(config)}: "
-            f"{mask_credentials(said)}{remedy}{again}."
+            " ".join(filter(None, [f"{failure}{mask_credentials(said)}{';' if remedy else '.'}", remedy, again]))
         ) from error
 
 

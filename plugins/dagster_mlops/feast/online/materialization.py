@@ -12,10 +12,10 @@ import dagster as dg
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.memory import state_dir
+from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
-from dagster_mlops.feast.offline.source import TICK, Window
-from dagster_mlops.feast.online.event_times import utc
+from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.faults import explained, has_table
 from dagster_mlops.feast.online.serving import Written, newer_events_kept
 from dagster_mlops.feast.repository import registry
@@ -115,7 +115,7 @@ def _load(store: "FeatureStore", view: str, window: Window) -> Written:
     for _ in range(3):
         with newer_events_kept(store) as written:
             # Feast reads both ends of an interval; events at `end` belong to the next window.
-            store.materialize(window.start, window.end - TICK, feature_views=[view])
+            store.materialize(window.start, window.end - MICROSECOND, feature_views=[view])
         # `feast apply` in another process writes back the intervals that it read before ours was there.
         known = materialized_windows(registry.feature_view(store, view))
         if any(w.start <= window.start and window.end <= w.end for w in known):
@@ -129,7 +129,7 @@ def _load(store: "FeatureStore", view: str, window: Window) -> Written:
 def materialized_windows(view: Any) -> list[Window]:
     """What of a view is online, as the registry has it: windows in order, those that touch or overlap as one."""
     merged: list[Window] = []
-    for window in sorted(Window(utc(start), utc(end) + TICK) for start, end in view.materialization_intervals):
+    for window in sorted(Window(utc(start), utc(end) + MICROSECOND) for start, end in view.materialization_intervals):
         if merged and window.start <= merged[-1].end:
             merged[-1] = Window(merged[-1].start, max(merged[-1].end, window.end))
         else:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.timestamps import utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.retrieval import entity_columns, feature_types, join_keys, normalised, require
-from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_moments, utc
+from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_moments
 from dagster_mlops.feast.online.faults import explained
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
 

@@ -5,15 +5,15 @@ Every moment is compared as whole microseconds since 1970 in UTC; a timestamp wi
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
 
+from dagster_mlops.core.tables import sql_name
+from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds
 from dagster_mlops.errors import FeatureError
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 # Beyond these, a comparison with a column in nanoseconds would overflow.
 _NANOSECOND_YEARS = range(1700, 2260)
 
@@ -44,22 +44,6 @@ class View:
     features: dict[str, str]
     ttl: timedelta | None
     known_only: bool = False
-
-
-def quoted(name: str) -> str:
-    """A name as DuckDB's SQL writes it: ``a"b`` → ``"a""b"``."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def microseconds(moment: datetime) -> int:
-    """Since 1970 in UTC; without a time zone it is UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return (aware - _EPOCH) // _MICROSECOND
-
-
-def moment_of(microseconds: int) -> datetime:
-    """The moment so many microseconds after 1970, in UTC."""
-    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def described(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
@@ -107,7 +91,7 @@ def within(column: str, kind: str, first: int | None, last: int | None) -> str:
             continue
         terms.append(f"{exact} {sign} {bound}")
         try:
-            moment = moment_of(bound + margin)
+            moment = from_microseconds(bound + margin)
         except OverflowError:  # before year 1 or after 9999
             continue
         if kind in {"TIMESTAMP", "TIMESTAMP WITH TIME ZONE"} or (
@@ -126,13 +110,13 @@ def candidates(view: View, first: int | None, last: int | None) -> str:
     the answer, because a later one was known before it, is left out: that keeps the as-of join a single lookup.
     """
     keys = [f"k{i}" for i in range(len(view.keys))]
-    columns = [f"{quoted(column)} AS {key}" for column, key in zip(view.keys, keys, strict=True)]
-    columns.append(f"{instant(quoted(view.instant), view.types[view.instant], view.name)} AS since")
-    columns += [f"{quoted(column)} AS v{i}" for i, column in enumerate(view.features)]
-    wanted = [within(quoted(view.instant), view.types[view.instant], first, last)]
-    wanted += [f"{quoted(column)} IS NOT NULL" for column in view.keys]
+    columns = [f"{sql_name(column)} AS {key}" for column, key in zip(view.keys, keys, strict=True)]
+    columns.append(f"{instant(sql_name(view.instant), view.types[view.instant], view.name)} AS since")
+    columns += [f"{sql_name(column)} AS v{i}" for i, column in enumerate(view.features)]
+    wanted = [within(sql_name(view.instant), view.types[view.instant], first, last)]
+    wanted += [f"{sql_name(column)} IS NOT NULL" for column in view.keys]
     if view.created:
-        columns.append(f"{instant(quoted(view.created), view.types[view.created], view.name)} AS created")
+        columns.append(f"{instant(sql_name(view.created), view.types[view.created], view.name)} AS created")
     rows = f"SELECT {', '.join(columns)} FROM {view.relation} WHERE {' AND '.join(wanted)}"
     # Of rows that nothing else tells apart, the largest values win: whatever DuckDB's threads meet first would differ
     # from run to run.
@@ -173,7 +157,7 @@ def joined(
     for i, view in enumerate(views):
         first, last = bounds or (None, None)
         if first is not None and view.ttl is not None:
-            first -= view.ttl // _MICROSECOND
+            first -= view.ttl // MICROSECOND
         else:
             first = None
         kind = "TABLE" if keep else "VIEW"
@@ -184,19 +168,19 @@ def joined(
         asked = chunk.select(needed).append_column("dagster_mlops_row", pa.array(range(chunk.num_rows), pa.int64()))
         connection.register("asked", asked)
         kinds = described(connection, "asked")
-        moment = instant(f"e.{quoted(timestamp)}", kinds[timestamp], "entity rows")
+        moment = instant(f"e.{sql_name(timestamp)}", kinds[timestamp], "entity rows")
         for i, view in enumerate(views):
             # A column without a single value has no type of its own: Arrow calls it null.
             conditions = [
-                f"{'NULL' if pa.types.is_null(asked.schema.field(key).type) else 'e.' + quoted(key)} = f.k{j}"
+                f"{'NULL' if pa.types.is_null(asked.schema.field(key).type) else 'e.' + sql_name(key)} = f.k{j}"
                 for j, key in enumerate(view.keys.values())
             ]
             conditions.append(f"{moment} >= f.known_at")
-            alive = f"f.since >= {moment} - {view.ttl // _MICROSECOND}" if view.ttl is not None else "true"
+            alive = f"f.since >= {moment} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"
             values = [
-                f"CASE WHEN {alive} THEN f.v{j} END AS {quoted(name)}"
+                f"CASE WHEN {alive} THEN f.v{j} END AS {sql_name(name)}"
                 if view.ttl is not None
-                else f"f.v{j} AS {quoted(name)}"
+                else f"f.v{j} AS {sql_name(name)}"
                 for j, name in enumerate(view.features.values())
             ]
             found = connection.sql(

@@ -12,9 +12,10 @@ import pyarrow.dataset as ds
 from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.file_source import FileSource
 
+from dagster_mlops.core.tables import sql_name
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.asof import described, family, instant, quoted
+from dagster_mlops.feast.point_in_time.asof import described, family, instant
 
 _TIMESTAMP = "event_timestamp"
 _ENDINGS = (".parquet", ".csv", ".csv.gz")
@@ -88,7 +89,7 @@ def entity_rows(connection: duckdb.DuckDBPyConnection, asked: Any, repo_path: Pa
     if _TIMESTAMP not in types and len(moments) != 1:
         raise EntityTimestampInferenceException(_TIMESTAMP)
     timestamp = _TIMESTAMP if _TIMESTAMP in types else moments[0]
-    moment = instant(quoted(timestamp), types[timestamp], "entity rows")
+    moment = instant(sql_name(timestamp), types[timestamp], "entity rows")
     # All rows of an answer are fetched: DuckDB refuses the next query while one is unfinished.
     ((first, last),) = connection.execute(f"SELECT min({moment}), max({moment}) FROM {relation}").fetchall()
     bounds = None if first is None else (first, last)

@@ -18,8 +18,8 @@ from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
+from dagster_mlops.core.tables import sql_name, sql_text
 from dagster_mlops.errors import FeatureError, MissingTableError
-from dagster_mlops.feast.point_in_time.asof import quoted
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -79,7 +79,7 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
         return _registered(connection, ds.dataset(files, filesystem=disk, format="parquet", partitioning="hive"))
     if "://" in place:
         files = _downloaded(connection, source, repo_path, files)
-    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    listed = ", ".join(map(sql_text, files))
     if files[0].endswith(_CSV):
         return f"read_csv([{listed}], sample_size = -1, union_by_name = true)"
     return f"read_parquet([{listed}], union_by_name = true)"
@@ -146,7 +146,7 @@ def passed_over(name: str) -> bool:
 def _registered(connection: duckdb.DuckDBPyConnection, dataset: ds.Dataset) -> str:
     name = f"source_{uuid.uuid4().hex}"
     connection.register(name, dataset)
-    return quoted(name)
+    return sql_name(name)
 
 
 def filesystem(source: FileSource, repo_path: Path | str | None) -> tuple[pafs.FileSystem, str]:

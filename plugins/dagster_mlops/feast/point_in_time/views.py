@@ -7,9 +7,10 @@ from feast.data_source import DataSource
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.repo_config import RepoConfig
 
+from dagster_mlops.core.tables import sql_name
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.asof import View, described, family, instant, quoted
+from dagster_mlops.feast.point_in_time.asof import View, described, family, instant
 from dagster_mlops.feast.point_in_time.entity_rows import EntityRows
 
 # Feast's names of the types whose values a column of another family cannot hold.
@@ -73,7 +74,7 @@ def view_of(
                 f"{types[column]}. Mend the one that is wrong."
             )
     for column in filter(None, [moment, created]):
-        instant(quoted(column), types[column], f"source {source.name!r}")
+        instant(sql_name(column), types[column], f"source {source.name!r}")
 
     label = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
     return View(

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
+from dagster_mlops.core.table_hash import content_hash
+from dagster_mlops.core.tables import as_table, sql_name
+from dagster_mlops.core.timestamps import to_microseconds
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ToolError
 from dagster_mlops.feast.offline import retrieval
-from dagster_mlops.feast.offline.frame_hash import as_table, content_hash
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.snapshot import Snapshot, SourceFile, SourceVersion
 from dagster_mlops.feast.repository import registry
@@ -65,7 +67,7 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
         frame = retrieval.historical_features(
             store, entities, record.feature_service, timestamp_column=kept.timestamp_column
         )
-    found = content_hash(frame)
+    found = content_hash(frame, tool="feast")
     if found != record.content_hash:
         cut = [source.name for source in kept.sources if not source.versioned]
         loose = f" Sources without versions, read as they are now up to {kept.known_at}: {', '.join(cut)}." * bool(cut)
@@ -85,7 +87,7 @@ def rebuild_file(feast: FeastResource, ref: str, out: Path, *, datasets: Dataset
         DagsterMlopsError: a dataset cannot be read back.
     """
     record = find_record(feast, ref)
-    table = as_table(rebuild(feast, record, datasets=datasets))
+    table = as_table(rebuild(feast, record, datasets=datasets), tool="feast")
     out.parent.mkdir(parents=True, exist_ok=True)
     extra("pyarrow.parquet", extra="feast").write_table(table, out)
     return record
@@ -214,9 +216,7 @@ def _write_known(store: "FeatureStore", source: Any, until: str, file: Path) -> 
             kinds = asof.described(connection, relation)
             renamed = {new: old for old, new in source.field_mapping.items() if old in kinds}
             created = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
-            known = asof.within(
-                asof.quoted(created), kinds[created], None, asof.microseconds(datetime.fromisoformat(until))
-            )
+            known = asof.within(sql_name(created), kinds[created], None, to_microseconds(datetime.fromisoformat(until)))
             connection.execute(f"COPY (SELECT * FROM {relation} WHERE {known}) TO '{file}' (FORMAT parquet)")
     except (extra("duckdb", extra="feast").Error, FeatureError, KeyError, OSError) as error:
         raise FeatureError(f"source {source.name!r} cannot be read any more as of {until}: {error}") from error

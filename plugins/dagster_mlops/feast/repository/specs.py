@@ -7,6 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
+from dagster_mlops.feast.metadata_keys import FEATURES
 from dagster_mlops.feast.repository.definitions import (
     Definition,
     EntityDefinition,
@@ -31,22 +33,22 @@ def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
     if isinstance(thing, ViewDefinition):
         return feature_view_spec(thing, project)
     if isinstance(thing, OnDemandViewDefinition):
-        shown = {"dagster/column_schema": _schema(thing.features), "feast/mode": thing.mode}
+        shown = {COLUMN_SCHEMA: _schema(thing.features), "feast/mode": thing.mode}
         return _spec(thing, project, "On-demand feature view", [], shown)
     if isinstance(thing, SourceDefinition):
         times = [dg.TableColumn(thing.timestamp_field, "timestamp")] if thing.timestamp_field else []
         facts: dict[str, Any] = {"feast/source": mask_credentials(thing.path)} if thing.path else {}
         if times or thing.features:
-            facts["dagster/column_schema"] = _schema(thing.features, times)
+            facts[COLUMN_SCHEMA] = _schema(thing.features, times)
         return _spec(thing, project, thing.type, ["sources"], {"feast/source_type": thing.type, **facts})
     if isinstance(thing, ServiceDefinition):
-        names = [dg.TableRecord({"feature view": v, "features": ", ".join(f)}) for v, f in thing.features.items()]
+        names = [{"feature view": view, "features": ", ".join(f)} for view, f in thing.features.items()]
         return _spec(
             thing,
             project,
             "Feature service",
             ["feature_services"],
-            {"feast/features": dg.MetadataValue.table(names)} if names else {},
+            table(FEATURES, names),
         )
     assert isinstance(thing, EntityDefinition)
     return _spec(thing, project, "Entity", ["entities"], {"feast/join_key": thing.join_key, "feast/type": thing.type})
@@ -60,7 +62,7 @@ def feature_view_spec(view: ViewDefinition, project: str) -> dg.AssetSpec:
     ]
     keys += [dg.TableColumn(view.timestamp_field, "timestamp")] if view.timestamp_field else []
     facts = {
-        "dagster/column_schema": _schema(view.features, keys),
+        COLUMN_SCHEMA: _schema(view.features, keys),
         "feast/source": mask_credentials(view.source),
         "feast/ttl": str(timedelta(seconds=view.ttl_seconds)) if view.ttl_seconds else "unlimited",
         "feast/online": view.online,

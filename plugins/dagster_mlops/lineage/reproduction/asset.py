@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.checks import never_missing
+from dagster_mlops.core.metadata import table
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
@@ -110,9 +111,9 @@ def _told(verdict: "Verdict") -> str:
 
 
 def _metadata(verdict: "Verdict") -> dict[str, Any]:
-    rows = [dg.TableRecord({name: str(value) for name, value in vars(f).items()}) for f in verdict.findings]
+    rows = [{name: str(value) for name, value in vars(finding).items()} for finding in verdict.findings]
     return {
         "reproduce/run": verdict.then.run_id,
-        "reproduce/findings": dg.MetadataValue.table(rows),
+        **table("reproduce/findings", rows),
         "reproduce/different": len(verdict.different),
     }

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dagster_mlops.core.metadata import shorten
 from dagster_mlops.lineage.chain.tree import LOOKS
 from dagster_mlops.lineage.reproduction.explain import Difference, Explanation
 from dagster_mlops.lineage.reproduction.ingredients import Ingredient
@@ -111,4 +112,4 @@ def _differences(found: Sequence[Difference]) -> Table:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:39]}…"
+    return shorten(text, 40)

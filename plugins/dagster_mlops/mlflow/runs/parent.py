@@ -9,6 +9,7 @@ import dagster as dg
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
+from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-REGISTERED_AS = "mlflow/registered_model_name"
 """Metadata of a training asset's definition, by which a step knows the other trainings of its Dagster run."""
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
 """What a tag of a Dagster run begins with that names its MLflow run; the id of the experiment follows."""

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
-from dagster_mlops.mlflow.server.advice import what_to_do
+from dagster_mlops.mlflow.server.advice import REMEDIES
 from dagster_mlops.mlflow.server.lazy_headers import spare_imports
 from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
@@ -63,7 +64,7 @@ def connect(
         ) from error
     except extra("mlflow.exceptions").MlflowException as error:
         text = mask_credentials(str(error))[:500]
-        raise TrackingError(f"MLflow at {where} cannot be used: {text}\n{what_to_do(text, where)}") from error
+        raise TrackingError(f"MLflow at {where} cannot be used: {text}\n{advice(text, REMEDIES, uri=where)}") from error
     if registry_uri and registry_uri != uri:
         _ask_registry(bare, registry_uri, timeout)
     return mlflow.MlflowClient(tracking_uri=uri, registry_uri=registry_uri) if login else client

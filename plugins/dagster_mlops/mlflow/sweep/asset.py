@@ -14,6 +14,7 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
 from dagster_mlops.mlflow.sweep.loop import Sweep, run_trials
+from dagster_mlops.mlflow.sweep.metadata_keys import SECONDS
 from dagster_mlops.mlflow.sweep.study import open_storage, open_study, requeue, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import close_left
 
@@ -151,7 +152,7 @@ def run_sweep(
         run_trials(objective, study, storage, context, client, parent, settings)
         seconds = time.monotonic() - started
         metadata = conclude(study, context, client, parent, resource, metric=settings.metric, storage=url)
-        return dg.MaterializeResult(metadata={**metadata, "optuna/seconds": round(seconds, 3)})
+        return dg.MaterializeResult(metadata={**metadata, SECONDS: round(seconds, 3)})
     finally:
         storage.remove_session()
         storage.engine.dispose()

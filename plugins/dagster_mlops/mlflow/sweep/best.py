@@ -11,8 +11,10 @@ import dagster as dg
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.metadata_keys import METRIC
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.sweep.metadata_keys import TRIAL_NUMBER
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
 from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
 from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE, final_point, log_params
@@ -48,9 +50,9 @@ def conclude(
     _adopt(client, run, best, metric)
     tried = json.dumps({"number": best.number, "params": best.params}, default=str)
     client.log_text(run.info.run_id, tried, f"{CODE}/{TRIAL}")
-    log_plots(study, metric)
+    plots = log_plots(study, metric)
     context.log.info(f"Trial {best.number} is the best: {metric} {best.value:.6g} with {best.params}.")
-    return sweep_metadata(study, done, resource, run, metric=metric, storage=storage)
+    return sweep_metadata(study, done, resource, run, metric=metric, storage=storage) | plots
 
 
 def tried_before(context: dg.AssetExecutionContext) -> str:
@@ -76,7 +78,7 @@ def repeat_trial(objective: "Callable[[optuna.Trial], float]", tried: str, *, me
     client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
     client.log_batch(run_id, metrics=[final_point(client, run_id, metric, float(value))])
     log_params(client, run_id, trial.params)
-    return {"optuna/trial": trial.number, f"mlflow/metric/{metric}": float(value)}
+    return {TRIAL_NUMBER: trial.number, f"{METRIC}/{metric}": float(value)}
 
 
 def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTrial", metric: str) -> None:

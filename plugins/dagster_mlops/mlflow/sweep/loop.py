@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.sweep.metadata_keys import BEST_VALUE
 from dagster_mlops.mlflow.sweep.study import RUN_ID, queued, requeue, running, settled
 from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
@@ -154,6 +155,6 @@ def _observe(context: dg.AssetExecutionContext, study: "optuna.Study") -> None:
     done = settled(study)
     facts: dict[str, Any] = {"optuna/finished": len(done.trials)}
     if done.count("COMPLETE"):
-        facts["optuna/best_value"] = study.best_value
+        facts[BEST_VALUE] = study.best_value
     partition = context.partition_key if context.has_partition_key else None
     context.log_event(dg.AssetObservation(context.assets_def.key, partition=partition, metadata=facts))

@@ -11,15 +11,18 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import upstream_refs
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import link
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.assets import training_asset
+from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep.asset import refuse_checks
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.function import SweepFunction
+from dagster_mlops.mlflow.sweep.metadata_keys import SECONDS, STORAGE, STUDY_NAME, TRIAL_NUMBER
 from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
@@ -115,7 +118,7 @@ def sweep_trials(
         study_name = f"{unique}-{root[:8]}"
         with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as (client, in_):
             if _RUN not in study.user_attrs:
-                tags = {STUDY: study_name, runs.DAGSTER_RUN: context.run.run_id}
+                tags = {STUDY_NAME: study_name, runs.DAGSTER_RUN: context.run.run_id}
                 study.set_user_attr(_RUN, client.create_run(in_, tags=tags, run_name=study_name).info.run_id)
             # It only holds the trials together, and nobody writes it.
             client.set_terminated(study.user_attrs[_RUN])
@@ -125,9 +128,9 @@ def sweep_trials(
             context.instance.add_dynamic_partitions(partitions.name or "", names)
         return dg.MaterializeResult(
             metadata={
-                "optuna/study": study_name,
+                STUDY_NAME: study_name,
                 "optuna/n_trials": n_trials,
-                "optuna/storage": mask_credentials(storage_url(storage, context.instance)),
+                STORAGE: mask_credentials(storage_url(storage, context.instance)),
             }
         )
 
@@ -166,14 +169,13 @@ def sweep_trials(
                     assert trial is not None
                 run = client.get_run(trial.user_attrs[RUN_ID])
             metadata: dict[str, Any] = {
-                "optuna/trial": number,
+                TRIAL_NUMBER: number,
                 "optuna/state": trial.state.name,
                 "optuna/params": dg.MetadataValue.json({key: str(value) for key, value in trial.params.items()}),
-                **({f"mlflow/metric/{metric}": float(trial.value)} if trial.value is not None else {}),
-                **({"optuna/seconds": round(trial.duration.total_seconds(), 3)} if trial.duration else {}),
+                **({f"{METRIC}/{metric}": float(trial.value)} if trial.value is not None else {}),
+                **({SECONDS: round(trial.duration.total_seconds(), 3)} if trial.duration else {}),
             }
-            if url := mlflow.run_url(run.info.experiment_id, run.info.run_id):
-                metadata["mlflow/run_url"] = dg.MetadataValue.url(url)
+            metadata |= link(RUN_URL, mlflow.run_url(run.info.experiment_id, run.info.run_id))
             if trial.state.name == "FAIL":
                 reason = run.data.tags.get(runs.CLOSED, "it was cut off")
                 raise dg.Failure(f"Trial {number} has failed: {reason}", metadata=metadata, allow_retries=False)
@@ -295,4 +297,4 @@ def _latest(instance: dg.DagsterInstance, key: dg.AssetKey, *, missing: str | No
         if missing is None:
             raise TrainingRunError(f"no sweep was begun: materialize {key.to_user_string()}, then the trials.")
         return missing
-    return str(event.asset_materialization.metadata["optuna/study"].value)
+    return str(event.asset_materialization.metadata[STUDY_NAME].value)

@@ -1,11 +1,17 @@
 """A sweep as people look at it: progress, importance of the parameters, and a table of the best trials."""
 
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import link, table
+from dagster_mlops.core.pictures import drawn, failed, markdown, new_figure
 from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.sweep.metadata_keys import BEST_VALUE, STORAGE, STUDY_NAME
 from dagster_mlops.mlflow.sweep.study import RUN_ID, Settled
 from dagster_mlops.provenance import mask_credentials
 
@@ -39,40 +45,48 @@ def sweep_metadata(
     # A parameter may be called like the metric, such as scikit-learn's `loss`.
     columns = {name: f"parameter {name}" if name in ("trial", "seconds", metric) else name for name in names}
     rows = [
-        dg.TableRecord(
-            {
-                "trial": trial.number,
-                metric: float(trial.value or 0.0),
-                "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else 0.0,
-                **{column: str(trial.params.get(name, "")) for name, column in columns.items()},
-                "mlflow run": trial.user_attrs.get(RUN_ID, ""),
-            }
-        )
+        {
+            "trial": trial.number,
+            metric: float(trial.value or 0.0),
+            "seconds": round(trial.duration.total_seconds(), 3) if trial.duration else 0.0,
+            **{column: str(trial.params.get(name, "")) for name, column in columns.items()},
+            "mlflow run": trial.user_attrs.get(RUN_ID, ""),
+        }
         for trial in ranked[:_ROWS]
     ]
-    facts: dict[str, Any] = {
-        "optuna/best_value": float(best.value or 0.0),
+    return {
+        BEST_VALUE: float(best.value or 0.0),
         "optuna/best_trial": best.number,
         "optuna/best_params": dg.MetadataValue.json({name: _plain(value) for name, value in best.params.items()}),
         "optuna/complete": done.count("COMPLETE"),
         "optuna/pruned": done.count("PRUNED"),
         "optuna/failed": done.count("FAIL"),
         "optuna/cut_off": done.lost,
-        "optuna/trials": dg.MetadataValue.table(rows),
-        "optuna/study": study.study_name,
-        "optuna/storage": mask_credentials(storage),
+        **table("optuna/trials", rows),
+        STUDY_NAME: study.study_name,
+        STORAGE: mask_credentials(storage),
+        **link("optuna/run_url", resource.run_url(parent.info.experiment_id, parent.info.run_id)),
     }
-    if url := resource.run_url(parent.info.experiment_id, parent.info.run_id):
-        facts["optuna/run_url"] = dg.MetadataValue.url(url)
-    return facts
 
 
-def log_plots(study: "optuna.Study", metric: str) -> None:
-    """Draw how the search went, and log it to MLflow's active run: from there it comes onto the asset's page."""
-    mlflow = extra("mlflow")
-    mlflow.log_figure(_history(study, metric), "sweep_history.png", save_kwargs={"dpi": 80})
-    if figure := _slices(study, metric):
-        mlflow.log_figure(figure, "sweep_params.png", save_kwargs={"dpi": 70})
+def log_plots(study: "optuna.Study", metric: str) -> dict[str, Any]:
+    """Draw how the search went, and log it to MLflow's active run: from there it comes onto the asset's page.
+
+    Returns:
+        Metadata that says what could not be drawn or logged; a search does not fail for a picture.
+    """
+    plots = {"sweep_history.png": _history, "sweep_params.png": _slices}
+    pictures = [drawn(name, partial(plot, study, metric), tool="mlflow") for name, plot in plots.items()]
+    try:
+        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as folder:
+            for picture in pictures:
+                if picture.content:
+                    Path(folder, picture.title).write_bytes(picture.content)
+            extra("mlflow").log_artifacts(folder)
+    except Exception as error:  # noqa: BLE001 - see above
+        pictures.append(failed("The search", error))
+    problems = markdown(picture for picture in pictures if picture.problem)
+    return {"optuna/figures": problems} if problems else {}
 
 
 def importances(study: "optuna.Study") -> dict[str, float]:
@@ -96,7 +110,7 @@ def importances(study: "optuna.Study") -> dict[str, float]:
 
 
 def _history(study: "optuna.Study", metric: str) -> "Figure":
-    figure = extra("matplotlib.figure", extra="mlflow").Figure(figsize=(9, 3.2), layout="constrained")
+    figure = new_figure(9, 3.2, tool="mlflow")
     history, shares = figure.subplots(1, 2, width_ratios=(3, 2))
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
@@ -125,9 +139,7 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
         return None
     columns = min(len(known), 3)
     rows = -(-len(known) // columns)
-    figure = extra("matplotlib.figure", extra="mlflow").Figure(
-        figsize=(3.2 * columns, 2.6 * rows), layout="constrained"
-    )
+    figure = new_figure(3.2 * columns, 2.6 * rows, tool="mlflow")
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel, name in zip(panels, known, strict=False):
         having = [trial for trial in complete if name in trial.params]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import link
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.metadata_keys import VERSION_URL
 from dagster_mlops.mlflow.registry.versions import logged_model_id, register
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -109,7 +111,7 @@ def train_step(
             **version.to_metadata(),
             **metadata,
             **taken,
-            **({"mlflow/version_url": dg.MetadataValue.url(version_url)} if version_url else {}),
+            **link(VERSION_URL, version_url),
             **(given.metadata or {}),
         },
         check_results=given.check_results,

@@ -1,21 +1,22 @@
 """A training run as people look at it in Dagster: numbers, params, figures and a link."""
 
-import base64
 import dataclasses
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
-
 from dagster_mlops.core.environment import environment
+from dagster_mlops.core.metadata import link, table
+from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, markdown
 from dagster_mlops.core.run_files import CODE
+from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL
 from dagster_mlops.mlflow.registry.versions import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
-from dagster_mlops.provenance import TrainingRun, mask_credentials
+from dagster_mlops.provenance import TrainingRun
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -23,42 +24,32 @@ if TYPE_CHECKING:
 
 _FIGURES = 3
 _FOLDERS = 5  # that are looked into: each is a request
-_FIGURE_BYTES = 60_000
 
 
 def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:
     """Metadata of a run, and its record with the metrics filled in."""
     metrics = finite_metrics(run)
-    metadata: dict[str, Any] = {f"mlflow/metric/{name}": value for name, value in metrics.items()}
-    if run.data.params:
-        rows = [dg.TableRecord({"param": name, "value": value}) for name, value in sorted(run.data.params.items())]
-        metadata["mlflow/params"] = dg.MetadataValue.table(rows)
-    if url := resource.run_url(run.info.experiment_id, run.info.run_id):
-        metadata["mlflow/run_url"] = dg.MetadataValue.url(url)
-    try:
-        with environment(**request_limits(retries=3)):
-            figures = _figures(artifact_store(resource, run))
-        if figures:
-            metadata["mlflow/figures"] = dg.MetadataValue.md("\n\n".join(figures))
-    except Exception as error:  # noqa: BLE001 - whatever a store says, a picture does not cost a training
-        text = f"The figures of MLflow run {run.info.run_id} cannot be shown: {mask_credentials(str(error))[:500]}"
-        dg.get_dagster_logger().warning(text)
+    metadata: dict[str, Any] = {f"{METRIC}/{name}": value for name, value in metrics.items()}
+    metadata |= table("mlflow/params", [{"param": name, "value": v} for name, v in sorted(run.data.params.items())])
+    metadata |= link(RUN_URL, resource.run_url(run.info.experiment_id, run.info.run_id))
+    if figures := markdown(_figures(resource, run)):
+        metadata["mlflow/figures"] = figures
     return metadata, dataclasses.replace(record, metrics=metrics, params=dict(sorted(run.data.params.items())))
 
 
-def _figures(store: "ArtifactRepository") -> list[str]:
-    """The first small PNG files among the run's artifacts, inline: Dagster has no metadata type for images."""
-    top = store.list_artifacts()
-    folders = [file.path for file in top if file.is_dir and file.path not in (CODE, FOLDER)][:_FOLDERS]
-    below = [file for folder in folders for file in store.list_artifacts(folder)]
-    small = [
-        file.path
-        for file in [*top, *below]
-        if file.path.endswith(".png") and 0 < (file.file_size or 0) <= _FIGURE_BYTES
-    ]
-    figures = []
-    with tempfile.TemporaryDirectory() as folder:
-        for path in small[:_FIGURES]:
-            png = Path(store.download_artifacts(path, folder)).read_bytes()
-            figures.append(f"![{path}](data:image/png;base64,{base64.b64encode(png).decode()})")
-    return figures
+def _figures(resource: MlflowResource, run: "Run") -> list[Picture]:
+    """The first small PNG files among the run's artifacts."""
+    try:
+        with environment(**request_limits(retries=3)), tempfile.TemporaryDirectory() as folder:
+            store = artifact_store(resource, run)
+            top = store.list_artifacts()
+            folders = [file.path for file in top if file.is_dir and file.path not in (CODE, FOLDER)][:_FOLDERS]
+            below = [file for path in folders for file in store.list_artifacts(path)]
+            small = [f.path for f in [*top, *below] if f.path.endswith(".png") and 0 < (f.file_size or 0) <= MOST_BYTES]
+            return [drawn(path, partial(_content, store, path, folder), tool="mlflow") for path in small[:_FIGURES]]
+    except Exception as error:  # noqa: BLE001 - whatever a store raises, a picture does not cost a training
+        return [failed(f"What MLflow run {run.info.run_id} logged", error)]
+
+
+def _content(store: "ArtifactRepository", path: str, folder: str) -> bytes:
+    return Path(store.download_artifacts(path, folder)).read_bytes()

@@ -1,0 +1,119 @@
+"""Small pictures that Dagster shows inline; one that cannot be drawn is a line that says why."""
+
+import base64
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import shorten
+from dagster_mlops.errors import MissingExtraError
+from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_BYTES = 60_000
+"""The longest a picture may be as text: Dagster keeps it in its event log and sends it with the asset's page."""
+
+_MOST_CONTENT = MOST_BYTES * 3 // 4  # base64 makes four bytes of three
+_KINDS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"<": "svg+xml"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, or why there is none.
+
+    >>> Picture(title="ROC", problem="ValueError: nothing to draw").markdown()
+    'ROC is not drawn: ValueError: nothing to draw'
+    """
+
+    title: str
+    content: bytes = b""
+    problem: str = ""
+
+    def markdown(self) -> str:
+        """The picture inline; empty if there is nothing to show. Dagster has no metadata type for images."""
+        if self.problem:
+            return f"{self.title} is not drawn: {self.problem}"
+        if not self.content:
+            return ""
+        kind = next((kind for start, kind in _KINDS.items() if self.content.startswith(start)), "png")
+        return f"![{self.title}](data:image/{kind};base64,{base64.b64encode(self.content).decode()})"
+
+
+def drawn(title: str, draw: "Callable[[], Figure | bytes | None]", *, tool: str) -> Picture:
+    """The figure or image file that `draw` returns, made small enough; whatever `draw` raises is the problem.
+
+    A picture never costs the step or check that made it.
+
+    Args:
+        title: Text to read in place of the picture.
+        draw: Draws a figure, or reads an image file; None if there is nothing to draw.
+        tool: Extra that brings matplotlib.
+    """
+    try:
+        figure = draw()
+        if figure is None:
+            return Picture(title)
+        content = _small(figure if isinstance(figure, bytes) else _png(figure), tool)
+    except Exception as error:  # noqa: BLE001 - see above
+        return failed(title, error)
+    if not 0 < len(content) <= _MOST_CONTENT:
+        return Picture(title, problem=f"it has {len(content):,} bytes, and up to {_MOST_CONTENT:,} can be shown")
+    return Picture(title, content)
+
+
+def failed(title: str, error: Exception) -> Picture:
+    """The line in place of a picture that raised `error`."""
+    reason = str(error) if isinstance(error, MissingExtraError) else f"{type(error).__name__}: {error}"
+    return Picture(title, problem=mask_credentials(reason)[:500])
+
+
+def markdown(pictures: Iterable[Picture]) -> dg.MarkdownMetadataValue | None:
+    """Pictures below each other as one metadata value; None if there is nothing to show."""
+    text = "\n\n".join(filter(None, (picture.markdown() for picture in pictures)))
+    return dg.MetadataValue.md(text) if text else None
+
+
+def new_figure(width: float, height: float, *, tool: str) -> "Figure":
+    """An empty figure, in inches. Not pyplot's, which keeps every figure alive and picks a GUI backend."""
+    return extra("matplotlib.figure", extra=tool).Figure(figsize=(width, height), layout="constrained")
+
+
+def label(value: Any, length: int = 14) -> str:
+    r"""A short text for a figure: only what matplotlib's font can draw, and without its mathematics.
+
+    >>> label("price in $ of a pair")
+    'price in \\$ o…'
+    """
+    text = "".join(c if c.isprintable() and ord(c) < 0x500 else "?" for c in str(value)).replace("$", r"\$")
+    return shorten(text, length)
+
+
+def _png(figure: "Figure") -> bytes:
+    content = b""
+    for dpi in (100, 80, 60, 40):
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=dpi)
+        content = file.getvalue()
+        if len(content) <= _MOST_CONTENT:
+            break
+    return content
+
+
+def _small(content: bytes, tool: str) -> bytes:
+    if len(content) <= _MOST_CONTENT:
+        return content
+    image = extra("PIL.Image", extra=tool).open(io.BytesIO(content)).convert("RGB")
+    for side in (800, 500, 300, 150):
+        image.thumbnail((side, side))
+        file = io.BytesIO()
+        image.quantize(64).save(file, format="PNG", optimize=True)
+        content = file.getvalue()
+        if len(content) <= _MOST_CONTENT:
+            break
+    return content

@@ -1,0 +1,160 @@
+"""A hash of a table's content: the same for a file, a frame and a stream, whatever library wrote it."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.tables import as_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def content_hash(table: Any, *, tool: str) -> str:
+    """The hash of everything that :func:`as_table` takes: rows and columns in their order, missing values, and types.
+
+    It does not depend on how the rows are cut into batches, on a pandas index, or on what a file format adds. NaN is a
+    missing value, as it is in pandas, and a timestamp without a time zone is UTC. Widths that no reader keeps (large
+    strings, units of times, dictionaries) do not count; integers and floats of different widths differ.
+
+    Raises:
+        DagsterMlopsError: `table` is not a table.
+
+    >>> import pandas as pd, pyarrow as pa
+    >>> made = pd.DataFrame({"origin": ["JFK", None], "wind": [1.5, float("nan")]})
+    >>> content_hash(made, tool="feast") == content_hash(pa.Table.from_pandas(made), tool="feast")
+    True
+    """
+    batches = _batches(table, tool)
+    columns = [_Column(_plain(field.type, tool), tool) for field in batches.schema]
+    for batch in batches:
+        for column, values in zip(columns, batch.columns, strict=True):
+            column.add(values)
+    whole = hashlib.sha256()
+    for field, column in zip(batches.schema, columns, strict=True):
+        # A column without a single value has whatever type its library likes.
+        type_name = column.type if column.has_values else "null"
+        whole.update(f"{field.name}\0{type_name}\0{column.digest()}\0".encode())
+    return whole.hexdigest()
+
+
+class _Column:
+    """Hashes one column, however it is cut: which values are missing, the values, and for lists how long each is."""
+
+    def __init__(self, type: "pa.DataType", tool: str) -> None:
+        pa = extra("pyarrow", extra=tool)
+        self.type, self.tool, self.has_values = type, tool, False
+        self._present, self._values, self._sizes = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self._nanoseconds, self._has_nanoseconds = hashlib.sha256(), False
+        self._inner: list[_Column] = []
+        if pa.types.is_large_list(type):
+            self._inner = [_Column(type.value_type, tool)]
+        elif pa.types.is_struct(type):
+            self._inner = [_Column(field.type, tool) for field in type.fields]
+
+    def add(self, values: "pa.Array") -> None:
+        pa, compute = extra("pyarrow", extra=self.tool), extra("pyarrow.compute", extra=self.tool)
+        if isinstance(values.type, pa.BaseExtensionType):
+            values = values.storage
+        if pa.types.is_large_list(self.type):
+            values = values.cast(pa.large_list(_item_type(values.type, pa)))
+        elif not pa.types.is_struct(self.type):  # whose fields, as a list's items, become plain one by one
+            values = _in_microseconds(values, self._add_nanoseconds, pa).cast(self.type)
+        if pa.types.is_floating(self.type):
+            values = compute.if_else(compute.is_nan(values), pa.scalar(None, self.type), values)
+        self._present.update(compute.cast(values.is_valid(), pa.uint8()).to_numpy().tobytes())
+        values = values.drop_null()
+        self.has_values = self.has_values or len(values) > 0
+        if pa.types.is_large_list(self.type):
+            self._sizes.update(compute.list_value_length(values).to_numpy().astype("<i8").tobytes())
+            self._inner[0].add(values.flatten())
+        elif pa.types.is_struct(self.type):
+            for inner, field in zip(self._inner, values.flatten(), strict=True):
+                inner.add(field)
+        elif pa.types.is_large_binary(self.type) or pa.types.is_large_string(self.type):
+            values = values.cast(pa.large_binary())
+            self._sizes.update(compute.binary_length(values).to_numpy().astype("<i8").tobytes())
+            self._values.update(b"".join(values.to_pylist()))
+        elif not pa.types.is_null(self.type):
+            # Minus zero equals zero, and no reader promises to keep it.
+            numbers = values.to_numpy(zero_copy_only=False) + 0
+            self._values.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
+
+    def digest(self) -> str:
+        hashes = [self._present, self._values, self._sizes, *([self._nanoseconds] if self._has_nanoseconds else [])]
+        return "|".join([*(one.hexdigest() for one in hashes), *(inner.digest() for inner in self._inner)])
+
+    def _add_nanoseconds(self, remainder: Any) -> None:
+        self._has_nanoseconds = self._has_nanoseconds or bool(remainder.any())
+        self._nanoseconds.update(remainder.astype("<i8").tobytes())
+
+
+def _in_microseconds(values: "pa.Array", add_remainder: Any, pa: Any) -> "pa.Array":
+    """Times in microseconds; what is finer goes to `add_remainder`."""
+    types, unit = pa.types, getattr(values.type, "unit", "")
+    if types.is_timestamp(values.type):
+        type = pa.timestamp("us")
+    elif types.is_duration(values.type):
+        type = pa.duration("us")
+    elif types.is_time(values.type):
+        type = pa.time64("us")
+    else:
+        return values
+    if unit != "ns":
+        return values.cast(type)
+    numbers = values.cast(pa.int64())
+    nanoseconds = numbers.drop_null().to_numpy()
+    add_remainder(nanoseconds % 1000)
+    missing = numbers.is_null().to_numpy(zero_copy_only=False)
+    return pa.array(numbers.fill_null(0).to_numpy() // 1000, pa.int64(), mask=missing).cast(type)
+
+
+def _batches(table: Any, tool: str) -> "pa.RecordBatchReader":
+    pa = extra("pyarrow", extra=tool)
+    if isinstance(table, pa.RecordBatchReader):
+        return table
+    # Small batches, so that what is made of a batch stays small.
+    whole = as_table(_without_mixed_columns(table, pa), tool=tool)
+    return pa.RecordBatchReader.from_batches(whole.schema, whole.to_batches(max_chunksize=2**16))
+
+
+def _item_type(type: "pa.DataType", pa: Any) -> "pa.DataType | None":
+    """The type of the items of any kind of list; a map is a list of keys and values."""
+    types = pa.types
+    if types.is_map(type):
+        return pa.struct([("key", type.key_type), ("value", type.item_type)])
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+    return type.value_type if any(is_list(type) for is_list in lists) else None
+
+
+def _without_mixed_columns(table: Any, pa: Any) -> Any:
+    """A pandas frame whose columns of mixed types, which Arrow has no type for, are their values' texts."""
+    texts = {}
+    for name, values in table.items() if hasattr(table, "iloc") else ():
+        if values.dtype == object:
+            try:
+                pa.array(values, from_pandas=True)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                texts[name] = values.map(repr).where(values.notna(), None)
+    return table.assign(**texts) if texts else table
+
+
+def _plain(type: "pa.DataType", tool: str) -> "pa.DataType":
+    """The type that stands for all that hold the same values."""
+    pa = extra("pyarrow", extra=tool)
+    types = pa.types
+    if isinstance(type, pa.BaseExtensionType):
+        return _plain(type.storage_type, tool)
+    if types.is_dictionary(type):
+        return _plain(type.value_type, tool)
+    if item := _item_type(type, pa):
+        return pa.large_list(_plain(item, tool))
+    if types.is_struct(type):
+        return pa.struct([(field.name, _plain(field.type, tool)) for field in type.fields])
+    if types.is_timestamp(type) or types.is_date(type):
+        return pa.timestamp("us")
+    if types.is_integer(type) or types.is_boolean(type) or types.is_floating(type) or types.is_null(type):
+        return type
+    if types.is_duration(type):
+        return pa.int64()
+    return pa.large_string() if types.is_decimal(type) or types.is_time(type) else pa.large_binary()
