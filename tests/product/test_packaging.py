@@ -28,6 +28,9 @@ EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra != "all"]
 LAYERS = [extra for extra in EXTRAS if (LIBRARY / extra).is_dir()]  # the others add to a layer
 CORE = {path.stem for path in LIBRARY.glob("*.py")} - {"cli", "__init__"} | {"core", "provenance"}
 VERBS = {verb for verb in ("evaluation", "promotion", "serving", "monitoring") if (LIBRARY / verb).is_dir()}
+FOLDERS = sorted(
+    {path.parent.name for path in LIBRARY.glob("*/__init__.py")} - CORE
+)  # a new tool stands behind the wall, too
 TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow", "optuna"]
 HEAVY = [*TOOLS, "git", "lightgbm", "matplotlib", "numpy", "pandas", "pyarrow", "sklearn"]
 
@@ -58,7 +61,7 @@ def _imports(file: Path) -> set[str]:
     return found - {"__version__"}
 
 
-@pytest.mark.parametrize("layer", [*LAYERS, "git", "testing", *sorted(VERBS), "lineage", "cli.py", "core"])
+@pytest.mark.parametrize("layer", [*FOLDERS, "cli.py", "core"])
 def test_a_layer_reaches_only_what_stands_below_it(layer):
     """core ← verbs ← tools ← lineage, cli: a verb imports no tool, a tool no other tool."""
     if layer == "core":
