@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dagster_mlops.errors import ToolError
+from dagster_mlops.errors import MissingExtraError, ToolError
 from dagster_mlops.lineage import trace
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Inaccessible, Ref
 from dagster_mlops.tools import KeepsDatasets, KeepsRuns, RebuildsData, answer_within, installed_tools, tool_for
@@ -102,3 +102,20 @@ def test_the_tool_that_the_docs_teach_keeps_its_contract_and_finds_damage(tmp_pa
     assert trace(damaged, tools={"vault": names["VaultTool"]()}).bucket == "faulty"
     exec(example, names)
     assert names["chain"].bucket == "inaccessible"  # /mnt/vault is not mounted here
+
+
+@pytest.mark.parametrize(("module", "extra"), [("mlflow", "mlflow"), ("dagster_k8s", "k8s"), ("optuna", "optuna")])
+def test_the_extra_of_a_missing_tool_follows_from_the_metadata(module, extra, monkeypatch):
+    import sys
+
+    from dagster_mlops.core.extras import extra as import_tool
+
+    class Absent:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == module:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
+    with pytest.raises(MissingExtraError, match=rf"dagster-mlops\[{extra}\]"):
+        import_tool(module)

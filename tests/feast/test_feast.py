@@ -478,7 +478,7 @@ def test_a_lost_registry_is_inaccessible_and_a_damaged_record_faulty(world, monk
         ).fetchall()
         db.execute(
             "update saved_datasets set saved_dataset_proto = ? where saved_dataset_name = ?",
-            [text.replace(b'"schema":1', b'"schema":7'), name],
+            [text.replace(b'"schema":2', b'"schema":7'), name],
         )
     db.close()
     assert isinstance(FeastTool().resolve(ref), Faulty)

@@ -3,7 +3,8 @@
 import dataclasses
 
 import dagster as dg
-import mlflow
+import mlflow.sklearn as sklearn_flavor
+import pandas as pd
 import pytest
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
@@ -24,9 +25,11 @@ def present(tmp_path_factory):
 
     @training_asset(name="model", experiment="delay", registered_model_name="delay")
     def model(context: dg.AssetExecutionContext) -> None:
-        fitted = LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0])
-        mlflow.sklearn.log_model(  # pyright: ignore[reportPrivateImportUsage]
-            fitted, name="model", signature=infer_signature([[0.0]], [0.0]), serialization_format="skops"
+        rows = pd.DataFrame({"hour": [0.0, 1.0]})
+        fitted = LinearRegression().fit(rows, [0.0, 1.0])
+        signature = infer_signature(rows, fitted.predict(rows))
+        sklearn_flavor.log_model(
+            fitted, name="model", signature=signature, input_example=rows, pip_requirements=["scikit-learn"]
         )
 
     resource = MlflowResource(tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=str(folder / "artifacts"))

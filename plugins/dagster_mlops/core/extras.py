@@ -1,12 +1,11 @@
 """Imports a tool where it is used, and names the extra to install when it is not there."""
 
 import importlib
+import re
+from importlib.metadata import metadata
 from types import ModuleType
 
 from dagster_mlops.errors import MissingExtraError
-
-# The extra that brings a tool's import package, where the two names differ.
-_EXTRA_OF = {"dagster_k8s": "k8s", "kubernetes": "k8s", "git": "dvc"}
 
 
 def extra(module: str, *, extra: str | None = None) -> ModuleType:
@@ -28,5 +27,17 @@ def extra(module: str, *, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
-        name = extra or _EXTRA_OF.get(root, root)
+        name = extra or _extra_of(root)
         raise MissingExtraError(f"{root!r} is not installed. Run: pip install 'dagster-mlops[{name}]'") from error
+
+
+def _extra_of(module: str) -> str:
+    """The extra that brings a tool's import package: the one of that name, else the first that requires it."""
+    package = metadata("dagster-mlops")
+    if module in package.get_all("Provides-Extra", []):
+        return module
+    for requirement in package.get_all("Requires-Dist", []):
+        match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement)
+        if match and match[2] != "all" and re.sub(r"[-_.]+", "_", match[1]) == module:
+            return match[2]
+    return module

@@ -43,7 +43,7 @@ def installed() -> Schema:
     Raises:
         MissingExtraError: dagster-k8s is not installed.
     """
-    client = extra("kubernetes.client.models")
+    client = extra("kubernetes.client.models", extra="k8s")
     models: dict[str, dict[str, list[str]]] = {}
     pending = set(SECTIONS.values())
     while pending:
