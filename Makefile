@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 export DAGSTER_MLOPS_STATE := $(STATE)
 export DAGSTER_HOME := $(STATE)/dagster
-# Nobody is told that you tried this.
+# No tool sends usage data.
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export FEAST_USAGE := False

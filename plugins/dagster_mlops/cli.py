@@ -53,8 +53,8 @@ def _not_loaded() -> typer.Typer:
     return placeholder
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dagster-mlops {__version__}")
         raise typer.Exit()
 
@@ -101,8 +101,8 @@ def trace(
             ref = Ref.from_dict({"tool": tool, "kind": role, "id": identifier, "at": at})
         else:
             logs = [str(folder.absolute()) for folder in log or ()]
-            if not logs and (named := os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")):
-                logs = [named]
+            if not logs and (log_folder := os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")):
+                logs = [log_folder]
             if not logs and events:
                 logs = prediction_logs(events)
             if not logs and not instance:
@@ -133,12 +133,12 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
     with _instance(dagster_home) as instance, _quiet():
         if not instance:
             _fail(f"there is no Dagster instance to ask: {_HOME_HINT}")
-        now = status_of(instance)
+        production = status_of(instance)
     if as_json:
-        typer.echo(json.dumps(now.to_dict(), indent=2))
+        typer.echo(json.dumps(production.to_dict(), indent=2))
     else:
-        _show(status_screen(now))
-    raise typer.Exit(COMPLETE if now.healthy else INCOMPLETE)
+        _show(status_screen(production))
+    raise typer.Exit(COMPLETE if production.healthy else INCOMPLETE)
 
 
 class _Environment(StrEnum):
@@ -194,20 +194,22 @@ def reproduce(
         _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
     if keep and keep.exists():
         _fail(f"--keep {keep} already exists. Name a new folder.")
-    with _instance(dagster_home) as instance, _quiet(), _ended_by_sigterm(), contextlib.ExitStack() as held:
+    with _instance(dagster_home) as instance, _quiet(), _ended_by_sigterm(), contextlib.ExitStack() as resources:
         tools, events = Tools(), EventLog(instance) if instance else None
         try:
             recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
             recipe = recipes[0].in_environment(environment.value)
             if explain:
                 why = explain_runs(*recipes)
-                found, screen, same = why, screens.explanation_screen(why), not why.causes
+                result, screen, same = why, screens.explanation_screen(why), not why.causes
             elif dry_run or not recipe.complete:
-                found, screen, same = recipe, screens.recipe_screen(recipe), recipe.complete
+                result, screen, same = recipe, screens.recipe_screen(recipe), recipe.complete
             else:
                 if keep:
                     keep.mkdir(parents=True)
-                folder = keep or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-")))
+                folder = keep or Path(
+                    resources.enter_context(tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-"))
+                )
                 verdict = rerun(
                     recipe,
                     folder.absolute(),
@@ -218,13 +220,13 @@ def reproduce(
                     tools=tools,
                     tell=lambda line: typer.echo(line, err=True),
                 )
-                found, screen, same = verdict, screens.verdict_screen(verdict), verdict.reproduced
+                result, screen, same = verdict, screens.verdict_screen(verdict), verdict.reproduced
         except DagsterMlopsError as error:
             _fail(str(error))
         except OSError as error:  # a full disk, a folder that cannot be made: no answer, rather than "not the same"
             _fail(f"the training cannot be run again here: {error}")
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        typer.echo(json.dumps(result.to_dict(), indent=2))
     else:
         _show(screen)
     raise typer.Exit(COMPLETE if same else INCOMPLETE)
@@ -236,7 +238,7 @@ _HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pas
 @contextlib.contextmanager
 def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
     """The instance of `home` or $DAGSTER_HOME, or None when neither is given."""
-    folder = home or (Path(named) if (named := os.environ.get("DAGSTER_HOME")) else None)
+    folder = home or (Path(home_variable) if (home_variable := os.environ.get("DAGSTER_HOME")) else None)
     if not folder:
         yield None
         return
@@ -282,7 +284,7 @@ _SPELLED = {"✓": "+", "✗": "x", "×": "x", "→": "->", "…": "...", "·": 
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """How a terminal without Unicode shows what it cannot."""
+    """Replacement of characters that a terminal without Unicode cannot show."""
     assert isinstance(error, UnicodeEncodeError)
     return "".join(_SPELLED.get(char, "?") for char in error.object[error.start : error.end]), error.end
 

@@ -28,7 +28,7 @@ def versions(
     from dagster_mlops.dvc.resource import DvcResource
 
     with _errors():
-        found = history(DvcResource(repo=repo), path, rev=rev, limit=limit)
+        dataset_versions = history(DvcResource(repo=repo), path, rev=rev, limit=limit)
     rows = [
         {
             "committed": version.committed.isoformat(),
@@ -38,7 +38,7 @@ def versions(
             "commit": version.dataset.rev,
             "dagster_run": version.dataset.dagster_run_id,
         }
-        for version in found
+        for version in dataset_versions
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -61,22 +61,27 @@ def diff(
     from dagster_mlops.dvc.resource import DvcResource
 
     with _errors():
-        found = compare(DvcResource(repo=repo), path, old, new)
+        difference = compare(DvcResource(repo=repo), path, old, new)
     if as_json:
-        facts = {"old": found.old.md5, "new": found.new.md5, "rows": found.rows_delta, "bytes": found.bytes_delta}
-        typer.echo(json.dumps({**facts, "columns": found.columns, "values": found.values}, indent=2))
+        facts = {
+            "old": difference.old.md5,
+            "new": difference.new.md5,
+            "rows": difference.rows_delta,
+            "bytes": difference.bytes_delta,
+        }
+        typer.echo(json.dumps({**facts, "columns": difference.columns, "values": difference.values}, indent=2))
         return
     _table(
         ["", "old", "new", "delta"],
         [
-            {"": "md5", "old": found.old.md5, "new": found.new.md5},
-            {"": "rows", "old": found.old.rows, "new": found.new.rows, "delta": found.rows_delta},
-            {"": "bytes", "old": found.old.bytes, "new": found.new.bytes, "delta": found.bytes_delta},
+            {"": "md5", "old": difference.old.md5, "new": difference.new.md5},
+            {"": "rows", "old": difference.old.rows, "new": difference.new.rows, "delta": difference.rows_delta},
+            {"": "bytes", "old": difference.old.bytes, "new": difference.new.bytes, "delta": difference.bytes_delta},
         ],
     )
     for columns, rows in (
-        (["column", "change", "before", "after"], found.columns),
-        (["name", "before", "after", "delta"], found.values),
+        (["column", "change", "before", "after"], difference.columns),
+        (["name", "before", "after", "delta"], difference.values),
     ):
         if rows:
             typer.echo()
@@ -103,10 +108,12 @@ def restore(
     dvc = DvcResource(repo=repo, push=push)
     with _errors():
         record = restore_version(dvc, path, rev or md5 or "previous", force=force)
-        locked = dvc.data_version(path)
+        locked_hash = dvc.data_version(path)
     typer.echo(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}.")
-    if locked != record.md5:
-        typer.echo(f"dvc.lock says {locked}: `dvc repro` rebuilds that version, `dvc commit` accepts the restored one.")
+    if locked_hash != record.md5:
+        typer.echo(
+            f"dvc.lock says {locked_hash}: `dvc repro` rebuilds that version, `dvc commit` accepts the restored one."
+        )
 
 
 @contextlib.contextmanager
