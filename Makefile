@@ -47,7 +47,7 @@ status: setup  ## say in one screen what is in production
 	@$(BIN)/dagster-mlops status
 
 stop:  ## stop the deployment that the demo left serving
-	@test ! -x $(BIN)/python || $(BIN)/python -m dagster_mlops.bentoml.commands stop $(STATE)/serving
+	@test ! -x $(BIN)/dagster-mlops || $(BIN)/dagster-mlops serving stop $(STATE)/serving
 
 test: setup  ## run the tests; TOOL=feast runs those of one folder of tests/
 	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m "not thorough" $(if $(TOOL),tests/$(TOOL))

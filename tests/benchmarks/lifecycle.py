@@ -107,7 +107,7 @@ def dagster_demo() -> dict[str, Any]:
                 raise SystemExit(f"the second run executed {again['ran']} unchanged assets")
             return {**found, "unchanged": again["wall"]}
         finally:
-            stop = [sys.executable, "-m", "dagster_mlops.bentoml.commands", "stop", str(state / "serving")]
+            stop = [sys.executable, "-m", "dagster_mlops.cli", "serving", "stop", str(state / "serving")]
             subprocess.run(stop, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, check=False)
 
 

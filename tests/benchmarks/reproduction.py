@@ -42,7 +42,7 @@ class World:
     def demo(self) -> None:
         """The whole lifecycle; the deployment that it leaves is stopped."""
         with (self.state / "demo.log").open("w") as log:
-            for module in (["assets.demo"], ["dagster_mlops.bentoml.commands", "stop", str(self.state / "serving")]):
+            for module in (["assets.demo"], ["dagster_mlops.cli", "serving", "stop", str(self.state / "serving")]):
                 command = [sys.executable, "-m", *module]
                 done = subprocess.run(command, cwd=self.code, env=self.env, stdout=log, stderr=log, check=False)
                 if done.returncode:

@@ -19,8 +19,6 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops import bentoml as layer
 from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
-from dagster_mlops.bentoml.commands import status, stop
-from dagster_mlops.bentoml.serving import records_of
 from dagster_mlops.bentoml.tool import BentomlTool
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
@@ -36,7 +34,9 @@ from dagster_mlops.provenance import (
     Record,
     Ref,
 )
+from dagster_mlops.serving import status, stop
 from dagster_mlops.serving.processes import free_port, marked
+from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.serving.state import load, load_all, lock, state_file
 from tests.support import known_warnings
 
@@ -156,7 +156,7 @@ class World:
         return httpx.post(f"{self.url}/predict", json={"rows": records_of(rows)}, timeout=10, **options)
 
     def servers(self) -> set[str]:
-        return {role for role in marked(self.state_dir) if role.startswith("bento:")}
+        return {role for role in marked(self.state_dir) if role.startswith("server:")}
 
     def phases(self) -> set[str]:
         return {state.phase for state in load_all(self.state_dir)}
@@ -432,11 +432,11 @@ def test_a_service_that_predicts_otherwise_never_takes_traffic(live):
             live.materialize()
     finally:
         (live.root / "own_service.py").unlink()
-    assert "at most 0.125" in str(refusal.value) and "row 0" in str(refusal.value)
+    assert "at most 0.125" in str(refusal.value) and "\n  row " in str(refusal.value)
     assert set(traffic.codes) == {200}
     [still] = status(live.state_dir)
     assert still["id"] == before.id and still["healthy"]
-    assert live.servers() == {f"bento:{before.id}"} and "failed" in live.phases()
+    assert live.servers() == {f"server:{before.id}"} and "failed" in live.phases()
     live.materialize("champion", "bento")
 
 
@@ -477,7 +477,7 @@ def test_kills_at_the_worst_moments_lose_no_request_and_leave_one_server(live):
     assert set(traffic.codes) == {200} and len(traffic.codes) > 100
     [only] = status(live.state_dir)
     assert only["healthy"] and only["id"] == new.id and only["model_version"] != served.model_version
-    assert live.servers() == {f"bento:{new.id}"}
+    assert live.servers() == {f"server:{new.id}"}
     assert sum(role.startswith("envoy:") for role in marked(live.state_dir)) == 1
     assert live.record("deployment", Deployment).id == new.id
 
@@ -624,7 +624,7 @@ def test_no_tool_is_imported_with_the_layer():
 
 
 def test_the_command_line_shows_and_stops(tmp_path):
-    command = [sys.executable, "-W", "error", "-m", "dagster_mlops.bentoml.commands"]
+    command = [sys.executable, "-W", "error", "-m", "dagster_mlops.cli", "serving"]
     shown = subprocess.run([*command, "status", str(tmp_path)], capture_output=True, text=True)
     assert (shown.returncode, json.loads(shown.stdout), shown.stderr) == (1, [], "")
     assert subprocess.run([*command, "stop", str(tmp_path)], capture_output=True).returncode == 0

@@ -23,10 +23,10 @@ from dagster_mlops.evidently import (
     drift_check,
     performance_check,
 )
-from dagster_mlops.evidently.drift import compare
-from dagster_mlops.evidently.normalise import normalise
 from dagster_mlops.evidently.quality import examine
-from dagster_mlops.evidently.resource import quiet
+from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.monitoring.measure import compare
+from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.provenance import Dataset, Ref, Report
 from tests.support import known_warnings
 

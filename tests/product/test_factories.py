@@ -118,7 +118,8 @@ def _factories() -> dict[str, Any]:
         for name, value in vars(importlib.import_module(module.name)).items():
             if inspect.isfunction(value) and value.__module__ == module.name and not name.startswith("_"):
                 made = str(inspect.signature(value).return_annotation)
-                found |= {name: value} if results.search(made) else {}
+                if results.search(made):
+                    found.setdefault(name, value)  # a tool's before the verb that it calls
     found.pop("validate_definitions")  # it gives back what it was given
     return dict(sorted(found.items()))
 

@@ -1,12 +1,10 @@
 """Bentos built from registered models, deployments that prove themselves, and a log of every prediction."""
 
 from dagster_mlops.bentoml.assets import bento_asset
-from dagster_mlops.bentoml.checks import deployment_health_check
 from dagster_mlops.bentoml.component import BentoDeploymentComponent
-from dagster_mlops.bentoml.deployment import deployment_asset
+from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
 from dagster_mlops.bentoml.resource import BentomlResource
-from dagster_mlops.bentoml.sensors import deployment_health_sensor
-from dagster_mlops.bentoml.serving import PredictionLog
+from dagster_mlops.serving import PredictionLog, deployment_health_sensor
 
 __all__ = [
     "BentoDeploymentComponent",

@@ -11,7 +11,6 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.bentoml import serving
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest, upstream_refs
@@ -19,13 +18,14 @@ from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package, Record
+from dagster_mlops.serving import runtime
 
 FACTS_FILE = "dagster_mlops.json"
 _GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""
 
 from pathlib import Path
 
-from dagster_mlops_serving import mlflow_service
+from dagster_mlops_serving.service import mlflow_service
 
 service = mlflow_service(Path(__file__).with_name("{FACTS_FILE}"))
 '''
@@ -53,7 +53,7 @@ def bento_asset(
         promoted: the upstream asset whose latest materialization holds a ``ModelVersion`` record.
         service: a file with your own ``bentoml.service``; it finds ``dagster_mlops.json`` (name, model, model_name, …)
             beside itself and may use ``from dagster_mlops_serving import PredictionLog``. Default: the generic service
-            for any MLflow model with a signature, see :func:`dagster_mlops.bentoml.serving.mlflow_service`.
+            for any MLflow model with a signature, see :func:`dagster_mlops.bentoml.service.mlflow_service`.
         include: more files or folders to put beside the service.
         packages: pip requirements for the bento's container image, beside those that the model was logged with.
         asset_options: anything else that :func:`dagster.asset` takes.
@@ -158,11 +158,11 @@ def _promoted_version(context: dg.AssetExecutionContext, promoted: dg.AssetKey) 
 
 def _collect(context_dir: Path, service: str | Path | None, include: Sequence[str | Path]) -> str:
     """Fill the build context and return BentoML's import string of the service."""
-    shutil.copytree(
-        Path(serving.__file__).parent,
-        context_dir / "dagster_mlops_serving",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    folder = context_dir / "dagster_mlops_serving"
+    shutil.copytree(Path(runtime.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    # An image has these files only, and not this library.
+    code = Path(__file__).with_name("service.py").read_text().replace("dagster_mlops.serving.runtime", folder.name)
+    (folder / "service.py").write_text(code)
     for source in (Path(given) for given in ([service] if service else []) + list(include)):
         if not source.exists():
             raise DeploymentError(f"{source} (looked for in {Path.cwd()}) is not there. Give an absolute path.")

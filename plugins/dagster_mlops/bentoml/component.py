@@ -6,10 +6,9 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.bentoml.assets import bento_asset
-from dagster_mlops.bentoml.checks import deployment_health_check
-from dagster_mlops.bentoml.deployment import deployment_asset
-from dagster_mlops.bentoml.sensors import deployment_health_sensor
+from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
 from dagster_mlops.core.yaml_fields import YamlFields
+from dagster_mlops.serving import deployment_health_sensor
 
 
 class BentoDeploymentComponent(YamlFields, dg.Component):

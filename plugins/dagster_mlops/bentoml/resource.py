@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,13 @@ from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.extras import extra
-from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import Package, mask_credentials
+from dagster_mlops.serving.golden_set import Golden, score_golden
+from dagster_mlops.serving.packager import Server
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
@@ -75,6 +80,34 @@ class BentomlResource(dg.ConfigurableResource):
             yield
         finally:
             mlflow.set_tracking_uri(before)
+
+    def server(self, package: Package, port: int) -> Server:
+        """BentoML's own server of a bento; see :class:`dagster_mlops.serving.Packages`."""
+        serve = [sys.executable, "-m", "bentoml", "serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
+        return Server(command=serve, environment={**self.environment(), "BENTOML_HOME": package.home})
+
+    def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> Golden:
+        """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.
+
+        Raises:
+            DeploymentError: the model cannot be loaded or scored, or the frame is empty or lacks a feature.
+        """
+        mlflow = extra("mlflow", extra="bentoml")
+        model_uri = f"models:/{package.model_name}/{package.model_version}"
+        try:
+            with self.registry():
+                model = mlflow.pyfunc.load_model(model_uri)
+        except (OSError, ValueError, mlflow.exceptions.MlflowException) as error:
+            raise DeploymentError(f"{model_uri} cannot be loaded from {self.masked_uri}: {error}") from error
+        return score_golden(model, model_uri, frame, rows)
+
+    def alias_version(self, model_name: str, alias: str) -> str | None:
+        """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""
+        missing = extra("mlflow.exceptions", extra="bentoml").MlflowException
+        try:
+            return str(self.mlflow_client().get_model_version_by_alias(model_name, alias).version)
+        except missing:
+            return None
 
     def _store(self, name: str) -> Path:
         path = self.home_dir / name

@@ -4,9 +4,9 @@ import json
 import os
 from pathlib import Path
 
-from dagster_mlops.bentoml.serving import PredictionLog
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Package, Record, Ref
+from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.state import load, state_file
 
 

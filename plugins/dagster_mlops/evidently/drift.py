@@ -1,15 +1,19 @@
-"""Which columns of the current data are distributed otherwise than in the reference."""
+"""Drift of columns by Evidently's methods."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.evidently.normalise import Frame
-from dagster_mlops.evidently.resource import EvidentlyResource, quiet
+from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.monitoring import Comparison, Score
+from dagster_mlops.monitoring.normalise import Frame
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
+
+    from dagster_mlops.evidently.resource import EvidentlyResource
 
 # PSI and Jensen-Shannon distance say how large a shift is. A p-value says how sure one can be that there is any, which
 # at production volumes is always. How the thresholds were found: docs/evidently.md.
@@ -19,123 +23,49 @@ DEFAULT_PRESET: Mapping[str, Any] = {
     "cat_method": "jensenshannon",
     "cat_threshold": 0.1,
 }
-_KEPT_CATEGORIES = 50
 
 
 @dataclass(frozen=True)
-class ColumnVerdict:
-    """What became of one column. `score` and `threshold` mean what `method` says: a distance or a p-value."""
+class SnapshotReport:
+    """An Evidently snapshot as a report in the resource's folder."""
 
-    column: str
-    verdict: str
-    drifted: bool
-    compared: bool = True
-    method: str = ""
-    score: float | None = None
-    threshold: float | None = None
+    evidently: "EvidentlyResource"
+    snapshot: "Snapshot"
 
+    def path(self, *, folder: str, name: str) -> Path:
+        """See :class:`dagster_mlops.monitoring.ToolReport`."""
+        return self.evidently.report_path(folder=folder, name=name)
 
-@dataclass(frozen=True)
-class Comparison:
-    """Verdicts, worst first, and Evidently's snapshot of the columns it could compare."""
-
-    columns: list[ColumnVerdict]
-    snapshot: "Snapshot | None"
-
-    @property
-    def drifted(self) -> list[str]:
-        return [c.column for c in self.columns if c.drifted]
-
-    @property
-    def compared(self) -> list[str]:
-        return [c.column for c in self.columns if c.compared]
-
-    @property
-    def share(self) -> float:
-        """Drifted columns of those compared."""
-        return len(self.drifted) / len(self.compared) if self.compared else 0.0
+    def save(self, *, folder: str, name: str, record: Mapping[str, Any]) -> Path:
+        """See :class:`dagster_mlops.monitoring.ToolReport`."""
+        return self.evidently.save(self.snapshot, folder=folder, name=name, record=record)
 
 
-def compare(
-    current: Frame,
-    reference: Frame,
-    evidently: EvidentlyResource,
-    *,
-    columns: Sequence[str] | None = None,
-    preset: Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
+def scores(
+    reference: Frame, current: Frame, evidently: "EvidentlyResource", preset: Mapping[str, Any], name: str
 ) -> Comparison:
-    """Compare column by column with Evidently's drift methods.
-
-    A column that changed its kind, or went missing or empty in the current data, is drifted without asking Evidently,
-    which would crash on it. A column that only one side has counts when `columns` names it. Dates, columns empty in the
-    reference, and identifiers (nearly every value its own) are not compared.
-    """
-    both = dict.fromkeys([*reference.kinds, *current.kinds])
-    names = list(both if columns is None else columns)
-    verdicts = [_structure(name, current, reference, named=columns is not None) for name in names]
-    asked = [name for name, verdict in zip(names, verdicts, strict=True) if verdict is None]
-    judged, snapshot = _judge(asked, current, reference, evidently, {**DEFAULT_PRESET, **(preset or {})}, tags)
-    found = [*judged, *(verdict for verdict in verdicts if verdict is not None)]
-    return Comparison(sorted(found, key=_worst_first), snapshot)
-
-
-def _worst_first(column: ColumnVerdict) -> tuple[bool, bool, float]:
-    """Drifted before stable, then by how far the score is beyond its threshold (whichever way the method counts)."""
-    if column.score is None or not column.threshold:
-        return not column.drifted, not column.compared, -1.0
-    ratio = column.score / column.threshold
-    return not column.drifted, not column.compared, ratio if "p_value" in column.method else -ratio
-
-
-def _structure(name: str, current: Frame, reference: Frame, *, named: bool) -> ColumnVerdict | None:
-    """The verdict on a column that Evidently cannot be asked about, else None."""
-    now, before = current.kinds.get(name), reference.kinds.get(name)
-    if now is None or before is None:
-        where = "both" if now is before else "the current data" if now is None else "the reference"
-        return ColumnVerdict(name, f"missing in {where}", drifted=named, compared=named)
-    if before == "empty":
-        return ColumnVerdict(name, "empty in the reference: not compared", drifted=False, compared=False)
-    if now == "empty":
-        return ColumnVerdict(name, "empty in the current data", drifted=True)
-    if now != before:
-        return ColumnVerdict(name, f"was {before}, is {now}", drifted=True)
-    if now == "date":
-        return ColumnVerdict(name, "dates: not compared", drifted=False, compared=False)
-    values = reference.data[name].dropna()
-    if now == "category" and len(values) >= 20 and values.nunique() > 0.9 * len(values):
-        return ColumnVerdict(name, "identifier: not compared", drifted=False, compared=False)
-    return None
-
-
-def _judge(
-    names: list[str],
-    current: Frame,
-    reference: Frame,
-    evidently: EvidentlyResource,
-    preset: Mapping[str, Any],
-    tags: Sequence[str],
-) -> tuple[list[ColumnVerdict], "Snapshot | None"]:
-    if not names:
-        return [], None
+    """The verdicts of Evidently's ``DataDriftPreset``, and its report on the columns that it could compare."""
+    columns, options = list(reference.kinds), {**DEFAULT_PRESET, **preset}
     with quiet():
-        drift = extra("evidently.presets").DataDriftPreset(columns=names, **_for_columns(preset, names))
-    now, before = _fold_rare(names, current, reference)
+        drift = extra("evidently.presets").DataDriftPreset(columns=columns, **_for_columns(options, columns))
     try:
-        snapshot = evidently.run([drift], evidently.dataset(now, names), evidently.dataset(before, names), tags=tags)
+        datasets = evidently.dataset(current, columns), evidently.dataset(reference, columns)
+        snapshot = evidently.run([drift], *datasets, tags=[name])
         facts = snapshot.dict()
     except Exception as error:
-        if len(names) == 1:
-            return [ColumnVerdict(names[0], f"cannot be compared: {error}"[:200], drifted=True)], None
+        if len(columns) == 1:
+            return Comparison([Score(columns[0], f"cannot be compared: {error}"[:200], drifted=True)])
         # One column spoils the report: find it, and report on the others.
-        single = {name: _judge([name], current, reference, evidently, preset, tags) for name in names}
-        good = [name for name, (_, snapshot) in single.items() if snapshot is not None]
-        bad = [verdict for verdicts, snapshot in single.values() if snapshot is None for verdict in verdicts]
-        if len(good) == len(names):  # each alone works, so the cause is no column
+        single = {c: scores(_only(reference, [c]), _only(current, [c]), evidently, preset, name) for c in columns}
+        good = [column for column, answer in single.items() if answer.report]
+        bad = [score for answer in single.values() if not answer.report for score in answer.columns]
+        if len(good) == len(columns):  # each alone works, so the cause is no column
             raise
-        judged, snapshot = _judge(good, current, reference, evidently, preset, tags)
-        return [*judged, *bad], snapshot
-    scores = {m["config"]["column"]: m for m in facts["metrics"] if "column" in m["config"]}
+        if not good:
+            return Comparison(bad)
+        rest = scores(_only(reference, good), _only(current, good), evidently, preset, name)
+        return Comparison([*rest.columns, *bad], rest.report)
+    results = {m["config"]["column"]: m for m in facts["metrics"] if "column" in m["config"]}
     # Only the status decides: a score may be a distance (high is drift) or a p-value (low is drift).
     status = {
         t["metric_config"]["params"]["column"]: t["status"].value
@@ -143,12 +73,12 @@ def _judge(
         if "column" in t["metric_config"]["params"]
     }
     verdicts = []
-    for name in names:
-        config, drifted = scores[name]["config"], status[name] == "FAIL"
-        score, threshold = float(scores[name]["value"]), config.get("threshold")
+    for column in columns:
+        config, drifted = results[column]["config"], status[column] == "FAIL"
+        score, threshold = float(results[column]["value"]), config.get("threshold")
         verdicts.append(
-            ColumnVerdict(
-                name,
+            Score(
+                column,
                 "drifted" if drifted else "stable",
                 drifted=drifted,
                 method=str(config.get("method", "")),
@@ -156,24 +86,17 @@ def _judge(
                 threshold=None if threshold is None else float(threshold),
             )
         )
-    return verdicts, snapshot
+    return Comparison(verdicts, SnapshotReport(evidently, snapshot))
 
 
-def _for_columns(preset: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def _only(frame: Frame, columns: list[str]) -> Frame:
+    data: Any = frame.data[columns]
+    return Frame(data, {column: frame.kinds[column] for column in columns})
+
+
+def _for_columns(preset: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:
     """Evidently refuses per-column options of columns that are not in the report."""
     return {
-        option: {name: v for name, v in value.items() if name in names} if option.startswith("per_column") else value
+        option: {c: v for c, v in value.items() if c in columns} if option.startswith("per_column") else value
         for option, value in preset.items()
     }
-
-
-def _fold_rare(names: list[str], current: Frame, reference: Frame) -> tuple[Frame, Frame]:
-    """Beyond the reference's 50 commonest, categories are one: distances between long tails are mostly noise."""
-    now: Any = current.data[names].copy()
-    before: Any = reference.data[names].copy()
-    for name in names:
-        if reference.kinds[name] == "category" and before[name].nunique() > _KEPT_CATEGORIES:
-            kept = before[name].value_counts().index[:_KEPT_CATEGORIES]
-            for side in (now, before):
-                side[name] = side[name].where(side[name].isin(kept) | side[name].isna(), "(other)")
-    return Frame(now, current.kinds), Frame(before, reference.kinds)

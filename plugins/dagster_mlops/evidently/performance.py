@@ -8,8 +8,9 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.metadata_keys import ROWS
-from dagster_mlops.evidently.normalise import normalise
-from dagster_mlops.evidently.resource import EvidentlyResource, quiet
+from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.evidently.resource import EvidentlyResource
+from dagster_mlops.monitoring.normalise import normalise
 
 if TYPE_CHECKING:
     import pandas as pd

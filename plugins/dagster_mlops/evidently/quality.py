@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.evidently.metadata_keys import COLUMNS, ROWS
-from dagster_mlops.evidently.normalise import Frame, normalise
-from dagster_mlops.evidently.resource import EvidentlyResource, quiet
+from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.evidently.resource import EvidentlyResource
+from dagster_mlops.monitoring.normalise import Frame, normalise
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot

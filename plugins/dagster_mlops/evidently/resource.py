@@ -1,11 +1,9 @@
 """Where Evidently's reports are kept, how many, and how many rows go into one."""
 
-import contextlib
 import json
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,10 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evidently.normalise import Frame, normalise
+from dagster_mlops.evidently.drift import scores
+from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.monitoring import Comparison
+from dagster_mlops.monitoring.normalise import Frame, normalise
 
 if TYPE_CHECKING:
     import evidently
@@ -79,6 +80,10 @@ class EvidentlyResource(dg.ConfigurableResource):
             report = extra("evidently").Report(list(metrics), include_tests=True)
             return report.run(current, reference, metadata=dict(metadata or {}), tags=list(tags))
 
+    def scores(self, reference: Frame, current: Frame, options: Mapping[str, Any], *, name: str) -> Comparison:
+        """Drift by Evidently's methods; see :class:`dagster_mlops.monitoring.Measures`."""
+        return scores(reference, current, self, options, name)
+
     def report_path(self, *, folder: str, name: str) -> Path:
         """Where :meth:`save` puts the HTML of a report: known before it is written, so that a record can name it."""
         return Path(self.reports).resolve() / _file_name(folder) / f"{_file_name(name)}.html"
@@ -112,14 +117,6 @@ class EvidentlyResource(dg.ConfigurableResource):
                 "Point EvidentlyResource(reports=...) at a folder that this process may write."
             ) from error
         return path
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what Evidently, and what it is built on, says about itself: deprecations at import, 0/0 in histograms."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _file_name(text: str) -> str:

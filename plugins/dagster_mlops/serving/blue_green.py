@@ -1,57 +1,54 @@
-"""Blue/green rollout of a bento on this machine: serve, verify, switch, drain; safe to kill anywhere and re-run."""
+"""Blue/green rollout of a package on this machine: serve, verify, switch, drain; safe to kill anywhere and re-run."""
 
 import dataclasses
 import hashlib
 import json
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import Logger
-from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
-from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment, Package
-from dagster_mlops.serving import envoy as proxy
 from dagster_mlops.serving import processes
 from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.packager import Server
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock, utc_now
+from dagster_mlops.serving.target import LocalTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to serve where. Two plans with the same fingerprint need one server."""
+    """A package and how it is to be served. Two plans with the same fingerprint need one server."""
 
     name: str
-    bento: Package
-    state_dir: Path
-    port: int
-    environment: Mapping[str, str]
+    package: Package
+    server: Callable[[int], Server]  # by port
+    target: LocalTarget
     prediction_log: str
     golden_hash: str
     golden: Callable[[], Golden]
-    extra_environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # what the user adds to the server's own
     facts: Mapping[str, Any] = field(default_factory=dict)  # fields of the Deployment record, from the Dagster run
-    route: str = "/predict"
+    route: str = ""  # the server's own unless given
     tolerance: float = 1e-9
     ready_timeout: float = 120
     drain_seconds: float = 5
-    request_timeout: float = 30
 
     @property
     def fingerprint(self) -> str:
-        asked = [self.name, self.bento.tag, self.bento.home, self.port, self.prediction_log, self.route]
-        text = json.dumps([*asked, sorted(self.extra_environment.items())])
+        """A hash of everything that asks for a server of its own when it changes."""
+        package = self.package
+        facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
+        text = json.dumps([*facts, sorted(self.environment.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
-    """Bring the plan's bento live and stop the one before; say whether a new server was needed.
+    """Bring the plan's package live and stop the one before; also return whether a new server was needed.
 
     The steps are written to the state folder before they are taken, and every process carries a mark in its
     environment. A rollout that starts after another was killed first takes stock: it finishes a switch that had
@@ -61,14 +58,15 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
         DeploymentError: the server does not come up, its predictions differ, or it does not answer through the public
             port. What was live before then still is.
     """
-    with lock(plan.state_dir, timeout=plan.ready_timeout):
-        current = _take_stock(plan.state_dir, log)
-        proxy.ensure(plan.state_dir, plan.port)
-        if current and current.fingerprint == plan.fingerprint and ready(current):
-            proxy.route(plan.state_dir, current.id, {current.id: current.port}, request_timeout=plan.request_timeout)
+    target = plan.target
+    with lock(target.state_dir, timeout=plan.ready_timeout):
+        current = _take_stock(target, log)
+        target.prepare()
+        if current and current.fingerprint == plan.fingerprint and not target.ready(current):
+            target.shift(current)
             if current.golden_hash != plan.golden_hash:
                 current = _verified(plan, current, plan.golden())
-            _await_public(plan, current, {})
+            target.await_public(current)
             return current.save(phase="live"), False
         start = time.monotonic()
         new = _start(plan, log)
@@ -77,9 +75,11 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
             new = _await_ready(plan, new, start, log).save(phase="verifying")
             new = _verified(plan, new, golden)
             log.info(f"{len(golden.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
-            new = _switch(plan, new, current)
+            new = _switch(target, new, current)
         except BaseException as error:
-            _withdraw(plan, new, current, error)
+            target.shift(current)
+            target.stop(new)
+            new.end("failed", str(error)[:2000])
             raise
         new = new.save(phase="live", record=dataclasses.replace(new.record, traffic=1.0))
         if current:
@@ -87,17 +87,15 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
         return new, True
 
 
-def _take_stock(state_dir: Path, log: Logger) -> DeploymentState | None:
+def _take_stock(target: LocalTarget, log: Logger) -> DeploymentState | None:
     """Finish or undo what a killed rollout left, and return the deployment that traffic goes to, dead or alive."""
-    states = [state for state in load_all(state_dir) if state.phase not in ENDED]
-    target = proxy.routed(state_dir)
-    serving = [s for s in states if s.id == target and s.phase in ("switching", "live")]
-    serving += [s for s in states if s.phase == "live" and s.id != target]
+    states = [state for state in load_all(target.state_dir) if state.phase not in ENDED]
+    routed = target.routed()
+    serving = [s for s in states if s.id == routed and s.phase in ("switching", "live")]
+    serving += [s for s in states if s.phase == "live" and s.id != routed]
     current = next((s for s in serving if s.alive()), serving[0] if serving else None)
-    for role, found in processes.marked(state_dir).items():
-        if role.startswith("bento:") and (current is None or role != current.role):
-            log.info(f"Stopping {role.removeprefix('bento:')}, which an interrupted rollout left behind.")
-            processes.stop(found)
+    for deployment_id in target.stop_all_but(current):
+        log.info(f"Stopped {deployment_id}, which an interrupted rollout left behind.")
     for state in states:
         if current is None or state.id != current.id:
             state.end("stopped", "interrupted")
@@ -107,108 +105,83 @@ def _take_stock(state_dir: Path, log: Logger) -> DeploymentState | None:
 
 
 def _start(plan: Plan, log: Logger) -> DeploymentState:
-    version = plan.bento.tag.partition(":")[2]
+    package, target = plan.package, plan.target
+    version = package.tag.partition(":")[2]
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     record = Deployment(
         name=plan.name,
         id=f"{version}-{stamp}-{secrets.token_hex(2)}",
-        package=plan.bento.tag,
-        model_name=plan.bento.model_name,
-        model_version=plan.bento.model_version,
-        url=f"http://127.0.0.1:{plan.port}",
-        state_dir=str(plan.state_dir),
+        package=package.tag,
+        model_name=package.model_name,
+        model_version=package.model_version,
+        url=target.url,
+        state_dir=str(target.state_dir),
         prediction_log=plan.prediction_log,
         traffic=0.0,
         started=utc_now(),
-        upstream=(plan.bento.ref,),
+        upstream=(package.ref,),
     )
-    record = dataclasses.replace(record, **plan.facts)
+    port = processes.free_port()
+    server = plan.server(port)
     state = DeploymentState(
-        record=record,
+        record=dataclasses.replace(record, **plan.facts),
         phase="starting",
-        port=processes.free_port(),
+        port=port,
         fingerprint=plan.fingerprint,
         golden_hash=plan.golden_hash,
         probe=secrets.token_hex(16),
-        route=plan.route,
+        readiness=server.readiness,
+        route=plan.route or server.route,
+        rows_field=server.rows_field,
     ).save()
-    server = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "serve",
-        record.package,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(state.port),
-    ]
     environment = {
-        **plan.environment,
         "DAGSTER_MLOPS_DEPLOYMENT": f"{record.name}/{record.id}",
         "DAGSTER_MLOPS_PREDICTION_LOG": record.prediction_log,
         "DAGSTER_MLOPS_PROBE": state.probe,
-        **plan.extra_environment,
+        **plan.environment,
     }
-    log.info(f"Serving {record.package} on {state.url} as {record.id}; its output is in {_log_file(plan, state)}.")
-    pid = processes.spawn(
-        server, state_dir=plan.state_dir, role=state.role, environment=environment, log=_log_file(plan, state)
-    )
-    return state.save(pid=pid, process=identity(pid))
+    log.info(f"Serving {package.tag} on {state.url} as {state.id}; its output is in {target.log_file(state)}.")
+    return target.start(state, server, environment)
 
 
 def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) -> DeploymentState:
+    target = plan.target
     begin = time.monotonic()
-    told = 0.0
-    while not ready(state):
+    reported = 0.0
+    while target.ready(state):
         waited = time.monotonic() - begin
         if not state.alive() or waited > plan.ready_timeout:
             why = f"was not ready within {plan.ready_timeout:g} s" if state.alive() else "ended before it was ready"
             raise DeploymentError(
-                f"the server of {state.record.package} {why}. The end of {_log_file(plan, state)}:\n"
-                f"{processes.tail(_log_file(plan, state))}"
+                f"the server of {state.record.package} {why}. The end of {target.log_file(state)}:\n"
+                f"{processes.tail(target.log_file(state))}"
             )
-        if waited - told >= 5:
-            told = waited
+        if waited - reported >= 5:
+            reported = waited
             log.info(f"{state.id} is not ready after {waited:.0f} s.")
         time.sleep(0.1)
     return state.save(ready_seconds=round(time.monotonic() - start, 3))
 
 
 def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentState:
-    headers = {"x-probe": state.probe}
-    difference = golden.compare(
-        state.url, route=plan.route, headers=headers, tolerance=plan.tolerance, timeout=plan.request_timeout
-    )
-    kept = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
-    golden_file = plan.state_dir / "golden" / f"{state.id}.json"
-    write_atomically(golden_file, json.dumps(kept), mode=0o600, durable=True)
+    difference = golden.compare(state.url, state, tolerance=plan.tolerance, timeout=plan.target.request_timeout)
+    sample = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
+    golden_file = plan.target.state_dir / "golden" / f"{state.id}.json"
+    write_atomically(golden_file, json.dumps(sample), mode=0o600, durable=True)
     record = dataclasses.replace(state.record, golden_rows=len(golden.rows), golden_max_difference=difference)
     return state.save(record=record, golden_hash=plan.golden_hash)
 
 
-def _switch(plan: Plan, new: DeploymentState, current: DeploymentState | None) -> DeploymentState:
-    """Through the proxy by header first; only when that answers, for everybody."""
-    backends = {s.id: s.port for s in (new, current) if s}
-    old = current.id if current else None
-    proxy.route(plan.state_dir, old, backends, request_timeout=plan.request_timeout)
-    _await_public(plan, new, {proxy.SELECT_HEADER: new.id})
+def _switch(target: LocalTarget, new: DeploymentState, current: DeploymentState | None) -> DeploymentState:
+    """Through the proxy by header first; only when that answers, for everyone."""
+    others = (current,) if current else ()
+    target.shift(current, new)
+    target.await_public(new, selected=True)
     new = new.save(phase="switching")
     start = time.monotonic()
-    proxy.route(plan.state_dir, new.id, backends, request_timeout=plan.request_timeout)
-    _await_public(plan, new, {})
+    target.shift(new, *others)
+    target.await_public(new)
     return new.save(switch_seconds=round(time.monotonic() - start, 3))
-
-
-def _withdraw(plan: Plan, new: DeploymentState, current: DeploymentState | None, error: BaseException) -> None:
-    proxy.route(
-        plan.state_dir,
-        current.id if current else None,
-        {current.id: current.port} if current else {},
-        request_timeout=plan.request_timeout,
-    )
-    processes.stop(processes.marked(plan.state_dir).get(new.role, []))
-    new.end("failed", str(error)[:2000])
 
 
 def _retire(plan: Plan, old: DeploymentState, new: DeploymentState, log: Logger) -> None:
@@ -216,44 +189,6 @@ def _retire(plan: Plan, old: DeploymentState, new: DeploymentState, log: Logger)
     if old.alive():
         log.info(f"Draining {old.id} for {plan.drain_seconds:g} s.")
         time.sleep(plan.drain_seconds)
-    proxy.route(plan.state_dir, new.id, {new.id: new.port}, request_timeout=plan.request_timeout)
-    processes.stop(processes.marked(plan.state_dir).get(old.role, []))
+    plan.target.shift(new)
+    plan.target.stop(old)
     old.end("stopped")
-
-
-def _await_public(plan: Plan, state: DeploymentState, headers: Mapping[str, str], *, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while problem := probe(f"http://127.0.0.1:{plan.port}", state.id, headers):
-        if time.monotonic() > deadline:
-            raise DeploymentError(
-                f"{state.id} is ready, but does not answer through port {plan.port} after {timeout:g} s: {problem}. "
-                f"The end of the Envoy log:\n{processes.tail(plan.state_dir / 'logs' / 'envoy.log')}"
-            )
-        time.sleep(0.05)
-
-
-def probe(url: str, deployment_id: str, headers: Mapping[str, str] | None = None) -> str:
-    """What keeps the deployment from answering at `url`; empty when it does."""
-    httpx = extra("httpx", extra="bentoml")
-    try:
-        with processes.http_client(url, timeout=5) as client:
-            answer = client.get("/readyz", headers=headers)
-    except httpx.HTTPError as error:
-        return f"{url} does not answer ({type(error).__name__})"
-    if answer.status_code != 200:
-        return f"{url}/readyz answers {answer.status_code}"
-    by = answer.headers.get(proxy.DEPLOYMENT_HEADER)
-    return "" if by == deployment_id else f"{url} is answered by {by}"
-
-
-def ready(state: DeploymentState) -> bool:
-    httpx = extra("httpx", extra="bentoml")
-    try:
-        with processes.http_client(state.url, timeout=5) as client:
-            return state.alive() and client.get("/readyz").status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def _log_file(plan: Plan, state: DeploymentState) -> Path:
-    return plan.state_dir / "logs" / f"{state.id}.log"

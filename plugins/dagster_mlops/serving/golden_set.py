@@ -1,24 +1,32 @@
-"""The golden set: rows whose served predictions must equal those of the model in the registry."""
+"""The golden set: rows whose served predictions must equal those of the registered model."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving.processes import http_client
+from dagster_mlops.serving.runtime.scoring import outputs_of, records_of, signature_inputs
+from dagster_mlops.serving.state import DeploymentState
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.pyfunc import PyFuncModel
 
 _BATCH = 500
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Rows of features as JSON carries them, and what the registry model predicts for them."""
+    """Rows of features as JSON carries them, and what the registered model predicts for them."""
 
     rows: list[dict[str, Any]]
     expected: list[Any]
 
-    def compare(self, url: str, *, route: str, headers: dict[str, str], tolerance: float, timeout: float) -> float:
-        """The largest difference between served and expected predictions.
+    def compare(self, url: str, state: DeploymentState, *, tolerance: float, timeout: float) -> float:
+        """The largest difference between the predictions at `url` and the expected ones.
 
         Raises:
             DeploymentError: the server refuses a row, or a difference exceeds `tolerance`; the worst rows are named.
@@ -26,15 +34,18 @@ class Golden:
         served: list[Any] = []
         with http_client(url, timeout=timeout) as client:
             for start in range(0, len(self.rows), _BATCH):
-                answer = client.post(route, json={"rows": self.rows[start : start + _BATCH]}, headers=headers)
-                if answer.status_code != 200 or "predictions" not in answer.json():
+                body = {state.rows_field: self.rows[start : start + _BATCH]}
+                response = client.post(state.route, json=body, headers={"x-probe": state.probe})
+                if response.status_code != 200 or "predictions" not in response.json():
                     raise DeploymentError(
-                        f"{url}{route} answers golden rows with {answer.status_code} {answer.text[:500]!r}. "
-                        "The route must take {'rows': [...]} and return {'predictions': [...]}."
+                        f"{url}{state.route} answers golden rows with {response.status_code} {response.text[:500]!r}. "
+                        f"The route must take {{'{state.rows_field}': [...]}} and return {{'predictions': [...]}}."
                     )
-                served.extend(answer.json()["predictions"])
+                served.extend(response.json()["predictions"])
         if len(served) != len(self.rows):
-            raise DeploymentError(f"{url}{route} returns {len(served)} predictions for {len(self.rows)} golden rows.")
+            raise DeploymentError(
+                f"{url}{state.route} returns {len(served)} predictions for {len(self.rows)} golden rows."
+            )
         differences = [_difference(a, b) for a, b in zip(self.expected, served, strict=True)]
         worst = sorted(range(len(differences)), key=lambda i: -differences[i])[:5]
         if differences[worst[0]] > tolerance:
@@ -44,9 +55,50 @@ class Golden:
             raise DeploymentError(
                 f"{sum(d > tolerance for d in differences)} of {len(differences)} golden predictions differ from the "
                 f"registry model by more than {tolerance:g} (at most {differences[worst[0]]:g}). The worst:\n{table}\n"
-                "The new deployment took no traffic. Rebuild the bento, or look at how the service prepares features."
+                "The new deployment took no traffic. Rebuild the package, or look at how the service prepares features."
             )
         return float(differences[worst[0]])
+
+
+def score_golden(
+    model: "PyFuncModel",
+    name: str,
+    frame: "pd.DataFrame",
+    rows: int,
+    *,
+    outputs: Callable[["PyFuncModel", "pd.DataFrame"], list[Any]] = outputs_of,
+) -> Golden:
+    """Score up to `rows` rows of `frame`, evenly spread, with the registered model; other columns are left out.
+
+    Args:
+        name: The model's name in errors.
+        outputs: The model's predictions in the form in which the server returns them.
+
+    Raises:
+        DeploymentError: the model cannot score the rows, or the frame is empty or lacks a feature.
+    """
+    error = extra("mlflow.exceptions", extra="mlflow").MlflowException
+    if not hasattr(frame, "columns") or not len(frame):
+        raise DeploymentError(
+            f"the golden set is {type(frame).__name__} with {len(frame) if hasattr(frame, '__len__') else 'no'} rows; "
+            "it must be a dataframe with at least one. A partitioned asset needs an unpartitioned golden set beside it."
+        )
+    try:
+        names = signature_inputs(model).input_names()
+    except ValueError as problem:
+        raise DeploymentError(f"{name} cannot score a golden set: {problem}") from problem
+    missing = [column for column in names if column not in frame.columns]
+    if missing:
+        raise DeploymentError(
+            f"the golden set lacks feature(s) {', '.join(missing)} of {name}; it has {', '.join(map(str, frame))}."
+        )
+    step = max(1, len(frame) // rows)
+    sample = frame[names].iloc[::step].head(rows).reset_index(drop=True)
+    try:
+        expected = outputs(model, sample)
+    except error as problem:
+        raise DeploymentError(f"{name} cannot score the golden set: {problem}") from problem
+    return Golden(rows=records_of(sample), expected=expected)
 
 
 def _difference(expected: Any, served: Any) -> float:

@@ -1,12 +1,11 @@
-"""What a state folder serves right now, and an end to it."""
+"""Status of the deployments in a state folder, and how to stop them."""
 
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.serving import envoy as proxy
-from dagster_mlops.serving import processes
-from dagster_mlops.serving.blue_green import probe
+from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
+from dagster_mlops.serving.target import probe, server_pids
 
 
 def status(state_dir: str | Path) -> list[dict[str, Any]]:
@@ -18,13 +17,13 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
         any(d["healthy"] for d in status("state/serving"))
     """
     folder = Path(state_dir).expanduser().resolve()
-    running = {role: sorted(p.pid for p in found) for role, found in processes.marked(folder).items()}
-    target = proxy.routed(folder)
+    pids = server_pids(folder)
+    routed = envoy.routed(folder)
     rows = []
     for state in load_all(folder):
         if state.phase not in ENDED:
-            live = state.id == target and state.phase in ("switching", "live")
-            problem = _problem(state, running) if live else "takes no traffic"
+            live = state.id == routed and state.phase in ("switching", "live")
+            problem = _problem(state, pids) if live else "takes no traffic"
             facts = {
                 n: getattr(state.record, n) for n in ("name", "id", "package", "model_name", "model_version", "url")
             }
@@ -33,7 +32,7 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
                     **facts,
                     "phase": state.phase,
                     "started": state.record.started,
-                    "pids": running.get(state.role, []),
+                    "pids": pids.get(state.id, []),
                     "live": live,
                     "healthy": live and not problem,
                     "reason": problem or "answers through the public port",
@@ -58,14 +57,14 @@ def stop(state_dir: str | Path) -> int:
         for state in load_all(folder):
             if state.phase not in ENDED:
                 state.end("stopped")
-        if proxy.routed(folder):
-            proxy.route(folder, None, {})
+        if envoy.routed(folder):
+            envoy.route(folder, None, {})
     return count
 
 
-def _problem(state: DeploymentState, running: dict[str, list[int]]) -> str:
+def _problem(state: DeploymentState, pids: dict[str, list[int]]) -> str:
     if not state.alive():
         return f"the server process {state.pid} is gone"
-    if not any(role.startswith("envoy:") for role in running):
+    if "" not in pids:
         return "the Envoy process is gone"
-    return probe(state.record.url, state.id)
+    return probe(state.record.url, state)

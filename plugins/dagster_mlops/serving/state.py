@@ -15,6 +15,7 @@ from dagster_mlops.serving.processes import marked
 
 # starting → verifying → switching → live → draining → stopped, or failed from the first three
 ENDED = ("stopped", "failed")
+SERVER = "server:"  # begins the mark of every process of a deployment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class DeploymentState:
     golden_hash: str
     probe: str  # secret that marks golden requests, so that they are not logged as production traffic
     route: str
+    readiness: str = "/readyz"
+    rows_field: str = "rows"
     pid: int = 0
     process: str = ""  # its identity, which tells it from a later one with the same pid
     ready_seconds: float = 0
@@ -45,7 +48,8 @@ class DeploymentState:
 
     @property
     def role(self) -> str:
-        return f"bento:{self.id}"
+        """The mark of the server's processes."""
+        return f"{SERVER}{self.id}"
 
     def alive(self) -> bool:
         """The process that was started still runs; its readiness is another question."""

@@ -1,6 +1,6 @@
-"""Any dataframe made into one that Evidently can digest, with what was wrong with it said column by column.
+"""Any dataframe made into one that a measuring tool can digest, with what was wrong with it said column by column.
 
-One bad column kills a whole Evidently report: an empty one, a nullable or pyarrow dtype, an infinity, a mixed object
+One bad column can kill a whole report: an empty one, a nullable or pyarrow dtype, an infinity, a mixed object
 column. So every column becomes float64 numbers, text categories, or something that is named and left out.
 """
 
@@ -103,7 +103,7 @@ def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
         return _finite(floats, int((~number).sum()))
     if 2 * date.sum() > len(present):
         return series, "date", int((~date).sum())
-    # Some types print as an address or not at all; Evidently needs text it can count.
+    # Some types print as an address or not at all; tools need text that they can count.
     text = present.map(str)
     odd = int((number | date).sum())
     return text.astype(object).reindex(series.index).where(series.notna(), None), "category", odd

@@ -1,4 +1,4 @@
-"""Brings a deployment back that died without being told to."""
+"""A sensor that brings back a deployment that died."""
 
 import json
 import time
@@ -7,10 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.bentoml.checks import live_record
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import status
+from dagster_mlops.serving.checks import live_record
+from dagster_mlops.serving.overview import status
 from dagster_mlops.serving.state import busy
 
 

@@ -1,4 +1,4 @@
-"""Whether the live deployment is alive, serves the model it should, answers as it did, and how fast."""
+"""A check of the live deployment: that it answers, serves the right version, predicts as it did, and how fast."""
 
 import json
 import time
@@ -7,15 +7,15 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
-from dagster_mlops.serving import status
 from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.overview import status
+from dagster_mlops.serving.packager import packager_of
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.state import load, state_file
 
@@ -23,22 +23,22 @@ from dagster_mlops.serving.state import load, state_file
 def deployment_health_check(
     *,
     asset: AssetLike,
+    resource_key: str,
     name: str = "health",
     alias: str | None = "champion",
     tolerance: float = 1e-9,
     calls: int = 50,
     timeout: float = 10,
     blocking: bool = False,
-    resource_key: str = "bentoml",
     **check_options: Any,
 ) -> dg.AssetChecksDefinition:
     """A check of the deployment that `asset` (a ``deployment_asset``) made.
 
-    It fails when the deployment does not answer through its public port, or predicts the kept golden rows otherwise
-    than the registry model did when it went live. It warns when the registry's `alias` is on another version than the
+    It fails when the deployment does not answer through its public port, or predicts the kept golden rows differently
+    from the registered model when it went live. It warns when the registry's `alias` is on another version than the
     one served. Latencies of `calls` single-row requests are metadata. None of these requests is logged as a prediction.
 
-        checks = [deployment_health_check(asset=deployment)]
+        checks = [deployment_health_check(asset=deployment, resource_key="bentoml")]
 
     Everything else that :func:`dagster.asset_check` takes is passed on.
     """
@@ -52,35 +52,32 @@ def deployment_health_check(
             reason = live["reason"] if live else "no deployment is live"
             return dg.AssetCheckResult(passed=False, description=f"{record.url}: {reason}", metadata={"reason": reason})
         state = load(state_file(Path(record.state_dir), live["id"]))
-        kept = json.loads((Path(record.state_dir) / "golden" / f"{state.id}.json").read_text())
-        headers = {"x-probe": state.probe}
+        golden = Golden(**json.loads((Path(record.state_dir) / "golden" / f"{state.id}.json").read_text()))
         try:
-            difference = Golden(**kept).compare(
-                record.url, route=state.route, headers=headers, tolerance=tolerance, timeout=timeout
-            )
+            difference = golden.compare(record.url, state, tolerance=tolerance, timeout=timeout)
         except DeploymentError as error:
             return dg.AssetCheckResult(passed=False, description=str(error), metadata={"reason": "golden set"})
         milliseconds = []
         with http_client(record.url, timeout=timeout) as client:
             for call in range(calls):
                 start = time.perf_counter()
-                row = kept["rows"][call % len(kept["rows"])]
-                client.post(state.route, json={"rows": [row]}, headers=headers).raise_for_status()
+                body = {state.rows_field: [golden.rows[call % len(golden.rows)]]}
+                client.post(state.route, json=body, headers={"x-probe": state.probe}).raise_for_status()
                 milliseconds.append((time.perf_counter() - start) * 1000)
         milliseconds.sort()
-        resource: BentomlResource = getattr(context.resources, resource_key)
-        wanted = _version_of(resource, live["model_name"], alias) if alias else None
-        current = wanted in (None, live["model_version"])
+        packager = packager_of(context.resources, resource_key)
+        registered = packager.alias_version(live["model_name"], alias) if alias else None
+        current = registered in (None, live["model_version"])
         return dg.AssetCheckResult(
             passed=current,
             severity=dg.AssetCheckSeverity.WARN if not current else dg.AssetCheckSeverity.ERROR,
             description=""
             if current
-            else f"serves {live['model_name']} version {live['model_version']}, but '{alias}' is version {wanted}.",
+            else f"serves {live['model_name']} version {live['model_version']}, but '{alias}' is version {registered}.",
             metadata={
                 "deployment": live["id"],
                 "model_version": live["model_version"],
-                "alias_version": wanted or "none",
+                "alias_version": registered or "none",
                 "golden_max_difference": difference,
                 "latency_p50_ms": milliseconds[len(milliseconds) // 2],
                 "latency_p99_ms": milliseconds[min(len(milliseconds) - 1, int(len(milliseconds) * 0.99))],
@@ -90,7 +87,7 @@ def deployment_health_check(
 
     return asset_checks(
         asset=key,
-        tool="bentoml",
+        tool=resource_key,
         judges={name: ("The live deployment answers as it did, with the model that it should.", health)},
         blocking=blocking,
         required_resource_keys=[resource_key],
@@ -105,14 +102,6 @@ def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
         DeploymentError: there is none.
     """
     return latest(instance, key, Deployment, error=DeploymentError, hint="Materialize it, then check again.")
-
-
-def _version_of(resource: BentomlResource, model_name: str, alias: str) -> str | None:
-    error = extra("mlflow", extra="bentoml").exceptions.MlflowException
-    try:
-        return str(resource.mlflow_client().get_model_version_by_alias(model_name, alias).version)
-    except error:
-        return None
 
 
 def _resident_mb(pids: list[int]) -> float:

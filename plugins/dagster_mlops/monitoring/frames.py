@@ -8,7 +8,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import latest_event, latest_records
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evidently.normalise import to_pandas
+from dagster_mlops.monitoring.normalise import to_pandas
 from dagster_mlops.provenance import Ref
 
 if TYPE_CHECKING:

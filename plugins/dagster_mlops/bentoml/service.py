@@ -8,8 +8,8 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .predictions import PredictionLog
-from .scoring import features_of, outputs_of, records_of, signature_inputs
+# In a bento these stand beside this file; `bento_asset` rewrites the import.
+from dagster_mlops.serving.runtime import PredictionLog, features_of, outputs_of, records_of, signature_inputs
 
 if TYPE_CHECKING:
     import bentoml
@@ -26,7 +26,7 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
     service file of a bento is three lines:
 
         from pathlib import Path
-        from dagster_mlops_serving import mlflow_service
+        from dagster_mlops_serving.service import mlflow_service
 
         service = mlflow_service(Path(__file__).with_name("dagster_mlops.json"))
 

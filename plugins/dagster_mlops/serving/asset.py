@@ -1,0 +1,137 @@
+"""A package that serves on this machine, verified against the registered model before it takes traffic."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.metadata import link
+from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.table_hash import content_hash
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import Package
+from dagster_mlops.serving.blue_green import Plan, rollout
+from dagster_mlops.serving.packager import packager_of
+from dagster_mlops.serving.target import LocalTarget
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def deployment_asset(
+    *,
+    name: str = "deployment",
+    package: AssetLike,
+    golden_set: AssetLike | dg.AssetIn,
+    state_dir: str | Path,
+    resource_key: str,
+    port: int = 3000,
+    tolerance: float = 1e-9,
+    golden_rows: int = 200,
+    route: str = "",
+    prediction_log: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    ready_timeout: float = 120,
+    drain_seconds: float = 5,
+    request_timeout: float = 30,
+    **asset_options: Any,
+) -> dg.AssetsDefinition:
+    """An asset that serves the package which the asset `package` recorded, behind Envoy on ``127.0.0.1:port``.
+
+    The new server takes traffic only when it is ready and warm, its predictions for the golden set equal those of the
+    registered model, and it answers through the public port; then the old one drains and stops. When anything fails,
+    the old one stays. Servers outlive the Dagster run. A re-run changes nothing while the same package is live and
+    healthy, replaces it when it died, and finishes or undoes what a killed run left.
+
+        deployment = deployment_asset(
+            package="bento", golden_set="training_set", state_dir="state/serving", port=3000, resource_key="bentoml"
+        )
+
+    Args:
+        package: An asset whose latest materialization holds the record of a package, such as a ``bento_asset``.
+        golden_set: An asset that its IO manager loads as a dataframe; columns the model does not take are left out.
+        state_dir: Folder for intent, state, logs and Envoy's configuration; one public port per folder.
+        resource_key: The packaging tool's resource, such as ``BentomlResource``.
+        tolerance: The largest difference between a served prediction and one of the registered model.
+        golden_rows: The most rows that are compared, evenly spread over the golden set.
+        route: The server's route for predictions, where it is not the packaging tool's usual one.
+        prediction_log: Folder of the prediction log; ``state_dir/predictions`` unless given.
+        environment: More environment variables for the server.
+        asset_options: Anything else that :func:`dagster.asset` takes.
+    """
+    key = asset_key(package)
+
+    def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
+        graph = asset_graph(context)
+        guarded = [key, *sorted(graph.get(key).parent_keys if graph.has(key) else [], key=str)]
+        evidence = require_gates(context, guarded)
+        packager = packager_of(context.resources, resource_key)
+        record = latest(
+            context.instance,
+            key,
+            Package,
+            error=DeploymentError,
+            hint="Materialize it first, or name the asset that builds the package.",
+        )
+        folder = Path(state_dir).expanduser().resolve()
+        plan = Plan(
+            name=name,
+            package=record,
+            server=lambda server_port: packager.server(record, server_port),
+            target=LocalTarget(folder, port, request_timeout),
+            environment=dict(environment or {}),
+            prediction_log=str(Path(prediction_log or folder / "predictions").expanduser().resolve()),
+            golden_hash=_frame_hash(golden, golden_rows, tolerance),
+            golden=lambda: packager.golden(record, golden, golden_rows),
+            facts=dagster_facts(context),
+            route=route,
+            tolerance=tolerance,
+            ready_timeout=ready_timeout,
+            drain_seconds=drain_seconds,
+        )
+        live, started = rollout(plan, context.log)
+        facts = {
+            "pid": live.pid,
+            "server_port": live.port,
+            "ready_seconds": live.ready_seconds,
+            "switch_seconds": live.switch_seconds,
+            "started_server": started,
+            "gates": evidence,
+        }
+        return dg.MaterializeResult(
+            # The same package answers the same, whichever process serves it.
+            data_version=dg.DataVersion(record.tag),
+            metadata={
+                **live.record.to_metadata(),
+                **link(f"{live.record.tool}/url", live.record.url),
+                **{f"{live.record.tool}/{fact}": value for fact, value in facts.items()},
+            },
+        )
+
+    options = merged_options(
+        asset_options,
+        name=name,
+        deps=[key],
+        ins={"golden": asset_input(golden_set)},
+        required_resource_keys=[resource_key],
+        description="The live deployment: a served package, verified on the golden set before it took traffic.",
+    )
+    return dg.asset(**options)(deployment)
+
+
+def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:
+    pandas = extra("pandas", extra="bentoml")
+    if not isinstance(frame, pandas.DataFrame):
+        raise DeploymentError(
+            f"the golden set was loaded as {type(frame).__name__}, not as a dataframe. Use an unpartitioned asset "
+            "whose IO manager gives a pandas dataframe."
+        )
+    facts = json.dumps([rows, tolerance, content_hash(frame, tool="bentoml")])
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]

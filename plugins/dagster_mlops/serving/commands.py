@@ -1,0 +1,41 @@
+"""`dagster-mlops serving`: show or stop the deployments of a state folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Deployments on this machine.", no_args_is_help=True)
+_StateDir = Annotated[Path, typer.Argument(help="The deployment's state_dir.", show_default=False)]
+
+
+@app.command()
+def status(state_dir: _StateDir) -> None:
+    """Print every deployment that has not ended, as JSON.
+
+    Exit code 0: one answers through its public port; 1: none does; 2: the folder cannot be read.
+    """
+    from dagster_mlops.errors import DeploymentError
+    from dagster_mlops.serving.overview import status as status_of
+
+    try:
+        rows = status_of(state_dir)
+    except DeploymentError as error:
+        typer.echo(f"dagster-mlops: {error}", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(json.dumps(rows, indent=1))
+    raise typer.Exit(0 if any(row["healthy"] for row in rows) else 1)
+
+
+@app.command()
+def stop(state_dir: _StateDir) -> None:
+    """Stop every server and the proxy of the folder; the prediction log and the history stay."""
+    from dagster_mlops.errors import DeploymentError
+    from dagster_mlops.serving.overview import stop as stop_all
+
+    try:
+        typer.echo(f"stopped {stop_all(state_dir)} process(es)")
+    except DeploymentError as error:
+        typer.echo(f"dagster-mlops: {error}", err=True)
+        raise typer.Exit(2) from error

@@ -1,0 +1,65 @@
+"""How a packaged model is served: what a packaging tool tells the rollout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import Package
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dagster_mlops.serving.golden_set import Golden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """The process that serves a package on one loopback port, and how it is asked.
+
+    It must answer `readiness` with 200 once its model is loaded, and `route` with ``{"predictions": [...]}`` for
+    ``{rows_field: [{feature: value, …}, …]}``. Its environment gets ``DAGSTER_MLOPS_PROBE``: a request whose
+    ``X-Probe`` header equals it is a golden row, not traffic to be logged.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    readiness: str = "/readyz"
+    route: str = "/predict"
+    rows_field: str = "rows"
+
+
+class Packages(Protocol):
+    """A resource of a packaging tool, as :func:`deployment_asset` calls it: BentoML, MLflow's scoring server, …"""
+
+    def server(self, package: Package, port: int) -> Server:
+        """The server of a package that listens on ``127.0.0.1:port``."""
+        ...
+
+    def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
+        """Up to `rows` rows of `frame`, and what the registered model, not the package, predicts for them.
+
+        Raises:
+            DeploymentError: the model cannot be loaded or scored.
+        """
+        ...
+
+    def alias_version(self, model_name: str, alias: str) -> str | None:
+        """The version that an alias of the registered model is on now; None without that alias."""
+        ...
+
+
+def packager_of(resources: Any, resource_key: str) -> Packages:
+    """The resource under `resource_key`, when it can serve packages.
+
+    Raises:
+        DeploymentError: it lacks a method of :class:`Packages`.
+    """
+    resource = getattr(resources, resource_key)
+    missing = [name for name in ("server", "golden", "alias_version") if not hasattr(resource, name)]
+    if missing:
+        raise DeploymentError(
+            f"the resource {resource_key!r} is a {type(resource).__name__}, which has no {', '.join(missing)}. "
+            "Bind a packaging tool's resource to it, such as BentomlResource."
+        )
+    return resource
