@@ -1,6 +1,5 @@
-"""The promises of the package: layers apart, cheap to load, an extra per tool, nothing shipped or told by accident."""
+"""The promises of the package: cheap to load, an extra per tool, nothing shipped or told by accident."""
 
-import ast
 import importlib
 import inspect
 import json
@@ -26,11 +25,6 @@ LIBRARY = ROOT / "plugins" / "dagster_mlops"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra != "all"]
 LAYERS = [extra for extra in EXTRAS if (LIBRARY / extra).is_dir()]  # the others add to a layer
-CORE = {path.stem for path in LIBRARY.glob("*.py")} - {"cli", "__init__"} | {"core", "provenance"}
-VERBS = {verb for verb in ("evaluation", "promotion", "serving", "monitoring") if (LIBRARY / verb).is_dir()}
-FOLDERS = sorted(
-    {path.parent.name for path in LIBRARY.glob("*/__init__.py")} - CORE
-)  # a new tool stands behind the wall, too
 TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow", "optuna"]
 HEAVY = [*TOOLS, "git", "lightgbm", "matplotlib", "numpy", "pandas", "pyarrow", "sklearn"]
 
@@ -41,45 +35,6 @@ def _python(program: str, *, cwd: Path | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=cwd, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-# --- layers
-
-
-def _imports(file: Path) -> set[str]:
-    """The first part below `dagster_mlops` of everything that a file imports, at any depth of nesting."""
-    found: set[str] = set()
-    package = ["dagster_mlops", *file.relative_to(LIBRARY).parent.parts]
-    for node in ast.walk(ast.parse(file.read_text())):
-        modules: list[str] = []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            modules = [".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names]
-        found |= {name.split(".")[1] for name in modules if name.startswith("dagster_mlops.")}
-    return found - {"__version__"}
-
-
-@pytest.mark.parametrize("layer", [*FOLDERS, "cli.py", "core"])
-def test_a_layer_reaches_only_what_stands_below_it(layer):
-    """core ← verbs ← tools ← lineage, cli: a verb imports no tool, a tool no other tool."""
-    if layer == "core":
-        files, allowed = [file for name in CORE for file in _files(name)], CORE
-    elif layer == "cli.py":
-        files, allowed = [LIBRARY / layer], {*CORE, *VERBS, "lineage"}
-    elif layer in VERBS:
-        files, allowed = _files(layer), {*CORE, *VERBS}
-    else:
-        files, allowed = _files(layer), {*CORE, *VERBS, layer}
-    assert files
-    reached = {str(file.relative_to(LIBRARY)): sorted(_imports(file) - allowed) for file in files}
-    assert {file: names for file, names in reached.items() if names} == {}
-
-
-def _files(name: str) -> list[Path]:
-    folder = LIBRARY / name
-    return list(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
 
 
 # --- loading

@@ -11,7 +11,6 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow import upstream
-from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.mlflow.server.settings import request_limits
@@ -21,12 +20,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from dagster_mlops.mlflow.resource import MlflowResource
+
 
 @contextmanager
 def open_run(
     context: dg.AssetExecutionContext,
     client: "MlflowClient",
-    resource: MlflowResource,
+    resource: "MlflowResource",
     experiment_id: str,
     *,
     name: str,
@@ -83,7 +84,7 @@ def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
         yield
 
 
-def _leave(client: "MlflowClient", resource: MlflowResource, run: "Run", depth: int, status: str) -> None:
+def _leave(client: "MlflowClient", resource: "MlflowResource", run: "Run", depth: int, status: str) -> None:
     """Take the run off MLflow's stack of active runs, and end what the function left open inside it."""
     mlflow, stack = extra("mlflow"), upstream.active_runs()
     mlflow.set_tracking_uri(resource.address)  # the function may have pointed it elsewhere

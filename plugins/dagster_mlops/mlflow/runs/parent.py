@@ -10,7 +10,6 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
-from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.mlflow.server.client import GONE, or_none, refused
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-"""Metadata of a training asset's definition, by which a step knows the other trainings of its Dagster run."""
+    from dagster_mlops.mlflow.resource import MlflowResource
+
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
 """What a tag of a Dagster run begins with that names its MLflow run; the id of the experiment follows."""
 _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
@@ -29,7 +29,7 @@ _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 
 @contextmanager
 def parent_run(
-    context: dg.AssetExecutionContext, client: "MlflowClient", resource: MlflowResource, experiment_id: str
+    context: dg.AssetExecutionContext, client: "MlflowClient", resource: "MlflowResource", experiment_id: str
 ) -> Iterator[str]:
     """The id of the parent of this step's run; empty where the Dagster run trains one asset only.
 
@@ -64,7 +64,7 @@ def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list
 
 
 def _find_or_create(
-    context: dg.AssetExecutionContext, client: "MlflowClient", resource: MlflowResource, experiment_id: str
+    context: dg.AssetExecutionContext, client: "MlflowClient", resource: "MlflowResource", experiment_id: str
 ) -> str:
     """The parent's id. The Dagster run knows it once its first step has begun, and so does one that continues it."""
     tag = f"{PARENT_TAG}{experiment_id}"
