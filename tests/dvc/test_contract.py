@@ -5,6 +5,9 @@ import dataclasses
 from dagster_mlops.dvc import DvcResource
 from dagster_mlops.dvc.tool import DvcTool
 from dagster_mlops.testing import check_datasets, check_tool
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED]
 
 
 def test_dvc_answers_as_a_tool_has_to_and_gives_its_datasets_back(tmp_path):
