@@ -50,10 +50,10 @@ stop:  ## stop the deployment that the demo left serving
 	@test ! -x $(BIN)/dagster-mlops || $(BIN)/dagster-mlops serving stop $(STATE)/serving
 
 test: setup  ## run the tests; TOOL=feast runs those of one folder of tests/
-	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m "not thorough" $(if $(TOOL),tests/$(TOOL))
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m "not thorough" $(TOOL:%=tests/%)
 
-thorough: setup  ## run the tests that `make test` leaves out: the same in other shapes
-	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m thorough
+thorough: setup  ## run the tests that `make test` leaves out, the same in other shapes; TOOL=feast as above
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m thorough $(TOOL:%=tests/%)
 
 check: setup  ## lint, types, language, docs
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
 """What every test needs: no telemetry, no user's own Dagster home, a git identity."""
 
+import atexit
 import contextlib
 import gc
 import itertools
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.support.warm_python import cold_python, warm_dvc, warm_tools  # noqa: F401 - fixtures
 
 # The same examples each time, so that a failure belongs to the change at hand. DAGSTER_MLOPS_EXPLORE=1 tries others.
 settings.register_profile("repeatable", derandomize=True)
@@ -24,6 +28,8 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "BENTOML_DO_NOT_TRACK": "True",
     "DAGSTER_DISABLE_TELEMETRY": "yes",
+    # The workers of the tests fill the cores: more OpenMP threads than cores spin while they wait for each other.
+    "OMP_NUM_THREADS": "1",
     "GIT_AUTHOR_NAME": "test",
     "GIT_AUTHOR_EMAIL": "test@example.com",
     "GIT_COMMITTER_NAME": "test",
@@ -34,18 +40,36 @@ os.environ.update(QUIET)
 for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENTOML_HOME"):
     os.environ.pop(name, None)
 
-# The files that take longest, with seconds on two cores. They start first, so that no worker gets one when the others
-# are done: of itself xdist begins with the files of most tests.
+# The files that take longest, in about the seconds of a processor. They start first, so that no worker gets one when
+# the others are done: by itself, xdist begins with the files of most tests.
 SLOWEST = {
-    "product/test_lifecycle": 185, "lineage/test_reproduce": 75, "dvc/test_pipeline": 71, "mlflow/test_training": 66,
-    "bentoml/test_bentoml": 56, "mlflow/test_sweeps": 52, "mlflow/test_tracking": 50, "feast/test_stores": 50,
-    "feast/test_training": 50, "mlflow/test_evaluation": 45, "lineage/test_reproduce_shapes": 45, "mlflow/test_k8s": 35,
-    "feast/test_repository": 40, "feast/test_push": 40,
+    "product/test_lifecycle": 185, "feast/test_stores": 65, "mlflow/test_training": 60, "bentoml/test_bentoml": 56,
+    "mlflow/test_sweeps": 52, "lineage/test_reproduce": 50, "mlflow/test_tracking": 50, "mlflow/test_evaluation": 45,
+    "dvc/test_pipeline": 45, "product/test_reference_location": 40, "feast/test_feast": 40,
+    "evidently/test_evidently": 40, "feast/test_training": 35, "lineage/test_reproduce_shapes": 35,
+    "dvc/test_datasets": 32, "product/test_factories": 30, "product/test_components_yaml": 30, "dvc/test_assets": 28,
+    "dvc/test_faults": 28,
 }  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -SLOWEST.get(f"{item.path.parent.name}/{item.path.stem}", 0))
+
+
+_exit_status: list[int] = []
+
+
+def pytest_sessionfinish(exitstatus: int) -> None:
+    _exit_status.append(int(exitstatus))
+
+
+@atexit.register
+def _end_quietly() -> None:
+    """End before the interpreter takes itself apart: DuckDB's extension then prints pages of what it calls leaks."""
+    if _exit_status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_status[-1])
 
 
 @pytest.fixture

@@ -33,7 +33,12 @@ from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, Ref
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.DAGSTER_BETA]
+pytestmark = [
+    pytest.mark.usefixtures("warm_dvc"),
+    *known_warnings.DVC,
+    *known_warnings.UNCLOSED,
+    *known_warnings.DAGSTER_BETA,
+]
 
 MONTHS = dg.StaticPartitionsDefinition(["2013-01", "2013-02"])
 
@@ -222,7 +227,7 @@ def test_files_and_folders_that_the_function_wrote_are_stored(run, dvc, tmp_path
     assert (dvc.read_path("images", rev="HEAD~1") / "a.txt").read_text() == "a"
 
 
-def test_the_same_frame_gives_the_same_bytes_in_another_process(dvc, tmp_path):
+def test_the_same_frame_gives_the_same_bytes_in_another_process(dvc, tmp_path, cold_python):
     script = """
 import sys, pandas as pd
 from pathlib import Path
@@ -562,7 +567,7 @@ def test_the_component_observes_datasets(dvc, stored):
             assert spec.metadata["dvc/path"] == "x.txt" and "dvc" in spec.kinds
 
 
-def test_the_folder_offers_what_it_says_and_imports_no_tool():
+def test_the_folder_offers_what_it_says_and_imports_no_tool(cold_python):
     assert {name for name in plugin.__all__ if not hasattr(plugin, name)} == set()
     script = (
         "import sys, dagster_mlops.dvc; print([m for m in ('dvc', 'pandas', 'pyarrow', 'git') if m in sys.modules])"

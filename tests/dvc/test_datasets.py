@@ -8,9 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +32,14 @@ from dagster_mlops.dvc.store.file_formats import write
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, TrainingSet
 from tests.support import known_warnings
+from tests.support.http_servers import QuietHandler, QuietServer, serving
 
-pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.DAGSTER_BETA]
+pytestmark = [
+    pytest.mark.usefixtures("warm_dvc"),
+    *known_warnings.DVC,
+    *known_warnings.UNCLOSED,
+    *known_warnings.DAGSTER_BETA,
+]
 
 MONTHS = dg.StaticPartitionsDefinition(["2013-01", "2013-02"])
 
@@ -598,20 +602,15 @@ def test_an_import_takes_the_newest_of_a_branch_and_is_locked_to_its_commit(note
         imported_dataset_asset(path="x.txt", url="https://me:secret@host/x")
 
 
-class Source(ThreadingHTTPServer):
+class Source(QuietServer):
     """A web server with one file; silent if `content` is None."""
 
-    daemon_threads = True
-
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answers)
+        super().__init__(Answers)
         self.content: bytes | None = b"one"
 
 
-class Answers(BaseHTTPRequestHandler):
-    def log_message(self, format, *args):
-        pass
-
+class Answers(QuietHandler):
     def do_GET(self):
         assert isinstance(self.server, Source)
         if self.server.content is None:
@@ -631,11 +630,8 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web():
-    server = Source()
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving(Source()) as server:
+        yield server
 
 
 def test_a_url_is_downloaded_when_its_version_changed_and_only_then(run, dvc, instance, web):

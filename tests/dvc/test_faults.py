@@ -18,7 +18,10 @@ from dagster_mlops.dvc import DvcResource
 from dagster_mlops.errors import DatasetError
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED]
+pytestmark = [
+    *known_warnings.DVC,
+    *known_warnings.UNCLOSED,
+]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "18"))
 WRITERS = 8

@@ -31,7 +31,12 @@ from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Ref, records_in
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.DAGSTER_BETA]
+pytestmark = [
+    pytest.mark.usefixtures("warm_dvc"),
+    *known_warnings.DVC,
+    *known_warnings.UNCLOSED,
+    *known_warnings.DAGSTER_BETA,
+]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 DVC = str(Path(sys.executable).with_name("dvc"))
@@ -224,7 +229,7 @@ def test_the_code_version_moves_with_command_code_and_parameters_of_that_stage_a
     assert moved(lambda: (repo / "data/raw.csv").write_text("9\n")) == set()
 
 
-def test_loading_imports_no_dvc_and_asks_it_only_after_a_change(repo, monkeypatch):
+def test_loading_imports_no_dvc_and_asks_it_only_after_a_change(repo, monkeypatch, cold_python):
     code = f"import sys; from dagster_mlops.dvc import pipeline_assets; pipeline_assets(repo={str(repo)!r})"
     _sh(repo, sys.executable, "-W", "ignore", "-c", f"{code}; assert 'dvc' not in sys.modules, 'imported'")
     before = load_project(repo)

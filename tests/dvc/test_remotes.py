@@ -4,11 +4,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import dagster as dg
@@ -18,8 +16,14 @@ from dagster._core.remote_representation.external_data import RepositorySnap  # 
 from dagster_mlops.dvc import DvcResource, dataset_asset
 from dagster_mlops.errors import DatasetError
 from tests.support import known_warnings
+from tests.support.http_servers import QuietHandler, QuietServer, serving
 
-pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED, *known_warnings.BOTOCORE]
+pytestmark = [
+    pytest.mark.usefixtures("warm_dvc"),
+    *known_warnings.DVC,
+    *known_warnings.UNCLOSED,
+    *known_warnings.BOTOCORE,
+]
 
 SECRET = "hush-hush-0815"
 SERVER = """
@@ -42,26 +46,17 @@ def s3(free_port):
     server.communicate()
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(QuietServer):
     """Passes requests on, unless `fault` (method, path → status, "cut" or None) says otherwise."""
 
-    daemon_threads = True
-
     def __init__(self, upstream):
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.upstream, self.seen = upstream, []
         self.fault = lambda method, path: None
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
 
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, format, *args):
-        pass
 
     def _pass_on(self):
         proxy = self.server
@@ -106,11 +101,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def proxy(s3):
-    proxy = Proxy(s3)
-    threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
+    with serving(Proxy(s3)) as proxy:
+        yield proxy
 
 
 @pytest.fixture

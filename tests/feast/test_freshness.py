@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import dagster as dg
@@ -21,9 +20,9 @@ from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from tests.support import known_warnings
-from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
+from tests.support.http_servers import QuietHandler, QuietServer, serving
 
-pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 HOUR = timedelta(hours=1)
 SETTINGS = """
@@ -225,7 +224,7 @@ def test_nothing_listening_is_unhealthy_and_the_password_of_its_address_stays_se
     ],
 )
 def test_a_server_that_goes_wrong_is_unhealthy_in_bounded_time(behaviour, message):
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self):
             self.answer(500 if behaviour == "error" else 200)
 
@@ -250,18 +249,12 @@ def test_a_server_that_goes_wrong_is_unhealthy_in_bounded_time(behaviour, messag
                     return
             self.wfile.write(body)
 
-        def log_message(self, format, *args):
-            pass
-
     done = threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    begun = time.monotonic()
-    try:
-        found = health(f"http://127.0.0.1:{server.server_port}", timeout=1.0)
-    finally:
-        done.set()
-        server.shutdown()
-        server.server_close()
+    with serving(QuietServer(Handler)) as server:
+        begun = time.monotonic()
+        try:
+            found = health(server.url, timeout=1.0)
+        finally:
+            done.set()
     assert not found.passed and message in (found.description or "")
     assert time.monotonic() - begun < 15, "and not the 20 s that the server takes"

@@ -21,9 +21,9 @@ from dagster_mlops.feast.point_in_time.scratch import scratch_folder
 from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 from tests.support import feast_writers as writers
 from tests.support import known_warnings
-from tests.support.feast_processes import processes
+from tests.support.warm_python import processes
 
-pytestmark = [*known_warnings.DEPRECATED]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))  # of each kind
 SPILL_ROWS = int(os.environ.get("DAGSTER_MLOPS_SPILL_ROWS", "400000"))

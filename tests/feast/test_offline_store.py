@@ -44,9 +44,9 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.writing import write
 from tests.support import feast_writers as writers
 from tests.support import known_warnings
-from tests.support.feast_processes import processes
+from tests.support.warm_python import processes
 
-pytestmark = [*known_warnings.DEPRECATED, *known_warnings.FEAST_EXPERIMENTAL]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.FEAST_EXPERIMENTAL]
 
 STORE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 EXAMPLES = int(os.environ.get("DAGSTER_MLOPS_EXAMPLES", "15"))

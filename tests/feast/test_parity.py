@@ -14,10 +14,9 @@ from dagster_mlops.feast import FeastResource, online_offline_parity_check
 from dagster_mlops.feast.offline.source import Window, latest_events
 from dagster_mlops.feast.online.materialization import alone, materialize
 from tests.support import known_warnings
-from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
+    pytest.mark.usefixtures("warm_tools"),
     *known_warnings.DEPRECATED,
     *known_warnings.UNCLOSED,
     *known_warnings.FEAST_EXPERIMENTAL,

@@ -25,11 +25,10 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from tests.support import known_warnings
-from tests.support.feast_processes import quick_feast  # noqa: F401 - a fixture
 from tests.support.feast_servers import postgres  # noqa: F401 - a fixture
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
+    pytest.mark.usefixtures("warm_tools"),
     *known_warnings.DEPRECATED,
     *known_warnings.FEAST_EXPERIMENTAL,
     *known_warnings.UNCLOSED,

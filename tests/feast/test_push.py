@@ -24,11 +24,11 @@ from dagster_mlops.feast.online.serving import newer_events_kept
 from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, FeatureView, records_in
 from tests.support import known_warnings
-from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
 from tests.support.feast_pushes import push_file
 from tests.support.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
+from tests.support.warm_python import processes
 
-pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -23,10 +23,10 @@ from dagster_mlops.feast.repository.registry import create_tables
 from dagster_mlops.feast.repository.specs import get_asset_spec
 from tests.support import known_warnings
 from tests.support.feast_loads import apply_unless_refused
-from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
+from tests.support.warm_python import processes
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
+    pytest.mark.usefixtures("warm_tools"),
     *known_warnings.DEPRECATED,
     *known_warnings.DAGSTER_BETA,
     *known_warnings.FEAST_EXPERIMENTAL,
@@ -330,7 +330,7 @@ def test_what_is_not_there_is_named(rides):
         FeastResource(repo=str(rides)).store()
 
 
-def test_a_known_repository_loads_in_milliseconds_and_without_feast(rides):
+def test_a_known_repository_loads_in_milliseconds_and_without_feast(rides, cold_python):
     load_repository(rides)
     code = (
         "import sys, time; from dagster_mlops.feast.graph import feature_repository_defs\n"

@@ -24,14 +24,21 @@ from dagster_mlops.feast.online.materialization import alone, materialized_windo
 from dagster_mlops.feast.repository.registry import feature_view
 from tests.support import known_warnings
 from tests.support.feast_loads import START, apply, days, load
-from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - fixtures
 from tests.support.feast_servers import postgres_socket, redis_address  # noqa: F401 - fixtures
+from tests.support.warm_python import processes
 
-pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 STORES = ("sqlite", "redis", "postgres")
 DAY = timedelta(days=1)
+# Repeated by another test, or by another store that differs in nothing that the test looks at.
+NO_SQLITE = pytest.mark.parametrize(
+    "shop", [pytest.param("sqlite", marks=pytest.mark.thorough), "redis", "postgres"], indirect=True
+)
+NO_REDIS = pytest.mark.parametrize(
+    "shop", ["sqlite", pytest.param("redis", marks=pytest.mark.thorough), "postgres"], indirect=True
+)
 DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
@@ -50,16 +57,13 @@ usage = FeatureService(name="usage", features=[visits[["pages", "zeal", "browser
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_open():
-    """Feast closes no connection; they go with the garbage, here rather than in somebody else's test."""
+def _connections_end(request):
+    """Feast closes no connection, and Postgres has a hundred: they go with the garbage."""
     yield
-    _collect()
-
-
-def _collect() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    if "postgres" in request.node.name:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture(params=STORES)
@@ -207,6 +211,7 @@ def shopdays(shop: Shop) -> list[tuple[float, float]]:
     return [((w.start - START) / DAY, (w.end - START) / DAY) for w in shop.online_windows()]
 
 
+@NO_SQLITE
 def test_overlapping_backfills_in_parallel_end_as_one_serial_run(shop):
     events = [(n % 7, n * 0.11, float(n)) for n in range(60)]
     windows = [(4, 6), (0, 2), (1, 5), (3, 4)]
@@ -266,6 +271,7 @@ def test_a_load_that_never_finished_leaves_the_watermark_where_it_was(sqlite_sho
     assert shop.amounts([1]) == [11.0] and shop.online_windows() == [days(0, 2)]
 
 
+@NO_REDIS
 def test_an_apply_keeps_the_watermark(shop):
     shop.write("a", [(1, 0.5, 10.0)])
     shop.apply()
@@ -293,6 +299,7 @@ def test_applies_during_loads_lose_neither_values_nor_the_watermark(sqlite_shop)
     assert shop.online_windows() == [days(0, 4)]
 
 
+@NO_REDIS
 def test_two_who_load_the_same_view_take_turns_and_one_who_waits_too_long_is_told_why(shop):
     shop.write("a", [(1, 0.5, 10.0)])
     shop.apply()

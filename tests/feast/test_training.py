@@ -27,9 +27,9 @@ from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, Inaccessible, TrainingSet
 from tests.support import known_warnings
 from tests.support.feast_loads import put_records
-from tests.support.feast_processes import processes, quick_feast  # noqa: F401 - a fixture
+from tests.support.warm_python import processes
 
-pytestmark = [pytest.mark.usefixtures("quick_feast"), *known_warnings.DEPRECATED]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED]
 
 SETTINGS = """
 project: shop

@@ -25,7 +25,12 @@ from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, Ref, Tra
 from tests.support import known_warnings
 from tests.support.training_project import PIPELINE, Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), *known_warnings.MLFLOW]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("warm_tools"),
+    *known_warnings.MLFLOW,
+]
 
 # The same training on features that Feast joins.
 WITH_FEATURES = (

@@ -26,7 +26,12 @@ from dagster_mlops.mlflow.training.packages import requirements
 from tests.support import known_warnings
 from tests.support.training_project import Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), *known_warnings.MLFLOW]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("warm_tools"),
+    *known_warnings.MLFLOW,
+]
 
 THOROUGH = pytest.mark.thorough
 PIPELINE = """

@@ -35,8 +35,9 @@ from dagster_mlops.mlflow.training import system_metrics
 from dagster_mlops.mlflow.training.config_params import config_params
 from dagster_mlops.provenance import Dataset
 from tests.support import known_warnings
+from tests.support.http_servers import serving
 from tests.support.mlflow_processes import PRELOADED
-from tests.support.mlflow_servers import Proxy, mlflow_server, proxy_to
+from tests.support.mlflow_servers import Proxy, mlflow_server
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
@@ -101,7 +102,10 @@ def proxy(tmp_path_factory, empty_database, free_port):
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_database, folder / "server.db")
     target = free_port()
-    with mlflow_server(folder, target, f"sqlite:///{folder / 'server.db'}"), proxy_to(free_port(), target) as proxy:
+    with (
+        mlflow_server(folder, target, f"sqlite:///{folder / 'server.db'}"),
+        serving(Proxy(free_port(), target)) as proxy,
+    ):
         yield proxy
 
 

@@ -48,7 +48,7 @@ from dagster_mlops.promotion.asset import Rule, promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 MD5 = "d" * 32
 SLOW = ["alembic.command", "dagster", "mlflow.store.tracking.sqlalchemy_store", "sklearn.ensemble"]

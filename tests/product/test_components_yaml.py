@@ -45,10 +45,9 @@ from dagster_mlops.feast import component_fields as feast_fields
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.provenance import Dataset, records_in
 from tests.support import known_warnings
-from tests.support.feast_processes import quick_feast as quick_feast  # a fixture
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
+    pytest.mark.usefixtures("warm_tools"),
     *known_warnings.DEPRECATED,
     *known_warnings.UNCLOSED,
     *known_warnings.DAGSTER_BETA,
@@ -138,7 +137,7 @@ def state(tmp_path_factory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def repo(state, quick_feast) -> Path:
+def repo(state, warm_tools) -> Path:
     """The Feast repository of the pages, described once."""
     repo = state / "feature_repo"
     repo.mkdir()

@@ -22,10 +22,9 @@ from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.mlflow import MlflowResource
 from tests.support import known_warnings
-from tests.support.feast_processes import quick_feast as quick_feast  # a fixture
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_feast"),
+    pytest.mark.usefixtures("warm_tools"),
     *known_warnings.DEPRECATED,
     *known_warnings.UNCLOSED,
     *known_warnings.DAGSTER_BETA,

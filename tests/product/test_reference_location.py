@@ -50,6 +50,7 @@ def flown() -> pd.DataFrame:
     return data.with_instants(data.source_table("flights"), data.source_table("airports"))
 
 
+@pytest.mark.usefixtures("cold_python")
 @pytest.mark.parametrize("deployment", ["local", "cluster"])
 def test_loading_the_location_imports_no_tool(deployment):
     code = f"import assets.definitions, sys; print(sorted({TOOLS} & set(sys.modules)))"
@@ -57,6 +58,7 @@ def test_loading_the_location_imports_no_tool(deployment):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.usefixtures("warm_dvc")
 @pytest.mark.parametrize(
     "command",
     [

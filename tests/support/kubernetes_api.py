@@ -5,23 +5,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.support.http_servers import QuietHandler, QuietServer, serving
 
-class Cluster(ThreadingHTTPServer):
+
+class Cluster(QuietServer):
     """Jobs by name: `manifests` as they were sent, `pods` as the processes that run their containers."""
 
-    daemon_threads = True
-
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.folder = folder
         self.manifests: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, subprocess.Popen] = {}
@@ -32,7 +30,7 @@ class Cluster(ThreadingHTTPServer):
                     "apiVersion": "v1",
                     "kind": "Config",
                     "current-context": "c",
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.server_port}"}}],
+                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
                     "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
                     "users": [{"name": "u", "user": {}}],
                 }
@@ -74,7 +72,7 @@ class Cluster(ThreadingHTTPServer):
         return {**self.manifests[name], "status": status}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     server: Cluster  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_POST(self) -> None:
@@ -104,9 +102,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
 
 def _missing(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "NotFound", "details": {"name": name}}
@@ -115,11 +110,9 @@ def _missing(name: str) -> dict[str, Any]:
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
     """A cluster on loopback; its pods do not outlive it."""
-    with Cluster(folder) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+    with serving(Cluster(folder)) as found:
         try:
             yield found
         finally:
-            found.shutdown()
             for name in found.pods:
                 found.evict(name)

@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.support.http_servers import QuietHandler, QuietServer
 
 _HOPS = {"connection", "content-length", "keep-alive", "transfer-encoding"}
 
@@ -50,25 +51,20 @@ def _wait_until_healthy(server: "subprocess.Popen[bytes]", port: int, log: Path)
     raise AssertionError(f"the server did not start within a minute: {log.read_text()}")
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(QuietServer):
     """Passes requests on and remembers them in `seen`, as ``POST runs/create``.
 
     With `password`, it answers 401 to who does not give it (``user:password``). It answers 429 to the next `busy` ones,
     nothing at all to the `gone` ones after them, and with `version` says which one it is.
     """
 
-    daemon_threads = True
     password = ""
     busy = gone = 0
     version = ""
 
     def __init__(self, port: int, target: int) -> None:
         self.target, self.seen, self.lock = target, [], threading.Lock()
-        super().__init__(("127.0.0.1", port), _Pass)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Pass, port)
 
     def refuses(self) -> bool:
         """Whether the request at hand gets a 429."""
@@ -83,7 +79,7 @@ class Proxy(ThreadingHTTPServer):
         return silent
 
 
-class _Pass(BaseHTTPRequestHandler):
+class _Pass(QuietHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -120,19 +116,3 @@ class _Pass(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
-
-
-@contextmanager
-def proxy_to(port: int, target: int) -> Iterator[Proxy]:
-    """A proxy on loopback."""
-    with Proxy(port, target) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            proxy.shutdown()
-            thread.join(5)

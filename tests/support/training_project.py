@@ -81,7 +81,10 @@ class Project:
 
     def train(self, *, select: str = "*", strength: float = 1.0, chance: bool = False) -> str:
         """Materialize the assets in a process of their own, and name the run."""
-        config = {"ops": {"model": {"config": {"strength": strength, "chance": chance}}}}
+        config = {
+            "ops": {"model": {"config": {"strength": strength, "chance": chance}}},
+            "execution": {"config": {"in_process": {}}},  # a process for each step would import everything once more
+        }
         materialize = ("-m", "dagster", "asset", "materialize", "-f", "pipeline.py", "--select", select)
         self.python(*materialize, "--config-json", json.dumps(config))
         client = MlflowResource(tracking_uri=self.uri).client()

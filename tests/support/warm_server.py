@@ -1,0 +1,116 @@
+"""The server behind `warm_python`: imports the modules that its command line names, then forks for each request."""
+
+import atexit
+import contextlib
+import fcntl
+import gc
+import importlib
+import os
+import pickle
+import runpy
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import types
+from typing import Any
+
+HIGH = 500  # above every descriptor that anybody asks for
+
+
+def serve(connection: socket.socket) -> None:
+    """Fork for each request, until the other end is closed. A request is a length with descriptors, then a pickle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests, whose end is the end of this
+    while True:
+        length, files, _, _ = socket.recv_fds(connection, 8, 64)
+        if not length:
+            return
+        request = pickle.loads(receive(connection, int.from_bytes(length, "big")))
+        reading, writing = os.pipe()
+        starter = os.fork()
+        if starter == 0:
+            starter = os.getpid()
+            if os.fork():
+                os._exit(0)
+            while os.getppid() == starter:  # until it is the child of whoever asked
+                time.sleep(0.0005)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if request["session"]:
+                os.setsid()
+            os.write(writing, os.getpid().to_bytes(8, "big"))
+            become(request, files)
+        os.waitpid(starter, 0)
+        connection.sendall(os.read(reading, 8))
+        for file in (reading, writing, *files):
+            os.close(file)
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        if not (more := connection.recv(size - len(content))):
+            raise EOFError("the other end was closed in the middle of a message")
+        content += more
+    return content
+
+
+def become(request: dict[str, Any], files: list[int]) -> None:
+    """Be the Python that was asked for, and end as it would."""
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, HIGH) for file in files]
+    os.closerange(3, HIGH)
+    for file, number in zip(moved, request["numbers"], strict=True):
+        os.dup2(file, number)
+    os.closerange(HIGH, HIGH + len(moved) + 1)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    tempfile.tempdir = None
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    sys.dont_write_bytecode = "-B" in request["options"] or "PYTHONDONTWRITEBYTECODE" in os.environ
+    if "-u" in request["options"] or "PYTHONUNBUFFERED" in os.environ:
+        sys.stdout.reconfigure(write_through=True)  # pyright: ignore[reportAttributeAccessIssue]
+    sys.argv = request["argv"]
+    kind, what = request["kind"], request["what"]
+    first = {"code": "", "module": os.getcwd(), "file": os.path.dirname(os.path.abspath(what))}[kind]
+    sys.path[:0] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    code = 0
+    try:
+        if kind == "module":
+            runpy._run_module_as_main(what)  # what `python -m` calls  # pyright: ignore[reportAttributeAccessIssue]
+        elif kind == "code":
+            exec(compile(what, "<string>", "exec"), main.__dict__)
+        else:
+            main.__file__ = what
+            with open(what, "rb") as source:
+                exec(compile(source.read(), what, "exec"), main.__dict__)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    with contextlib.suppress(BaseException):
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # where this file lies
+    for name in sys.argv[2:]:
+        importlib.import_module(name)
+    gc.freeze()  # what is imported stays in memory that all forks share
+    serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)
