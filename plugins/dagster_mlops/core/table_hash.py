@@ -77,7 +77,9 @@ class _Column:
             self._values.update(b"".join(values.to_pylist()))
         elif not pa.types.is_null(self.type):
             # Minus zero equals zero, and no reader promises to keep it.
-            numbers = values.to_numpy(zero_copy_only=False) + 0
+            numbers = values.to_numpy(zero_copy_only=False)
+            if numbers.dtype.kind not in "mM":  # times have no minus zero, and newer NumPy versions add no bare number
+                numbers = numbers + 0
             self._values.update(numbers.astype(numbers.dtype.newbyteorder("<")).tobytes())
 
     def digest(self) -> str:
