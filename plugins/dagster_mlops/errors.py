@@ -11,6 +11,7 @@
     ├── TrackingError            MLflow: the tracking server or database cannot be used as configured
     ├── TrainingRunError         MLflow: a training run broke its contract (no model, no signature, …)
     ├── ModelVersionError        MLflow: a registered model, version or alias is not there
+    ├── RegistryError            a model registry cannot be read or written as configured
     ├── EvaluationError          MLflow: a model version cannot be measured on the rows given
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
     ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
@@ -61,6 +62,10 @@ class TrainingRunError(DagsterMlopsError):
 
 class ModelVersionError(DagsterMlopsError):
     """A registered model, model version or alias is not there."""
+
+
+class RegistryError(DagsterMlopsError):
+    """A model registry cannot be read or written as configured."""
 
 
 class EvaluationError(DagsterMlopsError):

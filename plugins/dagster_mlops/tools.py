@@ -229,7 +229,7 @@ def installed_tools() -> Mapping[str, Tool]:
     """The installed tools by name. Each is loaded when it is first looked up; one that fails is a :class:`BrokenTool`.
 
     >>> sorted(installed_tools())
-    ['bentoml', 'dvc', 'feast', 'git', 'mlflow']
+    ['bentoml', 'dvc', 'feast', 'git', 'gto', 'mlflow']
     """
     return _Installed({entry.name: entry for entry in entry_points(group=GROUP)})
 

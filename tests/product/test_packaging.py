@@ -131,6 +131,7 @@ USES = {
     "BentomlResource(home='home', tracking_uri='sqlite:///mlflow.db').bentos()",
     "evidently": "from dagster_mlops.evidently import EvidentlyResource\nimport pandas\n"
     "EvidentlyResource(reports='reports').dataset(pandas.DataFrame({'a': [1.0, 2.0]}))",
+    "gto": "from dagster_mlops.gto import GtoResource\nwith GtoResource(repo='.').open(): pass",
     "k8s": "from dagster_mlops.core.extras import extra\nextra('dagster_k8s')",
     "optuna": "from dagster_mlops.core.extras import extra\nextra('optuna')",
 }

@@ -159,7 +159,7 @@ class ModelVersion(Record):
     tool: str = "mlflow"
     name: str
     version: str
-    run_id: str
+    run_id: str = ""  # empty where no tracked run made it
     tracking_uri: str
     aliases: tuple[str, ...] = ()
     datasets: Mapping[str, str] = field(default_factory=dict)

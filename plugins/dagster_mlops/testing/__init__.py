@@ -9,6 +9,7 @@ Each is a plain function that raises an AssertionError with what was expected. N
 """
 
 from dagster_mlops.testing.records import check_record
+from dagster_mlops.testing.registry import check_registry
 from dagster_mlops.testing.tools import check_datasets, check_runs, check_tool
 
-__all__ = ["check_datasets", "check_record", "check_runs", "check_tool"]
+__all__ = ["check_datasets", "check_record", "check_registry", "check_runs", "check_tool"]

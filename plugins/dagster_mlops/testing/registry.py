@@ -1,0 +1,164 @@
+"""The contract of a model registry."""
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+from dagster_mlops.core.model_versions import DONE, holder, moves
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.promotion.asset import Rule, promote_version
+from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
+
+_NOTE = 'Größe: 3 · "quoted"\nsecond line'
+
+
+def check_registry(
+    registry: ModelRegistry, *, model: str, worse: str, better: str, metric: str, atomic: bool = True
+) -> None:
+    """Hold a registry against what promotion and evaluation rely on; an AssertionError says what does not hold.
+
+        def test_the_registry_keeps_its_contract(acme_registry):
+            ...  # register two versions of 'churn', and log their metric
+            check_registry(acme_registry, model="churn", worse="1", better="2", metric="auc")
+
+    Aliases that begin with ``contract-`` and notes by the key ``contract`` are left behind.
+
+    Args:
+        registry: Resource that is checked.
+        model: Name of a registered model.
+        worse: One of its versions, with a lower value of `metric`.
+        better: A later version, with a higher value.
+        metric: Name of a metric of both.
+        atomic: Whether rivals at the same time are tried, of whom exactly one may move the alias. MLflow cannot
+            compare and set.
+    """
+    with registry.models() as models:
+        assert isinstance(models, HoldsModels), f"{type(models).__name__} lacks a method of HoldsModels"
+        first, second = models.version(model, worse), models.version(model, better)
+        _check_names(models, first, second, metric)
+        _check_moves(models, first, second)
+        _check_notes(registry, models, first, second)
+        _check_files(models, first, second)
+        _check_healing(models, first, second, metric)
+    if atomic:
+        _check_rivals(registry, first, second)
+
+
+def _check_names(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
+    assert (first.tool, second.tool) == (models.tool, models.tool), "a record names another tool than the registry"
+    assert models.version(second.name) == second, "without a version, the newest is meant"
+    values = [float(models.metrics(version)[metric]) for version in (first, second)]
+    assert all(map(math.isfinite, values)) and values[0] < values[1], f"{metric} is {values}, lower first is expected"
+    for name, which in (("contract-no-model", ""), (first.name, "contract-no-version"), (first.name, "@contract-no")):
+        _raises(lambda name=name, which=which: models.version(name, which), f"version({name!r}, {which!r})")
+    with tempfile.TemporaryDirectory() as folder:
+        stored = models.fetch(first, Path(folder))
+        assert (stored.folder / "MLmodel").is_file() and stored.flavors, "fetch gives an MLmodel folder"
+        assert stored.folder.is_relative_to(folder), "fetch copies below the folder that is given"
+
+
+def _check_moves(models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:
+    name, alias = first.name, "contract-moves"
+    assert holder(models, name, alias) is None, f"{alias} is held already: use a fresh registry"
+    assert not models.move(name, alias, first.version, expected=second.version), "no version held it"
+    assert models.move(name, alias, first.version, expected=""), "an alias that no version holds can be given"
+    assert not models.move(name, alias, second.version, expected=""), "the first version held it"
+    assert _held(models, name, alias) == first.version, "a move that was refused changed the alias"
+    assert models.move(name, alias, second.version, expected=first.version), "the holder was as expected"
+    assert _held(models, name, alias) == second.version
+    assert models.move(name, alias, first.version, expected=second.version), "an alias can go back"
+    assert _held(models, name, alias) == first.version
+    assert alias in models.version(name, first.version).aliases, "the record names the aliases"
+    assert alias not in models.version(name, second.version).aliases, "an alias has one holder"
+
+
+def _check_notes(registry: ModelRegistry, models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:
+    models.note(first, "contract", "draft")
+    models.note(first, "contract", _NOTE)
+    with registry.models() as others:
+        assert others.notes(first).get("contract") == _NOTE, "a note is kept as it is, the last one by its key"
+        assert "contract" not in others.notes(second), "a note is on one version"
+
+
+def _check_files(models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:
+    if not isinstance(models, KeepsFiles):
+        return
+    path, content = "contract/bytes.bin", bytes(range(256))
+    models.write_file(first, path, content)
+    assert models.read_file(first, path) == content, "a file is kept byte for byte"
+    _raises(lambda: models.read_file(second, path), "read_file of a file that is not there")
+
+
+def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
+    """A promotion that dies before it has recorded its move is completed by the next one, once."""
+    alias, rule = "contract-healing", Rule(metric)
+    for dies_at in ("move", "note"):
+        promote_version(models, first, alias, rule, {}, "contract")
+        try:
+            promote_version(cast(HoldsModels, _Dying(models, dies_at)), second, alias, rule, {}, "contract")
+        except _Killed:
+            pass
+        else:
+            raise AssertionError(f"the promotion did not reach {dies_at}")
+        decision = promote_version(models, second, alias, rule, {}, "contract")
+        assert decision.promoted and _held(models, first.name, alias) == second.version
+        again = promote_version(models, second, alias, rule, {}, "contract")
+        assert not again.promoted, "a promotion that is run again moves nothing"
+        for version in (first, second):
+            history = [move for move in moves(models, version) if move["alias"] == alias]
+            states = [move["state"] for move in history if move["to"] == second.version]
+            assert states and set(states) == {DONE}, f"the history of {version.version} has an unfinished move"
+        alias += "-2"
+
+
+def _check_rivals(registry: ModelRegistry, first: ModelVersion, second: ModelVersion) -> None:
+    """Rivals of whom each saw the alias free."""
+    alias, moved, start = "contract-rivals", [], threading.Barrier(4)
+
+    def attempt(version: ModelVersion) -> None:
+        with registry.models() as models:
+            start.wait(30)
+            if models.move(version.name, alias, version.version, expected=""):
+                moved.append(version.version)
+
+    with ThreadPoolExecutor(4) as pool:
+        for rival in [pool.submit(attempt, version) for version in (first, second, first, second)]:
+            rival.result()
+    with registry.models() as models:
+        assert _held(models, first.name, alias) in moved, "the holder is not one that was told so"
+    assert len(moved) == 1, f"{len(moved)} of 4 rivals were told that they moved the alias"
+
+
+def _held(models: HoldsModels, name: str, alias: str) -> str:
+    version = holder(models, name, alias)
+    return version.version if version else ""
+
+
+def _raises(call: Callable[[], object], what: str) -> None:
+    try:
+        call()
+    except ModelVersionError:
+        return
+    raise AssertionError(f"{what} raised no ModelVersionError")
+
+
+class _Killed(BaseException):
+    """The end of a process, as far as one can be had without ending the tests."""
+
+
+class _Dying:
+    """A registry whose process is killed: right before its first `move`, or right after it, before the record."""
+
+    def __init__(self, models: HoldsModels, dies_at: str) -> None:
+        self._models, self._dies_at, self._moved = models, dies_at, False
+
+    def __getattr__(self, name: str) -> object:
+        if name == self._dies_at and (name == "move" or self._moved):
+            raise _Killed
+        self._moved = self._moved or name == "move"
+        return getattr(self._models, name)

@@ -1,0 +1,219 @@
+"""Git tags as a model registry: GTO itself reads what we write, and rivals, kills and a remote leave one holder."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from gto import api
+from gto.constants import VersionSort
+
+from dagster_mlops.core.model_versions import moves
+from dagster_mlops.errors import ModelVersionError, RegistryError
+from dagster_mlops.gto import GtoResource
+from dagster_mlops.gto.tool import GtoTool
+from dagster_mlops.lineage import trace
+from dagster_mlops.promotion import promotion_asset
+from dagster_mlops.provenance import Commit, ModelVersion, Ref
+from dagster_mlops.testing import check_registry
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.DAGSTER_BETA]
+
+MLMODEL = """\
+flavors:
+  python_function: {loader_module: mlflow.sklearn, data: model.skops}
+  sklearn: {serialization_format: skops}
+signature: {inputs: '[{"name": "hour", "type": "double"}]'}
+"""
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=ml", "-c", "user.email=ml@example.com"]
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+class Repository:
+    """A git repository with a model, and a Dagster instance in which an asset registers its versions."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance, remote: str | None = None) -> None:
+        self.folder, self.instance = folder, instance
+        self.gto = GtoResource(repo=str(folder), remote=remote)
+
+    def train(self, auc: float) -> str:
+        """Commit new model files, and register the commit; returns the version."""
+        model = self.folder / "models" / "churn"
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "MLmodel").write_text(MLMODEL)
+        (model / "model.skops").write_text(f"weights {auc}")
+        (self.folder / "artifacts.yaml").write_text("churn: {type: model, path: models/churn}\n")
+        git(self.folder, "add", "-A")
+        git(self.folder, "commit", "-qm", f"Train to {auc}")
+
+        @dg.asset
+        def churn_model(context: dg.AssetExecutionContext, gto: GtoResource) -> dg.MaterializeResult:
+            return dg.MaterializeResult(metadata=gto.register(context, "churn", metrics={"auc": auc}).to_metadata())
+
+        result = dg.materialize([churn_model], instance=self.instance, resources={"gto": self.gto})
+        [event] = result.get_asset_materialization_events()
+        return str(event.materialization.metadata["gto/version"].value)
+
+    def promote(self, *, raise_on_error: bool = True) -> dg.ExecuteInProcessResult:
+        champion = promotion_asset(candidate="churn_model", registered_model_name="churn", metric="auc", registry="gto")
+        assets = [dg.AssetSpec("churn_model"), champion]
+        return dg.materialize(
+            assets,
+            instance=self.instance,
+            resources={"gto": self.gto},
+            selection=[champion],
+            raise_on_error=raise_on_error,
+        )
+
+    def in_stage(self) -> set[str]:
+        """The versions that GTO itself sees in the stage, in both of its orders."""
+        views: list[Any] = [api.show(str(self.folder), "churn#champion", sort=sort) for sort in VersionSort]
+        return {version["version"] for view in views for version in view}
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def local(tmp_path, instance) -> Repository:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "config", "user.name", "ml")
+    git(folder, "config", "user.email", "ml@example.com")
+    return Repository(folder, instance)
+
+
+@pytest.fixture
+def shared(local, tmp_path) -> Repository:
+    git(tmp_path, "init", "-q", "--bare", "server.git")
+    git(local.folder, "remote", "add", "origin", str(tmp_path / "server.git"))
+    return Repository(local.folder, local.instance, remote="origin")
+
+
+@pytest.mark.parametrize("where", ["local", "shared"])
+def test_gto_keeps_the_contract_of_a_registry(request, where):
+    repository: Repository = request.getfixturevalue(where)
+    worse, better = repository.train(0.7), repository.train(0.8)
+    check_registry(repository.gto, model="churn", worse=worse, better=better, metric="auc")
+
+
+def test_a_promotion_is_what_gto_shows_and_keeps_its_history(local):
+    assert local.train(0.7) == "v0.0.1"
+    local.promote()
+    assert local.train(0.8) == "v0.0.2"
+    result = local.promote()
+    [event] = result.get_asset_materialization_events()
+    seen = {key: value.value for key, value in event.materialization.metadata.items()}
+    assert seen["gto/promoted"] is True and seen["gto/champion_version"] == "v0.0.2"
+    assert local.in_stage() == {"v0.0.2"}
+    with local.gto.models() as models:
+        version = models.version("churn", "@champion")
+        assert [(m["from"], m["to"], m["state"]) for m in moves(models, version)] == [("v0.0.1", "v0.0.2", "done")]
+        assert version.aliases == ("champion",) and version.metrics == {"auc": 0.8}
+    local.train(0.75)
+    local.promote()
+    assert local.in_stage() == {"v0.0.2"}
+    api.assign(str(local.folder), "churn", "champion", version="v0.0.1")
+    with local.gto.models() as models:
+        assert models.version("churn", "@champion").version == "v0.0.1", "an assignment by hand counts"
+
+
+def test_a_version_is_registered_once_for_a_commit(local, instance):
+    local.train(0.7)
+
+    @dg.asset
+    def again(context: dg.AssetExecutionContext, gto: GtoResource) -> str:
+        return gto.register(context, "churn", metrics={"auc": 0.7}).version
+
+    result = dg.materialize([again], instance=instance, resources={"gto": local.gto})
+    assert result.output_for_node("again") == "v0.0.1"
+    assert git(local.folder, "tag") == "churn@v0.0.1"
+
+
+def test_clones_share_versions_moves_and_history_by_the_remote(shared, tmp_path):
+    shared.train(0.7)
+    shared.promote()
+    git(tmp_path, "clone", "-q", str(tmp_path / "server.git"), "clone")
+    clone = Repository(tmp_path / "clone", shared.instance, remote="origin")
+    with clone.gto.models() as theirs, shared.gto.models() as ours:
+        version = theirs.version("churn", "@champion")
+        assert version == ours.version("churn", "@champion") or version.tracking_uri == str(clone.folder)
+        assert moves(theirs, version)[-1]["state"] == "done"
+        assert theirs.metrics(version) == {"auc": 0.7}
+
+
+def test_of_rivals_in_two_clones_only_one_moves_the_alias(shared, tmp_path, monkeypatch):
+    first, second = shared.train(0.7), shared.train(0.8)
+    git(tmp_path, "clone", "-q", str(tmp_path / "server.git"), "clone")
+    clone = Repository(tmp_path / "clone", shared.instance, remote="origin")
+    with shared.gto.models() as ours, clone.gto.models() as theirs:
+        tag_object = theirs._tag_object
+
+        def after_the_rival(tag: str, commit: str, when: int) -> str:
+            assert ours.move("churn", "champion", first, expected="")
+            return tag_object(tag, commit, when)
+
+        monkeypatch.setattr(theirs, "_tag_object", after_the_rival)
+        assert not theirs.move("churn", "champion", second, expected="")
+    with clone.gto.models() as models:
+        assert models.version("churn", "@champion").version == first
+
+
+def test_a_remote_that_refuses_the_push_leaves_the_alias_where_it_is(shared, tmp_path):
+    shared.train(0.7)
+    shared.promote()
+    shared.train(0.8)
+    hook = tmp_path / "server.git" / "hooks" / "pre-receive"
+    hook.write_text(
+        "#!/bin/sh\nwhile read old new ref; do case $ref in refs/tags/*) echo frozen >&2; exit 1;; esac; done\n"
+    )
+    hook.chmod(0o755)
+    result = shared.promote(raise_on_error=False)
+    assert not result.success
+    [failure] = result.get_step_failure_events()
+    assert "frozen" in str(failure.step_failure_data.error)
+    assert shared.in_stage() == {"v0.0.1"}
+    hook.unlink()
+    shared.promote()
+    assert shared.in_stage() == {"v0.0.2"}
+    assert "churn#champion#2" in git(tmp_path / "server.git", "tag")
+
+
+def test_lineage_goes_from_a_version_in_git_tags_to_its_commit(local):
+    version = local.train(0.7)
+    ref = Ref("gto", "model_version", f"churn/{version}", at=str(local.folder))
+    chain = trace(ref, instance=local.instance)
+    assert [record.version for record in chain.find(ModelVersion)] == [version]
+    assert chain.find(Commit)
+    git(local.folder, "tag", "-d", f"churn@{version}")
+    assert GtoTool().resolve(ref).bucket == "deleted"
+
+
+def test_what_is_not_there_is_said(local, tmp_path):
+    with pytest.raises(RegistryError, match="is not a git repository"), GtoResource(repo=str(tmp_path / "no")).models():
+        pass
+    local.train(0.7)
+    git(local.folder, "rm", "-rq", "models/churn")
+    git(local.folder, "commit", "-qm", "Remove the model")
+    git(local.folder, "tag", "-a", "churn@v0.0.2", "-m", "an empty version")
+    with local.gto.models() as models:
+        with pytest.raises(ModelVersionError, match=r"has no version v9\.9\.9 .* there are v0\.0\.2, v0\.0\.1"):
+            models.version("churn", "v9.9.9")
+        with pytest.raises(ModelVersionError, match=r"files of version v0\.0\.2 .* cannot be read: models/churn"):
+            models.fetch(models.version("churn", "v0.0.2"), tmp_path)
+    with (
+        pytest.raises(RegistryError, match="git fetch"),
+        GtoResource(repo=str(local.folder), remote="nowhere").models(),
+    ):
+        pass
