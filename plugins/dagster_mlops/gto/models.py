@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.core.code_state import git
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.git import git
 from dagster_mlops.errors import ModelVersionError, RegistryError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
 from dagster_mlops.tools import StoredModel
@@ -60,7 +60,7 @@ class GtoModels:
         known = Record.from_json(text) if text else None
         if isinstance(known, ModelVersion):
             record = dataclasses.replace(known, tracking_uri=record.tracking_uri)
-        stages = self.registry.find_artifact(name).unique_stages
+        stages = self._artifact(name).unique_stages
         held = [stage for stage in stages if self._holder(name, stage) == entity.version]
         return dataclasses.replace(record, aliases=tuple(sorted(held)))
 
@@ -138,8 +138,7 @@ class GtoModels:
 
     def _entities(self, name: str) -> "dict[str, Version]":
         """The registered versions of a model, the newest first."""
-        artifact: Artifact = self.registry.find_artifact(name, create_new=True)
-        return {version.version: version for version in artifact.get_versions()}
+        return {version.version: version for version in self._artifact(name).get_versions()}
 
     def _entity(self, name: str, which: str) -> "Version":
         versions = self._entities(name)
@@ -152,10 +151,17 @@ class GtoModels:
             )
         return versions[version]
 
+    def _artifact(self, name: str) -> "Artifact":
+        """The versions and stages of a model as its tags say.
+
+        GTO's own `get_state` also reads the artifacts.yaml of every commit, by one YAML parser that all threads share.
+        """
+        state = self.registry.version_manager.update_state(extra("gto.base").BaseRegistryState())
+        return self.registry.stage_manager.update_state(state).find_artifact(name, create_new=True)
+
     def _holder(self, name: str, stage: str) -> str:
         by_time = extra("gto.constants").VersionSort.Timestamp
-        artifact: Artifact = self.registry.find_artifact(name, create_new=True)
-        assigned = artifact.get_vstages(registered_only=True, versions_per_stage=-1, sort=by_time)
+        assigned = self._artifact(name).get_vstages(registered_only=True, versions_per_stage=-1, sort=by_time)
         return assigned[stage][0].version if assigned.get(stage) else ""
 
     def _last_number_and_time(self, name: str) -> tuple[int, int]:
