@@ -158,10 +158,10 @@ def _make(name: str, **options: Any) -> list[Any]:
         made = made(_trains)
     elif name in ("sweep_asset", "sweep_trials"):
         made = made(_tries)
-    if isinstance(made, dg.Definitions):
-        made = list(made.assets or ())
     if name == "sweep_trials":
         made = made.assets
+    elif isinstance(made, dg.Definitions):
+        made = list(made.assets or ())
     return made if isinstance(made, list) else [made]
 
 

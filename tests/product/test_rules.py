@@ -30,7 +30,7 @@ def _modules() -> Iterator[str]:
 
 
 def _components() -> dict[str, type[dg.Component]]:
-    found: dict[str, type[dg.Component]] = {}
+    found: dict[str, type] = {}
     for name in _modules():
         for value in vars(importlib.import_module(name)).values():
             own = inspect.isclass(value) and value.__module__ == name and issubclass(value, dg.Component)

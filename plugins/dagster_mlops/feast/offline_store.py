@@ -26,7 +26,7 @@ from pydantic import Field, PositiveInt, StrictStr
 
 from dagster_mlops.core.tables import sql_name
 from dagster_mlops.core.timestamps import from_microseconds, to_microseconds
-from dagster_mlops.errors import FeatureError
+from dagster_mlops.errors import FeatureError, MissingTableError
 from dagster_mlops.feast.point_in_time import files
 from dagster_mlops.feast.point_in_time.asof import View, described, joined, within
 from dagster_mlops.feast.point_in_time.entity_rows import EntityRows, chunked, entity_rows, in_memory
@@ -240,7 +240,7 @@ class AsofOfflineStore(OfflineStore):
         try:
             with _connect(config)() as connection:
                 types = described(connection, files.scan(connection, data_source, config.repo_path))
-        except files.MissingTableError as error:
+        except MissingTableError as error:
             _log.warning("%s", error)
             return
         moments = [data_source.timestamp_field, data_source.created_timestamp_column]
