@@ -3,14 +3,13 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 import typer
 
 from dagster_mlops import cli
-from dagster_mlops.dvc import commands as dvc_commands
-from dagster_mlops.feast import commands as feast_commands
 from tests import language
 
 ROOT = Path(__file__).parents[2]
@@ -95,7 +94,8 @@ def test_contributing_says_what_to_write_instead():
 
 
 def test_every_option_of_every_command_has_help():
-    commands = [typer.main.get_command(app) for app in (cli.app, dvc_commands.app, feast_commands.app)]
+    apps = [cli.app, *(entry.load() for entry in entry_points(group="dagster_mlops.commands"))]
+    commands = [typer.main.get_command(app) for app in apps]
     without_help = [
         f"{command.name} {parameter.name}"
         for group in commands
@@ -103,5 +103,5 @@ def test_every_option_of_every_command_has_help():
         for parameter in command.params
         if parameter.name != "help" and not getattr(parameter, "help", None)
     ]
-    assert len(commands) == 3
+    assert len(commands) >= 4
     assert without_help == []
