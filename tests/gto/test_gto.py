@@ -217,3 +217,10 @@ def test_what_is_not_there_is_said(local, tmp_path):
         GtoResource(repo=str(local.folder), remote="nowhere").models(),
     ):
         pass
+
+
+def test_the_example_in_the_docs_loads():
+    page = Path(__file__).parents[2].joinpath("docs", "gto.md").read_text()
+    namespace: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    dg.Definitions.validate_loadable(namespace["defs"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RECORD = f"{NAMESPACE}.record"
 _REFS = f"refs/{NAMESPACE}"
 _LOOKS = 20
+_PATIENCE = 3  # seconds
 _UNKNOWN_USER = "dagster-mlops <dagster-mlops@localhost>"
 
 
@@ -77,7 +78,9 @@ class GtoModels:
         changes = [(f"{_tag(name)}#{alias}#{number + 1}", self._entity(name, to).commit_hexsha)]
         if expected:  # in GTO several versions may be in a stage, an alias has one
             changes.append((f"{_tag(name)}#{alias}!#{number + 2}", self._entity(name, expected).commit_hexsha))
-        # GTO orders tags by their time, in whole seconds.
+        # GTO orders tags by their time, in whole seconds: wait for the next one. Of a clock that is behind, go on.
+        if 0 <= latest - int(time.time()) < _PATIENCE:
+            time.sleep(latest + 1 - time.time())
         when = max(int(time.time()), latest + 1)
         tags = {f"refs/tags/{tag}": self._tag_object(tag, commit, when) for tag, commit in changes}
         if self.remote:
