@@ -44,7 +44,8 @@ for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENT
 # the others are done: by itself, xdist begins with the files of most tests.
 SLOWEST = {
     "product/test_lifecycle": 185, "feast/test_stores": 65, "mlflow/test_training": 60, "bentoml/test_bentoml": 56,
-    "mlflow/test_sweeps": 52, "lineage/test_reproduce": 50, "mlflow/test_tracking": 50, "mlflow/test_evaluation": 45,
+    "mlflow/test_sweeps": 52, "lineage/test_reproduce": 50, "mlflow/test_tracking": 50,
+    "evaluation/test_evaluation": 45,
     "dvc/test_pipeline": 45, "product/test_reference_location": 40, "feast/test_feast": 40,
     "evidently/test_evidently": 40, "feast/test_training": 35, "lineage/test_reproduce_shapes": 35,
     "dvc/test_datasets": 32, "product/test_factories": 30, "product/test_components_yaml": 30, "dvc/test_assets": 28,
