@@ -6,8 +6,7 @@ from pathlib import Path
 
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Package, Record, Ref
-from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.state import load, state_file
+from dagster_mlops.serving.answers import find_deployment, find_prediction
 
 
 class BentomlTool:
@@ -22,7 +21,7 @@ class BentomlTool:
 
     def resolve(self, ref: Ref) -> Answer:
         """The record that was left with the thing itself; see :class:`dagster_mlops.tools.Tool`."""
-        ask = {"prediction": _prediction, "deployment": _deployment, "package": _bento}.get(ref.role)
+        ask = {"prediction": find_prediction, "deployment": find_deployment, "package": _bento}.get(ref.role)
         variables = {"prediction": "DAGSTER_MLOPS_PREDICTION_LOG", "deployment": "DAGSTER_MLOPS_STATE_DIR"}
         place = ref.at or os.environ.get(variables.get(ref.role, "BENTOML_HOME"), "")
         if ask is None:
@@ -37,24 +36,6 @@ class BentomlTool:
             return Faulty(f"{ref} in {place} cannot be read: {error}")
         except OSError as error:
             return Inaccessible(f"{place} cannot be read: {error}")
-
-
-def _prediction(ref: Ref, log_dir: Path) -> Answer:
-    found = PredictionLog.find(log_dir, ref.id)
-    if found is None:
-        return Deleted(f"no prediction with request id {ref.id!r} in {log_dir}; never logged, or its file was removed.")
-    return Accessible(Record.from_dict(found))
-
-
-def _deployment(ref: Ref, state_dir: Path) -> Answer:
-    name, _, deployment_id = ref.id.rpartition("/")
-    path = state_file(state_dir, deployment_id)
-    if not path.exists():
-        return Deleted(f"{state_dir} holds no deployment {deployment_id!r}.")
-    record = load(path).record
-    if name and record.name != name:
-        return Faulty(f"deployment {deployment_id!r} is named {record.name!r}, not {name!r}.", record)
-    return Accessible(record)
 
 
 def _bento(ref: Ref, home: Path) -> Answer:

@@ -38,10 +38,10 @@ class Frame:
     malformed: dict[str, int] = field(default_factory=dict)
 
     def sample(self, rows: int, seed: int) -> "Frame":
-        """At most `rows` rows, the same ones each time."""
+        """At most `rows` rows, the same ones each time, in their order."""
         if len(self.data) <= rows:
             return self
-        return Frame(self.data.sample(rows, random_state=seed), self.kinds, self.malformed)
+        return Frame(self.data.sample(rows, random_state=seed).sort_index(), self.kinds, self.malformed)
 
 
 def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:

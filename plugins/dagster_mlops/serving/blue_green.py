@@ -109,6 +109,7 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
     version = package.tag.partition(":")[2]
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     record = Deployment(
+        tool=package.tool,
         name=plan.name,
         id=f"{version}-{stamp}-{secrets.token_hex(2)}",
         package=package.tag,

@@ -101,6 +101,11 @@ def score_golden(
     return Golden(rows=records_of(sample), expected=expected)
 
 
+def largest_difference(expected: list[Any], served: list[Any]) -> float:
+    """The largest difference between two lists of predictions; infinite where they do not have the same form."""
+    return _difference(expected, served)
+
+
 def _difference(expected: Any, served: Any) -> float:
     if isinstance(expected, list) and isinstance(served, list) and len(expected) == len(served):
         return max((_difference(a, b) for a, b in zip(expected, served, strict=True)), default=0.0)

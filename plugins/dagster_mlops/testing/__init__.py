@@ -8,8 +8,19 @@ Each is a plain function that raises an AssertionError with what was expected. N
         check_tool(IcebergTool(), name="iceberg", present=lake.ref, absent=lake.ref_of("never written"))
 """
 
+from dagster_mlops.testing.measure import check_measure, check_report
+from dagster_mlops.testing.packager import check_packager
 from dagster_mlops.testing.records import check_record
 from dagster_mlops.testing.registry import check_registry
 from dagster_mlops.testing.tools import check_datasets, check_runs, check_tool
 
-__all__ = ["check_datasets", "check_record", "check_registry", "check_runs", "check_tool"]
+__all__ = [
+    "check_datasets",
+    "check_measure",
+    "check_packager",
+    "check_record",
+    "check_registry",
+    "check_report",
+    "check_runs",
+    "check_tool",
+]

@@ -43,6 +43,7 @@ class PredictionLog:
         model_name: str = "",
         model_version: str = "",
         state_dir: str = "",
+        tool: str = "bentoml",
     ) -> None:
         self.log_dir = str(log_dir)
         self._facts = {
@@ -55,7 +56,7 @@ class PredictionLog:
             "model_version": model_version,
         }
         if deployment:
-            upstream = {"tool": "bentoml", "kind": "deployment", "id": deployment, "at": state_dir}
+            upstream = {"tool": tool, "kind": "deployment", "id": deployment, "at": state_dir}
             self._facts["upstream"] = [upstream]
         self._suffix = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
         self._lock = threading.Lock()
