@@ -1,10 +1,15 @@
 """Bentos built from registered models, deployments that prove themselves, and a log of every prediction."""
 
+from typing import TYPE_CHECKING
+
 from dagster_mlops.bentoml.assets import bento_asset
-from dagster_mlops.bentoml.component import BentoDeploymentComponent
 from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
 from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.core.lazy_door import lazy_door
 from dagster_mlops.serving import PredictionLog, deployment_health_sensor
+
+if TYPE_CHECKING:
+    from dagster_mlops.bentoml.component import BentoDeploymentComponent
 
 __all__ = [
     "BentoDeploymentComponent",
@@ -15,3 +20,16 @@ __all__ = [
     "deployment_health_check",
     "deployment_health_sensor",
 ]
+
+# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "dagster_mlops.bentoml.component": ("BentoDeploymentComponent",),
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """All that is exported, for `dg list components` finds components by `dir()`."""
+    return __all__

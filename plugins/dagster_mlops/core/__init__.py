@@ -64,11 +64,17 @@ __all__ = [
 __getattr__ = lazy_door(
     __name__,
     {
-        "asset_keys": ("AssetLike", "asset_input", "asset_key"),
-        "asset_records": ("dagster_facts", "latest_records", "note_loaded", "upstream_records", "upstream_refs"),
-        "extras": ("extra",),
-        "gates": ("check_problem", "require_gates"),
-        "yaml_fields": (
+        "dagster_mlops.core.asset_keys": ("AssetLike", "asset_input", "asset_key"),
+        "dagster_mlops.core.asset_records": (
+            "dagster_facts",
+            "latest_records",
+            "note_loaded",
+            "upstream_records",
+            "upstream_refs",
+        ),
+        "dagster_mlops.core.extras": ("extra",),
+        "dagster_mlops.core.gates": ("check_problem", "require_gates"),
+        "dagster_mlops.core.yaml_fields": (
             "Count",
             "Duration",
             "EnvironmentVariable",

@@ -6,9 +6,9 @@ from typing import Any
 
 
 def lazy_door(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package (PEP 562) that exports `modules`: the names of each, by the module's path.
+    """A ``__getattr__`` for a package (PEP 562) that exports the names of `modules`, by module.
 
-    >>> lazy_door("json", {"decoder": ("JSONDecoder",)})("JSONDecoder").__name__
+    >>> lazy_door("json", {"json.decoder": ("JSONDecoder",)})("JSONDecoder").__name__
     'JSONDecoder'
     """
     module_of = {name: module for module, names in modules.items() for name in names}
@@ -16,6 +16,6 @@ def lazy_door(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[
     def load(name: str) -> Any:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+        return getattr(importlib.import_module(module_of[name]), name)
 
     return load

@@ -1,20 +1,25 @@
 """Datasets as assets: each version cached, committed and pushed by DVC, its content hash the Dagster data version."""
 
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
 from dagster_mlops.dvc.assets import dataset_asset, observed_dataset_assets
 from dagster_mlops.dvc.checks import DatasetCheck, dataset_checks
-from dagster_mlops.dvc.component import DatasetComponent, PipelineComponent
-from dagster_mlops.dvc.component_fields import (
-    DatasetChecks,
-    DvcRepository,
-    ImportedDataset,
-    ImportedUrl,
-    RevisionSensor,
-)
 from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
 from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, DvcIOManager, dvc_io_manager
 from dagster_mlops.dvc.pipeline import GetAssetSpec, pipeline_assets, stage_asset_spec
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.sensors import revision_sensor
+
+if TYPE_CHECKING:
+    from dagster_mlops.dvc.component import DatasetComponent, PipelineComponent
+    from dagster_mlops.dvc.component_fields import (
+        DatasetChecks,
+        DvcRepository,
+        ImportedDataset,
+        ImportedUrl,
+        RevisionSensor,
+    )
 
 __all__ = [
     "PATH_KEY",
@@ -40,3 +45,26 @@ __all__ = [
     "revision_sensor",
     "stage_asset_spec",
 ]
+
+# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "dagster_mlops.dvc.component": (
+            "DatasetComponent",
+            "PipelineComponent",
+        ),
+        "dagster_mlops.dvc.component_fields": (
+            "DatasetChecks",
+            "DvcRepository",
+            "ImportedDataset",
+            "ImportedUrl",
+            "RevisionSensor",
+        ),
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """All that is exported, for `dg list components` finds components by `dir()`."""
+    return __all__

@@ -1,10 +1,15 @@
 """How good a model version is: metrics by slice with confidence intervals, against baselines and the champion."""
 
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
 from dagster_mlops.evaluation.asset import evaluation_asset
 from dagster_mlops.evaluation.checks import evaluation_checks
-from dagster_mlops.evaluation.component import EvaluationChecks, EvaluationComponent, MetricBounds
 from dagster_mlops.evaluation.measure import Difference, Estimate, Evaluation, Part
 from dagster_mlops.evaluation.reference import load_reference, reference_asset
+
+if TYPE_CHECKING:
+    from dagster_mlops.evaluation.component import EvaluationChecks, EvaluationComponent, MetricBounds
 
 __all__ = [
     "Difference",
@@ -19,3 +24,20 @@ __all__ = [
     "load_reference",
     "reference_asset",
 ]
+
+# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "dagster_mlops.evaluation.component": (
+            "EvaluationChecks",
+            "EvaluationComponent",
+            "MetricBounds",
+        ),
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """All that is exported, for `dg list components` finds components by `dir()`."""
+    return __all__

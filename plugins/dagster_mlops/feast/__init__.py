@@ -1,23 +1,28 @@
 """Feature views, point-in-time-correct training sets and online features from a Feast repository."""
 
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
 from dagster_mlops.feast.assets import feature_view_assets
 from dagster_mlops.feast.checks.freshness import feature_freshness_checks
 from dagster_mlops.feast.checks.parity import online_offline_parity_check
 from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.checks.training_set import training_set_checks
-from dagster_mlops.feast.component import FeatureRepositoryComponent
-from dagster_mlops.feast.component_fields import (
-    FreshnessCheck,
-    ParityCheck,
-    Push,
-    ServerCheck,
-    TrainingSet,
-    TrainingSetChecks,
-)
 from dagster_mlops.feast.graph import feature_repository_defs
 from dagster_mlops.feast.pushes import Pushed, PushTarget, push, push_asset, write_to_view
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.feast.training_set import TrainingSetConfig, training_set_asset
+
+if TYPE_CHECKING:
+    from dagster_mlops.feast.component import FeatureRepositoryComponent
+    from dagster_mlops.feast.component_fields import (
+        FreshnessCheck,
+        ParityCheck,
+        Push,
+        ServerCheck,
+        TrainingSet,
+        TrainingSetChecks,
+    )
 
 __all__ = [
     "FeastResource",
@@ -42,3 +47,24 @@ __all__ = [
     "training_set_checks",
     "write_to_view",
 ]
+
+# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "dagster_mlops.feast.component": ("FeatureRepositoryComponent",),
+        "dagster_mlops.feast.component_fields": (
+            "FreshnessCheck",
+            "ParityCheck",
+            "Push",
+            "ServerCheck",
+            "TrainingSet",
+            "TrainingSetChecks",
+        ),
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """All that is exported, for `dg list components` finds components by `dir()`."""
+    return __all__

@@ -1,7 +1,26 @@
 """GTO: a model registry in the tags of a git repository."""
 
-from dagster_mlops.evaluation import EvaluationComponent
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
 from dagster_mlops.gto.resource import GtoResource
-from dagster_mlops.promotion import PromotionComponent
+
+if TYPE_CHECKING:
+    from dagster_mlops.evaluation import EvaluationComponent
+    from dagster_mlops.promotion import PromotionComponent
 
 __all__ = ["EvaluationComponent", "GtoResource", "PromotionComponent"]
+
+# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "dagster_mlops.evaluation": ("EvaluationComponent",),
+        "dagster_mlops.promotion": ("PromotionComponent",),
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """All that is exported, for `dg list components` finds components by `dir()`."""
+    return __all__

@@ -16,9 +16,9 @@ __all__ = ["EventLog", "Link", "Status", "reproduction_asset", "status", "trace"
 __getattr__ = lazy_door(
     __name__,
     {
-        "chain.event_log": ("EventLog",),
-        "chain.walk": ("Link", "trace"),
-        "production.overview": ("Status", "status"),
-        "reproduction.asset": ("reproduction_asset",),
+        "dagster_mlops.lineage.chain.event_log": ("EventLog",),
+        "dagster_mlops.lineage.chain.walk": ("Link", "trace"),
+        "dagster_mlops.lineage.production.overview": ("Status", "status"),
+        "dagster_mlops.lineage.reproduction.asset": ("reproduction_asset",),
     },
 )

@@ -1,7 +1,25 @@
 """Promotion: an alias moves to a better model version, with evidence."""
 
+from typing import TYPE_CHECKING
+
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.lazy_door import lazy_door
 from dagster_mlops.promotion.asset import promotion_asset
-from dagster_mlops.promotion.component import PromotionComponent
+
+if TYPE_CHECKING:
+    from dagster_mlops.promotion.component import PromotionComponent
 
 __all__ = ["PromotionComponent", "promotion_asset", "require_gates"]
+
+# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
+__getattr__ = lazy_door(
+    __name__,
+    {
+        "dagster_mlops.promotion.component": ("PromotionComponent",),
+    },
+)
+
+
+def __dir__() -> list[str]:
+    """All that is exported, for `dg list components` finds components by `dir()`."""
+    return __all__
