@@ -119,7 +119,7 @@ def _write(folder, files):
         file.write_text(textwrap.dedent(content).lstrip("\n"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """The project of a data team: two dvc.yaml files, a tracked file, a local remote; nothing has run but `legacy`."""
     folder = tmp_path_factory.mktemp("template") / "project"
