@@ -37,6 +37,7 @@ def serve(connection: socket.socket) -> None:
             while os.getppid() == starter:  # until it is the child of whoever asked
                 time.sleep(0.0005)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the tests did when they started the server
             if request["session"]:
                 os.setsid()
             os.write(writing, os.getpid().to_bytes(8, "big"))
