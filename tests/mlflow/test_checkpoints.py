@@ -187,7 +187,7 @@ def test_a_state_that_does_not_fit_is_an_error_that_says_so(run):
 def test_wrong_use_is_an_error_that_names_the_right_one():
     with pytest.raises(TrainingRunError, match="use them in a training asset"):
         next(Sums().checkpoints().steps(STEPS))
-    with pytest.raises(TrainingRunError, match="whole numbers from 1"):
+    with pytest.raises(TrainingRunError, match="must be at least 1"):
         Sums().checkpoints(every=0)
     with pytest.raises(TrainingRunError, match=r"torch_checkpoints\(model=int\): it has neither"):
         torch_checkpoints(model=3)

@@ -11,7 +11,7 @@ from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.tool import MlflowTool
-from dagster_mlops.provenance import TrainingRun
+from dagster_mlops.provenance import Inaccessible, TrainingRun
 from dagster_mlops.testing import check_runs, check_tool
 from tests.support import known_warnings
 
@@ -46,3 +46,8 @@ def test_mlflow_answers_as_a_tool_has_to(present):
 
 def test_mlflow_gives_the_files_and_the_model_of_a_run_back(present):
     check_runs(MlflowTool(), present)
+
+
+def test_a_model_on_a_server_that_is_down_is_inaccessible_not_faulty(present):
+    unreachable = dataclasses.replace(present, at="http://127.0.0.1:1")
+    assert isinstance(MlflowTool().find_model(unreachable), Inaccessible)

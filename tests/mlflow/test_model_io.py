@@ -348,7 +348,7 @@ def test_one_of_several_outputs_is_refused(instance, resource):
 
 
 def test_an_input_without_a_version_says_so(instance, resource):
-    with pytest.raises(ModelVersionError, match="no model version that Dagster knows of"):
+    with pytest.raises(ModelVersionError, match="no model version on record for delay"):
         materialize(instance, delay, said, selection=[said])
 
 

@@ -207,8 +207,8 @@ def test_native_options_of_optuna_are_the_users(instance, resource):
     )(search)
     result = sweep(instance, resource, grid)
     assert result.success
-    [warned] = [e.user_message for e in instance.all_logs(result.run_id) if "Mend `enqueue`" in e.user_message]
-    assert "was to try alhpa, which the function has not asked for; it has asked for alpha, solver" in warned
+    [warned] = [e.user_message for e in instance.all_logs(result.run_id) if "Correct `enqueue`" in e.user_message]
+    assert "was to try alhpa, but the function only asked for alpha, solver" in warned
     assert {(call[2], call[3]) for call in calls() if call[0] == "done"} == {
         ("7.0", "cholesky"), ("1.0", "svd"), ("2.0", "svd"),
     }  # fmt: skip
@@ -458,7 +458,7 @@ def test_each_trial_can_be_a_step_of_its_own(instance, resource):
     made = dg.AssetMaterialization("training_set", metadata=newer.to_metadata())
     instance.report_runless_asset_event(made)
     [failure] = failures(run("steps"))
-    assert "was materialized again since trial" in str(failure.user_failure_data)
+    assert "were materialized again since trial" in str(failure.user_failure_data)
     assert run("training_set").success
     result = run("steps")
     assert result.success and "begin" in tick(last.cursor).skip_message

@@ -551,7 +551,7 @@ def refused(instance, resource) -> str:
 
 @pytest.mark.parametrize(
     ("version", "advice"),
-    [("0584bdc529eb", "mlflow db upgrade sqlite:"), ("ffffffffffff", "Install the version that the others use")],
+    [("0584bdc529eb", "mlflow db upgrade sqlite:"), ("ffffffffffff", "Install the newer version")],
 )
 def test_tables_of_another_version_are_named_with_the_fix(instance, resource, tmp_path, version, advice):
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
@@ -579,7 +579,7 @@ def test_an_artifact_store_that_cannot_be_written_is_named_before_the_training(i
 def test_a_registry_that_is_not_there_is_named_before_the_training(instance, resource):
     wrong = MlflowResource(tracking_uri=resource.uri, experiment="e", registry_uri="http://ml:hunter2@127.0.0.1:1")
     text = refused(instance, wrong)
-    assert "The model registry at http://***@127.0.0.1:1 cannot be used" in text and "Mend registry_uri" in text
+    assert "The model registry at http://***@127.0.0.1:1 cannot be used" in text and "Correct registry_uri" in text
 
 
 def test_a_server_that_wants_a_password_says_where_to_put_it(instance, proxy: Proxy, monkeypatch):

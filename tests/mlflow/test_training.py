@@ -27,6 +27,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.model_versions import PROMOTED
+from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import (
     MetricChecksComponent,
@@ -315,7 +316,7 @@ def test_a_second_interruption_does_not_leave_open_what_the_first_one_closes(ins
         ("bare", "input_example=X.head(3)"),
         ("skops", 'serialization_format="cloudpickle"'),
         ("run in run", "Leave out mlflow.start_run(), or write mlflow.start_run(nested=True)"),
-        ("value", "what depends on it loads that from MLflow"),
+        ("value", "downstream assets load it from MLflow"),
     ],
 )
 def test_a_model_that_cannot_be_served_fails_at_once_with_the_edit(instance, resource, client, trouble, advice):
@@ -339,7 +340,7 @@ def test_a_model_that_the_function_has_registered_is_registered_once_and_carries
 
 def test_a_name_that_mlflow_would_refuse_after_the_training_is_refused_when_definitions_load():
     for name in ("team/delay", "delay:1", " "):
-        with pytest.raises(dg.DagsterInvalidDefinitionError, match="MLflow takes no empty names"):
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match="MLflow accepts no empty name"):
             training_asset(registered_model_name=name)
 
 
@@ -473,39 +474,47 @@ def test_the_sensor_closes_what_a_finished_dagster_run_left_open(instance, resou
 
 
 def test_a_process_is_dead_only_when_that_is_certain(instance, client, resource):
-    host, boot, _, _ = json.loads(runs.owner())
+    host, _, _ = json.loads(runs.owner())
 
     def alive(*owner):
         run = client.create_run(resource.experiment_id(client), tags={runs.OWNER: json.dumps(owner)})
         return runs.is_alive(client.get_run(run.info.run_id), instance)
 
     with subprocess.Popen(["sleep", "60"]) as sleeper:
-        started = runs._started(sleeper.pid)
-        assert alive(host, boot, sleeper.pid, started) and alive("elsewhere", boot, 1, "1")
-        assert alive(f"{socket.gethostname()} pid:[1]", boot, 1, "1"), "another container of this machine"
-        assert not alive(host, "an earlier boot", sleeper.pid, started) and not alive(host, boot, sleeper.pid, "1")
+        process = identity(sleeper.pid)
+        assert alive(host, sleeper.pid, process) and alive("elsewhere", 1, "1")
+        assert alive(f"{socket.gethostname()} pid:[1]", 1, "1"), "another container of this machine"
+        assert not alive(host, sleeper.pid, f"an-earlier-boot:{process}") and not alive(host, sleeper.pid, "")
         sleeper.kill()
-    assert not alive(host, boot, sleeper.pid, started)
+    assert not alive(host, sleeper.pid, process)
 
 
 POSTPONED = """
 from __future__ import annotations
 import dagster as dg
-from dagster_mlops.mlflow import training_asset
+import optuna
+from dagster_mlops.mlflow import sweep_asset, sweep_trials, training_asset
 
 class Plan(dg.Config):
     rate: float = 0.5
 
 @training_asset(registered_model_name="delay")
 def model(context: dg.AssetExecutionContext, config: Plan, rows: int) -> None: ...
+
+@sweep_asset(registered_model_name="delay", metric="auc", direction="maximize", n_trials=1)
+def best_model(context: dg.AssetExecutionContext, config: Plan, trial: optuna.Trial, rows: int) -> float: ...
+
+@sweep_trials(name="delay", registered_model_name="delay", metric="auc", direction="maximize", n_trials=1)
+def sweep(config: Plan, trial: optuna.Trial, rows: int) -> float: ...
 """
 
 
 def test_annotations_may_be_postponed(tmp_path, monkeypatch):
     (tmp_path / "postponed_training.py").write_text(POSTPONED)
     monkeypatch.syspath_prepend(tmp_path)
-    found = importlib.import_module("postponed_training").model
-    assert "rate" in found.op.config_schema.config_type.fields and set(found.keys_by_input_name) == {"rows"}
+    module = importlib.import_module("postponed_training")
+    for asset in (module.model, module.best_model, module.sweep.trials):
+        assert "rate" in asset.op.config_schema.config_type.fields and "rows" in asset.keys_by_input_name
 
 
 def test_a_generator_is_refused_when_definitions_load():
@@ -820,7 +829,7 @@ def test_a_database_that_is_not_there_is_inaccessible_and_not_created(tmp_path, 
         assert resolve(ref).bucket == "inaccessible"
     assert not (tmp_path / "mlflow.db").exists()
     (tmp_path / "mlflow.db").touch()
-    assert "no MLflow database" in resolve(run.ref).reason
+    assert "is not an MLflow database" in resolve(run.ref).reason
     assert (tmp_path / "mlflow.db").stat().st_size == 0
 
 

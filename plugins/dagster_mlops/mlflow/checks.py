@@ -1,4 +1,4 @@
-"""Asset checks on the metrics of the version that a training asset made last."""
+"""Asset checks on the metrics of a training asset's latest model version."""
 
 import functools
 import math
@@ -23,14 +23,14 @@ def metric_checks(
     blocking: bool = True,
     **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
-    """One asset check per metric, in a single step: is it within its bounds, ends included?
+    """One asset check per metric, all in one step: it passes when the metric is within its bounds, ends included.
 
         checks = metric_checks(asset=arrival_delay_model, bounds={"auc": (0.7, None), "log_loss": (None, 0.5)})
         dg.Definitions(asset_checks=[*checks], ...)
 
-    The checks are named ``metric_<name>`` and read the version's record, so that they need no connection to MLflow. A
-    metric that is missing or not finite is a failed check, never a missing result. With ``blocking``, promotion and
-    every other guarded asset refuses to go on while one of them fails. Everything else that :func:`dagster.asset_check`
+    The checks are named ``metric_<name>``. They read the version's record, so they need no connection to MLflow. A
+    metric that is missing or not finite fails its check; the result is never missing. With ``blocking``, promotion and
+    every other guarded asset refuse to go on while one of them fails. Everything else that :func:`dagster.asset_check`
     takes is passed on.
     """
     key = asset_key(asset)
@@ -67,8 +67,8 @@ def _latest_version(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) ->
 def _result(metric: str, bounds: tuple[float | None, float | None], version: ModelVersion) -> dg.AssetCheckResult:
     value = version.metrics.get(metric)
     if value is None:
-        known = ", ".join(sorted(version.metrics)) or "none"
-        description = f"version {version.version} of {version.name!r} has no finite metric {metric!r}; it has {known}."
+        names = ", ".join(sorted(version.metrics)) or "none"
+        description = f"version {version.version} of {version.name!r} has no finite metric {metric!r}; it has {names}."
         return dg.AssetCheckResult(passed=False, description=description, metadata={"version": version.version})
     low, high = (-math.inf if bounds[0] is None else bounds[0]), (math.inf if bounds[1] is None else bounds[1])
     passed = low <= value <= high
@@ -76,5 +76,5 @@ def _result(metric: str, bounds: tuple[float | None, float | None], version: Mod
     return dg.AssetCheckResult(
         passed=passed,
         description=f"{metric} {value:.6g} is {'' if passed else 'not '}{within(*bounds)}.",
-        metadata={fact: known for fact, known in facts.items() if known is not None},
+        metadata={name: number for name, number in facts.items() if number is not None},
     )

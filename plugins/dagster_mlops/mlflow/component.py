@@ -1,4 +1,4 @@
-"""Bounds on a training asset's metrics in YAML."""
+"""YAML component for bounds on a training asset's metrics."""
 
 import dagster as dg
 from pydantic import Field
@@ -23,7 +23,7 @@ class MetricChecksComponent(YamlFields, dg.Component):
 
     asset: str = Field(description="Key of the training asset.")
     bounds: dict[str, MetricBounds] = Field(description="Acceptable range by metric.")
-    blocking: bool = Field(default=True, description="Whether promotion and deployment refuse to go on when one fails.")
+    blocking: bool = Field(default=True, description="Whether promotion and deployment stop when a check fails.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The checks, which run as one step."""

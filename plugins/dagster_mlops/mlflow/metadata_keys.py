@@ -1,4 +1,4 @@
-"""Metadata keys that several modules of this folder write or read: users see them on the asset's page."""
+"""Metadata keys that several modules of this folder write or read, shown on the asset's page."""
 
 METRIC = "mlflow/metric"
 RUN_URL = "mlflow/run_url"

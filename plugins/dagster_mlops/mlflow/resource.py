@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class MlflowResource(dg.ConfigurableResource):
-    """An MLflow server or database. Hands out MLflow's own client, and sets the fluent API where a run needs it.
+    """An MLflow server or database: MLflow's own client, and the fluent API pointed at it.
 
         mlflow = MlflowResource(tracking_uri="sqlite:////srv/mlflow/mlflow.db", experiment="arrival_delay")
         mlflow.client().search_registered_models()
@@ -39,7 +39,7 @@ class MlflowResource(dg.ConfigurableResource):
         with mlflow.activate() as client:          # mlflow.start_run() and friends go to this server in here
             ...
 
-    A URI with a password belongs into the environment: ``tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")``.
+    Keep a URI with a password in the environment: ``tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")``.
     """
 
     tracking_uri: str = Field(description="A server (http…) or a database (sqlite:////absolute/path, postgresql://…).")
@@ -56,7 +56,7 @@ class MlflowResource(dg.ConfigurableResource):
         description="Address of Dagster's webserver, for links from MLflow back to Dagster; the environment variable "
         "DAGSTER_URL by default, and no links without both.",
     )
-    connect_timeout: int = Field(default=5, gt=0, description="Seconds until a silent server counts as dead.")
+    connect_timeout: int = Field(default=5, gt=0, description="Seconds until a silent server counts as down.")
     request_timeout: int | None = Field(
         default=None,
         gt=0,
@@ -67,7 +67,7 @@ class MlflowResource(dg.ConfigurableResource):
         ge=0,
         le=10,
         description="Repeats of a failed HTTP request of a training run. Default: MLFLOW_HTTP_REQUEST_MAX_RETRIES, "
-        "else 7, which is patient for four minutes.",
+        "else 7, which takes four minutes.",
     )
 
     @property
@@ -92,7 +92,7 @@ class MlflowResource(dg.ConfigurableResource):
 
     @property
     def ui(self) -> str:
-        """Where people look at runs, without a trailing slash; empty when unknown."""
+        """Address of MLflow's UI without a trailing slash; empty when unknown."""
         server = mask_credentials(self.address) if self.address.startswith("http") else ""
         return (self.ui_url or server).rstrip("/")
 
@@ -106,7 +106,7 @@ class MlflowResource(dg.ConfigurableResource):
 
     @contextmanager
     def activate(self, experiment: str | None = None) -> Iterator["MlflowClient"]:
-        """Point MLflow's fluent API at this server and experiment, and put everything back at the end.
+        """Point MLflow's fluent API at this server and experiment, and restore everything at the end.
 
         Raises:
             TrackingError: see :meth:`client`; or the experiment was deleted.
@@ -116,38 +116,38 @@ class MlflowResource(dg.ConfigurableResource):
 
     @contextmanager
     def activate_experiment(self, experiment: str | None = None) -> Iterator[tuple["MlflowClient", str]]:
-        """Like :meth:`activate`, and says the experiment's id: a server is asked for it, and for nothing else."""
+        """Like :meth:`activate`, with the experiment's id, which is the only thing that the server is asked for."""
         mlflow = extra("mlflow")
-        asked: list[str] = []
+        experiment_ids: list[str] = []
         login = without_login(self.uri)[1]
         with environment(**login):
             client = connect(
                 self.address,
                 self.registry_uri,
                 timeout=self.connect_timeout,
-                probe=lambda client: asked.append(self.experiment_id(client, experiment)),
+                probe=lambda client: experiment_ids.append(self.experiment_id(client, experiment)),
             )
         uri_before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         registry_before = None if mlflow.get_registry_uri() == mlflow.get_tracking_uri() else mlflow.get_registry_uri()
-        # MLflow writes these names itself, so that subprocesses inherit them.
+        # MLflow sets these variables itself, for subprocesses.
         inherited = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
         with environment(
             **{name: os.environ.get(name) for name in inherited},
             **login,
             **request_limits(timeout=self.request_timeout, retries=self.request_retries),
-            MLFLOW_EXPERIMENT_ID=asked[0],
+            MLFLOW_EXPERIMENT_ID=experiment_ids[0],
             MLFLOW_EXPERIMENT_NAME=None,
             MLFLOW_RUN_ID=None,
             MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",
-            # Each end of a run would ask for the run once more, to print its address.
+            # The end of each run would request the run once more, to print its address.
             MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true",
         ):
             try:
                 mlflow.set_tracking_uri(self.address)
                 if self.registry_uri:
                     mlflow.set_registry_uri(self.registry_uri)
-                with upstream.active_experiment(asked[0]):
-                    yield client, asked[0]
+                with upstream.active_experiment(experiment_ids[0]):
+                    yield client, experiment_ids[0]
             finally:
                 mlflow.set_tracking_uri(uri_before)
                 if self.registry_uri:
@@ -155,7 +155,7 @@ class MlflowResource(dg.ConfigurableResource):
 
     @contextmanager
     def models(self) -> Iterator[MlflowModels]:
-        """The model registry, as promotion and evaluation use it; MLflow is active meanwhile.
+        """The model registry, as promotion and evaluation use it; MLflow is active inside.
 
         Raises:
             TrackingError: see :meth:`activate`.
@@ -170,19 +170,19 @@ class MlflowResource(dg.ConfigurableResource):
             TrackingError: the experiment was deleted.
         """
         name = name or self.experiment
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             file = sqlite_file(self.uri)
             location = self.artifact_location or (artifacts_beside(file) if file else None)
-            # Another process may be faster.
+            # Another process may have created it meanwhile.
             refused(EXISTS, lambda: client.create_experiment(name, artifact_location=location))
-            found = client.get_experiment_by_name(name)
-        if found is None or found.lifecycle_stage != "active":
+            experiment = client.get_experiment_by_name(name)
+        if experiment is None or experiment.lifecycle_stage != "active":
             raise TrackingError(
                 f"experiment {name!r} was deleted in {mask_credentials(self.uri)}. Restore it with `mlflow experiments "
-                f"restore -x {found.experiment_id if found else '…'}`, or name another one."
+                f"restore -x {experiment.experiment_id if experiment else '…'}`, or name another one."
             )
-        return found.experiment_id
+        return experiment.experiment_id
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in MLflow's UI; empty when the UI's address is unknown."""

@@ -1,4 +1,4 @@
-"""A sensor that leaves no MLflow run open after its Dagster run has ended."""
+"""A sensor that closes MLflow runs whose Dagster run has ended."""
 
 import time
 from datetime import UTC, datetime
@@ -28,8 +28,8 @@ def close_orphan_runs_sensor(
         dg.Definitions(sensors=[close_orphan_runs_sensor()], resources={"mlflow": MlflowResource(...)}, ...)
 
     A training asset closes its own run however it ends, except when its process is killed or its machine dies. The next
-    training of the same asset closes such a run, too; the sensor does it when there is none. MLflow is only asked (and
-    imported) after a Dagster run that trained something has ended. Dagster itself notices a dead run worker with
+    training of the same asset closes such a run; the sensor closes it when there is no next one. MLflow is only queried
+    (and imported) after a Dagster run that trained something has ended. Dagster itself notices a dead run worker with
     ``run_monitoring: {enabled: true}`` in ``dagster.yaml``. Everything else that :func:`dagster.sensor` takes is
     passed on.
     """
@@ -38,10 +38,10 @@ def close_orphan_runs_sensor(
         name=name,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        **{"description": "Closes MLflow runs that no one writes any more.", **sensor_options},
+        **{"description": "Closes MLflow runs that no process writes to any more.", **sensor_options},
     )
     def close_orphan_runs(context: dg.SensorEvaluationContext, mlflow: MlflowResource) -> dg.SkipReason:
-        # Without a cursor, everything that ever ended is looked at once.
+        # Without a cursor, all runs that have ever ended are checked once.
         since = float(context.cursor or 0.0)
         ended = context.instance.get_run_records(
             dg.RunsFilter(
@@ -53,14 +53,14 @@ def close_orphan_runs_sensor(
             ascending=True,
         )
         if not ended:
-            return dg.SkipReason("No Dagster run that trains has ended since the last look.")
+            return dg.SkipReason("No Dagster run that trains has ended since the last tick.")
         deadline = time.monotonic() + _BUDGET_S
         closed: list[str] = []
         with mlflow.activate() as client, environment(**request_limits(timeout=10, retries=2)):
             for run_id in runs.close_ended(client, context.instance):
                 closed.append(run_id)
                 if time.monotonic() > deadline:
-                    return dg.SkipReason(f"Closed {len(closed)} MLflow runs, the next look closes more.")
+                    return dg.SkipReason(f"Closed {len(closed)} MLflow runs; the next tick closes more.")
             for record in ended:
                 closed += close_parents_of(client, record.dagster_run)
                 context.update_cursor(str(record.update_timestamp.timestamp()))

@@ -1,9 +1,11 @@
-"""Answers lineage's questions about training runs and model versions, without ever changing what it looks at."""
+"""Lineage's read-only access to training runs and model versions in MLflow."""
 
 import dataclasses
 import os
 import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,16 +41,16 @@ _QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROG
 class MlflowTool:
     """Looks up a training run (``run id``) or model version (``name/version``, ``name@alias``) where the ref says.
 
-    A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` has to hold the whole.
+    A tracking URI with a password is masked in a ref; then ``MLFLOW_TRACKING_URI`` must hold the full URI.
     """
 
     rerun = Path(__file__).parent / "training" / "_rerun_script.py"
 
     def resolve(self, ref: Ref) -> Answer:
-        """Answer within ten seconds, from the record that the run or version carries."""
+        """The answer, within ten seconds, from the record on the run or version."""
         if ref.role not in ("training_run", "model_version"):
-            return Faulty(f"MLflow keeps training runs and model versions, no {ref.role}")
-        # Importing takes seconds on a cold machine, and is not the server's fault.
+            return Faulty(f"MLflow keeps training runs and model versions, not {ref.role}")
+        # The import takes seconds on a cold machine, which must not count as the server's.
         uri = _uri(ref)
         if isinstance(uri, Inaccessible):
             return uri
@@ -63,93 +65,88 @@ class MlflowTool:
         return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
 
     def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
-        """The artifacts of a training run right below `folder`, by name; none when the run has no such folder.
+        """The artifacts directly in `folder` of a training run, by name; none when the run has no such folder.
 
         Raises:
-            TrackingError: MLflow cannot be asked, or an artifact that it lists is not there.
+            TrackingError: MLflow cannot be reached, or an artifact that it lists is missing.
         """
-        uri = _uri(ref)
-        if isinstance(uri, Inaccessible):
-            raise TrackingError(uri.reason)
-        with environment(**_QUIET), tempfile.TemporaryDirectory() as scratch:
-            try:
-                client = connect(uri, timeout=3)
-                found = [file.path for file in client.list_artifacts(ref.id, folder) if not file.is_dir]
-                return {Path(p).name: Path(client.download_artifacts(ref.id, p, scratch)).read_bytes() for p in found}
-            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
-                raise TrackingError(
-                    f"the files below {folder!r} of run {ref.id} cannot be read: {mask_credentials(str(error))}"
-                ) from error
+        with _connected(ref, f"the files in {folder!r}") as (client, _), tempfile.TemporaryDirectory() as scratch:
+            paths = [file.path for file in client.list_artifacts(ref.id, folder) if not file.is_dir]
+            return {Path(p).name: Path(client.download_artifacts(ref.id, p, scratch)).read_bytes() for p in paths}
 
     def find_model(self, ref: Ref) -> Inaccessible | Deleted | Faulty | None:
-        """Why the one model that a training run has logged is not there; None when it is."""
-        uri = _uri(ref)
-        if isinstance(uri, Inaccessible):
-            return uri
-        with environment(**_QUIET):
-            try:
-                source = _model_of(connect(uri, timeout=3), ref)
-                there = extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri)
-            except TrackingError as error:
-                return Faulty(str(error))
-            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
-                return Inaccessible(f"the model of run {ref.id} cannot be read: {mask_credentials(str(error))}")
-        return None if there else Deleted(f"the model's files are gone from {mask_credentials(source)}")
+        """The reason why a training run's one model cannot be used; None when its files are there."""
+        try:
+            with _connected(ref, "the model") as (client, uri):
+                source = _model_of(client, ref)
+                if isinstance(source, Faulty):
+                    return source
+                files = extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri)
+        except TrackingError as error:
+            return Inaccessible(str(error))
+        return None if files else Deleted(f"the model's files are gone from {mask_credentials(source)}")
 
     def fetch_model(self, ref: Ref, folder: Path) -> Path:
-        """Copy the model that a training run has logged below `folder`, and say where it is.
+        """Copy the model that a training run has logged into `folder`, and return its path.
 
         Raises:
-            TrackingError: MLflow cannot be asked, the run has logged none or several, or its files are gone.
+            TrackingError: MLflow cannot be reached, the run has logged none or several, or its files are gone.
         """
-        uri = _uri(ref)
-        if isinstance(uri, Inaccessible):
-            raise TrackingError(uri.reason)
-        with environment(**_QUIET):
-            try:
-                source = _model_of(connect(uri, timeout=3), ref)
-                download = extra("mlflow.artifacts").download_artifacts
-                return Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
-            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
-                raise TrackingError(
-                    f"the model of run {ref.id} cannot be read: {mask_credentials(str(error))}"
-                ) from error
+        with _connected(ref, "the model") as (client, uri):
+            source = _model_of(client, ref)
+            if isinstance(source, Faulty):
+                raise TrackingError(source.reason)
+            download = extra("mlflow.artifacts").download_artifacts
+            return Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
 
 
-def _model_of(client: "MlflowClient", ref: Ref) -> str:
-    """Where the one model of a run is.
+@contextmanager
+def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
+    """A client and its URI, to read the `subject` of a run.
 
     Raises:
-        TrackingError: it has logged none, or several.
+        TrackingError: MLflow cannot be reached, or cannot give the subject.
     """
+    uri = _uri(ref)
+    if isinstance(uri, Inaccessible):
+        raise TrackingError(uri.reason)
+    with environment(**_QUIET):
+        try:
+            yield connect(uri, timeout=3), uri
+        except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+            raise TrackingError(f"{subject} of run {ref.id} cannot be read: {mask_credentials(str(error))}") from error
+
+
+def _model_of(client: "MlflowClient", ref: Ref) -> str | Faulty:
+    """The location of a run's one model."""
     run = client.get_run(ref.id)
-    trained = run.data.tags.get(TRAINED)
-    models = [client.get_logged_model(trained)] if trained else logged_models(client, run)
+    model_id = run.data.tags.get(TRAINED)
+    models = [client.get_logged_model(model_id)] if model_id else logged_models(client, run)
     ready = [model for model in models if str(model.status) == "READY"]
     if len(ready) != 1:
-        raise TrackingError(f"run {ref.id} has logged {len(ready)} models; one is expected.")
+        return Faulty(f"run {ref.id} has logged {len(ready)} models; one is expected.")
     return str(ready[0].artifact_location)
 
 
 def _uri(ref: Ref) -> str | Inaccessible:
-    """The tracking URI with its credentials, once it is sure that MLflow will not create anything there."""
+    """The tracking URI with its credentials, of a place where MLflow will not create anything."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "") if "***@" in ref.at else ref.at
     if mask_credentials(uri) != ref.at:
         return Inaccessible(
             f"the password of {ref.at} is not recorded. Set MLFLOW_TRACKING_URI to this address with its password."
         )
     if is_file_store(uri):
-        return Inaccessible(f"{uri!r} is no address that MLflow still serves")
+        return Inaccessible(f"{uri!r} is a folder, which MLflow no longer serves")
     file = sqlite_file(uri)
     if file and not file.is_file():
         return Inaccessible(f"the database file {file} is not on this machine")
     if file and not _is_mlflow_database(file):
-        return Inaccessible(f"{file} is no MLflow database")
+        return Inaccessible(f"{file} is not an MLflow database")
     return uri
 
 
 def _is_mlflow_database(file: Path) -> bool:
-    # MLflow would turn an empty or foreign database into its own.
+    # MLflow would create its tables in an empty or foreign database.
     try:
         database = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2)
         try:
@@ -175,15 +172,15 @@ def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
     text = run.data.tags.get(RECORD)
     deleted = run.info.lifecycle_stage == "deleted"
     if text is None:
-        reason = f"run {ref.id} carries no record (tag {RECORD}): no training_asset made it"
+        reason = f"run {ref.id} has no record (tag {RECORD}): it was not made by a training_asset"
         return Deleted(f"run {ref.id} was deleted in MLflow") if deleted else Faulty(reason)
     record = Record.from_json(text)
     if not isinstance(record, TrainingRun) or record.run_id != ref.id:
-        return Faulty(f"run {ref.id} carries the record of something else: {record.ref}", record)
+        return Faulty(f"run {ref.id} has the record of something else: {record.ref}", record)
     record = dataclasses.replace(record, metrics=finite_metrics(run), params=dict(sorted(run.data.params.items())))
     if deleted:
         return Deleted(
-            f"run {ref.id} was deleted in MLflow; `mlflow runs restore` brings it back until it is purged", record
+            f"run {ref.id} was deleted in MLflow; `mlflow runs restore` restores it until it is purged", record
         )
     if run.info.status == "FINISHED" and not client.list_artifacts(ref.id):
         return Faulty(
@@ -204,10 +201,10 @@ def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
     record = version_record(version, ref.at)
     if RECORD not in version.tags:
         return Faulty(
-            f"version {number} of {name!r} carries no record (tag {RECORD}): no training_asset made it", record
+            f"version {number} of {name!r} has no record (tag {RECORD}): it was not made by a training_asset", record
         )
     if record.ref.id != f"{name}/{number}":
-        return Faulty(f"version {number} of {name!r} carries the record of something else: {record.ref}", record)
+        return Faulty(f"version {number} of {name!r} has the record of something else: {record.ref}", record)
     source, model_id = str(version.source), logged_model_id(version)
     if model_id:
         model = or_none(client.get_logged_model, model_id)

@@ -1,6 +1,6 @@
 """All use of private names of MLflow (3.17) and Optuna (4.4 to 5), each with the public one that is missing.
 
-`tests/mlflow/test_upstream.py` fails when there is one, so that the function here can go.
+`tests/mlflow/test_upstream.py` fails once there is one: then delete the function here.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from dagster_mlops.core.extras import extra
 def active_experiment(experiment_id: str) -> Iterator[None]:
     """Make an experiment MLflow's active one for a while.
 
-    ``mlflow.set_experiment`` asks the server again, and what was active before can be neither read nor put back:
+    ``mlflow.set_experiment`` queries the server again, and the experiment before it can be neither read nor restored:
     https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/fluent.py
     """
     fluent = _fluent()
@@ -27,7 +27,7 @@ def active_experiment(experiment_id: str) -> Iterator[None]:
 
 
 def active_runs() -> list[Any]:
-    """The stack of active runs of this thread, to be changed in place.
+    """The stack of this thread's active runs, to be changed in place.
 
     ``mlflow.active_run`` shows only the top of it:
     https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/fluent.py
@@ -65,9 +65,9 @@ def register_header_provider(registry: Any, provider: Callable[[], Any]) -> None
 
 
 def trial_of(study: Any, frozen: Any) -> Any:
-    """The ``optuna.Trial`` that goes on with a trial which another process has asked for.
+    """The ``optuna.Trial`` that continues a trial which another process has started.
 
-    A frozen trial tells its number, and a study hands out new trials only:
+    A frozen trial has only a number, and a study creates only new trials:
     https://github.com/optuna/optuna/blob/v5.0.0/optuna/trial/_trial.py
     """
     return extra("optuna").trial.Trial(study, frozen._trial_id)

@@ -1,4 +1,4 @@
-"""MLflow's flavours: which one a model is of, and what stores it as data rather than as a pickle."""
+"""MLflow's flavours: the one of a model, and the options that store it as data rather than as a pickle."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from dagster_mlops.errors import TrainingRunError
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
 
-# The package that a model's class comes from, and MLflow's module for it. An estimator of the first packages is one of
-# scikit-learn's, too: the most specific class decides.
+# MLflow's module by the package of a model's class. Estimators of the first packages are also scikit-learn's: the most
+# specific class decides.
 _FLAVORS = {
     "lightgbm": "lightgbm",
     "xgboost": "xgboost",
@@ -28,24 +28,24 @@ _FLAVORS = {
 
 
 def flavor_of(model: Any) -> str:
-    """The module of MLflow that logs and loads models like this one.
+    """The module of MLflow that logs and loads this kind of model.
 
     Raises:
-        TrainingRunError: there is none that is known here.
+        TrainingRunError: none is known.
     """
     for cls in type(model).__mro__:
         if name := _FLAVORS.get(cls.__module__.partition(".")[0]):
             return name
     raise TrainingRunError(
-        f"no flavour of MLflow is known for {name_of(type(model))}; known are those of {', '.join(_FLAVORS)}. Log it "
-        "with mlflow.<flavor>.log_model, or wrap it into an mlflow.pyfunc.PythonModel."
+        f"no flavour of MLflow is known for {name_of(type(model))}, only for {', '.join(_FLAVORS)}. Log it "
+        "with mlflow.<flavor>.log_model, or wrap it in an mlflow.pyfunc.PythonModel."
     )
 
 
 def storing(
     model: Any, flavor: str, serialization: str, trust: Sequence[str], native: dict[str, Any]
 ) -> dict[str, Any]:
-    """Options of MLflow that store the model as asked.
+    """MLflow's options that store the model in this `serialization`.
 
     Raises:
         TrainingRunError: it cannot be stored safely.
@@ -59,8 +59,8 @@ def storing(
     if flavor in ("statsmodels", "pyfunc"):
         if not pickle:
             raise TrainingRunError(
-                f"MLflow stores models of {flavor} as pickles and in no other way, and a pickle runs whatever was put "
-                'into it. Write log_model(…, serialization="pickle") if you trust everybody who can write to the '
+                f"MLflow stores models of {flavor} only as pickles, and loading a pickle runs whatever code is in it. "
+                'Write log_model(…, serialization="pickle") if you trust everyone who can write to the '
                 "artifact store."
             )
         return {}
@@ -74,34 +74,34 @@ def storing(
     except Exception as error:
         raise TrainingRunError(
             f"{name_of(type(model))} cannot be stored as data: {type(error).__name__}: {str(error)[:300]}\n"
-            "skops stores objects of classes and functions that a module defines at its top level. Move lambdas and "
+            "skops stores only classes and functions that a module defines at its top level. Move lambdas and "
             'local classes there, or write log_model(…, serialization="pickle").'
         ) from error
     foreign = untrusted(types, [*trust, *native.get("skops_trusted_types", ())])
     if foreign:
         local = [name for name in foreign if name.startswith("__main__.") or "<" in name]
         raise TrainingRunError(
-            f"{name_of(type(model))} holds {', '.join(foreign)}, which is not trusted to be only data. "
+            f"{name_of(type(model))} holds {', '.join(foreign)}, which may be more than data. "
             + (
-                f"Define {', '.join(local)} by name in a module that can be imported where the model is loaded. "
+                f"Define {', '.join(local)} in a module that can be imported where the model is loaded. "
                 if local
                 else f"If you trust that, write log_model(…, trust={foreign}), and have it importable where the model "
                 "is loaded: installed, or below code_paths=[…]. "
             )
-            + 'Or write serialization="pickle": then whoever can write the file can run code where it is loaded.'
+            + 'Or write serialization="pickle": then anyone who can write the file can run code where it is loaded.'
         )
     return {"serialization_format": "skops", "skops_trusted_types": types or None}
 
 
 def log_function(flavor: str) -> Callable[..., "ModelInfo"]:
-    """MLflow's function that logs a model of a flavour, which is its first argument."""
+    """MLflow's function that logs a model, its first argument, of a flavour."""
     module = extra(f"mlflow.{flavor}", extra="mlflow")
     if flavor == "pyfunc":
         return lambda model, **options: module.log_model(python_model=model, **options)
     if flavor != "keras":
         return module.log_model
 
-    # mlflow.keras writes the input example before it has made a folder for it (3.17).
+    # mlflow.keras writes the input example before it creates the folder (3.17).
     def save_model(path: str, **options: Any) -> None:
         Path(path).mkdir(exist_ok=True)
         module.save_model(path=path, **options)

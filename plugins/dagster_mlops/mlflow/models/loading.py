@@ -1,4 +1,4 @@
-"""Model versions of MLflow's registry, found by name and loaded."""
+"""Finding and loading model versions of MLflow's registry."""
 
 from collections.abc import Sequence
 
@@ -17,16 +17,16 @@ def load_version(
     allow_pickle: bool = False,
     trust: Sequence[str] = (),
 ) -> LoadedModel:
-    """The model of a version: the object that was logged, or MLflow's own wrapper with `pyfunc`.
+    """The model of a version: the logged object, or MLflow's wrapper with `pyfunc`.
 
         loaded = load_version(mlflow, find_version(mlflow, "arrival_delay@champion"))
         loaded.model.predict(rows)
 
-    `trust` names packages or types of your own that a skops file may name, as for :func:`log_model`.
+    `trust` names your packages or types that a skops file may contain, as for :func:`log_model`.
 
     Raises:
-        ModelVersionError: the version or its files are gone, were changed since they were stored, or are a format that
-            may run code while it is loaded and `allow_pickle` is not set.
+        ModelVersionError: the version or its files are gone, the files were changed, or their format may run code while
+            it is loaded and `allow_pickle` is not set.
     """
     with resource.models() as models:
         return load_stored(
@@ -35,9 +35,9 @@ def load_version(
 
 
 def find_version(resource: MlflowResource, name: str) -> ModelVersion:
-    """The record of ``name@alias``, ``name/version``, or of the newest version of ``name``.
+    """The record of ``name@alias``, ``name/version``, or the newest version of ``name``.
 
     Raises:
-        ModelVersionError: there is none.
+        ModelVersionError: there is no such version.
     """
     return MlflowModels(resource, resource.client()).version(*parse_version(name))

@@ -1,4 +1,4 @@
-"""Logs a fitted model of any flavour the way it can be served, loaded without risk, and without waiting for pip."""
+"""Logs a fitted model of any flavour so that it can be served and loaded safely, without waiting for pip."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
 
 _EXAMPLE_ROWS = 5
-_PREDICTED_ROWS = 100  # enough for the type and shape of the output
+_PREDICTED_ROWS = 100  # enough for the type and shape of the predictions
 
-# Set while a trial of a sweep runs, whose models are only stored when they are the best so far.
+# Set while a trial of a sweep runs: its model is only stored when it is the best so far.
 deferred: "ContextVar[list[Callable[[], ModelInfo]] | None]" = ContextVar("deferred", default=None)
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """What an asset returns whose model an IO manager stores: the model, and what it is called with.
+    """The return value of an asset whose model an IO manager stores: the model, and example rows of its input.
 
         @dg.asset(io_manager_key="models")
         def arrival_delay(training_set: pd.DataFrame) -> FittedModel:
@@ -54,38 +54,37 @@ def log_model(
     verify: bool = True,
     **native_options: Any,
 ) -> "ModelInfo | None":
-    """Log a fitted model to the active MLflow run with what training and serving need of it.
+    """Log a fitted model to the active MLflow run with signature, input example and requirements.
 
         with mlflow.start_run():                   # or inside the function of a training_asset
             log_model(RandomForestClassifier().fit(X, y), X)
 
-    MLflow's flavour is chosen by the model's class: scikit-learn and what follows its interface, XGBoost, LightGBM,
-    CatBoost, Keras, PyTorch, statsmodels or ``mlflow.pyfunc.PythonModel``. `example` is what the model is called with,
-    such as the training frame: the signature describes all its rows, five of them are kept as the input example.
-    Requirements are what is installed of the packages that the model consists of. Every option of MLflow's own
-    ``log_model`` may be given (``pyfunc_predict_fn="predict_proba"``, ``code_paths``, ``registered_model_name``, …) and
-    wins.
+    The model's class decides on MLflow's flavour: scikit-learn and what has its interface, XGBoost, LightGBM, CatBoost,
+    Keras, PyTorch, statsmodels or ``mlflow.pyfunc.PythonModel``. `example` is an input of the model, such as the
+    training frame: the signature describes all its rows, and five of them become the input example. The requirements
+    are the installed versions of the packages that the model consists of. Options of MLflow's own ``log_model``
+    (``pyfunc_predict_fn="predict_proba"``, ``code_paths``, ``registered_model_name``, …) take precedence.
 
     **Safe**: scikit-learn models are stored with skops, neural networks as graphs, boosters as data. A skops file may
     name classes of scikit-learn, NumPy, SciPy, pandas, LightGBM, XGBoost, CatBoost and imbalanced-learn, and of the
-    packages or types in `trust`. ``serialization="pickle"`` allows any model, and lets whoever can write the file run
-    code where it is loaded. The tag ``dagster_mlops.format`` of the logged model says which it was.
+    packages or types in `trust`. ``serialization="pickle"`` allows any model, and lets anyone who can write the file
+    run code where it is loaded. The tag ``dagster_mlops.format`` of the logged model names the format.
 
-    `verify` loads the model back, compares what it says of the kept rows with what the model in memory says, and notes
-    the hash of its files in the tag ``dagster_mlops.sha256``: one download of the model.
+    `verify` loads the model back, compares its predictions for the example rows with those of the model in memory, and
+    writes the hash of its files to the tag ``dagster_mlops.sha256``. It takes one download of the model.
 
-    Inside a trial of a sweep the model waits until the trial's value is known: None is returned.
+    Inside a trial of a sweep, None is returned: the model is stored later, when the trial's value is the best so far.
 
     Raises:
-        TrainingRunError: the class is of no flavour known here, the model cannot be stored safely, or what was stored
-            answers differently.
+        TrainingRunError: no flavour is known for the class, the model cannot be stored safely, or the stored one has
+            different predictions.
     """
 
     def store() -> "ModelInfo":
         return _store(model, example, name, serialization, trust, verify, native_options)
 
-    if (waiting := deferred.get()) is not None:
-        waiting.append(store)
+    if (deferred_models := deferred.get()) is not None:
+        deferred_models.append(store)
         return None
     return store()
 
@@ -102,43 +101,43 @@ def _store(
     flavor = flavor_of(model)
     if type(example).__module__.startswith("pandas") and example.ndim == 1:
         raise TrainingRunError(
-            "`example` is a Series. MLflow calls models with frames and arrays: let the pipeline begin with "
-            f"make_column_transformer((…, {example.name!r})), and give it the frame."
+            "`example` is a Series. MLflow calls models with frames and arrays: let the pipeline start with "
+            f"make_column_transformer((…, {example.name!r})), and pass the frame."
         )
     options = {**storing(model, flavor, serialization, trust, native), **native}
     function = native.get("pyfunc_predict_fn", "predict")
-    shown, rows = plain(example), native.get("input_example", first_rows(example, _EXAMPLE_ROWS))
-    kept = plain(rows) if "input_example" in native else first_rows(shown, _EXAMPLE_ROWS)
-    if options.get("serialization_format") == "pt2" and len(kept) == 1:
-        rows = kept = kept.repeat(2, axis=0)  # exported for one row, the network would take one row ever after
+    plain_example, rows = plain(example), native.get("input_example", first_rows(example, _EXAMPLE_ROWS))
+    input_example = plain(rows) if "input_example" in native else first_rows(plain_example, _EXAMPLE_ROWS)
+    if options.get("serialization_format") == "pt2" and len(input_example) == 1:
+        rows = input_example = input_example.repeat(2, axis=0)  # exported for one row, a network accepts only one
     if not {"pip_requirements", "conda_env", "extra_pip_requirements"} & native.keys():
         options["pip_requirements"] = requirements(model, example, options)
-    answers = None
+    predictions = None
     with evaluating(model, flavor):
         if predict := predict_function(model, flavor, function):
-            answers = predict(rows)
+            predictions = predict(rows)
             if "signature" not in native:
                 output = predict(first_rows(example, _PREDICTED_ROWS))
-                options["signature"] = extra("mlflow.models").infer_signature(shown, plain(output))
+                options["signature"] = extra("mlflow.models").infer_signature(plain_example, plain(output))
         try:
-            info = log_function(flavor)(model, name=name, **{**options, "input_example": kept})
+            info = log_function(flavor)(model, name=name, **{**options, "input_example": input_example})
         except Exception as error:
             if options.get("serialization_format") != "pt2":
                 raise
             raise TrainingRunError(
                 f"PyTorch cannot export {name_of(type(model))} as a graph: {type(error).__name__}: {str(error)[:500]}\n"
-                'Mend what it names, or write log_model(…, serialization="pickle"): then whoever can write the file '
-                "can run code where it is loaded."
+                'Change what it names, or write log_model(…, serialization="pickle"): then anyone who can write the '
+                "file can run code where it is loaded."
             ) from error
     client = extra("mlflow").MlflowClient()
     tags = {FORMAT: str(_format_of(info, options))}
     if verify:
-        # By itself MLflow would leave what it downloads where it is.
+        # MLflow would leave its download behind.
         with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
             folder = Path(extra("mlflow.artifacts").download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
             tags[DIGEST] = model_digest(folder)
             try:
-                verify_stored(folder, info, flavor, kept, answers, function)
+                verify_stored(folder, info, flavor, input_example, predictions, function)
             except Exception:
                 client.finalize_logged_model(info.model_id, "FAILED")
                 raise

@@ -1,4 +1,4 @@
-"""What has to be installed where a model is loaded, found out without starting another process."""
+"""The packages that a model needs where it is loaded, inferred without another process."""
 
 import io
 import sys
@@ -12,30 +12,30 @@ from dagster_mlops.core.extras import extra
 
 
 def requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]:
-    """The installed versions of the packages that a model consists of, as pip takes them."""
+    """The installed versions of the packages that a model consists of, as requirements."""
     modules = _modules_of(model)
     modules |= {type(example).__module__} | {cls.__module__ for cls in type(model).__mro__}
     stored_as = options.get("serialization_format")
     if stored_as in ("skops", "cloudpickle"):
         modules.add(stored_as)
     if any(module.partition(".")[0] == "keras" for module in modules):
-        modules.add(extra("keras", extra="mlflow").backend.backend())  # which need not show in any class
+        modules.add(extra("keras", extra="mlflow").backend.backend())  # which no class may show
     roots = {module.partition(".")[0] for module in modules} - {"__main__", "mlflow", *sys.stdlib_module_names}
-    found = set()
-    # Cython keeps what its modules share in one named _cython_<version>.
+    pins = set()
+    # Cython keeps the shared part of its modules in one named _cython_<version>.
     for root in sorted(root for root in roots if not root.startswith("_cython")):
         for name in _distributions().get(root, ())[:1]:
             distribution = distributions.distribution(name)
-            # What was installed from a folder or a repository is on no index. 2.4+cpu is 2.4 there.
+            # A package from a folder or a repository is on no index. There, 2.4+cpu is 2.4.
             if not distribution.read_text("direct_url.json"):
-                found.add(f"{name}=={distribution.version.partition('+')[0]}")
+                pins.add(f"{name}=={distribution.version.partition('+')[0]}")
                 break
         else:
             dg.get_dagster_logger().warning(
                 f"The model needs {root!r}, which comes from no package index: give log_model code_paths=[…], or have "
                 "it installed where the model is loaded."
             )
-    return sorted(found)
+    return sorted(pins)
 
 
 @lru_cache
@@ -44,7 +44,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _modules_of(model: Any) -> set[str]:
-    """The modules of the classes and functions that a model consists of: what pickling it would come across."""
+    """The modules of the classes and functions in a model: those that its pickle would name."""
     cloudpickle = extra("cloudpickle", extra="mlflow")
     modules: set[str] = set()
 
@@ -63,8 +63,8 @@ def _modules_of(model: Any) -> set[str]:
             return len(data)
 
     try:
-        # Arrays are handed to the callback, and not copied.
+        # With the callback, arrays are not copied.
         Pickler(Nowhere(), protocol=5, buffer_callback=lambda _: None).dump(model)
-    except Exception:  # noqa: BLE001 — a model need not be picklable, and may say so in any way
+    except Exception:  # noqa: BLE001 — a model need not be picklable, and may raise any error
         return set()
     return modules

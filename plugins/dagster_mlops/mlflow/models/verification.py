@@ -1,4 +1,4 @@
-"""What a model answers: the one in memory, and the one that was stored."""
+"""Comparing the predictions of a stored model with those of the model in memory."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
 
 
 def predict_function(model: Any, flavor: str, name: str) -> Callable[[Any], Any] | None:
-    """What answers for a row, where the model in memory is called with what the stored one will be called with."""
+    """The function of a model that MLflow calls on the stored one; None when only MLflow can call the model."""
     if flavor == "pytorch":
         torch = importlib.import_module("torch")
         return lambda rows: model(torch.as_tensor(plain(rows)))
-    # A pyfunc and a bare booster are called through MLflow's wrapper, which then finds the signature, too.
+    # A pyfunc and a bare booster are called through MLflow's wrapper, which then also infers the signature.
     if flavor == "pyfunc" or type(model).__name__ == "Booster":
         return None
     return getattr(model, name, None) or getattr(model, "transform", None)
 
 
 def first_rows(example: Any, count: int) -> Any:
-    """At most so many rows of a frame, an array or a list; other examples as they are."""
-    whole = isinstance(example, dict | str | bytes) or not hasattr(example, "__getitem__")
-    return example if whole else example[:count]
+    """The first rows of a frame, an array or a list; other examples as they are."""
+    has_rows = hasattr(example, "__getitem__") and not isinstance(example, dict | str | bytes)
+    return example[:count] if has_rows else example
 
 
 def plain(value: Any) -> Any:
-    """As MLflow takes it: no tensor, no polars frame, and no column of whole numbers or truths that has gaps."""
+    """The value as MLflow accepts it: no tensor, no polars frame, no integers or booleans with missing values."""
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()
     pandas = extra("pandas", extra="mlflow")
     value = value.to_pandas() if type(value).__module__.partition(".")[0] == "polars" else value
     if not isinstance(value, pandas.DataFrame):
         return value
-    types, made = pandas.api.types, value.copy(deep=False)
+    types, frame = pandas.api.types, value.copy(deep=False)
     for name, dtype in value.dtypes.items():
         if types.is_extension_array_dtype(dtype) and value[name].isna().to_numpy().any():
             if types.is_bool_dtype(dtype):
-                made[name] = value[name].astype(object).where(value[name].notna(), None)
+                frame[name] = value[name].astype(object).where(value[name].notna(), None)
             elif types.is_integer_dtype(dtype):
-                made[name] = value[name].astype("float64")
-    return made
+                frame[name] = value[name].astype("float64")
+    return frame
 
 
 @contextmanager
 def evaluating(model: Any, flavor: str) -> Iterator[None]:
-    """A network predicts, and is exported, in evaluation mode on the CPU; afterwards it is as it was, part by part."""
+    """Put a network into evaluation mode on the CPU; afterwards, each of its parts is as it was."""
     if flavor != "pytorch":
         yield
         return
@@ -68,38 +68,39 @@ def evaluating(model: Any, flavor: str) -> Iterator[None]:
             module.training = was
 
 
-def verify_stored(folder: Path, info: "ModelInfo", flavor: str, rows: Any, answers: Any, predict: str) -> None:
-    """Load the model, ask it for the rows that are kept with it, and compare.
+def verify_stored(folder: Path, info: "ModelInfo", flavor: str, rows: Any, expected: Any, predict: str) -> None:
+    """Load the model and compare its predictions for the example rows.
 
     Raises:
-        TrainingRunError: it cannot be loaded, or answers differently.
+        TrainingRunError: it cannot be loaded, or has different predictions.
     """
     try:
         if "python_function" in info.flavors:
             stored = extra("mlflow.pyfunc").load_model(str(folder))
-            # As a server gets it: the example went through JSON.
-            said = stored.predict(rows if stored.input_example is None else stored.input_example)
+            # As a server receives it: the stored example went through JSON.
+            predictions = stored.predict(rows if stored.input_example is None else stored.input_example)
         else:
             loaded = extra(f"mlflow.{flavor}").load_model(str(folder))
             function = predict_function(loaded, flavor, predict)
-            said = function(rows) if function else None
+            predictions = function(rows) if function else None
     except Exception as error:
         raise TrainingRunError(
             f"the model that was just stored cannot be used: {type(error).__name__}: {str(error)[:500]}\nIs `example` "
-            "what the model is called with? MLflow calls models with plain columns, text instead of pandas categories: "
-            "encode categories in a pipeline. A model that is never served by MLflow can do with verify=False."
+            "an input of the model? MLflow calls models with plain columns, with text instead of pandas categories: "
+            "encode categories in a pipeline. For a model that MLflow never serves, set verify=False."
         ) from error
-    if answers is not None and not _equal(plain(answers), plain(said)):
+    if expected is not None and not _equal(plain(expected), plain(predictions)):
         raise TrainingRunError(
-            f"the stored model answers differently from the one in memory for the same rows: {str(said)[:200]} instead "
-            f"of {str(answers)[:200]}. Does it read more than its input, such as the index, categories or the clock?"
+            f"the stored model answers differently from the one in memory for the same rows: "
+            f"{str(predictions)[:200]} instead of {str(expected)[:200]}. Does it read more than its input, such "
+            "as the index, categories or the clock?"
         )
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(left: Any, right: Any) -> bool:
     numpy, pandas = extra("numpy", extra="mlflow"), extra("pandas", extra="mlflow")
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_equal, left, right))
 
     def frame(value: Any) -> Any:
         value = value.toarray() if hasattr(value, "toarray") else value
@@ -108,16 +109,16 @@ def _equal(one: Any, other: Any) -> bool:
             value = value.reshape(len(value), -1)
         return pandas.DataFrame(value)
 
-    one, other = frame(one), frame(other)
-    if one.shape != other.shape:
+    left, right = frame(left), frame(right)
+    if left.shape != right.shape:
         return False
-    for (_, left), (_, right) in zip(one.items(), other.items(), strict=True):
+    for (_, old), (_, new) in zip(left.items(), right.items(), strict=True):
         try:
             # Networks compute in single precision.
-            same = numpy.allclose(left.astype(float), right.astype(float), rtol=1e-4, atol=1e-6, equal_nan=True)
+            same = numpy.allclose(old.astype(float), new.astype(float), rtol=1e-4, atol=1e-6, equal_nan=True)
         except (TypeError, ValueError):
-            missing = left.isna().to_numpy() & right.isna().to_numpy()
-            same = missing | (left.to_numpy(object) == right.to_numpy(object))
+            missing = old.isna().to_numpy() & new.isna().to_numpy()
+            same = missing | (old.to_numpy(object) == new.to_numpy(object))
         if not numpy.all(same):
             return False
     return True

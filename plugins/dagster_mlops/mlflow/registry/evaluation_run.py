@@ -1,4 +1,4 @@
-"""An evaluation as MLflow keeps it: a run of its own below the training run, linked to the model and to the rows."""
+"""An evaluation in MLflow: a child run of the training run, linked to the model and the rows."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dagster_mlops.mlflow.resource import MlflowResource
 
 EVALUATED = f"{NAMESPACE}.evaluated"
-"""Tag of an evaluation's run: the version that was measured, as name/version."""
+"""Tag of an evaluation's run: the evaluated version, as name/version."""
 CARD = f"{NAMESPACE}.model_card"
 """Tag of a version: the hash of its model card."""
 CARD_FILE, FOLDER = "model_card.md", "evaluation"
@@ -44,17 +44,17 @@ def log_evaluation(
     training: "Run | None",
     pngs: Mapping[str, bytes],
 ) -> "Run":
-    """Write an evaluation once: the same result again is the run that is there, one that was killed is completed.
+    """Write an evaluation once: for the same result return the existing run, and complete one that was killed.
 
-    The training run is left as it finished, since `reproduce` compares its metrics. In a run of their own, which has
-    the logged model and the rows as inputs, the metrics show on the model's page beside those of other rows.
+    The training run stays as it finished, since `reproduce` compares its metrics. In a run of their own, with the
+    logged model and the rows as inputs, the metrics show on the model's page beside those of other rows.
     """
     content, digest = evaluation.to_json(), evaluation.digest
     experiment = training.info.experiment_id if training else resource.experiment_id(client)
-    run = _known(client, experiment, evaluation, digest)
+    run = _existing_run(client, experiment, evaluation, digest)
     if run and run.info.status == "FINISHED":
         return run
-    # Tells the sensor which Dagster runs may leave an MLflow run behind.
+    # For the sensor: this Dagster run may leave an MLflow run behind.
     context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
     run = run or client.create_run(
         experiment,
@@ -74,7 +74,7 @@ def log_evaluation(
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
         raise
-    if runs.CLOSED in run.data.tags:  # by an attempt that failed
+    if runs.CLOSED in run.data.tags:  # by a failed attempt
         client.delete_tag(run.info.run_id, runs.CLOSED)
     client.set_terminated(run.info.run_id, "FINISHED")
     return client.get_run(run.info.run_id)
@@ -91,35 +91,35 @@ def attach_card(client: "MlflowClient", version: "MlflowModelVersion", card: str
         file.write_text(card)
         client.log_artifact(run_id, str(file))
     client.update_model_version(version.name, str(version.version), description)
-    client.set_model_version_tag(version.name, str(version.version), CARD, digest)  # last: all of it is there
+    client.set_model_version_tag(version.name, str(version.version), CARD, digest)  # last: now all of it is stored
 
 
-def _known(client: "MlflowClient", experiment: str, evaluation: Evaluation, digest: str) -> "Run | None":
+def _existing_run(client: "MlflowClient", experiment: str, evaluation: Evaluation, digest: str) -> "Run | None":
     query = f"tags.`{EVALUATION}` = '{digest}' and tags.`{EVALUATED}` = '{evaluation.model}/{evaluation.version}'"
-    found = client.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
-    return found[0] if found else None
+    matches = client.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
+    return matches[0] if matches else None
 
 
 def _write(
     client: "MlflowClient", run_id: str, evaluation: Evaluation, content: str, model_id: str, pngs: Mapping[str, bytes]
 ) -> None:
     entities = extra("mlflow.entities")
-    name, digest = evaluation.rows_asset, evaluation.rows_hash[:32]  # MLflow takes 36 characters
+    name, digest = evaluation.rows_asset, evaluation.rows_hash[:32]  # MLflow's limit is 36 characters
     rows = entities.Dataset(name=name, digest=digest, source_type="dagster", source=json.dumps({"asset": name}))
     client.log_inputs(
         run_id,
         [entities.DatasetInput(rows, [entities.InputTag("mlflow.data.context", "evaluation")])],
         [entities.LoggedModelInput(model_id)] if model_id else [],
     )
-    now = time.time_ns() // 1_000_000
+    timestamp = time.time_ns() // 1_000_000
     values = {
         **_flat("eval", evaluation.whole.metrics),
         **_flat("eval_rival", evaluation.whole.rival),
-        **{k: v for who, found in evaluation.whole.baselines.items() for k, v in _flat(f"eval_{who}", found).items()},
+        **{k: v for who, scores in evaluation.whole.baselines.items() for k, v in _flat(f"eval_{who}", scores).items()},
     }
     linked = {"model_id": model_id or None, "dataset_name": name, "dataset_digest": digest, "run_id": run_id}
     metrics = [
-        entities.Metric(key, value, now, 0, **(linked if key.startswith("eval/") else {}))
+        entities.Metric(key, value, timestamp, 0, **(linked if key.startswith("eval/") else {}))
         for key, value in values.items()
     ]
     client.log_batch(run_id, metrics=metrics)
@@ -134,8 +134,8 @@ def _write(
 
 def _flat(prefix: str, metrics: Mapping[str, Estimate]) -> dict[str, float]:
     """``eval/auc``, ``eval/auc_low`` and ``eval/auc_high``; MLflow refuses most punctuation in a name."""
-    found = {f"{prefix}/{name}": estimate.value for name, estimate in metrics.items()}
+    values = {f"{prefix}/{name}": estimate.value for name, estimate in metrics.items()}
     for name, estimate in metrics.items():
         if estimate.low is not None and estimate.high is not None:
-            found |= {f"{prefix}/{name}_low": estimate.low, f"{prefix}/{name}_high": estimate.high}
-    return {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in found.items()}
+            values |= {f"{prefix}/{name}_low": estimate.low, f"{prefix}/{name}_high": estimate.high}
+    return {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""MLflow's model registry as the verbs see it: versions, aliases, notes (tags), files (artifacts of the run)."""
+"""MLflow's model registry for the verbs: versions, aliases, notes (tags), files (artifacts of the run)."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ class MlflowModels:
         return run.data.metrics if run else version.metrics
 
     def move(self, name: str, alias: str, to: str, *, expected: str) -> bool:
-        # MLflow cannot compare and set: look right before, so that a rival's window is milliseconds, and right after.
+        # MLflow cannot compare and set: check right before, so that a rival has milliseconds, and right after.
         if self._holder(name, alias) != expected:
             return False
         self.client.set_registered_model_alias(name, alias, to)
@@ -81,7 +81,7 @@ class MlflowModels:
         if tags.get(DIGEST, digest) != digest:
             raise ModelVersionError(
                 f"the files of model version {name} have the hash {digest[:16]}…, but {tags[DIGEST][:16]}… was "
-                "stored: someone changed them. Nothing was loaded. Restore them, or train again."
+                "stored: someone changed them. Nothing was loaded. Restore them, or train a new version."
             )
         return stored
 
@@ -104,7 +104,7 @@ class MlflowModels:
                 ) from error
 
     def training(self, version: ModelVersion) -> Training:
-        """The facts of a version and of the run that made it, for its model card."""
+        """The facts of a version and its training run, for its model card."""
         created = self._entity(version.name, version.version).creation_timestamp / 1000
         registered, run = datetime.fromtimestamp(created, tz=UTC), or_none(self.client.get_run, version.run_id)
         if run is None:
@@ -132,7 +132,7 @@ class MlflowModels:
         figures: Mapping[str, bytes],
         card: str,
     ) -> KeptEvaluation:
-        """Keep an evaluation as a run below the training run, and its card as the description of the version."""
+        """Keep an evaluation as a child of the training run, and its card as the description of the version."""
         entity, training = self._entity(version.name, version.version), or_none(self.client.get_run, version.run_id)
         run = log_evaluation(self.client, context, self.resource, evaluation, entity, training, figures)
         attach_card(self.client, entity, card, (training or run).info.run_id)
@@ -154,6 +154,6 @@ class MlflowModels:
             missing = f"alias {which[1:]!r}" if which.startswith("@") else f"version {which}".strip()
             raise ModelVersionError(
                 f"{name!r} has no {missing} in {mask_credentials(self.resource.uri)}: it was never there, or it was "
-                "deleted after training. Train again, or name one as 'name@alias', 'name/version', or 'name' (newest)."
+                "deleted after training. Train one, or name one as 'name@alias', 'name/version', or 'name' (newest)."
             )
         return version

@@ -1,4 +1,4 @@
-"""Model versions in MLflow's registry, and the record that each of them carries."""
+"""Model versions in MLflow's registry, and their records."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
 
 
-# The version in a record that MLflow keeps: it is written before the registry has counted, from 1. Readers fill it in.
+# The version in a stored record, which is written before the registry assigns a number from 1. Readers fill it in.
 _UNNUMBERED = "0"
-_VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a logged model: a JSON list of what it is registered as
+_VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a logged model: a JSON list of its versions
 
 
 def register(
@@ -29,14 +29,14 @@ def register(
     record: TrainingRun,
     datasets: Mapping[str, str],
     *,
-    again: bool,
+    is_retry: bool,
 ) -> ModelVersion:
-    """Make the run's model a version of the registered model `name`, unless it is one.
+    """Make the run's model a version of the registered model `name`, unless it is one already.
 
-    The function may have made it one, by ``log_model(…, registered_model_name=…)``; `again`: an earlier attempt may.
+    The function may have made it one with ``log_model(…, registered_model_name=…)``, and so may an earlier attempt.
     """
     run_id = run.info.run_id
-    made = ModelVersion(
+    new_record = ModelVersion(
         name=name,
         version=_UNNUMBERED,
         run_id=run_id,
@@ -49,26 +49,26 @@ def register(
         dagster_partition=record.dagster_partition,
     )
     by_hand = name in [version["name"] for version in json.loads(model.tags.get(_VERSIONS) or "[]")]
-    there = [
+    versions = [
         version
-        for version in (client.search_model_versions(f"run_id='{run_id}'") if again or by_hand else ())
+        for version in (client.search_model_versions(f"run_id='{run_id}'") if is_retry or by_hand else ())
         if version.name == name and logged_model_id(version) == model.model_id
     ]
-    version = there[0] if there else _create_version(client, name, model, run_id, made)
-    if there and RECORD not in version.tags:
-        client.set_model_version_tag(name, str(version.version), RECORD, made.to_json())
-    return dataclasses.replace(made, version=str(version.version))  # an int from sqlite, a str from a server
+    version = versions[0] if versions else _create_version(client, name, model, run_id, new_record)
+    if versions and RECORD not in version.tags:
+        client.set_model_version_tag(name, str(version.version), RECORD, new_record.to_json())
+    return dataclasses.replace(new_record, version=str(version.version))  # an int from sqlite, a str from a server
 
 
 def logged_model_id(version: "MlflowModelVersion") -> str:
-    """The id of the logged model behind a version; empty where a version points to plain files."""
-    # A sqlite store, and a search, say it in the source only.
+    """The id of a version's logged model; empty when the version points to plain files."""
+    # From a sqlite store, and in search results, it is only in the source.
     source = str(version.source)
     return version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else "")
 
 
 def find(client: "MlflowClient", name: str, which: str) -> "MlflowModelVersion | None":
-    """A version by its number, its ``@alias``, or the newest where `which` is empty."""
+    """A version by its number, its ``@alias``, or the newest one when `which` is empty."""
     if which.startswith("@"):
         return or_none(client.get_model_version_by_alias, name, which[1:])
     if which:
@@ -80,7 +80,7 @@ def find(client: "MlflowClient", name: str, which: str) -> "MlflowModelVersion |
 def _create_version(
     client: "MlflowClient", name: str, model: "LoggedModel", run_id: str, record: ModelVersion
 ) -> "MlflowModelVersion":
-    """A version that carries its record. MLflow's own `register_model` takes six requests for it."""
+    """Create a version with its record. MLflow's own `register_model` takes six requests."""
 
     def create() -> "MlflowModelVersion":
         source, tags = f"models:/{model.model_id}", {RECORD: record.to_json()}
@@ -88,9 +88,9 @@ def _create_version(
 
     version = or_none(create)
     if version is None:
-        refused(EXISTS, lambda: client.create_registered_model(name))  # another process may be faster
+        refused(EXISTS, lambda: client.create_registered_model(name))  # another process may have created it
         version = create()
-    # MLflow's UI leads from the model to its versions by this tag.
+    # MLflow's UI links the model to its versions by this tag.
     link = json.dumps([{"name": version.name, "version": version.version}])
     client.set_logged_model_tags(model.model_id, {_VERSIONS: link})
     return version
@@ -103,10 +103,10 @@ def finite_metrics(run: "Run") -> dict[str, float]:
 
 
 def version_record(version: "MlflowModelVersion", tracking_uri: str) -> ModelVersion:
-    """The record of a version with its aliases of now; a bare one where the version was registered by other means.
+    """The record of a version with its current aliases; a bare one for a version that was registered by other means.
 
     Raises:
-        ProvenanceError: the version carries a record that cannot be read.
+        ProvenanceError: the version's record cannot be read.
     """
     text = version.tags.get(RECORD)
     record = Record.from_json(text) if text else None

@@ -1,4 +1,4 @@
-"""The step's run as MLflow's active one: for the function, and for the threads and processes that it starts."""
+"""The step's run as MLflow's active run, for the function and for the threads and processes that it starts."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def open_run(
     tags: Mapping[str, str],
     continued: "Run | None",
 ) -> "Iterator[Run]":
-    """Start a run, or go on with one, make it MLflow's active one, and close it however the block ends."""
+    """Start or continue a run, make it MLflow's active one, and close it however the block ends."""
     mlflow, stack = extra("mlflow"), upstream.active_runs()
     depth, run = len(stack), continued
     try:
@@ -43,12 +43,12 @@ def open_run(
                 experiment_id=experiment_id, run_name=name, tags=dict(tags), log_system_metrics=False
             )
         else:
-            # A re-execution may have rivals; and of itself MLflow makes a new run the child of one that somebody else
-            # has left open in this process.
+            # A re-execution may have rivals; and by default MLflow makes a new run the child of one that was left open
+            # in this process.
             if run is None:
                 run = runs.create_run(client, experiment_id, name, tags)
             else:
-                # Before it is RUNNING: the sensor would close it for the Dagster run of the attempt before.
+                # Before it is RUNNING: the sensor would close it, since the previous attempt's Dagster run has ended.
                 tag = extra("mlflow.entities").RunTag
                 owner = [tag(name, tags[name]) for name in (runs.DAGSTER_RUN, runs.OWNER)]
                 client.log_batch(run.info.run_id, tags=owner)
@@ -59,13 +59,13 @@ def open_run(
         # Exception: the training failed. Anything else (Dagster's termination, Ctrl-C) is an interruption.
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         if run is not None:
-            # Whoever waits for the error, or has pressed Terminate, does not wait for a server that is away, too.
-            hurry = request_limits(timeout=10, retries=4 if status == "FAILED" else 2)
+            # The error, or the person who pressed Terminate, must not wait for a server that is down.
+            limits = request_limits(timeout=10, retries=4 if status == "FAILED" else 2)
             try:
-                with undisturbed(), environment(**hurry):
+                with undisturbed(), environment(**limits):
                     _leave(client, resource, run, depth, status)
                     runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
-            except Exception as second:  # noqa: BLE001 - what the training has died of is what people have to see
+            except Exception as second:  # noqa: BLE001 - people have to see the training's own error
                 context.log.warning(
                     f"MLflow run {run.info.run_id} could not be closed: {mask_credentials(str(second))}"
                 )
@@ -91,12 +91,12 @@ def _leave(client: "MlflowClient", resource: "MlflowResource", run: "Run", depth
     try:
         while len(stack) > depth:
             if stack[-1].info.run_id == run.info.run_id:
-                stack.pop()  # it is closed by whoever asked
+                stack.pop()  # the caller closes it
             else:
                 mlflow.end_run(status)
     finally:
-        del stack[depth:]  # the next step of this process begins without them, also where no server answers
-    for left in upstream.active_runs_by_thread():
-        for child in [child for child in left if child.data.tags.get(runs.PARENT) == run.info.run_id]:
+        del stack[depth:]  # the next step of this process starts without them, even when no server answers
+    for thread_runs in upstream.active_runs_by_thread():
+        for child in [child for child in thread_runs if child.data.tags.get(runs.PARENT) == run.info.run_id]:
             client.set_terminated(child.info.run_id, status)
-            left.remove(child)
+            thread_runs.remove(child)

@@ -1,4 +1,4 @@
-"""The MLflow run that holds together what one Dagster run trains, where that is more than one asset."""
+"""The parent MLflow run of all trainings of one Dagster run, where there are several."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dagster_mlops.mlflow.resource import MlflowResource
 
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
-"""What a tag of a Dagster run begins with that names its MLflow run; the id of the experiment follows."""
+"""Start of the tag of a Dagster run that names its parent MLflow run; the id of the experiment follows."""
 _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 
 
@@ -31,9 +31,9 @@ _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 def parent_run(
     context: dg.AssetExecutionContext, client: "MlflowClient", resource: "MlflowResource", experiment_id: str
 ) -> Iterator[str]:
-    """The id of the parent of this step's run; empty where the Dagster run trains one asset only.
+    """The id of the parent of this step's run; empty when the Dagster run trains one asset only.
 
-    The parent is RUNNING while one of its trainings is. When none is any more, it ends as they did.
+    The parent is RUNNING while one of its trainings is, and then ends as they did.
     """
     layer = context.job_def.asset_layer
     if sum(REGISTERED_AS in layer.get(key).metadata for key in layer.selected_asset_keys) < 2:
@@ -47,11 +47,11 @@ def parent_run(
             with undisturbed(), environment(**request_limits(timeout=10, retries=4)):
                 _settle(client, experiment_id, parent)
         except (extra("mlflow.exceptions").MlflowException, OSError) as error:
-            context.log.warning(f"MLflow run {parent} could not be brought up to date: {mask_credentials(str(error))}")
+            context.log.warning(f"MLflow run {parent} could not be updated: {mask_credentials(str(error))}")
 
 
 def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list[str]:
-    """Give the parents of a Dagster run's trainings the status with which it ended, unless a re-execution goes on."""
+    """Give the parents of a Dagster run's trainings the status of that run, unless a re-execution is running."""
     status, closed = _ENDED[dagster_run.status.value], []
     for parent in [value for name, value in dagster_run.tags.items() if name.startswith(PARENT_TAG)]:
         run = or_none(client.get_run, parent)
@@ -66,13 +66,13 @@ def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list
 def _find_or_create(
     context: dg.AssetExecutionContext, client: "MlflowClient", resource: "MlflowResource", experiment_id: str
 ) -> str:
-    """The parent's id. The Dagster run knows it once its first step has begun, and so does one that continues it."""
+    """The parent's id. It is a tag of the Dagster run once its first step has started, and of a re-execution."""
     tag = f"{PARENT_TAG}{experiment_id}"
-    now = context.instance.get_run_by_id(context.run.run_id)
-    known = now.tags.get(tag) if now else None
-    # The steps before this one may all have ended.
-    if known and not refused(GONE, lambda: client.update_run(known, status="RUNNING")):
-        return known
+    dagster_run = context.instance.get_run_by_id(context.run.run_id)  # the context's has the tags of its start
+    parent = dagster_run.tags.get(tag) if dagster_run else None
+    # All steps before this one may have ended.
+    if parent and not refused(GONE, lambda: client.update_run(parent, status="RUNNING")):
+        return parent
     root = context.run.root_run_id or context.run.run_id
     key = {runs.KEY: f"{root}/"}
     earliest = next(runs.search(client, [experiment_id], key), None)
@@ -88,8 +88,8 @@ def _find_or_create(
         }
         began = time.monotonic()
         created = client.create_run(experiment_id, tags=tags, run_name=f"{job} {root[:8]}")
-        # MLflow cannot create a run under a condition. A step of another process that is creating it now has told
-        # MLflow when this one has taken twice as long: then all keep the earliest.
+        # MLflow cannot create a run conditionally. After twice the time that this took, a run that another process is
+        # creating right now is visible, too: then all processes keep the earliest one.
         time.sleep(max(0.1, 2 * (time.monotonic() - began)))
         earliest = next(runs.search(client, [experiment_id], key), created)
         if earliest.info.run_id != created.info.run_id:
@@ -99,11 +99,11 @@ def _find_or_create(
 
 
 def _settle(client: "MlflowClient", experiment_id: str, parent: str) -> None:
-    # Earliest first: what an asset's later run has come to counts.
+    # Earliest first, so that an asset's latest run counts.
     children = {run.data.tags.get(runs.TARGET, ""): run for run in _children(client, experiment_id, parent)}
-    found = {run.info.status for run in children.values()}
-    if "RUNNING" not in found:
-        client.set_terminated(parent, next((bad for bad in ("FAILED", "KILLED") if bad in found), "FINISHED"))
+    statuses = {run.info.status for run in children.values()}
+    if "RUNNING" not in statuses:
+        client.set_terminated(parent, next((bad for bad in ("FAILED", "KILLED") if bad in statuses), "FINISHED"))
 
 
 def _children(client: "MlflowClient", experiment_id: str, parent: str) -> "Iterator[Run]":

@@ -1,4 +1,4 @@
-"""Interruptions that arrive late: not while a run is being closed, nor in the middle of a transaction."""
+"""Delayed interrupts: not while a run is being closed, nor in the middle of a transaction."""
 
 import _thread
 import os
@@ -10,26 +10,26 @@ from contextlib import contextmanager
 from types import FrameType
 
 _AGAIN_S = 0.02
-_LONGEST_S = 10.0  # a database that hangs is interrupted in the end
-# Python drops what is raised in a callback of its garbage collector, such as SQLAlchemy has for its collections.
+_LONGEST_S = 10.0  # then a database that hangs is interrupted
+# Python drops what is raised in a callback of its garbage collector, which SQLAlchemy uses for its collections.
 _CALLBACKS = {"__del__", "weakref", "_weakrefset", "importlib._bootstrap"}
 _DATABASES = {"sqlalchemy", "sqlite3", "psycopg", "psycopg2", "pymysql"}
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the block has ended; it has to end by itself within seconds.
+    """Hold back SIGINT and SIGTERM until the block ends, which it must do within seconds.
 
-    A step that is terminated gets more than one: from whoever stops all processes at once, and from Dagster, which
-    interrupts the process of each of its steps. The second one would cut off what the first one has begun.
+    A terminated step gets more than one signal: from the sender that stops all processes, and from Dagster, which
+    interrupts the process of each step. The second signal would interrupt the cleanup after the first one.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only it gets signals
         yield
         return
-    came: list[int] = []
+    signals: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+        signals.append(number)
 
     before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -37,16 +37,16 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if came:
-            signal.raise_signal(came[0])
+        if signals:
+            signal.raise_signal(signals[0])
 
 
 @contextmanager
 def delivered_outside_of_databases() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back for as long as the main thread asks a database.
+    """Hold back SIGINT and SIGTERM while the main thread is inside a database query.
 
-    Whoever handled them before handles them then. Raised in a transaction, an interruption leaves the database locked,
-    and closing the runs fails; raised in a callback of the garbage collector, it is lost, and nothing stops.
+    Afterwards the previous handlers handle them. An interrupt that is raised in a transaction leaves the database
+    locked, so that closing the runs fails; one that is raised in a callback of the garbage collector is lost.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,7 +59,7 @@ def delivered_outside_of_databases() -> Iterator[None]:
     def handle(signo: int, frame: FrameType | None) -> None:
         waited = time.monotonic() - since.setdefault(signo, time.monotonic())
         if waited < _LONGEST_S and _must_not_be_interrupted(frame):
-            # Not by `threading`, of whose locks the interrupted code may hold one.
+            # Not with `threading`: the interrupted code may hold one of its locks.
             _thread.start_new_thread(_send_again, (signo,))
         else:
             since.pop(signo)

@@ -17,32 +17,31 @@ def _upgrade(revision: str, *, uri: str) -> str:
     if any(scripts.glob(f"{revision}_*.py")):
         return f"Its tables are older than MLflow {version}. Back it up, then run `mlflow db upgrade {uri}`."
     return (
-        f"Its tables were made by a newer MLflow than {version}, which is installed here. Install the version that the "
-        "others use."
+        f"Its tables were created by a newer MLflow than {version}, which is installed here. Install the newer version."
     )
 
 
 REMEDIES = (
     Advice(_upgrade, pattern=r"out-of-date database schema \(found version (\w+)"),
     Advice(
-        "It wants to know who asks: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+        "It needs credentials: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
         "MLFLOW_TRACKING_TOKEN, where the step runs.",
         pattern=r"\b401\b|Unauthorized|not authenticated",
     ),
     Advice(
-        "It answers to other names only: start it with `mlflow server --allowed-hosts …`, with this name.",
+        "It does not accept this host name: start it with `mlflow server --allowed-hosts …`, with the name.",
         pattern="Invalid Host header",
     ),
     Advice(
-        "The user that MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_TOKEN names may not do this there: grant it.",
+        "The user of MLFLOW_TRACKING_USERNAME or MLFLOW_TRACKING_TOKEN lacks the permission: grant it.",
         pattern=r"\b403\b|Permission denied|PERMISSION_DENIED",
     ),
     Advice(
-        "It refuses more requests: raise its limit, run fewer steps at once (pool), or try later (retry_policy).",
+        "It limits the rate of requests: raise the limit, run fewer steps at once (pool), or try later (retry_policy).",
         pattern=r"\b429\b|too many 429",
     ),
     Advice(
-        "What stands in front of it does not reach it: start it, or try later (retry_policy).",
+        "The proxy in front of it does not reach it: start it, or try later (retry_policy).",
         pattern=r"too many 50[234] error",
     ),
     Advice(
@@ -50,28 +49,28 @@ REMEDIES = (
         "_PASSWORD and _TOKEN hold credentials."
     ),
 )
-"""What to do about an error of MLflow's server or database at `uri`, by its masked text."""
+"""Remedies for an error of MLflow's server or database at `uri`, by the error's masked text."""
 
 
 def check_version(uri: str, *, timeout: float) -> None:
-    """Refuse a server that is too old to keep logged models, before the training rather than after it.
+    """Refuse a server that is too old for logged models before the training, not after it.
 
-    A server, or a proxy in front of it, that does not tell its version is taken as it is.
+    A server, or a proxy in front of it, that does not report its version is accepted.
 
     Raises:
-        TrackingError: the server says that it is too old.
+        TrackingError: the server is too old.
     """
     if not uri.startswith("http"):
         return
     requests = extra("requests", extra="mlflow")
     try:
-        told = requests.get(f"{uri.rstrip('/')}/version", timeout=timeout)
+        response = requests.get(f"{uri.rstrip('/')}/version", timeout=timeout)
     except requests.RequestException:
         return
-    major = re.match(r"(\d+)\.\d", told.text) if told.status_code == 200 else None
+    major = re.match(r"(\d+)\.\d", response.text) if response.status_code == 200 else None
     if major and int(major[1]) < _OLDEST_SERVER:
         raise TrackingError(
-            f"MLflow at {mask_credentials(uri)} has version {told.text.strip()[:20]}, which keeps no logged models: "
-            f"MLflow {extra('mlflow').__version__} needs them. Upgrade the server and, by `mlflow db upgrade`, "
+            f"MLflow at {mask_credentials(uri)} has version {response.text.strip()[:20]}, which has no logged models: "
+            f"MLflow {extra('mlflow').__version__} needs them. Upgrade the server and, with `mlflow db upgrade`, "
             "its database."
         )

@@ -1,4 +1,4 @@
-"""Requests to MLflow that may be refused for a reason that the caller expects: the one place that reads error codes."""
+"""Requests to MLflow that may be refused for an expected reason: the one place that reads error codes."""
 
 from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
@@ -15,14 +15,14 @@ INVALID = frozenset({"INVALID_PARAMETER_VALUE"})
 
 
 def or_none(request: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
-    """The answer to a request, or None for what is not there."""
-    answers: list[_T] = []
-    refused(GONE, lambda: answers.append(request(*args, **kwargs)))
-    return answers[0] if answers else None
+    """The response to a request, or None when the thing it asks for does not exist."""
+    responses: list[_T] = []
+    refused(GONE, lambda: responses.append(request(*args, **kwargs)))
+    return responses[0] if responses else None
 
 
 def refused(codes: Collection[str], request: Callable[[], object]) -> bool:
-    """Whether MLflow refuses a request with one of these error codes; any other error is raised."""
+    """True when MLflow refuses a request with one of these error codes; any other error is raised."""
     try:
         request()
     except extra("mlflow.exceptions").MlflowException as error:

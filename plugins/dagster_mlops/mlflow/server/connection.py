@@ -1,4 +1,4 @@
-"""A first question to an MLflow server or database: it answers, or says within seconds what is wrong."""
+"""Connecting to an MLflow server or database: it works, or an error says within seconds what is wrong."""
 
 import os
 import random
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# What a server answers that is busy, and the proxy of one that is starting.
+# Answers of a busy server, and of the proxy of one that is starting.
 _LATER = re.compile(r"\b429\b|too many 50[234] error")
 
 
@@ -36,9 +36,9 @@ def connect(
     timeout: int = 5,
     probe: "Callable[[MlflowClient], object]" = lambda client: client.search_experiments(max_results=1),
 ) -> "MlflowClient":
-    """A client of a server or database that has just answered, to the question that `probe` asks.
+    """A client of a server or database that has just answered the request of `probe`.
 
-    MLflow itself would retry for minutes: 7 times over HTTP, and 15 times, doubling the wait, for a database.
+    MLflow itself would retry for minutes: 7 times over HTTP, and 15 times with doubling waits for a database.
 
     Raises:
         TrackingError: it does not answer within a few seconds, or refuses.
@@ -55,12 +55,12 @@ def connect(
         if (file := sqlite_file(uri)) and not file.exists():
             _create_database(file)
         with environment(**request_limits(timeout=timeout, retries=1), **login):
-            # Making a client of a database connects already.
+            # Creating the client of a database already connects.
             client = mlflow.MlflowClient(tracking_uri=bare, registry_uri=registry_uri)
             _patiently(lambda: probe(client))
     except OSError as error:
         raise TrackingError(
-            f"MLflow's database at {where} cannot be reached: {error}. Start it, or mend the URI."
+            f"MLflow's database at {where} cannot be reached: {error}. Start it, or correct the URI."
         ) from error
     except extra("mlflow.exceptions").MlflowException as error:
         text = mask_credentials(str(error))[:500]
@@ -71,9 +71,9 @@ def connect(
 
 
 def without_login(uri: str) -> tuple[str, dict[str, str]]:
-    """The URI of a server without user and password, and the variables that tell MLflow both.
+    """The URI of a server without user and password, and the variables in which MLflow expects both.
 
-    MLflow's errors show the URI as it is, and Dagster keeps the whole chain of errors of a step.
+    MLflow's errors show the URI as it is, and Dagster stores the whole chain of a step's errors.
 
     >>> without_login("https://ml:p%40ss@mlflow.example.com/team")
     ('https://mlflow.example.com/team', {'MLFLOW_TRACKING_USERNAME': 'ml', 'MLFLOW_TRACKING_PASSWORD': 'p@ss'})
@@ -91,7 +91,7 @@ def without_login(uri: str) -> tuple[str, dict[str, str]]:
 
 
 def _patiently(ask: Callable[[], object]) -> None:
-    """A busy server is asked again for some 15 s, unlike a dead one: MLflow has one number of repeats for both."""
+    """Retry a busy server for some 15 s, but not a dead one: MLflow has one number of retries for both."""
     for wait in (1, 2, 4, 8, 0):
         try:
             ask()
@@ -112,21 +112,21 @@ def _ask_registry(tracking_uri: str, uri: str, timeout: int) -> None:
     except (OSError, extra("mlflow.exceptions").MlflowException) as error:
         text = mask_credentials(str(error))[:500]
         raise TrackingError(
-            f"The model registry at {mask_credentials(uri)} cannot be used: {text}\nMend registry_uri, or leave it out "
-            "where the tracking server is the registry, too."
+            f"The model registry at {mask_credentials(uri)} cannot be used: {text}\nCorrect registry_uri, or omit it "
+            "where the tracking server is also the registry."
         ) from error
 
 
 def _create_database(file: Path) -> None:
-    """Create MLflow's tables aside, and put the finished file in place.
+    """Create MLflow's tables in a file aside, and put the finished file in place.
 
-    MLflow itself would leave half a database behind when it is killed, and fails when two processes start at once. And
-    it would keep the artifacts of its default experiment in whatever folder this process works in.
+    MLflow itself leaves half a database behind when it is killed, and fails when two processes start at once. It would
+    also keep the artifacts of its default experiment in the working directory of this process.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=file.parent, prefix=".mlflow-", ignore_cleanup_errors=True) as folder,
-        # What a server is told; there is no other way.
+        # The setting of a server; there is no other way.
         environment(_MLFLOW_SERVER_ARTIFACT_ROOT=artifacts_beside(file)),
     ):
         fresh = Path(folder, file.name)
@@ -136,12 +136,12 @@ def _create_database(file: Path) -> None:
 
 
 def artifacts_beside(file: Path) -> str:
-    """Where the artifacts of a database file go, as a URI."""
+    """The folder for the artifacts of a database file, as a URI."""
     return file.parent.joinpath("mlartifacts").as_uri()
 
 
 def is_file_store(uri: str) -> bool:
-    """Whether MLflow would take this for its folder of files.
+    """True for what MLflow takes as its folder of files.
 
     >>> is_file_store("./mlruns"), is_file_store("file:///mlruns"), is_file_store("sqlite:///mlflow.db")
     (True, True, False)
@@ -155,8 +155,8 @@ def sqlite_file(uri: str) -> Path | None:
     >>> sqlite_file("sqlite:////srv/mlflow.db")
     PosixPath('/srv/mlflow.db')
     """
-    scheme, found, path = uri.partition(":///")
-    return Path(path.partition("?")[0]).absolute() if found and scheme.partition("+")[0] == "sqlite" else None
+    scheme, separator, path = uri.partition(":///")
+    return Path(path.partition("?")[0]).absolute() if separator and scheme.partition("+")[0] == "sqlite" else None
 
 
 def absolute_uri(uri: str) -> str:

@@ -1,4 +1,4 @@
-"""Spares the first request to a server what another package hangs on it."""
+"""Keeps the first request to a server from importing Feast."""
 
 import importlib
 import sys
@@ -7,13 +7,13 @@ from typing import Any
 from dagster_mlops.mlflow import upstream
 
 _REGISTRY = "mlflow.tracking.request_header.registry"
-# Feast says that it knows headers for MLflow, so MLflow imports Feast, seconds of it, before its first request in each
-# process. Feast knows some only while it asks MLflow itself.
+# Feast registers as a provider of request headers, so MLflow imports it before the first request of each process, which
+# takes seconds. Feast has headers only for its own requests to MLflow.
 _SEEKS_HEADERS = "feast.infra.data_sources.mlflow.auth"
 
 
 def spare_imports() -> None:
-    """Let MLflow's first request not import Feast. The headers that Feast knows are sent once Feast is imported."""
+    """Let MLflow's first request not import Feast. Feast's headers are sent once Feast is imported."""
     if _REGISTRY in sys.modules or _SEEKS_HEADERS in sys.modules:
         return
     plugins: Any = importlib.import_module("mlflow.utils.plugins")
@@ -21,9 +21,9 @@ def spare_imports() -> None:
     late: list[Any] = []
 
     def immediate(group: str) -> list[Any]:
-        found = list(entry_points(group))
-        late.extend(entry for entry in found if entry.value.startswith(_SEEKS_HEADERS))
-        return [entry for entry in found if entry not in late]
+        entries = list(entry_points(group))
+        late.extend(entry for entry in entries if entry.value.startswith(_SEEKS_HEADERS))
+        return [entry for entry in entries if entry not in late]
 
     plugins.get_entry_points = immediate
     try:
@@ -35,7 +35,7 @@ def spare_imports() -> None:
 
 
 class _Late:
-    """A provider of headers that is loaded when something else has imported its module."""
+    """A provider of headers that is loaded once something else has imported its module."""
 
     def __init__(self, entry: Any) -> None:
         self.entry, self.provider = entry, None

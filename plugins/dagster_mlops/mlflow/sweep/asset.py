@@ -1,4 +1,4 @@
-"""Sweeps: Optuna tries a training function's parameters, and the best trial's model becomes the asset's version."""
+"""Sweeps in one step: Optuna tries a training function's parameters, and the best model becomes the asset's version."""
 
 import functools
 import time
@@ -48,17 +48,17 @@ def sweep_asset(
             return roc_auc_score(y, model.predict_proba(X)[:, 1])
 
     The function is that of a :func:`training_asset` with an argument ``trial``, and returns the value of `metric`. Each
-    trial is an MLflow run below the asset's, with parameters, value, reported values and state. The model of the best
+    trial is a child of the asset's MLflow run, with parameters, value, reported values and state. The model of the best
     trial, exactly as it was measured, becomes the version of `registered_model_name`; the asset's run has its metrics
     and parameters.
 
     `n_jobs` trials run at once, in threads. `sampler` makes a sampler from a seed (by default Optuna's TPE), `pruner`
-    a pruner (by default Optuna's median). `enqueue` are parameters to try first. `storage` is the address of a
-    database, or the environment variable with it; by default a sqlite file in Dagster's storage folder. No trial
-    begins after `timeout` seconds. A trial that raises has failed and the sweep goes on, unless more than `max_failed`
-    do so (by default a quarter of `n_trials`, at least 3).
+    a pruner (by default Optuna's median). `enqueue` lists parameters to try first. `storage` is the URL of a database,
+    or the environment variable with it; by default a sqlite file in Dagster's storage folder. No trial starts after
+    `timeout` seconds. A trial that raises has failed and the sweep continues, unless more than `max_failed` do so (by
+    default a quarter of `n_trials`, at least 3).
 
-    A retried or re-executed step goes on with the same study: finished trials are not repeated, and those that were cut
+    A retried or re-executed step continues the same study: finished trials are not repeated, and those that were cut
     off run again with the same parameters. Everything else is as for :func:`training_asset`.
     """
     refuse_checks(asset_options)
@@ -77,21 +77,21 @@ def sweep_asset(
     )
     if direction not in ("maximize", "minimize") or n_trials < 1 or n_jobs < 1:
         raise dg.DagsterInvalidDefinitionError(
-            f"a sweep has a direction 'maximize' or 'minimize', and at least one trial and job; these were given: "
+            f"a sweep needs a direction 'maximize' or 'minimize', and at least one trial and job; it got "
             f"{direction!r}, n_trials={n_trials}, n_jobs={n_jobs}."
         )
 
     def decorate(function: Callable[..., float]) -> dg.AssetsDefinition:
-        given = SweepFunction(function)
+        sweep_function = SweepFunction(function)
 
         @functools.wraps(function)
         def search(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
-            objective = given.objective(context, mlflow, inputs)
+            objective = sweep_function.objective(context, mlflow, inputs)
             if tried := tried_before(context):
                 return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
             return run_sweep(objective, context, mlflow, settings)
 
-        search.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
+        sweep_function.set_signature(search)
         options = {**asset_options, "kinds": {"optuna", *asset_options.get("kinds", ())}}
         train = training_asset(registered_model_name=registered_model_name, experiment=experiment, seed=seed, **options)
         return train(search)
@@ -100,14 +100,14 @@ def sweep_asset(
 
 
 def refuse_checks(options: Mapping[str, Any]) -> None:
-    """Refuse checks that the function would have to answer, before all trials have run in vain.
+    """Refuse checks whose results the function would have to return, before all trials run in vain.
 
     Raises:
-        DagsterInvalidDefinitionError: there are some.
+        DagsterInvalidDefinitionError: there are such checks.
     """
     if specs := options.get("check_specs"):
         raise dg.DagsterInvalidDefinitionError(
-            f"a sweep's function returns the metric, and no results of check_specs={[spec.name for spec in specs]}. "
+            f"a sweep's function returns the metric, not results of check_specs={[spec.name for spec in specs]}. "
             "Write them as @dg.asset_check of the asset, or use metric_checks (dagster_mlops.mlflow)."
         )
 
@@ -118,7 +118,7 @@ def run_sweep(
     resource: MlflowResource,
     settings: Sweep,
 ) -> dg.MaterializeResult:
-    """Run the trials that are still missing below MLflow's active run, and give that run the best one's model.
+    """Run the missing trials as children of MLflow's active run, and give that run the best one's model.
 
     Raises:
         TrainingRunError: no trial completed, or too many failed.
@@ -137,16 +137,16 @@ def run_sweep(
         enqueue=settings.enqueue,
     )
     try:
-        left = running(study)
-        requeue(study, left)
+        unfinished = running(study)
+        requeue(study, unfinished)
         close_left(client, study, parent)
-        done = settled(study)
-        # A sampler that begins anew with the same seed would suggest the same parameters again.
+        outcome = settled(study)
+        # A sampler that starts with the same seed would suggest the same parameters again.
         make = settings.sampler or (lambda seed: extra("optuna").samplers.TPESampler(seed=seed))
         study.sampler = make(settings.seed + len(study.get_trials(deepcopy=False)))
-        if done.trials or left:
+        if outcome.trials or unfinished:
             context.log.info(
-                f"Going on with study {name}: {len(done.trials)} trials are done, {len(left)} were cut off."
+                f"Continuing study {name}: {len(outcome.trials)} trials have ended, {len(unfinished)} were cut off."
             )
         started = time.monotonic()
         run_trials(objective, study, storage, context, client, parent, settings)

@@ -35,16 +35,16 @@ def conclude(
     metric: str,
     storage: str,
 ) -> dict[str, Any]:
-    """Give MLflow's active run what the best trial made, and plots of the search; tell it as metadata.
+    """Give MLflow's active run the best trial's results and plots of the search, and return the metadata.
 
     Raises:
-        TrainingRunError: no trial completed, or what the best one made is gone.
+        TrainingRunError: no trial completed, or the best one's run or model is gone.
     """
-    done = settled(study)
-    if not done.count("COMPLETE"):
+    outcome = settled(study)
+    if not outcome.count("COMPLETE"):
         raise TrainingRunError(
-            f"none of {len(done.trials)} trials completed, {done.count('PRUNED')} were pruned. The MLflow runs of the "
-            f"study {study.study_name} say why."
+            f"none of {len(outcome.trials)} trials completed, {outcome.count('PRUNED')} were pruned. The MLflow runs "
+            f"of the study {study.study_name} say why."
         )
     best = study.best_trial
     _adopt(client, run, best, metric)
@@ -52,28 +52,28 @@ def conclude(
     client.log_text(run.info.run_id, tried, f"{CODE}/{TRIAL}")
     plots = log_plots(study, metric)
     context.log.info(f"Trial {best.number} is the best: {metric} {best.value:.6g} with {best.params}.")
-    return sweep_metadata(study, done, resource, run, metric=metric, storage=storage) | plots
+    return sweep_metadata(study, outcome, resource, run, metric=metric, storage=storage) | plots
 
 
 def tried_before(context: dg.AssetExecutionContext) -> str:
-    """The trial that this Dagster run shall run again instead of a search; empty where it shall search.
+    """The trial that this Dagster run must rerun instead of a search; empty when it must search.
 
     Raises:
-        TrainingRunError: a training is run again, and which trial was the best is not on record any more.
+        TrainingRunError: the run is a rerun, and the best trial is no longer on record.
     """
     tried = context.run.tags.get(TRIAL_TAG, "")
     if not tried and (run_id := context.run.tags.get(REPRODUCES_TAG)):
         raise TrainingRunError(
-            f"run {run_id} was a sweep and no longer has its file {CODE}/{TRIAL} with the best trial. To search anew "
-            "would write into the sweep's own storage, and is not done."
+            f"run {run_id} was a sweep and no longer has its file {CODE}/{TRIAL} with the best trial. A new search "
+            "would write to the sweep's own storage, so it is not started."
         )
     return tried
 
 
 def repeat_trial(objective: "Callable[[optuna.Trial], float]", tried: str, *, metric: str) -> dict[str, Any]:
-    """Run one trial of an earlier sweep, as JSON with its `number` and `params`, in MLflow's active run itself."""
-    mlflow, given = extra("mlflow"), json.loads(tried)
-    trial = extra("optuna").trial.FixedTrial(given["params"], number=given["number"])
+    """Run one trial of an earlier sweep, JSON with its `number` and `params`, in MLflow's active run itself."""
+    mlflow, fields = extra("mlflow"), json.loads(tried)
+    trial = extra("optuna").trial.FixedTrial(fields["params"], number=fields["number"])
     value = objective(trial)
     client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
     client.log_batch(run_id, metrics=[final_point(client, run_id, metric, float(value))])
@@ -85,15 +85,15 @@ def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTria
     """Give the sweep's run a copy of the best trial's model, its metrics and its parameters.
 
     Raises:
-        TrainingRunError: the trial's run was deleted, or its model was.
+        TrainingRunError: the trial's run or model was deleted.
     """
     entities = extra("mlflow.entities")
     child = client.get_run(best.user_attrs[RUN_ID])
     models = [model for model in runs.logged_models(client, child) if str(model.status) == "READY"]
     if len(models) != 1:
         raise TrainingRunError(
-            f"MLflow run {child.info.run_id} of the best trial {best.number} has {len(models)} models where one is "
-            "expected. Start the sweep anew."
+            f"MLflow run {child.info.run_id} of the best trial {best.number} has {len(models)} models, and one is "
+            "expected. Start a new sweep."
         )
     [model] = models
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
@@ -114,11 +114,11 @@ def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTria
         described.save(str(Path(source, "MLmodel")))
         client.log_model_artifacts(copy.model_id, source)
         client.finalize_logged_model(copy.model_id, entities.LoggedModelStatus.READY)
-    now = child.info.end_time or child.info.start_time
+    timestamp = child.info.end_time or child.info.start_time
     metrics = {k: v for k, v in child.data.metrics.items() if not k.startswith((INTERMEDIATE, "system/"))}
     client.log_batch(
         parent.info.run_id,
-        metrics=[entities.Metric(name, value, now, 0) for name, value in {**metrics, metric: best.value}.items()],
+        metrics=[entities.Metric(name, value, timestamp, 0) for name, value in {**metrics, metric: best.value}.items()],
     )
-    # A param of the config may have the same name; the trial's run and the asset's metadata have the trial's own.
+    # A param of the config may have the same name; the trial's run and the asset's metadata have the trial's value.
     log_params(client, parent.info.run_id, child.data.params)

@@ -1,4 +1,4 @@
-"""The loop of a sweep in one step: trials side by side, until all are done, time is up, or somebody interrupts."""
+"""The loop of a sweep in one step: trials in threads, until all have ended, time is up, or the step is interrupted."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ _OBSERVED_EVERY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What a sweep was given besides its function."""
+    """The settings of a sweep, besides its function."""
 
     metric: str
     direction: Literal["maximize", "minimize"]
@@ -49,7 +49,7 @@ def run_trials(
     parent: "Run",
     settings: Sweep,
 ) -> None:
-    """Run what is missing, `n_jobs` at a time, until it is done, time is up, too many fail, or somebody interrupts."""
+    """Run the missing trials, `n_jobs` at a time, until time is up, too many fail, or the step is interrupted."""
     stop, exhausted, lock = threading.Event(), threading.Event(), threading.Lock()
     errors: list[BaseException] = []
     missing = settings.n_trials - len(settled(study).trials)
@@ -66,12 +66,12 @@ def run_trials(
         nonlocal observed
         while take():
             with lock:
-                # On sqlite, two threads would be given the same queued trial: Optuna looks and takes in two steps.
-                asked = study.ask()
+                # On sqlite, two threads would get the same queued trial: Optuna finds and takes it in two steps.
+                new_trial = study.ask()
             trial = run_trial(
                 objective,
                 study,
-                asked,
+                new_trial,
                 client=client,
                 parent=parent,
                 dagster_run_id=context.run.run_id,
@@ -82,7 +82,7 @@ def run_trials(
             if trial is None:
                 return
             with lock:
-                _say(context, study, trial, settings)
+                _log_progress(context, study, trial, settings)
                 if time.monotonic() - observed > _OBSERVED_EVERY_S:
                     observed = time.monotonic()
                     _observe(context, study)
@@ -100,7 +100,7 @@ def run_trials(
         if settings.n_jobs == 1:
             work()
         else:
-            # Not Optuna's own loop: it waits for the running trials to end when it is interrupted.
+            # Not Optuna's own loop: when interrupted, it waits for the running trials to end.
             threads = [threading.Thread(target=guarded, daemon=True) for _ in range(settings.n_jobs)]
             for thread in threads:
                 thread.start()
@@ -114,14 +114,14 @@ def run_trials(
         try:
             requeue(study, running(study))
             close_left(client, study, parent)
-        except Exception as second:  # noqa: BLE001 — must not take the place of an interruption
+        except Exception as second:  # noqa: BLE001 — must not replace an interrupt
             context.log.warning(
-                f"Trials that were cut off are cleared away by the next attempt: {mask_credentials(str(second))}"
+                f"The next attempt cleans up the trials that were cut off: {mask_credentials(str(second))}"
             )
         raise
 
 
-def _say(
+def _log_progress(
     context: dg.AssetExecutionContext, study: "optuna.Study", trial: "optuna.trial.FrozenTrial", settings: Sweep
 ) -> None:
     """One line of progress.
@@ -129,32 +129,32 @@ def _say(
     Raises:
         TrainingRunError: too many trials failed.
     """
-    done = settled(study)
+    outcome = settled(study)
     value = f"{settings.metric} {trial.value:.6g}" if trial.value is not None else ""
-    best = f"best {study.best_value:.6g} (trial {study.best_trial.number})" if done.count("COMPLETE") else "none yet"
+    best = f"best {study.best_value:.6g} (trial {study.best_trial.number})" if outcome.count("COMPLETE") else "none yet"
     context.log.info(
-        f"{len(done.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
-        f"{done.count('PRUNED')} pruned, {done.count('FAIL')} failed."
+        f"{len(outcome.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
+        f"{outcome.count('PRUNED')} pruned, {outcome.count('FAIL')} failed."
     )
     unknown = sorted(queued(trial).keys() - trial.params.keys())
     if unknown and trial.state.name == "COMPLETE":
         context.log.warning(
-            f"Trial {trial.number} was to try {', '.join(unknown)}, which the function has not asked for; it has asked "
-            f"for {', '.join(trial.params) or 'nothing'}. Mend `enqueue`."
+            f"Trial {trial.number} was to try {', '.join(unknown)}, but the function only asked for "
+            f"{', '.join(trial.params) or 'nothing'}. Correct `enqueue`."
         )
-    if done.count("FAIL") > settings.max_failed:
+    if outcome.count("FAIL") > settings.max_failed:
         run_id = trial.user_attrs.get(RUN_ID)
         raise TrainingRunError(
-            f"{done.count('FAIL')} of {len(done.trials)} trials failed, more than max_failed={settings.max_failed}. "
+            f"{outcome.count('FAIL')} of {len(outcome.trials)} trials failed, and max_failed is {settings.max_failed}. "
             f"The tag {runs.CLOSED} of their MLflow runs, such as {run_id}, says why."
         )
 
 
 def _observe(context: dg.AssetExecutionContext, study: "optuna.Study") -> None:
-    """How far the sweep is, as an observation of the asset: its page shows it while the step runs."""
-    done = settled(study)
-    facts: dict[str, Any] = {"optuna/finished": len(done.trials)}
-    if done.count("COMPLETE"):
+    """Report the sweep's progress as an observation of the asset, on whose page it shows while the step runs."""
+    outcome = settled(study)
+    facts: dict[str, Any] = {"optuna/finished": len(outcome.trials)}
+    if outcome.count("COMPLETE"):
         facts[BEST_VALUE] = study.best_value
     partition = context.partition_key if context.has_partition_key else None
     context.log_event(dg.AssetObservation(context.assets_def.key, partition=partition, metadata=facts))

@@ -1,4 +1,4 @@
-"""Metadata keys that several modules of this folder write or read: users see them on the asset's page."""
+"""Metadata keys that several modules of this folder write or read, shown on the asset's page."""
 
 BEST_VALUE = "optuna/best_value"
 SECONDS = "optuna/seconds"

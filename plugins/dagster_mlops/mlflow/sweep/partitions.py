@@ -1,4 +1,4 @@
-"""Sweeps whose every trial is a step of its own: a partition, in its own process or pod, limited by a pool."""
+"""Sweeps with a step for each trial: a partition, in its own process or pod, limited by a pool."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
-from dagster_mlops.core.asset_records import upstream_refs
+from dagster_mlops.core.asset_records import latest_event, upstream_refs
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import link
 from dagster_mlops.errors import TrainingRunError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartitionedSweep:
-    """What :func:`sweep_trials` makes: ``dg.Definitions(assets=[*sweep.assets], sensors=[sweep.sensor])``."""
+    """The definitions of :func:`sweep_trials`: ``dg.Definitions(assets=[*sweep.assets], sensors=[sweep.sensor])``."""
 
     study: dg.AssetsDefinition
     trials: dg.AssetsDefinition
@@ -42,12 +42,12 @@ class PartitionedSweep:
 
     @property
     def assets(self) -> list[dg.AssetsDefinition]:
-        """The three assets: study, trials, and the model of the best."""
+        """The three assets: study, trials, and the best trial's model."""
         return [self.study, self.trials, self.best]
 
 
-_READ = "dagster_mlops.read"  # attribute of a trial: the refs of what its step has read
-_RUN = "mlflow_sweep_run_id"  # attribute of the study: the MLflow run that its trials' runs are below
+_READ = "dagster_mlops.read"  # attribute of a trial: the refs that its step has read
+_RUN = "mlflow_sweep_run_id"  # attribute of the study: the parent of its trials' MLflow runs
 
 
 def sweep_trials(
@@ -67,7 +67,7 @@ def sweep_trials(
     minimum_interval_seconds: int = 30,
     **asset_options: Any,
 ) -> Callable[[Callable[..., float]], PartitionedSweep]:
-    """Make assets of a function that trains with the parameters of an Optuna trial, with a step for each trial.
+    """Make assets, with a step for each trial, of a function that trains with the parameters of an Optuna trial.
 
         @sweep_trials(
             name="arrival_delay_model", registered_model_name="arrival_delay", metric="auc", direction="maximize",
@@ -77,18 +77,18 @@ def sweep_trials(
 
         defs = dg.Definitions(assets=[training_set, *sweep.assets], sensors=[sweep.sensor], resources={"mlflow": ...})
 
-    These definitions come out:
+    The definitions are:
 
-    * ``<name>_study``: materializing it begins a sweep. It makes the study and a partition for each trial.
+    * ``<name>_study``: materializing it starts a sweep. It makes the study and a partition for each trial.
     * ``<name>_trials``: an asset with a partition for each trial, in the given `pool`. Its options are the
       `asset_options` of :func:`dagster.asset`: retry policy, op tags, and so on.
     * `name`: a :func:`training_asset`, whose version has the best trial's model. `io_manager_key` is this asset's.
-    * ``<name>_sweep``: the sensor that asks for the runs of the trials, and for that of `name` after the last one.
+    * ``<name>_sweep``: the sensor that requests the runs of the trials, and that of `name` after the last one.
 
-    The function is that of :func:`sweep_asset`. A trial's parameters are chosen when its step starts, with what the
-    trials that ended before have shown. The step of a trial that was killed can be run again and goes on with the same
-    parameters; one whose trial has ended does not repeat it. `run_tags` are tags of the trials' runs, such as
-    ``{"dagster/max_retries": "3"}``. `storage` is a database that all the steps reach.
+    The function is that of :func:`sweep_asset`. A trial's parameters are chosen when its step starts, from the results
+    of the trials before. The step of a trial that was killed can be run again, and continues with the same parameters;
+    one whose trial has ended does not repeat it. `run_tags` are tags of the trials' runs, such as
+    ``{"dagster/max_retries": "3"}``. `storage` is a database that all steps can reach.
     """
     refuse_checks(asset_options)
     prefix = asset_options.get("key_prefix", ())
@@ -112,19 +112,19 @@ def sweep_trials(
 
     @dg.asset(key=keys["study"], group_name=group, kinds={"optuna"})
     def begin(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
-        """Begins a sweep: makes the study and a partition for each of its trials."""
-        # The same for each attempt, so that a retry makes no second study.
+        """Starts a sweep: makes the study and a partition for each of its trials."""
+        # The same name for each attempt, so that a retry makes no second study.
         root = context.run.root_run_id or context.run.run_id
         study_name = f"{unique}-{root[:8]}"
-        with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as (client, in_):
+        with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as (client, id):
             if _RUN not in study.user_attrs:
                 tags = {STUDY_NAME: study_name, runs.DAGSTER_RUN: context.run.run_id}
-                study.set_user_attr(_RUN, client.create_run(in_, tags=tags, run_name=study_name).info.run_id)
-            # It only holds the trials together, and nobody writes it.
+                study.set_user_attr(_RUN, client.create_run(id, tags=tags, run_name=study_name).info.run_id)
+            # It only groups the trials, and no process writes to it.
             client.set_terminated(study.user_attrs[_RUN])
-            while (asked := len(study.get_trials(deepcopy=False))) < n_trials:
+            while (count := len(study.get_trials(deepcopy=False))) < n_trials:
                 study.ask()
-            names = [_partition(study_name, number) for number in range(asked)]
+            names = [_partition(study_name, number) for number in range(count)]
             context.instance.add_dynamic_partitions(partitions.name or "", names)
         return dg.MaterializeResult(
             metadata={
@@ -135,7 +135,7 @@ def sweep_trials(
         )
 
     def decorate(function: Callable[..., float]) -> PartitionedSweep:
-        given = SweepFunction(function)
+        sweep_function = SweepFunction(function)
 
         @functools.wraps(function)
         def try_one(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
@@ -144,21 +144,21 @@ def sweep_trials(
                 context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
                 trial = study.get_trials(deepcopy=False)[number]
                 if trial.state.is_finished():
-                    context.log.info(f"Trial {number} has ended as {trial.state.name} before, and is not repeated.")
+                    context.log.info(f"Trial {number} has ended as {trial.state.name} and is not repeated.")
                 else:
                     parent = client.get_run(study.user_attrs[_RUN])
-                    objective = given.objective(context, mlflow, inputs)
+                    objective = sweep_function.objective(context, mlflow, inputs)
                     is_alive = functools.partial(runs.is_alive, instance=context.instance, unless=context.run.run_id)
                     try:
-                        # The sensor and a backfill may both have asked for it.
+                        # The sensor and a backfill may both have requested it.
                         close_left(client, study, parent, only=number, is_alive=is_alive)
-                        again = upstream.trial_of(study, trial)
-                        again.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
+                        live_trial = upstream.trial_of(study, trial)
+                        live_trial.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
                         with delivered_outside_of_databases():
                             trial = run_trial(
                                 objective,
                                 study,
-                                again,
+                                live_trial,
                                 client=client,
                                 parent=parent,
                                 dagster_run_id=context.run.run_id,
@@ -181,12 +181,11 @@ def sweep_trials(
                 raise dg.Failure(f"Trial {number} has failed: {reason}", metadata=metadata, allow_retries=False)
             return dg.MaterializeResult(metadata=metadata)
 
-        try_one.__signature__ = given.signature  # pyright: ignore[reportAttributeAccessIssue]
-        try_one.__annotations__ = {p.name: p.annotation for p in given.signature.parameters.values()}
+        sweep_function.set_signature(try_one)
         options = {**asset_options, "kinds": {"mlflow", "optuna", *asset_options.get("kinds", ())}, "pool": pool}
         options.pop("key_prefix", None)
-        # Those of the asset that others load a model from.
-        ours = {key: options.pop(key) for key in ("io_manager_key", "io_manager_def") if key in options}
+        # Options of the asset that others load a model from.
+        io_options = {key: options.pop(key) for key in ("io_manager_key", "io_manager_def") if key in options}
         deps = asset_deps([*options.pop("deps", ()), keys["study"]])
         trials = dg.asset(key=keys["trials"], partitions_def=partitions, deps=deps, **options)(try_one)
 
@@ -194,25 +193,26 @@ def sweep_trials(
         def choose(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
             fluent = extra("mlflow")
             if tried := tried_before(context):
-                objective = given.objective(context, mlflow, given.load_inputs(context, trials))
+                objective = sweep_function.objective(context, mlflow, sweep_function.load_inputs(context, trials))
                 return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
-            study_name = _latest(context.instance, keys["study"])
+            study_name = _latest_study(context.instance, keys["study"])
+            if not study_name:
+                raise TrainingRunError(f"no sweep was started: materialize {name}_study, then the trials.")
             with opened(context.instance, study_name) as study:
-                if left := [_partition(study_name, trial.number) for trial in running(study)]:
+                if unfinished := [_partition(study_name, trial.number) for trial in running(study)]:
                     raise dg.Failure(
-                        f"{len(left)} trials of {study_name} have not ended: {', '.join(left[:10])}. Materialize these "
-                        f"partitions of {name}_trials first."
+                        f"{len(unfinished)} trials of {study_name} have not ended: {', '.join(unfinished[:10])}. "
+                        f"Materialize these partitions of {name}_trials first."
                     )
                 if settled(study).count("COMPLETE"):
-                    _refuse_others(study.best_trial, context, keys["study"])
+                    _refuse_other_inputs(study.best_trial, context, keys["study"])
                 run, client = fluent.active_run(), fluent.MlflowClient()
                 client.set_tag(run.info.run_id, STUDY, study_name)
                 address = storage_url(storage, context.instance)
                 metadata = conclude(study, context, client, run, mlflow, metric=metric, storage=address)
             return dg.MaterializeResult(metadata=metadata)
 
-        wanted = [p for p in given.signature.parameters.values() if p.name in ("context", "mlflow")]
-        choose.__signature__ = given.signature.replace(parameters=wanted)  # pyright: ignore[reportAttributeAccessIssue]
+        sweep_function.set_signature(choose, inputs=False)
         best = training_asset(
             registered_model_name=registered_model_name,
             experiment=experiment,
@@ -221,7 +221,7 @@ def sweep_trials(
             group_name=group,
             kinds={"optuna"},
             deps=[keys["trials"], *sorted(trials.asset_deps[keys["trials"]] - {keys["study"]})],
-            **ours,
+            **io_options,
         )(choose)
 
         @dg.sensor(
@@ -229,17 +229,17 @@ def sweep_trials(
             target=[trials, best],
             minimum_interval_seconds=minimum_interval_seconds,
             default_status=dg.DefaultSensorStatus.RUNNING,
-            description=f"Asks for the runs of the trials of {name}, and for its own after the last of them.",
+            description=f"Requests the runs of the trials of {name}, and its own after the last one.",
         )
         def go_on(context: dg.SensorEvaluationContext) -> "dg.SensorResult | dg.SkipReason":
-            study_name = _latest(context.instance, keys["study"], missing="")
-            known, _, stage = (context.cursor or "").rpartition(":")
-            if not study_name or (known == study_name and stage == "best"):
-                return dg.SkipReason(f"Materialize {name}_study to begin a sweep.")
-            if known != study_name:
+            study_name = _latest_study(context.instance, keys["study"])
+            last_study, _, stage = (context.cursor or "").rpartition(":")
+            if not study_name or (last_study == study_name and stage == "best"):
+                return dg.SkipReason(f"Materialize {name}_study to start a sweep.")
+            if last_study != study_name:
                 names = context.instance.get_dynamic_partitions(partitions.name or "")
                 requests = [
-                    # The key is the trial's: a run that was asked for is not asked for again.
+                    # The run key is the trial's: no run is requested twice.
                     dg.RunRequest(key, partition_key=key, asset_selection=[keys["trials"]], tags=run_tags or {})
                     for key in names
                     if _of_partition(key)[0] == study_name
@@ -249,26 +249,28 @@ def sweep_trials(
                 ended = len(settled(study).trials)
             if ended < n_trials:
                 return dg.SkipReason(f"{study_name}: {ended} of {n_trials} trials have ended.")
-            ask = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(path)])
-            return dg.SensorResult([ask], cursor=f"{study_name}:best")
+            request = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(path)])
+            return dg.SensorResult([request], cursor=f"{study_name}:best")
 
         return PartitionedSweep(begin, trials, best, go_on)
 
     return decorate
 
 
-def _refuse_others(best: "optuna.trial.FrozenTrial", context: dg.AssetExecutionContext, study: dg.AssetKey) -> None:
-    """The version would be said to be trained on what is there now.
+def _refuse_other_inputs(
+    best: "optuna.trial.FrozenTrial", context: dg.AssetExecutionContext, study: dg.AssetKey
+) -> None:
+    """Refuse a best trial that has read other versions than the current ones, which its model's record would name.
 
     Raises:
-        TrainingRunError: the best trial has read other versions.
+        TrainingRunError: it has.
     """
-    now, then = [str(ref) for ref in upstream_refs(context)], best.user_attrs.get(_READ)
-    if then is not None and set(then) != set(now):
-        others = ", ".join(sorted({*then, *now} - ({*then} & {*now}))[:6])
+    current, recorded = {str(ref) for ref in upstream_refs(context)}, best.user_attrs.get(_READ)
+    if recorded is not None and current != set(recorded):
         raise TrainingRunError(
-            f"what the trials have read was materialized again since trial {best.number}, the best: {others}. "
-            f"Materialize {study.to_user_string()} to begin a sweep on what is there now."
+            f"inputs of the trials were materialized again since trial {best.number}, the best: "
+            f"{', '.join(sorted(current ^ set(recorded))[:6])}. Materialize {study.to_user_string()} to start a sweep "
+            "on the current inputs."
         )
 
 
@@ -286,15 +288,8 @@ def _of_partition(key: str) -> tuple[str, int]:
     return study_name, int(number)
 
 
-def _latest(instance: dg.DagsterInstance, key: dg.AssetKey, *, missing: str | None = None) -> str:
-    """The study that was begun last.
-
-    Raises:
-        TrainingRunError: none was, and there is nothing to say instead.
-    """
-    event = instance.get_latest_materialization_event(key)
-    if event is None or event.asset_materialization is None:
-        if missing is None:
-            raise TrainingRunError(f"no sweep was begun: materialize {key.to_user_string()}, then the trials.")
-        return missing
-    return str(event.asset_materialization.metadata[STUDY_NAME].value)
+def _latest_study(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    """The name of the latest study; empty when there is none."""
+    event = latest_event(instance, key)
+    materialization = event.asset_materialization if event else None
+    return str(materialization.metadata[STUDY_NAME].value) if materialization else ""

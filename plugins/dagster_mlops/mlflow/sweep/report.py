@@ -1,4 +1,4 @@
-"""A sweep as people look at it: progress, importance of the parameters, and a table of the best trials."""
+"""A sweep on its asset's page: progress, importance of the parameters, and a table of the best trials."""
 
 import tempfile
 from functools import partial
@@ -27,22 +27,22 @@ _PANELS = 6
 
 def sweep_metadata(
     study: "optuna.Study",
-    done: Settled,
+    outcome: Settled,
     resource: MlflowResource,
     parent: "Run",
     *,
     metric: str,
     storage: str,
 ) -> dict[str, Any]:
-    """What came out, for the asset's page."""
+    """The results, as metadata of the asset."""
     best = study.best_trial
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     ranked = sorted(
-        (trial for trial in done.trials if trial.value is not None and trial.state.name == "COMPLETE"),
+        (trial for trial in outcome.trials if trial.value is not None and trial.state.name == "COMPLETE"),
         key=lambda trial: (sign * (trial.value or 0.0), trial.number),
     )
     names = sorted({name for trial in ranked for name in trial.params})
-    # A parameter may be called like the metric, such as scikit-learn's `loss`.
+    # A parameter may have the metric's name, such as scikit-learn's `loss`.
     columns = {name: f"parameter {name}" if name in ("trial", "seconds", metric) else name for name in names}
     rows = [
         {
@@ -58,10 +58,10 @@ def sweep_metadata(
         BEST_VALUE: float(best.value or 0.0),
         "optuna/best_trial": best.number,
         "optuna/best_params": dg.MetadataValue.json({name: _plain(value) for name, value in best.params.items()}),
-        "optuna/complete": done.count("COMPLETE"),
-        "optuna/pruned": done.count("PRUNED"),
-        "optuna/failed": done.count("FAIL"),
-        "optuna/cut_off": done.lost,
+        "optuna/complete": outcome.count("COMPLETE"),
+        "optuna/pruned": outcome.count("PRUNED"),
+        "optuna/failed": outcome.count("FAIL"),
+        "optuna/cut_off": outcome.lost_count,
         **table("optuna/trials", rows),
         STUDY_NAME: study.study_name,
         STORAGE: mask_credentials(storage),
@@ -70,10 +70,10 @@ def sweep_metadata(
 
 
 def log_plots(study: "optuna.Study", metric: str) -> dict[str, Any]:
-    """Draw how the search went, and log it to MLflow's active run: from there it comes onto the asset's page.
+    """Draw the course of the search and log it to MLflow's active run, from which it reaches the asset's page.
 
     Returns:
-        Metadata that says what could not be drawn or logged; a search does not fail for a picture.
+        Metadata on pictures that could not be drawn or logged; a search does not fail for a picture.
     """
     plots = {"sweep_history.png": _history, "sweep_params.png": _slices}
     pictures = [drawn(name, partial(plot, study, metric), tool="mlflow") for name, plot in plots.items()]
@@ -90,15 +90,15 @@ def log_plots(study: "optuna.Study", metric: str) -> dict[str, Any]:
 
 
 def importances(study: "optuna.Study") -> dict[str, float]:
-    """How much of the value's variance each parameter explains, the most important first; empty when unknown.
+    """The share of the value's variance that each parameter explains, the largest first; empty when unknown.
 
-    By Optuna's PED-ANOVA (Watanabe et al. 2023), which needs no other package.
+    It is Optuna's PED-ANOVA (Watanabe et al. 2023), which needs no other package.
     """
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
     if len({trial.value for trial in complete}) < 2:
         return {}
     optuna = extra("optuna")
-    # Optuna warns of parameters that hardly vary, and has no result where none does or where trials differ in theirs.
+    # Optuna warns of parameters that hardly vary, and raises when none varies or the trials have different ones.
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -125,39 +125,39 @@ def _history(study: "optuna.Study", metric: str) -> "Figure":
     history.set(title="Search", xlabel="trial", ylabel=metric)
     history.xaxis.get_major_locator().set_params(integer=True)
     history.legend(fontsize="small")
-    found = list(importances(study).items())[:10][::-1]
-    shares.barh([name for name, _ in found], [share for _, share in found])
-    shares.set(title="Importance of parameters" if found else "Importance: too few different values", xlim=(0, 1))
+    importance = list(importances(study).items())[:10][::-1]
+    shares.barh([name for name, _ in importance], [share for _, share in importance])
+    shares.set(title="Importance of parameters" if importance else "Importance: too few different values", xlim=(0, 1))
     return figure
 
 
 def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
     """The value over each parameter, the most important ones first."""
     complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE" and t.value is not None]
-    known = list(dict.fromkeys([*importances(study), *(name for trial in complete for name in trial.params)]))[:_PANELS]
-    if not known:
+    names = list(dict.fromkeys([*importances(study), *(name for trial in complete for name in trial.params)]))[:_PANELS]
+    if not names:
         return None
-    columns = min(len(known), 3)
-    rows = -(-len(known) // columns)
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
     figure = new_figure(3.2 * columns, 2.6 * rows, tool="mlflow")
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel, name in zip(panels, known, strict=False):
-        having = [trial for trial in complete if name in trial.params]
-        chosen = [trial.params[name] for trial in having]
-        text = not all(isinstance(value, int | float) and not isinstance(value, bool) for value in chosen)
+    for panel, name in zip(panels, names, strict=False):
+        trials = [trial for trial in complete if name in trial.params]
+        values = [trial.params[name] for trial in trials]
+        text = not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         points = panel.scatter(
-            [str(value) for value in chosen] if text else chosen,
-            [trial.value or 0.0 for trial in having],
-            c=[trial.number for trial in having],
+            [str(value) for value in values] if text else values,
+            [trial.value or 0.0 for trial in trials],
+            c=[trial.number for trial in trials],
             s=14,
             cmap="viridis",
         )
-        if getattr(having[0].distributions[name], "log", False):
+        if getattr(trials[0].distributions[name], "log", False):
             panel.set_xscale("log")
         panel.set(xlabel=name, ylabel=metric)
         if panel is panels[0]:
             figure.colorbar(points, ax=panels, label="trial", shrink=0.8)
-    for panel in panels[len(known) :]:
+    for panel in panels[len(names) :]:
         panel.set_visible(False)
     return figure
 

@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: where it is kept, which trials it has settled, and which of them a dead process lost."""
+"""The Optuna study of a sweep: its storage, its ended trials, and those that a dead process lost."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,15 @@ _TRIES = 5
 
 
 def storage_url(storage: "str | dg.EnvVar | None", instance: dg.DagsterInstance) -> str:
-    """Where studies are kept: what was asked for, or a sqlite file in Dagster's own storage folder."""
+    """The URL of the studies' database: `storage`, or a sqlite file in Dagster's storage folder."""
     url = storage.get_value() if isinstance(storage, dg.EnvVar) else storage
     if isinstance(storage, dg.EnvVar) and not url:
-        raise TrackingError(
-            f"the environment variable {storage.env_var_name} with the storage of the sweep is not set."
-        )
+        raise TrackingError(f"the environment variable {storage.env_var_name}, the storage of the sweep, is not set.")
     return absolute_uri(url or f"sqlite:///{Path(instance.storage_directory(), 'optuna.db')}")
 
 
 def open_storage(url: str) -> "optuna.storages.RDBStorage":
-    """Connect, and create the tables where they are missing.
+    """Connect, and create missing tables.
 
     Raises:
         TrackingError: the database does not answer, or is of another version of Optuna.
@@ -48,11 +46,11 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
         try:
             return storages.RDBStorage(url, engine_kwargs=options)
         except Exception as error:
-            # Of several processes that create the tables at once, all but one fail.
+            # When several processes create the tables at once, all but one fail.
             if attempt == _TRIES - 1:
                 raise TrackingError(
                     f"the storage of the sweep at {mask_credentials(url)} cannot be used: {type(error).__name__}: "
-                    f"{mask_credentials(str(error))[:500]}\nStart the database, mend `storage`, or run `optuna storage "
+                    f"{mask_credentials(str(error))[:500]}\nStart it, correct `storage`, or run `optuna storage "
                     "upgrade`."
                 ) from error
             time.sleep(0.2 * 2**attempt)
@@ -61,13 +59,13 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
 
 @dataclass(frozen=True)
 class Settled:
-    """The trials of a study whose own function has decided their end."""
+    """The trials of a study that were ended by their own function."""
 
     trials: "Sequence[optuna.trial.FrozenTrial]"
-    lost: int  # by processes that died; each runs again with the same parameters
+    lost_count: int  # of trials whose process died; each runs again with the same parameters
 
     def count(self, state: str) -> int:
-        """How many ended as COMPLETE, PRUNED or FAIL."""
+        """The number of trials that ended as COMPLETE, PRUNED or FAIL."""
         return sum(trial.state.name == state for trial in self.trials)
 
 
@@ -80,43 +78,43 @@ def open_study(
     pruner: "optuna.pruners.BasePruner | None" = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> "optuna.Study":
-    """The study of that name, created when it is missing; `enqueue` are parameters to begin with."""
+    """The study of that name, created when it is missing; `enqueue` lists parameters to start with."""
     optuna = extra("optuna")
-    given: dict[str, Any] = {"study_name": name[:_NAME_LIMIT], "storage": storage, "sampler": sampler, "pruner": pruner}
+    options: dict[str, Any] = dict(study_name=name[:_NAME_LIMIT], storage=storage, sampler=sampler, pruner=pruner)
     try:
-        study = optuna.load_study(**given)
+        study = optuna.load_study(**options)
     except KeyError:
-        study = optuna.create_study(**given, direction=direction, load_if_exists=True)
+        study = optuna.create_study(**options, direction=direction, load_if_exists=True)
     for params in enqueue:
         study.enqueue_trial(dict(params), skip_if_exists=True)
     return study
 
 
 def settled(study: "optuna.Study") -> Settled:
-    """What is done. A trial that somebody's death ended does not count."""
+    """The ended trials, without those that ended because their process died."""
     trials = study.get_trials(deepcopy=False)
-    lost = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
-    return Settled([t for t in trials if t.state.is_finished() and t.number not in lost], len(lost))
+    lost_numbers = {trial.user_attrs[RETRY_OF] for trial in trials if RETRY_OF in trial.user_attrs}
+    return Settled([t for t in trials if t.state.is_finished() and t.number not in lost_numbers], len(lost_numbers))
 
 
 def requeue(study: "optuna.Study", trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
-    """End trials that nobody runs any more, and have their parameters tried again."""
-    again = {trial.user_attrs.get(RETRY_OF) for trial in study.get_trials(deepcopy=False)}
+    """End trials that no process runs any more, and queue their parameters."""
+    requeued = {trial.user_attrs.get(RETRY_OF) for trial in study.get_trials(deepcopy=False)}
     failed = extra("optuna.trial").TrialState.FAIL
     for trial in trials:
-        # In this order: killed in between, the trial is still RUNNING, and this is done again.
-        if trial.number not in again:
-            # It may have died before it asked for what it was queued with.
+        # In this order: after a kill in between, the trial is still RUNNING, and this is repeated.
+        if trial.number not in requeued:
+            # It may have died before it asked for its queued parameters.
             params = {**queued(trial), **trial.params}
             study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
         study.tell(trial.number, state=failed, skip_if_finished=True)
 
 
 def queued(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
-    """The parameters that a trial was to try, where somebody has queued it."""
+    """The parameters that a trial was queued with, if it was."""
     return trial.system_attrs.get("fixed_params", {})
 
 
 def running(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
-    """The trials that somebody runs, or has left."""
+    """The trials that are running, or were when their process died."""
     return study.get_trials(deepcopy=False, states=(extra("optuna.trial").TrialState.RUNNING,))

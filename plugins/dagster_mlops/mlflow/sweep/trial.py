@@ -1,4 +1,4 @@
-"""One trial of a sweep: an MLflow run below the sweep's, with the trial's parameters, values and model."""
+"""One trial of a sweep: a child of the sweep's MLflow run, with the trial's parameters, values and model."""
 
 import math
 import time
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 TRIAL, STATE, STUDY = f"{NAMESPACE}.trial", f"{NAMESPACE}.trial_state", f"{NAMESPACE}.study"
-"""Tags of a trial's MLflow run: its number, how it ended, and the study it belongs to."""
+"""Tags of a trial's MLflow run: its number, its state, and its study."""
 CUT_OFF = "CUT_OFF"
 """The state of a trial that died with its process; Optuna's states are the others."""
 INTERMEDIATE = "intermediate/"
-"""What the metrics of the values that a trial reports on its way begin with."""
+"""Start of the names of the metrics with the values that a trial reports while it runs."""
 
 _STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED"}
-# A sweep goes on after a trial has failed, but not after these: they say that each other trial will do the same.
+# A sweep continues after a failed trial, but not after these errors, which each other trial would raise, too.
 _FOR_ALL = (TrainingRunError, dg.Failure, dg.RetryRequested)
 
 
@@ -47,12 +47,12 @@ def run_trial(
     stopped: Callable[[], bool] = lambda: False,
     exhausted: Callable[[], None] = lambda: None,
 ) -> "optuna.trial.FrozenTrial | None":
-    """Run a trial, log it, and tell the study; nothing of it any more once the sweep was `stopped`.
+    """Run a trial, log it, and report it to the study, unless the sweep was `stopped` meanwhile.
 
     `exhausted` is called when the sampler has nothing left to suggest.
 
     Raises:
-        TrainingRunError: the function logged no model or several, or returned no number.
+        TrainingRunError: the function logged no model or several, or did not return a number.
     """
     optuna = extra("optuna")
     tags = {TRIAL: str(trial.number), STUDY: study.study_name, runs.OWNER: runs.owner()}
@@ -68,7 +68,7 @@ def run_trial(
             state = "PRUNED"
         except _FOR_ALL:
             raise
-        except Exception as failure:  # noqa: BLE001 — whatever a trial's function raises is that trial's end
+        except Exception as failure:  # noqa: BLE001 — any error of the function fails its trial
             state, error = "FAIL", "".join(traceback.format_exception(failure))
         else:
             state = "COMPLETE" if _is_value(value) else "FAIL"
@@ -88,8 +88,8 @@ def run_trial(
         try:
             study.tell(trial, value, state=getattr(optuna.trial.TrialState, state))
         except RuntimeError:
-            # A sampler that has nothing left stops the study, which Optuna allows in its own loop only: the trial has
-            # ended nevertheless.
+            # A sampler with nothing left to suggest stops the study, which Optuna allows in its own loop only: the
+            # trial has ended nevertheless.
             if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
                 raise
             exhausted()
@@ -105,42 +105,42 @@ def close_left(
     only: int | None = None,
     is_alive: "Callable[[Run], bool]" = lambda run: False,
 ) -> int:
-    """Close the runs of trials that a process left open when it died: as the study says, or as killed.
+    """Close the runs that a dead process left open: with the state of their trial in the study, or as killed.
 
-    `only` is the number of the trial to look at; by default all are.
+    `only` is the number of one trial; by default, all are closed.
 
     Raises:
-        TrainingRunError: somebody who `is_alive` runs the trial.
+        TrainingRunError: the run `is_alive`.
     """
     ended = {trial.user_attrs.get(RUN_ID): trial for trial in settled(study).trials}
     query = f"tags.`{runs.PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
     if only is not None:
         query += f" and tags.`{TRIAL}` = '{only}'"
-    left = client.search_runs([parent.info.experiment_id], query, max_results=1000)
-    for run in left:
+    open_runs = client.search_runs([parent.info.experiment_id], query, max_results=1000)
+    for run in open_runs:
         if is_alive(run):
             raise TrainingRunError(
                 f"trial {run.data.tags[TRIAL]} of {study.study_name} is being run by {run.data.tags.get(runs.OWNER)} "
                 f"for Dagster run {run.data.tags.get(runs.DAGSTER_RUN)}. Wait for it or terminate it, then re-run."
             )
         if trial := ended.get(run.info.run_id):
-            # Killed between the study's answer and the run's end: everything was logged.
+            # Killed between the end of the trial and that of the run: everything was logged.
             client.set_terminated(run.info.run_id, _STATUS[trial.state.name])
         else:
             client.set_tag(run.info.run_id, STATE, CUT_OFF)
             runs.close_run(client, run, "KILLED", "its process died without closing it")
-    return len(left)
+    return len(open_runs)
 
 
 @dataclass
 class _Child:
     run: "Run"
-    status: str = "FAILED"  # what it ends with
+    status: str = "FAILED"  # at its end
 
 
 @contextmanager
 def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child]:
-    """A run below the sweep's, MLflow's active one in this thread, and closed however the block ends."""
+    """A child of the sweep's run, active in this thread and closed however the block ends."""
     mlflow = extra("mlflow")
     child = _Child(
         mlflow.start_run(
@@ -156,7 +156,7 @@ def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child
         yield child
     except BaseException as error:
         child.status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        # What fails now must not take the place of the error: an interruption would become a failure.
+        # A failure here must not replace the error: an interrupt would become a failure.
         with suppress(Exception):
             _end(child, parent)
         raise
@@ -164,7 +164,7 @@ def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child
 
 
 def _end(child: _Child, parent: "Run") -> None:
-    """Close what the function left open inside, and then the trial's own run."""
+    """Close the runs that the function left open, and then the trial's own."""
     mlflow = extra("mlflow")
     while (active := mlflow.active_run()) is not None and active.info.run_id != parent.info.run_id:
         mlflow.end_run(child.status)
@@ -175,20 +175,20 @@ def _end(child: _Child, parent: "Run") -> None:
 def _keep_model(
     client: "MlflowClient", study: "optuna.Study", run: "Run", waiting: list[Callable[[], Any]], value: float
 ) -> None:
-    """Store the model that the trial logged, if it is the best so far.
+    """Store the trial's model if it is the best so far.
 
     Raises:
-        TrainingRunError: there is none, or several.
+        TrainingRunError: the trial logged no model, or several.
     """
     models = len(waiting) or len(runs.logged_models(client, run))
     if models != 1:
         raise TrainingRunError(
             f"a trial logs exactly one model, this one logged {models}. Call dagster_mlops.mlflow.models.log_model("
-            "model, X) once before returning the value; it stores the model only if the trial is the best so far."
+            "model, X) once before returning the value; the model is stored only if the trial is the best so far."
         )
     best = [t.value for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE" and t.value is not None]
     sign = 1 if study.direction.name == "MAXIMIZE" else -1
-    # Of equal trials, Optuna calls the earliest the best, which need not be the first to end.
+    # Of trials with equal values, the best is the earliest for Optuna, which need not be the first to end.
     if waiting and all(sign * value >= sign * other for other in best):
         waiting[0]()
 
@@ -203,7 +203,7 @@ def _log(
     value: float | None,
     error: str,
 ) -> None:
-    """Everything that is known of a trial."""
+    """Log a trial's values, parameters and state to its run."""
     entities = extra("mlflow.entities")
     run_id = run.info.run_id
     began = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else run.info.start_time
@@ -221,16 +221,16 @@ def _log(
 
 
 def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
-    """Log parameters, except where a run has another value by that name already, which MLflow does not change."""
+    """Log parameters, except those that the run already has with another value, which MLflow cannot change."""
     entities = extra("mlflow.entities")
-    every = [entities.Param(name, str(chosen)) for name, chosen in params.items()]
+    every = [entities.Param(name, str(value)) for name, value in params.items()]
     if refused(INVALID, lambda: client.log_batch(run_id, params=every)):
         logged = client.get_run(run_id).data.params
         client.log_batch(run_id, params=[param for param in every if param.key not in logged])
 
 
 def final_point(client: "MlflowClient", run_id: str, metric: str, value: float) -> "Metric":
-    """What a function returned, as the latest point of the metric: the function may have logged others by that name."""
+    """The returned value as the latest point of the metric, of which the function may have logged others."""
     points = client.get_metric_history(run_id, metric)
     latest = max([time.time_ns() // 1_000_000, *(point.timestamp + 1 for point in points)])
     step = max((point.step for point in points), default=0)
@@ -238,10 +238,10 @@ def final_point(client: "MlflowClient", run_id: str, metric: str, value: float) 
 
 
 def _is_value(value: Any) -> bool:
-    """Whether a trial may end with this value.
+    """True for a value that a trial may end with; NaN is not.
 
     Raises:
-        TrainingRunError: it is no number at all.
+        TrainingRunError: it is not a number.
     """
     try:
         return not math.isnan(float(value))

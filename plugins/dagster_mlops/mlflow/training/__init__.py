@@ -1,4 +1,4 @@
-"""A training step: what is captured, logged and written on the run."""
+"""A training step: its facts, its run, its checkpoints."""
 
 from dagster_mlops.mlflow.training.checkpoints import Checkpoints, torch_checkpoints
 

@@ -1,4 +1,4 @@
-"""What a training run leaves in MLflow so that it can be run again: code, environment, machine, step and inputs."""
+"""The artifacts of a run from which it can be reproduced: code, environment, machine, step and inputs."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
-# Variables that change what a training computes, and hold no secret.
+# Variables that change a training's results, and hold no secrets.
 _DECISIVE = (
     "PYTHONHASHSEED",
     "OMP_NUM_THREADS",
@@ -50,22 +50,21 @@ def step_facts(
     *,
     code: CodeState,
     registered_model_name: str,
-    seed: int,
+    seed: int | None,
     reads: Sequence[Read],
 ) -> dict[str, Any]:
-    """Which step this is and what it was given, so that another process can run it again.
+    """The identity and the inputs of a step, so that another process can rerun it.
 
-    ``asset``, ``partition`` or ``partition_range``, ``config`` (of the op, secrets by name), the names of those of its
-    values that are kept without their ``secrets``, ``seed``, ``function``, the code ``location`` that defines it, where
-    Dagster knows (paths in the checkout are relative to it), the checkout as ``code`` (where it was cloned from, and in
-    it the working directory and what Python imports from), and what it ``reads``: each asset with its records, and
-    whether an IO manager gave it to the step.
+    ``asset``, ``partition`` or ``partition_range``, the op's ``config``, the names of the config's values that are kept
+    without their ``secrets``, ``seed``, ``function``, the code ``location`` that defines it, if Dagster has one (paths
+    in the checkout are relative to it), the checkout as ``code`` (with its origin, working directory and import path),
+    and ``reads``: the upstream assets with their records, and with whether an IO manager loaded them.
     """
     config, secrets = kept_config(context)
     if code.left_out:
         context.log.warning(
-            f"{len(code.left_out)} uncommitted changes are not kept with the run, which can be run again only without "
-            f"them: {', '.join(code.left_out[:_MOST_NAMED])}. Commit what the training reads, or keep it with DVC."
+            f"{len(code.left_out)} uncommitted changes are not kept with the run, and a rerun will lack them: "
+            f"{', '.join(code.left_out[:_MOST_NAMED])}. Commit the files that the training reads, or keep them in DVC."
         )
     return {
         "schema": _SCHEMA,
@@ -87,7 +86,7 @@ def step_facts(
 
 
 def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
-    """The machine and what on it decides a result: Python, system, processor, container, GPUs, libraries, switches."""
+    """The machine as far as it decides a result: Python, system, processor, container, GPUs, libraries, switches."""
     facts: dict[str, Any] = {
         "schema": _SCHEMA,
         "python": platform.python_version(),
@@ -104,12 +103,12 @@ def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
 
 
 def switches() -> dict[str, Any]:
-    """Those of the system's facts that a training can change: variables, and how PyTorch computes."""
+    """The facts of the system that a training can change: variables, and PyTorch's switches."""
     return {"environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ}, "torch": _torch()}
 
 
 def log_system(store: "ArtifactRepository", system: Mapping[str, Any]) -> None:
-    """Write what is known of the machine once more, because the training has changed it."""
+    """Write the system's facts once more, after the training has changed them."""
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         file = Path(scratch, SYSTEM)
         file.write_text(json.dumps(system, indent=1) + "\n")
@@ -117,7 +116,7 @@ def log_system(store: "ArtifactRepository", system: Mapping[str, Any]) -> None:
 
 
 def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
-    """The artifacts of a run, by where they are: a client would ask the server for that first."""
+    """The artifact store of a run, by its URI, which a client would request from the server first."""
     registry = extra("mlflow.store.artifact.artifact_repository_registry")
     return registry.get_artifact_repository(run.info.artifact_uri, resource.address)
 
@@ -130,13 +129,13 @@ def log_capture(
     step: Mapping[str, Any],
     system: Mapping[str, Any],
 ) -> None:
-    """Write all of it below ``code/`` of the run, in one upload."""
+    """Upload all of it to the run's folder ``code/`` at once."""
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         folder = Path(scratch)
         (folder / PACKAGES).write_text(requirements())
         licences = {package["name"]: package["licence"] for package in installed_packages()}
         (folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
-        # Config and records may hold what JSON has no type for, and addresses with passwords.
+        # Config and records may hold values that are not JSON, and URLs with passwords.
         (folder / STEP).write_text(json.dumps(masked_strings(step), indent=1, default=str) + "\n")
         (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")
         if code.diff:
@@ -147,8 +146,8 @@ def log_capture(
 
 
 def partitions_of(context: dg.AssetExecutionContext) -> str:
-    """The partition, or ``first...last`` where one run trains on several; empty where the asset has none."""
-    if context.assets_def.partitions_def is None:  # in a run of the partitions of other assets, perhaps
+    """The partition, or ``first...last`` when one run trains on several; empty when the asset has none."""
+    if context.assets_def.partitions_def is None:  # the run may be of other assets' partitions
         return ""
     if context.has_partition_key:
         return context.partition_key
@@ -160,41 +159,45 @@ def _range(context: dg.AssetExecutionContext) -> tuple[str, str]:
 
 
 def _location(context: dg.AssetExecutionContext, toplevel: str) -> dict[str, str]:
-    """Where Dagster loaded the definitions from; empty for `dg.materialize`, which was handed them."""
+    """The code location of the definitions; empty for `dg.materialize`, which has none."""
     origin = context.run.job_code_origin
     pointer = getattr(origin.repository_origin, "code_pointer", None) if origin else None
     names = ("module", "python_file", "fn_name", "attribute", "working_directory")
-    found = {name: str(value) for name in names if (value := getattr(pointer, name, None))}
+    fields = {name: str(value) for name in names if (value := getattr(pointer, name, None))}
     for name in ("python_file", "working_directory"):
-        if name in found:  # as it was given to Dagster
-            found[name] = _inside(found[name], toplevel) or os.path.abspath(found[name])
-    return found
+        if name in fields:
+            fields[name] = _inside(fields[name], toplevel) or os.path.abspath(fields[name])
+    return fields
 
 
 def _inside(path: str, toplevel: str) -> str:
-    """A path relative to the checkout, whichever links lead to it; empty for one elsewhere."""
-    there = (place(path) for place in (os.path.abspath, os.path.realpath))
-    return next((os.path.relpath(p, toplevel) for p in there if toplevel and Path(p).is_relative_to(toplevel)), "")
+    """A path relative to the checkout, with or without resolved links; empty for one elsewhere."""
+    paths = (resolve(path) for resolve in (os.path.abspath, os.path.realpath))
+    return next((os.path.relpath(p, toplevel) for p in paths if toplevel and Path(p).is_relative_to(toplevel)), "")
 
 
 def _import_roots(function: Callable[..., Any], toplevel: str) -> list[str]:
-    """The folders of the checkout that Python imports from, without those of a virtual environment in it."""
+    """Python's import path in the checkout, without virtual environments."""
     inner = inspect.unwrap(function)
     source = Path(inspect.getsourcefile(inner) or "").absolute()
     module = source.parent if source.name == "__init__.py" else source.with_suffix("")
-    names = (inner.__module__ or "").split(".")  # code that was not imported belongs to none
-    # An editable install may import by a hook instead of by the path.
-    own = [str(module.parents[len(names) - 1])] if list(module.parts[-len(names) :]) == names else []
+    names = (inner.__module__ or "").split(".")  # empty for code that was not imported
+    # An editable install may use an import hook instead of the path.
+    function_root = [str(module.parents[len(names) - 1])] if list(module.parts[-len(names) :]) == names else []
     installed = [os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix) if _inside(prefix, toplevel)]
-    folders = [f for f in (*sys.path, *own) if not any(Path(os.path.realpath(f)).is_relative_to(i) for i in installed)]
-    return list(dict.fromkeys(found for folder in folders if (found := _inside(folder, toplevel))))
+    folders = [
+        f
+        for f in (*sys.path, *function_root)
+        if not any(Path(os.path.realpath(f)).is_relative_to(i) for i in installed)
+    ]
+    return list(dict.fromkeys(root for folder in folders if (root := _inside(folder, toplevel))))
 
 
 def _checkout(code: CodeState, function: Callable[..., Any]) -> dict[str, Any]:
     if not code.commit:
         return {}
     origin = git(Path(code.toplevel), "remote", "get-url", "origin")
-    found = {
+    checkout = {
         "commit": code.commit,
         "branch": code.branch,
         "dirty": code.dirty_hash,
@@ -205,7 +208,7 @@ def _checkout(code: CodeState, function: Callable[..., Any]) -> dict[str, Any]:
         "submodules": dict(code.submodules),
         "left_out": list(code.left_out[:_MOST_NAMED]),
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in checkout.items() if value}
 
 
 def _processor() -> str:
@@ -217,23 +220,23 @@ def _processor() -> str:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """The NVIDIA GPUs that the driver shows; none where there is no driver."""
+    """The NVIDIA GPUs that the driver lists; none without a driver."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
-    wanted = ("name", "driver_version", "memory.total", "uuid")
-    query = [command, f"--query-gpu={','.join(wanted)}", "--format=csv,noheader"]
+    columns = ("name", "driver_version", "memory.total", "uuid")
+    query = [command, f"--query-gpu={','.join(columns)}", "--format=csv,noheader"]
     try:
-        done = run_program(query, timeout=_DRIVER_TIMEOUT)
+        process = run_program(query, timeout=_DRIVER_TIMEOUT)
     except (OSError, ChildError):
         return []
-    lines = done.stdout.decode(errors="replace").splitlines() if done.returncode == 0 else []
+    lines = process.stdout.decode(errors="replace").splitlines() if process.returncode == 0 else []
     rows = [line.split(", ") for line in lines]
-    return [dict(zip(wanted, row, strict=True)) for row in rows if len(row) == len(wanted)]
+    return [dict(zip(columns, row, strict=True)) for row in rows if len(row) == len(columns)]
 
 
 def _torch() -> dict[str, Any]:
-    """How PyTorch computes, where the training has imported it."""
+    """PyTorch's versions and switches; empty when the training has not imported it."""
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return {}

@@ -1,4 +1,4 @@
-"""A step's config as MLflow shows it: params with dotted names, without secrets."""
+"""A step's config as MLflow params: with dotted names, without secrets."""
 
 import hashlib
 import json
@@ -12,28 +12,28 @@ from dagster_mlops.provenance import mask_credentials
 
 _DEFAULT = object()
 PREFIX = "config."
-"""What the names begin with, so that none is a param which the training function logs."""
-_LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow takes
+"""Start of the names, so that none is a param which the training function logs."""
+_LONGEST_NAME, _LONGEST_VALUE = 250, 6000  # characters that MLflow accepts
 
 
 def visible_config(context: dg.AssetExecutionContext) -> Any:
-    """The op's config with defaults; what comes from the environment is the variable's name, as ``{"env": NAME}``."""
+    """The op's config with defaults; a value from the environment is the variable's name, as ``{"env": NAME}``."""
     schema = context.op_execution_context.op_def.config_schema.config_type
-    return _hide(_named(context.op_execution_context.op_config, schema), _written(context, None))
+    return _hide(_enums_by_name(context.op_execution_context.op_config, schema), _run_config(context, None))
 
 
 def kept_config(context: dg.AssetExecutionContext) -> tuple[Any, tuple[str, ...]]:
-    """The same config without credentials, which are ``***``, and the dotted names of the values that had some.
+    """The same config with credentials as ``***``, and the dotted names of the values that had some.
 
-    A default with a credential is left out, and no loss: the code says it again.
+    A default with a credential is left out without being named: the code still has it.
     """
-    lost: list[str] = []
-    kept = _keep(visible_config(context), _written(context, _DEFAULT), (), lost)
-    return None if kept is _DEFAULT else kept, tuple(lost)
+    secrets: list[str] = []
+    config = _keep(visible_config(context), _run_config(context, _DEFAULT), (), secrets)
+    return None if config is _DEFAULT else config, tuple(secrets)
 
 
 def masked_strings(value: Any) -> Any:
-    """The same value with the credentials of each string in it masked: in the JSON text of it they have no clear end.
+    """The same value with the credentials in each of its strings masked: in its JSON text they have no clear end.
 
     >>> masked_strings({"urls": ["https://host/rows.csv?api_key=abc", "s3://bucket/rows"], "rate": 0.1})
     {'urls': ['https://host/rows.csv?api_key=***', 's3://bucket/rows'], 'rate': 0.1}
@@ -48,7 +48,7 @@ def masked_strings(value: Any) -> Any:
 def config_params(config: Any, kept_in: str) -> dict[str, str]:
     """Params of a config: nested names are joined by dots, lists are JSON, a value that is too long ends in its hash.
 
-    `kept_in` is the artifact that has all of it.
+    `kept_in` is the artifact with the whole config.
 
     >>> config_params({"lr": 0.1, "layers": [64, 32], "data": {"rows": None}}, "code/step.json")
     {'config.lr': '0.1', 'config.layers': '[64, 32]', 'config.data.rows': 'None'}
@@ -66,10 +66,10 @@ def config_params(config: Any, kept_in: str) -> dict[str, str]:
     return params
 
 
-def _written(context: dg.AssetExecutionContext, otherwise: Any) -> Any:
-    """The config as the run was given it, without defaults."""
+def _run_config(context: dg.AssetExecutionContext, default: Any) -> Any:
+    """The op's config in the run's config, without defaults."""
     run_config: Any = context.run.run_config
-    return run_config.get("ops", {}).get(context.op_execution_context.op_handle.name, {}).get("config", otherwise)
+    return run_config.get("ops", {}).get(context.op_execution_context.op_handle.name, {}).get("config", default)
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -87,51 +87,52 @@ def _text(value: Any) -> str:
     return json.dumps(masked, default=str) if isinstance(value, list | tuple | Mapping) else str(masked)
 
 
-def _named(value: Any, schema: Any) -> Any:
-    """The config with enums by name, as a run is given them: what the op gets are their values."""
+def _enums_by_name(value: Any, schema: Any) -> Any:
+    """The config with enums by name, as in a run's config; the op gets their values."""
     if schema is None or value is None:
         return value
     if schema.kind.name == "NONEABLE":
-        return _named(value, schema.inner_type)
+        return _enums_by_name(value, schema.inner_type)
     if schema.kind.name == "ENUM":
-        return next((known.config_value for known in schema.enum_values if known.python_value == value), value)
+        return next((member.config_value for member in schema.enum_values if member.python_value == value), value)
     if isinstance(value, Mapping):
-        # A field of a config, or any of a dictionary.
+        # A field of a config, or an entry of a dictionary.
         fields, inner = getattr(schema, "fields", {}), getattr(schema, "inner_type", None)
         kinds = {name: fields[name].config_type if name in fields else inner for name in value}
-        return {name: _named(below, kinds[name]) for name, below in value.items()}
+        return {name: _enums_by_name(below, kinds[name]) for name, below in value.items()}
     inner = getattr(schema, "inner_type", schema)
-    return [_named(below, inner) for below in value] if isinstance(value, list) else value
+    return [_enums_by_name(below, inner) for below in value] if isinstance(value, list) else value
 
 
-def _hide(value: Any, written: Any) -> Any:
-    if isinstance(written, Mapping) and set(written) == {"env"} and not isinstance(value, Mapping):
-        return dict(written)
+def _hide(value: Any, source: Any) -> Any:
+    if isinstance(source, Mapping) and set(source) == {"env"} and not isinstance(value, Mapping):
+        return dict(source)
     if isinstance(value, Mapping):
-        below = written if isinstance(written, Mapping) else {}
-        return {name: _hide(found, below.get(name)) for name, found in value.items()}
-    if isinstance(value, list) and isinstance(written, list | tuple) and len(value) == len(written):
-        return [_hide(*pair) for pair in zip(value, written, strict=True)]
+        sources = source if isinstance(source, Mapping) else {}
+        return {name: _hide(below, sources.get(name)) for name, below in value.items()}
+    if isinstance(value, list) and isinstance(source, list | tuple) and len(value) == len(source):
+        return [_hide(*pair) for pair in zip(value, source, strict=True)]
     return value
 
 
-def _keep(value: Any, written: Any, path: tuple[str, ...], lost: list[str]) -> Any:
+def _keep(value: Any, source: Any, path: tuple[str, ...], secrets: list[str]) -> Any:
     if isinstance(value, Mapping):
-        below = written if isinstance(written, Mapping) else {}
-        found = {name: _keep(one, below.get(name, _DEFAULT), (*path, str(name)), lost) for name, one in value.items()}
-        kept = {name: one for name, one in found.items() if one is not _DEFAULT}
+        sources = source if isinstance(source, Mapping) else {}
+        values = {
+            name: _keep(below, sources.get(name, _DEFAULT), (*path, str(name)), secrets)
+            for name, below in value.items()
+        }
+        without_defaults = {name: below for name, below in values.items() if below is not _DEFAULT}
         # A nested default is left out as a whole: half a dictionary is another one.
-        return _DEFAULT if path and written is _DEFAULT and len(kept) < len(found) else kept
+        return _DEFAULT if path and source is _DEFAULT and len(without_defaults) < len(values) else without_defaults
     if isinstance(value, list):
-        below = written if isinstance(written, list | tuple) and len(written) == len(value) else [written] * len(value)
-        kept = [
-            _keep(one, given, (*path, str(i)), lost) for i, (one, given) in enumerate(zip(value, below, strict=True))
-        ]
-        return _DEFAULT if _DEFAULT in kept else kept
+        sources = source if isinstance(source, list | tuple) and len(source) == len(value) else [source] * len(value)
+        items = [_keep(*pair, (*path, str(i)), secrets) for i, pair in enumerate(zip(value, sources, strict=True))]
+        return _DEFAULT if _DEFAULT in items else items
     masked = mask_credentials(value) if isinstance(value, str) else value
     if masked == value:
         return value
-    if written is _DEFAULT:
+    if source is _DEFAULT:
         return _DEFAULT
-    lost.append(".".join(path))
+    secrets.append(".".join(path))
     return masked

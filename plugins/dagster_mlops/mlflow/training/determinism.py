@@ -1,4 +1,4 @@
-"""The same numbers again: seeds, and switches of PyTorch, also where it is imported later."""
+"""Repeatable results: seeds, and PyTorch's switches, also when it is imported later."""
 
 import importlib.util
 import random
@@ -16,9 +16,9 @@ from dagster_mlops.core.extras import extra
 
 @contextmanager
 def repeatable(seed: int, *, deterministic: bool) -> Iterator[None]:
-    """Seed `random`, NumPy and PyTorch; `deterministic` also lets PyTorch refuse operations that are not.
+    """Seed `random`, NumPy and PyTorch; with `deterministic`, PyTorch also refuses operations that are not.
 
-    PyTorch is treated when it is imported, if the block does so. Its switches are put back at the end, seeds are not.
+    PyTorch is set up when the block imports it. Its switches are restored at the end, seeds are not.
     """
     undo: list[Callable[[], None]] = []
 
@@ -29,7 +29,7 @@ def repeatable(seed: int, *, deterministic: bool) -> Iterator[None]:
 
     random.seed(seed)
     extra("numpy", extra="mlflow").random.seed(seed % 2**32)
-    # cuBLAS reads its variable when it starts; there is no determinism without it.
+    # cuBLAS reads this variable when it starts, and is not deterministic without it.
     with environment(**({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if deterministic else {})):
         at_import = _AtImport("torch", prepare)
         if torch := sys.modules.get("torch"):

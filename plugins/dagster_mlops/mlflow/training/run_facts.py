@@ -1,4 +1,4 @@
-"""What is known about a training run before it starts: code, inputs, environment, and the Dagster step."""
+"""The facts of a training run before it starts: code, inputs, environment, and the Dagster step."""
 
 import dataclasses
 import hashlib
@@ -28,12 +28,24 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_PARAMS_PER_REQUEST = 100  # as many as MLflow takes
+_PARAMS_PER_REQUEST = 100  # MLflow's limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The settings of a training asset; `seed` is None where another one may have been used."""
+
+    function: Callable[..., Any]
+    registered_model_name: str
+    experiment: str | None
+    seed: int | None
+    deterministic: bool
+    system_metrics: bool
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """The facts in the forms that MLflow takes: tags, params, dataset inputs, artifacts."""
+    """The facts in MLflow's forms: tags, params, dataset inputs, artifacts."""
 
     name: str
     tags: Mapping[str, str]
@@ -51,13 +63,13 @@ class RunFacts:
         return {dataset.path: dataset.md5 for dataset in self.inputs}
 
     def log(self, client: "MlflowClient", resource: MlflowResource, run: "Run", attempt: int) -> TrainingRun:
-        """Write everything to the run, in one request per kind, and give back the record."""
+        """Write everything to the run, in one request per kind, and return the record."""
         entities = extra("mlflow.entities")
         run_id = run.info.run_id
         record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
-        # A new run has got the others when it was created. What the user has made of the description stays.
-        known = {name: value for name, value in self.tags.items() if name != runs.NOTE} if attempt else {}
-        tags = {**known, runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
+        # A new run was created with its tags. A description that the user has edited stays.
+        updates = {name: value for name, value in self.tags.items() if name != runs.NOTE} if attempt else {}
+        tags = {**updates, runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
         params = [entities.Param(name, value) for name, value in self.params.items()]
         for first in range(0, max(len(params), 1), _PARAMS_PER_REQUEST):
             client.log_batch(
@@ -84,27 +96,18 @@ class RunFacts:
         try:
             store = capture.artifact_store(resource, run)
             capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
-        except Exception as error:  # each kind of store has errors of its own
+        except Exception as error:  # each kind of store has its own errors
             raise TrackingError(
                 f"The artifact store {mask_credentials(str(run.info.artifact_uri))} of experiment "
-                f"{self.record.experiment!r} cannot be written: {type(error).__name__}: "
+                f"{self.record.experiment!r} cannot be written to: {type(error).__name__}: "
                 f"{mask_credentials(str(error))[:500]}\nThe model would be lost after the training. Let this machine "
-                "write there (mount, bucket policy, credentials), or give a new experiment another artifact_location."
+                "write to it (mount, bucket policy, credentials), or give a new experiment another artifact_location."
             ) from error
         return record
 
 
-def run_facts(
-    context: dg.AssetExecutionContext,
-    resource: MlflowResource,
-    *,
-    experiment: str,
-    seed: int,
-    deterministic: bool,
-    function: Callable[..., Any],
-    registered_model_name: str,
-) -> RunFacts:
-    """Gather the facts; `function` is the user's, which trains.
+def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, training: Training) -> RunFacts:
+    """Gather the facts.
 
     Raises:
         ProvenanceError: an upstream record cannot be read, or there are too many of them for MLflow's tags.
@@ -114,7 +117,7 @@ def run_facts(
     refs = tuple(dict.fromkeys(record.ref for record in upstream))
     training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
-    source = Path(inspect.getsourcefile(inspect.unwrap(function)) or ".")
+    source = Path(inspect.getsourcefile(inspect.unwrap(training.function)) or ".")
     code = code_state(source)
     commit = (Ref("git", "commit", code.commit, at=code.toplevel),) if code.commit else ()
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
@@ -123,13 +126,13 @@ def run_facts(
     record = TrainingRun(
         run_id="0" * 32,
         tracking_uri=mask_credentials(resource.uri),
-        experiment=experiment,
+        experiment=training.experiment or resource.experiment,
         code_commit=code.commit,
         dirty=code.dirty_hash,
         lock_hash=digest(lock) if lock else "",
         python=platform.python_version(),
         platform=platform.platform(),
-        seed=seed,
+        seed=training.seed,
         feature_service=training_set.feature_service if training_set else "",
         registry_hash=training_set.registry_hash if training_set else "",
         upstream=(*refs, *commit),
@@ -137,9 +140,9 @@ def run_facts(
         dagster_asset=step["dagster_asset"],
         dagster_partition=step["dagster_partition"],
     )
-    runs.record_tag(record)  # too long is said before anything is created
-    given = [[str(ref) for ref in refs], _versions_read(context, {record.dagster_asset for record in upstream})]
-    inputs_text = [record.code_commit, record.dirty, record.lock_hash, seed, config, given]
+    runs.record_tag(record)  # raises before anything is created
+    reads_text = [[str(ref) for ref in refs], _versions_read(context, {record.dagster_asset for record in upstream})]
+    inputs_text = [record.code_commit, record.dirty, record.lock_hash, training.seed, config, reads_text]
     system = capture.system_facts(context)
     url = resource.dagster_run_url(context.run.run_id)
     target = runs.target_of(step["dagster_asset"], step["dagster_partition"])
@@ -163,8 +166,8 @@ def run_facts(
         f"{NAMESPACE}.platform": record.platform,
         f"{NAMESPACE}.container": system.get("container", ""),
         f"{NAMESPACE}.gpu": ", ".join(gpu["name"] for gpu in system.get("gpus", ())),
-        f"{NAMESPACE}.seed": str(seed),
-        f"{NAMESPACE}.deterministic": "true" if deterministic else "",
+        f"{NAMESPACE}.seed": "" if training.seed is None else str(training.seed),
+        f"{NAMESPACE}.deterministic": "true" if training.deterministic else "",
         f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
         f"{NAMESPACE}.feature_service": record.feature_service,
         f"{NAMESPACE}.registry_hash": record.registry_hash,
@@ -175,25 +178,25 @@ def run_facts(
         runs.NOTE: f"Trained by Dagster: [run {context.run.run_id[:8]}]({url})" if url else "",
     }
     name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
-    again = capture.step_facts(
+    step_file = capture.step_facts(
         context,
-        function,
+        training.function,
         code=code,
-        registered_model_name=registered_model_name,
-        seed=seed,
+        registered_model_name=training.registered_model_name,
+        seed=training.seed,
         reads=reads,
     )
     tags = {key: value for key, value in tags.items() if value}
     params = config_params(config, f"{CODE}/{STEP}")
-    # Longer names of runs are refused by databases that keep to their columns.
-    return RunFacts(name[:250], tags, params, inputs, code, record, lock, again, system)
+    # Some databases refuse a longer name of a run.
+    return RunFacts(name[:250], tags, params, inputs, code, record, lock, step_file, system)
 
 
 def _versions_read(context: dg.AssetExecutionContext, recorded: set[str]) -> dict[str, str]:
-    """The data versions of the inputs without a record, of which nothing else tells whether they are the same again."""
-    # Dagster has looked them up when the step began, and has no public name for what it found.
-    found = context.get_step_execution_context().input_asset_records or {}
-    versions = {key.to_user_string(): str(info.data_version) for key, info in found.items() if info}
+    """The data versions of the inputs without a record: the only sign of whether they have changed."""
+    # Dagster looked them up when the step started; its name for the result is not public.
+    infos = context.get_step_execution_context().input_asset_records or {}
+    versions = {key.to_user_string(): str(info.data_version) for key, info in infos.items() if info}
     return {name: version for name, version in versions.items() if name not in recorded}
 
 

@@ -1,9 +1,8 @@
-"""One training step, from the look for earlier attempts to the model version."""
+"""One training step, from the search for earlier attempts to the model version."""
 
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -22,7 +21,7 @@ from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.training.capture import artifact_store, log_system, switches
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.logged_model import the_model
-from dagster_mlops.mlflow.training.run_facts import RunFacts
+from dagster_mlops.mlflow.training.run_facts import RunFacts, Training, run_facts
 from dagster_mlops.mlflow.training.system_metrics import watched
 from dagster_mlops.mlflow.training.ui_metadata import present_run
 
@@ -31,40 +30,46 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a training asset was given besides its function."""
-
-    registered_model_name: str
-    experiment: str | None
-    seed: int
-    deterministic: bool
-    system_metrics: bool
-
-
 def train_step(
+    call: Callable[[], Any],
+    context: dg.AssetExecutionContext,
+    resource: MlflowResource,
+    training: Training,
+) -> dg.MaterializeResult:
+    """Train inside the run of this step, register the model, and return the metadata.
+
+    Raises:
+        Failure: the function breaks the contract of a training, which no retry changes.
+    """
+    facts = run_facts(context, resource, training)
+    try:
+        return _train_step(call, context, resource, training, facts)
+    except TrainingRunError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _train_step(
     call: Callable[[], Any],
     context: dg.AssetExecutionContext,
     resource: MlflowResource,
     training: Training,
     facts: RunFacts,
 ) -> dg.MaterializeResult:
-    """Train inside the run that belongs to this step, register the model, and say what came out."""
     first = runs.TRAINING_TAG not in context.run.tags
     if first:
-        # Tells the sensor which Dagster runs may leave an MLflow run behind.
+        # For the sensor: this Dagster run may leave an MLflow run behind.
         context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
     with resource.activate_experiment(training.experiment) as (client, experiment_id):
         if first:
             check_version(resource.uri, timeout=resource.connect_timeout)
         earlier = runs.latest_runs(client, experiment_id, facts.tags[runs.TARGET])
-        found = runs.find_run(context, earlier, facts.tags)
-        for run_id in runs.close_orphans(client, context.instance, earlier, but=found):
-            context.log.warning(f"Closed MLflow run {run_id}, which a process that died had left running.")
-        model = _trained_before(client, context, found, training, facts)
-        attempt = int(found.data.tags.get(runs.ATTEMPT, 0)) + 1 if found else 0
+        previous = runs.find_run(context, earlier, facts.tags)
+        for run_id in runs.close_orphans(client, context.instance, earlier, but=previous):
+            context.log.warning(f"Closed MLflow run {run_id}, which a dead process had left running.")
+        model = _trained_before(client, context, previous, training, facts)
+        attempt = int(previous.data.tags.get(runs.ATTEMPT, 0)) + 1 if previous else 0
 
-        result, taken = None, {}
+        result, usage = None, {}
         with (
             parent_run(context, client, resource, experiment_id) as parent,
             open_run(
@@ -74,19 +79,19 @@ def train_step(
                 experiment_id,
                 name=facts.name,
                 tags={**facts.tags, **({runs.PARENT: parent} if parent else {})},
-                continued=found,
+                continued=previous,
             ) as run,
         ):
             run_id = run.info.run_id
             context.log.info(f"MLflow run {run_id} (attempt {attempt}) {resource.run_url(experiment_id, run_id)}")
-            for name in {runs.CLOSED, runs.TRAINED}.intersection(found.data.tags if found else ()):
+            for name in {runs.CLOSED, runs.TRAINED}.intersection(previous.data.tags if previous else ()):
                 client.delete_tag(run_id, name)
             record = facts.log(client, resource, run, attempt)
             if model is not None:
-                context.log.info("An earlier attempt has trained the model on the same code and inputs: it is taken.")
+                context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
-                before = {logged.model_id for logged in runs.logged_models(client, run)} if found else set()
-                result, taken = _train(call, client, resource, training, facts, run)
+                before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
+                result, usage = _train(call, client, resource, training, facts, run)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
                 model = the_model(context, logged, resource.address)
                 if before:
@@ -95,7 +100,7 @@ def train_step(
             run = client.get_run(run_id)
             try:
                 version = register(
-                    client, training.registered_model_name, model, run, record, facts.datasets, again=attempt > 0
+                    client, training.registered_model_name, model, run, record, facts.datasets, is_retry=attempt > 0
                 )
             except Exception:
                 with suppress(extra("mlflow.exceptions").MlflowException, OSError):
@@ -104,18 +109,18 @@ def train_step(
 
         metadata, record = present_run(resource, run, record)
         version_url = resource.version_url(version.name, version.version)
-    given = result if isinstance(result, dg.MaterializeResult) else dg.MaterializeResult()
+    result = result or dg.MaterializeResult()
     return dg.MaterializeResult(
         metadata={
             **record.to_metadata(),
             **version.to_metadata(),
             **metadata,
-            **taken,
+            **usage,
             **link(VERSION_URL, version_url),
-            **(given.metadata or {}),
+            **(result.metadata or {}),
         },
-        check_results=given.check_results,
-        tags=given.tags,
+        check_results=result.check_results,
+        tags=result.tags,
         data_version=dg.DataVersion(f"{version.name}/{version.version}"),
     )
 
@@ -127,60 +132,60 @@ def _train(
     training: Training,
     facts: RunFacts,
     run: "Run",
-) -> tuple[Any, dict[str, float]]:
-    """What the function returns, and what it took as metadata."""
+) -> tuple[dg.MaterializeResult | None, dict[str, float]]:
+    """The function's result, and metadata of its time and resources."""
     began = time.monotonic()
     watch = watched(client, run.info.run_id) if training.system_metrics else nullcontext(dict)
     with (
-        watch as taken,
-        repeatable(training.seed, deterministic=training.deterministic),
+        watch as usage,
+        nullcontext() if training.seed is None else repeatable(training.seed, deterministic=training.deterministic),
         delivered_outside_of_databases(),
     ):
         result = _call(call)
         metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
-        now = switches()
-    if any(facts.system.get(name, {}) != value for name, value in now.items()):
-        log_system(artifact_store(resource, run), {**facts.system, **now})
-    return result, {**metadata, **taken()}
+        changeable = switches()
+    if any(facts.system.get(name, {}) != value for name, value in changeable.items()):
+        log_system(artifact_store(resource, run), {**facts.system, **changeable})
+    return result, {**metadata, **usage()}
 
 
 def _trained_before(
     client: "MlflowClient",
     context: dg.AssetExecutionContext,
-    found: "Run | None",
+    previous: "Run | None",
     training: Training,
     facts: RunFacts,
 ) -> "LoggedModel | None":
-    """The model of an earlier attempt, when only recording it is left to do.
+    """The model of the `previous` attempt, if it only has to be recorded.
 
-    An asset with checks of its own must run to evaluate them.
+    An asset with its own checks must run to evaluate them.
     """
-    same = found is not None and found.data.tags.get(runs.INPUTS) == facts.tags[runs.INPUTS]
-    if found is None or not same or context.op_execution_context.selected_asset_check_keys:
+    same = previous is not None and previous.data.tags.get(runs.INPUTS) == facts.tags[runs.INPUTS]
+    if previous is None or not same or context.op_execution_context.selected_asset_check_keys:
         return None
-    model_id = found.data.tags.get(runs.TRAINED)
+    model_id = previous.data.tags.get(runs.TRAINED)
     if model_id is None:
-        versions = client.search_model_versions(f"run_id='{found.info.run_id}'")
+        versions = client.search_model_versions(f"run_id='{previous.info.run_id}'")
         model_id = next((logged_model_id(v) for v in versions if v.name == training.registered_model_name), None)
     return client.get_logged_model(model_id) if model_id else None
 
 
-def _call(call: Callable[[], Any]) -> Any:
+def _call(call: Callable[[], Any]) -> dg.MaterializeResult | None:
     try:
         result = call()
     except extra("mlflow.exceptions").MlflowException as error:
         if "skops_trusted_types" not in str(error):
             raise
         raise TrainingRunError(
-            f"MLflow stores scikit-learn models with skops, which refuses types it does not know: {str(error)[:300]}\n"
+            f"MLflow stores scikit-learn models with skops, which refuses unknown types: {str(error)[:300]}\n"
             'Give log_model skops_trusted_types=[…] with the types named above, or serialization_format="cloudpickle".'
         ) from error
     except Exception as error:
-        if type(error) is not Exception or "is already active" not in str(error):  # MLflow has no type for it
+        if type(error) is not Exception or "is already active" not in str(error):  # MLflow has no error class for it
             raise
         raise TrainingRunError(
-            "the MLflow run of this step is open when the training function begins. Leave out mlflow.start_run(), or "
-            "write mlflow.start_run(nested=True) for a run below it; the model is logged in the run that is open."
+            "the MLflow run of this step is open when the training function starts. Leave out mlflow.start_run(), or "
+            "write mlflow.start_run(nested=True) for a nested run; log the model in the open run."
         ) from error
     if result is None:
         return None
@@ -192,6 +197,6 @@ def _call(call: Callable[[], Any]) -> Any:
     if result.data_version is not None or result.value is not dg.MaterializeResult().value:
         raise TrainingRunError(
             "the training function returned a MaterializeResult with a value or a data version. Leave both out: the "
-            "asset is a model version, what depends on it loads that from MLflow, and its data version names it."
+            "asset is a model version, downstream assets load it from MLflow, and its data version names it."
         )
     return result

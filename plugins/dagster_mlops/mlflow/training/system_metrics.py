@@ -1,4 +1,4 @@
-"""How much of the machine a training takes: in MLflow's tab of system metrics while it runs, in Dagster afterwards."""
+"""A training's use of the machine: in MLflow's system metrics while it runs, in Dagster afterwards."""
 
 import importlib.util
 import logging
@@ -20,10 +20,10 @@ _SAMPLE_S, _POINT_S, _SEND_S = 1.0, 10.0, 30.0  # seconds: between samples, poin
 
 @contextmanager
 def watched(client: "MlflowClient", run_id: str) -> Iterator[Callable[[], dict[str, float]]]:
-    """Watch the machine for as long as the block runs. What is given tells, after it, what the block took.
+    """Watch the machine while the block runs. The function that is yielded returns, afterwards, what the block used.
 
-    A sample is taken each second, a point of the curves is the mean of ten, and three points go to the server at once:
-    one request in 30 s, and none at all in a training that is shorter than 10 s.
+    A sample is taken each second, a point of the curves is the mean of ten, and three points are sent at once: one
+    request in 30 s, and none in a training of less than 10 s.
     """
     if importlib.util.find_spec("psutil") is None:
         yield dict
@@ -50,9 +50,9 @@ class _Watch:
     def run(self) -> None:
         try:
             self._sample(_monitors())
-        except Exception as error:  # noqa: BLE001 - whatever a driver or the system says, the training goes on
-            told = f"{type(error).__name__}: {error}"
-            logging.getLogger(__name__).warning("the machine is not watched any more: %s", told)
+        except Exception as error:  # noqa: BLE001 - whatever a driver or the system raises, the training continues
+            reason = f"{type(error).__name__}: {error}"
+            logging.getLogger(__name__).warning("the machine is no longer watched: %s", reason)
 
     def _sample(self, monitors: list[Any]) -> None:
         point_at, send_at, step = self.began + _POINT_S, self.began + _SEND_S, 0
@@ -60,33 +60,33 @@ class _Watch:
             for monitor in monitors:
                 monitor.collect_metrics()
             self.peak_memory = max(self.peak_memory, self.process.memory_info().rss / 1e6)
-            now = time.monotonic()
-            if now >= point_at:
+            clock = time.monotonic()
+            if clock >= point_at:
                 self._point(monitors)
-                point_at = now + _POINT_S
-            if now >= send_at:
+                point_at = clock + _POINT_S
+            if clock >= send_at:
                 step = self._send(step)
-                send_at = now + _SEND_S
-        self._keep_gpu(monitors)  # what came after the last point, or was shorter than one
+                send_at = clock + _SEND_S
+        self._keep_gpu(monitors)  # the samples after the last point
         if self.points:
             self._send(step)
 
     def summary(self) -> dict[str, float]:
-        """Peak memory of the process in MB; shares of the cores and the GPUs that were in use, in percent."""
+        """Peak memory of the process in MB; use of the cores and the GPUs in percent."""
         peak = _peak_memory()
         seconds = max(time.monotonic() - self.began, 1e-6)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # The system's own peak also has what lies between two samples, if it was reached in this block at all.
-        found = {
+        # The system's own peak includes what lies between two samples, if it was reached in this block at all.
+        usage = {
             "mlflow/peak_memory_mb": peak if peak > self.peak_before else self.peak_memory,
             "mlflow/cpu_percent": 100 * (_cpu_seconds() - self.cpu_before) / seconds / cores,
         }
         for name, values in self.gpu.items():
             if name.endswith("utilization_percentage"):
-                found[f"mlflow/{name.removesuffix('_utilization_percentage')}_percent"] = sum(values) / len(values)
+                usage[f"mlflow/{name.removesuffix('_utilization_percentage')}_percent"] = sum(values) / len(values)
             elif name.endswith("memory_usage_megabytes"):
-                found[f"mlflow/{name.removesuffix('_memory_usage_megabytes')}_peak_memory_mb"] = max(values)
-        return {name: round(value, 1) for name, value in found.items()}
+                usage[f"mlflow/{name.removesuffix('_memory_usage_megabytes')}_peak_memory_mb"] = max(values)
+        return {name: round(value, 1) for name, value in usage.items()}
 
     def _keep_gpu(self, monitors: list[Any]) -> None:
         for monitor in monitors:
@@ -111,35 +111,35 @@ class _Watch:
         ]
         try:
             self.client.log_batch(self.run_id, metrics=batch)
-        except Exception as error:  # noqa: BLE001 - whatever the server or the network does, the training goes on
+        except Exception as error:  # noqa: BLE001 - whatever the server or the network does, the training continues
             logging.getLogger(__name__).warning("system metrics could not be logged: %s", type(error).__name__)
         sent, self.points = len(self.points), []
         return step + sent
 
 
 def _monitors() -> list[Any]:
-    """MLflow's own, for its names. Its thread asks for the run at every sample, so this module has one."""
+    """MLflow's monitors, for its names. Its own thread requests the run at every sample, so this module has another."""
     metrics = "mlflow.system_metrics.metrics"
-    found = [
+    monitors = [
         extra(f"{metrics}.cpu_monitor").CPUMonitor(),
         extra(f"{metrics}.disk_monitor").DiskMonitor(),
         extra(f"{metrics}.network_monitor").NetworkMonitor(),
     ]
     try:
-        found.append(extra(f"{metrics}.gpu_monitor").GPUMonitor())
-    except Exception:  # no driver, no GPU, no nvidia-ml-py: each its own error
+        monitors.append(extra(f"{metrics}.gpu_monitor").GPUMonitor())
+    except Exception:  # no driver, no GPU, no nvidia-ml-py: each has its own error
         logging.getLogger(__name__).debug("no GPU is watched", exc_info=True)
-    return found
+    return monitors
 
 
 def _cpu_seconds() -> float:
-    """Of this process and its children that have ended."""
+    """CPU time of this process and its ended children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def _peak_memory() -> float:
-    """The peak of this process since it started, in MB; 0 where the system does not say."""
+    """Peak memory of this process since its start, in MB; 0 where the system has no such figure."""
     if sys.platform == "win32":
         return 0.0
     import resource

@@ -1,4 +1,4 @@
-"""A training run as people look at it in Dagster: numbers, params, figures and a link."""
+"""A training run on its asset's page in Dagster: metrics, params, figures and a link."""
 
 import dataclasses
 import tempfile
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _FIGURES = 3
-_FOLDERS = 5  # that are looked into: each is a request
+_FOLDERS = 5  # that are listed: each takes a request
 
 
 def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:
@@ -47,7 +47,7 @@ def _figures(resource: MlflowResource, run: "Run") -> list[Picture]:
             below = [file for path in folders for file in store.list_artifacts(path)]
             small = [f.path for f in [*top, *below] if f.path.endswith(".png") and 0 < (f.file_size or 0) <= MOST_BYTES]
             return [drawn(path, partial(_content, store, path, folder), tool="mlflow") for path in small[:_FIGURES]]
-    except Exception as error:  # noqa: BLE001 - whatever a store raises, a picture does not cost a training
+    except Exception as error:  # noqa: BLE001 - whatever a store raises, no training fails for a picture
         return [failed(f"What MLflow run {run.info.run_id} logged", error)]
 
 
