@@ -99,6 +99,5 @@ def model_digest(folder: Path) -> str:
     for name in sorted(files.keys() - around, key=Path):
         digest.update(f"{name}\0".encode())
         with files[name].open("rb") as content:
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
+            hashlib.file_digest(content, lambda: digest)
     return digest.hexdigest()

@@ -88,14 +88,8 @@ class MlflowModelIOManager(dg.IOManager):
             mlflow.log_metrics(dict(obj.metrics))
             log_model(obj.model, obj.example, **{"trust": self.trust, **obj.options})
 
-        training = Training(
-            function=function,
-            registered_model_name=name,
-            experiment=self.experiment,
-            seed=None,  # the asset's function ran before this, and may have used any
-            deterministic=False,
-            system_metrics=False,
-        )
+        # Without a seed: the asset's function ran before this, and may have used any.
+        training = Training(function=function, registered_model_name=name, experiment=self.experiment)
         result = train_step(store, step, self.mlflow, training)
         metadata = dict(result.metadata or {})
         record = ModelVersion.from_metadata(metadata)

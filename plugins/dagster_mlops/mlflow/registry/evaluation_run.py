@@ -64,7 +64,7 @@ def log_evaluation(
             EVALUATED: f"{evaluation.model}/{evaluation.version}",
             runs.OWNER: runs.owner(),
             f"{NAMESPACE}.dagster_asset": context.asset_key.to_user_string(),
-            **({"mlflow.parentRunId": training.info.run_id} if training else {}),
+            **({runs.PARENT: training.info.run_id} if training else {}),
         },
     )
     client.set_tag(run.info.run_id, runs.DAGSTER_RUN, context.run.run_id)
@@ -86,10 +86,7 @@ def attach_card(client: "MlflowClient", version: "MlflowModelVersion", card: str
     description = shortened(card, f"The rest is in `{CARD_FILE}`, an artifact of run {run_id}.", _DESCRIPTION_LIMIT)
     if version.tags.get(CARD) == digest and version.description == description:
         return
-    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        file = Path(scratch, CARD_FILE)
-        file.write_text(card)
-        client.log_artifact(run_id, str(file))
+    client.log_text(run_id, card, CARD_FILE)
     client.update_model_version(version.name, str(version.version), description)
     client.set_model_version_tag(version.name, str(version.version), CARD, digest)  # last: now all of it is stored
 

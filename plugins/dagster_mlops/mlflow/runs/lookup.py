@@ -130,7 +130,7 @@ def close_ended(client: "MlflowClient", instance: dg.DagsterInstance) -> Iterato
 
 def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> str:
     """End a run and the runs nested in it with a reason, and return its id."""
-    for child in search(client, [run.info.experiment_id], {"mlflow.parentRunId": run.info.run_id}, running=True):
+    for child in search(client, [run.info.experiment_id], {PARENT: run.info.run_id}, running=True):
         close_run(client, child, status, reason)
     # Requests and databases refuse lone surrogates and NUL, which errors about files and bytes may contain.
     text = mask_credentials(reason).encode(errors="replace").decode().replace("\0", "")

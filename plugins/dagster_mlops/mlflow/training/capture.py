@@ -107,14 +107,6 @@ def switches() -> dict[str, Any]:
     return {"environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ}, "torch": _torch()}
 
 
-def log_system(store: "ArtifactRepository", system: Mapping[str, Any]) -> None:
-    """Write the system's facts once more, after the training has changed them."""
-    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        file = Path(scratch, SYSTEM)
-        file.write_text(json.dumps(system, indent=1) + "\n")
-        store.log_artifact(str(file), CODE)
-
-
 def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
     """The artifact store of a run, by its URI, which a client would request from the server first."""
     registry = extra("mlflow.store.artifact.artifact_repository_registry")

@@ -45,8 +45,7 @@ def requirements() -> str:
     return "".join(f"{_requirement(**package)}\n" for package in installed_packages())
 
 
-def _requirement(*, name: str, version: str, source: str, licence: str) -> str:
-    del licence
+def _requirement(*, name: str, version: str, source: str, **_: str) -> str:
     if source.startswith("file:"):
         return f"# {name}=={version} from {source}"
     return f"{name} @ {source}" if source else f"{name}=={version}"

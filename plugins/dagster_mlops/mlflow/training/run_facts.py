@@ -38,9 +38,9 @@ class Training:
     function: Callable[..., Any]
     registered_model_name: str
     experiment: str | None
-    seed: int | None
-    deterministic: bool
-    system_metrics: bool
+    seed: int | None = None
+    deterministic: bool = False
+    system_metrics: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import link
+from dagster_mlops.core.run_files import CODE, SYSTEM
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.metadata_keys import VERSION_URL
 from dagster_mlops.mlflow.registry.versions import logged_model_id, register
@@ -18,7 +19,7 @@ from dagster_mlops.mlflow.runs.active import open_run
 from dagster_mlops.mlflow.runs.parent import parent_run
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.server.advice import check_version
-from dagster_mlops.mlflow.training.capture import artifact_store, log_system, switches
+from dagster_mlops.mlflow.training.capture import switches
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.logged_model import the_model
 from dagster_mlops.mlflow.training.run_facts import RunFacts, Training, run_facts
@@ -91,7 +92,7 @@ def _train_step(
                 context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
-                result, usage = _train(call, client, resource, training, facts, run)
+                result, usage = _train(call, client, training, facts, run)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
                 model = the_model(context, logged, resource.address)
                 if before:
@@ -128,7 +129,6 @@ def _train_step(
 def _train(
     call: Callable[[], Any],
     client: "MlflowClient",
-    resource: MlflowResource,
     training: Training,
     facts: RunFacts,
     run: "Run",
@@ -145,7 +145,7 @@ def _train(
         metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
         changeable = switches()
     if any(facts.system.get(name, {}) != value for name, value in changeable.items()):
-        log_system(artifact_store(resource, run), {**facts.system, **changeable})
+        client.log_dict(run.info.run_id, {**facts.system, **changeable}, f"{CODE}/{SYSTEM}")
     return result, {**metadata, **usage()}
 
 
