@@ -31,9 +31,10 @@ from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
 from dagster_mlops.evaluation.keeping import EVALUATION
-from dagster_mlops.evaluation.measure import Plan, measure, slices_of
+from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part, Plan, measure, slices_of
 from dagster_mlops.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
 from dagster_mlops.evaluation.model_card import shortened
+from dagster_mlops.evaluation.plots import figures
 from dagster_mlops.evaluation.predictions import Labels, read_labels, read_prediction
 from dagster_mlops.evaluation.reference import REFERENCE
 from dagster_mlops.evaluation.ui_metadata import RESULT
@@ -138,12 +139,12 @@ def test_intervals_of_auc_hold_what_they_promise():
 def test_a_metric_of_ones_own_is_a_mean_of_values_or_a_number():
     labels, said = binary(500, 1)
     own = {"cost": lambda y, p: 10 * (y - p) ** 2, "greatest": lambda y, p: float(np.max(abs(y - p)))}
-    model = scored("binary", labels, Prediction("probability", said, (0, 1)), own=own)
+    model = scored("binary", labels, Prediction("probability", said, (0, 1)), user_metrics=own)
     [point], [samples] = estimate([model]), bootstrap([model], resamples=300, seed=0)
     assert point["cost"] == pytest.approx(10 * point["brier"]) and point["greatest"] == max(abs(labels - said))
     assert len(samples["cost"]) == 300 and len(samples["greatest"]) == 200
     with pytest.raises(EvaluationError, match=r"'odd' gave an array of shape \(2,\) for 500 rows"):
-        scored("binary", labels, Prediction("probability", said, (0, 1)), own={"odd": lambda y, p: [1, 2]})
+        scored("binary", labels, Prediction("probability", said, (0, 1)), user_metrics={"odd": lambda y, p: [1, 2]})
 
 
 # What models answer
@@ -178,7 +179,7 @@ def test_columns_of_an_answer_that_are_named_by_numbers_are_found_by_name():
         (np.zeros((3, 5)), "5 columns, which does not fit binary with 2 classes"),
         (np.zeros(2), r"shape \(2,\) for 3 rows"),
         (np.array([0.1, np.nan, 0.2]), "1 of the model's answers for 3 rows are not finite"),
-        (np.array(["a", "yes", "no"]), "'a', which is none of the classes 'no', 'yes'"),
+        (np.array(["a", "yes", "no"]), "'a', which is not one of the classes 'no', 'yes'"),
     ],
 )
 def test_answers_that_cannot_be_compared_are_said(answer, told):
@@ -471,7 +472,7 @@ def test_evaluated_again_also_after_its_promotion_nothing_new_is_written(world):
     both = [[e.materialization for e in r.get_asset_materialization_events()][-1] for r in (first, again)]
     assert both[0].tags["dagster/data_version"] == both[1].tags["dagster/data_version"]
     assert both[0].metadata["mlflow/model_card"] == both[1].metadata["mlflow/model_card"]
-    assert metadata_of(again, "evaluation")["mlflow/evaluation/note"] == "nobody held 'champion' before"
+    assert metadata_of(again, "evaluation")["mlflow/evaluation/note"] == "no version held 'champion' before"
     world.train(["hour"])
     compared = world.run(rows, asset, select=[asset])
     world.run(asset, promotion, select=[promotion])
@@ -515,7 +516,7 @@ def _die(*arguments: Any, **options: Any) -> None:
         ({"slices": ["origin"]}, "no column 'origin' to slice by"),
         ({"baselines": {"odd": lambda rows: rows["nothing"]}}, "baseline 'odd' failed: KeyError"),
         ({"task": "regression"}, "the model answers with 2 columns, which does not fit regression"),
-        ({"task": "multiclass", "classes": ["no", "yes"]}, "labels 0.0, 1.0 are none of the classes"),
+        ({"task": "multiclass", "classes": ["no", "yes"]}, "labels 0.0, 1.0 are not among the classes"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_is_not_tried_again(world, changed, told):
@@ -606,8 +607,8 @@ def test_rows_that_the_version_was_trained_on_are_warned_of(world):
     )
     world.instance.report_runless_asset_event(dg.AssetMaterialization("model", metadata=record.to_metadata()))
     found = metadata_of(world.run(rows, evaluation()), "evaluation")
-    assert found["mlflow/evaluation/note"].startswith("the version was trained on these very rows; ")
-    assert "**Careful**: the version was trained on these very rows" in found["mlflow/model_card"]
+    assert found["mlflow/evaluation/note"].startswith("the version was trained on these rows; ")
+    assert "**Careful**: the version was trained on these rows" in found["mlflow/model_card"]
 
 
 def test_a_model_that_takes_the_label_is_refused(world):
@@ -632,6 +633,19 @@ def test_a_rare_class_is_among_the_rows_that_importance_is_found_on(world):
     found = metadata_of(world.run(rare, evaluation(importance_rows=100)), "evaluation")
     first, second = table_of(found, "mlflow/evaluation/importance")
     assert first["input"] == "hour" and float(first["loss"]) > 0.1 > abs(float(second["loss"]))
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_fail_the_evaluation():
+    labels = Labels("regression", np.array([-1e308, 1.0, 2.0]))
+    model = Prediction("number", np.array([1e308, 1.0, 2.0]))  # their difference is infinite
+    part = Part("", 3, metrics={"rmse": Estimate(1.0)})
+    facts = dict.fromkeys(("model", "version", "run_id", "label", "rows_asset", "rows_hash", "positive"), "x")
+    settings: dict[str, Any] = {"unlabelled": 0, "resamples": 1, "confidence": 0.9, "seed": 0, "task": "regression"}
+    result = Evaluation(**facts, **settings, whole=part, importance={"hour": 0.5})
+    pictures = figures(result, labels, model, None)
+    assert list(pictures) == ["residuals", "importance"]
+    assert pictures["residuals"].problem and not pictures["residuals"].content
+    assert pictures["importance"].content.startswith(b"\x89PNG")
 
 
 def test_numbers_are_measured_and_drawn_too(world):
@@ -762,7 +776,7 @@ def test_checks_let_chance_pass_unless_the_value_shall_decide(world):
     passed, told = verdicts(slice_bounds={"accuracy": (0.99, None)})["slices_accuracy"]
     assert not passed and told.startswith("carrier=AA: accuracy 0.")
     assert verdicts(slice_bounds={"auc": (0.5, None)})["slices_auc"] == (True, "All 2 slices judged.")
-    assert verdicts(max_drop={"auc": 0.0})["drop_auc"] == (True, "nobody held 'champion' before")
+    assert verdicts(max_drop={"auc": 0.0})["drop_auc"] == (True, "no version held 'champion' before")
 
 
 def test_a_drop_against_the_champion_is_found_in_the_direction_that_is_worse(world):
@@ -813,7 +827,7 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     world.train(["hour", "distance"], auc=0.1)  # as good: it wins about half of the resamples
     world.run(rows, asset, select=[asset])
     told = table_of(attempt(), "mlflow/decision")[0]["verdict"]
-    assert world.champion() == "1" and ("80.0% is asked" in told or "no improvement" in told)
+    assert world.champion() == "1" and ("min_wins is 80.0%" in told or "no improvement" in told)
     world.client.set_registered_model_alias(world.name, "champion", "2")
     assert "version 2 holds 'champion'" in attempt(ok=False)["error"]
     world.run(rows, asset, select=[asset])
@@ -829,7 +843,8 @@ def test_promotion_and_evaluation_agree_on_what_is_better(world):
     for metric, greater in (("rmse", True), ("r2", False), ("bias", True)):
         promotion = world.promotion(metric=metric, greater_is_better=greater)
         told = error_of(world.run(asset, promotion, select=[promotion], ok=False))
-        assert f"is told that {'more' if greater else 'less'} of '{metric}' is better, and evaluation is not" in told
+        direction = "more" if greater else "less"
+        assert f"for promotion {direction} of '{metric}' is better, and for evaluation it is not" in told
     promotion = world.promotion(metric="rmse", greater_is_better=False)
     assert metadata_of(world.run(asset, promotion, select=[promotion]), "champion")["mlflow/promoted"]
 
@@ -1035,7 +1050,7 @@ def test_what_has_no_reference_is_said(world):
         f"{world.name}/1": "has no reference",
         f"{world.name}/7": "has no version 7",
         f"{world.name}@champion": "has no alias 'champion'",
-        world.name: "names no version",
+        world.name: "does not name a version",
     }.items():
         with pytest.raises(ModelVersionError, match=told):
             load_reference(model, mlflow=world.resource)

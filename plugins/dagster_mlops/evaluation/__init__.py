@@ -1,4 +1,4 @@
-"""How good a model version is: metrics by slice with confidence intervals, against baselines and the champion."""
+"""Evaluation of model versions: metrics by slice with confidence intervals, against baselines and the champion."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The evaluation asset: the version that a training made last, measured on rows it has not seen."""
+"""The evaluation asset: the latest version of a training, measured on rows that it was not trained on."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.metadata import link
 from dagster_mlops.core.model_versions import made_by
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -45,7 +46,7 @@ def evaluation_asset(
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
-    """An asset that measures the version which the asset `model` made last, and writes its model card.
+    """An asset that measures the latest version of the asset `model`, and writes its model card.
 
         evaluation = evaluation_asset(
             name="arrival_delay_evaluation", model=arrival_delay_model, rows=validation_rows, label="late",
@@ -61,30 +62,32 @@ def evaluation_asset(
     second run.
 
     Args:
-        name: of the asset.
-        model: the training asset. Its latest version is measured.
-        rows: an upstream asset that loads as a dataframe, by any IO manager. The model has not been trained on them.
-        label: column of the answers; rows without one are left out and counted. The model never sees it.
-        task: by default it follows from the labels: two values, a few, or numbers.
-        positive: binary: the label that counts as yes; 1, True or the last in order by default.
-        classes: all labels that there can be, where the rows hold only some of them.
-        features: makes a model's inputs of the rows (without the label), or names them; the signature by default.
-        slices: columns, whose values are slices, and ``{name: condition}`` with a function of the rows, or a query.
-        baselines: functions of the rows (and of the `training_rows`, if given) that answer as a model does. The best
+        name: Name of the asset.
+        model: The training asset. Its latest version is measured.
+        rows: An upstream asset that loads as a dataframe, by any IO manager. The model must not be trained on them.
+        label: Column of the labels; rows without one are left out and counted. The model never sees it.
+        task: Follows from the labels by default: two values, a few, or numbers.
+        positive: The label of a binary task that counts as yes; 1, True or the last in order by default.
+        classes: All possible labels, if the rows hold only some of them.
+        features: Function that makes a model's inputs from the rows (without the label), or their names; the
+            signature by default.
+        slices: Columns, whose values are slices, and ``{name: condition}`` with a function of the rows, or a query.
+        baselines: Functions of the rows (and of `training_rows`, if given) that answer as a model does. The best
             answer that is the same for all rows is always one.
-        training_rows: an upstream asset with the rows and labels that these functions learn from.
-        compare_with: the alias; None for no comparison. Of the version that holds it, the one that held it before.
-        metrics: of your own: functions of labels and predictions that give a number, or a value per row to average.
-        lower_is_better: those of your metrics of which less is better.
-        threshold: binary: probability from which a row counts as yes.
-        min_rows: a slice with fewer is listed without metrics.
-        resamples: of the bootstrap; 1,000 of 50,000 rows take about a second for each model.
-        confidence: of the intervals.
-        seed: of resamples and shuffling.
-        importance_rows: rows that permutation importance is found on; 0 leaves it out.
-        card: sections of the model card that only you can write, by title.
+        training_rows: An upstream asset with the rows and labels that these functions learn from.
+        compare_with: Alias of the rival; None for no comparison. A version that holds the alias itself is compared
+            with the one that held it before.
+        metrics: Functions of labels and predictions that return a number, or a value per row to average, by name.
+        lower_is_better: Those of these metrics for which less is better.
+        threshold: Probability from which a row of a binary task counts as yes.
+        min_rows: Rows that a slice needs; one with fewer is listed without metrics.
+        resamples: Resamples of the bootstrap; 1,000 of 50,000 rows take about a second for each model.
+        confidence: Confidence level of the intervals.
+        seed: Seed of resamples and shuffling.
+        importance_rows: Rows on which permutation importance is measured; 0 leaves it out.
+        card: Sections of the model card that only you can write, by title.
         registry: Key of the resource that holds the models.
-        asset_options: whatever :func:`dagster.asset` takes.
+        asset_options: Further options of :func:`dagster.asset`.
     """
     setup = Setup(
         model=asset_key(model),
@@ -105,30 +108,31 @@ def evaluation_asset(
 
     def evaluation(context: dg.AssetExecutionContext, **frames: Any) -> dg.MaterializeResult:
         resource: ModelRegistry = getattr(context.resources, registry)
-        kept = KeptEvaluation("")
+        stored = KeptEvaluation("")
         try:
             with resource.models() as models:
                 record = made_by(context, setup.model)
                 version = models.version(record.name, record.version)
-                result, stored_as, figures = evaluate(context, models, record, setup, **frames)
+                result, model_format, pictures = evaluate(context, models, record, setup, **frames)
                 training = models.training(version) if isinstance(models, KeepsEvaluations) else Training()
                 text = model_card(record, training, result, setup.card)
                 if isinstance(models, KeepsEvaluations):
-                    kept = models.keep_evaluation(context, version, result, figures, text)
-                models.note(version, EVALUATION, summary(result, kept.run_id))
+                    pngs = {name: picture.content for name, picture in pictures.items() if picture.content}
+                    stored = models.keep_evaluation(context, version, result, pngs, text)
+                models.note(version, EVALUATION, summary(result, stored.run_id))
                 tool, version_url = models.tool, models.url(version)
         except (EvaluationError, ModelVersionError) as error:
-            # Asking once more would find the same.
+            # Another attempt would fail in the same way.
             raise dg.Failure(str(error), allow_retries=False) from error
         prefix = f"{tool}/evaluation"
-        urls = {f"{prefix}/run_url": kept.url, f"{tool}/version_url": version_url}
         return dg.MaterializeResult(
             metadata={
-                **metadata_of(result, figures, prefix),
-                **({f"{prefix}/run_id": kept.run_id} if kept.run_id else {}),
-                f"{prefix}/format": str(stored_as),
+                **metadata_of(result, pictures.values(), prefix),
+                **({f"{prefix}/run_id": stored.run_id} if stored.run_id else {}),
+                f"{prefix}/format": str(model_format),
                 f"{tool}/model_card": dg.MetadataValue.md(text),
-                **{key: dg.MetadataValue.url(url) for key, url in urls.items() if url},
+                **link(f"{prefix}/run_url", stored.url),
+                **link(f"{tool}/version_url", version_url),
             },
             data_version=dg.DataVersion(result.digest),
         )

@@ -12,12 +12,13 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import partition_checked
 from dagster_mlops.core.bounds import refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.core.metadata import table
 from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part
 from dagster_mlops.evaluation.ui_metadata import latest_evaluation
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 Decides = Literal["interval", "value"]
-# Whether some of the rows fulfil it, and what is so.
+# The verdict on a part of the rows, and a sentence about it.
 _Judge = Callable[[Evaluation, Part], tuple[bool, str]]
 
 
@@ -32,44 +33,44 @@ def evaluation_checks(
     blocking: bool = True,
     **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
-    """Asset checks on what an :func:`evaluation_asset` found, in a single step and without asking the registry.
+    """Asset checks on the result of an :func:`evaluation_asset`, in a single step and without asking the registry.
 
         checks = evaluation_checks(
             evaluation=evaluation, bounds={"auc": (0.7, None)}, slice_bounds={"auc": (0.6, None)},
             max_drop={"auc": 0.0}, slice_max_drop={"auc": 0.03},
         )
 
-    With ``decides="interval"`` a check fails where the whole confidence interval is out of bounds: chance in a small
-    slice is no failure. With ``"value"`` the metric itself decides. Slices with too few rows are not judged.
+    With ``decides="interval"`` a check fails if the whole confidence interval is out of bounds, so that chance in a
+    small slice does not fail it. With ``"value"`` the metric itself decides. Slices with too few rows are not judged.
 
-    Of the drops, one that cannot be judged because the champion cannot answer these rows is a failed check; without a
-    champion there is nothing to fall behind. Promotion with ``evaluation=`` refuses to go on while a blocking check
-    fails.
+    A drop that cannot be judged because the champion cannot answer these rows is a failed check; without a champion
+    there is nothing to fall behind. Promotion with ``evaluation=`` refuses to go on while a blocking check fails.
 
     Args:
         bounds: (least, greatest) acceptable value by metric, on all rows; checks ``metric_<name>``.
-        slice_bounds: the same for each slice; checks ``slices_<name>``.
-        max_drop: how much worse than the champion a metric may be, on the same rows; checks ``drop_<name>``.
-        slice_max_drop: the same for each slice; checks ``slices_drop_<name>``.
-        check_options: Whatever else :func:`dagster.asset_check` takes.
+        slice_bounds: The same for each slice; checks ``slices_<name>``.
+        max_drop: How much worse than the champion a metric may be, on the same rows; checks ``drop_<name>``.
+        slice_max_drop: The same for each slice; checks ``slices_drop_<name>``.
+        check_options: Further options of :func:`dagster.asset_check`.
     """
     key = asset_key(evaluation)
-    for given in (bounds or {}, slice_bounds or {}):
-        refuse_useless(given)
-    asked: dict[str, tuple[str, bool, _Judge]] = {}
-    for by_slice, given in ((False, bounds), (True, slice_bounds)):
-        for metric, (low, high) in (given or {}).items():
+    judges: dict[str, tuple[str, Callable[[Evaluation], dg.AssetCheckResult]]] = {}
+
+    def add(name: str, description: str, by_slice: bool, judge: _Judge) -> None:
+        judges[re.sub(r"\W", "_", name)] = description, functools.partial(_result, by_slice, judge)
+
+    for by_slice, ranges in ((False, bounds or {}), (True, slice_bounds or {})):
+        refuse_useless(ranges)
+        for metric, (low, high) in ranges.items():
+            description = f"{metric} {'of each slice ' * by_slice}is {within(low, high)}."
             name = f"{'slices' if by_slice else 'metric'}_{metric}"
-            told = f"{metric} {'of each slice ' * by_slice}is {within(low, high)}."
-            asked[re.sub(r"\W", "_", name)] = told, by_slice, _bounds(metric, low, high, decides)
-    for by_slice, given in ((False, max_drop), (True, slice_max_drop)):
-        for metric, allowed in (given or {}).items():
-            name = f"{'slices_' * by_slice}drop_{metric}"
-            told = (
-                f"{metric} {'of no slice ' if by_slice else 'not '}worse than the champion's by more than {allowed:g}."
-            )
-            asked[re.sub(r"\W", "_", name)] = told, by_slice, _drop(metric, allowed, decides)
-    if not asked:
+            add(name, description, by_slice, _bounds(metric, low, high, decides))
+    for by_slice, drops in ((False, max_drop or {}), (True, slice_max_drop or {})):
+        for metric, allowed in drops.items():
+            subject = f"{metric} {'of no slice' if by_slice else 'not'}"
+            description = f"{subject} worse than the champion's by more than {allowed:g}."
+            add(f"{'slices_' * by_slice}drop_{metric}", description, by_slice, _drop(metric, allowed, decides))
+    if not judges:
         raise dg.DagsterInvalidDefinitionError(
             f"evaluation_checks of {key.to_user_string()} needs at least one of bounds, slice_bounds, max_drop and "
             "slice_max_drop."
@@ -78,10 +79,7 @@ def evaluation_checks(
         asset_checks(
             asset=key,
             tool="evaluation",
-            judges={
-                name: (description, functools.partial(_result, by_slice, judge))
-                for name, (description, by_slice, judge) in asked.items()
-            },
+            judges=judges,
             evidence=lambda context: latest_evaluation(context.instance, key, partition_checked(context, key)),
             blocking=blocking,
             name="_".join([*key.path, "evaluation_checks"]),
@@ -92,64 +90,64 @@ def evaluation_checks(
 
 def _result(by_slice: bool, judge: _Judge, evaluation: Evaluation) -> dg.AssetCheckResult:
     parts = evaluation.slices if by_slice else (evaluation.whole,)
-    judged = [part for part in parts if not by_slice or not part.why_not]
-    verdicts = {part.name: judge(evaluation, part) for part in judged}
-    problems = {where: told for where, (fine, told) in verdicts.items() if not fine}
-    said = (
-        [f"{where}: {told}" for where, told in problems.items()]
-        if by_slice
-        else [told for _, told in verdicts.values()]
-    )
-    nothing = f"None of {len(parts)} slices has enough rows to be judged."
-    passed = bool(judged) and not problems
-    table = [dg.TableRecord({"slice": where, "problem": told}) for where, told in problems.items()]
+    verdicts = {part.name: judge(evaluation, part) for part in parts if not by_slice or not part.why_not}
+    problems = {name: text for name, (passed, text) in verdicts.items() if not passed}
+    if not by_slice:
+        description = verdicts[evaluation.whole.name][1]
+    elif verdicts:
+        description = "; ".join(f"{name}: {text}" for name, text in problems.items())
+        description = description[:1000] or f"All {len(verdicts)} slices judged."
+    else:
+        description = f"None of {len(parts)} slices has enough rows to be judged."
+    counts = {"judged": len(verdicts), "not_judged": len(parts) - len(verdicts)}
+    rows = [{"slice": name, "problem": text} for name, text in problems.items()]
     return dg.AssetCheckResult(
-        passed=passed,
-        description="; ".join(said)[:1000] or (f"All {len(judged)} slices judged." if judged else nothing),
+        passed=bool(verdicts) and not problems,
+        description=description,
         metadata={
             "version": f"{evaluation.model}/{evaluation.version}",
-            **({"judged": len(judged), "not_judged": len(parts) - len(judged)} if by_slice else {}),
-            **({"problems": dg.MetadataValue.table(table)} if by_slice and table else {}),
+            **({**counts, **table("problems", rows)} if by_slice else {}),
         },
     )
 
 
 def _bounds(metric: str, low: float | None, high: float | None, decides: Decides) -> _Judge:
     def judge(evaluation: Evaluation, part: Part) -> tuple[bool, str]:
-        found = part.metrics.get(metric)
-        if found is None:
+        estimate = part.metrics.get(metric)
+        if estimate is None:
             return False, part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
-        least, greatest = _range(found, decides)
-        fine = greatest >= (-math.inf if low is None else low) and least <= (math.inf if high is None else high)
-        return fine, f"{metric} {_told(found)} is {'' if fine else 'not '}{within(low, high)}"
+        least, greatest = _range(estimate, decides)
+        passed = greatest >= (-math.inf if low is None else low) and least <= (math.inf if high is None else high)
+        return passed, f"{metric} {_text(estimate)} is {'' if passed else 'not '}{within(low, high)}"
 
     return judge
 
 
 def _drop(metric: str, allowed: float, decides: Decides) -> _Judge:
     def judge(evaluation: Evaluation, part: Part) -> tuple[bool, str]:
-        found = part.differences.get(metric)
-        if found is None:
+        difference = part.differences.get(metric)
+        if difference is None:
             if part.differences:
                 return False, f"there is no comparison by {metric}; there are {', '.join(part.differences)}"
             # Without a champion there is nothing to fall behind; one that cannot be scored may be better.
             why = part.why_not or evaluation.no_rival or "the evaluation compares with no version"
             return not (part.why_not or evaluation.rival_version), why
-        least, greatest = _range(found, decides)
-        # In the best case for the version that the interval leaves open.
-        lost = least if metric in evaluation.lower_is_better else -greatest
-        told = f"{metric} is {_told(found, '+.4g')} against {evaluation.alias} {evaluation.rival_version}"
-        return (True, told) if lost <= allowed else (False, f"{told}, worse by more than {allowed:g}")
+        least, greatest = _range(difference, decides)
+        # The smallest loss that the interval leaves open.
+        loss = least if metric in evaluation.lower_is_better else -greatest
+        text = f"{metric} is {_text(difference, '+.4g')} against {evaluation.alias} {evaluation.rival_version}"
+        return (True, text) if loss <= allowed else (False, f"{text}, worse by more than {allowed:g}")
 
     return judge
 
 
-def _range(found: Estimate, decides: Decides) -> tuple[float, float]:
-    if decides == "value" or found.low is None or found.high is None:
-        return found.value, found.value
-    return found.low, found.high
+def _range(estimate: Estimate, decides: Decides) -> tuple[float, float]:
+    if decides == "value" or estimate.low is None or estimate.high is None:
+        return estimate.value, estimate.value
+    return estimate.low, estimate.high
 
 
-def _told(found: Estimate, how: str = ".4g") -> str:
-    interval = "" if found.low is None or found.high is None else f" [{found.low:{how}}, {found.high:{how}}]"
-    return f"{found.value:{how}}{interval}"
+def _text(estimate: Estimate, spec: str = ".4g") -> str:
+    low, high = estimate.low, estimate.high
+    interval = "" if low is None or high is None else f" [{low:{spec}}, {high:{spec}}]"
+    return f"{estimate.value:{spec}}{interval}"

@@ -19,14 +19,14 @@ class MetricBounds(YamlFields):
 
 
 class EvaluationChecks(YamlFields):
-    """What an evaluation has to fulfil: `evaluation_checks`."""
+    """The arguments of `evaluation_checks`."""
 
     bounds: dict[str, MetricBounds] = Field(default={}, description="Acceptable range by metric, on all rows.")
     slice_bounds: dict[str, MetricBounds] = Field(default={}, description="The same for each slice.")
     max_drop: dict[str, float] = Field(default={}, description="How much worse than the champion a metric may be.")
     slice_max_drop: dict[str, float] = Field(default={}, description="The same for each slice.")
     decides: Literal["interval", "value"] = Field(
-        default="interval", description="What has to be out of bounds for a failure: the whole interval, or the value."
+        default="interval", description="The part that must be out of bounds to fail: the whole interval, or the value."
     )
     blocking: bool = Field(default=True, description="Whether promotion refuses to go on when one fails.")
 
@@ -94,8 +94,8 @@ class EvaluationComponent(YamlFields, dg.Component):
     threshold: Share = Field(default=0.5, description="Binary: probability from which a row counts as yes.")
     min_rows: Count = Field(default=50, description="A slice with fewer rows is listed without metrics.")
     resamples: Count = Field(default=1000, description="Resamples of the bootstrap.")
-    confidence: Share = Field(default=0.95, description="Confidence of the intervals.")
-    seed: int = Field(default=0, description="Of resamples and shuffling.")
+    confidence: Share = Field(default=0.95, description="Confidence level of the intervals.")
+    seed: int = Field(default=0, description="Seed of resamples and shuffling.")
     importance_rows: NotNegative = Field(default=2000, description="Rows for permutation importance; 0 leaves it out.")
     card: Mapping[str, str] = Field(default={}, description="Sections of the model card, by title, in Markdown.")
     checks: EvaluationChecks | None = Field(default=None, description="Asset checks on the evaluation.")

@@ -1,4 +1,4 @@
-"""A registry that keeps evaluations and knows how its versions were trained; without it, Dagster alone keeps them."""
+"""The capability of a registry to keep evaluations; where it lacks that, Dagster alone keeps them."""
 
 import json
 from collections.abc import Mapping
@@ -67,10 +67,10 @@ def summary(evaluation: Evaluation, run_id: str) -> str:
         "rows": evaluation.whole.rows,
         "rows_asset": evaluation.rows_asset,
         "rows_hash": evaluation.rows_hash,
-        "metrics": {name: [found.value, found.low, found.high] for name, found in evaluation.whole.metrics.items()},
+        "metrics": {name: [metric.value, metric.low, metric.high] for name, metric in evaluation.whole.metrics.items()},
     }
     if evaluation.whole.differences:
         facts["compared_with"] = evaluation.rival_version
-        facts["verdicts"] = {name: found.verdict for name, found in evaluation.whole.differences.items()}
+        facts["verdicts"] = {name: change.verdict for name, change in evaluation.whole.differences.items()}
     text = json.dumps(facts)
     return text if len(text) <= _SUMMARY_LIMIT else json.dumps({"run_id": run_id})

@@ -1,4 +1,4 @@
-"""One evaluation: a version, its rival and the baselines on the same rows, as a whole and slice by slice."""
+"""One evaluation: a version, its rival and the baselines on the same rows, all together and slice by slice."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ SliceBy = str | Mapping[str, "str | Callable[[pd.DataFrame], Any]"]
 Verdict = Literal["better", "worse", "no difference shown"]
 # A column with more values than this is cut: numbers into quarters, others into the most frequent and the rest.
 _MOST_SLICES = 20
-_RAREST_CLASS = 5  # rows; with fewer, what a slice says of this class is chance
+_RAREST_CLASS = 5  # rows; with fewer, the metrics of this class in a slice are chance
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """Version minus rival, on the same rows. `wins`: the share of resamples in which the version is better."""
+    """Version minus rival, on the same rows. `wins` is the share of resamples in which the version is better."""
 
     wins: float = 0.5
     verdict: Verdict = "no difference shown"
@@ -51,7 +51,7 @@ class Difference(Estimate):
 
 @dataclass(frozen=True)
 class Part:
-    """What was measured on some of the rows; `why_not` says why nothing was."""
+    """The measurements on a part of the rows; `why_not` is the reason if there are none."""
 
     name: str
     rows: int
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model version measured: everything that tables, plots, checks, promotion and the model card tell."""
+    """The evaluation of a model version, from which tables, plots, checks, promotion and the model card are made."""
 
     model: str
     version: str
@@ -74,7 +74,7 @@ class Evaluation:
     rows_asset: str
     rows_hash: str
     unlabelled: int
-    positive: str  # binary: what counts as yes
+    positive: str  # binary: the label that counts as yes
     resamples: int
     confidence: float
     seed: int
@@ -105,7 +105,7 @@ class Evaluation:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            EvaluationError: another version wrote it.
+            EvaluationError: Another version of this library wrote it.
         """
         try:
             return Evaluation(
@@ -124,38 +124,37 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure."""
+    """The parameters of a measurement. `user_metrics` are functions of labels and predictions, by name."""
 
     resamples: int = 1000
     confidence: float = 0.95
     seed: int = 0
     min_rows: int = 50
     threshold: float = 0.5
-    own: Mapping[str, Metric] = field(default_factory=dict)
+    user_metrics: Mapping[str, Metric] = field(default_factory=dict)
     lower_is_better: Collection[str] = ()
 
 
 def measure(
     name: str,
     labels: Labels,
-    chosen: Array,
+    mask: Array,
     model: Prediction,
     rival: Prediction | None,
     baselines: Mapping[str, Prediction],
     plan: Plan,
 ) -> Part:
-    """The metrics of every model on the rows `chosen`, and how the first compares with its rival.
+    """The metrics of every model on the rows of `mask`, and the comparison of `model` with its rival.
 
     The rival and the version are scored on the same resamples, so that what makes a resample easy cancels out.
     """
-    values = labels.values[chosen]
+    values = labels.values[mask]
     why_not = _too_few(values, labels, plan.min_rows)
     if why_not:
         return Part(name, len(values), why_not)
     answers = [model, *([rival] if rival else []), *baselines.values()]
-    models = [
-        scored(labels.task, values, answer.take(chosen), threshold=plan.threshold, own=plan.own) for answer in answers
-    ]
+    options: dict[str, Any] = {"threshold": plan.threshold, "user_metrics": plan.user_metrics}
+    models = [scored(labels.task, values, answer.take(mask), **options) for answer in answers]
     points = estimate(models)
     samples = bootstrap(models, resamples=plan.resamples, seed=plan.seed)
 
@@ -166,26 +165,26 @@ def measure(
             if extra("numpy", extra="mlflow").isfinite(value)
         }
 
-    own, other = estimates(0), estimates(1) if rival else {}
+    metrics, rivals = estimates(0), estimates(1) if rival else {}
     return Part(
         name,
         len(values),
-        metrics=own,
-        rival=other,
+        metrics=metrics,
+        rival=rivals,
         differences={
-            metric: _difference(metric, own[metric].value - other[metric].value, samples[0], samples[1], plan)
-            for metric in own
-            if metric in other and greater_is_better(metric) is not None
+            metric: _difference(metric, metrics[metric].value - rivals[metric].value, samples[0], samples[1], plan)
+            for metric in metrics
+            if metric in rivals and greater_is_better(metric) is not None
         },
         baselines={baseline: estimates(len(answers) - len(baselines) + i) for i, baseline in enumerate(baselines)},
     )
 
 
 def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple[str, Array]]:
-    """Names and masks of the slices: the values of a column, or what a query or function says.
+    """Names and masks of the slices: the values of a column, or the rows for which a query or function is true.
 
     Raises:
-        EvaluationError: a column is missing, or a condition does not give one truth per row.
+        EvaluationError: A column is missing, or a condition does not give one boolean per row.
     """
     np, pd = (extra(name, extra="mlflow") for name in ("numpy", "pandas"))
     for by in slices:
@@ -214,7 +213,7 @@ def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple
 
 
 def trivial_baseline(labels: Labels) -> tuple[str, Prediction]:
-    """The best that can be said without looking: for every row the shares of the classes, or the mean."""
+    """The best prediction that is the same for all rows: the shares of the classes, or the mean."""
     np = extra("numpy", extra="mlflow")
     values, size = labels.values, len(labels.values)
     if labels.task == "regression":
@@ -229,16 +228,16 @@ def _grouped(values: Any) -> Any:
     """At most `_MOST_SLICES` + 1 categories; missing values are one of them."""
     pd = extra("pandas", extra="mlflow")
     if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(object)  # whose values are those that occur, and may become "other"
+        values = values.astype(object)  # categories that do not occur are no slices, and "other" is not a category
     present = values.dropna()
     if present.nunique() > _MOST_SLICES and pd.api.types.is_numeric_dtype(values):
         values = pd.qcut(values, 4, duplicates="drop", precision=3)
         order = [str(category) for category in values.cat.categories]
     else:
         frequent = present.value_counts()
-        kept = {*frequent.index[:_MOST_SLICES]}
-        values = values.where(values.isin(kept) | values.isna(), "other")
-        order = [str(value) for value in frequent.index[:_MOST_SLICES]] + ["other"] * (len(frequent) > len(kept))
+        names = list(frequent.index[:_MOST_SLICES])
+        values = values.where(values.isin(names) | values.isna(), "other")
+        order = [str(value) for value in names] + ["other"] * (len(frequent) > len(names))
     text = values.astype(object).where(values.notna(), "missing").map(str)
     return text.astype(pd.CategoricalDtype([*dict.fromkeys([*order, *["missing"] * bool(len(values) > len(present))])]))
 
@@ -256,26 +255,26 @@ def _too_few(values: Array, labels: Labels, min_rows: int) -> str:
 
 
 def _difference(
-    metric: str, value: float, own: Mapping[str, Array], other: Mapping[str, Array], plan: Plan
+    metric: str, value: float, model: Mapping[str, Array], rival: Mapping[str, Array], plan: Plan
 ) -> Difference:
     np = extra("numpy", extra="mlflow")
-    samples: Any = own[metric] - other[metric]
+    samples: Any = model[metric] - rival[metric]
     samples = samples[np.isfinite(samples)]
     sign = 1 if greater_is_better(metric, plan.lower_is_better) else -1
-    found = interval(samples, plan.confidence)
-    # A tie is half a win, as two copies of one model shall not be told apart.
+    bounds = interval(samples, plan.confidence)
+    # A tie is half a win, so that neither of two copies of one model is better.
     wins = float((np.sign(sign * samples).mean() + 1) / 2) if len(samples) else 0.5
     verdict: Verdict = "no difference shown"
-    if found and min(sign * bound for bound in found) > 0:
+    if bounds and min(sign * bound for bound in bounds) > 0:
         verdict = "better"
-    elif found and max(sign * bound for bound in found) < 0:
+    elif bounds and max(sign * bound for bound in bounds) < 0:
         verdict = "worse"
-    return Difference(value, *(found or (None, None)), wins, verdict)
+    return Difference(value, *(bounds or (None, None)), wins, verdict)
 
 
 def _part(data: Mapping[str, Any]) -> Part:
-    def each(kind: type[Estimate], found: Mapping[str, Any]) -> dict[str, Any]:
-        return {metric: kind(**value) for metric, value in found.items()}
+    def each(kind: type[Estimate], stored: Mapping[str, Any]) -> dict[str, Any]:
+        return {metric: kind(**value) for metric, value in stored.items()}
 
     return Part(
         **{
@@ -283,6 +282,6 @@ def _part(data: Mapping[str, Any]) -> Part:
             "metrics": each(Estimate, data["metrics"]),
             "rival": each(Estimate, data["rival"]),
             "differences": each(Difference, data["differences"]),
-            "baselines": {name: each(Estimate, found) for name, found in data["baselines"].items()},
+            "baselines": {name: each(Estimate, stored) for name, stored in data["baselines"].items()},
         }
     )

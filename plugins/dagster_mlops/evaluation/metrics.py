@@ -1,4 +1,4 @@
-"""Metrics of predictions, and how they vary from resample to resample.
+"""Metrics of predictions, and their variation from resample to resample.
 
 Every metric is a function of means over the rows, or of the order of the scores. A resample is then a vector of counts:
 its means are one matrix product, and its AUC one pass over rows that were sorted once.
@@ -18,18 +18,18 @@ Metric = Callable[[Array, Array], Any]
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "rmse", "mae"})
 _NO_DIRECTION = frozenset({"bias"})
 _HEADLINES = ("auc", "macro_f1", "accuracy", "rmse")
-# Rows drawn at once: what fits into a processor's cache.
+# Rows drawn at once: as many as fit into a processor's cache.
 _BLOCK = 30_000
-# A metric of the user's that is no mean of values per row is called for each resample.
+# A metric of the user's that is not a mean of values per row is called for each resample, for so many.
 _CALLS = 200
 _SMALLEST = 1e-15  # log_loss of a certain and wrong prediction stays finite
-# Of the resamples of a small slice some lack a class. With more of them than this, there is no interval.
+# Some resamples of a small slice lack a class. If more than this share do, there is no interval.
 _MOST_UNDEFINED = 0.1
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of each row.
+    """A model's answer for each row.
 
     `kind` is ``probability`` (of the positive class, or one column per class), ``score`` (any number, greater is more
     positive), ``label`` (a class, as its position in `classes`) or ``number`` (regression).
@@ -39,16 +39,17 @@ class Prediction:
     values: Array  # (rows,), or (rows, classes) for the probabilities of several classes
     classes: tuple[Any, ...] = ()
 
-    def take(self, chosen: Array) -> "Prediction":
-        """Some of the rows."""
-        return Prediction(self.kind, self.values[chosen], self.classes)
+    def take(self, rows: Array) -> "Prediction":
+        """The answers for some of the rows."""
+        return Prediction(self.kind, self.values[rows], self.classes)
 
 
 @dataclass(frozen=True)
 class Scored:
     """The values per row that the metrics of one model are computed from.
 
-    `columns` has one row per mean, `finish` makes metrics of means, and `scores` is what AUC needs, if anything.
+    `columns` has one row per mean, `finish` computes metrics from means, and `scores` orders the rows for AUC, if it
+    is defined.
     """
 
     labels: Array
@@ -59,7 +60,7 @@ class Scored:
 
 
 def greater_is_better(metric: str, lower: Collection[str] = ()) -> bool | None:
-    """Whether more of a metric is better; None where neither more nor less is.
+    """True if more of a metric is better; None if neither more nor less is.
 
     >>> greater_is_better("auc"), greater_is_better("rmse"), greater_is_better("bias")
     (True, False, None)
@@ -70,7 +71,7 @@ def greater_is_better(metric: str, lower: Collection[str] = ()) -> bool | None:
 
 
 def headline(metrics: Collection[str]) -> str:
-    """The metric that says most in one number."""
+    """The metric that summarizes the others best."""
     return next((name for name in _HEADLINES if name in metrics), next(iter(metrics)))
 
 
@@ -80,13 +81,13 @@ def scored(
     prediction: Prediction,
     *,
     threshold: float = 0.5,
-    own: Mapping[str, Metric] | None = None,
+    user_metrics: Mapping[str, Metric] | None = None,
 ) -> Scored:
-    """What is needed to compute the metrics of one model on any resample of these rows.
+    """The values from which the metrics of one model are computed on any resample of these rows.
 
-    `labels` are 0 and 1 for ``binary``, positions in the classes for ``multiclass``, numbers for ``regression``. A
-    metric in `own` is called with labels and predictions; what it gives is a value per row, whose mean is the metric,
-    or a single number.
+    `labels` are 0 and 1 for ``binary``, positions in the classes for ``multiclass``, numbers for ``regression``. Each
+    of `user_metrics` is called with labels and predictions; it returns a value per row, whose mean is the metric, or a
+    single number.
     """
     np = extra("numpy", extra="mlflow")
     parts, finish = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[task](
@@ -94,7 +95,7 @@ def scored(
     )
     called: dict[str, Callable[[Array], float]] = {}
     means: dict[str, int] = {}
-    for name, metric in (own or {}).items():
+    for name, metric in (user_metrics or {}).items():
         value = np.asarray(metric(labels, prediction.values), dtype=float)
         if value.shape == labels.shape:
             means[name] = len(parts)
@@ -107,23 +108,23 @@ def scored(
                 "value per row whose mean is the metric."
             )
 
-    def all_of(found: Array) -> dict[str, Array]:
-        return {**finish(found), **{name: found[:, position] for name, position in means.items()}}
+    def finish_all(averages: Array) -> dict[str, Array]:
+        return {**finish(averages), **{name: averages[:, position] for name, position in means.items()}}
 
     ranked = task == "binary" and prediction.kind in ("probability", "score")
     columns = np.stack([np.asarray(part, dtype=float) for part in parts]) if parts else np.empty((0, len(labels)))
-    return Scored(labels, columns, all_of, prediction.values if ranked else None, called)
+    return Scored(labels, columns, finish_all, prediction.values if ranked else None, called)
 
 
 def estimate(models: Sequence[Scored]) -> list[dict[str, float]]:
     """The metrics of each model on the rows as they are."""
     np = extra("numpy", extra="mlflow")
-    every = np.arange(len(models[0].labels))
-    once = [
-        {**_on(model, every[None, :], np.ones((1, len(every))), _ranks(model)), **_called(model, [every])}
+    rows = np.arange(len(models[0].labels))
+    estimates = [
+        {**_on(model, rows[None, :], np.ones((1, len(rows))), _ranks(model)), **_called(model, [rows])}
         for model in models
     ]
-    return [{name: float(value[0]) for name, value in metrics.items()} for metrics in once]
+    return [{name: float(value[0]) for name, value in metrics.items()} for metrics in estimates]
 
 
 def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[dict[str, Array]]:
@@ -137,21 +138,21 @@ def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[di
     rows = len(models[0].labels)
     random = np.random.default_rng(seed)
     ranks = [_ranks(model) for model in models]
-    found: list[list[dict[str, Array]]] = [[] for _ in models]
-    kept: list[Array] = []
+    results: list[list[dict[str, Array]]] = [[] for _ in models]
+    called_on: list[Array] = []
     most = _CALLS if any(model.called for model in models) else 0
     left = resamples
     while left:
         block = min(left, max(1, _BLOCK // rows))
-        drawn = random.integers(0, rows, (block, rows))
-        counts = _counts(drawn, rows)
-        for model, rank, values in zip(models, ranks, found, strict=True):
-            values.append(_on(model, drawn, counts, rank))
-        kept.extend(drawn[: max(0, most - len(kept))])
+        sample = random.integers(0, rows, (block, rows))
+        counts = _counts(sample, rows)
+        for model, rank, values in zip(models, ranks, results, strict=True):
+            values.append(_on(model, sample, counts, rank))
+        called_on.extend(sample[: max(0, most - len(called_on))])
         left -= block
     return [
-        {name: np.concatenate([part[name] for part in values]) for name in values[0]} | _called(model, kept)
-        for model, values in zip(models, found, strict=True)
+        {name: np.concatenate([part[name] for part in values]) for name in values[0]} | _called(model, called_on)
+        for model, values in zip(models, results, strict=True)
     ]
 
 
@@ -165,22 +166,22 @@ def interval(values: Array, confidence: float) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _counts(drawn: Array, size: int) -> Array:
-    """How often each of `size` things was drawn, by resample."""
+def _counts(sample: Array, size: int) -> Array:
+    """The number of times that each of `size` things was drawn, by resample."""
     np = extra("numpy", extra="mlflow")
-    block = len(drawn)
-    shifted = drawn + np.arange(block)[:, None] * size
+    block = len(sample)
+    shifted = sample + np.arange(block)[:, None] * size
     return np.bincount(shifted.ravel(), minlength=block * size).reshape(block, size)
 
 
-def _on(model: Scored, drawn: Array, counts: Array, rank: tuple[Array, int] | None) -> dict[str, Array]:
+def _on(model: Scored, sample: Array, counts: Array, rank: tuple[Array, int] | None) -> dict[str, Array]:
     with extra("numpy", extra="mlflow").errstate(divide="ignore", invalid="ignore"):
-        means = counts @ model.columns.T / drawn.shape[1]
-        return {**(_areas(*rank, drawn) if rank else {}), **model.finish(means)}
+        means = counts @ model.columns.T / sample.shape[1]
+        return {**(_areas(*rank, sample) if rank else {}), **model.finish(means)}
 
 
 def _ranks(model: Scored) -> tuple[Array, int] | None:
-    """Of each row twice the position of its score, greatest first and equal ones together, plus its label."""
+    """For each row, twice the position of its score (greatest first, equal ones together) plus its label."""
     if model.scores is None:
         return None
     np = extra("numpy", extra="mlflow")
@@ -188,14 +189,14 @@ def _ranks(model: Scored) -> tuple[Array, int] | None:
     return 2 * position + model.labels.astype(int), 2 * len(distinct)
 
 
-def _areas(ranks: Array, size: int, drawn: Array) -> dict[str, Array]:
+def _areas(ranks: Array, size: int, sample: Array) -> dict[str, Array]:
     """The areas below the ROC and the precision-recall curve, by resample.
 
     AUC is the Mann-Whitney statistic, ties count half (Hanley and McNeil, Radiology 143, 1982). pr_auc is average
     precision: the sum of precisions weighted by the recall they add, without interpolation.
     """
     np = extra("numpy", extra="mlflow")
-    counts = _counts(ranks[drawn], size).reshape(len(drawn), -1, 2)
+    counts = _counts(ranks[sample], size).reshape(len(sample), -1, 2)
     negative, positive = counts[:, :, 0], counts[:, :, 1]
     above = np.cumsum(positive, axis=1)
     seen = above + np.cumsum(negative, axis=1)
@@ -215,41 +216,41 @@ def _binary(labels: Array, prediction: Prediction, threshold: float) -> tuple[li
     np = extra("numpy", extra="mlflow")
     if prediction.kind == "score":
         return [], lambda means: {}
-    said = prediction.values
-    decided = said >= threshold if prediction.kind == "probability" else said == 1
-    columns = [decided == (labels == 1), decided & (labels == 1), decided, labels]
+    values = prediction.values
+    decisions = values >= threshold if prediction.kind == "probability" else values == 1
+    columns = [decisions == (labels == 1), decisions & (labels == 1), decisions, labels]
 
-    def decisions(means: Array) -> dict[str, Array]:
-        hit, both, decided, positive = means[:, :4].T
-        return {"accuracy": hit, "f1": _ratio(2 * both, decided + positive)}
+    def rates(means: Array) -> dict[str, Array]:
+        accuracy, true_positive, predicted, positive = means[:, :4].T
+        return {"accuracy": accuracy, "f1": _ratio(2 * true_positive, predicted + positive)}
 
     if prediction.kind == "label":
         return columns, lambda means: {
-            **decisions(means),
+            **rates(means),
             "precision": _ratio(means[:, 1], means[:, 2]),
             "recall": _ratio(means[:, 1], means[:, 3]),
         }
-    likely = np.clip(np.where(labels == 1, said, 1 - said), _SMALLEST, 1)
-    columns += [-np.log(likely), (said - labels) ** 2]
-    return columns, lambda means: {"log_loss": means[:, 4], "brier": means[:, 5], **decisions(means)}
+    likelihood = np.clip(np.where(labels == 1, values, 1 - values), _SMALLEST, 1)
+    columns += [-np.log(likelihood), (values - labels) ** 2]
+    return columns, lambda means: {"log_loss": means[:, 4], "brier": means[:, 5], **rates(means)}
 
 
 def _multiclass(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
     np = extra("numpy", extra="mlflow")
     probable = prediction.kind == "probability"
-    decided = prediction.values.argmax(axis=1) if probable else prediction.values
+    decisions = prediction.values.argmax(axis=1) if probable else prediction.values
     size = len(prediction.classes)
-    columns = [decided == labels]
-    columns += [(decided == k) & (labels == k) for k in range(size)]
-    columns += [(decided == k) * 1.0 + (labels == k) for k in range(size)]
+    columns = [decisions == labels]
+    columns += [(decisions == k) & (labels == k) for k in range(size)]
+    columns += [(decisions == k) * 1.0 + (labels == k) for k in range(size)]
     if probable:
         columns.append(-np.log(np.clip(prediction.values[np.arange(len(labels)), labels], _SMALLEST, 1)))
 
     def finish(means: Array) -> dict[str, Array]:
-        counted = means[:, 1 + size : 1 + 2 * size]
-        scores = _ratio(2 * means[:, 1 : 1 + size], counted)
-        # Over the classes that a row of the resample is of, or is taken for; the others have no score.
-        metrics = {"accuracy": means[:, 0], "macro_f1": scores.sum(axis=1) / (counted > 0).sum(axis=1)}
+        occurrences = means[:, 1 + size : 1 + 2 * size]
+        scores = _ratio(2 * means[:, 1 : 1 + size], occurrences)
+        # The mean over the classes that occur among the resample's labels or predictions; the others have no score.
+        metrics = {"accuracy": means[:, 0], "macro_f1": scores.sum(axis=1) / (occurrences > 0).sum(axis=1)}
         return {**metrics, "log_loss": means[:, 1 + 2 * size]} if probable else metrics
 
     return columns, finish
@@ -272,7 +273,7 @@ def _regression(labels: Array, prediction: Prediction, threshold: float) -> tupl
     return [errors**2, abs(errors), errors, labels - centre, (labels - centre) ** 2], finish
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    """0 where there is nothing to divide by, as a classifier that never says yes has precision 0."""
+def _ratio(part: Array, total: Array) -> Array:
+    """The ratio, or 0 where the total is 0: a classifier that never says yes has precision 0."""
     np = extra("numpy", extra="mlflow")
-    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    return np.divide(part, total, out=np.zeros_like(total), where=total > 0)

@@ -1,4 +1,4 @@
-"""A model card: what a version is, what it was made from, how good it is and what it is for, as Markdown."""
+"""The model card of a version: its purpose, origin and quality, as Markdown."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def model_card(version: ModelVersion, training: Training, evaluation: Evaluation
         "How it was made": _making(training),
         "Parameters": _table([{"parameter": k, "value": v} for k, v in sorted(training.params.items())]),
         "Slices": _table(slice_rows(evaluation)),
-        "What it listens to": _table(importance_rows(evaluation)),
+        "Most important inputs": _table(importance_rows(evaluation)),
         "Licences": _licences(training.licences),
     }
     return (
@@ -59,28 +59,28 @@ def shortened(card: str, note: str, limit: int) -> str:
     """
     if len(card) <= limit:
         return card
-    kept = ""
+    beginning = ""
     for section in card.split("\n\n## "):
-        longer = f"{kept}\n\n## {section}" if kept else section
+        longer = f"{beginning}\n\n## {section}" if beginning else section
         if len(longer) + len(note) + 2 > limit:
             break
-        kept = longer
-    return f"{kept or card[: limit - len(note) - 2]}\n\n{note}"
+        beginning = longer
+    return f"{beginning or card[: limit - len(note) - 2]}\n\n{note}"
 
 
 def _evaluation(evaluation: Evaluation) -> list[str]:
-    whole = evaluation.whole
-    told = f"{whole.rows:,} rows of `{evaluation.rows_asset}` (content {evaluation.rows_hash[:12]})"
+    overall = evaluation.whole
+    rows = f"{overall.rows:,} rows of `{evaluation.rows_asset}` (content {evaluation.rows_hash[:12]})"
     if evaluation.unlabelled:
-        told += f", without {evaluation.unlabelled:,} that have no label"
-    if whole.why_not:
-        return [f"On {told}, nothing was measured: {whole.why_not}."]
+        rows += f", without {evaluation.unlabelled:,} that have no label"
+    if overall.why_not:
+        return [f"On {rows}, nothing was measured: {overall.why_not}."]
     paragraphs = [
         *([f"**Careful**: {evaluation.warning}, on which it looks better than it is."] if evaluation.warning else []),
-        f"On {told}; {evaluation.confidence:.0%} percentile intervals of {evaluation.resamples:,} resamples.",
+        f"On {rows}; {evaluation.confidence:.0%} percentile intervals of {evaluation.resamples:,} resamples.",
         markdown_table(metric_rows(evaluation)),
     ]
-    if whole.differences:
+    if overall.differences:
         paragraphs += [
             f"Against {evaluation.alias} {evaluation.rival_version}, on the same rows and resamples:",
             markdown_table(comparison_rows(evaluation)),
@@ -98,7 +98,7 @@ def _training_data(record: ModelVersion, run: TrainingRun | None) -> list[str]:
 
 
 def _making(training: Training) -> list[str]:
-    """Facts that are known, one a line."""
+    """The facts on record, one a line."""
     run = training.record
     facts: dict[str, Any] = {
         "code": run and run.code_commit and f"commit `{run.code_commit}`{', uncommitted changes' * bool(run.dirty)}",

@@ -1,4 +1,4 @@
-"""What a registered version says of some rows, whatever shape its answer has, and which inputs it listens to."""
+"""Predictions of a registered version in one form, and the importance of its inputs."""
 
 import functools
 from collections.abc import Callable, Collection, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 Features: TypeAlias = "Callable[[pd.DataFrame], pd.DataFrame] | Sequence[str] | None"
 # An integer label with more values than this is a quantity.
 _MOST_CLASSES = 20
-_ASKED_AT_ONCE = 20_000  # rows
+_BATCH = 20_000  # rows of one call of a model
 
 
 read_frame = functools.partial(as_frame, tool="mlflow", error=EvaluationError)
-"""Whatever an IO manager loads as a table, as a pandas frame, or an EvaluationError."""
+"""A pandas frame of any table that an IO manager loads; an EvaluationError if it is not a table."""
 
 
 @dataclass(frozen=True)
@@ -38,59 +38,59 @@ class Labels:
     classes: tuple[Any, ...] = ()  # binary: negative, positive
 
 
-def known_rows(rows: "pd.DataFrame", label: str, asset: dg.AssetKey) -> "pd.DataFrame":
+def labelled_rows(rows: "pd.DataFrame", label: str, asset: dg.AssetKey) -> "pd.DataFrame":
     """The rows with a label.
 
     Raises:
-        EvaluationError: there are none, or there is no such column.
+        EvaluationError: There are none, or there is no such column.
     """
     if label not in rows:
         raise EvaluationError(
             f"{asset.to_user_string()} has no column {label!r}; it has {', '.join(map(str, rows.columns[:30]))}. Name "
             "its column of answers as label."
         )
-    known: pd.DataFrame = rows.dropna(subset=[label]).reset_index(drop=True)
-    if known.empty:
+    labelled: pd.DataFrame = rows.dropna(subset=[label]).reset_index(drop=True)
+    if labelled.empty:
         raise EvaluationError(
             f"none of the {len(rows)} rows of {asset.to_user_string()} has a {label!r}. Wait until labels have "
             "arrived, or name other rows."
         )
-    return known
+    return labelled
 
 
 def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Sequence[Any] | None) -> Labels:
-    """Encode a series of labels that are all known; the task follows from them unless it is named.
+    """Encode a series of labels, none of which is missing; the task follows from them unless it is given.
 
     Raises:
-        EvaluationError: the labels do not fit the task.
+        EvaluationError: The labels do not fit the task.
     """
     np, pd = (extra(name, extra="mlflow") for name in ("numpy", "pandas"))
-    found: list[Any] = list(classes or in_order(pd.unique(labels).tolist()))
+    values: list[Any] = list(classes or in_order(pd.unique(labels).tolist()))
     numeric = pd.api.types.is_numeric_dtype(labels) and not pd.api.types.is_bool_dtype(labels)
     if task is None:
-        whole = not numeric or bool((labels % 1 == 0).all())
-        few = len(found) <= (_MOST_CLASSES if whole else 2)
-        task = "regression" if numeric and not few else "binary" if len(found) <= 2 else "multiclass"
+        integral = not numeric or bool((labels % 1 == 0).all())
+        few = len(values) <= (_MOST_CLASSES if integral else 2)
+        task = "regression" if numeric and not few else "binary" if len(values) <= 2 else "multiclass"
     if task == "regression":
         if not numeric:
-            raise EvaluationError(f"labels such as {found[0]!r} are no numbers. Use task='binary' or 'multiclass'.")
+            raise EvaluationError(f"labels such as {values[0]!r} are not numbers. Use task='binary' or 'multiclass'.")
         return Labels(task, labels.to_numpy(dtype=float))
     if task == "binary":
-        if set(found) <= {0, 1}:
-            found = [0, 1]  # also where they are floats or truths
-        positive = found[-1] if positive is None else positive
-        others = [value for value in found if value != positive]
-        if len(others) > 1:
+        if set(values) <= {0, 1}:
+            values = [0, 1]  # also if they are floats or booleans
+        positive = values[-1] if positive is None else positive
+        negatives = [value for value in values if value != positive]
+        if len(negatives) > 1:
             raise EvaluationError(
-                f"labels {', '.join(map(repr, found[:10]))} are more than two. Use task='multiclass' or 'regression'."
+                f"labels {', '.join(map(repr, values[:10]))} are more than two. Use task='multiclass' or 'regression'."
             )
-        values = (labels == positive).to_numpy(dtype=float)
-        return Labels(task, values, (others[0] if others else None, positive))
-    values = pd.Categorical(labels, categories=list(found)).codes
-    if (values < 0).any():
-        unknown = sorted(set(map(str, labels[np.asarray(values) < 0].unique())))
-        raise EvaluationError(f"labels {', '.join(unknown[:10])} are none of the classes. Add them to classes=[…].")
-    return Labels(task, np.asarray(values, dtype=int), tuple(found))
+        truths = (labels == positive).to_numpy(dtype=float)
+        return Labels(task, truths, (negatives[0] if negatives else None, positive))
+    codes = np.asarray(pd.Categorical(labels, categories=values).codes, dtype=int)
+    if (codes < 0).any():
+        unknown = sorted(set(map(str, labels[codes < 0].unique())))
+        raise EvaluationError(f"labels {', '.join(unknown[:10])} are not among the classes. Add them to classes=[…].")
+    return Labels(task, codes, tuple(values))
 
 
 def in_order(values: Collection[Any]) -> list[Any]:
@@ -103,104 +103,102 @@ def in_order(values: Collection[Any]) -> list[Any]:
 
 
 def load_model(context: dg.AssetExecutionContext, models: HoldsModels, record: ModelVersion) -> LoadedModel:
-    """A version as MLflow loads its files, of any format: it was trained here. The log says what it is.
+    """A version, loaded by MLflow from any format, because it was trained here; the format is logged.
 
     Raises:
-        ModelVersionError: it was deleted, its files are gone or were changed, or it cannot be loaded here.
+        ModelVersionError: It was deleted, its files are gone or were changed, or it cannot be loaded here.
     """
     try:
         loaded = load_stored(lambda folder: models.fetch(record, folder), pyfunc=True, allow_pickle=True)
     except Exception as error:
-        # Whatever the model's own code raises, beside MLflow's errors.
+        # The model's own code raises anything, beside MLflow's errors.
         raise ModelVersionError(
             f"version {record.version} of {record.name!r} cannot be loaded: {type(error).__name__}: "
             f"{mask_credentials(str(error))[:500]}"
         ) from error
-    says = f"Loaded version {record.version} of {record.name!r}, which is stored as {loaded.format}"
+    message = f"Loaded version {record.version} of {record.name!r}, which is stored as {loaded.format}"
     if loaded.format.runs_code:
-        context.log.warning(f"{says}: {loaded.format.runs_code}.")
+        context.log.warning(f"{message}: {loaded.format.runs_code}.")
     else:
-        context.log.info(f"{says}.")
+        context.log.info(f"{message}.")
     return loaded
 
 
 def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features, label: str) -> "pd.DataFrame":
-    """The columns that a model takes, from the rows and what `features` makes of them; never the label.
+    """The columns that a model takes, from the rows and the result of `features`; never the label.
 
     Raises:
-        EvaluationError: columns are missing, or the model takes the label as an input.
+        EvaluationError: Columns are missing, or the model takes the label as an input.
     """
     schema = model.metadata.get_input_schema()
-    named = schema.input_dict() if schema and schema.has_input_names() else {}
-    if label in named:
+    specs = schema.input_dict() if schema and schema.has_input_names() else {}
+    if label in specs:
         raise EvaluationError(f"the model takes the label {label!r} as an input. Train it without, then evaluate.")
-    known = rows.drop(columns=label)
-    made = _made(features, known) if callable(features) else known
-    wanted = list(named) or (list(made.columns) if features is None or callable(features) else list(features))
+    unlabelled = rows.drop(columns=label)
+    frame = _computed(features, unlabelled) if callable(features) else unlabelled
+    names = list(specs) or (list(frame.columns) if features is None or callable(features) else list(features))
     absent = [
         name
-        for name in wanted
-        if name not in made and name not in known and (name not in named or named[name].required)
+        for name in names
+        if name not in frame and name not in unlabelled and (name not in specs or specs[name].required)
     ]
     if absent:
         raise EvaluationError(
             f"the model takes {', '.join(map(repr, absent))}, which the rows lack; they have "
-            f"{', '.join(map(str, list(known.columns)[:30]))}. Name another asset as rows, or make the columns in "
+            f"{', '.join(map(str, list(unlabelled.columns)[:30]))}. Name another asset as rows, or make the columns in "
             "features=<function of a frame>."
         )
-    given = made.copy(deep=False)
-    for name in wanted:
-        if name not in made and name in known:
-            given[name] = known[name]
-    for name, spec in named.items():
-        if name in given:
-            given[name] = _fitting(given[name], getattr(spec.type, "name", ""))
-    return given.reindex(columns=[name for name in wanted if name in given])
+    inputs = frame.copy(deep=False)
+    for name in names:
+        if name not in frame and name in unlabelled:
+            inputs[name] = unlabelled[name]
+    for name, spec in specs.items():
+        if name in inputs:
+            inputs[name] = _fitting(inputs[name], getattr(spec.type, "name", ""))
+    return inputs.reindex(columns=[name for name in names if name in inputs])
 
 
-def _fitting(values: Any, wanted: str) -> Any:
-    """Values in the type of the signature, if they are the same.
+def _fitting(values: Any, kind: str) -> Any:
+    """Values in the type `kind` of the signature, if none of them changes.
 
-    Whether a column of numbers is whole is chance of its rows, and categories are text to MLflow.
+    A column may be integral in these rows only by chance, and categories are text to MLflow.
     """
     pd = extra("pandas", extra="mlflow")
     types = pd.api.types
-    if wanted == "string" and isinstance(values.dtype, pd.CategoricalDtype):
+    if kind == "string" and isinstance(values.dtype, pd.CategoricalDtype):
         return values.astype(object)
-    if wanted in ("double", "float") and types.is_numeric_dtype(values) and not types.is_float_dtype(values):
-        return values.astype("float64" if wanted == "double" else "float32")
-    number = wanted in ("long", "integer") and types.is_float_dtype(values)
+    if kind in ("double", "float") and types.is_numeric_dtype(values) and not types.is_float_dtype(values):
+        return values.astype("float64" if kind == "double" else "float32")
+    number = kind in ("long", "integer") and types.is_float_dtype(values)
     if number and values.notna().all() and bool(values.eq(values.round()).all()):
-        return values.astype("int64" if wanted == "long" else "int32")
+        return values.astype("int64" if kind == "long" else "int32")
     return values
 
 
-def _made(features: "Callable[[pd.DataFrame], pd.DataFrame]", rows: "pd.DataFrame") -> "pd.DataFrame":
+def _computed(features: "Callable[[pd.DataFrame], pd.DataFrame]", rows: "pd.DataFrame") -> "pd.DataFrame":
     try:
-        made = read_frame(in_row_order(features(rows), rows))
+        frame = read_frame(in_row_order(features(rows), rows))
     except Exception as error:  # whatever the user's function raises
         raise EvaluationError(f"features failed: {type(error).__name__}: {error}") from error
-    if len(made) != len(rows):
-        raise EvaluationError(
-            f"features made {len(made)} rows of {len(rows)}. Let it make one of each, and leave out none."
-        )
-    return made.set_axis(rows.index)
+    if len(frame) != len(rows):
+        raise EvaluationError(f"features returned {len(frame)} rows for {len(rows)}. Return one for each.")
+    return frame.set_axis(rows.index)
 
 
-def in_row_order(made: Any, rows: "pd.DataFrame") -> Any:
-    """What a function made of rows, in their order: one that has sorted them says so by the index."""
+def in_row_order(result: Any, rows: "pd.DataFrame") -> Any:
+    """The result of a function of rows, in their order, which the index keeps if the function has sorted them."""
     pd = extra("pandas", extra="mlflow")
-    if not isinstance(made, pd.DataFrame | pd.Series) or made.index.equals(rows.index):
-        return made
-    sorted_only = len(made) == len(rows) and made.index.is_unique and made.index.isin(rows.index).all()
-    return made.loc[rows.index] if sorted_only else made
+    if not isinstance(result, pd.DataFrame | pd.Series) or result.index.equals(rows.index):
+        return result
+    sorted_only = len(result) == len(rows) and result.index.is_unique and result.index.isin(rows.index).all()
+    return result.loc[rows.index] if sorted_only else result
 
 
 def predict(model: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels) -> Prediction:
-    """Ask a model.
+    """The predictions of a model.
 
     Raises:
-        EvaluationError: it refuses the rows, or answers with something that the labels cannot be compared with.
+        EvaluationError: It refuses the rows, or its answer cannot be compared with the labels.
     """
     try:
         answer = model.predict(inputs)
@@ -212,10 +210,10 @@ def predict(model: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels) -> Pre
 
 
 def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
-    """Probabilities, scores, classes or numbers, from what a model or a function answered: (rows,) or (rows, k).
+    """Probabilities, scores, classes or numbers from the answer of a model or function: (rows,) or (rows, k).
 
     Raises:
-        EvaluationError: the shape or the values fit neither.
+        EvaluationError: The shape or the values do not fit the labels.
     """
     np = extra("numpy", extra="mlflow")
     columns = tuple(getattr(answer, "columns", ()))
@@ -227,21 +225,21 @@ def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
     numeric = values.dtype != bool and np.issubdtype(values.dtype, np.number)
     if numeric and not np.isfinite(values).all():
         broken = int((~np.isfinite(values)).sum())
-        raise EvaluationError(f"{broken} of the model's answers for {rows} rows are not finite. Mend the model.")
+        raise EvaluationError(f"{broken} of the model's answers for {rows} rows are not finite. Fix the model.")
     if values.ndim == 2:
         if labels.task == "regression" or not numeric or values.shape[1] != len(classes):
             raise EvaluationError(
                 f"the model answers with {values.shape[1]} columns, which does not fit {labels.task} with "
                 f"{len(classes)} classes: {', '.join(map(str, classes)) or 'none'}. Name all of them, in classes=[…]."
             )
-        # Columns are in the order of the sorted classes, as scikit-learn has them, unless they are named.
-        names, named = [str(value) for value in classes], [str(column) for column in columns]
-        order = named if set(named) == set(names) else [str(value) for value in in_order(classes)]
+        # Columns are in the order of the sorted classes, as in scikit-learn, unless they are named.
+        names, column_names = [str(value) for value in classes], [str(column) for column in columns]
+        order = column_names if set(column_names) == set(names) else [str(value) for value in in_order(classes)]
         values = values.astype(float)[:, [order.index(name) for name in names]]
         return Prediction("probability", values[:, 1] if labels.task == "binary" else values, classes)
     if labels.task == "regression":
         if not numeric:
-            raise EvaluationError(f"the model answers {values.tolist()[0]!r}, which is no number. Is it a classifier?")
+            raise EvaluationError(f"the model answers {values.tolist()[0]!r}, not a number. Is it a classifier?")
         return Prediction("number", values.astype(float))
     if labels.task == "binary" and numeric and not set(np.unique(values).tolist()) <= set(classes):
         inside = bool(((values >= 0) & (values <= 1)).all())
@@ -254,13 +252,13 @@ def _positions(values: Array, classes: Sequence[Any]) -> Array:
     positions = {value: position for position, value in enumerate(classes)}
     positions |= {str(value): position for value, position in positions.items()}
     answers = values.tolist()
-    found = [positions.get(value, positions.get(str(value), -1)) for value in answers]
-    if -1 in found:
+    codes = [positions.get(value, positions.get(str(value), -1)) for value in answers]
+    if -1 in codes:
         raise EvaluationError(
-            f"the model answers with {answers[found.index(-1)]!r}, which is none of the classes "
+            f"the model answers with {answers[codes.index(-1)]!r}, which is not one of the classes "
             f"{', '.join(map(repr, classes))}. Name all of them in classes=[…]."
         )
-    return np.array(found, dtype=int)
+    return np.array(codes, dtype=int)
 
 
 def permutation_importance(
@@ -271,11 +269,11 @@ def permutation_importance(
     *,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How much worth is lost when one input is shuffled among the rows, greatest loss first.
+    """The loss of worth when one input is shuffled among the rows, greatest first.
 
     Permutation importance: L. Breiman, Random Forests, Machine Learning 45, 2001; of any model, A. Fisher, C. Rudin
-    and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 20, 2019. `worth` is better when greater. Of inputs
-    that say the same, each seems less important than both are.
+    and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 20, 2019. `worth` is better when greater. Each
+    of several inputs with the same content seems less important than they are together.
     """
     pd = extra("pandas", extra="mlflow")
     order = extra("numpy", extra="mlflow").random.default_rng(seed)
@@ -283,13 +281,13 @@ def permutation_importance(
     base = worth(labels.values, predict(model, inputs, labels))
     losses: dict[str, float] = {}
     # Several at once: each call of a model has a cost of its own, whatever the number of rows.
-    step = max(1, _ASKED_AT_ONCE // size)
+    step = max(1, _BATCH // size)
     for block in (names[start : start + step] for start in range(0, len(names), step)):
         shuffled = [inputs.copy(deep=False) for _ in block]
         for frame, name in zip(shuffled, block, strict=True):
             frame[name] = inputs[name].to_numpy()[order.permutation(size)]
-        said = predict(model, pd.concat(shuffled, ignore_index=True).astype(inputs.dtypes.to_dict()), labels)
+        answer = predict(model, pd.concat(shuffled, ignore_index=True).astype(inputs.dtypes.to_dict()), labels)
         for position, name in enumerate(block):
-            part = said.take(slice(position * size, (position + 1) * size))
+            part = answer.take(slice(position * size, (position + 1) * size))
             losses[str(name)] = base - worth(labels.values, part)
     return dict(sorted(losses.items(), key=lambda item: -item[1]))

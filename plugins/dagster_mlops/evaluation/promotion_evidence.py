@@ -29,22 +29,22 @@ class SameRows:
         """The candidate's metric.
 
         Raises:
-            EvaluationError: it was not measured.
+            EvaluationError: It was not measured.
         """
-        found = self.evaluation.whole.metrics.get(self.metric)
-        if found is None:
-            known = ", ".join(self.evaluation.whole.metrics) or f"none: {self.evaluation.whole.why_not}"
+        estimate = self.evaluation.whole.metrics.get(self.metric)
+        if estimate is None:
+            metrics = ", ".join(self.evaluation.whole.metrics) or f"none: {self.evaluation.whole.why_not}"
             raise EvaluationError(
                 f"the evaluation of version {self.evaluation.version} of {self.evaluation.model!r} has no "
-                f"{self.metric!r}; it has {known}. Promote on a metric that is there."
+                f"{self.metric!r}; it has {metrics}. Promote on a metric that is there."
             )
-        return found.value
+        return estimate.value
 
     def holder(self, version: str) -> float:
         """The metric of the version that holds the alias, on the same rows.
 
         Raises:
-            EvaluationError: the evaluation was about another one, or could not score it.
+            EvaluationError: The evaluation compares with another version, or could not score this one.
         """
         evaluation = self.evaluation
         if evaluation.rival_version != version:
@@ -53,26 +53,26 @@ class SameRows:
                 f"version {version} holds {evaluation.alias!r} of {evaluation.model!r}, but the evaluation compares "
                 f"with {compared}. Materialize the evaluation again, then promote."
             )
-        found = evaluation.whole.rival.get(self.metric)
-        if found is None:
+        estimate = evaluation.whole.rival.get(self.metric)
+        if estimate is None:
             raise EvaluationError(
                 f"the evaluation has no {self.metric!r} of version {version}, which holds {evaluation.alias!r}: "
                 f"{evaluation.no_rival or 'only the candidate has this metric'}. Promote on another metric, without "
                 "evaluation=, or move the alias by hand."
             )
-        return found.value
+        return estimate.value
 
     def confirm(self, why: str) -> tuple[bool, str]:
-        """Whether a candidate that is better wins often enough, and why."""
+        """True if a candidate that is better wins in enough resamples, and the reason."""
         wins = self.evaluation.whole.differences[self.metric].wins
-        told = f"{why}; better in {wins:.1%} of resamples"
-        return (True, told) if wins >= self.min_wins else (False, f"{told}, {self.min_wins:.1%} is asked")
+        text = f"{why}; better in {wins:.1%} of resamples"
+        return (True, text) if wins >= self.min_wins else (False, f"{text}, min_wins is {self.min_wins:.1%}")
 
     def to_dict(self) -> dict[str, Any]:
-        """What a version's history of promotions keeps."""
-        found = self.evaluation.whole.differences.get(self.metric)
+        """The facts that a version's history of promotions keeps."""
+        change = self.evaluation.whole.differences.get(self.metric)
         facts = {"rows": self.evaluation.whole.rows, "rows_hash": self.evaluation.rows_hash}
-        return {**facts, **({"wins": found.wins, "low": found.low, "high": found.high} if found else {})}
+        return {**facts, **({"wins": change.wins, "low": change.low, "high": change.high} if change else {})}
 
 
 def same_rows(
@@ -85,31 +85,33 @@ def same_rows(
     *,
     greater: bool,
 ) -> SameRows:
-    """The latest evaluation, once it is sure that it is about this candidate and alias.
+    """The latest evaluation, which must be about this candidate and alias.
 
-    Of an evaluation with partitions, it is that of the last partition that is about the candidate. `greater` says
-    whether more of the metric is better for whoever decides by it.
+    If the evaluation has partitions, it is that of the last one which is about the candidate. `greater` says whether
+    promotion takes more of the metric for better.
 
     Raises:
-        EvaluationError: there is none, it is about another version or alias, or less of the metric is better for it.
+        EvaluationError: There is none, it is about another version or alias, or it takes less for better.
     """
     version, problem = f"{candidate.name}/{candidate.version}", ""
     for partition in reversed(partitions_read(context, key) or [""]):
         try:
-            found = latest_evaluation(context.instance, key, partition)
+            evaluation = latest_evaluation(context.instance, key, partition)
         except EvaluationError as error:
             problem = problem or str(error)
             continue
-        if f"{found.model}/{found.version}" == version and found.alias == alias:
-            if metric in found.whole.metrics and greater_is_better(metric, found.lower_is_better) is not greater:
+        subject = f"{evaluation.model}/{evaluation.version}"
+        if subject == version and evaluation.alias == alias:
+            direction = greater_is_better(metric, evaluation.lower_is_better)
+            if metric in evaluation.whole.metrics and direction is not greater:
                 raise EvaluationError(
-                    f"promotion is told that {'more' if greater else 'less'} of {metric!r} is better, and "
-                    f"{key.to_user_string()} is not. Set greater_is_better of the promotion, or lower_is_better of the "
-                    "evaluation; a metric without a direction, such as 'bias', decides nothing."
+                    f"for promotion {'more' if greater else 'less'} of {metric!r} is better, and for "
+                    f"{key.to_user_string()} it is not. Set greater_is_better of the promotion, or lower_is_better of "
+                    "the evaluation; a metric without a direction, such as 'bias', decides nothing."
                 )
-            return SameRows(found, metric, min_wins, partition)
+            return SameRows(evaluation, metric, min_wins, partition)
         problem = (
-            f"{key.to_user_string()} is about {found.model}/{found.version} and {found.alias!r}, the candidate is "
+            f"{key.to_user_string()} is about {subject} and {evaluation.alias!r}, the candidate is "
             f"{version} for {alias!r}. Materialize the evaluation (with compare_with={alias!r}), then promote."
         )
     raise EvaluationError(problem)

@@ -1,4 +1,4 @@
-"""The reference distribution of a version: what it was trained on and says of it, kept with the version itself."""
+"""The reference distribution of a version: training rows and their predictions, kept with the version itself."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from dagster_mlops.evaluation.metrics import Task
 from dagster_mlops.evaluation.predictions import (
     Features,
     Labels,
-    known_rows,
+    labelled_rows,
     load_model,
     model_inputs,
     predict,
@@ -52,7 +52,7 @@ def reference_asset(
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
-    """An asset with a sample of the rows that `model` learned from, and what its latest version says of them.
+    """An asset with a sample of the rows that `model` was trained on, and the predictions of its latest version.
 
         reference = reference_asset(
             name="reference", model=arrival_delay_model, rows=training_set, label="late", prediction="probability",
@@ -65,18 +65,19 @@ def reference_asset(
     :func:`load_reference` gives it back also after a rollback, and in another repository.
 
     Args:
-        name: of the asset.
-        model: the training asset.
-        rows: the asset that it was trained on, loaded as a dataframe by any IO manager.
-        label: column of the answers; rows without one are left out.
-        features: makes the model's inputs of the rows (without the label), or names them; the signature by default.
-        prediction: name of the column with predictions: the probability of the positive class for two classes, one
+        name: Name of the asset.
+        model: The training asset.
+        rows: The asset that it was trained on, loaded as a dataframe by any IO manager.
+        label: Column of the labels; rows without one are left out.
+        features: Function that makes the model's inputs from the rows (without the label), or their names; the
+            signature by default.
+        prediction: Name of the column with predictions: the probability of the positive class for two classes, one
             column ``<prediction>_<class>`` for each of several, else the number or class.
-        sample: rows that are drawn; None takes all.
-        seed: of the sample.
-        task, positive, classes: as of :func:`evaluation_asset`.
+        sample: Number of rows that are drawn; None takes all.
+        seed: Seed of the sample.
+        task, positive, classes: See :func:`evaluation_asset`.
         registry: Key of the resource that holds the models, and keeps files with them.
-        asset_options: whatever :func:`dagster.asset` takes.
+        asset_options: Further options of :func:`dagster.asset`.
     """
     model_key, rows_key = asset_key(model), asset_key(rows)
 
@@ -92,16 +93,16 @@ def reference_asset(
                         f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
                         "trained on. Materialize the reference in the run of the training."
                     )
-                known = known_rows(read_frame(rows), label, rows_key)
-                labels = read_labels(known[label], task=task, positive=positive, classes=classes)
-                few = sample is None or len(known) <= sample
-                chosen = known.index if few else known.sample(sample, random_state=seed).index.sort_values()
-                part = Labels(labels.task, labels.values[chosen], labels.classes)
+                labelled = labelled_rows(read_frame(rows), label, rows_key)
+                labels = read_labels(labelled[label], task=task, positive=positive, classes=classes)
+                few = sample is None or len(labelled) <= sample
+                index = labelled.index if few else labelled.sample(sample, random_state=seed).index.sort_values()
+                part = Labels(labels.task, labels.values[index], labels.classes)
                 model = load_model(context, models, record).model
-                frame = _scored(model, known.loc[chosen].reset_index(drop=True), part, label, features, prediction)
+                frame = _scored(model, labelled.loc[index].reset_index(drop=True), part, label, features, prediction)
                 note, tool = _bind(models, version, frame), models.tool
         except (EvaluationError, ModelVersionError) as error:
-            # Asking once more would find the same.
+            # Another attempt would fail in the same way.
             raise dg.Failure(str(error), allow_retries=False) from error
         facts = {
             f"{tool}/reference/version": f"{record.name}/{record.version}",
@@ -114,8 +115,8 @@ def reference_asset(
     options = merged_options(
         asset_options,
         name=name,
-        description=f"Rows that {model_key.to_user_string()} learned from, with what its latest version says.",
-        dagster_type=dg.Any,  # its IO manager says what can be stored
+        description=f"Rows that {model_key.to_user_string()} was trained on, with predictions of its latest version.",
+        dagster_type=dg.Any,  # its IO manager decides what can be stored
         kinds=[registry],
         required_resource_keys=[registry],
         deps=[model_key],
@@ -128,11 +129,11 @@ def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
     """The reference distribution that belongs to a version, ``name/version`` or ``name@alias``.
 
     Raises:
-        ModelVersionError: there is no such version, it has no reference, or the file is gone or was changed.
+        ModelVersionError: There is no such version, it has no reference, or the file is gone or was changed.
     """
     name, which = parse_version(model)
     if not name or not which:
-        raise ModelVersionError(f"{model!r} names no version. Write 'name/version' or 'name@alias'.")
+        raise ModelVersionError(f"{model!r} does not name a version. Write 'name/version' or 'name@alias'.")
     with registry.models() as models:
         version = models.version(name, which)
         notes = models.notes(version)
@@ -152,28 +153,28 @@ def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
 
 
 def _scored(
-    model: "PyFuncModel", known: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
+    model: "PyFuncModel", rows: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
 ) -> "pd.DataFrame":
-    inputs = model_inputs(model, known, features, label)
-    said = predict(model, inputs, labels)
-    if said.values.ndim == 2:
-        columns = {f"{prediction}_{name}": said.values[:, k] for k, name in enumerate(said.classes)}
-    elif said.kind == "label":
-        columns = {prediction: [said.classes[k] for k in said.values]}
+    inputs = model_inputs(model, rows, features, label)
+    answer = predict(model, inputs, labels)
+    if answer.values.ndim == 2:
+        columns = {f"{prediction}_{name}": answer.values[:, k] for k, name in enumerate(answer.classes)}
+    elif answer.kind == "label":
+        columns = {prediction: [answer.classes[k] for k in answer.values]}
     else:
-        columns = {prediction: said.values}
-    return inputs.assign(**columns, **{label: known[label]})
+        columns = {prediction: answer.values}
+    return inputs.assign(**columns, **{label: rows[label]})
 
 
 def _bind(models: HoldsModels, version: ModelVersion, frame: "pd.DataFrame") -> dict[str, Any]:
-    """Make the frame the version's reference: the file first, the note that names it last; the same frame once."""
+    """Store the frame as the version's reference, once: first the file, then the note that names it."""
     if not isinstance(models, KeepsFiles):
         raise EvaluationError(f"{models.tool} keeps no files with a version, and so no reference distribution.")
     file = io.BytesIO()
     frame.to_parquet(file, index=False)
     content = file.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    # Another reference of the version gets another name, so that the note never points to half of one.
+    # Each reference of a version has a name of its own, so that the note never points to a part of a file.
     path = f"{MONITORING}/reference-{digest[:12]}.parquet"
     note = {"path": path, "sha256": digest, "rows": len(frame)}
     if models.notes(version).get(REFERENCE) == json.dumps(note):

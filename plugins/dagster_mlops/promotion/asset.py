@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, write_move
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import ModelVersionError
@@ -35,7 +36,7 @@ def promotion_asset(
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
-    """An asset that moves `alias` to the version that the asset `candidate` made, when it beats the present holder.
+    """An asset that moves `alias` to the version that the asset `candidate` made, if it beats the current holder.
 
         champion = promotion_asset(
             candidate=dg.AssetKey("arrival_delay_model"), registered_model_name="arrival_delay", metric="auc",
@@ -65,9 +66,11 @@ def promotion_asset(
             if evaluation
             else None
         )
-        # Of a version that several partitions made at once, first...last, any tells.
-        judged = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
-        evidence = require_gates(context, guards, {**judged, **({guards[1]: compared.partition} if compared else {})})
+        # Where several partitions, first...last, made a version at once, any of them has its checks.
+        partitions = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
+        if compared:
+            partitions[guards[1]] = compared.partition
+        evidence = require_gates(context, guards, partitions)
         with resource.models() as models:
             version = models.version(registered_model_name, challenger.version)
             move = promote_version(models, version, alias, rule, evidence, context.run.run_id, compared)
@@ -82,11 +85,11 @@ def promotion_asset(
             metadata={
                 **record.to_metadata(),
                 f"{tool}/promoted": move.promoted,
-                f"{tool}/decision": _decision_table(move, metric),
+                **table(f"{tool}/decision", _decision(move, metric)),
                 f"{tool}/gates": evidence,
                 f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
                 **{f"{tool}/{role}_{metric}": value for role, value in move.values().items()},
-                **({f"{tool}/version_url": dg.MetadataValue.url(url)} if url else {}),
+                **link(f"{tool}/version_url", url),
             },
             data_version=dg.DataVersion(f"{record.name}/{record.version}"),
         )
@@ -104,14 +107,14 @@ def promotion_asset(
 
 @dataclass(frozen=True)
 class Rule:
-    """When a candidate is better."""
+    """The condition on which a candidate is better."""
 
     metric: str
     greater_is_better: bool = True
     min_improvement: float = 0.0
 
     def judge(self, candidate: float, champion: float | None) -> tuple[bool, str]:
-        """Whether the candidate wins, and why.
+        """True if the candidate wins, and the reason.
 
         >>> Rule("auc", min_improvement=0.01).judge(0.745, 0.74)
         (False, 'auc 0.745 against 0.74: improvement 0.005 is less than 0.01')
@@ -136,19 +139,19 @@ class Rule:
 
 @dataclass(frozen=True)
 class Move:
-    """A decision about an alias, and what became of it."""
+    """A decision about an alias, with the values that it rests on."""
 
     promoted: bool
     why: str
     candidate: str
     candidate_value: float
-    champion: str = ""  # who held the alias before
+    champion: str = ""  # the version that held the alias before
     champion_value: float | None = None
 
     def values(self) -> dict[str, float]:
         """The finite metric values, by role."""
-        both = {"candidate": self.candidate_value, "champion_before": self.champion_value}
-        return {who: value for who, value in both.items() if value is not None and math.isfinite(value)}
+        values = {"candidate": self.candidate_value, "champion_before": self.champion_value}
+        return {role: value for role, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def promote_version(
@@ -216,7 +219,7 @@ def _metric(registry: HoldsModels, version: ModelVersion, metric: str) -> float:
 
 
 def _complete(registry: HoldsModels, champion: ModelVersion, alias: str, value: float) -> Move:
-    """The version holds the alias already: perhaps by a promotion that was killed before it wrote its record."""
+    """The outcome for a version that holds the alias already, perhaps by a promotion killed before its last record."""
     version = champion.version
     intended = [move for move in moves(registry, champion) if move["state"] == INTENDED and move["alias"] == alias]
     if not intended:
@@ -233,10 +236,9 @@ def _record(registry: HoldsModels, name: str, event: Mapping[str, Any]) -> None:
             write_move(registry, registry.version(name, version), finished)
 
 
-def _decision_table(move: Move, metric: str) -> dg.TableMetadataValue:
+def _decision(move: Move, metric: str) -> list[dict[str, str]]:
     before = "" if move.champion_value is None else f"{move.champion_value:.6g}"
-    rows = [
+    return [
         {"role": "candidate", "version": move.candidate, metric: f"{move.candidate_value:.6g}", "verdict": move.why},
         {"role": "champion before", "version": move.champion or "none", metric: before, "verdict": ""},
     ]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
