@@ -1,4 +1,4 @@
-"""What a tool can do for this library, so that the next tool is a folder.
+"""The capabilities of tools, which make the next tool a folder of its own.
 
 A tool joins by one entry point in the group ``dagster_mlops.tools``: a class, or a function, that takes no argument and
 returns a :class:`Tool`. Importing it must be cheap; the tool itself is imported where it is used.
@@ -6,14 +6,14 @@ returns a :class:`Tool`. Importing it must be cheap; the tool itself is imported
     [project.entry-points."dagster_mlops.tools"]
     wandb = "acme.wandb.tool:WandbTool"
 
-Every tool answers for its refs. What else it can do it says by having the methods of a capability, one of the protocols
-below; there is nothing to register and no base class. These are the methods that *this library* calls: users are given
-the tool's own objects by its resource.
+Every tool answers for its refs. Beyond that it has the methods of the capabilities that it offers: the protocols below.
+There is nothing to register and no base class. These are the methods that *this library* calls: a resource gives users
+the tool's own objects.
 
     tool = tool_for("wandb", KeepsRuns)
     tool.files(ref, "code")
 
-:mod:`dagster_mlops.testing` has a check for each capability that a new tool can be held against.
+:mod:`dagster_mlops.testing` has contract tests of the capabilities.
 """
 
 import threading
@@ -35,18 +35,18 @@ _C = TypeVar("_C")
 
 @runtime_checkable
 class Tool(Protocol):
-    """Anything that keeps what a ref names. It is known by the name of its entry point, which is `Ref.tool`."""
+    """A tool that keeps the things of its refs. Its name, `Ref.tool`, is that of its entry point."""
 
     def resolve(self, ref: Ref) -> Answer:
-        """Answer for one ref: never raise for a thing that is missing, never block longer than some seconds."""
+        """Answer for one ref within seconds; a missing thing is an answer, not an exception."""
         ...
 
 
 @runtime_checkable
 class KeepsRuns(Tool, Protocol):
-    """A tracker that keeps files and a model with each training run; a DagsterMlopsError says why not.
+    """A tracker that keeps files and a model with each training run; otherwise it raises a DagsterMlopsError.
 
-    `rerun` is the Python script that runs a training step again, in the environment that the run recorded.
+    `rerun` is the Python script that runs a training step again, in the recorded environment.
     """
 
     rerun: Path
@@ -56,16 +56,16 @@ class KeepsRuns(Tool, Protocol):
         ...
 
     def find_model(self, ref: Ref) -> Inaccessible | Deleted | Faulty | None:
-        """The reason why the run's one model is not there; None when it is."""
+        """The reason if the run's model is not there; None if it is."""
         ...
 
     def fetch_model(self, ref: Ref, folder: Path) -> Path:
-        """Copy the model below `folder`; returns where it is."""
+        """Copy the model below `folder`, and return its path."""
         ...
 
 
 class Datasets(Protocol):
-    """Reads any version of the datasets of one place back; a ``DvcResource`` does. A DagsterMlopsError says why not."""
+    """Reads any version of the datasets in one place, as a ``DvcResource`` does, or raises a DagsterMlopsError."""
 
     def load(self, path: str, kind: Any = None, *, md5: str | None = None) -> Any:
         """The content as a `kind`: a frame or table type, ``bytes``, ``str`` or ``Path``."""
@@ -81,16 +81,16 @@ class KeepsDatasets(Tool, Protocol):
     """A tool that keeps every version of a dataset."""
 
     def datasets(self, at: str) -> Datasets:
-        """The datasets that are kept at `at`: a repository, a bucket, a branch."""
+        """The datasets at `at`: a repository, a bucket, a branch."""
         ...
 
 
 @runtime_checkable
 class RebuildsData(Tool, Protocol):
-    """A tool that can make the data behind a ref again; a DagsterMlopsError says why not."""
+    """A tool that can rebuild the data of a ref, or raises a DagsterMlopsError."""
 
     def rebuild(self, ref: Ref, folder: Path) -> Path:
-        """Write a Parquet file below `folder` that is proven to hold what the ref's record says."""
+        """Write a Parquet file below `folder`, verified against the ref's record."""
         ...
 
 
@@ -109,7 +109,7 @@ class StoredModel:
         """Describe a folder by its MLmodel file and its ``requirements.txt``.
 
         Raises:
-            OSError: there is no MLmodel file.
+            OSError: There is no MLmodel file.
         """
         described = yaml.safe_load((folder / "MLmodel").read_text()) or {}
         file = folder / "requirements.txt"
@@ -127,17 +127,17 @@ class StoredModel:
 class HoldsModels(Protocol):
     """An open model registry, which a resource hands out. `tool` is its name in records and metadata keys.
 
-    Whatever is missing (a model, a version, an alias) is a ModelVersionError.
+    A missing model, version or alias is a ModelVersionError.
     """
 
     tool: str
 
     def version(self, name: str, which: str = "") -> ModelVersion:
-        """The record of a version: its number, ``@alias``, or the newest one."""
+        """The record of the version `which`: a number, ``@alias``, or empty for the newest."""
         ...
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
-        """All metrics of a version, also those that are not finite."""
+        """All metrics of a version, including those that are not finite."""
         ...
 
     def move(self, name: str, alias: str, to: str, *, expected: str) -> bool:
@@ -145,19 +145,19 @@ class HoldsModels(Protocol):
         ...
 
     def notes(self, version: ModelVersion) -> Mapping[str, str]:
-        """The texts that were noted on a version, by key."""
+        """The notes on a version, by key."""
         ...
 
     def note(self, version: ModelVersion, key: str, text: str) -> None:
-        """Keep a text on a version, in place of an earlier one with this key."""
+        """Write a note on a version, in place of an earlier one with this key."""
         ...
 
     def fetch(self, version: ModelVersion, folder: Path) -> StoredModel:
-        """Copy the files of a version below `folder`, once it is sure that they are those that were stored."""
+        """Copy the files of a version below `folder`, if they are unchanged since they were stored."""
         ...
 
     def url(self, version: ModelVersion) -> str:
-        """The version's page in the registry's UI; empty where there is none."""
+        """The version's page in the registry's UI; empty if there is none."""
         ...
 
 
@@ -183,7 +183,7 @@ class ModelRegistry(Protocol):
 
 
 class BrokenTool:
-    """Stands in for an installed tool that cannot be loaded: every answer is the reason.
+    """Replaces an installed tool that cannot be loaded: every answer is the reason.
 
     >>> BrokenTool("wandb cannot be loaded: no module 'acme'").resolve(Ref("wandb", "training_run", "1")).bucket
     'inaccessible'
@@ -197,7 +197,7 @@ class BrokenTool:
 
 
 class _Installed(Mapping[str, Tool]):
-    """The tools behind entry points, each loaded when it is first asked for."""
+    """The tools of entry points, each loaded on first use."""
 
     def __init__(self, entries: Mapping[str, EntryPoint]) -> None:
         self._entries = entries
@@ -218,7 +218,7 @@ class _Installed(Mapping[str, Tool]):
 def _load(entry: EntryPoint) -> Tool:
     try:
         tool = entry.load()()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - one package that is broken must not end what asks the others
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - one broken package must not stop the others
         return BrokenTool(f"the tool {entry.name!r} ({entry.value}) cannot be loaded: {type(error).__name__}: {error}")
     if not isinstance(tool, Tool):
         return BrokenTool(f"the tool {entry.name!r} ({entry.value}) has no method resolve(ref).")
@@ -226,7 +226,7 @@ def _load(entry: EntryPoint) -> Tool:
 
 
 def installed_tools() -> Mapping[str, Tool]:
-    """The installed tools by name. Each is loaded when it is first looked up; one that fails is a :class:`BrokenTool`.
+    """The installed tools by name. Each is loaded on first use; one that fails is a :class:`BrokenTool`.
 
     >>> sorted(installed_tools())
     ['bentoml', 'dvc', 'feast', 'git', 'gto', 'mlflow']
@@ -235,7 +235,7 @@ def installed_tools() -> Mapping[str, Tool]:
 
 
 def tool_for(name: str, capability: type[_C], tools: Mapping[str, Tool] | None = None) -> _C:
-    """The tool of that name, which has a capability.
+    """The tool of a name, if it has a capability.
 
         registry = tool_for("mlflow", HoldsModels)
 
@@ -255,15 +255,16 @@ def tool_for(name: str, capability: type[_C], tools: Mapping[str, Tool] | None =
         return tool
     if isinstance(tool, BrokenTool):
         raise ToolError(tool.reason)
-    others = [other for other in tools if isinstance(tools[other], capability)]
-    raise ToolError(f"{name!r} is not a tool that {_words(capability)}; such tools: {', '.join(others) or 'none'}.")
+    capable = [other for other in tools if isinstance(tools[other], capability)]
+    words = "".join(f" {char.lower()}" if char.isupper() else char for char in capability.__name__).strip()
+    raise ToolError(f"{name!r} is not a tool that {words}; such tools: {', '.join(capable) or 'none'}.")
 
 
 def answer_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
     """The answer of `ask`, or None when it does not return in time.
 
-    It runs in a daemon thread: no database driver can be told from outside to give up, but a thread can be left behind.
-    An exception of `ask` is raised here.
+    It runs in a daemon thread: a database driver cannot be interrupted, but a thread can be left behind. An exception
+    of `ask` is raised here.
     """
     outcome: list[Answer | BaseException] = []
 
@@ -281,8 +282,3 @@ def answer_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
-
-
-def _words(capability: type) -> str:
-    """The name of a capability in words: ``KeepsRuns`` is ``keeps runs``."""
-    return "".join(f" {char.lower()}" if char.isupper() else char for char in capability.__name__).strip()

@@ -51,11 +51,12 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(TEXT, inner, min_size=1, max_size=3),
     max_leaves=5,
 )
-OWN = st.dictionaries(TEXT.map("own {}".format), JSON, max_size=3)
+OWN = st.dictionaries(TEXT.map("fact {}".format), JSON, max_size=3)
 FACTS = {
-    role: {f.name: OWN if f.name == "own" else _values(f.type) for f in dataclasses.fields(role)} for role in ROLES
+    role: {f.name: OWN if f.name == "tool_facts" else _values(f.type) for f in dataclasses.fields(role)}
+    for role in ROLES
 }
-UNKNOWN = st.builds(Record, of=REFS.filter(lambda ref: ref.role not in {r.role for r in ROLES}), own=OWN)
+UNKNOWN = st.builds(Record, of=REFS.filter(lambda ref: ref.role not in {r.role for r in ROLES}), tool_facts=OWN)
 RECORDS = st.one_of([UNKNOWN, *(st.builds(role, **facts) for role, facts in FACTS.items())])
 
 
@@ -84,7 +85,7 @@ def test_a_record_survives_dagster_metadata(record):
 def test_facts_of_a_later_version_are_kept_and_written_again(record, extra):
     later = {**{f"later_{name}": value for name, value in extra.items()}, **record.to_dict()}
     again = Record.from_dict(later)
-    assert dataclasses.replace(again, own=record.own) == record
+    assert dataclasses.replace(again, tool_facts=record.tool_facts) == record
     assert again.to_dict() == later
 
 
@@ -158,7 +159,7 @@ def test_no_text_field_of_any_record_keeps_a_credential(role):
         for f in dataclasses.fields(role)
         if f.type is str or (f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING)
     }
-    record = role(**required, upstream=(Ref("dvc", "dataset", "x", at=secret),), own={"place": secret})
+    record = role(**required, upstream=(Ref("dvc", "dataset", "x", at=secret),), tool_facts={"place": secret})
     assert "s3cret" not in record.to_json()
     assert "s3cret" not in repr(record.to_metadata())
     assert "s3cret" not in record.ref.at

@@ -70,7 +70,7 @@ def test_a_record_of_schema_1_reads_as_it_was_meant(kind):
     record = Record.from_json(STORED[kind])
     assert type(record) is cls and str(record.ref) == ref
     assert [str(up) for up in record.upstream] == upstream
-    assert record.own == {} and record.title() and record.details()
+    assert record.tool_facts == {} and record.title() and record.details()
     old = json.loads(STORED[kind])
     kept = {"package" if name == "bento" else name: value for name, value in old.items()}
     new = record.to_dict()
@@ -109,13 +109,13 @@ def test_what_schema_1_left_on_assets_is_found_under_its_old_keys():
 def test_a_fact_that_is_not_known_survives_the_upgrade(kind, more):
     own = {f"x {name}": value for name, value in more.items()}
     record = Record.from_dict({**json.loads(STORED[kind]), **own})
-    assert record.own == own
+    assert record.tool_facts == own
     assert Record.from_json(record.to_json()) == record
 
 
 # Anything that can be said in JSON, with names and kinds that mean something now and then.
 NAMES = st.sampled_from(
-    ["schema", "kind", "of", "upstream", "own", "tool", "path", "md5", "repo", "metrics", "id", "x"]
+    ["schema", "kind", "of", "upstream", "tool_facts", "tool", "path", "md5", "repo", "metrics", "id", "x"]
 )
 JSON = st.recursive(
     st.none()
@@ -155,7 +155,7 @@ def test_a_role_that_nobody_knows_is_shown_as_itself():
     data = Dataset(path="a", md5="1", repo="/data")
     table = Record(
         of=Ref("iceberg", "lake_table", "db.flights@5", at="s3://lake"),
-        own={"snapshot": 5},
+        tool_facts={"snapshot": 5},
         upstream=(data.ref,),
         dagster_asset="lake",
     )
@@ -170,7 +170,7 @@ def test_a_role_that_nobody_knows_is_shown_as_itself():
         shown = _text(chain_tree(chain))
         assert "lake table db.flights@5" in shown and "snapshot=5" in shown
         state = status(instance)
-        assert state.others == (table,) and state.to_dict()["others"] == [table.to_dict()]
+        assert state.other_records == (table,) and state.to_dict()["other_records"] == [table.to_dict()]
         assert "lake table db.flights@5: asset lake · snapshot=5" in _text(status_screen(state))
         # A class of somebody's own, of schema 1, which did not say its tool or its id.
         old = {"schema": 1, "kind": "lake_view", "name": "late_flights", "upstream": []}
@@ -213,7 +213,7 @@ WANDB = """
     class WandbTool:
         def resolve(self, ref):
             return Accessible(
-                TrainingRun(tool="wandb", run_id=ref.id, tracking_uri=ref.at, own={"entity": "acme"})
+                TrainingRun(tool="wandb", run_id=ref.id, tracking_uri=ref.at, tool_facts={"entity": "acme"})
             )
     """
 
@@ -232,7 +232,7 @@ def test_a_second_tracker_leaves_the_runs_of_the_first_readable(monkeypatch, tmp
 
 def test_own_facts_never_hide_those_of_the_role():
     with pytest.raises(ProvenanceError, match="names that the record itself uses: run_id, upstream"):
-        TrainingRun(run_id="r", tracking_uri="u", own={"run_id": "x", "upstream": 1})
+        TrainingRun(run_id="r", tracking_uri="u", tool_facts={"run_id": "x", "upstream": 1})
     with pytest.raises(ProvenanceError, match="is not of"):
         TrainingRun(run_id="r", tracking_uri="u", of=Ref("wandb", "dataset", "x"))
 

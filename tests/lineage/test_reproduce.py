@@ -243,10 +243,10 @@ def test_a_training_set_whose_dataset_is_lost_is_made_again_by_feast(tmp_path, m
     (tmp_path / "work").mkdir()
     verdict = rerun(recipe, tmp_path / "work", environment="current", tell=told.append)
     assert verdict.reproduced, verdict.different
-    assert any(line.startswith("data: feast makes training_set again") for line in told)
+    assert any(line.startswith("data: feast rebuilds training_set") for line in told)
     (tmp_path / "clock.parquet").unlink()
     (tmp_path / "more").mkdir()
-    with pytest.raises(ReproductionError, match=r"data of training_set are lost, and cannot be made again: .*clock"):
+    with pytest.raises(ReproductionError, match=r"data of training_set are lost, and cannot be rebuilt: .*clock"):
         rerun(recipe, tmp_path / "more", environment="current")
 
 

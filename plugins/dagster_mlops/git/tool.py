@@ -1,4 +1,4 @@
-"""Git commits, the last link of the chain: is one still in its repository, and what was it?"""
+"""Git commits, the last links of a chain."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ _FORMAT = "--format=%H%x00%aI%x00%an%x00%s"
 
 
 class GitTool:
-    """Answers whether a commit is still in its repository, and what it was.
+    """Answers for the commits of git repositories.
 
     >>> GitTool().resolve(Ref("git", "commit", "1f0c2ab", at="/no/such/folder")).bucket
     'inaccessible'
@@ -21,20 +21,22 @@ class GitTool:
         if ref.role != Commit.role:
             return Faulty(f"Git keeps commits, not a {ref.role}.")
         if not re.fullmatch(r"[0-9a-f]{7,64}", ref.id):
-            return Faulty(f"{ref.id!r} is no commit hash.")
+            return Faulty(f"{ref.id!r} is not a commit hash.")
         if not ref.at or not Path(ref.at).is_dir():
             return Inaccessible(f"the folder of the git repository is not there: {ref.at or 'not recorded'}.")
         # A partial clone must not go to the network for an answer.
         local = {"GIT_NO_LAZY_FETCH": "1"}
-        folder, what = Path(ref.at), f"{ref.id}^{{commit}}"
+        folder, revision = Path(ref.at), f"{ref.id}^{{commit}}"
         inside = git(folder, "rev-parse", "--is-shallow-repository", env=local, timeout=_TIMEOUT)
         if inside.returncode:
             return Inaccessible(f"git cannot read {ref.at}: {inside.stderr.decode(errors='replace').strip()}.")
-        shown = git(folder, "show", "--no-patch", "--no-show-signature", _FORMAT, what, env=local, timeout=_TIMEOUT)
-        if shown.returncode == LATE:
-            return Inaccessible(f"{shown.stderr.decode()} in {ref.at}.")
-        if shown.returncode == 0:
-            sha, authored, author, subject = shown.stdout.decode(errors="replace").rstrip("\n").split("\0")
+        commit = git(
+            folder, "show", "--no-patch", "--no-show-signature", _FORMAT, revision, env=local, timeout=_TIMEOUT
+        )
+        if commit.returncode == LATE:
+            return Inaccessible(f"{commit.stderr.decode()} in {ref.at}.")
+        if commit.returncode == 0:
+            sha, authored, author, subject = commit.stdout.decode(errors="replace").rstrip("\n").split("\0")
             return Accessible(Commit(sha=sha, repo=ref.at, authored=authored, author=author, subject=subject))
         if inside.stdout.strip() == b"true":
             return Inaccessible(f"{ref.at} is a shallow clone without this commit. Run: git fetch --unshallow")

@@ -1,4 +1,4 @@
-"""From one prediction back to the raw data and the commit, whichever tools still answer, and forth again."""
+"""From one prediction back to the raw data and the commit, and from a training run to its repetition."""
 
 from typing import TYPE_CHECKING
 

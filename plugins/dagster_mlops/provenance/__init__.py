@@ -1,4 +1,4 @@
-"""The record that crosses tools: what was made, from what, by which code, small enough to travel as a tag.
+"""Records of things, their origin and their code, small enough to travel between tools as a tag.
 
 A :class:`Record` is written twice, as Dagster metadata on the asset and as a tag, label or log field in the tool, so
 that either side alone can answer after the other is gone. A :class:`Ref` names a thing in a tool; a record's

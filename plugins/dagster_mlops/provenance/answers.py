@@ -1,4 +1,4 @@
-"""What a tool answers about a ref: one of four buckets, so that an error never reads as "no lineage"."""
+"""The four answers of a tool about a ref, so that an error never reads as "no lineage"."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -25,7 +25,7 @@ class Inaccessible:
 
 @dataclass(frozen=True)
 class Deleted:
-    """The tool answers, and says that the thing is gone. `record` is what is still known of it."""
+    """The tool answers that the thing is gone. `record` has the facts that are left."""
 
     reason: str
     record: Record | None = None
@@ -34,7 +34,7 @@ class Deleted:
 
 @dataclass(frozen=True)
 class Faulty:
-    """The tool answers, but what it says is damaged or contradicts the ref, e.g. another hash under the same path."""
+    """The tool's content is damaged or contradicts the ref, such as another hash under the same path."""
 
     reason: str
     record: Record | None = None

@@ -1,4 +1,4 @@
-"""Records and refs: how they are written and read."""
+"""Records and refs, and their stored form."""
 
 import dataclasses
 import json
@@ -16,8 +16,8 @@ NAMESPACE = "dagster_mlops"
 
 _R = TypeVar("_R", bound="Record")
 _CLASSES: dict[str, type["Record"]] = {}
-_RESERVED = {"schema", "tool", "of", "upstream", "own"}
-_MOST = 6  # facts shown of many
+_RESERVED = {"schema", "tool", "of", "upstream", "tool_facts"}
+_MOST = 6  # facts of many that a text has
 _EMPTY = ("", None, (), [], {})
 
 
@@ -53,7 +53,7 @@ class Ref:
         """Read what :meth:`to_dict` wrote, in this version or one before.
 
         Raises:
-            ProvenanceError: It is something else.
+            ProvenanceError: `data` is not a ref.
         """
         if not isinstance(data, Mapping):
             raise ProvenanceError(f"A ref is malformed: {schema.short(data)}.")
@@ -65,34 +65,34 @@ class Ref:
 class Record:
     """One step of a model's life. Subclasses are its roles and name the facts; `ref` names the thing itself.
 
-    The tool is data: a second tracker writes a ``TrainingRun(tool="wandb", …)``. What only that tool knows goes into
-    `own`, and shows as metadata under the tool's name. A record whose role is not known here is a plain `Record` with
-    all its facts in `own`, and so are facts of a later version: they are kept, shown and written again.
+    The tool is data: a second tracker writes a ``TrainingRun(tool="wandb", …)``. Facts that only this tool has go into
+    `tool_facts`, and show as metadata under the tool's name. So do facts of a later version, and all facts of a record
+    with an unknown role, which is a plain `Record`: they are kept, shown and written back.
 
     Credentials in text (a tracking URI, a remote, a repository) are masked, because a record is copied into metadata,
     tags and logs.
 
-    >>> made = Dataset(path="raw/flights.parquet", md5="9f…", repo="/data", rows=336776, own={"branch": "main"})
-    >>> Record.from_json(made.to_json()) == made
+    >>> raw = Dataset(path="raw/flights.parquet", md5="9f…", repo="/data", rows=336776, tool_facts={"branch": "main"})
+    >>> Record.from_json(raw.to_json()) == raw
     True
-    >>> Record(of=Ref("iceberg", "table", "db.flights@5"), own={"snapshot": 5}).details()
+    >>> Record(of=Ref("iceberg", "table", "db.flights@5"), tool_facts={"snapshot": 5}).details()
     ['snapshot=5']
     """
 
     role: ClassVar[str] = ""
 
     tool: str = ""
-    of: Ref | None = None  # the thing itself, where its id does not follow from the facts
+    of: Ref | None = None  # the thing itself, if its id does not follow from the facts
     upstream: tuple[Ref, ...] = ()
     dagster_run_id: str = ""
     dagster_asset: str = ""
     dagster_partition: str = ""
-    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    tool_facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("role"):
-            # The first class of a role is the one that records of it are read as: a second cannot take it over.
+            # Records of a role are read as its first class, which a second one cannot replace.
             _CLASSES.setdefault(cls.role, cls)
 
     def __post_init__(self) -> None:
@@ -100,12 +100,14 @@ class Record:
             value = getattr(self, spec.name)
             if isinstance(value, str):
                 object.__setattr__(self, spec.name, mask_credentials(value))
-        if taken := sorted({*_RESERVED, *(spec.name for spec in dataclasses.fields(self))} & self.own.keys()):
-            raise ProvenanceError(f"'own' has names that the record itself uses: {', '.join(taken)}.")
-        object.__setattr__(self, "own", {name: _masked(value) for name, value in self.own.items()})
+        names = {*_RESERVED, *(spec.name for spec in dataclasses.fields(self))}
+        if conflicts := sorted(names & self.tool_facts.keys()):
+            raise ProvenanceError(f"'tool_facts' has names that the record itself uses: {', '.join(conflicts)}.")
+        facts = {k: mask_credentials(v) if isinstance(v, str) else v for k, v in self.tool_facts.items()}
+        object.__setattr__(self, "tool_facts", facts)
         if self.of is not None:
             if type(self).role and self.of.role != type(self).role:
-                raise ProvenanceError(f"A {type(self).role} record is not of {self.of}.")
+                raise ProvenanceError(f"{self.of} cannot have a {type(self).role} record.")
             object.__setattr__(self, "tool", self.of.tool)
             object.__setattr__(self, "role", self.of.role)
 
@@ -115,19 +117,19 @@ class Record:
         return self.of or Ref(self.tool, self.role, *self._identity())
 
     def _identity(self) -> tuple[str, str]:
-        """The id of the thing and where it is kept, from the facts."""
-        raise ProvenanceError("A plain Record says by of=Ref(…) what it is of.")
+        """`id` and `at` of the ref, from the facts."""
+        raise ProvenanceError("A plain Record needs of=Ref(…), the thing that it describes.")
 
     def title(self) -> str:
-        """The name of the thing as a reader knows it: without the hash that only machines need."""
+        """The name of the thing for a reader, without the hash that only machines need."""
         return self.ref.id or self.ref.role
 
     def details(self) -> list[str]:
-        """The facts that a reader looks for, most telling first; empty ones are left out."""
+        """The facts for a reader, most important first; empty ones are left out."""
         return [text for text in self._details() if text]
 
     def _details(self) -> list[str]:
-        return [pairs({name: value for name, value in self.own.items() if value not in _EMPTY})]
+        return [pairs({name: value for name, value in self.tool_facts.items() if value not in _EMPTY})]
 
     def made_by(self) -> str:
         """The Dagster asset, partition and run that made it."""
@@ -138,9 +140,9 @@ class Record:
         return f"asset {self.dagster_asset}{partition}{run}"
 
     def implies(self, ref: Ref) -> "Record | None":
-        """A partial record of `ref`, which this record names as upstream, from the facts carried here; else None.
+        """A partial record of `ref`, which is upstream, from the facts of this record; else None.
 
-        It leads on where neither the tool nor Dagster knows `ref` any more.
+        It continues the chain if neither the tool nor Dagster has a record of `ref`.
         """
         return None
 
@@ -150,7 +152,7 @@ class Record:
         Raises:
             ProvenanceError: A fact is nested too deeply.
         """
-        facts = {**self._facts(), **self.own}
+        facts = {**self._facts(), **self.tool_facts}
         schema.check_depth(facts)
         if self.upstream:
             facts["upstream"] = [ref.to_dict() for ref in self.upstream]
@@ -169,7 +171,7 @@ class Record:
         return {name: value for name, value in plain.items() if value not in _EMPTY}
 
     def to_json(self) -> str:
-        """One line of JSON: what is stored as a tag in a tool."""
+        """One line of JSON, which a tool stores as a tag."""
         return json.dumps(self.to_dict(), separators=(",", ":"), sort_keys=True)
 
     @staticmethod
@@ -183,22 +185,26 @@ class Record:
             raise ProvenanceError(f"A record is not a JSON object: {schema.short(data)}.")
         schema.check_depth(data)
         facts = schema.upgrade(data)
-        named, upstream = facts.pop("of"), facts.pop("upstream", ())
+        of, upstream = facts.pop("of"), facts.pop("upstream", ())
         if not isinstance(upstream, list | tuple):
             raise ProvenanceError(f"The record is malformed: 'upstream' is {schema.short(upstream)}.")
-        cls = _CLASSES.get(named["role"], Record)
+        cls = _CLASSES.get(of["role"], Record)
         fields = {spec.name: spec for spec in dataclasses.fields(cls) if spec.name not in _RESERVED}
-        given = {key: value for key, value in facts.items() if key in fields and value is not None}
-        known = {key: schema.fact(value, fields[key].type, key) for key, value in given.items()}
-        own = {str(key): value for key, value in facts.items() if key not in fields and key not in _RESERVED}
+        values: dict[str, Any] = {
+            key: schema.fact(value, fields[key].type, key)
+            for key, value in facts.items()
+            if key in fields and value is not None
+        }
+        values["tool_facts"] = {str(k): v for k, v in facts.items() if k not in fields and k not in _RESERVED}
+        values["upstream"] = tuple(Ref.from_dict(ref) for ref in upstream)
         if cls is Record:
-            return Record(of=Ref.from_dict(named), upstream=_refs(upstream), own=own, **known)
+            return Record(of=Ref.from_dict(of), **values)
         try:
-            record = cls(tool=schema.name(named.get("tool"), "tool"), upstream=_refs(upstream), own=own, **known)
+            record = cls(tool=schema.name(of.get("tool"), "tool"), **values)
         except TypeError as error:
-            raise ProvenanceError(f"The {named['role']} record is malformed: {error}") from error
-        of = Ref.from_dict(named) if "id" in named else record.ref
-        return record if of == record.ref else dataclasses.replace(record, of=of)
+            raise ProvenanceError(f"The {of['role']} record is malformed: {error}") from error
+        ref = Ref.from_dict(of) if "id" in of else record.ref
+        return record if ref == record.ref else dataclasses.replace(record, of=ref)
 
     @staticmethod
     def from_json(text: str) -> "Record":
@@ -216,7 +222,7 @@ class Record:
     def to_metadata(self) -> dict[str, Any]:
         """The record as Dagster metadata: each fact as ``<tool>/<name>``, the whole under ``dagster_mlops/<role>``."""
         skip = ("dagster_run_id", "dagster_asset", "dagster_partition")
-        facts = {name: value for name, value in {**self._facts(), **self.own}.items() if name not in skip}
+        facts = {name: value for name, value in {**self._facts(), **self.tool_facts}.items() if name not in skip}
         flat = {f"{self.tool}/{name}": value for name, value in facts.items()}
         return {**flat, f"{NAMESPACE}/{self.role}": dg.MetadataValue.json(self.to_dict())}
 
@@ -231,7 +237,7 @@ class Record:
 
 
 def records_in(metadata: Mapping[str, Any]) -> Iterator[Record]:
-    """Every provenance record in an asset's metadata, of whatever role.
+    """Every provenance record in an asset's metadata, of any role.
 
     Raises:
         ProvenanceError: One of them cannot be read.
@@ -251,18 +257,10 @@ def raw_records(metadata: Mapping[str, Any]) -> Iterator[Any]:
             yield stored
 
 
-def _refs(stored: Any) -> tuple[Ref, ...]:
-    return tuple(Ref.from_dict(ref) for ref in stored)
-
-
-def _masked(value: Any) -> Any:
-    return mask_credentials(value) if isinstance(value, str) else value
-
-
 def pairs(values: Mapping[str, Any]) -> str:
     """The first of many names with their values, in one line."""
-    shown = ", ".join(f"{short(name)}={short(value)}" for name, value in list(values.items())[:_MOST])
-    return shown + (f", and {len(values) - _MOST} more" if len(values) > _MOST else "")
+    first = ", ".join(f"{short(name)}={short(value)}" for name, value in list(values.items())[:_MOST])
+    return first + (f", and {len(values) - _MOST} more" if len(values) > _MOST else "")
 
 
 def short(value: Any) -> str:

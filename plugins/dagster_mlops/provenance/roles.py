@@ -1,6 +1,6 @@
-"""The roles in a model's life: which facts each record has, how it reads, and what it implies of its upstream.
+"""The roles in a model's life: the facts of each record, its text, and the upstream records that it implies.
 
-Every role has a `tool` that writes it in this library; another tool says its own name. An id follows from the facts.
+The default `tool` of a role is the one that writes it in this library. An id follows from the facts.
 """
 
 from collections.abc import Mapping

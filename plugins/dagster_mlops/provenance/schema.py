@@ -1,7 +1,7 @@
-"""The stored form of a record, in this version and in those before: what was written once stays readable.
+"""The stored form of a record: this version reads its own and every earlier one.
 
 A record is a JSON object: ``schema``, ``of`` (the ref of the thing itself), ``upstream`` (more refs) and, beside them,
-the facts. Which facts a role has is said by its class; a fact that this version does not know is kept as it is.
+the facts. The class of a role declares its facts; a fact that this version does not know is kept as it is.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from dagster_mlops.errors import ProvenanceError
 
 SCHEMA = 2
-_DEPTH = 50  # of nested lists and objects; what is deeper would end Python's own readers and writers
+_DEPTH = 50  # of nested lists and objects; deeper ones would end Python's own readers and writers
 _NAME = 10_000  # characters of a ref's parts
 
 # Schema 1 had one class per tool, so its `kind` says both the tool and the role.
@@ -54,7 +54,7 @@ def _upgrade_1(data: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str) or not kind:
         raise ProvenanceError(f"The record is malformed: its kind is {short(kind)}.")
     facts = {key: value for key, value in data.items() if key not in ("schema", "kind")}
-    if kind not in _TOOLS:  # a class of somebody's own, whose records did not say the tool or the id
+    if kind not in _TOOLS:  # a user's own class, whose records did not have the tool or the id
         return {**facts, "of": {"tool": "", "role": kind, "id": ""}}
     return {**{_FACTS.get(key, key): value for key, value in facts.items()}, "of": upgrade_ref({"kind": kind})}
 
@@ -71,20 +71,20 @@ def upgrade_ref(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def role_of(kind: str) -> str:
-    """The role that schema 1, and with it a key of Dagster metadata, called `kind`."""
+    """The role that schema 1 and its keys of Dagster metadata called `kind`."""
     return _ROLES.get(kind, kind)
 
 
 def check_depth(value: Any) -> None:
-    """Refuse what is nested so deeply that reading or writing it would end in a RecursionError.
+    """Refuse a value that is nested so deeply that reading or writing it would be a RecursionError.
 
     Raises:
-        ProvenanceError: It is.
+        ProvenanceError: It is too deep.
     """
     level = [value]
     for _ in range(_DEPTH):
-        # Each once: Python objects that share their parts would double at every level.
-        level = list({id(part): part for whole in level for part in _parts(whole)}.values())
+        # Each part once: Python objects that share their parts would double at every level.
+        level = list({id(part): part for value in level for part in _parts(value)}.values())
         if not level:
             return
     raise ProvenanceError(f"The record is nested more than {_DEPTH} levels deep.")
@@ -97,7 +97,7 @@ def _parts(value: Any) -> Any:
 
 
 def name(value: Any, what: str) -> str:
-    """A part of a ref: a text that is short enough to be one.
+    """A part of a ref, which must be a short text.
 
     Raises:
         ProvenanceError: It is not.
@@ -143,7 +143,7 @@ def fact(value: Any, declared: Any, label: str) -> Any:
 
 
 def short(value: Any, most: int = 80) -> str:
-    """A value as a message shows it. Nothing that is nested or huge is written out to find its beginning."""
+    """A value in a message. A nested or huge one is described, not written out."""
     if isinstance(value, str):
         text = value if len(value) <= most else value[:most] + "…"
         return repr(text)

@@ -1,6 +1,6 @@
-"""Contract tests that ship: what a new tool is held against, in its own package's tests.
+"""Contract tests for a new tool, to be called from its own package's tests.
 
-Each is a plain function that raises an AssertionError with what was expected. None needs pytest.
+Each is a plain function that raises an AssertionError. None needs pytest.
 
     from dagster_mlops.testing import check_tool
 

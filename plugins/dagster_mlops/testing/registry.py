@@ -20,7 +20,7 @@ _NOTE = 'Größe: 3 · "quoted"\nsecond line'
 def check_registry(
     registry: ModelRegistry, *, model: str, worse: str, better: str, metric: str, atomic: bool = True
 ) -> None:
-    """Hold a registry against what promotion and evaluation rely on; an AssertionError says what does not hold.
+    """Check the behaviour of a registry that promotion and evaluation rely on; a violation is an AssertionError.
 
         def test_the_registry_keeps_its_contract(acme_registry):
             ...  # register two versions of 'churn', and log their metric
@@ -34,7 +34,7 @@ def check_registry(
         worse: One of its versions, with a lower value of `metric`.
         better: A later version, with a higher value.
         metric: Name of a metric of both.
-        atomic: Whether rivals at the same time are tried, of whom exactly one may move the alias. MLflow cannot
+        atomic: Also try several moves of one alias at the same time, exactly one of which may succeed. MLflow cannot
             compare and set.
     """
     with registry.models() as models:
@@ -51,7 +51,7 @@ def check_registry(
 
 def _check_names(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
     assert (first.tool, second.tool) == (models.tool, models.tool), "a record names another tool than the registry"
-    assert models.version(second.name) == second, "without a version, the newest is meant"
+    assert models.version(second.name) == second, "without a version, the newest is expected"
     values = [float(models.metrics(version)[metric]) for version in (first, second)]
     assert all(map(math.isfinite, values)) and values[0] < values[1], f"{metric} is {values}, lower first is expected"
     for name, which in (("contract-no-model", ""), (first.name, "contract-no-version"), (first.name, "@contract-no")):
@@ -80,9 +80,9 @@ def _check_moves(models: HoldsModels, first: ModelVersion, second: ModelVersion)
 def _check_notes(registry: ModelRegistry, models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:
     models.note(first, "contract", "draft")
     models.note(first, "contract", _NOTE)
-    with registry.models() as others:
-        assert others.notes(first).get("contract") == _NOTE, "a note is kept as it is, the last one by its key"
-        assert "contract" not in others.notes(second), "a note is on one version"
+    with registry.models() as reopened:
+        assert reopened.notes(first).get("contract") == _NOTE, "a note is kept as it is, the last one by its key"
+        assert "contract" not in reopened.notes(second), "a note is on one version"
 
 
 def _check_files(models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:
@@ -107,8 +107,8 @@ def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersio
             raise AssertionError(f"the promotion did not reach {dies_at}")
         decision = promote_version(models, second, alias, rule, {}, "contract")
         assert decision.promoted and _held(models, first.name, alias) == second.version
-        again = promote_version(models, second, alias, rule, {}, "contract")
-        assert not again.promoted, "a promotion that is run again moves nothing"
+        repetition = promote_version(models, second, alias, rule, {}, "contract")
+        assert not repetition.promoted, "a promotion that is run again moves nothing"
         for version in (first, second):
             history = [move for move in moves(models, version) if move["alias"] == alias]
             states = [move["state"] for move in history if move["to"] == second.version]
@@ -117,21 +117,21 @@ def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersio
 
 
 def _check_rivals(registry: ModelRegistry, first: ModelVersion, second: ModelVersion) -> None:
-    """Rivals of whom each saw the alias free."""
-    alias, moved, start = "contract-rivals", [], threading.Barrier(4)
+    """Of several rivals that all saw the alias free, one moves it."""
+    alias, winners, start = "contract-rivals", [], threading.Barrier(4)
 
     def attempt(version: ModelVersion) -> None:
         with registry.models() as models:
             start.wait(30)
             if models.move(version.name, alias, version.version, expected=""):
-                moved.append(version.version)
+                winners.append(version.version)
 
     with ThreadPoolExecutor(4) as pool:
         for rival in [pool.submit(attempt, version) for version in (first, second, first, second)]:
             rival.result()
     with registry.models() as models:
-        assert _held(models, first.name, alias) in moved, "the holder is not one that was told so"
-    assert len(moved) == 1, f"{len(moved)} of 4 rivals were told that they moved the alias"
+        assert _held(models, first.name, alias) in winners, "the holder is not a rival whose move succeeded"
+    assert len(winners) == 1, f"the moves of {len(winners)} of 4 rivals succeeded"
 
 
 def _held(models: HoldsModels, name: str, alias: str) -> str:
@@ -148,11 +148,11 @@ def _raises(call: Callable[[], object], what: str) -> None:
 
 
 class _Killed(BaseException):
-    """The end of a process, as far as one can be had without ending the tests."""
+    """Stands for the end of a process, without ending the tests."""
 
 
 class _Dying:
-    """A registry whose process is killed: right before its first `move`, or right after it, before the record."""
+    """A registry whose process is killed right before its first `move`, or right after it, before the record."""
 
     def __init__(self, models: HoldsModels, dies_at: str) -> None:
         self._models, self._dies_at, self._moved = models, dies_at, False

@@ -1,4 +1,4 @@
-"""The contracts of :mod:`dagster_mlops.tools`: what every tool answers, and what each capability promises."""
+"""The contracts of :mod:`dagster_mlops.tools`: of every tool, and of its capabilities."""
 
 import dataclasses
 import tempfile
@@ -16,15 +16,15 @@ _HOSTILE_IDS = ("", "@", "/", "x", "../../etc/passwd", "--help", "a\0b", "ü" * 
 
 
 def check_tool(tool: Any, *, name: str, present: Ref, absent: Ref, seconds: float = 30.0) -> None:
-    """A tool answers for what it keeps and what it does not, and never raises.
+    """A tool answers for things that it has and for others, and never raises.
 
         check_tool(DvcTool(), name="dvc", present=stored.ref, absent=Ref("dvc", "dataset", "a@00", at=stored.repo))
 
     Args:
         tool: Tool to check.
         name: Name of its entry point.
-        present: Ref of something that it keeps.
-        absent: Ref of something of the same role, in the same place, that it never kept.
+        present: Ref of something that it has.
+        absent: Ref of something of the same role, in the same place, that it never had.
         seconds: Time within which each answer has to come.
 
     Raises:
@@ -42,13 +42,13 @@ def check_tool(tool: Any, *, name: str, present: Ref, absent: Ref, seconds: floa
         spent = time.monotonic() - start
         assert spent <= seconds, f"resolve({ref!r}) took {spent:.1f} s, and may take {seconds:g} s."
         if not isinstance(answer, Accessible):
-            assert answer.reason, f"resolve({ref!r}) is {answer.bucket} and says no reason."
+            assert answer.reason, f"resolve({ref!r}) is {answer.bucket} without a reason."
         return answer
 
     answer = ask(present)
     assert isinstance(answer, Accessible), f"{present} is {answer.bucket}: {answer.reason}"
     record = answer.record
-    assert record.tool == name, f"The record of {present} says the tool {record.tool!r} instead of {name!r}."
+    assert record.tool == name, f"The record of {present} has the tool {record.tool!r} instead of {name!r}."
     assert record.ref == present, f"Asked for {present!r}, the tool answers with the record of {record.ref!r}."
     check_record(record)
     assert ask(present) == answer, f"Asked twice for {present}, the tool answers differently."
@@ -64,7 +64,7 @@ def check_tool(tool: Any, *, name: str, present: Ref, absent: Ref, seconds: floa
 
 
 def check_datasets(tool: Any, present: Ref) -> None:
-    """A tool that :class:`.KeepsDatasets` gives any version back, and says when it cannot.
+    """A tool that :class:`.KeepsDatasets` returns any version, or raises a DagsterMlopsError.
 
     Args:
         tool: Tool to check.
@@ -85,7 +85,7 @@ def check_datasets(tool: Any, present: Ref) -> None:
 
 
 def check_runs(tool: Any, present: Ref) -> None:
-    """A tracker that :class:`.KeepsRuns` gives the run's files and model back, and says when it cannot.
+    """A tracker that :class:`.KeepsRuns` returns the run's files and model, or raises a DagsterMlopsError.
 
     Args:
         tool: Tool to check.
@@ -97,8 +97,8 @@ def check_runs(tool: Any, present: Ref) -> None:
     assert isinstance(tool, KeepsRuns), f"{tool!r} lacks rerun, files, find_model or fetch_model."
     assert Path(tool.rerun).is_file(), f"The script that runs a training again is not there: {tool.rerun}"
     assert tool.files(present, "no such folder") == {}, "A folder that a run does not have holds files."
-    lost = tool.find_model(present)
-    assert lost is None, f"The run's model is {lost.bucket}: {lost.reason}"
+    problem = tool.find_model(present)
+    assert problem is None, f"The run's model is {problem.bucket}: {problem.reason}"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(tool.fetch_model(present, Path(scratch)))
         assert folder.is_relative_to(scratch), f"The model was put into {folder}, not below {scratch}."

@@ -1,1 +1,1 @@
-"""The chain of records upstream of a thing: how it is walked, who answers, how it is shown."""
+"""The chain of records upstream of a thing: it is traced, completed from the event log, and shown."""

@@ -1,4 +1,4 @@
-"""What Dagster's event log still knows of a thing after its tool has forgotten it."""
+"""The records in Dagster's event log, which outlive what a tool has deleted."""
 
 import dataclasses
 import itertools
@@ -18,20 +18,20 @@ _PAGE = 1_000
 
 @dataclass(frozen=True)
 class Entry:
-    """A record as one asset event carries it. `made` is the Unix time of the first event that names the same thing."""
+    """A record as one asset event carries it. `first_seen` is the Unix time of the first event of the same thing."""
 
     record: Record
     asset: str
     partition: str
     timestamp: float
-    made: float
+    first_seen: float
 
 
 class EventLog:
     """The provenance records in a Dagster instance, read lazily and newest first.
 
-    The newest 1,000 events of each asset are read at the first question; older ones, page by page, only while
-    something is not found, until `limit` events were read in all.
+    The first lookup reads the newest 1,000 events of each asset. A lookup that finds nothing reads on, page by page,
+    until `limit` events were read in all.
 
         EventLog(dg.DagsterInstance.get()).find(Ref("mlflow", "model_version", "delay/3"))
     """
@@ -51,15 +51,15 @@ class EventLog:
         while not (entries := self._matching(ref)):
             if not next(self._rounds, False):
                 return None
-        known = [entry for entry in entries if before is None or entry.timestamp <= before] or entries
-        known.sort(key=lambda entry: -entry.timestamp)
-        # A thing that was recorded again later, such as a promoted version, may then name only itself.
-        edges = (tuple(up for up in entry.record.upstream if up != ref) for entry in known)
-        record = dataclasses.replace(known[0].record, upstream=next(filter(None, edges), ()))
-        return dataclasses.replace(known[0], record=record, made=known[-1].timestamp)
+        entries = [entry for entry in entries if before is None or entry.timestamp <= before] or entries
+        entries.sort(key=lambda entry: -entry.timestamp)
+        # The latest record of a thing, such as that of a promoted version, may name only the thing itself.
+        edges = (tuple(up for up in entry.record.upstream if up != ref) for entry in entries)
+        record = dataclasses.replace(entries[0].record, upstream=next(filter(None, edges), ()))
+        return dataclasses.replace(entries[0], record=record, first_seen=entries[-1].timestamp)
 
     def entries(self, role: type[_R]) -> list[tuple[_R, Entry]]:
-        """Every record of one class among the events read at first, newest first; `Record` itself: of unknown roles."""
+        """The records of one class in the first pages, newest first; `Record` itself gives those of unknown roles."""
         if not self._entries:
             next(self._rounds, False)
         pairs = [
@@ -94,16 +94,15 @@ class EventLog:
             yield True
 
     def _take(self, key: dg.AssetKey, event: dg.EventLogEntry) -> None:
-        happened = event.asset_materialization or event.asset_observation
-        if happened is None:
+        asset_event = event.asset_materialization or event.asset_observation
+        if asset_event is None:
             return
-        asset, partition, at = key.to_user_string(), happened.partition or "", event.timestamp
-        for stored in raw_records(happened.metadata):
+        asset, partition, timestamp = key.to_user_string(), asset_event.partition or "", event.timestamp
+        for stored in raw_records(asset_event.metadata):
             try:
                 record = Record.from_dict(stored)
             except ProvenanceError as error:
                 self.unreadable.append(f"{asset} {partition}: {error}")
                 continue
             ref = record.ref
-            entry = Entry(record=record, asset=asset, partition=partition, timestamp=at, made=at)
-            self._entries[ref.tool, ref.role, ref.id].append(entry)
+            self._entries[ref.tool, ref.role, ref.id].append(Entry(record, asset, partition, timestamp, timestamp))

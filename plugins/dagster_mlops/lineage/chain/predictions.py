@@ -1,4 +1,4 @@
-"""Finds one prediction by its request id among all logs that may hold it."""
+"""Finds a prediction by its request id among several prediction logs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +20,7 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
         find_prediction("7f3c…", prediction_logs(EventLog(instance)))
 
     Raises:
-        NotFoundError: no log has it; the message says what each of them answered.
+        NotFoundError: No log has it; the message has the answer of each.
     """
     tools = tools or Tools()
     answers: list[str] = []

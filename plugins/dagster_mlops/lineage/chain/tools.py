@@ -1,4 +1,4 @@
-"""Asks tools about refs, and waits for none of them forever."""
+"""Asks tools about refs, each within a time limit."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -11,7 +11,7 @@ _C = TypeVar("_C")
 
 
 class Tools:
-    """The installed tools, or those given by name, with a memory of which did not answer.
+    """The installed tools, or those given by name; one that did not answer in time is not asked again.
 
     >>> Tools({}).ask(Ref("dvc", "dataset", "raw.parquet@9f")).bucket
     'inaccessible'
@@ -29,7 +29,7 @@ class Tools:
         return sorted(self._tools)
 
     def ask(self, ref: Ref) -> Answer:
-        """The tool's answer; one that raises, hangs or is not installed is an answer, too."""
+        """The tool's answer; also of a tool that raises, hangs or is not installed."""
         if ref.tool in self._missing:
             return self._missing[ref.tool]
         if ref.tool not in self._tools:
@@ -43,7 +43,7 @@ class Tools:
         return answer
 
     def tool_for(self, ref: Ref, capability: type[_C]) -> _C:
-        """The tool that keeps what `ref` names, which has a capability; see :func:`dagster_mlops.tools.tool_for`.
+        """The tool of `ref`, if it has a capability; see :func:`dagster_mlops.tools.tool_for`.
 
         Raises:
             ToolError: The tool is not installed, cannot be loaded, or lacks the capability.
@@ -51,7 +51,7 @@ class Tools:
         return tool_for(ref.tool, capability, self._tools)
 
     def has(self, ref: Ref, capability: type) -> bool:
-        """Whether the tool that keeps what `ref` names is here and has a capability."""
+        """True if the tool of `ref` is here and has a capability."""
         return ref.tool in self._tools and isinstance(self._tools[ref.tool], capability)
 
     def _answer(self, ref: Ref) -> Answer:
@@ -63,5 +63,5 @@ class Tools:
             return self._missing[ref.tool]
         except OSError as error:
             return Inaccessible(f"{ref.tool} cannot be reached: {type(error).__name__}: {error}")
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a tool throws is a finding about this link, never the end
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - an error of a tool is a finding about this link
             return Faulty(f"The tool {ref.tool} failed: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Shows a chain as a tree that reads well on any terminal, down to 80 columns of plain text."""
+"""A chain as a tree for any terminal, down to 80 columns of plain text."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ LOOKS = {
 }
 _SOURCES = {
     "dagster": "known from Dagster's event log",
-    "carried": "known only from what was made of it",
-    "nowhere": "nothing more is known of it",
+    "carried": "known only from a record downstream",
+    "nowhere": "no record is left",
 }
 # From this many siblings of one asset on, they share a line; the JSON form has each of them.
 _MANY = 4
@@ -30,20 +30,20 @@ def chain_tree(chain: Link) -> RenderableType:
 
     rich.print(chain_tree(trace(ref)))
     """
-    shown = {chain.ref}
+    seen = {chain.ref}
     root = Tree(_label([chain]), guide_style="dim")
     waiting: list[tuple[Tree, Sequence[Link]]] = [(root, chain.upstream)]
     while waiting:
         branch, links = waiting.pop()
-        fresh = [link for link in links if link.ref not in shown]
-        again = [link for link in links if link.ref in shown]
-        shown.update(link.ref for link in fresh)
+        fresh = [link for link in links if link.ref not in seen]
+        repeated = [link for link in links if link.ref in seen]
+        seen.update(link.ref for link in fresh)
         below: list[tuple[Tree, Sequence[Link]]] = []
         for group in _groups(fresh):
             upstream = {up.ref: up for link in group for up in link.upstream}
             below.append((branch.add(_label(group)), tuple(upstream.values())))
-        if again:
-            branch.add(Text(f"↑ shown elsewhere: {_named_again(again)}", style="dim"))
+        if repeated:
+            branch.add(Text(f"↑ shown elsewhere: {_names(repeated)}", style="dim"))
         waiting.extend(reversed(below))
     return Group(root, Text(), _summary(chain))
 
@@ -93,13 +93,13 @@ def _totals(links: Sequence[Link]) -> list[str]:
     ]
 
 
-def _named_again(links: Iterable[Link]) -> str:
+def _names(links: Iterable[Link]) -> str:
     names: dict[str, list[str]] = defaultdict(list)
     for link in links:
         names[link.ref.role.replace("_", " ")].append(link.title)
     return ", ".join(
-        f"{kind} {', '.join(found)}" if len(found) < _MANY else f"{len(found)} × {kind} {found[0]} …"
-        for kind, found in names.items()
+        f"{kind} {', '.join(titles)}" if len(titles) < _MANY else f"{len(titles)} × {kind} {titles[0]} …"
+        for kind, titles in names.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""Walks from any thing upstream to everything it was made from, tool by tool."""
+"""Traces anything upstream to everything that it was made from, tool by tool."""
 
 import dataclasses
 from collections import deque
@@ -21,8 +21,8 @@ _R = TypeVar("_R", bound=Record)
 class Link:
     """One thing in the chain, and what it was made from.
 
-    `bucket` is what the tool itself says now. `source` says who gave the `record`: the tool, Dagster's event log, or
-    the facts that the thing made from it carries; the chain goes on below a link that its tool has lost.
+    `bucket` is the tool's own answer. `source` says where the `record` is from: the tool, Dagster's event log, or the
+    facts that a record downstream carries; the chain continues below a link that its tool has lost.
     """
 
     ref: Ref
@@ -39,7 +39,7 @@ class Link:
 
     @property
     def complete(self) -> bool:
-        """Whether every link, down to the last, is accessible."""
+        """True if every link is accessible."""
         return all(link.bucket == "accessible" for link in self.walk())
 
     def walk(self) -> Iterator["Link"]:
@@ -85,34 +85,34 @@ def trace(
 ) -> Link:
     """Everything that a thing was made from, back to the raw data and the commit.
 
-    Each ref is asked of its tool once. Where the tool has lost the record, or cannot be asked, Dagster's event log
-    gives it, and else what the thing above carries: a broken link never ends the chain, and never reads as "none".
+    Each tool is asked once for each ref. If it has lost the record, or does not answer, the record comes from Dagster's
+    event log, or from facts that a record downstream carries: a broken link does not end the chain.
 
         chain = trace(Ref("mlflow", "model_version", "delay/3", at=uri), instance=dg.DagsterInstance.get())
         [dataset.md5 for dataset in chain.find(Dataset)]
 
     Args:
-        ref: where to start.
-        tools: The tools to ask, by name, instead of every installed one (entry-point group ``dagster_mlops.tools``).
-        instance: the Dagster instance whose event log fills the gaps; without one, tools alone answer. Who traces
-            often gives the `Tools` and `EventLog` that were loaded before.
-        timeout: seconds after which a tool that does not answer counts as inaccessible.
+        ref: The start.
+        tools: Tools to ask, by name; default: every installed one. For many traces, give a `Tools` object.
+        instance: Dagster instance whose event log fills the gaps; without one, only tools answer. For many traces,
+            give an `EventLog`.
+        timeout: Seconds after which a tool that does not answer counts as inaccessible.
     """
     tools = tools if isinstance(tools, Tools) else Tools(tools, timeout)
     events = EventLog(instance) if isinstance(instance, dg.DagsterInstance) else instance
     steps: dict[Ref, _Step] = {}
     waiting: deque[tuple[Ref, Record | None, float | None]] = deque([(ref, None, None)])
     while waiting:
-        asked, child, before = waiting.popleft()
-        if asked not in steps:
-            step = steps[asked] = _step(asked, child, before, tools, events)
+        current, child, before = waiting.popleft()
+        if current not in steps:
+            step = steps[current] = _step(current, child, before, tools, events)
             waiting.extend((up, step.record, step.before) for up in step.upstream)
     return _linked(ref, steps)
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One ref answered: a link whose upstream is still refs."""
+    """A link whose upstream is still refs."""
 
     answer: Answer
     source: Source
@@ -125,27 +125,27 @@ def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, ev
     answer = tools.ask(ref)
     entry = events.find(ref, before=before) if events else None
     if entry and not ref.at and not isinstance(answer, Accessible):
-        answer = tools.ask(entry.record.ref)  # only now is it known where to look
-    known: list[tuple[Source, Record | None]] = [
+        answer = tools.ask(entry.record.ref)  # the event log knows where to look
+    candidates: list[tuple[Source, Record | None]] = [
         ("tool", answer.record),
         ("dagster", entry.record if entry else None),
         ("carried", child.implies(ref) if child else None),
         ("nowhere", None),
     ]
-    source, record = next(pair for pair in known if pair[1] or pair[0] == "nowhere")
+    source, record = next(pair for pair in candidates if pair[1] or pair[0] == "nowhere")
     if events and events.unreadable and source in ("carried", "nowhere") and not isinstance(answer, Accessible):
-        # It may be among those, so that it is not known whether Dagster has no record.
+        # Its record may be among those that cannot be read.
         count, first = len(events.unreadable), events.unreadable[0]
         answer = dataclasses.replace(
             answer, reason=f"{answer.reason} Dagster's event log has {count} record(s) that cannot be read: {first}"
         )
-    # A promoted version names itself: that is no edge.
-    edges = next((edges for _, r in known if r and (edges := [up for up in r.upstream if up != ref])), [])
-    return _Step(answer, source, record, tuple(dict.fromkeys(edges)), entry.made if entry else before)
+    # A promoted version names itself, which is not an edge.
+    edges = next((edges for _, r in candidates if r and (edges := [up for up in r.upstream if up != ref])), [])
+    return _Step(answer, source, record, tuple(dict.fromkeys(edges)), entry.first_seen if entry else before)
 
 
 def _linked(start: Ref, steps: Mapping[Ref, _Step]) -> Link:
-    """The steps as links, upstream first, so that a thing reached on two ways is one object."""
+    """The steps as links, upstream first, so that a thing that is reached in two ways is one object."""
     links: dict[Ref, Link] = {}
     path, waiting = dict.fromkeys([start]), [start]
     while waiting:

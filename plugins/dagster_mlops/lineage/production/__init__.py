@@ -1,1 +1,1 @@
-"""The deployments of an instance, and what is behind each of them."""
+"""The deployments of a Dagster instance, with the models and data behind them."""

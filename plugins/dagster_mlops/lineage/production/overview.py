@@ -1,4 +1,4 @@
-"""What is in production, since when, on which data, and whether all checks hold."""
+"""The status of production: deployments with their models and data, and all asset checks."""
 
 import dataclasses
 import socket
@@ -73,17 +73,17 @@ class CheckStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """One screen about production; `unreadable` names records that this version cannot read."""
+    """The status of production; `unreadable` names records that this version cannot read."""
 
     production: tuple[Production, ...]
     checks: tuple[CheckStatus, ...]
     drift: tuple[Report, ...]  # the latest report of each check, newest first
     unreadable: tuple[str, ...] = ()
-    others: tuple[Record, ...] = ()  # of roles that are not known here: the latest of each asset and partition
+    other_records: tuple[Record, ...] = ()  # of unknown roles: the latest of each asset and partition
 
     @property
     def healthy(self) -> bool:
-        """Whether something is in production, all that should answer does, and every check holds."""
+        """True if something is in production, all live deployments answer, and every check holds."""
         live = [p for p in self.production if not p.deployment.stopped]
         return bool(live) and all(p.answers is not False for p in live) and all(c.holds for c in self.checks)
 
@@ -96,10 +96,10 @@ class Status:
                     "deployment": p.deployment.to_dict(),
                     "since": p.since,
                     "answers": p.answers,
-                    "package": p.package.to_dict() if p.package else None,
-                    "model_version": p.model_version.to_dict() if p.model_version else None,
-                    "training_run": p.training_run.to_dict() if p.training_run else None,
-                    "training_set": p.training_set.to_dict() if p.training_set else None,
+                    **{
+                        name: record.to_dict() if (record := getattr(p, name)) else None
+                        for name in ("package", "model_version", "training_run", "training_set")
+                    },
                     "datasets": [dataset.to_dict() for dataset in p.datasets],
                     "metrics": p.metrics,
                 }
@@ -108,19 +108,19 @@ class Status:
             "checks": [{**dataclasses.asdict(check), "holds": check.holds} for check in self.checks],
             "drift": [report.to_dict() for report in self.drift],
             "unreadable": list(self.unreadable),
-            "others": [record.to_dict() for record in self.others],
+            "other_records": [record.to_dict() for record in self.other_records],
         }
 
 
 def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
-    """What a Dagster instance knows of production, without asking any tool.
+    """The status of production on record in a Dagster instance; no tool is asked.
 
-        now = status(dg.DagsterInstance.get())
-        print(now.healthy, [p.deployment.url for p in now.production])
+        current = status(dg.DagsterInstance.get())
+        print(current.healthy, [production.deployment.url for production in current.production])
 
     Args:
-        instance: the Dagster instance to read.
-        runs: how many of the latest runs are searched for asset checks.
+        instance: Dagster instance to read.
+        runs: Number of the latest runs that are searched for asset checks.
     """
     events = EventLog(instance)
     latest = {deployment.name: deployment for deployment, _ in reversed(events.entries(Deployment))}
@@ -136,13 +136,15 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
                 continue
             if isinstance(report, Report):
                 drift.append((record.create_timestamp, report))
-    others = {(record.role, entry.asset, entry.partition): record for record, entry in reversed(events.entries(Record))}
+    unknown = {
+        (record.role, entry.asset, entry.partition): record for record, entry in reversed(events.entries(Record))
+    }
     return Status(
         production=production,
         checks=tuple(_check_status(instance, evaluations[key]) for key in sorted(evaluations, key=str)),
         drift=tuple(report for _, report in sorted(drift, key=lambda pair: -pair[0])),
         unreadable=tuple(events.unreadable),
-        others=tuple(others[key] for key in sorted(others)),
+        other_records=tuple(unknown[key] for key in sorted(unknown)),
     )
 
 
@@ -152,7 +154,7 @@ def _production(deployment: Deployment, events: EventLog) -> Production:
     datasets = {dataset.path: dataset for dataset in reversed(chain.find(Dataset))}
     return Production(
         deployment=deployment,
-        since=entry.made if entry else 0.0,
+        since=entry.first_seen if entry else 0.0,
         answers=None if deployment.stopped else _answers(deployment.url),
         package=next(iter(chain.find(Package)), None),
         model_version=next(iter(chain.find(ModelVersion)), None),
@@ -190,17 +192,17 @@ def _latest_evaluations(instance: dg.DagsterInstance, runs: int) -> "dict[dg.Ass
 
 def _check_status(instance: dg.DagsterInstance, record: "AssetCheckExecutionRecord") -> CheckStatus:
     evaluation, run = record.evaluation, instance.get_run_by_id(record.run_id)
-    judged = isinstance(evaluation, dg.AssetCheckEvaluation)
+    evaluated = isinstance(evaluation, dg.AssetCheckEvaluation)
     verdict = check_problem(instance, record.key.asset_key, record)
     if not verdict:
-        verdict = "passed" if judged and evaluation.passed else "warned"
-    elif not judged and run and not run.is_finished:
+        verdict = "passed" if evaluated and evaluation.passed else "warned"
+    elif not evaluated and run and not run.is_finished:
         verdict = "running"
     return CheckStatus(
         asset=record.key.asset_key.to_user_string(),
         name=record.key.name,
         verdict=verdict,
         when=record.event.timestamp if record.event else record.create_timestamp,
-        blocking=evaluation.blocking if judged else None,
-        description=(evaluation.description or "") if judged else "",
+        blocking=evaluation.blocking if evaluated else None,
+        description=(evaluation.description or "") if evaluated else "",
     )

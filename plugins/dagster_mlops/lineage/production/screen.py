@@ -1,4 +1,4 @@
-"""Shows the status of production on one screen."""
+"""The status of production on one screen."""
 
 from collections import Counter, defaultdict
 from datetime import datetime
@@ -34,7 +34,7 @@ def status_screen(status: Status) -> RenderableType:
         parts.append(Text("\nDrift", style="bold"))
         for report in status.drift:
             parts.append(Text(f"  {report.id}: {' · '.join(report.details())}"))
-    for record in status.others:
+    for record in status.other_records:
         texts = [record.made_by(), *record.details()]
         parts.append(Text(f"\n{record.role.replace('_', ' ')} {record.title()}: {' · '.join(filter(None, texts))}"))
     parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
@@ -59,7 +59,7 @@ def _production(production: Production) -> RenderableType:
     rows = {
         "deployment": f"{deployment.name}/{deployment.id}",
         "state": f"{state} at {deployment.url}" if deployment.url else state,
-        "since": f"{_when(production.since)}",
+        "since": _when(production.since),
         "package": deployment.package,
         "model version": version + alias,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in production.metrics.items()) or "none on record",
@@ -76,9 +76,8 @@ def _production(production: Production) -> RenderableType:
 
 
 def _data(production: Production) -> str:
-    datasets = production.datasets
     folders: dict[str, list[str]] = {}
-    for dataset in datasets:
+    for dataset in production.datasets:
         folder = dataset.path.rpartition("/")[0] or dataset.path
         folders.setdefault(folder, []).append(dataset.md5[:8])
     return "\n".join(

@@ -1,1 +1,1 @@
-"""A training run once more: its recipe, its checkout and environment, and how the result compares."""
+"""Repeats a training run: its recipe, checkout and environment, and the comparison of the results."""

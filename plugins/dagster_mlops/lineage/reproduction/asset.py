@@ -1,4 +1,4 @@
-"""An asset that runs a training again, for a schedule that proves that the champion is still reproducible."""
+"""An asset that runs a training again, so that a schedule can prove that the champion is still reproducible."""
 
 import tempfile
 import time
@@ -35,25 +35,24 @@ def reproduction_asset(
 ) -> dg.AssetsDefinition:
     """An asset whose materialization runs a training again, as ``dagster-mlops reproduce`` does.
 
-    Its check ``reproducible`` passes when the training comes out the same, and says else what is different or gone. It
-    takes as long as the training: let a schedule run it rather than an automation condition.
+    Its check ``reproducible`` passes if the result is the same, and otherwise lists what differs or is gone. It takes
+    as long as the training, so let a schedule run it rather than an automation condition.
 
-        again = reproduction_asset(training="delay@champion", deps=[champion])
-        weekly = dg.ScheduleDefinition(target=dg.AssetSelection.assets(again), cron_schedule="0 4 * * 0")
+        reproduction = reproduction_asset(training="delay@champion", deps=[champion])
+        weekly = dg.ScheduleDefinition(target=dg.AssetSelection.assets(reproduction), cron_schedule="0 4 * * 0")
 
     Args:
-        training: An MLflow run id, ``MODEL/VERSION`` or ``MODEL@ALIAS``, asked for anew each time.
-        name: of the asset.
-        environment: ``new`` installs the lock file of then, ``current`` takes the environment of the step.
-        golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
-            keeps, or the model's input example.
-        tolerance: How far metrics and predictions may be apart, relative to their size.
-        timeout: Seconds that the training may take.
-        tracking_uri: Where MLflow is; else where Dagster's event log knows the model.
-        repo: A checkout of the code that has the commit; else that of then, or the working directory.
-        severity: Of a failed check.
-        asset_options: Whatever else :func:`dagster.asset` takes, such as ``deps``: what the training belongs
-            to, e.g. the promotion asset.
+        training: An MLflow run id, ``MODEL/VERSION`` or ``MODEL@ALIAS``, looked up each time.
+        name: Name of the asset.
+        environment: ``new`` installs the recorded lock file, ``current`` uses the environment of the step.
+        golden: Parquet file of model inputs to compare predictions on; default: the reference distribution that the
+            run keeps, or the model's input example.
+        tolerance: Largest difference of metrics and predictions, relative to their size.
+        timeout: Time limit of the training in seconds.
+        tracking_uri: Tracking URI; default: the one in Dagster's event log.
+        repo: Checkout that has the commit; default: the recorded one, or the working directory.
+        severity: Severity of a failed check.
+        asset_options: Further options of :func:`dagster.asset`, such as ``deps`` on the promotion asset.
     """
     options = merged_options(
         asset_options,
@@ -66,7 +65,7 @@ def reproduction_asset(
     spec = dg.AssetCheckSpec(CHECK, asset=key, description=f"{training} comes out the same when it is run again.")
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        # Here, not above: a code location that holds the asset shall not load what walks lineage.
+        # Here, not above: a code location with this asset need not load the modules of lineage.
         from dagster_mlops.lineage.chain.event_log import EventLog
         from dagster_mlops.lineage.chain.tools import Tools
         from dagster_mlops.lineage.reproduction.recipe import find_recipe
@@ -90,10 +89,10 @@ def reproduction_asset(
                         tools=tools,
                         tell=context.log.info,
                     )
-            except DagsterMlopsError as error:  # something that the training needs is gone: a verdict, not a crash
+            except DagsterMlopsError as error:  # an ingredient of the training is gone: a verdict, not a crash
                 return dg.AssetCheckResult(passed=False, severity=severity, description=mask_credentials(str(error)))
             metadata.update(_metadata(verdict))
-            return dg.AssetCheckResult(passed=verdict.reproduced, severity=severity, description=_told(verdict))
+            return dg.AssetCheckResult(passed=verdict.reproduced, severity=severity, description=_summary(verdict))
 
         started = time.monotonic()
         result = never_missing(judge, tool="reproduce", log=context.log.error)._replace(check_name=CHECK)
@@ -105,15 +104,14 @@ def reproduction_asset(
     return dg.asset(key=key, **options, check_specs=specs)(reproduction)
 
 
-def _told(verdict: "Verdict") -> str:
+def _summary(verdict: "Verdict") -> str:
     outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
-    return f"run {verdict.then.run_id}: {outcome}"
+    return f"run {verdict.original.run_id}: {outcome}"
 
 
 def _metadata(verdict: "Verdict") -> dict[str, Any]:
-    rows = [{name: str(value) for name, value in vars(finding).items()} for finding in verdict.findings]
     return {
-        "reproduce/run": verdict.then.run_id,
-        **table("reproduce/findings", rows),
+        "reproduce/run": verdict.original.run_id,
+        **table("reproduce/findings", map(vars, verdict.findings)),
         "reproduce/different": len(verdict.different),
     }

@@ -1,4 +1,4 @@
-"""The environment that a training ran in: what is known of its packages, and how they are installed again."""
+"""The environment that a training ran in, from its recorded packages, and its installation."""
 
 import hashlib
 import os
@@ -18,24 +18,24 @@ from dagster_mlops.provenance import TrainingRun
 
 Environment = Literal["new", "current"]
 _TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
-# Nothing here installs Poetry's, which names no address for most packages.
+# uv does not install Poetry's lock file, which has no address for most packages.
 _INSTALLABLE = tuple(name for name in LOCK_FILES if name != "poetry.lock")
 
 
 def find_requirements(
     run: TrainingRun, files: Mapping[str, bytes], repository: Path | None
 ) -> tuple[str, bytes] | None:
-    """Name and content of what the environment of `run` can be installed from; None when nothing is left of it.
+    """Name and content of the file from which the environment of `run` can be installed; None if there is none.
 
-    That is the lock file of then, which the run keeps, or else its commit. A run without one that can be installed
-    keeps the versions that were there.
+    That is the recorded lock file, kept by the run or else by its commit. A run without one that can be installed keeps
+    the versions of its packages.
     """
     for name in _INSTALLABLE if run.lock_hash else ():
-        kept = [files[name]] if name in files else []
+        contents = [files[name]] if name in files else []
         if repository is not None:
-            shown = git(repository, "show", f"{run.code_commit}:{name}")
-            kept += [shown.stdout] if shown.returncode == 0 else []
-        for content in kept:
+            answer = git(repository, "show", f"{run.code_commit}:{name}")
+            contents += [answer.stdout] if answer.returncode == 0 else []
+        for content in contents:
             if hashlib.sha256(content).hexdigest() == run.lock_hash:
                 return name, content
     by_version = not run.lock_hash or _locked_by_poetry(run, files, repository)
@@ -49,72 +49,68 @@ def _locked_by_poetry(run: TrainingRun, files: Mapping[str, bytes], repository: 
     )
 
 
-def packages(listed: bytes | str) -> dict[str, str]:
+def packages(text: bytes | str) -> dict[str, str]:
     """The version, or the address, of each package by name.
 
     >>> packages("numpy==2.3.0\\nshop @ git+https://host/shop@1a2b\\n# own==0.1 from file:///srv/own\\n")
     {'numpy': '2.3.0', 'shop': 'git+https://host/shop@1a2b', 'own': '0.1'}
     """
-    text = listed.decode(errors="replace") if isinstance(listed, bytes) else listed
-    found = {}
-    for line in text.splitlines():
+    versions = {}
+    for line in (text.decode(errors="replace") if isinstance(text, bytes) else text).splitlines():
         stripped = line.removeprefix("# ").partition(" from file:")[0]
         name, between, version = stripped.partition(" @ " if " @ " in stripped else "==")
         if between:
-            found[name] = version
-    return found
+            versions[name] = version
+    return versions
 
 
 def install(name: str, content: bytes, *, python: str, folder: Path, code: Path) -> Path:
-    """Make a new environment in `folder` with what the file says, and the checkout `code` where it is a package.
+    """Make a new environment in `folder` from a file of packages, and with the checkout `code` if it is a package.
 
     Returns its Python.
 
     Raises:
-        ReproductionError: uv is not there, or a package or this version of Python cannot be had any more.
+        ReproductionError: uv is missing, or a package or this version of Python can no longer be installed.
     """
     file = folder.parent / name
     file.write_bytes(content)
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
+    neighbour = Path(sys.executable).with_name("uv")
+    uv = str(neighbour) if neighbour.exists() else shutil.which("uv")
     if uv is None:
-        raise ReproductionError("the environment of then is installed by uv, which is not here. Run: pip install uv")
-    installed = folder / "bin" / "python"
-    into = ["--quiet", "--python", str(installed)]
+        raise ReproductionError("the recorded environment is installed by uv, which is not here. Run: pip install uv")
+    interpreter = folder / "bin" / "python"
+    target = ["--quiet", "--python", str(interpreter)]
     commands = [[uv, "venv", "--quiet", "--python", python, str(folder)]]
     if name == "uv.lock":
         (code / name).write_bytes(content)
         commands.append([uv, "sync", "--quiet", "--frozen", "--all-extras", "--project", str(code)])
     else:
-        # What was installed side by side is installed so again, also where the packages say that it does not fit.
-        how = ["install", "--no-deps", "--requirements"] if name == PACKAGES else ["sync"]
-        commands.append([uv, "pip", *how, str(file), *into])
+        # No resolution: versions that were installed together are, also if their own requirements conflict.
+        command = ["install", "--no-deps", "--requirements"] if name == PACKAGES else ["sync"]
+        commands.append([uv, "pip", *command, str(file), *target])
         if _is_package(code):
-            commands.append([uv, "pip", "install", "--no-deps", *into, "--editable", str(code)])
-    before = _untracked(code)
+            commands.append([uv, "pip", "install", "--no-deps", *target, "--editable", str(code)])
+    before, environment = _untracked(code), {**ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)}
     for command in commands:
         try:
-            done = run_program(
-                command, cwd=code, env={**ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)}, timeout=_TIMEOUT
-            )
-        except ChildError as late:
-            raise ReproductionError(
-                f"the environment of then was not installed from {name} in {_TIMEOUT:.0f} s."
-            ) from late
-        if done.returncode:
-            problem = done.stderr.decode(errors="replace").strip()[-1500:]
-            raise ReproductionError(f"the environment of then cannot be installed from {name}: {problem}")
+            result = run_program(command, cwd=code, env=environment, timeout=_TIMEOUT)
+        except ChildError as error:
+            message = f"the recorded environment was not installed from {name} in {_TIMEOUT:.0f} s."
+            raise ReproductionError(message) from error
+        if result.returncode:
+            problem = result.stderr.decode(errors="replace").strip()[-1500:]
+            raise ReproductionError(f"the recorded environment cannot be installed from {name}: {problem}")
     if built := _untracked(code) - before:
-        # What the build has left there is no change of the code.
-        excluded = code / ".git" / "info" / "exclude"
-        excluded.parent.mkdir(exist_ok=True)
-        with excluded.open("a") as file:
+        # Files that the build has left there are not changes of the code.
+        exclude = code / ".git" / "info" / "exclude"
+        exclude.parent.mkdir(exist_ok=True)
+        with exclude.open("a") as file:
             file.writelines("/" + re.sub(r"([\\*?[ ])", r"\\\1", path) + "\n" for path in sorted(built))
-    return installed
+    return interpreter
 
 
 def _is_package(code: Path) -> bool:
-    """Whether a checkout can be installed: many a pyproject.toml only has the settings of tools, or dependencies."""
+    """True if a checkout can be installed: many a pyproject.toml has only settings of tools, or dependencies."""
     if (code / "setup.py").exists():
         return True
     project = code / "pyproject.toml"
@@ -122,12 +118,12 @@ def _is_package(code: Path) -> bool:
 
 
 def _untracked(code: Path) -> set[str]:
-    listed = git(code, "ls-files", "--others", "--exclude-standard", "-z").stdout
-    return set(filter(None, os.fsdecode(listed).split("\0")))
+    paths = git(code, "ls-files", "--others", "--exclude-standard", "-z").stdout
+    return set(filter(None, os.fsdecode(paths).split("\0")))
 
 
 def ambient() -> dict[str, str]:
-    """This process's environment without what ties it to its own Python."""
+    """This process's environment variables, without those that tie it to its own Python."""
     return {
         name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
     }

@@ -1,4 +1,4 @@
-"""Why two training runs differ: code, data, features, configuration, environment or machine."""
+"""The differences between two training runs: code, data, features, configuration, environment and machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What differs between two training runs, causes apart from results; `unknown` is what could not be compared."""
+    """The differences between two training runs, causes apart from results; `unknown` could not be compared."""
 
     before: Recipe
     after: Recipe
@@ -45,39 +45,34 @@ class Explanation:
 
 
 def explain(before: Recipe, after: Recipe) -> Explanation:
-    """What could have made the second run differ from the first, and how their metrics differ.
+    """The possible causes why the second run differs from the first, and the differences of their metrics.
 
     why = explain(find_recipe("delay/3"), find_recipe("delay/4"))
     [f"{cause.kind}: {cause.name}" for cause in why.causes]
     """
-    one, two = before.run, after.run
+    old, new = before.run, after.run
     steps, systems = (before.step, after.step), (before.system, after.system)
-    code = _named(
-        "code",
-        {"commit": one.code_commit, "uncommitted changes": one.dirty},
-        {"commit": two.code_commit, "uncommitted changes": two.dirty},
-    )
-    if one.code_commit != two.code_commit:
-        code += _changed_files(before, after)
-    features = ({"service": r.feature_service, "definitions": r.registry_hash} for r in (one, two))
+    code = ({"commit": run.code_commit, "uncommitted changes": run.dirty} for run in (old, new))
+    features = ({"service": run.feature_service, "definitions": run.registry_hash} for run in (old, new))
     causes = [
-        *code,
+        *_named("code", *code),
+        *_changed_files(before, after),
         *_named("data", *(_data(recipe) for recipe in (before, after))),
         *_named("features", *features),
         *_named("config", *(_flat(step.get("config")) for step in steps)),
         *_named("params", _logged(before), _logged(after)),
-        *_named("seed", {"seed": one.seed}, {"seed": two.seed}),
-        *_named("environment", {"python": one.python}, {"python": two.python}),
+        *_named("seed", {"seed": old.seed}, {"seed": new.seed}),
+        *_named("environment", {"python": old.python}, {"python": new.python}),
         *_named("environment", *(packages(recipe.files.get(PACKAGES, b"")) for recipe in (before, after))),
         *_named("machine", *(_flat({k: v for k, v in s.items() if k not in ("schema", "python")}) for s in systems)),
     ]
     unknown = [
-        f"{what} of run {recipe.run.run_id[:12]}"
+        f"{name} of run {recipe.run.run_id[:12]}"
         for recipe in (before, after)
-        for what, known in (("packages", PACKAGES in recipe.files), ("config and inputs", recipe.step))
-        if not known
+        for name, recorded in (("packages", PACKAGES in recipe.files), ("config and inputs", recipe.step))
+        if not recorded
     ]
-    return Explanation(before, after, tuple(causes), tuple(_named("metric", one.metrics, two.metrics)), tuple(unknown))
+    return Explanation(before, after, tuple(causes), tuple(_named("metric", old.metrics, new.metrics)), tuple(unknown))
 
 
 def _named(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
@@ -93,33 +88,29 @@ def _text(value: Any) -> str:
 
 
 def _data(recipe: Recipe) -> dict[str, str]:
-    """Content hashes of all that was read, directly or by what was read, by path."""
-    direct: list[Record] = recipe.inputs
-    found = {
-        record.path: record.md5 for record in [*recipe.chain.find(Dataset), *direct] if isinstance(record, Dataset)
-    }
+    """Content hashes of all inputs, direct and further upstream, by path."""
+    direct = recipe.inputs
     sets = {f"training set of {r.feature_service}": r.content_hash for r in direct if isinstance(r, TrainingSet)}
-    return {**sets, **found}
+    datasets: list[Record] = [*recipe.chain.find(Dataset), *direct]
+    return sets | {record.path: record.md5 for record in datasets if isinstance(record, Dataset)}
 
 
 def _logged(recipe: Recipe) -> dict[str, str]:
-    """The params that the function logged. Those of the config are compared as config, where it is known."""
+    """The params that the function logged, without those that are compared as config."""
     return {n: value for n, value in recipe.run.params.items() if not (recipe.step and n.startswith("config."))}
 
 
 def _changed_files(before: Recipe, after: Recipe) -> list[Difference]:
     repository = after.repository or before.repository
-    if repository is None:
+    if repository is None or before.run.code_commit == after.run.code_commit:
         return []
-    done = git(repository, "diff", "--numstat", before.run.code_commit, after.run.code_commit)
-    if done.returncode:
-        return []
-    rows = [line.split("\t") for line in done.stdout.decode(errors="replace").splitlines()]
+    diff = git(repository, "diff", "--numstat", before.run.code_commit, after.run.code_commit)
+    rows = [line.split("\t") for line in diff.stdout.decode(errors="replace").splitlines() if not diff.returncode]
     return [Difference("code", name, f"{removed} lines", f"{added} lines") for added, removed, name in rows]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one, by dotted names."""
+    """Nested mappings and lists as one mapping with dotted names."""
     if not isinstance(value, Mapping | list):
         return {prefix: value} if prefix else {}
     flat: dict[str, Any] = {}

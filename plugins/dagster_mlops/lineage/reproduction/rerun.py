@@ -1,4 +1,4 @@
-"""Runs a training again: its code in a checkout of its own, its data, its environment; then compares."""
+"""Runs a training again, with its recorded code, data and environment, and compares the result."""
 
 import sys
 from collections import deque
@@ -30,57 +30,55 @@ def rerun(
     tools: Tools | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
-    """Run the training of `recipe` again below `folder`, which is empty, and compare what comes out.
+    """Run the training of `recipe` again below `folder`, which is empty, and compare the results.
 
-    The code is cloned at its commit, with what was uncommitted; the data are read back by the IO managers of the code
-    itself, at the versions of then; MLflow's run of now goes into a database in `folder`. Nothing that exists changes.
+    The code is cloned at its commit, with its uncommitted changes; the IO managers of that code read the recorded
+    versions of the data; the new MLflow run goes into a database in `folder`. Nothing outside `folder` changes.
 
     Args:
-        environment: ``new`` installs the lock file of then into an environment of its own; ``current`` takes this one.
-        golden: A Parquet file of model inputs to compare predictions on; else the reference distribution that the run
-            keeps, or the input example that the model has.
-        tolerance: How far metrics and predictions may be apart, relative to their size (of predictions: the largest).
-        timeout: Seconds that the training may take.
-        tell: Called with a line of progress.
+        environment: ``new`` installs the recorded lock file into a new environment; ``current`` uses this one.
+        golden: Parquet file of model inputs to compare predictions on; default: the reference distribution that the
+            run keeps, or the model's input example.
+        tolerance: Largest difference of metrics and predictions, relative to their size (of predictions: the largest).
+        timeout: Time limit of the training in seconds.
+        tell: Called with each line of progress.
 
     Raises:
-        ReproductionError: something that is needed is not there, or the training fails now.
+        ReproductionError: A needed ingredient is missing, or the training fails.
     """
     if golden and not golden.is_file():
         raise ReproductionError(f"there is no file {golden} to compare predictions on.")
     recipe = recipe.in_environment(environment)
     if not recipe.complete:
-        told = "; ".join(f"{one.kind} {one.name} is {one.bucket}: {one.reason}" for one in recipe.missing)
-        raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {told}")
+        problems = "; ".join(f"{part.kind} {part.name} is {part.bucket}: {part.reason}" for part in recipe.missing)
+        raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {problems}")
     tools = tools or Tools()
-    keeper = tools.tool_for(recipe.run.ref, KeepsRuns)
+    tracker = tools.tool_for(recipe.run.ref, KeepsRuns)
     tell(f"code: commit {recipe.run.code_commit[:10]}{' with uncommitted changes' if recipe.run.dirty else ''}")
     code = _checkout(recipe, folder / "code")
     python = Path(sys.executable) if environment == "current" else _environment(recipe, folder / "venv", code, tell)
-    files = _make_again(recipe, folder / "data", tools, tell)
-    model = keeper.fetch_model(recipe.run.ref, folder / "model")
+    files = _rebuild(recipe, folder / "data", tools, tell)
+    model = tracker.fetch_model(recipe.run.ref, folder / "model")
     scratch = folder / "dagster"
     scratch.mkdir()
+    trial = {TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {}
     task = {
         "run_id": recipe.run.run_id,
         "step": recipe.step,
         "seeds": _seeds(recipe),
         "files": files,
-        "tags": {
-            REPRODUCES_TAG: recipe.run.run_id,
-            **({TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {}),
-        },
+        "tags": {REPRODUCES_TAG: recipe.run.run_id, **trial},
         "scratch": str(scratch),
         "model": str(model),
-        "golden": str(golden.absolute() if golden else _reference(recipe, keeper, folder)),
+        "golden": str(golden.absolute() if golden else _reference(recipe, tracker, folder)),
     }
     tell(f"training: {recipe.step['asset']}")
-    found = _run(python, keeper.rerun, task, code, recipe.system.get("environment", {}), timeout, tell)
-    return judge(recipe, found, tolerance=tolerance, environment=environment)
+    result = _run(python, tracker.rerun, task, code, recipe.system.get("environment", {}), timeout, tell)
+    return judge(recipe, result, tolerance=tolerance, environment=environment)
 
 
 def _checkout(recipe: Recipe, folder: Path) -> Path:
-    """The code of then in a clone."""
+    """A clone of the recorded code."""
     assert recipe.repository is not None  # the recipe is complete
     diff = recipe.files[DIFF] if recipe.run.dirty else b""
     submodules = recipe.step["code"].get("submodules", {})
@@ -89,46 +87,45 @@ def _checkout(recipe: Recipe, folder: Path) -> Path:
 
 
 def _environment(recipe: Recipe, folder: Path, code: Path, tell: Callable[[str], None]) -> Path:
-    """A new environment as it was then, and its Python."""
-    found = find_requirements(recipe.run, recipe.files, recipe.repository)
-    assert found is not None  # the recipe is complete
-    name, content = found
-    tell(f"environment: installing {name} of then, Python {recipe.run.python}")
+    """The Python of a new environment with the recorded packages."""
+    requirements = find_requirements(recipe.run, recipe.files, recipe.repository)
+    assert requirements is not None  # the recipe is complete
+    name, content = requirements
+    tell(f"environment: installing the recorded {name}, Python {recipe.run.python}")
     return install(name, content, python=recipe.run.python, folder=folder, code=code)
 
 
-def _make_again(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:
-    """Parquet files, by asset, of the training sets whose datasets are lost."""
+def _rebuild(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:
+    """Parquet files of the training sets whose datasets are lost, by asset."""
     files = {}
-    for number, (asset, record) in enumerate(recipe.again.items()):
-        tell(f"data: {record.ref.tool} makes {asset} again, {record.ref.id}")
+    for number, (asset, record) in enumerate(recipe.rebuilds.items()):
+        tell(f"data: {record.ref.tool} rebuilds {asset}, {record.ref.id}")
         try:
             files[asset] = str(tools.tool_for(record.ref, RebuildsData).rebuild(record.ref, folder / str(number)))
         except DagsterMlopsError as error:
-            raise ReproductionError(f"the data of {asset} are lost, and cannot be made again: {error}") from error
+            raise ReproductionError(f"the data of {asset} are lost, and cannot be rebuilt: {error}") from error
     return files
 
 
-def _reference(recipe: Recipe, keeper: KeepsRuns, folder: Path) -> Path | str:
-    """The rows that the run keeps as the reference of its model: thousands, where an input example has a few."""
-    kept = keeper.files(recipe.run.ref, MONITORING)
-    for name in sorted(kept):
+def _reference(recipe: Recipe, tracker: KeepsRuns, folder: Path) -> Path | str:
+    """The reference distribution that the run keeps: thousands of rows, while an input example has a few."""
+    for name, content in sorted(tracker.files(recipe.run.ref, MONITORING).items()):
         if name.startswith("reference") and name.endswith(".parquet"):
             file = folder / name
-            file.write_bytes(kept[name])
+            file.write_bytes(content)
             return file
     return ""
 
 
 def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
-    """What Dagster has to know for IO managers to load the versions of then: the newest materializations of then."""
+    """The materializations by which IO managers load the recorded versions."""
     seeds: dict[tuple[str, str], dict[str, Any]] = {}
     for asset, records in records_read(recipe.step):
         for record, stored in records:
-            # What is only observed here was made as another asset, elsewhere.
+            # An observed asset has a record that another asset made, elsewhere.
             partition = record.dagster_partition if record.dagster_asset == asset else ""
             seed = seeds.setdefault((asset, partition), {"asset": asset, "partition": partition, "metadata": {}})
-            # As it was stored, and under its name of that time: the library that reads it may be as old.
+            # In its stored form, under its name of that time: the library that reads it may be as old.
             seed["metadata"][f"dagster_mlops/{stored.get('kind') or record.role}"] = stored
     return list(seeds.values())
 
@@ -142,8 +139,8 @@ def _run(
     timeout: float,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """What the script has found; its messages are told as they come."""
-    environment = {**ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
+    """The answer of the script; its output is passed on as it comes."""
+    variables = {**ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
     messages: deque[str] = deque(maxlen=15)
 
     def show(lines: list[str]) -> None:
@@ -152,8 +149,8 @@ def _run(
             tell(line)
 
     try:
-        return run_child(script, task, cwd=code, env=environment, python=str(python), output=show, timeout=timeout)
-    except ChildError as failure:
-        limit = f" It took longer than {timeout:.0f} s." if failure.returncode is None else ""
+        return run_child(script, task, cwd=code, env=variables, python=str(python), output=show, timeout=timeout)
+    except ChildError as error:
+        limit = f" It took longer than {timeout:.0f} s." if error.returncode is None else ""
         tail = "\n".join(messages)
-        raise ReproductionError(f"the training fails when it is run again ({failure.how}).{limit}\n{tail}") from failure
+        raise ReproductionError(f"the training fails when it is run again ({error.how}).{limit}\n{tail}") from error

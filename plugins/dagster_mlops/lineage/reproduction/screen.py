@@ -1,4 +1,4 @@
-"""Shows what it takes to run a training again, whether it came out the same, and why two of them differ."""
+"""The recipe of a training, the verdict on its repetition, and the differences of two trainings, on a screen."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _OUTCOMES = {"matched": ("✓", "green"), "differed": ("✗", "red"), "not compa
 _ASIDE = {"matched": ("·", "dim"), "differed": ("~", "yellow"), "not compared": ("·", "dim")}
 _SPARED = {
     "features": "not needed: a dataset holds it",
-    "environment": "not needed: the one at hand is taken",
+    "environment": "not needed: the current one is used",
     "code": "perhaps not needed",
 }
 _MANY = 4
@@ -26,7 +26,7 @@ _SHOWN = 30
 
 
 def recipe_screen(recipe: Recipe) -> RenderableType:
-    """Every ingredient with its bucket, and whether the training could be run again, as the last line."""
+    """Every ingredient with its bucket; the last line says whether the training can be run again."""
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(style="dim")
@@ -46,68 +46,68 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     if recipe.complete:
         verdict = Text("✓ Everything that this training was made of is there: it can be run again.", style="green")
     else:
-        lost = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
-        verdict = Text(f"✗ Of {counts.total()} ingredients, {lost}.", style="red")
+        problems = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
+        verdict = Text(f"✗ Of {counts.total()} ingredients, {problems}.", style="red")
     return Group(_title(recipe), table, Text(), verdict)
 
 
 def verdict_screen(verdict: Verdict) -> RenderableType:
-    """What matched and what differed, and whether the training was reproduced, as the last line."""
+    """Every finding; the last line says whether the training was reproduced."""
     table = Table.grid(padding=(0, 2))
     for style in ("", "dim", "", "", ""):
         table.add_column(style=style, overflow="fold")
     for finding in verdict.findings:
         mark, colour = _OUTCOMES[finding.outcome] if finding.decides else _ASIDE[finding.outcome]
-        now = "" if finding.outcome == "matched" and finding.then else finding.now
-        row = (finding.kind, finding.name, _short(finding.then), Text(_short(now), style=colour))
+        after = "" if finding.outcome == "matched" and finding.before else finding.after
+        row = (finding.kind, finding.name, _short(finding.before), Text(_short(after), style=colour))
         table.add_row(Text(mark, style=colour), *row)
     if verdict.reproduced:
-        last = Text(f"\n✓ Reproduced: run {verdict.then.run_id[:12]} came out the same.", style="green")
+        last = Text(f"\n✓ Reproduced: run {verdict.original.run_id[:12]} came out the same.", style="green")
     else:
         last = Text(f"\n✗ Not reproduced. Not the same: {', '.join(verdict.different[:6])}.", style="red")
     return Group(table, last)
 
 
 def explanation_screen(why: Explanation) -> RenderableType:
-    """What differs between two runs, by kind, then their metrics, then in one line what may be the cause."""
+    """The differences between two runs, then their metrics; the last line counts the possible causes."""
     parts: list[RenderableType] = [_title(why.before), _title(why.after), Text()]
     if why.causes:
         parts.append(_differences(why.causes))
     if why.metrics:
         parts += [Text("\nmetrics", style="bold"), _differences(why.metrics)]
     if why.unknown:
-        parts.append(Text(f"\nNot compared, because it was not kept: {', '.join(why.unknown)}.", style="yellow"))
+        parts.append(Text(f"\nNot compared, because it was not recorded: {', '.join(why.unknown)}.", style="yellow"))
     kinds = Counter(cause.kind for cause in why.causes)
     if kinds:
-        named = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
-        parts.append(Text(f"\nThey differ in {named}.", style="bold"))
+        counts = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        parts.append(Text(f"\nThey differ in {counts}.", style="bold"))
     else:
-        parts.append(Text("\nNothing that is on record differs.", style="bold"))
+        parts.append(Text("\nNothing on record differs.", style="bold"))
     return Group(*parts)
 
 
 def _title(recipe: Recipe) -> Text:
     version = f"{recipe.version.name}/{recipe.version.version} " if recipe.version else ""
-    found = recipe.run.details()
-    return Text.assemble((f"{version}run {recipe.run.run_id[:12]}", "bold"), (f"  {' · '.join(found)}", "dim"))
+    details = " · ".join(recipe.run.details())
+    return Text.assemble((f"{version}run {recipe.run.run_id[:12]}", "bold"), (f"  {details}", "dim"))
 
 
 def _groups(ingredients: Sequence[Ingredient]) -> list[list[Ingredient]]:
-    """Alike ones together, when there are many."""
+    """Ingredients that are alike together, if there are many."""
     alike: dict[tuple[str, str, str], list[Ingredient]] = {}
     for ingredient in ingredients:
         alike.setdefault((ingredient.kind, ingredient.bucket, ingredient.reason), []).append(ingredient)
     return [part for group in alike.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
 
 
-def _differences(found: Sequence[Difference]) -> Table:
+def _differences(differences: Sequence[Difference]) -> Table:
     table = Table.grid(padding=(0, 2))
     for style in ("dim", "", "red", "green"):
         table.add_column(style=style, overflow="fold")
-    for difference in found[:_SHOWN]:
+    for difference in differences[:_SHOWN]:
         table.add_row(difference.kind, difference.name, _short(difference.before), _short(difference.after))
-    if len(found) > _SHOWN:
-        table.add_row("…", f"and {len(found) - _SHOWN} more (--json has all)", "", "")
+    if len(differences) > _SHOWN:
+        table.add_row("…", f"and {len(differences) - _SHOWN} more (--json has all)", "", "")
     return table
 
 
