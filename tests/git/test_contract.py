@@ -19,7 +19,7 @@ def test_git_answers_as_a_tool_has_to(tmp_path):
     present = Ref("git", "commit", git("rev-parse", "HEAD"), at=str(tmp_path))
     absent = Ref("git", "commit", "0123456789" * 4, at=str(tmp_path))
     check_tool(GitTool(), name="git", present=present, absent=absent, seconds=20)
-    with pytest.raises(AssertionError, match=r"says the tool 'git' instead of 'hg'"):
+    with pytest.raises(AssertionError, match=r"has the tool 'git' instead of 'hg'"):
         check_tool(GitTool(), name="hg", present=present, absent=absent)
     with pytest.raises(AssertionError, match="is deleted: commit 0123456789"):
         check_tool(GitTool(), name="git", present=absent, absent=absent)

@@ -57,7 +57,7 @@ def code_ingredients(
         ingredients.append(_diff(run, files.get(DIFF), repository, problem))
     if definitions.is_absolute():
         bucket = "accessible" if definitions.is_file() else "inaccessible"
-        reason = "they are outside the checkout, so that the current file is run."
+        reason = "they are outside the checkout, so that today's file is run."
         ingredients.append(Ingredient("code", f"definitions {definitions} as of today", bucket, reason))
     for path, commit in code.get("submodules", {}).items():
         name, source = f"submodule {path} {commit[:10]}", submodule(repository, path, commit)
