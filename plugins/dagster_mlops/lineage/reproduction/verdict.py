@@ -127,8 +127,8 @@ def _metrics(before: Mapping[str, float], after: Mapping[str, float], tolerance:
     for name in sorted(before.keys() | added):
         old, new = before.get(name), after.get(name)
         close = old is not None and new is not None and math.isclose(old, new, rel_tol=tolerance)
-        texts = ("none" if value is None else f"{value:.9g}" for value in (old, new))
-        findings.append(Finding("metric", name, "matched" if close else "differed", *texts))
+        texts = ["none" if value is None else f"{value:.9g}" for value in (old, new)]
+        findings.append(Finding("metric", name, "matched" if close else "differed", texts[0], texts[1]))
     return findings
 
 
