@@ -1,4 +1,4 @@
-"""Training assets: the user's function trains with MLflow's own API, inside a run that is always closed."""
+"""Training assets: the user's function trains with MLflow's own API inside an MLflow run."""
 
 import functools
 import inspect

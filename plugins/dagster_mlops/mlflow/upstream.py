@@ -12,7 +12,7 @@ from dagster_mlops.core.extras import extra
 
 @contextmanager
 def active_experiment(experiment_id: str) -> Iterator[None]:
-    """Make an experiment MLflow's active one for a while.
+    """Make an experiment MLflow's active one inside the block.
 
     ``mlflow.set_experiment`` queries the server again, and the experiment before it can be neither read nor restored:
     https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/fluent.py

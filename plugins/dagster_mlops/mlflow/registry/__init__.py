@@ -1,1 +1,1 @@
-"""Registered models: versions, aliases and the candidate of an asset."""
+"""Registered models: versions, aliases, notes and evaluations."""

@@ -30,7 +30,7 @@ PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own
 # Dagster run tag that says an MLflow run may have to be closed after it.
 TRAINING_TAG = f"{NAMESPACE}/training"
 
-_LOOK_BACK = 10  # runs of an asset and partition; what is older was closed by those in between
+_LOOK_BACK = 10  # runs of an asset and partition; the later ones have closed older ones
 _TAG_LIMIT = 8000  # MLflow cuts a longer tag of a run silently
 
 
@@ -109,7 +109,7 @@ def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapp
 def close_orphans(
     client: "MlflowClient", instance: dg.DagsterInstance, earlier: "Sequence[Run]", *, but: "Run | None"
 ) -> list[str]:
-    """Close those of the `earlier` runs that are RUNNING but have no process any more, except `but`."""
+    """Close those of the `earlier` runs, except `but`, that are RUNNING without a living process."""
     orphans = [
         run for run in earlier if run is not but and run.info.status == "RUNNING" and not is_alive(run, instance)
     ]
@@ -155,7 +155,7 @@ def owner() -> str:
 
 
 def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> bool:
-    """True when a run may still be written to: its process lives, or is out of sight and its Dagster run goes on.
+    """True when a run may still be written to: its process lives, or is elsewhere and its Dagster run goes on.
 
     `unless` is a Dagster run that does not count: the caller's own.
     """
@@ -197,7 +197,7 @@ def search(
 
 
 def _is_recorded(context: dg.AssetExecutionContext, run: "Run") -> bool:
-    """True when Dagster has the run's result; it has not when the step was killed right after the run had finished."""
+    """True when Dagster has the run's result; false when the step was killed right after the run had finished."""
     of_partitions = context.assets_def.partitions_def and (context.has_partition_key or context.has_partition_key_range)
     partitions = [context.partition_key_range.start] if of_partitions else None
     records_filter = dg.AssetRecordsFilter(

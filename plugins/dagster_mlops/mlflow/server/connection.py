@@ -118,7 +118,7 @@ def _ask_registry(tracking_uri: str, uri: str, timeout: int) -> None:
 
 
 def _create_database(file: Path) -> None:
-    """Create MLflow's tables in a file aside, and put the finished file in place.
+    """Create MLflow's tables in a temporary file, and link it into place when it is finished.
 
     MLflow itself leaves half a database behind when it is killed, and fails when two processes start at once. It would
     also keep the artifacts of its default experiment in the working directory of this process.
@@ -141,7 +141,7 @@ def artifacts_beside(file: Path) -> str:
 
 
 def is_file_store(uri: str) -> bool:
-    """True for what MLflow takes as its folder of files.
+    """True for a URI that MLflow takes as a folder of files.
 
     >>> is_file_store("./mlruns"), is_file_store("file:///mlruns"), is_file_store("sqlite:///mlflow.db")
     (True, True, False)

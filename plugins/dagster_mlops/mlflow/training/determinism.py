@@ -16,7 +16,7 @@ from dagster_mlops.core.extras import extra
 
 @contextmanager
 def repeatable(seed: int, *, deterministic: bool) -> Iterator[None]:
-    """Seed `random`, NumPy and PyTorch; with `deterministic`, PyTorch also refuses operations that are not.
+    """Seed `random`, NumPy and PyTorch; with `deterministic`, PyTorch also refuses other operations.
 
     PyTorch is set up when the block imports it. Its switches are restored at the end, seeds are not.
     """
