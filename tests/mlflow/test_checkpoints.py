@@ -139,7 +139,7 @@ def test_a_checkpoint_that_cannot_be_stored_does_not_stop_the_training(run, capl
         # What is listed of a store that takes nothing: nothing.
         patch.setattr("mlflow.store.artifact.local_artifact_repo.LocalArtifactRepository.list_artifacts", lambda *_: [])
         assert train(sums) == list(range(STEPS))
-    assert "The checkpoint after step 12 of 12 could not be stored" in caplog.text
+    assert "The checkpoint after step 12 of 12 is not stored" in caplog.text
 
 
 def test_a_bucket_that_is_away_for_a_while_stops_no_training(database, free_port, monkeypatch, caplog):
@@ -167,7 +167,7 @@ def test_a_bucket_that_is_away_for_a_while_stops_no_training(database, free_port
                 stop(here)
             if step == 4:
                 back.start()
-        assert caplog.text.count("of 6 could not be stored, the training goes on") == 2
+        assert caplog.text.count("of 6 is not stored, the training continues") == 2
         assert train(again, seed=None) == list(range(6, STEPS))
         stop(back)
         with pytest.raises(BotoCoreError):  # rather than from the beginning: the retry that comes later finds them
