@@ -34,6 +34,16 @@ RULES = {
     ),
     "reads a file for its hash": (r"hashlib\.\w+\(\w+\.read_bytes\(\)\)", {"mlflow/training/_rerun_script.py"}),
     "reads an error code of MLflow": (r"\berror_code\b", {"mlflow/server/client.py"}),
+    "waits": (
+        r"\btime\.sleep\(",
+        {
+            "core/waits.py",
+            "mlflow/runs/parent.py",  # once, for as long as another process may take
+            "mlflow/runs/signals.py",  # before a signal is sent once more
+            "mlflow/sweep/loop.py",  # between two looks at threads that end by themselves
+            "serving/blue_green.py",  # while a deployment answers its last requests
+        },
+    ),
     "runs git": (r"""\[\s*["']git["']""", {"core/git.py"}),
 }
 

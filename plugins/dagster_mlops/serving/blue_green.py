@@ -11,6 +11,7 @@ from logging import Logger
 from typing import Any
 
 from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment, Package
 from dagster_mlops.serving import processes
@@ -146,21 +147,26 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
 
 
 def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) -> DeploymentState:
-    target = plan.target
-    begin = time.monotonic()
-    reported = 0.0
-    while target.ready(state):
-        waited = time.monotonic() - begin
-        if not state.alive() or waited > plan.ready_timeout:
-            why = f"was not ready within {plan.ready_timeout:g} s" if state.alive() else "ended before it was ready"
-            raise DeploymentError(
-                f"the server of {state.record.package} {why}. The end of {target.log_file(state)}:\n"
-                f"{processes.tail(target.log_file(state))}"
-            )
-        if waited - reported >= 5:
-            reported = waited
-            log.info(f"{state.id} is not ready after {waited:.0f} s.")
-        time.sleep(0.1)
+    log_file = plan.target.log_file(state)
+    begin = reported = time.monotonic()
+
+    def failure(reason: str) -> DeploymentError:
+        return DeploymentError(
+            f"the server of {state.record.package} {reason}. The end of {log_file}:\n{processes.tail(log_file)}"
+        )
+
+    def problem() -> str:
+        nonlocal reported
+        reason = plan.target.ready(state)
+        if reason and not state.alive():
+            raise failure("ended before it was ready")
+        if reason and time.monotonic() - reported >= 5:
+            reported = time.monotonic()
+            log.info(f"{state.id} is not ready after {reported - begin:.0f} s.")
+        return reason
+
+    late = f"was not ready within {plan.ready_timeout:g} s"
+    wait_while(problem, timeout=plan.ready_timeout, error=lambda _: failure(late), pause=0.1)
     return state.save(ready_seconds=round(time.monotonic() - start, 3))
 
 

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import socket
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.processes import identity
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import processes
 
@@ -49,13 +49,13 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     # Without hot restart no shared memory is used, so that several Envoys on a machine do not collide.
     command = [envoy, "-c", str(path), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
     pid = processes.spawn(command, state_dir=state_dir, role=role, environment=os.environ, log=log)
-    deadline = time.monotonic() + timeout
-    while not _listens(port):
-        if not identity(pid) or time.monotonic() > deadline:
-            raise DeploymentError(
-                f"Envoy does not listen on 127.0.0.1:{port}. The end of {log}:\n{processes.tail(log)}"
-            )
-        time.sleep(0.05)
+
+    def failure(_: object = None) -> DeploymentError:
+        return DeploymentError(f"Envoy does not listen on 127.0.0.1:{port}. The end of {log}:\n{processes.tail(log)}")
+
+    wait_while(lambda: identity(pid) and not _listens(port), timeout=timeout, error=failure)
+    if not _listens(port):  # it has ended
+        raise failure()
 
 
 def route(state_dir: Path, live: str | None, backends: Mapping[str, int], *, request_timeout: float = 30) -> None:

@@ -1,12 +1,12 @@
 """Where packages are served: server processes on this machine, behind one Envoy."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.processes import identity
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.packager import Server
@@ -77,15 +77,15 @@ class LocalTarget:
             DeploymentError: it does not within `timeout` seconds.
         """
         headers = {envoy.SELECT_HEADER: state.id} if selected else {}
-        deadline = time.monotonic() + timeout
-        while problem := probe(self.url, state, headers):
-            if time.monotonic() > deadline:
-                raise DeploymentError(
-                    f"{state.id} is ready, but does not answer through port {self.port} after {timeout:g} s: "
-                    f"{problem}. The end of the Envoy log:\n"
-                    f"{processes.tail(self.state_dir / 'logs' / 'envoy.log')}"
-                )
-            time.sleep(0.05)
+        wait_while(
+            lambda: probe(self.url, state, headers),
+            timeout=timeout,
+            error=lambda problem: DeploymentError(
+                f"{state.id} is ready, but does not answer through port {self.port} after {timeout:g} s: "
+                f"{problem}. The end of the Envoy log:\n"
+                f"{processes.tail(self.state_dir / 'logs' / 'envoy.log')}"
+            ),
+        )
 
     def stop(self, state: DeploymentState) -> None:
         """Stop every process of the deployment."""

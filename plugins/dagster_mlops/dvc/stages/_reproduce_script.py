@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.git import git
+from dagster_mlops.core.waits import retry
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -60,23 +61,26 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     for options in repo.config["remote"].values():  # a remote that says nothing fails in the end
         for option in request["waits"].get(str(options.get("url", "")).partition("://")[0], ()):
             options.setdefault(option, request["read_timeout"])
-    deadline = time.monotonic() + request["lock_timeout"]
-    while True:
-        try:
-            _mend_locks(repo, request["target"])
-            if request["pull"]:
-                _fetch(repo, request["target"])
-            changed = reproduce_stages(repo, targets=request["target"], single_item=True, force=request["force"])
-            with repo.lock:
-                [stage] = repo.stage.collect(request["target"])
-            break
-        except DvcException as error:
-            busy = _caused_by(error, LockError) or _caused_by(error, RWLockFileCorruptedError)
-            if busy is None:
-                return _failure(error)
-            if time.monotonic() > deadline:
-                return {"reason": "busy", "error": str(busy)}
-            time.sleep(_PAUSE)
+
+    def reproduce() -> "tuple[list[Stage], Stage]":
+        _repair_locks(repo, request["target"])
+        if request["pull"]:
+            _fetch(repo, request["target"])
+        changed = reproduce_stages(repo, targets=request["target"], single_item=True, force=request["force"])
+        with repo.lock:
+            [stage] = repo.stage.collect(request["target"])
+        return changed, stage
+
+    def lock_problem(error: BaseException) -> BaseException | None:
+        return _caused_by(error, LockError) or _caused_by(error, RWLockFileCorruptedError)
+
+    try:
+        changed, stage = retry(
+            reproduce, is_transient=lock_problem, timeout=request["lock_timeout"], pauses=repeat(_PAUSE)
+        )
+    except DvcException as error:
+        busy = lock_problem(error)
+        return {"reason": "busy", "error": str(busy)} if busy else _failure(error)
     outcome = "unchanged" if not changed else "executed" if progress.executed else "restored"
     # For metrics and plots of other stages that are not here, DVC would ask the remote.
     with contextlib.closing(Repo(request["repo"], config={"core": {"remote": ""}})) as offline:
@@ -195,7 +199,7 @@ def _plots(repo: "Repo") -> list[dict[str, Any]]:
     return found
 
 
-def _mend_locks(repo: "Repo", target: str) -> None:
+def _repair_locks(repo: "Repo", target: str) -> None:
     """Replace what a kill cut off, because DVC writes these files in place and then refuses every command."""
     import yaml
     from dvc.lock import make_lock

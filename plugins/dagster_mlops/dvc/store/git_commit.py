@@ -3,15 +3,20 @@
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dagster_mlops.core.git import git
+from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
 
 Edit = Callable[[bytes], bytes]
 """From the content that git holds of a file to the new one."""
+
+
+class _LockedError(DatasetError):
+    """Another git process holds a lock."""
+
 
 _KILLED = "If a .lock file is named and no git process runs there, one was killed: delete that file, then re-run."
 
@@ -71,7 +76,16 @@ def commit(
     # The user's index first: a kill between the two steps then leaves the edit staged. The other way round, it would
     # be staged for reversal, and the user's next commit would undo ours.
     _stage_for_user(top, files, edits, wait=wait)
-    deadline = time.monotonic() + wait
+    return retry(
+        lambda: _commit(top, files, edits, message, author, wait),
+        is_transient=lambda error: isinstance(error, _LockedError),
+        timeout=wait,
+    )
+
+
+def _commit(
+    top: Path, files: Sequence[str], edits: Mapping[str, Edit], message: str, author: Mapping[str, str], wait: float
+) -> str | None:
     while True:
         head = git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
         with tempfile.TemporaryDirectory() as folder:
@@ -91,9 +105,8 @@ def commit(
         if head != git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip():
             continue
         reason = moved.stderr.decode().strip().partition("\n")[0]
-        if ".lock" not in reason or time.monotonic() > deadline:
-            raise DatasetError(f"git cannot move HEAD of {top} within {wait:g} s: {reason} {_KILLED}")
-        time.sleep(0.1)
+        failure = _LockedError if ".lock" in reason else DatasetError
+        raise failure(f"git cannot move HEAD of {top} within {wait:g} s: {reason} {_KILLED}")
 
 
 def run(top: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
@@ -109,10 +122,10 @@ def run(top: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] |
 
 
 def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit], *, wait: float) -> None:
-    deadline = time.monotonic() + wait
     paths = [*files, *edits]
     index = Path(top, run(top, "rev-parse", "--git-path", "index").decode().strip())
-    while True:
+
+    def stage() -> None:
         with tempfile.TemporaryDirectory() as folder:
             # On a copy first: what is staged already needs no lock, which may be a dead process's.
             copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
@@ -122,17 +135,15 @@ def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit], 
             _stage(top, files, edits, copy)
             if _entries(top, paths, copy) == before:
                 return
-        try:
-            return _stage(top, files, edits)
-        except DatasetError as error:
-            if "index.lock" not in str(error):
-                raise
-            if time.monotonic() > deadline:
-                reason = str(error).partition("\n")[0]
-                raise DatasetError(
-                    f"git's index of {top} cannot be updated within {wait:g} s: {reason} {_KILLED}"
-                ) from error
-            time.sleep(0.1)
+        _stage(top, files, edits)
+
+    try:
+        retry(stage, is_transient=lambda error: "index.lock" in str(error), timeout=wait)
+    except DatasetError as error:
+        if "index.lock" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"git's index of {top} cannot be updated within {wait:g} s: {reason} {_KILLED}") from error
 
 
 def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapping[str, str] | None = None) -> None:

@@ -1,15 +1,16 @@
-"""Waits for the locks of a repository, at most as long as told, and names who holds them."""
+"""Waits for the locks of a repository up to a time limit, and names the process that holds them."""
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
+from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -24,21 +25,22 @@ def locked(repo: "Repo", timeout: float) -> Iterator[None]:
         DatasetError: another process holds it for `timeout` seconds.
     """
     lock_repo, lock_error = extra("dvc.repo").lock_repo, extra("dvc.lock").LockError
-    deadline = time.monotonic() + timeout
     with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(lock_repo(repo))  # waits for 3 s by itself
-                break
-            except lock_error as error:
-                if time.monotonic() > deadline:
-                    file = Path(repo.lock.lockfile)
-                    # The file itself is the lock then, and outlives its holder.
-                    dead = " If it died, delete that file." if repo.config["core"].get("hardlink_lock") else ""
-                    raise DatasetError(
-                        f"{file} has been held by process {_holder(file)} for {timeout:g} s. "
-                        f"Wait for that process, stop it, or raise lock_timeout.{dead}"
-                    ) from error
+        try:
+            retry(
+                lambda: stack.enter_context(lock_repo(repo)),
+                is_transient=lambda error: isinstance(error, lock_error),
+                timeout=timeout,
+                pauses=repeat(0),  # `lock_repo` itself waits for 3 s
+            )
+        except lock_error as error:
+            file = Path(repo.lock.lockfile)
+            # With this option the file itself is the lock, and stays when its holder dies.
+            hint = " If it died, delete that file." if repo.config["core"].get("hardlink_lock") else ""
+            raise DatasetError(
+                f"{file} has been held by process {_holder(file)} for {timeout:g} s. "
+                f"Wait for that process, stop it, or raise lock_timeout.{hint}"
+            ) from error
         yield
 
 

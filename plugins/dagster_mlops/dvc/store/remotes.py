@@ -3,7 +3,6 @@
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +11,7 @@ import dagster as dg
 
 from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -86,16 +86,8 @@ def bound_waits(repo: "Repo") -> None:
 
 
 def attempt(action: Callable[[], _T]) -> _T:
-    """Do it again a few times, with growing pauses, while it fails for a reason that may pass."""
-    started = time.monotonic()
-    for pause in _PAUSES:
-        try:
-            return action()
-        except Exception as error:  # any of a dozen storage libraries
-            if advice(error, REMEDIES) or time.monotonic() - started > _PATIENCE:
-                raise
-            time.sleep(pause)
-    return action()
+    """The result of `action`, repeated with growing pauses while it fails for a reason that no remedy is for."""
+    return retry(action, is_transient=lambda error: not advice(error, REMEDIES), timeout=_PATIENCE, pauses=_PAUSES)
 
 
 def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:

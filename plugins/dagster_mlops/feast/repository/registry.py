@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.memory import state_dir
+from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import FeatureError, ProvenanceError
 from dagster_mlops.provenance import Record, Ref
 
@@ -31,15 +31,12 @@ def create_tables(store: "FeatureStore") -> None:
     """
     if getattr(store.config.registry, "registry_type", None) != "sql":
         return
-    errors, deadline = extra("sqlalchemy.exc", extra="feast"), time.monotonic() + _CREATION_TIMEOUT
-    while True:
-        try:
-            _ = store.registry  # Feast opens it when it is first asked for
-            return
-        except errors.DBAPIError as error:
-            if "already exists" not in str(error.orig) or time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)
+    database_error = extra("sqlalchemy.exc", extra="feast").DBAPIError
+    retry(
+        lambda: store.registry,  # Feast opens it when it is first asked for
+        is_transient=lambda error: isinstance(error, database_error) and "already exists" in str(error.orig),
+        timeout=_CREATION_TIMEOUT,
+    )
 
 
 def feature_service(store: "FeatureStore", name: str) -> "FeatureService":

@@ -5,7 +5,6 @@ import random
 import re
 import socket
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.server.advice import REMEDIES
 from dagster_mlops.mlflow.server.lazy_headers import spare_imports
@@ -92,15 +92,13 @@ def without_login(uri: str) -> tuple[str, dict[str, str]]:
 
 def _patiently(ask: Callable[[], object]) -> None:
     """Retry a busy server for some 15 s, but not a dead one: MLflow has one number of retries for both."""
-    for wait in (1, 2, 4, 8, 0):
-        try:
-            ask()
-        except extra("mlflow.exceptions").MlflowException as error:
-            if not wait or not _LATER.search(str(error)):
-                raise
-            time.sleep(wait * random.uniform(0.5, 1.5))
-        else:
-            return
+    retry(
+        ask,
+        is_transient=lambda error: (
+            isinstance(error, extra("mlflow.exceptions").MlflowException) and _LATER.search(str(error))
+        ),
+        pauses=(seconds * random.uniform(0.5, 1.5) for seconds in (1, 2, 4, 8)),
+    )
 
 
 def _ask_registry(tracking_uri: str, uri: str, timeout: int) -> None:

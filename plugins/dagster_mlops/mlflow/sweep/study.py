@@ -1,6 +1,5 @@
 """The Optuna study of a sweep: its storage, its ended trials, and those that a dead process lost."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.server.connection import absolute_uri, sqlite_file
 from dagster_mlops.provenance import mask_credentials
@@ -20,7 +20,7 @@ RETRY_OF, RUN_ID = "dagster_mlops.retry_of", "mlflow_run_id"
 """User attributes of a trial: the number of the lost trial whose parameters it has, and its MLflow run."""
 
 _NAME_LIMIT = 500  # Optuna's column holds 512 characters
-_TRIES = 5
+_PAUSES = (0.2, 0.4, 0.8, 1.6)  # seconds between attempts to open a storage
 
 
 def storage_url(storage: "str | dg.EnvVar | None", instance: dg.DagsterInstance) -> str:
@@ -42,19 +42,17 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
     options = {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True}
-    for attempt in range(_TRIES):
-        try:
-            return storages.RDBStorage(url, engine_kwargs=options)
-        except Exception as error:
-            # When several processes create the tables at once, all but one fail.
-            if attempt == _TRIES - 1:
-                raise TrackingError(
-                    f"the storage of the sweep at {mask_credentials(url)} cannot be used: {type(error).__name__}: "
-                    f"{mask_credentials(str(error))[:500]}\nStart it, correct `storage`, or run `optuna storage "
-                    "upgrade`."
-                ) from error
-            time.sleep(0.2 * 2**attempt)
-    raise AssertionError("the last attempt raises")
+    try:
+        # When several processes create the tables at once, all but one fail.
+        return retry(
+            lambda: storages.RDBStorage(url, engine_kwargs=options), is_transient=lambda _: True, pauses=_PAUSES
+        )
+    except Exception as error:
+        raise TrackingError(
+            f"the storage of the sweep at {mask_credentials(url)} cannot be used: {type(error).__name__}: "
+            f"{mask_credentials(str(error))[:500]}\nStart it, correct `storage`, or run `optuna storage "
+            "upgrade`."
+        ) from error
 
 
 @dataclass(frozen=True)
