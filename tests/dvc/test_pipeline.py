@@ -567,7 +567,7 @@ def test_a_project_that_cannot_be_read_says_why(repo, tmp_path):
     (repo / "dvc.yaml").write_text("stages: {broken: {cmd: x, outs: ['${nowhere}']}}\n")
     with pytest.raises(DatasetError, match=r"DVC cannot read the project .*nowhere"):
         pipeline_assets(repo=repo)
-    with pytest.raises(DatasetError, match=r"is no DVC repository"):
+    with pytest.raises(DatasetError, match=r"is not a DVC repository"):
         pipeline_assets(repo=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What Dagster calls beta and this library has chosen: a user who loads definitions is not to be warned of it."""
+"""No beta warnings for what this library, not its user, takes from Dagster."""
 
 import warnings
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import dagster as dg
 
 
 @contextmanager
-def chosen(what: str) -> Iterator[None]:
-    """No warning that `what` is beta, such as "Function `multi_observable_source_asset`"; all others as ever."""
+def without_beta_warning(subject: str) -> Iterator[None]:
+    """Hide the warning that `subject` is beta, such as "Function `multi_observable_source_asset`", and no other."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", what, dg.BetaWarning)
+        warnings.filterwarnings("ignore", subject, dg.BetaWarning)
         yield

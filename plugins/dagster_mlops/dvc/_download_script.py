@@ -1,4 +1,4 @@
-"""Downloads what an import takes, in a process of its own, which can be ended when a source does not answer."""
+"""Downloads the content of an import, in a separate process that can be ended if a source does not answer."""
 
 import shutil
 from pathlib import Path
@@ -15,17 +15,17 @@ def from_repository(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_url(request: dict[str, Any]) -> dict[str, Any]:
-    """Put what a URL names at `target`, unless it is still the version that is `known`.
+    """Put the content of a URL at `target`, unless it still has the `known` version.
 
     Returns:
-        ``dependency``, what DVC's import says of the source, and whether it has ``changed``.
+        ``dependency``, the source as DVC's import describes it, and whether it has ``changed``.
     """
     from dvc.fs import download
     from dvc.repo import Repo
 
     with Repo(request["repo"], config=request["config"]) as repo:
 
-        def look() -> tuple[Any, dict[str, Any]]:
+        def current() -> tuple[Any, dict[str, Any]]:
             stage = repo.stage.create(
                 single_stage=True,
                 validate=False,
@@ -42,18 +42,18 @@ def from_url(request: dict[str, Any]) -> dict[str, Any]:
 
         target = Path(request["target"])
         for _ in range(3):
-            source, found = look()
-            if found == request["known"]:
-                return {"dependency": found, "changed": False}
+            source, version = current()
+            if version == request["known"]:
+                return {"dependency": version, "changed": False}
             download(source.fs, source.fs_path, str(target))
-            if found == look()[1]:  # else it was changed meanwhile, and this may be half of each
-                return {"dependency": found, "changed": True}
+            if version == current()[1]:  # else it changed meanwhile, and this may be a mix of two versions
+                return {"dependency": version, "changed": True}
             target.unlink() if target.is_file() else shutil.rmtree(target)
-    return {"error": "it changed each time while it was downloaded"}
+    return {"error": "it changed during each download"}
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """What came of it, or ``error``."""
+    """The result, or ``error``."""
     try:
         return (from_url if "pointer" in request else from_repository)(request)
     except Exception as error:  # noqa: BLE001 (git, DVC, or any of a dozen storage libraries)

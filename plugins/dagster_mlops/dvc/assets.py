@@ -1,4 +1,4 @@
-"""Assets whose data DVC versions: made here, or observed where someone else makes them."""
+"""Assets whose data DVC versions: computed here, or observed where someone else stores them."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.core.options import merged_options, specs_with_options
-from dagster_mlops.dvc._beta import chosen
+from dagster_mlops.dvc._beta import without_beta_warning
 from dagster_mlops.dvc.history.versions import record_of
 from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
@@ -31,33 +31,31 @@ def dataset_asset(
             return download(context.partition_key)
 
     The function returns a frame, bytes, a string or the ``Path`` of a file or folder it wrote, alone or as the `value`
-    of a ``dg.MaterializeResult`` with metadata of its own. Downstream assets take the data as an argument. The content
-    hash is the asset's data version, so bytes that did not change leave everything downstream fresh.
+    of a ``dg.MaterializeResult`` with more metadata. Downstream assets take the data as an argument. The content hash
+    is the asset's data version, so bytes that did not change leave everything downstream fresh.
 
     A run with the config ``{"ops": {"flights": {"outputs": {"result": {"restore": "v1.0"}}}}}`` materializes an older
     version (a git revision, a content hash or ``previous``) as the newest again, without calling the function.
 
     Args:
-        path: where the dataset lives in the repository, with ``{partition}`` if partitioned; else
+        path: Path of the dataset in the repository, with ``{partition}`` if partitioned; by default
             ``<asset key>[/<partition>].parquet``.
-        partitions_def: each partition is a dataset of its own.
-        asset_options: whatever ``dg.asset`` takes, such as ``key``, ``deps``, ``ins``, ``code_version``, ``pool``,
+        partitions_def: Partitions of the asset; each is a separate dataset.
+        asset_options: Whatever else ``dg.asset`` takes, such as ``key``, ``deps``, ``ins``, ``code_version``, ``pool``,
             ``retry_policy`` or ``automation_condition``.
 
     Raises:
         DatasetError: the asset is partitioned and `path` lacks ``{partition}``.
     """
     if partitions_def and path and "{partition}" not in path:
-        raise DatasetError(
-            f"A partitioned dataset needs a path of its own per partition: put '{{partition}}' into {path!r}."
-        )
-    with chosen("Parameter `io_manager_def`"):
+        raise DatasetError(f"A partitioned dataset needs one path per partition: put '{{partition}}' into {path!r}.")
+    with without_beta_warning("Parameter `io_manager_def`"):
         asset = dg.asset(
             **merged_options(
                 asset_options,
                 kinds=["dvc"],
                 metadata={PATH_KEY: path} if path else {},
-                # The IO manager says what can be stored; a run that restores an old version returns nothing.
+                # The IO manager decides what can be stored; a run that restores an old version returns nothing.
                 dagster_type=dg.Any,
                 io_manager_def=dvc_io_manager,
                 partitions_def=partitions_def,
@@ -78,8 +76,8 @@ def _unless_restoring(function: Callable[..., Any]) -> Callable[..., Any]:
         except dg.DagsterInvariantViolationError:  # called by a test rather than in a run
             return function(*arguments, **keywords)
         config: Any = context.run.run_config.get("ops", {})
-        own = config.get(context.op_execution_context.op_handle.name) or {}
-        if RESTORE_KEY in own.get("outputs", {}).get("result", {}):
+        step_config = config.get(context.op_execution_context.op_handle.name) or {}
+        if RESTORE_KEY in step_config.get("outputs", {}).get("result", {}):
             return dg.MaterializeResult(value=None)
         return function(*arguments, **keywords)
 
@@ -101,10 +99,10 @@ def observed_dataset_assets(
     The data version is the content hash at `rev`, so downstream assets become stale when it moves.
 
     Args:
-        datasets: dataset path by asset key (``"a/b"``), or specs whose metadata names a ``dvc/path``.
-        repo: folder of the DVC repository; else that of the resource ``dvc``.
-        rev: the git branch, tag or commit to follow.
-        name: name of the observing step; needed when there are several.
+        datasets: Dataset path by asset key (``"a/b"``), or specs whose metadata names a ``dvc/path``.
+        repo: Folder of the DVC repository; else that of the resource ``dvc``.
+        rev: Git branch, tag or commit to follow.
+        name: Name of the observing step; needed when there are several.
         asset_options: Attributes of the assets, such as ``group_name``, ``owners`` or ``tags``, and what
             :func:`dagster.multi_observable_source_asset` takes for the step.
 
@@ -118,13 +116,13 @@ def observed_dataset_assets(
     else:
         specs = list(datasets)
     specs, step_options = specs_with_options(specs, asset_options)
-    unnamed = [spec.key.to_user_string() for spec in specs if PATH_KEY not in spec.metadata]
-    if unnamed or not specs:
+    pathless = [spec.key.to_user_string() for spec in specs if PATH_KEY not in spec.metadata]
+    if pathless or not specs:
         raise DatasetError(
-            f"Observed datasets need a {PATH_KEY!r} in their metadata: {', '.join(unnamed) or 'none given'}."
+            f"Observed datasets need a {PATH_KEY!r} in their metadata: {', '.join(pathless) or 'none given'}."
         )
 
-    with chosen("Function `multi_observable_source_asset`"):
+    with without_beta_warning("Function `multi_observable_source_asset`"):
         observed = dg.multi_observable_source_asset(
             **step_options, specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
         )
@@ -152,7 +150,7 @@ def observed_dataset_assets(
 
 
 def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -> Dataset:
-    """The record of a dataset as its pointer tells it: at a git revision, or (None) as it lies there.
+    """The record of a dataset from its pointer: at a git revision or, with None, as it is on disk.
 
     Raises:
         DatasetError: there is no such pointer.

@@ -1,4 +1,4 @@
-"""Checks on datasets: all content is where it should be and intact, no column was lost, and there are enough rows."""
+"""Checks on datasets: the content is in place and intact, no column was lost, and there are enough rows."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -11,8 +11,7 @@ from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.history.comparison import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import objects
-from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import objects, pointers
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -38,23 +37,23 @@ def dataset_checks(
 
     ``remote_has_object``: the remote holds the content, in the size that was stored.
     ``row_count``: there are at least `min_rows` rows.
-    ``no_column_lost``: every column of the version before is there, in the same type. Re-running with the same bytes
+    ``no_column_lost``: every column of the previous version is there, in the same type. Re-running with the same bytes
     does not make a loss go away.
-    ``row_count_within``: the rows are between `min_ratio` and `max_ratio` times those of the version before.
-    ``cache_intact``: what DVC's cache holds still hashes to its name; reads it all.
-    ``pointer_matches_data``: git's pointer names the version that Dagster knows, and the data on disk is that one.
+    ``row_count_within``: the rows are between `min_ratio` and `max_ratio` times those of the previous version.
+    ``cache_intact``: each file in DVC's cache still hashes to its name; reads all of it.
+    ``pointer_matches_data``: git's pointer names the version on Dagster's record, and the data on disk is that one.
 
         dataset_checks(asset=flights, checks=["row_count", "no_column_lost"], min_rows=20_000)
 
     A check that cannot be evaluated fails. All but the three about rows and columns need the resource ``dvc``.
 
     Args:
-        asset: the dataset asset.
-        checks: which ones, in this order.
-        min_rows: in each partition.
-        min_ratio: least share of the rows of the version before; a first version passes.
-        max_ratio: greatest share of them.
-        blocking: a failure stops downstream assets of the same run.
+        asset: Dataset asset.
+        checks: Names of the checks, in this order.
+        min_rows: Smallest number of rows in each partition.
+        min_ratio: Smallest share of the rows of the previous version; a first version passes.
+        max_ratio: Largest share of them.
+        blocking: Whether a failure stops downstream assets of the same run.
         check_options: Whatever else :func:`dagster.asset_check` takes.
 
     Raises:
@@ -88,13 +87,13 @@ def dataset_checks(
         for dataset, metadata in events:
             changed = metadata.get(COLUMNS_CHANGED)
             rows = [record.data for record in changed.records] if changed else []
-            lost = [
+            losses = [
                 f"{row['column']} ({row['before']}{' is now ' + str(row['after']) if row['after'] else ''})"
                 for row in rows
                 if row["change"] != "added"
             ]
-            if lost:
-                problems[dataset.path] = f"lost {', '.join(lost)}"
+            if losses:
+                problems[dataset.path] = f"lost {', '.join(losses)}"
         return _verdict([dataset for dataset, _ in events], problems)
 
     def remote_has_object(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -106,7 +105,7 @@ def dataset_checks(
                 missing = [d.path for d in datasets if not objects.remote_has(odb, repo, d.md5, d.bytes)]
                 remote = objects.remote_url(repo, dvc.remote)
             except Exception as error:
-                raise DatasetError(f"The remote of {dvc.root} cannot be asked: {error}") from error
+                raise DatasetError(f"The remote of {dvc.root} cannot be read: {error}") from error
         return _verdict(datasets, dict.fromkeys(missing, f"is not in {remote}: push it (`dvc push --all-commits`)"))
 
     def cache_intact(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -121,8 +120,8 @@ def dataset_checks(
     def pointer_matches_data(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         datasets = list(_datasets(context.instance, key))
         with context.resources.dvc.open(locked=False) as repo:
-            found = {d.path: _mismatch(context.resources.dvc, repo, d) for d in datasets}
-        return _verdict(datasets, {path: problem for path, problem in found.items() if problem})
+            mismatches = {d.path: _mismatch(context.resources.dvc, repo, d) for d in datasets}
+        return _verdict(datasets, {path: problem for path, problem in mismatches.items() if problem})
 
     judges = {
         judge.__name__: judge
@@ -154,9 +153,9 @@ def dataset_checks(
 _DESCRIPTIONS: dict[str, str] = {
     "remote_has_object": "The remote holds the content of the latest version, in the size that was stored.",
     "row_count": "Each partition has enough rows.",
-    "no_column_lost": "Every column of the version before is there, in the same type.",
-    "row_count_within": "The number of rows is in proportion to that of the version before.",
-    "cache_intact": "What DVC's cache holds still hashes to its name.",
+    "no_column_lost": "Every column of the previous version is there, in the same type.",
+    "row_count_within": "The number of rows is in proportion to that of the previous version.",
+    "cache_intact": "Each file in DVC's cache still hashes to its name.",
     "pointer_matches_data": "Git's pointer, Dagster and the data on disk agree on the version.",
 }
 _NEED_DVC = ("remote_has_object", "cache_intact", "pointer_matches_data")
@@ -171,7 +170,7 @@ def _datasets(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Datase
 
 
 def _events(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[Dataset, Mapping[str, Any]]]:
-    """Of each partition's latest materialization: the record, and what changed with it."""
+    """The record and the metadata of each partition's latest materialization."""
     for partition in sorted(instance.get_materialized_partitions(key)) or [None]:
         if event := latest_event(instance, key, [partition] if partition else None):
             metadata = event.asset_materialization.metadata if event.asset_materialization else {}
@@ -186,8 +185,8 @@ def _mismatch(dvc: DvcResource, repo: "Repo", dataset: Dataset) -> str:
     if pointer != dataset.md5:
         return f"is {pointer} in git, but {dataset.md5} in Dagster: materialize or observe it"
     target = dvc.locate(dataset.path)
-    if target.exists() and (found := versions.content_hash(repo, target)) != pointer:
-        return f"is {found} on disk, but {pointer} in git: `dvc checkout` it, or store the change"
+    if target.exists() and (content := pointers.content_hash(repo, target)) != pointer:
+        return f"is {content} on disk, but {pointer} in git: `dvc checkout` it, or store the change"
     return ""
 
 
@@ -195,7 +194,7 @@ def _verdict(datasets: list[Dataset], problems: Mapping[str, str]) -> dg.AssetCh
     return dg.AssetCheckResult(
         passed=bool(datasets) and not problems,
         description="; ".join(f"{path} {problem}" for path, problem in list(problems.items())[:5])
-        or (None if datasets else "No dataset is known yet: materialize the asset."),
+        or (None if datasets else "There is no dataset yet: materialize the asset."),
         metadata={
             "versions": len(datasets),
             "broken": len(problems),

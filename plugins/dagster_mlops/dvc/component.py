@@ -24,7 +24,7 @@ _Item = Stage | TrackedData
 
 
 class DatasetComponent(YamlFields, dg.Component):
-    """DVC datasets: observed where someone else versions them, imported from elsewhere, checked, watched for revisions.
+    """DVC datasets: observed where someone else stores them, imported from elsewhere, checked, watched for revisions.
 
     ```yaml
     type: dagster_mlops.dvc.DatasetComponent
@@ -54,29 +54,27 @@ class DatasetComponent(YamlFields, dg.Component):
     rev: str = Field(default="HEAD", description="Git branch, tag or commit that observed datasets follow.")
     name: str = Field(default="observed_datasets", description="Name of the observing step; unique in a code location.")
     group_name: str | None = Field(default=None, description="Group of the assets.")
-    resource: DvcRepository | None = Field(default=None, description="The resource `dvc`, where no one else brings it.")
+    resource: DvcRepository | None = Field(
+        default=None, description="The resource `dvc`, unless other definitions have it."
+    )
     imported_datasets: Sequence[ImportedDataset] = Field(default=(), description="Datasets of other repositories.")
-    imported_urls: Sequence[ImportedUrl] = Field(default=(), description="What URLs hold.")
+    imported_urls: Sequence[ImportedUrl] = Field(default=(), description="Files or folders at URLs.")
     checks: Sequence[DatasetChecks] = Field(default=(), description="Checks of dataset assets.")
     revision_sensors: Sequence[RevisionSensor] = Field(default=(), description="Sensors of new versions.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The assets, their checks, the sensors and the resource."""
         repo = folder(context, self.repo) if self.repo else None
-        imported = [wanted.build(self.group_name) for wanted in [*self.imported_datasets, *self.imported_urls]]
-        observed = (
-            [
-                observed_dataset_assets(
-                    datasets=self.datasets, repo=repo, rev=self.rev, name=self.name, group_name=self.group_name
-                )
-            ]
-            if self.datasets
-            else []
-        )
+        assets = [source.build(self.group_name) for source in [*self.imported_datasets, *self.imported_urls]]
+        if self.datasets:
+            observed = observed_dataset_assets(
+                datasets=self.datasets, repo=repo, rev=self.rev, name=self.name, group_name=self.group_name
+            )
+            assets.append(observed)
         return dg.Definitions(
-            assets=[*observed, *imported],
-            asset_checks=[check for wanted in self.checks for check in wanted.build()],
-            sensors=[wanted.build(self.datasets, repo) for wanted in self.revision_sensors],
+            assets=assets,
+            asset_checks=[check for fields in self.checks for check in fields.build()],
+            sensors=[sensor.build(self.datasets, repo) for sensor in self.revision_sensors],
             resources=self.resource.build(context) if self.resource else {},
         )
 

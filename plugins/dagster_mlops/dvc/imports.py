@@ -13,21 +13,19 @@ from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.git import git
 from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT
 from dagster_mlops.core.options import merged_options
-from dagster_mlops.dvc._beta import chosen
+from dagster_mlops.dvc._beta import without_beta_warning
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.history.comparison import change
 from dagster_mlops.dvc.io_manager import PATH_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import file_formats as frames
-from dagster_mlops.dvc.store import pointers as versions
-from dagster_mlops.dvc.store import remotes
+from dagster_mlops.dvc.store import file_formats, pointers, remotes
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials
 
 SOURCE, CHANGED = "dvc/source", "dvc/source_changed"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# What a run takes: the dependency as DVC writes it (none when the dataset is up to date), what it was made from, facts.
-_Taken = tuple[Mapping[str, Any] | None, tuple[Ref, ...], Mapping[str, Any]]
+# Of a run: the dependency as DVC writes it (None if the dataset is up to date), upstream refs, metadata.
+_Import = tuple[Mapping[str, Any] | None, tuple[Ref, ...], Mapping[str, Any]]
 
 
 def imported_dataset_asset(
@@ -45,18 +43,18 @@ def imported_dataset_asset(
             key="vendor/prices", path="vendor/prices.parquet", url="https://git.example.com/vendor", rev="main"
         )
 
-    Each run takes what `rev` names then, and stores it with a pointer as ``dvc import`` writes it, locked to the commit
-    it came from: ``dvc update`` and ``dvc status`` understand it. The content is downloaded beside the dataset first,
-    so a source that fails leaves everything as it was. Downstream assets take the data as an argument.
+    Each run takes the current commit of `rev`, and stores the data with a pointer as ``dvc import`` writes it, locked
+    to that commit: ``dvc update`` and ``dvc status`` understand it. The content is downloaded beside the dataset first,
+    so a source that fails changes nothing. Downstream assets take the data as an argument.
 
     Args:
-        path: where the dataset goes in the repository of ``dvc``.
-        url: a git URL, or the folder of a git repository, that DVC or git itself versions the data in.
-        source_path: where the dataset lies there; the same as `path` by default.
-        rev: branch, tag or full commit hash.
-        timeout: seconds that the download may take.
-        asset_options: whatever ``dg.asset`` takes, such as ``key``, ``group_name`` or ``automation_condition``; without
-            ``key`` or ``name``, the key is `path` without its suffix.
+        path: Path of the dataset in the repository of ``dvc``.
+        url: URL or folder of a git repository in which DVC or git itself versions the data.
+        source_path: Path of the dataset there; the same as `path` by default.
+        rev: Branch, tag or full commit hash.
+        timeout: Seconds that the download may take.
+        asset_options: Whatever else ``dg.asset`` takes, such as ``key``, ``group_name`` or ``automation_condition``;
+            without ``key`` or ``name``, the key is `path` without its suffix.
 
     Raises:
         DatasetError: `url` has a password; in a run: the source cannot be reached, does not answer in time, or has no
@@ -64,10 +62,10 @@ def imported_dataset_asset(
     """
     source_path = source_path or path
 
-    def take(dvc: DvcResource, scratch: Path) -> _Taken:
+    def take(dvc: DvcResource, scratch: Path) -> _Import:
         commit = _commit(url, rev)
-        asked = {"url": url, "commit": commit, "path": source_path, "target": str(scratch)}
-        _downloaded(dvc, asked, f"{source_path} of {url} at {commit}", path, timeout)
+        request = {"url": url, "commit": commit, "path": source_path, "target": str(scratch)}
+        _downloaded(dvc, request, f"{source_path} of {url} at {commit}", path, timeout)
         lock = {"path": source_path, "repo": {"url": url, "rev": rev, "rev_lock": commit}}
         return lock, (Ref("git", "commit", commit, at=url),), {"dvc/source_commit": commit}
 
@@ -82,73 +80,73 @@ def imported_url_asset(
     timeout: float = 3600.0,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
-    """A file or folder that a URL names as an asset. Bind a :class:`DvcResource` as ``dvc``.
+    """A file or folder at a URL as an asset. Bind a :class:`DvcResource` as ``dvc``.
 
         imported_url_asset(
             path="raw/zones.csv", url="s3://open-data/zones.csv", options={"profile": "readonly"}
         )
 
-    A run asks the source for its version (an ETag, or the MD5 of a local file). The same as in the pointer downloads
-    nothing and keeps the dataset's version; another is downloaded beside the dataset, and stored with a pointer as
-    ``dvc import-url`` writes it. A source that fails leaves everything as it was.
+    A run asks the source for its version (an ETag, or the MD5 of a local file). If the pointer has the same, nothing is
+    downloaded and the dataset keeps its version. Another version is downloaded beside the dataset, and stored with a
+    pointer as ``dvc import-url`` writes it. A source that fails changes nothing.
 
     Args:
-        path: where the dataset goes in the repository of ``dvc``.
-        url: what ``dvc import-url`` takes: ``https://…``, ``s3://…``, ``remote://<DVC remote>/…``, a local path.
-        options: of the storage, as DVC names them for a remote of that kind (endpointurl, profile, …); secrets as
-            ``EnvVar``. They stay in memory.
-        timeout: seconds that the download may take.
-        asset_options: as of :func:`imported_dataset_asset`.
+        path: Path of the dataset in the repository of ``dvc``.
+        url: URL as for ``dvc import-url``: ``https://…``, ``s3://…``, ``remote://<DVC remote>/…``, a local path.
+        options: Options of the storage, as DVC names them for a remote of that type (endpointurl, profile, …); secrets
+            as ``EnvVar``. They stay in memory.
+        timeout: Seconds that the download may take.
+        asset_options: The same as for :func:`imported_dataset_asset`.
 
     Raises:
-        DatasetError: `url` has a password; in a run: the source cannot be reached, does not answer in time, is not
-            there, or tells no version.
+        DatasetError: `url` has a password; in a run: the source cannot be reached, does not answer in time, does
+            not exist, or has no version.
     """
 
-    def take(dvc: DvcResource, scratch: Path) -> _Taken:
+    def take(dvc: DvcResource, scratch: Path) -> _Import:
         target = dvc.locate(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        [known] = (versions.read_pointer(target) or {}).get("deps") or [None]
+        [dependency] = (pointers.read_pointer(target) or {}).get("deps") or [None]
         try:
             dvc.read_path(path)
         except DatasetError:
-            known = None  # not stored yet, or nowhere to be found
-        asked = {
+            dependency = None  # not stored yet, or not available
+        request = {
             "repo": str(dvc.root),
             "config": dvc.config(),
-            "pointer": str(versions.pointer_of(target)),
+            "pointer": str(pointers.pointer_of(target)),
             "folder": str(target.parent),
             "name": target.name,
             "url": url,
             "options": remotes.in_memory(options or {}),
-            "known": known,
+            "known": dependency,
             "target": str(scratch),
         }
-        found = _downloaded(dvc, asked, url, path, timeout)
-        source = found["dependency"]
+        answer = _downloaded(dvc, request, url, path, timeout)
+        source = answer["dependency"]
         version = next(str(source[name]) for name in ("etag", "md5", "checksum", "version_id") if name in source)
-        return source if found["changed"] else None, (), {"dvc/source_version": version}
+        return source if answer["changed"] else None, (), {"dvc/source_version": version}
 
-    return _imported(path, url, take, f"What {url} holds.", asset_options)
+    return _imported(path, url, take, f"The content of {url}.", asset_options)
 
 
 def _imported(
     path: str,
     url: str,
-    take: Callable[[DvcResource, Path], _Taken],
+    take: Callable[[DvcResource, Path], _Import],
     description: str,
     asset_options: dict[str, Any],
 ) -> dg.AssetsDefinition:
-    """The asset that stores what `take` puts at a path."""
+    """The asset that stores the content which `take` puts at a path."""
     if not {"key", "name"} & set(asset_options):
         asset_options["key"] = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in path.rsplit(".", 1)[0].split("/")]
-    if url != (shown := mask_credentials(url)):
+    if url != (masked := mask_credentials(url)):
         raise DatasetError(
-            f"{shown} has a password in it, which the pointer would carry into git. Leave it out, and tell git: "
+            f"{masked} has a password in it, which the pointer would carry into git. Leave it out, and tell git: "
             "`git config credential.helper`, or a URL with ssh; for a storage, use options or a DVC remote."
         )
 
-    with chosen("Parameter `io_manager_def`"):
+    with without_beta_warning("Parameter `io_manager_def`"):
         asset = dg.asset(
             **merged_options(
                 asset_options,
@@ -164,13 +162,13 @@ def _imported(
     def imported(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         dvc: DvcResource = context.resources.dvc
         with dvc.open(locked=False) as repo:
-            scratch = versions.scratch(repo)
-        imported_from, upstream, more = take(dvc, scratch)
+            scratch = pointers.scratch(repo)
+        imported_from, upstream, origin = take(dvc, scratch)
         if imported_from is None:
             record = observed_dataset(dvc, path, rev=None)
-            rows, columns = frames.described(dvc.read_path(path), path)
+            rows, columns = file_formats.described(dvc.read_path(path), path)
         else:
-            rows, columns = frames.described(scratch, path)
+            rows, columns = file_formats.described(scratch, path)
             record = dvc.store(
                 path,
                 source=scratch,
@@ -183,45 +181,46 @@ def _imported(
         if rows is not None and columns is not None:
             facts.update({ROW_COUNT: rows, COLUMN_SCHEMA: columns})
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(record.md5), metadata={**facts, **more, CHANGED: imported_from is not None}
+            data_version=dg.DataVersion(record.md5),
+            metadata={**facts, **origin, CHANGED: imported_from is not None},
         )
 
     return imported  # pyright: ignore[reportReturnType] (a spread-out option hides from it that dg.asset has decorated)
 
 
-def _downloaded(dvc: DvcResource, asked: Mapping[str, Any], source: str, path: str, timeout: float) -> dict[str, Any]:
+def _downloaded(dvc: DvcResource, request: Mapping[str, Any], source: str, path: str, timeout: float) -> dict[str, Any]:
     """The answer of the process that downloads."""
     script = Path(__file__).with_name("_download_script.py")
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     try:
-        told = run_child(script, asked, cwd=dvc.root, env=environment, timeout=timeout)
+        answer = run_child(script, request, cwd=dvc.root, env=environment, timeout=timeout)
     except ChildError as failure:
         slow = f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."
-        told = {"error": slow if failure.returncode is None else failure.reason}
-    if "error" in told:
+        answer = {"error": slow if failure.returncode is None else failure.reason}
+    if "error" in answer:
         raise DatasetError(
-            f"{source} cannot be imported: {mask_credentials(told['error'])} Look whether this machine reaches the "
-            f"source, and the remote that it keeps data in (`dvc list`, `dvc get`). {path} is as it was."
+            f"{source} cannot be imported: {mask_credentials(answer['error'])} Check that this machine reaches the "
+            f"source and its remote (`dvc list`, `dvc get`). {path} did not change."
         )
-    return told
+    return answer
 
 
 def _commit(url: str, rev: str) -> str:
-    """The commit that a revision of a repository names now."""
+    """The current commit of a revision of a repository."""
     if _COMMIT.fullmatch(rev):
         return rev
-    # Annotated tags name the commit they stand for with ^{}.
-    listed = git(Path.cwd(), "ls-remote", url, rev, f"refs/heads/{rev}", f"refs/tags/{rev}", f"refs/tags/{rev}^{{}}")
-    if listed.returncode:
+    # The commit of an annotated tag is listed as <tag>^{}.
+    listing = git(Path.cwd(), "ls-remote", url, rev, f"refs/heads/{rev}", f"refs/tags/{rev}", f"refs/tags/{rev}^{{}}")
+    if listing.returncode:
         raise DatasetError(
             f"The source {mask_credentials(url)} cannot be reached: "
-            f"{mask_credentials(listed.stderr.decode().strip())} Try `git ls-remote` with it on this machine."
+            f"{mask_credentials(listing.stderr.decode().strip())} Try `git ls-remote` with it on this machine."
         )
-    lines = [line.split("\t") for line in listed.stdout.decode().splitlines()]
-    found = {name: commit for commit, name in lines}
+    lines = [line.split("\t") for line in listing.stdout.decode().splitlines()]
+    commits = {name: commit for commit, name in lines}
     for name in (f"refs/heads/{rev}", f"refs/tags/{rev}^{{}}", f"refs/tags/{rev}", rev):
-        if name in found:
-            return found[name]
+        if name in commits:
+            return commits[name]
     raise DatasetError(
         f"{mask_credentials(url)} has no branch or tag {rev!r}. Name one of those that `git ls-remote` lists, or a "
         "full commit hash."

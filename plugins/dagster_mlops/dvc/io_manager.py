@@ -1,4 +1,4 @@
-"""Stores what an asset returns as a DVC dataset, and loads the version that Dagster knows of."""
+"""Stores the value that an asset returns as a DVC dataset, and loads the version on Dagster's record."""
 
 import inspect
 import os
@@ -24,18 +24,17 @@ from dagster_mlops.dvc.history.restoration import restore
 from dagster_mlops.dvc.history.versions import record_of_version
 from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import file_formats as frames
-from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import file_formats, pointers
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, Ref
 
 PATH_KEY = "dvc/path"
-"""The asset metadata key that says where an asset's dataset lives: a path, with ``{partition}`` if partitioned."""
+"""Metadata key with the path of an asset's dataset, which has ``{partition}`` in it if the asset is partitioned."""
 MD5 = "dvc/md5"
 """Input metadata keys that name the version to load: a git revision, or a content hash."""
 
 RESTORE_KEY = "restore"
-"""The key in an output's run config that names a version to make the newest again, instead of what was computed."""
+"""Key in an output's run config that names an older version to store as the newest, in place of a computed value."""
 RESTORED = "dvc/restored"
 
 
@@ -43,9 +42,9 @@ class DvcIOManager(dg.IOManager):
     """Stores outputs as DVC datasets, and loads inputs by the content hash of their latest materialization.
 
     An output may be a pandas, pyarrow or polars frame, eager or lazy, bytes, a string, or the ``Path`` of a file or
-    folder. It goes to ``<asset key>[/<partition>].parquet`` unless the asset's metadata names a ``dvc/path``. An input
-    is what the argument's annotation says: a frame (partitions one below the other, in partition order), ``dict[str,
-    frame]`` by partition, bytes, a string or a ``Path``.
+    folder. It goes to ``<asset key>[/<partition>].parquet`` unless the asset's metadata names a ``dvc/path``. The
+    annotation of an argument decides how an input is loaded: as a frame (partitions one below the other, in partition
+    order), ``dict[str, frame]`` by partition, bytes, a string or a ``Path``.
 
     The metadata ``dvc/rev`` (a git revision) or ``dvc/md5`` of an input loads that version instead of the latest:
     ``ins={"flights": dg.AssetIn(metadata={"dvc/rev": "v1.0"})}``.
@@ -61,23 +60,23 @@ class DvcIOManager(dg.IOManager):
         partitions = context.asset_partition_keys if context.has_asset_partitions else []
         if len(partitions) > 1:
             raise DatasetError(
-                f"{_name(context.asset_key)} computes {len(partitions)} partitions in one run, but each is a dataset "
-                "of its own. Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1)."
+                f"{_name(context.asset_key)} computes {len(partitions)} partitions in one run, but each is a "
+                "separate dataset. Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1)."
             )
         path = _path(context.asset_key, context.definition_metadata, *partitions)
-        # Dagster sets no public way to the executing asset's context from an IO manager but this one.
+        # The only public way from an IO manager to the executing asset's context.
         asset_context = dg.AssetExecutionContext.get()
-        made_by: dict[str, Any] = dagster_facts(asset_context, context.asset_key)
+        run_facts: dict[str, Any] = dagster_facts(asset_context, context.asset_key)
         with self.dvc.open(locked=False) as repo:
-            scratch = versions.scratch(repo)
+            scratch = pointers.scratch(repo)
         if restored:
-            record = restore(self.dvc, path, restored, **made_by)
-            rows, columns = record.rows, frames.described(self.dvc.read_path(path, md5=record.md5), path)[1]
+            record = restore(self.dvc, path, restored, **run_facts)
+            rows, columns = record.rows, file_formats.described(self.dvc.read_path(path, md5=record.md5), path)[1]
             context.add_output_metadata({RESTORED: restored})
         else:
             state = _code_state(asset_context)
             commit = (Ref("git", "commit", state.commit, at=state.toplevel),) if state.commit else ()
-            rows, columns = frames.write(obj, scratch, name=path)
+            rows, columns = file_formats.write(obj, scratch, name=path)
             record = self.dvc.store(
                 path,
                 source=scratch,
@@ -85,7 +84,7 @@ class DvcIOManager(dg.IOManager):
                 upstream=(*upstream_refs(asset_context, context.asset_key), *commit),
                 dirty=state.dirty_hash,
                 code_commit=state.commit,
-                **made_by,
+                **run_facts,
             )
         facts = {**record.to_metadata(), **change(self.dvc, asset_context.instance, context.asset_key, record, columns)}
         if rows is not None:
@@ -93,8 +92,8 @@ class DvcIOManager(dg.IOManager):
         if columns is not None:
             facts[COLUMN_SCHEMA] = columns
         context.add_output_metadata(facts)
-        # The step's cache of data versions is what the materialization event, written after this method, takes its
-        # version from. An IO manager has no public way to say it.
+        # The materialization event is written after this method, and takes its version from the step's cache of data
+        # versions. An IO manager has no public way to set it.
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(record.md5))
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -103,30 +102,30 @@ class DvcIOManager(dg.IOManager):
         name = next((file.name for file in files.values()), _name(context.asset_key))
         if typing.get_origin(kind) in (dict, Mapping) or kind is dict:
             [_, kind] = typing.get_args(kind) or (str, Any)
-            return {partition: frames.read([file], kind, name=file.name) for partition, file in files.items()}
-        return frames.read(list(files.values()), kind, name=name)
+            return {partition: file_formats.read([file], kind, name=file.name) for partition, file in files.items()}
+        return file_formats.read(list(files.values()), kind, name=name)
 
     def _loaded(self, context: dg.InputContext, partition: str) -> Path:
-        """A local file or folder with the version that the input is to be, which the step's record will name."""
+        """A local file or folder with the version of the input, which the step's record will name."""
         metadata = context.definition_metadata or {}
-        known = latest_records(context.instance, context.asset_key, [partition] if partition else None)
-        record = next((record for record in known if isinstance(record, Dataset)), None)
+        latest = latest_records(context.instance, context.asset_key, [partition] if partition else None)
+        record = next((record for record in latest if isinstance(record, Dataset)), None)
         if REV in metadata or MD5 in metadata:
             rev, md5 = (getattr(metadata.get(name), "value", metadata.get(name)) for name in (REV, MD5))
             if rev and md5:
                 raise DatasetError(
                     f"The input {_name(context.asset_key)} names both {REV} {rev!r} and {MD5} {md5!r}. Name one."
                 )
-            # What Dagster never materialized here may still lie where the naming rule puts it.
+            # Without a materialization here, the dataset may still exist at the path of the naming rule.
             path = record.path if record else _path(context.asset_key, metadata, partition)
             record = record_of_version(self.dvc, path, str(rev or md5), md5 or self.dvc.data_version(path, rev=rev))
         if record is None:
             raise DatasetError(
-                f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset that "
-                "Dagster knows of. Materialize it (or observe it, if someone else versions it) before loading it."
+                f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset on "
+                "Dagster's record. Materialize it (or observe it, if someone else versions it) before loading it."
             )
-        # What else its materialization recorded, such as a training set, belongs to the version that was loaded.
-        note_loaded(context, *(known if record.ref in [found.ref for found in known] else [record]))
+        # Other records of its materialization, such as a training set, belong to the version that was loaded.
+        note_loaded(context, *(latest if record.ref in [other.ref for other in latest] else [record]))
         return self.dvc.read_path(record.path, md5=record.md5)
 
 
@@ -136,12 +135,12 @@ class DvcIOManager(dg.IOManager):
         RESTORE_KEY: dg.Field(
             str,
             is_required=False,
-            description="A git revision, a content hash or 'previous': materialize that version again.",
+            description="A git revision, a content hash or 'previous': store that version as the newest.",
         )
     },
 )
 def dvc_io_manager(context: dg.InitResourceContext) -> DvcIOManager:
-    """The :class:`DvcIOManager` of the resource ``dvc``: the only resource to bind.
+    """The :class:`DvcIOManager` of the resource ``dvc``, which is the only one to bind.
 
     @dg.asset(io_manager_def=dvc_io_manager)
     def flights() -> pd.DataFrame: ...
@@ -166,7 +165,7 @@ def _path(key: dg.AssetKey, metadata: Mapping[str, Any], partition: str = "") ->
 
 
 def _code_state(context: dg.AssetExecutionContext) -> CodeState:
-    """Of the file that defines the asset; of the working directory where a library's factory defined it."""
+    """State of the code that defines the asset; of the working directory where a library's factory defined it."""
     function = getattr(context.op_def.compute_fn, "decorated_fn", None)
     file = inspect.getsourcefile(inspect.unwrap(function)) if function else None
     state = code_state(Path(file)) if file else CodeState()

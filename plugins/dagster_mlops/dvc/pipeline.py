@@ -1,4 +1,4 @@
-"""A data team's DVC project as assets: one per stage, run by DVC itself."""
+"""A DVC project as assets: one per stage, run by DVC itself."""
 
 import fnmatch
 import re
@@ -13,7 +13,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.code_state import code_state
 from dagster_mlops.core.options import specs_with_options
-from dagster_mlops.dvc._beta import chosen
+from dagster_mlops.dvc._beta import without_beta_warning
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.metadata_keys import CMD, OUTS, PARAMS, STAGE
@@ -51,23 +51,23 @@ def pipeline_assets(
         )
 
     A run brings exactly the selected stages up to date, in the project's order. DVC decides for each whether it is
-    unchanged, known to its run cache, or executed. The data version comes from ``dvc.lock``, the code version from
+    unchanged, restored from the run cache, or executed. The data version comes from ``dvc.lock``, the code version from
     command, code files and parameters. Bind a :class:`DvcResource` as ``dvc``; its `push` and `commit` say what happens
     to new outputs and to ``dvc.lock``.
 
     Args:
-        repo: folder of the DVC repository whose ``dvc.yaml`` files are read, without importing DVC.
-        stages: names, addresses or patterns such as ``train@*`` or ``models/dvc.yaml:*``; all by default.
-        get_asset_spec: the one place to change keys, groups, owners and so on; starts from :func:`stage_asset_spec`.
-            Dependencies among stages and data are added to what it returns.
-        key_prefix: put before every key.
-        group_name: group of the assets.
-        name: of the step; unique in a code location.
-        step_per_stage: one step per stage, so that Dagster runs independent stages in parallel and retries each.
-        observe_data: make tracked data and frozen stages observable; false where other assets have their keys.
-        force: execute stages even if nothing changed.
-        pull: fetch missing inputs and known outputs from cache and remote.
-        env: environment variables for the commands, such as the ``PATH`` of the project's virtual environment.
+        repo: Folder of the DVC repository, whose ``dvc.yaml`` files are read without importing DVC.
+        stages: Names, addresses or patterns such as ``train@*`` or ``models/dvc.yaml:*``; all by default.
+        get_asset_spec: Function that sets keys, groups, owners and so on, starting from :func:`stage_asset_spec`.
+            Dependencies among stages and data are added to its specs.
+        key_prefix: Prefix of every key.
+        group_name: Group of the assets.
+        name: Name of the step; unique in a code location.
+        step_per_stage: One step per stage, so that Dagster runs independent stages in parallel and retries each.
+        observe_data: Whether tracked data and frozen stages are observable; false if other assets have their keys.
+        force: Whether stages execute even if nothing changed.
+        pull: Whether missing inputs and recorded outputs are fetched from cache and remote.
+        env: Environment variables for the commands, such as the ``PATH`` of the project's virtual environment.
         asset_options: Attributes of the stages' assets, such as ``automation_condition``, ``owners`` or ``tags``, and
             what :func:`dagster.multi_asset` takes for their steps: ``pool``, ``retry_policy``, ``op_tags`` and so on.
 
@@ -75,11 +75,11 @@ def pipeline_assets(
         DatasetError: there is no DVC project, a pattern matches no stage, or two stages get the same key.
     """
     project = load_project(repo)
-    wanted = _selected(project, stages)
+    selection = _selected(project, stages)
     items = [*project.stages, *project.data]
     specs = _specs(items, project, get_asset_spec or stage_asset_spec, key_prefix, group_name)
-    runnable = [stage for stage in _ordered(project) if stage in wanted and not stage.frozen]
-    frozen = [stage for stage in project.stages if stage in wanted and stage.frozen]
+    runnable = [stage for stage in _ordered(project) if stage in selection and not stage.frozen]
+    frozen = [stage for stage in project.stages if stage in selection and stage.frozen]
     tracked = [path for item in items for path in _paths(item)]
 
     def step(step_name: str, group: Sequence[Stage]) -> dg.AssetsDefinition:
@@ -107,19 +107,19 @@ def pipeline_assets(
 
 
 def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
-    """The asset of a stage or of tracked data, before dependencies: where a `get_asset_spec` of your own starts.
+    """The asset of a stage or of tracked data, without dependencies: the start for your own `get_asset_spec`.
 
         def spec(item: Stage | TrackedData) -> dg.AssetSpec:
             return stage_asset_spec(item).replace_attributes(owners=["team:nlp"])
 
     The key of ``train@cnn`` in ``models/dvc.yaml`` is ``models/train/cnn``, that of ``data/raw.csv`` is
-    ``data/raw_csv``; any sign but letters, digits and ``_`` becomes ``_``.
+    ``data/raw_csv``; any character but letters, digits and ``_`` becomes ``_``.
     """
     if isinstance(item, TrackedData):
         origin = "Imported by" if item.imported else "Tracked by"
         facts = {PATH_KEY: item.path, "dvc/file": item.file}
-        described = item.desc or f"{origin} {item.file}"
-        return dg.AssetSpec(_parts(item.path), description=described, metadata=facts, kinds={"dvc"})
+        description = item.desc or f"{origin} {item.file}"
+        return dg.AssetSpec(_parts(item.path), description=description, metadata=facts, kinds={"dvc"})
     command = "\n".join(item.cmd)
     facts = {
         STAGE: item.address,
@@ -129,13 +129,13 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
         **({"dvc/code": list(item.code)} if item.code else {}),
         **({"dvc/frozen": True} if item.frozen else {}),
     }
-    told = [item.desc or f"`{command}`", *(f"* `{out.path}`: {out.desc}" for out in item.outs if out.desc)]
+    paragraphs = [item.desc or f"`{command}`", *(f"* `{out.path}`: {out.desc}" for out in item.outs if out.desc)]
     if item.frozen:
-        told.append("Frozen in dvc.yaml: DVC does not run it, so it is only observed. `dvc unfreeze` it to run it.")
+        paragraphs.append("Frozen in dvc.yaml: DVC does not run it, so it is only observed. To run it: `dvc unfreeze`.")
     folder = Path(item.file).parent.as_posix()
     return dg.AssetSpec(
         [*(_parts(folder) if folder != "." else []), *_parts(item.name.replace("@", "/"))],
-        description="\n\n".join(told),
+        description="\n\n".join(paragraphs),
         metadata=facts,
         code_version=item.code_version,
         kinds={"dvc"},
@@ -153,15 +153,15 @@ def _materialized(
     rev = share(dvc, stage, run, f"Run {stage.address}\n\n{trailers}")
     read = inputs(stage, run, str(dvc.root), tracked)
     exact = {ref.id.rpartition("@")[0] for ref in read}
-    # What the stage read DVC says exactly; Dagster knows of the rest, such as assets that `get_asset_spec` added.
-    others = [ref for ref in upstream_refs(context, key) if ref.id.rpartition("@")[0] not in exact]
+    # DVC knows the stage's own inputs exactly, Dagster the other ones, such as assets that `get_asset_spec` added.
+    other_refs = [ref for ref in upstream_refs(context, key) if ref.id.rpartition("@")[0] not in exact]
     code = [Ref("git", "commit", state.commit, at=state.toplevel)] if state.commit else []
     records = datasets(
         stage,
         run,
         repo=str(dvc.root),
         rev=rev,
-        upstream=(*read, *others, *code),
+        upstream=(*read, *other_refs, *code),
         dirty=state.dirty_hash,
         code_commit=state.commit,
         **facts,
@@ -174,7 +174,7 @@ def _materialized(
 def _observation(name: str, items: Sequence[tuple[dg.AssetSpec, Stage | TrackedData]]) -> dg.AssetsDefinition:
     by_key = {spec.key: item for spec, item in items}
 
-    with chosen("Function `multi_observable_source_asset`"):
+    with without_beta_warning("Function `multi_observable_source_asset`"):
         observed = dg.multi_observable_source_asset(
             specs=[spec for spec, _ in items], name=name, can_subset=True, required_resource_keys={"dvc"}
         )
@@ -199,16 +199,14 @@ def _observation(name: str, items: Sequence[tuple[dg.AssetSpec, Stage | TrackedD
 
 
 def _observed(dvc: DvcResource, item: Stage | TrackedData) -> tuple[dg.DataVersion, dict[str, Any]]:
-    """What lies in the workspace, since that is what a stage reads."""
+    """The version in the workspace, since that is what a stage reads."""
     if isinstance(item, TrackedData):
         record = observed_dataset(dvc, item.path, rev=None)
         return dg.DataVersion(record.md5), record.to_metadata()
     file = dvc.root / Path(item.file).with_name("dvc.lock")
     entry = stages_in(file.read_bytes() if file.exists() else b"").get(item.name)
     if not entry:
-        raise DatasetError(
-            f"{file} knows no stage {item.name!r}: it is frozen and never ran. `dvc commit` its outputs."
-        )
+        raise DatasetError(f"{file} has no stage {item.name!r}: it is frozen and never ran. `dvc commit` its outputs.")
     run = StageRun("frozen", entry, {}, [], 0.0)
     records = datasets(item, run, repo=str(dvc.root))
     return data_version(run), metadata(item, run, records, dvc.root)
@@ -254,14 +252,14 @@ def _ordered(project: Project) -> list[Stage]:
 def _selected(project: Project, patterns: Sequence[str] | None) -> list[Stage]:
     if patterns is None:
         return list(project.stages)
-    chosen: dict[str, Stage] = {}
+    selection: dict[str, Stage] = {}
     for pattern in patterns:
-        found = [s for s in project.stages if fnmatch.fnmatchcase(s.address, pattern) or s.name == pattern]
-        if not found:
-            known = ", ".join(stage.address for stage in project.stages) or "none"
-            raise DatasetError(f"No stage of {project.root} matches {pattern!r}. It has: {known}.")
-        chosen |= {stage.address: stage for stage in found}
-    return [*chosen.values()]
+        matches = [s for s in project.stages if fnmatch.fnmatchcase(s.address, pattern) or s.name == pattern]
+        if not matches:
+            addresses = ", ".join(stage.address for stage in project.stages) or "none"
+            raise DatasetError(f"No stage of {project.root} matches {pattern!r}. It has: {addresses}.")
+        selection |= {stage.address: stage for stage in matches}
+    return [*selection.values()]
 
 
 def _id(item: Stage | TrackedData) -> str:
@@ -273,5 +271,5 @@ def _paths(item: Stage | TrackedData) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    # Dagster makes Python identifiers of keys.
+    # Dagster turns keys into Python identifiers.
     return [re.sub(r"\W", "_", part, flags=re.ASCII) for part in path.split("/") if part not in ("", ".")]

@@ -12,10 +12,7 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
-from dagster_mlops.dvc.store import file_formats as frames
-from dagster_mlops.dvc.store import locks, objects, remotes
-from dagster_mlops.dvc.store import pointers as versions
-from dagster_mlops.dvc.store import push_journal as unpushed
+from dagster_mlops.dvc.store import file_formats, locks, objects, pointers, push_journal, remotes
 from dagster_mlops.dvc.store.create import create, set_remote
 from dagster_mlops.dvc.store.dvc_lock import locked_out
 from dagster_mlops.dvc.store.git_commit import Edit, commit, run, toplevel
@@ -35,7 +32,7 @@ class DvcResource(dg.ConfigurableResource):
         dvc.read_path("raw/flights.parquet", md5=version.md5)
 
     A second process waits for the repository's lock, at most `lock_timeout` seconds. :meth:`store` may be killed at any
-    instruction: what it had done stays valid, and running it again finishes the rest and repeats nothing.
+    instruction: the finished steps stay valid, and a second call completes the others and repeats nothing.
     """
 
     repo: str = Field(description="Folder of the DVC repository. Dataset paths are relative to it.")
@@ -44,14 +41,14 @@ class DvcResource(dg.ConfigurableResource):
     )
     remote_url: str | None = Field(
         default=None,
-        description="Where the remote is, overriding the repository's configuration. With it, a repository that does "
+        description="URL of the remote, overriding the repository's configuration. With it, a repository that does "
         "not exist yet is created at first use.",
     )
     remote_config: dict[str, Any] = Field(
         default={},
         description="Options of the remote as DVC names them (endpointurl, access_key_id, secret_access_key, profile, "
         "…), on top of the repository's configuration. They stay in memory. Give secrets as EnvVar: Dagster stores "
-        "what is written here.",
+        "the text of this field.",
     )
     push: bool = Field(default=True, description="Push new content to the remote, and verify that it arrived.")
     commit: bool = Field(default=True, description="Commit new pointer files to git.")
@@ -95,7 +92,7 @@ class DvcResource(dg.ConfigurableResource):
             repo.close()
 
     def config(self) -> dict[str, Any]:
-        """What the fields set over the repository's DVC configuration, for ``Repo(config=…)``. It may hold secrets.
+        """The fields as overrides of the repository's DVC configuration, for ``Repo(config=…)``. They may hold secrets.
 
         Raises:
             DatasetError: an environment variable named in `remote_config` is not set.
@@ -112,9 +109,9 @@ class DvcResource(dg.ConfigurableResource):
         """Create what is missing of the git repository, the DVC repository and its default remote.
 
         A folder inside a checkout becomes a DVC subproject of it, unless the checkout ignores the folder: then it gets
-        a git repository of its own. Without git, DVC works without versions of pointers. The remote goes into
-        ``.dvc/config.local``: DVC reads ``.dvc/config`` at the revision it is asked about, where a remote that was
-        added later would be unknown.
+        its own git repository. Without git, DVC works, but pointers have no history. The remote goes into
+        ``.dvc/config.local``: DVC reads ``.dvc/config`` at the revision of a request, where a remote that was added
+        later is unknown.
         """
         remote_url = remote_url or self.remote_url
         self.root.mkdir(parents=True, exist_ok=True)
@@ -144,17 +141,17 @@ class DvcResource(dg.ConfigurableResource):
         imported_from: Mapping[str, Any] | None = None,
         **facts: Any,
     ) -> Dataset:
-        """Make the content of `path`, a file or folder, a version: cache it, commit its pointer, push and verify it.
+        """Make the content of `path`, a file or folder, a version: cache it, commit its pointer, push it, verify it.
 
         Bytes that are the current version already change nothing: no commit, no push. The record also goes into the
-        pointer file's ``meta`` field, where it survives Dagster. What an earlier store was kept from pushing, by a kill
-        or a remote that failed, is pushed, too.
+        pointer file's ``meta`` field, where it survives Dagster. Content that an earlier call could not push, because
+        it was killed or the remote failed, is pushed, too.
 
         Args:
-            path: where the dataset lives, relative to the repository.
-            source: a file or folder on the same disk, moved to `path` first, under the lock.
-            imported_from: the dependency of an import, as DVC writes it.
-            facts: further fields of :class:`Dataset`, such as ``rows``, ``upstream`` or ``dagster_run_id``.
+            path: Path of the dataset, relative to the repository.
+            source: File or folder on the same disk, moved to `path` first, under the lock.
+            imported_from: Dependency of an import, as DVC writes it.
+            facts: Further fields of :class:`Dataset`, such as ``rows``, ``upstream`` or ``dagster_run_id``.
 
         Raises:
             DatasetError: the lock is held too long, git or DVC refuses, or the remote does not take the content.
@@ -166,18 +163,18 @@ class DvcResource(dg.ConfigurableResource):
             remote = objects.remote_url(repo, self.remote) if self.push else ""
             with locks.locked(repo, self.lock_timeout):
                 if source:
-                    versions.move(repo, source, target)
-                md5, size = versions.cache(repo, target, imported=imported_from is not None)
+                    pointers.move(repo, source, target)
+                md5, size = pointers.cache(repo, target, imported=imported_from is not None)
                 if self.push:
-                    until_pushed.enter_context(unpushed.noted(repo, md5, size, self.remote))
+                    until_pushed.enter_context(push_journal.noted(repo, md5, size, self.remote))
                 record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
-                versions.write_pointer(repo, target, record, imported_from=imported_from)
+                pointers.write_pointer(repo, target, record, imported_from=imported_from)
                 if top := self._top(repo):
-                    pointer = versions.pointer_of(target)
-                    rev = self.commit_files(top, [pointer], versions.ignored(target), _message(record))
+                    pointer = pointers.pointer_of(target)
+                    rev = self.commit_files(top, [pointer], pointers.ignored(target), _message(record))
             if self.push:
                 objects.push(repo, md5, size, self.remote)
-                unpushed.push_noted(repo)
+                push_journal.push_noted(repo)
         return dataclasses.replace(record, rev=rev)
 
     def locate(self, path: str | Path) -> Path:
@@ -192,66 +189,66 @@ class DvcResource(dg.ConfigurableResource):
         return target
 
     def pointer(self, path: str | Path, *, rev: str | None = None) -> dict[str, Any]:
-        """What the ``.dvc`` file of a dataset says, now or at a git revision. Needs no cache and no remote.
+        """The content of a dataset's ``.dvc`` file, current or at a git revision. Needs no cache and no remote.
 
-        For the output of a stage, it is what ``dvc.lock`` says, with the name of the ``stage``.
+        For the output of a stage, it is the entry in ``dvc.lock``, with the name of the ``stage``.
 
         Raises:
             DatasetError: there is no such pointer, or it cannot be read.
         """
         target = self.locate(path)
-        file = versions.pointer_of(target)
+        file = pointers.pointer_of(target)
         if rev is None:
             text = file.read_bytes() if file.exists() else None
         else:
-            shown = git(self.root, "show", f"{rev}:./{file.relative_to(self.root).as_posix()}")
-            text = shown.stdout if shown.returncode == 0 else None
+            output = git(self.root, "show", f"{rev}:./{file.relative_to(self.root).as_posix()}")
+            text = output.stdout if output.returncode == 0 else None
         where = f"{file}{f' at revision {rev}' if rev else ''}"
         if text is None:
             if locked := locked_out(self, target.relative_to(self.root).as_posix(), rev=rev):
                 return {"stage": locked.stage, "outs": [dict(locked.out)]}
             raise DatasetError(f"There is no {where}. Materialize {target.name}, or `dvc add` and commit it.")
-        content = versions.parse_pointer(text)
+        content = pointers.parse_pointer(text)
         if content is None:
             raise DatasetError(f"{where} is not a DVC pointer file. Restore it from git.")
         return content
 
     def data_version(self, path: str | Path, *, rev: str | None = None) -> str:
-        """The content hash that a dataset's pointer names, now or at a git revision."""
+        """The content hash that a dataset's pointer names, currently or at a git revision."""
         return self.pointer(path, rev=rev)["outs"][0]["md5"]
 
     def revision(self, path: str | Path, *, rev: str = "HEAD") -> str:
         """The git commit that gave a dataset's pointer the content it has at `rev`; empty without git."""
         name = self.locate(path).relative_to(self.root).as_posix()
 
-        def newest(*of: str) -> str:
-            return git(self.root, "log", "-1", "--format=%H", *of).stdout.decode().strip()
+        def newest(*selection: str) -> str:
+            return git(self.root, "log", "-1", "--format=%H", *selection).stdout.decode().strip()
 
-        found = newest(rev, "--", f"./{name}.dvc")
-        if not found and (locked := locked_out(self, name, rev=rev)):
+        commit_hash = newest(rev, "--", f"./{name}.dvc")
+        if not commit_hash and (locked := locked_out(self, name, rev=rev)):
             return newest(f"-S{locked.out['md5']}", rev, "--", f"./{locked.file}")
-        return found
+        return commit_hash
 
     def read_path(self, path: str | Path, *, md5: str | None = None, rev: str | None = None) -> Path:
         """A local file or folder with the content of any version: by hash, by git revision, else the current one.
 
-        It is the dataset's own path where that holds the version asked for, otherwise a read-only copy (a link into
-        DVC's cache where possible), fetched from the remote if need be.
+        It is the dataset's own path where that holds the version, otherwise a read-only copy (a link into DVC's cache
+        where possible), fetched from the remote if necessary.
 
         Raises:
             DatasetError: the version is in neither the workspace, the cache nor the remote.
         """
         target = self.locate(path)
-        pointer = versions.read_pointer(target) if md5 else self.pointer(path, rev=rev)
+        pointer = pointers.read_pointer(target) if md5 else self.pointer(path, rev=rev)
         out = pointer["outs"][0] if pointer else {}
-        wanted = md5 or out["md5"]
+        md5 = md5 or str(out["md5"])
         with self.open(locked=False) as repo:
-            if target.exists() and versions.content_hash(repo, target) == wanted:
+            if target.exists() and pointers.content_hash(repo, target) == md5:
                 return target
-            if not objects.cached(repo, wanted):
-                size = out.get("size") if out.get("md5") == wanted else None
-                objects.pull(repo, wanted, self.remote, asked=str(path), size=size)
-            return objects.checkout(repo, wanted, name=target.name)
+            if not objects.cached(repo, md5):
+                size = out.get("size") if out.get("md5") == md5 else None
+                objects.pull(repo, md5, self.remote, path=str(path), size=size)
+            return objects.checkout(repo, md5, name=target.name)
 
     def load(self, path: str | Path, kind: Any = None, *, md5: str | None = None, rev: str | None = None) -> Any:
         """The content of any version as a `kind`: a frame or table type, ``bytes``, ``str`` or ``Path``.
@@ -259,9 +256,9 @@ class DvcResource(dg.ConfigurableResource):
             dvc.load("raw/flights.parquet", pl.LazyFrame, rev="v1.0")
 
         Raises:
-            DatasetError: the version is nowhere to be found, or cannot be read as `kind`.
+            DatasetError: the version is not available, or cannot be read as `kind`.
         """
-        return frames.read([self.read_path(path, md5=md5, rev=rev)], kind, name=Path(path).name)
+        return file_formats.read([self.read_path(path, md5=md5, rev=rev)], kind, name=Path(path).name)
 
     def _url(self, repo: "Repo") -> str | None:
         return repo.config["remote"].get(self._remote, {}).get("url")
@@ -271,26 +268,26 @@ class DvcResource(dg.ConfigurableResource):
         return self.remote or "storage"
 
     def _top(self, repo: "Repo") -> Path | None:
-        # A repository made with no_scm may lie in a checkout of something else, which is none of our business.
+        # A repository made with no_scm may lie in a checkout of something else, which stays untouched.
         versioned = self.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
         return Path(repo.scm.root_dir) if versioned else None
 
     def commit_files(self, top: Path, files: Sequence[Path], edits: Mapping[Path, Edit], message: str) -> str:
-        """Commit `files` as they are on disk, and `edits`, by this resource's author; the commit that holds them.
+        """Commit `files` as they are on disk, and `edits`, in the name of this resource's author; returns the commit.
 
         Raises:
-            DatasetError: git refuses, or a lock of its own is held for `lock_timeout` seconds.
+            DatasetError: git refuses, or another process holds its lock for `lock_timeout` seconds.
         """
         author = {"NAME": self.author_name, "EMAIL": self.author_email}
         if not git(top, "config", "user.email").stdout and "GIT_COMMITTER_EMAIL" not in os.environ:
-            # A bare machine has no identity, and git would refuse.
+            # A new machine has no identity configured, and git would refuse.
             author = {"NAME": author["NAME"] or "dagster-mlops", "EMAIL": author["EMAIL"] or "dagster-mlops@localhost"}
-        named = {
+        identity = {
             f"GIT_{who}_{part}": value for who in ("AUTHOR", "COMMITTER") for part, value in author.items() if value
         }
         paths = [file.relative_to(top).as_posix() for file in (*files, *edits)]
         below = dict(zip(paths[len(files) :], edits.values(), strict=True))
-        new = commit(top, paths[: len(files)], below, message=message, author=named, wait=self.lock_timeout)
+        new = commit(top, paths[: len(files)], below, message=message, author=identity, wait=self.lock_timeout)
         return new or run(top, "log", "-1", "--format=%H", "--", paths[0]).decode().strip()
 
 

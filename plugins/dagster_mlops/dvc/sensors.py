@@ -12,7 +12,7 @@ from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import pointers
 from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
@@ -35,26 +35,26 @@ def revision_sensor(
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
     **sensor_options: Any,
 ) -> dg.SensorDefinition:
-    """Observes datasets, or starts runs, when a branch or tag comes to name other versions of them.
+    """Observes datasets, or starts runs, when a branch or tag gets other versions of them.
 
         revision_sensor(datasets={"vendor/prices": "vendor/prices.parquet"}, repo="/data/vendor", remote="origin")
 
-    The pointers at a branch's commit are compared with those at the commit seen last, so history may be rewritten. The
-    first tick notes where branches and tags are, and observes what the branches hold; later ticks look at what moved,
-    at most 20 branches and tags each. A run gets the tags ``dvc/ref`` and ``dvc/rev``.
+    The pointers at a branch's commit are compared with those at the last commit that was seen, so history may be
+    rewritten. The first tick saves the commits of branches and tags, and observes the datasets on the branches; each
+    later tick looks at up to 20 branches and tags that moved. A run gets the tags ``dvc/ref`` and ``dvc/rev``.
 
     Args:
-        datasets: dataset path in the repository by asset key (``"a/b"``).
-        name: the sensor's name.
-        repo: folder of the DVC repository; else that of the resource ``dvc``.
-        branches: names or patterns such as ``release/*``. With several, an asset has the version seen last.
-        tags: names or patterns.
-        remote: a git remote to fetch from first, at most 20 s; its branches are looked at instead of local ones.
+        datasets: Dataset path in the repository by asset key (``"a/b"``).
+        name: Name of the sensor.
+        repo: Folder of the DVC repository; else that of the resource ``dvc``.
+        branches: Names or patterns such as ``release/*``. With several, an asset has the version seen last.
+        tags: Names or patterns.
+        remote: Git remote to fetch from first, for up to 20 s; its branches are read instead of local ones.
         mode: ``observe`` reports the new data versions of the assets, ``run`` requests runs.
-        job: what to run.
-        asset_selection: what to run without a `job`; a run selects all of it.
-        minimum_interval_seconds: time between ticks.
-        default_status: whether it starts by itself.
+        job: Job to run.
+        asset_selection: Assets to run without a `job`; a run selects all of them.
+        minimum_interval_seconds: Seconds between ticks.
+        default_status: Status until someone switches the sensor on or off.
         sensor_options: Whatever else :func:`dagster.sensor` takes.
 
     Raises:
@@ -62,7 +62,7 @@ def revision_sensor(
     """
     targets = [job, asset_selection, *(sensor_options.get(name) for name in ("jobs", "job_name", "target"))]
     if mode == "run" and targets == [None] * len(targets):
-        raise DatasetError(f"{name} is to request runs, but of what? Pass job=… or asset_selection=….")
+        raise DatasetError(f"{name} has mode='run' but nothing to run. Pass job=… or asset_selection=….")
     patterns = [f"refs/remotes/{remote}/{branch}" if remote else f"refs/heads/{branch}" for branch in branches]
     patterns += [f"refs/tags/{tag}" for tag in tags]
     if not patterns:
@@ -84,30 +84,30 @@ def revision_sensor(
         dvc: DvcResource = DvcResource(repo=repo) if repo else context.resources.dvc
         if remote:
             _fetch(dvc, remote)
-        now = _refs(dvc, patterns)
+        commits = _refs(dvc, patterns)
         seen: dict[str, str] | None = json.loads(context.cursor) if context.cursor else None
-        moved = [ref for ref, commit in now.items() if seen is None or seen.get(ref) != commit]
+        moved = [ref for ref, commit in commits.items() if seen is None or seen.get(ref) != commit]
         if seen is None:
-            looked_at = [ref for ref in moved if mode == "observe" and not ref.startswith("refs/tags/")]
-            known = dict(now)
+            refs = [ref for ref in moved if mode == "observe" and not ref.startswith("refs/tags/")]
+            cursor = commits
         else:
-            looked_at = moved[:_REFS_PER_TICK]
-            # A branch that is gone is forgotten; one that is not looked at in this tick keeps its place.
-            known = {ref: seen[ref] for ref in now if ref in seen} | {ref: now[ref] for ref in looked_at}
+            refs = moved[:_REFS_PER_TICK]
+            # A deleted branch leaves the cursor; one that has to wait for the next tick stays as it was.
+            cursor = {ref: seen[ref] for ref in commits if ref in seen} | {ref: commits[ref] for ref in refs}
         events: list[dg.AssetObservation] = []
         runs: list[dg.RunRequest] = []
-        for ref in looked_at:
-            before, commit = (seen or {}).get(ref, ""), now[ref]
+        for ref in refs:
+            before, commit = (seen or {}).get(ref, ""), commits[ref]
             changed = _changed(dvc, datasets, before, commit)
             if mode == "observe":
                 events += [_observation(dvc, key, datasets[key], ref, commit) for key in changed]
             elif changed:
-                # What moved, and from where: a branch that returns to an older commit is news, too.
+                # The old commit is part of the key, because a branch may return to an older commit.
                 run_key = f"{ref}:{before}..{commit}"
                 runs.append(dg.RunRequest(run_key=run_key, tags={"dvc/ref": ref, REV: commit}))
-        result: dict[str, Any] = {"cursor": json.dumps(known, sort_keys=True)}
+        result: dict[str, Any] = {"cursor": json.dumps(cursor, sort_keys=True)}
         if not events and not runs:
-            where = ", ".join(patterns) if not now else f"{len(moved)} of {len(now)} branches and tags that moved"
+            where = f"{len(moved)} of {len(commits)} branches and tags that moved" if commits else ", ".join(patterns)
             return dg.SensorResult(**result, skip_reason=f"No new version of a dataset on {where} in {dvc.root}.")
         return dg.SensorResult(**result, asset_events=events, run_requests=runs)
 
@@ -115,42 +115,42 @@ def revision_sensor(
 
 
 def _fetch(dvc: DvcResource, remote: str) -> None:
-    done = git(dvc.root, "fetch", "--quiet", "--prune", "--tags", "--force", remote)
-    if done.returncode:
+    process = git(dvc.root, "fetch", "--quiet", "--prune", "--tags", "--force", remote)
+    if process.returncode:
         raise DatasetError(
-            f"git cannot fetch {remote!r} into {dvc.root}: {mask_credentials(done.stderr.decode().strip())} "
+            f"git cannot fetch {remote!r} into {dvc.root}: {mask_credentials(process.stderr.decode().strip())} "
             f"Try `git fetch {remote}` there, and look at `git remote -v`."
         )
 
 
 def _refs(dvc: DvcResource, patterns: Sequence[str]) -> dict[str, str]:
-    """The commit of every branch and tag that fits, in the order of their names."""
+    """The commit of every branch and tag that matches, in the order of their names."""
     # An annotated tag names the commit in the second field.
-    listed = git(dvc.root, "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)", *patterns)
-    if listed.returncode:
+    listing = git(dvc.root, "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)", *patterns)
+    if listing.returncode:
         raise DatasetError(
-            f"git cannot list the branches of {dvc.root}: {listed.stderr.decode().strip()} "
+            f"git cannot list the branches of {dvc.root}: {listing.stderr.decode().strip()} "
             "Name a folder inside a git repository."
         )
-    fields = [line.split() for line in listed.stdout.decode().splitlines()]
+    fields = [line.split() for line in listing.stdout.decode().splitlines()]
     return {ref: (commit or [tag])[0] for ref, tag, *commit in fields}
 
 
 def _changed(dvc: DvcResource, datasets: Mapping[str, str], before: str, commit: str) -> list[str]:
-    """The assets whose pointers name other content than at the commit seen before, which git may have dropped."""
-    files = [versions.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix() for path in datasets.values()]
+    """The assets whose pointers changed since the commit `before`, which git may have deleted meanwhile."""
+    files = [pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix() for path in datasets.values()]
     new = blobs(dvc.root, [f"{commit}:./{file}" for file in files])
     old = blobs(dvc.root, [f"{before}:./{file}" for file in files]) if before else [None] * len(files)
     return [
         key
-        for key, was, now in zip(datasets, old, new, strict=True)
-        if (pointer := versions.parse_pointer(now or b"")) and not _names_the_same(was, pointer)
+        for key, left, right in zip(datasets, old, new, strict=True)
+        if (md5 := _content(right)) and md5 != _content(left)
     ]
 
 
-def _names_the_same(text: bytes | None, pointer: Mapping[str, Any]) -> bool:
-    other = versions.parse_pointer(text or b"")
-    return other is not None and other["outs"][0]["md5"] == pointer["outs"][0]["md5"]
+def _content(text: bytes | None) -> str | None:
+    pointer = pointers.parse_pointer(text or b"")
+    return pointer["outs"][0]["md5"] if pointer else None
 
 
 def _observation(dvc: DvcResource, key: str, path: str, ref: str, commit: str) -> dg.AssetObservation:

@@ -1,4 +1,4 @@
-"""Answers lineage's question about a dataset version: is it there, out of reach, deleted or damaged?"""
+"""Answers for lineage whether a dataset version is accessible, inaccessible, deleted or damaged."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,8 +7,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import objects
-from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import objects, pointers
 from dagster_mlops.dvc.store.dvc_lock import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
@@ -22,7 +21,7 @@ _HASHED_LIMIT = 200_000_000  # bytes; a larger copy is judged by its size
 
 
 class DvcTool:
-    """Looks a dataset up in git's history, DVC's cache and the remote.
+    """DVC as a tool of lineage: looks a dataset up in git's history, DVC's cache and the remote.
 
     A remote that is configured but cannot be reached makes a dataset inaccessible even while this machine's cache holds
     a copy, because no other machine could read it; the reason says so.
@@ -37,7 +36,7 @@ class DvcTool:
         return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
 
     def datasets(self, at: str) -> Datasets:
-        """The repository at `at`, with the remotes that it is configured with."""
+        """The repository at `at`, with its configured remotes."""
         return DvcResource(repo=at)
 
 
@@ -52,11 +51,11 @@ def _answer(ref: Ref) -> Answer:
     dvc = DvcResource(repo=ref.at)
     with dvc.open(locked=False) as repo:
         versioned, configured = not isinstance(repo.scm, extra("dvc.scm").NoSCM), bool(repo.config["remote"])
-    record, others = _pointed_to(dvc, path, md5)
+    record, other_hashes = _pointed_to(dvc, path, md5)
     if record is None and versioned:
-        if others:
-            return Faulty(f"{path} never had the content {md5}: its pointer names {', '.join(others[:3])}")
-        return Deleted(f"git's history of {ref.at} knows no pointer of {path}")
+        if other_hashes:
+            return Faulty(f"{path} never had the content {md5}: its pointer names {', '.join(other_hashes[:3])}")
+        return Deleted(f"git's history of {ref.at} has no pointer of {path}")
     # A clone of the repository may know the remote from the record only.
     url = record.remote if record and not configured and "***" not in record.remote else None
     with DvcResource(repo=ref.at, remote_url=url or None).open(locked=False) as repo:
@@ -64,9 +63,9 @@ def _answer(ref: Ref) -> Answer:
 
 
 def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, list[str]]:
-    """The record of a version, wherever in history its pointer lies, and the hashes that pointer had otherwise."""
-    others: list[str] = []
-    file = versions.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
+    """The record of a version, from wherever in history its pointer is, and the other hashes of that pointer."""
+    other_hashes: list[str] = []
+    file = pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
     changed = git(dvc.root, "log", "--all", "--format=%H", f"-S{md5}", "--", f"./{file}").stdout.decode().split()
     # Newest first; HEAD when the search finds nothing, to say what the pointer names instead.
     for rev in [None, *changed, *([] if changed else ["HEAD"])]:
@@ -74,12 +73,12 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
             pointer = dvc.pointer(path, rev=rev)
         except DatasetError:
             continue  # the commit that removed the pointer
-        named = pointer["outs"][0]["md5"]
-        if named == md5:
-            return observed_dataset(dvc, path, rev=rev), others
-        if "stage" not in pointer:  # what a stage made may never have been committed
-            others.append(named)
-    return locked_output(dvc, path, md5), list(dict.fromkeys(others))
+        content = pointer["outs"][0]["md5"]
+        if content == md5:
+            return observed_dataset(dvc, path, rev=rev), other_hashes
+        if "stage" not in pointer:  # the output of a stage may never have been committed
+            other_hashes.append(content)
+    return locked_output(dvc, path, md5), list(dict.fromkeys(other_hashes))
 
 
 def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:
@@ -97,17 +96,17 @@ def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answe
         odb = repo.cloud.get_remote_odb(None, "status")
         if not odb.fs.exists(odb.fs.parent(odb.fs.parent(odb.path))):
             return Inaccessible(f"the DVC remote {remote} is gone{note}", record)
-        there = objects.remote_has(odb, repo, md5, None)
-        size = odb.fs.info(odb.oid_to_path(md5))["size"] if there else None
+        is_remote = objects.remote_has(odb, repo, md5, None)
+        size = odb.fs.info(odb.oid_to_path(md5))["size"] if is_remote else None
     except Exception as error:  # noqa: BLE001 (any of a dozen storage libraries; lineage must not break on one)
         return Inaccessible(f"the DVC remote {remote} fails: {mask_credentials(str(error))}{note}", record)
-    if not there and not cached:
+    if not is_remote and not cached:
         return Deleted(f"{path}: {md5} is neither in the cache nor in the remote {remote}", record)
     local = Path(odb.oid_to_path(md5))
     is_file = not md5.endswith(".dir")
-    if there and is_file and record and record.bytes not in (None, size):
+    if is_remote and is_file and record and record.bytes not in (None, size):
         return Faulty(f"{remote} holds {size} bytes under {md5} instead of {record.bytes}", record)
-    if there and odb.fs.protocol == "local" and _damaged(local, md5):
+    if is_remote and odb.fs.protocol == "local" and _damaged(local, md5):
         return Faulty(f"{remote} holds other bytes under {md5}", record)
     return Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
 

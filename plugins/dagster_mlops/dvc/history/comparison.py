@@ -1,4 +1,4 @@
-"""What differs between two versions of a dataset: columns, rows, bytes, and the values of a JSON or YAML file."""
+"""Differences of two versions of a dataset: columns, rows, bytes, and the values of a JSON or YAML file."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import yaml
 from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
 from dagster_mlops.dvc.history.versions import version_hash
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import file_formats as frames
+from dagster_mlops.dvc.store import file_formats
 from dagster_mlops.provenance import Dataset
 
 PREVIOUS, ROWS_DELTA, BYTES_DELTA = "dvc/previous", "dvc/rows_delta", "dvc/bytes_delta"
@@ -24,7 +24,7 @@ _LOOK_BACK = 20  # materializations among which the previous version is sought
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one version without reading its rows. None and empty mean unknown."""
+    """Facts about one version that need no reading of its rows. None and empty mean unknown."""
 
     md5: str
     rows: int | None = None
@@ -68,14 +68,14 @@ class Diff:
         ]
 
     def to_metadata(self) -> dict[str, Any]:
-        """The difference as metadata of a materialization; what did not change is left out, but for the row delta."""
+        """The difference as metadata of a materialization: the row delta, and everything else that changed."""
         facts: dict[str, Any] = {PREVIOUS: self.old.md5, ROWS_DELTA: self.rows_delta, BYTES_DELTA: self.bytes_delta}
         facts |= {**table(COLUMNS_CHANGED, self.columns), **table(VALUES_CHANGED, self.values)}
         return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def diff(dvc: DvcResource, path: str, old: str = "previous", new: str | None = None) -> Diff:
-    """Compare two versions of a dataset, each named by a hash, a git revision or ``previous``; `new` None: the current.
+    """Compare two versions of a dataset, each a hash, a git revision or ``previous``; `new` is by default the current.
 
         diff(dvc, "raw/flights.parquet", "v1.0").columns
         [{'column': 'gate', 'change': 'lost', 'before': 'string', 'after': ''}]
@@ -83,15 +83,15 @@ def diff(dvc: DvcResource, path: str, old: str = "previous", new: str | None = N
     Reads parquet footers and small JSON or YAML files only, but a version that is not on this machine is fetched.
 
     Raises:
-        DatasetError: there is no such version, or it is nowhere to be found.
+        DatasetError: there is no such version, or it is not available.
     """
     hashes = [version_hash(dvc, path, old), version_hash(dvc, path, new) if new else dvc.data_version(path)]
     return Diff(*(facts_of(dvc.read_path(path, md5=md5), md5, name=path) for md5 in hashes))
 
 
 def facts_of(file: Path, md5: str, *, name: str) -> Facts:
-    """The facts of a version that lies at `file`; `name` is the dataset's path, whose suffix says the format."""
-    rows, columns = frames.described(file, name)
+    """The facts of a version at `file`; `name` is the dataset's path, whose suffix says the format."""
+    rows, columns = file_formats.described(file, name)
     parts = file.rglob("*") if file.is_dir() else [file]
     return Facts(
         md5,
@@ -116,15 +116,15 @@ def values_in(file: Path, name: str) -> dict[str, Any]:
 def change(
     dvc: DvcResource, instance: dg.DagsterInstance, key: dg.AssetKey, new: Dataset, columns: dg.TableSchema | None
 ) -> dict[str, Any]:
-    """The difference between a version that was just stored and the one that Dagster knew before it, as metadata.
+    """The difference, as metadata, between a version that was just stored and the previous one on Dagster's record.
 
     Bytes that did not change are compared with the last ones that differed: a re-run does not make a loss go away.
-    What the two events tell is all that is read, except for metrics files, which are small.
+    Nothing but the two events is read, except for metrics files, which are small.
     """
-    wanted = dg.AssetRecordsFilter(
+    records_filter = dg.AssetRecordsFilter(
         asset_key=key, asset_partitions=[new.dagster_partition] if new.dagster_partition else None
     )
-    for event in instance.fetch_materializations(wanted, limit=_LOOK_BACK).records:
+    for event in instance.fetch_materializations(records_filter, limit=_LOOK_BACK).records:
         metadata = event.asset_materialization.metadata if event.asset_materialization else {}
         old = Dataset.from_metadata(metadata)
         if old is None or old.md5 == new.md5:
@@ -149,7 +149,7 @@ def _types(schema: dg.TableSchema | None) -> dict[str, str]:
 
 
 def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, before and after of all that differs, in a stable order; what is not there is an empty text."""
+    """Name, before and after of all that differs, in a stable order; an empty text stands for a missing one."""
     pairs = [(name, old.get(name, ""), new.get(name, "")) for name in dict.fromkeys([*old, *new])]
     return [pair for pair in pairs if pair[1] != pair[2]]
 

@@ -1,4 +1,4 @@
-"""The versions that a dataset has had, as git's history of its pointer tells them."""
+"""The versions of a dataset, from the history of its pointer in git."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import pointers
 from dagster_mlops.dvc.store.dvc_lock import locked_out
 from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
@@ -21,7 +21,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a dataset: its record, and when git got to know it (with time zone)."""
+    """A version of a dataset: its record, and the time of its commit (with time zone)."""
 
     dataset: Dataset
     committed: datetime
@@ -33,30 +33,31 @@ def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100)
         for version in history(dvc, "raw/flights.parquet"):
             print(version.committed, version.dataset.md5, version.dataset.rows)
 
-    Those of a stage's output are what the ``dvc.lock`` said that names it now.
+    For a stage's output, they come from the history of the ``dvc.lock`` that names it.
 
     Raises:
         DatasetError: no commit up to `rev` holds a pointer of it.
     """
-    file = versions.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
-    locked = None if versions.pointer_of(dvc.locate(path)).exists() else locked_out(dvc, file.removesuffix(".dvc"))
+    file = pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
+    locked = None if pointers.pointer_of(dvc.locate(path)).exists() else locked_out(dvc, file.removesuffix(".dvc"))
     file = locked.file if locked else file
     log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
     lines = [line.split() for line in log.stdout.decode().splitlines()]
     if not lines:
         reason = log.stderr.decode().strip() or f"no commit up to {rev} holds {file}"
         raise DatasetError(f"{path} has no version in {dvc.root}: {reason}. Name a path that is stored there.")
-    found: list[Version] = []
+    versions: list[Version] = []
     for (commit, when), content in zip(lines, blobs(dvc.root, [f"{c}:./{file}" for c, _ in lines]), strict=True):
         if locked:
             out = locked.within(content or b"")
             pointer = {"outs": [out]} if out else None
         else:
-            pointer = versions.parse_pointer(content or b"")
+            pointer = pointers.parse_pointer(content or b"")
         if pointer:
-            found.append(Version(record_of(dvc, path, pointer, commit), datetime.fromisoformat(when)))
+            versions.append(Version(record_of(dvc, path, pointer, commit), datetime.fromisoformat(when)))
     # A commit may have touched no more than the pointer's description.
-    return [v for v, older in zip(found, [*found[1:], None], strict=True) if not older or not _same(v, older)]
+    hashes = [version.dataset.md5 for version in versions]
+    return [version for version, older in zip(versions, [*hashes[1:], ""], strict=True) if version.dataset.md5 != older]
 
 
 def version_hash(dvc: DvcResource, path: str, version: str) -> str:
@@ -69,20 +70,20 @@ def version_hash(dvc: DvcResource, path: str, version: str) -> str:
         return version
     if version != "previous":
         return dvc.data_version(path, rev=version)
-    now = dvc.data_version(path)
+    current = dvc.data_version(path)
     for older in history(dvc, path):
-        if older.dataset.md5 != now:
+        if older.dataset.md5 != current:
             return older.dataset.md5
-    raise DatasetError(f"{path} has no version before {now} in the last commits of {dvc.root}. Name one by its hash.")
+    raise DatasetError(f"{path} has no version before {current} in the last commits of {dvc.root}. Name its hash.")
 
 
 def record_of(dvc: DvcResource, path: str, pointer: Mapping[str, Any], commit: str) -> Dataset:
-    """The record that a pointer carries; what the pointer tells by itself where it was written without Dagster."""
+    """The record in a pointer; one with the pointer's own facts if it was written without Dagster."""
     [out] = pointer["outs"]
     noted = (pointer.get("meta") or {}).get(NAMESPACE)
     facts: dict[str, Any] = {"path": path, "md5": out["md5"], "repo": str(dvc.root), "rev": commit}
     if noted and noted.get("md5") == out["md5"]:
-        # The file may have been moved since, and with it what the record is of.
+        # The file may have been moved since, so path and repository are those of the caller.
         record = Record.from_dict({**noted, **facts, "of": {"tool": "dvc", "role": Dataset.role}})
         assert isinstance(record, Dataset)
         return record
@@ -90,15 +91,11 @@ def record_of(dvc: DvcResource, path: str, pointer: Mapping[str, Any], commit: s
 
 
 def record_of_version(dvc: DvcResource, path: str, version: str, md5: str) -> Dataset:
-    """The record of a version's making, as far as git tells it; `version` is what :func:`version_hash` took."""
+    """The record from when a version was first stored, if git has it; `version` is as for :func:`version_hash`."""
     if version not in (md5, "previous"):
         return record_of(dvc, path, dvc.pointer(path, rev=version), dvc.revision(path, rev=version))
     with contextlib.suppress(DatasetError):  # none of it is committed
-        for known in history(dvc, path, rev="--all", limit=_LOOK_BACK):
-            if known.dataset.md5 == md5:
-                return known.dataset
+        for entry in history(dvc, path, rev="--all", limit=_LOOK_BACK):
+            if entry.dataset.md5 == md5:
+                return entry.dataset
     return Dataset(path=path, md5=md5, repo=str(dvc.root))
-
-
-def _same(one: Version, other: Version) -> bool:
-    return one.dataset.md5 == other.dataset.md5

@@ -1,4 +1,4 @@
-"""Reads a DVC project's stages and pointers into JSON, in a process of its own: DVC is slow to import."""
+"""Reads a DVC project's stages and pointers into JSON, in a separate process: DVC is slow to import."""
 
 import json
 import os
@@ -14,15 +14,15 @@ _READ: set[str] = set()
 
 
 def describe(root: Path) -> dict[str, Any]:
-    """Stages, pointers and top-level metrics of the repository, as DVC itself resolves them, and the files it read."""
+    """Stages and pointers of the repository, as DVC itself resolves them, and the files it read."""
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
     repo = Repo(str(root))
-    found = repo.index.stages
-    stages = [_stage(root, stage) for stage in found if isinstance(stage, PipelineStage)]
+    index = repo.index.stages
+    stages = [_stage(root, stage) for stage in index if isinstance(stage, PipelineStage)]
     pointers = [
-        _pointer(root, stage, out) for stage in found if not isinstance(stage, PipelineStage) for out in stage.outs
+        _pointer(root, stage, out) for stage in index if not isinstance(stage, PipelineStage) for out in stage.outs
     ]
     files = {stage["file"] for stage in stages}
     read = {_name(root, path) for path in _READ if Path(path).suffix in (".yaml", ".yml", ".json", ".toml", ".py")}
@@ -72,7 +72,7 @@ def _pointer(root: Path, stage: "Stage", out: "Output") -> dict[str, Any]:
 
 
 def _place(root: Path, item: Any) -> str:
-    """Where an input or output lies: relative to the repository, or the URL in dvc.yaml (``s3://``, ``ds://``)."""
+    """The path of an input or output, relative to the repository, or its URL in dvc.yaml (``s3://``, ``ds://``)."""
     return _name(root, item.fs_path) if getattr(item, "protocol", "") == "local" else str(item.def_path)
 
 
@@ -91,6 +91,6 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 
 def answer(root: str) -> dict[str, Any]:
     """The description of the repository `root`."""
-    # Which files decide what the project is (params, vars, templates) only DVC knows: it is watched while it reads.
+    # Only DVC knows which files define the project (params, vars, templates): it is watched while it reads.
     sys.addaudithook(_note)
     return describe(Path(root))

@@ -1,4 +1,4 @@
-"""Runs one stage with DVC in a process of its own, so that its output can be read and its tail shown when it fails."""
+"""Runs one stage with DVC in a separate process, so that its output can be read, and its end shown if it fails."""
 
 import contextlib
 import io
@@ -24,7 +24,7 @@ _MOST_POINTS = 20_000  # of a plot; of more, only every n-th is drawn
 
 
 class _Progress(logging.Handler):
-    """Prints what DVC says, and remembers whether a command was started."""
+    """Prints DVC's log lines, and remembers whether a command was started."""
 
     executed = False
 
@@ -58,7 +58,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     logger.handlers[:] = [progress]
     repo = Repo(request["repo"], config=request["config"])
     repo.scm_context.quiet = True  # no hints on what to add to git
-    for options in repo.config["remote"].values():  # a remote that says nothing fails in the end
+    for options in repo.config["remote"].values():  # a silent remote fails in the end
         for option in request["waits"].get(str(options.get("url", "")).partition("://")[0], ()):
             options.setdefault(option, request["read_timeout"])
 
@@ -106,7 +106,7 @@ def _caused_by(error: BaseException | None, kind: type[BaseException]) -> BaseEx
 
 
 def _fetch(repo: "Repo", target: str) -> None:
-    """Bring what a fresh clone lacks: inputs, and outputs that are known already. DVC says later what is missing."""
+    """Fetch what a fresh clone lacks: inputs, and recorded outputs. DVC reports later what is still missing."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
@@ -138,15 +138,15 @@ def _entry(stage: "Stage") -> dict[str, Any]:
 
 
 def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
-    """The project's metrics and plots that lie in this stage's outputs. A broken one never fails the stage."""
+    """The project's metrics and plots within this stage's outputs. A broken one never fails the stage."""
     places = [os.path.relpath(out.fs_path, repo.root_dir) for out in stage.outs if _is_local(out)]
 
     def ours(file: str) -> bool:
         return any(file == place or file.startswith(f"{place}{os.sep}") for place in places)
 
     def any_of(definitions: dict[str, Any]) -> bool:
-        # Reading all of a project's metrics and plots takes a while: only where one of them may be ours.
-        files = [Path(file).parent / text for file, defined in definitions.items() for text in _texts(defined)]
+        # Reading all of a project's metrics and plots takes a while, so only if one of them may be ours.
+        files = [Path(file).parent / text for file, content in definitions.items() for text in _texts(content)]
         names = [os.path.relpath(file, repo.root_dir) for file in files]
         return any(ours(name) or any(place.startswith(f"{name}{os.sep}") for place in places) for name in names)
 
@@ -154,8 +154,8 @@ def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
     plots: list[dict[str, Any]] = []
     try:
         if any(out.metric for out in stage.outs) or any_of(repo.index._metrics):
-            shown = repo.metrics.show().get("", {}).get("data", {})
-            metrics = {file: found["data"] for file, found in shown.items() if ours(file) and "data" in found}
+            files = repo.metrics.show().get("", {}).get("data", {})
+            metrics = {file: entry["data"] for file, entry in files.items() if ours(file) and "data" in entry}
         if any(out.plot for out in stage.outs) or any_of(repo.index._plots):
             plots = [plot for plot in _plots(repo) if any(ours(file) for file in plot["files"])]
     except Exception as error:  # noqa: BLE001 (any parser)
@@ -173,7 +173,7 @@ def _texts(definition: Any) -> list[str]:
 
 
 def _plots(repo: "Repo") -> list[dict[str, Any]]:
-    """What ``dvc plots show`` would draw: the path of an image, or points with the columns to draw."""
+    """The plots of ``dvc plots show``: the path of an image, or points with the columns to draw."""
     from dvc.render.match import PlotsData, match_defs_renderers
     from dvc.repo.plots import infer_data_sources
 
@@ -183,33 +183,33 @@ def _plots(repo: "Repo") -> list[dict[str, Any]]:
     for name, group in PlotsData(data).group_definitions().items():
         sources[name] = {file for _, inner, definition in group for file in infer_data_sources(inner, definition)}
     with tempfile.TemporaryDirectory() as scratch:
-        matched = match_defs_renderers(data=data, out=scratch, templates_dir=repo.plots.templates_dir)
-    found: list[dict[str, Any]] = []
-    for renderer, _, _ in matched:
+        matches = match_defs_renderers(data=data, out=scratch, templates_dir=repo.plots.templates_dir)
+    plots: list[dict[str, Any]] = []
+    for renderer, _, _ in matches:
         files = sorted(sources.get(renderer.name, {renderer.name}))
         if renderer.TYPE == "image":
-            found.extend({"title": point["filename"], "files": [point["filename"]]} for point in renderer.datapoints)
+            plots.extend({"title": point["filename"], "files": [point["filename"]]} for point in renderer.datapoints)
             continue
-        wanted = ("x", "y", "x_label", "y_label", "title", "template")
-        options = {key: renderer.properties[key] for key in wanted if isinstance(renderer.properties.get(key), str)}
+        texts = {key: text for key, text in renderer.properties.items() if isinstance(text, str)}
+        options = {key: texts[key] for key in ("x", "y", "x_label", "y_label", "title", "template") if key in texts}
         keys = {options.get("x"), options.get("y"), "filename", "field"}
         every = 1 if options.get("template") == "confusion" else len(renderer.datapoints) // _MOST_POINTS + 1
         points = [{key: v for key, v in point.items() if key in keys} for point in renderer.datapoints[::every]]
-        found.append({"title": renderer.name, **options, "points": points, "files": files})
-    return found
+        plots.append({"title": renderer.name, **options, "points": points, "files": files})
+    return plots
 
 
 def _repair_locks(repo: "Repo", target: str) -> None:
-    """Replace what a kill cut off, because DVC writes these files in place and then refuses every command."""
+    """Replace files that a kill cut off, because DVC writes them in place and then refuses every command."""
     import yaml
     from dvc.lock import make_lock
 
     holders = Path(repo.tmp_dir or "", "rwlock")
-    # Who holds which path is lost with it: two runs of one stage may overlap then, which DVC sees by their hashes.
+    # The holders of paths are lost with it: two runs of one stage may overlap then, which DVC sees by their hashes.
     with make_lock(f"{holders}.lock", tmp_dir=repo.tmp_dir, hardlink_lock=repo.config["core"].get("hardlink_lock")):
         if not _is_whole(holders, json.loads):
             holders.unlink()
-            _say(f"{holders} was cut off; it starts again empty")
+            _say(f"{holders} was cut off; a new one starts empty")
     file = Path(repo.root_dir, target.rpartition(":")[0] or "dvc.yaml").with_name("dvc.lock")
     with repo.lock:
         if not _is_whole(file, yaml.safe_load):
@@ -217,7 +217,7 @@ def _repair_locks(repo: "Repo", target: str) -> None:
             file.unlink()  # without git's copy, DVC's run cache still knows the results
             if committed.returncode == 0:
                 file.write_bytes(committed.stdout)
-            _say(f"{file} was cut off; it starts again from git's copy")
+            _say(f"{file} was cut off; a new one starts from git's copy")
 
 
 def _is_whole(file: Path, parse: Callable[[bytes], Any]) -> bool:

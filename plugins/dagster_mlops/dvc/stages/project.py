@@ -1,4 +1,4 @@
-"""What a DVC project defines: its stages and tracked data, known without importing DVC."""
+"""The stages and tracked data of a DVC project, read without importing DVC."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from dagster_mlops.core.git import git
 from dagster_mlops.errors import DatasetError
 
 _FORMAT = 1  # of the description; part of its key
-_REMEMBERED = "dagster_mlops/project.json"
+_CACHE = "dagster_mlops/project.json"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Stage:
     """One stage of a ``dvc.yaml``, with ``foreach``, ``matrix`` and templates resolved by DVC.
 
     `wdir` is the folder, relative to the repository, in which the command runs. `deps` are paths relative to the
-    repository, or URLs; `code` those of them that git tracks and no stage or pointer makes. `params` are the values by
-    file and key. `code_version` hashes command, code and parameters.
+    repository, or URLs; `code` those of them that git tracks and no stage or pointer produces. `params` are the values
+    by file and key. `code_version` hashes command, code and parameters.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Stage:
 
     @property
     def address(self) -> str:
-        """How DVC's command line calls it: ``train``, or ``models/dvc.yaml:train``."""
+        """Its name in DVC's command line: ``train``, or ``models/dvc.yaml:train``."""
         return self.name if self.file == "dvc.yaml" else f"{self.file}:{self.name}"
 
     def in_repo(self, path: str) -> str:
@@ -83,21 +84,20 @@ class Project:
     data: tuple[TrackedData, ...]
 
     def makers(self, path: str) -> list[Stage | TrackedData]:
-        """What makes the file or folder `path`, contains it, or lies in it."""
+        """The stages and tracked data whose paths are the file or folder `path`, contain it, or are in it."""
         above = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
-        found = {id(maker): maker for name in (*above, ".") for maker in self._by_path.get(name, ())}
-        found |= {id(maker): maker for name in below(self._paths, path) for maker in self._by_path[name]}
-        return [*found.values()]
+        names = [name for name in (*above, ".") if name in self._by_path] + below(self._paths, path)
+        return [*{id(maker): maker for name in names for maker in self._by_path[name]}.values()]
 
     @cached_property
     def _by_path(self) -> dict[str, list[Stage | TrackedData]]:
-        made: dict[str, list[Stage | TrackedData]] = defaultdict(list)
+        makers: dict[str, list[Stage | TrackedData]] = defaultdict(list)
         for stage in self.stages:
             for out in stage.outs:
-                made[out.path].append(stage)
+                makers[out.path].append(stage)
         for data in self.data:
-            made[data.path].append(data)
-        return dict(made)
+            makers[data.path].append(data)
+        return dict(makers)
 
     @cached_property
     def _paths(self) -> list[str]:
@@ -105,7 +105,7 @@ class Project:
 
 
 def below(names: Sequence[str], path: str) -> list[str]:
-    """Those of the sorted `names` that are `path` or lie in it."""
+    """Those of the sorted `names` that are `path` or are in it."""
     if path == ".":
         return list(names)
     first = bisect_left(names, path)
@@ -114,11 +114,11 @@ def below(names: Sequence[str], path: str) -> list[str]:
 
 
 def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
-    """Read what the DVC repository `repo` defines without importing DVC here.
+    """The project in the DVC repository `repo`, without importing DVC here.
 
-    DVC resolves the project in a process of its own. Its answer is kept below ``.dvc/tmp``, together with the hashes of
-    the files it read, so that only a change of one of them costs more than a few milliseconds. Code files are hashed
-    each time.
+    DVC resolves the project in a separate process. Its answer is stored below ``.dvc/tmp``, together with the hashes of
+    the files it read, so that a call takes more than a few milliseconds only after one of them changed. Code files are
+    hashed each time.
 
     Raises:
         DatasetError: there is no DVC repository, or DVC cannot read it within `timeout` seconds.
@@ -126,21 +126,22 @@ def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
     """
     root = Path(repo).expanduser().resolve()
     if not (root / ".dvc").is_dir():
-        raise DatasetError(f"{root} is no DVC repository: it has no .dvc folder. Run `dvc init` or mend repo=.")
+        raise DatasetError(f"{root} is not a DVC repository: it has no .dvc folder. Run `dvc init` or correct repo=.")
     files = _files(root)
     definitions = sorted(name for name in files if _defines(name))
-    remembered = root / ".dvc" / "tmp" / _REMEMBERED
-    known = _known(remembered, root, definitions)
-    if known is None:
-        known = _described(root, timeout)
-        read = sorted({*definitions, *known["read"]})
-        entry = {"version": _version(), "definitions": definitions, "read": _hashes(root, read), "project": known}
-        _keep(remembered, json.dumps(entry))
-    return _project(root, known, files)
+    cache_file = root / ".dvc" / "tmp" / _CACHE
+    description = _cached(cache_file, root, definitions)
+    if description is None:
+        description = _described(root, timeout)
+        hashes = _hashes(root, sorted({*definitions, *description["read"]}))
+        entry = {"version": _version(), "definitions": definitions, "read": hashes, "project": description}
+        with suppress(OSError):  # in a read-only checkout, the project is described each time
+            write_atomically(cache_file, json.dumps(entry))
+    return _project(root, description, files)
 
 
 def describe_problem(stderr: str) -> str:
-    """The last line of what a process said before it failed."""
+    """The last line that a process printed before it failed."""
     return next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
 
 
@@ -151,14 +152,14 @@ def _defines(name: str) -> bool:
 
 def _files(root: Path) -> list[str]:
     """The files that are not ignored, relative to the repository. Data that DVC tracks is ignored by git."""
-    listed = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    if listed.returncode == 0:
-        return sorted({os.fsdecode(name) for name in listed.stdout.split(b"\0") if name})
-    found: list[str] = []
+    listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    if listing.returncode == 0:
+        return sorted({os.fsdecode(name) for name in listing.stdout.split(b"\0") if name})
+    paths: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        found.extend(Path(folder, name).relative_to(root).as_posix() for name in names)
-    return sorted(found)
+        paths.extend(Path(folder, name).relative_to(root).as_posix() for name in names)
+    return sorted(paths)
 
 
 def _described(root: Path, timeout: float) -> dict[str, Any]:
@@ -166,27 +167,20 @@ def _described(root: Path, timeout: float) -> dict[str, Any]:
         script = Path(__file__).with_name("_describe_script.py")
         return run_child(script, str(root), cwd=root, timeout=timeout)
     except ChildError as failure:
-        _version()  # says so when DVC is not installed
+        _version()  # raises MissingExtraError if DVC is not installed
         raise DatasetError(
             f"DVC cannot read the project {root}: {failure.reason.rstrip('.')}. Fix it (`dvc stage list` shows the "
             "same), then reload."
         ) from failure
 
 
-def _known(file: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:
+def _cached(file: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:
     try:
         entry = json.loads(file.read_text())
         same = entry["version"] == _version() and entry["definitions"] == list(definitions)
         return entry["project"] if same and _hashes(root, entry["read"]) == entry["read"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none yet, or damaged
-
-
-def _keep(file: Path, text: str) -> None:
-    try:
-        write_atomically(file, text)
-    except OSError:
-        return  # a checkout that is read-only is described each time
 
 
 def _hashes(root: Path, names: Any) -> dict[str, str]:
@@ -197,7 +191,7 @@ def _hash(file: Path) -> str:
     return digest(file) if file.is_file() else ""
 
 
-def _project(root: Path, known: Mapping[str, Any], files: Sequence[str]) -> Project:
+def _project(root: Path, description: Mapping[str, Any], files: Sequence[str]) -> Project:
     stages = tuple(
         Stage(
             **{
@@ -207,23 +201,23 @@ def _project(root: Path, known: Mapping[str, Any], files: Sequence[str]) -> Proj
                 "outs": tuple(Out(**{**out, "labels": tuple(out["labels"])}) for out in stage["outs"]),
             }
         )
-        for stage in known["stages"]
+        for stage in description["stages"]
     )
-    project = Project(root, stages, tuple(TrackedData(**pointer) for pointer in known["pointers"]))
-    hashed = cache(lambda name: _hash(root / name))  # many stages may run the same code
-    return Project(root, tuple(_with_code(project, stage, files, hashed) for stage in stages), project.data)
+    project = Project(root, stages, tuple(TrackedData(**pointer) for pointer in description["pointers"]))
+    hash_of = cache(lambda name: _hash(root / name))  # many stages may run the same code
+    return Project(root, tuple(_with_code(project, stage, files, hash_of) for stage in stages), project.data)
 
 
-def _with_code(project: Project, stage: Stage, files: Sequence[str], hashed: Callable[[str], str]) -> Stage:
+def _with_code(project: Project, stage: Stage, files: Sequence[str], hash_of: Callable[[str], str]) -> Stage:
     code = tuple(dep for dep in stage.deps if "://" not in dep and not project.makers(dep))
-    held = {dep: below(files, dep) for dep in code}
-    told = {
+    files_by_dep = {dep: below(files, dep) for dep in code}
+    content = {
         "cmd": stage.cmd,
         "params": stage.params,
-        "code": {name: hashed(name) for names in held.values() for name in names},
+        "code": {name: hash_of(name) for names in files_by_dep.values() for name in names},
     }
-    code_version = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
-    tracked = tuple(dep for dep, names in held.items() if names)
+    code_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    tracked = tuple(dep for dep, names in files_by_dep.items() if names)
     return Stage(**{**stage.__dict__, "code": tracked, "code_version": code_version})
 
 

@@ -1,4 +1,4 @@
-"""Runs a stage of a DVC project, and stores what it made as DVC and git do."""
+"""Runs a stage of a DVC project, and stores its outputs as DVC and git do."""
 
 import os
 import sys
@@ -17,8 +17,7 @@ from dagster_mlops.core.git import git
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Stage, describe_problem
-from dagster_mlops.dvc.store import objects, remotes
-from dagster_mlops.dvc.store import pointers as versions
+from dagster_mlops.dvc.store import objects, pointers, remotes
 from dagster_mlops.dvc.store.git_commit import Edit, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
@@ -30,9 +29,9 @@ _COMMITTED = 1_000_000  # bytes; a larger file that git would track is left for 
 
 @dataclass(frozen=True)
 class StageRun:
-    """What came of a stage: `entry` is what ``dvc.lock`` says of it, `outcome` executed, restored or unchanged.
+    """The result of a stage: its `outcome` (executed, restored or unchanged), and its `entry` in ``dvc.lock``.
 
-    `metrics` are the parsed metric files below its outputs, `plots` what ``dvc plots show`` draws from them.
+    `metrics` are the parsed metric files below its outputs, `plots` the plots of them in ``dvc plots show``.
     """
 
     outcome: str
@@ -58,16 +57,16 @@ def run_stage(
 ) -> StageRun:
     """Bring one stage up to date by ``dvc repro --single-item``: unchanged, restored from the run cache, or executed.
 
-    DVC runs in a process of its own that ends with this one, even when this one is killed. Its lock on the repository
-    is free while the command runs; its read and write locks on the stage's inputs and outputs are held.
+    DVC runs in a separate process that ends with this one, even if this one is killed. Its lock on the repository is
+    free while the command runs; its read and write locks on the stage's inputs and outputs are held.
 
     Args:
-        dvc: the repository.
-        stage: the stage, of whose inputs none is brought up to date.
-        log: takes what DVC and the command print, at most once a second.
-        force: execute even if nothing changed.
-        pull: fetch inputs and known outputs that the workspace lacks from cache and remote.
-        env: environment variables for the command, such as the ``PATH`` of its virtual environment.
+        dvc: Repository.
+        stage: Stage, none of whose inputs is brought up to date.
+        log: Function for the lines that DVC and the command print, called at most once a second.
+        force: Whether to execute even if nothing changed.
+        pull: Whether to fetch inputs and recorded outputs that the workspace lacks from cache and remote.
+        env: Environment variables for the command, such as the ``PATH`` of its virtual environment.
 
     Raises:
         dagster.Failure: the command failed (its last lines are in the metadata), or DVC refuses the stage.
@@ -88,12 +87,12 @@ def run_stage(
 
     def show(lines: list[str]) -> None:
         tail.extend(lines)
-        sys.stdout.write("".join(f"{line}\n" for line in lines))  # whole, for whoever captures the step's output
+        sys.stdout.write("".join(f"{line}\n" for line in lines))  # at once, because the step's output may be captured
         sys.stdout.flush()
         log(mask_credentials("\n".join(lines)))
 
     try:
-        told = run_child(
+        answer = run_child(
             Path(__file__).with_name("_reproduce_script.py"),
             request,
             timeout=None,
@@ -104,45 +103,45 @@ def run_stage(
         )
     except ChildError as failure:
         raise dg.Failure(
-            f"DVC broke off on stage {stage.address}: {mask_credentials(failure.reason)}",
+            f"DVC ended while it ran stage {stage.address}: {mask_credentials(failure.reason)}",
             metadata={"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0},
         ) from failure
-    if "error" in told:
-        _fail(stage, told, tail, dvc)
-    return StageRun(seconds=time.monotonic() - started, **told)
+    if "error" in answer:
+        _fail(stage, answer, tail, dvc)
+    return StageRun(seconds=time.monotonic() - started, **answer)
 
 
 def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
-    """Push what a stage made and commit its entry in ``dvc.lock``, as far as the resource says so; the commit.
+    """Push a stage's outputs and commit its entry in ``dvc.lock``, if the resource does so; returns the commit.
 
-    Only the entry of this stage, the outputs that git tracks and the lines by which git ignores the others go into the
-    commit.
+    It holds only the entry of this stage, the outputs that git tracks, and the lines by which git ignores the others.
 
     Raises:
         DatasetError: the remote does not take the content, or git refuses.
     """
-    kept = {out.path for out in stage.outs if out.cached}
-    if dvc.push and (cached := [out for out in run.outs if "md5" in out and stage.in_repo(out["path"]) in kept]):
+    cached_paths = {out.path for out in stage.outs if out.cached}
+    outs = [out for out in run.outs if "md5" in out and stage.in_repo(out["path"]) in cached_paths]
+    if dvc.push and outs:
         with dvc.open(locked=False) as repo:
-            for out in cached:
+            for out in outs:
                 objects.push(repo, out["md5"], out["size"], dvc.remote)
     top = toplevel(dvc.root)
     if not dvc.commit or top is None:
         return ""
     lock = dvc.root / Path(stage.file).with_name("dvc.lock")
     edits: dict[Path, Edit] = {lock: _with_entry(lock, stage.name, run.entry)}
-    edits |= versions.ignored(*(dvc.root / out.path for out in stage.outs if out.cached and "://" not in out.path))
+    edits |= pointers.ignored(*(dvc.root / out.path for out in stage.outs if out.cached and "://" not in out.path))
     in_git = [dvc.root / out.path for out in stage.outs if not out.cached and "://" not in out.path]
     return dvc.commit_files(top, [file for place in in_git for file in _files(top, place)], edits, message)
 
 
 def _files(top: Path, place: Path) -> list[Path]:
-    """The files of an output that git tracks, also those that are gone; without large ones."""
+    """The files of an output that git tracks, with deleted ones and without large ones."""
     on_disk = [file for file in place.rglob("*") if not file.is_dir()] if place.is_dir() else [place]
     in_git = git(top, "ls-files", "-z", "--", str(place)).stdout.split(b"\0")
-    gone = [file for name in in_git if name and not os.path.lexists(file := top / os.fsdecode(name))]
+    deleted = [file for name in in_git if name and not os.path.lexists(file := top / os.fsdecode(name))]
     small = [file for file in on_disk if os.path.lexists(file) and file.lstat().st_size <= _COMMITTED]
-    return [*small, *gone]
+    return [*small, *deleted]
 
 
 def _with_entry(lock: Path, name: str, entry: Mapping[str, Any]) -> Edit:
@@ -154,9 +153,9 @@ def _with_entry(lock: Path, name: str, entry: Mapping[str, Any]) -> Edit:
         stages[name] = dict(entry)
         on_disk = lock.read_bytes()
         try:
-            # DVC's own bytes where they say the same, so that the file on disk is not modified in git's eyes.
+            # DVC's own bytes if they have the same meaning, so that git does not see the file on disk as modified.
             return on_disk if yaml.safe_load(on_disk) == merged else _dumped(merged)
-        except yaml.YAMLError:  # another stage is just writing it
+        except yaml.YAMLError:  # another stage is writing it
             return _dumped(merged)
 
     return edit
@@ -166,21 +165,21 @@ def _dumped(content: Mapping[str, Any]) -> bytes:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
 
 
-def _fail(stage: Stage, told: Mapping[str, Any], tail: deque[str], dvc: DvcResource) -> None:
-    error = mask_credentials(told["error"])
-    if told["reason"] == "busy":
+def _fail(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: DvcResource) -> None:
+    error = mask_credentials(answer["error"])
+    if answer["reason"] == "busy":
         raise DatasetError(
             f"Stage {stage.address} of {dvc.root} waited {dvc.lock_timeout:g} s for another DVC process: {error} Wait "
             "for that process, stop it, or raise lock_timeout."
         )
     command = " && ".join(stage.cmd)
     metadata = {STAGE: stage.address, CMD: command, "dvc/output": _quoted(tail)}
-    if told["reason"] == "command":
+    if answer["reason"] == "command":
         last = mask_credentials(describe_problem("\n".join(tail)))
         raise dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)
     raise dg.Failure(
         f"DVC cannot run stage {stage.address} of {dvc.root}: {error}. `dvc repro --single-item {stage.address}` shows "
-        "the same there; if data is missing, `dvc pull` it or run what makes it.",
+        "the same there; if data is missing, `dvc pull` it or run its stage.",
         metadata,
         allow_retries=False,
     )

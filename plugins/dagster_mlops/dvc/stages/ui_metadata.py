@@ -1,4 +1,4 @@
-"""What a stage's run says on its asset: records of its outputs, parameters, metrics and charts."""
+"""Dagster metadata of a stage's run: records of its outputs, parameters, metrics and charts."""
 
 import hashlib
 import json
@@ -26,19 +26,18 @@ _MOST_POINTS = 2_000  # of a line
 
 
 def data_version(run: StageRun) -> dg.DataVersion:
-    """The content of a stage's outputs as ``dvc.lock`` names it: the hash of the only one, else a hash over all.
+    """The hash in ``dvc.lock`` of a stage's only output, or a hash over all outputs.
 
-    A stage without outputs is as new as its command, inputs and parameters.
+    For a stage without outputs, it is a hash over its command, inputs and parameters.
     """
     outs = {out["path"]: out.get("md5") or out.get("etag") or out.get("checksum") for out in run.outs}
     if len(outs) == 1 and (only := next(iter(outs.values()))):
         return dg.DataVersion(only)
-    told = outs or run.entry
-    return dg.DataVersion(hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest())
+    return dg.DataVersion(hashlib.sha256(json.dumps(outs or run.entry, sort_keys=True).encode()).hexdigest())
 
 
 def datasets(stage: Stage, run: StageRun, **facts: Any) -> list[Dataset]:
-    """The record of each output, first those in DVC's cache; `facts` are further fields of all of them."""
+    """The record of each output, those in DVC's cache first; `facts` are further fields of all of them."""
     cached = {out.path for out in stage.outs if out.cached}
     records = [
         Dataset(path=stage.in_repo(out["path"]), md5=out["md5"], bytes=out.get("size"), **facts)
@@ -55,7 +54,7 @@ def inputs(stage: Stage, run: StageRun, repo: str, tracked: Sequence[str]) -> li
 
 
 def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path) -> dict[str, Any]:
-    """All of it as Dagster metadata: numbers as plain numbers, which the UI plots over time."""
+    """The Dagster metadata: numbers as plain numbers, which the UI plots over time."""
     facts: dict[str, Any] = {
         STAGE: stage.address,
         "dvc/outcome": run.outcome,
@@ -68,8 +67,8 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     if len(records) > 1:
         facts |= table(OUTS, [{"path": r.path, "md5": r.md5, "bytes": r.bytes or 0} for r in records])
     numbers = {
-        **_named(PARAMS, run.entry.get("params", {}), alone=len(run.entry.get("params", {})) == 1),
-        **_named("dvc/metrics", run.metrics, alone=len(run.metrics) == 1),
+        **_named(PARAMS, run.entry.get("params", {}), single=len(run.entry.get("params", {})) == 1),
+        **_named("dvc/metrics", run.metrics, single=len(run.metrics) == 1),
     }
     facts |= dict([*numbers.items()][:_MOST_NUMBERS])
     for plot in run.plots[:_MOST_CHARTS]:
@@ -78,9 +77,9 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     return facts
 
 
-def _named(prefix: str, by_file: Mapping[str, Any], *, alone: bool) -> dict[str, Any]:
+def _named(prefix: str, by_file: Mapping[str, Any], *, single: bool) -> dict[str, Any]:
     return {
-        f"{prefix}/{name}" if alone else f"{prefix}/{file}/{name}": value
+        f"{prefix}/{name}" if single else f"{prefix}/{file}/{name}": value
         for file, values in by_file.items()
         for name, value in _flat(values)
     }
@@ -119,14 +118,14 @@ def _lines(axes: Any, points: Sequence[Mapping[str, Any]], x: str, y: str, templ
         name = " ".join(str(point[key]) for key in ("filename", "field") if point.get(key))
         lines.setdefault(name, []).append((_number(point.get(x, i)), _number(point.get(y))))
     for name, line in lines.items():
-        shown = line[:: math.ceil(len(line) / _MOST_POINTS)]
-        xs, ys = [a for a, _ in shown], [b for _, b in shown]
+        sample = line[:: math.ceil(len(line) / _MOST_POINTS)]
+        xs, ys = [a for a, _ in sample], [b for _, b in sample]
         if template.startswith("bar"):
             axes.barh([str(b) for b in ys], xs, label=name)
         elif template.startswith("scatter"):
             axes.scatter(xs, ys, s=6, label=name)
         else:
-            axes.plot(xs, ys, linewidth=1, label=name, marker="." if len(shown) == 1 else None)
+            axes.plot(xs, ys, linewidth=1, label=name, marker="." if len(sample) == 1 else None)
     if len(lines) > 1:
         axes.legend(fontsize=6)
 

@@ -1,1 +1,1 @@
-"""How a version of a dataset is stored: pointer, objects, commit, push, locks."""
+"""Storage of a dataset version: pointer, objects, commit, push, locks."""

@@ -1,7 +1,7 @@
 """Makes a folder a DVC repository, or gives one a remote, in one step: other processes see all of it or nothing.
 
-``dvc init`` writes into the final place piece by piece, and deletes caches on the way that a process which found the
-first piece has opened already.
+``dvc init`` writes its files into the final folder one by one, and deletes caches that another process, which has seen
+the first of these files, may have opened already.
 """
 
 import os
@@ -14,29 +14,29 @@ from pathlib import Path
 from dagster_mlops.core.extras import extra
 
 _PREFIX = ".dvc-new-"
-# What DVC itself would have git ignore, on the first opening.
+# The lines that DVC itself writes when it first opens a repository.
 _IGNORED = "/config.local\n/tmp\n/cache\n"
 
 
 def create(root: Path, *, versioned: bool, remote: tuple[str, str] | None) -> None:
-    """Put a ``.dvc`` folder into `root`, with `remote` (name, URL) as the default; nothing to do where one is.
+    """Put a ``.dvc`` folder into `root`, with `remote` (name, URL) as the default, unless there is one.
 
-    Call it under a lock: what a killed creation left behind is removed. `versioned` says whether git tracks `root`.
+    Call it under a lock: the remains of a killed call are removed. `versioned` says whether git tracks `root`.
     """
     folder = root / ".dvc"
     if (folder / "config").exists():
         return
-    for left in root.glob(f"{_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    for remains in root.glob(f"{_PREFIX}*"):
+        shutil.rmtree(remains, ignore_errors=True)
     if folder.exists():
-        shutil.rmtree(folder)  # without its config nothing can be in it yet
+        shutil.rmtree(folder)  # without a config there is nothing in it yet
     with _beside(root) as new:
         config = extra("dvc.config").Config.init(str(new))
         if versioned:
             (new / ".gitignore").write_text(_IGNORED)
         else:
-            with config.edit() as written:
-                written["core"]["no_scm"] = True
+            with config.edit() as settings:
+                settings["core"]["no_scm"] = True
         if remote:
             _write_remote(new, *remote)
         extra("dvc.ignore").init(str(root))

@@ -1,4 +1,4 @@
-"""What the ``dvc.lock`` files of a repository, now or in git's history, say about the outputs of stages."""
+"""Outputs of stages in the ``dvc.lock`` files of a repository, on disk and in git's history."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ class LockedOut:
 
 
 def stages_in(text: bytes) -> dict[str, Any]:
-    """The stages of a ``dvc.lock`` or ``dvc.yaml``, by name; none where it is empty or damaged."""
+    """The stages of a ``dvc.lock`` or ``dvc.yaml``, by name; none if it is empty or damaged."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -41,19 +41,19 @@ def stages_in(text: bytes) -> dict[str, Any]:
 
 
 def locked_out(dvc: "DvcResource", path: str, *, rev: str | None = None) -> LockedOut | None:
-    """The output of a stage that lies at `path`, as ``dvc.lock`` names it now or at a git revision."""
+    """The output of a stage at `path`, from the current ``dvc.lock`` or the one at a git revision."""
     for file in _names(dvc, rev):
-        folder, defined = PurePosixPath(file).parent, {}
+        folder, definitions = PurePosixPath(file).parent, {}
         for stage, entry in stages_in(_text(dvc, file, rev)).items():
             for out in entry.get("outs", ()):
                 if PurePosixPath(out["path"]).name != PurePosixPath(path).name or "md5" not in out:
                     continue
-                # Relative to the stage's working directory, which only the dvc.yaml tells.
-                defined = defined or stages_in(_text(dvc, str(folder / "dvc.yaml"), rev))
-                stated = defined.get(stage.partition("@")[0]) or {}
-                wdir = stated.get("wdir") or (stated.get("do") or {}).get("wdir") or "."
-                here = os.path.normpath(folder / wdir / out["path"])
-                if here == path or ("${" in wdir and _ends_with(path, out["path"])):
+                # Relative to the stage's working directory, which only dvc.yaml has.
+                definitions = definitions or stages_in(_text(dvc, str(folder / "dvc.yaml"), rev))
+                definition = definitions.get(stage.partition("@")[0]) or {}
+                wdir = definition.get("wdir") or (definition.get("do") or {}).get("wdir") or "."
+                place = os.path.normpath(folder / wdir / out["path"])
+                if place == path or ("${" in wdir and _ends_with(path, out["path"])):
                     return LockedOut(file, stage, out)
     return None
 
@@ -69,16 +69,16 @@ def locked_output(dvc: "DvcResource", path: str, md5: str) -> Dataset | None:
 
 
 def _ends_with(path: str, relative: str) -> bool:
-    named = [part for part in PurePosixPath(relative).parts if part != ".."]
-    return list(PurePosixPath(path).parts[-len(named) :]) == named
+    parts = [part for part in PurePosixPath(relative).parts if part != ".."]
+    return list(PurePosixPath(path).parts[-len(parts) :]) == parts
 
 
 def _names(dvc: "DvcResource", rev: str | None) -> list[str]:
     if rev is None:
-        listed = git(dvc.root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
+        listing = git(dvc.root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
     else:
-        listed = git(dvc.root, "ls-tree", "-r", "--name-only", "-z", rev)
-    names = [name for name in listed.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
+        listing = git(dvc.root, "ls-tree", "-r", "--name-only", "-z", rev)
+    names = [name for name in listing.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
     return names or ["dvc.lock"]
 
 
@@ -93,7 +93,7 @@ def _locks(dvc: "DvcResource", md5: str) -> Iterator[tuple[str, bytes]]:
         commit = git(dvc.root, "log", "-1", "--format=%H", "--", f"./{name}").stdout.decode().strip()
         if text := _text(dvc, name, None):
             yield commit, text
-    found = git(dvc.root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
-    for commit in found.stdout.decode().split():
+    log = git(dvc.root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
+    for commit in log.stdout.decode().split():
         for name in _names(dvc, commit):
             yield commit, _text(dvc, name, commit)

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 _FRAMES = ("pandas", "pyarrow", "polars")
 _FRAME_FILES = (".parquet", ".csv")
-# Of a parquet row group: what is in memory at once when a stream is written. A constant, so that the same rows give the
-# same bytes whether they came as a table or as a stream.
+# Rows of a parquet row group, which are in memory together when a stream is written. A constant, so that the same rows
+# give the same bytes as a table and as a stream.
 _GROUP = 2**18
 
 
 def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSchema | None]:
-    """Write `value` to `file` in the format that the suffix of `name` says; its rows and columns where it has any.
+    """Write `value` to `file` in the format of the suffix of `name`; returns its rows and columns if it has any.
 
-    The same frame gives the same bytes. A pandas index is not kept unless its levels are named: then they are columns.
+    The same frame gives the same bytes. Levels of a pandas index that have a name become columns, others are left out.
     A polars ``LazyFrame``, pyarrow ``RecordBatchReader`` or ``Dataset`` is written as it is computed, one row group in
     memory at a time; a ``Path`` is copied by the operating system.
 
     Raises:
-        DatasetError: no way to write this type, or the frame does not fit into the file format.
+        DatasetError: this type cannot be written, or the frame does not fit into the file format.
     """
     if isinstance(value, Path):
         if not value.exists():
             raise DatasetError(
-                f"{name} was to be stored from {value}, which does not exist. Return a path after writing."
+                f"{name} cannot be stored from {value}, which does not exist. Return a path after writing to it."
             )
         shutil.copytree(value, file) if value.is_dir() else shutil.copyfile(value, file)
         return described(file, name)
@@ -52,7 +52,8 @@ def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSch
         return rows, _columns(schema)
     parquet, arrow = extra("pyarrow.parquet"), extra("pyarrow")
     try:
-        # Nanoseconds are refused by DuckDB-based readers such as Feast's; no digit is dropped silently.
+        # Readers based on DuckDB, such as Feast's, refuse nanoseconds. A frame with nanoseconds raises instead of being
+        # rounded silently.
         with parquet.ParquetWriter(str(file), schema, coerce_timestamps="us", compression="zstd") as writer:
             rows = sum(_written(writer, group) for group in _groups(batches, schema))
     except arrow.ArrowInvalid as error:
@@ -66,15 +67,15 @@ def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSch
 def read(files: Sequence[Path], kind: Any, *, name: str) -> Any:
     """Read files as the type `kind` of an annotation: a frame or table of all of them, else a single file's content.
 
-    A polars ``LazyFrame``, a pyarrow ``Dataset`` or ``RecordBatchReader`` reads nothing yet. A folder that is asked for
-    as a frame is all the parquet (else csv) files in it, in the order of their names.
+    A polars ``LazyFrame``, a pyarrow ``Dataset`` or ``RecordBatchReader`` reads nothing yet. A folder as a frame is all
+    the parquet (else csv) files in it, in the order of their names.
 
     Raises:
-        DatasetError: no way to read this type, or several files for a type that cannot be put together.
+        DatasetError: this type cannot be read, or not from several files.
     """
     library = _library(kind)
     if library not in _FRAMES and name.endswith(_FRAME_FILES) and kind not in (Path, bytes, str):
-        library = "pandas"  # no annotation, or one that says nothing
+        library = "pandas"  # no annotation, or one like Any
     if library in _FRAMES:
         files, suffix = _frame_files(files, name)
         csv = suffix == ".csv"
@@ -95,7 +96,7 @@ def read(files: Sequence[Path], kind: Any, *, name: str) -> Any:
         return arrow.concat_tables([load(str(file)) for file in files])
     if len(files) > 1:
         raise DatasetError(
-            f"{name} and {len(files) - 1} more partitions cannot be put together as {kind}. Annotate the argument as a "
+            f"{name} and {len(files) - 1} more partitions cannot be combined as {kind}. Annotate the argument as a "
             "dataframe, or as dict[str, …] to get one value per partition."
         )
     if kind in (bytes, str) and files[0].is_dir():
@@ -106,10 +107,10 @@ def read(files: Sequence[Path], kind: Any, *, name: str) -> Any:
 
 
 def described(file: Path, name: str) -> tuple[int | None, dg.TableSchema | None]:
-    """Rows and columns of a parquet file, or of a folder of nothing else, from the footers; else None, None.
+    """Rows and columns of a parquet file, or of a folder of only such files, from the footers; else None, None.
 
     Raises:
-        DatasetError: `name` says parquet, but a file is none.
+        DatasetError: `name` ends in .parquet, but a file is not parquet.
     """
     files = sorted(part for part in file.rglob("*") if part.is_file()) if file.is_dir() else [file]
     names = [part.name for part in files] if file.is_dir() else [name]
@@ -128,20 +129,20 @@ def _library(kind: Any) -> str:
 
 
 def _frame_files(files: Sequence[Path], name: str) -> tuple[list[Path], str]:
-    """The files of a frame and their suffix, folders opened up."""
+    """The files of a frame and their suffix; those of a folder in place of it."""
     for suffix in _FRAME_FILES:
-        # A single file's name is that of the dataset: a copy of it in DVC's cache has none.
-        parts = [sorted(file.rglob(f"*{suffix}")) if file.is_dir() else [file] for file in files]
-        if all(parts) and (name.endswith(suffix) or all(file.is_dir() for file in files)):
-            return [part for found in parts for part in found], suffix
+        # The suffix of a single file is that of the dataset's name: a copy of it in DVC's cache has none.
+        groups = [sorted(file.rglob(f"*{suffix}")) if file.is_dir() else [file] for file in files]
+        if all(groups) and (name.endswith(suffix) or all(file.is_dir() for file in files)):
+            return [file for group in groups for file in group], suffix
     raise DatasetError(
-        f"{name} cannot be loaded as a dataframe: it is no .parquet or .csv file, nor a folder of them. Annotate the "
-        "argument as Path, bytes or str."
+        f"{name} cannot be loaded as a dataframe: it is not a .parquet or .csv file, nor a folder of them. Annotate "
+        "the argument as Path, bytes or str."
     )
 
 
 def _stream(value: Any, name: str) -> "tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]":
-    """The columns of a frame, and its rows in batches: computed one by one where the frame is lazy."""
+    """The columns of a frame, and its rows in batches, which are computed one by one if the frame is lazy."""
     arrow, library = extra("pyarrow", extra="dvc"), _library(type(value))
     if library == "polars" and hasattr(value, "collect_batches"):
         polars = extra("polars", extra="dvc")
@@ -159,8 +160,8 @@ def _stream(value: Any, name: str) -> "tuple[pyarrow.Schema, Iterable[pyarrow.Re
         # Older releases compute a lazy frame only as a whole.
         table = (value.collect() if hasattr(value, "collect") else value).to_arrow()
     else:
-        named = [level for level in value.index.names if level is not None]
-        frame = value.reset_index(level=named) if named else value
+        levels = [level for level in value.index.names if level is not None]
+        frame = value.reset_index(level=levels) if levels else value
         try:
             table = arrow.Table.from_pandas(frame, preserve_index=False)
         except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
@@ -185,7 +186,7 @@ def _groups(batches: "Iterable[pyarrow.RecordBatch]", schema: "pyarrow.Schema") 
 
 
 def _written(writer: Any, group: "pyarrow.Table") -> int:
-    # One chunk per column: where batches were cut must not show in the bytes.
+    # One chunk per column, so that the bytes do not depend on the sizes of the batches.
     writer.write_table(group.combine_chunks(), _GROUP)
     return group.num_rows
 

@@ -11,7 +11,7 @@ from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
 
 Edit = Callable[[bytes], bytes]
-"""From the content that git holds of a file to the new one."""
+"""A function from the content of a file in git to the new content."""
 
 
 class _LockedError(DatasetError):
@@ -22,24 +22,24 @@ _KILLED = "If a .lock file is named and no git process runs there, one was kille
 
 
 def toplevel(folder: Path) -> Path | None:
-    """The checkout that holds `folder`, or None where there is no git."""
-    done = git(folder, "rev-parse", "--show-toplevel")
-    return Path(done.stdout.decode().strip()) if done.returncode == 0 else None
+    """The checkout that holds `folder`, or None if there is none."""
+    process = git(folder, "rev-parse", "--show-toplevel")
+    return Path(process.stdout.decode().strip()) if process.returncode == 0 else None
 
 
 def blobs(top: Path, names: Sequence[str], env: Mapping[str, str] | None = None) -> list[bytes | None]:
-    """The contents of objects such as ``HEAD:path`` or, staged, ``:path``; None for each that git does not have."""
+    """The contents of objects such as ``HEAD:path`` or, staged, ``:path``; None for a missing one."""
     raw = run(top, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode(), env=env)
-    found: list[bytes | None] = []
+    contents: list[bytes | None] = []
     for _ in names:
         header, _, raw = raw.partition(b"\n")
         if header.endswith(b" missing"):
-            found.append(None)
+            contents.append(None)
             continue
         size = int(header.rsplit(b" ", 1)[1])
-        found.append(raw[:size])
+        contents.append(raw[:size])
         raw = raw[size + 1 :]
-    return found
+    return contents
 
 
 def commit(
@@ -53,18 +53,17 @@ def commit(
 ) -> str | None:
     """Commit `files` as they are on disk, and `edits`, on whatever is checked out.
 
-    The commit is built in an index of its own by ``git add``, so that filters, modes, links, deletions and ignore rules
-    are git's. The branch moves by compare-and-swap: a commit made meanwhile is never lost. Hooks do not run: DVC's own
-    pre-commit hook would wait for the lock that our caller holds.
+    The commit is built in a separate index by ``git add``, so that filters, modes, links, deletions and ignore rules
+    are git's. The branch moves by compare-and-swap: a commit of another process is never lost. Hooks do not run: DVC's
+    own pre-commit hook would wait for the lock that our caller holds.
 
     Args:
         top: The checkout.
-        files: Paths below `top`. One that is gone is removed; one that git ignores and does not track is left out.
-        edits: By path below `top`, a function from the content in git to the new one, for a file of which only a part
-            is to be committed.
+        files: Paths below `top`. A deleted one is removed; one that git ignores and does not track is left out.
+        edits: By path below `top`, changes of the content in git, for a file of which only a part is to be committed.
         message: Message of the commit.
         author: Variables such as ``GIT_AUTHOR_NAME``.
-        wait: Seconds to wait for a lock of git's.
+        wait: Seconds to wait for git's locks.
 
     Returns:
         The new commit, or None when HEAD holds all of it already.
@@ -73,8 +72,8 @@ def commit(
         DatasetError: git refuses, or its index or branch stays locked for `wait` seconds.
     """
     files = sorted(set(files))
-    # The user's index first: a kill between the two steps then leaves the edit staged. The other way round, it would
-    # be staged for reversal, and the user's next commit would undo ours.
+    # The user's index first: a kill between the two steps then leaves the edit staged. In the other order, its reversal
+    # would be staged, and the user's next commit would undo ours.
     _stage_for_user(top, files, edits, wait=wait)
     return retry(
         lambda: _commit(top, files, edits, message, author, wait),
@@ -110,15 +109,15 @@ def _commit(
 
 
 def run(top: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
-    """What git prints.
+    """The output of git.
 
     Raises:
         DatasetError: git fails.
     """
-    done = git(top, *arguments, stdin=stdin, env=env)
-    if done.returncode:
-        raise DatasetError(f"`git {' '.join(arguments)}` failed in {top}: {done.stderr.decode().strip()}")
-    return done.stdout
+    process = git(top, *arguments, stdin=stdin, env=env)
+    if process.returncode:
+        raise DatasetError(f"`git {' '.join(arguments)}` failed in {top}: {process.stderr.decode().strip()}")
+    return process.stdout
 
 
 def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit], *, wait: float) -> None:
@@ -127,7 +126,7 @@ def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit], 
 
     def stage() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            # On a copy first: what is staged already needs no lock, which may be a dead process's.
+            # On a copy first: if all is staged already, the lock is not needed, which a dead process may hold.
             copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
             if index.exists():
                 shutil.copy2(index, copy["GIT_INDEX_FILE"])
@@ -166,7 +165,7 @@ def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapp
 
 
 def _entries(top: Path, paths: Sequence[str], env: Mapping[str, str] | None) -> dict[str, str]:
-    """What an index holds of `paths`: ``mode blob stage`` by path."""
-    listed = run(top, "--literal-pathspecs", "ls-files", "-s", "-z", "--", *paths, env=env) if paths else b""
-    rows = (os.fsdecode(line).partition("\t") for line in listed.split(b"\0") if line)
+    """The entries of `paths` in an index: ``mode blob stage`` by path."""
+    listing = run(top, "--literal-pathspecs", "ls-files", "-s", "-z", "--", *paths, env=env) if paths else b""
+    rows = (os.fsdecode(line).partition("\t") for line in listing.split(b"\0") if line)
     return {path: entry for entry, _, path in rows}

@@ -45,7 +45,7 @@ def locked(repo: "Repo", timeout: float) -> Iterator[None]:
 
 
 def alone(root: Path, timeout: float) -> AbstractContextManager[None]:
-    """Be the only process that creates the repository `root`: before it exists, there is no lock of DVC's in it.
+    """Be the only process that creates the repository `root`, which has no DVC lock before it exists.
 
     Raises:
         DatasetError: another process has been creating it for `timeout` seconds.

@@ -1,4 +1,4 @@
-"""The objects that a version consists of: whether cache and remote have them, undamaged, and how they get there."""
+"""The objects that a version consists of: looked up, verified and copied in cache and remote."""
 
 import contextlib
 import json
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
 
 
 def remote_url(repo: "Repo", remote: str | None) -> str:
-    """Where the remote is, credentials masked.
+    """The URL of the remote, credentials masked.
 
     Raises:
         DatasetError: there is no such remote, or no default.
     """
     name = remote or repo.config["core"].get("remote")
-    known = repo.config["remote"]
-    if name not in known:
+    remotes_by_name = repo.config["remote"]
+    if name not in remotes_by_name:
         raise DatasetError(
             f"{repo.root_dir} has {f'no DVC remote {name!r}' if name else 'no default DVC remote'} (known: "
-            f"{', '.join(known) or 'none'}). Add one with DvcResource.init(remote_url=…), or set push=False."
+            f"{', '.join(remotes_by_name) or 'none'}). Add one with DvcResource.init(remote_url=…), or set push=False."
         )
-    return mask_credentials(known[name]["url"])
+    return mask_credentials(remotes_by_name[name]["url"])
 
 
 def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> bool:
-    """Whether a remote has all of the content; a file that was cut off by a kill counts as missing."""
+    """True if a remote has all of the content; a file that was cut off by a kill counts as missing."""
     is_folder = md5.endswith(".dir")
     if is_folder and repo.cache.local.exists(md5):
         status = extra("dvc_data.hashfile.status").status
         return not status(odb, [info(md5)], cache_odb=repo.cache.local, shallow=False).missing
     try:
-        found = odb.fs.info(odb.oid_to_path(md5))["size"]
+        remote_size = odb.fs.info(odb.oid_to_path(md5))["size"]
     except FileNotFoundError:
         return False
-    return is_folder or size in (None, found)
+    return is_folder or size in (None, remote_size)
 
 
 def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
-    """Bring the content to the remote unless it is there, and look whether it arrived.
+    """Copy the content to the remote unless it is there, and verify that it arrived.
 
     Raises:
         DatasetError: the remote cannot be reached, or did not take the content.
@@ -83,7 +83,7 @@ _AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once
 
 
 def cached(repo: "Repo", md5: str) -> bool:
-    """Whether DVC's cache has all of a version. Damaged objects are removed from it: DVC would take them for whole."""
+    """True if DVC's cache has all of a version. Damaged objects are removed: DVC would take them for intact."""
     for file in damaged(repo, md5):
         _discard(file)
     cache = repo.cache.local
@@ -91,41 +91,39 @@ def cached(repo: "Repo", md5: str) -> bool:
 
 
 def damaged(repo: "Repo", md5: str, *, reread: bool = False) -> list[Path]:
-    """The cached files of a version that do not hash to their name. What is not cached is not damaged.
+    """The cached files of a version that do not hash to their name. A missing file is not damaged.
 
-    A file that has the size and time which DVC noted when it hashed it is read again only with `reread`.
+    A file with the size and time that DVC saved when it hashed it is read again only with `reread`.
     """
-    # The list of a folder's files before the files: a damaged one names others.
+    # The list of a folder's files before the files: a damaged list names wrong ones.
     return _damaged(repo, [md5], reread=reread) or _damaged(repo, _objects(repo, md5)[1:], reread=reread)
 
 
 def _damaged(repo: "Repo", hashes: Sequence[str], *, reread: bool) -> list[Path]:
-    local, infos, wanted = extra("dvc.fs").localfs, {}, {}
+    local, infos, expected = extra("dvc.fs").localfs, {}, {}
     for value in hashes:
         path = repo.cache.local.oid_to_path(value)
         with contextlib.suppress(FileNotFoundError):
-            infos[path], wanted[path] = local.info(path), value.removesuffix(".dir")
-    noted = () if reread else repo.state.get_many(infos, local, infos)
-    known = {path: str(found.value).removesuffix(".dir") for path, _, found in noted if found and found.name == "md5"}
+            infos[path], expected[path] = local.info(path), value.removesuffix(".dir")
+    saved = () if reread else repo.state.get_many(infos, local, infos)
+    earlier = {path: str(old.value).removesuffix(".dir") for path, _, old in saved if old and old.name == "md5"}
     file_md5 = extra("dvc_data.hashfile.hash").file_md5
-    read = {path: file_md5(path, local) for path in infos if path not in known}
-    make = extra("dvc_data.hashfile.hash_info").HashInfo
-    repo.state.save_many([(path, make("md5", found), infos[path]) for path, found in read.items()], local)
-    return [Path(path) for path, found in {**known, **read}.items() if found != wanted[path]]
+    computed = {path: file_md5(path, local) for path in infos if path not in earlier}
+    repo.state.save_many([(path, info(value), infos[path]) for path, value in computed.items()], local)
+    return [Path(path) for path, value in {**earlier, **computed}.items() if value != expected[path]]
 
 
-def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str, size: int | None = None) -> None:
-    """Bring a version from the remote into the cache.
+def pull(repo: "Repo", md5: str, remote: str | None, *, path: str, size: int | None = None) -> None:
+    """Copy a version from the remote into the cache.
 
-    Its bytes are hashed unless `size` is known: then they are counted, and hashed if the remote's option ``verify``
-    says so.
+    Its bytes are hashed, or, if `size` is given and the remote's option ``verify`` is off, only counted.
 
     Raises:
         DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
     """
     url = remote_url(repo, remote)
-    where = f"{asked} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
-    fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset again."
+    where = f"{path} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
+    fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset."
     cache = repo.cache.local
 
     def once() -> None:
@@ -135,7 +133,7 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str, size: int | 
             if md5.endswith(".dir") and cache.exists(md5):  # a folder's list of files first, then the files
                 remotes.transfer(repo, odb, cache, info(md5), shallow=False)
         except Exception:
-            # DVC may have put in place what it had received of a file.
+            # DVC may have put an incomplete file in place.
             for file in damaged(repo, md5, reread=True):
                 _discard(file)
             raise
@@ -160,23 +158,23 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, asked: str, size: int | 
 
 
 def _objects(repo: "Repo", md5: str) -> list[str]:
-    """The hashes that a version consists of: its own, and those of a folder's files as far as their list is cached."""
+    """The hashes that a version consists of: its own, and those of a folder's files if their list is cached."""
     return [md5, *(entry["md5"] for entry in _listing(repo, md5))]
 
 
 def _listing(repo: "Repo", md5: str) -> list[dict[str, str]]:
-    """What DVC's list of a folder's files says: ``relpath`` and ``md5`` of each."""
+    """DVC's list of a folder's files: ``relpath`` and ``md5`` of each."""
     listing = Path(repo.cache.local.oid_to_path(md5))
     return json.loads(listing.read_bytes()) if md5.endswith(".dir") and listing.exists() else []
 
 
 def _unchanged(source: str, copy: Path) -> bool:
-    """Whether `copy` is a link to `source`, or a copy of its size and time."""
+    """True if `copy` is a link to `source`, or has its size and time."""
     try:
-        one, other = os.stat(source), os.stat(copy)
+        left, right = os.stat(source), os.stat(copy)
     except FileNotFoundError:
         return False
-    return os.path.samestat(one, other) or (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+    return os.path.samestat(left, right) or (left.st_size, left.st_mtime_ns) == (right.st_size, right.st_mtime_ns)
 
 
 def _discard(file: Path) -> None:
@@ -185,7 +183,7 @@ def _discard(file: Path) -> None:
 
 
 def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
-    """A read-only copy of a cached version, apart from the workspace: links where the disk allows them."""
+    """A read-only copy of a cached version outside the workspace, by links if the disk allows them."""
     cache, copy = repo.cache.local, Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
     folder = md5.endswith(".dir")
     parts = {entry["relpath"]: entry["md5"] for entry in _listing(repo, md5)} if folder else {"": md5}
@@ -202,7 +200,7 @@ def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
             shutil.copy2(source, new / relpath)
     copy.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        os.replace(copy, scratch(repo))  # not whole; a folder cannot be replaced in one step
+        os.replace(copy, scratch(repo))  # incomplete; a folder cannot be replaced in one step
     try:
         os.replace(new, copy)
     except OSError:

@@ -31,7 +31,7 @@ def pointer_of(target: Path) -> Path:
 
 
 def parse_pointer(text: bytes) -> dict[str, Any] | None:
-    """What a ``.dvc`` file says; None when it is damaged, e.g. cut off by a kill."""
+    """The content of a ``.dvc`` file; None if it is damaged, e.g. cut off by a kill."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -41,18 +41,18 @@ def parse_pointer(text: bytes) -> dict[str, Any] | None:
 
 
 def read_pointer(target: Path) -> dict[str, Any] | None:
-    """What the ``.dvc`` file of a dataset says now; None when there is none, or a damaged one."""
+    """The content of a dataset's current ``.dvc`` file; None if there is none, or a damaged one."""
     pointer = pointer_of(target)
     return parse_pointer(pointer.read_bytes()) if pointer.exists() else None
 
 
 def scratch(repo: "Repo") -> Path:
-    """A fresh path on the repository's disk, ignored by git and DVC. What a kill left there goes after a day."""
+    """A new path on the repository's disk, ignored by git and DVC. Remains of a kill are deleted after a day."""
     folder = Path(repo.tmp_dir or "", NAMESPACE, "scratch")
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.iterdir():
-        if time.time() - left.lstat().st_mtime > _DAY:
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    for remains in folder.iterdir():
+        if time.time() - remains.lstat().st_mtime > _DAY:
+            shutil.rmtree(remains) if remains.is_dir() else remains.unlink(missing_ok=True)
     return folder / uuid.uuid4().hex
 
 
@@ -65,13 +65,15 @@ def move(repo: "Repo", source: Path, target: Path) -> None:
 
 
 def content_hash(repo: "Repo", path: Path) -> str:
-    """DVC's hash of a file or folder: a plain MD5 for a file, ``….dir`` for a folder. Known ones are not read again."""
+    """DVC's hash of a file or folder: a plain MD5 for a file, ``….dir`` for a folder. Unchanged files are not read."""
     build = extra("dvc_data.hashfile.build").build
     return build(repo.cache.local, str(path), extra("dvc.fs").localfs, "md5", dry_run=True)[2].hash_info.value
 
 
 def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, int]:
-    """Copy the content into DVC's cache, and have git ignore it; its hash and size. `imported`: it may be an import.
+    """Copy the content into DVC's cache, and have git ignore it; returns its hash and size.
+
+    Only with `imported` may `target` be an import.
 
     Raises:
         DatasetError: DVC refuses: the path is missing, tracked by git, an import, or overlaps another dataset.
@@ -81,20 +83,20 @@ def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, i
     if before and "deps" in before and not imported:
         raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
     if before is None:
-        pointer.unlink(missing_ok=True)  # damaged: DVC would refuse every command until it is gone
+        pointer.unlink(missing_ok=True)  # damaged: with it, DVC would refuse every command
     try:
         stage = repo.stage.create(
             single_stage=True, validate=False, fname=str(pointer), wdir=str(target.parent), outs=[target.name]
         )
         if before is None:
-            repo.check_graph(stages=[stage])  # reads every pointer: needed only where none was yet
+            repo.check_graph(stages=[stage])  # reads every pointer, so only for a new one
         [out] = stage.outs
         # Copies (the default) are left as they are; DVC would test link types in the user's folder.
         relink = bool({"hardlink", "symlink"} & set(repo.cache.local.cache_types))
         with remotes.raised():
             out.add(relink=relink)
-        written = out.dumpd()
-        md5, size = str(written["md5"]), int(written["size"])
+        entry = out.dumpd()
+        md5, size = str(entry["md5"]), int(entry["size"])
         cached = Path(repo.cache.local.oid_to_path(md5))
         if not md5.endswith(".dir") and cached.stat().st_size != size:
             cached.unlink()  # cut off by a kill, before DVC had marked it complete
@@ -108,26 +110,26 @@ def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, i
 def write_pointer(
     repo: "Repo", target: Path, record: Dataset, *, imported_from: Mapping[str, Any] | None = None
 ) -> None:
-    """Have the pointer name the content and carry the record; one that names the content already stays as it is.
+    """Write the content's hash and its record into the pointer, unless that names the content already.
 
     `imported_from` is the dependency of an import, as DVC writes it.
     """
     serialize = extra("dvc.utils.serialize")
     pointer = pointer_of(target)
-    # Keeps what the user wrote into the file: a description, labels, comments.
+    # Keeps the user's own parts of the file: a description, labels, comments.
     content = serialize.parse_yaml_for_update(pointer.read_text() if pointer.exists() else "", str(pointer))
     out = (content.get("outs") or [{}])[0]
     same_source = not imported_from or [_followed(dep) for dep in content.get("deps", ())] == [_followed(imported_from)]
     if out.get("md5") == record.md5 and same_source:
         return
-    kept = {key: value for key, value in out.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
+    other_fields = {key: value for key, value in out.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
     facts: dict[str, Any] = {"md5": record.md5, "size": record.bytes, "hash": "md5", "path": target.name}
     if target.is_dir():
         facts["nfiles"] = sum(file.is_file() for file in target.rglob("*"))
-    content["outs"] = [{**facts, **kept}]
+    content["outs"] = [{**facts, **other_fields}]
     if imported_from:
-        # By this hash DVC tells whether someone edited the file; what it leaves out is what DVC leaves out.
-        identity = {"outs": [{**facts, **kept}], "deps": [dict(imported_from)]}
+        # By this hash, which leaves out the same fields as DVC's own, DVC sees whether someone edited the file.
+        identity = {"outs": [{**facts, **other_fields}], "deps": [dict(imported_from)]}
         annotations = extra("dvc.annotations").ANNOTATION_FIELDS
         md5 = extra("dvc.utils").dict_md5(identity, exclude=[*annotations, "size", "nfiles", "isexec"])
         content.update(md5=md5, frozen=True, deps=[dict(imported_from)])
@@ -138,22 +140,22 @@ def write_pointer(
 
 
 def _followed(dependency: Mapping[str, Any]) -> dict[str, Any]:
-    """What an import follows, without the commit of it: another one with the same content is no news."""
+    """The source of an import without its commit, since another commit may have the same content."""
     repo = {key: value for key, value in dependency.get("repo", {}).items() if key != "rev_lock"}
     return {**dependency, "repo": repo}
 
 
 def ignored(*targets: Path) -> dict[Path, Edit]:
-    """The edits that make git hold the lines by which DVC has a ``.gitignore`` beside each target name it."""
-    wanted: dict[Path, set[bytes]] = defaultdict(set)
+    """The edits that commit the lines for these targets which DVC wrote into the ``.gitignore`` beside each."""
+    names_by_file: dict[Path, set[bytes]] = defaultdict(set)
     for target in targets:
-        wanted[target.with_name(".gitignore")].add(f"/{target.name}".encode())
-    found: dict[Path, Edit] = {}
-    for file, names in wanted.items():
+        names_by_file[target.with_name(".gitignore")].add(f"/{target.name}".encode())
+    edits: dict[Path, Edit] = {}
+    for file, names in names_by_file.items():
         rules = file.read_bytes().splitlines() if file.exists() else []
         if ours := [rule for rule in rules if rule.replace(b"\\", b"") in names]:
-            found[file] = partial(_with_rules, rules=ours)
-    return found
+            edits[file] = partial(_with_rules, rules=ours)
+    return edits
 
 
 def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:

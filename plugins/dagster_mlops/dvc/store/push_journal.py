@@ -1,4 +1,4 @@
-"""Notes of the versions that are committed but not pushed yet, so that the next store makes up for a kill."""
+"""Notes of the versions that are committed but not pushed yet, so that the next call pushes them after a kill."""
 
 import logging
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ def noted(repo: "Repo", md5: str, size: int, remote: str | None) -> Iterator[Non
 
 
 def push_noted(repo: "Repo") -> None:
-    """Push what earlier stores have left; what fails again stays noted, and the log says so.
+    """Push the versions that earlier calls left; one that fails once more stays noted, with a warning in the log.
 
-    What another process is pushing just now is left to it, and what is not whole in the cache any more is forgotten.
+    A version that another process is pushing is left to it; one that is no longer complete in the cache is dropped.
     """
     folder = _folder(repo)
     for note in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -45,7 +45,7 @@ def push_noted(repo: "Repo") -> None:
 
 @contextmanager
 def _held(note: Path) -> Iterator[bool]:
-    """Hold a note, and remove it at the end unless there was an error; whether no other process holds it."""
+    """Hold a note, and remove it at the end unless there was an error; False if another process holds it."""
     with if_free(note) as ours:
         yield ours
         if ours:

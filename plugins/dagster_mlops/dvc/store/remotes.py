@@ -1,4 +1,4 @@
-"""What every remote needs: options and secrets that stay in memory, bounded retries, errors that say what to mend."""
+"""Options and secrets of remotes, which stay in memory; bounded waits and retries; advice about errors."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 _PAUSES = (0.5, 1.5, 4.0)  # seconds before the second, third and fourth attempt
 _PATIENCE = 120.0  # seconds after which no further attempt starts
 READ_TIMEOUT = 20  # seconds that a remote may be silent: each request to S3 is tried 25 times below us
-# The options that say so; those of http and webdav are bounded by themselves.
+# The options that limit this by type of remote; http and webdav have limits by default.
 WAITS = {
     "s3": ("read_timeout", "connect_timeout"),
     "azure": ("read_timeout", "connection_timeout"),
@@ -47,7 +47,7 @@ REMEDIES = (
     Advice("There is no space left to write to: free some, or raise the quota.", types="ENOSPC EDQUOT EROFS EFBIG"),
     Advice("Correct the remote's options.", types="ConfigError", link=_REMOTES),
 )
-"""What to do about a failure of a remote that no retry fixes."""
+"""Remedies for failures of a remote that no retry fixes."""
 
 
 def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,30 +56,30 @@ def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DatasetError: a variable is not set.
     """
-    found = {}
+    values = {}
     for option, value in options.items():
         # Dagster turns an EnvVar in a dictionary into the second form, and leaves that as it is.
         name = value.env_var_name if isinstance(value, dg.EnvVar) else isinstance(value, Mapping) and value.get("env")
         if name and name not in os.environ:
             raise DatasetError(f"The remote's option {option} comes from the environment variable {name}: set it.")
-        found[option] = os.environ[name] if name else value
-    return found
+        values[option] = os.environ[name] if name else value
+    return values
 
 
 def log_as_python_does() -> None:
-    """Let DVC's log lines go where the process's other ones go, which Dagster can be told to capture.
+    """Send DVC's log lines where the process's other ones go, which Dagster can be configured to capture.
 
-    Of itself DVC prints them to the streams that the process had when it was imported, and a line fails what it does
-    once such a stream is closed, as a test runner does.
+    By itself DVC prints them to the streams that the process had when DVC was imported. Once such a stream is closed,
+    as a test runner does, a log line makes the operation fail.
     """
-    own = extra("dvc.logger").LoggerHandler
+    handler_type = extra("dvc.logger").LoggerHandler
     for name in ("dvc", "dvc_objects", "dvc_data"):
         logger = logging.getLogger(name)
-        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, own)]
+        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, handler_type)]
 
 
 def bound_waits(repo: "Repo") -> None:
-    """Have a remote that accepts connections and says nothing fail within minutes, unless its options say how long."""
+    """Make a remote that accepts connections but stays silent fail within minutes, unless its options set a limit."""
     for options in repo.config["remote"].values():
         for option in WAITS.get(str(options.get("url", "")).partition("://")[0], ()):
             options.setdefault(option, READ_TIMEOUT)
@@ -91,7 +91,7 @@ def attempt(action: Callable[[], _T]) -> _T:
 
 
 def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:
-    """Copy what `target` lacks of a content. DVC logs why an object fails and goes on; this raises it."""
+    """Copy the objects that `target` lacks. DVC only logs why an object fails; this raises it."""
     with raised():
         failed = repo.cloud.transfer(source, target, [content], cache_odb=repo.cache.local, shallow=shallow).failed
     if failed:
@@ -100,26 +100,26 @@ def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: 
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Raise the first failure of a transfer in the body, which DVC logs only: on a full disk, it stores a part."""
-    found: list[BaseException] = []
+    """Raise the first failure of a transfer in the body, which DVC only logs: on a full disk, it stores a part."""
+    failures: list[BaseException] = []
     thread = threading.get_ident()
 
     class Collect(logging.Filter):
         def filter(self, record: logging.LogRecord) -> bool:
             if record.thread != thread or not record.exc_info or not record.exc_info[1]:
                 return True
-            found.append(record.exc_info[1])
-            return False  # raised instead; a traceback for each of a thousand objects helps nobody
+            failures.append(record.exc_info[1])
+            return False  # raised instead; a traceback for each of a thousand objects helps no one
 
-    # Where DVC's transfer tells its failures, in the thread that called it.
+    # DVC's transfer logs its failures there, in the thread that called it.
     logger, collect = logging.getLogger("dvc_data.hashfile.transfer"), Collect()
     logger.addFilter(collect)
     try:
         yield
     finally:
         logger.removeFilter(collect)
-    if found:
-        raise found[0]
+    if failures:
+        raise failures[0]
 
 
 def default_remote(root: str) -> str | None:
