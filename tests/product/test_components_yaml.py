@@ -316,8 +316,8 @@ TRAINING = {"name": "t", "feature_service": "arrival_delay", "entities": "e"}
             {"partitions": {"every": "mont", "start": "2013-01-01"}},
             ["partitions.Partitions.every at", "'hour', 'day', 'week' or 'month'"],
         ),
-        ({"partitions": "month"}, ["'month' names no partitions", '{every: month, start: "2013-01-01"}']),
-        ({"automation_condition": "eager"}, ["'eager' is only a text", "{{ automation_condition.eager() }}"]),
+        ({"partitions": "month"}, ["'month' does not name partitions", '{every: month, start: "2013-01-01"}']),
+        ({"automation_condition": "eager"}, ["'eager' is a text", "{{ automation_condition.eager() }}"]),
         ({"training_set": TRAINING}, ["training_set at", "Extra inputs are not permitted"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The inside of a child process of :mod:`dagster_mlops.core.child`: loads a script, and calls its `answer` by request.
+"""Main program of a child process of :mod:`dagster_mlops.core.child`: loads a script and calls its `answer`.
 
 Usage: ``python -c BOOTSTRAP THIS_FILE SCRIPT DESCRIPTOR``. Requests are lines of JSON on standard input, answers lines
 of JSON on the descriptor. It needs Python's own library only: the environment may be one without dagster-mlops.
@@ -37,10 +37,10 @@ def main(script: str, descriptor: int) -> None:
 
 
 def _requests() -> "queue.Queue[bytes]":
-    """The lines on standard input, where the script and its commands find nothing to read.
+    """The lines on standard input, which is empty for the script and its commands.
 
-    This process, and what it has started, ends when the one that asks is gone: the pipe closes then, or, where a fork
-    of that process holds it open, the parent becomes another one.
+    This process and its children end when the one that asks has ended: then the pipe closes, or, if a fork of that
+    process holds it open, another process becomes the parent.
     """
     pipe, parent = os.dup(0), os.getppid()
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -55,8 +55,8 @@ def _requests() -> "queue.Queue[bytes]":
                 received = os.read(pipe, 1 << 16)
                 if not received:
                     break
-                *whole, rest = (rest + received).split(b"\n")
-                for line in whole:
+                *complete, rest = (rest + received).split(b"\n")
+                for line in complete:
                     lines.put(line)
         os.killpg(0, signal.SIGKILL)
 

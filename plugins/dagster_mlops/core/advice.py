@@ -1,4 +1,4 @@
-"""What to do about an error of a tool: one machine over each tool's table of remedies."""
+"""Advice about an error of a tool, from the tool's table of remedies."""
 
 import errno
 import re

@@ -1,4 +1,4 @@
-"""The records on Dagster's assets: what a step reads about its inputs, and what it writes about itself."""
+"""The records on Dagster's assets: those a step reads about its inputs, and the facts it writes about itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,10 +39,10 @@ def latest(
         if isinstance(record, record_type):
             return record
     which = f"partition {partition} of {key.to_user_string()}" if partition else key.to_user_string()
-    others = ", ".join(type(record).__name__ for record in records) or "none"
+    names = ", ".join(type(record).__name__ for record in records) or "none"
     raise error(
         f"There is no {record_type.__name__} record on the latest materialization of {which} (records there: "
-        f"{others}). {hint}"
+        f"{names}). {hint}"
     )
 
 
@@ -68,24 +68,24 @@ def latest_records(
     """
     records: list[Record] = []
     for partition in [None] if partitions is None else partitions:
-        wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
-        # A dataset that someone else versions is observed, never materialized.
-        events = instance.fetch_materializations(wanted, limit=1).records
-        for event in events or instance.fetch_observations(wanted, limit=1).records:
-            happened = event.event_log_entry.asset_materialization or event.event_log_entry.asset_observation
-            records.extend(records_in(happened.metadata if happened else {}))
+        selection = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+        # A dataset that someone else stores is observed, never materialized.
+        events = instance.fetch_materializations(selection, limit=1).records
+        for event in events or instance.fetch_observations(selection, limit=1).records:
+            content = event.event_log_entry.asset_materialization or event.event_log_entry.asset_observation
+            records.extend(records_in(content.metadata if content else {}))
     return records
 
 
-# By step, for as long as it runs: what its inputs were loaded from.
+# The records that the inputs of a step were loaded from, by step, as long as it runs.
 _LOADED: WeakKeyDictionary[object, dict[dg.AssetKey, list[Record]]] = WeakKeyDictionary()
 
 
 def note_loaded(context: dg.InputContext, *records: Record) -> None:
-    """Say which version an IO manager has loaded for an input: :func:`upstream_records` of that step then names it.
+    """Note the version that an IO manager has loaded for an input: :func:`upstream_records` of that step returns it.
 
-    Call it from ``load_input``, once per partition. Without it, a step is taken to have read the latest version, which
-    is wrong for an input that names an older one, and for one that was materialized again meanwhile.
+    Call it from ``load_input``, once per partition. Without it, the latest version counts as the one that was read,
+    which is wrong for an input that names an older one, and for one that another run has materialized meanwhile.
     """
     try:
         step = context.step_context
@@ -96,7 +96,7 @@ def note_loaded(context: dg.InputContext, *records: Record) -> None:
 
 @dataclass(frozen=True)
 class Read:
-    """What a step has read of an asset. Without `loaded`, no IO manager gave it to the step: it only came before."""
+    """The records of an asset that a step has read. Without `loaded`, the asset is only a dependency, not an input."""
 
     asset: str
     loaded: bool
@@ -106,15 +106,15 @@ class Read:
 def upstream_reads(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> list[Read]:
     """The assets that this step's asset depends on, each with the records of what was read.
 
-    They are those of the versions that the inputs were loaded from, where the IO manager says so by
-    :func:`note_loaded`, else the latest. `key` names the asset when the step computes several.
+    They are those of the versions that the inputs were loaded from, if the IO manager calls :func:`note_loaded`, else
+    the latest. `key` names the asset if the step computes several.
 
     Raises:
         ProvenanceError: a record cannot be read.
     """
     definition = context.assets_def
     inputs = context.op_execution_context.op_def.input_dict
-    given = {k for name, k in definition.keys_by_input_name.items() if not inputs[name].dagster_type.is_nothing}
+    loaded = {k for name, k in definition.keys_by_input_name.items() if not inputs[name].dagster_type.is_nothing}
     noted = _LOADED.get(context.get_step_execution_context(), {})
     reads = []
     for dependency in sorted(definition.asset_deps[key or definition.key], key=lambda k: k.to_user_string()):
@@ -122,7 +122,7 @@ def upstream_reads(context: dg.AssetExecutionContext, key: dg.AssetKey | None = 
             records = noted[dependency]
         else:
             records = latest_records(context.instance, dependency, partitions_read(context, dependency))
-        reads.append(Read(dependency.to_user_string(), dependency in given, tuple(records)))
+        reads.append(Read(dependency.to_user_string(), dependency in loaded, tuple(records)))
     return reads
 
 
@@ -132,20 +132,20 @@ def upstream_records(context: dg.AssetExecutionContext, key: dg.AssetKey | None 
 
 
 def partitions_to_load(context: dg.InputContext) -> list[str]:
-    """The partitions of an input; none where it has no partitions.
+    """The partitions of an input; none if it has no partitions.
 
-    Where a training is run again they are those of then, of the ones that the input maps to now: a day later, an input
-    with a partition for each day maps to one more.
+    In a rerun of a training they are those of the recorded run: a day later, an input with a partition for each day
+    maps to one more.
     """
     partitions = list(context.asset_partition_keys) if context.has_asset_partitions else []
     if not partitions or not is_rerun(context):
         return partitions
-    there = context.instance.get_materialized_partitions(context.asset_key)
-    return [partition for partition in partitions if partition in there] or partitions
+    recorded = context.instance.get_materialized_partitions(context.asset_key)
+    return [partition for partition in partitions if partition in recorded] or partitions
 
 
 def is_rerun(context: dg.InputContext) -> bool:
-    """Whether a training is run again: Dagster then knows the versions that it had read, and none besides."""
+    """True in a rerun of a training, where Dagster's instance has only the versions that the recorded run read."""
     try:
         return REPRODUCES_TAG in context.step_context.dagster_run.tags
     except dg.DagsterInvariantViolationError:
@@ -158,7 +158,7 @@ def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = N
 
 
 def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> dict[str, Any]:
-    """The fields of a record that say which Dagster run made it; spread them into a record's constructor."""
+    """The fields of a record that name its Dagster run; spread them into a record's constructor."""
     return {
         "dagster_run_id": context.run.run_id,
         "dagster_asset": (key or context.assets_def.key).to_user_string(),
@@ -167,9 +167,9 @@ def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = N
 
 
 def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":
-    """The whole code location's assets and checks, not only those of the run at hand.
+    """The assets and checks of the whole code location, not only those of the current run.
 
-    Only :func:`dagster.materialize` and ``execute_in_process`` have no code location: there, the run's own.
+    :func:`dagster.materialize` and ``execute_in_process`` have no code location: there, those of the run.
     """
     try:
         return context.repository_def.asset_graph
@@ -180,7 +180,7 @@ def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":
 def partition_checked(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> str | None:
     """The partition of `key` that a check is about: the run's, else the one that was materialized last.
 
-    None where the asset has no partitions.
+    None if the asset has no partitions.
     """
     latest = _latest_partition(context.instance, key)
     return context.partition_key if latest and context.has_partition_key else latest
@@ -189,7 +189,7 @@ def partition_checked(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) 
 def partition_guarded(context: dg.AssetExecutionContext, key: dg.AssetKey) -> str | None:
     """Of the partitions of `key` that this step's asset reads, the one that was materialized last.
 
-    None where the asset has no partitions.
+    None if the asset has no partitions.
     """
     partitions = partitions_read(context, key)
     return None if partitions is None else _latest_partition(context.instance, key, partitions)
@@ -203,7 +203,7 @@ def _latest_partition(
 
 
 def partitions_read(context: dg.AssetExecutionContext, dependency: dg.AssetKey) -> Sequence[str] | None:
-    """The partitions of `dependency` that this step's asset depends on; None where it has no partitions."""
+    """The partitions of `dependency` that this step's asset depends on; None if it has no partitions."""
     graph = asset_graph(context)
     if not graph.has(dependency) or not graph.get(dependency).is_partitioned:
         return None

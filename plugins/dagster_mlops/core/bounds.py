@@ -6,7 +6,7 @@ import dagster as dg
 
 
 def refuse_useless(bounds: Mapping[str, tuple[float | None, float | None]]) -> None:
-    """Refuse bounds that say nothing.
+    """Refuse bounds without effect.
 
     Raises:
         DagsterInvalidDefinitionError: no value could fail them, or none could pass.

@@ -13,7 +13,7 @@ from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
-_OF_SPECS = ("additional_deps", "metadata", "automation_condition", "partitions_def")
+_SPEC_OPTIONS = ("additional_deps", "metadata", "automation_condition", "partitions_def")
 _TRACEBACK = 4000  # characters of its end that the metadata keeps
 
 
@@ -34,24 +34,24 @@ def asset_checks(
         asset: Asset that is checked.
         tool: First part of the names of metadata: ``<tool>/seconds`` and, after a crash, ``<tool>/error``.
         judges: Description and judge of each check, by name.
-        evidence: Function that gathers, once for all checks, what the judges are given; by default the context.
-        blocking: A failure with severity ERROR holds back what is downstream in the same run.
+        evidence: Function whose result, computed once for all checks, the judges get; by default it is the context.
+        blocking: Whether a failure with severity ERROR stops downstream assets of the same run.
         name: Name of the step.
         required_resource_keys: Resources that `evidence` uses.
         options: Whatever else :func:`dagster.asset_check` takes.
     """
-    given = {option: value for option, value in (options or {}).items() if value is not None}
-    of_specs = {option: given.pop(option) for option in _OF_SPECS if option in given}
-    of_specs["additional_deps"] = asset_deps(of_specs.get("additional_deps", ()))
+    for_step = {option: value for option, value in (options or {}).items() if value is not None}
+    for_specs = {option: for_step.pop(option) for option in _SPEC_OPTIONS if option in for_step}
+    for_specs["additional_deps"] = asset_deps(for_specs.get("additional_deps", ()))
     specs = [
-        dg.AssetCheckSpec(check, asset=asset, blocking=blocking, description=description, **of_specs)
+        dg.AssetCheckSpec(check, asset=asset, blocking=blocking, description=description, **for_specs)
         for check, (description, _) in judges.items()
     ]
     step = re.sub(r"\W", "_", name or "_".join([*asset.path, *judges]))
-    required = {*required_resource_keys, *given.pop("required_resource_keys", ())}
+    required = {*required_resource_keys, *for_step.pop("required_resource_keys", ())}
 
     @dg.multi_asset_check(
-        **{"compute_kind": tool, **given}, name=step, specs=specs, can_subset=True, required_resource_keys=required
+        **{"compute_kind": tool, **for_step}, name=step, specs=specs, can_subset=True, required_resource_keys=required
     )
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         @functools.cache
@@ -62,10 +62,10 @@ def asset_checks(
                 return None, error
 
         def judged(judge: Callable[[Any], dg.AssetCheckResult]) -> dg.AssetCheckResult:
-            found, crash = gathered()
+            facts, crash = gathered()
             if crash:
                 raise crash
-            return judge(found)
+            return judge(facts)
 
         for spec in specs:
             if spec.key in context.selected_asset_check_keys:

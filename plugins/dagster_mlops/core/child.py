@@ -16,15 +16,15 @@ from typing import IO, Any
 from dagster_mlops.errors import DagsterMlopsError
 
 _BOOTSTRAP = (
-    # A script does not run by its path: its neighbours, such as git.py, would be imported in place of the real ones.
-    # Nor with the working directory in front, where the user's files are.
+    # A script does not run by its path: its neighbours, such as git.py, would hide packages of the same names. So would
+    # the user's files, if the working directory were on the path.
     "import sys; sys.path[:] = [place for place in sys.path if place]; import runpy; "
     "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
 )
 _INSIDE = Path(__file__).with_name("_child_script.py")
 _TAIL = 200  # lines of output that are kept for an error
 _BATCH = 1.0  # seconds between two calls of `output`: each may become an event in a database
-_LOOK = 0.5  # seconds between two looks at whether the child still lives
+_LOOK = 0.5  # seconds between two checks that the child is alive
 _FAREWELL = 10.0  # seconds that a child has to exit by itself after its last answer
 
 
@@ -32,7 +32,7 @@ class ChildError(DagsterMlopsError):
     """A child process gave no answer.
 
     `reason` says why in a few words, `text` is the traceback of the script, or else the last lines it printed, and
-    `returncode` that of the process: negative where a signal ended it, None where it was ended because it was late.
+    `returncode` that of the process: negative if a signal ended it, None if it took too long and was ended.
     """
 
     def __init__(self, reason: str, text: str = "", returncode: int | None = None) -> None:
@@ -41,7 +41,7 @@ class ChildError(DagsterMlopsError):
 
     @property
     def how(self) -> str:
-        """How the process ended, in a few words."""
+        """The end of the process in a few words."""
         return "took too long" if self.returncode is None else _how(self.returncode)
 
 
@@ -53,7 +53,7 @@ def run_program(
     stdin: bytes = b"",
     timeout: float,
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run a program to its end. It is ended with all that it has started when time is up or we are interrupted.
+    """Run a program to its end. On a timeout or an interrupt, it is killed together with its children.
 
     Raises:
         OSError: there is no such program.
@@ -90,17 +90,17 @@ def child_session(
     output: Callable[[list[str]], Any] = lambda lines: None,
     grace: float = 0,
 ) -> "Iterator[Child]":
-    """A Python script in a process of its own, which answers requests until the block ends.
+    """A Python script in a separate process, which answers requests until the block ends.
 
     The script defines ``answer(request)``; both are JSON. Requests go through standard input rather than arguments or
-    files, because they may hold secrets, and answers through a descriptor of their own, because libraries print. The
-    process ends, with all that it has started, when the block does, and when this process dies, however that happens.
+    files, because they may hold secrets, and answers through a separate descriptor, because libraries print. The
+    process ends, together with its children, when the block does, and when this process dies, for whatever reason.
 
     Args:
         script: The file. Its imports are those of `python`; neither its folder nor `cwd` is on the path.
         cwd: The working directory.
         env: The whole environment; None takes this process's.
-        python: The interpreter; its environment needs nothing of ours.
+        python: The interpreter; its environment need not have this library.
         output: Called, in the thread that asks and at most once a second, with the lines that are printed.
         grace: Seconds between asking the process to stop and killing it, when the block ends by an exception.
     """
@@ -121,7 +121,7 @@ def child_session(
 
 
 class Child:
-    """A script that waits for requests in a process of its own. Made by :func:`child_session`."""
+    """A script that waits for requests in a separate process. Made by :func:`child_session`."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", channel: IO[bytes], output: Callable[[list[str]], Any]
@@ -147,7 +147,7 @@ class Child:
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         try:
             while (message := self._message()) is None:
-                # What a dead process has left in the pipe is read before the look at it counts.
+                # A dead process may have left an answer in the pipe, so that is read once more.
                 if self._process.poll() is not None and (message := self._message()) is None:
                     raise self._died()
                 if message is not None:
@@ -158,13 +158,13 @@ class Child:
                 self._pass_on()
         finally:
             self._read(self._printed)  # the child printed it before it answered
-            self._pass_on(whole=True)
+            self._pass_on(all_lines=True)
         if "traceback" in message:
             raise ChildError(_last_line(message["traceback"]), message["traceback"], 1)
         return message["answer"]
 
     def part(self) -> None:
-        """Let the process exit by itself, as its libraries may have something to put in order."""
+        """Let the process exit by itself, because its libraries may have to clean up."""
         self._send(b"")
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_FAREWELL)
@@ -193,8 +193,8 @@ class Child:
         self._read(self._printed)
 
     def _read(self, stream: IO[bytes]) -> list[bytearray]:
-        """The lines that have come whole; those of the output are kept for the callback and for an error."""
-        found: list[bytearray] = []
+        """The complete lines that have come; those of the output also go to the callback and into errors."""
+        complete: list[bytearray] = []
         while stream in self._open:
             try:
                 received = os.read(stream.fileno(), 1 << 16)
@@ -205,16 +205,16 @@ class Child:
                 received = b"\n" if self._rest[stream] else b""
             self._rest[stream] += received
             if b"\n" in received:
-                *whole, self._rest[stream] = self._rest[stream].split(b"\n")
-                found += whole
+                *new, self._rest[stream] = self._rest[stream].split(b"\n")
+                complete += new
         if stream is self._printed:
-            lines = [line.decode(errors="replace").rstrip("\r") for line in found if line.strip()]
+            lines = [line.decode(errors="replace").rstrip("\r") for line in complete if line.strip()]
             self._batch += lines
             self._tail.extend(lines)
-        return found
+        return complete
 
-    def _pass_on(self, *, whole: bool = False) -> None:
-        if self._batch and (whole or time.monotonic() >= self._due):
+    def _pass_on(self, *, all_lines: bool = False) -> None:
+        if self._batch and (all_lines or time.monotonic() >= self._due):
             batch, self._batch, self._due = self._batch, [], time.monotonic() + _BATCH
             self._output(batch)
 
@@ -234,9 +234,9 @@ def start(
     stderr: Any = subprocess.STDOUT,
     keep: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Start a process in a session of its own, so that all that it starts can be ended with it.
+    """Start a process in a session of its own, so that its children can be ended with it.
 
-    The one place where this library starts a process.
+    This library starts processes nowhere else.
     """
     return subprocess.Popen(
         command, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=keep, start_new_session=True
@@ -245,7 +245,7 @@ def start(
 
 @contextmanager
 def _ended(process: "subprocess.Popen[bytes]", grace: float = 0) -> Iterator[None]:
-    """End the process and its children when the block ends: after an exception politely first, for `grace` seconds."""
+    """Kill the process and its children when the block ends; after an exception, first ask it to stop for `grace` s."""
     try:
         yield
     except BaseException:
@@ -260,7 +260,7 @@ def _ended(process: "subprocess.Popen[bytes]", grace: float = 0) -> Iterator[Non
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
-    with suppress(ProcessLookupError):  # nobody is left
+    with suppress(ProcessLookupError):  # no one is left
         os.killpg(process.pid, number)
 
 

@@ -1,4 +1,4 @@
-"""Which code made this: the git commit that is checked out, and what was changed since."""
+"""The state of the code: the git commit that is checked out, and the changes since."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 """Names of the files, at the top of a checkout, that lock its environment; the first one that is there counts."""
 # Untracked files above this size are data rather than code, and stay out of the diff.
 _UNTRACKED_LIMIT = 1_000_000
-# What the user configured, and how large the repository is, must not change the text, and with it the hash.
+# The user's configuration and the size of the repository must not change the text, and with it the hash.
 _SHOW = (
     *("-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false"),
     *("diff", "--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--no-relative"),
@@ -23,12 +23,12 @@ _SHOW = (
     *("--submodule=short", "--ignore-submodules=dirty", "-O/dev/null", "--src-prefix=a/", "--dst-prefix=b/", "HEAD"),
 )
 APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
-"""How git applies a diff to the letter, whatever the user configured."""
+"""The arguments with which git applies a diff exactly, whatever the user configured."""
 
 
 @dataclass(frozen=True)
 class CodeState:
-    """The state of a git checkout. Every field is empty where there is no git, no commit or no checkout.
+    """The state of a git checkout. Every field is empty if there is no git, no commit or no checkout.
 
     `commit` is the full hash, `branch` is empty on a detached head, and `toplevel` the checkout's folder. `diff` is
     everything that differs from `commit`, untracked files included, as a patch for ``git apply``, and `dirty_hash` its
@@ -64,8 +64,8 @@ def code_state(path: Path | None = None) -> CodeState:
     if where is None:
         return CodeState()
     toplevel, commit, branch = where.decode(errors="replace").splitlines()
-    kept, left_out = _untracked(Path(toplevel))
-    diff = _diff(Path(toplevel), kept)
+    included, left_out = _untracked(Path(toplevel))
+    diff = _diff(Path(toplevel), included)
     has_submodules = Path(toplevel, ".gitmodules").is_file()
     return CodeState(
         commit=commit,
@@ -79,31 +79,31 @@ def code_state(path: Path | None = None) -> CodeState:
 
 
 def _untracked(toplevel: Path) -> tuple[list[bytes], list[str]]:
-    """The files that are not tracked: those that the diff takes up, as git names them, and the others."""
-    listed = _ask(toplevel, "ls-files", "--others", "--exclude-standard", "-z") or b""
-    kept, left_out = [], []
-    for name in filter(None, listed.split(b"\0")):
+    """The untracked files: those that go into the diff, as git names them, and the others."""
+    listing = _ask(toplevel, "ls-files", "--others", "--exclude-standard", "-z") or b""
+    included, left_out = [], []
+    for name in filter(None, listing.split(b"\0")):
         file = toplevel / os.fsdecode(name)
         # A link is kept as a link, whatever it leads to; a folder is another repository.
         if file.is_symlink() or (file.is_file() and file.stat().st_size <= _UNTRACKED_LIMIT):
-            kept.append(name)
+            included.append(name)
         else:
             left_out.append(os.fsdecode(name))
-    return kept, left_out
+    return included, left_out
 
 
 def _changed_submodules(toplevel: Path) -> list[str]:
-    told = _ask(toplevel, "status", "--porcelain=v2", "-z", "--ignore-submodules=none", "--untracked-files=no") or b""
+    status = _ask(toplevel, "status", "--porcelain=v2", "-z", "--ignore-submodules=none", "--untracked-files=no") or b""
     # "1 .M S.MU …": a submodule in which files are modified or untracked.
-    rows = [os.fsdecode(line).split(" ", 8) for line in told.split(b"\0") if line.startswith(b"1 ")]
+    rows = [os.fsdecode(line).split(" ", 8) for line in status.split(b"\0") if line.startswith(b"1 ")]
     return [row[8] for row in rows if row[2].startswith("S") and row[2][2:] != ".."]
 
 
 def _submodules(toplevel: Path) -> dict[str, str]:
-    told = _ask(toplevel, "submodule", "status", "--recursive") or b""
+    status = _ask(toplevel, "submodule", "status", "--recursive") or b""
     # " commit path (branch)", or "-commit path" for one that is not checked out.
-    found = re.findall(r"^[ +U]([0-9a-f]+) (.+?)(?: \([^()]*\))?$", os.fsdecode(told), re.MULTILINE)
-    return {path: commit for commit, path in found}
+    rows = re.findall(r"^[ +U]([0-9a-f]+) (.+?)(?: \([^()]*\))?$", os.fsdecode(status), re.MULTILINE)
+    return {path: commit for commit, path in rows}
 
 
 def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
@@ -111,8 +111,8 @@ def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
         return _ask(toplevel, *_SHOW) or b""
     index = _ask(toplevel, "rev-parse", "--git-path", "index") or b""
     with tempfile.TemporaryDirectory() as scratch:
-        # A copy of the index, so that untracked files can be marked for the diff without touching the user's own.
-        # With its time, by which git knows that a file of the same size may have changed within the second.
+        # A copy of the index, so that untracked files can be marked for the diff without changing the user's index.
+        # With its time, by which git sees that a file of the same size may have changed within the second.
         copy = Path(scratch, "index")
         shutil.copy2(toplevel / os.fsdecode(index.strip()), copy)
         beside = {"GIT_INDEX_FILE": str(copy)}
@@ -122,5 +122,5 @@ def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
 
 
 def _ask(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> bytes | None:
-    done = git(folder, *arguments, env=env)
-    return done.stdout if done.returncode == 0 else None
+    process = git(folder, *arguments, env=env)
+    return process.stdout if process.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""Environment variables for a while: with many tools the only way to a setting."""
+"""Environment variables for a limited time: with many tools the only way to a setting."""
 
 import os
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def environment(**values: str | None) -> Iterator[None]:
-    """Set environment variables (None: unset), and restore them at the end, whatever happened to them meanwhile."""
+    """Set environment variables (None: unset), and restore them at the end, even if they changed meanwhile."""
     before = {name: os.environ.get(name) for name in values}
     _set(values)
     try:

@@ -12,7 +12,7 @@ def extra(module: str, *, extra: str | None = None) -> ModuleType:
     """Import `module` (dotted names allowed) or say which extra of dagster-mlops brings it.
 
     Only the absence of the tool itself is turned into :class:`MissingExtraError`. An import that fails *inside* an
-    installed tool passes through unchanged, because reinstalling the extra would not mend it.
+    installed tool passes through unchanged, because reinstalling the extra would not fix it.
 
     >>> extra("json").dumps([1])
     '[1]'

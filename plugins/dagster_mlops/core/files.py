@@ -1,4 +1,4 @@
-"""Files that several processes share: replaced as a whole, locked while one works, known by their content."""
+"""Files that several processes share: replaced in one step, locked, and hashed."""
 
 import hashlib
 import os
@@ -13,13 +13,13 @@ from dagster_mlops.errors import DagsterMlopsError
 
 
 def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, durable: bool = False) -> None:
-    """Put `content` in place of what `file` holds; a reader, or a crash, sees all of the old or all of the new.
+    """Replace the content of `file`; a reader, or a crash, sees all of the old content or all of the new.
 
     Args:
         file: The file. Its folder is created where it is missing.
         content: Text is written as UTF-8.
         mode: Permissions of the new file, before the umask.
-        durable: Whether the content is on the disk, not only in the system's memory, before it takes the place.
+        durable: Whether the content is on the disk, not only in the system's memory, before it replaces the old.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -39,7 +39,7 @@ def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, dur
 def exclusive(file: Path, timeout: float, *, error: type[DagsterMlopsError] = DagsterMlopsError) -> Iterator[None]:
     """Hold an exclusive lock among the processes of this machine; the system frees it when a holder is killed.
 
-    The file stays afterwards, and beside it one that names the holder for whoever waits in vain.
+    The file stays afterwards, and beside it one with the holder's name, for the error of a process that waits in vain.
 
     Raises:
         DagsterMlopsError: as `error`, when another process held it for `timeout` seconds.
@@ -53,7 +53,7 @@ def exclusive(file: Path, timeout: float, *, error: type[DagsterMlopsError] = Da
         name = holder.read_text() if holder.exists() else "another process"
         raise error(f"{file} was held by {name} for {timeout:g} s. Wait for it or end it, then try again.") from None
     try:
-        with suppress(OSError):  # the name is a help, no more: another user may own the file
+        with suppress(OSError):  # the name only helps; another user may own the file
             holder.write_text(f"process {os.getpid()}")
         yield
     finally:
@@ -78,7 +78,7 @@ def if_free(file: Path) -> Iterator[bool]:
 def digest(file: Path, algorithm: str = "sha256") -> str:
     """The hash of a file's content, in hexadecimal digits.
 
-    It names content and protects nothing: MD5, by which DVC knows a file, is allowed where the system forbids it.
+    It identifies content and protects nothing, so MD5, which DVC uses, works even on a system that forbids it.
     """
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

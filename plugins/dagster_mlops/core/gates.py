@@ -1,7 +1,7 @@
-"""Blocking checks that hold twice: in their own run, and again when a guarded asset runs later.
+"""Blocking checks that hold twice: in their own run, and when a guarded asset runs later.
 
 Dagster's ``blocking=True`` protects downstream assets of the *same* run only. A later run that selects just the
-guarded asset would pass a failed check by (https://github.com/dagster-io/dagster/issues/17251), so promotion and
+guarded asset would ignore a failed check (https://github.com/dagster-io/dagster/issues/17251), so promotion and
 deployment read the latest evaluations themselves.
 """
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 
 
-# How far back an evaluation of one of many partitions is looked for.
-_EVALUATIONS = 1000
+_EVALUATIONS = 1000  # among which that of a partition is searched
 
 
 def require_gates(
@@ -26,11 +25,11 @@ def require_gates(
     assets: Iterable[dg.AssetKey],
     partitions: Mapping[dg.AssetKey, str] | None = None,
 ) -> dict[str, bool]:
-    """Refuse to go on unless every blocking check of `assets` holds for the version that is there now.
+    """Refuse to go on unless every blocking check of `assets` holds for the current version.
 
     A blocking check holds when its latest evaluation passed, or failed with severity WARN (which never blocks in
-    Dagster either), and judged the latest materialization rather than an earlier one. Of an asset with partitions it is
-    the evaluation of one: that in `partitions`, else of those that the guarded asset reads the one made last.
+    Dagster either), and judged the latest materialization rather than an earlier one. For an asset with partitions,
+    one of them counts: that in `partitions`, else the last one, of those that the guarded asset reads, to be made.
 
     Returns:
         Every check that was evaluated, blocking or not, as ``asset:check`` → passed: the evidence for a record.
@@ -58,7 +57,7 @@ def require_gates(
     if broken:
         raise GateError(
             f"{context.assets_def.key.to_user_string()} is guarded by blocking checks that do not hold: "
-            f"{', '.join(broken)}. Mend the cause, evaluate the checks again, then re-run."
+            f"{', '.join(broken)}. Fix the cause, evaluate the checks once more, then re-run."
         )
     return verdicts
 
@@ -66,18 +65,18 @@ def require_gates(
 def _evaluation_of(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str
 ) -> "AssetCheckExecutionRecord | None":
-    """The latest evaluation of what a partition was materialized with last: a check itself need not have partitions."""
-    if made := latest_event(instance, check.asset_key, [partition]):
+    """The latest evaluation of a partition's last materialization: a check itself need not have partitions."""
+    if materialized := latest_event(instance, check.asset_key, [partition]):
         for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_EVALUATIONS):
             evaluation = record.evaluation
-            judged = evaluation.target_materialization_data if isinstance(evaluation, dg.AssetCheckEvaluation) else None
-            if record.run_id == made.run_id or (judged and judged.storage_id == made.storage_id):
+            target = evaluation.target_materialization_data if isinstance(evaluation, dg.AssetCheckEvaluation) else None
+            if record.run_id == materialized.run_id or (target and target.storage_id == materialized.storage_id):
                 return record
     return None
 
 
 def check_problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "AssetCheckExecutionRecord | None") -> str:
-    """Why the latest evaluation of a check of the asset `key` does not hold, or an empty text when it does."""
+    """The reason why the latest evaluation of a check of the asset `key` does not hold; empty if it does."""
     if record is None:
         return "never evaluated"
     evaluation = record.evaluation
@@ -85,11 +84,11 @@ def check_problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "Asset
         return "did not finish"
     if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
         return "failed"
-    judged, latest = evaluation.target_materialization_data, instance.get_latest_materialization_event(key)
-    if judged is None or latest is None or record.run_id == latest.run_id:
+    target, latest = evaluation.target_materialization_data, instance.get_latest_materialization_event(key)
+    if target is None or latest is None or record.run_id == latest.run_id:
         return ""
-    # Partitioned assets are skipped here: their latest event may belong to another partition than the one judged.
+    # Partitioned assets are skipped here: their latest event may belong to another partition than the check's.
     materialization = latest.asset_materialization
-    if materialization and not materialization.partition and judged.timestamp < latest.timestamp:
+    if materialization and not materialization.partition and target.timestamp < latest.timestamp:
         return "judged an earlier materialization"
     return ""

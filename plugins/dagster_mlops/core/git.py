@@ -1,4 +1,4 @@
-"""git, with a time limit and nothing of the user's environment that would change its answers."""
+"""git, with a time limit and without the environment variables that would change its answers."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from dagster_mlops.core.child import ChildError, run_program
 _TIMEOUT = 20.0  # seconds; a huge checkout on a slow disk
 LATE = 124
 """The return code of a git that did not answer in time."""
-# Set by git when we run below one of its hooks; they would point at another repository.
+# Set by git for the children of its hooks; they would point at another repository.
 _AMBIENT = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 

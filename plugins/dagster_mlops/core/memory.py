@@ -1,4 +1,4 @@
-"""Answers that took a tool seconds to give, remembered in a repository's state folder until something changes."""
+"""A cache for slow answers of tools, in a repository's state folder."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from dagster_mlops.core.files import exclusive, write_atomically
 from dagster_mlops.errors import DagsterMlopsError
 
 _STATE = ".dagster_mlops"
-_KEPT = 4  # descriptions: one per deployment that takes turns, e.g. by an environment variable
+_SIZE = 4  # answers by name: deployments may take turns, e.g. by an environment variable
 
 
 def remembered(
@@ -28,29 +28,29 @@ def remembered(
         remembered(repo, "feature_views", content_key(repo), lambda: parse(repo), timeout=180)
 
     Args:
-        root: The repository that is described.
-        name: Name of the file, without ``.json``, that remembers the answers.
-        key: A hash of everything that decides the answer.
-        describe: Called once. Of several processes one calls it, the others wait.
+        root: Repository that is described.
+        name: Name of the file with the answers, without ``.json``.
+        key: Hash of everything that decides the answer.
+        describe: Function for a missing answer. Of several processes one calls it, the others wait.
         timeout: Seconds to wait for another process.
-        error: What is raised when that took longer.
+        error: Error when that takes longer.
     """
     for folder in (root / _STATE, _user_state(root)):
-        known = _read(folder / f"{name}.json").get(key)
-        if known is not None:
-            return known
+        answer = _read(folder / f"{name}.json").get(key)
+        if answer is not None:
+            return answer
     folder = state_dir(root)
-    with exclusive(folder / f"{name}.lock", timeout, error=error):  # whoever waits here finds the first one's answer
-        known = _read(folder / f"{name}.json").get(key)
-        if known is None:
-            known = describe()
-            kept = [*_read(folder / f"{name}.json").items()][1 - _KEPT :]
-            write_atomically(folder / f"{name}.json", json.dumps(dict([*kept, (key, known)])))
-    return known
+    with exclusive(folder / f"{name}.lock", timeout, error=error):
+        answer = _read(folder / f"{name}.json").get(key)  # of the process that this one has waited for
+        if answer is None:
+            answer = describe()
+            newest = [*_read(folder / f"{name}.json").items()][1 - _SIZE :]
+            write_atomically(folder / f"{name}.json", json.dumps(dict([*newest, (key, answer)])))
+    return answer
 
 
 def state_dir(root: Path) -> Path:
-    """A folder for caches and locks: inside the repository and ignored by git, or the user's cache when read-only."""
+    """A folder for caches and locks: in the repository, ignored by git, or in the user's cache if that is read-only."""
     inside = root / _STATE
     try:
         inside.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def state_dir(root: Path) -> Path:
 
 
 def _read(file: Path) -> Mapping[str, dict[str, Any]]:
-    """What is remembered, by key; nothing when it is not there or damaged."""
+    """The answers in a file, by key; none if it is missing or damaged."""
     try:
         answers = json.loads(file.read_text())
     except (OSError, ValueError):

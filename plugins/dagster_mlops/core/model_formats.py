@@ -1,4 +1,4 @@
-"""How a logged model is stored: data only, or something that may run code when it is loaded."""
+"""The format of a logged model: data only, or one that may run code when it is loaded."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy", "pandas", "lightgbm", "xgboost", "catboost", "imblearn")
 # A partial's function is named in the file, too, and judged by itself.
 _TRUSTED_TYPES = ("collections.OrderedDict", "collections.defaultdict", "functools.partial")
-# What in these packages reads files, fetches data or runs text is no part of a fitted model.
+# Functions of these packages that read files, fetch data or run text have no place in a fitted model.
 _NEVER = re.compile(
     r"\.(_?tests?|_?testing|f2py|distutils|externals|datasets|io|ctypeslib|npyio)(\.|$)"
     r"|\.(load|save|read|from|open|fetch|memmap|eval|exec|run|system)\w*$"
@@ -47,7 +47,7 @@ def untrusted(types: Iterable[str], trust: Sequence[str] = ()) -> list[str]:
     """
 
     def covered(name: str, by: Iterable[str]) -> bool:
-        return any(name == one or name.startswith(f"{one}.") for one in by)
+        return any(name == entry or name.startswith(f"{entry}.") for entry in by)
 
     return sorted(
         name
@@ -67,11 +67,11 @@ def stored_format(
     >>> stored_format({"sklearn": {"serialization_format": "skops", "skops_trusted_types": ["os.system"]}}).runs_code
     'its file lets itself load os.system'
     """
-    found = _format(flavors, files, trust)
+    form = _format(flavors, files, trust)
     # MLflow puts a model's own code first on sys.path when it loads the model.
-    if any(flavor.get("code") for flavor in flavors.values()) and not found.runs_code:
-        return StoredFormat(f"{found} with code", "it brings modules of its own (code_paths)")
-    return found
+    if any(flavor.get("code") for flavor in flavors.values()) and not form.runs_code:
+        return StoredFormat(f"{form} with code", "it brings modules of its own (code_paths)")
+    return form
 
 
 def _format(flavors: Mapping[str, Mapping[str, Any]], files: Collection[str], trust: Sequence[str]) -> StoredFormat:
@@ -79,21 +79,21 @@ def _format(flavors: Mapping[str, Mapping[str, Any]], files: Collection[str], tr
     if len(native) > 1:  # which MLflow never writes
         return StoredFormat(" and ".join(native), "it says to be of several flavours")
     if not native and python is None:
-        return StoredFormat("unknown", f"nothing is known of the flavours {', '.join(flavors)}")
+        return StoredFormat("unknown", f"this library does not know the flavours {', '.join(flavors)}")
     if not native:
         code = "model_code_path" in flavors["python_function"]
         return StoredFormat("Python code", "it is a Python file") if code else StoredFormat("cloudpickle", _PICKLE)
     [name] = native
-    found = _native(name, flavors[name], files, trust)
-    if python is None or found.runs_code:
-        return found
+    form = _native(name, flavors[name], files, trust)
+    if python is None or form.runs_code:
+        return form
     loader, data = str(python.get("loader_module", "")), str(python.get("data", ""))
     if loader != f"mlflow.{name}":
-        return StoredFormat(f"{found} with a loader", f"{loader or 'a loader without a name'} loads it")
-    # MLflow's loaders believe the MLmodel file beside the data, and take data without one for a pickle.
+        return StoredFormat(f"{form} with a loader", f"{loader or 'a loader without a name'} loads it")
+    # MLflow's loaders trust the MLmodel file beside the data, and take data without one for a pickle.
     if "/" in data or any(file.endswith("/MLmodel") for file in files):
-        return StoredFormat(f"{found} elsewhere", f"its data, {data or 'a folder'}, is not beside its MLmodel file")
-    return found
+        return StoredFormat(f"{form} elsewhere", f"its data, {data or 'a folder'}, is not beside its MLmodel file")
+    return form
 
 
 def _native(name: str, conf: Mapping[str, Any], files: Collection[str], trust: Sequence[str]) -> StoredFormat:

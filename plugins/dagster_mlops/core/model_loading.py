@@ -1,4 +1,4 @@
-"""Loads a stored model after saying what it is: which files, in which format, and whether loading may run code."""
+"""Loads a stored model after checking its format, and whether loading may run code."""
 
 import hashlib
 import shutil
@@ -33,7 +33,7 @@ class LoadedModel:
     sha256: str
 
     def to_metadata(self) -> dict[str, str]:
-        """What was loaded, for people: version, format and hash."""
+        """Version, format and hash of the model, for people."""
         return {
             "mlflow/loaded": f"{self.record.name}/{self.record.version}",
             "mlflow/format": str(self.format),
@@ -64,13 +64,13 @@ def load_stored(
         form = stored_format(stored.flavors, files=files, trust=trust)
         if form.runs_code and not allow_pickle:
             raise ModelVersionError(
-                f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of whoever "
-                "could write to the artifact store. If you trust them, set allow_pickle. To be free of the "
-                "question, log the model with dagster_mlops.mlflow.models.log_model."
+                f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of anyone "
+                "with write access to the artifact store. If you trust them, set allow_pickle. To avoid this, "
+                "log the model with dagster_mlops.mlflow.models.log_model."
             )
         flavor = "pyfunc" if pyfunc else next((flavor for flavor in _NATIVE if flavor in stored.flavors), "pyfunc")
-        # An exported graph may hold pickles, which MLflow looks for when it is told to. Of skops it would refuse
-        # all, since the file says what it trusts; that was judged above.
+        # An exported graph may hold pickles, which MLflow refuses with this setting. It would also refuse every skops
+        # file, because the file itself lists the trusted types; those were checked above.
         strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
         try:
             with environment(**strict):
@@ -80,7 +80,7 @@ def load_stored(
                 raise
             raise ModelVersionError(
                 f"model version {name} is stored as {form}, but MLflow cannot tell that it is only data: "
-                f"{str(error)[:500]}\nIf you trust whoever could write to the artifact store, set allow_pickle."
+                f"{str(error)[:500]}\nIf you trust everyone with write access to the artifact store, set allow_pickle."
             ) from error
         digest = model_digest(stored.folder)
     except BaseException:
@@ -92,7 +92,7 @@ def load_stored(
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 of the files that make up a model; what MLflow writes around them carries ids and times."""
+    """SHA-256 of the files of a model, without those that MLflow adds, which hold ids and times."""
     around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
     digest = hashlib.sha256()
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}

@@ -79,6 +79,6 @@ def write_move(registry: HoldsModels, version: ModelVersion, move: Mapping[str, 
 
 
 def _is_earlier_form(earlier: Mapping[str, Any], move: Mapping[str, Any]) -> bool:
-    """Whether `earlier` is the same move, intended before or written twice because of a kill in between."""
+    """True if `earlier` is the same move, intended before or written twice because of a kill in between."""
     same = all(earlier[name] == move[name] for name in ("alias", "from", "to"))
     return same and (earlier["state"] == INTENDED or earlier["at"] == move["at"])

@@ -30,17 +30,18 @@ def merged_options(
     >>> merged_options({"key": "raw/weather", "kinds": {"csv"}}, name="weather", kinds=["dvc"])["key"]
     AssetKey(['raw', 'weather'])
     """
-    given = {option: value for option, value in options.items() if value is not None}
-    named = {"key": asset_key(given["key"])} if "key" in given else {"name": given.get("name", name)}
+    user_options = {option: value for option, value in options.items() if value is not None}
+    name = user_options.get("name", name)
+    identity = {"key": asset_key(user_options["key"])} if "key" in user_options else {"name": name}
     return {
         **defaults,
-        **given,
-        **named,
-        "kinds": {*kinds, *given.get("kinds", ())},
-        "deps": asset_deps([*deps, *given.get("deps", ())]),
-        "ins": {**(ins or {}), **given.get("ins", {})},
-        "metadata": {**(metadata or {}), **given.get("metadata", {})},
-        "required_resource_keys": {*required_resource_keys, *given.get("required_resource_keys", ())},
+        **user_options,
+        **identity,
+        "kinds": {*kinds, *user_options.get("kinds", ())},
+        "deps": asset_deps([*deps, *user_options.get("deps", ())]),
+        "ins": {**(ins or {}), **user_options.get("ins", {})},
+        "metadata": {**(metadata or {}), **user_options.get("metadata", {})},
+        "required_resource_keys": {*required_resource_keys, *user_options.get("required_resource_keys", ())},
     }
 
 

@@ -1,4 +1,4 @@
-"""Small pictures that Dagster shows inline; one that cannot be drawn is a line that says why."""
+"""Small pictures that Dagster shows inline; one that cannot be drawn becomes a line with the reason."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Processes of this machine, told apart for good."""
+"""Names of processes that are never reused, unlike their pids."""
 
 from functools import cache
 from pathlib import Path

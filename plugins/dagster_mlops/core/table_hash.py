@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def content_hash(table: Any, *, tool: str) -> str:
     """The hash of everything that :func:`as_table` takes: rows and columns in their order, missing values, and types.
 
-    It does not depend on how the rows are cut into batches, on a pandas index, or on what a file format adds. NaN is a
+    It does not depend on the sizes of batches, on a pandas index, or on additions of a file format. NaN is a
     missing value, as it is in pandas, and a timestamp without a time zone is UTC. Widths that no reader keeps (large
     strings, units of times, dictionaries) do not count; integers and floats of different widths differ.
 
@@ -30,16 +30,16 @@ def content_hash(table: Any, *, tool: str) -> str:
     for batch in batches:
         for column, values in zip(columns, batch.columns, strict=True):
             column.add(values)
-    whole = hashlib.sha256()
+    total = hashlib.sha256()
     for field, column in zip(batches.schema, columns, strict=True):
         # A column without a single value has whatever type its library likes.
         type_name = column.type if column.has_values else "null"
-        whole.update(f"{field.name}\0{type_name}\0{column.digest()}\0".encode())
-    return whole.hexdigest()
+        total.update(f"{field.name}\0{type_name}\0{column.digest()}\0".encode())
+    return total.hexdigest()
 
 
 class _Column:
-    """Hashes one column, however it is cut: which values are missing, the values, and for lists how long each is."""
+    """Hashes one column, in batches of any size: which values are missing, the values, and the lengths of lists."""
 
     def __init__(self, type: "pa.DataType", tool: str) -> None:
         pa = extra("pyarrow", extra=tool)
@@ -84,7 +84,7 @@ class _Column:
 
     def digest(self) -> str:
         hashes = [self._present, self._values, self._sizes, *([self._nanoseconds] if self._has_nanoseconds else [])]
-        return "|".join([*(one.hexdigest() for one in hashes), *(inner.digest() for inner in self._inner)])
+        return "|".join([*(part.hexdigest() for part in hashes), *(inner.digest() for inner in self._inner)])
 
     def _add_nanoseconds(self, remainder: Any) -> None:
         self._has_nanoseconds = self._has_nanoseconds or bool(remainder.any())
@@ -92,7 +92,7 @@ class _Column:
 
 
 def _in_microseconds(values: "pa.Array", add_remainder: Any, pa: Any) -> "pa.Array":
-    """Times in microseconds; what is finer goes to `add_remainder`."""
+    """Times in microseconds; the nanoseconds that remain go to `add_remainder`."""
     types, unit = pa.types, getattr(values.type, "unit", "")
     if types.is_timestamp(values.type):
         type = pa.timestamp("us")
@@ -115,9 +115,9 @@ def _batches(table: Any, tool: str) -> "pa.RecordBatchReader":
     pa = extra("pyarrow", extra=tool)
     if isinstance(table, pa.RecordBatchReader):
         return table
-    # Small batches, so that what is made of a batch stays small.
-    whole = as_table(_without_mixed_columns(table, pa), tool=tool)
-    return pa.RecordBatchReader.from_batches(whole.schema, whole.to_batches(max_chunksize=2**16))
+    # Small batches, so that their intermediate results stay small.
+    arrow_table = as_table(_without_mixed_columns(table, pa), tool=tool)
+    return pa.RecordBatchReader.from_batches(arrow_table.schema, arrow_table.to_batches(max_chunksize=2**16))
 
 
 def _item_type(type: "pa.DataType", pa: Any) -> "pa.DataType | None":

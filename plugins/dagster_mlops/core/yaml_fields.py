@@ -1,4 +1,4 @@
-"""Types of fields that components have in YAML, beside those that Dagster resolves by itself."""
+"""Types of YAML fields of components, beside those that Dagster resolves by itself."""
 
 import functools
 import os
@@ -16,15 +16,16 @@ _NOTHING = {"type": "null"}
 
 
 class YamlFields(dg.Model, dg.Resolvable):
-    """Fields whose JSON schema tells editors and ``dg check yaml`` what they are, and which value is wrong.
+    """Fields with a JSON schema from which editors and ``dg check yaml`` can explain them and name a wrong value.
 
-    The schema that Dagster derives loses the description of each field that has a default. And it takes a string in
-    place of anything, since that may be a template; of a list with one wrong value it says that it is neither.
+    The schema that Dagster derives loses the description of each field that has a default. And it allows a string in
+    place of anything, because it may be a template: about one wrong value in a list, it only reports that the list is
+    neither.
     """
 
     @classmethod
     def model(cls) -> type[BaseModel]:
-        """What Dagster reads from YAML."""
+        """The pydantic model that Dagster reads from YAML."""
         derived = super().model()
         extra = derived.model_config.get("json_schema_extra")
         if isinstance(extra, dict):  # as Dagster derived it, once for each class
@@ -34,16 +35,16 @@ class YamlFields(dg.Model, dg.Resolvable):
 
 def _explain(fields: type[BaseModel], extra: dict[str, Any], schema: dict[str, Any]) -> None:
     schema.update(extra)
-    for name, told in schema["properties"].items():
-        told["description"] = told.get("description") or fields.model_fields[name].description
-        choices = told.get("anyOf", [])
-        wanted = [choice for choice in choices if choice not in (_TEXT, _NOTHING)]
-        if not wanted or _TEXT not in choices:
+    for name, field in schema["properties"].items():
+        field["description"] = field.get("description") or fields.model_fields[name].description
+        choices = field.get("anyOf", [])
+        proper = [choice for choice in choices if choice not in (_TEXT, _NOTHING)]
+        if not proper or _TEXT not in choices:
             continue
         # Validators go into an `else`, and not into alternatives.
-        told["if"] = {"anyOf": [_TEMPLATE, _NOTHING]} if _NOTHING in choices else _TEMPLATE
-        told["else"] = wanted[0] if len(wanted) == 1 else {"anyOf": wanted}
-        del told["anyOf"]
+        field["if"] = {"anyOf": [_TEMPLATE, _NOTHING]} if _NOTHING in choices else _TEMPLATE
+        field["else"] = proper[0] if len(proper) == 1 else {"anyOf": proper}
+        del field["anyOf"]
 
 
 def _bounded(yaml_type: Any) -> dg.Resolver:
@@ -76,7 +77,7 @@ class Duration(dg.Model):
 
 def _duration(context: dg.ResolutionContext, value: Duration | str) -> timedelta:
     if isinstance(value, str):
-        raise ValueError(f"{value!r} is no duration. Write one as {{hours: 6}}: days, hours, … or milliseconds.")
+        raise ValueError(f"{value!r} is not a duration. Write one as {{hours: 6}}: days, hours, … or milliseconds.")
     return timedelta(**value.model_dump())
 
 
@@ -85,7 +86,7 @@ ResolvedDuration = Annotated[timedelta, dg.Resolver(_duration, model_field_type=
 
 
 class EnvironmentVariable(dg.Model):
-    """What an environment variable holds when it is used: ``{env: FEATURE_SERVER}``."""
+    """The value of an environment variable at the time of use: ``{env: FEATURE_SERVER}``."""
 
     env: str = Field(description="Name of the variable.")
 
@@ -118,12 +119,12 @@ _PARTITIONS: dict[str, Callable[..., dg.TimeWindowPartitionsDefinition]] = {
 
 def _partitions(context: dg.ResolutionContext, value: Partitions | str) -> dg.PartitionsDefinition:
     if isinstance(value, str):
-        raise ValueError(f'{value!r} names no partitions. Write them as {{every: month, start: "2013-01-01"}}.')
+        raise ValueError(f'{value!r} does not name partitions. Write them as {{every: month, start: "2013-01-01"}}.')
     start, end, zone = context.resolve_value([value.start, value.end, value.timezone])
     return _PARTITIONS[value.every](start_date=start, end_date=end, timezone=zone)
 
 
-# Any, because Dagster's definitions are no type of pydantic.
+# Any, because pydantic cannot validate Dagster's definitions.
 ResolvedPartitions = Annotated[Any, dg.Resolver(_partitions, model_field_type=Partitions)]
 """``{every: month, start: "2013-01-01"}``, or a template: ``{{ dg.DailyPartitionsDefinition("2013-01-01") }}``."""
 
@@ -132,17 +133,17 @@ _EXAMPLE = "{{ automation_condition.eager() }}"
 
 
 def _refuse_text(context: dg.ResolutionContext, value: str) -> Any:
-    raise ValueError(f"{value!r} is only a text. Write a template that gives the object itself, such as {_EXAMPLE!r}.")
+    raise ValueError(f"{value!r} is a text. Write a template that gives the object itself, such as {_EXAMPLE!r}.")
 
 
 FromTemplate = Annotated[Any, dg.Resolver(_refuse_text, model_field_type=str)]
-"""What only a template can give, such as ``{{ automation_condition.eager() }}``, or a template variable."""
+"""An object that only a template can give, such as ``{{ automation_condition.eager() }}``, or a template variable."""
 
 
 def folder(context: dg.ComponentLoadContext, path: str) -> str:
-    """A folder that a component names; a relative one counts from where its YAML file is."""
-    given = Path(path).expanduser()
-    if given.is_absolute():  # also for a component that is made in Python, which may be nowhere
-        return str(given)
-    here = context.path if context.path.is_dir() else context.path.parent
-    return os.path.normpath(here / given)
+    """A folder that a component names; a relative one counts from the folder of its YAML file."""
+    location = Path(path).expanduser()
+    if location.is_absolute():  # also for a component made in Python, which may have no file
+        return str(location)
+    parent = context.path if context.path.is_dir() else context.path.parent
+    return os.path.normpath(parent / location)
