@@ -264,7 +264,7 @@ def test_what_cannot_be_stored_is_refused_with_the_reason(run, dvc, value, compl
 
 
 def test_loading_what_was_never_materialized_says_so(run):
-    with pytest.raises(DatasetError, match="flights partition 2013-01 has no dataset on Dagster.s record"):
+    with pytest.raises(DatasetError, match=r"flights partition 2013-01 has no dataset on Dagster.s record"):
         run(flights, delays, select=[delays])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import ModelVersionError, RegistryError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
 from dagster_mlops.tools import StoredModel
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 RECORD = f"{NAMESPACE}.record"
 _REFS = f"refs/{NAMESPACE}"
-_LOOKS = 20
+_RIVAL_TIMEOUT = 2.0  # seconds
 _PATIENCE = 3  # seconds
 _UNKNOWN_USER = "dagster-mlops <dagster-mlops@localhost>"
 
@@ -97,11 +98,10 @@ class GtoModels:
         created = git(self.repo, "update-ref", "--stdin", stdin=lines.encode(), timeout=self.timeout)
         if created.returncode == 0:
             return True
-        for _ in range(_LOOKS):  # a rival holds git's lock on the tag before it can be seen
-            if self._holder(name, alias) != expected:
-                return False
-            time.sleep(0.1)
-        raise RegistryError(f"git in {self.repo} does not create {', '.join(tags)}: {_text(created.stderr)}")
+        failure = RegistryError(f"git in {self.repo} does not create {', '.join(tags)}: {_text(created.stderr)}")
+        # A rival holds git's lock on the tag before it can be seen.
+        wait_while(lambda: self._holder(name, alias) == expected, timeout=_RIVAL_TIMEOUT, error=lambda _: failure)
+        return False
 
     def notes(self, version: ModelVersion) -> Mapping[str, str]:
         prefix = f"{self._place(version)}/notes/"

@@ -1,11 +1,11 @@
 """The contract of a packaging tool."""
 
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving import Packages, PredictionLog, processes
 from dagster_mlops.serving.golden_set import largest_difference
@@ -47,10 +47,11 @@ def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", 
         processes.spawn(server.command, state_dir=folder, role="server:1", environment=environment, log=output)
         try:
             with processes.http_client(f"http://127.0.0.1:{port}", timeout=30) as client:
-                deadline = time.monotonic() + timeout
-                while not _is_ready(client, server.readiness):
-                    assert time.monotonic() < deadline, f"not ready within {timeout:g} s:\n{processes.tail(output)}"
-                    time.sleep(0.1)
+                wait_while(
+                    lambda: not _is_ready(client, server.readiness),
+                    timeout=timeout,
+                    error=lambda _: AssertionError(f"not ready within {timeout:g} s:\n{processes.tail(output)}"),
+                )
                 body = {server.rows_field: golden.rows}
                 response = client.post(server.route, json=body, headers=probe)
                 assert response.status_code == 200, f"{server.route} answers {response.status_code} {response.text}"

@@ -31,10 +31,9 @@ def create_tables(store: "FeatureStore") -> None:
     """
     if getattr(store.config.registry, "registry_type", None) != "sql":
         return
-    database_error = extra("sqlalchemy.exc", extra="feast").DBAPIError
     retry(
         lambda: store.registry,  # Feast opens it when it is first asked for
-        is_transient=lambda error: isinstance(error, database_error) and "already exists" in str(error.orig),
+        is_transient=lambda error: "already exists" in str(getattr(error, "orig", "")),  # SQLAlchemy's DBAPIError
         timeout=_CREATION_TIMEOUT,
     )
 
