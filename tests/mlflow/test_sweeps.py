@@ -282,7 +282,7 @@ def test_a_trials_run_tells_what_was_returned_whatever_else_the_function_has_log
     [child] = trial_runs(resource)
     assert child.data.metrics["auc"] == 0.75 and child.data.metrics["intermediate/auc"] == 0.5
     assert len(client.get_metric_history(child.info.run_id, "intermediate/auc")) == 1100
-    assert child.data.params == {"rate": f"{asked.params['rate']:.2f}", "width": str(asked.params["width"])}
+    assert child.data.params == {"rate": str(round(asked.params["rate"], 2)), "width": str(asked.params["width"])}
 
 
 def test_a_trial_that_somebody_runs_is_not_run_by_another(resource):
