@@ -41,11 +41,16 @@ def advice(error: BaseException | str, table: Sequence[Advice], **names: str) ->
     >>> advice("the remote requires 'dvc-s3'", remedies)
     'Run: pip install dvc-s3.'
     """
-    chain = [error]
-    while isinstance(chain[-1], BaseException) and (cause := chain[-1].__cause__):
-        chain.append(cause)
+    chain = causes(error) if isinstance(error, BaseException) else [error]
     answers = (entry.about(link, **names) for link in chain for entry in table)
     return next((answer for answer in answers if answer is not None), "")
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 def _names(error: BaseException | str) -> Iterator[str]:

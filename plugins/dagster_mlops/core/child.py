@@ -160,7 +160,7 @@ class Child:
             self._read(self._printed)  # the child printed it before it answered
             self._pass_on(all_lines=True)
         if "traceback" in message:
-            raise ChildError(_last_line(message["traceback"]), message["traceback"], 1)
+            raise ChildError(last_line(message["traceback"]), message["traceback"], 1)
         return message["answer"]
 
     def part(self) -> None:
@@ -268,5 +268,6 @@ def _how(returncode: int) -> str:
     return f"exit code {returncode}" if returncode >= 0 else f"ended by {signal.Signals(-returncode).name}"
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line of an output that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.advice import causes
+
 
 def from_repository(request: dict[str, Any]) -> dict[str, Any]:
     """Put a dataset or file of another repository at `target`."""
@@ -57,9 +59,4 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     try:
         return (from_url if "pointer" in request else from_repository)(request)
     except Exception as error:  # noqa: BLE001 (git, DVC, or any of a dozen storage libraries)
-        chain: list[str] = []
-        at: BaseException | None = error
-        while at is not None:
-            chain.append(str(at) or repr(at))
-            at = at.__cause__
-        return {"error": ": ".join(dict.fromkeys(chain))}
+        return {"error": ": ".join(dict.fromkeys(str(cause) or repr(cause) for cause in causes(error)))}

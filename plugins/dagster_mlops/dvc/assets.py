@@ -122,31 +122,44 @@ def observed_dataset_assets(
             f"Observed datasets need a {PATH_KEY!r} in their metadata: {', '.join(pathless) or 'none given'}."
         )
 
+    def observe(dvc: DvcResource, spec: dg.AssetSpec) -> tuple[dg.DataVersion, dict[str, Any]]:
+        record = observed_dataset(dvc, spec.metadata[PATH_KEY], rev=rev)
+        facts = {ROW_COUNT: record.rows} if record.rows is not None else {}
+        return dg.DataVersion(record.md5), {**record.to_metadata(), **facts}
+
+    return observing_step(specs, observe, repo=repo, name=name, **step_options)
+
+
+def observing_step(
+    specs: Sequence[dg.AssetSpec],
+    observe: Callable[[DvcResource, dg.AssetSpec], tuple[dg.DataVersion, dict[str, Any]]],
+    *,
+    repo: str | None = None,
+    **step_options: Any,
+) -> dg.AssetsDefinition:
+    """The step that observes assets. If one of them raises a `DatasetError`, the step fails after the others."""
+    required = {*step_options.pop("required_resource_keys", ()), *([] if repo else ["dvc"])}
     with without_beta_warning("Function `multi_observable_source_asset`"):
-        observed = dg.multi_observable_source_asset(
-            **step_options, specs=specs, name=name, can_subset=True, required_resource_keys=None if repo else {"dvc"}
+        step = dg.multi_observable_source_asset(
+            **step_options, specs=specs, can_subset=True, required_resource_keys=required
         )
 
-    @observed
-    def observe(context: dg.AssetExecutionContext) -> Iterable[dg.ObserveResult]:
+    @step
+    def observations(context: dg.AssetExecutionContext) -> Iterable[dg.ObserveResult]:
         dvc = DvcResource(repo=repo) if repo else context.resources.dvc
-        missing: list[DatasetError] = []
+        errors: list[DatasetError] = []
         for spec in specs:
-            if spec.key not in context.selected_asset_keys:
-                continue
-            try:
-                record = observed_dataset(dvc, spec.metadata[PATH_KEY], rev=rev)
-            except DatasetError as error:
-                missing.append(error)
-                continue
-            facts = {ROW_COUNT: record.rows} if record.rows is not None else {}
-            yield dg.ObserveResult(
-                asset_key=spec.key, data_version=dg.DataVersion(record.md5), metadata={**record.to_metadata(), **facts}
-            )
-        if missing:  # after the others were observed
-            raise DatasetError(" ".join(map(str, missing))) from missing[0]
+            if spec.key in context.selected_asset_keys:
+                try:
+                    version, metadata = observe(dvc, spec)
+                except DatasetError as error:
+                    errors.append(error)
+                else:
+                    yield dg.ObserveResult(asset_key=spec.key, data_version=version, metadata=metadata)
+        if errors:
+            raise DatasetError(" ".join(map(str, errors))) from errors[0]
 
-    return observe
+    return observations
 
 
 def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -> Dataset:

@@ -4,6 +4,7 @@ import fnmatch
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.code_state import code_state
 from dagster_mlops.core.options import specs_with_options
-from dagster_mlops.dvc._beta import without_beta_warning
-from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.assets import observed_dataset, observing_step
 from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.metadata_keys import CMD, OUTS, PARAMS, STAGE
 from dagster_mlops.dvc.resource import DvcResource
@@ -102,8 +102,12 @@ def pipeline_assets(
         steps = [step(f"{name}__{specs[_id(s)].key.to_python_identifier()}", [s]) for s in runnable]
     else:
         steps = [step(name, runnable)] if runnable else []
-    observed = [*project.data, *frozen] if observe_data else []
-    return [*steps, *([_observation(f"{name}_data", [(specs[_id(i)], i) for i in observed])] if observed else [])]
+    items_by_key = {specs[_id(item)].key: item for item in (*project.data, *frozen)}
+    if observe_data and items_by_key:
+        observed_specs = [specs[_id(item)] for item in items_by_key.values()]
+        observe = partial(_observed, items_by_key)
+        steps.append(observing_step(observed_specs, observe, name=f"{name}_data"))
+    return steps
 
 
 def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
@@ -171,35 +175,11 @@ def _materialized(
     )
 
 
-def _observation(name: str, items: Sequence[tuple[dg.AssetSpec, Stage | TrackedData]]) -> dg.AssetsDefinition:
-    by_key = {spec.key: item for spec, item in items}
-
-    with without_beta_warning("Function `multi_observable_source_asset`"):
-        observed = dg.multi_observable_source_asset(
-            specs=[spec for spec, _ in items], name=name, can_subset=True, required_resource_keys={"dvc"}
-        )
-
-    @observed
-    def observe(context: dg.AssetExecutionContext) -> Iterator[dg.ObserveResult]:
-        dvc: DvcResource = context.resources.dvc
-        missing: list[str] = []
-        for key, item in by_key.items():
-            if key not in context.selected_asset_keys:
-                continue
-            try:
-                version, facts = _observed(dvc, item)
-            except DatasetError as error:
-                missing.append(str(error))
-                continue
-            yield dg.ObserveResult(asset_key=key, data_version=version, metadata=facts)
-        if missing:  # after the others were observed
-            raise DatasetError(" ".join(missing))
-
-    return observe
-
-
-def _observed(dvc: DvcResource, item: Stage | TrackedData) -> tuple[dg.DataVersion, dict[str, Any]]:
+def _observed(
+    items: Mapping[dg.AssetKey, Stage | TrackedData], dvc: DvcResource, spec: dg.AssetSpec
+) -> tuple[dg.DataVersion, dict[str, Any]]:
     """The version in the workspace, since that is what a stage reads."""
+    item = items[spec.key]
     if isinstance(item, TrackedData):
         record = observed_dataset(dvc, item.path, rev=None)
         return dg.DataVersion(record.md5), record.to_metadata()

@@ -125,7 +125,8 @@ class DvcResource(dg.ConfigurableResource):
             create(self.root, versioned=top is not None, remote=(self._remote, remote_url) if remote_url else None)
             if remote_url:
                 repo = extra("dvc.repo").Repo(str(self.root))
-                if repo.config["core"].get("remote") != self._remote or remote_url != self._url(repo):
+                url = repo.config["remote"].get(self._remote, {}).get("url")
+                if repo.config["core"].get("remote") != self._remote or remote_url != url:
                     with locks.locked(repo, self.lock_timeout):
                         set_remote(self.root, self._remote, remote_url)
                 repo.close()
@@ -259,9 +260,6 @@ class DvcResource(dg.ConfigurableResource):
             DatasetError: the version is not available, or cannot be read as `kind`.
         """
         return file_formats.read([self.read_path(path, md5=md5, rev=rev)], kind, name=Path(path).name)
-
-    def _url(self, repo: "Repo") -> str | None:
-        return repo.config["remote"].get(self._remote, {}).get("url")
 
     @property
     def _remote(self) -> str:

@@ -12,6 +12,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.core.advice import causes
 from dagster_mlops.core.git import git
 from dagster_mlops.core.waits import retry
 
@@ -91,18 +92,12 @@ def _failure(error: BaseException) -> dict[str, Any]:
     from dvc.stage.exceptions import StageCmdFailedError
 
     command = _caused_by(error, StageCmdFailedError)
-    chain: list[str] = []
-    at: BaseException | None = error
-    while at is not None:
-        chain.append(str(at))
-        at = at.__cause__
-    return {"reason": "command" if command else "project", "error": str(command or ": ".join(dict.fromkeys(chain)))}
+    chain = dict.fromkeys(map(str, causes(error)))
+    return {"reason": "command" if command else "project", "error": str(command or ": ".join(chain))}
 
 
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__
-    return error
+def _caused_by(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    return next((cause for cause in causes(error) if isinstance(cause, kind)), None)
 
 
 def _fetch(repo: "Repo", target: str) -> None:

@@ -140,11 +140,6 @@ def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
     return _project(root, description, files)
 
 
-def describe_problem(stderr: str) -> str:
-    """The last line that a process printed before it failed."""
-    return next((line.strip() for line in reversed(stderr.splitlines()) if line.strip()), "no message")
-
-
 def _defines(name: str) -> bool:
     file = name.rpartition("/")[2]
     return file in ("dvc.yaml", ".dvcignore") or (file.endswith(".dvc") and file != ".dvc")

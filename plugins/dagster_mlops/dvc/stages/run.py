@@ -12,11 +12,11 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.child import ChildError, last_line, run_child
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.stages.project import Stage, describe_problem
+from dagster_mlops.dvc.stages.project import Stage
 from dagster_mlops.dvc.store import objects, pointers, remotes
 from dagster_mlops.dvc.store.git_commit import Edit, toplevel
 from dagster_mlops.errors import DatasetError
@@ -175,7 +175,7 @@ def _fail(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: DvcRes
     command = " && ".join(stage.cmd)
     metadata = {STAGE: stage.address, CMD: command, "dvc/output": _quoted(tail)}
     if answer["reason"] == "command":
-        last = mask_credentials(describe_problem("\n".join(tail)))
+        last = mask_credentials(last_line("\n".join(tail)))
         raise dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)
     raise dg.Failure(
         f"DVC cannot run stage {stage.address} of {dvc.root}: {error}. `dvc repro --single-item {stage.address}` shows "
