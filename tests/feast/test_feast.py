@@ -330,7 +330,8 @@ def test_a_source_that_is_not_there_is_an_error_that_names_it(world):
     (world.state / "traffic").rename(world.state / "gone")
     try:
         with pytest.raises(
-            FeatureError, match=r"'traffic' cannot read its source .*/traffic(.|\n)*Materialize what writes it"
+            FeatureError,
+            match=r"'traffic' cannot read its source .*/traffic(.|\n)*Materialize the assets that write it",
         ):
             world.materialize("traffic", month="2013-01-01")
     finally:
@@ -383,7 +384,7 @@ def test_online_features_come_in_the_services_order_in_every_process(world):
 def test_a_missing_key_column_and_a_column_named_like_a_feature_are_refused(world):
     with pytest.raises(FeatureError, match=r"needs the columns origin, .*it has: flight"):
         world.feast.historical_features(ENTITIES.drop(columns="origin"), "delay", timestamp_column="scheduled")
-    with pytest.raises(FeatureError, match="already has columns that 'delay' adds: wind"):
+    with pytest.raises(FeatureError, match="already has columns of 'delay': wind"):
         world.feast.historical_features(ENTITIES.assign(wind=1), "delay", timestamp_column="scheduled")
     with pytest.raises(FeatureError, match=r"no feature service 'dealy' \(it has: delay\)"):
         world.feast.historical_features(ENTITIES, "dealy")

@@ -111,7 +111,7 @@ def test_features_are_fresh_as_long_as_their_ttl_or_the_given_lag(shop):
     assert "at most 1:00:00 is allowed. Materialize the assets" in (late.description or "")
     shop.write((1, 5.0))
     expired = shop.evaluate("visits")["features_fresh"]
-    assert not expired.passed and "its ttl is 2:00:00, so all has expired" in (expired.description or "")
+    assert not expired.passed and "its ttl is 2:00:00, so all have expired" in (expired.description or "")
     assert shop.evaluate("ageless")["features_fresh"].passed, "a view without a ttl is only measured"
 
 
@@ -119,7 +119,7 @@ def test_the_online_store_is_up_to_date_when_it_serves_the_newest_event(shop):
     for view in ("ageless", "anyone"):
         shop.write((1, 5.0), (2, 3.0))
         never = shop.evaluate(view)["online_up_to_date"]
-        assert not never.passed and "Materialize the partition of that moment" in (never.description or "")
+        assert not never.passed and "Rematerialize the partition of that time" in (never.description or "")
         shop.load(view, 6, until=2)
         loaded = shop.evaluate(view)["online_up_to_date"]
         assert loaded.passed and loaded.metadata["feast/staleness_seconds"].value == 0.0
@@ -220,7 +220,7 @@ def test_nothing_listening_is_unhealthy_and_the_password_of_its_address_stays_se
         ("broken read", "500"),
         ("hanging", "within 1.0 s"),
         ("trickling", "within 1.0 s"),
-        ("no json", "something else than features"),
+        ("no json", "answered without features"),
     ],
 )
 def test_a_server_that_goes_wrong_is_unhealthy_in_bounded_time(behaviour, message):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.core.timestamps import utc
-from dagster_mlops.feast.online.event_times import none_is_newer, stored_moments
+from dagster_mlops.feast.online.event_times import none_is_newer, stored_event_times
 from tests.support import known_warnings
 
 pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
@@ -74,8 +74,8 @@ def test_when_it_is_quickly_known_that_nothing_newer_is_stored_each_key_says_so(
     online.online_write_batch(feast.config, view, [_row(*event) for event in stored], None)
 
     first = min(utc(moment) for _, moment in given)
-    found = stored_moments(online, feast.config, view, (_row(*event)[0] for event in given))
-    every = stored_moments(online, feast.config, view, (_row(user, first)[0] for user in range(5)))
+    found = stored_event_times(online, feast.config, view, (_row(*event)[0] for event in given))
+    every = stored_event_times(online, feast.config, view, (_row(user, first)[0] for user in range(5)))
     quick = none_is_newer(online, feast.config, view, first, len(given))
     if quick:
         assert all(there is None or there <= utc(moment) for (_, moment), there in zip(given, found, strict=True))

@@ -225,12 +225,12 @@ def test_what_to_set_is_told_when_memory_or_the_temporary_directory_do_not_do(tm
 
     with pytest.raises(FeatureError, match="Lower threads or chunk_rows, or raise memory_limit"):
         ask(memory_limit="8MB").to_arrow()
-    with pytest.raises(FeatureError, match=r"no temporary folder can be made in .*nowhere"):
+    with pytest.raises(FeatureError, match=r"no temporary folder can be created in .*nowhere"):
         ask(temp_directory=str(tmp_path / "nowhere"))
     spill = tmp_path / "spill"
     spill.mkdir()
     job = ask(memory_limit="20MB", temp_directory=str(spill))
-    with full_disk(500_000), pytest.raises(FeatureError, match="Set temp_directory to a folder of a larger disk"):
+    with full_disk(500_000), pytest.raises(FeatureError, match="Set temp_directory to a folder on a larger disk"):
         job.to_arrow()
     assert not list(spill.iterdir())
 
@@ -246,11 +246,11 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_beside_it(tmp_path, place
     feature_source: Any = writers.view(str(source)).batch_source
     before = held(source)
     with full_disk(30_000):
-        with pytest.raises(FeatureError, match="was not written, and is as it was"):
+        with pytest.raises(FeatureError, match="was not written, and is unchanged"):
             writers.AsofOfflineStore.offline_write_batch(
                 writers.config(tmp_path), writers.view(str(source)), wide, None
             )
-        with pytest.raises(FeatureError, match="was not written, and is as it was"):
+        with pytest.raises(FeatureError, match="was not written, and is unchanged"):
             write(feature_source, None, job.to_tables(), append=False)
     assert held(source).equals(before)
     assert not hidden(tmp_path)
@@ -270,7 +270,7 @@ def test_logs_that_a_full_disk_takes_no_more_leave_no_half_file(tmp_path):
 def test_what_no_single_step_could_write_is_refused(tmp_path):
     folder = made(tmp_path / "folder")
     write(FileSource(path=str(folder)), None, [writers.rows(1)], append=True)
-    with pytest.raises(FeatureError, match=r"holds 2 files, .* which no single step can replace"):
+    with pytest.raises(FeatureError, match=r"holds 2 files, .* which cannot be replaced in a single step"):
         write(FileSource(path=str(folder)), None, [writers.rows(2)], append=False)
     assert counted(held(folder)) == {-1: writers.BATCH, 1: writers.BATCH}
     parted = FileSource(path=str(tmp_path / "parted"))

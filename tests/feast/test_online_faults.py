@@ -82,7 +82,7 @@ def _refused(act: Callable[[], Any], message: str, *, seconds: float = 30) -> st
     return str(refusal.value)
 
 
-# --- the table is gone
+# --- the table is missing
 
 
 @pytest.fixture(params=["deleted file", "dropped table", "postgres"])
@@ -115,7 +115,7 @@ def test_a_table_that_is_gone_is_named_and_the_next_load_of_any_window_brings_al
     shop.load(2, 3)
     rob()
     message = _refused(
-        shop.amounts, r"reading feature views visits failed in the online store \w+ \(.*the table is gone"
+        shop.amounts, r"reading feature views visits failed in the online store \w+ \(.*the table is missing"
     )
     assert "Materialize the view's asset" in message
     shop.load(1, 2)
@@ -202,7 +202,7 @@ def test_a_redis_that_hangs_ends_a_load_in_bounded_time(tmp_path, free_port):
     server = redis_process(tmp_path, port)
     try:
         server.send_signal(signal.SIGSTOP)
-        _refused(lambda: shop.load(0, 1), "redis.TimeoutError.*start it, or correct its address.*what was not finished")
+        _refused(lambda: shop.load(0, 1), "redis.TimeoutError.*start it, or correct its address.*unfinished writes")
         server.send_signal(signal.SIGCONT)
         shop.load(0, 1)
         assert shop.amounts() == [0.0, 1.0, 2.0]
@@ -276,7 +276,7 @@ def test_a_full_disk_and_a_read_only_one_lose_nothing_and_the_next_run_finishes(
         while True:
             filler.write(b"x" * 4096)
             filler.flush()
-    _refused(lambda: shop.load(1, 2), "writing feature views visits failed.*there is no room left.*not finished")
+    _refused(lambda: shop.load(1, 2), "writing feature views visits failed.*there is no space left.*unfinished")
     assert shop.loaded() == [days(0, 1)] and shop.amounts() == [float(user) for user in range(500)]
     (small_disk / "filler").unlink()
     gc.collect()  # Feast's own connections, which may write

@@ -307,8 +307,8 @@ def _without(shop, what):
     ("what", "message"),
     [
         ("entities", r"without its entities sales_to_learn\.parquet@"),
-        ("source", r"without source 'stock' as it was, stock\.parquet@"),
-        ("lake", r"source 'prices' cannot be read any more"),
+        ("source", r"without the recorded source 'stock', stock\.parquet@"),
+        ("lake", r"source 'prices' cannot be read as of"),
         ("backdated", r"is not the same: .*Sources without versions.*: prices"),
     ],
 )
@@ -424,7 +424,7 @@ def _from_tomorrow(shop):
 
 
 FAULTS = {
-    "a value from the future": ("no_leakage", _from_tomorrow, {}, "hold what came later"),
+    "a value from the future": ("no_leakage", _from_tomorrow, {}, "hold values from later"),
     "a feature that is the label": (
         "no_leakage", lambda shop: lambda joined: joined.assign(stock=joined["label"] * 1.0), {}, "stock is the label",
     ),

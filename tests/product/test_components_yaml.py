@@ -310,7 +310,7 @@ TRAINING = {"name": "t", "feature_service": "arrival_delay", "entities": "e"}
         ),
         (
             {"training_sets": [{**TRAINING, "entities_type": "pyarrow.Tabel"}]},
-            ["entities_type: 'pyarrow.Tabel' is no type", "Name one such as pyarrow.Table"],
+            ["entities_type: 'pyarrow.Tabel' cannot be imported", "Name a type such as pyarrow.Table"],
         ),
         (
             {"partitions": {"every": "mont", "start": "2013-01-01"}},

@@ -27,12 +27,12 @@ from dagster_mlops.provenance import FeatureView
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-_PLOTTED = 8  # features whose numbers the UI plots over time, five each; the table has all
+_PLOTTED = 8  # features whose five numbers the UI plots over time; the table has all features
 _STATISTICS = dg.TableSchema(
     [
         dg.TableColumn("feature", "string"),
         dg.TableColumn("null_share", "float", "Share of rows without a value."),
-        dg.TableColumn("distinct", "int", "Different values, estimated within a few per cent."),
+        dg.TableColumn("distinct", "int", "Number of distinct values, estimated within a few percent."),
         *(dg.TableColumn(name, "float") for name in ("mean", "std", "smallest", "largest")),
     ]
 )
@@ -50,12 +50,12 @@ def feature_view_assets(
     get_asset_spec: Callable[[ViewDefinition], dg.AssetSpec] | None = None,
     **asset_options: Any,
 ) -> list[dg.AssetsDefinition]:
-    """One asset per feature view of the Feast repository in `repo`, named and described as the view is.
+    """One asset per feature view of the Feast repository in `repo`, with the view's name and description.
 
-    Materializing one applies the repository when it changed, loads the partition's window (or, without partitions,
+    Materializing an asset applies the repository if it changed, loads the partition's window (without partitions,
     everything up to now) into the online store, and records rows, null shares and the window. The data version is a
-    hash of the view's definition and of the rows in the window: unchanged rows keep it. The assets need a
-    :class:`FeastResource` under the key ``feast``.
+    hash of the view's definition and of the rows in the window, so it stays the same while both do. The assets need
+    a :class:`FeastResource` under the key ``feast``.
 
         months = dg.MonthlyPartitionsDefinition("2013-01-01", end_date="2014-01-01")
         views = feature_view_assets(
@@ -68,29 +68,31 @@ def feature_view_assets(
 
     Args:
         repo: Folder with ``feature_store.yaml``. It is parsed outside this process, and only when its files changed.
-        views: Which feature views; all by default.
-        partitions_def: A time-based one. A run over many partitions materializes their span in one go.
-        deps: For a feature view, the assets that write its source: anything that `deps` of an asset accepts.
-        backfill_policy: One run for all partitions of a backfill unless given.
-        get_asset_spec: Translates a view; :func:`~dagster_mlops.feast.repository.specs.feature_view_spec`. `deps`,
-            `key_prefix`, `group_name` and `asset_options` are added to what it returns.
-        asset_options: Whatever else :func:`dagster.asset` takes, for each of them. Give a ``pool`` with limit 1 when
-            several machines materialize the same view: on one machine a lock takes care of it.
+        views: Names of feature views; all by default.
+        partitions_def: Time-window partitions. A run over many partitions materializes their span at once.
+        deps: Assets that write a view's source, by the name of the view: anything that `deps` of an asset accepts.
+        backfill_policy: Backfill policy; by default one run for all partitions.
+        get_asset_spec: Function from a view to its spec; by default
+            :func:`~dagster_mlops.feast.repository.specs.feature_view_spec`. `deps`, `key_prefix`, `group_name` and
+            `asset_options` are added to the spec.
+        asset_options: Further arguments of :func:`dagster.asset`, for each asset. Give a ``pool`` with limit 1 when
+            several machines materialize the same view; on one machine a lock prevents conflicts.
 
     Raises:
-        FeatureError: Feast cannot read the repository, or a view that is named is not in it.
+        FeatureError: Feast cannot read the repository, or it does not define one of the named views.
     """
     if partitions_def is not None and not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
         raise FeatureError(
-            f"feature views are materialized by event time; {type(partitions_def).__name__} has no time windows."
+            f"feature views are materialized by event time, and {type(partitions_def).__name__} has no time windows."
         )
     repository = load_repository(repo)
-    known = {view.name: view for view in repository.views if view.kind != "label"}  # Feast does not materialize labels
-    unknown = sorted({*(views or ()), *(deps or {})} - set(known))
+    # Feast does not materialize labels.
+    views_by_name = {view.name: view for view in repository.views if view.kind != "label"}
+    unknown = sorted({*(views or ()), *(deps or {})} - set(views_by_name))
     if unknown:
         raise FeatureError(
             f"{repository.path} defines no feature view {', '.join(unknown)} "
-            f"(it has: {', '.join(sorted(known)) or 'none'})."
+            f"(it has: {', '.join(sorted(views_by_name)) or 'none'})."
         )
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
     return [
@@ -104,7 +106,7 @@ def feature_view_assets(
             view=view.name,
             options={**asset_options, "backfill_policy": policy},
         )
-        for view in (known[name] for name in (views or known))
+        for view in (views_by_name[name] for name in (views or views_by_name))
         for spec in [get_asset_spec(view) if get_asset_spec else feature_view_spec(view, repository.project)]
     ]
 
@@ -116,13 +118,13 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
         store = feast.applied_store()
         path = read_config(feast.repo).path
-        found: Any = registry.feature_view(store, view)
+        feature_view: Any = registry.feature_view(store, view)
         definition = registry.view_hash(store, view)
-        windows = _windows(context, store, found)
+        windows = _windows(context, store, feature_view)
         span = Window(min(w.start for w in windows.values()), max(w.end for w in windows.values()))
         with alone(store, path, view, feast.timeout):
-            facts = describe_windows(store, found, list(windows.values()))
-            written = materialize(store, view, span) if found.online else Written()
+            facts = describe_windows(store, feature_view, list(windows.values()))
+            writes = materialize(store, view, span) if feature_view.online else Written()
             records = {}
             for partition, fact in zip(windows, facts, strict=True):
                 records[partition] = FeatureView(
@@ -142,7 +144,7 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
                 {**records[partition].to_metadata(), **_window_metadata(fact)}, partition_key=partition
             )
         content = _digest(definition, *(fact.content_hash for fact in facts))
-        metadata = {ONLINE_WRITES: written.keys, KEPT_NEWER: written.kept}
+        metadata = {ONLINE_WRITES: writes.keys, KEPT_NEWER: writes.kept_newer}
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content))
 
     return load_feature_view
@@ -153,11 +155,11 @@ def _digest(*parts: str) -> str:
 
 
 def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any) -> dict[str | None, Window]:
-    """The windows to load, by partition key; without partitions one, under None."""
+    """The windows to load, by partition key; without partitions, one window under the key None."""
     if not context.has_partition_key and not context.has_partition_key_range:
         return {None: whole_window(store, view)}
     definition = context.assets_def.partitions_def
-    assert isinstance(definition, dg.TimeWindowPartitionsDefinition)  # the factory takes no other
+    assert isinstance(definition, dg.TimeWindowPartitionsDefinition)  # the factory accepts no other kind
     spans = {key: definition.time_window_for_partition_key(key) for key in context.partition_keys}
     return {k: Window(s.start.astimezone(UTC), s.end.astimezone(UTC)) for k, s in spans.items()}
 

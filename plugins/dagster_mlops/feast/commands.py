@@ -13,7 +13,7 @@ _Repo = Annotated[str, typer.Option(help="Folder with feature_store.yaml.")]
 
 @app.callback()
 def _group() -> None:
-    """Keeps `rebuild` a sub-command of its own, though it is the only one."""
+    """Keeps `rebuild` a sub-command although it is the only one."""
 
 
 @app.command()
@@ -25,14 +25,14 @@ def rebuild(
         str | None, typer.Option(help="DVC repository to read from; default: the repositories in the record.")
     ] = None,
 ) -> None:
-    """Rebuild a training set from its recorded data and definitions, and prove that it is the same."""
-    from dagster_mlops.feast.rebuild import replay as rebuilding
+    """Rebuild a training set from its recorded data and definitions, and verify that it is the same."""
+    from dagster_mlops.feast.rebuild import replay
     from dagster_mlops.feast.resource import FeastResource
 
     try:
-        datasets = rebuilding.datasets_of(dvc) if dvc else None
-        record = rebuilding.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets)
+        datasets = replay.datasets_of(dvc) if dvc else None
+        record = replay.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets)
     except DagsterMlopsError as error:
         typer.echo(f"dagster-mlops: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(f"{out} holds {record.ref.id} again: {record.rows} rows, content {record.content_hash}.")
+    typer.echo(f"Rebuilt {record.ref.id} in {out}: {record.rows} rows, content {record.content_hash}.")

@@ -19,7 +19,7 @@ from dagster_mlops.feast.resource import FeastResource
 
 
 class FeatureRepositoryComponent(YamlFields, dg.Component):
-    """A Feast repository: an asset per feature view, training sets, pushes, and checks of what is served.
+    """A Feast repository: an asset per feature view, training sets, pushes, and checks of served features.
 
     ```yaml
     type: dagster_mlops.feast.FeatureRepositoryComponent
@@ -40,8 +40,8 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         - {view: origin_weather, max_lag: {hours: 6}}
     ```
 
-    It brings the resource `feast` (`FeastResource`) for the repository, unless `provide_resource` is false. With
-    `translation` (say `{owners: ["team:{{ item.owner }}"]}`) the assets get other attributes; a subclass may override
+    It defines the resource `feast` (`FeastResource`) for the repository, unless `provide_resource` is false.
+    `translation` (say `{owners: ["team:{{ item.owner }}"]}`) changes attributes of the assets; a subclass may override
     `get_asset_spec`.
     """
 
@@ -53,22 +53,22 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
     automation_condition: FromTemplate | None = Field(
         default=None,
-        description="When feature views are materialized by themselves: '{{ automation_condition.eager() }}'.",
+        description="When feature views materialize automatically: '{{ automation_condition.eager() }}'.",
     )
     pool: str | None = Field(default=None, description="Concurrency pool of the feature views.")
     lineage: bool = Field(
         default=False,
-        description="The whole repository: also sources, label and on-demand views and services; ttl as freshness.",
+        description="Include sources, label and on-demand views and services, and use the ttl as freshness policy.",
     )
     sources: Mapping[str, str] | None = Field(default=None, description="With lineage: the asset that writes a source.")
     include: Sequence[Literal["sources", "label_views", "on_demand_views", "services", "entities"]] = Field(
         default=("sources", "label_views", "on_demand_views", "services"),
-        description="With lineage: which kinds are shown beside the views; all but entities by default.",
+        description="With lineage: kinds shown beside the views; all but entities by default.",
     )
     freshness: bool = Field(default=True, description="With lineage: a view's ttl is its freshness policy.")
     offline_store: dict[str, Any] | None = Field(
         default=None,
-        description="Offline store in place of that of feature_store.yaml, e.g. "
+        description="Offline store to use instead of the one in feature_store.yaml, e.g. "
         "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
     )
     translation: Annotated[
@@ -80,7 +80,9 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
     freshness_checks: Sequence[FreshnessCheck] = Field(default=(), description="Checks of how old features are.")
     parity_checks: Sequence[ParityCheck] = Field(default=(), description="Checks that online equals offline.")
     server_checks: Sequence[ServerCheck] = Field(default=(), description="Checks of feature servers.")
-    provide_resource: bool = Field(default=True, description="Bring the resource `feast`; false when you define it.")
+    provide_resource: bool = Field(
+        default=True, description="Define the resource `feast`; false if you define it yourself."
+    )
 
     def get_asset_spec(self, item: Definition, project: str) -> dg.AssetSpec:
         """The asset of a definition; key prefix, group and dependencies are added later."""
@@ -88,7 +90,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         return self.translation(spec, item) if self.translation else spec
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The views, with lineage the rest of the repository; training sets, pushes, checks; the resource."""
+        """Assets of the views (with lineage of all definitions), training sets, pushes, checks and the resource."""
         repo = folder(context, self.repo)
         repository = load_repository(repo)
         self._refuse_unknown(repository)
@@ -104,10 +106,10 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
             "get_asset_spec": lambda item: self.get_asset_spec(item, repository.project),
         }
         if self.lineage:
-            whole = feature_repository_defs(
+            graph = feature_repository_defs(
                 **shared, sources=self.sources, include=self.include, freshness=self.freshness
             )
-            assets = [*(whole.assets or ())]
+            assets = [*(graph.assets or ())]
         else:
             assets = feature_view_assets(**shared)
         keys = {
@@ -115,51 +117,52 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
             for view in repository.views
         }
         views = {asset.key: asset for asset in assets if isinstance(asset, dg.AssetsDefinition)}
-        sets = [
-            wanted.build(
+        training_sets = [
+            fields.build(
                 self.group_name,
-                [views[keys[name]] for name in _views_of(repository, wanted.feature_service) if keys[name] in views],
+                [views[keys[name]] for name in _views_of(repository, fields.feature_service) if keys[name] in views],
             )
-            for wanted in self.training_sets
+            for fields in self.training_sets
         ]
-        own = dg.Definitions(
+        own_defs = dg.Definitions(
             assets=[*assets, *(push.build(self.group_name) for push in self.pushes)],
             asset_checks=[
-                *(check for wanted in self.freshness_checks for check in wanted.build(keys)),
-                *(wanted.build() for wanted in [*self.parity_checks, *self.server_checks]),
+                *(check for fields in self.freshness_checks for check in fields.build(keys)),
+                *(fields.build() for fields in [*self.parity_checks, *self.server_checks]),
             ],
             resources={"feast": FeastResource(repo=repo, offline_store=self.offline_store)}
             if self.provide_resource
             else {},
         )
-        return dg.Definitions.merge(own, *sets)
+        return dg.Definitions.merge(own_defs, *training_sets)
 
     def _refuse_unknown(self, repository: Repository) -> None:
-        """What is named but not there would otherwise be missed in a run only."""
+        """Refuse names that the repository does not define; otherwise only a run would notice."""
         services = {service.name for service in repository.services}
         pushed = {source.name for source in repository.sources if source.type == "PushSource"}
         stored = {view.name for view in repository.views if view.kind != "label"}
         loaded = set(self.views or stored)
-        named: list[tuple[str, str, set[str], Any]] = [
-            *(("training_sets", "feature_service", services, wanted) for wanted in self.training_sets),
-            *(("pushes", "push_source", pushed, wanted) for wanted in self.pushes),
-            *(("pushes", "feature_view", stored, wanted) for wanted in self.pushes),
-            *(("freshness_checks", "view", loaded, wanted) for wanted in self.freshness_checks),
-            *(("parity_checks", "feature_service", services, wanted) for wanted in self.parity_checks),
-            *(("server_checks", "feature_service", services, wanted) for wanted in self.server_checks),
+        references = [
+            ("training_sets", "feature_service", services),
+            ("pushes", "push_source", pushed),
+            ("pushes", "feature_view", stored),
+            ("freshness_checks", "view", loaded),
+            ("parity_checks", "feature_service", services),
+            ("server_checks", "feature_service", services),
         ]
-        for part, field, known, wanted in named:
-            if (name := getattr(wanted, field)) and name not in known:
-                noun = {"view": "feature view"}.get(field, field.replace("_", " "))
-                raise FeatureError(
-                    f"{part}: {field}: {repository.path} defines no {noun} {name!r} "
-                    f"(it has: {', '.join(sorted(known)) or 'none'})."
-                )
+        for part, field, available in references:
+            for name in filter(None, (getattr(fields, field) for fields in getattr(self, part))):
+                if name not in available:
+                    noun = {"view": "feature view"}.get(field, field.replace("_", " "))
+                    raise FeatureError(
+                        f"{part}: {field}: {repository.path} defines no {noun} {name!r} "
+                        f"(it has: {', '.join(sorted(available)) or 'none'})."
+                    )
 
 
 def _views_of(repository: Repository, service: str) -> Collection[str]:
-    """The stored feature views that a feature service needs, those behind its on-demand views included."""
-    [features] = [found.features for found in repository.services if found.name == service]
+    """The stored feature views that a feature service needs, including those behind its on-demand views."""
+    [features] = [definition.features for definition in repository.services if definition.name == service]
     computed = {view.name: view.views for view in repository.on_demand_views}
     stored = {view.name for view in repository.views}
     return [name for view in features for name in computed.get(view, [view]) if name in stored]

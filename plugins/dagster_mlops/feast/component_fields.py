@@ -1,4 +1,4 @@
-"""What a Feast repository can have in YAML beside its feature views: each part is one call of a factory."""
+"""Parts of a Feast repository in YAML beside its feature views; each is one call of a factory."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def _imported(context: dg.ResolutionContext, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, ValueError, AttributeError) as error:
         raise FeatureError(
-            f"entities_type: {name!r} is no type that can be imported ({error}). Name one such as pyarrow.Table."
+            f"entities_type: {name!r} cannot be imported ({error}). Name a type such as pyarrow.Table."
         ) from error
 
 
@@ -45,14 +45,14 @@ class TrainingSetChecks(YamlFields):
     label: str | None = Field(default=None, description="A column that no feature may equal.")
     max_null_share: Shares = Field(default=0.5, description="Allowed share of missing values, of all or by column.")
     max_expired_share: Shares = Field(
-        default=0.5, description="Allowed share of rows beyond the ttl, of all views or by feature view."
+        default=0.5, description="Allowed share of rows older than the ttl, of all views or by feature view."
     )
-    max_distinct_share: Share = Field(default=0.9, description="Allowed share of different values in text.")
-    constant: Sequence[str] = Field(default=(), description="Features that may have one value only.")
-    unique: Sequence[str] = Field(default=(), description="Columns that together name a row.")
-    sample: Count = Field(default=1000, description="How many rows are looked up in the sources.")
-    seed: int = Field(default=0, description="Decides which rows.")
-    blocking: bool = Field(default=True, description="Whether a failure stops what is downstream in the same run.")
+    max_distinct_share: Share = Field(default=0.9, description="Allowed share of distinct values in text.")
+    constant: Sequence[str] = Field(default=(), description="Features that may have only one value.")
+    unique: Sequence[str] = Field(default=(), description="Columns that identify a row.")
+    sample: Count = Field(default=1000, description="Number of rows that are looked up in the sources.")
+    seed: int = Field(default=0, description="Seed of the sample of rows.")
+    blocking: bool = Field(default=True, description="Hold back downstream assets of the run after a failure.")
 
     def build(self, asset: dg.AssetsDefinition, service: str, timestamp_column: str) -> list[dg.AssetChecksDefinition]:
         """The checks of `asset`, a training set of a feature service."""
@@ -69,11 +69,11 @@ class TrainingSet(YamlFields):
     entities: dg.ResolvedAssetKey = Field(description="Asset that gives the entity dataframe, as group/name.")
     timestamp_column: str = Field(default="event_timestamp", description="Event time column of the entity dataframe.")
     io_manager_key: str | None = Field(
-        default=None, description="IO manager that stores the training set; Dagster's default unless given."
+        default=None, description="IO manager that stores the training set; Dagster's default IO manager by default."
     )
-    datasets: str | None = Field(default=None, description="Resource by which a rebuild reads versions of datasets.")
+    datasets: str | None = Field(default=None, description="Resource that reads versions of datasets for a rebuild.")
     entities_type: Annotated[Any, dg.Resolver(_imported, model_field_type=str)] | None = Field(
-        default=None, description="What the entities are loaded as, such as pyarrow.Table; pandas by default."
+        default=None, description="Type that the entities are loaded as, such as pyarrow.Table; pandas by default."
     )
     partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
     partition_mapping: FromTemplate | None = Field(
@@ -85,10 +85,12 @@ class TrainingSet(YamlFields):
     automation_condition: FromTemplate | None = Field(
         default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
     )
-    checks: TrainingSetChecks | None = Field(default=None, description="Checks of it; {} for all as they are.")
+    checks: TrainingSetChecks | None = Field(
+        default=None, description="Checks of the training set; {} for all with their defaults."
+    )
 
     def build(self, group_name: str | None, deps: Sequence[dg.AssetsDefinition]) -> dg.Definitions:
-        """The asset below those of its feature views, and its checks."""
+        """The asset downstream of its feature views, and its checks."""
         options = {**self.__dict__, "group_name": self.group_name or group_name, "partitions_def": self.partitions}
         asset = training_set_asset(
             deps=deps, **{name: value for name, value in options.items() if name not in ("checks", "partitions")}
@@ -102,11 +104,13 @@ class Push(YamlFields):
 
     name: str = Field(description="Name of the asset.")
     rows: dg.ResolvedAssetKey = Field(description="Asset that gives the rows, as group/name.")
-    push_source: str | None = Field(default=None, description="Name of Feast's push source: to all of its views.")
-    feature_view: str | None = Field(default=None, description="In place of a push source: to this feature view.")
-    to: PushTarget = Field(default="online", description="Where rows go: online, offline or online_and_offline.")
-    batch_size: Count = Field(default=10_000, description="How many rows are written online at once.")
-    deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further assets that come before.")
+    push_source: str | None = Field(
+        default=None, description="Name of Feast's push source; rows go to all of its views."
+    )
+    feature_view: str | None = Field(default=None, description="Feature view to write to instead of a push source.")
+    to: PushTarget = Field(default="online", description="Destination: online, offline or online_and_offline.")
+    batch_size: Count = Field(default=10_000, description="Number of rows that are written online at once.")
+    deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further upstream assets.")
     partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
     partition_mapping: FromTemplate | None = Field(
         default=None, description="Which partitions of `rows` are read: a template variable of yours that gives it."
@@ -126,18 +130,18 @@ class Push(YamlFields):
 
 
 class FreshnessCheck(YamlFields):
-    """How old a feature view's events are, and whether all are online: `feature_freshness_checks`."""
+    """Checks of the age of a feature view's events, and that all are online: `feature_freshness_checks`."""
 
     view: str = Field(description="The feature view.")
-    asset: dg.ResolvedAssetKey | None = Field(default=None, description="Asset to check; that of the view by default.")
+    asset: dg.ResolvedAssetKey | None = Field(default=None, description="Asset to check; by default the view's.")
     max_lag: ResolvedDuration | None = Field(
-        default=None, description="Oldest age of the newest event, such as {hours: 6}; the view's ttl by default."
+        default=None, description="Maximum age of the newest event, such as {hours: 6}; the view's ttl by default."
     )
-    warn_lag: ResolvedDuration | None = Field(default=None, description="An age above this is a warning.")
+    warn_lag: ResolvedDuration | None = Field(default=None, description="Age above which the check warns.")
     max_staleness: ResolvedDuration = Field(
-        default=timedelta(0), description="How far the online store may be behind the source's newest event."
+        default=timedelta(0), description="Maximum time that the online store may be behind the source's newest event."
     )
-    blocking: bool = Field(default=False, description="Whether a failure stops what is downstream in the same run.")
+    blocking: bool = Field(default=False, description="Hold back downstream assets of the run after a failure.")
 
     def build(self, views: Mapping[str, dg.AssetKey]) -> list[dg.AssetChecksDefinition]:
         """The two checks; `views` are the assets of feature views by name."""
@@ -145,15 +149,15 @@ class FreshnessCheck(YamlFields):
 
 
 class ParityCheck(YamlFields):
-    """Whether the online store serves what the offline store says: `online_offline_parity_check`."""
+    """A check that the online store serves the offline store's values: `online_offline_parity_check`."""
 
     asset: dg.ResolvedAssetKey = Field(description="Asset to check, such as the training set.")
     feature_service: str = Field(description="Feature service whose features are compared.")
-    sample: Count = Field(default=1000, description="How many entities of each feature view.")
+    sample: Count = Field(default=1000, description="Number of entities of each feature view.")
     tolerance: NotNegative = Field(default=1e-6, description="Allowed relative difference of numbers.")
-    seed: int = Field(default=0, description="Decides which entities.")
+    seed: int = Field(default=0, description="Seed of the sample of entities.")
     name: str = Field(default="online_offline_parity", description="Name of the check.")
-    blocking: bool = Field(default=True, description="Whether a failure stops what is downstream in the same run.")
+    blocking: bool = Field(default=True, description="Hold back downstream assets of the run after a failure.")
 
     def build(self) -> dg.AssetChecksDefinition:
         """The check."""
@@ -161,20 +165,22 @@ class ParityCheck(YamlFields):
 
 
 class ServerCheck(YamlFields):
-    """Whether a feature server answers, in time and with the features: `feature_server_health_check`."""
+    """A check that a feature server answers in time and with the features: `feature_server_health_check`."""
 
-    asset: dg.ResolvedAssetKey = Field(description="Asset to check, such as that of a feature view.")
-    url: ResolvedText = Field(description="Address of the server, or {env: NAME} of the variable that holds it.")
-    feature_service: str = Field(description="Feature service that is read.")
-    entities: dict[str, list[Any]] = Field(description="Join keys and request data by name: a value per row.")
-    token: ResolvedText | None = Field(default=None, description="Bearer token, as {env: NAME}.")
-    timeout: Positive = Field(default=5.0, description="Seconds that each answer may take.")
-    max_latency: ResolvedDuration | None = Field(
-        default=None, description="A read that takes longer is a warning, such as {milliseconds: 50}."
+    asset: dg.ResolvedAssetKey = Field(description="Asset to check, such as a feature view's.")
+    url: ResolvedText = Field(description="Address of the server, or {env: NAME} for the variable with it.")
+    feature_service: str = Field(description="Feature service to read.")
+    entities: dict[str, list[Any]] = Field(
+        description="Join keys and request data by name, each with one value per row."
     )
-    min_present: Share = Field(default=0.0, description="Least share of values that must be there.")
+    token: ResolvedText | None = Field(default=None, description="Bearer token, as {env: NAME}.")
+    timeout: Positive = Field(default=5.0, description="Seconds that each response may take.")
+    max_latency: ResolvedDuration | None = Field(
+        default=None, description="Duration of a read above which the check warns, such as {milliseconds: 50}."
+    )
+    min_present: Share = Field(default=0.0, description="Minimum share of values that are not missing.")
     name: str = Field(default="feature_server_health", description="Name of the check.")
-    blocking: bool = Field(default=False, description="Whether a failure stops what is downstream in the same run.")
+    blocking: bool = Field(default=False, description="Hold back downstream assets of the run after a failure.")
 
     def build(self) -> dg.AssetChecksDefinition:
         """The check."""

@@ -1,7 +1,7 @@
-"""A Feast compute engine that loads stream views online as their batch sources hold them.
+"""A Feast compute engine that loads the batch sources of stream views online unchanged.
 
-Feast imports this module by the name that :class:`~dagster_mlops.feast.FeastResource` gives it; nothing else of this
-package does, because it imports Feast.
+Feast imports this module by the name that :class:`~dagster_mlops.feast.FeastResource` sets. Nothing else in this
+package imports it, because it imports Feast.
 """
 
 import copy
@@ -23,18 +23,18 @@ class StoredFeaturesEngineConfig(LocalComputeEngineConfig):
 
 
 class StoredFeaturesEngine(LocalComputeEngine):
-    """Feast's local engine, but a stream view's transformation is for its stream alone.
+    """Feast's local engine, except that a stream view's transformation applies only to its stream.
 
-    The batch source of a stream view is the log of its feature values: what Feast writes there is transformed already,
-    and its offline stores read it as it is. Feast's own engine transforms and aggregates it once more when it
+    The batch source of a stream view is the log of its feature values: Feast writes transformed values there, and its
+    offline stores read them unchanged. Feast's own engine transforms and aggregates them a second time when it
     materializes, so that online values differ from historical ones, and views in mode ``spark`` cannot be loaded.
     """
 
     def materialize(
         self, registry: BaseRegistry, tasks: MaterializationTask | list[MaterializationTask], **kwargs: Any
     ) -> list[MaterializationJob]:
-        given = [tasks] if isinstance(tasks, MaterializationTask) else tasks
-        return super().materialize(registry, [_stored(task) for task in given], **kwargs)
+        task_list = [tasks] if isinstance(tasks, MaterializationTask) else tasks
+        return super().materialize(registry, [_stored(task) for task in task_list], **kwargs)
 
 
 def _stored(task: MaterializationTask) -> MaterializationTask:

@@ -38,10 +38,10 @@ def feature_repository_defs(
     resource: FeastResource | None = None,
     **asset_options: Any,
 ) -> dg.Definitions:
-    """Everything that the Feast repository in `repo` defines, as assets with their lineage, and the resource `feast`.
+    """All definitions of the Feast repository in `repo` as assets with their lineage, and the resource `feast`.
 
     Batch and stream feature views are materialized by :func:`feature_view_assets`. Sources, label views, on-demand
-    views and feature services are specs: nothing runs for them, they show what is made of what.
+    views and feature services are asset specs that show lineage and are never executed.
 
         defs = dg.Definitions.merge(
             feature_repository_defs(repo="feature_repo", sources={"origin_weather_source": "features/origin_weather"}),
@@ -50,24 +50,25 @@ def feature_repository_defs(
 
     Args:
         repo: Folder with ``feature_store.yaml``. It is parsed outside this process, and only when its files changed.
-        sources: For a data source, by name, the key of your asset that writes it. The others become specs.
-        views: Which feature views are materialized; all by default.
-        deps: For a feature view, further assets that it depends on.
-        include: Which kinds of specs: of ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``.
-            All but the entities unless given: they have no data.
-        freshness: A view that was not materialized for its ttl is not fresh. False for a replay of the past.
+        sources: Your assets that write data sources, by the name of the source. The other sources become specs.
+        views: Names of feature views to materialize; all by default.
+        deps: Further upstream assets, by the name of the feature view.
+        include: Kinds of specs: ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``. By
+            default all but the entities, which have no data.
+        freshness: Use a view's ttl as its freshness policy. False for a replay of the past.
         partitions_def: As in :func:`feature_view_assets`.
-        get_asset_spec: Translates each definition; :func:`~dagster_mlops.feast.repository.specs.get_asset_spec`.
-            `key_prefix`, `group_name`, freshness and upstream assets are added to what it returns.
-        resource: The resource; ``FeastResource(repo=repo)`` unless given.
-        asset_options: Whatever else :func:`dagster.asset` takes, for each feature view.
+        get_asset_spec: Function from a definition to its spec; by default
+            :func:`~dagster_mlops.feast.repository.specs.get_asset_spec`. `key_prefix`, `group_name`, freshness and
+            upstream assets are added to the spec.
+        resource: The resource; by default ``FeastResource(repo=repo)``.
+        asset_options: Further arguments of :func:`dagster.asset`, for each feature view.
 
     Raises:
-        FeatureError: Feast cannot read the repository, or something that is named is not in it.
+        FeatureError: Feast cannot read the repository, or it does not define something that is named.
     """
     repository = load_repository(repo)
     labels = [view for view in repository.views if view.kind == "label"]
-    wanted = {
+    loaded_views = {
         view.name: view for view in repository.views if view.kind != "label" and view.name in (views or [view.name])
     }
     parts: dict[str, Sequence[Definition]] = {
@@ -78,10 +79,10 @@ def feature_repository_defs(
         "entities": repository.entities,
     }
     if unknown := sorted(set(include) - set(parts)):
-        raise FeatureError(f"include= takes {', '.join(parts)}; not {', '.join(unknown)}.")
+        raise FeatureError(f"include= accepts {', '.join(parts)}, not {', '.join(unknown)}.")
     if unknown := sorted(set(sources or {}) - {source.name for source in repository.sources}):
-        known = ", ".join(sorted(source.name for source in repository.sources)) or "none"
-        raise FeatureError(f"{repository.path} defines no source {', '.join(unknown)} (it has: {known}).")
+        available = ", ".join(sorted(source.name for source in repository.sources)) or "none"
+        raise FeatureError(f"{repository.path} defines no source {', '.join(unknown)} (it has: {available}).")
 
     def translate(thing: Definition) -> dg.AssetSpec:
         spec = get_asset_spec(thing) if get_asset_spec else specs.get_asset_spec(thing, repository.project)
@@ -92,19 +93,19 @@ def feature_repository_defs(
             spec = spec.replace_attributes(freshness_policy=specs.ttl_freshness_policy(thing))
         return spec
 
-    shown = [thing for name in parts if name in include for thing in parts[name]]
-    keys = {("views", view.name): translate(view).key for view in wanted.values()}
-    keys |= {(_kind(thing), thing.name): translate(thing).key for thing in shown}
+    external_definitions = [thing for name in parts if name in include for thing in parts[name]]
+    keys = {("views", view.name): translate(view).key for view in loaded_views.values()}
+    keys |= {(_kind(thing), thing.name): translate(thing).key for thing in external_definitions}
     keys |= {("sources", name): asset_key(key) for name, key in (sources or {}).items()}
 
-    def found(kind: str, name: str) -> list[dg.AssetKey]:
+    def keys_of(kind: str, name: str) -> list[dg.AssetKey]:
         return [keys[kind, name]] if (kind, name) in keys else []
 
     upstream = {**(deps or {})}
-    for name, view in wanted.items():
+    for name, view in loaded_views.items():
         upstream[name] = [
             *upstream.get(name, ()),
-            *(key for source in view.sources for key in found("sources", source)),
+            *(key for source in view.sources for key in keys_of("sources", source)),
         ]
     executed = feature_view_assets(
         repo=repo,
@@ -115,7 +116,7 @@ def feature_repository_defs(
         **asset_options,
     )
     return dg.Definitions(
-        assets=[*executed, *specs.external_specs(shown, found, translate)],
+        assets=[*executed, *specs.external_specs(external_definitions, keys_of, translate)],
         resources={"feast": resource or FeastResource(repo=str(repo))},
     )
 

@@ -1,7 +1,7 @@
 """A Feast offline store on DuckDB's as-of join.
 
-Feast imports this module by the name in ``feature_store.yaml``; nothing else of this package does, because it imports
-Feast.
+Feast imports this module by the name in ``feature_store.yaml``. Nothing else in this package imports it, because it
+imports Feast.
 """
 
 import logging
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
-    """Settings below ``offline_store:`` in ``feature_store.yaml``; all but `type` may be left out.
+    """Settings below ``offline_store:`` in ``feature_store.yaml``; only `type` is required.
 
     ```yaml
     offline_store:
@@ -50,11 +50,12 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
 
     type: StrictStr = "dagster_mlops.feast.offline_store.AsofOfflineStore"
     memory_limit: StrictStr | None = Field(
-        default=None, description="What DuckDB may hold before it spills, e.g. 4GB; its own default is 80 % of the RAM"
+        default=None,
+        description="Memory that DuckDB may use before it spills, e.g. 4GB; its own default is 80 % of the RAM",
     )
     threads: PositiveInt | None = Field(default=None, description="DuckDB's threads; its own default is one per core")
     temp_directory: StrictStr | None = Field(
-        default=None, description="Where DuckDB spills to, in a folder of its own that is removed afterwards"
+        default=None, description="Folder for DuckDB's spill files, which are removed afterwards"
     )
     chunk_rows: PositiveInt = Field(default=2_000_000, description="Entity rows that are joined at a time")
 
@@ -82,18 +83,20 @@ class AsofOfflineStore(OfflineStore):
         Args:
             entity_df: A pandas or polars dataframe, an Arrow table or dataset, the path of a Parquet or CSV file
                 (also ``s3://``), or a query in DuckDB's SQL.
-            filter_by_created_timestamp: Leave out rows that were created after the moment asked for.
+            filter_by_created_timestamp: Leave out rows that were created after the entity row's timestamp.
 
         Raises:
-            FeatureError: columns are missing or do not compare, before anything is joined.
+            FeatureError: Columns are missing or do not compare; raised before anything is joined.
         """
-        asked = in_memory(entity_df)
+        entities = in_memory(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         if foreign := [view.name for view in on_demand if view.mode == "substrait"]:
-            raise FeatureError(f"on-demand views in substrait mode are not run here: {', '.join(foreign)}. Use pandas.")
+            raise FeatureError(
+                f"on-demand views in substrait mode are not supported: {', '.join(foreign)}. Use pandas."
+            )
 
         def planned(connection: duckdb.DuckDBPyConnection) -> tuple[EntityRows, list[View]]:
-            rows = entity_rows(connection, asked, config.repo_path)
+            rows = entity_rows(connection, entities, config.repo_path)
             views = [
                 view_of(connection, config, view, feature_refs, rows, full_feature_names, filter_by_created_timestamp)
                 for view in feature_views
@@ -101,7 +104,7 @@ class AsofOfflineStore(OfflineStore):
             added = [name for view in views for name in view.features.values()]
             if clash := sorted({name for name in added if name in rows.types or added.count(name) > 1}):
                 raise FeatureError(
-                    f"the answer would have two columns {', '.join(clash)}. Pass full_feature_names=True, or rename "
+                    f"the result would have two columns {', '.join(clash)}. Pass full_feature_names=True, or rename "
                     "the columns of the entity rows."
                 )
             return rows, views
@@ -109,8 +112,8 @@ class AsofOfflineStore(OfflineStore):
         def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
             rows, views = planned(connection)
             several = rows.table is None or rows.table.num_rows > _settings(config).chunk_rows
-            with connect() as own:  # a connection streams one query at a time
-                chunks = chunked(own, asked, config.repo_path, _settings(config).chunk_rows)
+            with connect() as chunk_connection:  # a connection streams one query at a time
+                chunks = chunked(chunk_connection, entities, config.repo_path, _settings(config).chunk_rows)
                 yield from joined(connection, chunks, views, timestamp=rows.timestamp, bounds=rows.bounds, keep=several)
 
         connect = _connect(config)
@@ -144,25 +147,12 @@ class AsofOfflineStore(OfflineStore):
     ) -> AsofRetrievalJob:
         """The latest row of each key within the range, both ends included; a naive date is UTC."""
         keys = [sql_name(name) for name in join_key_columns]
-        # Of rows that nothing else tells apart the largest values win, as in the join.
-        order = [
-            timestamp_field,
-            *([created_timestamp_column] if created_timestamp_column else []),
-            *feature_name_columns,
-        ]
+        # Of otherwise equal rows the largest values win, as in the join.
+        order = [timestamp_field, created_timestamp_column, *feature_name_columns]
         latest = ", ".join(f"{sql_name(name)} DESC NULLS LAST" for name in order if name)
         latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {latest}) = 1"
-        return _pulled(
-            config,
-            data_source,
-            join_key_columns,
-            feature_name_columns,
-            timestamp_field,
-            created_timestamp_column,
-            start_date,
-            end_date,
-            latest,
-        )
+        columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        return _pulled(config, data_source, *columns, start_date, end_date, latest)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -175,18 +165,9 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> AsofRetrievalJob:
-        """All rows within the range, both ends included; a naive date is UTC, a missing one no bound."""
-        return _pulled(
-            config,
-            data_source,
-            join_key_columns,
-            feature_name_columns,
-            timestamp_field,
-            created_timestamp_column,
-            start_date,
-            end_date,
-            "",
-        )
+        """All rows within the range, both ends included; a naive date is UTC, and None means no bound."""
+        columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        return _pulled(config, data_source, *columns, start_date, end_date, "")
 
     @staticmethod
     def offline_write_batch(
@@ -198,17 +179,17 @@ class AsofOfflineStore(OfflineStore):
         """Append rows to a view's source: a folder gets one more file, a single file is replaced by a longer one.
 
         Raises:
-            FeatureError: the columns are not those of the source.
+            FeatureError: The columns differ from the source's.
         """
         source = files.checked(feature_view.batch_source)
         with _connect(config)() as connection:
-            there = files.arrow_schema(connection, source, config.repo_path)
-        if sorted(there.names) != sorted(table.column_names):
+            source_schema = files.arrow_schema(connection, source, config.repo_path)
+        if sorted(source_schema.names) != sorted(table.column_names):
             raise FeatureError(
-                f"{feature_view.name!r} is written to with the columns {', '.join(table.column_names)}, and its source "
-                f"has {', '.join(there.names)}. Give exactly these."
+                f"rows for {feature_view.name!r} have the columns {', '.join(table.column_names)}, and its source has "
+                f"{', '.join(source_schema.names)}. Give exactly these."
             )
-        write(source, config.repo_path, [table.select(there.names).cast(there)], append=True)
+        write(source, config.repo_path, [table.select(source_schema.names).cast(source_schema)], append=True)
         if progress:
             progress(table.num_rows)
 
@@ -230,12 +211,12 @@ class AsofOfflineStore(OfflineStore):
         )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Refuse a source that lacks its timestamp columns; one that is not there yet is only warned of.
+        """Refuse a source that lacks its timestamp columns; a source that does not exist yet is only a warning.
 
-        ``feast apply`` comes before the first run that writes the table, with Feast's own stores too.
+        ``feast apply`` comes before the first run that writes the table, also with Feast's own stores.
 
         Raises:
-            FeatureError: and what it lacks.
+            FeatureError: Names the missing columns.
         """
         try:
             with _connect(config)() as connection:
@@ -243,8 +224,8 @@ class AsofOfflineStore(OfflineStore):
         except MissingTableError as error:
             _log.warning("%s", error)
             return
-        moments = [data_source.timestamp_field, data_source.created_timestamp_column]
-        require(types, [name for name in moments if name], data_source)
+        timestamp_columns = [data_source.timestamp_field, data_source.created_timestamp_column]
+        require(types, [name for name in timestamp_columns if name], data_source)
 
     def get_table_column_names_and_types_from_data_source(
         self, config: RepoConfig, data_source: DataSource
@@ -262,12 +243,8 @@ def _settings(config: RepoConfig) -> AsofOfflineStoreConfig:
 
 def _connect(config: RepoConfig) -> Connect:
     store = _settings(config)
-    return partial(
-        duckdb_connection,
-        memory_limit=store.memory_limit,
-        threads=store.threads,
-        temp_directory=store.temp_directory,
-    )
+    settings = store.model_dump(include={"memory_limit", "threads", "temp_directory"})
+    return partial(duckdb_connection, **settings)
 
 
 def _pulled(
@@ -281,18 +258,18 @@ def _pulled(
     end: datetime | None,
     latest: str,
 ) -> AsofRetrievalJob:
-    """A range of a source's rows, column names as in the source; one that it lacks is said when they are asked for."""
+    """A range of a source's rows, with the source's column names; a missing column is an error when rows are read."""
 
     def query(connection: duckdb.DuckDBPyConnection) -> str:
         relation = files.scan(connection, source, config.repo_path)
         types = described(connection, relation)
         columns = [*keys, *features, timestamp, *([created] if created else [])]
         require(types, columns, source)
-        bounds = [None if moment is None else to_microseconds(moment) for moment in (start, end)]
-        kept = within(sql_name(timestamp), types[timestamp], *bounds)
-        # Feast gives the rows of a view without entities one key for all, and leaves the column to the store.
+        bounds = [None if bound is None else to_microseconds(bound) for bound in (start, end)]
+        condition = within(sql_name(timestamp), types[timestamp], *bounds)
+        # All rows of a view without entities have the same key in Feast, and the store must add its column.
         dummy = "" if keys else f", '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID}"
-        return f"SELECT {', '.join(map(sql_name, columns))}{dummy} FROM {relation} WHERE {kept} {latest}"
+        return f"SELECT {', '.join(map(sql_name, columns))}{dummy} FROM {relation} WHERE {condition} {latest}"
 
     def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
         reader = connection.sql(query(connection)).to_arrow_reader(_settings(config).chunk_rows)

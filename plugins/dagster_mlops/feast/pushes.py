@@ -1,4 +1,4 @@
-"""Pushed features as assets: rows of an upstream asset written online, offline or both through Feast's push source."""
+"""Pushed features as assets: rows of an upstream asset written online, offline or both."""
 
 import hashlib
 from collections.abc import Callable
@@ -37,16 +37,16 @@ PushTarget = Literal["online", "offline", "online_and_offline"]
 
 @dataclass(frozen=True)
 class Pushed:
-    """What became of the rows of a push.
+    """Result of a push.
 
     Attributes:
-        views: The feature views that were pushed to, each of which got every row.
-        rows: How many rows were given.
-        first: Moment of the earliest event, in UTC; None without rows.
-        last: Moment of the latest.
-        online_writes: Keys written online, of all views and batches together.
-        kept_newer: Keys of a batch that were not, because a newer event of theirs is online.
-        offline_writes: Rows added to batch sources; the others were there already.
+        views: Feature views that were pushed to, each with every row.
+        rows: Number of pushed rows.
+        first: Timestamp of the earliest event, in UTC; None without rows.
+        last: Timestamp of the latest event.
+        online_writes: Number of keys written online, of all views and batches together.
+        kept_newer: Number of keys that were not written, because a newer event is online.
+        offline_writes: Number of rows added to batch sources, which had the others already.
     """
 
     views: tuple[str, ...]
@@ -71,33 +71,34 @@ def push_asset(
 ) -> dg.AssetsDefinition:
     """An asset that writes the rows of another asset to every feature view of a push source, or to one feature view.
 
-    Rows are checked against the views before the first is written. Offline, a row that is there already is not added
-    again; online, an older event never replaces a newer one. So a push can be repeated, or killed and repeated, and
-    nobody else loads the same views meanwhile. Needs a :class:`FeastResource` under the key ``feast``.
+    Rows are checked against the views before the first is written. Offline, an existing row is not added a second time;
+    online, an older event never replaces a newer one. So a push can be repeated, also after it was killed. The views
+    are locked meanwhile. Needs a :class:`FeastResource` under the key ``feast``.
 
         visits_now = push_asset(
             name="visits_now", push_source="visits_push", rows="recent_visits", to="online_and_offline"
         )
 
     Args:
+        rows: Asset with the rows: a pandas or polars dataframe or an Arrow table with the join keys, the timestamp
+            (UTC without a time zone) and the features of the views; for `offline` exactly the columns of the batch
+            source. Several partitions that are loaded as a dict are pushed in the order of their keys.
         push_source: Name of Feast's push source.
-        feature_view: Name of a feature view, in place of a push source: as with Feast's ``write_to_online_store``, and
-            ``write_to_offline_store``.
-        rows: The asset that gives the rows: a pandas or polars dataframe or an Arrow table with the join keys, the
-            timestamp (without a time zone it is UTC) and the features of the views; for `offline` exactly the columns
-            of the batch source. Several partitions that come as a dict are pushed in the order of their keys.
-        to: Where rows go. With ``online_and_offline`` they are offline first: nothing is served that a training set
-            could not have.
-        batch_size: How many rows are written online at once.
-        asset_options: Whatever else :func:`dagster.asset` takes. Name the assets of the feature views in ``deps``.
+        feature_view: Name of a feature view to write to instead of a push source, as with Feast's
+            ``write_to_online_store`` and ``write_to_offline_store``.
+        to: Destination. With ``online_and_offline`` rows are written offline first, so that no served value is
+            unavailable to a training set.
+        batch_size: Number of rows that are written online at once.
+        partition_mapping: Mapping to partitions of `rows`, if both are partitioned differently.
+        asset_options: Further arguments of :func:`dagster.asset`. Name the assets of the feature views in ``deps``.
 
     Raises:
-        FeatureError: `to` is none of the three, or there is not exactly one of `push_source` and `feature_view`.
+        FeatureError: `to` is not one of the three, or not exactly one of `push_source` and `feature_view` is given.
     """
     if to not in get_args(PushTarget):
-        raise FeatureError(f"to={to!r} is none of {', '.join(map(repr, get_args(PushTarget)))}.")
-    if not (push_source or feature_view) or (push_source and feature_view):
-        raise FeatureError(f"{name!r} needs either push_source=… or feature_view=…, to know where its rows go.")
+        raise FeatureError(f"to={to!r} is not one of {', '.join(map(repr, get_args(PushTarget)))}.")
+    if bool(push_source) == bool(feature_view):
+        raise FeatureError(f"{name!r} needs either push_source=… or feature_view=… as the destination of its rows.")
 
     source = asset_input(rows, partition_mapping=partition_mapping)
 
@@ -105,34 +106,34 @@ def push_asset(
         store, repo = feast.applied_store(), read_config(feast.repo).path
         table = as_table(rows, tool="feast", error=FeatureError)
         write, target = (push, push_source) if push_source else (write_to_view, feature_view or "")
-        done = write(store, repo, target, table, to=to, batch_size=batch_size, timeout=feast.timeout)
+        result = write(store, repo, target, table, to=to, batch_size=batch_size, timeout=feast.timeout)
         content = content_hash(table, tool="feast")
         metadata: dict[str, Any] = {
-            ROW_COUNT: done.rows,
+            ROW_COUNT: result.rows,
             **({"feast/push_source": push_source} if push_source else {}),
-            "feast/views": list(done.views),
-            ONLINE_WRITES: done.online_writes,
-            KEPT_NEWER: done.kept_newer,
-            "feast/offline_writes": done.offline_writes,
+            "feast/views": list(result.views),
+            ONLINE_WRITES: result.online_writes,
+            KEPT_NEWER: result.kept_newer,
+            "feast/offline_writes": result.offline_writes,
         }
-        if done.first and done.last:
-            metadata["feast/first_event"] = dg.MetadataValue.timestamp(done.first)
-            metadata[LAST_EVENT] = dg.MetadataValue.timestamp(done.last)
-        for view in done.views:
+        if result.first and result.last:
+            metadata["feast/first_event"] = dg.MetadataValue.timestamp(result.first)
+            metadata[LAST_EVENT] = dg.MetadataValue.timestamp(result.last)
+        for view in result.views:
             version = f"push {registry.view_hash(store, view)} {content}"
             record = FeatureView(
                 name=view,
                 project=store.project,
                 repo=str(repo),
                 version=hashlib.sha256(version.encode()).hexdigest()[:32],
-                start=done.first.isoformat() if done.first else "",
-                end=done.last.isoformat() if done.last else "",
-                rows=done.rows,
+                start=result.first.isoformat() if result.first else "",
+                end=result.last.isoformat() if result.last else "",
+                rows=result.rows,
                 upstream=upstream_refs(context),
                 **dagster_facts(context),
             )
             registry.put_record(store, record)
-            # One asset, several views: the name tells their records apart.
+            # One asset has records of several views, so their keys need the view's name.
             metadata[f"dagster_mlops/feature_view/{view}"] = dg.MetadataValue.json(record.to_dict())
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content[:32]))
 
@@ -157,11 +158,11 @@ def push(
     batch_size: int = 10_000,
     timeout: float = 600,
 ) -> Pushed:
-    """Push `table` to every feature view of `push_source`, in the folder `repo`, and say what became of its rows.
+    """Push `table` to every feature view of `push_source` of the Feast repository in the folder `repo`.
 
     Raises:
-        FeatureError: there is no such push source, a column is missing or of another type, a timestamp is missing, or
-            another process kept one of the views for `timeout` seconds. Nothing was written.
+        FeatureError: The push source does not exist, a column is missing or of another type, a timestamp is missing, or
+            another process locked one of the views for `timeout` seconds. Nothing was written.
     """
     views = _pushed_views(store, push_source)
     mode = extra("feast.data_source").PushMode.ONLINE
@@ -182,17 +183,17 @@ def write_to_view(
     batch_size: int = 10_000,
     timeout: float = 600,
 ) -> Pushed:
-    """Write `table` to one feature view that needs no push source, and say what became of its rows.
+    """Write `table` to one feature view, which needs no push source.
 
     Raises:
-        FeatureError: as from :func:`push`; or it is an on-demand view, which Feast stores with the time of writing in
-            place of the event's, so that nothing keeps an older value from replacing a newer one.
+        FeatureError: As in :func:`push`; or it is an on-demand view, which Feast stores with the time of writing
+            instead of the event timestamp, so that an older value could replace a newer one.
     """
     view: Any = registry.feature_view(store, feature_view)
     if getattr(view, "batch_source", None) is None:
         raise FeatureError(
-            f"{feature_view!r} is no feature view with a source of its own, and its rows would lose the time of their "
-            "events. Write to the feature views that it is computed from."
+            f"{feature_view!r} has no source of its own, so its rows would lose their event timestamps. Write to the "
+            "feature views that it is computed from."
         )
 
     def write(frame: Any) -> None:
@@ -205,7 +206,7 @@ def _write(
     store: "FeatureStore",
     repo: Path,
     views: list[Any],
-    whom: str,
+    destination: str,
     table: "pa.Table",
     write: Callable[[Any], None],
     to: PushTarget,
@@ -213,7 +214,7 @@ def _write(
     timeout: float,
 ) -> Pushed:
     names = tuple(view.name for view in views)
-    table, time = checked(store, views, whom, table, offline="offline" in to)
+    table, time = checked(store, views, destination, table, offline="offline" in to)
     if not table.num_rows:
         return Pushed(names)
     table = table.sort_by(time)
@@ -221,10 +222,10 @@ def _write(
     if "online" in to:
         refuse_empty(views, batches)
 
-    added = keys = kept = 0
-    with ExitStack() as held:
+    added = keys = kept_newer = 0
+    with ExitStack() as locks:
         for view in views:
-            held.enter_context(alone(store, repo, view.name, timeout))
+            locks.enter_context(alone(store, repo, view.name, timeout))
         if "offline" in to:
             # Views that share a batch source would each append the same rows to it.
             for view in {view.batch_source.name: view for view in views}.values():
@@ -233,22 +234,22 @@ def _write(
                 if new.num_rows:
                     store.write_to_offline_store(view.name, as_pandas(new), allow_registry_cache=False)
         if "online" in to:
-            with newer_events_kept(store) as written:
+            with newer_events_kept(store) as writes:
                 for batch in batches:
                     write(as_pandas(batch))
-            keys, kept = written.keys, written.kept
-    return Pushed(names, table.num_rows, table[time][0].as_py(), table[time][-1].as_py(), keys, kept, added)
+            keys, kept_newer = writes.keys, writes.kept_newer
+    return Pushed(names, table.num_rows, table[time][0].as_py(), table[time][-1].as_py(), keys, kept_newer, added)
 
 
 def _pushed_views(store: "FeatureStore", push_source: str) -> list[Any]:
-    """The feature views that the push source feeds, by name: the order in which their locks are taken."""
+    """The feature views of a push source, sorted by name, which is the order in which they are locked."""
     every: list[Any] = store.registry.list_all_feature_views(store.project)
     streams = {view.name: view for view in every if getattr(view, "stream_source", None) is not None}
-    found = [streams[name] for name in sorted(streams) if streams[name].stream_source.name == push_source]
-    if not found:
-        known = ", ".join(sorted({view.stream_source.name for view in streams.values()})) or "none"
+    views = [streams[name] for name in sorted(streams) if streams[name].stream_source.name == push_source]
+    if not views:
+        sources_in_use = ", ".join(sorted({view.stream_source.name for view in streams.values()})) or "none"
         raise FeatureError(
             f"project {store.project!r} has no feature view with the push source {push_source!r} (push sources in "
-            f"use: {known}). Give a feature view source=PushSource(name={push_source!r}, batch_source=…)."
+            f"use: {sources_in_use}). Give a feature view source=PushSource(name={push_source!r}, batch_source=…)."
         )
-    return found
+    return views

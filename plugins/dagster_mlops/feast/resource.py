@@ -9,11 +9,10 @@ from pydantic import Field
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline import retrieval
-from dagster_mlops.feast.online import serving as online
+from dagster_mlops.feast.online import serving
 from dagster_mlops.feast.online.faults import bound_waiting
 from dagster_mlops.feast.online.materialization import alone, make_missing_tables
-from dagster_mlops.feast.repository import apply_guard as applied
-from dagster_mlops.feast.repository import registry
+from dagster_mlops.feast.repository import apply_guard, registry
 from dagster_mlops.feast.repository.load import (
     content_key,
     has_definitions,
@@ -26,15 +25,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
 
-_ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 _COMPUTE = "dagster_mlops.feast.engine.StoredFeaturesEngine"
 
 
 class FeastResource(dg.ConfigurableResource):
     """A Feast repository: a folder with ``feature_store.yaml`` and Feast's own definitions.
 
-    Hands out Feast's own ``FeatureStore``, and adds what a shared, repeated use needs: an ``apply`` that does nothing
-    when nothing changed, and dataframes with every row kept and features in the order asked for.
+    Returns Feast's own ``FeatureStore``, and adds an ``apply`` that does nothing when nothing changed, and dataframes
+    that keep every row and the requested order of features.
 
         feast = FeastResource(repo="feature_repo")
         feast.apply()
@@ -46,20 +44,20 @@ class FeastResource(dg.ConfigurableResource):
     repo: str = Field(description="Folder that holds feature_store.yaml and the feature definitions.")
     allow_dask: bool = Field(
         default=False,
-        description="Join with Feast's default offline store (dask, or file), which loses rows and runs out of memory.",
+        description="Allow Feast's default offline store (dask or file), which loses rows and runs out of memory.",
     )
     offline_store: dict[str, Any] | None = Field(
         default=None,
-        description="Offline store in place of that of feature_store.yaml, which stays as it is, e.g. "
+        description="Offline store to use instead of the one in feature_store.yaml, e.g. "
         "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
     )
-    timeout: float = Field(default=600, description="Seconds that `apply`, and waiting for another process, may take.")
+    timeout: float = Field(default=600, description="Maximum seconds for `apply` and for waiting for another process.")
 
     def store(self) -> "FeatureStore":
         """Feast's own feature store for this repository.
 
         Raises:
-            FeatureError: ``feature_store.yaml`` asks for something that goes wrong later, and how to mend it.
+            FeatureError: ``feature_store.yaml`` has a setting that would fail later; the message has the fix.
         """
         config = read_config(self.repo)
         file = config.path / "feature_store.yaml"
@@ -70,8 +68,8 @@ class FeastResource(dg.ConfigurableResource):
             )
         elif config.registry_file and not config.registry_file.is_absolute():
             raise FeatureError(
-                f"{file} has the registry {config.registry_path!r}, which is relative to whatever directory a process "
-                "runs in. Write an absolute path (four slashes: sqlite:////data/registry.db), or one from a variable."
+                f"{file} has the registry {config.registry_path!r}, which is relative to the working directory of each "
+                "process. Write an absolute path (four slashes: sqlite:////data/registry.db), or one from a variable."
             )
         if config.registry_file:
             config.registry_file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,11 +77,11 @@ class FeastResource(dg.ConfigurableResource):
         try:
             settings = module.load_repo_config(config.path, file)
             if self.offline_store:
-                given = settings.model_dump(by_alias=True, exclude_unset=True, exclude={"repo_path"})
-                settings = type(settings)(**{**given, "offline_store": self.offline_store})
+                file_settings = settings.model_dump(by_alias=True, exclude_unset=True, exclude={"repo_path"})
+                settings = type(settings)(**{**file_settings, "offline_store": self.offline_store})
                 settings.repo_path = config.path
         except (ValueError, module.FeastConfigError, extra("feast.errors").FeastError) as error:
-            # Not as the cause: what Feast raises quotes settings, passwords too.
+            # Not as the cause: Feast's error quotes settings, including passwords.
             raise FeatureError(f"Feast does not accept {file}: {without_secrets(config.path, str(error))}") from None
         bound_waiting(settings.online_store)
         engine = settings.batch_engine_config
@@ -92,25 +90,25 @@ class FeastResource(dg.ConfigurableResource):
         return extra("feast").FeatureStore(repo_path=str(config.path), config=settings)
 
     def apply(self, *, force: bool = False) -> bool:
-        """Do what ``feast apply`` does, unless the registry already has exactly these definitions.
+        """Run ``feast apply`` unless the registry already has exactly these definitions.
 
-        Processes take turns. Feast runs in a process of its own, so that edited definitions are read afresh. Without
-        definitions beside ``feature_store.yaml`` nothing is applied: `feast apply` would empty the registry.
+        Processes take turns. Feast runs in a process of its own, so that edited definitions are read anew. Without
+        definitions beside ``feature_store.yaml`` nothing is applied, because `feast apply` would empty the registry.
 
         Returns:
-            Whether anything had to be applied.
+            True if something was applied.
 
         Raises:
-            FeatureError: Feast refuses the definitions or took longer than `timeout`; or the registry has what somebody
-                else applied, and nothing says that this repository is the newer one. With `force` it is replaced.
+            FeatureError: Feast refuses the definitions or took longer than `timeout`; or someone else applied other
+                definitions, and this repository is not known to be newer. With `force` they are replaced.
         """
         return self._apply(self.store(), force=force)
 
     def applied_store(self) -> "FeatureStore":
-        """Feast's own feature store, with the registry as the repository's files have it: see :meth:`apply`.
+        """Feast's own feature store, after :meth:`apply`.
 
         Raises:
-            FeatureError: as from `store` and `apply`.
+            FeatureError: As in `store` and `apply`.
         """
         store = self.store()
         self._apply(store)
@@ -123,17 +121,17 @@ class FeastResource(dg.ConfigurableResource):
             return False
         key = content_key(path)
         registry.create_tables(store)
-        if not force and applied.is_applied(store, path, key):
+        if not force and apply_guard.is_applied(store, path, key):
             return False
-        # Beside the registry where that is a file: other checkouts share it.
+        # Beside a registry file, because other checkouts share it.
         with alone(store, config.registry_file.parent if config.registry_file else path, "apply", self.timeout):
-            if not force and applied.is_applied(store, path, key):
+            if not force and apply_guard.is_applied(store, path, key):
                 return False
-            # First, as Feast may make them without a word of what was lost.
+            # Before Feast, which may create them without a warning that values were lost.
             make_missing_tables(store)
             run_feast("apply", path, timeout=self.timeout, failure=f"`feast apply` failed in {path}")
             store.refresh_registry()
-            applied.note(store, path, key)
+            apply_guard.note(store, path, key)
         return True
 
     def historical_features(
@@ -141,20 +139,20 @@ class FeastResource(dg.ConfigurableResource):
     ) -> "pd.DataFrame":
         """`entity_df`, row by row and in order, with each feature as it was known at the row's timestamp.
 
-        A value counts when it is the latest at or before the timestamp and within its view's ttl. Extra columns are
-        kept, the index is reset, and numbers are float64 so that a missing value does not change a column's type.
+        A feature is the latest value at or before the timestamp within its view's ttl. Extra columns are kept, the
+        index is reset, and numbers are float64 so that a missing value does not change a column's type.
 
         Raises:
-            FeatureError: a column is missing or collides with a feature, the offline store lost rows, or it is Feast's
-                default one, which does.
+            FeatureError: A column is missing or collides with a feature, the offline store lost rows, or it is Feast's
+                default one, which loses rows.
         """
         used = self.offline_store or {"type": read_config(self.repo).offline_store}
         if used.get("type") in ("dask", "file") and not self.allow_dask:
             raise FeatureError(
                 f"{self.repo} uses Feast's default offline store ({used['type']}), which silently drops entity rows "
                 "and runs out of memory at some 5,000 of them. Replace `offline_store` in feature_store.yaml with:\n"
-                f"offline_store:\n    type: {_ENGINE}\nor leave the file as it is and pass "
-                f'FeastResource(offline_store={{"type": "{_ENGINE}"}}), or allow_dask=True.'
+                f"offline_store:\n    type: {retrieval.ENGINE}\nor leave the file unchanged and pass "
+                f'FeastResource(offline_store={{"type": "{retrieval.ENGINE}"}}), or allow_dask=True.'
             )
         return retrieval.historical_features(
             self.store(), entity_df, feature_service, timestamp_column=timestamp_column
@@ -163,12 +161,12 @@ class FeastResource(dg.ConfigurableResource):
     def online_features(
         self, entity_rows: "pd.DataFrame", feature_service: str, *, at: datetime | None = None
     ) -> "pd.DataFrame":
-        """`entity_rows`, row by row and in order, with the features served now; columns as in the historical frame.
+        """`entity_rows`, row by row and in order, with the features served now; columns as in `historical_features`.
 
-        Feast's online stores answer with values past their view's ttl, too. With `at` (a moment with a time zone),
-        those that had expired by then are missing, as they are offline.
+        Feast's online stores also return values older than their view's ttl. With `at` (a time with a time zone), those
+        that had expired by then are missing, as they are offline.
 
         Raises:
-            FeatureError: a join key is missing, or `at` has no time zone.
+            FeatureError: A join key is missing, or `at` has no time zone.
         """
-        return online.online_features(self.store(), entity_rows, feature_service, at=at)
+        return serving.online_features(self.store(), entity_rows, feature_service, at=at)

@@ -1,4 +1,4 @@
-"""How lineage asks a Feast registry about a feature view or a training set."""
+"""The Feast tool, which resolves refs of feature views and training sets for lineage."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class FeastTool:
-    """Answers for refs of kind ``feature_view`` and ``training_set``, whose ``at`` is the folder of a Feast repository.
+    """Resolver of ``feature_view`` and ``training_set`` refs, whose ``at`` is the folder of a Feast repository.
 
         FeastTool().resolve(Ref("feast", "feature_view", "flights/origin_weather", at="/srv/feature_repo"))
 
-    The first answer in a process costs the import of Feast, some seconds. A registry that does not answer within
+    The first call in a process imports Feast, which takes some seconds. A registry that does not answer within
     `timeout` seconds is inaccessible.
     """
 
@@ -41,25 +41,25 @@ class FeastTool:
         self._stores: dict[str, FeatureStore] = {}
 
     def resolve(self, ref: Ref) -> Answer:
-        """Answer for one ref. Never raises for what is missing or broken."""
+        """The answer for one ref; a missing or broken record is an answer, not an error."""
         if ref.role not in (FeatureView.role, TrainingSet.role):
             return Faulty(f"Feast keeps feature views and training sets, not a {ref.role}")
         try:
             config = read_config(ref.at)
             if config.registry_file and not config.registry_file.exists():
                 return Inaccessible(f"the Feast registry {config.registry_file} is not there")
-            extra("feast")  # its import is slow, and is no part of the registry's time
+            extra("feast")  # the slow import does not count for the registry's timeout
         except (DagsterMlopsError, ImportError) as error:
             return Inaccessible(str(error))
         answer = answer_within(self.timeout, lambda: self._ask(ref, str(config.path)))
         return answer or Inaccessible(f"the Feast registry of {ref.at} did not answer in {self.timeout} s")
 
     def rebuild(self, ref: Ref, folder: Path) -> Path:
-        """Make the training set of a ref again, from the data and definitions of then: a Parquet file in `folder`.
+        """Rebuild the training set of a ref from its recorded data and definitions, as a Parquet file in `folder`.
 
         Raises:
-            FeatureError: what is missing, or that the result is not the same.
-            DagsterMlopsError: a dataset cannot be read back.
+            FeatureError: Something is missing, or the result is not the same.
+            DagsterMlopsError: A dataset cannot be read back.
         """
         file = folder / "training_set.parquet"
         rebuild_file(FeastResource(repo=ref.at), ref.id, file)
@@ -70,7 +70,7 @@ class FeastTool:
             if repo not in self._stores:
                 self._stores[repo] = extra("feast").FeatureStore(repo_path=repo)
             return _answer(self._stores[repo], ref)
-        except Exception as error:  # noqa: BLE001 - whatever a registry's driver raises, it cannot be asked now
+        except Exception as error:  # noqa: BLE001 - any error of a registry's driver makes it inaccessible
             return Inaccessible(f"the Feast registry of {repo} cannot be read: {error}")
 
 
@@ -84,31 +84,34 @@ def _answer(store: "FeatureStore", ref: Ref) -> Answer:
         return Faulty(f"the record of {ref} in the Feast registry cannot be read: {error}")
     if ref.role == "feature_view":
         view = thing.partition("@")[0]
-        if view not in {found.name for found in store.registry.list_all_feature_views(project)}:
+        if view not in {definition.name for definition in store.registry.list_all_feature_views(project)}:
             return Deleted(f"feature view {view!r} is no longer in project {project!r}", record)
         return Accessible(record) if record else Deleted(f"the registry has no record of {thing!r}")
     return _training_set(store, thing, record)
 
 
 def _training_set(store: "FeatureStore", thing: str, record: Record | None) -> Answer:
-    """What a training set was made from is kept, so that it outlives its feature service; if it is not, it does not."""
+    """The answer for a training set, which outlives its feature service if its snapshot is in the registry."""
     if not isinstance(record, TrainingSet):
         return Deleted(f"the registry has no record of training set {thing!r}")
-    kept = ""
+    snapshot_problem = ""
     if record.snapshot:
         try:
             if snapshot.get(store, record.snapshot):
                 return Accessible(record)
-            kept = f"; its snapshot {record.snapshot}, by which it could be rebuilt, is gone"
+            snapshot_problem = f"; its snapshot {record.snapshot}, by which it could be rebuilt, is gone"
         except FeatureError as error:
             return Faulty(str(error), record)
     service, _, hashes = thing.partition("@")
-    if service not in {found.name for found in store.registry.list_feature_services(store.project)}:
-        return Deleted(f"feature service {service!r} is no longer in project {store.project!r}{kept}", record)
-    now = registry.registry_hash(store, service)
-    if not now.startswith(hashes.partition("+")[0]):
+    if service not in {definition.name for definition in store.registry.list_feature_services(store.project)}:
+        return Deleted(
+            f"feature service {service!r} is no longer in project {store.project!r}{snapshot_problem}", record
+        )
+    current_hash = registry.registry_hash(store, service)
+    if not current_hash.startswith(hashes.partition("+")[0]):
         return Faulty(
-            f"feature service {service!r} was redefined: its registry hash was {hashes[:12]}, now {now[:12]}{kept}",
+            f"feature service {service!r} was redefined: its registry hash was {hashes[:12]}, "
+            f"now {current_hash[:12]}{snapshot_problem}",
             record,
         )
-    return Faulty(f"{thing!r} cannot be rebuilt{kept}", record) if kept else Accessible(record)
+    return Faulty(f"{thing!r} cannot be rebuilt{snapshot_problem}", record) if snapshot_problem else Accessible(record)

@@ -1,4 +1,4 @@
-"""The training set asset: features as they were known at each row's time, for an entity dataframe."""
+"""The training set asset: an entity dataframe with features as they were known at each row's timestamp."""
 
 import dataclasses
 import hashlib
@@ -25,7 +25,7 @@ from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import Dataset, Record, TrainingSet, records_in
 
-_PAGE = 100  # materializations that are looked through at a time
+_PAGE = 100  # materializations that are read at a time
 
 
 class TrainingSetConfig(dg.Config):
@@ -33,8 +33,8 @@ class TrainingSetConfig(dg.Config):
 
     rebuild: str | None = Field(
         default=None,
-        description="Content hash, ref or hash of the stored dataset of an earlier training set: it is rebuilt from "
-        "the data and definitions that it was made from, instead of from the current ones.",
+        description="Content hash, ref or hash of the stored dataset of an earlier training set, to rebuild it from "
+        "its recorded data and definitions instead of the current ones.",
     )
 
 
@@ -49,12 +49,12 @@ def training_set_asset(
     datasets: str | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
-    """An asset whose value is the entity dataframe with the features of a feature service, point-in-time correct.
+    """An asset whose value is the entity dataframe with the point-in-time-correct features of a feature service.
 
     Every entity row is kept, in order, with its extra columns (such as the label); a feature is the latest value at or
-    before the row's timestamp within its view's ttl, or missing. Features come in the service's order. Name
-    the IO manager that stores the value in ``io_manager_key``; it is Dagster's default unless given. Needs a
-    :class:`FeastResource` under the key ``feast``.
+    before the row's timestamp within its view's ttl, or missing. Features come in the service's order. Name the IO
+    manager that stores the value in ``io_manager_key``, unless it is Dagster's default. Needs a :class:`FeastResource`
+    under the key ``feast``.
 
         training_set = training_set_asset(
             name="training_set",
@@ -63,19 +63,19 @@ def training_set_asset(
             deps=["origin_weather", "carrier_punctuality"],
         )
 
-    The registry keeps what the training set was made from: versions of the entity dataframe and of the views' source
-    files, and the definitions. A run with the config ``{"ops": {"training_set": {"config": {"rebuild": "4f0c…"}}}}``
-    rebuilds the training set with that content hash (or ref, or hash of the stored dataset).
+    The registry keeps a snapshot of the inputs: versions of the entity dataframe and of the views' source files, and
+    the definitions. A run with the config ``{"ops": {"training_set": {"config": {"rebuild": "4f0c…"}}}}`` rebuilds the
+    training set with that content hash (or ref, or hash of the stored dataset).
 
     Args:
-        entities: The asset that gives the entity dataframe: join keys, timestamp, and whatever else shall be kept. When
-            its IO manager loads several partitions as a dict of dataframes, they are joined in the order of their keys.
-        partition_mapping: Which partitions of `entities` are read, when both are partitioned differently.
-        entities_type: What the IO manager loads the entities as, such as ``pyarrow.Table`` or ``polars.DataFrame``;
-            then the value is an Arrow table. A pandas dataframe unless given.
-        datasets: Key of the resource by which a rebuild reads versions of datasets back. Unless given, it opens
-            the repositories that the record names, with the remotes that they are configured with.
-        asset_options: Whatever else :func:`dagster.asset` takes. Name the feature view assets in ``deps``, so that the
+        entities: Asset with the entity dataframe: join keys, timestamp, and further columns to keep. If its IO manager
+            loads several partitions as a dict of dataframes, they are concatenated in the order of their keys.
+        partition_mapping: Mapping to partitions of `entities`, if both are partitioned differently.
+        entities_type: Type as which the IO manager loads the entities, such as ``pyarrow.Table`` or
+            ``polars.DataFrame``, with which the value is an Arrow table; by default a pandas dataframe.
+        datasets: Key of the resource that reads versions of datasets for a rebuild; by default the repositories in the
+            record are opened with their configured remotes.
+        asset_options: Further arguments of :func:`dagster.asset`. Name the feature view assets in ``deps``, so that the
             graph and the lineage show them.
     """
     source = asset_input(entities, partition_mapping=partition_mapping)
@@ -83,16 +83,16 @@ def training_set_asset(
     def training_set(context: dg.AssetExecutionContext, config: TrainingSetConfig, entities: Any) -> dg.Output[Any]:
         feast: FeastResource = context.resources.feast
         if config.rebuild:
-            made = _made_before(context, feast, config.rebuild)
-            given = getattr(context.resources, datasets) if datasets else None
-            result = rebuild(feast, made, datasets=given)
-            record = dataclasses.replace(made, **dagster_facts(context))
-            facts: dict[str, Any] = {"feast/rebuilt": made.ref.id}
+            original = _original_record(context, feast, config.rebuild)
+            reader = getattr(context.resources, datasets) if datasets else None
+            result = rebuild(feast, original, datasets=reader)
+            record = dataclasses.replace(original, **dagster_facts(context))
+            facts: dict[str, Any] = {"feast/rebuilt": original.ref.id}
         else:
             result, record, facts = _joined(context, feast, entities, feature_service, timestamp_column)
         return dg.Output(result, metadata={**record.to_metadata(), **facts, **_measures(feast, record, result)})
 
-    if entities_type is not None:  # what the IO manager is asked to load
+    if entities_type is not None:  # the type that Dagster requests from the IO manager
         training_set.__annotations__["entities"] = entities_type
     options = merged_options(
         asset_options,
@@ -109,23 +109,23 @@ def training_set_asset(
 def _joined(
     context: dg.AssetExecutionContext, feast: FeastResource, entities: Any, service: str, timestamp_column: str
 ) -> tuple[Any, TrainingSet, dict[str, Any]]:
-    """The training set, its record, and further metadata; the registry keeps what it was made from."""
+    """The training set, its record, and further metadata; record and snapshot are stored in the registry."""
     store, upstream = feast.applied_store(), upstream_records(context)
     datasets = _entity_datasets(context, upstream)
     if isinstance(entities, dict):
         datasets.sort(key=lambda dataset: dataset.dagster_partition)
     frame = _entity_frame(entities)
-    known = [ref for made in upstream for ref in (made.ref, *made.upstream)]
-    before = snapshot.take(
+    upstream_datasets = [ref for parent in upstream for ref in (parent.ref, *parent.upstream)]
+    first_inputs = snapshot.take(
         store,
         service,
         entities=[dataset.ref for dataset in datasets],
         timestamp_column=timestamp_column,
         frame="pandas" if hasattr(frame, "iloc") else "pyarrow",
-        known=known,
+        datasets=upstream_datasets,
     )
     result: Any = feast.historical_features(frame, service, timestamp_column=timestamp_column)
-    kept = snapshot.settled(before)
+    inputs = snapshot.settled(first_inputs)
     start, end = _span(frame, timestamp_column)
     record = TrainingSet(
         feature_service=service,
@@ -137,32 +137,34 @@ def _joined(
         end=end,
         rows=len(result),
         content_hash=content_hash(result, tool="feast"),
-        snapshot=snapshot.put(store, kept),
-        upstream=tuple(dict.fromkeys(made.ref for made in upstream)),
+        snapshot=snapshot.put(store, inputs),
+        upstream=tuple(dict.fromkeys(parent.ref for parent in upstream)),
         **dagster_facts(context),
     )
     registry.put_record(store, record)
-    loose = [source.name for source in kept.sources if not source.versioned]
+    loose = [source.name for source in inputs.sources if not source.versioned]
     if loose or not datasets:
-        what = [f"sources {', '.join(loose)}"] * bool(loose) + ["its entity dataframe"] * (not datasets)
-        context.log.info(f"{record.ref}: {' and '.join(what)} had no version, so a rebuild may need what is there now.")
+        inputs_text = [f"sources {', '.join(loose)}"] * bool(loose) + ["its entity dataframe"] * (not datasets)
+        context.log.info(
+            f"{record.ref}: {' and '.join(inputs_text)} had no version, so a rebuild may use changed data."
+        )
     return result, record, {"feast/unversioned_sources": loose}
 
 
-def _made_before(context: dg.AssetExecutionContext, feast: FeastResource, version: str) -> TrainingSet:
-    """The record of an earlier materialization: by the hash of the stored dataset, else as the registry finds it."""
+def _original_record(context: dg.AssetExecutionContext, feast: FeastResource, version: str) -> TrainingSet:
+    """The record of an earlier materialization, by the hash of the stored dataset, or as in `find_record`."""
     key = context.assets_def.key
     cursor = None
     while True:
-        found = context.instance.fetch_materializations(key, limit=_PAGE, cursor=cursor)
-        for event in found.records:
-            happened = event.event_log_entry.asset_materialization
-            records = list(records_in(happened.metadata)) if happened else []
+        page = context.instance.fetch_materializations(key, limit=_PAGE, cursor=cursor)
+        for event in page.records:
+            materialization = event.event_log_entry.asset_materialization
+            records = list(records_in(materialization.metadata)) if materialization else []
             if any(isinstance(record, Dataset) and record.md5 == version for record in records):
                 return next(record for record in records if isinstance(record, TrainingSet))
-        if not found.has_more:
+        if not page.has_more:
             return find_record(feast, version)
-        cursor = found.cursor
+        cursor = page.cursor
 
 
 def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[str, Any]:
@@ -179,10 +181,6 @@ def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[st
         "feast/max_null_share": max(shares.values(), default=0.0),
         FEATURES: features,
     }
-
-
-def _missing(frame: Any, column: str) -> int:
-    return int(frame[column].isna().sum()) if hasattr(frame, "iloc") else frame.column(column).null_count
 
 
 def _entity_frame(entities: Any) -> Any:
@@ -203,13 +201,13 @@ def _span(entities: Any, column: str) -> tuple[str, str]:
 
 
 def _entity_datasets(context: dg.AssetExecutionContext, upstream: Sequence[Record]) -> list[Dataset]:
-    """The datasets of the entity dataframe, in the order in which its partitions are put together."""
+    """The datasets of the entity dataframe, in the order in which its partitions are concatenated."""
     source = context.assets_def.keys_by_input_name["entities"].to_user_string()
     return [record for record in upstream if isinstance(record, Dataset) and record.dagster_asset == source]
 
 
 def _entity_hash(versions: Sequence[str], frame: Any) -> str:
-    """The entity dataset's own version when its asset has one, else the hash of its content."""
+    """The entity dataset's version if its asset has one; otherwise the hash of its content."""
     if len(versions) == 1:
         return versions[0]
     return hashlib.sha256("".join(versions).encode()).hexdigest() if versions else content_hash(frame, tool="feast")

@@ -1,6 +1,6 @@
-"""All use of Feast's private names (0.67), each with the public one that is missing.
+"""All uses of Feast's private names (0.67), each with the reason why no public name can replace it.
 
-`tests/feast/test_upstream.py` fails when Feast has it, so that the function here can go.
+`tests/feast/test_upstream.py` fails once Feast has a public name, so that the function here can be removed.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from dagster_mlops.core.extras import extra
 def online_store(store: Any) -> Any:
     """The object by which a ``FeatureStore`` reads online features and writes them.
 
-    ``FeatureStore`` keeps its provider to itself:
+    ``FeatureStore`` has no public access to its provider:
     https://github.com/feast-dev/feast/blob/v0.67.0/sdk/python/feast/feature_store.py
     """
     return store._get_provider().online_store
 
 
 def sqlite_connection(online: Any, config: Any) -> Any:
-    """The ``sqlite3`` connection of a ``SqliteOnlineStore``: Feast reads no event timestamp without all its values.
+    """The ``sqlite3`` connection of a ``SqliteOnlineStore``; Feast reads event timestamps only with all values.
 
     https://github.com/feast-dev/feast/blob/v0.67.0/sdk/python/feast/infra/online_stores/sqlite.py
     """

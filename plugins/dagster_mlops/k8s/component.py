@@ -26,8 +26,10 @@ class ExecutorComponent(YamlFields, dg.Component):
     """
 
     default: Choice = Field(default="multiprocess", description="Executor of runs whose config names none.")
-    preload_modules: Sequence[str] = Field(default=("dagster",), description="Imported once for all step processes.")
-    max_concurrent: Count | None = Field(default=None, description="Steps of one run at the same time.")
+    preload_modules: Sequence[str] = Field(
+        default=("dagster",), description="Modules that are imported once for all step processes."
+    )
+    max_concurrent: Count | None = Field(default=None, description="Maximum steps of one run at the same time.")
     k8s: Mapping[str, Any] | None = Field(default=None, description="Defaults of dagster-k8s' executor.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:

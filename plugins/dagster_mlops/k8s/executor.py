@@ -13,7 +13,7 @@ from dagster_mlops.k8s.validation import validate_executor_config
 
 Choice = Literal["in_process", "multiprocess", "k8s"]
 VARIABLE = "DAGSTER_MLOPS_EXECUTOR"
-# What assets of a kind import, where it takes each of their steps seconds.
+# Modules whose import takes seconds in each step, by the kind of the assets that import them.
 _SLOW = {"mlflow": "mlflow"}
 
 
@@ -28,26 +28,27 @@ def mlops_executor(
 
         defs = dg.Definitions(assets=[...], executor=mlops_executor(preload_modules=["pandas", "sklearn"]))
 
-    What chooses, strongest first: the run config (launchpad, job, schedule, ``dg launch --config``); the environment
-    variable ``DAGSTER_MLOPS_EXECUTOR`` of the code location, so that a deployment switches without code; `default`::
+    The executor is chosen by, in this order: the run config (launchpad, job, schedule, ``dg launch --config``); the
+    environment variable ``DAGSTER_MLOPS_EXECUTOR`` of the code location, with which a deployment switches without a
+    change of code; `default`::
 
         execution:
           config:
             k8s: {job_namespace: ml, step_k8s_config: {...}}
 
-    Nothing of Kubernetes is imported unless it is chosen.
+    Kubernetes is imported only if it is chosen.
 
     Args:
-        preload_modules: Imported once by the server that step processes are forked from. Name the slow ones that
-            your steps need; each step process then starts with them. MLflow is added to them in runs with assets of
-            that kind, such as training assets.
-        max_concurrent: Steps of one run at the same time, in processes or pods. By default one per CPU in processes,
-            and no limit in pods.
+        default: Executor of runs whose config names none.
+        preload_modules: Modules that are imported once, by the server that step processes are forked from. Name the
+            slow ones that your steps need. MLflow is added in runs with assets of that kind, such as training assets.
+        max_concurrent: Maximum steps of one run at the same time, in processes or pods. By default one per CPU in
+            processes, and no limit in pods.
         k8s: Defaults of dagster-k8s' executor, e.g. ``job_namespace`` and ``step_k8s_config``; run config replaces them
             key by key.
 
     Raises:
-        ExecutorConfigError: the default, the environment variable or `k8s` names something that there is not.
+        ExecutorConfigError: The default, the environment variable or `k8s` has an unknown name.
     """
     choice = os.environ.get(VARIABLE) or default
     if choice not in get_args(Choice):
@@ -67,7 +68,7 @@ def mlops_executor(
                 {
                     "in_process": dg.Field(dg.in_process_executor.config_schema.config_type, is_required=False),
                     "multiprocess": dg.Field(dg.multiprocess_executor.config_schema.config_type, is_required=False),
-                    # Any mapping here: its schema is dagster-k8s', which is imported only when chosen.
+                    # Any mapping, because the schema is dagster-k8s', which is imported only when chosen.
                     "k8s": dg.Field(dg.Permissive(), is_required=False, description="Config of k8s_job_executor."),
                 }
             ),
@@ -76,8 +77,8 @@ def mlops_executor(
         requirements=lambda config: [] if "in_process" in config else dg.multiple_process_executor_requirements(),
     )
     def mlops(context: dg.InitExecutorContext) -> dg.Executor:
-        [(name, given)] = cast("dict[str, dict[str, Any]]", context.executor_config).items()
-        config = dict(given)
+        [(name, values)] = cast("dict[str, dict[str, Any]]", context.executor_config).items()
+        config = dict(values)
         if name == "in_process":
             return _created(dg.in_process_executor, config, context)
         if name == "multiprocess":

@@ -1,4 +1,4 @@
-"""GPU profiles: what a step needs of a cluster, named once and used on any asset."""
+"""GPU profiles: a step's requirements of a cluster, named once and used on any asset."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from dagster_mlops.k8s.validation import CONFIG_TAG, validate_k8s_config
 
 
 class GpuProfile(dg.Model, dg.Resolvable):
-    """A kind of GPU pod. Invalid profiles are refused where they are written, without a cluster or its client.
+    """A kind of GPU pod. Invalid profiles are refused where they are defined, without a cluster or its client.
 
         >>> h200 = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", pool="gpu-h200")
         >>> h200.k8s_config()["container_config"]["resources"]["limits"]
@@ -27,7 +27,7 @@ class GpuProfile(dg.Model, dg.Resolvable):
         GpuProfile(name="slice", resource="nvidia.com/mig-1g.5gb", queue="team-nlp", deadline_seconds=7200)
 
     Raises:
-        ExecutorConfigError: no cluster would accept the profile; names the path and what would be right.
+        ExecutorConfigError: No cluster would accept the profile; names the path and the fix.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,7 +36,7 @@ class GpuProfile(dg.Model, dg.Resolvable):
     gpus: Any = Field(default=1, description="Whole GPUs (or MIG slices) for a step; 0 for a CPU profile.")
     resource: str = Field(default="nvidia.com/gpu", description="Extended resource, e.g. nvidia.com/mig-1g.5gb.")
     product: str | Sequence[str] | None = Field(
-        default=None, description="GPU products that will do, as in the node label nvidia.com/gpu.product."
+        default=None, description="Acceptable GPU products, as in the node label nvidia.com/gpu.product."
     )
     memory: str | None = Field(default=None, description="Memory, request and limit, e.g. 64Gi.")
     cpu: str | float | None = Field(default=None, description="CPUs requested, without a limit, e.g. 8.")
@@ -51,14 +51,16 @@ class GpuProfile(dg.Model, dg.Resolvable):
     runtime_class: str | None = Field(default=None, description="RuntimeClass of the pods, e.g. nvidia.")
     queue: str | None = Field(default=None, description="Kueue LocalQueue that admits the Job.")
     deadline_seconds: int | None = Field(
-        default=None, description="The Job is killed after so long, queueing included."
+        default=None, description="Seconds after which the Job is killed, including time in the queue."
     )
-    ttl_seconds: int | None = Field(default=None, description="A finished Job is removed after so long.")
+    ttl_seconds: int | None = Field(default=None, description="Seconds after which a finished Job is removed.")
     labels: Mapping[str, str] = Field(default={}, description="Labels of Job and pod, e.g. team and cost centre.")
     annotations: Mapping[str, str] = Field(default={}, description="Annotations of the pod.")
-    pool: str | None = Field(default=None, description="Dagster pool that limits how many such steps run at once.")
+    pool: str | None = Field(
+        default=None, description="Dagster pool that limits the number of such steps at the same time."
+    )
     extra: Mapping[str, Any] = Field(
-        default={}, description="Anything else of dagster-k8s/config; merged last, dicts key by key, lists appended."
+        default={}, description="Further dagster-k8s/config; merged last, dicts key by key, lists appended."
     )
 
     def model_post_init(self, context: Any) -> None:
@@ -70,7 +72,7 @@ class GpuProfile(dg.Model, dg.Resolvable):
             )
         if self.gpus and "/" not in self.resource:
             raise ExecutorConfigError(
-                f"{where} is invalid:\n  resource: {self.resource!r} is no device. Write e.g. 'nvidia.com/gpu'."
+                f"{where} is invalid:\n  resource: {self.resource!r} is not a device. Write e.g. 'nvidia.com/gpu'."
             )
         validate_k8s_config(self.k8s_config(), where)
 
@@ -79,7 +81,7 @@ class GpuProfile(dg.Model, dg.Resolvable):
         return {CONFIG_TAG: self.k8s_config()}
 
     def k8s_config(self) -> dict[str, Any]:
-        """The value of ``dagster-k8s/config``, also good as ``step_k8s_config`` of the executor."""
+        """The value of ``dagster-k8s/config``, also valid as ``step_k8s_config`` of the executor."""
         limits: dict[str, Any] = {self.resource: self.gpus} if self.gpus else {}
         requests = dict(limits)
         if self.memory is not None:
@@ -98,7 +100,7 @@ class GpuProfile(dg.Model, dg.Resolvable):
             taint = f"{self.resource.split('/')[0]}/gpu"
             pod["tolerations"] = [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}]
         if isinstance(self.product, str):
-            # A selector is replaced by a later one; affinity terms of two configs would be alternatives.
+            # A later selector replaces an earlier one, whereas affinity terms of two configs would be alternatives.
             pod["node_selector"]["nvidia.com/gpu.product"] = self.product
         elif self.product:
             products = {"key": "nvidia.com/gpu.product", "operator": "In", "values": list(self.product)}
@@ -134,7 +136,7 @@ class GpuProfile(dg.Model, dg.Resolvable):
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """As dagster-k8s merges with DEEP: dicts key by key, lists appended, anything else replaced."""
+    """Both merged as dagster-k8s does with DEEP: dicts key by key, lists appended, other values replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)

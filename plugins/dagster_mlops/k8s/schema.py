@@ -1,8 +1,8 @@
-"""The shape of Kubernetes pods and Jobs as data, so that a typo is found without importing the Kubernetes client.
+"""The schema of Kubernetes pods and Jobs as data, to find typos without importing the Kubernetes client.
 
-``schema.json`` holds, for each model of the client that pod and Job configs can reach, field → [camel case, type], and
+``schema.json`` holds field → [camel case, type] for each model of the client that pod and Job configs can contain, and
 the keys of dagster-k8s' executor config. Importing the client takes seconds, reading the file two milliseconds. After a
-new client version, write it anew (a test compares it with the installed client)::
+new client version, regenerate it (a test compares it with the installed client)::
 
     python -m dagster_mlops.k8s.schema
 """
@@ -17,7 +17,7 @@ from dagster_mlops.core.extras import extra
 
 FILE = Path(__file__).with_name("schema.json")
 
-# The keys of dagster-k8s/config, and which model of the Kubernetes client each is.
+# The keys of dagster-k8s/config and their models in the Kubernetes client.
 SECTIONS = {
     "container_config": "V1Container",
     "pod_template_spec_metadata": "V1ObjectMeta",
@@ -51,12 +51,12 @@ def installed() -> Schema:
         model = getattr(client, name)
         types = {field: re.sub(r"dict\((\w+), (\w+)\)", r"dict[\1, \2]", t) for field, t in model.openapi_types.items()}
         models[name] = {field: [model.attribute_map[field], kind] for field, kind in types.items()}
-        pending |= {found for kind in types.values() for found in re.findall(r"[A-Z]\w+", kind)} - set(models)
+        pending |= {reference for kind in types.values() for reference in re.findall(r"[A-Z]\w+", kind)} - set(models)
     executor = extra("dagster_k8s").k8s_job_executor.config_schema.config_type.fields
     return {"executor": sorted(executor), "models": dict(sorted(models.items()))}
 
 
 if __name__ == "__main__":
-    found = installed()
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(fields)}" for name, fields in found["models"].items())
-    FILE.write_text(f'{{"executor": {json.dumps(found["executor"])},\n"models": {{\n{lines}\n}}}}\n', encoding="utf-8")
+    schema = installed()
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(fields)}" for name, fields in schema["models"].items())
+    FILE.write_text(f'{{"executor": {json.dumps(schema["executor"])},\n"models": {{\n{lines}\n}}}}\n', encoding="utf-8")

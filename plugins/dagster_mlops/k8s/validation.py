@@ -1,4 +1,4 @@
-"""What no cluster would accept, found where it is written rather than when a step is launched."""
+"""Checks for Kubernetes config that no cluster would accept, before a step is launched."""
 
 import contextlib
 import difflib
@@ -32,8 +32,8 @@ _CHOICES = {
 def validate_k8s_config(config: Mapping[str, Any], where: str = CONFIG_TAG) -> None:
     """Check a ``dagster-k8s/config`` value: field names and types, quantities, labels, enumerations.
 
-    dagster-k8s looks at it when a step is launched, and at names only: ``nvidia.com/gpu: one`` gets to the cluster.
-    Pure Python, so it may run when definitions load.
+    dagster-k8s checks only names, and only when a step is launched: ``nvidia.com/gpu: one`` reaches the cluster. This
+    check is pure Python, so it may run when definitions load.
 
     >>> validate_k8s_config({"pod_spec_config": {"tolerationz": []}})
     Traceback (most recent call last):
@@ -42,11 +42,11 @@ def validate_k8s_config(config: Mapping[str, Any], where: str = CONFIG_TAG) -> N
       pod_spec_config.tolerationz: V1PodSpec has no such field. Did you mean 'tolerations'?
 
     Raises:
-        ExecutorConfigError: names each faulty path and what would be right.
+        ExecutorConfigError: Names each faulty path and the fix.
     """
     problems = list(_section_problems(config, committed()))
     if any("no such field" in problem for problem in problems):
-        # A newer client may know the field. Only this error path pays for importing it.
+        # A newer client may know the field. Only this error case pays for its import.
         with contextlib.suppress(MissingExtraError):
             problems = list(_section_problems(config, installed()))
     if problems:
@@ -57,13 +57,13 @@ def validate_executor_config(config: Mapping[str, Any], where: str = "execution.
     """Check the config of dagster-k8s' executor: its keys, and the Kubernetes config inside.
 
     Raises:
-        ExecutorConfigError: names each faulty path and what would be right.
+        ExecutorConfigError: Names each faulty path and the fix.
     """
-    known = committed()["executor"]
-    unknown = [key for key in config if key not in known]
+    available = committed()["executor"]
+    unknown = [key for key in config if key not in available]
     if unknown:
-        hints = "; ".join(f"'{key}'{_did_you_mean(key, known)}" for key in unknown)
-        raise ExecutorConfigError(f"{where} has unknown keys: {hints}. Known: {', '.join(known)}.")
+        hints = "; ".join(f"'{key}'{_did_you_mean(key, available)}" for key in unknown)
+        raise ExecutorConfigError(f"{where} has unknown keys: {hints}. Known: {', '.join(available)}.")
     validate_k8s_config(config.get("step_k8s_config") or {}, f"{where}.step_k8s_config")
     for op, override in (config.get("per_step_k8s_config") or {}).items():
         validate_k8s_config(override, f"{where}.per_step_k8s_config.{op}")
@@ -74,7 +74,7 @@ def validate_executor_config(config: Mapping[str, Any], where: str = "execution.
 
 
 def validate_definitions(defs: dg.Definitions, *, with_client: bool = False) -> dg.Definitions:
-    """Check the Kubernetes config of every asset, check and job of `defs`, and hand `defs` back.
+    """Check the Kubernetes config of every asset, check and job of `defs`, and return `defs`.
 
         defs = validate_definitions(dg.Definitions(assets=[...], executor=mlops_executor()))
 
@@ -83,7 +83,7 @@ def validate_definitions(defs: dg.Definitions, *, with_client: bool = False) -> 
             in a test rather than in the code location.
 
     Raises:
-        ExecutorConfigError: names the asset or op, the path and what would be right.
+        ExecutorConfigError: Names the asset or op, the path and the fix.
     """
     for where, tags in _tagged(defs):
         if CONFIG_TAG not in tags:
@@ -123,7 +123,7 @@ def _section_problems(config: Mapping[str, Any], schema: Schema) -> Iterator[str
 
 
 def _problems(value: Any, kind: str, path: str, models: Mapping[str, Any]) -> Iterator[str]:
-    """Walk a value along the type that the Kubernetes client gives it."""
+    """Problems of a value, given its type in the Kubernetes client."""
     if value is None or kind in ("object", "datetime", "date", "float"):
         return
     if kind.startswith("list["):
@@ -138,7 +138,7 @@ def _problems(value: Any, kind: str, path: str, models: Mapping[str, Any]) -> It
             return
         of = kind[5:-1].split(", ")[1]
         for key, item in value.items():
-            # Quantities may be written as numbers; dagster-k8s makes text of them.
+            # Quantities may be numbers; dagster-k8s converts them to text.
             if not (of == "str" and path.endswith((".limits", ".requests"))):
                 yield from _problems(item, of, f"{path}.{key}", models)
     elif kind in models:
@@ -157,20 +157,20 @@ def _problems(value: Any, kind: str, path: str, models: Mapping[str, Any]) -> It
                 yield from _problems(item, fields[name][1], f"{path}.{key}", models)
                 allowed = _CHOICES.get((kind, name))
                 if allowed and isinstance(item, str) and item not in allowed:
-                    yield f"{path}.{key}: {item!r} is none of {', '.join(allowed)}."
+                    yield f"{path}.{key}: {item!r} is not one of {', '.join(allowed)}."
         yield from _value_problems(kind, value, path)
     elif not isinstance(value, _SCALARS[kind]) or (kind == "int" and isinstance(value, bool)):
         yield f"{path}: {value!r} must be {_SCALAR_NAMES[kind]}."
 
 
 def _value_problems(kind: str, value: Mapping[str, Any], path: str) -> Iterator[str]:
-    """The rules that the cluster's API server adds to the types."""
+    """Problems by rules that the cluster's API server has beside the types."""
     if kind in ("V1ResourceRequirements", "V1VolumeResourceRequirements"):
         yield from _resource_problems(value, path)
     elif kind == "V1EmptyDirVolumeSource":
         size = value.get("size_limit", value.get("sizeLimit"))
         if size is not None and not _is_quantity(size):
-            yield f"{path}.size_limit: {size!r} is no quantity. Write e.g. '16Gi'."
+            yield f"{path}.size_limit: {size!r} is not a quantity. Write e.g. '16Gi'."
     elif kind == "V1ObjectMeta":
         for key, text in (value.get("labels") or {}).items():
             yield from _label_problems(key, text, f"{path}.labels")
@@ -195,7 +195,7 @@ def _resource_problems(resources: Mapping[str, Any], path: str) -> Iterator[str]
             return
         for name, amount in amounts.items():
             if not _is_quantity(amount):
-                yield f"{path}.{group}.{name}: {amount!r} is no quantity. Write a number such as 1, '500m' or '16Gi'."
+                yield f"{path}.{group}.{name}: {amount!r} is not a quantity. Write e.g. 1, '500m' or '16Gi'."
             elif "/" in name and not str(amount).isdigit():
                 yield f"{path}.{group}.{name}: {amount!r} must be a whole number; devices cannot be split."
     for name, requested in groups["requests"].items():
@@ -207,9 +207,9 @@ def _resource_problems(resources: Mapping[str, Any], path: str) -> Iterator[str]
 def _label_problems(key: str, text: Any, path: str) -> Iterator[str]:
     prefix, _, name = key.rpartition("/")
     if not _NAME.fullmatch(name) or (prefix and not _PREFIX.fullmatch(prefix)):
-        yield f"{path}.{key}: is no label key. Write [prefix/]name with at most 63 letters, digits, '-', '_' and '.'."
+        yield f"{path}.{key}: is not a label key. Write [prefix/]name of at most 63 letters, digits, '-', '_', '.'."
     if isinstance(text, str) and text and not _NAME.fullmatch(text):
-        yield f"{path}.{key}: {text!r} is no label value. Use at most 63 letters, digits, '-', '_' and '.'."
+        yield f"{path}.{key}: {text!r} is not a label value. Use at most 63 letters, digits, '-', '_' and '.'."
 
 
 def _is_quantity(amount: Any) -> bool:
@@ -218,6 +218,6 @@ def _is_quantity(amount: Any) -> bool:
     return _QUANTITY.fullmatch(str(amount)) is not None
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+def _did_you_mean(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=1)
     return f". Did you mean '{close[0]}'?" if close else "."

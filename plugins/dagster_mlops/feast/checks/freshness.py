@@ -1,4 +1,4 @@
-"""Checks of how old features are: in their source, and online against their source."""
+"""Checks of the age of features in their source, and of how far the online store is behind the source."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,28 +29,28 @@ def feature_freshness_checks(
 ) -> list[dg.AssetChecksDefinition]:
     """Two checks on the asset of a feature view, in one step.
 
-    ``features_fresh``: the newest event of the source is at most `max_lag` old, or else the view's ttl, after which all
-    that is served has expired. ``online_up_to_date``: what is online reaches the newest event of the source. The
-    watermark says so, and the entity of that event is read online: a partition that was loaded before it was complete
-    has a watermark in the future, and an emptied online store has one, too. Both record seconds, which the UI plots.
-    Needs a ``FeastResource`` under the key ``feast``.
+    ``features_fresh``: the newest event of the source is not older than `max_lag` or, without it, than the view's ttl,
+    after which every served value has expired. ``online_up_to_date``: the online store holds the newest event of the
+    source. The check compares the watermark and also reads the entity of that event online, because the watermark is
+    not enough: it is too late when a partition was loaded before it was complete, and it stays when the online store is
+    emptied. Both checks record seconds, which the UI plots. Needs a ``FeastResource`` under the key ``feast``.
 
         feature_freshness_checks(asset="origin_weather", max_lag=timedelta(hours=6), warn_lag=timedelta(hours=2))
 
     Args:
-        view: The feature view; the asset's name unless given.
-        max_lag: Oldest age of the newest event. A view with neither this nor a ttl is measured, and passes.
-        warn_lag: An age above this fails with severity WARN.
-        max_staleness: How far the online store may be behind the source's newest event.
-        blocking: Whether a failure that is no warning keeps downstream assets of the run from going on.
-        check_options: Whatever else :func:`dagster.asset_check` takes.
+        view: Name of the feature view; by default the asset's name.
+        max_lag: Maximum age of the newest event. A view with neither this nor a ttl is measured, and passes.
+        warn_lag: Age above which the check fails with severity WARN.
+        max_staleness: Maximum time that the online store may be behind the source's newest event.
+        blocking: Hold back downstream assets of the run after a failure with severity ERROR.
+        check_options: Further arguments of :func:`dagster.asset_check`.
     """
     key = asset_key(asset)
     name = view or key.path[-1]
     judges: dict[str, tuple[str, Callable[[FeatureStore], dg.AssetCheckResult]]] = {
-        "features_fresh": ("The newest event is not old.", lambda store: _fresh(store, name, max_lag, warn_lag)),
+        "features_fresh": ("The newest event is recent enough.", lambda store: _fresh(store, name, max_lag, warn_lag)),
         "online_up_to_date": (
-            "What is online reaches the newest event.",
+            "The online store holds the newest event.",
             lambda store: _up_to_date(store, name, max_staleness),
         ),
     }
@@ -79,10 +79,10 @@ def _fresh(
     warned = warn_lag is not None and lag > warn_lag
     description = f"the newest event of {name!r} is from {newest.isoformat()}, {_short(lag)} ago"
     if limit is not None and late:
-        rule = f"at most {_short(limit)} is allowed" if max_lag else f"its ttl is {_short(limit)}, so all has expired"
+        rule = f"at most {_short(limit)} is allowed" if max_lag else f"its ttl is {_short(limit)}, so all have expired"
         description += f"; {rule}. Materialize the assets that write its source"
     elif warned and warn_lag:
-        description += f"; more than {_short(warn_lag)} is worth a look at what writes its source"
+        description += f"; more than {_short(warn_lag)}: look at the assets that write its source"
     return dg.AssetCheckResult(
         passed=not late and not warned,
         severity=dg.AssetCheckSeverity.ERROR if late else dg.AssetCheckSeverity.WARN,
@@ -104,32 +104,32 @@ def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> d
     served = _served_event(store, view, entity) if entity else newest
     is_served = served is not None and served >= newest.replace(microsecond=0)  # Feast answers in whole seconds
     if is_served and getattr(view, "stream_source", None):
-        reached = newest  # a push moves no watermark
+        reached = newest  # a push does not move the watermark
     elif watermark is None or watermark <= newest or is_served:
         reached = watermark
     else:
-        reached = served  # loaded before the source held it, or gone since
+        reached = served  # the window was loaded before the source held the event, or the event was deleted online
     staleness = max(newest - reached, timedelta(0)) if reached else None
     passed = staleness is not None and staleness <= max_staleness
-    behind = f"{_short(staleness)} behind" if staleness is not None else "without what belongs to"
+    behind = f"{_short(staleness)} behind" if staleness is not None else "without"
     description = f"{name!r} is online up to the newest event of its source, {newest.isoformat()}"
     if not passed:
         who = f" (entity {', '.join(f'{k}={v!r}' for k, v in entity.items())})" if entity else ""
         description = f"{name!r} is online {behind} the newest event of its source, {newest.isoformat()}{who}. "
-        description += "Materialize the partition of that moment again"
-    moments = {"newest_event": newest, "watermark": watermark, "served_event": served if entity else None}
+        description += "Rematerialize the partition of that time"
+    timestamps = {"newest_event": newest, "watermark": watermark, "served_event": served if entity else None}
     return dg.AssetCheckResult(
         passed=passed,
         description=description,
         metadata={
             **({"feast/staleness_seconds": staleness.total_seconds()} if staleness is not None else {}),
-            **{f"feast/{noun}": dg.MetadataValue.timestamp(moment) for noun, moment in moments.items() if moment},
+            **{f"feast/{noun}": dg.MetadataValue.timestamp(time) for noun, time in timestamps.items() if time},
         },
     )
 
 
 def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> datetime | None:
-    """The moment of the event that is served for an entity, in whole seconds."""
+    """The timestamp of the event that is served for an entity, in whole seconds."""
     feature = view.features[0].name
     [seconds] = served_answer(store, [f"{view.name}:{feature}"], [entity])[f"{feature}__ts"]
     return datetime.fromtimestamp(seconds, UTC) if seconds else None

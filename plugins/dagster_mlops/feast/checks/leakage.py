@@ -1,4 +1,4 @@
-"""Where the values of a training set come from: looked up in the feature views' own sources, not by Feast."""
+"""The origin of a training set's values, looked up in the feature views' own sources rather than by Feast."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origins:
-    """What the source of one feature view says of sampled rows of a training set.
+    """The sampled rows of a training set, compared with the source of one feature view.
 
     Attributes:
-        view: the feature view's name.
-        features: its columns in the training set.
-        rows: sampled rows.
-        known: rows whose values are those of the newest source row at or before the row's moment.
-        leaked: rows whose values are in the source at later moments only.
-        unexplained: rows whose values the source does not have: it was changed since.
-        expired: rows whose newest source row was older than the ttl.
-        unheard: rows without any source row at or before their moment.
-        known_late: rows whose newest source row was created after their moment; None without a created timestamp.
-        nearest: seconds from the newest source row to the moment, at least; negative would be a look into the future.
-        lead: how many seconds too late the values of a leaked row came, at most.
+        view: Name of the feature view.
+        features: Its columns in the training set.
+        rows: Number of sampled rows.
+        matching: Rows with the values of the newest source row at or before the row's timestamp.
+        leaked: Rows whose values are in the source at later timestamps only.
+        unexplained: Rows whose values are not in the source, because it was changed since.
+        expired: Rows whose newest source row was older than the ttl.
+        without_source: Rows without any source row at or before their timestamp.
+        created_late: Rows whose newest source row was created after their timestamp; None without a created timestamp.
+        nearest: Least seconds from the newest source row to a row's timestamp.
+        lead: Most seconds by which the values of a leaked row came after its timestamp.
     """
 
     view: str
     features: tuple[str, ...]
     rows: int
-    known: int
+    matching: int
     leaked: int
     unexplained: int
     expired: int
-    unheard: int
-    known_late: int | None
+    without_source: int
+    created_late: int | None
     nearest: float | None
     lead: float | None
 
@@ -49,27 +49,27 @@ class Origins:
 def origins(
     store: "FeatureStore", service: str, table: "pa.Table", *, timestamp_column: str, sample: int, seed: int
 ) -> tuple[list[Origins], dict[str, str]]:
-    """For each feature view of a service, where the values of a training set come from.
+    """The origins of a training set's values, for each feature view of a service.
 
     Args:
         table: The training set.
-        sample: How many of its rows are looked up; which ones depends on `seed` alone.
+        sample: Number of rows that are looked up; `seed` alone decides which ones.
 
     Returns:
-        One entry per view with a file source, and for each other view why it was not looked up.
+        One entry per view with a file source, and for each other view the reason why it was not looked up.
     """
     from dagster_mlops.feast.point_in_time import asof, files, job  # they import Feast
 
-    found: list[Origins] = []
+    view_origins: list[Origins] = []
     left_out: dict[str, str] = {}
     with job.duckdb_connection() as connection:
         connection.register("training_set", table)
         kinds = asof.described(connection, "training_set")
         if timestamp_column not in kinds:
             raise FeatureError(f"the training set has no column {timestamp_column!r} (it has: {', '.join(kinds)}).")
-        moment = asof.instant(sql_name(timestamp_column), kinds[timestamp_column], "training set")
+        row_time = asof.instant(sql_name(timestamp_column), kinds[timestamp_column], "training set")
         connection.execute(
-            f"CREATE TEMP TABLE asked AS SELECT *, {moment} AS dagster_mlops_moment FROM (SELECT *, "
+            f"CREATE TEMP TABLE sampled_rows AS SELECT *, {row_time} AS dagster_mlops_time FROM (SELECT *, "
             f"row_number() OVER () AS dagster_mlops_row FROM training_set) "
             f"ORDER BY hash(dagster_mlops_row + {int(seed)}), dagster_mlops_row LIMIT {int(sample)}"
         )
@@ -84,8 +84,8 @@ def origins(
             elif features:
                 relation = files.scan(connection, source, store.repo_path)
                 types = asof.described(connection, relation)
-                found.append(_look_up(connection, view, projection, features, relation, types))
-    return found, left_out
+                view_origins.append(_look_up(connection, view, projection, features, relation, types))
+    return view_origins, left_out
 
 
 def _look_up(
@@ -102,27 +102,27 @@ def _look_up(
     renamed = {new: old for old, new in source.field_mapping.items() if old in types}
     keys = [(renamed.get(key, key), projection.join_key_map.get(key, key)) for key in join_keys(view)]
     stamp = renamed.get(source.timestamp_field, source.timestamp_field)
-    made = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
+    created = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
     columns = [f"{sql_name(old)} AS k{i}" for i, (old, _) in enumerate(keys)]
     columns.append(f"{instant(sql_name(stamp), types[stamp], view.name)} AS since")
-    columns.append(f"{instant(sql_name(made), types[made], view.name) if made else 'NULL::BIGINT'} AS created")
+    columns.append(f"{instant(sql_name(created), types[created], view.name) if created else 'NULL::BIGINT'} AS created")
     stored = [renamed.get(feature, feature) for feature in features]
     columns += [f"{_comparable(sql_name(name), types[name])} AS v{i}" for i, name in enumerate(stored)]
     connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS SELECT {', '.join(columns)} FROM {relation}")
 
-    asked = described(connection, "asked")
-    values = ", ".join(f"{_comparable(sql_name(f), asked[f])} AS v{i}" for i, f in enumerate(features))
+    sample_types = described(connection, "sampled_rows")
+    values = ", ".join(f"{_comparable(sql_name(f), sample_types[f])} AS v{i}" for i, f in enumerate(features))
     same_key = " AND ".join([f"a.{sql_name(new)} = e.k{i}" for i, (_, new) in enumerate(keys)]) or "true"
     same = " AND ".join(f"a.v{i} IS NOT DISTINCT FROM e.v{i}" for i in range(len(features)))
     empty = " AND ".join(f"a.v{i} IS NULL" for i in range(len(features)))
     ttl = view.ttl // MICROSECOND if view.ttl else 0
-    expired = f"a.moment - since > {ttl}" if ttl else "false"
+    expired = f"a.row_time - since > {ttl}" if ttl else "false"
     [counts] = connection.execute(
         f"""
-        WITH a AS (SELECT *, dagster_mlops_moment AS moment, {values} FROM asked),
+        WITH a AS (SELECT *, dagster_mlops_time AS row_time, {values} FROM sampled_rows),
         newest AS (
             SELECT a.dagster_mlops_row AS row, max(e.since) AS since FROM a JOIN events e ON {same_key}
-            AND e.since <= a.moment GROUP BY a.dagster_mlops_row
+            AND e.since <= a.row_time GROUP BY a.dagster_mlops_row
         ),
         latest AS (
             SELECT n.row, n.since, max(e.created) AS created FROM newest n JOIN a ON a.dagster_mlops_row = n.row
@@ -130,43 +130,43 @@ def _look_up(
         ),
         equal AS (
             SELECT a.dagster_mlops_row AS row, bool_or(e.since = l.since) AS at_newest,
-                min(e.since - a.moment) FILTER (WHERE e.since > a.moment) AS lead
+                min(e.since - a.row_time) FILTER (WHERE e.since > a.row_time) AS lead
             FROM a JOIN events e ON {same_key} AND {same} LEFT JOIN latest l ON l.row = a.dagster_mlops_row
             GROUP BY a.dagster_mlops_row
         ),
-        judged AS (
-            SELECT since IS NULL AS unheard, coalesce({expired}, false) AS expired, created > a.moment AS late,
-                a.moment - since AS age, lead, ({empty}) AS empty, coalesce(at_newest, false) AS at_newest
+        classified AS (
+            SELECT since IS NULL AS without_source, coalesce({expired}, false) AS expired, created > a.row_time AS late,
+                a.row_time - since AS age, lead, ({empty}) AS empty, coalesce(at_newest, false) AS at_newest
             FROM a LEFT JOIN latest l ON l.row = a.dagster_mlops_row
             LEFT JOIN equal q ON q.row = a.dagster_mlops_row
         )
         SELECT count(*),
-            count(*) FILTER (WHERE CASE WHEN unheard OR expired THEN empty ELSE at_newest END),
-            count(*) FILTER (WHERE NOT empty AND (unheard OR expired OR NOT at_newest) AND lead IS NOT NULL),
-            count(*) FILTER (WHERE expired), count(*) FILTER (WHERE unheard),
+            count(*) FILTER (WHERE CASE WHEN without_source OR expired THEN empty ELSE at_newest END),
+            count(*) FILTER (WHERE NOT empty AND (without_source OR expired OR NOT at_newest) AND lead IS NOT NULL),
+            count(*) FILTER (WHERE expired), count(*) FILTER (WHERE without_source),
             count(*) FILTER (WHERE late AND NOT expired), min(age),
-            max(lead) FILTER (WHERE NOT empty AND (unheard OR expired OR NOT at_newest))
-        FROM judged
+            max(lead) FILTER (WHERE NOT empty AND (without_source OR expired OR NOT at_newest))
+        FROM classified
         """
     ).fetchall()
-    rows, known, leaked, expired_rows, unheard, late, nearest, lead = counts
+    rows, matching, leaked, expired_rows, without_source, late, nearest, lead = counts
     return Origins(
         view=view.name,
         features=tuple(features),
         rows=rows,
-        known=known,
+        matching=matching,
         leaked=leaked,
-        unexplained=rows - known - leaked,
+        unexplained=rows - matching - leaked,
         expired=expired_rows,
-        unheard=unheard,
-        known_late=late if made else None,
+        without_source=without_source,
+        created_late=late if created else None,
         nearest=None if nearest is None else nearest / 1e6,
         lead=None if lead is None else lead / 1e6,
     )
 
 
 def _comparable(column: str, kind: str) -> str:
-    """SQL for a value that compares with what the training set makes of it: numbers as float64, the rest as text."""
+    """SQL for a value that compares with its copy in the training set: numbers as float64, the rest as text."""
     from dagster_mlops.feast.point_in_time.asof import family, instant
 
     if family(kind) in ("number", "truth"):

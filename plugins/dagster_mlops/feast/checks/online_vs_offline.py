@@ -1,4 +1,4 @@
-"""Samples of what is served online, beside what the offline store says of the same entities and moments."""
+"""Samples of the values served online, compared with the offline store's for the same entities and timestamps."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from feast.feature_service import FeatureService
 
 _SECOND = timedelta(seconds=1)
-_ONE_BY_ONE = 20  # rows of an on-demand view that are asked for singly, as a server is asked
-# What Feast makes of a stored value; anything else was written as another type than the feature's.
+_ONE_BY_ONE = 20  # rows of an on-demand view that are requested one at a time, as from a server
+# Python type of a value read by Feast; another type means that it was written as another type than the feature's.
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("Int32", "Int64"), int),
     **dict.fromkeys(("Float32", "Float64"), float),
@@ -35,7 +35,7 @@ _KINDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class FeatureParity:
-    """How far one feature is the same online and offline."""
+    """Comparison of one feature online and offline: rows that were compared, and how many differ."""
 
     feature: str
     compared: int
@@ -49,7 +49,7 @@ class FeatureParity:
 class Comparison:
     """Compares the feature views of a service, online with offline, on the same sample.
 
-    Feast's online stores answer with whole seconds for the moment of an event, so moments are compared in seconds.
+    Feast's online stores return event timestamps in whole seconds, so timestamps are compared in seconds.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Comparison:
         self._sampled: dict[str, pd.DataFrame] = {}
 
     def stored_views(self, service: "FeatureService") -> list[str]:
-        """The views that a service reads from the online store, those below on-demand views included, by name."""
+        """The names of the views that a service reads from the online store, including those below on-demand views."""
         views = [registry.feature_view(self.store, used.name) for used in service.feature_view_projections]
         names = {view.name for view in views if not _is_on_demand(view)}
         return sorted(names | {name for view in views if _is_on_demand(view) for name in _sources(view)})
 
     def of_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
-        """A row for each of the features `types` of a view; none when it is not served online.
+        """One row for each of the features `types` of a view; none if the view is not served online.
 
         Raises:
             FeatureError: the view was never materialized, or request data are missing.
@@ -82,49 +82,56 @@ class Comparison:
         if getattr(view, "batch_source", None) is None or not view.online:
             return []
         pd = extra("pandas", extra="feast")
-        keys, chosen, pushed = join_keys(view), self._entities(view), _is_pushed(view)
+        keys, entities, pushed = join_keys(view), self._entities(view), _is_pushed(view)
         names, watermark = [f"{view.name}:{name}" for name in types], self._watermark(view)
-        served = served_values(self.store, _asked(chosen, keys), names, [*types])
-        happened = served[f"{next(iter(types))}__ts"].astype("float64").replace(0.0, math.nan)
-        due, last = _seconds(chosen["event_timestamp"]), _seconds(chosen["last_event"])
-        ahead = (happened > due) | (happened.notna() & due.isna())
-        unknown = ahead & ~(last >= happened) if pushed else ahead & False
-        judged = (due.notna() | happened.notna()) & ~unknown
-        wrong = (happened < due) | (due.notna() & happened.isna()) | (ahead & (not pushed))
+        served = served_values(self.store, _lookup_rows(entities, keys), names, [*types])
+        served_at = served[f"{next(iter(types))}__ts"].astype("float64").replace(0.0, math.nan)
+        due, last = _seconds(entities["event_timestamp"]), _seconds(entities["last_event"])
+        ahead = (served_at > due) | (served_at.notna() & due.isna())
+        unknown = ahead & ~(last >= served_at) if pushed else ahead & False
+        comparable = (due.notna() | served_at.notna()) & ~unknown
+        wrong = (served_at < due) | (due.notna() & served_at.isna()) | (ahead & (not pushed))
 
-        # A pushed event was the latest at its own moment; of several events in one second the last counts.
-        pushed_at = pd.to_datetime(happened, unit="s", utc=True).astype("datetime64[us, UTC]") + (_SECOND - MICROSECOND)
-        moment = chosen["event_timestamp"].where(~(ahead & pushed), pushed_at)
-        asked = chosen.loc[judged, keys].assign(event_timestamp=moment[judged])
-        offline, online = self._offline(asked, names, types), served[judged]
+        # A pushed event was the latest at its own timestamp; of several events in one second the last counts.
+        pushed_at = pd.to_datetime(served_at, unit="s", utc=True).astype("datetime64[us, UTC]")
+        pushed_at += _SECOND - MICROSECOND
+        compared_at = entities["event_timestamp"].where(~(ahead & pushed), pushed_at)
+        entity_rows = entities.loc[comparable, keys].assign(event_timestamp=compared_at[comparable])
+        offline, online = self._offline(entity_rows, names, types), served[comparable]
 
-        expired = judged & ~wrong & (moment + view.ttl < watermark if view.ttl and watermark else False)
-        late = chosen.loc[expired, keys].assign(event_timestamp=watermark)
-        gone = self._offline(late, names, types)
-        masked = served_values(self.store, _asked(late, keys), names, [*types], at=watermark, views=[view])
+        expired = comparable & ~wrong & (compared_at + view.ttl < watermark if view.ttl and watermark else False)
+        late = entities.loc[expired, keys].assign(event_timestamp=watermark)
+        expired_offline = self._offline(late, names, types)
+        expired_online = served_values(
+            self.store, _lookup_rows(late, keys), names, [*types], at=watermark, views=[view]
+        )
         rows = []
         for name, dtype in types.items():
             different, gap = _different(offline[name], online[name], dtype, self.tolerance)
-            different |= wrong[judged]
-            unlike, _ = _different(gone[name], masked[name], dtype, self.tolerance)
+            different |= wrong[comparable]
+            unlike, _ = _different(expired_offline[name], expired_online[name], dtype, self.tolerance)
             different |= unlike.reindex(different.index, fill_value=False)
             example = ""
             if different.any():
                 at = different.idxmax()
                 by_ttl = bool(unlike.get(at, False))
-                sides = (gone[name][at], masked[name][at]) if by_ttl else (offline[name][at], online[name][at])
-                example = f"{_shown(chosen.loc[at, keys])}: offline {sides[0]}, online {sides[1]}"
+                sides = (
+                    (expired_offline[name][at], expired_online[name][at])
+                    if by_ttl
+                    else (offline[name][at], online[name][at])
+                )
+                example = f"{_shown(entities.loc[at, keys])}: offline {sides[0]}, online {sides[1]}"
                 if wrong[at]:
-                    example += f" (from {_moment(happened[at])} instead of {_moment(due[at])})"
-            counts = (int(judged.sum()), int(different.sum()), int(expired.sum()), int(unknown.sum()))
+                    example += f" (from {_time_text(served_at[at])} instead of {_time_text(due[at])})"
+            counts = (int(comparable.sum()), int(different.sum()), int(expired.sum()), int(unknown.sum()))
             rows.append(FeatureParity(f"{view.name}:{name}", *counts, gap, example))
         return rows
 
     def _of_on_demand_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
-        """Both sides at the earliest watermark of its sources, for rows whose inputs are not newer online."""
+        """Both values at the earliest watermark of the view's sources, for rows whose inputs are not newer online."""
         pd = extra("pandas", extra="feast")
         sources = [registry.feature_view(self.store, name) for name in _sources(view)]
-        watermarks = [moment for moment in map(self._watermark, sources) if moment]
+        watermarks = [end for end in map(self._watermark, sources) if end]
         watermark = min(watermarks, default=datetime.now(UTC))
         rows: Any = self._request_rows(view, sources)
         needed = [*_requested(view), *(key for source in sources for key in join_keys(source))]
@@ -133,23 +140,27 @@ class Comparison:
         ahead = pd.Series(False, index=rows.index)
         for source in sources:
             first = source.features[0].name
-            served = served_values(self.store, _asked(rows, join_keys(source)), [f"{source.name}:{first}"], [first])
+            served = served_values(
+                self.store, _lookup_rows(rows, join_keys(source)), [f"{source.name}:{first}"], [first]
+            )
             ahead |= served[f"{first}__ts"].astype("float64") > watermark.timestamp()
-        names, asked = [f"{view.name}:{name}" for name in types], rows.loc[~ahead, needed]
-        offline = self._offline(asked.assign(event_timestamp=watermark), names, types)
-        # A server is asked for one row at a time; code that looks at its neighbours answers differently then.
-        parts = [asked.iloc[[i]] for i in range(min(_ONE_BY_ONE, len(asked)))] + [asked.iloc[_ONE_BY_ONE:]]
+        names, entity_rows = [f"{view.name}:{name}" for name in types], rows.loc[~ahead, needed]
+        offline = self._offline(entity_rows.assign(event_timestamp=watermark), names, types)
+        # A server computes one row at a time, where code that looks at neighbouring rows gives other values.
+        parts = [entity_rows.iloc[[i]] for i in range(min(_ONE_BY_ONE, len(entity_rows)))] + [
+            entity_rows.iloc[_ONE_BY_ONE:]
+        ]
         answers = [served_values(self.store, part, names, [*types], at=watermark, views=[view]) for part in parts]
         online = pd.concat([answer for answer in answers if len(answer)] or answers)
 
         takes = [f.name for used in view.source_feature_view_projections.values() for f in used.features]
-        known = trained = None
+        training_values = recomputed = None
         if {*takes, *_requested(view), *types} <= set(rows.columns):
-            given = rows[list(dict.fromkeys([*takes, *needed]))].astype(object)
-            inputs = {name: [None if _is_missing(value) else value for value in given[name]] for name in given}
-            trained = pd.DataFrame(on_demand_values(view, inputs), index=rows.index)
-            known, trained = normalised(rows[[*types]], types), normalised(trained[[*types]], types)
-        found = []
+            columns = rows[list(dict.fromkeys([*takes, *needed]))].astype(object)
+            inputs = {name: [None if _is_missing(value) else value for value in columns[name]] for name in columns}
+            recomputed = pd.DataFrame(on_demand_values(view, inputs), index=rows.index)
+            training_values, recomputed = normalised(rows[[*types]], types), normalised(recomputed[[*types]], types)
+        results = []
         for name, dtype in types.items():
             different, gap = _different(offline[name], online[name], dtype, self.tolerance)
             example = ""
@@ -157,19 +168,22 @@ class Comparison:
                 at = different.idxmax()
                 example = f"{_shown(rows.loc[at, needed])}: offline {offline[name][at]}, online {online[name][at]}"
             count = int(different.sum())
-            if known is not None and trained is not None:
-                differs, larger = _different(known[name], trained[name], dtype, self.tolerance, typed=True)
+            if training_values is not None and recomputed is not None:
+                differs, larger = _different(training_values[name], recomputed[name], dtype, self.tolerance, typed=True)
                 gap = max((g for g in (gap, larger) if g is not None), default=None)
                 count = int((differs | different.reindex(differs.index, fill_value=False)).sum())
                 if differs.any() and not example:
                     at = differs.idxmax()
-                    example = f"{_shown(rows.loc[at, needed])}: trained on {known[name][at]}, now {trained[name][at]}"
-            compared = len(asked) if trained is None else len(rows)
-            found.append(FeatureParity(f"{view.name}:{name}", compared, count, 0, int(ahead.sum()), gap, example))
-        return found
+                    example = (
+                        f"{_shown(rows.loc[at, needed])}: trained on {training_values[name][at]}, "
+                        f"now {recomputed[name][at]}"
+                    )
+            compared = len(entity_rows) if recomputed is None else len(rows)
+            results.append(FeatureParity(f"{view.name}:{name}", compared, count, 0, int(ahead.sum()), gap, example))
+        return results
 
     def _request_rows(self, view: Any, sources: list[Any]) -> Any:
-        """A sample of request data with join keys beside them; without request data, of entities."""
+        """A sample of request data with join keys added; of entities if the view takes no request data."""
         requested, rows = _requested(view), None
         if requested:
             rows = self._requests()
@@ -188,7 +202,7 @@ class Comparison:
             elif new and len(entities):
                 places = [i % len(entities) for i in range(len(rows))]
                 rows = rows.assign(**{key: entities[key].iloc[places].to_numpy() for key in new})
-        assert rows is not None  # an on-demand view has a source of some kind
+        assert rows is not None  # an on-demand view has at least one source
         return rows
 
     def _entities(self, view: Any) -> "pd.DataFrame":
@@ -207,16 +221,16 @@ class Comparison:
     def _watermark(self, view: Any) -> datetime | None:
         return max((window.end - MICROSECOND for window in materialized_windows(view)), default=None)
 
-    def _offline(self, asked: "pd.DataFrame", names: list[str], types: dict[str, str]) -> "pd.DataFrame":
-        return point_in_time(self.store, asked.reset_index(drop=True), names, types).set_index(asked.index)
+    def _offline(self, entity_rows: "pd.DataFrame", names: list[str], types: dict[str, str]) -> "pd.DataFrame":
+        return point_in_time(self.store, entity_rows.reset_index(drop=True), names, types).set_index(entity_rows.index)
 
 
 def _different(
     offline: Any, online: Any, dtype: str, tolerance: float, *, typed: bool = False
 ) -> "tuple[pd.Series, float | None]":
-    """Where two columns of a feature differ, and the largest difference of numbers; missing equals missing.
+    """The rows in which two columns of a feature differ, and the largest difference of numbers; missing equals missing.
 
-    Unless `typed`, `online` is what Feast made of the stored values, and one of another type than the feature differs.
+    Unless `typed`, `online` holds values as Feast read them, and a value of another type than the feature's differs.
     """
     pd = extra("pandas", extra="feast")
     kind = _KINDS.get(dtype)
@@ -237,12 +251,12 @@ def _different(
 
 
 def _alike(a: Any, b: Any, tolerance: float) -> bool:
-    """Whether two values are the same, inside lists and mappings too."""
+    """True if two values are equal, also inside lists and mappings."""
     a, b = (value.tolist() if hasattr(value, "tolist") else value for value in (a, b))
     if _is_missing(a) or _is_missing(b):
         return _is_missing(a) and _is_missing(b)
     if isinstance(a, Mapping) or isinstance(b, Mapping):
-        a, b = dict(a), dict(b)  # Arrow's maps are lists of pairs
+        a, b = dict(a), dict(b)  # a map in Arrow is a list of pairs
         return a.keys() == b.keys() and all(_alike(a[key], b[key], tolerance) for key in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(_alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
@@ -273,18 +287,18 @@ def _requested(view: Any) -> list[str]:
     return [field.name for request in view.source_request_sources.values() for field in request.schema]
 
 
-def _asked(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
-    """What the online store is asked with; a view without entities has one row, under the dummy that Feast gives it."""
+def _lookup_rows(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
+    """Entity rows for the online store; a view without entities has one row, under the dummy key that Feast adds."""
     return entities.loc[:, keys] if keys else entities.iloc[:, :0].assign(__dummy_id="")
 
 
-def _seconds(moments: Any) -> "pd.Series":
-    """Whole seconds since 1970, and NaN for no moment."""
-    micros = moments.astype("int64").astype("float64")
-    return (micros // 1e6).where(moments.notna())
+def _seconds(times: Any) -> "pd.Series":
+    """Whole seconds since 1970, and NaN for a missing time."""
+    micros = times.astype("int64").astype("float64")
+    return (micros // 1e6).where(times.notna())
 
 
-def _moment(seconds: Any) -> str:
+def _time_text(seconds: Any) -> str:
     return "nothing" if math.isnan(seconds) else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 

@@ -1,4 +1,4 @@
-"""A gate on features: what is served online equals what a model is trained on."""
+"""A gate on features: the values served online equal those that a model is trained on."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,10 +24,12 @@ _COLUMNS = dg.TableSchema(
     [
         dg.TableColumn("feature", "string"),
         dg.TableColumn("compared", "int", "Entities, or rows of an on-demand view, that were compared."),
-        dg.TableColumn("different", "int", "Of those, how many differ."),
-        dg.TableColumn("expired", "int", "Of those, past the ttl at the watermark: missing then on both sides."),
-        dg.TableColumn("ahead", "int", "Left out: served from an event that is newer than what is offline."),
-        dg.TableColumn("largest_difference", "float", "Of numbers."),
+        dg.TableColumn("different", "int", "Number of those that differ."),
+        dg.TableColumn(
+            "expired", "int", "Number of those past the ttl at the watermark, where both sides must be missing."
+        ),
+        dg.TableColumn("ahead", "int", "Left out, because the served event is newer than the offline source."),
+        dg.TableColumn("largest_difference", "float", "Largest difference of numbers."),
         dg.TableColumn("example", "string", "One of the differences."),
     ]
 )
@@ -45,25 +47,26 @@ def online_offline_parity_check(
     blocking: bool = True,
     **check_options: Any,
 ) -> dg.AssetChecksDefinition:
-    """A check that the online store serves what the offline store says, for each feature of a service.
+    """A check that the online store serves the values of the offline store, for each feature of a service.
 
     For up to `sample` entities of each feature view (a quarter with the newest events, a quarter with the oldest), the
-    offline value at the entity's latest materialized event is compared with the value that is served. An entity that is
-    not online differs, and so does one that is served from another event, as after rows that arrived late. What had
-    expired by the watermark, the end of what is materialized, must be missing then on both sides. On-demand views are
-    computed on both sides from the same request data at the watermark. A view that is pushed to is compared as far as
-    its offline source reaches. Nobody loads the views meanwhile. Views that are not served online are left out.
+    offline value at the entity's latest materialized event is compared with the served value. An entity that is not
+    online differs, and so does one that is served from another event, for example after rows arrived late. A value that
+    had expired by the watermark, the end of the materialized windows, must be missing on both sides. On-demand views
+    are computed on both sides from the same request data at the watermark. A view that is pushed to is compared up to
+    the end of its offline source. No one else can load the views meanwhile. Views that are not served online are left
+    out.
 
         online_offline_parity_check(asset="training_set", feature_service="arrival_delay")
 
     Args:
-        tolerance: Allowed relative difference of numbers: Feast's Float32 keeps 7 digits.
-        seed: Decides, together with the entities, which of them are sampled.
-        request_data: What on-demand views take from the request, a row per request; sampled entities are put beside it
-            unless it has the join keys. Without it, the value of `asset` is loaded, where request data are needed. Rows
-            that hold an on-demand view's features and all it takes, as a training set does, must also equal what its
-            code computes from them now.
-        check_options: Whatever else :func:`dagster.asset_check` takes.
+        tolerance: Allowed relative difference of numbers. Feast's Float32 keeps 7 digits.
+        seed: Seed of the sample of entities.
+        request_data: Request data of on-demand views, one row per request; sampled entities are added as columns unless
+            it has the join keys. By default the value of `asset` is loaded if request data are needed. Where the rows
+            hold an on-demand view's features and all its inputs, as a training set does, the features must also equal
+            those that its code computes from the inputs now.
+        check_options: Further arguments of :func:`dagster.asset_check`.
     """
     key = asset_key(asset)
 
@@ -79,14 +82,14 @@ def online_offline_parity_check(
         store, repo = feast.store(), read_config(feast.repo).path
         service = registry.feature_service(store, feature_service)
         comparison = Comparison(store, sample=sample, tolerance=tolerance, seed=seed, requests=requests)
-        found: list[FeatureParity] = []
-        with ExitStack() as held:
+        results: list[FeatureParity] = []
+        with ExitStack() as locks:
             for view in comparison.stored_views(service):
-                held.enter_context(alone(store, repo, view, feast.timeout))
+                locks.enter_context(alone(store, repo, view, feast.timeout))
             for projection in service.feature_view_projections:
                 types = {feature.name: str(feature.dtype) for feature in projection.features}
-                found += comparison.of_view(registry.feature_view(store, projection.name), types)
-        return _result(found)
+                results += comparison.of_view(registry.feature_view(store, projection.name), types)
+        return _result(results)
 
     return asset_checks(
         asset=key,
@@ -98,22 +101,22 @@ def online_offline_parity_check(
     )
 
 
-def _result(found: list[FeatureParity]) -> dg.AssetCheckResult:
-    different = [row for row in found if row.different]
-    compared = sum(row.compared for row in found)
+def _result(results: list[FeatureParity]) -> dg.AssetCheckResult:
+    different = [row for row in results if row.different]
+    compared = sum(row.compared for row in results)
     description = ""
     if different:
         description = "different online: " + ", ".join(f"{row.feature} ({row.different})" for row in different)
     elif not compared:
-        description = "nothing of this service could be compared: no feature is served online, or all is ahead"
+        description = "no feature could be compared: none is served online, or all are ahead of the offline source"
     return dg.AssetCheckResult(
         passed=compared > 0 and not different,
         description=description or None,
         metadata={
             "feast/parity": "no feature is served online",
-            **table("feast/parity", [row.__dict__ for row in found], schema=_COLUMNS),
-            "feast/different_values": sum(row.different for row in found),
+            **table("feast/parity", [row.__dict__ for row in results], schema=_COLUMNS),
+            "feast/different_values": sum(row.different for row in results),
             "feast/compared_values": compared,
-            "feast/ahead_values": sum(row.ahead for row in found),
+            "feast/ahead_values": sum(row.ahead for row in results),
         },
     )

@@ -1,4 +1,4 @@
-"""Health of a feature server: it answers, in time, and with the features that are asked for."""
+"""Health of a feature server: it answers in time, with the requested features."""
 
 import base64
 import json
@@ -34,8 +34,8 @@ def feature_server_health_check(
 ) -> dg.AssetChecksDefinition:
     """A check that the feature server at `url` (``feast serve``) is up and serves a feature service.
 
-    It asks ``/health``, then reads the features of `entities` as an application does. Records ``feast/health_ms``,
-    ``feast/read_ms`` and ``feast/present_share``, the share of values that are there rather than missing.
+    It requests ``/health``, then reads the features of `entities` as an application does. Records ``feast/health_ms``,
+    ``feast/read_ms`` and ``feast/present_share``, the share of values that are not missing.
 
         feature_server_health_check(
             asset="origin_weather", url="http://features:6566", feature_service="arrival_delay",
@@ -43,13 +43,13 @@ def feature_server_health_check(
         )
 
     Args:
-        url: May be a ``dg.EnvVar``; a password in it is never shown.
-        entities: Join keys and request data, by name: a value per row.
+        url: Address of the server, or a ``dg.EnvVar`` with it; a password in it is never shown.
+        entities: Join keys and request data by name, each with one value per row.
         token: Bearer token, as ``dg.EnvVar``.
-        timeout: Seconds that each of the two answers may take as a whole.
-        max_latency: A read that takes longer fails with severity WARN.
-        min_present: Least share of values that must be there, 0 to 1.
-        check_options: Whatever else :func:`dagster.asset_check` takes.
+        timeout: Seconds that each of the two responses may take as a whole.
+        max_latency: Duration of a read above which the check fails with severity WARN.
+        min_present: Minimum share of values that are not missing, 0 to 1.
+        check_options: Further arguments of :func:`dagster.asset_check`.
     """
 
     def judge(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
@@ -63,17 +63,17 @@ def feature_server_health_check(
             "entities": {key: list(values) for key, values in entities.items()},
         }
         answer, read_ms = server.ask("/get-online-features", question)
-        present = _present_share(answer, server.shown, set(entities))
+        present = _present_share(answer, server.public_address, set(entities))
         slow = max_latency is not None and read_ms > max_latency.total_seconds() * 1000
         few = present < min_present
-        description = f"{server.shown} served {feature_service!r} in {read_ms:.0f} ms"
+        description = f"{server.public_address} served {feature_service!r} in {read_ms:.0f} ms"
         if few:
             description += (
                 f", but only {present:.0%} of the sampled values are there, and at least {min_present:.0%} should "
-                "be. Materialize its feature views, or see whether the server reads the same online store"
+                "be. Materialize its feature views, or check that the server reads the same online store"
             ).replace("%", " %")
         if slow and max_latency:
-            description += f", more than the {max_latency.total_seconds() * 1000:.0f} ms that it may take"
+            description += f", more than the {max_latency.total_seconds() * 1000:.0f} ms allowed"
         return dg.AssetCheckResult(
             passed=not few and not slow,
             severity=dg.AssetCheckSeverity.ERROR if few else dg.AssetCheckSeverity.WARN,
@@ -91,16 +91,13 @@ def feature_server_health_check(
 
 
 class _Server:
-    """A feature server; `shown` is its address without secrets."""
+    """A feature server; `public_address` is its address without secrets."""
 
     def __init__(self, address: str, token: str | None, timeout: float):
         parts = urlsplit(address)
         account, _, host = parts.netloc.rpartition("@")
-        self.shown, self.address, self.timeout = (
-            mask_credentials(address),
-            parts._replace(netloc=host).geturl(),
-            timeout,
-        )
+        self.public_address, self.address = mask_credentials(address), parts._replace(netloc=host).geturl()
+        self.timeout = timeout
         self.headers = {"Content-Type": "application/json"}
         if token:
             self.headers["Authorization"] = f"Bearer {token}"
@@ -108,53 +105,56 @@ class _Server:
             self.headers["Authorization"] = f"Basic {base64.b64encode(unquote(account).encode()).decode()}"
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> tuple[bytes, float]:
-        """The answer, and the milliseconds that it took.
+        """The response, and the milliseconds that it took.
 
         Raises:
-            FeatureError: it is no success, or takes longer than the timeout.
+            FeatureError: The request fails, or takes longer than the timeout.
         """
         body = None if question is None else json.dumps(question, default=str).encode()
-        begun, received = time.monotonic(), bytearray()
+        start, received = time.monotonic(), bytearray()
         try:
             with urlopen(Request(self.address + path, body, self.headers), timeout=self.timeout) as response:
-                # The timeout is that of each read: one byte now and then would go on for ever.
+                # urlopen's timeout counts for each read: a server that sends a byte now and then would never reach it.
                 while part := response.read1(65536):
                     received += part
-                    if time.monotonic() - begun > self.timeout:
+                    if time.monotonic() - start > self.timeout:
                         raise TimeoutError
         except HTTPError as error:
             with error:
-                told = error.read(500).decode(errors="replace")
+                message = error.read(500).decode(errors="replace")
             raise FeatureError(
-                f"{self.shown}{path} answered {error.code}: {told}. See the log of the feature server."
+                f"{self.public_address}{path} answered {error.code}: {message}. See the log of the feature server."
             ) from None
         except OSError as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise FeatureError(
-                    f"{self.shown}{path} did not answer within {self.timeout} s. Restart the feature server, or allow "
-                    "more with timeout=."
+                    f"{self.public_address}{path} did not answer within {self.timeout} s. Restart the feature server, "
+                    "or allow more with timeout=."
                 ) from None
             raise FeatureError(
-                f"{self.shown}{path} cannot be reached: {reason}. Start `feast serve` there, or mend the address."
+                f"{self.public_address}{path} cannot be reached: {reason}. Start `feast serve` there, or fix the "
+                "address."
             ) from None
-        return bytes(received), (time.monotonic() - begun) * 1000
+        return bytes(received), (time.monotonic() - start) * 1000
 
 
-def _present_share(answer: bytes, shown: str, keys: set[str]) -> float:
-    """The share of values in an answer of Feast's server that are there, those of `keys` left out.
+def _present_share(answer: bytes, address: str, keys: set[str]) -> float:
+    """The share of values in a response of Feast's server that are not missing, without the columns `keys`.
 
     Raises:
-        FeatureError: it is no such answer.
+        FeatureError: It is not a response of Feast's server.
     """
     try:
-        told = json.loads(answer)
-        names, results = told["metadata"]["feature_names"], told["results"]
-        found = {name: result["statuses"] for name, result in zip(names, results, strict=True) if name not in keys}
-        statuses = [status for column in found.values() for status in column]
+        response = json.loads(answer)
+        names, results = response["metadata"]["feature_names"], response["results"]
+        statuses_by_name = {
+            name: result["statuses"] for name, result in zip(names, results, strict=True) if name not in keys
+        }
+        statuses = [status for column in statuses_by_name.values() for status in column]
     except (ValueError, KeyError, TypeError) as error:
         raise FeatureError(
-            f"{shown}/get-online-features answered something else than features: {answer[:200]!r}. "
+            f"{address}/get-online-features answered without features: {answer[:200]!r}. "
             "Is it the address of `feast serve`?"
         ) from error
     return statuses.count("PRESENT") / len(statuses) if statuses else 0.0

@@ -1,4 +1,4 @@
-"""Gates on a training set: it is fit to train on, and holds nothing that was not known at the time."""
+"""Gates on a training set: it is fit to train on, and holds no value that was not known at its row's time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ def training_set_checks(
 ) -> list[dg.AssetChecksDefinition]:
     """Checks on a training set, in one step that loads it once.
 
-    ``null_shares``: no column is missing too often. ``no_duplicates``: no row is there twice. With a feature service,
-    further ``rows_kept``: what is stored is what was joined; ``no_leakage``: no value comes from after its row's
-    moment, looked up in the views' own sources; ``ttl_misses``: a view's newest row is seldom older than its ttl;
+    ``null_shares``: no column has too many missing values. ``no_duplicates``: no row occurs twice. With a feature
+    service also ``rows_kept``: the stored rows are the joined ones; ``no_leakage``: no value in the views' own sources
+    is later than its row's timestamp; ``ttl_misses``: a view's newest row is rarely older than its ttl;
     ``cardinality``: no feature is constant, and no text differs in almost every row. The last two only warn.
 
         training_set_checks(
@@ -58,38 +58,44 @@ def training_set_checks(
         )
 
     Args:
-        feature_service: Needs a :class:`FeastResource` under the key ``feast``.
-        label: A column that no feature may equal.
-        max_null_share: Largest allowed share of missing values, for every column or by column.
-        max_expired_share: Largest allowed share of rows whose newest source row is beyond the ttl, for every feature
-            view or by feature view.
-        max_distinct_share: Largest allowed share of different values in a column of text.
-        constant: Features that may have one value only.
-        unique: Columns that together name a row; without any, there is no check of duplicates.
-        sample: How many rows are looked up in the sources; which ones depends on `seed` alone.
-        check_options: Whatever else :func:`dagster.asset_check` takes.
+        feature_service: Name of the feature service; needs a :class:`FeastResource` under the key ``feast``.
+        label: Column that no feature may equal.
+        max_null_share: Maximum share of missing values, for every column or by column.
+        max_expired_share: Maximum share of rows whose newest source row is older than the ttl, for every feature view
+            or by feature view.
+        max_distinct_share: Maximum share of distinct values in a text column.
+        constant: Features that may have only one value.
+        unique: Columns that identify a row; without them, duplicates are not checked.
+        sample: Number of rows that are looked up in the sources; `seed` alone decides which ones.
+        check_options: Further arguments of :func:`dagster.asset_check`.
     """
     key = asset_key(asset)
-    judges: dict[str, tuple[str, Callable[[_Judged], dg.AssetCheckResult]]] = {
-        "null_shares": ("No column is missing too often.", lambda judged: _null_shares(judged, max_null_share))
+    judges: dict[str, tuple[str, Callable[[_StoredTrainingSet], dg.AssetCheckResult]]] = {
+        "null_shares": (
+            "No column has too many missing values.",
+            lambda training_set: _null_shares(training_set, max_null_share),
+        )
     }
     if unique:
-        judges["no_duplicates"] = (f"{', '.join(unique)} is unique.", lambda judged: _no_duplicates(judged, unique))
+        judges["no_duplicates"] = (
+            f"{', '.join(unique)} is unique.",
+            lambda training_set: _no_duplicates(training_set, unique),
+        )
     if feature_service:
         service = feature_service
         judges |= {
-            "rows_kept": ("What is stored is what was joined.", _rows_kept),
+            "rows_kept": ("The stored rows are the joined rows.", _rows_kept),
             "no_leakage": (
-                "No value comes from after its row's moment, and no feature is the label.",
-                lambda judged: _no_leakage(judged, label),
+                "No value is later than its row's timestamp, and no feature is the label.",
+                lambda training_set: _no_leakage(training_set, label),
             ),
             "ttl_misses": (
-                "The newest row of a view is seldom beyond its ttl.",
-                lambda judged: _ttl_misses(judged, max_expired_share),
+                "The newest row of a view is rarely older than its ttl.",
+                lambda training_set: _ttl_misses(training_set, max_expired_share),
             ),
             "cardinality": (
                 "No feature is constant, no text differs in almost every row.",
-                lambda judged: _cardinality(judged, service, max_distinct_share, constant),
+                lambda training_set: _cardinality(training_set, service, max_distinct_share, constant),
             ),
         }
     return [
@@ -97,7 +103,7 @@ def training_set_checks(
             asset=key,
             tool="feast",
             judges=judges,
-            evidence=lambda context: _Judged(
+            evidence=lambda context: _StoredTrainingSet(
                 context,
                 key,
                 context.resources.feast if feature_service else None,
@@ -115,8 +121,8 @@ def training_set_checks(
 
 
 @dataclass
-class _Judged:
-    """A stored training set; what several checks need is read once."""
+class _StoredTrainingSet:
+    """A stored training set, of which each part that several checks need is read once."""
 
     context: dg.AssetCheckExecutionContext
     key: dg.AssetKey
@@ -137,7 +143,7 @@ class _Judged:
 
     @cached_property
     def origins(self) -> tuple[list[Origins], dict[str, str]]:
-        assert self.feast is not None  # required with a feature service, and not asked for without
+        assert self.feast is not None  # only checks with a feature service read origins
         return origins(
             self.feast.store(),
             self.service,
@@ -148,7 +154,7 @@ class _Judged:
         )
 
     def measured(self, facts: Mapping[str, str], columns: Sequence[str]) -> dict[str, dict[str, int]]:
-        """SQL aggregates of columns, in one pass: fact → column → count. In the SQL, ``{}`` is the column."""
+        """SQL aggregates of columns in one pass, as fact → column → count. ``{}`` in the SQL is the column."""
         if missing := [column for column in columns if column not in self.table.column_names]:
             raise FeatureError(
                 f"{self.key.to_user_string()} has no columns {', '.join(missing)} "
@@ -156,18 +162,18 @@ class _Judged:
             )
         if not columns or not facts:
             return {fact: {} for fact in facts}
-        asked = [sql.format(sql_name(column)) for sql in facts.values() for column in columns]
+        expressions = [sql.format(sql_name(column)) for sql in facts.values() for column in columns]
         with extra("duckdb", extra="feast").connect() as connection:
             connection.register("training_set", self.table)
-            [counts] = connection.execute(f"SELECT {', '.join(asked)} FROM training_set").fetchall()
+            [counts] = connection.execute(f"SELECT {', '.join(expressions)} FROM training_set").fetchall()
         values = iter(counts)
         return {fact: {column: next(values) for column in columns} for fact in facts}
 
 
-def _null_shares(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
-    bounds = most if isinstance(most, Mapping) else dict.fromkeys(judged.table.column_names, most)
-    present = judged.measured({"present": "count({})"}, list(bounds))["present"]
-    count = judged.table.num_rows
+def _null_shares(training_set: _StoredTrainingSet, most: _Bounds) -> dg.AssetCheckResult:
+    bounds = most if isinstance(most, Mapping) else dict.fromkeys(training_set.table.column_names, most)
+    present = training_set.measured({"present": "count({})"}, list(bounds))["present"]
+    count = training_set.table.num_rows
     shares = {column: 1 - present[column] / count if count else 1.0 for column in bounds}
     over = {column: share for column, share in shares.items() if share > bounds[column]}
     rows = [{"column": c, "null share": s, "at most": bounds[c]} for c, s in shares.items()]
@@ -178,53 +184,59 @@ def _null_shares(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
     )
 
 
-def _no_duplicates(judged: _Judged, unique: Sequence[str]) -> dg.AssetCheckResult:
-    judged.measured({}, list(unique))  # refuses unknown columns
-    groups = judged.table.group_by(list(unique)).aggregate([]).num_rows
-    repeated = judged.table.num_rows - groups
+def _no_duplicates(training_set: _StoredTrainingSet, unique: Sequence[str]) -> dg.AssetCheckResult:
+    training_set.measured({}, list(unique))  # refuses unknown columns
+    groups = training_set.table.group_by(list(unique)).aggregate([]).num_rows
+    repeated = training_set.table.num_rows - groups
     return dg.AssetCheckResult(
-        passed=repeated == 0, metadata={"feast/duplicates": repeated, "feast/rows": judged.table.num_rows}
+        passed=repeated == 0, metadata={"feast/duplicates": repeated, "feast/rows": training_set.table.num_rows}
     )
 
 
-def _rows_kept(judged: _Judged) -> dg.AssetCheckResult:
-    known = latest_records(judged.context.instance, judged.key, [judged.partition] if judged.partition else None)
-    record = next((record for record in known if isinstance(record, TrainingSet)), None)
+def _rows_kept(training_set: _StoredTrainingSet) -> dg.AssetCheckResult:
+    records = latest_records(
+        training_set.context.instance, training_set.key, [training_set.partition] if training_set.partition else None
+    )
+    record = next((record for record in records if isinstance(record, TrainingSet)), None)
     if record is None:
-        raise FeatureError(f"{judged.key.to_user_string()} has no record of a training set. Materialize it.")
-    rows, found = judged.table.num_rows, content_hash(judged.table, tool="feast")
-    same = not record.content_hash or found == record.content_hash
-    lost = "" if rows == record.rows else f"{rows} rows are stored, and {record.rows} were joined"
-    changed = "" if same else "the IO manager gives other values or types back than it was given"
+        raise FeatureError(f"{training_set.key.to_user_string()} has no record of a training set. Materialize it.")
+    rows, stored_hash = training_set.table.num_rows, content_hash(training_set.table, tool="feast")
+    same = not record.content_hash or stored_hash == record.content_hash
+    row_problem = "" if rows == record.rows else f"{rows} rows are stored, and {record.rows} were joined"
+    value_problem = "" if same else "the IO manager loads other values or types than were stored"
     return dg.AssetCheckResult(
-        passed=not lost and same,
-        # Types that a storage cannot keep are worth a warning; lost rows are not to be trained on.
-        severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
-        description=lost or changed or None,
-        metadata={"feast/rows": rows, "feast/rows_joined": record.rows or 0, "feast/content_hash": found},
+        passed=not row_problem and same,
+        # Types that a storage cannot keep are worth a warning; a training set with lost rows must not be used.
+        severity=dg.AssetCheckSeverity.ERROR if row_problem else dg.AssetCheckSeverity.WARN,
+        description=row_problem or value_problem or None,
+        metadata={"feast/rows": rows, "feast/rows_joined": record.rows or 0, "feast/content_hash": stored_hash},
     )
 
 
-def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
-    found, left_out = judged.origins
-    same = _equal_to(judged, label) if label else []
-    leaked = {f"{origin.view} ({', '.join(origin.features)})": origin.leaked for origin in found if origin.leaked}
-    problems = [f"{name}: {count} rows hold what came later" for name, count in leaked.items()]
+def _no_leakage(training_set: _StoredTrainingSet, label: str | None) -> dg.AssetCheckResult:
+    view_origins, left_out = training_set.origins
+    same = _equal_to(training_set, label) if label else []
+    leaked = {
+        f"{origin.view} ({', '.join(origin.features)})": origin.leaked for origin in view_origins if origin.leaked
+    }
+    problems = [f"{name}: {count} rows hold values from later" for name, count in leaked.items()]
     problems += [f"feature {feature} is the label" for feature in same]
-    unseen = "" if found else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
+    unseen = (
+        "" if view_origins else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
+    )
     rows = [
         {
             "feature view": origin.view,
             "feature": feature,
             "rows": origin.rows,
-            "from the newest row": origin.known,
+            "from the newest row": origin.matching,
             "from later": origin.leaked,
             "not in the source": origin.unexplained,
             "nearest (s)": origin.nearest,
             "latest (s)": origin.lead,
-            "created later": origin.known_late,
+            "created later": origin.created_late,
         }
-        for origin in found
+        for origin in view_origins
         for feature in origin.features
     ]
     return dg.AssetCheckResult(
@@ -232,44 +244,44 @@ def _no_leakage(judged: _Judged, label: str | None) -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.ERROR if problems else dg.AssetCheckSeverity.WARN,
         description="; ".join(problems) or unseen or None,
         metadata={
-            "feast/leaked_rows": sum(origin.leaked for origin in found),
-            "feast/rows_not_in_source": sum(origin.unexplained for origin in found),
-            "feast/rows_created_later": sum(origin.known_late or 0 for origin in found),
-            "feast/sampled_rows": max((origin.rows for origin in found), default=0),
+            "feast/leaked_rows": sum(origin.leaked for origin in view_origins),
+            "feast/rows_not_in_source": sum(origin.unexplained for origin in view_origins),
+            "feast/rows_created_later": sum(origin.created_late or 0 for origin in view_origins),
+            "feast/sampled_rows": max((origin.rows for origin in view_origins), default=0),
             **table("feast/origins", rows),
             **({"feast/not_looked_up": left_out} if left_out else {}),
         },
     )
 
 
-def _equal_to(judged: _Judged, label: str) -> list[str]:
-    """Features that are the label, or equal it in every row; a label that is constant is equal to nothing."""
-    judged.measured({}, [label])  # refuses an unknown column
-    assert judged.feast is not None  # as for the origins
-    types = feature_types(feature_service(judged.feast.store(), judged.service))
-    features = [feature for feature in types if feature in judged.table.column_names]
+def _equal_to(training_set: _StoredTrainingSet, label: str) -> list[str]:
+    """Features that are the label, or equal it in every row; nothing equals a constant label."""
+    training_set.measured({}, [label])  # refuses an unknown column
+    assert training_set.feast is not None  # as for `origins`
+    types = feature_types(feature_service(training_set.feast.store(), training_set.service))
+    features = [feature for feature in types if feature in training_set.table.column_names]
     other = [feature for feature in features if feature != label]
     column = sql_name(label)
     differ = "count(*) FILTER (WHERE coalesce(try_cast({0} AS DOUBLE)::VARCHAR, {0}::VARCHAR) IS DISTINCT FROM "
     differ += f"coalesce(try_cast({column} AS DOUBLE)::VARCHAR, {column}::VARCHAR))"
-    facts = judged.measured({"differ": differ, "distinct": _DISTINCT}, other)
+    facts = training_set.measured({"differ": differ, "distinct": _DISTINCT}, other)
     equal = [name for name in other if facts["differ"][name] == 0 and facts["distinct"][name] > 1]
     return [*({label} & set(features)), *equal]
 
 
-def _ttl_misses(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
-    found, _ = judged.origins
-    bounds = most if isinstance(most, Mapping) else {origin.view: most for origin in found}
-    if unknown := sorted(set(bounds) - {origin.view for origin in found}):
+def _ttl_misses(training_set: _StoredTrainingSet, most: _Bounds) -> dg.AssetCheckResult:
+    view_origins, _ = training_set.origins
+    bounds = most if isinstance(most, Mapping) else {origin.view: most for origin in view_origins}
+    if unknown := sorted(set(bounds) - {origin.view for origin in view_origins}):
         raise FeatureError(
-            f"{', '.join(unknown)} is no feature view with a file source in {judged.service!r} "
-            f"(there are: {', '.join(origin.view for origin in found) or 'none'})."
+            f"{', '.join(unknown)} is not a feature view with a file source in {training_set.service!r} "
+            f"(there are: {', '.join(origin.view for origin in view_origins) or 'none'})."
         )
-    shares = {origin.view: origin.expired / max(origin.rows, 1) for origin in found}
+    shares = {origin.view: origin.expired / max(origin.rows, 1) for origin in view_origins}
     over = {view: shares[view] for view, bound in bounds.items() if shares[view] > bound}
     rows = [
-        {"feature view": o.view, "rows": o.rows, "beyond the ttl": o.expired, "never anything": o.unheard}
-        for o in found
+        {"feature view": o.view, "rows": o.rows, "beyond the ttl": o.expired, "never anything": o.without_source}
+        for o in view_origins
     ]
     return dg.AssetCheckResult(
         passed=not over,
@@ -282,10 +294,12 @@ def _ttl_misses(judged: _Judged, most: _Bounds) -> dg.AssetCheckResult:
     )
 
 
-def _cardinality(judged: _Judged, service: str, most: float, constant: Sequence[str]) -> dg.AssetCheckResult:
-    assert judged.feast is not None
-    types = feature_types(feature_service(judged.feast.store(), service))
-    facts = judged.measured({"present": "count({})", "distinct": _DISTINCT}, list(types))
+def _cardinality(
+    training_set: _StoredTrainingSet, service: str, most: float, constant: Sequence[str]
+) -> dg.AssetCheckResult:
+    assert training_set.feast is not None
+    types = feature_types(feature_service(training_set.feast.store(), service))
+    facts = training_set.measured({"present": "count({})", "distinct": _DISTINCT}, list(types))
     distinct, present = facts["distinct"], facts["present"]
     stuck = [name for name in types if distinct[name] <= 1 and name not in constant]
     text = [name for name, kind in types.items() if kind == "String" and present[name] > 1]

@@ -1,1 +1,1 @@
-"""Historical features: retrieval, sources and content hashes."""
+"""Historical features: retrieval and sources."""

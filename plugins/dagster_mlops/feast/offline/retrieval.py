@@ -1,4 +1,4 @@
-"""Dataframes of features in the order asked for, with every row kept: what Feast returns, made dependable."""
+"""Feast's historical features with every entity row kept, in order, and stable types."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,74 +18,74 @@ _TIMESTAMP = "event_timestamp"
 _NUMBERS = {"Int32", "Int64", "Float32", "Float64", "Bool"}
 ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 """The offline store that keeps every entity row, its order and its columns."""
-# Feast's DuckDB store joins each entity row with every event within the ttl before it picks the latest, all in memory.
+# Feast's DuckDB store joins each entity row with every event within the ttl in memory, before it picks the latest.
 _ROWS_PER_QUERY = 100_000
 
 
 def historical_features(
     store: "FeatureStore", entities: Any, service: str, *, timestamp_column: str = _TIMESTAMP
 ) -> Any:
-    """`entities` as it is, row by row, with the features of `service` as they were known at each row's timestamp.
+    """`entities` unchanged, row by row, with the features of `service` as they were known at each row's timestamp.
 
-    Feast sees only what it needs: other columns cannot collide with its own.
+    Feast gets only the columns that it needs, so that others cannot collide with its own.
 
     Args:
-        entities: A pandas dataframe, or a polars dataframe or Arrow table (or stream), which become an Arrow table.
+        entities: A pandas dataframe; or a polars dataframe or Arrow table or stream, which become an Arrow table.
 
     Raises:
-        FeatureError: a needed column is missing or empty, or Feast lost rows.
+        FeatureError: A required column is missing or empty, or Feast lost rows.
     """
     pd = extra("pandas", extra="feast")
-    found = feature_service(store, service)
-    keys, types = entity_columns(store, found), feature_types(found)
+    definition = feature_service(store, service)
+    keys, types = entity_columns(store, definition), feature_types(definition)
     if not isinstance(entities, pd.DataFrame):
         entities = as_table(entities, tool="feast", error=FeatureError)
     require(entities, [*keys, timestamp_column], f"feature service {service!r}")
-    taken = [name for name in types if name in column_names(entities)]
-    if taken:
+    collisions = [name for name in types if name in column_names(entities)]
+    if collisions:
         raise FeatureError(
-            f"the entity dataframe already has columns that {service!r} adds: {', '.join(taken)}. Drop or rename them."
+            f"the entity dataframe already has columns of {service!r}: {', '.join(collisions)}. Drop or rename them."
         )
     return (_with_features if isinstance(entities, pd.DataFrame) else _with_feature_columns)(
-        store, entities, found, keys, timestamp_column
+        store, entities, definition, keys, timestamp_column
     )
 
 
 def _with_features(
-    store: "FeatureStore", entities: "pd.DataFrame", service: "FeatureService", keys: list[str], moment: str
+    store: "FeatureStore", entities: "pd.DataFrame", service: "FeatureService", keys: list[str], timestamp_column: str
 ) -> "pd.DataFrame":
     pd = extra("pandas", extra="feast")
-    times = pd.to_datetime(entities[moment], utc=True).astype("datetime64[us, UTC]")
-    _require_moments(int(times.isna().sum()), moment)
-    asked = entities[keys].assign(**{_TIMESTAMP: times}).reset_index(drop=True)
+    times = pd.to_datetime(entities[timestamp_column], utc=True).astype("datetime64[us, UTC]")
+    _require_timestamps(int(times.isna().sum()), timestamp_column)
+    entity_rows = entities[keys].assign(**{_TIMESTAMP: times}).reset_index(drop=True)
     types = feature_types(service)
     if keeps_rows(store):
-        values = point_in_time(store, asked, service, types)
+        values = point_in_time(store, entity_rows, service, types)
     else:
-        # Repeated rows cost nothing, then, and a store that collapses them cannot lose any.
-        row = asked.groupby([*keys, _TIMESTAMP], sort=False, dropna=False).ngroup()
-        distinct = asked.loc[~row.duplicated()].reset_index(drop=True)
+        # Without repeated rows, a store that collapses them cannot lose any.
+        row = entity_rows.groupby([*keys, _TIMESTAMP], sort=False, dropna=False).ngroup()
+        distinct = entity_rows.loc[~row.duplicated()].reset_index(drop=True)
         values = point_in_time(store, distinct, service, types).take(row.to_numpy()).reset_index(drop=True)
     return pd.concat([entities.reset_index(drop=True), values], axis=1)
 
 
 def _with_feature_columns(
-    store: "FeatureStore", entities: "pa.Table", service: "FeatureService", keys: list[str], moment: str
+    store: "FeatureStore", entities: "pa.Table", service: "FeatureService", keys: list[str], timestamp_column: str
 ) -> "pa.Table":
     pa = extra("pyarrow", extra="feast")
     if not keeps_rows(store):
         raise FeatureError(
-            f"Arrow tables are joined by `offline_store: {{type: {ENGINE}}}` only, and {store.repo_path} has "
-            f"another. Use that engine, or give a pandas DataFrame."
+            f"Arrow tables are joined only by `offline_store: {{type: {ENGINE}}}`, and {store.repo_path} has another "
+            "offline store. Use that one, or give a pandas DataFrame."
         )
-    times = entities.column(moment)
+    times = entities.column(timestamp_column)
     if not pa.types.is_timestamp(times.type):
-        raise FeatureError(f"column {moment!r} is {times.type}, and a timestamp is needed. Cast it first.")
-    _require_moments(times.null_count, moment)
+        raise FeatureError(f"column {timestamp_column!r} is {times.type}, and must be a timestamp. Cast it first.")
+    _require_timestamps(times.null_count, timestamp_column)
     zoned = times if times.type.tz else extra("pyarrow.compute", extra="feast").assume_timezone(times, "UTC")
-    asked = entities.select(keys).append_column(_TIMESTAMP, zoned.cast(pa.timestamp("us", "UTC"), safe=False))
+    entity_rows = entities.select(keys).append_column(_TIMESTAMP, zoned.cast(pa.timestamp("us", "UTC"), safe=False))
     types = feature_types(service)
-    pieces = store.get_historical_features(entity_df=asked, features=service).to_tables()  # pyright: ignore[reportAttributeAccessIssue] (keeps_rows)
+    pieces = store.get_historical_features(entity_df=entity_rows, features=service).to_tables()  # pyright: ignore[reportAttributeAccessIssue] (keeps_rows)
     values = pa.concat_tables([_normalised_table(piece, types) for piece in pieces])
     for name in types:
         entities = entities.append_column(name, values.column(name))
@@ -93,34 +93,34 @@ def _with_feature_columns(
 
 
 def keeps_rows(store: "FeatureStore") -> bool:
-    """Whether the offline store is the one that keeps every row, in order."""
+    """True for the offline store that keeps every row, in order."""
     return getattr(store.config.offline_store, "type", None) == ENGINE
 
 
 def point_in_time(
-    store: "FeatureStore", asked: "pd.DataFrame", features: "FeatureService | list[str]", types: dict[str, str]
+    store: "FeatureStore", entity_rows: "pd.DataFrame", features: "FeatureService | list[str]", types: dict[str, str]
 ) -> "pd.DataFrame":
-    """The features of `types` for each row of `asked`: join keys and event timestamps, no row twice, a plain index.
+    """The features of `types` for each of `entity_rows`: join keys and event timestamps, distinct rows, a plain index.
 
     Raises:
         FeatureError: Feast lost or multiplied rows.
     """
     pd = extra("pandas", extra="feast")
-    if asked.empty:
+    if entity_rows.empty:
         return normalised(pd.DataFrame(columns=[*types]), types)
     if keeps_rows(store):
-        answer = store.get_historical_features(entity_df=asked, features=features).to_df()
+        answer = store.get_historical_features(entity_df=entity_rows, features=features).to_df()
         return normalised(answer.loc[:, [*types]], types)
-    parts = [asked.iloc[first : first + _ROWS_PER_QUERY] for first in range(0, len(asked), _ROWS_PER_QUERY)]
+    parts = [entity_rows.iloc[first : first + _ROWS_PER_QUERY] for first in range(0, len(entity_rows), _ROWS_PER_QUERY)]
     answers = [
         store.get_historical_features(entity_df=part.assign(**{_ROW: part.index}), features=features).to_df()
         for part in parts
     ]
     answer = pd.concat(answers, ignore_index=True).sort_values(_ROW)
-    if not pd.Index(answer[_ROW]).equals(asked.index):
+    if not pd.Index(answer[_ROW]).equals(entity_rows.index):
         raise FeatureError(
-            f"Feast returned {len(answer)} rows for {len(asked)} entity rows: the offline store loses or multiplies "
-            f"rows. Use `offline_store: {{type: {ENGINE}}}`."
+            f"Feast returned {len(answer)} rows for {len(entity_rows)} entity rows: the offline store loses or "
+            f"multiplies rows. Use `offline_store: {{type: {ENGINE}}}`."
         )
     return normalised(answer.set_index(_ROW).loc[:, [*types]], types)
 
@@ -131,7 +131,7 @@ def feature_types(service: "FeatureService") -> dict[str, str]:
 
 
 def entity_columns(store: "FeatureStore", service: "FeatureService") -> list[str]:
-    """The columns that a feature service needs: join keys, and what its on-demand views take from the request."""
+    """The columns that a feature service needs: join keys, and the request data of its on-demand views."""
     columns: list[str] = []
     for projection in service.feature_view_projections:
         view: Any = feature_view(store, projection.name)
@@ -147,7 +147,7 @@ def entity_columns(store: "FeatureStore", service: "FeatureService") -> list[str
 
 
 def join_keys(view: Any) -> list[str]:
-    """A feature view's join keys, without the dummy that Feast gives a view without entities."""
+    """A feature view's join keys, without the dummy key that Feast adds to a view without entities."""
     return [column.name for column in view.entity_columns if not column.name.startswith("__")]
 
 
@@ -155,7 +155,8 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     """`frame` with one dtype per Feast type, whatever the store returned and whether or not a value is missing.
 
     Numbers and booleans become float64 (exact for integers up to 2**53), timestamps ``datetime64[us, UTC]``, and the
-    rest objects with None for a missing value. Offline and online frames are equal in type, then, and so are months.
+    rest objects with None for a missing value. So offline and online frames, and frames of different months, have
+    the same types.
     """
     pd = extra("pandas", extra="feast")
     columns: dict[str, Any] = {}
@@ -173,7 +174,7 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
 
 
 def _normalised_table(table: "pa.Table", types: dict[str, str]) -> "pa.Table":
-    """The same of an Arrow table: its features alone, missing values null."""
+    """The features of an Arrow table with one type per Feast type, and null for a missing value."""
     pa, compute = extra("pyarrow", extra="feast"), extra("pyarrow.compute", extra="feast")
     columns = {}
     for name, kind in types.items():
@@ -189,7 +190,7 @@ def _normalised_table(table: "pa.Table", types: dict[str, str]) -> "pa.Table":
     return pa.table(columns)
 
 
-def _require_moments(missing: int, column: str) -> None:
+def _require_timestamps(missing: int, column: str) -> None:
     if missing:
         raise FeatureError(f"{missing} entity rows have no {column!r}. Drop or fill them first.")
 
@@ -203,7 +204,7 @@ def require(frame: Any, columns: list[str], asker: str) -> None:
     """Refuse a dataframe that lacks columns.
 
     Raises:
-        FeatureError: and which ones.
+        FeatureError: Names the missing columns.
     """
     missing = [name for name in columns if name not in column_names(frame)]
     if missing:

@@ -1,4 +1,4 @@
-"""What the offline source of a feature view holds, read in batches and summed up by DuckDB: size does not matter."""
+"""Statistics and rows of a feature view's offline source, read in batches by DuckDB, so that it may be of any size."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -36,11 +36,11 @@ class Window:
 
 @dataclass(frozen=True)
 class FeatureFacts:
-    """The values of one feature in a window; mean to largest only for numbers, and None where there is no value."""
+    """Statistics of one feature in a window; `mean` to `largest` only for numbers, and None without values."""
 
     feature: str
     null_share: float
-    distinct: int  # an estimate, within a few per cent
+    distinct: int  # an estimate, within a few percent
     mean: float | None = None
     std: float | None = None
     smallest: float | None = None
@@ -49,7 +49,7 @@ class FeatureFacts:
 
 @dataclass(frozen=True)
 class WindowFacts:
-    """What the offline source holds in a window of a feature view."""
+    """Statistics of a feature view's offline source in a window."""
 
     window: Window
     rows: int
@@ -59,20 +59,20 @@ class WindowFacts:
 
 
 def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]) -> list[WindowFacts]:
-    """What the source holds in each of `windows`, which are in order and do not overlap; read in one pass.
+    """Statistics of the source in each of `windows`, which are in order and do not overlap; read in one pass.
 
-    The content hash does not depend on the order of rows or on how files cut them.
+    The content hash does not depend on the order of rows or on how they are split into files.
 
     Raises:
-        FeatureError: the source cannot be read.
+        FeatureError: The source cannot be read.
     """
     types = {feature.name: str(feature.dtype) for feature in view.features}
     columns = [*join_keys(view), view.batch_source.timestamp_field, *types]
-    chosen = ["count(*)", "max(happened)", *_hash_of(columns)]
+    aggregates = ["count(*)", "max(happened)", *_hash_of(columns)]
     for name, dtype in types.items():
-        chosen += _facts_of(name, dtype)
-    whole = Window(windows[0].start, windows[-1].end)
-    with _rows(store, view, whole, features=[*types]) as duckdb:
+        aggregates += _facts_of(name, dtype)
+    full_window = Window(windows[0].start, windows[-1].end)
+    with _rows(store, view, full_window, features=[*types]) as duckdb:
         spans = ", ".join(f"({i}, {to_microseconds(w.start)}, {to_microseconds(w.end)})" for i, w in enumerate(windows))
         placed = (
             "SELECT *, 0 AS place FROM events"
@@ -80,16 +80,16 @@ def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]
             else f"FROM events ASOF JOIN (VALUES {spans}) AS w(place, first, past) ON happened >= first"
             " WHERE happened < past"
         )
-        found = duckdb.sql(f"SELECT place, {', '.join(chosen)} FROM ({placed}) GROUP BY place").fetchall()
-    by_place = {row[0]: row[1:] for row in found}
+        rows = duckdb.sql(f"SELECT place, {', '.join(aggregates)} FROM ({placed}) GROUP BY place").fetchall()
+    by_place = {row[0]: row[1:] for row in rows}
     return [_facts(window, by_place.get(place), types) for place, window in enumerate(windows)]
 
 
 def whole_window(store: "FeatureStore", view: Any) -> Window:
-    """From the first to the last event of the view's source that has happened by now.
+    """The window from the first to the last event of the view's source up to now.
 
     Raises:
-        FeatureError: the source has no events, or cannot be read.
+        FeatureError: The source has no events, or cannot be read.
     """
     so_far = Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND)
     with _rows(store, view, so_far, features=[]) as duckdb:
@@ -100,22 +100,22 @@ def whole_window(store: "FeatureStore", view: Any) -> Window:
 
 
 def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, Any]]:
-    """The newest event of the view's source that has happened by now, and the join keys of an entity that has it.
+    """The time of the newest event of the view's source up to now, and the join keys of an entity with that event.
 
     Raises:
-        FeatureError: the source has no events, or cannot be read.
+        FeatureError: The source has no events, or cannot be read.
     """
     keys = join_keys(view)
     present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
     with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
-        found = duckdb.sql(
+        newest_rows = duckdb.sql(
             f"SELECT {', '.join(['happened', *map(sql_name, keys)])} FROM events WHERE {present} "
             "ORDER BY happened DESC LIMIT 1"
         ).fetchall()
-    if not found:
+    if not newest_rows:
         raise _no_events(view)
-    moment, *values = found[0]
-    return from_microseconds(moment), dict(zip(keys, values, strict=True))
+    timestamp, *values = newest_rows[0]
+    return from_microseconds(timestamp), dict(zip(keys, values, strict=True))
 
 
 def latest_events(
@@ -129,27 +129,28 @@ def latest_events(
 ) -> "pd.DataFrame":
     """Up to `sample` entities with an event in one of `windows`, or before `until`: join keys, and their latest events.
 
-    A quarter are those whose latest event is the newest, a quarter the oldest, the rest any: which ones depends on
-    `seed` and the entities alone. ``event_timestamp`` is the latest event in `windows`, if there is one there, and
-    ``last_event`` the latest in the source, as far as the windows and `until` reach; both in UTC.
+    A quarter are the entities with the newest latest events, a quarter those with the oldest, and the rest depends only
+    on `seed` and the entities. ``event_timestamp`` is the latest event in `windows`, if any, and ``last_event`` the
+    latest in the source up to the end of the windows and `until`; both in UTC.
     """
     keys = join_keys(view)
-    named = ", ".join(map(sql_name, keys))
+    key_columns = ", ".join(map(sql_name, keys))
     inside = (
         " OR ".join(f"happened >= {to_microseconds(w.start)} AND happened < {to_microseconds(w.end)}" for w in windows)
         or "false"
     )
     starts, ends = [w.start for w in windows], [w.end for w in windows]
-    whole = Window(_LONG_AGO, max([until, *ends])) if until else Window(min(starts), max(ends))
+    full_window = Window(_LONG_AGO, max([until, *ends])) if until else Window(min(starts), max(ends))
     present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
-    found = f"{named}{', ' if keys else ''}max(happened) FILTER ({inside}) AS event, max(happened) AS last"
-    order = f"md5(concat_ws(chr(31), '{seed}', {named})), {named}" if keys else "last"
+    selection = f"{key_columns}{', ' if keys else ''}max(happened) FILTER ({inside}) AS event, max(happened) AS last"
+    order = f"md5(concat_ws(chr(31), '{seed}', {key_columns})), {key_columns}" if keys else "last"
     quarter = -(-sample // 4)
     strata = [f"last DESC, {order} LIMIT {quarter}", f"last, {order} LIMIT {quarter}", f"{order} LIMIT {int(sample)}"]
-    with _rows(store, view, whole, features=[]) as duckdb:
+    with _rows(store, view, full_window, features=[]) as duckdb:
         duckdb.execute(
-            f"CREATE TEMP TABLE latest AS SELECT {found} FROM events WHERE {present}"
-            f"{f' GROUP BY {named}' if keys else ''} HAVING last IS NOT NULL{'' if until else ' AND event IS NOT NULL'}"
+            f"CREATE TEMP TABLE latest AS SELECT {selection} FROM events WHERE {present} "
+            f"{f'GROUP BY {key_columns} ' if keys else ''}HAVING last IS NOT NULL"
+            f"{'' if until else ' AND event IS NOT NULL'}"
         )
         picked = " UNION ALL ".join(
             f"(SELECT *, {place} AS place FROM latest ORDER BY {stratum})" for place, stratum in enumerate(strata)
@@ -157,15 +158,15 @@ def latest_events(
         frame = duckdb.sql(f"{picked} ORDER BY place, {order}").df()
     frame = frame.drop_duplicates(keys or ["last"]).head(sample).reset_index(drop=True)
     to_datetime = extra("pandas", extra="feast").to_datetime
-    for moment, column in (("event", "event_timestamp"), ("last", "last_event")):
-        frame[column] = to_datetime(frame[moment].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
+    for name, column in (("event", "event_timestamp"), ("last", "last_event")):
+        frame[column] = to_datetime(frame[name].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
     return frame[[*keys, "event_timestamp", "last_event"]]
 
 
 def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.Table":
-    """The rows of `table` that the view's source does not hold yet, with the same keys, moment and features.
+    """The rows of `table` that the view's source does not hold yet with the same keys, event timestamp and features.
 
-    `table` has the columns of the source, at least one row, and no moment is missing.
+    `table` has the columns of the source, at least one row, and no missing event timestamp.
     """
     features = [feature.name for feature in view.features]
     columns = [*join_keys(view), *features]
@@ -174,17 +175,17 @@ def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.T
     span = extra("pyarrow.compute", extra="feast").min_max(table[time])
     window = Window(span["min"].as_py(), span["max"].as_py() + MICROSECOND)
     with _rows(store, view, window, features=features) as duckdb:
-        duckdb.register("given", table)
-        same = [f"e.{sql_name(name)} IS NOT DISTINCT FROM g.{sql_name(raw.get(name, name))}" for name in columns]
-        same.append(f"e.happened = epoch_us(g.{sql_name(time)})")
-        return duckdb.sql(f"SELECT g.* FROM given g ANTI JOIN events e ON {' AND '.join(same)}").to_arrow_table()
+        duckdb.register("pushed", table)
+        same = [f"e.{sql_name(name)} IS NOT DISTINCT FROM p.{sql_name(raw.get(name, name))}" for name in columns]
+        same.append(f"e.happened = epoch_us(p.{sql_name(time)})")
+        return duckdb.sql(f"SELECT p.* FROM pushed p ANTI JOIN events e ON {' AND '.join(same)}").to_arrow_table()
 
 
 @contextmanager
 def _rows(
     store: "FeatureStore", view: Any, window: Window, *, features: Sequence[str]
 ) -> Iterator["DuckDBPyConnection"]:
-    """DuckDB, where ``events`` is the source, to be read once; ``happened`` is its time in microseconds since 1970."""
+    """DuckDB with the source as ``events``, to be read once; ``happened`` is the time in microseconds since 1970."""
     source = view.batch_source
     raw = {mapped: name for name, mapped in source.field_mapping.items()}
     columns = [*join_keys(view), *features]
@@ -203,9 +204,9 @@ def _rows(
         )
         with job.in_duckdb() if hasattr(job, "in_duckdb") else _registered(job) as (duckdb, rows):
             time = sql_name(source.timestamp_field)
-            taken = ", ".join(f"{sql_name(raw.get(name, name))} AS {sql_name(name)}" for name in columns)
+            selection = ", ".join(f"{sql_name(raw.get(name, name))} AS {sql_name(name)}" for name in columns)
             duckdb.execute(
-                f"CREATE TEMP VIEW events AS SELECT {taken}{', ' if taken else ''}{time}, "
+                f"CREATE TEMP VIEW events AS SELECT {selection}{', ' if selection else ''}{time}, "
                 f"epoch_us({time}::TIMESTAMPTZ) AS happened FROM ({rows})"
             )
             yield duckdb
@@ -214,8 +215,8 @@ def _rows(
     except Exception as error:
         raise FeatureError(
             f"feature view {view.name!r} cannot read its source {getattr(source, 'path', '') or source.name}: {error}. "
-            "Materialize what writes it first; a FileSource wants an absolute file or folder (no glob) and timestamps "
-            "in microseconds."
+            "Materialize the assets that write it first; a FileSource needs an absolute file or folder (no glob) and "
+            "timestamps in microseconds."
         ) from error
 
 
@@ -228,7 +229,7 @@ def _no_events(view: Any) -> FeatureError:
 @contextmanager
 def _registered(job: Any) -> Iterator[tuple["DuckDBPyConnection", str]]:
     """DuckDB, and a query that reads the rows of a retrieval job of any offline store, once."""
-    # Spilled rows shall not land in the working directory, DuckDB's default.
+    # Rows must not spill into the working directory, which is DuckDB's default.
     with (
         tempfile.TemporaryDirectory(prefix="dagster-mlops-") as spill,
         extra("duckdb", extra="feast").connect(config={"temp_directory": spill}) as duckdb,
@@ -239,9 +240,9 @@ def _registered(job: Any) -> Iterator[tuple["DuckDBPyConnection", str]]:
 
 
 def _batches(job: Any) -> "pa.RecordBatchReader":
-    """The rows of a retrieval job, in batches where its store can: Feast itself only knows whole tables."""
+    """The rows of a retrieval job, in batches if its store supports them; Feast itself returns only whole tables."""
     if hasattr(job, "table"):
-        # Ibis, which Feast's DuckDB store builds on. Its own batches ask for a method that DuckDB has renamed.
+        # Feast's DuckDB store builds on Ibis, whose own batches call a method that DuckDB has renamed.
         return job.table.get_backend().con.sql(job.table.compile()).to_arrow_reader()
     if type(job).__name__ == "PostgreSQLRetrievalJob":
         return _from_postgres(job)
@@ -249,7 +250,7 @@ def _batches(job: Any) -> "pa.RecordBatchReader":
 
 
 def _from_postgres(job: Any) -> "pa.RecordBatchReader":
-    """The rows of a query by a cursor of the server. Feast itself fetches all of them as Python objects."""
+    """The rows of a query by a server-side cursor; Feast itself fetches all of them as Python objects."""
     pa, types = extra("pyarrow", extra="feast"), extra("feast.type_map", extra="feast")
     connection = upstream.offline_postgres_connection(job.config.offline_store)
     connection.read_only = True
@@ -258,7 +259,7 @@ def _from_postgres(job: Any) -> "pa.RecordBatchReader":
     schema = pa.schema([(column.name, types.pg_type_code_to_arrow(column.type_code)) for column in cursor.description])
 
     def batches() -> "Iterator[pa.RecordBatch]":
-        with connection:  # which closes it
+        with connection:  # closes the connection
             while rows := cursor.fetchmany(_ROWS_PER_BATCH):
                 columns = zip(zip(*rows, strict=True), schema.types, strict=True)
                 yield pa.record_batch([pa.array(values).cast(kind) for values, kind in columns], schema=schema)
@@ -268,7 +269,7 @@ def _from_postgres(job: Any) -> "pa.RecordBatchReader":
 
 def _hash_of(columns: Sequence[str]) -> list[str]:
     text = ", ".join(f"coalesce({sql_name(name)}::VARCHAR, chr(30))" for name in columns)
-    digest = f"md5_number(concat_ws(chr(31), {text}))"  # of which DuckDB makes one, unlike of its halves by name
+    digest = f"md5_number(concat_ws(chr(31), {text}))"  # computed once, unlike md5_number_lower and _upper
     return [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
 
 
@@ -276,17 +277,17 @@ def _facts_of(name: str, dtype: str) -> list[str]:
     column = sql_name(name)
     if dtype in {"Float32", "Float64"}:
         column = f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column} END"
-    different = column if dtype in _NUMBERS else f"({column})::VARCHAR"  # numbers need not become text
+    different = column if dtype in _NUMBERS else f"({column})::VARCHAR"  # numbers need no conversion to text
     facts = [f"count({column})", f"approx_count_distinct({different})"]
     numbers = ["avg", "stddev_samp", "min", "max"] if dtype in _NUMBERS else []
     return facts + [f"{function}(({column})::DOUBLE)" for function in numbers]
 
 
-def _facts(window: Window, found: Sequence[Any] | None, types: dict[str, str]) -> WindowFacts:
-    if found is None:
+def _facts(window: Window, row: Sequence[Any] | None, types: dict[str, str]) -> WindowFacts:
+    if row is None:
         empty = tuple(FeatureFacts(name, 0.0, 0) for name in types)
         return WindowFacts(window, 0, None, "empty", empty)
-    rows, last, low, high, *rest = found
+    rows, last, low, high, *rest = row
     values = iter(rest)
     features = []
     for name, dtype in types.items():

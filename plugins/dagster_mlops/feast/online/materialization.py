@@ -1,4 +1,4 @@
-"""Loads windows of a feature view into the online store, whatever order they come in and whoever else does so."""
+"""Loads windows of a feature view into the online store, in any order and beside other processes."""
 
 import json
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Iterator[None]:
-    """Nobody else loads `view` meanwhile: on this machine, and with a registry in Postgres, on any.
+    """Lock `view` against other loaders: on this machine and, with a registry in Postgres, on all machines.
 
-    Two writers would each miss what the other is loading, and either could put an older value over a newer one. The
-    system, or the database, frees the lock of a process that was killed.
+    Two writers would not see each other's writes, and could overwrite a newer value with an older one. The operating
+    system, or the database, releases the lock of a killed process.
 
     Raises:
-        FeatureError: somebody else held it for `timeout` seconds.
+        FeatureError: Another process held the lock for `timeout` seconds.
     """
     with exclusive(state_dir(repo) / f"{view}.lock", timeout, error=FeatureError):
         engine = getattr(store.registry, "write_engine", None)
@@ -41,14 +41,14 @@ def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Itera
             return
         sql = extra("sqlalchemy", extra="feast")
         name = {"name": f"dagster_mlops/{store.project}/{view}"}
-        # Autocommit: a session that is idle in a transaction may be ended by the server, and its lock with it.
+        # Autocommit: the server may end a session that is idle in a transaction, and its lock with it.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sql.text(f"SET lock_timeout = {int(timeout * 1000)}"))
             try:
                 connection.execute(sql.text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"), name)
             except sql.exc.OperationalError as error:
                 raise FeatureError(
-                    f"another machine has been materializing {view!r} for {timeout:.0f} s. Wait for it or end it."
+                    f"another machine has been materializing {view!r} for {timeout:.0f} s. Wait for it or stop it."
                 ) from error
             try:
                 yield
@@ -57,31 +57,30 @@ def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Itera
 
 
 def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
-    """Load `window` into the online store and return how many keys were written. Call it inside :func:`alone`.
+    """Load `window` into the online store and return the number of written keys. Call it inside :func:`alone`.
 
-    The latest event of each key wins, whatever order windows come in: rows that arrived late, windows loaded again and
-    values that were pushed meanwhile included. What Feast's own stores do is in
-    :func:`~dagster_mlops.feast.online.newer_events_kept`. Where the view's table is gone, it is made again, and all
-    that the registry has as loaded is loaded again first.
+    The latest event of each key wins, in whatever order windows are loaded: also for late rows, reloaded windows and
+    values that were pushed meanwhile; :func:`~dagster_mlops.feast.online.newer_events_kept` says what Feast's own
+    stores do. A missing table is recreated, and all windows that the registry records as loaded are reloaded first.
 
     Raises:
-        FeatureError: the registry did not keep that the window is loaded; or the online store failed, and its remedy.
+        FeatureError: The registry did not keep the record of the loaded window; or the online store failed.
     """
-    found = registry.feature_view(store, view)
-    make_missing_table(store, found)
-    name = _lost(view)
-    if lost := json.loads(registry.get_tags(store, name).get("windows", "[]")):
-        for start, end in lost:
+    feature_view = registry.feature_view(store, view)
+    make_missing_table(store, feature_view)
+    name = _lost_windows_name(view)
+    if lost_windows := json.loads(registry.get_tags(store, name).get("windows", "[]")):
+        for start, end in lost_windows:
             _load(store, view, Window(datetime.fromisoformat(start), datetime.fromisoformat(end)))
         registry.put_tags(store, name, {})
     return _load(store, view, window)
 
 
 def make_missing_tables(store: "FeatureStore") -> None:
-    """Make the tables that views of the registry have no longer, for the next :func:`materialize` to load again.
+    """Recreate missing tables of the registry's views, for the next :func:`materialize` to reload.
 
-    ``feast apply`` makes no table for a view that the registry has already, or makes it without a word: what had been
-    loaded would be missing ever after, while the registry has it as loaded.
+    ``feast apply`` creates no table for a view that the registry has already, or creates it without a warning: the
+    loaded values would stay missing although the registry records them as loaded.
     """
     for view in store.registry.list_all_feature_views(store.project):
         if getattr(view, "online", False) and hasattr(view, "materialization_intervals"):
@@ -89,45 +88,47 @@ def make_missing_tables(store: "FeatureStore") -> None:
 
 
 def make_missing_table(store: "FeatureStore", view: Any) -> None:
-    """The same for one view."""
+    """Recreate the table of one view if it is missing, and record the windows to reload."""
     online = upstream.online_store(store)
     with explained(store.config, [view.name], "looking for"):
         if has_table(online, store.config, view):
             return
         if windows := materialized_windows(view):
-            pushed = ", and push again what is not in its source" if getattr(view, "stream_source", None) else ""
-            dg.get_dagster_logger().warning(
-                f"the online store has no table for feature view {view.name!r} any more. It is made again, and a "
-                f"materialization loads again what had been loaded. Find out who deleted it{pushed}."
+            pushed = (
+                ", and push rows that are not in its source once more" if getattr(view, "stream_source", None) else ""
             )
-            # Before the table is there: who is killed in between leaves what tells the next one.
+            dg.get_dagster_logger().warning(
+                f"the table of feature view {view.name!r} is missing from the online store. It is recreated, and a "
+                f"materialization reloads its loaded windows. Find out who deleted it{pushed}."
+            )
+            # Recorded before the table exists, so that a process killed in between leaves the windows for the next.
             spans = [[window.start.isoformat(), window.end.isoformat()] for window in windows]
-            registry.put_tags(store, _lost(view.name), {"windows": json.dumps(spans)})
+            registry.put_tags(store, _lost_windows_name(view.name), {"windows": json.dumps(spans)})
         online.update(store.config, [], [view], [], [], True)
 
 
-def _lost(view: str) -> str:
-    """Where the registry has what of a view is to be loaded again."""
+def _lost_windows_name(view: str) -> str:
+    """The registry entry with the windows of a view to reload."""
     return f"dagster_mlops/lost/{view}"
 
 
 def _load(store: "FeatureStore", view: str, window: Window) -> Written:
     for _ in range(3):
-        with newer_events_kept(store) as written:
+        with newer_events_kept(store) as writes:
             # Feast reads both ends of an interval; events at `end` belong to the next window.
             store.materialize(window.start, window.end - MICROSECOND, feature_views=[view])
-        # `feast apply` in another process writes back the intervals that it read before ours was there.
-        known = materialized_windows(registry.feature_view(store, view))
-        if any(w.start <= window.start and window.end <= w.end for w in known):
-            return written
+        # `feast apply` in another process writes back the intervals that it read before ours was recorded.
+        loaded_windows = materialized_windows(registry.feature_view(store, view))
+        if any(w.start <= window.start and window.end <= w.end for w in loaded_windows):
+            return writes
     raise FeatureError(
-        f"feature view {view!r} was loaded from {window.start} to {window.end}, but the registry forgot it three "
-        "times: something keeps applying over it. End that, and materialize again."
+        f"feature view {view!r} was loaded from {window.start} to {window.end}, but the registry lost that record "
+        "three times, because another process keeps applying. Stop it, and rematerialize."
     )
 
 
 def materialized_windows(view: Any) -> list[Window]:
-    """What of a view is online, as the registry has it: windows in order, those that touch or overlap as one."""
+    """The windows of a view that the registry records as loaded, in order; adjacent or overlapping ones are merged."""
     merged: list[Window] = []
     for window in sorted(Window(utc(start), utc(end) + MICROSECOND) for start, end in view.materialization_intervals):
         if merged and window.start <= merged[-1].end:

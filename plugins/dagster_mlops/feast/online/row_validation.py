@@ -1,4 +1,4 @@
-"""Rows that are to become features, checked against the views they are for before the first is written."""
+"""Checks of pushed rows against their feature views, before the first row is written."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,52 +12,52 @@ if TYPE_CHECKING:
 
 
 def checked(
-    store: "FeatureStore", views: list[Any], whom: str, table: "pa.Table", *, offline: bool
+    store: "FeatureStore", views: list[Any], destination: str, table: "pa.Table", *, offline: bool
 ) -> tuple["pa.Table", str]:
-    """`table` in Feast's types with its moments in UTC, and the name of their column.
+    """`table` in Feast's types with its event timestamps in UTC, and the name of their column.
 
     Raises:
-        FeatureError: all that is wrong with it, for `whom` it was meant.
+        FeatureError: Names `destination` and every problem of the table.
     """
     pa, feast_types = extra("pyarrow", extra="feast"), extra("feast.types")
     problems: list[str] = []
-    wanted: dict[str, Any] = {}
+    expected_types: dict[str, Any] = {}
     times = {view.batch_source.timestamp_field for view in views}
     for view in views:
         for column in [*view.entity_columns, *view.features]:
             if not column.name.startswith("__"):
-                wanted[column.name] = feast_types.from_feast_to_pyarrow_type(column.dtype)
+                expected_types[column.name] = feast_types.from_feast_to_pyarrow_type(column.dtype)
     keys = {key for view in views for key in join_keys(view)}
-    wanted |= {time: pa.timestamp("us", tz="UTC") for time in times}
+    expected_types |= {time: pa.timestamp("us", tz="UTC") for time in times}
     if len(times) > 1:
         problems.append(f"its views name their timestamp differently: {', '.join(sorted(times))}")
-    missing = sorted(set(wanted) - set(table.column_names))
+    missing = sorted(set(expected_types) - set(table.column_names))
     if missing:
         problems.append(f"the columns {', '.join(missing)} are missing (it has: {', '.join(table.column_names)})")
     if offline:
         stores, config = extra("feast.infra.offline_stores.offline_store", extra="feast"), store.config.offline_store
-        there = extra("feast.infra.offline_stores.offline_utils").get_offline_store_from_config(config)
-        if type(there).offline_write_batch is stores.OfflineStore.offline_write_batch:
+        offline_store = extra("feast.infra.offline_stores.offline_utils").get_offline_store_from_config(config)
+        if type(offline_store).offline_write_batch is stores.OfflineStore.offline_write_batch:
             problems.append(
                 f"Feast cannot write to the offline store {getattr(config, 'type', '')!r}: push them with to='online', "
-                "and add them to the source by an asset of yours"
+                "and write them to the source in an asset of your own"
             )
         for view in views:
-            there = {name for name, _ in view.batch_source.get_table_column_names_and_types(store.config)}
-            if there != set(table.column_names):
+            source_columns = {name for name, _ in view.batch_source.get_table_column_names_and_types(store.config)}
+            if source_columns != set(table.column_names):
                 problems.append(
-                    f"the batch source of {view.name!r} has exactly the columns {', '.join(sorted(there))}, "
+                    f"the batch source of {view.name!r} has exactly the columns {', '.join(sorted(source_columns))}, "
                     f"and these rows have {', '.join(sorted(table.column_names))}"
                 )
-    for name in sorted(set(wanted) & set(table.column_names)):
-        column, target = table[name], wanted[name]
+    for name in sorted(set(expected_types) & set(table.column_names)):
+        column, target = table[name], expected_types[name]
         try:
             if _family(column.type) not in (_family(target), "null") and (
                 (_family(column.type), _family(target)) not in {("whole", "real"), ("real", "whole")}
             ):
                 raise pa.ArrowInvalid("another kind of value")
             if pa.types.is_timestamp(target):
-                # Feast's stores keep microseconds; what is finer is cut off.
+                # Feast's stores keep microseconds; finer digits are cut off.
                 column = column.cast(pa.timestamp("us", tz=column.type.tz or "UTC"), safe=False)
             table = table.set_column(table.schema.get_field_index(name), name, column.cast(target))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -66,12 +66,12 @@ def checked(
         if name in keys | times and column.null_count:
             problems.append(f"{name!r} is missing in {column.null_count} rows")
     if problems:
-        raise FeatureError(f"rows for {whom} were refused, and nothing was written: {'; '.join(problems)}.")
+        raise FeatureError(f"rows for {destination} were refused, and nothing was written: {'; '.join(problems)}.")
     return table, times.pop()
 
 
 def _family(type: "pa.DataType") -> str:
-    """What kind of values a column holds, whatever their width."""
+    """The kind of values in a column, independent of their width."""
     types = extra("pyarrow", extra="feast").types
     if types.is_dictionary(type):
         return _family(type.value_type)
@@ -80,21 +80,21 @@ def _family(type: "pa.DataType") -> str:
     tests = {"whole": "integer", "real": "floating", "time": "timestamp"}
     text = types.is_string(type) or types.is_large_string(type) or types.is_string_view(type)
     raw = types.is_binary(type) or types.is_large_binary(type)
-    named = [family for family, test in tests.items() if getattr(types, f"is_{test}")(type)]
-    return "text" if text else "bytes" if raw else named[0] if named else str(type)
+    families = [family for family, test in tests.items() if getattr(types, f"is_{test}")(type)]
+    return "text" if text else "bytes" if raw else families[0] if families else str(type)
 
 
 def refuse_empty(views: list[Any], batches: list["pa.Table"]) -> None:
-    """Feast writes nothing, and only warns, where every feature of every row is missing: an old value would stay."""
+    """Refuse batches without any feature value: Feast would only warn and not write them, so old values would stay."""
     for view in views:
         names = [feature.name for feature in view.features]
         if any(all(batch[name].null_count == batch.num_rows for name in names) for batch in batches):
             raise FeatureError(
-                f"rows for feature view {view.name!r} have no value of {', '.join(names)} at all, and Feast does not "
-                "write such rows. Nothing was written. Leave them out, or push them together with others."
+                f"all values of {', '.join(names)} are missing in rows for feature view {view.name!r}, and Feast does "
+                "not write such rows. Nothing was written. Leave them out, or push them together with others."
             )
 
 
 def as_pandas(table: "pa.Table") -> Any:
-    """As pandas, with Arrow's types: a whole number stays one where some are missing."""
+    """A pandas dataframe with Arrow's types, where integers stay integers beside missing values."""
     return table.to_pandas(types_mapper=extra("pandas", extra="feast").ArrowDtype)

@@ -1,4 +1,4 @@
-"""What the online store serves, in the order asked for and by a given moment, and how newer values are kept in it."""
+"""Reads of the online store in the requested order and as of a given time, and writes that keep newer values."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from dagster_mlops.core.timestamps import utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.retrieval import entity_columns, feature_types, join_keys, normalised, require
-from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_moments
+from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_event_times
 from dagster_mlops.feast.online.faults import explained
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
@@ -20,58 +20,58 @@ if TYPE_CHECKING:
     from feast import FeatureStore
     from feast.feature_service import FeatureService
 
-_TIME = "__ts"  # what Feast adds to a feature's name for the moment of its event
+_TIME = "__ts"  # Feast's suffix of a feature's name for its event timestamp
 
 
 @dataclass
 class Written:
-    """How many keys were written online, and how many were not because an event that is newer is there."""
+    """Number of keys that were written online, and of those that kept a newer event instead."""
 
     keys: int = 0
-    kept: int = 0
+    kept_newer: int = 0
 
 
 @contextmanager
 def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
-    """While it is open, nothing that `store` writes online replaces a newer event: no push, and no materialization.
+    """While it is open, no push and no materialization by `store` replaces a newer event online.
 
-    Feast's SQLite and Postgres stores take whatever comes last, and its Redis store skips a corrected value of the same
-    moment. Here the latest event of each key wins in all of them, and of equal moments the last to come. Hold
-    :func:`~dagster_mlops.feast.online.materialization.alone` around it for each view that is written: between the
-    comparison and the write nobody else may write.
+    Feast's SQLite and Postgres stores keep the last write, and its Redis store skips a corrected value with the same
+    event timestamp. Here the latest event of each key wins in all stores, and of equal timestamps the last write. Hold
+    :func:`~dagster_mlops.feast.online.materialization.alone` around it for each written view: no one else may write
+    between the comparison and the write.
 
         with alone(store, repo, view, timeout), newer_events_kept(store) as written:
             store.push("visits_push", frame)
-        print(written.keys, written.kept)
+        print(written.keys, written.kept_newer)
 
-    SQLite keeps whole seconds only, so that there two events within one second count as of the same moment.
+    SQLite stores whole seconds only, so there two events within one second count as simultaneous.
     """
     online = upstream.online_store(store)
     settings: Any = store.config.online_store
-    write, written = online.online_write_batch, Written()
+    write, writes = online.online_write_batch, Written()
     deduplicates = getattr(settings, "skip_dedup", None)
 
     def write_newest(config: Any, table: Any, data: Any, progress: Any) -> None:
         newest: dict[bytes, tuple[datetime, Any]] = {}
         for row in data:
-            # One call makes the keys of all rows, so that equal ones are equal bytes.
-            key, happened = row[0].SerializeToString(), utc(row[2])
-            if key not in newest or newest[key][0] <= happened:
-                newest[key] = (happened, row)
+            # Feast serializes the keys of all rows in one way, so that equal keys are equal bytes.
+            key, event_time = row[0].SerializeToString(), utc(row[2])
+            if key not in newest or newest[key][0] <= event_time:
+                newest[key] = (event_time, row)
         with explained(config, [table.name], "writing"):
             fresh = _not_outdated(online, config, table, [*newest.values()])
             if fresh:
                 write(config, table, fresh, None)
-        written.keys += len(fresh)
-        written.kept += len(newest) - len(fresh)
+        writes.keys += len(fresh)
+        writes.kept_newer += len(newest) - len(fresh)
         if progress:
             progress(len(data))
 
     online.online_write_batch = write_newest
     if deduplicates is not None:
-        settings.skip_dedup = True  # Redis need not compare again
+        settings.skip_dedup = True  # Redis need not compare a second time
     try:
-        yield written
+        yield writes
     finally:
         online.online_write_batch = write
         if deduplicates is not None:
@@ -79,57 +79,66 @@ def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
 
 
 def _not_outdated(online: Any, config: Any, view: Any, rows: Sequence[tuple[datetime, Any]]) -> list[Any]:
-    """Those of `rows`, each with its moment and of another key, of which the store holds no newer event."""
-    if not rows or none_is_newer(online, config, view, min(happened for happened, _ in rows), len(rows)):
+    """Those of `rows`, pairs of event time and row with distinct keys, of which the store holds no newer event."""
+    if not rows or none_is_newer(online, config, view, min(event_time for event_time, _ in rows), len(rows)):
         return [row for _, row in rows]
-    stored = stored_moments(online, config, view, (row[0] for _, row in rows))
-    return [row for (happened, row), there in zip(rows, stored, strict=True) if there is None or there <= happened]
+    stored = stored_event_times(online, config, view, (row[0] for _, row in rows))
+    return [
+        row
+        for (event_time, row), stored_time in zip(rows, stored, strict=True)
+        if stored_time is None or stored_time <= event_time
+    ]
 
 
 def online_features(
     store: "FeatureStore", entities: "pd.DataFrame", service: str, *, at: datetime | None = None
 ) -> "pd.DataFrame":
-    """`entities` as it is, row by row, with the features of `service` that the online store serves now.
+    """`entities` unchanged, row by row, with the features of `service` that the online store serves now.
 
-    Columns come in the service's order. Feast itself returns them in an order that changes from process to
-    process, which a model that takes an array would not notice.
+    Columns come in the service's order. Feast itself returns them in an order that changes from process to process,
+    which a model that takes an array would not notice.
 
-    Feast's online stores go on answering with a value that is older than its view's ttl, where the offline stores say
-    that there is none. Given a moment `at`, values that had expired by then are missing, as they are offline.
+    Feast's online stores still return a value older than its view's ttl, which is missing in the offline stores. With a
+    time `at`, values that had expired by then are missing, as they are offline.
 
     Raises:
-        FeatureError: a join key is missing, or `at` has no time zone.
+        FeatureError: A join key is missing, or `at` has no time zone.
     """
     pd = extra("pandas", extra="feast")
-    found = feature_service(store, service)
-    keys = entity_columns(store, found)
+    definition = feature_service(store, service)
+    keys = entity_columns(store, definition)
     require(entities, keys, f"feature service {service!r}")
     if at is not None and at.tzinfo is None:
-        raise FeatureError(f"at={at.isoformat()} has no time zone. Say which, e.g. datetime.now(timezone.utc).")
-    asked, types = entities.loc[:, keys].reset_index(drop=True), feature_types(found)
-    views = [feature_view(store, projection.name) for projection in found.feature_view_projections]
-    values = normalised(served_values(store, asked, found, [*types], at=at, views=views).loc[:, [*types]], types)
+        raise FeatureError(f"at={at.isoformat()} has no time zone. Give one, e.g. datetime.now(timezone.utc).")
+    entity_rows, types = entities.loc[:, keys].reset_index(drop=True), feature_types(definition)
+    views = [feature_view(store, projection.name) for projection in definition.feature_view_projections]
+    values = normalised(
+        served_values(store, entity_rows, definition, [*types], at=at, views=views).loc[:, [*types]], types
+    )
     return pd.concat([entities.reset_index(drop=True), values], axis=1)
 
 
 def served_values(
     store: "FeatureStore",
-    asked: "pd.DataFrame",
+    entity_rows: "pd.DataFrame",
     features: "FeatureService | list[str]",
     names: Sequence[str],
     *,
     at: datetime | None = None,
     views: Sequence[Any] = (),
 ) -> "pd.DataFrame":
-    """The features `names` that the online store serves for each row of `asked`, as Python objects and None.
+    """The features `names` that the online store serves for each of `entity_rows`, as Python objects and None.
 
-    Given a moment `at`, the features of `views` that had expired by then are missing, and those of on-demand views are
-    computed from what was left. ``<name>__ts`` is the moment of a feature's event in whole seconds since 1970, as Feast
-    gives it: 0 where there is none, and for what is computed.
+    With a time `at`, the features of `views` that had expired by then are missing, and those of on-demand views are
+    computed from the remaining ones. ``<name>__ts`` is the event timestamp of a feature in whole seconds since 1970, as
+    Feast returns it: 0 without an event, and for computed features.
     """
     pd = extra("pandas", extra="feast")
     columns = [*names, *(f"{name}{_TIME}" for name in names)]
-    rows = [dict(zip(asked.columns, map(_plain, row), strict=True)) for row in asked.itertuples(index=False, name=None)]
+    rows = [
+        dict(zip(entity_rows.columns, map(_plain, row), strict=True))
+        for row in entity_rows.itertuples(index=False, name=None)
+    ]
     if not rows:
         return pd.DataFrame(columns=columns, dtype=object)
     answer = served_answer(store, features, rows)
@@ -137,16 +146,16 @@ def served_values(
         if at is None:
             break
         if _is_on_demand(view):
-            answer |= _computed_again(store, view, asked, answer, at)
+            answer |= _recomputed(store, view, entity_rows, answer, at)
         else:
             _expire(answer, view, at)
-    return pd.DataFrame({name: pd.Series(answer[name], index=asked.index, dtype=object) for name in columns})
+    return pd.DataFrame({name: pd.Series(answer[name], index=entity_rows.index, dtype=object) for name in columns})
 
 
 def served_answer(
     store: "FeatureStore", features: "FeatureService | list[str]", rows: list[dict[str, Any]]
 ) -> dict[str, list[Any]]:
-    """Feast's own answer: values by feature, and under ``<name>__ts`` whole seconds since 1970, 0 for nothing."""
+    """Feast's response: values by feature, and in ``<name>__ts`` whole seconds since 1970, 0 without an event."""
     online = upstream.online_store(store)
     projections = [] if isinstance(features, list) else features.feature_view_projections
     views = [ref.partition(":")[0] for ref in features] if isinstance(features, list) else [p.name for p in projections]
@@ -154,13 +163,13 @@ def served_answer(
         answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
         zone = session_zone(online, store.config)
     for name in [name for name in answer if zone and name.endswith(_TIME)]:
-        moments = [datetime.fromtimestamp(seconds, zone) if seconds else None for seconds in answer[name]]
-        answer[name] = [int(m.replace(tzinfo=UTC).timestamp()) if m else 0 for m in moments]
+        session_times = [datetime.fromtimestamp(seconds, zone) if seconds else None for seconds in answer[name]]
+        answer[name] = [int(m.replace(tzinfo=UTC).timestamp()) if m else 0 for m in session_times]
     return answer
 
 
 def on_demand_values(view: Any, inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """What an on-demand view computes from `inputs`, its features and request data by name, as Feast's server does."""
+    """Features that an on-demand view computes from `inputs`, features and request data, as in Feast's server."""
     if view.mode == "python":
         return view.transform_dict(inputs)
     table = extra("pyarrow", extra="feast").Table.from_pydict(inputs)
@@ -168,26 +177,28 @@ def on_demand_values(view: Any, inputs: dict[str, list[Any]]) -> dict[str, list[
 
 
 def _expire(answer: dict[str, Any], view: Any, at: datetime) -> None:
-    """Blank out in a response what is older than the view's ttl at the moment `at`."""
+    """Blank out values in a response that are older than the view's ttl at the time `at`."""
     if not getattr(view, "ttl", None):
         return
     oldest = (at - view.ttl).timestamp()
     for name in (feature.name for feature in view.features if feature.name in answer):
         served = zip(answer[name], answer[f"{name}{_TIME}"], strict=True)
-        answer[name] = [value if happened >= oldest else None for value, happened in served]
+        answer[name] = [value if event_time >= oldest else None for value, event_time in served]
 
 
-def _computed_again(
-    store: "FeatureStore", view: Any, asked: "pd.DataFrame", answer: dict[str, Any], at: datetime
+def _recomputed(
+    store: "FeatureStore", view: Any, entity_rows: "pd.DataFrame", answer: dict[str, Any], at: datetime
 ) -> dict[str, Any]:
-    """The features in `answer` of an on-demand view, computed once more for rows of which an input has expired."""
+    """An on-demand view's features in `answer`, recomputed for rows with an expired input."""
     sources = [feature_view(store, source.name) for source in view.source_feature_view_projections.values()]
     if view.write_to_online_store or not any(getattr(source, "ttl", None) for source in sources):
         return {}
-    taken = {source.name: source for source in view.source_feature_view_projections.values()}
-    refs = [f"{name}:{feature.name}" for name, source in taken.items() for feature in source.features]
+    projections = {source.name: source for source in view.source_feature_view_projections.values()}
+    refs = [f"{name}:{feature.name}" for name, source in projections.items() for feature in source.features]
     keys = list(dict.fromkeys(key for source in sources for key in join_keys(source)))
-    rows = [dict(zip(keys, map(_plain, row), strict=True)) for row in asked[keys].itertuples(index=False, name=None)]
+    rows = [
+        dict(zip(keys, map(_plain, row), strict=True)) for row in entity_rows[keys].itertuples(index=False, name=None)
+    ]
     inputs = served_answer(store, refs, rows)
     before = {name: list(values) for name, values in inputs.items()}
     for source in sources:
@@ -196,9 +207,9 @@ def _computed_again(
     if not changed:
         return {}
     requested = {field.name for request in view.source_request_sources.values() for field in request.schema}
-    given = {name: values for name, values in inputs.items() if not name.endswith(_TIME)}
-    given |= {name: list(map(_plain, asked[name])) for name in requested}
-    computed = on_demand_values(view, {name: [values[i] for i in changed] for name, values in given.items()})
+    arguments = {name: values for name, values in inputs.items() if not name.endswith(_TIME)}
+    arguments |= {name: list(map(_plain, entity_rows[name])) for name in requested}
+    computed = on_demand_values(view, {name: [values[i] for i in changed] for name, values in arguments.items()})
     fresh = {}
     for name in (feature.name for feature in view.features if feature.name in answer):
         fresh[name] = list(answer[name])

@@ -1,1 +1,1 @@
-"""What the offline store is made of: the as-of join in DuckDB, its sources, entity rows, results and files."""
+"""Parts of the offline store: the as-of join in DuckDB, its sources, entity rows, results and files."""

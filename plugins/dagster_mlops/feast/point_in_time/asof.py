@@ -1,6 +1,6 @@
 """Point-in-time joins by DuckDB's native ASOF join: one sorted pass per feature view, whatever its time to live.
 
-Every moment is compared as whole microseconds since 1970 in UTC; a timestamp without a time zone is UTC.
+Timestamps are compared as whole microseconds since 1970 in UTC; one without a time zone is UTC.
 """
 
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ _NANOSECOND_YEARS = range(1700, 2260)
 
 @dataclass(frozen=True)
 class View:
-    """Where one feature view's rows are, and what of them is asked for.
+    """One feature view's rows, and the features to join.
 
     Attributes:
-        name: the feature view's.
-        relation: what stands behind ``FROM`` in DuckDB's SQL.
-        types: every column of the relation and its DuckDB type.
-        keys: column of the relation → column of the entity rows. None: each entity row gets the view's latest row.
-        instant: the column that tells when a row's values became true.
-        created: the column that decides between rows of one key and instant: the latest wins, a missing one loses.
+        name: Name of the feature view.
+        relation: Text after ``FROM`` in DuckDB's SQL.
+        types: Every column of the relation and its DuckDB type.
+        keys: Column of the relation → column of the entity rows. If empty, each entity row gets the view's latest row.
+        instant: Column with a row's event timestamp.
+        created: Column that decides between rows of one key and event timestamp: the latest wins, a missing one loses.
             Without it, or with equal ones, the largest values win.
-        features: column of the relation → name in the answer.
-        ttl: how old a row may be at most, to the microsecond, bound included. None: any age.
-        known_only: leave out rows that were created after the moment asked for, or nobody knows when.
+        features: Column of the relation → name in the result.
+        ttl: Maximum age of a row, to the microsecond, bound included. None: any age.
+        known_only: Leave out rows that were created after the entity row's timestamp, or have no created timestamp.
     """
 
     name: str
@@ -52,7 +52,7 @@ def described(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str,
 
 
 def family(kind: str) -> str | None:
-    """Which DuckDB types compare with each other: "number", "text", "time", "truth", "bytes"; None for any other."""
+    """The family of DuckDB types that compare with each other: number, text, time, truth or bytes; None for others."""
     if kind.endswith("]"):
         return None
     base = kind.split("(")[0]
@@ -64,75 +64,75 @@ def family(kind: str) -> str | None:
 
 
 def instant(column: str, kind: str, asker: str) -> str:
-    """SQL for the microseconds since 1970 of a column of moments: timestamps, dates or ISO text.
+    """SQL for the microseconds since 1970 of a column of timestamps, dates or ISO text.
 
     Raises:
-        FeatureError: the column's type is no moment.
+        FeatureError: The column has another type.
     """
     if family(kind) == "text":
         return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"
     if family(kind) != "time":
         raise FeatureError(
-            f"{asker}: column {column.rpartition('.')[2]} is {kind}, which is no moment in time. "
+            f"{asker}: column {column.rpartition('.')[2]} is {kind}, not a timestamp. "
             "Store it as a timestamp (without a time zone it is read as UTC)."
         )
-    if kind == "TIMESTAMPTZ_NS":  # what pandas writes unless told otherwise; DuckDB has no epoch_us for it
+    if kind == "TIMESTAMPTZ_NS":  # pandas writes it by default; DuckDB has no epoch_us for it
         return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"
     return f"epoch_us(CAST({column} AS TIMESTAMP))" if kind == "DATE" else f"epoch_us({column})"
 
 
 def within(column: str, kind: str, first: int | None, last: int | None) -> str:
-    """SQL that keeps rows from `first` to `last`, both included, in a way that skips row groups of Parquet files."""
+    """SQL condition for rows from `first` to `last`, both included, that can skip row groups of Parquet files."""
     exact = instant(column, kind, "time range")
     terms = [f"{exact} IS NOT NULL"]
-    bounds = ((">=", first, 0), ("<=", last, 1))  # one microsecond more: what is finer was cut off above
+    bounds = ((">=", first, 0), ("<=", last, 1))  # one microsecond more: finer digits were cut off above
     for sign, bound, margin in bounds:
         if bound is None:
             continue
         terms.append(f"{exact} {sign} {bound}")
         try:
-            moment = from_microseconds(bound + margin)
+            time = from_microseconds(bound + margin)
         except OverflowError:  # before year 1 or after 9999
             continue
         if kind in {"TIMESTAMP", "TIMESTAMP WITH TIME ZONE"} or (
-            kind in {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"} and moment.year in _NANOSECOND_YEARS
+            kind in {"TIMESTAMP_NS", "TIMESTAMPTZ_NS"} and time.year in _NANOSECOND_YEARS
         ):
-            literal = moment.isoformat(sep=" ") if "Z" in kind else moment.replace(tzinfo=None).isoformat(sep=" ")
+            literal = time.isoformat(sep=" ") if "Z" in kind else time.replace(tzinfo=None).isoformat(sep=" ")
             terms.append(f"{column} {sign} CAST('{literal}' AS {kind})")
     return " AND ".join(terms)
 
 
 def candidates(view: View, first: int | None, last: int | None) -> str:
-    """SQL for the rows that can be an answer: one per key and moment, as ``k0 … known_at, since, v0 …``.
+    """SQL for the rows that can be a result: one per key and time, as ``k0 … known_at, since, v0 …``.
 
-    ``known_at`` is when the row became the answer, ``since`` the instant its age counts from. They differ only with
-    `known_only`, where a row becomes the answer once it is created and no later one is known. A row that can never be
-    the answer, because a later one was known before it, is left out: that keeps the as-of join a single lookup.
+    ``known_at`` is the time from which the row is the result, and ``since`` the time from which its age counts. They
+    differ only with `known_only`, where a row is the result once it is created and no later one is known. A row that
+    can never be the result, because a later one was known before it, is left out, so that the as-of join stays a
+    single lookup.
     """
     keys = [f"k{i}" for i in range(len(view.keys))]
     columns = [f"{sql_name(column)} AS {key}" for column, key in zip(view.keys, keys, strict=True)]
     columns.append(f"{instant(sql_name(view.instant), view.types[view.instant], view.name)} AS since")
     columns += [f"{sql_name(column)} AS v{i}" for i, column in enumerate(view.features)]
-    wanted = [within(sql_name(view.instant), view.types[view.instant], first, last)]
-    wanted += [f"{sql_name(column)} IS NOT NULL" for column in view.keys]
+    conditions = [within(sql_name(view.instant), view.types[view.instant], first, last)]
+    conditions += [f"{sql_name(column)} IS NOT NULL" for column in view.keys]
     if view.created:
         columns.append(f"{instant(sql_name(view.created), view.types[view.created], view.name)} AS created")
-    rows = f"SELECT {', '.join(columns)} FROM {view.relation} WHERE {' AND '.join(wanted)}"
-    # Of rows that nothing else tells apart, the largest values win: whatever DuckDB's threads meet first would differ
-    # from run to run.
+    rows = f"SELECT {', '.join(columns)} FROM {view.relation} WHERE {' AND '.join(conditions)}"
+    # Of otherwise equal rows the largest values win: the row that DuckDB's threads read first differs between runs.
     values = [f"v{i} DESC NULLS LAST" for i in range(len(view.features))]
     if not view.known_only:
         order = ["created DESC NULLS LAST"] if view.created else []
         newest = f"PARTITION BY {', '.join([*keys, 'since'])} ORDER BY {', '.join([*order, *values]) or '1'}"
         return f"SELECT *, since AS known_at FROM ({rows}) QUALIFY row_number() OVER ({newest}) = 1"
-    known = f"SELECT *, greatest(since, created) AS known_at FROM ({rows}) WHERE created IS NOT NULL"
+    created_rows = f"SELECT *, greatest(since, created) AS known_at FROM ({rows}) WHERE created IS NOT NULL"
     order = ", ".join(["since DESC", "created DESC", *values])
     latest = f"PARTITION BY {', '.join([*keys, 'known_at'])} ORDER BY {order}"
-    per_moment = f"SELECT * FROM ({known}) QUALIFY row_number() OVER ({latest}) = 1"
+    latest_per_time = f"SELECT * FROM ({created_rows}) QUALIFY row_number() OVER ({latest}) = 1"
     before = f"PARTITION BY {', '.join(keys)} " if keys else ""
     before += "ORDER BY known_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING"
     rank = "{'since': since, 'created': created}"
-    return f"SELECT * FROM ({per_moment}) QUALIFY coalesce({rank} > max({rank}) OVER ({before}), true)"
+    return f"SELECT * FROM ({latest_per_time}) QUALIFY coalesce({rank} > max({rank}) OVER ({before}), true)"
 
 
 def joined(
@@ -144,15 +144,15 @@ def joined(
     bounds: tuple[int, int] | None,
     keep: bool,
 ) -> Iterator[pa.Table]:
-    """Each chunk of entity rows with the views' features beside its own columns: every row, in its order.
+    """Each chunk of entity rows with the views' features as further columns: every row, in its order.
 
     Args:
-        connection: Where the views' relations are known. Its time zone must be UTC.
+        connection: Connection that has the views' relations. Its time zone must be UTC.
         chunks: Entity rows; all chunks have one schema.
-        views: Validated: their columns exist and compare with those of the entity rows.
-        timestamp: The column of the entity rows that holds the moment asked for.
-        bounds: The first and last moment asked for, in microseconds: what cannot be an answer is not read.
-        keep: Keep the candidates of a view from one chunk to the next, rather than read them again.
+        views: Views whose columns exist and compare with those of the entity rows.
+        timestamp: Timestamp column of the entity rows.
+        bounds: First and last timestamp of the entity rows, in microseconds; rows that cannot match are not read.
+        keep: Keep the candidates of a view between chunks, rather than read them for each.
     """
     for i, view in enumerate(views):
         first, last = bounds or (None, None)
@@ -165,31 +165,33 @@ def joined(
 
     needed = list(dict.fromkeys([timestamp, *(key for view in views for key in view.keys.values())]))
     for chunk in chunks:
-        asked = chunk.select(needed).append_column("dagster_mlops_row", pa.array(range(chunk.num_rows), pa.int64()))
-        connection.register("asked", asked)
-        kinds = described(connection, "asked")
-        moment = instant(f"e.{sql_name(timestamp)}", kinds[timestamp], "entity rows")
+        lookup_rows = chunk.select(needed).append_column(
+            "dagster_mlops_row", pa.array(range(chunk.num_rows), pa.int64())
+        )
+        connection.register("entities", lookup_rows)
+        kinds = described(connection, "entities")
+        row_time = instant(f"e.{sql_name(timestamp)}", kinds[timestamp], "entity rows")
         for i, view in enumerate(views):
-            # A column without a single value has no type of its own: Arrow calls it null.
+            # A column without any value has Arrow's type null.
             conditions = [
-                f"{'NULL' if pa.types.is_null(asked.schema.field(key).type) else 'e.' + sql_name(key)} = f.k{j}"
+                f"{'NULL' if pa.types.is_null(lookup_rows.schema.field(key).type) else 'e.' + sql_name(key)} = f.k{j}"
                 for j, key in enumerate(view.keys.values())
             ]
-            conditions.append(f"{moment} >= f.known_at")
-            alive = f"f.since >= {moment} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"
+            conditions.append(f"{row_time} >= f.known_at")
+            alive = f"f.since >= {row_time} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"
             values = [
                 f"CASE WHEN {alive} THEN f.v{j} END AS {sql_name(name)}"
                 if view.ttl is not None
                 else f"f.v{j} AS {sql_name(name)}"
                 for j, name in enumerate(view.features.values())
             ]
-            found = connection.sql(
-                f"SELECT {', '.join(values)} FROM asked AS e ASOF LEFT JOIN candidates_{i} AS f "
+            answer = connection.sql(
+                f"SELECT {', '.join(values)} FROM entities AS e ASOF LEFT JOIN candidates_{i} AS f "
                 f"ON {' AND '.join(conditions)} ORDER BY e.dagster_mlops_row"
             ).to_arrow_table()
-            if found.num_rows != chunk.num_rows:
-                raise FeatureError(f"the as-of join with {view.name!r} made {found.num_rows} of {chunk.num_rows} rows")
-            for name in found.column_names:
-                chunk = chunk.append_column(name, found.column(name))
-        connection.unregister("asked")
+            if answer.num_rows != chunk.num_rows:
+                raise FeatureError(f"the as-of join with {view.name!r} made {answer.num_rows} of {chunk.num_rows} rows")
+            for name in answer.column_names:
+                chunk = chunk.append_column(name, answer.column(name))
+        connection.unregister("entities")
         yield chunk

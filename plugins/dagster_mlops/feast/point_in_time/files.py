@@ -29,23 +29,23 @@ _CSV = (".csv", ".csv.gz")
 
 
 def location(source: FileSource, repo_path: Path | str | None) -> str:
-    """An absolute path or an ``s3://`` address; a relative path starts at the feature repository."""
+    """An absolute path or an ``s3://`` address; relative paths start from the feature repository."""
     if source.path.startswith("file://"):
         return unquote(urlparse(source.path).path)
     return source.path if "://" in source.path else str(Path(repo_path or ".") / source.path)
 
 
 def checked(source: DataSource | None) -> FileSource:
-    """The source, known to be one that is read and written here.
+    """The source, if it is a file source.
 
     Raises:
-        FeatureError: it is not.
+        FeatureError: It is another kind of source.
     """
     if not isinstance(source, FileSource):
         name = getattr(source, "name", "the view")
         raise FeatureError(
-            f"this offline store works on file sources (Parquet, CSV, Delta), and {name!r} "
-            f"is {type(source).__name__}. Use a FileSource, or the offline store that Feast has for it."
+            f"this offline store supports file sources (Parquet, CSV, Delta), and {name!r} "
+            f"is {type(source).__name__}. Use a FileSource, or Feast's offline store for that source."
         )
     return source
 
@@ -57,36 +57,36 @@ def arrow_schema(connection: duckdb.DuckDBPyConnection, source: DataSource, repo
 
 
 def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_path: Path | str | None) -> str:
-    """What stands behind ``FROM`` in SQL on this connection to read a source.
+    """Text after ``FROM`` in SQL on this connection to read a source.
 
-    Local Parquet and CSV files are read by DuckDB itself; S3 and Delta tables through Arrow datasets, which need no
-    DuckDB extension to be downloaded and still read only the columns and row groups that a query needs.
+    DuckDB itself reads local Parquet and CSV files. S3 and Delta tables are read through Arrow datasets, for which no
+    DuckDB extension has to be downloaded, and which still read only the columns and row groups that a query needs.
 
     Raises:
-        FeatureError: no file source, nothing there, or a format that is not read here.
+        FeatureError: The source is not a file source, is missing, or has an unsupported format.
     """
     source = checked(source)
     place = location(source, repo_path)
     if isinstance(source.file_format, DeltaFormat):
         return _registered(connection, _delta(source, place).to_pyarrow_dataset())
     if not isinstance(source.file_format, ParquetFormat | None):
-        raise FeatureError(f"source {source.name!r} has the format {type(source.file_format).__name__}: not read here.")
+        raise FeatureError(f"source {source.name!r} has the unsupported format {type(source.file_format).__name__}.")
     files = _remote(source, repo_path) if "://" in place else _local(place)
     if not files:
-        raise MissingTableError(f"source {source.name!r}: no file at {place}. Write the table first, or mend the path.")
+        raise MissingTableError(f"source {source.name!r}: no file at {place}. Write the table first, or fix the path.")
     if "://" in place and not files[0].endswith(_CSV):
         disk, _ = filesystem(source, repo_path)
         return _registered(connection, ds.dataset(files, filesystem=disk, format="parquet", partitioning="hive"))
     if "://" in place:
         files = _downloaded(connection, source, repo_path, files)
-    listed = ", ".join(map(sql_text, files))
+    file_list = ", ".join(map(sql_text, files))
     if files[0].endswith(_CSV):
-        return f"read_csv([{listed}], sample_size = -1, union_by_name = true)"
-    return f"read_parquet([{listed}], union_by_name = true)"
+        return f"read_csv([{file_list}], sample_size = -1, union_by_name = true)"
+    return f"read_parquet([{file_list}], union_by_name = true)"
 
 
 def exists(source: DataSource, repo_path: Path | str | None) -> bool:
-    """Whether anything is at a file source's place."""
+    """True if a file source's file or folder exists."""
     files, path = filesystem(checked(source), repo_path)
     return files.get_file_info(path).type != pafs.FileType.NotFound
 
@@ -120,26 +120,26 @@ def _remote(source: FileSource, repo_path: Path | str | None) -> list[str]:
 def _downloaded(
     connection: duckdb.DuckDBPyConnection, source: FileSource, repo_path: Path | str | None, files: list[str]
 ) -> list[str]:
-    """CSV files where DuckDB spills to, so that their columns have the types that they have when they are local."""
+    """Copies of CSV files in DuckDB's spill folder, so that DuckDB infers the same types as for local files."""
     disk, _ = filesystem(source, repo_path)
     ((spill,),) = connection.execute("SELECT current_setting('temp_directory')").fetchall()
     copies = []
     for file in files:
         ending = ".csv.gz" if file.endswith(".gz") else ".csv"
         copies.append(f"{spill}/{uuid.uuid4().hex}{ending}")
-        with disk.open_input_stream(file, compression=None) as read, open(copies[-1], "wb") as written:
-            shutil.copyfileobj(read, written, 1 << 20)
+        with disk.open_input_stream(file, compression=None) as read, open(copies[-1], "wb") as copy:
+            shutil.copyfileobj(read, copy, 1 << 20)
     return copies
 
 
 def _of_one_kind(names: Iterable[str]) -> list[str]:
-    """The Parquet files of a folder, or if it has none its CSV files."""
-    shown = sorted(name for name in names if not passed_over(name))
-    return [n for n in shown if n.endswith(".parquet")] or [n for n in shown if n.endswith(_CSV)]
+    """The Parquet files of a folder, or its CSV files if it has no Parquet files."""
+    visible_names = sorted(name for name in names if not passed_over(name))
+    return [n for n in visible_names if n.endswith(".parquet")] or [n for n in visible_names if n.endswith(_CSV)]
 
 
 def passed_over(name: str) -> bool:
-    """Whether readers leave out a file below a folder: temporary files, Delta's log."""
+    """True for files below a folder that readers leave out: temporary files, Delta's log."""
     return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
@@ -150,9 +150,10 @@ def _registered(connection: duckdb.DuckDBPyConnection, dataset: ds.Dataset) -> s
 
 
 def filesystem(source: FileSource, repo_path: Path | str | None) -> tuple[pafs.FileSystem, str]:
-    """Where a source is, and its path there.
+    """The file system of a source, and its path there.
 
-    Credentials: the source's own connection, else what AWS' tools find in the environment, files or the machine.
+    Credentials are those of the source's own connection; by default those that AWS' tools find in the environment, in
+    files or on the machine.
     """
     place = location(source, repo_path)
     if not place.startswith("s3://"):
@@ -162,22 +163,24 @@ def filesystem(source: FileSource, repo_path: Path | str | None) -> tuple[pafs.F
     endpoint = (
         source.s3_endpoint_override or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     )
-    given = source.resolve_credentials() or {}
+    credentials = source.resolve_credentials() or {}
     arguments = {
         "endpoint_override": endpoint,
-        "access_key": given.get("AWS_ACCESS_KEY_ID"),
-        "secret_key": given.get("AWS_SECRET_ACCESS_KEY"),
-        "session_token": given.get("AWS_SESSION_TOKEN"),
-        "region": given.get("AWS_DEFAULT_REGION")
+        "access_key": credentials.get("AWS_ACCESS_KEY_ID"),
+        "secret_key": credentials.get("AWS_SECRET_ACCESS_KEY"),
+        "session_token": credentials.get("AWS_SESSION_TOKEN"),
+        "region": credentials.get("AWS_DEFAULT_REGION")
         or os.environ.get("AWS_REGION")
         or os.environ.get("AWS_DEFAULT_REGION"),
     }
-    known = {name: value for name, value in arguments.items() if value}
-    return pafs.S3FileSystem(**known, connect_timeout=10, request_timeout=60), place.removeprefix("s3://").rstrip("/")
+    settings = {name: value for name, value in arguments.items() if value}
+    return pafs.S3FileSystem(**settings, connect_timeout=10, request_timeout=60), place.removeprefix("s3://").rstrip(
+        "/"
+    )
 
 
 def storage_options(source: FileSource) -> dict[str, str]:
-    """A source's credentials and endpoint, as `deltalake` wants them."""
+    """A source's credentials and endpoint as options of `deltalake`."""
     options = dict(source.resolve_credentials() or {})
     if source.s3_endpoint_override:
         options["AWS_ENDPOINT_URL"] = source.s3_endpoint_override

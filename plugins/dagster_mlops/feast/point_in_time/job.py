@@ -1,4 +1,4 @@
-"""What Feast hands back for a retrieval: an answer that is made when asked for, whole or piece by piece."""
+"""Feast's retrieval job: a result that is computed on request, whole or piece by piece."""
 
 import tempfile
 import threading
@@ -22,17 +22,17 @@ from dagster_mlops.feast.point_in_time import files
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder
 from dagster_mlops.feast.point_in_time.writing import write
 
-Connect = Callable[[], Any]  # a context manager: a DuckDB connection of one's own
+Connect = Callable[[], Any]  # returns a context manager with a new DuckDB connection
 
 
 @contextmanager
 def duckdb_connection(
     *, memory_limit: str | None = None, threads: int | None = None, temp_directory: str | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory that spills into a folder of its own, thinks in UTC, and downloads nothing.
+    """A database in memory that spills into a folder of its own, uses UTC, and downloads nothing.
 
     Raises:
-        FeatureError: memory or the disk that is spilled to is full, or `temp_directory` is not there.
+        FeatureError: Memory or the disk with the spill folder is full, or `temp_directory` does not exist.
     """
     where = Path(temp_directory or tempfile.gettempdir())
     with scratch_folder(where, prefix="duckdb-") as spill:
@@ -46,25 +46,26 @@ def duckdb_connection(
                 connection.execute("SET python_enable_replacements = false")
                 connection.execute("SET enable_progress_bar = false")  # it would be printed into logs
                 yield connection
-        except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's, where an answer is read as a stream
-            told = str(error)
-            if str(spill) not in told and "Out of Memory" not in told:
+        except (duckdb.Error, OSError, pa.ArrowException) as error:  # Arrow's error when a result is read as a stream
+            message = str(error)
+            if str(spill) not in message and "Out of Memory" not in message:
                 raise
-            if str(spill) in told or "max_temp_directory_size" in told:
-                mend = f"{where} has no room for it. Set temp_directory to a folder of a larger disk, or"
+            if str(spill) in message or "max_temp_directory_size" in message:
+                remedy = f"{where} has no space for it. Set temp_directory to a folder on a larger disk, or"
             else:
-                mend = f"it does not go on with spilling to {where} alone. Lower threads or chunk_rows, or"
+                remedy = f"spilling to {where} is not enough. Lower threads or chunk_rows, or"
             raise FeatureError(
-                f"the query needs more than {memory_limit or '80 % of the memory'}, and {mend} raise memory_limit, "
-                f"below offline_store: in feature_store.yaml. DuckDB: {told.splitlines()[0]}"
+                f"the query needs more than {memory_limit or '80 % of the memory'}, and {remedy} raise memory_limit, "
+                f"below offline_store: in feature_store.yaml. DuckDB: {message.splitlines()[0]}"
             ) from error
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A retrieval that was checked; it reads nothing before its answer is asked for, and reads anew each time.
+    """A validated retrieval that reads its sources each time its result is requested.
 
-    Beside Feast's own ``to_df``, ``to_arrow`` and ``persist`` the answer comes piece by piece, on-demand features
-    included, so that it may be larger than memory: ``to_tables()``, ``to_arrow_reader()`` and ``to_parquet(path)``.
+    Beside Feast's own ``to_df``, ``to_arrow`` and ``persist``, ``to_tables()``, ``to_arrow_reader()`` and
+    ``to_parquet(path)`` give the result piece by piece, including on-demand features, so that it may be larger than
+    memory.
     """
 
     def __init__(
@@ -101,28 +102,28 @@ class AsofRetrievalJob(RetrievalJob):
 
     @contextmanager
     def in_duckdb(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-        """A connection and the query whose rows are the answer, for whoever need not have them outside of DuckDB.
+        """A connection and the query with the result, for callers that use it inside DuckDB.
 
         Raises:
-            FeatureError: the answer is that of several queries.
+            FeatureError: The result needs several queries.
         """
         with self._connect() as connection:
-            yield connection, self._query(connection) if self._query else self.to_sql()  # which says why it cannot
+            yield connection, self._query(connection) if self._query else self.to_sql()  # raises the error
 
     def to_tables(self, timeout: int | None = None) -> Iterator[pa.Table]:
-        """The answer in tables of `chunk_rows` rows, with on-demand features; at least one, maybe empty.
+        """The result in tables of `chunk_rows` rows, with on-demand features; at least one, possibly empty.
 
         Args:
-            timeout: Seconds until the last row is there.
+            timeout: Maximum seconds until the last row.
 
         Raises:
-            FeatureError: it took longer.
+            FeatureError: It took longer.
         """
         for table in self._limited(timeout):
             if not self._on_demand:
                 yield table
                 continue
-            # Feast's own code for on-demand features works on a whole answer; this piece is one.
+            # Feast's own code for on-demand features takes a whole result, so this piece is made one.
             yield AsofRetrievalJob(
                 lambda _, table=table: iter([table]),
                 self._connect,
@@ -133,7 +134,7 @@ class AsofRetrievalJob(RetrievalJob):
             ).to_arrow()
 
     def to_arrow_reader(self, timeout: int | None = None) -> pa.RecordBatchReader:
-        """The answer as Arrow record batches, made as they are read."""
+        """The result as Arrow record batches, computed as they are read."""
         tables = self.to_tables(timeout)
         first = next(tables)
 
@@ -145,17 +146,17 @@ class AsofRetrievalJob(RetrievalJob):
         return pa.RecordBatchReader.from_batches(first.schema, batches())
 
     def to_parquet(self, path: str, timeout: int | None = None) -> None:
-        """Write the answer piece by piece: one file (``….parquet``) or a file in a folder, on disk or in S3.
+        """Write the result piece by piece: one file (``….parquet``) or a file in a folder, on disk or in S3.
 
-        What is there is replaced once the new answer is complete.
+        An existing file is replaced once the new result is complete.
         """
         write(FileSource(path=path), self._repo_path, self.to_tables(timeout), append=False)
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
-        """Write the answer piece by piece to a saved dataset's place, Parquet or Delta.
+        """Write the result piece by piece to a saved dataset's location, Parquet or Delta.
 
         Raises:
-            SavedDatasetLocationAlreadyExists: something is there, and `allow_overwrite` is not set.
+            SavedDatasetLocationAlreadyExists: The location exists, and `allow_overwrite` is not set.
         """
         source = storage.to_data_source()
         if not allow_overwrite and files.exists(source, self._repo_path):
@@ -163,23 +164,25 @@ class AsofRetrievalJob(RetrievalJob):
         write(source, self._repo_path, self.to_tables(timeout), append=False)
 
     def to_sql(self) -> str:
-        """Not given.
+        """Not supported.
 
         Raises:
-            FeatureError: always.
+            FeatureError: Always.
         """
         raise FeatureError(
-            "this retrieval is several queries, one for each feature view, and none of them alone is its answer. "
+            "this retrieval consists of several queries, one for each feature view, so no single query gives it. "
             "Use to_arrow(), to_tables() or to_parquet(path)."
         )
 
     def to_remote_storage(self) -> list[str]:
-        """Not given.
+        """Not supported.
 
         Raises:
-            FeatureError: always.
+            FeatureError: Always.
         """
-        raise FeatureError("there is no remote storage to choose. Name the place: to_parquet('s3://bucket/folder').")
+        raise FeatureError(
+            "this offline store has no remote storage of its own. Name the location: to_parquet('s3://bucket/folder')."
+        )
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return pa.concat_tables(self._limited(timeout))
@@ -195,10 +198,10 @@ class AsofRetrievalJob(RetrievalJob):
                 if timeout:
                     timer.start()
                 for table in self._tables(connection):
-                    if time.monotonic() > end:  # between two queries there is nothing to interrupt
+                    if time.monotonic() > end:  # interrupt() does nothing between two queries
                         raise duckdb.InterruptException("out of time")
                     yield table
             except duckdb.InterruptException as error:
-                raise FeatureError(f"not all features were there after {timeout} s. Ask for fewer rows.") from error
+                raise FeatureError(f"the retrieval did not finish within {timeout} s. Request fewer rows.") from error
             finally:
                 timer.cancel()

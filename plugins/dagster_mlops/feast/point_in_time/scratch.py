@@ -1,4 +1,4 @@
-"""Temporary folders that a killed process leaves behind, and that the next one removes."""
+"""Temporary folders; those that a killed process leaves behind are removed by the next one."""
 
 import os
 import shutil
@@ -14,22 +14,22 @@ _SUFFIX = ".asof.tmp"
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
-    """A new folder in `parent` that is removed afterwards, as are first those of processes that are no more.
+    """A new folder in `parent` that is removed afterwards; first, folders of processes that have ended are removed.
 
-    The system frees a process's lock on its folder when the process ends, however it ends. Where a file system cannot
-    lock folders (NFS), nothing is removed but one's own.
+    The system releases a process's lock on its folder when the process ends in any way. Where a file system cannot
+    lock folders (NFS), only the process's own folder is removed.
 
     Raises:
-        FeatureError: `parent` is not there, read-only or full.
+        FeatureError: `parent` does not exist, is read-only or is full.
     """
-    import fcntl  # only POSIX has it, and definitions should still load elsewhere
+    import fcntl  # only on POSIX, and definitions should also load elsewhere
 
     _sweep(parent)
     while True:
         try:
             folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=_SUFFIX, dir=parent))
         except OSError as error:
-            raise FeatureError(f"no temporary folder can be made in {parent}: {error}.") from error
+            raise FeatureError(f"no temporary folder can be created in {parent}: {error}.") from error
         handle = -1
         try:
             handle = os.open(folder, os.O_RDONLY)
@@ -37,9 +37,9 @@ def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
             if folder.exists():
                 break
         except (FileNotFoundError, BlockingIOError):
-            pass  # another process took it for a dead one's before it was locked
+            pass  # another process took it for an ended one's before it was locked
         except OSError:
-            break  # not to be locked here: nobody can take it for a dead one's either
+            break  # folders cannot be locked here, so no one can take it for an ended process's either
         if handle >= 0:
             os.close(handle)
     try:
@@ -54,10 +54,10 @@ def _sweep(parent: Path) -> None:
     import fcntl
 
     try:
-        found = [Path(entry.path) for entry in os.scandir(parent) if entry.name.endswith(_SUFFIX)]
+        folders = [Path(entry.path) for entry in os.scandir(parent) if entry.name.endswith(_SUFFIX)]
     except OSError:
-        return  # whoever makes a folder there tells better
-    for folder in found:
+        return  # creating a folder there gives a better error
+    for folder in folders:
         try:
             handle = os.open(folder, os.O_RDONLY)
         except OSError:  # gone, or another user's
@@ -66,6 +66,6 @@ def _sweep(parent: Path) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            pass  # in use, or not to be locked here
+            pass  # in use, or folders cannot be locked here
         finally:
             os.close(handle)

@@ -1,4 +1,4 @@
-"""What the join needs of a feature view, checked against its source and the entity rows before anything is joined."""
+"""Views for the join, checked against their sources and the entity rows before anything is joined."""
 
 from datetime import timedelta
 
@@ -13,7 +13,7 @@ from dagster_mlops.feast.point_in_time import files
 from dagster_mlops.feast.point_in_time.asof import View, described, family, instant
 from dagster_mlops.feast.point_in_time.entity_rows import EntityRows
 
-# Feast's names of the types whose values a column of another family cannot hold.
+# Family of columns that can hold the values of a Feast type.
 _FAMILIES = {
     **dict.fromkeys(("Int32", "Int64", "Float32", "Float64"), "number"),
     "String": "text",
@@ -32,26 +32,26 @@ def view_of(
     full_feature_names: bool,
     known_only: bool,
 ) -> View:
-    """What the join needs of a feature view, once all its columns are there and compare.
+    """The view for the join, after a check that all its columns exist and compare.
 
     Raises:
-        FeatureError: they do not.
+        FeatureError: They do not.
     """
     source = files.checked(view.batch_source)
     relation = files.scan(connection, source, config.repo_path)
     types = described(connection, relation)
     renamed = {new: old for old, new in source.field_mapping.items() if old in types}
     prefix = f"{view.projection.name_to_use()}:"
-    wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
+    feature_names = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
     keys = {
         renamed.get(column.name, column.name): view.projection.join_key_map.get(column.name, column.name)
         for column in view.entity_columns
         if column.name != DUMMY_ENTITY_ID
     }
-    features = {renamed.get(name, name): name for name in wanted}
-    moment = renamed.get(source.timestamp_field, source.timestamp_field)
+    features = {renamed.get(name, name): name for name in feature_names}
+    timestamp = renamed.get(source.timestamp_field, source.timestamp_field)
     created = renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None
-    require(types, [*keys, moment, *([created] if created else []), *features], source)
+    require(types, [*keys, timestamp, *([created] if created else []), *features], source)
 
     if missing := [key for key in keys.values() if key not in rows.types]:
         raise FeatureError(
@@ -59,21 +59,21 @@ def view_of(
             f"{', '.join(rows.types)})."
         )
     for column, key in keys.items():
-        here, there = family(rows.types[key]), family(types[column])
-        if here and there and here != there:
+        entity_family, source_family = family(rows.types[key]), family(types[column])
+        if entity_family and source_family and entity_family != source_family:
             raise FeatureError(
                 f"{view.name!r}: {key} is {rows.types[key]} in the entity rows and {types[column]} in source "
-                f"{source.name!r}. Cast one of them: as they are, no row would match."
+                f"{source.name!r}. Cast one of them; otherwise no row would match."
             )
     declared = {field.name: str(field.dtype) for field in view.features}
     for column, name in features.items():
-        there, meant = family(types[column]), _FAMILIES.get(declared.get(name, ""))
-        if there and meant and there != meant:
+        source_family, declared_family = family(types[column]), _FAMILIES.get(declared.get(name, ""))
+        if source_family and declared_family and source_family != declared_family:
             raise FeatureError(
                 f"{view.name}:{name} is declared as {declared[name]}, and column {column} of source {source.name!r} is "
-                f"{types[column]}. Mend the one that is wrong."
+                f"{types[column]}. Fix the one that is wrong."
             )
-    for column in filter(None, [moment, created]):
+    for column in filter(None, [timestamp, created]):
         instant(sql_name(column), types[column], f"source {source.name!r}")
 
     label = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
@@ -82,7 +82,7 @@ def view_of(
         relation=relation,
         types=types,
         keys=keys,
-        instant=moment,
+        instant=timestamp,
         created=created,
         features={column: label + name for column, name in features.items()},
         ttl=view.ttl if view.ttl and view.ttl > timedelta(0) else None,
@@ -91,10 +91,10 @@ def view_of(
 
 
 def require(types: dict[str, str], columns: list[str], source: DataSource) -> None:
-    """Check that a source has columns, given the types of those that it has.
+    """Check that a source with columns of these `types` has `columns`.
 
     Raises:
-        FeatureError: it lacks some.
+        FeatureError: It lacks some.
     """
     if missing := [name for name in columns if name not in types]:
         raise FeatureError(

@@ -1,4 +1,4 @@
-"""Feast's file sources written so that a reader, a second writer or a killed process never sees half of a change."""
+"""Writes of Feast's file sources that are atomic for readers, other writers and killed processes."""
 
 import hashlib
 import os
@@ -21,19 +21,19 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time.files import GLOB, checked, filesystem, location, passed_over, storage_options
 from dagster_mlops.feast.point_in_time.scratch import scratch_folder
 
-_WAIT = 600.0  # seconds for another process that adds to the same file: it copies all that is there
-_ROWS = 1_000_000  # of a row group when a file is copied
+_WAIT = 600.0  # seconds for another process that appends to the same file, which copies all its rows
+_ROWS = 1_000_000  # rows of a row group when a file is copied
 
 
 def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.Table], *, append: bool) -> None:
-    """Write tables of one schema, one after the other; they are there once all are, and not before.
+    """Write tables of one schema, one after the other; readers see all of them or none.
 
-    A path that ends in ``.parquet`` is one file, which writers of this machine add to one after the other. Any other is
-    a folder: adding gives it one file more, and replacing works as long as it has one file.
+    A path that ends in ``.parquet`` is one file, which the writers of this machine append to one after the other. Any
+    other path is a folder: appending adds a file, and replacing works while it has at most one file.
 
     Raises:
-        FeatureError: the place cannot be written to (a CSV file, a pattern, several files to replace, partitions to add
-            to, a full disk), or another process kept it for ten minutes. What was there is as it was.
+        FeatureError: The location cannot be written to (a CSV file, a pattern, several files to replace, partitions to
+            append to, a full disk), or another process locked it for ten minutes. Existing files are unchanged.
     """
     source = checked(source)
     place = location(source, repo_path)
@@ -46,41 +46,41 @@ def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.
         batches = (batch for table in (first, *pieces) for batch in table.to_batches())
         reader = pa.RecordBatchReader.from_batches(first.schema, batches)
         mode = "append" if append else "overwrite"
-        with _told(place, DeltaError):
+        with _write_errors(place, DeltaError):
             write_deltalake(place, reader, mode=mode, storage_options=storage_options(source))
         return
     if set(place) & GLOB or place.endswith((".csv", ".csv.gz")):
-        raise FeatureError(f"{place} cannot be written to: give a .parquet file, a folder, or a Delta table.")
+        raise FeatureError(f"{place} cannot be written to. Give a .parquet file, a folder, or a Delta table.")
 
     disk, path = filesystem(source, repo_path)
-    with _told(place), ExitStack() as held:
+    with _write_errors(place), ExitStack() as stack:
         if path.endswith(".parquet"):
             folder, target = os.path.dirname(path), path
             disk.create_dir(folder, recursive=True)
-            if append:  # nobody may add rows between reading what is there and putting the longer file in its place
-                held.enter_context(_alone(place, repo_path))
+            if append:  # no one may append between reading the file and replacing it by the longer one
+                stack.enter_context(_alone(place, repo_path))
                 if disk.get_file_info(path).type != pafs.FileType.NotFound:
                     tables = _after(path, disk, tables)
         else:
             folder, target = path, _free(disk, path, append=append)
             disk.create_dir(folder, recursive=True)
-        hidden = f"{held.enter_context(_hidden(disk, folder))}/rows"
+        hidden = f"{stack.enter_context(_hidden(disk, folder))}/rows"
         _put(disk, hidden, tables)
         if path.endswith(".parquet") and not append:
-            held.enter_context(_alone(place, repo_path))
+            stack.enter_context(_alone(place, repo_path))
         disk.move(hidden, target)
 
 
 def add_partitions(
     source: FileSource, repo_path: Path | str | None, rows: pa.Table | ds.Dataset, partition_by: list[str] | None
 ) -> None:
-    """Add rows to a folder, a new file for each partition; each file is there whole or not at all.
+    """Add rows to a folder, in a new file for each partition; readers see whole files only.
 
     Raises:
-        FeatureError: the disk is full, or the folder cannot be written to.
+        FeatureError: The disk is full, or the folder cannot be written to.
     """
     disk, folder = filesystem(source, repo_path)
-    with _told(location(source, repo_path)):
+    with _write_errors(location(source, repo_path)):
         disk.create_dir(folder, recursive=True)
         with _hidden(disk, folder) as hidden:
             ds.write_dataset(
@@ -100,15 +100,15 @@ def add_partitions(
 
 
 @contextmanager
-def _told(place: str, *kinds: type[Exception]) -> Iterator[None]:
+def _write_errors(place: str, *kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (OSError, *kinds) as error:
-        raise FeatureError(f"{place} was not written, and is as it was: {error}") from error
+        raise FeatureError(f"{place} was not written, and is unchanged: {error}") from error
 
 
 def _alone(place: str, repo_path: Path | str | None) -> AbstractContextManager[None]:
-    """The lock of a file's writers: beside it, or in the feature repository where the file is not on this machine."""
+    """The lock of a file's writers: beside it, or in the feature repository if the file is not on this machine."""
     if "://" in place:
         name, folder = hashlib.sha256(place.encode()).hexdigest()[:16], Path(repo_path or ".")
     else:
@@ -118,17 +118,17 @@ def _alone(place: str, repo_path: Path | str | None) -> AbstractContextManager[N
 
 @contextmanager
 def _hidden(disk: pafs.FileSystem, folder: str) -> Iterator[str]:
-    """A place within the folder that readers pass over, for what is not complete."""
+    """A location within the folder that readers skip, for incomplete files."""
     if isinstance(disk, pafs.LocalFileSystem):
-        with scratch_folder(Path(folder), prefix=".") as own:
-            yield str(own)
+        with scratch_folder(Path(folder), prefix=".") as hidden_path:
+            yield str(hidden_path)
         return
-    own = f"{folder}/.{uuid.uuid4().hex}.tmp"
+    hidden_path = f"{folder}/.{uuid.uuid4().hex}.tmp"
     try:
-        yield own
+        yield hidden_path
     finally:
         with suppress(OSError):  # nothing there
-            disk.delete_dir(own)
+            disk.delete_dir(hidden_path)
 
 
 def _put(disk: pafs.FileSystem, path: str, tables: Iterable[pa.Table]) -> None:
@@ -138,7 +138,7 @@ def _put(disk: pafs.FileSystem, path: str, tables: Iterable[pa.Table]) -> None:
             writer = writer or pq.ParquetWriter(path, table.schema, filesystem=disk)
             writer.write_table(table)
     except BaseException:
-        with suppress(OSError):  # the end of the file fits a full disk no better than its middle
+        with suppress(OSError):  # closing writes the end of the file, which fails on a full disk, too
             if writer:
                 writer.close()
         raise
@@ -147,7 +147,7 @@ def _put(disk: pafs.FileSystem, path: str, tables: Iterable[pa.Table]) -> None:
 
 
 def _free(disk: pafs.FileSystem, folder: str, *, append: bool) -> str:
-    """Where in a folder new rows go: beside its files, or in place of the only one, so that one rename does it."""
+    """The file in a folder for new rows: a further one, or the only one, so that one rename is enough."""
     inside = disk.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
     names = [file.path.removeprefix(folder).strip("/") for file in inside if file.type == pafs.FileType.File]
     names = [name for name in names if not passed_over(name)]
@@ -160,8 +160,8 @@ def _free(disk: pafs.FileSystem, folder: str, *, append: bool) -> str:
         return f"{folder}/{uuid.uuid4().hex}.parquet"
     if len(names) > 1 or any("/" in name or not name.endswith(".parquet") for name in names):
         raise FeatureError(
-            f"{folder} holds {len(names)} files, e.g. {names[0]}, which no single step can replace: "
-            "killed half way, it would leave rows twice. Remove them first, or use another folder, a .parquet file or "
+            f"{folder} holds {len(names)} files, e.g. {names[0]}, which cannot be replaced in a single step: a process "
+            "killed half way would leave rows twice. Remove them first, or use another folder, a .parquet file or "
             "a Delta table."
         )
     return f"{folder}/{names[0] if names else 'rows.parquet'}"
@@ -169,9 +169,9 @@ def _free(disk: pafs.FileSystem, folder: str, *, append: bool) -> str:
 
 def _after(path: str, disk: pafs.FileSystem, tables: Iterable[pa.Table]) -> Iterable[pa.Table]:
     with disk.open_input_file(path) as opened:
-        there = pq.ParquetFile(opened)
-        schema = there.schema_arrow
-        for batch in there.iter_batches(_ROWS):
+        existing_file = pq.ParquetFile(opened)
+        schema = existing_file.schema_arrow
+        for batch in existing_file.iter_batches(_ROWS):
             yield pa.Table.from_batches([batch], schema)
     for table in tables:
         yield table.select(schema.names).cast(schema)

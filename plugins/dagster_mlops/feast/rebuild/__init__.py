@@ -1,4 +1,4 @@
-"""A training set once more, from the snapshot that its record names."""
+"""Rebuilds of training sets from the snapshot that their record names."""
 
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 

@@ -1,4 +1,4 @@
-"""What a training set was made from, kept in the registry: definitions, versions of source files and of entities."""
+"""Snapshots of a training set's inputs in the registry: definitions, and versions of source files and entities."""
 
 import base64
 import dataclasses
@@ -30,11 +30,11 @@ class SourceFile:
     """A file that a feature view was read from.
 
     Attributes:
-        name: below the source's path; empty when the path is the file itself, the whole path when it is a pattern.
-        md5: of its bytes.
-        dataset: the DVC dataset that holds it, ``path@md5``; empty when none holds exactly these bytes.
-        repo: folder of that dataset's repository.
-        within: where the file is in a dataset that is a folder; else empty.
+        name: Path below the source's path; empty if the source is one file, the full path if it is a pattern.
+        md5: MD5 of its bytes.
+        dataset: DVC dataset that holds it, ``path@md5``; empty if none holds exactly these bytes.
+        repo: Folder of that dataset's repository.
+        within: Path of the file in a dataset that is a folder; otherwise empty.
     """
 
     name: str
@@ -46,7 +46,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class SourceVersion:
-    """A batch source as it was read. `files` is empty where it is no local file; `created` is its created column."""
+    """A batch source at the time it was read; `files` is empty unless it is local, `created` is its created column."""
 
     name: str
     path: str
@@ -55,21 +55,21 @@ class SourceVersion:
 
     @property
     def versioned(self) -> bool:
-        """Whether each file is kept in a dataset."""
+        """True if a dataset holds each file."""
         return bool(self.files) and all(file.dataset for file in self.files)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that decides what a training set holds.
+    """The inputs that determine a training set's content.
 
     Attributes:
-        definitions: the specs of the feature service, its views and their entities, as Feast's JSON.
-        sources: what the views were read from.
-        entities: the entity dataframe's datasets, to be put one below the other.
-        timestamp_column: of the entity dataframe.
-        frame: ``pandas`` or ``pyarrow``: as what the entity dataframe was loaded.
-        known_at: when the sources were read, ISO 8601, UTC.
+        definitions: Specs of the feature service, its views and their entities, as Feast's JSON.
+        sources: Sources of the views.
+        entities: Datasets of the entity dataframe, to be concatenated.
+        timestamp_column: Timestamp column of the entity dataframe.
+        frame: ``pandas`` or ``pyarrow``, as which the entity dataframe was loaded.
+        known_at: Time at which the sources were read, ISO 8601, UTC.
     """
 
     definitions: Mapping[str, Any]
@@ -87,33 +87,33 @@ def take(
     entities: Iterable[Ref],
     timestamp_column: str,
     frame: str = "pandas",
-    known: Iterable[Ref] = (),
+    datasets: Iterable[Ref] = (),
 ) -> Snapshot:
-    """Look at what a training set of `service` is about to be made from.
+    """The inputs of a training set of `service` before they are read.
 
     Args:
-        entities: The entity dataframe's datasets.
-        known: Further datasets, among which source files without a ``.dvc`` file beside them are looked up by hash.
+        entities: Datasets of the entity dataframe.
+        datasets: Further datasets, in which source files without a ``.dvc`` file beside them are looked up by hash.
     """
     at = datetime.now(UTC).isoformat()
-    found = registry.feature_service(store, service)
-    views = registry.service_views(store, found)
+    service_definition = registry.feature_service(store, service)
+    views = registry.service_views(store, service_definition)
     used = {name for view in views for name in getattr(view, "entities", ())}
     things = [e for e in store.registry.list_entities(store.project) if e.name in used]
     definitions = {
-        "service": registry.definition(found),
+        "service": registry.definition(service_definition),
         "views": [registry.definition(view) for view in views],
         "entities": [registry.definition(entity) for entity in sorted(things, key=lambda e: e.name)],
     }
     sources = {view.batch_source.name: view.batch_source for view in views if getattr(view, "batch_source", None)}
-    datasets = {ref.id.rpartition("@")[2]: ref for ref in known if ref.role == "dataset"}
-    versions = tuple(_version(store, source, datasets) for _, source in sorted(sources.items()))
+    by_md5 = {ref.id.rpartition("@")[2]: ref for ref in datasets if ref.role == "dataset"}
+    versions = tuple(_version(store, source, by_md5) for _, source in sorted(sources.items()))
     return Snapshot(definitions, versions, tuple(entities), timestamp_column, frame, at)
 
 
 def settled(snapshot: Snapshot) -> Snapshot:
-    """The snapshot, once its sources were read: what changed meanwhile counts as in no dataset."""
-    # A file system's clock ticks coarsely.
+    """The snapshot after its sources were read; files that changed meanwhile count as in no dataset."""
+    # A file system's timestamps are coarse.
     since = datetime.fromisoformat(snapshot.known_at).timestamp() - 0.1
     sources = [
         dataclasses.replace(source, files=tuple(SourceFile(file.name, file.md5) for file in source.files))
@@ -125,22 +125,22 @@ def settled(snapshot: Snapshot) -> Snapshot:
 
 
 def put(store: "FeatureStore", snapshot: Snapshot) -> str:
-    """Keep a snapshot in the registry, its definitions once for all snapshots that share them; returns its name."""
+    """Store a snapshot in the registry and return its name; snapshots share equal definitions."""
     facts = dataclasses.asdict(snapshot)
-    definitions = _keep(store, facts.pop("definitions"))
-    return _keep(store, {**facts, "definitions": definitions})
+    definitions = _save(store, facts.pop("definitions"))
+    return _save(store, {**facts, "definitions": definitions})
 
 
 def get(store: "FeatureStore", name: str) -> Snapshot | None:
-    """The snapshot of that name; None when the registry has none.
+    """The snapshot of that name; None if the registry has none.
 
     Raises:
-        FeatureError: what the registry has is damaged, or only a part of it is there.
+        FeatureError: The snapshot in the registry is damaged or incomplete.
     """
-    facts = _kept(store, name)
+    facts = _load(store, name)
     if facts is None:
         return None
-    definitions = _kept(store, facts["definitions"])
+    definitions = _load(store, facts["definitions"])
     if definitions is None:
         raise FeatureError(f"the registry of project {store.project!r} has lost the definitions of snapshot {name}.")
     sources = tuple(
@@ -152,17 +152,21 @@ def get(store: "FeatureStore", name: str) -> Snapshot | None:
 
 
 def unchanged(source: SourceVersion) -> bool:
-    """Whether the source's own files are what they were."""
-    now = _listed(source.path) if source.files else {}
-    return bool(now) and {file.name: file.md5 for file in source.files} == {n: digest(f, "md5") for n, f in now.items()}
+    """True if the source's files are the recorded ones."""
+    current_files = _files_of(source.path) if source.files else {}
+    return bool(current_files) and {file.name: file.md5 for file in source.files} == {
+        n: digest(f, "md5") for n, f in current_files.items()
+    }
 
 
 def _touched(source: SourceVersion, since: float) -> bool:
-    now = _listed(source.path) if source.files else {}
-    return now.keys() != {file.name for file in source.files} or any(f.stat().st_ctime >= since for f in now.values())
+    current_files = _files_of(source.path) if source.files else {}
+    return current_files.keys() != {file.name for file in source.files} or any(
+        f.stat().st_ctime >= since for f in current_files.values()
+    )
 
 
-def _keep(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
+def _save(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
@@ -171,7 +175,7 @@ def _keep(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
     return name
 
 
-def _kept(store: "FeatureStore", name: str) -> dict[str, Any] | None:
+def _load(store: "FeatureStore", name: str) -> dict[str, Any] | None:
     packed = registry.get_tags(store, f"dagster_mlops/snapshot/{name}").get(_TAG)
     if packed is None:
         return None
@@ -184,33 +188,33 @@ def _kept(store: "FeatureStore", name: str) -> dict[str, Any] | None:
     return json.loads(text)
 
 
-def _version(store: "FeatureStore", source: Any, known: Mapping[str, Ref]) -> SourceVersion:
+def _version(store: "FeatureStore", source: Any, datasets: Mapping[str, Ref]) -> SourceVersion:
     path = str(getattr(source, "path", "") or "")
     created = str(source.created_timestamp_column or "")
     if not path or ("://" in path and not path.startswith("file://")):
         return SourceVersion(source.name, path, created)
     place = str((Path(store.repo_path or ".") / path.removeprefix("file://")).absolute())
-    files = tuple(_file(name, file, known) for name, file in _listed(place).items())
+    files = tuple(_file(name, file, datasets) for name, file in _files_of(place).items())
     return SourceVersion(source.name, place, created, files)
 
 
-def _listed(place: str) -> dict[str, Path]:
-    """The files of a source by their names below it, which is empty for a file; what a pattern found keeps its path."""
-    whole = Path(place)
-    if whole.is_file():
-        return {"": whole}
-    found = whole.rglob("*") if whole.is_dir() else map(Path, glob.glob(place, recursive=True))
-    files = sorted(f for f in found if f.is_file() and not f.name.startswith(".") and f.suffix != ".dvc")
-    return {str(file.relative_to(whole if whole.is_dir() else whole.anchor)): file for file in files}
+def _files_of(place: str) -> dict[str, Path]:
+    """The files of a source by their names below it: empty for a single file, the path for files of a pattern."""
+    path = Path(place)
+    if path.is_file():
+        return {"": path}
+    paths = path.rglob("*") if path.is_dir() else map(Path, glob.glob(place, recursive=True))
+    files = sorted(f for f in paths if f.is_file() and not f.name.startswith(".") and f.suffix != ".dvc")
+    return {str(file.relative_to(path if path.is_dir() else path.anchor)): file for file in files}
 
 
-def _file(name: str, file: Path, known: Mapping[str, Ref]) -> SourceFile:
+def _file(name: str, file: Path, datasets: Mapping[str, Ref]) -> SourceFile:
     md5 = digest(file, "md5")
     for part in (file, *file.parents):
         pointer = part.parent / f"{part.name}.dvc"
         if pointer.is_file():
             holder = str(yaml.safe_load(pointer.read_text())["outs"][0]["md5"])
-            # A pointer that names other bytes than those on disk was not updated: no dataset holds these.
+            # A pointer with another hash than the file on disk was not updated: no dataset holds these bytes.
             if holder == md5 or holder.endswith(".dir"):
                 root = next(parent for parent in part.parents if (parent / ".dvc").is_dir())
                 within = "" if part == file else str(file.relative_to(part))
@@ -218,5 +222,5 @@ def _file(name: str, file: Path, known: Mapping[str, Ref]) -> SourceFile:
             break
         if (part / ".dvc").is_dir():
             break
-    holder = known.get(md5)
+    holder = datasets.get(md5)
     return SourceFile(name, md5, holder.id, holder.at) if holder else SourceFile(name, md5)

@@ -1,4 +1,4 @@
-"""A feature repository: how it is loaded, described and applied."""
+"""Feature repositories: their definitions, their specs and their registry."""
 
 from dagster_mlops.feast.repository.definitions import (
     Definition,

@@ -1,4 +1,4 @@
-"""Feast at work in a process of its own: it is slow to import, and runs the user's files."""
+"""Tasks of Feast in a process of their own, because it is slow to import and runs the user's files."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
-    """What `repo` defines, as Feast's own parser sees it; or, without definitions there, what its registry holds."""
+    """The definitions of `repo` by Feast's own parser, or those in its registry."""
     from feast.repo_config import load_repo_config
     from feast.repo_operations import parse_repo
 
     config = load_repo_config(repo, repo / "feature_store.yaml")
     contents = _registered(config) if registry_only else parse_repo(repo)
-    # Feast gives a view without entities a dummy one, which is in no repository.
+    # Feast adds a dummy entity to a view without entities, which no repository defines.
     entities = {entity.name: entity for entity in contents.entities if not entity.name.startswith("__")}
     join_keys = {name: (entity.join_key, entity.value_type.name.lower()) for name, entity in entities.items()}
     return {
@@ -30,7 +30,7 @@ def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
 
 
 def _registered(config: Any) -> Any:
-    """The registry's contents, without loading the code of transformations: it may import what is not installed."""
+    """The registry's contents, without code of transformations, which may import packages that are not installed."""
     from feast import FeatureStore
     from feast.repo_contents import RepoContents
 
@@ -63,7 +63,7 @@ def _features(view: Any) -> list[dict[str, str]]:
 
 def _view(view: Any, kind: str, join_keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
     stream = getattr(view, "stream_source", None)
-    # A label view has one source, which pushes; behind it, as behind every push source, is a batch source.
+    # A label view's only source is a push source, which has a batch source like every push source.
     batch = getattr(view, "batch_source", None) or getattr(view, "source", None)
     return {
         **_about(view),
@@ -115,7 +115,7 @@ def _entity(entity: Any) -> dict[str, Any]:
 
 
 def hashes() -> dict[str, str]:
-    """The hash of each view and service that the files define, comparable with those of the registry."""
+    """The hash of each view and service in the files, comparable with the registry's."""
     from feast.repo_operations import parse_repo
 
     from dagster_mlops.feast import FeastResource
@@ -128,8 +128,8 @@ def hashes() -> dict[str, str]:
 
 
 def answer(task: str) -> Any:
-    """What came of ``apply``, or the ``hashes``, or the definitions in the ``files``, or in the ``registry``."""
-    # The layout that Feast's parser expects: module names are relative to the working directory.
+    """Result of a task: ``apply``, ``hashes``, or the definitions in the ``files`` or the ``registry``."""
+    # Feast's parser expects module names relative to the working directory.
     sys.path.insert(0, str(Path.cwd()))
     if task == "apply":
         from feast.cli.cli import cli

@@ -1,4 +1,4 @@
-"""What a registry was last given, by which checkout, and whether another one may replace it."""
+"""A record of the last apply in the registry, which guards it against an apply from an older checkout."""
 
 import json
 import os
@@ -22,34 +22,38 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 _NAME = "dagster_mlops/applied"
-_REMEDY = "Bring that change into the repository, or put the registry back with FeastResource.apply(force=True)."
+_REMEDY = "Bring that change into the repository, or overwrite the registry with FeastResource.apply(force=True)."
 
 
 def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
-    """Whether the registry has what the files of `repo` define, `key` being their hash.
+    """True if the registry has the definitions of `repo`; `key` is the hash of its files.
 
     Raises:
-        FeatureError: it had, and something else was applied since; or it has what another checkout applied, and
-            nothing says that ours is the newer one.
+        FeatureError: Something else was applied after `repo`; or another checkout was applied, and `repo` is not known
+            to be newer.
     """
     last = registry.get_tags(store, _NAME)
     if not last:
         return False
-    then, now = json.loads(last.get("views", "{}")), registry.view_hashes(store)
-    moved = sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
+    applied_hashes, current_hashes = json.loads(last.get("views", "{}")), registry.view_hashes(store)
+    changed = sorted(
+        name for name in {*applied_hashes, *current_hashes} if applied_hashes.get(name) != current_hashes.get(name)
+    )
     if last["key"] == key:
-        if moved:
+        if changed:
             raise FeatureError(
-                f"the registry of project {store.project!r} no longer has what {repo} defines: {', '.join(moved)} "
-                f"changed since this repository was applied, by a `feast apply` from elsewhere. {_REMEDY}"
+                f"the registry of project {store.project!r} no longer has the definitions of {repo}: a `feast apply` "
+                f"from elsewhere changed {', '.join(changed)}. {_REMEDY}"
             )
         return True
-    if moved:
-        wanted = _wanted(repo)
-        if differing := sorted(name for name in {*wanted, *now} if wanted.get(name) != now.get(name)):
+    if changed:
+        file_hashes = _hashes_of_files(repo)
+        if differing := sorted(
+            name for name in {*file_hashes, *current_hashes} if file_hashes.get(name) != current_hashes.get(name)
+        ):
             raise FeatureError(
-                f"somebody ran `feast apply` on the registry of project {store.project!r}: {', '.join(moved)} changed. "
-                f"{repo} defines {', '.join(differing)} otherwise. {_REMEDY}"
+                f"someone ran `feast apply` on the registry of project {store.project!r}: {', '.join(changed)} "
+                f"changed. {repo} defines {', '.join(differing)} differently. {_REMEDY}"
             )
         note(store, repo, key)
         return True
@@ -58,12 +62,12 @@ def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
     raise FeatureError(
         f"the registry of project {store.project!r} has what another checkout applied at {last.get('at')}: "
         f"{last.get('by')}, commit {last.get('commit') or 'unknown'}{' with changes' if last.get('dirty') else ''}. "
-        f"{repo} defines something else, and is not known to be newer. {_REMEDY}"
+        f"{repo} differs from them, and is not known to be newer. {_REMEDY}"
     )
 
 
 def note(store: "FeatureStore", repo: Path, key: str) -> None:
-    """Remember in the registry that `repo` has been applied, by whom and from which commit."""
+    """Record in the registry that `repo` has been applied, with process and commit."""
     if not _checkout(repo):
         write_atomically(state_dir(repo) / "checkout", uuid.uuid4().hex)
     commit, dirty = _commit(repo)
@@ -75,7 +79,7 @@ def note(store: "FeatureStore", repo: Path, key: str) -> None:
 
 
 def _is_newer(repo: Path, last: Mapping[str, str]) -> bool:
-    """Whether git knows the commit that was applied as one of our past. Where it cannot tell, who is new here is."""
+    """True if the last applied commit is an ancestor of ours; without git, if this checkout was never applied."""
     commit, dirty = _commit(repo)
     if commit and last.get("commit") and git(repo, "rev-parse", "--is-shallow-repository").stdout.strip() == b"false":
         if last.get("dirty"):
@@ -85,12 +89,12 @@ def _is_newer(repo: Path, last: Mapping[str, str]) -> bool:
         return git(repo, "merge-base", "--is-ancestor", last["commit"], commit).returncode == 0
     if _checkout(repo):
         return False
-    dg.get_dagster_logger().warning(f"replacing what {last.get('by')} applied at {last.get('at')}")
+    dg.get_dagster_logger().warning(f"replacing the definitions that {last.get('by')} applied at {last.get('at')}")
     return True
 
 
 def _commit(repo: Path) -> tuple[str, bool]:
-    """The commit that is checked out, empty when unknown, and whether definitions of `repo` differ from it."""
+    """The current commit, empty if unknown, and whether definitions of `repo` differ from it."""
     head = git(repo, "rev-parse", "HEAD")
     if head.returncode:
         return "", False
@@ -99,10 +103,10 @@ def _commit(repo: Path) -> tuple[str, bool]:
 
 
 def _checkout(repo: Path) -> str:
-    """A name of this checkout that no copy of it shares; empty when it was never applied."""
+    """A name of this checkout that differs from that of a copy; empty if it was never applied."""
     file = state_dir(repo) / "checkout"
     return f"{file.read_text()} {repo}" if file.exists() else ""
 
 
-def _wanted(repo: Path) -> dict[str, Any]:
+def _hashes_of_files(repo: Path) -> dict[str, Any]:
     return run_feast("hashes", repo, timeout=180, failure=f"Feast cannot compare {repo} with its registry")

@@ -1,4 +1,4 @@
-"""What a Feast repository can define, as plain facts."""
+"""Definitions of a Feast repository as plain data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Definition:
-    """What every definition of a Feast repository has."""
+    """Attributes of every definition of a Feast repository."""
 
     name: str
     description: str
@@ -19,7 +19,7 @@ class Definition:
 class ViewDefinition(Definition):
     """A feature view. `kind` is batch, stream or label; `features` have a name, a dtype and a description.
 
-    `sources` are the names of its sources, the batch one first; `source` is where that one lies.
+    `sources` are the names of its sources, the batch source first; `source` is the path of the batch source.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class OnDemandViewDefinition(Definition):
 
 @dataclass(frozen=True)
 class SourceDefinition(Definition):
-    """A data source. `type` is Feast's class, `path` a path or table, `batch_source` what a push source adds to."""
+    """A data source. `type` is Feast's class, `path` a path or table, `batch_source` that of a push source."""
 
     type: str
     path: str

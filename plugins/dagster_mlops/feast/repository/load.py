@@ -1,4 +1,4 @@
-"""What a Feast repository defines, known without importing Feast."""
+"""The definitions of a Feast repository, loaded without importing Feast here."""
 
 import hashlib
 import itertools
@@ -28,7 +28,7 @@ from dagster_mlops.feast.repository.definitions import (
 )
 from dagster_mlops.provenance import mask_credentials
 
-_REFRESHED = "refreshed"  # when the definitions were last asked for anew
+_REFRESHED = "refreshed"  # file with the time of the last refresh
 _LOGGED = re.compile(r"(DEBUG|INFO|WARNING):\w")
 _SECRET_NAME = re.compile(r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key")
 _SECRET_IN_TEXT = re.compile(r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)")
@@ -40,18 +40,18 @@ _VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*
 def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
     """Read the definitions of the Feast repository in `repo` without importing Feast here.
 
-    Feast's own parser runs in a process of its own. Its answer is kept, keyed by the content of the repository's files,
-    the environment variables they name and Feast's version, so that only a change costs more than a few milliseconds.
+    Feast's own parser runs in a process of its own. Its result is cached by the content of the repository's files, the
+    environment variables they name and Feast's version, so that only a change costs more than a few milliseconds.
 
-    Where a ``feature_store.yaml`` stands alone, without definitions, the registry that it names is read instead; then
-    :func:`refresh_repository` says when to read it again.
+    For a ``feature_store.yaml`` without definitions beside it, the registry that it names is read instead, and read
+    anew only by :func:`refresh_repository`.
 
     Raises:
-        FeatureError: there is no Feast repository, or Feast cannot read it.
+        FeatureError: `repo` is not a Feast repository, or Feast cannot read it.
         MissingExtraError: Feast is not installed.
     """
     path = read_config(repo).path
-    known = remembered(
+    description = remembered(
         path,
         "feature_repository",
         content_key(path) + _refreshed(path),
@@ -59,16 +59,16 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
         timeout=timeout,
         error=FeatureError,
     )
-    return _repository(path, known)
+    return _repository(path, description)
 
 
 def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
-    """Read the definitions anew. What was known stays known when that fails.
+    """Read the definitions anew; if that fails, the cached ones stay.
 
         refresh_repository("feature_repo")  # e.g. while an image is built, or from a job; then reload the code location
 
     Raises:
-        FeatureError: as in :func:`load_repository`.
+        FeatureError: As in :func:`load_repository`.
     """
     path = read_config(repo).path
     before, file = _refreshed(path), state_dir(path) / _REFRESHED
@@ -86,13 +86,13 @@ def _refreshed(repo: Path) -> str:
 
 
 def has_definitions(repo: Path) -> bool:
-    """Whether `repo` has definitions of its own, rather than a registry that others apply to."""
+    """True if `repo` has definitions of its own, rather than only a registry that others apply to."""
     return any(file.suffix == ".py" and file.read_bytes().strip() for file in _definition_files(repo))
 
 
 @dataclass(frozen=True)
 class RepositoryConfig:
-    """A ``feature_store.yaml`` as far as this plugin looks into it."""
+    """The settings of a ``feature_store.yaml`` that this plugin uses."""
 
     path: Path
     offline_store: str
@@ -101,10 +101,10 @@ class RepositoryConfig:
 
     @property
     def registry_file(self) -> Path | None:
-        """The file that holds the registry, when it is a file on this machine."""
+        """The registry's file, if it is a file on this machine."""
         if self.registry_type == "sql":
-            _, found, file = self.registry_path.partition("sqlite:///")
-            return Path(file.split("?")[0]) if found else None
+            _, prefix, file = self.registry_path.partition("sqlite:///")
+            return Path(file.split("?")[0]) if prefix else None
         return None if "://" in self.registry_path else self.path / self.registry_path
 
 
@@ -112,13 +112,13 @@ def read_config(repo: str | Path) -> RepositoryConfig:
     """Read ``feature_store.yaml`` the way Feast does, environment variables included.
 
     Raises:
-        FeatureError: the file is missing, is no YAML mapping, or names an environment variable that is not set.
+        FeatureError: The file is missing, is not a YAML mapping, or names an environment variable that is not set.
     """
     path = Path(repo).expanduser().resolve()
     file = path / "feature_store.yaml"
     if not file.is_file():
         raise FeatureError(
-            f"{path} is no Feast repository: it has no feature_store.yaml. Run `feast init` or mend repo=."
+            f"{path} is not a Feast repository: it has no feature_store.yaml. Run `feast init` or fix repo=."
         )
     text = _settings(file)
     unset = sorted({name for name in re.findall(r"\$\{(\w+)\}", text)})
@@ -127,7 +127,7 @@ def read_config(repo: str | Path) -> RepositoryConfig:
     try:
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
-        # Not PyYAML's own message, nor as the cause: it quotes the line, which may hold a password.
+        # Without PyYAML's own message, and not as the cause: it quotes the line, which may hold a password.
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise FeatureError(f"{file} is not valid YAML: {error.problem} in line {line}.") from None
     if not isinstance(data, dict) or not data.get("project"):
@@ -144,7 +144,7 @@ def read_config(repo: str | Path) -> RepositoryConfig:
 
 
 def content_key(repo: Path) -> str:
-    """A hash of everything that decides what the repository defines."""
+    """A hash of everything that determines the repository's definitions."""
     digest = hashlib.sha256(_feast_version().encode())
     variables: set[str] = set()
     for file in _definition_files(repo):
@@ -168,16 +168,16 @@ def feast_problem(repo: Path, stderr: str) -> str:
     traceback = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=len(lines) - 2)
     below = itertools.dropwhile(lambda line: line.startswith("  "), lines[traceback + 1 :])
     message = " ".join(line.strip() for line in itertools.islice(below, 6)) or lines[-1]
-    # Feast says which of its classes it cannot load, and hides for the lack of what.
+    # Feast names the class that it cannot load, but not the missing module.
     missing = [line for line in lines if re.match(r"(ModuleNotFound|Import)Error: ", line)][-1:]
     because = f"; {missing[0]}" if "Could not import module" in message and missing else ""
     return without_secrets(repo, f"{message.rstrip('.')}{because}{f' (at {places[-1]})' if places else ''}")
 
 
 def without_secrets(repo: Path, text: str) -> str:
-    """`text`, which quotes Feast, without the credentials that ``feature_store.yaml`` has, or any in a URL."""
+    """A text that quotes Feast, without the credentials in ``feature_store.yaml`` and in URLs."""
     settings = yaml.safe_load(_settings(repo / "feature_store.yaml"))
-    text = re.sub(r"(?s)input_value=.*?, (?=input_type=)", "", text)  # pydantic's, which may cut a password in two
+    text = re.sub(r"(?s)input_value=.*?, (?=input_type=)", "", text)  # pydantic may cut a password in two here
     for secret in sorted(_secrets(settings), key=len, reverse=True):
         text = text.replace(secret, "***")
     return mask_credentials(text)
@@ -197,10 +197,10 @@ def _secrets(settings: Any, name: str = "") -> Iterator[str]:
 
 
 def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:
-    """The answer of Feast to a task of ``_feast_script.py``, from a process of its own that works in `repo`.
+    """The result of a task of ``_feast_script.py``, in a process of its own that runs in `repo`.
 
     Raises:
-        FeatureError: Feast fails, or is not done within `timeout` seconds. `failure` says what it cannot do.
+        FeatureError: Feast fails, or does not finish within `timeout` seconds. `failure` begins the message.
     """
     try:
         return run_child(Path(__file__).with_name("_feast_script.py"), task, cwd=repo, timeout=timeout)
@@ -214,17 +214,17 @@ def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:
 
 def _parse(repo: Path, timeout: float) -> dict[str, Any]:
     task = "files" if has_definitions(repo) else "registry"
-    problem = f"Feast cannot read the repository {repo}, mend it and reload"
+    problem = f"Feast cannot read the repository {repo}, fix it and reload"
     return _masked(run_feast(task, repo, timeout=timeout, failure=problem))
 
 
-def _masked(found: Any) -> Any:
-    """What was described, to be kept and shown: the path or the name of a source may hold credentials."""
-    if isinstance(found, dict):
-        return {name: _masked(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [_masked(value) for value in found]
-    return mask_credentials(found) if isinstance(found, str) else found
+def _masked(description: Any) -> Any:
+    """A description without credentials, which the path or the name of a source may hold."""
+    if isinstance(description, dict):
+        return {name: _masked(value) for name, value in description.items()}
+    if isinstance(description, list):
+        return [_masked(value) for value in description]
+    return mask_credentials(description) if isinstance(description, str) else description
 
 
 def _settings(file: Path) -> str:
@@ -252,7 +252,7 @@ def _definition_files(repo: Path) -> list[Path]:
 
 def _feast_version() -> str:
     try:
-        # The description's format is part of the key, too: another version of this plugin may describe more.
+        # The description's format is part of the key, because another version of this plugin may describe more.
         return f"{version('feast')}/3"
     except PackageNotFoundError:
         extra("feast")

@@ -1,4 +1,4 @@
-"""What this plugin reads from and leaves in a Feast registry: a hash of the definitions, and provenance records."""
+"""Reads and writes of a Feast registry: hashes of its definitions, and provenance records."""
 
 import hashlib
 import json
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 RECORD_TAG = "dagster_mlops.record"
 _LOCK_TIMEOUT = 60.0  # seconds
 _CREATION_TIMEOUT = 30.0  # seconds
-_NOISE = {"meta", "uri", "project", "body", "ibisFunction"}  # the last two are pickles, which no two applies share
+_NOISE = {"meta", "uri", "project", "body", "ibisFunction"}  # the last two are pickles, which differ between applies
 
 
 def create_tables(store: "FeatureStore") -> None:
-    """Have the tables of a SQL registry, though other processes may be creating them at this moment.
+    """Create the tables of a SQL registry, even while other processes create them.
 
-    Feast looks which tables are missing and then creates those. Of two processes that do so at once one fails.
+    Feast checks which tables are missing and then creates them, so that of two processes at the same time one fails.
     """
     if getattr(store.config.registry, "registry_type", None) != "sql":
         return
     retry(
-        lambda: store.registry,  # Feast opens it when it is first asked for
+        lambda: store.registry,  # Feast opens the registry at the first access
         is_transient=lambda error: "already exists" in str(getattr(error, "orig", "")),  # SQLAlchemy's DBAPIError
         timeout=_CREATION_TIMEOUT,
     )
@@ -46,9 +46,9 @@ def feature_service(store: "FeatureStore", name: str) -> "FeatureService":
     """
     services = {service.name: service for service in store.registry.list_feature_services(store.project)}
     if name not in services:
-        known = ", ".join(sorted(services)) or "none"
+        available = ", ".join(sorted(services)) or "none"
         raise FeatureError(
-            f"project {store.project!r} has no feature service {name!r} (it has: {known}). "
+            f"project {store.project!r} has no feature service {name!r} (it has: {available}). "
             "Define it in the Feast repository and apply it."
         )
     return services[name]
@@ -62,9 +62,9 @@ def feature_view(store: "FeatureStore", name: str) -> "BaseFeatureView":
     """
     views = {view.name: view for view in store.registry.list_all_feature_views(store.project)}
     if name not in views:
-        known = ", ".join(sorted(views)) or "none"
+        available = ", ".join(sorted(views)) or "none"
         raise FeatureError(
-            f"project {store.project!r} has no feature view {name!r} (it has: {known}). "
+            f"project {store.project!r} has no feature view {name!r} (it has: {available}). "
             "Define it in the Feast repository and apply it."
         )
     return views[name]
@@ -76,13 +76,13 @@ def view_hash(store: "FeatureStore", name: str) -> str:
 
 
 def view_hashes(store: "FeatureStore") -> dict[str, str]:
-    """For each feature view of any kind, and each feature service, a hash of its definition: see `registry_hash`."""
+    """Hashes of the definitions of all feature views and services, by name: see `registry_hash`."""
     views = store.registry.list_all_feature_views(store.project)
     return definition_hashes(views, store.registry.list_feature_services(store.project))
 
 
 def definition_hashes(views: "Iterable[BaseFeatureView]", services: "Iterable[FeatureService]") -> dict[str, str]:
-    """The same of given views and services."""
+    """Hashes of the definitions of given views and services, by name."""
     return {
         **{view.name: _digest([_definition(view)]) for view in views},
         **{f"feature service {service.name}": _digest([_definition(service)]) for service in services},
@@ -90,21 +90,21 @@ def definition_hashes(views: "Iterable[BaseFeatureView]", services: "Iterable[Fe
 
 
 def registry_hash(store: "FeatureStore", service: str) -> str:
-    """A hash of what a feature service means: itself, its feature views with their sources, and their entities.
+    """A hash of the meaning of a feature service, its feature views with their sources, and their entities.
 
-    What changes without a change of meaning is left out: timestamps, materialized intervals, and the paths of files,
-    which differ between machines while the data's own hash stays.
+    Left out is what may change while the meaning stays: timestamps, materialized intervals, and paths of files, which
+    differ between machines.
     """
-    found = feature_service(store, service)
-    views = service_views(store, found)
+    service_definition = feature_service(store, service)
+    views = service_views(store, service_definition)
     used = {name for view in views for name in getattr(view, "entities", ())}
     entities = [e for e in store.registry.list_entities(store.project) if e.name in used]
-    named = sorted([*views, *entities], key=lambda thing: (type(thing).__name__, thing.name))
-    return _digest([_definition(found), *(_definition(thing) for thing in named)])
+    definitions = sorted([*views, *entities], key=lambda thing: (type(thing).__name__, thing.name))
+    return _digest([_definition(service_definition), *(_definition(thing) for thing in definitions)])
 
 
 def service_views(store: "FeatureStore", service: "FeatureService") -> list[Any]:
-    """The views of a feature service, and those that its on-demand views take from, each once."""
+    """The views of a feature service and those that its on-demand views use, each once."""
     views: dict[str, Any] = {}
     for projection in service.feature_view_projections:
         view: Any = feature_view(store, projection.name)
@@ -115,14 +115,14 @@ def service_views(store: "FeatureStore", service: "FeatureService") -> list[Any]
 
 
 def definition(thing: Any) -> dict[str, Any]:
-    """Everything that was written in a definition, as JSON; what Feast noted of its use is left out."""
+    """The spec of a definition as JSON, without Feast's records of its use."""
     proto = thing.to_proto()
     to_dict = extra("google.protobuf.json_format", extra="feast").MessageToDict
     return {"type": proto.DESCRIPTOR.name, "spec": to_dict(proto.spec, preserving_proto_field_name=True)}
 
 
 def restored(definition: Mapping[str, Any]) -> Any:
-    """The Feast object of what :func:`definition` gave. Code of on-demand views is loaded as Feast does: by dill."""
+    """The Feast object of a result of :func:`definition`. Code of on-demand views is loaded by dill, as Feast does."""
     name = definition["type"]
     module = extra(f"feast.protos.feast.core.{name}_pb2", extra="feast")
     proto = getattr(module, name)()
@@ -131,20 +131,20 @@ def restored(definition: Mapping[str, Any]) -> Any:
 
 
 def put_record(store: "FeatureStore", record: Record) -> None:
-    """Leave `record` in the registry, in a saved dataset's tags.
+    """Store `record` in the registry, in a saved dataset's tags.
 
-    A saved dataset is Feast's noun for a materialized training set. ``feast apply`` keeps it, whereas it would remove a
-    tag that the repository's files do not have; and one exists for each training set and each materialized version of a
-    feature view's window, not only for the latest.
+    A saved dataset is Feast's noun for a materialized training set. ``feast apply`` keeps it, whereas it removes tags
+    that the repository's files do not have. Each training set and each materialized version of a feature view's window
+    has its own, not only the latest.
     """
     put_tags(store, _name(record.ref), {RECORD_TAG: record.to_json()}, service=getattr(record, "feature_service", None))
 
 
 def get_record(store: "FeatureStore", ref: Ref) -> Record | None:
-    """The record that was left for `ref`, or None.
+    """The record of `ref` in the registry, or None.
 
     Raises:
-        ProvenanceError: there is one, but it cannot be read.
+        ProvenanceError: The record cannot be read.
     """
     text = get_tags(store, _name(ref)).get(RECORD_TAG)
     return None if text is None else Record.from_json(text)
@@ -158,27 +158,27 @@ def records(store: "FeatureStore") -> Iterator[Record]:
             if text is not None:
                 yield Record.from_json(text)
         except ProvenanceError:
-            continue  # the resolver says of a record that it is damaged; others are still found
+            continue  # resolving its ref reports a damaged record; the others are still listed
 
 
 def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service: str | None = None) -> None:
-    """Create or replace the saved dataset `name` that only carries tags."""
+    """Create or replace the saved dataset `name`, which has only tags."""
     saved = extra("feast.saved_dataset")
     storage = extra("feast.infra.offline_stores.file_source").SavedDatasetFileStorage(path=f"dagster://{name}")
-    made = saved.SavedDataset(
+    dataset = saved.SavedDataset(
         name=name, features=[], join_keys=[], storage=storage, tags=tags, feature_service_name=service
     )
     if getattr(store.config.registry, "registry_type", None) != "file":
-        store.registry.apply_saved_dataset(made, store.project)
+        store.registry.apply_saved_dataset(dataset, store.project)
         return
-    # A file registry is read, changed and written as a whole, from a cache: of two writers one would be lost.
+    # A file registry is read, changed and written as a whole, from a cache: one of two writes would be lost.
     with exclusive(state_dir(Path(store.repo_path)) / "records.lock", _LOCK_TIMEOUT, error=FeatureError):
         store.refresh_registry()
-        store.registry.apply_saved_dataset(made, store.project)
+        store.registry.apply_saved_dataset(dataset, store.project)
 
 
 def get_tags(store: "FeatureStore", name: str) -> dict[str, str]:
-    """The tags that :func:`put_tags` left; empty when there are none."""
+    """The tags that :func:`put_tags` stored; empty if there are none."""
     try:
         return dict(store.registry.get_saved_dataset(name, store.project, allow_cache=False).tags)
     except extra("feast.errors").SavedDatasetNotFound:
@@ -191,7 +191,7 @@ def _name(ref: Ref) -> str:
 
 def _definition(thing: Any) -> dict[str, Any]:
     spec = extra("google.protobuf.json_format", extra="feast").MessageToDict(thing.to_proto().spec)
-    if "entityColumns" in spec or "sources" in spec:  # a view: Feast gives its columns in an order of each process
+    if "entityColumns" in spec or "sources" in spec:  # a view, whose columns Feast orders differently in each process
         for columns in {"features", "entityColumns"} & {*spec}:
             spec[columns] = sorted(spec[columns], key=lambda column: column["name"])
     return _without_noise(spec)

@@ -1,4 +1,4 @@
-"""Asset specs of what a Feast repository defines."""
+"""Asset specs of a Feast repository's definitions."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,16 +25,16 @@ _SHORTEST_POLICY = timedelta(minutes=1)  # Dagster refuses a freshness policy wi
 
 
 def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
-    """The spec, without upstream assets, of anything that a Feast repository defines.
+    """The spec, without upstream assets, of any definition of a Feast repository.
 
-    A view's key is its name. The others have a prefix, because Feast lets a source or a service be named as a view is:
-    ``sources/NAME``, ``feature_services/NAME``, ``entities/NAME``.
+    A view's key is its name. The others have a prefix (``sources/NAME``, ``feature_services/NAME``,
+    ``entities/NAME``), because in Feast a source or a service may have the same name as a view.
     """
     if isinstance(thing, ViewDefinition):
         return feature_view_spec(thing, project)
     if isinstance(thing, OnDemandViewDefinition):
-        shown = {COLUMN_SCHEMA: _schema(thing.features), "feast/mode": thing.mode}
-        return _spec(thing, project, "On-demand feature view", [], shown)
+        metadata = {COLUMN_SCHEMA: _schema(thing.features), "feast/mode": thing.mode}
+        return _spec(thing, project, "On-demand feature view", [], metadata)
     if isinstance(thing, SourceDefinition):
         times = [dg.TableColumn(thing.timestamp_field, "timestamp")] if thing.timestamp_field else []
         facts: dict[str, Any] = {"feast/source": mask_credentials(thing.path)} if thing.path else {}
@@ -43,13 +43,7 @@ def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
         return _spec(thing, project, thing.type, ["sources"], {"feast/source_type": thing.type, **facts})
     if isinstance(thing, ServiceDefinition):
         names = [{"feature view": view, "features": ", ".join(f)} for view, f in thing.features.items()]
-        return _spec(
-            thing,
-            project,
-            "Feature service",
-            ["feature_services"],
-            table(FEATURES, names),
-        )
+        return _spec(thing, project, "Feature service", ["feature_services"], table(FEATURES, names))
     assert isinstance(thing, EntityDefinition)
     return _spec(thing, project, "Entity", ["entities"], {"feast/join_key": thing.join_key, "feast/type": thing.type})
 
@@ -72,9 +66,9 @@ def feature_view_spec(view: ViewDefinition, project: str) -> dg.AssetSpec:
 
 
 def ttl_freshness_policy(view: ViewDefinition) -> dg.FreshnessPolicy | None:
-    """A policy that fails when the view was not materialized for its ttl, after which Feast's values count as missing.
+    """A policy that fails if the view was not materialized for its ttl, after which its values count as missing.
 
-    None for a view without ttl, or with one below a minute.
+    None for a view without a ttl, or with one below a minute.
     """
     ttl = timedelta(seconds=view.ttl_seconds or 0)
     return dg.FreshnessPolicy.time_window(fail_window=ttl) if ttl > _SHORTEST_POLICY else None
@@ -85,12 +79,12 @@ def external_specs(
     keys: Callable[[str, str], list[dg.AssetKey]],
     translate: Callable[..., dg.AssetSpec],
 ) -> list[dg.AssetSpec]:
-    """Specs of what nothing is run for, below what it is made of.
+    """Specs of definitions that are not executed, with their upstream assets.
 
     Args:
         things: Label and on-demand views, sources, services, entities.
-        keys: From ``"views"`` or ``"sources"`` and a name to the asset keys of that thing.
-        translate: From a thing to its spec.
+        keys: Function from ``"views"`` or ``"sources"`` and a name to asset keys.
+        translate: Function from a definition to its spec.
     """
     specs = []
     for thing in things:
@@ -108,7 +102,7 @@ def external_specs(
 
 
 def _spec(thing: Definition, project: str, noun: str, prefix: Sequence[str], facts: Mapping[str, Any]) -> dg.AssetSpec:
-    # A source without a name is called by its path.
+    # A source without a name has its path as name.
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", thing.name).strip("_")
     return dg.AssetSpec(
         key=[*prefix, name],
@@ -131,7 +125,7 @@ def _schema(features: Sequence[Mapping[str, str]], first: Sequence[dg.TableColum
 
 
 def _owners(owner: str) -> list[str]:
-    """Feast's owner is any text; Dagster wants an e-mail address or a team."""
+    """Dagster's owners, e-mail addresses or teams, of Feast's owner, which is any text."""
     if _EMAIL.fullmatch(owner):
         return [owner]
     team = re.sub(r"[^A-Za-z0-9_.-]+", "-", owner.removeprefix("team:")).strip("-")
