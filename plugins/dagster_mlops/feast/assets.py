@@ -125,9 +125,8 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
         with alone(store, path, view, feast.timeout):
             facts = describe_windows(store, feature_view, list(windows.values()))
             writes = materialize(store, view, span) if feature_view.online else Written()
-            records = {}
             for partition, fact in zip(windows, facts, strict=True):
-                records[partition] = FeatureView(
+                record = FeatureView(
                     name=view,
                     project=store.project,
                     repo=str(path),
@@ -138,14 +137,13 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
                     upstream=upstream_refs(context),
                     **{**dagster_facts(context), "dagster_partition": partition or ""},
                 )
-                registry.put_record(store, records[partition])
-        for partition, fact in zip(windows, facts, strict=True):
-            context.add_asset_metadata(
-                {**records[partition].to_metadata(), **_window_metadata(fact)}, partition_key=partition
-            )
+                registry.put_record(store, record)
+                metadata = {**record.to_metadata(), **_window_metadata(fact)}
+                context.add_asset_metadata(metadata, partition_key=partition)
         content = _digest(definition, *(fact.content_hash for fact in facts))
-        metadata = {ONLINE_WRITES: writes.keys, KEPT_NEWER: writes.kept_newer}
-        return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content))
+        return dg.MaterializeResult(
+            metadata={ONLINE_WRITES: writes.keys, KEPT_NEWER: writes.kept_newer}, data_version=dg.DataVersion(content)
+        )
 
     return load_feature_view
 

@@ -80,9 +80,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
     freshness_checks: Sequence[FreshnessCheck] = Field(default=(), description="Checks of how old features are.")
     parity_checks: Sequence[ParityCheck] = Field(default=(), description="Checks that online equals offline.")
     server_checks: Sequence[ServerCheck] = Field(default=(), description="Checks of feature servers.")
-    provide_resource: bool = Field(
-        default=True, description="Define the resource `feast`; false if you define it yourself."
-    )
+    provide_resource: bool = Field(default=True, description="Define the resource `feast`; false if you define it.")
 
     def get_asset_spec(self, item: Definition, project: str) -> dg.AssetSpec:
         """The asset of a definition; key prefix, group and dependencies are added later."""

@@ -61,7 +61,27 @@ class TrainingSetChecks(YamlFields):
         )
 
 
-class TrainingSet(YamlFields):
+class _AssetFields(YamlFields):
+    """Fields of an asset that the repository is given in addition to its feature views."""
+
+    partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
+    partition_mapping: FromTemplate | None = Field(
+        default=None, description="Partitions of the input that are read: a template variable of yours that gives it."
+    )
+    key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
+    group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
+    description: str | None = Field(default=None, description="Description of the asset.")
+    automation_condition: FromTemplate | None = Field(
+        default=None, description="When it is materialized automatically: '{{ automation_condition.eager() }}'."
+    )
+
+    def arguments(self, group_name: str | None) -> dict[str, Any]:
+        """Arguments of the asset's factory, in the group of the repository by default."""
+        fields = {name: value for name, value in self.__dict__.items() if name not in ("checks", "partitions")}
+        return {**fields, "group_name": self.group_name or group_name, "partitions_def": self.partitions}
+
+
+class TrainingSet(_AssetFields):
     """A training set from a feature service of the repository: `training_set_asset`."""
 
     name: str = Field(description="Name of the asset.")
@@ -75,31 +95,18 @@ class TrainingSet(YamlFields):
     entities_type: Annotated[Any, dg.Resolver(_imported, model_field_type=str)] | None = Field(
         default=None, description="Type that the entities are loaded as, such as pyarrow.Table; pandas by default."
     )
-    partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
-    partition_mapping: FromTemplate | None = Field(
-        default=None, description="Which partitions of `entities` are read: a template variable of yours that gives it."
-    )
-    key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
-    group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
-    description: str | None = Field(default=None, description="Description of the asset.")
-    automation_condition: FromTemplate | None = Field(
-        default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
-    )
     checks: TrainingSetChecks | None = Field(
         default=None, description="Checks of the training set; {} for all with their defaults."
     )
 
     def build(self, group_name: str | None, deps: Sequence[dg.AssetsDefinition]) -> dg.Definitions:
         """The asset downstream of its feature views, and its checks."""
-        options = {**self.__dict__, "group_name": self.group_name or group_name, "partitions_def": self.partitions}
-        asset = training_set_asset(
-            deps=deps, **{name: value for name, value in options.items() if name not in ("checks", "partitions")}
-        )
+        asset = training_set_asset(deps=deps, **self.arguments(group_name))
         checks = self.checks.build(asset, self.feature_service, self.timestamp_column) if self.checks else []
         return dg.Definitions(assets=[asset], asset_checks=checks)
 
 
-class Push(YamlFields):
+class Push(_AssetFields):
     """Rows of an asset, written to the views of a push source, or to one feature view: `push_asset`."""
 
     name: str = Field(description="Name of the asset.")
@@ -111,22 +118,11 @@ class Push(YamlFields):
     to: PushTarget = Field(default="online", description="Destination: online, offline or online_and_offline.")
     batch_size: Count = Field(default=10_000, description="Number of rows that are written online at once.")
     deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further upstream assets.")
-    partitions: ResolvedPartitions | None = Field(default=None, description="Partitions; none by default.")
-    partition_mapping: FromTemplate | None = Field(
-        default=None, description="Which partitions of `rows` are read: a template variable of yours that gives it."
-    )
-    key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix.")
-    group_name: str | None = Field(default=None, description="Asset group; that of the repository by default.")
-    description: str | None = Field(default=None, description="Description of the asset.")
-    automation_condition: FromTemplate | None = Field(
-        default=None, description="When it is materialized by itself: '{{ automation_condition.eager() }}'."
-    )
     pool: str | None = Field(default=None, description="Concurrency pool.")
 
     def build(self, group_name: str | None) -> dg.AssetsDefinition:
         """The asset."""
-        options = {**self.__dict__, "group_name": self.group_name or group_name, "partitions_def": self.partitions}
-        return push_asset(**{name: value for name, value in options.items() if name != "partitions"})
+        return push_asset(**self.arguments(group_name))
 
 
 class FreshnessCheck(YamlFields):

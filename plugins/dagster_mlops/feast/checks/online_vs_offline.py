@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.offline.retrieval import join_keys, normalised, point_in_time
+from dagster_mlops.feast.offline.retrieval import is_on_demand, join_keys, normalised, point_in_time, request_columns
 from dagster_mlops.feast.offline.source import latest_events
 from dagster_mlops.feast.online.materialization import materialized_windows
 from dagster_mlops.feast.online.serving import on_demand_values, served_values
@@ -68,8 +68,8 @@ class Comparison:
     def stored_views(self, service: "FeatureService") -> list[str]:
         """The names of the views that a service reads from the online store, including those below on-demand views."""
         views = [registry.feature_view(self.store, used.name) for used in service.feature_view_projections]
-        names = {view.name for view in views if not _is_on_demand(view)}
-        return sorted(names | {name for view in views if _is_on_demand(view) for name in _sources(view)})
+        names = {view.name for view in views if not is_on_demand(view)}
+        return sorted(names | {name for view in views if is_on_demand(view) for name in _sources(view)})
 
     def of_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
         """One row for each of the features `types` of a view; none if the view is not served online.
@@ -77,14 +77,14 @@ class Comparison:
         Raises:
             FeatureError: the view was never materialized, or request data are missing.
         """
-        if _is_on_demand(view):
+        if is_on_demand(view):
             return self._of_on_demand_view(view, types)
         if getattr(view, "batch_source", None) is None or not view.online:
             return []
         pd = extra("pandas", extra="feast")
         keys, entities, pushed = join_keys(view), self._entities(view), _is_pushed(view)
         names, watermark = [f"{view.name}:{name}" for name in types], self._watermark(view)
-        served = served_values(self.store, _lookup_rows(entities, keys), names, [*types])
+        served = served_values(self.store, _keys_of(entities, keys), names, [*types])
         served_at = served[f"{next(iter(types))}__ts"].astype("float64").replace(0.0, math.nan)
         due, last = _seconds(entities["event_timestamp"]), _seconds(entities["last_event"])
         ahead = (served_at > due) | (served_at.notna() & due.isna())
@@ -101,26 +101,20 @@ class Comparison:
 
         expired = comparable & ~wrong & (compared_at + view.ttl < watermark if view.ttl and watermark else False)
         late = entities.loc[expired, keys].assign(event_timestamp=watermark)
-        expired_offline = self._offline(late, names, types)
-        expired_online = served_values(
-            self.store, _lookup_rows(late, keys), names, [*types], at=watermark, views=[view]
-        )
+        stale_offline = self._offline(late, names, types)
+        stale_online = served_values(self.store, _keys_of(late, keys), names, [*types], at=watermark, views=[view])
         rows = []
         for name, dtype in types.items():
             different, gap = _different(offline[name], online[name], dtype, self.tolerance)
             different |= wrong[comparable]
-            unlike, _ = _different(expired_offline[name], expired_online[name], dtype, self.tolerance)
+            unlike, _ = _different(stale_offline[name], stale_online[name], dtype, self.tolerance)
             different |= unlike.reindex(different.index, fill_value=False)
             example = ""
             if different.any():
                 at = different.idxmax()
                 by_ttl = bool(unlike.get(at, False))
-                sides = (
-                    (expired_offline[name][at], expired_online[name][at])
-                    if by_ttl
-                    else (offline[name][at], online[name][at])
-                )
-                example = f"{_shown(entities.loc[at, keys])}: offline {sides[0]}, online {sides[1]}"
+                sides = (stale_offline, stale_online) if by_ttl else (offline, online)
+                example = f"{_shown(entities.loc[at, keys])}: offline {sides[0][name][at]}, online {sides[1][name][at]}"
                 if wrong[at]:
                     example += f" (from {_time_text(served_at[at])} instead of {_time_text(due[at])})"
             counts = (int(comparable.sum()), int(different.sum()), int(expired.sum()), int(unknown.sum()))
@@ -134,32 +128,28 @@ class Comparison:
         watermarks = [end for end in map(self._watermark, sources) if end]
         watermark = min(watermarks, default=datetime.now(UTC))
         rows: Any = self._request_rows(view, sources)
-        needed = [*_requested(view), *(key for source in sources for key in join_keys(source))]
-        needed = list(dict.fromkeys(needed))
+        keys = [key for source in sources for key in join_keys(source)]
+        needed = list(dict.fromkeys([*request_columns(view), *keys]))
         rows = rows.drop_duplicates(needed).reset_index(drop=True)
         ahead = pd.Series(False, index=rows.index)
         for source in sources:
             first = source.features[0].name
-            served = served_values(
-                self.store, _lookup_rows(rows, join_keys(source)), [f"{source.name}:{first}"], [first]
-            )
+            served = served_values(self.store, _keys_of(rows, join_keys(source)), [f"{source.name}:{first}"], [first])
             ahead |= served[f"{first}__ts"].astype("float64") > watermark.timestamp()
-        names, entity_rows = [f"{view.name}:{name}" for name in types], rows.loc[~ahead, needed]
-        offline = self._offline(entity_rows.assign(event_timestamp=watermark), names, types)
+        names, requests = [f"{view.name}:{name}" for name in types], rows.loc[~ahead, needed]
+        offline = self._offline(requests.assign(event_timestamp=watermark), names, types)
         # A server computes one row at a time, where code that looks at neighbouring rows gives other values.
-        parts = [entity_rows.iloc[[i]] for i in range(min(_ONE_BY_ONE, len(entity_rows)))] + [
-            entity_rows.iloc[_ONE_BY_ONE:]
-        ]
+        parts = [requests.iloc[[i]] for i in range(min(_ONE_BY_ONE, len(requests)))] + [requests.iloc[_ONE_BY_ONE:]]
         answers = [served_values(self.store, part, names, [*types], at=watermark, views=[view]) for part in parts]
         online = pd.concat([answer for answer in answers if len(answer)] or answers)
 
         takes = [f.name for used in view.source_feature_view_projections.values() for f in used.features]
-        training_values = recomputed = None
-        if {*takes, *_requested(view), *types} <= set(rows.columns):
+        before = after = None
+        if {*takes, *request_columns(view), *types} <= set(rows.columns):
             columns = rows[list(dict.fromkeys([*takes, *needed]))].astype(object)
             inputs = {name: [None if _is_missing(value) else value for value in columns[name]] for name in columns}
-            recomputed = pd.DataFrame(on_demand_values(view, inputs), index=rows.index)
-            training_values, recomputed = normalised(rows[[*types]], types), normalised(recomputed[[*types]], types)
+            after = pd.DataFrame(on_demand_values(view, inputs), index=rows.index)
+            before, after = normalised(rows[[*types]], types), normalised(after[[*types]], types)
         results = []
         for name, dtype in types.items():
             different, gap = _different(offline[name], online[name], dtype, self.tolerance)
@@ -168,23 +158,20 @@ class Comparison:
                 at = different.idxmax()
                 example = f"{_shown(rows.loc[at, needed])}: offline {offline[name][at]}, online {online[name][at]}"
             count = int(different.sum())
-            if training_values is not None and recomputed is not None:
-                differs, larger = _different(training_values[name], recomputed[name], dtype, self.tolerance, typed=True)
+            if before is not None and after is not None:
+                differs, larger = _different(before[name], after[name], dtype, self.tolerance, typed=True)
                 gap = max((g for g in (gap, larger) if g is not None), default=None)
                 count = int((differs | different.reindex(differs.index, fill_value=False)).sum())
                 if differs.any() and not example:
                     at = differs.idxmax()
-                    example = (
-                        f"{_shown(rows.loc[at, needed])}: trained on {training_values[name][at]}, "
-                        f"now {recomputed[name][at]}"
-                    )
-            compared = len(entity_rows) if recomputed is None else len(rows)
+                    example = f"{_shown(rows.loc[at, needed])}: trained on {before[name][at]}, now {after[name][at]}"
+            compared = len(requests) if after is None else len(rows)
             results.append(FeatureParity(f"{view.name}:{name}", compared, count, 0, int(ahead.sum()), gap, example))
         return results
 
     def _request_rows(self, view: Any, sources: list[Any]) -> Any:
         """A sample of request data with join keys added; of entities if the view takes no request data."""
-        requested, rows = _requested(view), None
+        requested, rows = request_columns(view), None
         if requested:
             rows = self._requests()
             lacking = [name for name in requested if name not in rows.columns]
@@ -271,10 +258,6 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _is_on_demand(view: Any) -> bool:
-    return getattr(view, "source_request_sources", None) is not None
-
-
 def _is_pushed(view: Any) -> bool:
     return getattr(view, "stream_source", None) is not None
 
@@ -283,11 +266,7 @@ def _sources(view: Any) -> list[str]:
     return list(dict.fromkeys(used.name for used in view.source_feature_view_projections.values()))
 
 
-def _requested(view: Any) -> list[str]:
-    return [field.name for request in view.source_request_sources.values() for field in request.schema]
-
-
-def _lookup_rows(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
+def _keys_of(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
     """Entity rows for the online store; a view without entities has one row, under the dummy key that Feast adds."""
     return entities.loc[:, keys] if keys else entities.iloc[:, :0].assign(__dummy_id="")
 

@@ -48,9 +48,9 @@ def training_set_checks(
     """Checks on a training set, in one step that loads it once.
 
     ``null_shares``: no column has too many missing values. ``no_duplicates``: no row occurs twice. With a feature
-    service also ``rows_kept``: the stored rows are the joined ones; ``no_leakage``: no value in the views' own sources
-    is later than its row's timestamp; ``ttl_misses``: a view's newest row is rarely older than its ttl;
-    ``cardinality``: no feature is constant, and no text differs in almost every row. The last two only warn.
+    service also ``rows_kept``: the stored rows are the joined ones; ``no_leakage``: no value comes from
+    after its row's timestamp, by the views' own sources; ``ttl_misses``: a view's newest row is rarely older than its
+    ttl; ``cardinality``: no feature is constant, and no text differs in almost every row. The last two only warn.
 
         training_set_checks(
             asset="training_set", feature_service="arrival_delay", timestamp_column="scheduled", label="late",
@@ -70,32 +70,26 @@ def training_set_checks(
         check_options: Further arguments of :func:`dagster.asset_check`.
     """
     key = asset_key(asset)
-    judges: dict[str, tuple[str, Callable[[_StoredTrainingSet], dg.AssetCheckResult]]] = {
-        "null_shares": (
-            "No column has too many missing values.",
-            lambda training_set: _null_shares(training_set, max_null_share),
-        )
+    judges: dict[str, tuple[str, Callable[[_TrainingSetData], dg.AssetCheckResult]]] = {
+        "null_shares": ("Few values of each column are missing.", lambda data: _null_shares(data, max_null_share))
     }
     if unique:
-        judges["no_duplicates"] = (
-            f"{', '.join(unique)} is unique.",
-            lambda training_set: _no_duplicates(training_set, unique),
-        )
+        judges["no_duplicates"] = (f"{', '.join(unique)} is unique.", lambda data: _no_duplicates(data, unique))
     if feature_service:
         service = feature_service
         judges |= {
             "rows_kept": ("The stored rows are the joined rows.", _rows_kept),
             "no_leakage": (
                 "No value is later than its row's timestamp, and no feature is the label.",
-                lambda training_set: _no_leakage(training_set, label),
+                lambda data: _no_leakage(data, label),
             ),
             "ttl_misses": (
                 "The newest row of a view is rarely older than its ttl.",
-                lambda training_set: _ttl_misses(training_set, max_expired_share),
+                lambda data: _ttl_misses(data, max_expired_share),
             ),
             "cardinality": (
                 "No feature is constant, no text differs in almost every row.",
-                lambda training_set: _cardinality(training_set, service, max_distinct_share, constant),
+                lambda data: _cardinality(data, service, max_distinct_share, constant),
             ),
         }
     return [
@@ -103,7 +97,7 @@ def training_set_checks(
             asset=key,
             tool="feast",
             judges=judges,
-            evidence=lambda context: _StoredTrainingSet(
+            evidence=lambda context: _TrainingSetData(
                 context,
                 key,
                 context.resources.feast if feature_service else None,
@@ -121,7 +115,7 @@ def training_set_checks(
 
 
 @dataclass
-class _StoredTrainingSet:
+class _TrainingSetData:
     """A stored training set, of which each part that several checks need is read once."""
 
     context: dg.AssetCheckExecutionContext
@@ -170,10 +164,10 @@ class _StoredTrainingSet:
         return {fact: {column: next(values) for column in columns} for fact in facts}
 
 
-def _null_shares(training_set: _StoredTrainingSet, most: _Bounds) -> dg.AssetCheckResult:
-    bounds = most if isinstance(most, Mapping) else dict.fromkeys(training_set.table.column_names, most)
-    present = training_set.measured({"present": "count({})"}, list(bounds))["present"]
-    count = training_set.table.num_rows
+def _null_shares(data: _TrainingSetData, most: _Bounds) -> dg.AssetCheckResult:
+    bounds = most if isinstance(most, Mapping) else dict.fromkeys(data.table.column_names, most)
+    present = data.measured({"present": "count({})"}, list(bounds))["present"]
+    count = data.table.num_rows
     shares = {column: 1 - present[column] / count if count else 1.0 for column in bounds}
     over = {column: share for column, share in shares.items() if share > bounds[column]}
     rows = [{"column": c, "null share": s, "at most": bounds[c]} for c, s in shares.items()]
@@ -184,23 +178,21 @@ def _null_shares(training_set: _StoredTrainingSet, most: _Bounds) -> dg.AssetChe
     )
 
 
-def _no_duplicates(training_set: _StoredTrainingSet, unique: Sequence[str]) -> dg.AssetCheckResult:
-    training_set.measured({}, list(unique))  # refuses unknown columns
-    groups = training_set.table.group_by(list(unique)).aggregate([]).num_rows
-    repeated = training_set.table.num_rows - groups
+def _no_duplicates(data: _TrainingSetData, unique: Sequence[str]) -> dg.AssetCheckResult:
+    data.measured({}, list(unique))  # refuses unknown columns
+    groups = data.table.group_by(list(unique)).aggregate([]).num_rows
+    repeated = data.table.num_rows - groups
     return dg.AssetCheckResult(
-        passed=repeated == 0, metadata={"feast/duplicates": repeated, "feast/rows": training_set.table.num_rows}
+        passed=repeated == 0, metadata={"feast/duplicates": repeated, "feast/rows": data.table.num_rows}
     )
 
 
-def _rows_kept(training_set: _StoredTrainingSet) -> dg.AssetCheckResult:
-    records = latest_records(
-        training_set.context.instance, training_set.key, [training_set.partition] if training_set.partition else None
-    )
+def _rows_kept(data: _TrainingSetData) -> dg.AssetCheckResult:
+    records = latest_records(data.context.instance, data.key, [data.partition] if data.partition else None)
     record = next((record for record in records if isinstance(record, TrainingSet)), None)
     if record is None:
-        raise FeatureError(f"{training_set.key.to_user_string()} has no record of a training set. Materialize it.")
-    rows, stored_hash = training_set.table.num_rows, content_hash(training_set.table, tool="feast")
+        raise FeatureError(f"{data.key.to_user_string()} has no record of a training set. Materialize it.")
+    rows, stored_hash = data.table.num_rows, content_hash(data.table, tool="feast")
     same = not record.content_hash or stored_hash == record.content_hash
     row_problem = "" if rows == record.rows else f"{rows} rows are stored, and {record.rows} were joined"
     value_problem = "" if same else "the IO manager loads other values or types than were stored"
@@ -213,17 +205,13 @@ def _rows_kept(training_set: _StoredTrainingSet) -> dg.AssetCheckResult:
     )
 
 
-def _no_leakage(training_set: _StoredTrainingSet, label: str | None) -> dg.AssetCheckResult:
-    view_origins, left_out = training_set.origins
-    same = _equal_to(training_set, label) if label else []
-    leaked = {
-        f"{origin.view} ({', '.join(origin.features)})": origin.leaked for origin in view_origins if origin.leaked
-    }
+def _no_leakage(data: _TrainingSetData, label: str | None) -> dg.AssetCheckResult:
+    views, left_out = data.origins
+    same = _equal_to(data, label) if label else []
+    leaked = {f"{origin.view} ({', '.join(origin.features)})": origin.leaked for origin in views if origin.leaked}
     problems = [f"{name}: {count} rows hold values from later" for name, count in leaked.items()]
     problems += [f"feature {feature} is the label" for feature in same]
-    unseen = (
-        "" if view_origins else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
-    )
+    unseen = "" if views else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
     rows = [
         {
             "feature view": origin.view,
@@ -236,7 +224,7 @@ def _no_leakage(training_set: _StoredTrainingSet, label: str | None) -> dg.Asset
             "latest (s)": origin.lead,
             "created later": origin.created_late,
         }
-        for origin in view_origins
+        for origin in views
         for feature in origin.features
     ]
     return dg.AssetCheckResult(
@@ -244,44 +232,44 @@ def _no_leakage(training_set: _StoredTrainingSet, label: str | None) -> dg.Asset
         severity=dg.AssetCheckSeverity.ERROR if problems else dg.AssetCheckSeverity.WARN,
         description="; ".join(problems) or unseen or None,
         metadata={
-            "feast/leaked_rows": sum(origin.leaked for origin in view_origins),
-            "feast/rows_not_in_source": sum(origin.unexplained for origin in view_origins),
-            "feast/rows_created_later": sum(origin.created_late or 0 for origin in view_origins),
-            "feast/sampled_rows": max((origin.rows for origin in view_origins), default=0),
+            "feast/leaked_rows": sum(origin.leaked for origin in views),
+            "feast/rows_not_in_source": sum(origin.unexplained for origin in views),
+            "feast/rows_created_later": sum(origin.created_late or 0 for origin in views),
+            "feast/sampled_rows": max((origin.rows for origin in views), default=0),
             **table("feast/origins", rows),
             **({"feast/not_looked_up": left_out} if left_out else {}),
         },
     )
 
 
-def _equal_to(training_set: _StoredTrainingSet, label: str) -> list[str]:
+def _equal_to(data: _TrainingSetData, label: str) -> list[str]:
     """Features that are the label, or equal it in every row; nothing equals a constant label."""
-    training_set.measured({}, [label])  # refuses an unknown column
-    assert training_set.feast is not None  # as for `origins`
-    types = feature_types(feature_service(training_set.feast.store(), training_set.service))
-    features = [feature for feature in types if feature in training_set.table.column_names]
+    data.measured({}, [label])  # refuses an unknown column
+    assert data.feast is not None  # as for `origins`
+    types = feature_types(feature_service(data.feast.store(), data.service))
+    features = [feature for feature in types if feature in data.table.column_names]
     other = [feature for feature in features if feature != label]
     column = sql_name(label)
     differ = "count(*) FILTER (WHERE coalesce(try_cast({0} AS DOUBLE)::VARCHAR, {0}::VARCHAR) IS DISTINCT FROM "
     differ += f"coalesce(try_cast({column} AS DOUBLE)::VARCHAR, {column}::VARCHAR))"
-    facts = training_set.measured({"differ": differ, "distinct": _DISTINCT}, other)
+    facts = data.measured({"differ": differ, "distinct": _DISTINCT}, other)
     equal = [name for name in other if facts["differ"][name] == 0 and facts["distinct"][name] > 1]
     return [*({label} & set(features)), *equal]
 
 
-def _ttl_misses(training_set: _StoredTrainingSet, most: _Bounds) -> dg.AssetCheckResult:
-    view_origins, _ = training_set.origins
-    bounds = most if isinstance(most, Mapping) else {origin.view: most for origin in view_origins}
-    if unknown := sorted(set(bounds) - {origin.view for origin in view_origins}):
+def _ttl_misses(data: _TrainingSetData, most: _Bounds) -> dg.AssetCheckResult:
+    views, _ = data.origins
+    bounds = most if isinstance(most, Mapping) else {origin.view: most for origin in views}
+    if unknown := sorted(set(bounds) - {origin.view for origin in views}):
         raise FeatureError(
-            f"{', '.join(unknown)} is not a feature view with a file source in {training_set.service!r} "
-            f"(there are: {', '.join(origin.view for origin in view_origins) or 'none'})."
+            f"{', '.join(unknown)} is not a feature view with a file source in {data.service!r} "
+            f"(there are: {', '.join(origin.view for origin in views) or 'none'})."
         )
-    shares = {origin.view: origin.expired / max(origin.rows, 1) for origin in view_origins}
+    shares = {origin.view: origin.expired / max(origin.rows, 1) for origin in views}
     over = {view: shares[view] for view, bound in bounds.items() if shares[view] > bound}
     rows = [
         {"feature view": o.view, "rows": o.rows, "beyond the ttl": o.expired, "never anything": o.without_source}
-        for o in view_origins
+        for o in views
     ]
     return dg.AssetCheckResult(
         passed=not over,
@@ -294,12 +282,10 @@ def _ttl_misses(training_set: _StoredTrainingSet, most: _Bounds) -> dg.AssetChec
     )
 
 
-def _cardinality(
-    training_set: _StoredTrainingSet, service: str, most: float, constant: Sequence[str]
-) -> dg.AssetCheckResult:
-    assert training_set.feast is not None
-    types = feature_types(feature_service(training_set.feast.store(), service))
-    facts = training_set.measured({"present": "count({})", "distinct": _DISTINCT}, list(types))
+def _cardinality(data: _TrainingSetData, service: str, most: float, constant: Sequence[str]) -> dg.AssetCheckResult:
+    assert data.feast is not None
+    types = feature_types(feature_service(data.feast.store(), service))
+    facts = data.measured({"present": "count({})", "distinct": _DISTINCT}, list(types))
     distinct, present = facts["distinct"], facts["present"]
     stuck = [name for name in types if distinct[name] <= 1 and name not in constant]
     text = [name for name, kind in types.items() if kind == "String" and present[name] > 1]

@@ -135,11 +135,10 @@ def entity_columns(store: "FeatureStore", service: "FeatureService") -> list[str
     columns: list[str] = []
     for projection in service.feature_view_projections:
         view: Any = feature_view(store, projection.name)
-        requests = getattr(view, "source_request_sources", None)
-        if requests is None:
+        if not is_on_demand(view):
             columns += [projection.join_key_map.get(key, key) for key in join_keys(view)]
             continue
-        columns += [field.name for request in requests.values() for field in request.schema]
+        columns += request_columns(view)
         for source in view.source_feature_view_projections.values():
             inner: Any = feature_view(store, source.name)
             columns += [source.join_key_map.get(key, key) for key in join_keys(inner)]
@@ -149,6 +148,16 @@ def entity_columns(store: "FeatureStore", service: "FeatureService") -> list[str
 def join_keys(view: Any) -> list[str]:
     """A feature view's join keys, without the dummy key that Feast adds to a view without entities."""
     return [column.name for column in view.entity_columns if not column.name.startswith("__")]
+
+
+def is_on_demand(view: Any) -> bool:
+    """True for an on-demand feature view."""
+    return getattr(view, "source_request_sources", None) is not None
+
+
+def request_columns(view: Any) -> list[str]:
+    """The request data of an on-demand feature view."""
+    return [field.name for request in view.source_request_sources.values() for field in request.schema]
 
 
 def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":

@@ -29,12 +29,8 @@ def stored_event_times(online: Any, config: Any, view: Any, entity_keys: Iterabl
     remaining, event_times = iter(entity_keys), []
     while part := list(islice(remaining, _KEYS_PER_READ)):
         keys = [serialize(key, entity_key_serialization_version=version) for key in part]
-        entities_by_key = dict(zip(keys, part, strict=True))
-        times_by_key = {
-            key: utc(event_time)
-            for key, event_time in read(online, config, view, entities_by_key)
-            if event_time is not None
-        }
+        pairs = read(online, config, view, dict(zip(keys, part, strict=True)))
+        times_by_key = {key: utc(time) for key, time in pairs if time is not None}
         event_times += [times_by_key.get(key) for key in keys]
     return event_times
 

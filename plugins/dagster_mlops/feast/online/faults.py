@@ -67,12 +67,10 @@ def explained(config: Any, views: Iterable[str], doing: str) -> Iterator[None]:
             raise
         summary = f"{client}.{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         remedy = advice(error, REMEDIES)
-        retry_hint = "Then repeat it: unfinished writes are not recorded." if doing == "writing" else ""
+        hint = "Then repeat it: unfinished writes are not recorded." if doing == "writing" else ""
         failure = f"{doing} feature views {', '.join(views)} failed in the online store {_place(config)}: "
         raise FeatureError(
-            " ".join(
-                filter(None, [f"{failure}{mask_credentials(summary)}{';' if remedy else '.'}", remedy, retry_hint])
-            )
+            " ".join(filter(None, [f"{failure}{mask_credentials(summary)}{';' if remedy else '.'}", remedy, hint]))
         ) from error
 
 

@@ -94,9 +94,7 @@ def make_missing_table(store: "FeatureStore", view: Any) -> None:
         if has_table(online, store.config, view):
             return
         if windows := materialized_windows(view):
-            pushed = (
-                ", and push rows that are not in its source once more" if getattr(view, "stream_source", None) else ""
-            )
+            pushed = ", and repush rows that are not in its source" if getattr(view, "stream_source", None) else ""
             dg.get_dagster_logger().warning(
                 f"the table of feature view {view.name!r} is missing from the online store. It is recreated, and a "
                 f"materialization reloads its loaded windows. Find out who deleted it{pushed}."

@@ -10,7 +10,8 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.timestamps import utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
-from dagster_mlops.feast.offline.retrieval import entity_columns, feature_types, join_keys, normalised, require
+from dagster_mlops.feast.offline import retrieval
+from dagster_mlops.feast.offline.retrieval import feature_types, is_on_demand, join_keys, normalised, request_columns
 from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_event_times
 from dagster_mlops.feast.online.faults import explained
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
@@ -82,12 +83,9 @@ def _not_outdated(online: Any, config: Any, view: Any, rows: Sequence[tuple[date
     """Those of `rows`, pairs of event time and row with distinct keys, of which the store holds no newer event."""
     if not rows or none_is_newer(online, config, view, min(event_time for event_time, _ in rows), len(rows)):
         return [row for _, row in rows]
-    stored = stored_event_times(online, config, view, (row[0] for _, row in rows))
-    return [
-        row
-        for (event_time, row), stored_time in zip(rows, stored, strict=True)
-        if stored_time is None or stored_time <= event_time
-    ]
+    stored_times = stored_event_times(online, config, view, (row[0] for _, row in rows))
+    pairs = zip(rows, stored_times, strict=True)
+    return [row for (event_time, row), stored in pairs if stored is None or stored <= event_time]
 
 
 def online_features(
@@ -106,15 +104,13 @@ def online_features(
     """
     pd = extra("pandas", extra="feast")
     definition = feature_service(store, service)
-    keys = entity_columns(store, definition)
-    require(entities, keys, f"feature service {service!r}")
+    keys = retrieval.entity_columns(store, definition)
+    retrieval.require(entities, keys, f"feature service {service!r}")
     if at is not None and at.tzinfo is None:
         raise FeatureError(f"at={at.isoformat()} has no time zone. Give one, e.g. datetime.now(timezone.utc).")
-    entity_rows, types = entities.loc[:, keys].reset_index(drop=True), feature_types(definition)
+    rows, types = entities.loc[:, keys].reset_index(drop=True), feature_types(definition)
     views = [feature_view(store, projection.name) for projection in definition.feature_view_projections]
-    values = normalised(
-        served_values(store, entity_rows, definition, [*types], at=at, views=views).loc[:, [*types]], types
-    )
+    values = normalised(served_values(store, rows, definition, [*types], at=at, views=views).loc[:, [*types]], types)
     return pd.concat([entities.reset_index(drop=True), values], axis=1)
 
 
@@ -145,7 +141,7 @@ def served_values(
     for view in views:
         if at is None:
             break
-        if _is_on_demand(view):
+        if is_on_demand(view):
             answer |= _recomputed(store, view, entity_rows, answer, at)
         else:
             _expire(answer, view, at)
@@ -206,9 +202,8 @@ def _recomputed(
     changed = [i for i in range(len(rows)) if any(inputs[name][i] is not before[name][i] for name in inputs)]
     if not changed:
         return {}
-    requested = {field.name for request in view.source_request_sources.values() for field in request.schema}
     arguments = {name: values for name, values in inputs.items() if not name.endswith(_TIME)}
-    arguments |= {name: list(map(_plain, entity_rows[name])) for name in requested}
+    arguments |= {name: list(map(_plain, entity_rows[name])) for name in request_columns(view)}
     computed = on_demand_values(view, {name: [values[i] for i in changed] for name, values in arguments.items()})
     fresh = {}
     for name in (feature.name for feature in view.features if feature.name in answer):
@@ -216,10 +211,6 @@ def _recomputed(
         for place, value in zip(changed, computed[name], strict=True):
             fresh[name][place] = value
     return fresh
-
-
-def _is_on_demand(view: Any) -> bool:
-    return getattr(view, "source_request_sources", None) is not None
 
 
 def _plain(value: Any) -> Any:

@@ -218,9 +218,8 @@ def _write_as_of(store: "FeatureStore", source: Any, until: str, file: Path) -> 
             kinds = asof.described(connection, relation)
             renamed = {new: old for old, new in source.field_mapping.items() if old in kinds}
             created = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
-            condition = asof.within(
-                sql_name(created), kinds[created], None, to_microseconds(datetime.fromisoformat(until))
-            )
+            last = to_microseconds(datetime.fromisoformat(until))
+            condition = asof.within(sql_name(created), kinds[created], None, last)
             connection.execute(f"COPY (SELECT * FROM {relation} WHERE {condition}) TO '{file}' (FORMAT parquet)")
     except (extra("duckdb", extra="feast").Error, FeatureError, KeyError, OSError) as error:
         raise FeatureError(f"source {source.name!r} cannot be read as of {until}: {error}") from error

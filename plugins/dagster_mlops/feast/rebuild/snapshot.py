@@ -153,16 +153,14 @@ def get(store: "FeatureStore", name: str) -> Snapshot | None:
 
 def unchanged(source: SourceVersion) -> bool:
     """True if the source's files are the recorded ones."""
-    current_files = _files_of(source.path) if source.files else {}
-    return bool(current_files) and {file.name: file.md5 for file in source.files} == {
-        n: digest(f, "md5") for n, f in current_files.items()
-    }
+    files = _files_of(source.path) if source.files else {}
+    return bool(files) and {f.name: f.md5 for f in source.files} == {n: digest(f, "md5") for n, f in files.items()}
 
 
 def _touched(source: SourceVersion, since: float) -> bool:
-    current_files = _files_of(source.path) if source.files else {}
-    return current_files.keys() != {file.name for file in source.files} or any(
-        f.stat().st_ctime >= since for f in current_files.values()
+    files = _files_of(source.path) if source.files else {}
+    return files.keys() != {file.name for file in source.files} or any(
+        f.stat().st_ctime >= since for f in files.values()
     )
 
 

@@ -57,8 +57,8 @@ def _about(thing: Any) -> dict[str, Any]:
     }
 
 
-def _features(view: Any) -> list[dict[str, str]]:
-    return [{"name": f.name, "dtype": str(f.dtype), "description": f.description} for f in view.features]
+def _features(fields: Any) -> list[dict[str, str]]:
+    return [{"name": f.name, "dtype": str(f.dtype), "description": f.description} for f in fields]
 
 
 def _view(view: Any, kind: str, join_keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _view(view: Any, kind: str, join_keys: dict[str, tuple[str, str]]) -> dict[s
         "ttl_seconds": view.ttl.total_seconds() if view.ttl else None,
         "join_keys": [join_keys[name][0] for name in view.entities if name in join_keys],
         "join_key_types": dict(join_keys[name] for name in view.entities if name in join_keys),
-        "features": _features(view),
+        "features": _features(view.features),
         "timestamp_field": batch.timestamp_field if batch else "",
         "source": str(getattr(batch, "path", "") or getattr(batch, "name", "")),
         "sources": [source.name for source in (batch, stream) if source is not None],
@@ -83,7 +83,7 @@ def _on_demand_view(view: Any) -> dict[str, Any]:
     return {
         **_about(view),
         "mode": str(getattr(view.mode, "value", view.mode)),
-        "features": _features(view),
+        "features": _features(view.features),
         "views": [projection.name for projection in view.source_feature_view_projections.values()],
         "requests": [source.name for source in view.source_request_sources.values()],
     }
@@ -91,23 +91,19 @@ def _on_demand_view(view: Any) -> dict[str, Any]:
 
 def _source(source: Any) -> dict[str, Any]:
     batch = getattr(source, "batch_source", None)
-    schema = getattr(source, "schema", None) or []
     return {
         **_about(source),
         "type": type(source).__name__,
         "path": str(getattr(source, "path", "") or getattr(source, "table", "") or ""),
         "timestamp_field": source.timestamp_field or "",
-        "features": [{"name": f.name, "dtype": str(f.dtype), "description": f.description} for f in schema],
+        "features": _features(getattr(source, "schema", None) or []),
         "batch_source": batch.name if batch is not None else "",
     }
 
 
 def _service(service: Any) -> dict[str, Any]:
-    projections = service.feature_view_projections
-    return {
-        **_about(service),
-        "features": {projection.name: [f.name for f in projection.features] for projection in projections},
-    }
+    features = {view.name: [f.name for f in view.features] for view in service.feature_view_projections}
+    return {**_about(service), "features": features}
 
 
 def _entity(entity: Any) -> dict[str, Any]:

@@ -42,32 +42,28 @@ def feature_service(store: "FeatureStore", name: str) -> "FeatureService":
     """The feature service of that name, as the registry has it now.
 
     Raises:
-        FeatureError: the registry has no such service.
+        FeatureError: The registry has no such service.
     """
-    services = {service.name: service for service in store.registry.list_feature_services(store.project)}
-    if name not in services:
-        available = ", ".join(sorted(services)) or "none"
-        raise FeatureError(
-            f"project {store.project!r} has no feature service {name!r} (it has: {available}). "
-            "Define it in the Feast repository and apply it."
-        )
-    return services[name]
+    return _by_name(store, store.registry.list_feature_services(store.project), name, "service")
 
 
 def feature_view(store: "FeatureStore", name: str) -> "BaseFeatureView":
     """The feature view of that name and any kind, as the registry has it now.
 
     Raises:
-        FeatureError: the registry has no such view.
+        FeatureError: The registry has no such view.
     """
-    views = {view.name: view for view in store.registry.list_all_feature_views(store.project)}
-    if name not in views:
-        available = ", ".join(sorted(views)) or "none"
+    return _by_name(store, store.registry.list_all_feature_views(store.project), name, "view")
+
+
+def _by_name(store: "FeatureStore", definitions: Iterable[Any], name: str, noun: str) -> Any:
+    by_name = {definition.name: definition for definition in definitions}
+    if name not in by_name:
         raise FeatureError(
-            f"project {store.project!r} has no feature view {name!r} (it has: {available}). "
-            "Define it in the Feast repository and apply it."
+            f"project {store.project!r} has no feature {noun} {name!r} (it has: "
+            f"{', '.join(sorted(by_name)) or 'none'}). Define it in the Feast repository and apply it."
         )
-    return views[name]
+    return by_name[name]
 
 
 def view_hash(store: "FeatureStore", name: str) -> str:
