@@ -52,8 +52,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
     group_name: str | None = Field(default=None, description="Asset group.")
     key_prefix: Sequence[str] | None = Field(default=None, description="Asset key prefix of the feature views.")
     automation_condition: FromTemplate | None = Field(
-        default=None,
-        description="When feature views materialize automatically: '{{ automation_condition.eager() }}'.",
+        default=None, description="When feature views materialize automatically: '{{ automation_condition.eager() }}'."
     )
     pool: str | None = Field(default=None, description="Concurrency pool of the feature views.")
     lineage: bool = Field(

@@ -108,12 +108,7 @@ def feature_repository_defs(
             *(key for source in view.sources for key in keys_of("sources", source)),
         ]
     executed = feature_view_assets(
-        repo=repo,
-        views=views,
-        partitions_def=partitions_def,
-        deps=upstream,
-        get_asset_spec=translate,
-        **asset_options,
+        repo=repo, views=views, partitions_def=partitions_def, deps=upstream, get_asset_spec=translate, **asset_options
     )
     return dg.Definitions(
         assets=[*executed, *specs.external_specs(external_definitions, keys_of, translate)],

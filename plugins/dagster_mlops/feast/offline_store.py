@@ -171,10 +171,7 @@ class AsofOfflineStore(OfflineStore):
 
     @staticmethod
     def offline_write_batch(
-        config: RepoConfig,
-        feature_view: FeatureView,
-        table: pa.Table,
-        progress: Callable[[int], Any] | None,
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
         """Append rows to a view's source: a folder gets one more file, a single file is replaced by a longer one.
 

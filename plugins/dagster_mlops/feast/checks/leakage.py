@@ -117,7 +117,7 @@ def _look_up(
     empty = " AND ".join(f"a.v{i} IS NULL" for i in range(len(features)))
     ttl = view.ttl // MICROSECOND if view.ttl else 0
     expired = f"a.row_time - since > {ttl}" if ttl else "false"
-    [counts] = connection.execute(
+    [row] = connection.execute(
         f"""
         WITH a AS (SELECT *, dagster_mlops_time AS row_time, {values} FROM sampled_rows),
         newest AS (
@@ -140,29 +140,20 @@ def _look_up(
             FROM a LEFT JOIN latest l ON l.row = a.dagster_mlops_row
             LEFT JOIN equal q ON q.row = a.dagster_mlops_row
         )
-        SELECT count(*),
-            count(*) FILTER (WHERE CASE WHEN without_source OR expired THEN empty ELSE at_newest END),
-            count(*) FILTER (WHERE NOT empty AND (without_source OR expired OR NOT at_newest) AND lead IS NOT NULL),
-            count(*) FILTER (WHERE expired), count(*) FILTER (WHERE without_source),
-            count(*) FILTER (WHERE late AND NOT expired), min(age),
-            max(lead) FILTER (WHERE NOT empty AND (without_source OR expired OR NOT at_newest))
+        SELECT count(*) AS rows,
+            count(*) FILTER (WHERE CASE WHEN without_source OR expired THEN empty ELSE at_newest END) AS matching,
+            count(lead) FILTER (WHERE NOT empty AND (without_source OR expired OR NOT at_newest)) AS leaked,
+            rows - matching - leaked AS unexplained,
+            count(*) FILTER (WHERE classified.expired) AS expired,
+            count(*) FILTER (WHERE classified.without_source) AS without_source,
+            {"count(*) FILTER (WHERE late AND NOT classified.expired)" if created else "NULL"} AS created_late,
+            min(age) / 1e6 AS nearest,
+            max(lead) FILTER (WHERE NOT empty AND (without_source OR expired OR NOT at_newest)) / 1e6 AS lead
         FROM classified
         """
     ).fetchall()
-    rows, matching, leaked, expired_rows, without_source, late, nearest, lead = counts
-    return Origins(
-        view=view.name,
-        features=tuple(features),
-        rows=rows,
-        matching=matching,
-        leaked=leaked,
-        unexplained=rows - matching - leaked,
-        expired=expired_rows,
-        without_source=without_source,
-        created_late=late if created else None,
-        nearest=None if nearest is None else nearest / 1e6,
-        lead=None if lead is None else lead / 1e6,
-    )
+    counts = dict(zip((name for name, *_ in connection.description), row, strict=True))
+    return Origins(view=view.name, features=tuple(features), **counts)
 
 
 def _comparable(column: str, kind: str) -> str:

@@ -53,13 +53,7 @@ class Comparison:
     """
 
     def __init__(
-        self,
-        store: "FeatureStore",
-        *,
-        sample: int,
-        tolerance: float,
-        seed: int,
-        requests: "Callable[[], pd.DataFrame]",
+        self, store: "FeatureStore", *, sample: int, tolerance: float, seed: int, requests: "Callable[[], pd.DataFrame]"
     ):
         self.store, self.sample, self.tolerance, self.seed = store, sample, tolerance, seed
         self._requests = requests

@@ -105,11 +105,7 @@ class _Server:
             self.headers["Authorization"] = f"Basic {base64.b64encode(unquote(account).encode()).decode()}"
 
     def ask(self, path: str, question: dict[str, Any] | None = None) -> tuple[bytes, float]:
-        """The response, and the milliseconds that it took.
-
-        Raises:
-            FeatureError: The request fails, or takes longer than the timeout.
-        """
+        """The response and the milliseconds that it took; a FeatureError if it fails or exceeds the timeout."""
         body = None if question is None else json.dumps(question, default=str).encode()
         start, received = time.monotonic(), bytearray()
         try:
@@ -140,11 +136,7 @@ class _Server:
 
 
 def _present_share(answer: bytes, address: str, keys: set[str]) -> float:
-    """The share of values in a response of Feast's server that are not missing, without the columns `keys`.
-
-    Raises:
-        FeatureError: It is not a response of Feast's server.
-    """
+    """The share of values in a response of Feast's server that are not missing, without the columns `keys`."""
     try:
         response = json.loads(answer)
         names, results = response["metadata"]["feature_names"], response["results"]

@@ -210,11 +210,7 @@ def column_names(frame: Any) -> list[str]:
 
 
 def require(frame: Any, columns: list[str], asker: str) -> None:
-    """Refuse a dataframe that lacks columns.
-
-    Raises:
-        FeatureError: Names the missing columns.
-    """
+    """Refuse a dataframe that lacks columns, with a FeatureError that names them."""
     missing = [name for name in columns if name not in column_names(frame)]
     if missing:
         has = ", ".join(map(str, column_names(frame))) or "no columns"

@@ -36,11 +36,7 @@ def location(source: FileSource, repo_path: Path | str | None) -> str:
 
 
 def checked(source: DataSource | None) -> FileSource:
-    """The source, if it is a file source.
-
-    Raises:
-        FeatureError: It is another kind of source.
-    """
+    """The source, if it is a file source; a FeatureError otherwise."""
     if not isinstance(source, FileSource):
         name = getattr(source, "name", "the view")
         raise FeatureError(

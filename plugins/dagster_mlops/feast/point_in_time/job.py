@@ -164,22 +164,14 @@ class AsofRetrievalJob(RetrievalJob):
         write(source, self._repo_path, self.to_tables(timeout), append=False)
 
     def to_sql(self) -> str:
-        """Not supported.
-
-        Raises:
-            FeatureError: Always.
-        """
+        """Not supported; always raises a FeatureError."""
         raise FeatureError(
             "this retrieval consists of several queries, one for each feature view, so no single query gives it. "
             "Use to_arrow(), to_tables() or to_parquet(path)."
         )
 
     def to_remote_storage(self) -> list[str]:
-        """Not supported.
-
-        Raises:
-            FeatureError: Always.
-        """
+        """Not supported; always raises a FeatureError."""
         raise FeatureError(
             "this offline store has no remote storage of its own. Name the location: to_parquet('s3://bucket/folder')."
         )

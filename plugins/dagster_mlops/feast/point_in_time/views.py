@@ -91,11 +91,7 @@ def view_of(
 
 
 def require(types: dict[str, str], columns: list[str], source: DataSource) -> None:
-    """Check that a source with columns of these `types` has `columns`.
-
-    Raises:
-        FeatureError: It lacks some.
-    """
+    """Refuse a source with columns of these `types` if it lacks some of `columns`."""
     if missing := [name for name in columns if name not in types]:
         raise FeatureError(
             f"source {source.name!r} lacks the columns {', '.join(missing)} (it has {', '.join(types)})."

@@ -2,7 +2,4 @@
 
 from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 
-__all__ = [
-    "find_record",
-    "rebuild",
-]
+__all__ = ["find_record", "rebuild"]

@@ -109,11 +109,7 @@ def _spec(thing: Definition, project: str, noun: str, prefix: Sequence[str], fac
         description=thing.description or f"{noun} `{thing.name}` of Feast project `{project}`.",
         owners=_owners(thing.owner),
         tags={f"feast/{k}": v for k, v in thing.tags.items() if _TAG_VALUE.fullmatch(v) and _TAG_VALUE.fullmatch(k)},
-        metadata={
-            "feast/project": project,
-            **facts,
-            **({"feast/tags": dict(thing.tags)} if thing.tags else {}),
-        },
+        metadata={"feast/project": project, **facts, **({"feast/tags": dict(thing.tags)} if thing.tags else {})},
         kinds={"feast"},
     )
 
