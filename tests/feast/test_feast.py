@@ -263,7 +263,7 @@ def test_a_repository_that_does_not_import_is_refused_with_feasts_message_and_th
         (DUCKDB + "registry: {registry_type: sql, path: 'sqlite:///r.db'}\n", "absolute path"),
         (DUCKDB + "registry: ${NOT_SET_ANYWHERE}/r.db\n", "NOT_SET_ANYWHERE"),
         ("offline_store: {type: duckdb}\n", "names no project"),
-        (None, "is no Feast repository"),
+        (None, "is not a Feast repository"),
     ],
 )  # fmt: skip
 def test_settings_that_go_wrong_later_are_refused_with_the_edit_that_mends_them(tmp_path, settings, message):
