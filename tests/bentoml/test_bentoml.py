@@ -38,6 +38,7 @@ from dagster_mlops.serving import status, stop
 from dagster_mlops.serving.processes import free_port, marked
 from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.serving.state import load, load_all, lock, state_file
+from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
 
 pytestmark = [*known_warnings.DEPRECATED, *known_warnings.MLFLOW_HINTS, *known_warnings.DAGSTER_BETA]
@@ -146,7 +147,8 @@ class World:
     def worker(self) -> subprocess.Popen:
         """The deployment asset in a process of its own, which can be killed."""
         with (self.root / "worker.log").open("ab") as log:
-            return subprocess.Popen([sys.executable, __file__, str(self.root)], stdout=log, stderr=log)
+            command = [sys.executable, "-m", "tests.bentoml.test_bentoml", str(self.root)]
+            return subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=log, stderr=log)
 
     def record(self, name: str, kind: type[Record]) -> Any:
         event: Any = self.instance.get_latest_materialization_event(dg.AssetKey(name))
@@ -184,9 +186,10 @@ def resolved(ref: Ref) -> Any:
     return BentomlTool().resolve(ref)
 
 
-def wait_for(condition, seconds: float = 200) -> None:
+def wait_for(condition, worker: subprocess.Popen | None = None, seconds: float = 200) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
+        assert worker is None or worker.poll() is None, "the worker ended; see worker.log"
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
 
@@ -305,6 +308,10 @@ def test_each_prediction_is_one_row_under_its_request_id(live):
     assert list(logged.loc[["a", "b", "c"], "output"]) == answer["predictions"]
     assert logged.loc[["one", "many/0", "many/1", "many/2", "a", "b", "c"]].index.is_unique
     pd.testing.assert_frame_equal(logged.loc[["a", "b", "c"], COLUMNS].reset_index(drop=True), rows, check_dtype=False)
+
+
+def test_bentoml_keeps_the_contract_of_a_packager(live):
+    check_packager(live.resource, live.record("bento", Package), frame(60, seed=3))
 
 
 def test_golden_rows_are_not_logged_as_traffic(live):
@@ -461,14 +468,14 @@ def test_kills_at_the_worst_moments_lose_no_request_and_leave_one_server(live):
     with Traffic(live) as traffic:
         # Right after the new server was started.
         worker = live.worker()
-        wait_for(lambda: "starting" in live.phases() and len(live.servers()) == 2)
+        wait_for(lambda: "starting" in live.phases() and len(live.servers()) == 2, worker)
         worker.kill()
         worker.wait()
         assert len(live.servers()) == 2
 
         # After the switch, while the old one drains.
         worker = live.worker()
-        wait_for(lambda: "draining" in live.phases())
+        wait_for(lambda: "draining" in live.phases(), worker)
         worker.kill()
         worker.wait()
         new = [state for state in load_all(live.state_dir) if state.phase == "live"][-1]
