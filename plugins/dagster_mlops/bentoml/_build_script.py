@@ -27,11 +27,11 @@ def answer(spec: dict[str, Any]) -> None:
     with exclusive(home / ".dagster_mlops.lock", _LONGEST_BUILD):
         model = home / "models" / spec["model"].replace(":", "/")
         # BentoML copies file by file into its stores, so only a marker written last tells a whole item from a torn one.
-        whole = model / ".dagster_mlops_whole"
-        if not whole.exists():
+        marker = model / ".dagster_mlops_whole"
+        if not marker.exists():
             shutil.rmtree(model, ignore_errors=True)
             bentoml.mlflow.import_model(spec["model"], spec["model_uri"], labels=spec["labels"])
-            whole.touch()
+            marker.touch()
         described = yaml.safe_load((model / "mlflow_model" / "MLmodel").read_text())
         if spec["needs_signature"] and not described.get("signature"):
             sys.exit(f"{spec['model_uri']} has no signature. Log it with signature=infer_signature(X, predictions).")

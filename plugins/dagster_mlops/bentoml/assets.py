@@ -63,45 +63,45 @@ def bento_asset(
 
     def bento(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         resource: BentomlResource = getattr(context.resources, resource_key)
-        chosen = _promoted_version(context, promoted_key)
+        promoted_version = _promoted_version(context, promoted_key)
         with tempfile.TemporaryDirectory(prefix="dagster_mlops_bento_") as folder:
             context_dir = Path(folder) / "src"
             entry = _collect(context_dir, service, include)
-            digest = _digest(context_dir, [chosen.run_id, *sorted(packages), json.dumps(labels or {})])
-            bento_name = re.sub(r"[^a-z0-9_.-]", "_", chosen.name.lower())
-            version = f"{chosen.version}-{digest[:12]}"
+            digest = _digest(context_dir, [promoted_version.run_id, *sorted(packages), json.dumps(labels or {})])
+            bento_name = re.sub(r"[^a-z0-9_.-]", "_", promoted_version.name.lower())
+            bento_version = f"{promoted_version.version}-{digest[:12]}"
             record = Package(
-                tag=f"{bento_name}:{version}",
+                tag=f"{bento_name}:{bento_version}",
                 home=str(resource.home_dir),
-                model_name=chosen.name,
-                model_version=chosen.version,
-                run_id=chosen.run_id,
-                datasets=dict(chosen.datasets),
-                upstream=tuple(dict.fromkeys((chosen.ref, *upstream_refs(context)))),
+                model_name=promoted_version.name,
+                model_version=promoted_version.version,
+                run_id=promoted_version.run_id,
+                datasets=dict(promoted_version.datasets),
+                upstream=tuple(dict.fromkeys((promoted_version.ref, *upstream_refs(context)))),
                 **dagster_facts(context),
             )
             facts = {
                 "name": bento_name,
                 "tag": record.tag,
-                "model": f"{bento_name}:{chosen.version}-{(chosen.run_id or digest)[:12]}",
-                "model_name": chosen.name,
-                "model_version": chosen.version,
+                "model": f"{bento_name}:{promoted_version.version}-{(promoted_version.run_id or digest)[:12]}",
+                "model_name": promoted_version.name,
+                "model_version": promoted_version.version,
                 "record": record.to_dict(),
             }
             (context_dir / FACTS_FILE).write_text(json.dumps(facts, indent=1))
             spec = {
                 **facts,
-                "version": version,
-                "model_uri": f"models:/{chosen.name}/{chosen.version}",
+                "version": bento_version,
+                "model_uri": f"models:/{promoted_version.name}/{promoted_version.version}",
                 "service": entry,
                 "build_ctx": str(context_dir),
                 "packages": list(packages),
                 "needs_signature": service is None,
                 "labels": {
-                    "model_name": chosen.name,
-                    "model_version": chosen.version,
-                    "run_id": chosen.run_id,
-                    **{f"dataset/{path}": md5 for path, md5 in chosen.datasets.items()},
+                    "model_name": promoted_version.name,
+                    "model_version": promoted_version.version,
+                    "run_id": promoted_version.run_id,
+                    **{f"dataset/{path}": md5 for path, md5 in promoted_version.datasets.items()},
                     **(labels or {}),
                 },
             }
@@ -163,7 +163,7 @@ def _collect(context_dir: Path, service: str | Path | None, include: Sequence[st
     # An image has these files only, and not this library.
     code = Path(__file__).with_name("service.py").read_text().replace("dagster_mlops.serving.runtime", folder.name)
     (folder / "service.py").write_text(code)
-    for source in (Path(given) for given in ([service] if service else []) + list(include)):
+    for source in map(Path, [*([service] if service else []), *include]):
         if not source.exists():
             raise DeploymentError(f"{source} (looked for in {Path.cwd()}) is not there. Give an absolute path.")
         target = context_dir / source.name

@@ -42,7 +42,7 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
 
     defaults = {
         "workers": 1,
-        "threads": 4,  # BentoML runs synchronous APIs on one thread per worker unless told otherwise
+        "threads": 4,  # BentoML runs synchronous APIs on one thread per worker by default
         "traffic": {"timeout": 30, "max_concurrency": 256},
         "logging": {"access": {"enabled": False}},
     }

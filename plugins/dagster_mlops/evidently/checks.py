@@ -79,7 +79,7 @@ def data_quality_check(
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         evidently: EvidentlyResource = context.resources.evidently
         id = evaluation_id(context)
-        found = examine(
+        quality = examine(
             load_frame(context, key, partitions_to_check(context, key)),
             columns=columns,
             max_missing_share=max_missing_share,
@@ -88,18 +88,18 @@ def data_quality_check(
             ranges=ranges or {},
             no_duplicates_of=no_duplicates_of or (),
         )
-        metadata = found.to_metadata(SHOWN)
-        sample = found.frame.sample(evidently.max_rows, evidently.seed)
-        summary = found.summary(evidently, sample, tags=[id])
+        metadata = quality.to_metadata(SHOWN)
+        sample = quality.frame.sample(evidently.max_rows, evidently.seed)
+        summary = quality.summary(evidently, sample, tags=[id])
         if summary:
             folder = f"{key.to_user_string()}/{name}"
             metadata |= saved_report("evidently", evidently.save, snapshot=summary, folder=folder, name=id)
-        plot = distributions({"current": sample.data}, [c for c in found.worst_columns if sample.kinds[c] != "date"])
+        plot = distributions({"current": sample.data}, [c for c in quality.worst_columns if sample.kinds[c] != "date"])
         return dg.AssetCheckResult(
-            passed=not found.problems,
+            passed=not quality.problems,
             severity=dg.AssetCheckSeverity(severity),
             metadata={**metadata, **({"evidently/plot": plot} if plot else {})},
-            description="; ".join(found.problems[:6]) or f"{found.rows} rows, no finding.",
+            description="; ".join(quality.problems[:6]) or f"{quality.rows} rows, no finding.",
         )
 
     return asset_checks(
@@ -167,14 +167,14 @@ def performance_check(
         checked = partitions_to_check(context, key)
         predictions = load_frame(context, key, checked)
         if label_key and on:
-            known = load_frame(context, label_key, reference_partitions_of(context, key, label_key, checked))
-            known = known.loc[:, [on, target]].dropna().drop_duplicates(subset=[on], keep="last")
-            predictions = predictions.drop(columns=target, errors="ignore").merge(known, how="left", on=on)
+            truth = load_frame(context, label_key, reference_partitions_of(context, key, label_key, checked))
+            truth = truth.loc[:, [on, target]].dropna().drop_duplicates(subset=[on], keep="last")
+            predictions = predictions.drop(columns=target, errors="ignore").merge(truth, how="left", on=on)
         baseline = None
         if reference_key:
             against = reference_partitions or reference_partitions_of(context, key, reference_key, checked)
             baseline = load_frame(context, reference_key, against)
-        found = measure(
+        performance = measure(
             predictions,
             baseline,
             evidently,
@@ -187,17 +187,18 @@ def performance_check(
             min_labels=min_labels,
             tags=[id],
         )
-        metadata: dict[str, Any] = found.to_metadata()
-        if found.undecided or found.snapshot is None:
-            return undecided(found.undecided, metadata)
+        metadata: dict[str, Any] = performance.to_metadata()
+        if performance.undecided or performance.snapshot is None:
+            return undecided(performance.undecided, metadata)
         folder = f"{key.to_user_string()}/{name}"
-        metadata |= saved_report("evidently", evidently.save, snapshot=found.snapshot, folder=folder, name=id)
-        plot = distributions(found.plotted, [prediction])
+        metadata |= saved_report("evidently", evidently.save, snapshot=performance.snapshot, folder=folder, name=id)
+        plot = distributions(performance.plotted, [prediction])
         return dg.AssetCheckResult(
-            passed=not found.problems,
+            passed=not performance.problems,
             severity=dg.AssetCheckSeverity(severity),
             metadata={**metadata, **({"evidently/plot": plot} if plot else {})},
-            description="; ".join(found.problems) or ", ".join(f"{m} {v:.4f}" for m, v in found.metrics.items()),
+            description="; ".join(performance.problems)
+            or ", ".join(f"{m} {v:.4f}" for m, v in performance.metrics.items()),
         )
 
     return asset_checks(

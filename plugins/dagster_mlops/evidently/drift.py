@@ -59,7 +59,7 @@ def scores(
         single = {c: scores(_only(reference, [c]), _only(current, [c]), evidently, preset, name) for c in columns}
         good = [column for column, answer in single.items() if answer.report]
         bad = [score for answer in single.values() if not answer.report for score in answer.columns]
-        if len(good) == len(columns):  # each alone works, so the cause is no column
+        if len(good) == len(columns):  # each alone works, so no column is the cause
             raise
         if not good:
             return Comparison(bad)

@@ -1,4 +1,4 @@
-"""How good predictions were, as far as labels have arrived."""
+"""The quality of predictions, as far as labels have arrived."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,10 +83,10 @@ def measure(
     Raises:
         MonitoringError: a column or metric is not there, or the labels are of another kind than the task needs.
     """
-    bounds, known = bounds or {}, {**_HIGH[task], **_LOW[task]}
-    unknown = sorted(set(bounds) - set(known))
+    bounds, types = bounds or {}, {**_HIGH[task], **_LOW[task]}
+    unknown = sorted(set(bounds) - set(types))
     if unknown:
-        raise MonitoringError(f"{task} has no metric {', '.join(unknown)}; there are {', '.join(known)}.")
+        raise MonitoringError(f"{task} has no metric {', '.join(unknown)}; there are {', '.join(types)}.")
     labelled = _labelled(predictions, target, prediction, task, "the checked asset")
     counts: dict[str, Any] = {"rows": len(predictions), "labelled": len(labelled)}
     undecided = _too_little(labelled, target, task, min_labels)
@@ -111,8 +111,8 @@ def measure(
             continue
         limits[name] = max(candidates) if high else min(candidates)
         if value < limits[name] if high else value > limits[name]:
-            wanted = f"{'at least' if high else 'at most'} {limits[name]:.4f}"
-            problems.append(f"{name} is {value:.4f}, {wanted} was expected")
+            limit = f"{'at least' if high else 'at most'} {limits[name]:.4f}"
+            problems.append(f"{name} is {value:.4f}, {limit} was expected")
     plotted = {}
     if task == "classification":
         plotted = {f"{target} = {c}": labelled.loc[labelled[target] == c, [prediction]] for c in (0, 1)}
@@ -171,18 +171,18 @@ def _metrics(
 ) -> tuple[dict[str, float], "Snapshot"]:
     if len(labelled) > evidently.max_rows:
         labelled = labelled.sample(evidently.max_rows, random_state=evidently.seed)
-    known = {**_HIGH[task], **_LOW[task]}
+    types = {**_HIGH[task], **_LOW[task]}
     with quiet():
         tool, metrics = extra("evidently"), extra("evidently.metrics")
         if task == "classification":
             roles = tool.BinaryClassification(target=target, prediction_probas=prediction, pos_label=1)
-            asked = [getattr(metrics, cls)(probas_threshold=threshold) for cls in known.values()]
+            report_metrics = [getattr(metrics, cls)(probas_threshold=threshold) for cls in types.values()]
         else:
             roles = tool.Regression(target=target, prediction=prediction)
-            asked = [getattr(metrics, cls)() for cls in known.values()]
+            report_metrics = [getattr(metrics, cls)() for cls in types.values()]
         definition = tool.DataDefinition(**{task: [roles]})
         data = tool.Dataset.from_pandas(labelled, data_definition=definition)
-    snapshot = evidently.run(asked, data, tags=tags)
+    snapshot = evidently.run(report_metrics, data, tags=tags)
     values = {m["config"]["type"].rsplit(":", 1)[-1]: m["value"] for m in snapshot.dict()["metrics"]}
-    found = {name: values[cls] for name, cls in known.items()}
-    return {name: float(v["mean"] if isinstance(v, dict) else v) for name, v in found.items()}, snapshot
+    results = {name: values[cls] for name, cls in types.items()}
+    return {name: float(v["mean"] if isinstance(v, dict) else v) for name, v in results.items()}, snapshot

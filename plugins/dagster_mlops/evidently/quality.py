@@ -1,4 +1,4 @@
-"""What is wrong with one dataframe by itself."""
+"""The faults of one dataframe by itself: missing, malformed, out of range and repeated values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,14 +89,14 @@ def examine(
     """Count what is missing, malformed, out of range or repeated.
 
     Raises:
-        MonitoringError: `data` is no dataframe.
+        MonitoringError: `data` is not a dataframe.
     """
     ranges = ranges or {}
     by_column = max_missing_share if isinstance(max_missing_share, Mapping) else {}
-    named = list(dict.fromkeys([*(columns or ()), *by_column, *ranges, *no_duplicates_of]))
-    frame = normalise(data, named if columns is not None else None)
+    configured = list(dict.fromkeys([*(columns or ()), *by_column, *ranges, *no_duplicates_of]))
+    frame = normalise(data, configured if columns is not None else None)
     findings = []
-    for name in dict.fromkeys([*named, *frame.kinds]):
+    for name in dict.fromkeys([*configured, *frame.kinds]):
         if name not in frame.kinds:
             findings.append(Finding(name, "missing", problems=(f"column '{name}' is not there",)))
             continue

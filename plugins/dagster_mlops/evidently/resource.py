@@ -1,4 +1,4 @@
-"""Where Evidently's reports are kept, how many, and how many rows go into one."""
+"""Evidently in process, and the folder that its reports are kept in."""
 
 import json
 import os
@@ -54,9 +54,9 @@ class EvidentlyResource(dg.ConfigurableResource):
         ``evidently.DataDefinition``, e.g. ``classification=[BinaryClassification(...)]``.
         """
         frame = data if isinstance(data, Frame) else self.frame(data, columns)
-        wanted = columns or list(frame.kinds)
-        numbers = [name for name in wanted if frame.kinds.get(name) == "number"]
-        categories = [name for name in wanted if frame.kinds.get(name) == "category"]
+        names = columns or list(frame.kinds)
+        numbers = [name for name in names if frame.kinds.get(name) == "number"]
+        categories = [name for name in names if frame.kinds.get(name) == "category"]
         with quiet():
             tool = extra("evidently")
             return tool.Dataset.from_pandas(
@@ -85,7 +85,7 @@ class EvidentlyResource(dg.ConfigurableResource):
         return scores(reference, current, self, options, name)
 
     def report_path(self, *, folder: str, name: str) -> Path:
-        """Where :meth:`save` puts the HTML of a report: known before it is written, so that a record can name it."""
+        """The HTML file of a report, known before :meth:`save` writes it, so that a record can name it."""
         return Path(self.reports).resolve() / _file_name(folder) / f"{_file_name(name)}.html"
 
     def save(self, snapshot: "Snapshot", *, folder: str, name: str, record: Mapping[str, Any] | None = None) -> Path:
@@ -107,8 +107,8 @@ class EvidentlyResource(dg.ConfigurableResource):
             drafts[facts].write_text(json.dumps(content), encoding="utf-8")
             for target, draft in drafts.items():
                 os.replace(draft, target)
-            written = sorted(path.parent.glob("[!.]*.html"), key=lambda p: p.stat().st_mtime, reverse=True)
-            for old in written[self.keep :]:
+            reports = sorted(path.parent.glob("[!.]*.html"), key=lambda p: p.stat().st_mtime, reverse=True)
+            for old in reports[self.keep :]:
                 old.unlink(missing_ok=True)
                 old.with_suffix(".json").unlink(missing_ok=True)
         except OSError as error:

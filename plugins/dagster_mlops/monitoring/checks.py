@@ -93,9 +93,9 @@ def drift_check(
         metadata[f"{tool}/drift_share"] = result.share
         metadata |= {f"{tool}/score/{c.column}": c.score for c in result.columns[:SHOWN] if c.score is not None}
         if answer := result.report:
-            written = saved_report(tool, answer.save, **place, record=record.to_dict())
-            metadata |= written
-            if not isinstance(written[f"{tool}/report"], dg.PathMetadataValue):
+            report = saved_report(tool, answer.save, **place, record=record.to_dict())
+            metadata |= report
+            if not isinstance(report[f"{tool}/report"], dg.PathMetadataValue):
                 record = dataclasses.replace(record, report="")
         plot = distributions({"reference": baseline.data, "current": current.data}, _drawable(result, current))
         return dg.AssetCheckResult(

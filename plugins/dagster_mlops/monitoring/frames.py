@@ -21,7 +21,7 @@ def load_frame(
     """Load an asset inside the check rather than as an input of its step, so that a failed load is a failed check.
 
     Raises:
-        MonitoringError: the asset is not there, or is no dataframe.
+        MonitoringError: the asset is not there, or is not a dataframe.
     """
     frames = []
     for partition in partitions or [None]:
@@ -55,7 +55,7 @@ def partitions_to_check(context: dg.AssetCheckExecutionContext, key: dg.AssetKey
 def reference_partitions_of(
     context: dg.AssetCheckExecutionContext, key: dg.AssetKey, other: dg.AssetKey, checked: Sequence[str] | None
 ) -> Sequence[str] | None:
-    """Which partitions of `other` belong to the checked ones: the same; of the checked asset itself, the one before.
+    """The partitions of `other` that belong to the checked ones: the same; of the checked asset itself, the one before.
 
     Raises:
         MonitoringError: nothing was named, and nothing follows from the partitions.
@@ -79,7 +79,7 @@ def reference_partitions_of(
 def refs_of(
     context: dg.AssetCheckExecutionContext, assets: Mapping[dg.AssetKey, Sequence[str] | None]
 ) -> tuple[Ref, ...]:
-    """What the latest materializations of the assets say about their origin."""
+    """The references of the records on the latest materializations of the assets."""
     records = [r for key, partitions in assets.items() for r in latest_records(context.instance, key, partitions)]
     return tuple(dict.fromkeys(record.ref for record in records))
 

@@ -93,9 +93,8 @@ def compare(
     which would crash on it. A column that only one side has counts when `columns` names it. Dates, columns empty in the
     reference, and identifiers (nearly every value its own) are not compared.
     """
-    both = dict.fromkeys([*reference.kinds, *current.kinds])
-    names = list(both if columns is None else columns)
-    verdicts = {column: _structure(column, current, reference, named=columns is not None) for column in names}
+    names = list(dict.fromkeys([*reference.kinds, *current.kinds]) if columns is None else columns)
+    verdicts = {column: _structure(column, current, reference, required=columns is not None) for column in names}
     comparable = [column for column, verdict in verdicts.items() if verdict is None]
     answer = Comparison([])
     if comparable:
@@ -113,12 +112,12 @@ def _worst_first(column: Score) -> tuple[bool, bool, float]:
     return not column.drifted, not column.compared, ratio if "p_value" in column.method else -ratio
 
 
-def _structure(name: str, current: Frame, reference: Frame, *, named: bool) -> Score | None:
+def _structure(name: str, current: Frame, reference: Frame, *, required: bool) -> Score | None:
     """The verdict on a column that no tool can be asked about, else None."""
     kind, earlier_kind = current.kinds.get(name), reference.kinds.get(name)
     if kind is None or earlier_kind is None:
         where = "both" if kind is earlier_kind else "the current data" if kind is None else "the reference"
-        return Score(name, f"missing in {where}", drifted=named, compared=named)
+        return Score(name, f"missing in {where}", drifted=required, compared=required)
     if earlier_kind == "empty":
         return Score(name, "empty in the reference: not compared", drifted=False, compared=False)
     if kind == "empty":
@@ -140,7 +139,7 @@ def _fold_rare(names: list[str], reference: Frame, current: Frame) -> tuple[Fram
     right: Any = current.data[names].copy()
     for name, kind in kinds.items():
         if kind == "category" and left[name].nunique() > _KEPT_CATEGORIES:
-            kept = left[name].value_counts().index[:_KEPT_CATEGORIES]
+            common = left[name].value_counts().index[:_KEPT_CATEGORIES]
             for side in (left, right):
-                side[name] = side[name].where(side[name].isin(kept) | side[name].isna(), "(other)")
+                side[name] = side[name].where(side[name].isin(common) | side[name].isna(), "(other)")
     return Frame(left, kinds), Frame(right, kinds)

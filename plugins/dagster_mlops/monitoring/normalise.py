@@ -50,7 +50,7 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
     Names become text, and of two columns with one name the first is taken.
 
     Raises:
-        MonitoringError: `data` is no dataframe.
+        MonitoringError: `data` is not a dataframe.
     """
     pd = extra("pandas", extra="evidently")
     frame = to_pandas(data)

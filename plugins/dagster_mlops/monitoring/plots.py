@@ -26,15 +26,15 @@ def distributions(sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]) -
 
 
 def _histograms(sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]) -> "Figure | None":
-    shown = [name for name in columns if any(name in f and f[name].notna().any() for f in sides.values())][:6]
-    if not shown:
+    drawable = [name for name in columns if any(name in f and f[name].notna().any() for f in sides.values())][:6]
+    if not drawable:
         return None
-    width = min(3, len(shown))
-    height = math.ceil(len(shown) / width)
+    width = min(3, len(drawable))
+    height = math.ceil(len(drawable) / width)
     figure = new_figure(3.2 * width, 2.2 * height + 0.3, tool="evidently")
-    for axes, name in zip(figure.subplots(height, width, squeeze=False).flat, shown, strict=False):
+    for axes, name in zip(figure.subplots(height, width, squeeze=False).flat, drawable, strict=False):
         _draw(axes, name, {side: frame[name].dropna() for side, frame in sides.items() if name in frame})
-    for axes in figure.axes[len(shown) :]:
+    for axes in figure.axes[len(drawable) :]:
         axes.remove()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(sides), fontsize=7, frameon=False)
@@ -45,11 +45,13 @@ def _draw(axes: Any, name: str, values: Mapping[str, Any]) -> None:
     np, pd = extra("numpy", extra="evidently"), extra("pandas", extra="evidently")
     everything = pd.concat([part for part in values.values() if len(part)])
     if everything.dtype == object:
-        shown = list(everything.value_counts().index[:8])
+        categories = list(everything.value_counts().index[:8])
         for i, ((side, part), colour) in enumerate(zip(values.items(), _COLOURS, strict=False)):
-            shares = part.value_counts().reindex(shown, fill_value=0) / max(len(part), 1)
-            axes.bar(np.arange(len(shown)) + 0.4 * i, shares, 0.4, label=side, color=colour)
-        axes.set_xticks(np.arange(len(shown)) + 0.2, [label(value, 10) for value in shown], rotation=45, ha="right")
+            shares = part.value_counts().reindex(categories, fill_value=0) / max(len(part), 1)
+            axes.bar(np.arange(len(categories)) + 0.4 * i, shares, 0.4, label=side, color=colour)
+        axes.set_xticks(
+            np.arange(len(categories)) + 0.2, [label(value, 10) for value in categories], rotation=45, ha="right"
+        )
     else:
         low, high = (float(everything.quantile(q)) for q in (0.005, 0.995))  # outliers would flatten the rest
         if high <= low or not np.isfinite(high - low):

@@ -9,10 +9,10 @@ from dagster_mlops.serving.state import load, state_file
 
 def find_prediction(ref: Ref, log_dir: Path) -> Answer:
     """The answer of a prediction log."""
-    found = PredictionLog.find(log_dir, ref.id)
-    if found is None:
+    entry = PredictionLog.find(log_dir, ref.id)
+    if entry is None:
         return Deleted(f"no prediction with request id {ref.id!r} in {log_dir}; never logged, or its file was removed.")
-    return Accessible(Record.from_dict(found))
+    return Accessible(Record.from_dict(entry))
 
 
 def find_deployment(ref: Ref, state_dir: Path) -> Answer:

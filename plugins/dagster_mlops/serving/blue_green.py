@@ -181,12 +181,11 @@ def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentS
 
 def _switch(target: LocalTarget, new: DeploymentState, current: DeploymentState | None) -> DeploymentState:
     """Through the proxy by header first; only when that answers, for everyone."""
-    others = (current,) if current else ()
     target.shift(current, new)
     target.await_public(new, selected=True)
     new = new.save(phase="switching")
     start = time.monotonic()
-    target.shift(new, *others)
+    target.shift(new, current)
     target.await_public(new)
     return new.save(switch_seconds=round(time.monotonic() - start, 3))
 

@@ -28,14 +28,14 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     """Have exactly one Envoy for `state_dir` listening on `port`; one that already does is left alone.
 
     Raises:
-        DeploymentError: the port is somebody else's, or Envoy does not come up.
+        DeploymentError: another process has the port, or Envoy does not come up.
     """
     bootstrap = json.dumps(_bootstrap(state_dir, port), indent=1)
     role = f"envoy:{hashlib.sha256(bootstrap.encode()).hexdigest()[:12]}"
-    running = {r: found for r, found in processes.marked(state_dir).items() if r.startswith("envoy:")}
+    running = {r: group for r, group in processes.marked(state_dir).items() if r.startswith("envoy:")}
     if list(running) == [role] and _listens(port):
         return
-    processes.stop([process for found in running.values() for process in found])
+    processes.stop([process for group in running.values() for process in group])
     if not _bindable(port):
         raise DeploymentError(
             f"port {port} on 127.0.0.1 is taken by a process that does not belong to {state_dir}. "
@@ -163,7 +163,7 @@ def _cluster(deployment: str, port: int) -> dict[str, Any]:
             "cluster_name": deployment,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
-        # With nobody healthy answer 503 at once, rather than "panic" and try the dead backend.
+        # With no healthy backend, answer 503 at once, rather than "panic" and try the dead backend.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "health_checks": [
             {

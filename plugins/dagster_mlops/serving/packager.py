@@ -1,4 +1,4 @@
-"""How a packaged model is served: what a packaging tool tells the rollout."""
+"""The capability of a packaging tool: the server of a package, its golden set, the version of an alias."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -34,15 +34,15 @@ def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Ma
 def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
     """Every living process that was started for `state_dir`, by role, children included."""
     tool = extra("psutil", extra="bentoml")
-    found: dict[str, list[psutil.Process]] = {}
+    processes: dict[str, list[psutil.Process]] = {}
     for process in tool.process_iter():
         try:
             environment = process.environ()
         except (tool.Error, OSError):  # another user's, or gone
             continue
         if environment.get(STATE_DIR) == str(state_dir) and ROLE in environment and process.pid != os.getpid():
-            found.setdefault(environment[ROLE], []).append(process)
-    return found
+            processes.setdefault(environment[ROLE], []).append(process)
+    return processes
 
 
 def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
@@ -67,7 +67,7 @@ def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """A loopback port that no process listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

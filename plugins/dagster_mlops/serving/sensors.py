@@ -57,9 +57,9 @@ def deployment_health_sensor(
             return dg.SensorResult(skip_reason=f"{live['id']} answers.", cursor="")
         if busy(Path(record.state_dir)):
             return dg.SkipReason(f"{live['id']} is down ({live['reason']}), and is being replaced.")
-        known = json.loads(context.cursor) if context.cursor else {}
+        outage = json.loads(context.cursor) if context.cursor else {}
         # The first tick that sees it down names the death, so that a later one of the same deployment is another event.
-        since = known["since"] if known.get("id") == live["id"] else time.time()
+        since = outage["since"] if outage.get("id") == live["id"] else time.time()
         attempt = int((time.time() - since) / retry_seconds)
         context.log.info(f"{live['id']} is down: {live['reason']}.")
         request = dg.RunRequest(

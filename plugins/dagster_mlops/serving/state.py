@@ -1,4 +1,4 @@
-"""What a state folder knows of its deployments: one file each, written before and after every step."""
+"""The deployments of a state folder: one file each, written before and after every step."""
 
 import dataclasses
 import json
@@ -78,7 +78,7 @@ def utc_now() -> str:
 
 
 def state_file(state_dir: Path, deployment_id: str) -> Path:
-    """Where the state of a deployment is kept."""
+    """The file with the state of a deployment."""
     return state_dir / "deployments" / f"{deployment_id}.json"
 
 
@@ -91,10 +91,10 @@ def load(path: Path) -> DeploymentState:
     try:
         data = json.loads(path.read_text())
         record = Record.from_dict(data.pop("record"))
-        known = {field.name for field in dataclasses.fields(DeploymentState)}
+        fields = {field.name for field in dataclasses.fields(DeploymentState)}
         if not isinstance(record, Deployment):
             raise ProvenanceError(f"holds a {record.role} record")
-        return DeploymentState(record=record, **{k: v for k, v in data.items() if k in known})
+        return DeploymentState(record=record, **{k: v for k, v in data.items() if k in fields})
     except (ValueError, KeyError, TypeError, ProvenanceError) as error:
         raise DeploymentError(f"{path} is damaged ({error}). Remove it once its server is stopped.") from error
 
@@ -115,6 +115,6 @@ def lock(state_dir: Path, *, timeout: float) -> AbstractContextManager[None]:
 
 
 def busy(state_dir: Path) -> bool:
-    """Whether a process holds the lock now."""
+    """True while a process holds the lock."""
     with files.if_free(state_dir / "lock") as free:
         return not free

@@ -1,4 +1,4 @@
-"""Where packages are served: server processes on this machine, behind one Envoy."""
+"""The place that serves packages: server processes on this machine, behind one Envoy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,9 +60,9 @@ class LocalTarget:
             return f"does not answer ({type(error).__name__})"
         return "" if code == 200 else f"answers {state.readiness} with {code}"
 
-    def shift(self, live: DeploymentState | None, *others: DeploymentState) -> None:
-        """Send all traffic to `live`; it and `others` can be reached through the public port by a header."""
-        states = [state for state in (live, *others) if state]
+    def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> None:
+        """Send all traffic to `live`; it and `standby` can be reached through the public port by a header."""
+        states = [state for state in (live, standby) if state]
         backends = {state.id: state.port for state in states}
         envoy.route(self.state_dir, live.id if live else None, backends, request_timeout=self.request_timeout)
 

@@ -75,15 +75,15 @@ class PredictionLog:
 
     def write(self, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any], request_ids: Sequence[str]) -> None:
         """Append one row per prediction; when it returns, the rows survive a kill of this process."""
-        now = datetime.now(UTC)
-        facts = {**self._facts, "timestamp": now.isoformat(timespec="microseconds")}
+        timestamp = datetime.now(UTC)
+        facts = {**self._facts, "timestamp": timestamp.isoformat(timespec="microseconds")}
         lines = [
             json.dumps({**facts, "request_id": i, "inputs": row, "output": out}, separators=(",", ":"), default=str)
             for i, row, out in zip(request_ids, inputs, outputs, strict=True)
         ]
         data = ("\n".join(lines) + "\n").encode()
         with self._lock:
-            day = now.strftime("%Y-%m-%d")
+            day = timestamp.strftime("%Y-%m-%d")
             if day != self._day:
                 if self._file >= 0:
                     os.close(self._file)
@@ -128,9 +128,9 @@ class PredictionLog:
         needle = json.dumps(request_id).encode()
         for path in sorted(Path(log_dir).glob("*.jsonl"), reverse=True):
             if needle in path.read_bytes():
-                found = [record for record in _lines(path) if record.get("request_id") == request_id]
-                if found:
-                    return found[-1]
+                records = [record for record in _lines(path) if record.get("request_id") == request_id]
+                if records:
+                    return records[-1]
         return None
 
 

@@ -30,12 +30,12 @@ def features_of(model: "PyFuncModel", rows: Sequence[Mapping[str, Any]]) -> "pd.
     columns = {}
     for col in schema.inputs:
         values = [row.get(col.name) for row in rows]
-        wanted = col.type.to_pandas()
+        dtype = col.type.to_pandas()
         try:
             if col.type.name in ("double", "float"):
-                columns[col.name] = pd.Series(pd.to_numeric(pd.Series(values, dtype=object)), dtype=wanted)
+                columns[col.name] = pd.Series(pd.to_numeric(pd.Series(values, dtype=object)), dtype=dtype)
             elif col.type.name in ("integer", "long"):
-                columns[col.name] = _integers(values).astype(wanted)
+                columns[col.name] = _integers(values).astype(dtype)
             elif col.type.name == "boolean":
                 if not all(isinstance(value, bool) for value in values):
                     raise TypeError("expected true or false")
@@ -87,7 +87,7 @@ def _integers(values: Sequence[Any]) -> "pd.Series":
     import pandas as pd
 
     if any(value is None for value in values):
-        raise TypeError("null is no integer")
+        raise TypeError("null is not an integer")
     if any(isinstance(value, float) and not value.is_integer() for value in values):
         raise TypeError("has a fraction")
     return pd.Series(pd.to_numeric(pd.Series(values, dtype=object)))
