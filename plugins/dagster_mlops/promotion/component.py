@@ -1,5 +1,7 @@
 """Promotion in YAML."""
 
+from typing import Any
+
 import dagster as dg
 from pydantic import Field
 
@@ -41,18 +43,5 @@ class PromotionComponent(YamlFields, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The promotion asset."""
-        asset = promotion_asset(
-            candidate=self.candidate,
-            registered_model_name=self.registered_model_name,
-            metric=self.metric,
-            evaluation=self.evaluation,
-            min_wins=self.min_wins,
-            greater_is_better=self.greater_is_better,
-            min_improvement=self.min_improvement,
-            alias=self.alias,
-            name=self.name,
-            registry=self.registry,
-            group_name=self.group_name,
-            pool=self.pool,
-        )
-        return dg.Definitions(assets=[asset])
+        fields: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        return dg.Definitions(assets=[promotion_asset(**fields)])

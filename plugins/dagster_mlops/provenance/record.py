@@ -253,7 +253,7 @@ def raw_records(metadata: Mapping[str, Any]) -> Iterator[Any]:
         namespace, role = [*key.split("/", 2), ""][:2]
         stored = getattr(value, "value", value)
         is_record = isinstance(stored, Mapping) and "schema" in stored and ("of" in stored or "kind" in stored)
-        if namespace == NAMESPACE and (is_record or schema.role_of(role) in _CLASSES):
+        if namespace == NAMESPACE and (is_record or schema.ROLES.get(role, role) in _CLASSES):
             yield stored
 
 

@@ -26,7 +26,7 @@ _TOOLS = {
     "prediction": "bentoml",
     "drift_report": "evidently",
 }
-_ROLES = {"bento": "package", "drift_report": "report"}
+ROLES = {"bento": "package", "drift_report": "report"}  # also in keys of Dagster metadata
 _FACTS = {"bento": "package"}
 
 
@@ -67,12 +67,7 @@ def upgrade_ref(data: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str):
         raise ProvenanceError(f"The ref {short(data)} is malformed.")
     tool = {"tool": _TOOLS[kind]} if "tool" not in data and kind in _TOOLS else {}
-    return {**{key: value for key, value in data.items() if key != "kind"}, **tool, "role": _ROLES.get(kind, kind)}
-
-
-def role_of(kind: str) -> str:
-    """The role that schema 1 and its keys of Dagster metadata called `kind`."""
-    return _ROLES.get(kind, kind)
+    return {**{key: value for key, value in data.items() if key != "kind"}, **tool, "role": ROLES.get(kind, kind)}
 
 
 def check_depth(value: Any) -> None:

@@ -1,7 +1,8 @@
 """A chain as a tree for any terminal, down to 80 columns of plain text."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -10,6 +11,7 @@ from rich.tree import Tree
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.provenance import Dataset
 
+_T = TypeVar("_T")
 LOOKS = {
     "accessible": ("✓", "green"),
     "inaccessible": ("?", "yellow"),
@@ -39,7 +41,7 @@ def chain_tree(chain: Link) -> RenderableType:
         repeated = [link for link in links if link.ref in seen]
         seen.update(link.ref for link in fresh)
         below: list[tuple[Tree, Sequence[Link]]] = []
-        for group in _groups(fresh):
+        for group in grouped(fresh, _family):
             upstream = {up.ref: up for link in group for up in link.upstream}
             below.append((branch.add(_label(group)), tuple(upstream.values())))
         if repeated:
@@ -48,13 +50,18 @@ def chain_tree(chain: Link) -> RenderableType:
     return Group(root, Text(), _summary(chain))
 
 
-def _groups(links: Iterable[Link]) -> list[list[Link]]:
-    alike: dict[tuple[str, ...], list[Link]] = defaultdict(list)
-    for link in links:
-        family = link.record.dagster_asset if link.record else ""
-        family = family or link.title.rpartition("/")[0] or str(link.ref)
-        alike[link.ref.tool, link.ref.role, link.bucket, link.source, family].append(link)
-    return [part for group in alike.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
+def grouped(things: Iterable[_T], key: Callable[[_T], Any]) -> list[list[_T]]:
+    """Things of one key together, if there are many."""
+    groups: dict[Any, list[_T]] = defaultdict(list)
+    for thing in things:
+        groups[key(thing)].append(thing)
+    return [part for group in groups.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
+
+
+def _family(link: Link) -> tuple[str, ...]:
+    asset = link.record.dagster_asset if link.record else ""
+    folder = asset or link.title.rpartition("/")[0] or str(link.ref)
+    return link.ref.tool, link.ref.role, link.bucket, link.source, folder
 
 
 def _label(links: Sequence[Link]) -> Text:

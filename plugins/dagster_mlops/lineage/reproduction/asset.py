@@ -15,7 +15,6 @@ from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
     from dagster_mlops.lineage.reproduction.environment import Environment
-    from dagster_mlops.lineage.reproduction.verdict import Verdict
 
 CHECK = "reproducible"
 
@@ -91,8 +90,12 @@ def reproduction_asset(
                     )
             except DagsterMlopsError as error:  # an ingredient of the training is gone: a verdict, not a crash
                 return dg.AssetCheckResult(passed=False, severity=severity, description=mask_credentials(str(error)))
-            metadata.update(_metadata(verdict))
-            return dg.AssetCheckResult(passed=verdict.reproduced, severity=severity, description=_summary(verdict))
+            metadata["reproduce/run"] = verdict.original.run_id
+            metadata.update(table("reproduce/findings", map(vars, verdict.findings)))
+            metadata["reproduce/different"] = len(verdict.different)
+            outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
+            text = f"run {verdict.original.run_id}: {outcome}"
+            return dg.AssetCheckResult(passed=verdict.reproduced, severity=severity, description=text)
 
         started = time.monotonic()
         result = never_missing(judge, tool="reproduce", log=context.log.error)._replace(check_name=CHECK)
@@ -102,16 +105,3 @@ def reproduction_asset(
 
     specs = [spec, *options.pop("check_specs", ())]
     return dg.asset(key=key, **options, check_specs=specs)(reproduction)
-
-
-def _summary(verdict: "Verdict") -> str:
-    outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
-    return f"run {verdict.original.run_id}: {outcome}"
-
-
-def _metadata(verdict: "Verdict") -> dict[str, Any]:
-    return {
-        "reproduce/run": verdict.original.run_id,
-        **table("reproduce/findings", map(vars, verdict.findings)),
-        "reproduce/different": len(verdict.different),
-    }

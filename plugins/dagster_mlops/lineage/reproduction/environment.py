@@ -18,8 +18,7 @@ from dagster_mlops.provenance import TrainingRun
 
 Environment = Literal["new", "current"]
 _TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
-# uv does not install Poetry's lock file, which has no address for most packages.
-_INSTALLABLE = tuple(name for name in LOCK_FILES if name != "poetry.lock")
+_POETRY = "poetry.lock"  # has no address for most packages, so that uv cannot install from it
 
 
 def find_requirements(
@@ -30,7 +29,7 @@ def find_requirements(
     That is the recorded lock file, kept by the run or else by its commit. A run without one that can be installed keeps
     the versions of its packages.
     """
-    for name in _INSTALLABLE if run.lock_hash else ():
+    for name in (name for name in LOCK_FILES if run.lock_hash and name != _POETRY):
         contents = [files[name]] if name in files else []
         if repository is not None:
             answer = git(repository, "show", f"{run.code_commit}:{name}")
@@ -38,15 +37,10 @@ def find_requirements(
         for content in contents:
             if hashlib.sha256(content).hexdigest() == run.lock_hash:
                 return name, content
-    by_version = not run.lock_hash or _locked_by_poetry(run, files, repository)
+    by_version = not run.lock_hash or _POETRY in files
+    if not by_version and repository is not None:
+        by_version = git(repository, "cat-file", "-e", f"{run.code_commit}:{_POETRY}").returncode == 0
     return (PACKAGES, files[PACKAGES]) if by_version and PACKAGES in files else None
-
-
-def _locked_by_poetry(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> bool:
-    name = "poetry.lock"
-    return name in files or (
-        repository is not None and git(repository, "cat-file", "-e", f"{run.code_commit}:{name}").returncode == 0
-    )
 
 
 def packages(text: bytes | str) -> dict[str, str]:

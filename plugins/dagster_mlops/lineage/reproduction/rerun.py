@@ -55,8 +55,17 @@ def rerun(
     tools = tools or Tools()
     tracker = tools.tool_for(recipe.run.ref, KeepsRuns)
     tell(f"code: commit {recipe.run.code_commit[:10]}{' with uncommitted changes' if recipe.run.dirty else ''}")
-    code = _checkout(recipe, folder / "code")
-    python = Path(sys.executable) if environment == "current" else _environment(recipe, folder / "venv", code, tell)
+    assert recipe.repository is not None  # the recipe is complete
+    code, diff = folder / "code", recipe.files[DIFF] if recipe.run.dirty else b""
+    submodules = recipe.step["code"].get("submodules", {})
+    check_out(recipe.repository, recipe.run.code_commit, code, submodules=submodules, diff=diff)
+    python = Path(sys.executable)
+    if environment == "new":
+        requirements = find_requirements(recipe.run, recipe.files, recipe.repository)
+        assert requirements is not None  # the recipe is complete
+        name, content = requirements
+        tell(f"environment: installing the recorded {name}, Python {recipe.run.python}")
+        python = install(name, content, python=recipe.run.python, folder=folder / "venv", code=code)
     files = _rebuild(recipe, folder / "data", tools, tell)
     model = tracker.fetch_model(recipe.run.ref, folder / "model")
     scratch = folder / "dagster"
@@ -75,24 +84,6 @@ def rerun(
     tell(f"training: {recipe.step['asset']}")
     result = _run(python, tracker.rerun, task, code, recipe.system.get("environment", {}), timeout, tell)
     return judge(recipe, result, tolerance=tolerance, environment=environment)
-
-
-def _checkout(recipe: Recipe, folder: Path) -> Path:
-    """A clone of the recorded code."""
-    assert recipe.repository is not None  # the recipe is complete
-    diff = recipe.files[DIFF] if recipe.run.dirty else b""
-    submodules = recipe.step["code"].get("submodules", {})
-    check_out(recipe.repository, recipe.run.code_commit, folder, submodules=submodules, diff=diff)
-    return folder
-
-
-def _environment(recipe: Recipe, folder: Path, code: Path, tell: Callable[[str], None]) -> Path:
-    """The Python of a new environment with the recorded packages."""
-    requirements = find_requirements(recipe.run, recipe.files, recipe.repository)
-    assert requirements is not None  # the recipe is complete
-    name, content = requirements
-    tell(f"environment: installing the recorded {name}, Python {recipe.run.python}")
-    return install(name, content, python=recipe.run.python, folder=folder, code=code)
 
 
 def _rebuild(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:

@@ -8,9 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.core.metadata import shorten
-from dagster_mlops.lineage.chain.tree import LOOKS
+from dagster_mlops.lineage.chain.tree import LOOKS, grouped
 from dagster_mlops.lineage.reproduction.explain import Difference, Explanation
-from dagster_mlops.lineage.reproduction.ingredients import Ingredient
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.lineage.reproduction.verdict import Verdict
 
@@ -21,7 +20,6 @@ _SPARED = {
     "environment": "not needed: the current one is used",
     "code": "perhaps not needed",
 }
-_MANY = 4
 _SHOWN = 30
 
 
@@ -31,7 +29,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     table.add_column()
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for group in _groups(recipe.ingredients):
+    for group in grouped(recipe.ingredients, lambda part: (part.kind, part.bucket, part.reason)):
         first = group[0]
         mark, colour = LOOKS[first.bucket]
         name = first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}"
@@ -90,14 +88,6 @@ def _title(recipe: Recipe) -> Text:
     version = f"{recipe.version.name}/{recipe.version.version} " if recipe.version else ""
     details = " · ".join(recipe.run.details())
     return Text.assemble((f"{version}run {recipe.run.run_id[:12]}", "bold"), (f"  {details}", "dim"))
-
-
-def _groups(ingredients: Sequence[Ingredient]) -> list[list[Ingredient]]:
-    """Ingredients that are alike together, if there are many."""
-    alike: dict[tuple[str, str, str], list[Ingredient]] = {}
-    for ingredient in ingredients:
-        alike.setdefault((ingredient.kind, ingredient.bucket, ingredient.reason), []).append(ingredient)
-    return [part for group in alike.values() for part in ([group] if len(group) >= _MANY else [[x] for x in group])]
 
 
 def _differences(differences: Sequence[Difference]) -> Table:
