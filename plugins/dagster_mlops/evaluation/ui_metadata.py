@@ -126,11 +126,10 @@ def markdown_table(rows: Sequence[Row]) -> str:
     |---|---|
     | auc | 0.74 |
     """
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    texts = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join(
-        "|" + "|".join(line) + "|" if line[0] == "---" else "| " + " | ".join(line) + " |" for line in texts
-    )
+    lines = [rows[0].keys(), *(row.values() for row in rows)]
+    cells = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
+    head, *body = [f"| {' | '.join(line)} |" for line in cells]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def csv_text(rows: Sequence[Row]) -> str:

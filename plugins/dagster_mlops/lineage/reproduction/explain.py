@@ -7,7 +7,7 @@ from typing import Any
 from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.lineage.reproduction.environment import packages
-from dagster_mlops.lineage.reproduction.recipe import Recipe
+from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.provenance import Dataset, Record, TrainingSet
 
 _NONE = "none"
@@ -89,7 +89,8 @@ def _text(value: Any) -> str:
 
 def _data(recipe: Recipe) -> dict[str, str]:
     """Content hashes of all inputs, direct and further upstream, by path."""
-    direct = recipe.inputs
+    direct = [record for _, records in records_read(recipe.step) for record, _ in records]
+    direct = direct or [link.record for link in recipe.chain.upstream if link.record]
     sets = {f"training set of {r.feature_service}": r.content_hash for r in direct if isinstance(r, TrainingSet)}
     datasets: list[Record] = [*recipe.chain.find(Dataset), *direct]
     return sets | {record.path: record.md5 for record in datasets if isinstance(record, Dataset)}

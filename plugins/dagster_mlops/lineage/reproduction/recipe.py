@@ -66,12 +66,6 @@ class Recipe:
         """The recorded machine."""
         return json.loads(self.files.get(SYSTEM, b"{}"))
 
-    @property
-    def inputs(self) -> list[Record]:
-        """The records of the assets that the training read, at that time."""
-        records = [record for _, records in records_read(self.step) for record, _ in records]
-        return records or [link.record for link in self.chain.upstream if link.record]
-
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return {
