@@ -322,7 +322,7 @@ def test_your_asset_takes_the_place_of_a_source_and_your_translation_that_of_our
 def test_what_is_not_there_is_named(rides):
     with pytest.raises(FeatureError, match=r"defines no source weather \(it has: data/rides.parquet, rides\)"):
         feature_repository_defs(repo=rides, sources={"weather": "weather"})
-    with pytest.raises(FeatureError, match=r"include= takes sources, .*; not views"):
+    with pytest.raises(FeatureError, match=r"include= accepts sources, .*, not views"):
         feature_repository_defs(repo=rides, include=["views"])
     (rides / "feature_store.yaml").write_text("project: rides\nprovider: local\nonline_store: {type: nonsense}\n")
     with pytest.raises(FeatureError, match=r"Feast does not accept .*feature_store.yaml"):
