@@ -13,22 +13,22 @@ _ROWS = 2000
 
 
 def check_measure(measure: Measures, *, options: Mapping[str, Any] | None = None) -> None:
-    """Hold a measuring tool's resource against what :func:`dagster_mlops.monitoring.drift_check` needs of it.
+    """Check that a measuring tool's resource does what :func:`dagster_mlops.monitoring.drift_check` needs.
 
-    It is given frames of numbers and categories, some with missing values: the same distribution twice, then columns
-    that are shifted far enough for any measure to see.
+    It compares frames of numbers and categories, some with missing values: the same distribution twice, then columns
+    with a shift that any measure must find.
 
         def test_the_contract_of_a_measure():
             check_measure(RiverResource())
 
     Raises:
-        AssertionError: the tool misses a shift, invents one, leaves a column out, or answers the same frames
+        AssertionError: The tool misses a shift, invents one, leaves a column out, or answers the same frames
             differently.
     """
     reference, same = _frame(0), _frame(1)
     stable = compare(same, reference, measure, options=options, name="stable")
     assert {score.column for score in stable.columns} == set(reference.kinds), "a column has no score"
-    assert not stable.drifted, f"the same distribution is said to have drifted: {stable.columns}"
+    assert not stable.drifted, f"drift is reported in the same distribution: {stable.columns}"
     assert stable.compared == [score.column for score in stable.columns], "a column was not compared"
     for score in stable.columns:
         assert score.method, f"{score.column}: no method is named"
@@ -38,18 +38,18 @@ def check_measure(measure: Measures, *, options: Mapping[str, Any] | None = None
     assert set(shifted.drifted) == {"number", "gappy", "category"}, f"drifted: {shifted.drifted}"
     assert shifted.columns[-1].column == "steady", "the stable column is not the last"
 
-    again = compare(_frame(1, shift=3.0), reference, measure, options=options, name="shifted")
-    assert again.columns == shifted.columns, "the same frames are answered differently"
+    repetition = compare(_frame(1, shift=3.0), reference, measure, options=options, name="shifted")
+    assert repetition.columns == shifted.columns, "the same frames are answered differently"
 
 
 def check_report(measure: Measures, folder: Path) -> None:
-    """Hold the report of a measuring tool that makes one against its contract.
+    """Check the reports of a measuring tool that makes them.
 
     Args:
-        folder: The folder that the tool writes its reports below.
+        folder: Folder of the tool's reports.
 
     Raises:
-        AssertionError: there is no report, it is written elsewhere than it says, or writing it twice leaves two.
+        AssertionError: There is no report, its path is wrong, or writing it twice leaves two.
     """
     report = compare(_frame(1, shift=3.0), _frame(0), measure, name="shifted").report
     assert report, "there is no report"
