@@ -722,7 +722,7 @@ def test_features_that_sort_or_drop_rows_are_put_right_or_refused(world):
         found = metadata_of(world.run(rows, evaluation(features=features)), "evaluation")
         assert found["mlflow/evaluation/metric/auc"] == plain["mlflow/evaluation/metric/auc"]
     dropped = evaluation(features=lambda rows: rows[rows["hour"] > 3])
-    assert "of 1170. Let it make one of each" in error_of(world.run(rows, dropped, ok=False))
+    assert "rows for 1170. Return one for each." in error_of(world.run(rows, dropped, ok=False))
     broken = evaluation(features=lambda rows: rows["nothing"])
     assert "features failed: KeyError: 'nothing'" in error_of(world.run(rows, broken, ok=False))
 
