@@ -251,7 +251,7 @@ def test_a_run_holds_what_is_needed_to_run_it_again(instance, resource, client, 
     folder = Path(client.download_artifacts(run.info.run_id, "code", str(tmp_path)))
     step, system = (json.loads((folder / name).read_text()) for name in ("step.json", "system.json"))
     assert (step["asset"], step["partition"], step["seed"]) == ("model", "", 3)
-    assert step["config"] == {"auc": 0.7, "trouble": ""} and step["function"].endswith("test_mlflow:train")
+    assert step["config"] == {"auc": 0.7, "trouble": ""} and step["function"].endswith("test_training:train")
     assert step["location"].items() >= {"python_file": "tests/mlflow/test_training.py", "fn_name": "WORLD"}.items()
     assert [Record.from_dict(kept) for read in step["reads"] for kept in read["records"]] == [DATASET, FEATURES]
     assert system["container"] == "registry.example.com/training@sha256:0a" and system["cores"] >= 1
@@ -755,7 +755,7 @@ def test_a_check_without_any_version_fails(instance, resource):
     checks = metric_checks(asset=untracked, bounds={"auc": (0.7, None)})
     result = materialize(instance, resource, untracked, *checks)
     [evaluation] = result.get_asset_check_evaluations()
-    assert not evaluation.passed and "no model version yet" in str(evaluation.description)
+    assert not evaluation.passed and "no ModelVersion record" in str(evaluation.description)
 
 
 @pytest.mark.parametrize("bounds", [{}, {"auc": (None, None)}, {"auc": (1, 0)}, {"a b": (0, 1), "a_b": (0, 1)}])
