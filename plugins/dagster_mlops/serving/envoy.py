@@ -58,8 +58,10 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
         raise failure()
 
 
-def route(state_dir: Path, live: str | None, backends: Mapping[str, int], *, request_timeout: float = 30) -> None:
-    """Send traffic to the deployment `live`; every deployment of `backends` (id → port) can be selected by header."""
+def route(
+    state_dir: Path, live: str | None, backends: Mapping[str, tuple[int, str]], *, request_timeout: float = 30
+) -> None:
+    """Send traffic to the deployment `live`; a header selects any of `backends` (id → port and readiness path)."""
     folder = state_dir / "envoy" / "live"
     routes = [
         _route(i, request_timeout, {"headers": [{"name": SELECT_HEADER, "string_match": {"exact": i}}]})
@@ -76,7 +78,8 @@ def route(state_dir: Path, live: str | None, backends: Mapping[str, int], *, req
         "virtual_hosts": [{"name": "live", "domains": ["*"], "routes": routes}],
     }
     # Clusters first: a route must never name one that Envoy does not know.
-    _write(folder / "cds.json", json.dumps({"resources": [_cluster(i, p) for i, p in backends.items()]}, indent=1))
+    clusters = [_cluster(i, *backend) for i, backend in backends.items()]
+    _write(folder / "cds.json", json.dumps({"resources": clusters}, indent=1))
     _write(folder / "rds.json", json.dumps({"resources": [config]}, indent=1))
 
 
@@ -152,7 +155,7 @@ def _bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
     }
 
 
-def _cluster(deployment: str, port: int) -> dict[str, Any]:
+def _cluster(deployment: str, port: int, readiness: str) -> dict[str, Any]:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     return {
         "@type": f"{_TYPE}.config.cluster.v3.Cluster",
@@ -172,7 +175,7 @@ def _cluster(deployment: str, port: int) -> dict[str, Any]:
                 "no_traffic_interval": "2s",
                 "unhealthy_threshold": 3,
                 "healthy_threshold": 1,
-                "http_health_check": {"path": "/readyz"},
+                "http_health_check": {"path": readiness},
             }
         ],
         "typed_extension_protocol_options": {

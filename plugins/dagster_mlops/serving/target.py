@@ -63,7 +63,7 @@ class LocalTarget:
     def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> None:
         """Send all traffic to `live`; it and `standby` can be reached through the public port by a header."""
         states = [state for state in (live, standby) if state]
-        backends = {state.id: state.port for state in states}
+        backends = {state.id: (state.port, state.readiness) for state in states}
         envoy.route(self.state_dir, live.id if live else None, backends, request_timeout=self.request_timeout)
 
     def routed(self) -> str | None:
