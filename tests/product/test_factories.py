@@ -97,6 +97,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "reference_asset": {"name": "reference", "model": "raw/weather", "rows": "raw/weather", "label": "late"},
     "reproduction_asset": {"training": "delay/1"},
     "revision_sensor": {"datasets": {"raw/weather": "weather.parquet"}},
+    "scoring_package_asset": {"promoted": "raw/weather"},
     "sweep_asset": {"registered_model_name": "delay", "metric": "auc", "direction": "maximize", "n_trials": 1},
     "sweep_trials": {
         "name": "sweep", "registered_model_name": "delay", "metric": "auc", "direction": "maximize", "n_trials": 1

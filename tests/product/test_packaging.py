@@ -131,6 +131,8 @@ USES = {
     "MlflowResource(tracking_uri='sqlite:///mlflow.db').client()",
     "bentoml": "from dagster_mlops.bentoml import BentomlResource\n"
     "BentomlResource(home='home', tracking_uri='sqlite:///mlflow.db').bentos()",
+    "mlflow_serving": "from dagster_mlops.mlflow_serving import MlflowServingResource\n"
+    "MlflowServingResource(home='home', tracking_uri='sqlite:///mlflow.db').client()",
     "river": "from dagster_mlops.river import RiverResource\nRiverResource().detector()",
     "evidently": "from dagster_mlops.evidently import EvidentlyResource\nimport pandas\n"
     "EvidentlyResource(reports='reports').dataset(pandas.DataFrame({'a': [1.0, 2.0]}))",
@@ -178,7 +180,7 @@ def test_one_extra_is_enough_for_its_tool_and_the_others_name_theirs(extra, tmp_
         for tool in {LAYERS!r}:
             importlib.import_module(f"dagster_mlops.{{tool}}")
         for tool, use in {USES!r}.items():
-            needed = {{"k8s": "dagster_k8s"}}.get(tool, tool)
+            needed = {{"k8s": "dagster_k8s", "mlflow_serving": "mlflow"}}.get(tool, tool)
             if tool != {extra!r} and needed not in absent:
                 continue  # e.g. mlflow, which the bentoml extra brings along
             try:

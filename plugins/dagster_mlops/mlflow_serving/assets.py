@@ -1,0 +1,104 @@
+"""A package for MLflow's scoring server: the promoted model version and the app that serves it."""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
+from dagster_mlops.core.options import merged_options
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.mlflow_serving.resource import MlflowServingResource
+from dagster_mlops.mlflow_serving.tool import FACTS_FILE, stored_package
+from dagster_mlops.provenance import ModelVersion, Package
+from dagster_mlops.serving import runtime
+
+
+def scoring_package_asset(
+    *, promoted: AssetLike, name: str = "scoring_package", resource_key: str = "mlflow_serving", **asset_options: Any
+) -> dg.AssetsDefinition:
+    """An asset that packs the model version which the asset `promoted` recorded for MLflow's scoring server.
+
+    The tag is made of the version and a hash of its run and of the app, so an unchanged re-run finds its package. The
+    tag is the asset's data version. :func:`dagster_mlops.serving.deployment_asset` serves it.
+
+        package = scoring_package_asset(promoted="champion")
+        deployment = deployment_asset(
+            package=package, golden_set="golden", state_dir="state/serving", resource_key="mlflow_serving"
+        )
+
+    Args:
+        promoted: An asset whose latest materialization holds the record of a model version.
+        asset_options: Anything else that :func:`dagster.asset` takes.
+    """
+    key = asset_key(promoted)
+
+    def package(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        resource: MlflowServingResource = getattr(context.resources, resource_key)
+        version = next((r for r in latest_records(context.instance, key) if isinstance(r, ModelVersion)), None)
+        if version is None:
+            raise DeploymentError(
+                f"no record of a model version on the latest materialization of {key.to_user_string()}. "
+                "Materialize it first, or name the asset that promotes."
+            )
+        code = [Path(__file__).with_name("scoring_app.py"), *sorted(Path(runtime.__file__).parent.glob("*.py"))]
+        digest = hashlib.sha256(version.run_id.encode() + b"".join(file.read_bytes() for file in code)).hexdigest()
+        record = Package(
+            tool="mlflow_serving",
+            tag=f"{re.sub(r'[^a-z0-9_.-]', '_', version.name.lower())}:{version.version}-{digest[:12]}",
+            home=str(resource.home_dir),
+            model_name=version.name,
+            model_version=version.version,
+            run_id=version.run_id,
+            datasets=dict(version.datasets),
+            upstream=tuple(dict.fromkeys((version.ref, *upstream_refs(context)))),
+            **dagster_facts(context),
+        )
+        folder = resource.home_dir / record.tag.replace(":", "/")
+        stored = stored_package(folder)
+        if stored is None:
+            _build(resource, record, code, folder)
+        # The run that built it wrote the record that the package carries; a re-run repeats it.
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(record.tag),
+            metadata={
+                **(stored or record).to_metadata(),
+                "mlflow_serving/path": dg.MetadataValue.path(str(folder)),
+                "mlflow_serving/built": stored is None,
+            },
+        )
+
+    options = merged_options(
+        asset_options,
+        name=name,
+        kinds=["mlflow"],
+        deps=[key],
+        required_resource_keys=[resource_key],
+        description="The promoted model version, packed for MLflow's scoring server.",
+    )
+    return dg.asset(**options)(package)
+
+
+def _build(resource: MlflowServingResource, record: Package, code: list[Path], folder: Path) -> None:
+    """Make the package beside its place and move it there whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as scratch:
+        draft = Path(scratch, "package")
+        (draft / "dagster_mlops_serving").mkdir(parents=True)
+        resource.download(record.model_name, record.model_version, draft / "model")
+        app, *modules = code
+        # The app runs without this library, on the copy beside it.
+        text = app.read_text().replace("dagster_mlops.serving.runtime", "dagster_mlops_serving")
+        (draft / app.name).write_text(text)
+        for module in modules:
+            shutil.copy(module, draft / "dagster_mlops_serving")
+        (draft / FACTS_FILE).write_text(json.dumps({"record": record.to_dict()}, indent=1))
+        if stored_package(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)

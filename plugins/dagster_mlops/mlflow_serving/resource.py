@@ -1,0 +1,100 @@
+"""Packages for MLflow's scoring server: where they are kept, and how one is served."""
+
+import io
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from dagster_mlops.core.extras import extra
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import Package, mask_credentials
+from dagster_mlops.serving import Server
+from dagster_mlops.serving.golden_set import Golden, score_golden
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.pyfunc import PyFuncModel
+
+
+class MlflowServingResource(dg.ConfigurableResource):
+    """MLflow's scoring server over models of an MLflow registry.
+
+    resources = {
+        "mlflow_serving": MlflowServingResource(home="state/packages", tracking_uri="sqlite:///state/mlflow.db")
+    }
+    """
+
+    home: str = Field(description="Folder of the packages; made if it is not there.")
+    tracking_uri: str = Field(description="The MLflow tracking URI whose registry the models come from.")
+
+    @property
+    def home_dir(self) -> Path:
+        """`home` as an absolute path."""
+        return Path(self.home).expanduser().resolve()
+
+    def client(self) -> "MlflowClient":
+        """MLflow's own client of `tracking_uri`."""
+        return extra("mlflow", extra="mlflow_serving").MlflowClient(tracking_uri=self.tracking_uri)
+
+    def download(self, name: str, version: str, folder: Path) -> Path:
+        """Copy a registered version below `folder`: the folder of its MLmodel file.
+
+        Raises:
+            DeploymentError: the registry does not have it, or cannot be asked.
+        """
+        mlflow = extra("mlflow", extra="mlflow_serving")
+        uri = f"models:/{name}/{version}"
+        before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        mlflow.set_tracking_uri(self.tracking_uri)  # `tracking_uri=` of the download does not reach the registry
+        try:
+            path = mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
+        except (OSError, mlflow.exceptions.MlflowException) as error:
+            place = mask_credentials(self.tracking_uri)
+            raise DeploymentError(f"{uri} cannot be loaded from {place}: {mask_credentials(str(error))}") from error
+        finally:
+            mlflow.set_tracking_uri(before)
+        return Path(path)
+
+    def server(self, package: Package, port: int) -> Server:
+        """MLflow's scoring server over a package; see :class:`dagster_mlops.serving.Packages`."""
+        folder = Path(package.home) / package.tag.replace(":", "/")
+        app = ["scoring_app:app", "--app-dir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+        return Server(
+            command=[sys.executable, "-m", "uvicorn", *app, "--no-access-log"],
+            environment=dict(os.environ),
+            readiness="/ping",
+            route="/invocations",
+            rows_field="dataframe_records",
+        )
+
+    def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> Golden:
+        """Rows and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`."""
+        pyfunc = extra("mlflow.pyfunc", extra="mlflow_serving")
+        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+            model = pyfunc.load_model(
+                str(self.download(package.model_name, package.model_version, Path(scratch, "model")))
+            )
+            name = f"{package.model_name}/{package.model_version}"
+            return score_golden(model, name, frame, rows, outputs=_as_served)
+
+    def alias_version(self, model_name: str, alias: str) -> str | None:
+        """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""
+        missing = extra("mlflow.exceptions", extra="mlflow_serving").MlflowException
+        try:
+            return str(self.client().get_model_version_by_alias(model_name, alias).version)
+        except missing:
+            return None
+
+
+def _as_served(model: "PyFuncModel", features: "pd.DataFrame") -> list[Any]:
+    """Predictions in the JSON that MLflow's scoring server makes of them."""
+    answer = io.StringIO()
+    extra("mlflow.pyfunc.scoring_server", extra="mlflow_serving").predictions_to_json(model.predict(features), answer)
+    return json.loads(answer.getvalue())["predictions"]

@@ -1,0 +1,72 @@
+"""MLflow's scoring server over the model beside this file, with every prediction logged. Copied into each package."""
+
+import asyncio
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops.serving.runtime import PredictionLog
+
+
+def scoring_app(folder: Path) -> Any:
+    """The ASGI app of a package.
+
+    ``POST /invocations`` takes MLflow's ``dataframe_records`` or ``dataframe_split``. Each row is logged under the
+    ``X-Request-ID`` header (or a new UUID), several under ``<request id>/<n>``. Other formats get 415: their rows have
+    no names to be logged under. A prediction that cannot be logged is not answered.
+    """
+    from mlflow.pyfunc import scoring_server
+    from starlette.responses import JSONResponse, Response
+
+    record = json.loads((folder / "dagster_mlops.json").read_text())["record"]
+    model = scoring_server.load_model_with_mlflow_config(str(folder / "model"))
+    example = model.metadata.load_input_example(str(folder / "model"))
+    if example is not None:
+        model.predict(example)  # warm before /ping answers
+    log = PredictionLog.from_environment(
+        tool="mlflow_serving",
+        bento=record["tag"],
+        model_name=record["model_name"],
+        model_version=record["model_version"],
+    )
+    probe = os.environ.get("DAGSTER_MLOPS_PROBE", "")
+    app = scoring_server.init(model)
+
+    @app.middleware("http")
+    async def log_predictions(request: Any, call_next: Any) -> Any:
+        if request.url.path != "/invocations":
+            return await call_next(request)
+        request_id = request.headers.get("x-request-id") or str(uuid.uuid4())
+        rows = _rows(await request.body())
+        if rows is None:
+            error = "Send JSON with 'dataframe_records' or 'dataframe_split'."
+            return JSONResponse({"error_code": "INVALID_PARAMETER_VALUE", "message": error}, status_code=415)
+        answer = await call_next(request)
+        content = b"".join([part async for part in answer.body_iterator])
+        is_probe = probe and request.headers.get("x-probe") == probe
+        if answer.status_code == 200 and log and not is_probe:
+            outputs = json.loads(content)["predictions"]
+            ids = [request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))]
+            await asyncio.to_thread(log.write, inputs=rows, outputs=outputs, request_ids=ids)
+        headers = {"X-Request-ID": request_id}
+        return Response(content, answer.status_code, headers, media_type="application/json")
+
+    return app
+
+
+def _rows(body: bytes) -> list[dict[str, Any]] | None:
+    """The rows of a request by feature name; None where it has no names or is not JSON."""
+    try:
+        data = json.loads(body)
+        if "dataframe_records" in data:
+            return [dict(row) for row in data["dataframe_records"]]
+        split = data["dataframe_split"]
+        return [dict(zip(split["columns"], row, strict=True)) for row in split["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+if Path(__file__).with_name("dagster_mlops.json").exists():
+    app = scoring_app(Path(__file__).parent)

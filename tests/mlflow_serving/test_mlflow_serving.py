@@ -1,0 +1,178 @@
+"""Registered models behind MLflow's own scoring server, rolled out as a bento is."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from dagster_mlops.lineage import trace
+from dagster_mlops.mlflow_serving import MlflowServingResource, scoring_package_asset
+from dagster_mlops.mlflow_serving.tool import MlflowServingTool
+from dagster_mlops.provenance import Accessible, Deleted, Deployment, Faulty, Inaccessible, ModelVersion, Package, Ref
+from dagster_mlops.serving import PredictionLog, deployment_asset, deployment_health_check, status, stop
+from dagster_mlops.serving.processes import free_port
+from dagster_mlops.serving.runtime import records_of
+from dagster_mlops.testing import check_packager
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.DEPRECATED, *known_warnings.MLFLOW_HINTS, *known_warnings.DAGSTER_BETA]
+
+
+def frame(rows: int, seed: int = 0) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame({"hour": random.integers(0, 24, rows).astype(float), "wind": random.normal(10, 3, rows)})
+
+
+class World:
+    """A registry with two versions of ``delay``, and the assets that lead from one of them to a deployment."""
+
+    def __init__(self, root: Path) -> None:
+        self.uri, self.state_dir, self.port = f"sqlite:///{root}/mlflow.db", root / "serving", free_port()
+        self.resource = MlflowServingResource(home=str(root / "packages"), tracking_uri=self.uri)
+        (root / "dagster").mkdir()
+        self.instance = dg.DagsterInstance.local_temp(str(root / "dagster"))
+        self.url, self.champion = f"http://127.0.0.1:{self.port}", "1"
+        self.runs = [self._train(root, seed) for seed in (1, 2)]
+
+    def _train(self, root: Path, seed: int) -> str:
+        import mlflow
+        from mlflow.models import infer_signature
+        from mlflow.sklearn import log_model
+        from sklearn.linear_model import LogisticRegression
+
+        features = frame(200, seed)
+        model = LogisticRegression().fit(features, features.wind > 10)
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(self.uri)
+        if mlflow.get_experiment_by_name("delay") is None:
+            mlflow.create_experiment("delay", artifact_location=f"file://{root}/artifacts")
+        mlflow.set_experiment("delay")
+        with mlflow.start_run() as run:
+            info = log_model(
+                model, name="model", signature=infer_signature(features, model.predict_proba(features)),
+                input_example=features.head(2), pip_requirements=["scikit-learn", "pandas"],
+                serialization_format="cloudpickle", pyfunc_predict_fn="predict_proba",
+            )  # fmt: skip
+        mlflow.register_model(info.model_uri, "delay")
+        mlflow.set_tracking_uri(before)
+        return run.info.run_id
+
+    def materialize(self) -> dg.ExecuteInProcessResult:
+        """The champion, its package and its deployment, with the health check."""
+
+        @dg.asset
+        def champion() -> dg.MaterializeResult:
+            run = self.runs[int(self.champion) - 1]
+            record = ModelVersion(name="delay", version=self.champion, run_id=run, tracking_uri=self.uri)
+            return dg.MaterializeResult(metadata=record.to_metadata())
+
+        @dg.asset
+        def golden() -> pd.DataFrame:
+            return frame(60, seed=3)
+
+        deployment = deployment_asset(
+            package="scoring_package", golden_set=golden, state_dir=self.state_dir, port=self.port, drain_seconds=1,
+            resource_key="mlflow_serving",
+        )  # fmt: skip
+        check = deployment_health_check(asset=deployment, resource_key="mlflow_serving", calls=5)
+        return dg.materialize(
+            [champion, golden, scoring_package_asset(promoted=champion), deployment, check],
+            resources={"mlflow_serving": self.resource},
+            instance=self.instance,
+        )
+
+    def record(self, asset: str, record_type: Any) -> Any:
+        event: Any = self.instance.get_latest_materialization_event(dg.AssetKey(asset))
+        return record_type.from_metadata(event.asset_materialization.metadata)
+
+    def ask(self, rows: pd.DataFrame, **headers: str) -> httpx.Response:
+        body = {"dataframe_records": records_of(rows)}
+        return httpx.post(f"{self.url}/invocations", json=body, headers=headers, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("mlflow_serving"))
+    assert world.materialize().success
+    yield world
+    stop(world.state_dir)
+
+
+def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_kept(world):
+    import mlflow
+
+    record = world.record("deployment", Deployment)
+    assert (record.tool, record.golden_rows) == ("mlflow_serving", 60) and record.golden_max_difference <= 1e-9
+    [only] = status(world.state_dir)
+    assert only["healthy"] and only["model_version"] == "1"
+    rows = frame(3, seed=9)
+    answer = world.ask(rows, **{"X-Request-ID": "many"})
+    assert answer.headers["x-request-id"] == "many" and answer.headers["x-deployment"] == record.id
+    folder = world.resource.home_dir / world.record("scoring_package", Package).tag.replace(":", "/") / "model"
+    expected = mlflow.pyfunc.load_model(str(folder)).predict(rows)
+    np.testing.assert_allclose(answer.json()["predictions"], expected, rtol=0, atol=1e-12)
+    logged = PredictionLog.read(record.prediction_log).set_index("request_id")
+    assert list(logged.index) == ["many/0", "many/1", "many/2"]  # and no golden row
+    pd.testing.assert_frame_equal(logged[["hour", "wind"]].reset_index(drop=True), rows)
+    csv = httpx.post(f"{world.url}/invocations", content="hour,wind\n1,2\n", headers={"content-type": "text/csv"})
+    assert csv.status_code == 415
+
+
+def test_a_prediction_is_traced_to_the_model_version(world):
+    world.ask(frame(1), **{"X-Request-ID": "traced"})
+    deployment, package = world.record("deployment", Deployment), world.record("scoring_package", Package)
+    chain = trace(Ref("bentoml", "prediction", "traced", at=deployment.prediction_log))
+    refs = {link.ref for link in chain.walk()}
+    assert {deployment.ref, package.ref, Ref("mlflow", "model_version", "delay/1", at=world.uri)} <= refs
+
+
+def test_a_switch_under_traffic_loses_no_request(world):
+    world.champion = "2"
+    codes: list[int] = []
+    over = threading.Event()
+
+    def traffic() -> None:
+        while not over.is_set():
+            codes.append(world.ask(frame(1)).status_code)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=traffic)
+    thread.start()
+    try:
+        result = world.materialize()
+    finally:
+        over.set()
+        thread.join()
+    assert result.success and set(codes) == {200} and len(codes) > 50
+    [only] = status(world.state_dir)
+    assert only["healthy"] and only["model_version"] == "2"
+    [health] = result.get_asset_check_evaluations()
+    assert health.passed
+
+
+def test_an_unchanged_package_is_not_built_again(world):
+    before = world.record("scoring_package", Package)
+    result = world.materialize()
+    [package] = [e for e in result.get_asset_materialization_events() if e.asset_key == dg.AssetKey("scoring_package")]
+    assert package.materialization.metadata["mlflow_serving/built"].value is False
+    assert world.record("scoring_package", Package) == before
+
+
+def test_the_contract_of_a_packager_holds(world):
+    check_packager(world.resource, world.record("scoring_package", Package), frame(60, seed=3))
+
+
+def test_lineage_says_deleted_faulty_and_inaccessible(world, tmp_path):
+    package, resolve = world.record("scoring_package", Package), MlflowServingTool().resolve
+    assert isinstance(resolve(package.ref), Accessible)
+    assert isinstance(resolve(Ref("mlflow_serving", "package", "delay:gone", at=package.home)), Deleted)
+    assert isinstance(resolve(Ref("mlflow_serving", "package", "delay:gone", at=str(tmp_path / "none"))), Inaccessible)
+    assert isinstance(resolve(Ref("mlflow_serving", "poem", "x", at=str(tmp_path))), Faulty)
+    (tmp_path / "delay" / "torn").mkdir(parents=True)
+    assert isinstance(resolve(Ref("mlflow_serving", "package", "delay:torn", at=str(tmp_path))), Faulty)
