@@ -70,7 +70,7 @@ class Measure:
 
 
 # Percent of bindings, percent of docstrings, and number of lines. Lower them, never raise them.
-BUDGETS = {"names": 0.4, "module docstrings": 2.2, "docstrings": 0.5, "words": 9, "pages": 0}
+BUDGETS = {"names": 0.1, "module docstrings": 0, "docstrings": 0, "words": 0, "pages": 0}
 COUNTS = ("words", "pages")
 
 
