@@ -267,7 +267,8 @@ DEFS = dg.Definitions(
 
 def _start(*arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(WORKER), *arguments]
-    environment = {**os.environ, **variables}
+    # The file that it runs imports helpers of the tests, also as a copy elsewhere.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **variables}
     with Path("worker.log").open("wb") as log:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 

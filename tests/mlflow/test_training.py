@@ -412,6 +412,7 @@ def hanging_worker(client, tmp_path, job: str, asset: str) -> "subprocess.Popen[
     command = ["job", "execute", "-f", __file__, "-a", "WORLD", "-j", job, "-c", str(config)]
     worker = subprocess.Popen(
         [sys.executable, "-m", "dagster", *command],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},  # this file imports helpers of the tests
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
