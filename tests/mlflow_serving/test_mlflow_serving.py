@@ -99,9 +99,11 @@ class World:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("mlflow_serving"))
-    assert world.materialize().success
-    yield world
-    stop(world.state_dir)
+    try:
+        assert world.materialize().success
+        yield world
+    finally:
+        stop(world.state_dir)
 
 
 def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_kept(world):
