@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from enum import StrEnum
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -42,9 +42,23 @@ def main() -> None:
     """Run the command, with those that plugins add in the entry-point group ``dagster_mlops.commands``."""
     for entry in entry_points(group="dagster_mlops.commands"):
         # A plugin's imports take a second, which the other commands need not wait for.
-        commands = entry.load() if entry.name in sys.argv[1:2] else _not_loaded()
+        commands = _load(entry) if entry.name in sys.argv[1:2] else _not_loaded()
         app.add_typer(commands, name=entry.name, help=f"Commands of {entry.name}.")
     app()
+
+
+def _load(entry: EntryPoint) -> typer.Typer:
+    try:
+        commands = entry.load()
+        if isinstance(commands, typer.Typer):
+            return commands
+        reason = "not a typer.Typer"
+    except Exception as error:  # noqa: BLE001 - whatever a plugin's import raises
+        from dagster_mlops.provenance import mask_credentials
+
+        reason = mask_credentials(f"{type(error).__name__}: {error}")
+    typer.echo(f"dagster-mlops: the commands {entry.name!r} ({entry.value}) cannot be loaded: {reason}", err=True)
+    sys.exit(USAGE)
 
 
 def _not_loaded() -> typer.Typer:
@@ -97,6 +111,8 @@ def trace(
         tools = Tools()
         tool, _, rest = request.partition(":")
         role, _, identifier = rest.partition(":")
+        if identifier and not (log or tool in tools.names):
+            _fail(f"no tool {tool!r} is installed to ask for {request!r}; known: {', '.join(tools.names)}.")
         if tool in tools.names and identifier:
             ref = Ref.from_dict({"tool": tool, "kind": role, "id": identifier, "at": at})
         else:

@@ -208,6 +208,9 @@ class _Installed(Mapping[str, Tool]):
             self._loaded[name] = _load(self._entries[name])
         return self._loaded[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # without loading it, as Mapping would
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
 

@@ -1,6 +1,10 @@
 """A tool joins by one entry point; one that is broken is named, and the others go on."""
 
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +23,57 @@ SHELF = """
         def resolve(self, ref):
             path, _, md5 = ref.id.rpartition("@")
             upstream = (type(ref)("crashing", "dataset", "x", at="/x"),)
-            return Accessible(Dataset(path=path, md5=md5, repo=ref.at, upstream=upstream))
+            return Accessible(Dataset(tool="shelf", path=path, md5=md5, repo=ref.at, upstream=upstream))
     """
+
+RUDE = """
+    import time
+    from dagster_mlops.provenance import Accessible, Dataset, Deleted
+
+    class Unprintable(Exception):
+        def __str__(self):
+            raise ValueError
+
+    class Greedy:
+        def __init__(self, url): ...
+        def resolve(self, ref): ...
+
+    class Sleepy:
+        def __init__(self): time.sleep(60)
+        def resolve(self, ref): ...
+
+    class Chatty:
+        def resolve(self, ref): return "x" * 10_000_000
+
+    class Verbose:
+        def resolve(self, ref): return Deleted("y" * 10_000_000)
+
+    class Plain:
+        def resolve(self, ref): return Accessible({"path": "a"})
+
+    class Binary:
+        def resolve(self, ref): return Deleted(b"gone")
+
+    class Swapped:
+        def resolve(self, ref): return Accessible(Dataset(tool="dvc", path="other", md5="1", repo="/"))
+
+    class Fatal:
+        def resolve(self, ref): raise KeyboardInterrupt("mine")
+
+    class Mystery:
+        def resolve(self, ref): raise Unprintable
+    """
+_RUDE = {
+    "Greedy": ("inaccessible", "missing 1 required positional argument: 'url'"),
+    "Sleepy": ("inaccessible", "sleepy did not answer within 1 s"),
+    "Chatty": ("faulty", "The tool chatty returned 'xxx"),
+    "Verbose": ("deleted", "(10,000,000 characters)"),
+    "Plain": ("faulty", "The tool plain returned a malformed answer"),
+    "Binary": ("faulty", "The tool binary returned a malformed answer"),
+    "Swapped": ("faulty", "asked for swapped:dataset:a@1 and answered with the record of dvc:dataset:other@1"),
+    "Fatal": ("faulty", "The tool fatal failed: KeyboardInterrupt: mine"),
+    "Mystery": ("faulty", "The tool mystery failed: Unprintable"),
+}
 
 
 @pytest.fixture
@@ -31,8 +84,10 @@ def packages(monkeypatch, tmp_path):
         "leaving": "acme_exit:Tool",
         "absent": "acme_nowhere:Tool",
         "mute": "builtins:object",
+        **{name.lower(): f"acme_rude:{name}" for name in _RUDE},
     }
     files = {"acme_shelf": SHELF, "acme_crash": "raise RuntimeError('no licence')", "acme_exit": "raise SystemExit(3)"}
+    files["acme_rude"] = RUDE
     install_package(monkeypatch, tmp_path / "site", files=files, tools=tools)
 
 
@@ -43,6 +98,45 @@ def test_a_tool_that_cannot_be_loaded_is_named_with_the_reason_and_the_others_an
     [link] = chain.upstream
     assert link.bucket == "inaccessible"
     assert "'crashing' (acme_crash:Tool) cannot be loaded: RuntimeError: no licence" in link.reason
+
+
+@pytest.mark.usefixtures("packages")
+@pytest.mark.parametrize("name", _RUDE)
+def test_whatever_a_tool_does_the_chain_goes_on_and_names_it(name):
+    bucket, reason = _RUDE[name]
+    chain = trace(Ref(name.lower(), "dataset", "a@1"), timeout=1)
+    assert chain.bucket == bucket and reason in chain.reason and len(chain.reason) < 5_000
+    assert not chain.complete
+
+
+@pytest.mark.usefixtures("packages")
+def test_asking_whether_a_tool_is_installed_does_not_load_it():
+    start = time.monotonic()
+    assert "sleepy" in installed_tools() and "nobody" not in installed_tools()
+    assert time.monotonic() - start < 5
+
+
+def test_a_command_of_a_plugin_that_cannot_be_loaded_is_named_and_the_others_go_on(tmp_path):
+    folder = tmp_path / "acme-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[dagster_mlops.commands]\nacme = acme_crash:app\nlist = builtins:list\n")
+    (tmp_path / "acme_crash.py").write_text("raise RuntimeError('no licence')")
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "dagster_mlops.cli", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    crash = run("acme", "x")
+    assert (crash.returncode, crash.stderr.strip().splitlines()[-1]) == (
+        2,
+        "dagster-mlops: the commands 'acme' (acme_crash:app) cannot be loaded: RuntimeError: no licence",
+    )
+    assert "'list' (builtins:list) cannot be loaded: not a typer.Typer" in run("list", "x").stderr
+    assert "acme" in run("--help").stdout
+    unknown = run("trace", "wandb:training_run:1")
+    assert unknown.returncode == 2 and "no tool 'wandb' is installed" in unknown.stderr
 
 
 @pytest.mark.usefixtures("packages")

@@ -1,25 +1,33 @@
 """Git tags as a model registry: GTO itself reads what we write, and rivals, kills and a remote leave one holder."""
 
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import mlflow.sklearn
+import numpy as np
+import pandas as pd
 import pytest
 from gto import api
 from gto.constants import VersionSort
+from mlflow.models import infer_signature
+from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.model_versions import moves
 from dagster_mlops.errors import ModelVersionError, RegistryError
+from dagster_mlops.evaluation import evaluation_asset, load_reference, reference_asset
 from dagster_mlops.gto import GtoResource
 from dagster_mlops.gto.tool import GtoTool
 from dagster_mlops.lineage import trace
+from dagster_mlops.lineage.production.overview import status
 from dagster_mlops.promotion import promotion_asset
-from dagster_mlops.provenance import Commit, ModelVersion, Ref
+from dagster_mlops.provenance import Commit, Deployment, ModelVersion, Ref
 from dagster_mlops.testing import check_registry
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DAGSTER_BETA]
+pytestmark = [*known_warnings.DAGSTER_BETA, *known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
 
 MLMODEL = """\
 flavors:
@@ -160,9 +168,9 @@ def test_of_rivals_in_two_clones_only_one_moves_the_alias(shared, tmp_path, monk
     with shared.gto.models() as ours, clone.gto.models() as theirs:
         tag_object = theirs._tag_object
 
-        def after_the_rival(tag: str, commit: str, when: int) -> str:
+        def after_the_rival(*arguments: Any) -> str:
             assert ours.move("churn", "champion", first, expected="")
-            return tag_object(tag, commit, when)
+            return tag_object(*arguments)
 
         monkeypatch.setattr(theirs, "_tag_object", after_the_rival)
         assert not theirs.move("churn", "champion", second, expected="")
@@ -224,3 +232,69 @@ def test_the_example_in_the_docs_loads():
     namespace: dict[str, Any] = {}
     exec(page.split("```python\n")[1].split("```")[0], namespace)
     dg.Definitions.validate_loadable(namespace["defs"])
+
+
+def test_evaluation_reference_model_card_status_and_trace_work_on_versions_in_git_tags(local):
+    folder, resources = local.folder, {"gto": local.gto}
+
+    @dg.asset
+    def rows() -> pd.DataFrame:
+        x = np.random.default_rng(0).normal(size=200)
+        return pd.DataFrame({"x": x, "late": (x > 0).astype(int)})
+
+    def assets(strength: float) -> list[dg.AssetsDefinition]:
+        @dg.asset
+        def churn_model(context: dg.AssetExecutionContext, rows: pd.DataFrame) -> dg.MaterializeResult:
+            fitted = LogisticRegression(C=strength).fit(rows[["x"]], rows["late"])
+            shutil.rmtree(folder / "models" / "churn", ignore_errors=True)
+            signature = infer_signature(rows[["x"]], fitted.predict(rows[["x"]]))
+            mlflow.sklearn.save_model(fitted, folder / "models" / "churn", signature=signature)
+            (folder / "artifacts.yaml").write_text("churn: {type: model, path: models/churn}\n")
+            git(folder, "add", "-A")
+            git(folder, "commit", "-qm", "Train")
+            return dg.MaterializeResult(metadata=local.gto.register(context, "churn").to_metadata())
+
+        shared: dict[str, Any] = {"model": churn_model, "rows": rows, "label": "late", "registry": "gto"}
+        evaluation = evaluation_asset(
+            name="evaluation", compare_with="champion", importance_rows=0, resamples=20, **shared
+        )
+        reference = reference_asset(name="reference", **shared)
+        promotion = promotion_asset(
+            candidate=churn_model,
+            registered_model_name="churn",
+            metric="accuracy",
+            evaluation="evaluation",
+            registry="gto",
+        )
+        return [rows, churn_model, evaluation, reference, promotion]
+
+    dg.materialize(assets(1e-5), instance=local.instance, resources=resources)
+    result = dg.materialize(assets(1.0), instance=local.instance, resources=resources)
+    metadata = {
+        event.materialization.asset_key.to_user_string(): {
+            k: v.value for k, v in event.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+    }
+    assert metadata["champion"]["gto/promoted"] is True
+    assert metadata["champion"]["gto/champion_before_accuracy"] < metadata["champion"]["gto/candidate_accuracy"]
+    assert "# churn, version v0.0.2" in metadata["evaluation"]["gto/model_card"]
+    frame = load_reference("churn@champion", registry=local.gto)
+    assert list(frame.columns) == ["x", "prediction", "late"] and len(frame) == 200
+    ref = Ref("gto", "model_version", "churn/v0.0.2", at=str(folder))
+    chain = trace(ref, instance=local.instance)
+    assert chain.complete and [link.ref.role for link in chain.walk()] == ["model_version", "commit"]
+    deployed = Deployment(
+        name="churn",
+        id="1",
+        package="churn:1",
+        model_name="churn",
+        model_version="v0.0.2",
+        url="",
+        state_dir="",
+        prediction_log="",
+        upstream=(ref,),
+    )
+    local.instance.report_runless_asset_event(dg.AssetMaterialization("live", metadata=deployed.to_metadata()))
+    [production] = status(local.instance).production
+    assert production.model_version and production.model_version.version == "v0.0.2"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.core.waits import wait_while
-from dagster_mlops.errors import ModelVersionError, RegistryError
+from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
 from dagster_mlops.tools import StoredModel
 
@@ -39,74 +39,82 @@ class GtoModels:
         Raises:
             RegistryError: the remote cannot be read, or has another tag by a name that is taken here.
         """
-        if self.remote:
-            self._git("fetch", "--quiet", self.remote, "refs/tags/*:refs/tags/*", f"+{_REFS}/*:{_REFS}/*")
+        if not self.remote:
+            return
+        try:
+            # Not --quiet: git would be silent about tags that it rejects.
+            self._git("fetch", "--", self.remote, "refs/tags/*:refs/tags/*", f"+{_REFS}/*:{_REFS}/*")
+        except RegistryError as error:
+            remotes = ", ".join(self._git("remote").decode().split()) or "none"
+            raise RegistryError(
+                f"the remote {self.remote!r} of the model registry cannot be read (known remotes: {remotes}): {error}\n"
+                f"Correct remote= or its access until `git -C {self.repo} fetch {self.remote}` works. Of a tag that "
+                f"the remote has with other content, remove ours: `git -C {self.repo} tag -d TAG`."
+            ) from error
 
     def register(self, name: str, *, rev: str, version: str | None, **facts: Any) -> ModelVersion:
         """Make a commit a version, unless it is one, and keep its record with it."""
-        commit = self._git("rev-parse", "--verify", f"{rev}^{{commit}}").decode().strip()
-        entity = next((entity for entity in self._entities(name).values() if entity.commit_hexsha == commit), None)
-        if entity is None:
-            entity = self._entity(name, self.registry.register(name, commit, version=version, simple=True).version)
+        commit = self._commit(rev)
+        entity = self._registered(name, commit, version)
         upstream = (*facts.pop("upstream"), self._code(entity))
         record = dataclasses.replace(self._bare(name, entity), **facts, upstream=upstream)
-        tags = f"refs/tags/{_tag(name)}@{entity.version}*"  # GTO may have numbered it
-        self._push(f"{tags}:{tags}")
         self.note(record, RECORD, record.to_json())
         return record
 
     def version(self, name: str, which: str = "") -> ModelVersion:
-        entity = self._entity(name, which)
+        artifact = self._artifact(name)
+        entity = self._entity(artifact, which)
         record = self._bare(name, entity)
-        text = self.notes(record).get(RECORD)
-        known = Record.from_json(text) if text else None
-        if isinstance(known, ModelVersion):
-            record = dataclasses.replace(known, tracking_uri=record.tracking_uri)
-        stages = self._artifact(name).unique_stages
-        held = [stage for stage in stages if self._holder(name, stage) == entity.version]
+        if text := self.notes(record).get(RECORD):
+            record = self._read_record(text, record)
+        held = [stage for stage in artifact.unique_stages if _holder(artifact, stage) == entity.version]
         return dataclasses.replace(record, aliases=tuple(sorted(held)))
+
+    def bare(self, name: str, version: str) -> ModelVersion:
+        """The record of a version as its tag alone gives it: name, number and commit."""
+        return self._bare(name, self._entity(self._artifact(name), version))
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
         return self.version(version.name, version.version).metrics
 
     def move(self, name: str, alias: str, to: str, *, expected: str) -> bool:
         self.synchronize()
+        self.registry.config.assert_stage(alias)
         # The number makes it atomic: a rival who saw the same holder takes the same one, and git creates a tag once.
         # It is read before the holder, so that no rival comes in between unseen.
         number, latest = self._last_number_and_time(name)
-        if self._holder(name, alias) != expected:
+        artifact = self._artifact(name)
+        if _holder(artifact, alias) != expected:
             return False
-        changes = [(f"{_tag(name)}#{alias}#{number + 1}", self._entity(name, to).commit_hexsha)]
+        if to == expected:
+            return True
+        changes = {f"{_tag(name)}#{alias}#{number + 1}": self._entity(artifact, to).commit_hexsha}
         if expected:  # in GTO several versions may be in a stage, an alias has one
-            changes.append((f"{_tag(name)}#{alias}!#{number + 2}", self._entity(name, expected).commit_hexsha))
+            changes[f"{_tag(name)}#{alias}!#{number + 2}"] = self._entity(artifact, expected).commit_hexsha
         # GTO orders tags by their time, in whole seconds: wait for the next one. Of a clock that is behind, go on.
         if 0 <= latest - int(time.time()) < _PATIENCE:
             time.sleep(latest + 1 - time.time())
         when = max(int(time.time()), latest + 1)
-        tags = {f"refs/tags/{tag}": self._tag_object(tag, commit, when) for tag, commit in changes}
-        if self.remote:
-            try:
-                self._push(*(f"{object_id}:{ref}" for ref, object_id in tags.items()))
-            except RegistryError:
+        try:
+            self._create_tags(changes, when, "Promoted by dagster-mlops")
+        except RegistryError as refusal:
+            failure = refusal
+
+            def unmoved() -> bool:
                 self.synchronize()
-                if self._holder(name, alias) == expected:
-                    raise
-                return False
-        # After a push another process of this machine may have fetched them already.
-        verb = "update" if self.remote else "create"
-        lines = "".join(f"{verb} {ref} {object_id}\n" for ref, object_id in tags.items())
-        created = git(self.repo, "update-ref", "--stdin", stdin=lines.encode(), timeout=self.timeout)
-        if created.returncode == 0:
-            return True
-        failure = RegistryError(f"git in {self.repo} does not create {', '.join(tags)}: {_text(created.stderr)}")
-        # A rival holds git's lock on the tag before it can be seen.
-        wait_while(lambda: self._holder(name, alias) == expected, timeout=_RIVAL_TIMEOUT, error=lambda _: failure)
-        return False
+                return _holder(self._artifact(name), alias) == expected
+
+            # Without a remote, a rival holds git's lock on the tag before it can be seen.
+            wait_while(unmoved, timeout=0 if self.remote else _RIVAL_TIMEOUT, error=lambda _: failure)
+            return False
+        return True
 
     def notes(self, version: ModelVersion) -> Mapping[str, str]:
         prefix = f"{self._place(version)}/notes/"
         names = self._git("for-each-ref", "--format=%(refname)", prefix).decode().split()
-        return {name.removeprefix(prefix): self._git("cat-file", "blob", name).decode() for name in names}
+        return {
+            name.removeprefix(prefix): self._git("cat-file", "blob", name).decode(errors="replace") for name in names
+        }
 
     def note(self, version: ModelVersion, key: str, text: str) -> None:
         self._keep(f"{self._place(version)}/notes/{key}", text.encode())
@@ -121,7 +129,7 @@ class GtoModels:
             raise ModelVersionError(str(error)) from error
 
     def fetch(self, version: ModelVersion, folder: Path) -> StoredModel:
-        entity = self._entity(version.name, version.version)
+        entity = self._entity(self._artifact(version.name), version.version)
         described = extra("gto.api").describe(str(self.repo), version.name, rev=entity.commit_hexsha)
         path = described.path if described and described.path else version.name
         try:
@@ -139,33 +147,69 @@ class GtoModels:
     def url(self, version: ModelVersion) -> str:
         return ""
 
-    def _entities(self, name: str) -> "dict[str, Version]":
-        """The registered versions of a model, the newest first."""
-        return {version.version: version for version in self._artifact(name).get_versions()}
+    def _registered(self, name: str, commit: str, version: str | None) -> "Version":
+        """The version that a commit is, made one unless it is.
 
-    def _entity(self, name: str, which: str) -> "Version":
-        versions = self._entities(name)
-        version = self._holder(name, which[1:]) if which.startswith("@") else which or next(iter(versions), "")
+        It is not GTO's `register`, which creates the tag here before the remote has accepted it.
+        """
+        extra("gto.constants").assert_fullname_is_valid(name)
+        semver = extra("gto.versions").SemVer
+        numbered = [known for known in self._artifact(name).versions if known.is_registered]
+        known = next((known for known in numbered if known.commit_hexsha == commit), None)
+        if known and (not known.is_active or version not in (None, known.version)):
+            raise RegistryError(
+                f"commit {commit[:12]} is version {known.version} of {name!r} already"
+                f"{', which was deregistered' * (not known.is_active)}, and in GTO a commit is one version. Commit the "
+                "new files first, or leave out version=."
+            )
+        if known:
+            tag = f"refs/tags/{known.registrations[-1].tag}"  # which `gto register` may not have pushed
+            self._push(f"{tag}:{tag}")
+            return known
+        if version is None:
+            newest = max((semver(known.version) for known in numbered), default=None)
+            version = str((newest.bump(bump_patch=True) if newest else semver.get_minimal()).version)
+        semver(version)
+        if taken := next((known for known in numbered if known.version == version), None):
+            raise RegistryError(
+                f"version {version} of {name!r} is commit {taken.commit_hexsha[:12]}, and not {commit[:12]}. Take "
+                "another number, or leave out version=."
+            )
+        message = f"Registering artifact {name} version {version}"
+        self._create_tags({f"{_tag(name)}@{version}": commit}, int(time.time()), message)
+        return self._entity(self._artifact(name), version)
+
+    def _entity(self, artifact: "Artifact", which: str) -> "Version":
+        versions = {version.version: version for version in artifact.get_versions()}  # the newest first
+        if which.startswith("@"):
+            self.registry.config.assert_stage(which[1:])
+        version = _holder(artifact, which[1:]) if which.startswith("@") else which or next(iter(versions), "")
         if version not in versions:
+            name = artifact.artifact
             missing = f"alias {which[1:]!r} (a stage)" if which.startswith("@") else f"version {which}".strip()
             raise ModelVersionError(
                 f"{name!r} has no {missing} in {self.repo}; there are {', '.join(versions) or 'no versions'}. Register "
-                f"one with `gto register {name}`, or fetch the tags."
+                f"one with `gto register {name}`, or fetch the tags. GTO sees annotated tags only."
             )
         return versions[version]
 
     def _artifact(self, name: str) -> "Artifact":
-        """The versions and stages of a model as its tags say.
+        """The versions and stages of a model as its own tags say, in GTO's order: by time, versions first.
 
-        GTO's own `get_state` also reads the artifacts.yaml of every commit, by one YAML parser that all threads share.
+        GTO's own `get_state` reads the tags of all models, and the artifacts.yaml of every commit by one YAML parser
+        that all threads share.
         """
-        state = self.registry.version_manager.update_state(extra("gto.base").BaseRegistryState())
-        return self.registry.stage_manager.update_state(state).find_artifact(name, create_new=True)
-
-    def _holder(self, name: str, stage: str) -> str:
-        by_time = extra("gto.constants").VersionSort.Timestamp
-        assigned = self._artifact(name).get_vstages(registered_only=True, versions_per_stage=-1, sort=by_time)
-        return assigned[stage][0].version if assigned.get(stage) else ""
+        tags, managers = extra("gto.tag"), (self.registry.version_manager, self.registry.stage_manager)
+        artifact = extra("gto.base").Artifact(artifact=name, versions=[])
+        try:
+            for manager in managers:
+                for tag in tags.find(scm=self.registry.scm, name=name, action=manager.actions):
+                    tags.index_tag(artifact, tag)
+        except extra("gto.exceptions").ManyVersions as error:
+            raise RegistryError(
+                f"GTO in {self.repo}: {error} Remove one of these tags: `git tag -d TAG`, and from the remote too."
+            ) from error
+        return artifact
 
     def _last_number_and_time(self, name: str) -> tuple[int, int]:
         """The greatest number and the latest time among the tags of a model."""
@@ -175,10 +219,23 @@ class GtoModels:
         numbers = [int(number[1]) for tag, _ in own if (number := re.search(r"#(\d+)$", tag))]
         return max(numbers, default=0), max((when for _, when in own), default=0)
 
-    def _tag_object(self, tag: str, commit: str, when: int) -> str:
+    def _create_tags(self, commits: Mapping[str, str], when: int, message: str) -> None:
+        """Create all of the tags or none: first on the remote, which decides.
+
+        Raises:
+            RegistryError: the remote refuses them, or one exists.
+        """
+        tags = {f"refs/tags/{tag}": self._tag_object(tag, commit, when, message) for tag, commit in commits.items()}
+        self._push(*(f"{object_id}:{ref}" for ref, object_id in tags.items()))
+        # After a push another process of this machine may have fetched them already.
+        verb = "update" if self.remote else "create"
+        lines = "".join(f"{verb} {ref} {object_id}\n" for ref, object_id in tags.items())
+        self._git("update-ref", "--stdin", stdin=lines.encode())
+
+    def _tag_object(self, tag: str, commit: str, when: int, message: str) -> str:
         identity = git(self.repo, "var", "GIT_COMMITTER_IDENT", timeout=self.timeout)
         user = identity.stdout.decode().rsplit(" ", 2)[0] if identity.returncode == 0 else _UNKNOWN_USER
-        text = f"object {commit}\ntype commit\ntag {tag}\ntagger {user} {when} +0000\n\nPromoted by dagster-mlops\n"
+        text = f"object {commit}\ntype commit\ntag {tag}\ntagger {user} {when} +0000\n\n{message}\n"
         return self._git("mktag", stdin=text.encode()).decode().strip()
 
     def _keep(self, ref: str, content: bytes) -> None:
@@ -187,8 +244,15 @@ class GtoModels:
         self._git("update-ref", ref, blob)
 
     def _push(self, *refspecs: str) -> None:
-        if self.remote:
-            self._git("push", "--quiet", "--atomic", self.remote, *refspecs)
+        if not self.remote:
+            return
+        try:
+            self._git("push", "--quiet", "--atomic", "--", self.remote, *refspecs)
+        except RegistryError as error:
+            raise RegistryError(
+                f"the remote {self.remote!r} of the model registry refuses this: {error}\nGive whom Dagster runs as "
+                f"the right to push refs/tags/* and {_REFS}/*, then run this again."
+            ) from error
 
     def _bare(self, name: str, entity: "Version") -> ModelVersion:
         return ModelVersion(
@@ -199,6 +263,29 @@ class GtoModels:
             tracking_uri=str(self.repo),
             upstream=(self._code(entity),),
         )
+
+    def _read_record(self, text: str, bare: ModelVersion) -> ModelVersion:
+        """The record that was kept with a version, with the places of this clone."""
+        try:
+            record = Record.from_json(text)
+        except ProvenanceError as error:
+            raise ProvenanceError(
+                f"the record of version {bare.version} of {bare.name!r} cannot be read: {error} Register its commit "
+                f"again, which writes it anew; it is {self._place(bare)}/notes/{RECORD} in {self.repo}."
+            ) from error
+        if not isinstance(record, ModelVersion):
+            return bare
+        [code] = bare.upstream
+        upstream = tuple(code if (ref.tool, ref.id) == (code.tool, code.id) else ref for ref in record.upstream)
+        return dataclasses.replace(record, tracking_uri=bare.tracking_uri, upstream=upstream)
+
+    def _commit(self, rev: str) -> str:
+        try:
+            return self._git("rev-parse", "--verify", "--end-of-options", f"{rev}^{{commit}}").decode().strip()
+        except RegistryError as error:
+            raise RegistryError(
+                f"{rev!r} is not a commit of {self.repo}: {error} Commit the model's files first."
+            ) from error
 
     def _code(self, entity: "Version") -> Ref:
         return Ref("git", "commit", entity.commit_hexsha, at=str(self.repo))
@@ -218,5 +305,13 @@ def _tag(name: str) -> str:
     return name.replace(":", "=")
 
 
+def _holder(artifact: "Artifact", stage: str) -> str:
+    by_time = extra("gto.constants").VersionSort.Timestamp
+    assigned = artifact.get_vstages(registered_only=True, versions_per_stage=-1, sort=by_time)
+    return assigned[stage][0].version if assigned.get(stage) else ""
+
+
 def _text(stderr: bytes) -> str:
-    return mask_credentials(stderr.decode(errors="replace").strip())[-500:]
+    """What git says went wrong, without what it did beside."""
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    return mask_credentials("\n".join(line for line in lines if not line.startswith(" ") or line[1:2] == "!"))[-500:]

@@ -59,12 +59,15 @@ class GtoResource(dg.ConfigurableResource):
         """The model registry, as promotion and evaluation use it, up to date with the remote.
 
         Raises:
-            RegistryError: the folder is not a git repository, or the remote cannot be read.
+            RegistryError: the folder is not a git repository, the remote cannot be read, or GTO refuses a name.
         """
         with self.open() as registry:
             models = GtoModels(registry, Path(self.repo).absolute(), self.remote, self.timeout)
             models.synchronize()
-            yield models
+            try:
+                yield models
+            except extra("gto.exceptions").GTOException as error:
+                raise RegistryError(f"GTO refuses this in {self.repo}: {str(error).strip()}") from error
 
     def register(
         self,

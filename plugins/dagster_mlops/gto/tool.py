@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dagster_mlops.errors import ModelVersionError, RegistryError
+from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
 from dagster_mlops.gto.resource import GtoResource
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Ref
 
@@ -23,7 +23,10 @@ class GtoTool:
             return Inaccessible(f"the folder of the git repository is not there: {ref.at or 'not recorded'}")
         try:
             with GtoResource(repo=ref.at, timeout=5).models() as models:
-                return Accessible(models.version(name, version))
+                try:
+                    return Accessible(models.version(name, version))
+                except ProvenanceError as error:
+                    return Faulty(str(error), models.bare(name, version))  # the tag still leads to the commit
         except ModelVersionError as error:
             return Deleted(str(error))
         except RegistryError as error:

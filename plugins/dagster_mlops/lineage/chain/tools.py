@@ -1,13 +1,15 @@
 """Asks tools about refs, each within a time limit."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TypeVar
 
 from dagster_mlops.errors import MissingExtraError
-from dagster_mlops.provenance import Answer, Faulty, Inaccessible, Ref
+from dagster_mlops.provenance import Accessible, Answer, Faulty, Inaccessible, Record, Ref
 from dagster_mlops.tools import Tool, answer_within, installed_tools, tool_for
 
 _C = TypeVar("_C")
+_LONGEST = 2_000  # characters of a reason
 
 
 class Tools:
@@ -56,12 +58,34 @@ class Tools:
 
     def _answer(self, ref: Ref) -> Answer:
         try:
-            answer = self._tools[ref.tool].resolve(ref)
-            return answer if isinstance(answer, Answer) else Faulty(f"The tool {ref.tool} returned {answer!r}.")
+            return _checked(ref, self._tools[ref.tool].resolve(ref))
         except MissingExtraError as error:
             self._missing[ref.tool] = Inaccessible(str(error))
             return self._missing[ref.tool]
         except OSError as error:
             return Inaccessible(f"{ref.tool} cannot be reached: {type(error).__name__}: {error}")
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - an error of a tool is a finding about this link
-            return Faulty(f"The tool {ref.tool} failed: {type(error).__name__}: {error}")
+        except BaseException as error:  # noqa: BLE001 - whatever a tool throws in its thread is a finding about this link, never the end
+            return Faulty(f"The tool {ref.tool} failed: {_said(error)}")
+
+
+def _checked(ref: Ref, answer: object) -> Answer:
+    """An answer, if it is one about `ref`: a tool of a third party may return anything."""
+    if not isinstance(answer, Answer):
+        return Faulty(f"The tool {ref.tool} returned {_short(repr(answer))}, and not an Answer.")
+    record, reason = answer.record, getattr(answer, "reason", "")
+    if (record is not None and not isinstance(record, Record)) or not isinstance(reason, str):
+        return Faulty(f"The tool {ref.tool} returned a malformed answer: {_short(repr(answer))}.")
+    if record is not None and (record.ref.tool, record.ref.role) != (ref.tool, ref.role):
+        return Faulty(f"The tool {ref.tool} was asked for {ref} and answered with the record of {record.ref}.")
+    return answer if isinstance(answer, Accessible) else dataclasses.replace(answer, reason=_short(reason))
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {_short(str(error))}"
+    except Exception:  # noqa: BLE001 - an exception that cannot even be shown
+        return type(error).__name__
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text):,} characters)"
