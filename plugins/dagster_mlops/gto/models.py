@@ -216,8 +216,7 @@ class GtoModels:
         form = "--format=%(refname:strip=2) %(creatordate:unix)"
         tags = [line.rsplit(" ", 1) for line in self._git("for-each-ref", form, "refs/tags").decode().splitlines()]
         own = [(tag, int(when)) for tag, when in tags if re.split("[@#]", tag)[0] == _tag(name)]
-        numbers = [int(number[1]) for tag, _ in own if (number := re.search(r"#(\d+)$", tag))]
-        return max(numbers, default=0), max((when for _, when in own), default=0)
+        return max((_number(tag) for tag, _ in own), default=0), max((when for _, when in own), default=0)
 
     def _create_tags(self, commits: Mapping[str, str], when: int, message: str) -> None:
         """Create all of the tags or none: first on the remote, which decides.
@@ -306,9 +305,21 @@ def _tag(name: str) -> str:
 
 
 def _holder(artifact: "Artifact", stage: str) -> str:
-    by_time = extra("gto.constants").VersionSort.Timestamp
-    assigned = artifact.get_vstages(registered_only=True, versions_per_stage=-1, sort=by_time)
-    return assigned[stage][0].version if assigned.get(stage) else ""
+    """The version that was assigned last: GTO's times are whole seconds, in one of which the numbers count up."""
+    assigned: list[tuple[Any, str]] = []
+    for version in artifact.get_versions():
+        if vstage := version.stages.get(stage):
+            last = max(
+                [*vstage.assignments, *vstage.unassignments], key=lambda event: (event.created_at, _number(event.tag))
+            )
+            if last in vstage.assignments:
+                assigned.append(((last.created_at, _number(last.tag)), version.version))
+    return max(assigned)[1] if assigned else ""
+
+
+def _number(tag: str) -> int:
+    found = re.search(r"#(\d+)$", tag)
+    return int(found[1]) if found else 0
 
 
 def _text(stderr: bytes) -> str:
