@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import mlflow.sklearn
 import numpy as np
 import pandas as pd
 import pytest
 from gto import api
 from gto.constants import VersionSort
 from mlflow.models import infer_signature
+from mlflow.sklearn import save_model
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.model_versions import moves
@@ -248,7 +248,7 @@ def test_evaluation_reference_model_card_status_and_trace_work_on_versions_in_gi
             fitted = LogisticRegression(C=strength).fit(rows[["x"]], rows["late"])
             shutil.rmtree(folder / "models" / "churn", ignore_errors=True)
             signature = infer_signature(rows[["x"]], fitted.predict(rows[["x"]]))
-            mlflow.sklearn.save_model(fitted, folder / "models" / "churn", signature=signature)
+            save_model(fitted, folder / "models" / "churn", signature=signature)
             (folder / "artifacts.yaml").write_text("churn: {type: model, path: models/churn}\n")
             git(folder, "add", "-A")
             git(folder, "commit", "-qm", "Train")
@@ -270,7 +270,7 @@ def test_evaluation_reference_model_card_status_and_trace_work_on_versions_in_gi
 
     dg.materialize(assets(1e-5), instance=local.instance, resources=resources)
     result = dg.materialize(assets(1.0), instance=local.instance, resources=resources)
-    metadata = {
+    metadata: dict[str, dict[str, Any]] = {
         event.materialization.asset_key.to_user_string(): {
             k: v.value for k, v in event.materialization.metadata.items()
         }
@@ -290,9 +290,9 @@ def test_evaluation_reference_model_card_status_and_trace_work_on_versions_in_gi
         package="churn:1",
         model_name="churn",
         model_version="v0.0.2",
-        url="",
-        state_dir="",
-        prediction_log="",
+        url="http://127.0.0.1:3000",
+        state_dir=str(folder),
+        prediction_log=str(folder / "predictions"),
         upstream=(ref,),
     )
     local.instance.report_runless_asset_event(dg.AssetMaterialization("live", metadata=deployed.to_metadata()))

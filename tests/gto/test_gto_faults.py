@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,7 +208,7 @@ def test_of_two_clones_that_register_at_once_the_second_is_refused_and_takes_the
     with GtoResource(repo=str(theirs), remote="origin").models() as models:
         tag_object = models._tag_object
 
-        def after_the_rival(*arguments: object) -> str:
+        def after_the_rival(*arguments: Any) -> Any:
             assert register(ours, remote="origin") == "v0.0.1"
             return tag_object(*arguments)
 

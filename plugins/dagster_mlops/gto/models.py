@@ -154,25 +154,25 @@ class GtoModels:
         """
         extra("gto.constants").assert_fullname_is_valid(name)
         semver = extra("gto.versions").SemVer
-        numbered = [known for known in self._artifact(name).versions if known.is_registered]
-        known = next((known for known in numbered if known.commit_hexsha == commit), None)
-        if known and (not known.is_active or version not in (None, known.version)):
+        numbered = [entity for entity in self._artifact(name).versions if entity.is_registered]
+        registered = next((entity for entity in numbered if entity.commit_hexsha == commit), None)
+        if registered and (not registered.is_active or version not in (None, registered.version)):
             raise RegistryError(
-                f"commit {commit[:12]} is version {known.version} of {name!r} already"
-                f"{', which was deregistered' * (not known.is_active)}, and in GTO a commit is one version. Commit the "
-                "new files first, or leave out version=."
+                f"commit {commit[:12]} is version {registered.version} of {name!r} already"
+                f"{', which was deregistered' * (not registered.is_active)}, and in GTO a commit is one version. "
+                "Commit the new files first, or leave out version=."
             )
-        if known:
-            tag = f"refs/tags/{known.registrations[-1].tag}"  # which `gto register` may not have pushed
+        if registered:
+            tag = f"refs/tags/{registered.registrations[-1].tag}"  # which `gto register` may not have pushed
             self._push(f"{tag}:{tag}")
-            return known
+            return registered
         if version is None:
-            newest = max((semver(known.version) for known in numbered), default=None)
+            newest = max((semver(entity.version) for entity in numbered), default=None)
             version = str((newest.bump(bump_patch=True) if newest else semver.get_minimal()).version)
         semver(version)
-        if taken := next((known for known in numbered if known.version == version), None):
+        if holder := next((entity for entity in numbered if entity.version == version), None):
             raise RegistryError(
-                f"version {version} of {name!r} is commit {taken.commit_hexsha[:12]}, and not {commit[:12]}. Take "
+                f"version {version} of {name!r} is commit {holder.commit_hexsha[:12]}, and not {commit[:12]}. Take "
                 "another number, or leave out version=."
             )
         message = f"Registering artifact {name} version {version}"
@@ -215,8 +215,8 @@ class GtoModels:
         """The greatest number and the latest time among the tags of a model."""
         form = "--format=%(refname:strip=2) %(creatordate:unix)"
         tags = [line.rsplit(" ", 1) for line in self._git("for-each-ref", form, "refs/tags").decode().splitlines()]
-        own = [(tag, int(when)) for tag, when in tags if re.split("[@#]", tag)[0] == _tag(name)]
-        return max((_number(tag) for tag, _ in own), default=0), max((when for _, when in own), default=0)
+        model_tags = [(tag, int(when)) for tag, when in tags if re.split("[@#]", tag)[0] == _tag(name)]
+        return max((_number(tag) for tag, _ in model_tags), default=0), max((when for _, when in model_tags), default=0)
 
     def _create_tags(self, commits: Mapping[str, str], when: int, message: str) -> None:
         """Create all of the tags or none: first on the remote, which decides.
@@ -249,8 +249,8 @@ class GtoModels:
             self._git("push", "--quiet", "--atomic", "--", self.remote, *refspecs)
         except RegistryError as error:
             raise RegistryError(
-                f"the remote {self.remote!r} of the model registry refuses this: {error}\nGive whom Dagster runs as "
-                f"the right to push refs/tags/* and {_REFS}/*, then run this again."
+                f"the remote {self.remote!r} of the model registry refuses this: {error}\nGive the user that "
+                f"Dagster runs as the right to push refs/tags/* and {_REFS}/*, then run this again."
             ) from error
 
     def _bare(self, name: str, entity: "Version") -> ModelVersion:
@@ -318,11 +318,11 @@ def _holder(artifact: "Artifact", stage: str) -> str:
 
 
 def _number(tag: str) -> int:
-    found = re.search(r"#(\d+)$", tag)
-    return int(found[1]) if found else 0
+    number = re.search(r"#(\d+)$", tag)
+    return int(number[1]) if number else 0
 
 
 def _text(stderr: bytes) -> str:
-    """What git says went wrong, without what it did beside."""
+    """The reason that git gives, without its report of each ref."""
     lines = stderr.decode(errors="replace").strip().splitlines()
     return mask_credentials("\n".join(line for line in lines if not line.startswith(" ") or line[1:2] == "!"))[-500:]
