@@ -109,18 +109,19 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def _factories() -> dict[str, Any]:
-    """Every public function of the library that makes assets, checks or a sensor, by name."""
+    """Every function at the door of a tool or verb that makes assets, checks or a sensor, by name."""
     found: dict[str, Any] = {}
     results = re.compile(r"AssetsDefinition|AssetChecksDefinition|SensorDefinition|PartitionedSweep|\.Definitions")
     for module in pkgutil.walk_packages(dagster_mlops.__path__, "dagster_mlops."):
         if module.name.rpartition(".")[2].startswith("_") or ".core" in module.name or "serving.service" in module.name:
             continue
+        door = getattr(importlib.import_module(".".join(module.name.split(".")[:2])), "__all__", ())
         for name, value in vars(importlib.import_module(module.name)).items():
-            if inspect.isfunction(value) and value.__module__ == module.name and not name.startswith("_"):
+            if inspect.isfunction(value) and value.__module__ == module.name and name in door:
                 made = str(inspect.signature(value).return_annotation)
                 if results.search(made):
                     found.setdefault(name, value)  # a tool's before the verb that it calls
-    found.pop("validate_definitions")  # it gives back what it was given
+    found.pop("validate_definitions", None)  # it gives back what it was given
     return dict(sorted(found.items()))
 
 
