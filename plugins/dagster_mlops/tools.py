@@ -174,6 +174,7 @@ class KeepsFiles(Protocol):
         ...
 
 
+@runtime_checkable
 class ModelRegistry(Protocol):
     """A Dagster resource that opens a model registry."""
 

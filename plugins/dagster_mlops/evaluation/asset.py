@@ -9,6 +9,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.model_versions import made_by
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.evaluation.evaluate import Setup, evaluate
 from dagster_mlops.evaluation.keeping import EVALUATION, KeepsEvaluations, KeptEvaluation, Training, summary
@@ -107,7 +108,7 @@ def evaluation_asset(
     ins = {"rows": rows, **({"training_rows": training_rows} if training_rows else {})}
 
     def evaluation(context: dg.AssetExecutionContext, **frames: Any) -> dg.MaterializeResult:
-        resource: ModelRegistry = getattr(context.resources, registry)
+        resource = capable_resource(context, registry, ModelRegistry)
         stored = KeptEvaluation("")
         try:
             with resource.models() as models:

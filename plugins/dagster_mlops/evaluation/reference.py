@@ -12,6 +12,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.evaluation.metrics import Task
@@ -82,7 +83,7 @@ def reference_asset(
     model_key, rows_key = asset_key(model), asset_key(rows)
 
     def reference(context: dg.AssetExecutionContext, rows: Any) -> dg.MaterializeResult:
-        resource: ModelRegistry = getattr(context.resources, registry)
+        resource = capable_resource(context, registry, ModelRegistry)
         try:
             with resource.models() as models:
                 record = made_by(context, model_key)

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
+from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of, refs_of
 from dagster_mlops.monitoring.measure import Comparison, Measures, compare
 from dagster_mlops.monitoring.normalise import Frame, normalise
@@ -57,7 +58,7 @@ def drift_check(
     resource_key = resource_key or tool
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        measure: Measures = getattr(context.resources, resource_key)
+        measure = capable_resource(context, resource_key, Measures)
         id = evaluation_id(context)
         checked = partitions_to_check(context, key)
         against = reference_partitions or reference_partitions_of(context, key, reference_key, checked)

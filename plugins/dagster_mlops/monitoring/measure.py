@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from dagster_mlops.monitoring.normalise import Frame, Kind
 
@@ -58,6 +58,7 @@ class Comparison:
         return len(self.drifted) / len(self.compared) if self.compared else 0.0
 
 
+@runtime_checkable
 class Measures(Protocol):
     """A resource of a measuring tool, as :func:`drift_check` calls it: Evidently, NannyML, river, …
 

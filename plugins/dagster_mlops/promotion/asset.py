@@ -13,6 +13,7 @@ from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, write_move
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows
 from dagster_mlops.provenance import ModelVersion
@@ -59,7 +60,7 @@ def promotion_asset(
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        resource: ModelRegistry = getattr(context.resources, registry)
+        resource = capable_resource(context, registry, ModelRegistry)
         challenger = made_by(context, guards[0], registered_model_name)
         compared = (
             same_rows(context, guards[1], challenger, alias, metric, min_wins, greater=greater_is_better)
