@@ -33,7 +33,7 @@ RULES = {
         },
     ),
     "reads a file for its hash": (r"hashlib\.\w+\(\w+\.read_bytes\(\)\)", {"mlflow/training/_rerun_script.py"}),
-    "reads an error code of MLflow": (r"\berror_code\b", {"mlflow/server/client.py"}),
+    "reads an error code of MLflow": (r"\.error_code\b", {"mlflow/server/client.py"}),
     "waits": (
         r"\btime\.sleep\(",
         {
