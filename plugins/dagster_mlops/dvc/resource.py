@@ -206,7 +206,7 @@ class DvcResource(dg.ConfigurableResource):
             text = output.stdout if output.returncode == 0 else None
         where = f"{file}{f' at revision {rev}' if rev else ''}"
         if text is None:
-            if locked := locked_out(self, target.relative_to(self.root).as_posix(), rev=rev):
+            if locked := locked_out(self.root, target.relative_to(self.root).as_posix(), rev=rev):
                 return {"stage": locked.stage, "outs": [dict(locked.out)]}
             raise DatasetError(f"There is no {where}. Materialize {target.name}, or `dvc add` and commit it.")
         content = pointers.parse_pointer(text)
@@ -226,7 +226,7 @@ class DvcResource(dg.ConfigurableResource):
             return git(self.root, "log", "-1", "--format=%H", *selection).stdout.decode().strip()
 
         commit_hash = newest(rev, "--", f"./{name}.dvc")
-        if not commit_hash and (locked := locked_out(self, name, rev=rev)):
+        if not commit_hash and (locked := locked_out(self.root, name, rev=rev)):
             return newest(f"-S{locked.out['md5']}", rev, "--", f"./{locked.file}")
         return commit_hash
 

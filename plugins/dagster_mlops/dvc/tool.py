@@ -78,7 +78,7 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
             return observed_dataset(dvc, path, rev=rev), other_hashes
         if "stage" not in pointer:  # the output of a stage may never have been committed
             other_hashes.append(content)
-    return locked_output(dvc, path, md5), list(dict.fromkeys(other_hashes))
+    return locked_output(dvc.root, path, md5), list(dict.fromkeys(other_hashes))
 
 
 def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:

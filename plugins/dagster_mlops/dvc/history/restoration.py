@@ -42,7 +42,9 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
     with dvc.open(locked=False) as repo:
         is_pointer = pointers.pointer_of(target).exists()
         current = (
-            dvc.data_version(path) if is_pointer or locked_out(dvc, target.relative_to(dvc.root).as_posix()) else None
+            dvc.data_version(path)
+            if is_pointer or locked_out(dvc.root, target.relative_to(dvc.root).as_posix())
+            else None
         )
         on_disk = pointers.content_hash(repo, target) if target.exists() else None
         if on_disk not in (None, current, md5) and not force:

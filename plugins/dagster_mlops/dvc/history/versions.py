@@ -39,7 +39,7 @@ def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100)
         DatasetError: no commit up to `rev` holds a pointer of it.
     """
     file = pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
-    locked = None if pointers.pointer_of(dvc.locate(path)).exists() else locked_out(dvc, file.removesuffix(".dvc"))
+    locked = None if pointers.pointer_of(dvc.locate(path)).exists() else locked_out(dvc.root, file.removesuffix(".dvc"))
     file = locked.file if locked else file
     log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
     lines = [line.split() for line in log.stdout.decode().splitlines()]

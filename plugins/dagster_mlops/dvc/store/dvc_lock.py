@@ -3,16 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
 from dagster_mlops.core.git import git
 from dagster_mlops.provenance import Dataset
-
-if TYPE_CHECKING:
-    from dagster_mlops.dvc.resource import DvcResource
 
 _MOST_COMMITS = 50
 
@@ -40,16 +37,16 @@ def stages_in(text: bytes) -> dict[str, Any]:
     return (content.get("stages") or {}) if isinstance(content, dict) else {}
 
 
-def locked_out(dvc: "DvcResource", path: str, *, rev: str | None = None) -> LockedOut | None:
+def locked_out(root: Path, path: str, *, rev: str | None = None) -> LockedOut | None:
     """The output of a stage at `path`, from the current ``dvc.lock`` or the one at a git revision."""
-    for file in _names(dvc, rev):
+    for file in _names(root, rev):
         folder, definitions = PurePosixPath(file).parent, {}
-        for stage, entry in stages_in(_text(dvc, file, rev)).items():
+        for stage, entry in stages_in(_text(root, file, rev)).items():
             for out in entry.get("outs", ()):
                 if PurePosixPath(out["path"]).name != PurePosixPath(path).name or "md5" not in out:
                     continue
                 # Relative to the stage's working directory, which only dvc.yaml has.
-                definitions = definitions or stages_in(_text(dvc, str(folder / "dvc.yaml"), rev))
+                definitions = definitions or stages_in(_text(root, str(folder / "dvc.yaml"), rev))
                 definition = definitions.get(stage.partition("@")[0]) or {}
                 wdir = definition.get("wdir") or (definition.get("do") or {}).get("wdir") or "."
                 place = os.path.normpath(folder / wdir / out["path"])
@@ -58,13 +55,13 @@ def locked_out(dvc: "DvcResource", path: str, *, rev: str | None = None) -> Lock
     return None
 
 
-def locked_output(dvc: "DvcResource", path: str, md5: str) -> Dataset | None:
+def locked_output(root: Path, path: str, md5: str) -> Dataset | None:
     """The output of a stage with this content: the newest ``dvc.lock``, in the workspace or in git, that names it."""
-    for rev, text in _locks(dvc, md5):
+    for rev, text in _locks(root, md5):
         for entry in stages_in(text).values():
             for out in entry.get("outs", ()):
                 if out.get("md5") == md5 and _ends_with(path, out["path"]):
-                    return Dataset(path=path, md5=md5, repo=str(dvc.root), rev=rev, bytes=out.get("size"))
+                    return Dataset(path=path, md5=md5, repo=str(root), rev=rev, bytes=out.get("size"))
     return None
 
 
@@ -73,27 +70,27 @@ def _ends_with(path: str, relative: str) -> bool:
     return list(PurePosixPath(path).parts[-len(parts) :]) == parts
 
 
-def _names(dvc: "DvcResource", rev: str | None) -> list[str]:
+def _names(root: Path, rev: str | None) -> list[str]:
     if rev is None:
-        listing = git(dvc.root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
+        listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
     else:
-        listing = git(dvc.root, "ls-tree", "-r", "--name-only", "-z", rev)
+        listing = git(root, "ls-tree", "-r", "--name-only", "-z", rev)
     names = [name for name in listing.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
     return names or ["dvc.lock"]
 
 
-def _text(dvc: "DvcResource", file: str, rev: str | None) -> bytes:
+def _text(root: Path, file: str, rev: str | None) -> bytes:
     if rev is not None:
-        return git(dvc.root, "show", f"{rev}:./{file}").stdout
-    return (dvc.root / file).read_bytes() if (dvc.root / file).is_file() else b""
+        return git(root, "show", f"{rev}:./{file}").stdout
+    return (root / file).read_bytes() if (root / file).is_file() else b""
 
 
-def _locks(dvc: "DvcResource", md5: str) -> Iterator[tuple[str, bytes]]:
-    for name in _names(dvc, None):
-        commit = git(dvc.root, "log", "-1", "--format=%H", "--", f"./{name}").stdout.decode().strip()
-        if text := _text(dvc, name, None):
+def _locks(root: Path, md5: str) -> Iterator[tuple[str, bytes]]:
+    for name in _names(root, None):
+        commit = git(root, "log", "-1", "--format=%H", "--", f"./{name}").stdout.decode().strip()
+        if text := _text(root, name, None):
             yield commit, text
-    log = git(dvc.root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
+    log = git(root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
     for commit in log.stdout.decode().split():
-        for name in _names(dvc, commit):
-            yield commit, _text(dvc, name, commit)
+        for name in _names(root, commit):
+            yield commit, _text(root, name, commit)
