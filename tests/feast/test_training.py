@@ -282,7 +282,7 @@ def test_the_command_rebuilds_from_the_repositories_that_the_record_names(shop, 
     assert content_hash(pq.read_table(out), tool="feast") == made.content_hash
     arguments[1] = "shop/sales@nothing"
     unknown = CliRunner().invoke(app, arguments)
-    assert unknown.exit_code == 2 and "names no training sets" in unknown.output and made.ref.id in unknown.output
+    assert unknown.exit_code == 2 and "matches no training sets" in unknown.output and made.ref.id in unknown.output
 
 
 def _without(shop, what):
