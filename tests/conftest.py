@@ -99,6 +99,17 @@ def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _no_active_experiment() -> Iterator[None]:
+    """MLflow's active experiment is one for the whole process: one that stays would be used by the tests after it."""
+    yield
+    fluent = sys.modules.get("mlflow.tracking.fluent")
+    left = fluent and fluent._active_experiment_id
+    if fluent and left:
+        fluent._active_experiment_id = None
+        pytest.fail(f"experiment {left} is still active: give `start_run` its id, in place of `set_experiment`")
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, to be copied: MLflow needs seconds to create its tables."""

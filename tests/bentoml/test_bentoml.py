@@ -91,8 +91,9 @@ class World:
         with self.resource.registry():
             if mlflow.get_experiment_by_name("delay") is None:
                 mlflow.create_experiment("delay", artifact_location=f"file://{self.root}/artifacts")
-            mlflow.set_experiment("delay")
-            with mlflow.start_run() as run:
+            experiment = mlflow.get_experiment_by_name("delay")
+            assert experiment is not None
+            with mlflow.start_run(experiment_id=experiment.experiment_id) as run:
                 described: Any = {}
                 if signature:
                     outputs = model.predict_proba(features)

@@ -146,9 +146,10 @@ def test_what_a_script_leaves_running_is_ended_after_its_answer(script):
 
 
 ASK = """
-import sys
+import signal, sys
 from pathlib import Path
 from dagster_mlops.core.child import run_child
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 run_child(Path(sys.argv[1]), {"do": "hang", "pids": sys.argv[2]}, cwd=".", timeout=None)
 """
 
@@ -156,10 +157,13 @@ run_child(Path(sys.argv[1]), {"do": "hang", "pids": sys.argv[2]}, cwd=".", timeo
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_child_ends_with_the_process_that_asks(script, tmp_path, number):
     command = [sys.executable, "-c", ASK, str(script), str(tmp_path / "pids")]
-    parent = subprocess.Popen(command, stderr=subprocess.PIPE)
-    pids = pids_of(tmp_path / "pids")
-    parent.send_signal(number)
-    parent.communicate(timeout=20)
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as parent:
+        try:
+            pids = pids_of(tmp_path / "pids")
+            parent.send_signal(number)
+            parent.communicate(timeout=20)
+        finally:
+            parent.kill()
     assert gone(*pids)
 
 

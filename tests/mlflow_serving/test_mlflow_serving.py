@@ -52,8 +52,9 @@ class World:
         mlflow.set_tracking_uri(self.uri)
         if mlflow.get_experiment_by_name("delay") is None:
             mlflow.create_experiment("delay", artifact_location=f"file://{root}/artifacts")
-        mlflow.set_experiment("delay")
-        with mlflow.start_run() as run:
+        experiment = mlflow.get_experiment_by_name("delay")
+        assert experiment is not None
+        with mlflow.start_run(experiment_id=experiment.experiment_id) as run:
             info = log_model(
                 model, name="model", signature=infer_signature(features, model.predict_proba(features)),
                 input_example=features.head(2), pip_requirements=["scikit-learn", "pandas"],
