@@ -14,6 +14,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 export DAGSTER_DISABLE_TELEMETRY := yes
 export NO_MKDOCS_2_WARNING := 1
+# Hundreds of short processes import the library: without the bytecode of their first, each would compile it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo ui mlflow-ui status stop test thorough check docs bench lock clean
 
