@@ -61,34 +61,4 @@ __all__ = [
 ]
 
 # On demand, because the record and the scripts that run in other processes need one small module of this package each.
-__getattr__ = lazy_door(
-    __name__,
-    {
-        "dagster_mlops.core.asset_keys": ("AssetLike", "asset_input", "asset_key"),
-        "dagster_mlops.core.asset_records": (
-            "dagster_facts",
-            "latest_records",
-            "note_loaded",
-            "upstream_records",
-            "upstream_refs",
-        ),
-        "dagster_mlops.core.extras": ("extra",),
-        "dagster_mlops.core.gates": ("check_problem", "require_gates"),
-        "dagster_mlops.core.yaml_fields": (
-            "Count",
-            "Duration",
-            "EnvironmentVariable",
-            "FromTemplate",
-            "NotNegative",
-            "Partitions",
-            "Positive",
-            "ResolvedDuration",
-            "ResolvedPartitions",
-            "ResolvedText",
-            "Share",
-            "Shares",
-            "YamlFields",
-            "folder",
-        ),
-    },
-)
+__getattr__, __dir__ = lazy_door(__name__)

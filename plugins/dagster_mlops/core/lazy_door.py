@@ -1,21 +1,37 @@
 """Doors that open on demand: a package that loads a module when one of its names is first used."""
 
+import ast
+import functools
 import importlib
-from collections.abc import Callable, Mapping
+import pkgutil
+import sys
+from collections.abc import Callable
 from typing import Any
 
 
-def lazy_door(package: str, modules: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package (PEP 562) that exports the names of `modules`, by module.
+def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` (PEP 562) of a package that exports what it imports under ``if TYPE_CHECKING``.
 
-    >>> lazy_door("json", {"json.decoder": ("JSONDecoder",)})("JSONDecoder").__name__
-    'JSONDecoder'
+        __getattr__, __dir__ = lazy_door(__name__)
+
+    Readers and type checkers see plain imports; they are read from the source when a name is first asked for. `dir`
+    lists all that is exported, because ``dg list components`` finds components by it.
+
+    >>> load, _ = lazy_door("dagster_mlops.core")
+    >>> load("asset_key").__module__
+    'dagster_mlops.core.asset_keys'
     """
-    module_of = {name: module for module, names in modules.items() for name in names}
+
+    @functools.cache
+    def modules() -> dict[str, str]:
+        statements = ast.parse(pkgutil.get_data(package, "__init__.py") or "").body
+        conditional = [inner for statement in statements if isinstance(statement, ast.If) for inner in statement.body]
+        imports = [statement for statement in conditional if isinstance(statement, ast.ImportFrom)]
+        return {alias.name: str(statement.module) for statement in imports for alias in statement.names}
 
     def load(name: str) -> Any:
-        if name not in module_of:
+        if name not in modules():
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(module_of[name]), name)
+        return getattr(importlib.import_module(modules()[name]), name)
 
-    return load
+    return load, lambda: sys.modules[package].__all__

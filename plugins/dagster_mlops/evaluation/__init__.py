@@ -26,18 +26,4 @@ __all__ = [
 ]
 
 # On demand: pydantic needs a while for their schemas, which code locations in Python do without.
-__getattr__ = lazy_door(
-    __name__,
-    {
-        "dagster_mlops.evaluation.component": (
-            "EvaluationChecks",
-            "EvaluationComponent",
-            "MetricBounds",
-        ),
-    },
-)
-
-
-def __dir__() -> list[str]:
-    """All that is exported, for `dg list components` finds components by `dir()`."""
-    return __all__
+__getattr__, __dir__ = lazy_door(__name__)

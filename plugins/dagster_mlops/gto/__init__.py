@@ -12,15 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["EvaluationComponent", "GtoResource", "PromotionComponent"]
 
 # On demand: pydantic needs a while for their schemas, which code locations in Python do without.
-__getattr__ = lazy_door(
-    __name__,
-    {
-        "dagster_mlops.evaluation": ("EvaluationComponent",),
-        "dagster_mlops.promotion": ("PromotionComponent",),
-    },
-)
-
-
-def __dir__() -> list[str]:
-    """All that is exported, for `dg list components` finds components by `dir()`."""
-    return __all__
+__getattr__, __dir__ = lazy_door(__name__)

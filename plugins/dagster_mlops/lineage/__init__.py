@@ -13,12 +13,4 @@ if TYPE_CHECKING:
 __all__ = ["EventLog", "Link", "Status", "reproduction_asset", "status", "trace"]
 
 # On demand: a code location needs one of them, the command line the others.
-__getattr__ = lazy_door(
-    __name__,
-    {
-        "dagster_mlops.lineage.chain.event_log": ("EventLog",),
-        "dagster_mlops.lineage.chain.walk": ("Link", "trace"),
-        "dagster_mlops.lineage.production.overview": ("Status", "status"),
-        "dagster_mlops.lineage.reproduction.asset": ("reproduction_asset",),
-    },
-)
+__getattr__, __dir__ = lazy_door(__name__)

@@ -42,25 +42,4 @@ __all__ = [
 ]
 
 # On demand: pydantic needs a while for their schemas, which code locations in Python do without.
-__getattr__ = lazy_door(
-    __name__,
-    {
-        "dagster_mlops.evaluation": (
-            "EvaluationChecks",
-            "EvaluationComponent",
-            "MetricBounds",
-        ),
-        "dagster_mlops.mlflow.component": ("MetricChecksComponent",),
-        "dagster_mlops.mlflow.sweep.asset": ("sweep_asset",),
-        "dagster_mlops.mlflow.sweep.partitions": (
-            "PartitionedSweep",
-            "sweep_trials",
-        ),
-        "dagster_mlops.promotion": ("PromotionComponent",),
-    },
-)
-
-
-def __dir__() -> list[str]:
-    """All that is exported, for `dg list components` finds components by `dir()`."""
-    return __all__
+__getattr__, __dir__ = lazy_door(__name__)

@@ -12,14 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["PromotionComponent", "promotion_asset", "require_gates"]
 
 # On demand: pydantic needs a while for their schemas, which code locations in Python do without.
-__getattr__ = lazy_door(
-    __name__,
-    {
-        "dagster_mlops.promotion.component": ("PromotionComponent",),
-    },
-)
-
-
-def __dir__() -> list[str]:
-    """All that is exported, for `dg list components` finds components by `dir()`."""
-    return __all__
+__getattr__, __dir__ = lazy_door(__name__)
