@@ -15,30 +15,30 @@ class Accessible:
 
 
 @dataclass(frozen=True)
-class Inaccessible:
+class _Without:
+    """The reason why the thing is not there, and the facts about it that are left."""
+
+    reason: str
+    record: Record | None = None
+    bucket: ClassVar[str] = ""
+
+
+class Inaccessible(_Without):
     """The tool cannot be asked now, or holds the pointer but not the content: a dead server, a lost remote."""
 
-    reason: str
-    record: Record | None = None
-    bucket: ClassVar[str] = "inaccessible"
+    bucket = "inaccessible"
 
 
-@dataclass(frozen=True)
-class Deleted:
+class Deleted(_Without):
     """The tool answers that the thing is gone. `record` has the facts that are left."""
 
-    reason: str
-    record: Record | None = None
-    bucket: ClassVar[str] = "deleted"
+    bucket = "deleted"
 
 
-@dataclass(frozen=True)
-class Faulty:
+class Faulty(_Without):
     """The tool's content is damaged or contradicts the ref, such as another hash under the same path."""
 
-    reason: str
-    record: Record | None = None
-    bucket: ClassVar[str] = "faulty"
+    bucket = "faulty"
 
 
 Answer = Accessible | Inaccessible | Deleted | Faulty

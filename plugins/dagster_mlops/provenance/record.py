@@ -61,7 +61,7 @@ class Ref:
         return Ref(*(schema.name(parts.get(part), part) for part in ("tool", "role", "id", "at")))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Record:
     """One step of a model's life. Subclasses are its roles and name the facts; `ref` names the thing itself.
 
@@ -80,6 +80,8 @@ class Record:
     """
 
     role: ClassVar[str] = ""
+    _id: ClassVar[str] = ""  # `id` and `at` of the ref, from the facts
+    _at: ClassVar[str] = ""
 
     tool: str = ""
     of: Ref | None = None  # the thing itself, if its id does not follow from the facts
@@ -89,9 +91,10 @@ class Record:
     dagster_partition: str = ""
     tool_facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, role: str = "", id: str = "", at: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__dict__.get("role"):
+        cls.role, cls._id, cls._at = role or cls.role, id or cls._id, at or cls._at
+        if cls.role:
             # Records of a role are read as its first class, which a second one cannot replace.
             _CLASSES.setdefault(cls.role, cls)
 
@@ -111,6 +114,17 @@ class Record:
             object.__setattr__(self, "tool", self.of.tool)
             object.__setattr__(self, "role", self.of.role)
 
+    # Once for all roles: a dataclass would compile them for each, whenever this is imported.
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash(self.ref)
+
+    def __repr__(self) -> str:
+        facts = [f"{name}={value!r}" for name, value in vars(self).items() if value not in _EMPTY]
+        return f"{type(self).__qualname__}({', '.join(facts)})"
+
     @property
     def ref(self) -> Ref:
         """The thing this record describes."""
@@ -118,7 +132,9 @@ class Record:
 
     def _identity(self) -> tuple[str, str]:
         """`id` and `at` of the ref, from the facts."""
-        raise ProvenanceError("A plain Record needs of=Ref(…), the thing that it describes.")
+        if not self._id:
+            raise ProvenanceError("A plain Record needs of=Ref(…), the thing that it describes.")
+        return self._id.format_map(vars(self)), self._at.format_map(vars(self))
 
     def title(self) -> str:
         """The name of the thing for a reader, without the hash that only machines need."""

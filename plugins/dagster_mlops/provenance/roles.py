@@ -5,16 +5,14 @@ The default `tool` of a role is the one that writes it in this library. An id fo
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from dagster_mlops.provenance.record import Record, Ref, pairs, short
 
 
-@dataclass(frozen=True, kw_only=True)
-class Commit(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Commit(Record, role="commit", id="{sha}", at="{repo}"):
     """A commit of the code that made something."""
-
-    role: ClassVar[str] = "commit"
 
     tool: str = "git"
     sha: str
@@ -23,9 +21,6 @@ class Commit(Record):
     author: str = ""
     subject: str = ""
 
-    def _identity(self) -> tuple[str, str]:
-        return self.sha, self.repo
-
     def title(self) -> str:
         return self.sha[:10]
 
@@ -33,11 +28,9 @@ class Commit(Record):
         return [self.subject, self.author, self.authored]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Dataset(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Dataset(Record, role="dataset", id="{path}@{md5}", at="{repo}"):
     """A version of a file or folder. `md5` is its content hash and the asset's Dagster data version."""
-
-    role: ClassVar[str] = "dataset"
 
     tool: str = "dvc"
     path: str
@@ -50,9 +43,6 @@ class Dataset(Record):
     dirty: str = ""  # hash of the uncommitted diff of the code that made it, empty when clean
     code_commit: str = ""
 
-    def _identity(self) -> tuple[str, str]:
-        return f"{self.path}@{self.md5}", self.repo
-
     def title(self) -> str:
         return self.path
 
@@ -61,11 +51,9 @@ class Dataset(Record):
         return [_rows(self.rows), size, f"md5 {self.md5[:12]}", self.rev and f"rev {self.rev[:10]}"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FeatureView(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FeatureView(Record, role="feature_view", id="{project}/{name}@{version:.16}", at="{repo}"):
     """One materialized window of a feature view; `version` hashes its definition and the window's rows."""
-
-    role: ClassVar[str] = "feature_view"
 
     tool: str = "feast"
     name: str
@@ -76,21 +64,16 @@ class FeatureView(Record):
     end: str = ""
     rows: int | None = None
 
-    def _identity(self) -> tuple[str, str]:
-        return f"{self.project}/{self.name}@{self.version[:16]}", self.repo
-
     def _details(self) -> list[str]:
         return [_rows(self.rows), _window(self.start, self.end)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingSet(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TrainingSet(Record, role="training_set"):
     """Point-in-time-correct features for an entity dataframe, through a feature service.
 
     `content_hash` hashes the rows and columns themselves, `snapshot` names what the registry keeps to rebuild them.
     """
-
-    role: ClassVar[str] = "training_set"
 
     tool: str = "feast"
     feature_service: str
@@ -116,11 +99,9 @@ class TrainingSet(Record):
         return [_rows(self.rows), _window(self.start, self.end), f"registry {self.registry_hash[:12]}"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingRun(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TrainingRun(Record, role="training_run", id="{run_id}", at="{tracking_uri}"):
     """A run that trained a model."""
-
-    role: ClassVar[str] = "training_run"
 
     tool: str = "mlflow"
     run_id: str
@@ -138,9 +119,6 @@ class TrainingRun(Record):
     metrics: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
 
-    def _identity(self) -> tuple[str, str]:
-        return self.run_id, self.tracking_uri
-
     def _details(self) -> list[str]:
         code = self.code_commit and f"code {self.code_commit[:10]}{' + uncommitted' if self.dirty else ''}"
         seed = "" if self.seed is None else f"seed {self.seed}"
@@ -150,11 +128,9 @@ class TrainingRun(Record):
         return _dataset(ref)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelVersion(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tracking_uri}"):
     """A version of a registered model. `datasets` are the content hashes it was trained on, by dataset path."""
-
-    role: ClassVar[str] = "model_version"
 
     tool: str = "mlflow"
     name: str
@@ -164,9 +140,6 @@ class ModelVersion(Record):
     aliases: tuple[str, ...] = ()
     datasets: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-    def _identity(self) -> tuple[str, str]:
-        return f"{self.name}/{self.version}", self.tracking_uri
 
     def _details(self) -> list[str]:
         alias = "alias " + ", ".join(self.aliases) if self.aliases else ""
@@ -184,11 +157,9 @@ class ModelVersion(Record):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Package(Record, role="package", id="{tag}", at="{home}"):
     """A model version packed with what serves it, such as a bento."""
-
-    role: ClassVar[str] = "package"
 
     tool: str = "bentoml"
     tag: str
@@ -197,9 +168,6 @@ class Package(Record):
     model_version: str
     run_id: str = ""
     datasets: Mapping[str, str] = field(default_factory=dict)
-
-    def _identity(self) -> tuple[str, str]:
-        return self.tag, self.home
 
     def _details(self) -> list[str]:
         return [f"model {self.model_name}/{self.model_version}"]
@@ -218,11 +186,9 @@ class Package(Record):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deployment(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
     """A package that serves traffic, or once did."""
-
-    role: ClassVar[str] = "deployment"
 
     tool: str = "bentoml"
     name: str
@@ -238,9 +204,6 @@ class Deployment(Record):
     stopped: str = ""
     golden_rows: int | None = None
     golden_max_difference: float | None = None
-
-    def _identity(self) -> tuple[str, str]:
-        return f"{self.name}/{self.id}", self.state_dir
 
     def _details(self) -> list[str]:
         golden = ""
@@ -264,11 +227,9 @@ class Deployment(Record):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prediction(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Prediction(Record, role="prediction", id="{request_id}", at="{prediction_log}"):
     """One row that a deployment answered."""
-
-    role: ClassVar[str] = "prediction"
 
     tool: str = "bentoml"
     request_id: str
@@ -280,9 +241,6 @@ class Prediction(Record):
     model_version: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     output: Any = None
-
-    def _identity(self) -> tuple[str, str]:
-        return self.request_id, self.prediction_log
 
     def _details(self) -> list[str]:
         return [self.timestamp, f"output {short(self.output)}", pairs(self.inputs)]
@@ -305,11 +263,9 @@ class Prediction(Record):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report(Record):
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Report(Record, role="report", id="{id}", at="{report}"):
     """A comparison of current data with a reference."""
-
-    role: ClassVar[str] = "report"
 
     tool: str = "evidently"
     id: str
@@ -321,9 +277,6 @@ class Report(Record):
     drift_share: float | None = None
     drifted: tuple[str, ...] = ()
     passed: bool | None = None
-
-    def _identity(self) -> tuple[str, str]:
-        return self.id, self.report
 
     def _details(self) -> list[str]:
         share = "" if self.drift_share is None else f"drift share {self.drift_share:.2f}"
