@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from dagster_mlops.bentoml.assets import FACTS_FILE
+from dagster_mlops.bentoml.tool import FACTS_FILE
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive, write_atomically
 

@@ -12,15 +12,15 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.bentoml.resource import BentomlResource
+from dagster_mlops.bentoml.tool import FACTS_FILE, stored_bento
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest, upstream_refs
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import ModelVersion, Package, Record
+from dagster_mlops.provenance import ModelVersion, Package
 from dagster_mlops.serving import runtime
 
-FACTS_FILE = "dagster_mlops.json"
 _GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""
 
 from pathlib import Path
@@ -63,7 +63,13 @@ def bento_asset(
 
     def bento(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         resource: BentomlResource = getattr(context.resources, resource_key)
-        promoted_version = _promoted_version(context, promoted_key)
+        promoted_version = latest(
+            context.instance,
+            promoted_key,
+            ModelVersion,
+            error=DeploymentError,
+            hint="Materialize it first, or point promoted= at the asset that promotes.",
+        )
         with tempfile.TemporaryDirectory(prefix="dagster_mlops_bento_") as folder:
             context_dir = Path(folder) / "src"
             entry = _collect(context_dir, service, include)
@@ -135,25 +141,6 @@ def bento_asset(
         required_resource_keys=[resource_key],
     )
     return dg.asset(**options)(bento)
-
-
-def stored_bento(home: Path, tag: str) -> Package | None:
-    """The record that the bento carries, read from its files; None when the store does not hold it whole."""
-    facts = home / "bentos" / tag.replace(":", "/") / "src" / FACTS_FILE
-    if not facts.exists():  # written last, see _build
-        return None
-    record = Record.from_dict(json.loads(facts.read_text())["record"])
-    return record if isinstance(record, Package) else None
-
-
-def _promoted_version(context: dg.AssetExecutionContext, promoted: dg.AssetKey) -> ModelVersion:
-    return latest(
-        context.instance,
-        promoted,
-        ModelVersion,
-        error=DeploymentError,
-        hint="Materialize it first, or point promoted= at the asset that promotes.",
-    )
 
 
 def _collect(context_dir: Path, service: str | Path | None, include: Sequence[str | Path]) -> str:

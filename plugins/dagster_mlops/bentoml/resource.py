@@ -44,11 +44,6 @@ class BentomlResource(dg.ConfigurableResource):
         """`home` as an absolute path."""
         return Path(self.home).expanduser().resolve()
 
-    @property
-    def masked_uri(self) -> str:
-        """`tracking_uri` as it may be shown."""
-        return mask_credentials(self.tracking_uri)
-
     def bentos(self) -> "BentoStore":
         """BentoML's bento store of `home`."""
         return upstream.bento_store(self._store("bentos"))
@@ -98,7 +93,8 @@ class BentomlResource(dg.ConfigurableResource):
             with self.registry():
                 model = mlflow.pyfunc.load_model(model_uri)
         except (OSError, ValueError, mlflow.exceptions.MlflowException) as error:
-            raise DeploymentError(f"{model_uri} cannot be loaded from {self.masked_uri}: {error}") from error
+            place = mask_credentials(self.tracking_uri)
+            raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
         return score_golden(model, model_uri, frame, rows)
 
     def alias_version(self, model_name: str, alias: str) -> str | None:

@@ -8,6 +8,8 @@ from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Package, Record, Ref
 from dagster_mlops.serving.answers import find_deployment, find_prediction
 
+FACTS_FILE = "dagster_mlops.json"
+
 
 class BentomlTool:
     """Resolves ``prediction`` (in a prediction log), ``deployment`` (in a state folder), ``package`` (in a home).
@@ -42,10 +44,18 @@ def _bento(ref: Ref, home: Path) -> Answer:
     folder = home / "bentos" / ref.id.replace(":", "/")
     if not (folder / "bento.yaml").exists():
         return Deleted(f"the bento store of {home} no longer holds {ref.id}.")
-    facts = folder / "src" / "dagster_mlops.json"
-    if not facts.exists():
+    record = stored_bento(home, ref.id)
+    if record is None:
         return Faulty(f"{folder} holds no record: not built by bento_asset, or its build was interrupted.")
-    record = Record.from_dict(json.loads(facts.read_text())["record"])
-    if not isinstance(record, Package) or record.tag != ref.id:
-        return Faulty(f"{facts} describes another thing than {ref.id}.", record)
+    if record.tag != ref.id:
+        return Faulty(f"{folder / 'src' / FACTS_FILE} describes another thing than {ref.id}.", record)
     return Accessible(record)
+
+
+def stored_bento(home: Path, tag: str) -> Package | None:
+    """The record that the bento carries, read from its files; None when the store does not hold it whole."""
+    facts = home / "bentos" / tag.replace(":", "/") / "src" / FACTS_FILE
+    if not facts.exists():  # written last, see _build_script.py
+        return None
+    record = Record.from_dict(json.loads(facts.read_text())["record"])
+    return record if isinstance(record, Package) else None

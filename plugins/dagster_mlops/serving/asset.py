@@ -14,11 +14,12 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving.blue_green import Plan, rollout
-from dagster_mlops.serving.packager import packager_of
+from dagster_mlops.serving.packager import Packages
 from dagster_mlops.serving.target import LocalTarget
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def deployment_asset(
         graph = asset_graph(context)
         guarded = [key, *sorted(graph.get(key).parent_keys if graph.has(key) else [], key=str)]
         evidence = require_gates(context, guarded)
-        packager = packager_of(context.resources, resource_key)
+        packager = capable_resource(context, resource_key, Packages)
         record = latest(
             context.instance,
             key,

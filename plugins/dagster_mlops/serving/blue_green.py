@@ -14,11 +14,11 @@ from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment, Package
-from dagster_mlops.serving import processes
+from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock, utc_now
-from dagster_mlops.serving.target import LocalTarget
+from dagster_mlops.serving.target import LocalTarget, probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
     target = plan.target
     with lock(target.state_dir, timeout=plan.ready_timeout):
         current = _take_stock(target, log)
-        target.prepare()
-        if current and current.fingerprint == plan.fingerprint and not target.ready(current):
+        envoy.ensure(target.state_dir, target.port)
+        if current and current.fingerprint == plan.fingerprint and current.alive() and not probe(current.url, current):
             target.shift(current)
             if current.golden_hash != plan.golden_hash:
                 current = _verified(plan, current, plan.golden())
@@ -91,7 +91,7 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
 def _take_stock(target: LocalTarget, log: Logger) -> DeploymentState | None:
     """Finish or undo what a killed rollout left, and return the deployment that traffic goes to, dead or alive."""
     states = [state for state in load_all(target.state_dir) if state.phase not in ENDED]
-    routed = target.routed()
+    routed = envoy.routed(target.state_dir)
     serving = [s for s in states if s.id == routed and s.phase in ("switching", "live")]
     serving += [s for s in states if s.phase == "live" and s.id != routed]
     current = next((s for s in serving if s.alive()), serving[0] if serving else None)
@@ -122,11 +122,12 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         traffic=0.0,
         started=utc_now(),
         upstream=(package.ref,),
+        **plan.facts,
     )
     port = processes.free_port()
     server = plan.server(port)
     state = DeploymentState(
-        record=dataclasses.replace(record, **plan.facts),
+        record=record,
         phase="starting",
         port=port,
         fingerprint=plan.fingerprint,
@@ -157,7 +158,7 @@ def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) 
 
     def problem() -> str:
         nonlocal reported
-        reason = plan.target.ready(state)
+        reason = probe(state.url, state)
         if reason and not state.alive():
             raise failure("ended before it was ready")
         if reason and time.monotonic() - reported >= 5:

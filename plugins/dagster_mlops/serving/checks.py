@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.overview import status
-from dagster_mlops.serving.packager import packager_of
+from dagster_mlops.serving.packager import Packages
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.state import load, state_file
 
@@ -65,7 +67,7 @@ def deployment_health_check(
                 client.post(state.route, json=body, headers={"x-probe": state.probe}).raise_for_status()
                 milliseconds.append((time.perf_counter() - start) * 1000)
         milliseconds.sort()
-        packager = packager_of(context.resources, resource_key)
+        packager = capable_resource(context, resource_key, Packages)
         registered = packager.alias_version(live["model_name"], alias) if alias else None
         current = registered in (None, live["model_version"])
         return dg.AssetCheckResult(
@@ -108,8 +110,6 @@ def _resident_mb(pids: list[int]) -> float:
     psutil = extra("psutil", extra="bentoml")
     total = 0
     for pid in pids:
-        try:
+        with suppress(psutil.NoSuchProcess):
             total += psutil.Process(pid).memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
     return total / 1e6

@@ -21,6 +21,7 @@ from dagster_mlops.serving import processes
 
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # reaches one deployment through the public port, live or not
+ROLE = "envoy:"  # begins the mark of its process
 _TYPE = "type.googleapis.com/envoy"
 
 
@@ -31,8 +32,8 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
         DeploymentError: another process has the port, or Envoy does not come up.
     """
     bootstrap = json.dumps(_bootstrap(state_dir, port), indent=1)
-    role = f"envoy:{hashlib.sha256(bootstrap.encode()).hexdigest()[:12]}"
-    running = {r: group for r, group in processes.marked(state_dir).items() if r.startswith("envoy:")}
+    role = f"{ROLE}{hashlib.sha256(bootstrap.encode()).hexdigest()[:12]}"
+    running = {r: group for r, group in processes.marked(state_dir).items() if r.startswith(ROLE)}
     if list(running) == [role] and _listens(port):
         return
     processes.stop([process for group in running.values() for process in group])

@@ -46,7 +46,7 @@ class Golden:
             raise DeploymentError(
                 f"{url}{state.route} returns {len(served)} predictions for {len(self.rows)} golden rows."
             )
-        differences = [_difference(a, b) for a, b in zip(self.expected, served, strict=True)]
+        differences = [largest_difference(a, b) for a, b in zip(self.expected, served, strict=True)]
         worst = sorted(range(len(differences)), key=lambda i: -differences[i])[:5]
         if differences[worst[0]] > tolerance:
             table = "\n".join(
@@ -101,14 +101,10 @@ def score_golden(
     return Golden(rows=records_of(sample), expected=expected)
 
 
-def largest_difference(expected: list[Any], served: list[Any]) -> float:
-    """The largest difference between two lists of predictions; infinite where they do not have the same form."""
-    return _difference(expected, served)
-
-
-def _difference(expected: Any, served: Any) -> float:
+def largest_difference(expected: Any, served: Any) -> float:
+    """The largest difference between two predictions, or lists of them; infinite where they differ in form."""
     if isinstance(expected, list) and isinstance(served, list) and len(expected) == len(served):
-        return max((_difference(a, b) for a, b in zip(expected, served, strict=True)), default=0.0)
+        return max((largest_difference(a, b) for a, b in zip(expected, served, strict=True)), default=0.0)
     if isinstance(expected, int | float) and isinstance(served, int | float):
         return abs(expected - served)
     return 0.0 if expected == served else math.inf

@@ -1,11 +1,12 @@
 """Status of the deployments in a state folder, and how to stop them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
-from dagster_mlops.serving.target import probe, server_pids
+from dagster_mlops.serving.target import probe
 
 
 def status(state_dir: str | Path) -> list[dict[str, Any]]:
@@ -17,13 +18,13 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
         any(d["healthy"] for d in status("state/serving"))
     """
     folder = Path(state_dir).expanduser().resolve()
-    pids = server_pids(folder)
+    running = processes.marked(folder)
     routed = envoy.routed(folder)
     rows = []
     for state in load_all(folder):
         if state.phase not in ENDED:
             live = state.id == routed and state.phase in ("switching", "live")
-            problem = _problem(state, pids) if live else "takes no traffic"
+            problem = _problem(state, running) if live else "takes no traffic"
             facts = {
                 n: getattr(state.record, n) for n in ("name", "id", "package", "model_name", "model_version", "url")
             }
@@ -32,7 +33,7 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
                     **facts,
                     "phase": state.phase,
                     "started": state.record.started,
-                    "pids": pids.get(state.id, []),
+                    "pids": sorted(process.pid for process in running.get(state.role, ())),
                     "live": live,
                     "healthy": live and not problem,
                     "reason": problem or "answers through the public port",
@@ -62,9 +63,9 @@ def stop(state_dir: str | Path) -> int:
     return count
 
 
-def _problem(state: DeploymentState, pids: dict[str, list[int]]) -> str:
+def _problem(state: DeploymentState, running: Iterable[str]) -> str:
     if not state.alive():
         return f"the server process {state.pid} is gone"
-    if "" not in pids:
+    if not any(role.startswith(envoy.ROLE) for role in running):
         return "the Envoy process is gone"
     return probe(state.record.url, state)

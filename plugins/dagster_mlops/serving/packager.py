@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ class Server:
     rows_field: str = "rows"
 
 
+@runtime_checkable
 class Packages(Protocol):
     """A resource of a packaging tool, as :func:`deployment_asset` calls it: BentoML, MLflow's scoring server, …"""
 
@@ -47,19 +47,3 @@ class Packages(Protocol):
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that an alias of the registered model is on now; None without that alias."""
         ...
-
-
-def packager_of(resources: Any, resource_key: str) -> Packages:
-    """The resource under `resource_key`, when it can serve packages.
-
-    Raises:
-        DeploymentError: it lacks a method of :class:`Packages`.
-    """
-    resource = getattr(resources, resource_key)
-    missing = [name for name in ("server", "golden", "alias_version") if not hasattr(resource, name)]
-    if missing:
-        raise DeploymentError(
-            f"the resource {resource_key!r} is a {type(resource).__name__}, which has no {', '.join(missing)}. "
-            "Bind a packaging tool's resource to it, such as BentomlResource."
-        )
-    return resource

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,17 +52,13 @@ def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
     processes = list(processes)
     pids = {process.pid for process in processes}
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):
             if process.ppid() not in pids:
                 process.terminate()
-        except psutil.NoSuchProcess:
-            continue
     _, alive = psutil.wait_procs(processes, timeout=grace)
     for process in alive:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(alive, timeout=grace)
     return len(processes)
 

@@ -29,14 +29,6 @@ class LocalTarget:
         """The public address, which stays the same whichever deployment answers."""
         return f"http://127.0.0.1:{self.port}"
 
-    def prepare(self) -> None:
-        """Have something answer on the public port.
-
-        Raises:
-            DeploymentError: the port belongs to another process, or Envoy does not come up.
-        """
-        envoy.ensure(self.state_dir, self.port)
-
     def start(self, state: DeploymentState, server: Server, environment: Mapping[str, str]) -> DeploymentState:
         """Start the server of a deployment, detached from this process."""
         pid = processes.spawn(
@@ -48,27 +40,11 @@ class LocalTarget:
         )
         return state.save(pid=pid, process=identity(pid))
 
-    def ready(self, state: DeploymentState) -> str:
-        """The reason why the server is not ready; empty when it is."""
-        if not state.alive():
-            return "ended before it was ready"
-        httpx = extra("httpx", extra="bentoml")
-        try:
-            with processes.http_client(state.url, timeout=5) as client:
-                code = client.get(state.readiness).status_code
-        except httpx.HTTPError as error:
-            return f"does not answer ({type(error).__name__})"
-        return "" if code == 200 else f"answers {state.readiness} with {code}"
-
     def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> None:
         """Send all traffic to `live`; it and `standby` can be reached through the public port by a header."""
         states = [state for state in (live, standby) if state]
         backends = {state.id: (state.port, state.readiness) for state in states}
         envoy.route(self.state_dir, live.id if live else None, backends, request_timeout=self.request_timeout)
-
-    def routed(self) -> str | None:
-        """The id of the deployment that traffic goes to."""
-        return envoy.routed(self.state_dir)
 
     def await_public(self, state: DeploymentState, *, selected: bool = False, timeout: float = 30) -> None:
         """Wait until the deployment answers through the public port; `selected` asks for it by header.
@@ -107,17 +83,8 @@ class LocalTarget:
         return self.state_dir / "logs" / f"{state.id}.log"
 
 
-def server_pids(state_dir: Path) -> dict[str, list[int]]:
-    """The pids of the running servers by deployment id, and of the proxy under ``""``."""
-    pids: dict[str, list[int]] = {}
-    for role, group in processes.marked(state_dir).items():
-        kind, _, deployment_id = role.partition(":")
-        pids.setdefault(deployment_id if kind == "server" else "", []).extend(process.pid for process in group)
-    return {deployment_id: sorted(group) for deployment_id, group in pids.items()}
-
-
 def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = None) -> str:
-    """The reason why the deployment does not answer at `url`; empty when it does."""
+    """The reason why the deployment does not answer at `url`, its own or the public one; empty when it does."""
     httpx = extra("httpx", extra="bentoml")
     try:
         with processes.http_client(url, timeout=5) as client:
@@ -126,5 +93,5 @@ def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = 
         return f"{url} does not answer ({type(error).__name__})"
     if response.status_code != 200:
         return f"{url}{state.readiness} answers {response.status_code}"
-    responder = response.headers.get(envoy.DEPLOYMENT_HEADER)
+    responder = state.id if url == state.url else response.headers.get(envoy.DEPLOYMENT_HEADER)
     return "" if responder == state.id else f"{url} is answered by {responder}"
