@@ -8,8 +8,6 @@ import dagster as dg
 from dagster_mlops import monitoring
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
-from dagster_mlops.evidently.performance import measure
-from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import EvidentlyResource
 from dagster_mlops.monitoring.checks import SHOWN, Severity, evaluation_id, saved_report, undecided, with_deps
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of
@@ -77,6 +75,8 @@ def data_quality_check(
     key = asset_key(asset)
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        from dagster_mlops.evidently.quality import examine  # for steps, not for code locations
+
         evidently: EvidentlyResource = context.resources.evidently
         id = evaluation_id(context)
         quality = examine(
@@ -162,6 +162,8 @@ def performance_check(
         )
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        from dagster_mlops.evidently.performance import measure
+
         evidently: EvidentlyResource = context.resources.evidently
         id = evaluation_id(context)
         checked = partitions_to_check(context, key)

@@ -10,9 +10,7 @@ import dagster as dg
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.training.function import TrainingFunction
-from dagster_mlops.mlflow.training.run_facts import Training
-from dagster_mlops.mlflow.training.step import train_step
+from dagster_mlops.mlflow.training.function import Training, TrainingFunction
 
 
 def training_asset(
@@ -69,6 +67,8 @@ def training_asset(
 
         @functools.wraps(function)
         def train(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
+            from dagster_mlops.mlflow.training.step import train_step  # for steps, not for code locations
+
             return train_step(training_function.bind(context, mlflow, inputs), context, mlflow, training)
 
         training_function.set_signature(train)

@@ -18,7 +18,6 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving.blue_green import Plan, rollout
 from dagster_mlops.serving.packager import Packages
 from dagster_mlops.serving.target import LocalTarget
 
@@ -70,6 +69,8 @@ def deployment_asset(
     key = asset_key(package)
 
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
+        from dagster_mlops.serving.blue_green import Plan, rollout  # for steps, not for code locations
+
         graph = asset_graph(context)
         guarded = [key, *sorted(graph.get(key).parent_keys if graph.has(key) else [], key=str)]
         evidence = require_gates(context, guarded)

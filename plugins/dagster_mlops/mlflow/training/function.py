@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
@@ -11,6 +12,18 @@ from dagster_mlops.mlflow.resource import MlflowResource
 
 _CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 _BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The settings of a training asset; `seed` is None where another one may have been used."""
+
+    function: Callable[..., Any]
+    registered_model_name: str
+    experiment: str | None
+    seed: int | None = None
+    deterministic: bool = False
+    system_metrics: bool = False
 
 
 class TrainingFunction:

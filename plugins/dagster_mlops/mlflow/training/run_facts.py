@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training import capture
 from dagster_mlops.mlflow.training.config_params import config_params, visible_config
+from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
 
 if TYPE_CHECKING:
@@ -29,18 +30,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """The settings of a training asset; `seed` is None where another one may have been used."""
-
-    function: Callable[..., Any]
-    registered_model_name: str
-    experiment: str | None
-    seed: int | None = None
-    deterministic: bool = False
-    system_metrics: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.training.capture import switches
 from dagster_mlops.mlflow.training.determinism import repeatable
+from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.mlflow.training.logged_model import the_model
-from dagster_mlops.mlflow.training.run_facts import RunFacts, Training, run_facts
+from dagster_mlops.mlflow.training.run_facts import RunFacts, run_facts
 from dagster_mlops.mlflow.training.system_metrics import watched
 from dagster_mlops.mlflow.training.ui_metadata import present_run
 
