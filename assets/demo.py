@@ -105,7 +105,6 @@ class _told:
 
     def __init__(self, instance: dg.DagsterInstance, run: str, tell: Callable[..., None]) -> None:
         self._instance, self._run, self._tell, self._over = instance, run, tell, threading.Event()
-        self._seen: set[tuple[str, float]] = set()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> None:
@@ -116,18 +115,20 @@ class _told:
         self._thread.join()
 
     def _follow(self) -> None:
-        over = False
+        run_id, cursor, over = "", None, False
         while not over:
             over = self._over.wait(0.3)
-            runs = self._instance.get_runs(dg.RunsFilter(tags={f"{DEMO}/run": self._run}), limit=1)
-            for record in self._instance.get_records_for_run(runs[0].run_id).records if runs else []:
-                event = record.event_log_entry.dagster_event
-                if event is None or (event.event_type_value, record.storage_id) in self._seen:
+            if not run_id:
+                runs = self._instance.get_runs(dg.RunsFilter(tags={f"{DEMO}/run": self._run}), limit=1)
+                if not runs:
                     continue
-                self._seen.add((event.event_type_value, record.storage_id))
-                if event.event_type == dg.DagsterEventType.STEP_START:
+                run_id = runs[0].run_id
+            new = self._instance.get_records_for_run(run_id, cursor=cursor)
+            cursor = new.cursor
+            for event in (record.event_log_entry.dagster_event for record in new.records):
+                if event and event.event_type == dg.DagsterEventType.STEP_START:
                     self._tell(step=event.step_key)
-                elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+                elif event and event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
                     found = event.asset_check_evaluation_data
                     self._tell(check=f"{found.asset_key.to_user_string()}:{found.check_name}", passed=found.passed)
 
