@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from dagster_mlops.bentoml.assets import bento_asset
-from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
-from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.core.lazy_door import lazy_door
-from dagster_mlops.serving import PredictionLog, deployment_health_sensor
 
 if TYPE_CHECKING:
+    from dagster_mlops.bentoml.assets import bento_asset
     from dagster_mlops.bentoml.component import BentoDeploymentComponent
+    from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
+    from dagster_mlops.bentoml.resource import BentomlResource
+    from dagster_mlops.serving import PredictionLog, deployment_health_sensor
 
 __all__ = [
     "BentoDeploymentComponent",
@@ -21,5 +21,4 @@ __all__ = [
     "deployment_health_sensor",
 ]
 
-# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
 __getattr__, __dir__ = lazy_door(__name__)

@@ -3,15 +3,10 @@
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.lazy_door import lazy_door
-from dagster_mlops.dvc.assets import dataset_asset, observed_dataset_assets
-from dagster_mlops.dvc.checks import DatasetCheck, dataset_checks
-from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
-from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, DvcIOManager, dvc_io_manager
-from dagster_mlops.dvc.pipeline import GetAssetSpec, pipeline_assets, stage_asset_spec
-from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.sensors import revision_sensor
 
 if TYPE_CHECKING:
+    from dagster_mlops.dvc.assets import dataset_asset, observed_dataset_assets
+    from dagster_mlops.dvc.checks import DatasetCheck, dataset_checks
     from dagster_mlops.dvc.component import DatasetComponent, PipelineComponent
     from dagster_mlops.dvc.component_fields import (
         DatasetChecks,
@@ -20,6 +15,11 @@ if TYPE_CHECKING:
         ImportedUrl,
         RevisionSensor,
     )
+    from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
+    from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, DvcIOManager, dvc_io_manager
+    from dagster_mlops.dvc.pipeline import GetAssetSpec, pipeline_assets, stage_asset_spec
+    from dagster_mlops.dvc.resource import DvcResource
+    from dagster_mlops.dvc.sensors import revision_sensor
 
 __all__ = [
     "PATH_KEY",
@@ -46,5 +46,4 @@ __all__ = [
     "stage_asset_spec",
 ]
 
-# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
 __getattr__, __dir__ = lazy_door(__name__)

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.lazy_door import lazy_door
-from dagster_mlops.evaluation.asset import evaluation_asset
-from dagster_mlops.evaluation.checks import evaluation_checks
-from dagster_mlops.evaluation.measure import Difference, Estimate, Evaluation, Part
-from dagster_mlops.evaluation.reference import load_reference, reference_asset
 
 if TYPE_CHECKING:
+    from dagster_mlops.evaluation.asset import evaluation_asset
+    from dagster_mlops.evaluation.checks import evaluation_checks
     from dagster_mlops.evaluation.component import EvaluationChecks, EvaluationComponent, MetricBounds
+    from dagster_mlops.evaluation.measure import Difference, Estimate, Evaluation, Part
+    from dagster_mlops.evaluation.reference import load_reference, reference_asset
 
 __all__ = [
     "Difference",
@@ -25,5 +25,4 @@ __all__ = [
     "reference_asset",
 ]
 
-# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
 __getattr__, __dir__ = lazy_door(__name__)

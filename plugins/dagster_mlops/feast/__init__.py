@@ -3,17 +3,13 @@
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.lazy_door import lazy_door
-from dagster_mlops.feast.assets import feature_view_assets
-from dagster_mlops.feast.checks.freshness import feature_freshness_checks
-from dagster_mlops.feast.checks.parity import online_offline_parity_check
-from dagster_mlops.feast.checks.server import feature_server_health_check
-from dagster_mlops.feast.checks.training_set import training_set_checks
-from dagster_mlops.feast.graph import feature_repository_defs
-from dagster_mlops.feast.pushes import Pushed, PushTarget, push, push_asset, write_to_view
-from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.feast.training_set import TrainingSetConfig, training_set_asset
 
 if TYPE_CHECKING:
+    from dagster_mlops.feast.assets import feature_view_assets
+    from dagster_mlops.feast.checks.freshness import feature_freshness_checks
+    from dagster_mlops.feast.checks.parity import online_offline_parity_check
+    from dagster_mlops.feast.checks.server import feature_server_health_check
+    from dagster_mlops.feast.checks.training_set import training_set_checks
     from dagster_mlops.feast.component import FeatureRepositoryComponent
     from dagster_mlops.feast.component_fields import (
         FreshnessCheck,
@@ -23,6 +19,10 @@ if TYPE_CHECKING:
         TrainingSet,
         TrainingSetChecks,
     )
+    from dagster_mlops.feast.graph import feature_repository_defs
+    from dagster_mlops.feast.pushes import Pushed, PushTarget, push, push_asset, write_to_view
+    from dagster_mlops.feast.resource import FeastResource
+    from dagster_mlops.feast.training_set import TrainingSetConfig, training_set_asset
 
 __all__ = [
     "FeastResource",
@@ -48,5 +48,4 @@ __all__ = [
     "write_to_view",
 ]
 
-# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
 __getattr__, __dir__ = lazy_door(__name__)

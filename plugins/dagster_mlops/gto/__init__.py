@@ -3,13 +3,12 @@
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.lazy_door import lazy_door
-from dagster_mlops.gto.resource import GtoResource
 
 if TYPE_CHECKING:
     from dagster_mlops.evaluation import EvaluationComponent
+    from dagster_mlops.gto.resource import GtoResource
     from dagster_mlops.promotion import PromotionComponent
 
 __all__ = ["EvaluationComponent", "GtoResource", "PromotionComponent"]
 
-# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
 __getattr__, __dir__ = lazy_door(__name__)

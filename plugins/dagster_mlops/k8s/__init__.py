@@ -1,8 +1,15 @@
 """GPU profiles, and one executor for laptop and Kubernetes."""
 
-from dagster_mlops.k8s.component import ExecutorComponent
-from dagster_mlops.k8s.executor import mlops_executor
-from dagster_mlops.k8s.gpu import GpuProfile
-from dagster_mlops.k8s.validation import validate_definitions, validate_k8s_config
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from dagster_mlops.k8s.component import ExecutorComponent
+    from dagster_mlops.k8s.executor import mlops_executor
+    from dagster_mlops.k8s.gpu import GpuProfile
+    from dagster_mlops.k8s.validation import validate_definitions, validate_k8s_config
 
 __all__ = ["ExecutorComponent", "GpuProfile", "mlops_executor", "validate_definitions", "validate_k8s_config"]
+
+__getattr__, __dir__ = lazy_door(__name__)

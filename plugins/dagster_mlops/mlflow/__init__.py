@@ -3,21 +3,26 @@
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.lazy_door import lazy_door
-from dagster_mlops.evaluation import evaluation_asset, evaluation_checks, reference_asset
-from dagster_mlops.mlflow.assets import training_asset
-from dagster_mlops.mlflow.checks import metric_checks
-from dagster_mlops.mlflow.io_manager import MlflowModelIOManager, mlflow_model_io_manager
-from dagster_mlops.mlflow.reference import load_reference
-from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sensors import close_orphan_runs_sensor
-from dagster_mlops.promotion import promotion_asset
 
 if TYPE_CHECKING:
-    from dagster_mlops.evaluation import EvaluationChecks, EvaluationComponent, MetricBounds
+    from dagster_mlops.evaluation import (
+        EvaluationChecks,
+        EvaluationComponent,
+        MetricBounds,
+        evaluation_asset,
+        evaluation_checks,
+        reference_asset,
+    )
+    from dagster_mlops.mlflow.assets import training_asset
+    from dagster_mlops.mlflow.checks import metric_checks
     from dagster_mlops.mlflow.component import MetricChecksComponent
+    from dagster_mlops.mlflow.io_manager import MlflowModelIOManager, mlflow_model_io_manager
+    from dagster_mlops.mlflow.reference import load_reference
+    from dagster_mlops.mlflow.resource import MlflowResource
+    from dagster_mlops.mlflow.sensors import close_orphan_runs_sensor
     from dagster_mlops.mlflow.sweep.asset import sweep_asset
     from dagster_mlops.mlflow.sweep.partitions import PartitionedSweep, sweep_trials
-    from dagster_mlops.promotion import PromotionComponent
+    from dagster_mlops.promotion import PromotionComponent, promotion_asset
 
 __all__ = [
     "EvaluationChecks",
@@ -41,5 +46,4 @@ __all__ = [
     "training_asset",
 ]
 
-# On demand: pydantic needs a while for their schemas, which code locations in Python do without.
 __getattr__, __dir__ = lazy_door(__name__)

@@ -1,6 +1,13 @@
 """Registered models served by MLflow's own scoring server, behind the same rollout as a bento."""
 
-from dagster_mlops.mlflow_serving.assets import scoring_package_asset
-from dagster_mlops.mlflow_serving.resource import MlflowServingResource
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from dagster_mlops.mlflow_serving.assets import scoring_package_asset
+    from dagster_mlops.mlflow_serving.resource import MlflowServingResource
 
 __all__ = ["MlflowServingResource", "scoring_package_asset"]
+
+__getattr__, __dir__ = lazy_door(__name__)

@@ -1,6 +1,13 @@
 """Drift checks with river, which tell from which row on a column has changed."""
 
-from dagster_mlops.river.checks import drift_check
-from dagster_mlops.river.resource import RiverResource
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from dagster_mlops.river.checks import drift_check
+    from dagster_mlops.river.resource import RiverResource
 
 __all__ = ["RiverResource", "drift_check"]
+
+__getattr__, __dir__ = lazy_door(__name__)

@@ -1,11 +1,16 @@
 """Rollouts of packaged models behind Envoy: state, processes, traffic and golden sets, whatever tool packages them."""
 
-from dagster_mlops.serving.asset import deployment_asset
-from dagster_mlops.serving.checks import deployment_health_check
-from dagster_mlops.serving.overview import status, stop
-from dagster_mlops.serving.packager import Packages, Server
-from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.sensors import deployment_health_sensor
+from typing import TYPE_CHECKING
+
+from dagster_mlops.core.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from dagster_mlops.serving.asset import deployment_asset
+    from dagster_mlops.serving.checks import deployment_health_check
+    from dagster_mlops.serving.overview import status, stop
+    from dagster_mlops.serving.packager import Packages, Server
+    from dagster_mlops.serving.runtime import PredictionLog
+    from dagster_mlops.serving.sensors import deployment_health_sensor
 
 __all__ = [
     "Packages",
@@ -17,3 +22,5 @@ __all__ = [
     "status",
     "stop",
 ]
+
+__getattr__, __dir__ = lazy_door(__name__)
