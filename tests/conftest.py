@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -103,9 +104,9 @@ def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -
 def _no_active_experiment() -> Iterator[None]:
     """MLflow's active experiment is one for the whole process: one that stays would be used by the tests after it."""
     yield
-    fluent = sys.modules.get("mlflow.tracking.fluent")
+    fluent: Any = sys.modules.get("mlflow.tracking.fluent")
     left = fluent and fluent._active_experiment_id
-    if fluent and left:
+    if left:
         fluent._active_experiment_id = None
         pytest.fail(f"experiment {left} is still active: give `start_run` its id, in place of `set_experiment`")
 

@@ -266,7 +266,8 @@ def test_every_requirement_has_a_lower_bound_that_the_lock_meets(extra):
 
 @pytest.mark.parametrize("tool", LAYERS)
 def test_a_code_location_never_tells_the_secrets_of_its_resources(tool, monkeypatch):
-    exposed = vars(importlib.import_module(f"dagster_mlops.{tool}")).values()
+    door = importlib.import_module(f"dagster_mlops.{tool}")
+    exposed = [getattr(door, name) for name in door.__all__]
     resources = [x for x in exposed if isinstance(x, type) and issubclass(x, dg.ConfigurableResource)]
     assert resources or tool == "k8s"
     for resource in resources:

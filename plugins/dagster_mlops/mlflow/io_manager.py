@@ -17,7 +17,7 @@ from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
 from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.training.run_facts import Training
+from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.mlflow.training.step import train_step
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 
