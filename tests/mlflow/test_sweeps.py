@@ -30,7 +30,7 @@ from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
-from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, requeue, running, settled
+from dagster_mlops.mlflow.sweep.study import RUN_ID, Search, open_storage, open_study, requeue, settled
 from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left, run_trial
 from dagster_mlops.provenance import Dataset, ModelVersion
 from tests.support import known_warnings, sweep_world
@@ -234,9 +234,9 @@ def test_a_trial_that_was_killed_at_its_end_is_finished_if_the_study_knows_its_v
         trial.set_user_attr(RUN_ID, child.info.run_id)
         if told:
             study.tell(trial, 0.5)
-        requeue(study, running(study))
-        requeue(study, running(study))
-        assert close_left(client, study, parent) == 1
+        requeue(study)
+        requeue(study)
+        assert close_left(Search(study, client=client, parent=parent)) == 1
         run = client.get_run(child.info.run_id)
     assert (run.info.status, run.data.tags[STATE]) == ends
     again = [other.system_attrs["fixed_params"] for other in study.trials if other.state.name == "WAITING"]
@@ -250,11 +250,11 @@ def test_what_was_queued_is_tried_also_when_the_process_died_before_it_asked(res
     champion = {"alpha": 7.0, "solver": "svd"}
     study = open_study(storage, "study", direction="minimize", enqueue=[champion])
     first = study.ask()
-    requeue(study, running(study))  # nothing was suggested yet
+    requeue(study)  # nothing was suggested yet
     study = open_study(storage, "study", direction="minimize", enqueue=[champion])
     again = study.ask()
     assert again.suggest_float("alpha", 1e-3, 1e3) == 7.0
-    requeue(study, running(study))  # one of two was
+    requeue(study)  # one of two was
     last = study.ask()
     suggested = last.suggest_float("alpha", 1e-3, 1e3), last.suggest_categorical("solver", ["svd", "cholesky"])
     assert suggested == (7.0, "svd") and [first.number, again.number, last.number] == [0, 1, 2]
@@ -278,7 +278,7 @@ def test_a_trials_run_tells_what_was_returned_whatever_else_the_function_has_log
 
     with resource.activate() as client, mlflow.start_run() as parent:
         asked = study.ask()
-        run_trial(objective, study, asked, client=client, parent=parent, dagster_run_id="", metric="auc")
+        run_trial(objective, Search(study, "auc", client=client, parent=parent), asked)
     [child] = trial_runs(resource)
     assert child.data.metrics["auc"] == 0.75 and child.data.metrics["intermediate/auc"] == 0.5
     assert len(client.get_metric_history(child.info.run_id, "intermediate/auc")) == 1100
@@ -293,7 +293,7 @@ def test_a_trial_that_somebody_runs_is_not_run_by_another(resource):
         tags = {runs.PARENT: parent.info.run_id, TRIAL: "0", runs.OWNER: "another process"}
         child = client.create_run(parent.info.experiment_id, tags=tags)
         with pytest.raises(TrainingRunError, match=r"trial 0 of .* is being run by another process"):
-            close_left(client, study, parent, only=0, is_alive=lambda run: True)
+            close_left(Search(study, client=client, parent=parent), only=0, is_alive=lambda run: True)
         assert client.get_run(child.info.run_id).info.status == "RUNNING"
 
 

@@ -4,6 +4,7 @@ import importlib
 import re
 from importlib.metadata import metadata
 from types import ModuleType
+from typing import Any
 
 from dagster_mlops.errors import MissingExtraError
 
@@ -29,6 +30,22 @@ def extra(module: str, *, extra: str | None = None) -> ModuleType:
             raise
         name = extra or _extra_of(root)
         raise MissingExtraError(f"{root!r} is not installed. Run: pip install 'dagster-mlops[{name}]'") from error
+
+
+class LazyModule:
+    """A module that :func:`extra` imports when something of it is first used.
+
+    >>> LazyModule("json").dumps([1])
+    '[1]'
+    """
+
+    def __init__(self, module: str, *, extra: str | None = None) -> None:
+        self._module, self._extra = module, extra
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked by what inspects modules, such as doctest
+            raise AttributeError(name)
+        return getattr(extra(self._module, extra=self._extra), name)
 
 
 def _extra_of(module: str) -> str:

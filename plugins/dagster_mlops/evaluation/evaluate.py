@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import StoredFormat
 from dagster_mlops.core.model_versions import content_hashes, holder, moves
 from dagster_mlops.core.pictures import Picture
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.evaluation.measure import Evaluation, Part, Plan, SliceBy, measure, slices_of, trivial_baseline
 from dagster_mlops.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
 from dagster_mlops.evaluation.plots import figures
@@ -34,7 +34,6 @@ from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.pyfunc import PyFuncModel
 
 
@@ -71,7 +70,6 @@ def evaluate(
         EvaluationError: The rows, the labels or a function of the user's do not fit.
         ModelVersionError: The version cannot be loaded.
     """
-    np = extra("numpy", extra="mlflow")
     hashes = content_hashes(context, setup.rows)
     frame = read_frame(rows)
     labelled = labelled_rows(frame, setup.label, setup.rows)
@@ -164,7 +162,6 @@ def _importance(
 ) -> dict[str, float]:
     if not setup.importance_rows:
         return {}
-    np = extra("numpy", extra="mlflow")
     order = np.random.default_rng(setup.plan.seed).permutation(len(inputs))
     if labels.task == "binary":
         # Half of the sample is of the rarer class, if it has as many: without that class there is no AUC.

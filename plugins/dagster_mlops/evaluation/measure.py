@@ -5,10 +5,10 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError
+from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.evaluation.metrics import (
     Array,
     Metric,
@@ -21,9 +21,6 @@ from dagster_mlops.evaluation.metrics import (
     scored,
 )
 from dagster_mlops.evaluation.predictions import Labels, in_row_order
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SliceBy = str | Mapping[str, "str | Callable[[pd.DataFrame], Any]"]
 Verdict = Literal["better", "worse", "no difference shown"]
@@ -162,7 +159,7 @@ def measure(
         return {
             metric: Estimate(value, *(interval(samples[position][metric], plan.confidence) or ()))
             for metric, value in points[position].items()
-            if extra("numpy", extra="mlflow").isfinite(value)
+            if np.isfinite(value)
         }
 
     metrics, rivals = estimates(0), estimates(1) if rival else {}
@@ -186,7 +183,6 @@ def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple
     Raises:
         EvaluationError: A column is missing, or a condition does not give one boolean per row.
     """
-    np, pd = (extra(name, extra="mlflow") for name in ("numpy", "pandas"))
     for by in slices:
         if isinstance(by, str):
             if by not in rows:
@@ -214,7 +210,6 @@ def slices_of(rows: "pd.DataFrame", slices: Sequence[SliceBy]) -> Iterator[tuple
 
 def trivial_baseline(labels: Labels) -> tuple[str, Prediction]:
     """The best prediction that is the same for all rows: the shares of the classes, or the mean."""
-    np = extra("numpy", extra="mlflow")
     values, size = labels.values, len(labels.values)
     if labels.task == "regression":
         return "mean", Prediction("number", np.full(size, values.mean()))
@@ -226,7 +221,6 @@ def trivial_baseline(labels: Labels) -> tuple[str, Prediction]:
 
 def _grouped(values: Any) -> Any:
     """At most `_MOST_SLICES` + 1 categories; missing values are one of them."""
-    pd = extra("pandas", extra="mlflow")
     if isinstance(values.dtype, pd.CategoricalDtype):
         values = values.astype(object)  # categories that do not occur are no slices, and "other" is not a category
     present = values.dropna()
@@ -257,7 +251,6 @@ def _too_few(values: Array, labels: Labels, min_rows: int) -> str:
 def _difference(
     metric: str, value: float, model: Mapping[str, Array], rival: Mapping[str, Array], plan: Plan
 ) -> Difference:
-    np = extra("numpy", extra="mlflow")
     samples: Any = model[metric] - rival[metric]
     samples = samples[np.isfinite(samples)]
     sign = 1 if greater_is_better(metric, plan.lower_is_better) else -1

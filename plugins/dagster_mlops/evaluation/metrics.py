@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import EvaluationError
+from dagster_mlops.evaluation.arrays import np
 
 Array: TypeAlias = Any
 Task = Literal["binary", "multiclass", "regression"]
@@ -89,7 +89,6 @@ def scored(
     of `user_metrics` is called with labels and predictions; it returns a value per row, whose mean is the metric, or a
     single number.
     """
-    np = extra("numpy", extra="mlflow")
     parts, finish = {"binary": _binary, "multiclass": _multiclass, "regression": _regression}[task](
         labels, prediction, threshold
     )
@@ -118,7 +117,6 @@ def scored(
 
 def estimate(models: Sequence[Scored]) -> list[dict[str, float]]:
     """The metrics of each model on the rows as they are."""
-    np = extra("numpy", extra="mlflow")
     rows = np.arange(len(models[0].labels))
     estimates = [
         {**_on(model, rows[None, :], np.ones((1, len(rows))), _ranks(model)), **_called(model, [rows])}
@@ -134,7 +132,6 @@ def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[di
     equal rows. B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6, 13 and 16. Where a
     metric is undefined, as AUC is without both classes, it is NaN.
     """
-    np = extra("numpy", extra="mlflow")
     rows = len(models[0].labels)
     random = np.random.default_rng(seed)
     ranks = [_ranks(model) for model in models]
@@ -158,7 +155,6 @@ def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[di
 
 def interval(values: Array, confidence: float) -> tuple[float, float] | None:
     """The percentile interval of a metric's resamples; None when it was undefined in too many of them."""
-    np = extra("numpy", extra="mlflow")
     finite = values[np.isfinite(values)]
     if not len(values) or len(finite) < (1 - _MOST_UNDEFINED) * len(values):
         return None
@@ -168,14 +164,13 @@ def interval(values: Array, confidence: float) -> tuple[float, float] | None:
 
 def _counts(sample: Array, size: int) -> Array:
     """The number of times that each of `size` things was drawn, by resample."""
-    np = extra("numpy", extra="mlflow")
     block = len(sample)
     shifted = sample + np.arange(block)[:, None] * size
     return np.bincount(shifted.ravel(), minlength=block * size).reshape(block, size)
 
 
 def _on(model: Scored, sample: Array, counts: Array, rank: tuple[Array, int] | None) -> dict[str, Array]:
-    with extra("numpy", extra="mlflow").errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         means = counts @ model.columns.T / sample.shape[1]
         return {**(_areas(*rank, sample) if rank else {}), **model.finish(means)}
 
@@ -184,7 +179,6 @@ def _ranks(model: Scored) -> tuple[Array, int] | None:
     """For each row, twice the position of its score (greatest first, equal ones together) plus its label."""
     if model.scores is None:
         return None
-    np = extra("numpy", extra="mlflow")
     distinct, position = np.unique(-model.scores, return_inverse=True)
     return 2 * position + model.labels.astype(int), 2 * len(distinct)
 
@@ -195,7 +189,6 @@ def _areas(ranks: Array, size: int, sample: Array) -> dict[str, Array]:
     AUC is the Mann-Whitney statistic, ties count half (Hanley and McNeil, Radiology 143, 1982). pr_auc is average
     precision: the sum of precisions weighted by the recall they add, without interpolation.
     """
-    np = extra("numpy", extra="mlflow")
     counts = _counts(ranks[sample], size).reshape(len(sample), -1, 2)
     negative, positive = counts[:, :, 0], counts[:, :, 1]
     above = np.cumsum(positive, axis=1)
@@ -208,12 +201,10 @@ def _areas(ranks: Array, size: int, sample: Array) -> dict[str, Array]:
 
 
 def _called(model: Scored, resamples: Sequence[Array]) -> dict[str, Array]:
-    np = extra("numpy", extra="mlflow")
     return {name: np.array([metric(rows) for rows in resamples]) for name, metric in model.called.items()}
 
 
 def _binary(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
-    np = extra("numpy", extra="mlflow")
     if prediction.kind == "score":
         return [], lambda means: {}
     values = prediction.values
@@ -236,7 +227,6 @@ def _binary(labels: Array, prediction: Prediction, threshold: float) -> tuple[li
 
 
 def _multiclass(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
-    np = extra("numpy", extra="mlflow")
     probable = prediction.kind == "probability"
     decisions = prediction.values.argmax(axis=1) if probable else prediction.values
     size = len(prediction.classes)
@@ -257,7 +247,6 @@ def _multiclass(labels: Array, prediction: Prediction, threshold: float) -> tupl
 
 
 def _regression(labels: Array, prediction: Prediction, threshold: float) -> tuple[list[Array], Any]:
-    np = extra("numpy", extra="mlflow")
     errors = prediction.values - labels
     centre = labels.mean()  # variance as a difference of means loses digits far from zero
 
@@ -275,5 +264,4 @@ def _regression(labels: Array, prediction: Prediction, threshold: float) -> tupl
 
 def _ratio(part: Array, total: Array) -> Array:
     """The ratio, or 0 where the total is 0: a classifier that never says yes has precision 0."""
-    np = extra("numpy", extra="mlflow")
     return np.divide(part, total, out=np.zeros_like(total), where=total > 0)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.pictures import Picture, drawn, label, new_figure
+from dagster_mlops.evaluation.arrays import np
 from dagster_mlops.evaluation.measure import Evaluation, Part
 from dagster_mlops.evaluation.metrics import Prediction, headline
 from dagster_mlops.evaluation.predictions import Labels
@@ -50,7 +50,6 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple["Figure", An
 
 
 def _confusion(labels: Labels, model: Prediction, threshold: float) -> "Figure":
-    np = extra("numpy", extra="mlflow")
     if model.kind == "probability":
         decided = (model.values >= threshold).astype(int) if labels.task == "binary" else model.values.argmax(axis=1)
     else:
@@ -75,7 +74,6 @@ def _confusion(labels: Labels, model: Prediction, threshold: float) -> "Figure":
 
 
 def _curves(labels: Labels, answers: Mapping[str, Prediction]) -> "Figure":
-    np = extra("numpy", extra="mlflow")
     figure, (roc, precision_recall) = _figure(7.2, 3.3, 2)
     for (name, prediction), colour in zip(answers.items(), (_OWN, _OTHER), strict=False):
         order = np.argsort(-prediction.values, kind="stable")
@@ -96,7 +94,6 @@ def _curves(labels: Labels, answers: Mapping[str, Prediction]) -> "Figure":
 
 def _calibration(labels: Labels, answers: Mapping[str, Prediction]) -> "Figure":
     """Observed against predicted share in ten groups of equal size; below, how often each probability is predicted."""
-    np = extra("numpy", extra="mlflow")
     figure, axes = _figure(3.8, 3.3)
     probable = {name: prediction for name, prediction in answers.items() if prediction.kind == "probability"}
     for (name, prediction), colour in zip(probable.items(), (_OWN, _OTHER), strict=False):
@@ -112,7 +109,6 @@ def _calibration(labels: Labels, answers: Mapping[str, Prediction]) -> "Figure":
 
 
 def _residuals(labels: Labels, model: Prediction) -> "Figure":
-    np = extra("numpy", extra="mlflow")
     figure, (scatter, histogram) = _figure(7.2, 3.3, 2)
     sample = np.random.default_rng(0).permutation(len(labels.values))[:2000]
     errors = model.values - labels.values

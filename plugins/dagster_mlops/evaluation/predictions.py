@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import LoadedModel, load_stored
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.evaluation.metrics import Array, Prediction, Task
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 from dagster_mlops.tools import HoldsModels
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.pyfunc import PyFuncModel
 
 Features: TypeAlias = "Callable[[pd.DataFrame], pd.DataFrame] | Sequence[str] | None"
@@ -64,8 +63,7 @@ def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Seque
     Raises:
         EvaluationError: The labels do not fit the task.
     """
-    np, pd = (extra(name, extra="mlflow") for name in ("numpy", "pandas"))
-    values: list[Any] = list(classes or in_order(pd.unique(labels).tolist()))
+    values: list[Any] = list(classes or in_order(labels.unique().tolist()))
     numeric = pd.api.types.is_numeric_dtype(labels) and not pd.api.types.is_bool_dtype(labels)
     if task is None:
         integral = not numeric or bool((labels % 1 == 0).all())
@@ -163,7 +161,6 @@ def _fitting(values: Any, kind: str) -> Any:
 
     A column may be integral in these rows only by chance, and categories are text to MLflow.
     """
-    pd = extra("pandas", extra="mlflow")
     types = pd.api.types
     if kind == "string" and isinstance(values.dtype, pd.CategoricalDtype):
         return values.astype(object)
@@ -187,7 +184,6 @@ def _computed(features: "Callable[[pd.DataFrame], pd.DataFrame]", rows: "pd.Data
 
 def in_row_order(result: Any, rows: "pd.DataFrame") -> Any:
     """The result of a function of rows, in their order, which the index keeps if the function has sorted them."""
-    pd = extra("pandas", extra="mlflow")
     if not isinstance(result, pd.DataFrame | pd.Series) or result.index.equals(rows.index):
         return result
     sorted_only = len(result) == len(rows) and result.index.is_unique and result.index.isin(rows.index).all()
@@ -215,7 +211,6 @@ def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
     Raises:
         EvaluationError: The shape or the values do not fit the labels.
     """
-    np = extra("numpy", extra="mlflow")
     columns = tuple(getattr(answer, "columns", ()))
     values = np.asarray(answer)
     values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
@@ -248,7 +243,6 @@ def read_prediction(answer: Any, labels: Labels, rows: int) -> Prediction:
 
 
 def _positions(values: Array, classes: Sequence[Any]) -> Array:
-    np = extra("numpy", extra="mlflow")
     positions = {value: position for position, value in enumerate(classes)}
     positions |= {str(value): position for value, position in positions.items()}
     answers = values.tolist()
@@ -275,8 +269,7 @@ def permutation_importance(
     and F. Dominici, All Models are Wrong, but Many are Useful, JMLR 20, 2019. `worth` is better when greater. Each
     of several inputs with the same content seems less important than they are together.
     """
-    pd = extra("pandas", extra="mlflow")
-    order = extra("numpy", extra="mlflow").random.default_rng(seed)
+    order = np.random.default_rng(seed)
     size, names = len(inputs), list(inputs.columns)
     base = worth(labels.values, predict(model, inputs, labels))
     losses: dict[str, float] = {}

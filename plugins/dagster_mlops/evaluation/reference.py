@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.evaluation.arrays import pd
 from dagster_mlops.evaluation.metrics import Task
 from dagster_mlops.evaluation.predictions import (
     Features,
@@ -30,7 +30,6 @@ from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.pyfunc import PyFuncModel
 
 REFERENCE = f"{NAMESPACE}.reference"
@@ -150,7 +149,7 @@ def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
             f"the reference of version {version.version} of {name!r} was changed: {note['path']} does not have the "
             f"hash of the version's note {REFERENCE}."
         )
-    return extra("pandas", extra="mlflow").read_parquet(io.BytesIO(content))
+    return pd.read_parquet(io.BytesIO(content))
 
 
 def _scored(

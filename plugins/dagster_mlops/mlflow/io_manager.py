@@ -9,9 +9,9 @@ from urllib.parse import quote
 import dagster as dg
 
 from dagster_mlops.core.asset_records import is_rerun, latest_records, note_loaded
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.mlflow.lazy import mlflow
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
@@ -83,7 +83,6 @@ class MlflowModelIOManager(dg.IOManager):
         function = getattr(step.op_def.compute_fn, "decorated_fn", None) or type(self).handle_output
 
         def store() -> None:
-            mlflow = extra("mlflow")
             mlflow.log_params(dict(obj.params))
             mlflow.log_metrics(dict(obj.metrics))
             log_model(obj.model, obj.example, **{"trust": self.trust, **obj.options})

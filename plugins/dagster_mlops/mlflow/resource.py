@@ -4,15 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.environment import environment
-from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
+from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.server.client import EXISTS, refused
 from dagster_mlops.mlflow.server.connection import (
@@ -25,9 +24,6 @@ from dagster_mlops.mlflow.server.connection import (
 )
 from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 
 class MlflowResource(dg.ConfigurableResource):
@@ -117,7 +113,6 @@ class MlflowResource(dg.ConfigurableResource):
     @contextmanager
     def activate_experiment(self, experiment: str | None = None) -> Iterator[tuple["MlflowClient", str]]:
         """Like :meth:`activate`, with the experiment's id, which is the only thing that the server is asked for."""
-        mlflow = extra("mlflow")
         experiment_ids: list[str] = []
         login = without_login(self.uri)[1]
         with environment(**login):
@@ -149,9 +144,9 @@ class MlflowResource(dg.ConfigurableResource):
                 with upstream.active_experiment(experiment_ids[0]):
                     yield client, experiment_ids[0]
             finally:
-                mlflow.set_tracking_uri(uri_before)
+                mlflow.set_tracking_uri(uri_before)  # pyright: ignore[reportArgumentType]
                 if self.registry_uri:
-                    mlflow.set_registry_uri(registry_before)
+                    mlflow.set_registry_uri(registry_before)  # pyright: ignore[reportArgumentType]
 
     @contextmanager
     def models(self) -> Iterator[MlflowModels]:

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
+from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_model_id, version_record
 from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
 from dagster_mlops.mlflow.server.client import or_none
@@ -30,9 +30,6 @@ from dagster_mlops.provenance import (
     mask_credentials,
 )
 from dagster_mlops.tools import answer_within
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 _TIMEOUT = 9.0  # seconds
 _QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -60,7 +57,7 @@ class MlflowTool:
                 answer = answer_within(_TIMEOUT, lambda: _answer(ref, uri))
         except ProvenanceError as error:
             return Faulty(str(error))
-        except (DagsterMlopsError, OSError, extra("mlflow.exceptions").MlflowException) as error:
+        except (DagsterMlopsError, OSError, mlflow.MlflowException) as error:
             return Inaccessible(mask_credentials(str(error)))
         return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
 
@@ -81,7 +78,7 @@ class MlflowTool:
                 source = _model_of(client, ref)
                 if isinstance(source, Faulty):
                     return source
-                files = extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri)
+                files = mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri)
         except TrackingError as error:
             return Inaccessible(str(error))
         return None if files else Deleted(f"the model's files are gone from {mask_credentials(source)}")
@@ -96,7 +93,7 @@ class MlflowTool:
             source = _model_of(client, ref)
             if isinstance(source, Faulty):
                 raise TrackingError(source.reason)
-            download = extra("mlflow.artifacts").download_artifacts
+            download = mlflow.artifacts.download_artifacts
             return Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
 
 
@@ -113,7 +110,7 @@ def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
     with environment(**_QUIET):
         try:
             yield connect(uri, timeout=3), uri
-        except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+        except (OSError, mlflow.MlflowException) as error:
             raise TrackingError(f"{subject} of run {ref.id} cannot be read: {mask_credentials(str(error))}") from error
 
 
@@ -211,7 +208,7 @@ def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
         if model is None:
             return Faulty(f"version {number} of {name!r} points to {source}, which was deleted in MLflow", record)
         source = str(model.artifact_location)
-    if not extra("mlflow.artifacts").list_artifacts(artifact_uri=source, tracking_uri=uri):
+    if not mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri):
         return Faulty(
             f"the model files of version {number} of {name!r} are gone from {mask_credentials(source)}", record
         )

@@ -3,14 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.errors import TrainingRunError
-
-if TYPE_CHECKING:
-    from mlflow.models.model import ModelInfo
+from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 
 # MLflow's module by the package of a model's class. Estimators of the first packages are also scikit-learn's: the most
 # specific class decides.
@@ -106,7 +104,7 @@ def log_function(flavor: str) -> Callable[..., "ModelInfo"]:
         Path(path).mkdir(exist_ok=True)
         module.save_model(path=path, **options)
 
-    keras, log = SimpleNamespace(__name__="mlflow.keras", save_model=save_model), extra("mlflow.models").Model.log
+    keras, log = SimpleNamespace(__name__="mlflow.keras", save_model=save_model), mlflow.models.Model.log
     return lambda model, **options: log(artifact_path=None, flavor=keras, model=model, **options)
 
 

@@ -5,18 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, StoredFormat, stored_format
 from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 from dagster_mlops.mlflow.models.flavors import flavor_of, log_function, name_of, storing
 from dagster_mlops.mlflow.models.requirements import requirements
 from dagster_mlops.mlflow.models.verification import evaluating, first_rows, plain, predict_function, verify_stored
-
-if TYPE_CHECKING:
-    from mlflow.models.model import ModelInfo
 
 _EXAMPLE_ROWS = 5
 _PREDICTED_ROWS = 100  # enough for the type and shape of the predictions
@@ -118,7 +115,7 @@ def _store(
             predictions = predict(rows)
             if "signature" not in native:
                 output = predict(first_rows(example, _PREDICTED_ROWS))
-                options["signature"] = extra("mlflow.models").infer_signature(plain_example, plain(output))
+                options["signature"] = mlflow.models.infer_signature(plain_example, plain(output))
         try:
             info = log_function(flavor)(model, name=name, **{**options, "input_example": input_example})
         except Exception as error:
@@ -129,12 +126,12 @@ def _store(
                 'Change what it names, or write log_model(…, serialization="pickle"): then anyone who can write the '
                 "file can run code where it is loaded."
             ) from error
-    client = extra("mlflow").MlflowClient()
+    client = mlflow.MlflowClient()
     tags = {FORMAT: str(_format_of(info, options))}
     if verify:
         # MLflow would leave its download behind.
         with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
-            folder = Path(extra("mlflow.artifacts").download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
+            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
             tags[DIGEST] = model_digest(folder)
             try:
                 verify_stored(folder, info, flavor, input_example, predictions, function)

@@ -4,13 +4,11 @@ import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-
-if TYPE_CHECKING:
-    from mlflow.models.model import ModelInfo
+from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 
 
 def predict_function(model: Any, flavor: str, name: str) -> Callable[[Any], Any] | None:
@@ -76,7 +74,7 @@ def verify_stored(folder: Path, info: "ModelInfo", flavor: str, rows: Any, expec
     """
     try:
         if "python_function" in info.flavors:
-            stored = extra("mlflow.pyfunc").load_model(str(folder))
+            stored = mlflow.pyfunc.load_model(str(folder))
             # As a server receives it: the stored example went through JSON.
             predictions = stored.predict(rows if stored.input_example is None else stored.input_example)
         else:

@@ -11,20 +11,16 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.evaluation.keeping import EVALUATION
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import shortened
 from dagster_mlops.evaluation.ui_metadata import csv_text, slice_facts
+from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities
 from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.provenance import NAMESPACE
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
-
     from dagster_mlops.mlflow.resource import MlflowResource
 
 EVALUATED = f"{NAMESPACE}.evaluated"
@@ -100,7 +96,6 @@ def _existing_run(client: "MlflowClient", experiment: str, evaluation: Evaluatio
 def _write(
     client: "MlflowClient", run_id: str, evaluation: Evaluation, content: str, model_id: str, pngs: Mapping[str, bytes]
 ) -> None:
-    entities = extra("mlflow.entities")
     name, digest = evaluation.rows_asset, evaluation.rows_hash[:32]  # MLflow's limit is 36 characters
     rows = entities.Dataset(name=name, digest=digest, source_type="dagster", source=json.dumps({"asset": name}))
     client.log_inputs(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import DIGEST, model_digest
 from dagster_mlops.core.run_files import CODE, LICENCES
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.evaluation.keeping import KeptEvaluation, Training
 from dagster_mlops.evaluation.measure import Evaluation
+from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, mlflow
 from dagster_mlops.mlflow.registry.evaluation_run import attach_card, log_evaluation
 from dagster_mlops.mlflow.registry.versions import find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs.lookup import RECORD
@@ -24,10 +24,6 @@ from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRu
 from dagster_mlops.tools import StoredModel
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
-
     from dagster_mlops.mlflow.resource import MlflowResource
 
 _LICENCES = f"{CODE}/{LICENCES}"
@@ -67,12 +63,12 @@ class MlflowModels:
     def fetch(self, version: ModelVersion, folder: Path) -> StoredModel:
         entity = self._entity(version.name, version.version)
         name, model_id = f"{version.name}/{version.version}", logged_model_id(entity)
-        download = extra("mlflow.artifacts").download_artifacts
+        download = mlflow.artifacts.download_artifacts
         try:
             local = Path(download(artifact_uri=entity.source, dst_path=str(folder / "model")))
             tags = self.client.get_logged_model(model_id).tags if model_id else {}
             stored = StoredModel.read(local, version)
-        except (extra("mlflow.exceptions").MlflowException, OSError) as error:
+        except (mlflow.MlflowException, OSError) as error:
             raise ModelVersionError(
                 f"model version {name} cannot be read from {mask_credentials(self.resource.uri)}: "
                 f"{mask_credentials(str(error))[:500]}"
@@ -98,7 +94,7 @@ class MlflowModels:
         with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
             try:
                 return Path(self.client.download_artifacts(version.run_id, path, scratch)).read_bytes()
-            except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+            except (OSError, mlflow.MlflowException) as error:
                 raise ModelVersionError(
                     f"artifact {path} of run {version.run_id}: {mask_credentials(str(error))[:300]}"
                 ) from error

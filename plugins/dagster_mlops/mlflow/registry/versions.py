@@ -4,17 +4,11 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, MlflowModelVersion, Run
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import EXISTS, or_none, refused
 from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
-    from mlflow.entities.model_registry import ModelVersion as MlflowModelVersion
-
 
 # The version in a stored record, which is written before the registry assigns a number from 1. Readers fill it in.
 _UNNUMBERED = "0"

@@ -11,15 +11,13 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow import upstream
+from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
     from dagster_mlops.mlflow.resource import MlflowResource
 
 
@@ -49,7 +47,7 @@ def open_run(
                 run = runs.create_run(client, experiment_id, name, tags)
             else:
                 # Before it is RUNNING: the sensor would close it, since the previous attempt's Dagster run has ended.
-                tag = extra("mlflow.entities").RunTag
+                tag = entities.RunTag
                 owner = [tag(name, tags[name]) for name in (runs.DAGSTER_RUN, runs.OWNER)]
                 client.log_batch(run.info.run_id, tags=owner)
             mlflow.start_run(run_id=run.info.run_id, nested=True, log_system_metrics=False)

@@ -5,20 +5,15 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import ProvenanceError, TrainingRunError
+from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.provenance import NAMESPACE, Record, TrainingRun, mask_credentials, records_in
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 # Tags of an MLflow run. `target` is the asset and partition, `key` adds the root Dagster run: one MLflow run per key.
 KEY, TARGET, OWNER = f"{NAMESPACE}.key", f"{NAMESPACE}.target", f"{NAMESPACE}.owner"
@@ -185,7 +180,7 @@ def search(
         page = client.search_runs(
             list(experiments),
             query,
-            extra("mlflow.entities").ViewType.ACTIVE_ONLY,
+            entities.ViewType.ACTIVE_ONLY,
             max_results=_LOOK_BACK if newest_first else 1000,
             order_by=[f"attributes.start_time {order}", f"attributes.run_id {order}"],
             page_token=token,

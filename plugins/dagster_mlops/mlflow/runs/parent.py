@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_mlops.core.environment import environment
-from dagster_mlops.core.extras import extra
+from dagster_mlops.mlflow.lazy import MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
@@ -17,9 +17,6 @@ from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
     from dagster_mlops.mlflow.resource import MlflowResource
 
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
@@ -46,7 +43,7 @@ def parent_run(
         try:
             with undisturbed(), environment(**request_limits(timeout=10, retries=4)):
                 _settle(client, experiment_id, parent)
-        except (extra("mlflow.exceptions").MlflowException, OSError) as error:
+        except (mlflow.MlflowException, OSError) as error:
             context.log.warning(f"MLflow run {parent} could not be updated: {mask_credentials(str(error))}")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import ParamSpec, TypeVar
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.mlflow.lazy import mlflow
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -25,7 +25,7 @@ def refused(codes: Collection[str], request: Callable[[], object]) -> bool:
     """True when MLflow refuses a request with one of these error codes; any other error is raised."""
     try:
         request()
-    except extra("mlflow.exceptions").MlflowException as error:
+    except mlflow.MlflowException as error:
         if error.error_code not in codes:
             raise
         return True

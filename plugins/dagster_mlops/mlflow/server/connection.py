@@ -8,21 +8,17 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.server.advice import REMEDIES
 from dagster_mlops.mlflow.server.lazy_headers import spare_imports
 from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # Answers of a busy server, and of the proxy of one that is starting.
@@ -43,7 +39,6 @@ def connect(
     Raises:
         TrackingError: it does not answer within a few seconds, or refuses.
     """
-    mlflow = extra("mlflow")
     spare_imports()
     where = mask_credentials(uri)
     bare, login = without_login(uri)
@@ -62,7 +57,7 @@ def connect(
         raise TrackingError(
             f"MLflow's database at {where} cannot be reached: {error}. Start it, or correct the URI."
         ) from error
-    except extra("mlflow.exceptions").MlflowException as error:
+    except mlflow.MlflowException as error:
         text = mask_credentials(str(error))[:500]
         raise TrackingError(f"MLflow at {where} cannot be used: {text}\n{advice(text, REMEDIES, uri=where)}") from error
     if registry_uri and registry_uri != uri:
@@ -94,9 +89,7 @@ def _patiently(ask: Callable[[], object]) -> None:
     """Retry a busy server for some 15 s, but not a dead one: MLflow has one number of retries for both."""
     retry(
         ask,
-        is_transient=lambda error: (
-            isinstance(error, extra("mlflow.exceptions").MlflowException) and _LATER.search(str(error))
-        ),
+        is_transient=lambda error: isinstance(error, mlflow.MlflowException) and _LATER.search(str(error)),
         pauses=(seconds * random.uniform(0.5, 1.5) for seconds in (1, 2, 4, 8)),
     )
 
@@ -105,9 +98,9 @@ def _ask_registry(tracking_uri: str, uri: str, timeout: int) -> None:
     bare, login = without_login(uri)
     try:
         with environment(**request_limits(timeout=timeout, retries=1), **login):
-            client = extra("mlflow").MlflowClient(tracking_uri=tracking_uri, registry_uri=bare)
+            client = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=bare)
             _patiently(lambda: client.search_registered_models(max_results=1))
-    except (OSError, extra("mlflow.exceptions").MlflowException) as error:
+    except (OSError, mlflow.MlflowException) as error:
         text = mask_credentials(str(error))[:500]
         raise TrackingError(
             f"The model registry at {mask_credentials(uri)} cannot be used: {text}\nCorrect registry_uri, or omit it "
@@ -128,7 +121,7 @@ def _create_database(file: Path) -> None:
         environment(_MLFLOW_SERVER_ARTIFACT_ROOT=artifacts_beside(file)),
     ):
         fresh = Path(folder, file.name)
-        extra("mlflow").MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
         with suppress(FileExistsError):  # another process was faster
             os.link(fresh, file)
 

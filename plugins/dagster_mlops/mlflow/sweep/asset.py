@@ -1,36 +1,30 @@
 """Sweeps in one step: Optuna tries a training function's parameters, and the best model becomes the asset's version."""
 
 import functools
-import time
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
-from dagster_mlops.mlflow.sweep.function import SweepFunction
-from dagster_mlops.mlflow.sweep.loop import Sweep, run_trials
-from dagster_mlops.mlflow.sweep.metadata_keys import SECONDS
-from dagster_mlops.mlflow.sweep.study import open_storage, open_study, requeue, running, settled, storage_url
-from dagster_mlops.mlflow.sweep.trial import close_left
-
-if TYPE_CHECKING:
-    import optuna
+from dagster_mlops.mlflow.sweep.best import repeat_trial, tried_before
+from dagster_mlops.mlflow.sweep.loop import Sweep, run_sweep
+from dagster_mlops.mlflow.sweep.study import Direction, MakePruner, MakeSampler, Objective
+from dagster_mlops.mlflow.training.function import TrainingFunction
 
 
 def sweep_asset(
     *,
     registered_model_name: str,
     metric: str,
-    direction: Literal["maximize", "minimize"],
+    direction: Direction,
     n_trials: int,
     n_jobs: int = 1,
-    sampler: "Callable[[int], optuna.samplers.BaseSampler] | None" = None,
-    pruner: "Callable[[], optuna.pruners.BasePruner] | None" = None,
+    sampler: MakeSampler = None,
+    pruner: MakePruner = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
     storage: str | dg.EnvVar | None = None,
     timeout: float | None = None,
@@ -112,47 +106,37 @@ def refuse_checks(options: Mapping[str, Any]) -> None:
         )
 
 
-def run_sweep(
-    objective: "Callable[[optuna.Trial], float]",
-    context: dg.AssetExecutionContext,
-    resource: MlflowResource,
-    settings: Sweep,
-) -> dg.MaterializeResult:
-    """Run the missing trials as children of MLflow's active run, and give that run the best one's model.
+class SweepFunction(TrainingFunction):
+    """The user's function, with an argument ``trial`` from Optuna, and others from Dagster."""
 
-    Raises:
-        TrainingRunError: no trial completed, or too many failed.
-    """
-    mlflow = extra("mlflow")
-    parent, client = mlflow.active_run(), mlflow.MlflowClient()
-    url = storage_url(settings.storage, context.instance)
-    storage = open_storage(url)
-    # One study for all attempts of a step: the key is the root Dagster run with asset and partition.
-    name = f"{parent.data.tags[runs.KEY]}#{parent.data.tags[runs.INPUTS][:12]}"
-    study = open_study(
-        storage,
-        name,
-        direction=settings.direction,
-        pruner=settings.pruner and settings.pruner(),
-        enqueue=settings.enqueue,
-    )
-    try:
-        unfinished = running(study)
-        requeue(study, unfinished)
-        close_left(client, study, parent)
-        outcome = settled(study)
-        # A sampler that starts with the same seed would suggest the same parameters again.
-        make = settings.sampler or (lambda seed: extra("optuna").samplers.TPESampler(seed=seed))
-        study.sampler = make(settings.seed + len(study.get_trials(deepcopy=False)))
-        if outcome.trials or unfinished:
-            context.log.info(
-                f"Continuing study {name}: {len(outcome.trials)} trials have ended, {len(unfinished)} were cut off."
+    def __init__(self, function: Callable[..., float]) -> None:
+        if "trial" not in inspect.signature(function).parameters:
+            raise dg.DagsterInvalidDefinitionError(f"{function.__name__} needs an argument `trial`, Optuna's.")
+        super().__init__(function, extra_arguments=("trial",))
+
+    def load_inputs(self, context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, Any]:
+        """The function's inputs in a step of `asset`, loaded in a step of another one.
+
+        Raises:
+            TrainingRunError: the function takes a config or resources, which only the other step has.
+        """
+        keys = asset.keys_by_input_name
+        if missing := [p.name for p in self.inputs if p.name not in keys]:
+            raise TrainingRunError(
+                f"{self.function.__name__} takes {', '.join(missing)}, which only the steps of the trials have: the "
+                "best trial cannot be run again in another step."
             )
-        started = time.monotonic()
-        run_trials(objective, study, storage, context, client, parent, settings)
-        seconds = time.monotonic() - started
-        metadata = conclude(study, context, client, parent, resource, metric=settings.metric, storage=url)
-        return dg.MaterializeResult(metadata={**metadata, SECONDS: round(seconds, 3)})
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
+
+        def load(parameter: inspect.Parameter) -> Any:
+            kind = parameter.annotation
+            has_type = isinstance(kind, type) and kind is not inspect.Parameter.empty
+            return context.load_asset_value(keys[parameter.name], python_type=kind if has_type else None)
+
+        return {parameter.name: load(parameter) for parameter in self.inputs}
+
+    def objective(
+        self, context: dg.AssetExecutionContext, mlflow: MlflowResource, inputs: Mapping[str, Any]
+    ) -> Objective:
+        """The function of a trial alone."""
+        call = self.bind(context, mlflow, inputs)
+        return lambda trial: call(trial=trial)

@@ -2,44 +2,31 @@
 
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.metadata_keys import METRIC
+from dagster_mlops.mlflow.lazy import entities, mlflow, optuna
+from dagster_mlops.mlflow.metadata_keys import METRIC, TRIAL_NUMBER
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.sweep.metadata_keys import TRIAL_NUMBER
 from dagster_mlops.mlflow.sweep.report import log_plots, sweep_metadata
-from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep.study import RUN_ID, Objective, Search, active_run, settled
 from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE, final_point, log_params
-
-if TYPE_CHECKING:
-    import optuna
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 
 def conclude(
-    study: "optuna.Study",
-    context: dg.AssetExecutionContext,
-    client: "MlflowClient",
-    run: "Run",
-    resource: MlflowResource,
-    *,
-    metric: str,
-    storage: str,
+    search: Search, context: dg.AssetExecutionContext, resource: MlflowResource, storage: str
 ) -> dict[str, Any]:
     """Give MLflow's active run the best trial's results and plots of the search, and return the metadata.
 
     Raises:
         TrainingRunError: no trial completed, or the best one's run or model is gone.
     """
+    study, metric = search.study, search.metric
     outcome = settled(study)
     if not outcome.count("COMPLETE"):
         raise TrainingRunError(
@@ -47,12 +34,12 @@ def conclude(
             f"of the study {study.study_name} say why."
         )
     best = study.best_trial
-    _adopt(client, run, best, metric)
+    _adopt(search, best)
     tried = json.dumps({"number": best.number, "params": best.params}, default=str)
-    client.log_text(run.info.run_id, tried, f"{CODE}/{TRIAL}")
-    plots = log_plots(study, metric)
+    search.client.log_text(search.parent.info.run_id, tried, f"{CODE}/{TRIAL}")
+    plots = log_plots(search)
     context.log.info(f"Trial {best.number} is the best: {metric} {best.value:.6g} with {best.params}.")
-    return sweep_metadata(study, outcome, resource, run, metric=metric, storage=storage) | plots
+    return sweep_metadata(search, outcome, resource, storage) | plots
 
 
 def tried_before(context: dg.AssetExecutionContext) -> str:
@@ -70,24 +57,24 @@ def tried_before(context: dg.AssetExecutionContext) -> str:
     return tried
 
 
-def repeat_trial(objective: "Callable[[optuna.Trial], float]", tried: str, *, metric: str) -> dict[str, Any]:
+def repeat_trial(objective: Objective, tried: str, *, metric: str) -> dict[str, Any]:
     """Run one trial of an earlier sweep, JSON with its `number` and `params`, in MLflow's active run itself."""
-    mlflow, fields = extra("mlflow"), json.loads(tried)
-    trial = extra("optuna").trial.FixedTrial(fields["params"], number=fields["number"])
+    fields = json.loads(tried)
+    trial: Any = optuna.trial.FixedTrial(fields["params"], number=fields["number"])
     value = objective(trial)
-    client, run_id = mlflow.MlflowClient(), mlflow.active_run().info.run_id
-    client.log_batch(run_id, metrics=[final_point(client, run_id, metric, float(value))])
-    log_params(client, run_id, trial.params)
+    client, run = mlflow.MlflowClient(), active_run()
+    client.log_batch(run.info.run_id, metrics=[final_point(client, run.info.run_id, metric, float(value))])
+    log_params(client, run.info.run_id, trial.params)
     return {TRIAL_NUMBER: trial.number, f"{METRIC}/{metric}": float(value)}
 
 
-def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTrial", metric: str) -> None:
+def _adopt(search: Search, best: "optuna.trial.FrozenTrial") -> None:
     """Give the sweep's run a copy of the best trial's model, its metrics and its parameters.
 
     Raises:
         TrainingRunError: the trial's run or model was deleted.
     """
-    entities = extra("mlflow.entities")
+    client, parent = search.client, search.parent
     child = client.get_run(best.user_attrs[RUN_ID])
     models = [model for model in runs.logged_models(client, child) if str(model.status) == "READY"]
     if len(models) != 1:
@@ -97,9 +84,7 @@ def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTria
         )
     [model] = models
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
-        source = extra("mlflow.artifacts").download_artifacts(
-            artifact_uri=f"models:/{model.model_id}", dst_path=scratch
-        )
+        source = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{model.model_id}", dst_path=scratch)
         copy = client.create_logged_model(
             parent.info.experiment_id,
             name=model.name,
@@ -108,7 +93,7 @@ def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTria
             params={name: str(value) for name, value in best.params.items()},
             model_type=model.model_type,
         )
-        described = extra("mlflow.models").Model.load(source)
+        described = mlflow.models.Model.load(source)
         described.run_id, described.model_id, described.model_uuid = parent.info.run_id, copy.model_id, copy.model_id
         described.artifact_path = copy.artifact_location
         described.save(str(Path(source, "MLmodel")))
@@ -118,7 +103,9 @@ def _adopt(client: "MlflowClient", parent: "Run", best: "optuna.trial.FrozenTria
     metrics = {k: v for k, v in child.data.metrics.items() if not k.startswith((INTERMEDIATE, "system/"))}
     client.log_batch(
         parent.info.run_id,
-        metrics=[entities.Metric(name, value, timestamp, 0) for name, value in {**metrics, metric: best.value}.items()],
+        metrics=[
+            entities.Metric(name, value, timestamp, 0) for name, value in {**metrics, search.metric: best.value}.items()
+        ],
     )
     # A param of the config may have the same name; the trial's run and the asset's metadata have the trial's value.
     log_params(client, parent.info.run_id, child.data.params)

@@ -2,23 +2,35 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.lazy import optuna
+from dagster_mlops.mlflow.metadata_keys import BEST_VALUE, SECONDS
+from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.sweep.metadata_keys import BEST_VALUE
-from dagster_mlops.mlflow.sweep.study import RUN_ID, queued, requeue, running, settled
+from dagster_mlops.mlflow.sweep.best import conclude
+from dagster_mlops.mlflow.sweep.study import (
+    RUN_ID,
+    Direction,
+    MakePruner,
+    MakeSampler,
+    Objective,
+    Search,
+    active_run,
+    opened_study,
+    queued,
+    requeue,
+    sampler_of,
+    settled,
+    storage_url,
+)
 from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    import optuna
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _OBSERVED_EVERY_S = 30.0
 
@@ -28,30 +40,58 @@ class Sweep:
     """The settings of a sweep, besides its function."""
 
     metric: str
-    direction: Literal["maximize", "minimize"]
+    direction: Direction
     n_trials: int
     n_jobs: int
     seed: int
     storage: str | dg.EnvVar | None
     timeout: float | None
     max_failed: int
-    sampler: "Callable[[int], optuna.samplers.BaseSampler] | None"
-    pruner: "Callable[[], optuna.pruners.BasePruner] | None"
+    sampler: MakeSampler
+    pruner: MakePruner
     enqueue: Sequence[Mapping[str, Any]]
 
 
-def run_trials(
-    objective: "Callable[[optuna.Trial], float]",
-    study: "optuna.Study",
+def run_sweep(
+    objective: Objective, context: dg.AssetExecutionContext, resource: MlflowResource, settings: Sweep
+) -> dg.MaterializeResult:
+    """Run the missing trials as children of MLflow's active run, and give that run the best one's model.
+
+    Raises:
+        TrainingRunError: no trial completed, or too many failed.
+    """
+    tags, url = active_run().data.tags, storage_url(settings.storage, context.instance)
+    # One study for all attempts of a step: the key is the root Dagster run with asset and partition.
+    name = f"{tags[runs.KEY]}#{tags[runs.INPUTS][:12]}"
+    options = {"direction": settings.direction, "pruner": settings.pruner, "enqueue": settings.enqueue}
+    with opened_study(url, name, **options) as (study, storage):
+        search = Search(study, settings.metric, context.run.run_id)
+        cut_off = requeue(study)
+        close_left(search)
+        outcome = settled(study)
+        # A sampler that starts with the same seed would suggest the same parameters again.
+        study.sampler = sampler_of(settings.sampler, settings.seed + len(study.get_trials(deepcopy=False)))
+        if outcome.trials or cut_off:
+            context.log.info(
+                f"Continuing study {name}: {len(outcome.trials)} trials have ended, {cut_off} were cut off."
+            )
+        started = time.monotonic()
+        _run_trials(objective, search, storage, context, settings)
+        seconds = time.monotonic() - started
+        return dg.MaterializeResult(metadata={**conclude(search, context, resource, url), SECONDS: round(seconds, 3)})
+
+
+def _run_trials(
+    objective: Objective,
+    search: Search,
     storage: "optuna.storages.RDBStorage",
     context: dg.AssetExecutionContext,
-    client: "MlflowClient",
-    parent: "Run",
     settings: Sweep,
 ) -> None:
     """Run the missing trials, `n_jobs` at a time, until time is up, too many fail, or the step is interrupted."""
     stop, exhausted, lock = threading.Event(), threading.Event(), threading.Lock()
     errors: list[BaseException] = []
+    study = search.study
     missing = settings.n_trials - len(settled(study).trials)
     began, observed = time.monotonic(), time.monotonic()
 
@@ -68,17 +108,7 @@ def run_trials(
             with lock:
                 # On sqlite, two threads would get the same queued trial: Optuna finds and takes it in two steps.
                 new_trial = study.ask()
-            trial = run_trial(
-                objective,
-                study,
-                new_trial,
-                client=client,
-                parent=parent,
-                dagster_run_id=context.run.run_id,
-                metric=settings.metric,
-                stopped=stop.is_set,
-                exhausted=exhausted.set,
-            )
+            trial = run_trial(objective, search, new_trial, stopped=stop.is_set, exhausted=exhausted.set)
             if trial is None:
                 return
             with lock:
@@ -112,8 +142,8 @@ def run_trials(
     except BaseException:
         stop.set()
         try:
-            requeue(study, running(study))
-            close_left(client, study, parent)
+            requeue(study)
+            close_left(search)
         except Exception as second:  # noqa: BLE001 — must not replace an interrupt
             context.log.warning(
                 f"The next attempt cleans up the trials that were cut off: {mask_credentials(str(second))}"

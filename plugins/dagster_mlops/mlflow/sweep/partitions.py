@@ -4,31 +4,37 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import latest_event, upstream_refs
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import link
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.assets import training_asset
-from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL
+from dagster_mlops.mlflow.lazy import optuna
+from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, SECONDS, STORAGE, STUDY_NAME, TRIAL_NUMBER
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
-from dagster_mlops.mlflow.sweep.asset import refuse_checks
+from dagster_mlops.mlflow.sweep.asset import SweepFunction, refuse_checks
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
-from dagster_mlops.mlflow.sweep.function import SweepFunction
-from dagster_mlops.mlflow.sweep.metadata_keys import SECONDS, STORAGE, STUDY_NAME, TRIAL_NUMBER
-from dagster_mlops.mlflow.sweep.study import RUN_ID, open_storage, open_study, running, settled, storage_url
+from dagster_mlops.mlflow.sweep.study import (
+    RUN_ID,
+    Direction,
+    MakePruner,
+    MakeSampler,
+    Search,
+    opened_study,
+    running,
+    sampler_of,
+    settled,
+    storage_url,
+)
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    import optuna
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,10 @@ def sweep_trials(
     name: str,
     registered_model_name: str,
     metric: str,
-    direction: Literal["maximize", "minimize"],
+    direction: Direction,
     n_trials: int,
-    sampler: "Callable[[int], optuna.samplers.BaseSampler] | None" = None,
-    pruner: "Callable[[], optuna.pruners.BasePruner] | None" = None,
+    sampler: MakeSampler = None,
+    pruner: MakePruner = None,
     storage: str | dg.EnvVar | None = None,
     experiment: str | None = None,
     seed: int = 0,
@@ -100,15 +106,10 @@ def sweep_trials(
 
     @contextmanager
     def opened(instance: dg.DagsterInstance, study_name: str, offset: int = 0) -> "Iterator[optuna.Study]":
-        database = open_storage(storage_url(storage, instance))
-        make = sampler or (lambda seed: extra("optuna").samplers.TPESampler(seed=seed))
-        try:
-            yield open_study(
-                database, study_name, direction=direction, sampler=make(seed + offset), pruner=pruner and pruner()
-            )
-        finally:
-            database.remove_session()
-            database.engine.dispose()
+        url = storage_url(storage, instance)
+        with opened_study(url, study_name, direction=direction, pruner=pruner) as (study, _):
+            study.sampler = sampler_of(sampler, seed + offset)
+            yield study
 
     @dg.asset(key=keys["study"], group_name=group, kinds={"optuna"})
     def begin(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
@@ -147,23 +148,16 @@ def sweep_trials(
                     context.log.info(f"Trial {number} has ended as {trial.state.name} and is not repeated.")
                 else:
                     parent = client.get_run(study.user_attrs[_RUN])
+                    search = Search(study, metric, context.run.run_id, client, parent)
                     objective = sweep_function.objective(context, mlflow, inputs)
                     is_alive = functools.partial(runs.is_alive, instance=context.instance, unless=context.run.run_id)
                     try:
                         # The sensor and a backfill may both have requested it.
-                        close_left(client, study, parent, only=number, is_alive=is_alive)
+                        close_left(search, only=number, is_alive=is_alive)
                         live_trial = upstream.trial_of(study, trial)
                         live_trial.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
                         with delivered_outside_of_databases():
-                            trial = run_trial(
-                                objective,
-                                study,
-                                live_trial,
-                                client=client,
-                                parent=parent,
-                                dagster_run_id=context.run.run_id,
-                                metric=metric,
-                            )
+                            trial = run_trial(objective, search, live_trial)
                     except TrainingRunError as error:
                         raise dg.Failure(str(error), allow_retries=False) from error
                     assert trial is not None
@@ -191,7 +185,6 @@ def sweep_trials(
 
         @functools.wraps(function)
         def choose(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
-            fluent = extra("mlflow")
             if tried := tried_before(context):
                 objective = sweep_function.objective(context, mlflow, sweep_function.load_inputs(context, trials))
                 return dg.MaterializeResult(metadata=repeat_trial(objective, tried, metric=metric))
@@ -206,10 +199,9 @@ def sweep_trials(
                     )
                 if settled(study).count("COMPLETE"):
                     _refuse_other_inputs(study.best_trial, context, keys["study"])
-                run, client = fluent.active_run(), fluent.MlflowClient()
-                client.set_tag(run.info.run_id, STUDY, study_name)
-                address = storage_url(storage, context.instance)
-                metadata = conclude(study, context, client, run, mlflow, metric=metric, storage=address)
+                search = Search(study, metric)
+                search.client.set_tag(search.parent.info.run_id, STUDY, study_name)
+                metadata = conclude(search, context, mlflow, storage_url(storage, context.instance))
             return dg.MaterializeResult(metadata=metadata)
 
         sweep_function.set_signature(choose, inputs=False)

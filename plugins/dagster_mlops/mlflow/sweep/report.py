@@ -7,34 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.pictures import drawn, failed, markdown, new_figure
+from dagster_mlops.mlflow.lazy import mlflow, optuna
+from dagster_mlops.mlflow.metadata_keys import BEST_VALUE, STORAGE, STUDY_NAME
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.sweep.metadata_keys import BEST_VALUE, STORAGE, STUDY_NAME
-from dagster_mlops.mlflow.sweep.study import RUN_ID, Settled
+from dagster_mlops.mlflow.sweep.study import RUN_ID, Search, Settled
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
-    import optuna
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from mlflow.entities import Run
 
 _ROWS = 20
 _PANELS = 6
 
 
-def sweep_metadata(
-    study: "optuna.Study",
-    outcome: Settled,
-    resource: MlflowResource,
-    parent: "Run",
-    *,
-    metric: str,
-    storage: str,
-) -> dict[str, Any]:
+def sweep_metadata(search: Search, outcome: Settled, resource: MlflowResource, storage: str) -> dict[str, Any]:
     """The results, as metadata of the asset."""
+    study, metric, parent = search.study, search.metric, search.parent
     best = study.best_trial
     sign = -1 if study.direction.name == "MAXIMIZE" else 1
     ranked = sorted(
@@ -69,20 +60,20 @@ def sweep_metadata(
     }
 
 
-def log_plots(study: "optuna.Study", metric: str) -> dict[str, Any]:
+def log_plots(search: Search) -> dict[str, Any]:
     """Draw the course of the search and log it to MLflow's active run, from which it reaches the asset's page.
 
     Returns:
         Metadata on pictures that could not be drawn or logged; a search does not fail for a picture.
     """
     plots = {"sweep_history.png": _history, "sweep_params.png": _slices}
-    pictures = [drawn(name, partial(plot, study, metric), tool="mlflow") for name, plot in plots.items()]
+    pictures = [drawn(name, partial(plot, search.study, search.metric), tool="mlflow") for name, plot in plots.items()]
     try:
         with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as folder:
             for picture in pictures:
                 if picture.content:
                     Path(folder, picture.title).write_bytes(picture.content)
-            extra("mlflow").log_artifacts(folder)
+            mlflow.log_artifacts(folder)
     except Exception as error:  # noqa: BLE001 - see above
         pictures.append(failed("The search", error))
     problems = markdown(picture for picture in pictures if picture.problem)
@@ -97,7 +88,6 @@ def importances(study: "optuna.Study") -> dict[str, float]:
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
     if len({trial.value for trial in complete}) < 2:
         return {}
-    optuna = extra("optuna")
     # Optuna warns of parameters that hardly vary, and raises when none varies or the trials have different ones.
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,26 +1,47 @@
 """The Optuna study of a sweep: its storage, its ended trials, and those that a dead process lost."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.lazy import MlflowClient, Run, mlflow, optuna
 from dagster_mlops.mlflow.server.connection import absolute_uri, sqlite_file
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    import optuna
 
 RETRY_OF, RUN_ID = "dagster_mlops.retry_of", "mlflow_run_id"
 """User attributes of a trial: the number of the lost trial whose parameters it has, and its MLflow run."""
 
 _NAME_LIMIT = 500  # Optuna's column holds 512 characters
 _PAUSES = (0.2, 0.4, 0.8, 1.6)  # seconds between attempts to open a storage
+
+Direction = Literal["maximize", "minimize"]
+MakeSampler: TypeAlias = "Callable[[int], optuna.samplers.BaseSampler] | None"
+MakePruner: TypeAlias = "Callable[[], optuna.pruners.BasePruner] | None"
+Objective: TypeAlias = "Callable[[optuna.Trial], float]"
+
+
+def active_run() -> Run:
+    """MLflow's active run, which is that of the step."""
+    run = mlflow.active_run()
+    assert run is not None
+    return run
+
+
+@dataclass(frozen=True)
+class Search:
+    """A study whose trials are children of the MLflow run `parent`; `metric` is what the function returns."""
+
+    study: "optuna.Study"
+    metric: str = ""
+    dagster_run_id: str = ""
+    client: MlflowClient = field(default_factory=lambda: mlflow.MlflowClient())
+    parent: Run = field(default_factory=active_run)
 
 
 def storage_url(storage: "str | dg.EnvVar | None", instance: dg.DagsterInstance) -> str:
@@ -37,7 +58,6 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
     Raises:
         TrackingError: the database does not answer, or is of another version of Optuna.
     """
-    storages = extra("optuna.storages")
     file = sqlite_file(url)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +65,7 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
     try:
         # When several processes create the tables at once, all but one fail.
         return retry(
-            lambda: storages.RDBStorage(url, engine_kwargs=options), is_transient=lambda _: True, pauses=_PAUSES
+            lambda: optuna.storages.RDBStorage(url, engine_kwargs=options), is_transient=lambda _: True, pauses=_PAUSES
         )
     except Exception as error:
         raise TrackingError(
@@ -67,18 +87,27 @@ class Settled:
         return sum(trial.state.name == state for trial in self.trials)
 
 
+@contextmanager
+def opened_study(url: str, name: str, **options: Any) -> "Iterator[tuple[optuna.Study, optuna.storages.RDBStorage]]":
+    """A study and its storage, which is closed at the end; `options` are those of :func:`open_study`."""
+    storage = open_storage(url)
+    try:
+        yield open_study(storage, name, **options), storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def open_study(
     storage: "optuna.storages.RDBStorage",
     name: str,
     *,
-    direction: str,
-    sampler: "optuna.samplers.BaseSampler | None" = None,
-    pruner: "optuna.pruners.BasePruner | None" = None,
+    direction: Direction,
+    pruner: MakePruner = None,
     enqueue: Sequence[Mapping[str, Any]] = (),
 ) -> "optuna.Study":
     """The study of that name, created when it is missing; `enqueue` lists parameters to start with."""
-    optuna = extra("optuna")
-    options: dict[str, Any] = dict(study_name=name[:_NAME_LIMIT], storage=storage, sampler=sampler, pruner=pruner)
+    options: dict[str, Any] = dict(study_name=name[:_NAME_LIMIT], storage=storage, pruner=pruner and pruner())
     try:
         study = optuna.load_study(**options)
     except KeyError:
@@ -95,17 +124,23 @@ def settled(study: "optuna.Study") -> Settled:
     return Settled([t for t in trials if t.state.is_finished() and t.number not in lost_numbers], len(lost_numbers))
 
 
-def requeue(study: "optuna.Study", trials: "Sequence[optuna.trial.FrozenTrial]") -> None:
-    """End trials that no process runs any more, and queue their parameters."""
+def sampler_of(make: MakeSampler, seed: int) -> "optuna.samplers.BaseSampler":
+    """The user's sampler for a seed, or Optuna's TPE."""
+    return make(seed) if make else optuna.samplers.TPESampler(seed=seed)
+
+
+def requeue(study: "optuna.Study") -> int:
+    """End the running trials, which no process runs any more, and queue their parameters; return their number."""
     requeued = {trial.user_attrs.get(RETRY_OF) for trial in study.get_trials(deepcopy=False)}
-    failed = extra("optuna.trial").TrialState.FAIL
-    for trial in trials:
+    unfinished = running(study)
+    for trial in unfinished:
         # In this order: after a kill in between, the trial is still RUNNING, and this is repeated.
         if trial.number not in requeued:
             # It may have died before it asked for its queued parameters.
             params = {**queued(trial), **trial.params}
             study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
-        study.tell(trial.number, state=failed, skip_if_finished=True)
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+    return len(unfinished)
 
 
 def queued(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
@@ -115,4 +150,4 @@ def queued(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
 
 def running(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
     """The trials that are running, or were when their process died."""
-    return study.get_trials(deepcopy=False, states=(extra("optuna.trial").TrialState.RUNNING,))
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))

@@ -6,22 +6,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.lazy import Metric, MlflowClient, Run, entities, mlflow, optuna
 from dagster_mlops.mlflow.models.log import deferred
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.server.client import INVALID, refused
-from dagster_mlops.mlflow.sweep.study import RUN_ID, settled
+from dagster_mlops.mlflow.sweep.study import RUN_ID, Objective, Search, settled
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
-
-if TYPE_CHECKING:
-    import optuna
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
 
 TRIAL, STATE, STUDY = f"{NAMESPACE}.trial", f"{NAMESPACE}.trial_state", f"{NAMESPACE}.study"
 """Tags of a trial's MLflow run: its number, its state, and its study."""
@@ -36,14 +31,10 @@ _FOR_ALL = (TrainingRunError, dg.Failure, dg.RetryRequested)
 
 
 def run_trial(
-    objective: "Callable[[optuna.Trial], float]",
-    study: "optuna.Study",
+    objective: Objective,
+    search: Search,
     trial: "optuna.Trial",
     *,
-    client: "MlflowClient",
-    parent: "Run",
-    dagster_run_id: str,
-    metric: str,
     stopped: Callable[[], bool] = lambda: False,
     exhausted: Callable[[], None] = lambda: None,
 ) -> "optuna.trial.FrozenTrial | None":
@@ -54,10 +45,10 @@ def run_trial(
     Raises:
         TrainingRunError: the function logged no model or several, or did not return a number.
     """
-    optuna = extra("optuna")
+    study = search.study
     tags = {TRIAL: str(trial.number), STUDY: study.study_name, runs.OWNER: runs.owner()}
-    tags[runs.DAGSTER_RUN] = dagster_run_id
-    with _child(parent, f"trial {trial.number}", tags) as child:
+    tags[runs.DAGSTER_RUN] = search.dagster_run_id
+    with _child(search.parent, f"trial {trial.number}", tags) as child:
         trial.set_user_attr(RUN_ID, child.run.info.run_id)
         waiting: list[Callable[[], Any]] = []
         token = deferred.set(waiting)
@@ -80,9 +71,8 @@ def run_trial(
         if stopped():
             return None
         if value is not None:
-            _keep_model(client, study, child.run, waiting, value)
-        frozen = study.get_trials(deepcopy=False)[trial.number]
-        _log(client, child.run, frozen, state=state, metric=metric, value=value, error=error)
+            _keep_model(search, child.run, waiting, value)
+        _log(search, child.run, study.get_trials(deepcopy=False)[trial.number], state, value, error)
         if stopped():
             return None
         try:
@@ -97,14 +87,7 @@ def run_trial(
         return study.get_trials(deepcopy=False)[trial.number]
 
 
-def close_left(
-    client: "MlflowClient",
-    study: "optuna.Study",
-    parent: "Run",
-    *,
-    only: int | None = None,
-    is_alive: "Callable[[Run], bool]" = lambda run: False,
-) -> int:
+def close_left(search: Search, *, only: int | None = None, is_alive: Callable[[Run], bool] = lambda run: False) -> int:
     """Close the runs that a dead process left open: with the state of their trial in the study, or as killed.
 
     `only` is the number of one trial; by default, all are closed.
@@ -112,16 +95,16 @@ def close_left(
     Raises:
         TrainingRunError: the run `is_alive`.
     """
-    ended = {trial.user_attrs.get(RUN_ID): trial for trial in settled(study).trials}
-    query = f"tags.`{runs.PARENT}` = '{parent.info.run_id}' and attributes.status = 'RUNNING'"
-    if only is not None:
-        query += f" and tags.`{TRIAL}` = '{only}'"
-    open_runs = client.search_runs([parent.info.experiment_id], query, max_results=1000)
+    client, parent = search.client, search.parent.info
+    ended = {trial.user_attrs.get(RUN_ID): trial for trial in settled(search.study).trials}
+    tags = {runs.PARENT: parent.run_id, **({} if only is None else {TRIAL: str(only)})}
+    open_runs = list(runs.search(client, [parent.experiment_id], tags, running=True))
     for run in open_runs:
         if is_alive(run):
             raise TrainingRunError(
-                f"trial {run.data.tags[TRIAL]} of {study.study_name} is being run by {run.data.tags.get(runs.OWNER)} "
-                f"for Dagster run {run.data.tags.get(runs.DAGSTER_RUN)}. Wait for it or terminate it, then re-run."
+                f"trial {run.data.tags[TRIAL]} of {search.study.study_name} is being run by "
+                f"{run.data.tags.get(runs.OWNER)} for Dagster run {run.data.tags.get(runs.DAGSTER_RUN)}. Wait for it "
+                "or terminate it, then re-run."
             )
         if trial := ended.get(run.info.run_id):
             # Killed between the end of the trial and that of the run: everything was logged.
@@ -141,7 +124,6 @@ class _Child:
 @contextmanager
 def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child]:
     """A child of the sweep's run, active in this thread and closed however the block ends."""
-    mlflow = extra("mlflow")
     child = _Child(
         mlflow.start_run(
             run_name=name,
@@ -165,22 +147,19 @@ def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child
 
 def _end(child: _Child, parent: "Run") -> None:
     """Close the runs that the function left open, and then the trial's own."""
-    mlflow = extra("mlflow")
     while (active := mlflow.active_run()) is not None and active.info.run_id != parent.info.run_id:
         mlflow.end_run(child.status)
         if active.info.run_id == child.run.info.run_id:
             break
 
 
-def _keep_model(
-    client: "MlflowClient", study: "optuna.Study", run: "Run", waiting: list[Callable[[], Any]], value: float
-) -> None:
+def _keep_model(search: Search, run: "Run", waiting: list[Callable[[], Any]], value: float) -> None:
     """Store the trial's model if it is the best so far.
 
     Raises:
         TrainingRunError: the trial logged no model, or several.
     """
-    models = len(waiting) or len(runs.logged_models(client, run))
+    study, models = search.study, len(waiting) or len(runs.logged_models(search.client, run))
     if models != 1:
         raise TrainingRunError(
             f"a trial logs exactly one model, this one logged {models}. Call dagster_mlops.mlflow.models.log_model("
@@ -194,18 +173,10 @@ def _keep_model(
 
 
 def _log(
-    client: "MlflowClient",
-    run: "Run",
-    trial: "optuna.trial.FrozenTrial",
-    *,
-    state: str,
-    metric: str,
-    value: float | None,
-    error: str,
+    search: Search, run: "Run", trial: "optuna.trial.FrozenTrial", state: str, value: float | None, error: str
 ) -> None:
     """Log a trial's values, parameters and state to its run."""
-    entities = extra("mlflow.entities")
-    run_id = run.info.run_id
+    client, metric, run_id = search.client, search.metric, run.info.run_id
     began = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else run.info.start_time
     metrics = [
         entities.Metric(f"{INTERMEDIATE}{metric}", float(reported), began, step)
@@ -222,7 +193,6 @@ def _log(
 
 def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters, except those that the run already has with another value, which MLflow cannot change."""
-    entities = extra("mlflow.entities")
     every = [entities.Param(name, str(value)) for name, value in params.items()]
     if refused(INVALID, lambda: client.log_batch(run_id, params=every)):
         logged = client.get_run(run_id).data.params
@@ -234,7 +204,7 @@ def final_point(client: "MlflowClient", run_id: str, metric: str, value: float) 
     points = client.get_metric_history(run_id, metric)
     latest = max([time.time_ns() // 1_000_000, *(point.timestamp + 1 for point in points)])
     step = max((point.step for point in points), default=0)
-    return extra("mlflow.entities").Metric(metric, value, latest, step)
+    return entities.Metric(metric, value, latest, step)
 
 
 def _is_value(value: Any) -> bool:

@@ -9,23 +9,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_records import Read
 from dagster_mlops.core.child import ChildError, run_program
 from dagster_mlops.core.code_state import CodeState
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
+from dagster_mlops.mlflow.lazy import ArtifactRepository, Run, mlflow
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.config_params import kept_config, masked_strings
 from dagster_mlops.mlflow.training.packages import installed_packages, requirements
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
@@ -109,8 +105,8 @@ def switches() -> dict[str, Any]:
 
 def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
     """The artifact store of a run, by its URI, which a client would request from the server first."""
-    registry = extra("mlflow.store.artifact.artifact_repository_registry")
-    return registry.get_artifact_repository(run.info.artifact_uri, resource.address)
+    registry = mlflow.store.artifact.artifact_repository_registry
+    return registry.get_artifact_repository(str(run.info.artifact_uri), resource.address)
 
 
 def log_capture(

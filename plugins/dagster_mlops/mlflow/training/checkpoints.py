@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -15,10 +15,8 @@ from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
-
-if TYPE_CHECKING:
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 FOLDER = "checkpoints"
 RESUMED = f"{NAMESPACE}.resumed_step"  # tag of a run: number of finished steps when its last attempt started
@@ -58,7 +56,7 @@ class Checkpoints:
         first = self._restore(store)
         if first:
             log.info(f"Continues after step {first} of {total}, from the checkpoint of an earlier attempt.")
-            extra("mlflow").set_tag(RESUMED, str(first))
+            mlflow.set_tag(RESUMED, str(first))
         for step in range(first, total):
             yield step
             if (step + 1) % self._every == 0 or step + 1 == total:
@@ -170,13 +168,13 @@ def torch_checkpoints(*, every: int = 1, keep: int = 2, **parts: Any) -> Checkpo
 
 
 def _artifacts() -> "ArtifactRepository":
-    run = extra("mlflow").active_run()
+    run = mlflow.active_run()
     if run is None:
         raise TrainingRunError(
             "Checkpoints need an active MLflow run, and there is none: use them in a training asset."
         )
-    registry = extra("mlflow.store.artifact.artifact_repository_registry")
-    return registry.get_artifact_repository(run.info.artifact_uri)
+    registry = mlflow.store.artifact.artifact_repository_registry
+    return registry.get_artifact_repository(str(run.info.artifact_uri))
 
 
 def _store(store: "ArtifactRepository", folder: Path, step: int) -> int:

@@ -2,15 +2,11 @@
 
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import TrainingRunError
-
-if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel
+from dagster_mlops.mlflow.lazy import LoggedModel, mlflow
 
 # MLflow takes about 11 s to infer a model's requirements, and half a second to log the model itself.
 _SLOW_LOG_MODEL_S = 8.0
@@ -32,11 +28,11 @@ def the_model(context: dg.AssetExecutionContext, logged: "Sequence[LoggedModel]"
         )
     [model] = ready
     # By its location: with its id, MLflow would request the location from the server once more.
-    store = extra("mlflow.store.artifact.artifact_repository_registry").get_artifact_repository(
+    store = mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(
         model.artifact_location, tracking_uri
     )
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        info = extra("mlflow.models").Model.load(store.download_artifacts("MLmodel", scratch))
+        info = mlflow.models.Model.load(store.download_artifacts("MLmodel", scratch))
     missing = [
         *([] if info.signature else ["signature=infer_signature(X, predictions)"]),
         *([] if info.saved_input_example_info else ["input_example=X.head(3)"]),

@@ -8,26 +8,22 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.run_files import CODE, STEP
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training import capture
 from dagster_mlops.mlflow.training.config_params import config_params, visible_config
 from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
 
@@ -53,7 +49,6 @@ class RunFacts:
 
     def log(self, client: "MlflowClient", resource: MlflowResource, run: "Run", attempt: int) -> TrainingRun:
         """Write everything to the run, in one request per kind, and return the record."""
-        entities = extra("mlflow.entities")
         run_id = run.info.run_id
         record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
         # A new run was created with its tags. A description that the user has edited stays.

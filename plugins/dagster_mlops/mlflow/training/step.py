@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.run_files import CODE, SYSTEM
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.metadata_keys import VERSION_URL
 from dagster_mlops.mlflow.registry.versions import logged_model_id, register
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -26,10 +26,6 @@ from dagster_mlops.mlflow.training.logged_model import the_model
 from dagster_mlops.mlflow.training.run_facts import RunFacts, run_facts
 from dagster_mlops.mlflow.training.system_metrics import watched
 from dagster_mlops.mlflow.training.ui_metadata import present_run
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel, Run
 
 
 def train_step(
@@ -98,14 +94,14 @@ def _train_step(
                 model = the_model(context, logged, resource.address)
                 if before:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
-            extra("mlflow").flush_async_logging()
+            mlflow.flush_async_logging()
             run = client.get_run(run_id)
             try:
                 version = register(
                     client, training.registered_model_name, model, run, record, facts.datasets, is_retry=attempt > 0
                 )
             except Exception:
-                with suppress(extra("mlflow.exceptions").MlflowException, OSError):
+                with suppress(mlflow.MlflowException, OSError):
                     client.set_tag(run_id, runs.TRAINED, model.model_id)  # the next attempt need not train
                 raise
 
@@ -174,7 +170,7 @@ def _trained_before(
 def _call(call: Callable[[], Any]) -> dg.MaterializeResult | None:
     try:
         result = call()
-    except extra("mlflow.exceptions").MlflowException as error:
+    except mlflow.MlflowException as error:
         if "skops_trusted_types" not in str(error):
             raise
         raise TrainingRunError(

@@ -8,12 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from dagster_mlops.mlflow.lazy import MlflowClient, entities
 
 _SAMPLE_S, _POINT_S, _SEND_S = 1.0, 10.0, 30.0  # seconds: between samples, points of a curve, requests
 
@@ -103,7 +101,7 @@ class _Watch:
         self.points.append((int(time.time() * 1000), point))
 
     def _send(self, step: int) -> int:
-        metric = extra("mlflow.entities").Metric
+        metric = entities.Metric
         batch = [
             metric(f"system/{name}", value, at, step + number)
             for number, (at, point) in enumerate(self.points)

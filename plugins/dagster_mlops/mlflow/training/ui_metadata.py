@@ -4,12 +4,13 @@ import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, markdown
 from dagster_mlops.core.run_files import CODE
+from dagster_mlops.mlflow.lazy import ArtifactRepository, Run
 from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL
 from dagster_mlops.mlflow.registry.versions import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -17,10 +18,6 @@ from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.provenance import TrainingRun
-
-if TYPE_CHECKING:
-    from mlflow.entities import Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 _FIGURES = 3
 _FOLDERS = 5  # that are listed: each takes a request
