@@ -6,13 +6,14 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.model_versions import made_by
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.evaluation.evaluate import Setup, evaluate
-from dagster_mlops.evaluation.keeping import EVALUATION, KeepsEvaluations, KeptEvaluation, Training, summary
+from dagster_mlops.evaluation.keeping import EVALUATION, KeepsEvaluations, Training, summary
 from dagster_mlops.evaluation.measure import Plan, SliceBy
 from dagster_mlops.evaluation.metrics import Metric, Task
 from dagster_mlops.evaluation.model_card import model_card
@@ -107,32 +108,30 @@ def evaluation_asset(
     )
     ins = {"rows": rows, **({"training_rows": training_rows} if training_rows else {})}
 
+    @not_retried(EvaluationError, ModelVersionError)
     def evaluation(context: dg.AssetExecutionContext, **frames: Any) -> dg.MaterializeResult:
-        resource = capable_resource(context, registry, ModelRegistry)
-        stored = KeptEvaluation("")
-        try:
-            with resource.models() as models:
-                record = made_by(context, setup.model)
-                version = models.version(record.name, record.version)
-                result, model_format, pictures = evaluate(context, models, record, setup, **frames)
-                training = models.training(version) if isinstance(models, KeepsEvaluations) else Training()
-                text = model_card(record, training, result, setup.card)
-                if isinstance(models, KeepsEvaluations):
-                    pngs = {name: picture.content for name, picture in pictures.items() if picture.content}
-                    stored = models.keep_evaluation(context, version, result, pngs, text)
-                models.note(version, EVALUATION, summary(result, stored.run_id))
-                tool, version_url = models.tool, models.url(version)
-        except (EvaluationError, ModelVersionError) as error:
-            # Another attempt would fail in the same way.
-            raise dg.Failure(str(error), allow_retries=False) from error
+        run_id, run_url, training = "", "", Training()
+        with capable_resource(context, registry, ModelRegistry).models() as models:
+            record = made_by(context, setup.model)
+            version = models.version(record.name, record.version)
+            result, model_format, pictures = evaluate(context, models, record, setup, **frames)
+            keeps_evaluations = isinstance(models, KeepsEvaluations)
+            if keeps_evaluations:
+                training = models.training(version)
+            text = model_card(record, training, result, setup.card)
+            if keeps_evaluations:
+                pngs = {name: picture.content for name, picture in pictures.items() if picture.content}
+                run_id, run_url = models.keep_evaluation(context, version, result, pngs, text)
+            models.note(version, EVALUATION, summary(result, run_id))
+            tool, version_url = models.tool, models.url(version)
         prefix = f"{tool}/evaluation"
         return dg.MaterializeResult(
             metadata={
                 **metadata_of(result, pictures.values(), prefix),
-                **({f"{prefix}/run_id": stored.run_id} if stored.run_id else {}),
+                **({f"{prefix}/run_id": run_id} if run_id else {}),
                 f"{prefix}/format": str(model_format),
                 f"{tool}/model_card": dg.MetadataValue.md(text),
-                **link(f"{prefix}/run_url", stored.url),
+                **link(f"{prefix}/run_url", run_url),
                 **link(f"{tool}/version_url", version_url),
             },
             data_version=dg.DataVersion(result.digest),

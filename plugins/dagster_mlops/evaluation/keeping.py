@@ -13,6 +13,7 @@ from dagster_mlops.provenance import NAMESPACE, ModelVersion, TrainingRun
 
 EVALUATION = f"{NAMESPACE}.evaluation"
 """Key of the note on a version about its latest evaluation; in MLflow also a tag of the evaluation's run, its hash."""
+Pngs = Mapping[str, bytes]
 _SUMMARY_LIMIT = 5000  # characters of a version's tag in MLflow's database
 
 
@@ -32,14 +33,6 @@ class Training:
     licences: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class KeptEvaluation:
-    """The run that a registry keeps an evaluation as."""
-
-    run_id: str
-    url: str = ""
-
-
 @runtime_checkable
 class KeepsEvaluations(Protocol):
     """A registry that shows evaluations and model cards beside its versions."""
@@ -49,14 +42,13 @@ class KeepsEvaluations(Protocol):
         ...
 
     def keep_evaluation(
-        self,
-        context: dg.AssetExecutionContext,
-        version: ModelVersion,
-        evaluation: Evaluation,
-        figures: Mapping[str, bytes],
-        card: str,
-    ) -> KeptEvaluation:
-        """Keep an evaluation, its figures (PNG) and the model card; the same result again is kept once."""
+        self, context: dg.AssetExecutionContext, version: ModelVersion, evaluation: Evaluation, pngs: Pngs, card: str
+    ) -> tuple[str, str]:
+        """Keep an evaluation, its figures and the model card; the same result again is kept once.
+
+        Returns:
+            Id and address of the run that they are kept as; the address is empty if it has none.
+        """
         ...
 
 

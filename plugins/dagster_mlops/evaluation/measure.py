@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.evaluation.metrics import (
@@ -105,17 +107,12 @@ class Evaluation:
             EvaluationError: Another version of this library wrote it.
         """
         try:
-            return Evaluation(
-                **{
-                    **{fact.name: data[fact.name] for fact in dataclasses.fields(Evaluation)},
-                    "whole": _part(data["whole"]),
-                    "slices": tuple(_part(part) for part in data["slices"]),
-                    "lower_is_better": tuple(data["lower_is_better"]),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
+            return TypeAdapter(Evaluation).validate_python(data)
+        except ValidationError as error:
+            first = error.errors()[0]
             raise EvaluationError(
-                f"an evaluation of schema {data.get('schema')!r} cannot be read: {error}. Evaluate again."
+                f"an evaluation of schema {data.get('schema')!r} cannot be read: {'.'.join(map(str, first['loc']))}: "
+                f"{first['msg']}. Evaluate again."
             ) from error
 
 
@@ -263,18 +260,3 @@ def _difference(
     elif bounds and max(sign * bound for bound in bounds) < 0:
         verdict = "worse"
     return Difference(value, *(bounds or (None, None)), wins, verdict)
-
-
-def _part(data: Mapping[str, Any]) -> Part:
-    def each(kind: type[Estimate], stored: Mapping[str, Any]) -> dict[str, Any]:
-        return {metric: kind(**value) for metric, value in stored.items()}
-
-    return Part(
-        **{
-            **data,
-            "metrics": each(Estimate, data["metrics"]),
-            "rival": each(Estimate, data["rival"]),
-            "differences": each(Difference, data["differences"]),
-            "baselines": {name: each(Estimate, stored) for name, stored in data["baselines"].items()},
-        }
-    )

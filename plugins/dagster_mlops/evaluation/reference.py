@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
+from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
@@ -81,29 +82,25 @@ def reference_asset(
     """
     model_key, rows_key = asset_key(model), asset_key(rows)
 
+    @not_retried(EvaluationError, ModelVersionError)
     def reference(context: dg.AssetExecutionContext, rows: Any) -> dg.MaterializeResult:
-        resource = capable_resource(context, registry, ModelRegistry)
-        try:
-            with resource.models() as models:
-                record = made_by(context, model_key)
-                version = models.version(record.name, record.version)
-                hashes = set(content_hashes(context, rows_key))
-                if record.datasets and not hashes <= set(record.datasets.values()):
-                    context.log.warning(
-                        f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
-                        "trained on. Materialize the reference in the run of the training."
-                    )
-                labelled = labelled_rows(read_frame(rows), label, rows_key)
-                labels = read_labels(labelled[label], task=task, positive=positive, classes=classes)
-                few = sample is None or len(labelled) <= sample
-                index = labelled.index if few else labelled.sample(sample, random_state=seed).index.sort_values()
-                part = Labels(labels.task, labels.values[index], labels.classes)
-                model = load_model(context, models, record).model
-                frame = _scored(model, labelled.loc[index].reset_index(drop=True), part, label, features, prediction)
-                note, tool = _bind(models, version, frame), models.tool
-        except (EvaluationError, ModelVersionError) as error:
-            # Another attempt would fail in the same way.
-            raise dg.Failure(str(error), allow_retries=False) from error
+        with capable_resource(context, registry, ModelRegistry).models() as models:
+            record = made_by(context, model_key)
+            version = models.version(record.name, record.version)
+            hashes = set(content_hashes(context, rows_key))
+            if record.datasets and not hashes <= set(record.datasets.values()):
+                context.log.warning(
+                    f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
+                    "trained on. Materialize the reference in the run of the training."
+                )
+            labelled = labelled_rows(read_frame(rows), label, rows_key)
+            labels = read_labels(labelled[label], task=task, positive=positive, classes=classes)
+            few = sample is None or len(labelled) <= sample
+            index = labelled.index if few else labelled.sample(sample, random_state=seed).index.sort_values()
+            part = Labels(labels.task, labels.values[index], labels.classes)
+            model = load_model(context, models, record).model
+            frame = _scored(model, labelled.loc[index].reset_index(drop=True), part, label, features, prediction)
+            note, tool = _bind(models, version, frame), models.tool
         facts = {
             f"{tool}/reference/version": f"{record.name}/{record.version}",
             f"{tool}/reference/rows": len(frame),

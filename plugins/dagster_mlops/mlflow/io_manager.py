@@ -9,8 +9,9 @@ from urllib.parse import quote
 import dagster as dg
 
 from dagster_mlops.core.asset_records import is_rerun, latest_records, note_loaded
+from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.model_loading import DIGEST, FORMAT
-from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.errors import ModelVersionError, TrainingRunError
 from dagster_mlops.mlflow.lazy import mlflow
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.models.loading import find_version, load_version
@@ -50,34 +51,31 @@ class MlflowModelIOManager(dg.IOManager):
         self.allow_pickle = allow_pickle
         self.trust = tuple(trust)
 
+    @not_retried(TrainingRunError)
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         if not context.has_asset_key:
-            raise dg.Failure(
+            raise TrainingRunError(
                 f"{context.name} of op {context.op_def.name} is not an asset, and a model is named after one. Make it "
-                "an asset, or log the model inside a training_asset.",
-                allow_retries=False,
+                "an asset, or log the model inside a training_asset."
             )
         asset = context.asset_key.to_user_string()
         if not isinstance(obj, FittedModel):
-            raise dg.Failure(
+            raise TrainingRunError(
                 f"{asset} returned {type(obj).__name__}. Return FittedModel(model, X): MLflow needs example "
-                "rows for the signature of the model's input (dagster_mlops.mlflow.models).",
-                allow_retries=False,
+                "rows for the signature of the model's input (dagster_mlops.mlflow.models)."
             )
         partitions = context.asset_partition_keys if context.has_asset_partitions else []
         if len(partitions) > 1:
-            raise dg.Failure(
+            raise TrainingRunError(
                 f"{asset} computes {len(partitions)} partitions in one run, but each needs its own model version. "
-                "Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1).",
-                allow_retries=False,
+                "Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1)."
             )
         # The only public way from an IO manager to the context of the asset that is being computed.
         step = dg.AssetExecutionContext.get()
         if len(step.assets_def.keys) > 1:
-            raise dg.Failure(
+            raise TrainingRunError(
                 f"{asset} is one of {len(step.assets_def.keys)} outputs of one step, but an MLflow run is of one. Make "
-                "each model an asset of its own, and what they share an asset upstream of them.",
-                allow_retries=False,
+                "each model an asset of its own, and what they share an asset upstream of them."
             )
         name = registered_name(context.asset_key, context.definition_metadata)
         function = getattr(step.op_def.compute_fn, "decorated_fn", None) or type(self).handle_output

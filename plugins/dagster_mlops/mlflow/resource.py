@@ -13,7 +13,7 @@ from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.registry.models import MlflowModels
-from dagster_mlops.mlflow.server.client import EXISTS, refused
+from dagster_mlops.mlflow.server.client import EXISTS, refused, request_limits
 from dagster_mlops.mlflow.server.connection import (
     absolute_uri,
     artifacts_beside,
@@ -22,7 +22,6 @@ from dagster_mlops.mlflow.server.connection import (
     sqlite_file,
     without_login,
 )
-from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 

@@ -10,7 +10,7 @@ from dagster_mlops.core.environment import environment
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.parent import close_parents_of
-from dagster_mlops.mlflow.server.settings import request_limits
+from dagster_mlops.mlflow.server.client import request_limits
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
 _BUDGET_S = 40.0  # a tick is cut off after 60 s

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,8 @@ from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingErr
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_model_id, version_record
 from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
-from dagster_mlops.mlflow.server.client import or_none
+from dagster_mlops.mlflow.server.client import artifact, or_none, request_limits
 from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlite_file
-from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import (
     Accessible,
     Answer,
@@ -67,9 +65,9 @@ class MlflowTool:
         Raises:
             TrackingError: MLflow cannot be reached, or an artifact that it lists is missing.
         """
-        with _connected(ref, f"the files in {folder!r}") as (client, _), tempfile.TemporaryDirectory() as scratch:
+        with _connected(ref, f"the files in {folder!r}") as (client, _):
             paths = [file.path for file in client.list_artifacts(ref.id, folder) if not file.is_dir]
-            return {Path(p).name: Path(client.download_artifacts(ref.id, p, scratch)).read_bytes() for p in paths}
+            return {Path(path).name: artifact(client, ref.id, path) for path in paths}
 
     def find_model(self, ref: Ref) -> Inaccessible | Deleted | Faulty | None:
         """The reason why a training run's one model cannot be used; None when its files are there."""

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -20,9 +19,6 @@ from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.provenance import NAMESPACE
 
-if TYPE_CHECKING:
-    from dagster_mlops.mlflow.resource import MlflowResource
-
 EVALUATED = f"{NAMESPACE}.evaluated"
 """Tag of an evaluation's run: the evaluated version, as name/version."""
 CARD = f"{NAMESPACE}.model_card"
@@ -34,10 +30,10 @@ _DESCRIPTION_LIMIT = 5000  # characters of a version's description in MLflow's d
 def log_evaluation(
     client: "MlflowClient",
     context: dg.AssetExecutionContext,
-    resource: "MlflowResource",
     evaluation: Evaluation,
     version: "MlflowModelVersion",
     training: "Run | None",
+    experiment: str,
     pngs: Mapping[str, bytes],
 ) -> "Run":
     """Write an evaluation once: for the same result return the existing run, and complete one that was killed.
@@ -45,9 +41,8 @@ def log_evaluation(
     The training run stays as it finished, since `reproduce` compares its metrics. In a run of their own, with the
     logged model and the rows as inputs, the metrics show on the model's page beside those of other rows.
     """
-    content, digest = evaluation.to_json(), evaluation.digest
-    experiment = training.info.experiment_id if training else resource.experiment_id(client)
-    run = _existing_run(client, experiment, evaluation, digest)
+    identity = {EVALUATION: evaluation.digest, EVALUATED: f"{evaluation.model}/{evaluation.version}"}
+    run = next(runs.search(client, [experiment], identity), None)
     if run and run.info.status == "FINISHED":
         return run
     # For the sensor: this Dagster run may leave an MLflow run behind.
@@ -56,8 +51,7 @@ def log_evaluation(
         experiment,
         run_name=f"evaluation of {evaluation.model} {evaluation.version}",
         tags={
-            EVALUATION: digest,
-            EVALUATED: f"{evaluation.model}/{evaluation.version}",
+            **identity,
             runs.OWNER: runs.owner(),
             f"{NAMESPACE}.dagster_asset": context.asset_key.to_user_string(),
             **({runs.PARENT: training.info.run_id} if training else {}),
@@ -65,7 +59,7 @@ def log_evaluation(
     )
     client.set_tag(run.info.run_id, runs.DAGSTER_RUN, context.run.run_id)
     try:
-        _write(client, run.info.run_id, evaluation, content, logged_model_id(version), pngs)
+        _write(client, run.info.run_id, evaluation, logged_model_id(version), pngs)
     except BaseException as error:
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
@@ -87,15 +81,7 @@ def attach_card(client: "MlflowClient", version: "MlflowModelVersion", card: str
     client.set_model_version_tag(version.name, str(version.version), CARD, digest)  # last: now all of it is stored
 
 
-def _existing_run(client: "MlflowClient", experiment: str, evaluation: Evaluation, digest: str) -> "Run | None":
-    query = f"tags.`{EVALUATION}` = '{digest}' and tags.`{EVALUATED}` = '{evaluation.model}/{evaluation.version}'"
-    matches = client.search_runs([experiment], query, order_by=["attributes.start_time ASC"], max_results=1)
-    return matches[0] if matches else None
-
-
-def _write(
-    client: "MlflowClient", run_id: str, evaluation: Evaluation, content: str, model_id: str, pngs: Mapping[str, bytes]
-) -> None:
+def _write(client: MlflowClient, run_id: str, evaluation: Evaluation, model_id: str, pngs: Mapping[str, bytes]) -> None:
     name, digest = evaluation.rows_asset, evaluation.rows_hash[:32]  # MLflow's limit is 36 characters
     rows = entities.Dataset(name=name, digest=digest, source_type="dagster", source=json.dumps({"asset": name}))
     client.log_inputs(
@@ -116,7 +102,7 @@ def _write(
     ]
     client.log_batch(run_id, metrics=metrics)
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        Path(scratch, "evaluation.json").write_text(content)
+        Path(scratch, "evaluation.json").write_text(evaluation.to_json())
         if rows := slice_facts(evaluation):
             Path(scratch, "slices.csv").write_text(csv_text(rows))
         for figure, png in pngs.items():

@@ -13,13 +13,13 @@ import dagster as dg
 from dagster_mlops.core.model_loading import DIGEST, model_digest
 from dagster_mlops.core.run_files import CODE, LICENCES
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.evaluation.keeping import KeptEvaluation, Training
+from dagster_mlops.evaluation.keeping import Pngs, Training
 from dagster_mlops.evaluation.measure import Evaluation
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, mlflow
 from dagster_mlops.mlflow.registry.evaluation_run import attach_card, log_evaluation
 from dagster_mlops.mlflow.registry.versions import find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs.lookup import RECORD
-from dagster_mlops.mlflow.server.client import or_none
+from dagster_mlops.mlflow.server.client import artifact, or_none
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRun, mask_credentials
 from dagster_mlops.tools import StoredModel
 
@@ -91,13 +91,12 @@ class MlflowModels:
             self.client.log_artifact(version.run_id, str(Path(scratch, file.name)), str(file.parent))
 
     def read_file(self, version: ModelVersion, path: str) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-            try:
-                return Path(self.client.download_artifacts(version.run_id, path, scratch)).read_bytes()
-            except (OSError, mlflow.MlflowException) as error:
-                raise ModelVersionError(
-                    f"artifact {path} of run {version.run_id}: {mask_credentials(str(error))[:300]}"
-                ) from error
+        try:
+            return artifact(self.client, version.run_id, path)
+        except (OSError, mlflow.MlflowException) as error:
+            raise ModelVersionError(
+                f"artifact {path} of run {version.run_id}: {mask_credentials(str(error))[:300]}"
+            ) from error
 
     def training(self, version: ModelVersion) -> Training:
         """The facts of a version and its training run, for its model card."""
@@ -121,24 +120,19 @@ class MlflowModels:
         )
 
     def keep_evaluation(
-        self,
-        context: dg.AssetExecutionContext,
-        version: ModelVersion,
-        evaluation: Evaluation,
-        figures: Mapping[str, bytes],
-        card: str,
-    ) -> KeptEvaluation:
+        self, context: dg.AssetExecutionContext, version: ModelVersion, evaluation: Evaluation, pngs: Pngs, card: str
+    ) -> tuple[str, str]:
         """Keep an evaluation as a child of the training run, and its card as the description of the version."""
         entity, training = self._entity(version.name, version.version), or_none(self.client.get_run, version.run_id)
-        run = log_evaluation(self.client, context, self.resource, evaluation, entity, training, figures)
+        experiment = training.info.experiment_id if training else self.resource.experiment_id(self.client)
+        run = log_evaluation(self.client, context, evaluation, entity, training, experiment, pngs)
         attach_card(self.client, entity, card, (training or run).info.run_id)
-        return KeptEvaluation(run.info.run_id, self.resource.run_url(run.info.experiment_id, run.info.run_id))
+        return run.info.run_id, self.resource.run_url(run.info.experiment_id, run.info.run_id)
 
     def _licences(self, run: "Run") -> dict[str, str]:
         if _LICENCES not in [file.path for file in self.client.list_artifacts(run.info.run_id, CODE)]:
             return {}
-        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as folder:
-            return json.loads(Path(self.client.download_artifacts(run.info.run_id, _LICENCES, folder)).read_text())
+        return json.loads(artifact(self.client, run.info.run_id, _LICENCES))
 
     def _holder(self, name: str, alias: str) -> str:
         version = find(self.client, name, f"@{alias}")

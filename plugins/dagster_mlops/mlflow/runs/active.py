@@ -14,7 +14,7 @@ from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
-from dagster_mlops.mlflow.server.settings import request_limits
+from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from dagster_mlops.mlflow.lazy import MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import undisturbed
-from dagster_mlops.mlflow.server.client import GONE, or_none, refused
-from dagster_mlops.mlflow.server.settings import request_limits
+from dagster_mlops.mlflow.server.client import GONE, or_none, refused, request_limits
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:

@@ -1,9 +1,11 @@
-"""Requests to MLflow that may be refused for an expected reason: the one place that reads error codes."""
+"""Requests to MLflow: their limits, what they download, and refusals: the one place that reads error codes."""
 
+import tempfile
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from dagster_mlops.mlflow.lazy import mlflow
+from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -30,3 +32,22 @@ def refused(codes: Collection[str], request: Callable[[], object]) -> bool:
             raise
         return True
     return False
+
+
+def artifact(client: MlflowClient, run_id: str, path: str) -> bytes:
+    """The content of a file among the artifacts of a run."""
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
+
+
+def request_limits(*, timeout: int | None = None, retries: int | None = None) -> dict[str, str]:
+    """The variables that bound MLflow's HTTP requests, for :func:`environment`. None leaves a bound as it is.
+
+    By default MLflow waits 120 seconds for a response, and retries 7 times, at once and then after 4, 8, 16, 32, 64
+    and 120 seconds, when there is none or its status is 408, 429, 500, 502, 503 or 504.
+
+    >>> request_limits(timeout=5, retries=1)
+    {'MLFLOW_HTTP_REQUEST_TIMEOUT': '5', 'MLFLOW_HTTP_REQUEST_MAX_RETRIES': '1'}
+    """
+    bounds = {"MLFLOW_HTTP_REQUEST_TIMEOUT": timeout, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": retries}
+    return {name: str(value) for name, value in bounds.items() if value is not None}

@@ -16,8 +16,8 @@ from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.server.advice import REMEDIES
+from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.mlflow.server.lazy_headers import spare_imports
-from dagster_mlops.mlflow.server.settings import request_limits
 from dagster_mlops.provenance import mask_credentials
 
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

@@ -10,6 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import latest_event, upstream_refs
+from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
@@ -139,6 +140,7 @@ def sweep_trials(
         sweep_function = SweepFunction(function)
 
         @functools.wraps(function)
+        @not_retried(TrainingRunError)
         def try_one(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
             study_name, number = _of_partition(context.partition_key)
             with opened(context.instance, study_name, number) as study, mlflow.activate(experiment) as client:
@@ -151,15 +153,12 @@ def sweep_trials(
                     search = Search(study, metric, context.run.run_id, client, parent)
                     objective = sweep_function.objective(context, mlflow, inputs)
                     is_alive = functools.partial(runs.is_alive, instance=context.instance, unless=context.run.run_id)
-                    try:
-                        # The sensor and a backfill may both have requested it.
-                        close_left(search, only=number, is_alive=is_alive)
-                        live_trial = upstream.trial_of(study, trial)
-                        live_trial.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
-                        with delivered_outside_of_databases():
-                            trial = run_trial(objective, search, live_trial)
-                    except TrainingRunError as error:
-                        raise dg.Failure(str(error), allow_retries=False) from error
+                    # The sensor and a backfill may both have requested it.
+                    close_left(search, only=number, is_alive=is_alive)
+                    live_trial = upstream.trial_of(study, trial)
+                    live_trial.set_user_attr(_READ, [str(ref) for ref in upstream_refs(context)])
+                    with delivered_outside_of_databases():
+                        trial = run_trial(objective, search, live_trial)
                     assert trial is not None
                 run = client.get_run(trial.user_attrs[RUN_ID])
             metadata: dict[str, Any] = {

@@ -1,12 +1,14 @@
 """One training step, from the search for earlier attempts to the model version."""
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.run_files import CODE, SYSTEM
 from dagster_mlops.errors import TrainingRunError
@@ -22,17 +24,17 @@ from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.training.capture import switches
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
-from dagster_mlops.mlflow.training.logged_model import the_model
 from dagster_mlops.mlflow.training.run_facts import RunFacts, run_facts
 from dagster_mlops.mlflow.training.system_metrics import watched
 from dagster_mlops.mlflow.training.ui_metadata import present_run
 
+# MLflow takes about 11 s to infer a model's requirements, and half a second to log the model itself.
+_SLOW_LOG_MODEL_S = 8.0
 
+
+@not_retried(TrainingRunError)
 def train_step(
-    call: Callable[[], Any],
-    context: dg.AssetExecutionContext,
-    resource: MlflowResource,
-    training: Training,
+    call: Callable[[], Any], context: dg.AssetExecutionContext, resource: MlflowResource, training: Training
 ) -> dg.MaterializeResult:
     """Train inside the run of this step, register the model, and return the metadata.
 
@@ -40,19 +42,6 @@ def train_step(
         Failure: the function breaks the contract of a training, which no retry changes.
     """
     facts = run_facts(context, resource, training)
-    try:
-        return _train_step(call, context, resource, training, facts)
-    except TrainingRunError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
-
-
-def _train_step(
-    call: Callable[[], Any],
-    context: dg.AssetExecutionContext,
-    resource: MlflowResource,
-    training: Training,
-    facts: RunFacts,
-) -> dg.MaterializeResult:
     first = runs.TRAINING_TAG not in context.run.tags
     if first:
         # For the sensor: this Dagster run may leave an MLflow run behind.
@@ -91,7 +80,7 @@ def _train_step(
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
                 result, usage = _train(call, client, training, facts, run)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
-                model = the_model(context, logged, resource.address)
+                model = _the_model(context, logged, resource.address)
                 if before:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             mlflow.flush_async_logging()
@@ -124,11 +113,7 @@ def _train_step(
 
 
 def _train(
-    call: Callable[[], Any],
-    client: "MlflowClient",
-    training: Training,
-    facts: RunFacts,
-    run: "Run",
+    call: Callable[[], Any], client: MlflowClient, training: Training, facts: RunFacts, run: Run
 ) -> tuple[dg.MaterializeResult | None, dict[str, float]]:
     """The function's result, and metadata of its time and resources."""
     began = time.monotonic()
@@ -197,3 +182,42 @@ def _call(call: Callable[[], Any]) -> dg.MaterializeResult | None:
             "asset is a model version, downstream assets load it from MLflow, and its data version names it."
         )
     return result
+
+
+def _the_model(context: dg.AssetExecutionContext, logged: Sequence[LoggedModel], tracking_uri: str) -> LoggedModel:
+    """The one model of the run, with signature and input example.
+
+    Raises:
+        TrainingRunError: there is none, or several, or it is incomplete.
+    """
+    ready = [model for model in logged if str(model.status) == "READY"]
+    if len(ready) != 1:
+        names = ", ".join(f"{model.name} ({model.model_id})" for model in ready) or "none"
+        raise TrainingRunError(
+            f"a training run logs exactly one model, this one logged {len(ready)}: {names}. Call mlflow.<flavor>."
+            'log_model(model, name="model", signature=…, input_example=…) once, in the run that is open when the '
+            "function begins; with autolog, set log_models=False; log the models of a search in nested runs."
+        )
+    [model] = ready
+    # By its location: with its id, MLflow would request the location from the server once more.
+    store = mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(
+        model.artifact_location, tracking_uri
+    )
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        info = mlflow.models.Model.load(store.download_artifacts("MLmodel", scratch))
+    missing = [
+        *([] if info.signature else ["signature=infer_signature(X, predictions)"]),
+        *([] if info.saved_input_example_info else ["input_example=X.head(3)"]),
+    ]
+    if missing:
+        raise TrainingRunError(
+            f"model {model.name} ({model.model_id}) cannot be served safely: it does not say how its input looks. "
+            f"Add {' and '.join(missing)} to log_model."
+        )
+    seconds = (model.last_updated_timestamp - model.creation_timestamp) / 1000
+    if seconds > _SLOW_LOG_MODEL_S:
+        context.log.warning(
+            f"log_model took {seconds:.1f} s. Without pip_requirements=[…], MLflow needs 11 s to infer them; "
+            "dagster_mlops.mlflow.models.log_model finds them at once."
+        )
+    return model

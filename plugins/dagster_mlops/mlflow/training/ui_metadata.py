@@ -14,7 +14,7 @@ from dagster_mlops.mlflow.lazy import ArtifactRepository, Run
 from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL
 from dagster_mlops.mlflow.registry.versions import finite_metrics
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.server.settings import request_limits
+from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.provenance import TrainingRun
