@@ -1,7 +1,6 @@
 """An evaluation in MLflow: a child run of the training run, linked to the model and the rows."""
 
 import hashlib
-import json
 import re
 import tempfile
 import time
@@ -83,12 +82,8 @@ def attach_card(client: "MlflowClient", version: "MlflowModelVersion", card: str
 
 def _write(client: MlflowClient, run_id: str, evaluation: Evaluation, model_id: str, pngs: Mapping[str, bytes]) -> None:
     name, digest = evaluation.rows_asset, evaluation.rows_hash[:32]  # MLflow's limit is 36 characters
-    rows = entities.Dataset(name=name, digest=digest, source_type="dagster", source=json.dumps({"asset": name}))
-    client.log_inputs(
-        run_id,
-        [entities.DatasetInput(rows, [entities.InputTag("mlflow.data.context", "evaluation")])],
-        [entities.LoggedModelInput(model_id)] if model_id else [],
-    )
+    rows = runs.dataset_input(name, digest, "dagster", {"asset": name}, "evaluation")
+    client.log_inputs(run_id, [rows], [entities.LoggedModelInput(model_id)] if model_id else [])
     timestamp = time.time_ns() // 1_000_000
     values = {
         **_flat("eval", evaluation.whole.metrics),

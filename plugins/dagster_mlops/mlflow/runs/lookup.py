@@ -144,6 +144,14 @@ def logged_models(client: "MlflowClient", run: "Run") -> list:
     )
 
 
+def dataset_input(
+    name: str, digest: str, kind: str, source: Mapping[str, str], context: str
+) -> "entities.DatasetInput":
+    """A dataset as an input of a run; `context` is what it is used for."""
+    dataset = entities.Dataset(name=name, digest=digest, source_type=kind, source=json.dumps(source))
+    return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", use)])
+
+
 def owner() -> str:
     """A name of this process that no later process has."""
     return json.dumps([_host(), os.getpid(), identity(os.getpid())])

@@ -21,6 +21,7 @@ from dagster_mlops.core.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, S
 from dagster_mlops.mlflow.lazy import ArtifactRepository, Run, mlflow
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.config_params import kept_config, masked_strings
+from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.mlflow.training.packages import installed_packages, requirements
 
 _SCHEMA = 1
@@ -41,13 +42,7 @@ _DRIVER_TIMEOUT = 5.0  # seconds
 
 
 def step_facts(
-    context: dg.AssetExecutionContext,
-    function: Callable[..., Any],
-    *,
-    code: CodeState,
-    registered_model_name: str,
-    seed: int | None,
-    reads: Sequence[Read],
+    context: dg.AssetExecutionContext, training: Training, code: CodeState, reads: Sequence[Read]
 ) -> dict[str, Any]:
     """The identity and the inputs of a step, so that another process can rerun it.
 
@@ -69,11 +64,11 @@ def step_facts(
         **({"partition_range": list(_range(context))} if context.has_partition_key_range else {}),
         "config": config,
         **({"secrets": list(secrets)} if secrets else {}),
-        "seed": seed,
-        "registered_model_name": registered_model_name,
-        "function": f"{function.__module__}:{function.__qualname__}",
+        "seed": training.seed,
+        "registered_model_name": training.registered_model_name,
+        "function": f"{training.function.__module__}:{training.function.__qualname__}",
         "location": _location(context, code.toplevel),
-        "code": _checkout(code, function),
+        "code": _checkout(code, training.function),
         "reads": [
             {"asset": read.asset, "loaded": read.loaded, "records": [record.to_dict() for record in read.records]}
             for read in reads
@@ -110,12 +105,7 @@ def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository"
 
 
 def log_capture(
-    store: "ArtifactRepository",
-    *,
-    code: CodeState,
-    lock: Path | None,
-    step: Mapping[str, Any],
-    system: Mapping[str, Any],
+    store: ArtifactRepository, *, code: CodeState, lock: Path | None, step: Mapping[str, Any], system: Mapping[str, Any]
 ) -> None:
     """Upload all of it to the run's folder ``code/`` at once."""
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:

@@ -1,4 +1,4 @@
-"""The user's training function: its signature for Dagster, and its arguments."""
+"""The user's training function: its signature for Dagster, its arguments, and the settings of its asset."""
 
 import functools
 import inspect

@@ -26,6 +26,8 @@ from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
 
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
+# Fields of the record that are tags of the run as well, to search by.
+_TAGGED = ("code_commit", "dirty", "lock_hash", "python", "platform", "feature_service", "registry_hash")
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,11 @@ class RunFacts:
                 tags=[entities.RunTag(name, value) for name, value in tags.items()] if first == 0 else (),
             )
         if self.inputs:
-            client.log_inputs(
-                run_id,
-                [
-                    entities.DatasetInput(
-                        entities.Dataset(
-                            name=dataset.path,
-                            digest=dataset.md5,
-                            source_type="dvc",
-                            source=json.dumps({"uri": _uri(dataset)}),
-                        ),
-                        [entities.InputTag("mlflow.data.context", "training")],
-                    )
-                    for dataset in self.inputs
-                ],
-            )
+            datasets = [
+                runs.dataset_input(dataset.path, dataset.md5, "dvc", {"uri": _uri(dataset)}, "training")
+                for dataset in self.inputs
+            ]
+            client.log_inputs(run_id, datasets)
         try:
             store = capture.artifact_store(resource, run)
             capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
@@ -120,9 +112,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         feature_service=training_set.feature_service if training_set else "",
         registry_hash=training_set.registry_hash if training_set else "",
         upstream=(*refs, *commit),
-        dagster_run_id=step["dagster_run_id"],
-        dagster_asset=step["dagster_asset"],
-        dagster_partition=step["dagster_partition"],
+        **step,
     )
     runs.record_tag(record)  # raises before anything is created
     reads_text = [[str(ref) for ref in refs], _versions_read(context, {record.dagster_asset for record in upstream})]
@@ -135,26 +125,17 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         runs.TARGET: target,
         runs.OWNER: runs.owner(),
         runs.INPUTS: hashlib.sha256(json.dumps(inputs_text, default=str, sort_keys=True).encode()).hexdigest(),
-        f"{NAMESPACE}.dagster_run_id": step["dagster_run_id"],
-        f"{NAMESPACE}.dagster_asset": step["dagster_asset"],
-        f"{NAMESPACE}.dagster_partition": step["dagster_partition"],
+        **{f"{NAMESPACE}.{name}": getattr(record, name) for name in (*step, *_TAGGED)},
         f"{NAMESPACE}.dagster_job": "" if context.run.job_name.startswith("__") else context.run.job_name,
         f"{NAMESPACE}.backfill": context.run.tags.get("dagster/backfill", ""),
         runs.DAGSTER_URL: url,
-        f"{NAMESPACE}.code_commit": code.commit,
         f"{NAMESPACE}.branch": code.branch,
-        f"{NAMESPACE}.dirty": code.dirty_hash,
         f"{NAMESPACE}.lock_file": lock.name if lock else "",
-        f"{NAMESPACE}.lock_hash": record.lock_hash,
-        f"{NAMESPACE}.python": record.python,
-        f"{NAMESPACE}.platform": record.platform,
         f"{NAMESPACE}.container": system.get("container", ""),
         f"{NAMESPACE}.gpu": ", ".join(gpu["name"] for gpu in system.get("gpus", ())),
         f"{NAMESPACE}.seed": "" if training.seed is None else str(training.seed),
         f"{NAMESPACE}.deterministic": "true" if training.deterministic else "",
         f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
-        f"{NAMESPACE}.feature_service": record.feature_service,
-        f"{NAMESPACE}.registry_hash": record.registry_hash,
         # MLflow's own names, shown in its UI.
         "mlflow.source.name": step["dagster_asset"],
         "mlflow.source.type": "JOB",
@@ -162,14 +143,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         runs.NOTE: f"Trained by Dagster: [run {context.run.run_id[:8]}]({url})" if url else "",
     }
     name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
-    step_file = capture.step_facts(
-        context,
-        training.function,
-        code=code,
-        registered_model_name=training.registered_model_name,
-        seed=training.seed,
-        reads=reads,
-    )
+    step_file = capture.step_facts(context, training, code, reads)
     tags = {key: value for key, value in tags.items() if value}
     params = config_params(config, f"{CODE}/{STEP}")
     # Some databases refuse a longer name of a run.
