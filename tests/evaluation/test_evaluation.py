@@ -30,10 +30,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
-from dagster_mlops.evaluation.keeping import EVALUATION
 from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part, Plan, measure, slices_of
 from dagster_mlops.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
-from dagster_mlops.evaluation.model_card import shortened
+from dagster_mlops.evaluation.model_card import EVALUATION, shortened
 from dagster_mlops.evaluation.plots import figures
 from dagster_mlops.evaluation.predictions import Labels, read_labels, read_prediction
 from dagster_mlops.evaluation.reference import REFERENCE
@@ -50,7 +49,7 @@ from dagster_mlops.mlflow import (
     reference_asset,
 )
 from dagster_mlops.mlflow.models.log import log_model
-from dagster_mlops.mlflow.registry import evaluation_run as store
+from dagster_mlops.mlflow.registry import models as store
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import Dataset, ModelVersion

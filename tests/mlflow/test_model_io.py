@@ -20,8 +20,8 @@ from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.io_manager import MODEL, PARTITION, mlflow_model_io_manager, registered_name
-from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
+from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.provenance import ModelVersion, TrainingRun
 from tests.support import known_warnings

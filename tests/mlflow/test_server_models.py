@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.mlflow import MlflowResource, evaluation_asset, load_reference, reference_asset
 from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
-from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
+from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.registry.versions import logged_model_id, register
 from dagster_mlops.mlflow.sweep import sweep_asset
 from dagster_mlops.provenance import TrainingRun

@@ -25,8 +25,8 @@ from dagster_mlops.core.model_loading import FORMAT
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
-from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import log_model
+from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials

@@ -39,7 +39,7 @@ RULES = {
         {
             "core/waits.py",
             "gto/models.py",  # until the next second of the clock, which orders tags
-            "mlflow/runs/parent.py",  # once, for as long as another process may take
+            "mlflow/runs/active.py",  # once, for as long as another process may take
             "mlflow/runs/signals.py",  # before a signal is sent once more
             "mlflow/sweep/loop.py",  # between two looks at threads that end by themselves
             "serving/blue_green.py",  # while a deployment answers its last requests

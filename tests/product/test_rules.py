@@ -127,7 +127,7 @@ HANDLED = {
     "feast/commands.py": {"dvc"},  # an option that names a DVC repository
     "feast/rebuild/replay.py": {"dvc"},  # source files that DVC keeps are read back at their version
     "feast/rebuild/snapshot.py": {"dvc"},  # and noted by their hash
-    "mlflow/server/lazy_headers.py": {"feast"},  # MLflow imports Feast's plugin of itself
+    "mlflow/server/connection.py": {"feast"},  # MLflow imports Feast's plugin of itself
     "mlflow/training/capture.py": {"dvc"},  # an untracked file that is too large: DVC is one way out
 }
 

@@ -13,10 +13,9 @@ from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.evaluation.evaluate import Setup, evaluate
-from dagster_mlops.evaluation.keeping import EVALUATION, KeepsEvaluations, Training, summary
 from dagster_mlops.evaluation.measure import Plan, SliceBy
 from dagster_mlops.evaluation.metrics import Metric, Task
-from dagster_mlops.evaluation.model_card import model_card
+from dagster_mlops.evaluation.model_card import EVALUATION, KeepsEvaluations, Training, model_card, summary
 from dagster_mlops.evaluation.predictions import Features
 from dagster_mlops.evaluation.ui_metadata import metadata_of
 from dagster_mlops.tools import ModelRegistry

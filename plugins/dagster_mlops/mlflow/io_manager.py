@@ -14,8 +14,8 @@ from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import ModelVersionError, TrainingRunError
 from dagster_mlops.mlflow.lazy import mlflow
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
-from dagster_mlops.mlflow.models.loading import find_version, load_version
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
+from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.registry.versions import logged_model_id
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.function import Training

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.runs.parent import close_parents_of
+from dagster_mlops.mlflow.runs.active import close_parents_of
 from dagster_mlops.mlflow.server.client import request_limits
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]

@@ -18,8 +18,17 @@ from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, StoredFormat, sto
 from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
-from dagster_mlops.mlflow.models.flavors import flavor_of, log_function, name_of, storing
-from dagster_mlops.mlflow.models.verification import evaluating, first_rows, plain, predict_function, verify_stored
+from dagster_mlops.mlflow.models.flavors import (
+    evaluating,
+    first_rows,
+    flavor_of,
+    log_function,
+    name_of,
+    plain,
+    predict_function,
+    storing,
+    verify_stored,
+)
 
 _EXAMPLE_ROWS = 5
 _PREDICTED_ROWS = 100  # enough for the type and shape of the predictions

@@ -144,10 +144,8 @@ def logged_models(client: "MlflowClient", run: "Run") -> list:
     )
 
 
-def dataset_input(
-    name: str, digest: str, kind: str, source: Mapping[str, str], context: str
-) -> "entities.DatasetInput":
-    """A dataset as an input of a run; `context` is what it is used for."""
+def dataset_input(name: str, digest: str, kind: str, source: Mapping[str, str], use: str) -> "entities.DatasetInput":
+    """A dataset as an input of a run, for its `use`."""
     dataset = entities.Dataset(name=name, digest=digest, source_type=kind, source=json.dumps(source))
     return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", use)])
 

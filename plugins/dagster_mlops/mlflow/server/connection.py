@@ -1,25 +1,32 @@
 """Connecting to an MLflow server or database: it works, or an error says within seconds what is wrong."""
 
+import importlib
 import os
 import random
 import re
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.server.advice import REMEDIES
 from dagster_mlops.mlflow.server.client import request_limits
-from dagster_mlops.mlflow.server.lazy_headers import spare_imports
 from dagster_mlops.provenance import mask_credentials
 
+_REGISTRY = "mlflow.tracking.request_header.registry"
+# Feast registers as a provider of request headers, so MLflow imports it before the first request of each process, which
+# takes seconds. Feast has headers only for its own requests to MLflow.
+_SEEKS_HEADERS = "feast.infra.data_sources.mlflow.auth"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # Answers of a busy server, and of the proxy of one that is starting.
 _LATER = re.compile(r"\b429\b|too many 50[234] error")
@@ -154,3 +161,40 @@ def absolute_uri(uri: str) -> str:
     """A sqlite URI that means the same file from every working directory; other URIs as they are."""
     file = sqlite_file(uri)
     return f"sqlite:///{file}" if file else uri
+
+
+def spare_imports() -> None:
+    """Let MLflow's first request not import Feast. Feast's headers are sent once Feast is imported."""
+    if _REGISTRY in sys.modules or _SEEKS_HEADERS in sys.modules:
+        return
+    plugins: Any = importlib.import_module("mlflow.utils.plugins")
+    entry_points = plugins.get_entry_points
+    late: list[Any] = []
+
+    def immediate(group: str) -> list[Any]:
+        entries = list(entry_points(group))
+        late.extend(entry for entry in entries if entry.value.startswith(_SEEKS_HEADERS))
+        return [entry for entry in entries if entry not in late]
+
+    plugins.get_entry_points = immediate
+    try:
+        registry: Any = importlib.import_module(_REGISTRY)
+    finally:
+        plugins.get_entry_points = entry_points
+    for entry in late:
+        upstream.register_header_provider(registry, lambda entry=entry: _Late(entry))
+
+
+class _Late:
+    """A provider of headers that is loaded once something else has imported its module."""
+
+    def __init__(self, entry: Any) -> None:
+        self.entry, self.provider = entry, None
+
+    def in_context(self) -> bool:
+        if self.provider is None and _SEEKS_HEADERS in sys.modules:
+            self.provider = self.entry.load()()
+        return self.provider is not None and self.provider.in_context()
+
+    def request_headers(self) -> dict[str, str]:
+        return self.provider.request_headers() if self.provider else {}
