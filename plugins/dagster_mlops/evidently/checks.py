@@ -94,11 +94,11 @@ def data_quality_check(
         if summary:
             folder = f"{key.to_user_string()}/{name}"
             metadata |= saved_report("evidently", evidently.save, snapshot=summary, folder=folder, name=id)
-        plot = distributions({"current": sample.data}, [c for c in quality.worst_columns if sample.kinds[c] != "date"])
+        drawable = [c for c in quality.worst_columns if sample.kinds[c] != "date"]
         return dg.AssetCheckResult(
             passed=not quality.problems,
             severity=dg.AssetCheckSeverity(severity),
-            metadata={**metadata, **({"evidently/plot": plot} if plot else {})},
+            metadata={**metadata, **distributions("evidently/plot", {"current": sample.data}, drawable)},
             description="; ".join(quality.problems[:6]) or f"{quality.rows} rows, no finding.",
         )
 
@@ -162,7 +162,7 @@ def performance_check(
         )
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        from dagster_mlops.evidently.performance import measure
+        from dagster_mlops.evidently.performance import Measurement
 
         evidently: EvidentlyResource = context.resources.evidently
         id = evaluation_id(context)
@@ -176,29 +176,17 @@ def performance_check(
         if reference_key:
             against = reference_partitions or reference_partitions_of(context, key, reference_key, checked)
             baseline = load_frame(context, reference_key, against)
-        performance = measure(
-            predictions,
-            baseline,
-            evidently,
-            target=target,
-            prediction=prediction,
-            task=task,
-            bounds=bounds or {},
-            max_drop=max_drop,
-            threshold=threshold,
-            min_labels=min_labels,
-            tags=[id],
-        )
+        measurement = Measurement(target, prediction, task, bounds or {}, max_drop, threshold, min_labels)
+        performance = measurement.measure(predictions, baseline, evidently, [id])
         metadata: dict[str, Any] = performance.to_metadata()
         if performance.undecided or performance.snapshot is None:
             return undecided(performance.undecided, metadata)
         folder = f"{key.to_user_string()}/{name}"
         metadata |= saved_report("evidently", evidently.save, snapshot=performance.snapshot, folder=folder, name=id)
-        plot = distributions(performance.plotted, [prediction])
         return dg.AssetCheckResult(
             passed=not performance.problems,
             severity=dg.AssetCheckSeverity(severity),
-            metadata={**metadata, **({"evidently/plot": plot} if plot else {})},
+            metadata={**metadata, **distributions("evidently/plot", performance.plotted, [prediction])},
             description="; ".join(performance.problems)
             or ", ".join(f"{m} {v:.4f}" for m, v in performance.metrics.items()),
         )

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,22 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evidently.drift import scores
 from dagster_mlops.evidently.quiet import quiet
-from dagster_mlops.monitoring import Comparison
+from dagster_mlops.monitoring import Comparison, Score
 from dagster_mlops.monitoring.normalise import Frame, normalise
 
 if TYPE_CHECKING:
     import evidently
     from evidently.core.report import Snapshot
+
+# PSI and Jensen-Shannon distance say how large a shift is. A p-value says how sure one can be that there is any, which
+# at production volumes is always. How the thresholds were found: docs/evidently.md.
+DEFAULT_PRESET: Mapping[str, Any] = {
+    "num_method": "psi",
+    "num_threshold": 0.2,
+    "cat_method": "jensenshannon",
+    "cat_threshold": 0.1,
+}
 
 
 class EvidentlyResource(dg.ConfigurableResource):
@@ -81,8 +90,52 @@ class EvidentlyResource(dg.ConfigurableResource):
             return report.run(current, reference, metadata=dict(metadata or {}), tags=list(tags))
 
     def scores(self, reference: Frame, current: Frame, options: Mapping[str, Any], *, name: str) -> Comparison:
-        """Drift by Evidently's methods; see :class:`dagster_mlops.monitoring.Measures`."""
-        return scores(reference, current, self, options, name)
+        """The verdicts of Evidently's ``DataDriftPreset``, and its report on the columns that it could compare.
+
+        See :class:`dagster_mlops.monitoring.Measures`.
+        """
+        columns, preset = list(reference.kinds), {**DEFAULT_PRESET, **options}
+        with quiet():
+            drift = extra("evidently.presets").DataDriftPreset(columns=columns, **_for_columns(preset, columns))
+        try:
+            datasets = self.dataset(current, columns), self.dataset(reference, columns)
+            snapshot = self.run([drift], *datasets, tags=[name])
+            facts = snapshot.dict()
+        except Exception as error:
+            if len(columns) == 1:
+                return Comparison([Score(columns[0], f"cannot be compared: {error}"[:200], drifted=True)])
+            # One column spoils the report: find it, and report on the others.
+            single = {c: self.scores(_only(reference, [c]), _only(current, [c]), options, name=name) for c in columns}
+            good = [column for column, answer in single.items() if answer.report]
+            bad = [score for answer in single.values() if not answer.report for score in answer.columns]
+            if len(good) == len(columns):  # each alone works, so no column is the cause
+                raise
+            if not good:
+                return Comparison(bad)
+            rest = self.scores(_only(reference, good), _only(current, good), options, name=name)
+            return Comparison([*rest.columns, *bad], rest.report)
+        results = {m["config"]["column"]: m for m in facts["metrics"] if "column" in m["config"]}
+        # Only the status decides: a score may be a distance (high is drift) or a p-value (low is drift).
+        status = {
+            t["metric_config"]["params"]["column"]: t["status"].value
+            for t in facts["tests"]
+            if "column" in t["metric_config"]["params"]
+        }
+        verdicts = []
+        for column in columns:
+            config, drifted = results[column]["config"], status[column] == "FAIL"
+            score, threshold = float(results[column]["value"]), config.get("threshold")
+            verdicts.append(
+                Score(
+                    column,
+                    "drifted" if drifted else "stable",
+                    drifted=drifted,
+                    method=str(config.get("method", "")),
+                    score=score if score == score else None,
+                    threshold=None if threshold is None else float(threshold),
+                )
+            )
+        return Comparison(verdicts, SnapshotReport(self, snapshot))
 
     def report_path(self, *, folder: str, name: str) -> Path:
         """The HTML file of a report, known before :meth:`save` writes it, so that a record can name it."""
@@ -117,6 +170,35 @@ class EvidentlyResource(dg.ConfigurableResource):
                 "Point EvidentlyResource(reports=...) at a folder that this process may write."
             ) from error
         return path
+
+
+@dataclass(frozen=True)
+class SnapshotReport:
+    """An Evidently snapshot as a report in the resource's folder; see :class:`dagster_mlops.monitoring.ToolReport`."""
+
+    evidently: EvidentlyResource
+    snapshot: "Snapshot"
+
+    def path(self, *, folder: str, name: str) -> Path:
+        """The file that :meth:`save` will write."""
+        return self.evidently.report_path(folder=folder, name=name)
+
+    def save(self, *, folder: str, name: str, record: Mapping[str, Any]) -> Path:
+        """Write the report, and `record` beside it."""
+        return self.evidently.save(self.snapshot, folder=folder, name=name, record=record)
+
+
+def _only(frame: Frame, columns: list[str]) -> Frame:
+    data: Any = frame.data[columns]
+    return Frame(data, {column: frame.kinds[column] for column in columns})
+
+
+def _for_columns(preset: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:
+    """Evidently refuses per-column options of columns that are not in the report."""
+    return {
+        option: {c: v for c, v in value.items() if c in columns} if option.startswith("per_column") else value
+        for option, value in preset.items()
+    }
 
 
 def _file_name(text: str) -> str:

@@ -13,7 +13,7 @@ from dagster_mlops.core.metadata import table
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of, refs_of
 from dagster_mlops.monitoring.measure import Comparison, Measures, compare
-from dagster_mlops.monitoring.normalise import Frame, normalise
+from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.monitoring.plots import distributions
 from dagster_mlops.provenance import Report
 
@@ -98,11 +98,12 @@ def drift_check(
             metadata |= report
             if not isinstance(report[f"{tool}/report"], dg.PathMetadataValue):
                 record = dataclasses.replace(record, report="")
-        plot = distributions({"reference": baseline.data, "current": current.data}, _drawable(result, current))
+        drawable = [c.column for c in result.columns if c.method and c.column in current.kinds]
+        metadata |= distributions(f"{tool}/plot", {"reference": baseline.data, "current": current.data}, drawable)
         return dg.AssetCheckResult(
             passed=passed,
             severity=dg.AssetCheckSeverity(severity),
-            metadata={**record.to_metadata(), **metadata, **({f"{tool}/plot": plot} if plot else {})},
+            metadata={**record.to_metadata(), **metadata},
             description=f"{len(result.drifted)} of {len(result.compared)} columns drifted"
             + (f": {', '.join(result.drifted[:6])}" if result.drifted else "."),
         )
@@ -156,10 +157,6 @@ def _column_table(tool: str, result: Comparison) -> dict[str, Any]:
         for c in result.columns[:SHOWN]
     ]
     return table(f"{tool}/columns", rows)
-
-
-def _drawable(result: Comparison, current: Frame) -> list[str]:
-    return [c.column for c in result.columns if c.method and c.column in current.kinds]
 
 
 def _where(key: dg.AssetKey, partitions: Sequence[str] | None) -> str:

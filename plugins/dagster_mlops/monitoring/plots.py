@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 _COLOURS = ("#9aa5b1", "#d9480f")
 
 
-def distributions(sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]) -> dg.MarkdownMetadataValue | None:
-    """Histograms of up to six columns, one colour per side (``{"reference": …, "current": …}``), as markdown.
+def distributions(
+    key: str, sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]
+) -> dict[str, dg.MarkdownMetadataValue]:
+    """Histograms of up to six columns, one colour per side (``{"reference": …, "current": …}``), under `key`.
 
-    Columns are float numbers or text. None when there is nothing to draw.
+    Columns are float numbers or text. Nothing when there is nothing to draw.
     """
-    return markdown([drawn("Distributions", partial(_histograms, sides, columns), tool="evidently")])
+    plot = markdown([drawn("Distributions", partial(_histograms, sides, columns), tool="evidently")])
+    return {key: plot} if plot else {}
 
 
 def _histograms(sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]) -> "Figure | None":
