@@ -18,6 +18,7 @@ the tool's own objects.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -270,19 +271,14 @@ def answer_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
     It runs in a daemon thread: a database driver cannot be interrupted, but a thread can be left behind. An exception
     of `ask` is raised here.
     """
-    outcome: list[Answer | BaseException] = []
+    future: Future[Answer] = Future()
 
     def work() -> None:
         try:
-            outcome.append(ask())
+            future.set_result(ask())
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
-            outcome.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        return None
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    threading.Thread(target=work, daemon=True).start()
+    wait([future], seconds)
+    return future.result() if future.done() else None

@@ -95,24 +95,27 @@ def label(value: Any, length: int = 14) -> str:
 
 
 def _png(figure: "Figure") -> bytes:
-    content = b""
-    for dpi in (100, 80, 60, 40):
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=dpi)
-        content = file.getvalue()
-        if len(content) <= _MOST_CONTENT:
-            break
-    return content
+    return _first_small((100, 80, 60, 40), lambda file, dpi: figure.savefig(file, format="png", dpi=dpi))
 
 
 def _small(content: bytes, tool: str) -> bytes:
     if len(content) <= _MOST_CONTENT:
         return content
     image = extra("PIL.Image", extra=tool).open(io.BytesIO(content)).convert("RGB")
-    for side in (800, 500, 300, 150):
+
+    def save(file: io.BytesIO, side: int) -> None:
         image.thumbnail((side, side))
-        file = io.BytesIO()
         image.quantize(64).save(file, format="PNG", optimize=True)
+
+    return _first_small((800, 500, 300, 150), save)
+
+
+def _first_small(sizes: Iterable[int], save: Callable[[io.BytesIO, int], object]) -> bytes:
+    """The file of the first size that can be shown, else of the last."""
+    content = b""
+    for size in sizes:
+        file = io.BytesIO()
+        save(file, size)
         content = file.getvalue()
         if len(content) <= _MOST_CONTENT:
             break

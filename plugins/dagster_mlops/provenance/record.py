@@ -177,14 +177,13 @@ class Record:
 
     def _facts(self) -> dict[str, Any]:
         """The facts that are not empty."""
-        fields = [spec.name for spec in dataclasses.fields(self) if spec.name not in _RESERVED]
-        facts = {name: getattr(self, name) for name in fields}
+        names = [spec.name for spec in dataclasses.fields(self) if spec.name not in _RESERVED]
+        facts = {name: value for name in names if (value := getattr(self, name)) not in _EMPTY}
         # Neither JSON nor Dagster's metadata takes a tuple or a mapping that is not a dict.
-        plain = {
+        return {
             name: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
             for name, value in facts.items()
         }
-        return {name: value for name, value in plain.items() if value not in _EMPTY}
 
     def to_json(self) -> str:
         """One line of JSON, which a tool stores as a tag."""

@@ -4,8 +4,11 @@ A record is a JSON object: ``schema``, ``of`` (the ref of the thing itself), ``u
 the facts. The class of a role declares its facts; a fact that this version does not know is kept as it is.
 """
 
+import functools
 from collections.abc import Mapping
-from typing import Any, get_args, get_origin
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from dagster_mlops.errors import ProvenanceError
 
@@ -108,33 +111,16 @@ def fact(value: Any, declared: Any, label: str) -> Any:
     Raises:
         ProvenanceError: It is of another type.
     """
-    error = ProvenanceError(f"The record is malformed: {label!r} is {short(value)}.")
-    origin, arguments = get_origin(declared), get_args(declared)
-    if declared is Any:
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
-            raise error
-        return tuple(value)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise error
-        return {str(key): fact(part, arguments[1], f"{label}.{key}") for key, part in value.items()}
-    allowed = arguments or (declared,)
-    if value is None and type(None) in allowed:
-        return None
-    if bool in allowed and isinstance(value, bool):
-        return value
-    if str in allowed and isinstance(value, str):
-        return value
-    for number in (int, float):
-        if number in allowed and isinstance(value, int | float | str) and not isinstance(value, bool):
-            try:
-                if number(value) == value or isinstance(value, str) or value != value:
-                    return number(value)
-            except (ValueError, OverflowError):
-                pass
-    raise error
+    try:
+        return _reader(declared).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path = ".".join(map(str, (label, *problem["loc"])))
+        raise ProvenanceError(f"The record is malformed: {path!r} is {short(problem['input'])}.") from error
+
+
+# Compiled when the first fact of this type is read.
+_reader = functools.cache(TypeAdapter)
 
 
 def short(value: Any, most: int = 80) -> str:
