@@ -22,7 +22,6 @@ from dagster_mlops.serving import processes
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # reaches one deployment through the public port, live or not
 ROLE = "envoy:"  # begins the mark of its process
-_TYPE = "type.googleapis.com/envoy"
 
 
 def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
@@ -73,11 +72,8 @@ def route(
     else:
         body = {"inline_string": json.dumps({"error": "no deployment is live"})}
         routes.append({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": body}})
-    config = {
-        "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
-        "name": "live",
-        "virtual_hosts": [{"name": "live", "domains": ["*"], "routes": routes}],
-    }
+    hosts = [{"name": "live", "domains": ["*"], "routes": routes}]
+    config = _typed("config.route.v3.RouteConfiguration", name="live", virtual_hosts=hosts)
     # Clusters first: a route must never name one that Envoy does not know.
     clusters = [_cluster(i, *backend) for i, backend in backends.items()]
     _write(folder / "cds.json", json.dumps({"resources": clusters}, indent=1))
@@ -113,6 +109,10 @@ def _bindable(port: int) -> bool:
     return True
 
 
+def _typed(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": f"type.googleapis.com/envoy.{kind}", **fields}
+
+
 def _watched(state_dir: Path, name: str) -> dict[str, Any]:
     folder = str(state_dir / "envoy" / "live")
     source = {"path": f"{folder}/{name}", "watched_directory": {"path": folder}}
@@ -120,34 +120,25 @@ def _watched(state_dir: Path, name: str) -> dict[str, Any]:
 
 
 def _bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
-    manager = {
-        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "public",
-        "rds": {"route_config_name": "live", "config_source": _watched(state_dir, "rds.json")},
+    request_id = _typed("extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False)
+    router = _typed("extensions.filters.http.router.v3.Router")
+    manager = _typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="public",
+        rds={"route_config_name": "live", "config_source": _watched(state_dir, "rds.json")},
         # A request id that the caller chose is the one that is logged and traced: keep it, bit for bit.
-        "preserve_external_request_id": True,
-        "always_set_request_id_in_response": True,
-        "request_id_extension": {
-            "typed_config": {
-                "@type": f"{_TYPE}.extensions.request_id.uuid.v3.UuidRequestIdConfig",
-                "pack_trace_reason": False,
-            }
-        },
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
-            }
-        ],
-    }
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        request_id_extension={"typed_config": request_id},
+        http_filters=[{"name": "envoy.filters.http.router", "typed_config": router}],
+    )
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     listener = {
         "name": "public",
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
         # Otherwise a second Envoy could bind the same port and silently take a share of the traffic.
         "enable_reuse_port": False,
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        "filter_chains": [{"filters": filters}],
     }
     return {
         "node": {"id": "public", "cluster": "public"},
@@ -158,36 +149,32 @@ def _bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
 
 def _cluster(deployment: str, port: int, readiness: str) -> dict[str, Any]:
     address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    return {
-        "@type": f"{_TYPE}.config.cluster.v3.Cluster",
-        "name": deployment,
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        "load_assignment": {
-            "cluster_name": deployment,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
-        },
-        # With no healthy backend, answer 503 at once, rather than "panic" and try the dead backend.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "health_checks": [
-            {
-                "timeout": "5s",
-                "interval": "2s",
-                "no_traffic_interval": "2s",
-                "unhealthy_threshold": 3,
-                "healthy_threshold": 1,
-                "http_health_check": {"path": readiness},
-            }
-        ],
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {"http_protocol_options": {}},
-                # The backend's HTTP server drops idle connections after 5 s; be first, or a request may meet the drop.
-                "common_http_protocol_options": {"idle_timeout": "3s"},
-            }
-        },
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+    health_check = {
+        "timeout": "5s",
+        "interval": "2s",
+        "no_traffic_interval": "2s",
+        "unhealthy_threshold": 3,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": readiness},
     }
+    protocol = _typed(
+        "extensions.upstreams.http.v3.HttpProtocolOptions",
+        explicit_http_config={"http_protocol_options": {}},
+        # The backend's HTTP server drops idle connections after 5 s; be first, or a request may meet the drop.
+        common_http_protocol_options={"idle_timeout": "3s"},
+    )
+    return _typed(
+        "config.cluster.v3.Cluster",
+        name=deployment,
+        type="STATIC",
+        connect_timeout="1s",
+        load_assignment={"cluster_name": deployment, "endpoints": endpoints},
+        # With no healthy backend, answer 503 at once, rather than "panic" and try the dead backend.
+        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        health_checks=[health_check],
+        typed_extension_protocol_options={"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+    )
 
 
 def _route(deployment: str, timeout: float, match: Mapping[str, Any]) -> dict[str, Any]:
