@@ -48,7 +48,7 @@ class Dataset(Record, role="dataset", id="{path}@{md5}", at="{repo}"):
 
     def _details(self) -> list[str]:
         size = "" if self.bytes is None else _size(self.bytes)
-        return [_rows(self.rows), size, f"md5 {self.md5[:12]}", self.rev and f"rev {self.rev[:10]}"]
+        return [_text("{:,} rows", self.rows), size, f"md5 {self.md5[:12]}", _text("rev {:.10}", self.rev)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -65,7 +65,7 @@ class FeatureView(Record, role="feature_view", id="{project}/{name}@{version:.16
     rows: int | None = None
 
     def _details(self) -> list[str]:
-        return [_rows(self.rows), _window(self.start, self.end)]
+        return [_text("{:,} rows", self.rows), _window(self.start, self.end)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -96,7 +96,7 @@ class TrainingSet(Record, role="training_set"):
         return f"{self.project}/{self.feature_service}"
 
     def _details(self) -> list[str]:
-        return [_rows(self.rows), _window(self.start, self.end), f"registry {self.registry_hash[:12]}"]
+        return [_text("{:,} rows", self.rows), _window(self.start, self.end), f"registry {self.registry_hash[:12]}"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -121,8 +121,7 @@ class TrainingRun(Record, role="training_run", id="{run_id}", at="{tracking_uri}
 
     def _details(self) -> list[str]:
         code = self.code_commit and f"code {self.code_commit[:10]}{' + uncommitted' if self.dirty else ''}"
-        seed = "" if self.seed is None else f"seed {self.seed}"
-        return [pairs(self.metrics), code, seed, self.python and f"python {self.python}"]
+        return [pairs(self.metrics), code, _text("seed {}", self.seed), _text("python {}", self.python)]
 
     def implies(self, ref: Ref) -> Record | None:
         return _dataset(ref)
@@ -142,8 +141,8 @@ class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tra
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def _details(self) -> list[str]:
-        alias = "alias " + ", ".join(self.aliases) if self.aliases else ""
-        return [alias, pairs(self.metrics), self.run_id and f"run {self.run_id[:12]}"]
+        alias = _text("alias {}", ", ".join(self.aliases))
+        return [alias, pairs(self.metrics), _text("run {:.12}", self.run_id)]
 
     def implies(self, ref: Ref) -> Record | None:
         if ref.role != TrainingRun.role:
@@ -210,8 +209,8 @@ class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
         if self.golden_rows is not None:
             golden = f"golden set {self.golden_rows:,} rows, largest difference {self.golden_max_difference}"
         share = "" if self.traffic == 1 else f"{self.traffic:.0%} of the traffic"
-        stopped = self.stopped and f"stopped {self.stopped}"
-        return [self.url, share, self.started and f"since {self.started}", stopped, golden]
+        times = [_text("since {}", self.started), _text("stopped {}", self.stopped)]
+        return [self.url, share, *times, golden]
 
     def implies(self, ref: Ref) -> Record | None:
         if ref.role != Package.role:
@@ -279,8 +278,8 @@ class Report(Record, role="report", id="{id}", at="{report}"):
     passed: bool | None = None
 
     def _details(self) -> list[str]:
-        share = "" if self.drift_share is None else f"drift share {self.drift_share:.2f}"
-        columns = "drifted: " + ", ".join(self.drifted) if self.drifted else ""
+        share = _text("drift share {:.2f}", self.drift_share)
+        columns = _text("drifted: {}", ", ".join(self.drifted))
         verdict = {True: "passed", False: "FAILED", None: ""}[self.passed]
         rows = f"{self.current_rows:,} rows against {self.reference_rows or 0:,}" if self.current_rows else ""
         return [verdict, share, columns, rows, self.report]
@@ -293,8 +292,8 @@ def _dataset(ref: Ref) -> Dataset | None:
     return Dataset(tool=ref.tool, path=path, md5=md5, repo=ref.at)
 
 
-def _rows(rows: int | None) -> str:
-    return "" if rows is None else f"{rows:,} rows"
+def _text(form: str, fact: Any) -> str:
+    return "" if fact in ("", None) else form.format(fact)
 
 
 def _window(start: str, end: str) -> str:
