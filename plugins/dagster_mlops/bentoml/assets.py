@@ -70,6 +70,7 @@ def bento_asset(
             error=DeploymentError,
             hint="Materialize it first, or point promoted= at the asset that promotes.",
         )
+        model = {"model_name": promoted_version.name, "model_version": promoted_version.version}
         with tempfile.TemporaryDirectory(prefix="dagster_mlops_bento_") as folder:
             context_dir = Path(folder) / "src"
             entry = _collect(context_dir, service, include)
@@ -79,8 +80,7 @@ def bento_asset(
             record = Package(
                 tag=f"{bento_name}:{bento_version}",
                 home=str(resource.home_dir),
-                model_name=promoted_version.name,
-                model_version=promoted_version.version,
+                **model,
                 run_id=promoted_version.run_id,
                 datasets=dict(promoted_version.datasets),
                 upstream=tuple(dict.fromkeys((promoted_version.ref, *upstream_refs(context)))),
@@ -90,8 +90,7 @@ def bento_asset(
                 "name": bento_name,
                 "tag": record.tag,
                 "model": f"{bento_name}:{promoted_version.version}-{(promoted_version.run_id or digest)[:12]}",
-                "model_name": promoted_version.name,
-                "model_version": promoted_version.version,
+                **model,
                 "record": record.to_dict(),
             }
             (context_dir / FACTS_FILE).write_text(json.dumps(facts, indent=1))
@@ -104,8 +103,7 @@ def bento_asset(
                 "packages": list(packages),
                 "needs_signature": service is None,
                 "labels": {
-                    "model_name": promoted_version.name,
-                    "model_version": promoted_version.version,
+                    **model,
                     "run_id": promoted_version.run_id,
                     **{f"dataset/{path}": md5 for path, md5 in promoted_version.datasets.items()},
                     **(labels or {}),

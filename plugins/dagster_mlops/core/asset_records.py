@@ -1,6 +1,7 @@
 """The records on Dagster's assets: those a step reads about its inputs, and the facts it writes about itself."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -87,11 +88,8 @@ def note_loaded(context: dg.InputContext, *records: Record) -> None:
     Call it from ``load_input``, once per partition. Without it, the latest version counts as the one that was read,
     which is wrong for an input that names an older one, and for one that another run has materialized meanwhile.
     """
-    try:
-        step = context.step_context
-    except dg.DagsterInvariantViolationError:
-        return  # loaded by hand, outside of a run
-    _LOADED.setdefault(step, {}).setdefault(context.asset_key, []).extend(records)
+    with suppress(dg.DagsterInvariantViolationError):  # loaded by hand, outside of a run
+        _LOADED.setdefault(context.step_context, {}).setdefault(context.asset_key, []).extend(records)
 
 
 @dataclass(frozen=True)
@@ -146,10 +144,9 @@ def partitions_to_load(context: dg.InputContext) -> list[str]:
 
 def is_rerun(context: dg.InputContext) -> bool:
     """True in a rerun of a training, where Dagster's instance has only the versions that the recorded run read."""
-    try:
+    with suppress(dg.DagsterInvariantViolationError):  # loaded by hand, outside of a run
         return REPRODUCES_TAG in context.step_context.dagster_run.tags
-    except dg.DagsterInvariantViolationError:
-        return False  # loaded by hand, outside of a run
+    return False
 
 
 def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> tuple[Ref, ...]:

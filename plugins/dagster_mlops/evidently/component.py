@@ -41,8 +41,7 @@ class DriftCheckComponent(YamlFields, dg.Component):
     blocking: bool = Field(default=False, description="Hold downstream assets back on failure with severity ERROR.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return dg.Definitions(asset_checks=[drift_check(**fields)])
+        return dg.Definitions(asset_checks=[drift_check(**vars(self))])
 
 
 class DataQualityCheckComponent(YamlFields, dg.Component):
@@ -76,5 +75,4 @@ class DataQualityCheckComponent(YamlFields, dg.Component):
     blocking: bool = Field(default=False, description="Hold downstream assets back on failure with severity ERROR.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return dg.Definitions(asset_checks=[data_quality_check(**fields)])
+        return dg.Definitions(asset_checks=[data_quality_check(**vars(self))])

@@ -1,7 +1,6 @@
 """Evidently in process, and the folder that its reports are kept in."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import write_atomically
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.quiet import quiet
 from dagster_mlops.monitoring import Comparison, Score
@@ -150,16 +150,12 @@ class EvidentlyResource(dg.ConfigurableResource):
             MonitoringError: the folder cannot be written.
         """
         path = self.report_path(folder=folder, name=name)
-        facts = path.with_suffix(".json")
-        drafts = {target: target.with_name(f".{os.getpid()}-{target.name}") for target in (path, facts)}
+        with quiet():
+            html = snapshot.get_html_str(as_iframe=False)
+            content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with quiet():
-                snapshot.save_html(str(drafts[path]))
-                content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
-            drafts[facts].write_text(json.dumps(content), encoding="utf-8")
-            for target, draft in drafts.items():
-                os.replace(draft, target)
+            write_atomically(path, html)
+            write_atomically(path.with_suffix(".json"), json.dumps(content))
             reports = sorted(path.parent.glob("[!.]*.html"), key=lambda p: p.stat().st_mtime, reverse=True)
             for old in reports[self.keep :]:
                 old.unlink(missing_ok=True)
