@@ -94,7 +94,7 @@ def data_quality_check(
         if summary:
             folder = f"{key.to_user_string()}/{name}"
             metadata |= saved_report("evidently", evidently.save, snapshot=summary, folder=folder, name=id)
-        drawable = [c for c in quality.worst_columns if sample.kinds[c] != "date"]
+        drawable = [f.column for f in quality.findings if sample.kinds.get(f.column) not in (None, "date")]
         return dg.AssetCheckResult(
             passed=not quality.problems,
             severity=dg.AssetCheckSeverity(severity),

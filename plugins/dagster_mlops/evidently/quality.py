@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
-from dagster_mlops.evidently.metadata_keys import COLUMNS, ROWS
 from dagster_mlops.evidently.quiet import quiet
 from dagster_mlops.evidently.resource import EvidentlyResource
 from dagster_mlops.monitoring.normalise import Frame, normalise
 
 if TYPE_CHECKING:
     from evidently.core.report import Snapshot
+
+ROWS = "evidently/rows"
+"""Metadata key of the number of rows."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,6 @@ class Quality:
     def rows(self) -> int:
         return len(self.frame.data)
 
-    @property
-    def worst_columns(self) -> list[str]:
-        return [f.column for f in self.findings if f.column in self.frame.kinds]
-
     def to_metadata(self, most: int) -> dict[str, Any]:
         """Plain numbers and a table of at most `most` columns."""
         share = [f.missing for f in self.findings if f.column in self.frame.kinds]
@@ -63,7 +61,7 @@ class Quality:
             "evidently/problems": len(self.problems),
             "evidently/duplicates": self.duplicates,
             "evidently/missing_share": sum(share) / len(share) if share else 0.0,
-            **table(COLUMNS, rows),
+            **table("evidently/columns", rows),
         }
 
     def summary(self, evidently: EvidentlyResource, sample: Frame, *, tags: Sequence[str]) -> "Snapshot | None":
