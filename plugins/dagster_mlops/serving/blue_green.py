@@ -17,7 +17,7 @@ from dagster_mlops.provenance import Deployment, Package
 from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock, utc_now
+from dagster_mlops.serving.state import ENDED, SERVER, DeploymentState, load_all, lock, utc_now
 from dagster_mlops.serving.target import LocalTarget, probe
 
 
@@ -95,8 +95,10 @@ def _take_stock(target: LocalTarget, log: Logger) -> DeploymentState | None:
     serving = [s for s in states if s.id == routed and s.phase in ("switching", "live")]
     serving += [s for s in states if s.phase == "live" and s.id != routed]
     current = next((s for s in serving if s.alive()), serving[0] if serving else None)
-    for deployment_id in target.stop_all_but(current):
-        log.info(f"Stopped {deployment_id}, which an interrupted rollout left behind.")
+    for role, group in processes.marked(target.state_dir).items():
+        if role.startswith(SERVER) and not (current and role == current.role):
+            processes.stop(group)
+            log.info(f"Stopped {role.removeprefix(SERVER)}, which an interrupted rollout left behind.")
     for state in states:
         if current is None or state.id != current.id:
             state.end("stopped", "interrupted")

@@ -10,7 +10,7 @@ from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.state import SERVER, DeploymentState
+from dagster_mlops.serving.state import DeploymentState
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,6 @@ class LocalTarget:
     def stop(self, state: DeploymentState) -> None:
         """Stop every process of the deployment."""
         processes.stop(processes.marked(self.state_dir).get(state.role, []))
-
-    def stop_all_but(self, state: DeploymentState | None) -> list[str]:
-        """Stop the servers of every other deployment, and return their ids."""
-        strays = {
-            role: group
-            for role, group in processes.marked(self.state_dir).items()
-            if role.startswith(SERVER) and (state is None or role != state.role)
-        }
-        for group in strays.values():
-            processes.stop(group)
-        return [role.removeprefix(SERVER) for role in strays]
 
     def log_file(self, state: DeploymentState) -> Path:
         """The file that the server's output goes to."""
