@@ -15,7 +15,7 @@ class Accessible:
 
 
 @dataclass(frozen=True)
-class _Without:
+class _NotAccessible:
     """The reason why the thing is not there, and the facts about it that are left."""
 
     reason: str
@@ -23,19 +23,19 @@ class _Without:
     bucket: ClassVar[str] = ""
 
 
-class Inaccessible(_Without):
+class Inaccessible(_NotAccessible):
     """The tool cannot be asked now, or holds the pointer but not the content: a dead server, a lost remote."""
 
     bucket = "inaccessible"
 
 
-class Deleted(_Without):
+class Deleted(_NotAccessible):
     """The tool answers that the thing is gone. `record` has the facts that are left."""
 
     bucket = "deleted"
 
 
-class Faulty(_Without):
+class Faulty(_NotAccessible):
     """The tool's content is damaged or contradicts the ref, such as another hash under the same path."""
 
     bucket = "faulty"
