@@ -4,7 +4,6 @@ import ast
 import functools
 import importlib
 import pkgutil
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +11,13 @@ from typing import Any
 def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` (PEP 562) of a package that exports what it imports under ``if TYPE_CHECKING``.
 
+        if TYPE_CHECKING:
+            from acme.assets import table_asset as table_asset
+
         __getattr__, __dir__ = lazy_door(__name__)
 
-    Readers and type checkers see plain imports; they are read from the source when a name is first asked for. `dir`
-    lists all that is exported, because ``dg list components`` finds components by it.
+    Readers and type checkers see plain imports, where ``as`` says that the name is for users; they are read from the
+    source when a name, `dir` or ``__all__`` is first asked for. ``dg list components`` finds components by `dir`.
 
     >>> load, _ = lazy_door("dagster_mlops.core")
     >>> load("asset_key").__module__
@@ -29,9 +31,14 @@ def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str
         imports = [statement for statement in conditional if isinstance(statement, ast.ImportFrom)]
         return {alias.name: str(statement.module) for statement in imports for alias in statement.names}
 
+    def names() -> list[str]:
+        return sorted(modules())
+
     def load(name: str) -> Any:
+        if name == "__all__":
+            return names()
         if name not in modules():
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(modules()[name]), name)
 
-    return load, lambda: sys.modules[package].__all__
+    return load, names

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.lineage.chain.event_log import EventLog
-    from dagster_mlops.lineage.chain.walk import Link, trace
-    from dagster_mlops.lineage.production.overview import Status, status
-    from dagster_mlops.lineage.reproduction.asset import reproduction_asset
+    from dagster_mlops.lineage.chain.event_log import EventLog as EventLog
+    from dagster_mlops.lineage.chain.walk import Link as Link
+    from dagster_mlops.lineage.chain.walk import trace as trace
+    from dagster_mlops.lineage.production.overview import Status as Status
+    from dagster_mlops.lineage.production.overview import status as status
+    from dagster_mlops.lineage.reproduction.asset import reproduction_asset as reproduction_asset
 
-__all__ = ["EventLog", "Link", "Status", "reproduction_asset", "status", "trace"]
 
 # On demand: a code location needs one of them, the command line the others.
 __getattr__, __dir__ = lazy_door(__name__)
