@@ -5,20 +5,12 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.bentoml.assets import bento_asset
-    from dagster_mlops.bentoml.component import BentoDeploymentComponent
-    from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
-    from dagster_mlops.bentoml.resource import BentomlResource
-    from dagster_mlops.serving import PredictionLog, deployment_health_sensor
-
-__all__ = [
-    "BentoDeploymentComponent",
-    "BentomlResource",
-    "PredictionLog",
-    "bento_asset",
-    "deployment_asset",
-    "deployment_health_check",
-    "deployment_health_sensor",
-]
+    from dagster_mlops.bentoml.assets import bento_asset as bento_asset
+    from dagster_mlops.bentoml.component import BentoDeploymentComponent as BentoDeploymentComponent
+    from dagster_mlops.bentoml.deployment import deployment_asset as deployment_asset
+    from dagster_mlops.bentoml.deployment import deployment_health_check as deployment_health_check
+    from dagster_mlops.bentoml.resource import BentomlResource as BentomlResource
+    from dagster_mlops.serving import PredictionLog as PredictionLog
+    from dagster_mlops.serving import deployment_health_sensor as deployment_health_sensor
 
 __getattr__, __dir__ = lazy_door(__name__)

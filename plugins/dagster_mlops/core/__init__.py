@@ -31,6 +31,5 @@ if TYPE_CHECKING:
     from dagster_mlops.core.yaml_fields import YamlFields as YamlFields
     from dagster_mlops.core.yaml_fields import folder as folder
 
-
 # On demand, because the record and the scripts that run in other processes need one small module of this package each.
 __getattr__, __dir__ = lazy_door(__name__)

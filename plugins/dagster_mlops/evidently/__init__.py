@@ -5,17 +5,11 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.evidently.checks import data_quality_check, drift_check, performance_check
-    from dagster_mlops.evidently.component import DataQualityCheckComponent, DriftCheckComponent
-    from dagster_mlops.evidently.resource import EvidentlyResource
-
-__all__ = [
-    "DataQualityCheckComponent",
-    "DriftCheckComponent",
-    "EvidentlyResource",
-    "data_quality_check",
-    "drift_check",
-    "performance_check",
-]
+    from dagster_mlops.evidently.checks import data_quality_check as data_quality_check
+    from dagster_mlops.evidently.checks import drift_check as drift_check
+    from dagster_mlops.evidently.checks import performance_check as performance_check
+    from dagster_mlops.evidently.component import DataQualityCheckComponent as DataQualityCheckComponent
+    from dagster_mlops.evidently.component import DriftCheckComponent as DriftCheckComponent
+    from dagster_mlops.evidently.resource import EvidentlyResource as EvidentlyResource
 
 __getattr__, __dir__ = lazy_door(__name__)

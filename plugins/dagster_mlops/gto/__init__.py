@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.evaluation import EvaluationComponent
-    from dagster_mlops.gto.resource import GtoResource
-    from dagster_mlops.promotion import PromotionComponent
-
-__all__ = ["EvaluationComponent", "GtoResource", "PromotionComponent"]
+    from dagster_mlops.evaluation import EvaluationComponent as EvaluationComponent
+    from dagster_mlops.gto.resource import GtoResource as GtoResource
+    from dagster_mlops.promotion import PromotionComponent as PromotionComponent
 
 __getattr__, __dir__ = lazy_door(__name__)

@@ -12,6 +12,5 @@ if TYPE_CHECKING:
     from dagster_mlops.lineage.production.overview import status as status
     from dagster_mlops.lineage.reproduction.asset import reproduction_asset as reproduction_asset
 
-
 # On demand: a code location needs one of them, the command line the others.
 __getattr__, __dir__ = lazy_door(__name__)

@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.core.gates import require_gates
-    from dagster_mlops.promotion.asset import promotion_asset
-    from dagster_mlops.promotion.component import PromotionComponent
-
-__all__ = ["PromotionComponent", "promotion_asset", "require_gates"]
+    from dagster_mlops.core.gates import require_gates as require_gates
+    from dagster_mlops.promotion.asset import promotion_asset as promotion_asset
+    from dagster_mlops.promotion.component import PromotionComponent as PromotionComponent
 
 __getattr__, __dir__ = lazy_door(__name__)

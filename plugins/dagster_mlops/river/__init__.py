@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.river.checks import drift_check
-    from dagster_mlops.river.resource import RiverResource
-
-__all__ = ["RiverResource", "drift_check"]
+    from dagster_mlops.river.checks import drift_check as drift_check
+    from dagster_mlops.river.resource import RiverResource as RiverResource
 
 __getattr__, __dir__ = lazy_door(__name__)

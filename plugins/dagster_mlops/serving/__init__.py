@@ -5,22 +5,13 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.serving.asset import deployment_asset
-    from dagster_mlops.serving.checks import deployment_health_check
-    from dagster_mlops.serving.overview import status, stop
-    from dagster_mlops.serving.packager import Packages, Server
-    from dagster_mlops.serving.runtime import PredictionLog
-    from dagster_mlops.serving.sensors import deployment_health_sensor
-
-__all__ = [
-    "Packages",
-    "PredictionLog",
-    "Server",
-    "deployment_asset",
-    "deployment_health_check",
-    "deployment_health_sensor",
-    "status",
-    "stop",
-]
+    from dagster_mlops.serving.asset import deployment_asset as deployment_asset
+    from dagster_mlops.serving.checks import deployment_health_check as deployment_health_check
+    from dagster_mlops.serving.overview import status as status
+    from dagster_mlops.serving.overview import stop as stop
+    from dagster_mlops.serving.packager import Packages as Packages
+    from dagster_mlops.serving.packager import Server as Server
+    from dagster_mlops.serving.runtime import PredictionLog as PredictionLog
+    from dagster_mlops.serving.sensors import deployment_health_sensor as deployment_health_sensor
 
 __getattr__, __dir__ = lazy_door(__name__)
