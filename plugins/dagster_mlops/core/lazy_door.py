@@ -9,7 +9,7 @@ from typing import Any
 
 
 def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` (PEP 562) of a package that exports what it imports under ``if TYPE_CHECKING``.
+    """``__getattr__`` and ``__dir__`` (PEP 562) of a package that loads what it exports when it is first used.
 
         if TYPE_CHECKING:
             from acme.assets import table_asset as table_asset
@@ -26,10 +26,10 @@ def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str
 
     @functools.cache
     def modules() -> dict[str, str]:
-        statements = ast.parse(pkgutil.get_data(package, "__init__.py") or "").body
-        conditional = [inner for statement in statements if isinstance(statement, ast.If) for inner in statement.body]
-        imports = [statement for statement in conditional if isinstance(statement, ast.ImportFrom)]
-        return {alias.name: str(statement.module) for statement in imports for alias in statement.names}
+        source = ast.parse(pkgutil.get_data(package, "__init__.py") or "")
+        imports = [statement for statement in ast.walk(source) if isinstance(statement, ast.ImportFrom)]
+        pairs = [(alias, str(statement.module)) for statement in imports for alias in statement.names]
+        return {alias.name: module for alias, module in pairs if alias.asname == alias.name}
 
     def names() -> list[str]:
         return sorted(modules())
