@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
+from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
@@ -167,7 +168,7 @@ def spare_imports() -> None:
     """Let MLflow's first request not import Feast. Feast's headers are sent once Feast is imported."""
     if _REGISTRY in sys.modules or _SEEKS_HEADERS in sys.modules:
         return
-    plugins: Any = importlib.import_module("mlflow.utils.plugins")
+    plugins: Any = extra("mlflow.utils.plugins")
     entry_points = plugins.get_entry_points
     late: list[Any] = []
 
