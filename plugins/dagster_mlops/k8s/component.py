@@ -33,5 +33,4 @@ class ExecutorComponent(YamlFields, dg.Component):
     k8s: Mapping[str, Any] | None = Field(default=None, description="Defaults of dagster-k8s' executor.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return dg.Definitions(executor=mlops_executor(**fields))
+        return dg.Definitions(executor=mlops_executor(**self.__dict__))

@@ -121,8 +121,4 @@ def _created(
 ) -> dg.Executor:
     create = definition.executor_creation_fn
     assert create is not None
-    return create(
-        dg.InitExecutorContext(
-            job=context.job, executor_def=definition, executor_config=config, instance=context.instance
-        )
-    )
+    return create(context._replace(executor_def=definition, executor_config=config))

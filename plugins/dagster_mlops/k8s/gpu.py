@@ -83,56 +83,48 @@ class GpuProfile(dg.Model, dg.Resolvable):
     def k8s_config(self) -> dict[str, Any]:
         """The value of ``dagster-k8s/config``, also valid as ``step_k8s_config`` of the executor."""
         limits: dict[str, Any] = {self.resource: self.gpus} if self.gpus else {}
-        requests = dict(limits)
-        if self.memory is not None:
-            limits["memory"] = requests["memory"] = self.memory
-        if self.cpu is not None:
-            # No limit: throttled data loading starves the GPU.
-            requests["cpu"] = str(self.cpu)
-        labels = {"dagster-mlops/gpu-profile": self.name, **self.labels}
-        container: dict[str, Any] = {"resources": {"limits": limits, "requests": requests}}
-        pod: dict[str, Any] = {"node_selector": dict(self.node_selector)}
-        job: dict[str, Any] = {}
-        job_labels: dict[str, str] = dict(labels)
-        if self.tolerations is not None:
-            pod["tolerations"] = [dict(toleration) for toleration in self.tolerations]
-        elif self.gpus:
+        limits |= {"memory": self.memory} if self.memory is not None else {}
+        # CPUs have no limit: throttled data loading starves the GPU.
+        requests = {**limits, **({"cpu": str(self.cpu)} if self.cpu is not None else {})}
+        tolerations, node_selector, affinity = self.tolerations, dict(self.node_selector), {}
+        if tolerations is None and self.gpus:
             taint = f"{self.resource.split('/')[0]}/gpu"
-            pod["tolerations"] = [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}]
+            tolerations = [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}]
         if isinstance(self.product, str):
             # A later selector replaces an earlier one, whereas affinity terms of two configs would be alternatives.
-            pod["node_selector"]["nvidia.com/gpu.product"] = self.product
+            node_selector["nvidia.com/gpu.product"] = self.product
         elif self.product:
             products = {"key": "nvidia.com/gpu.product", "operator": "In", "values": list(self.product)}
             terms = {"node_selector_terms": [{"match_expressions": [products]}]}
-            pod["affinity"] = {"node_affinity": {"required_during_scheduling_ignored_during_execution": terms}}
-        if self.shm is not None:
-            container["volume_mounts"] = [{"name": "dshm", "mount_path": "/dev/shm"}]
-            pod["volumes"] = [{"name": "dshm", "empty_dir": {"medium": "Memory", "size_limit": self.shm}}]
-        if self.priority_class:
-            pod["priority_class_name"] = self.priority_class
-        if self.runtime_class:
-            pod["runtime_class_name"] = self.runtime_class
-        if self.queue:
-            job_labels["kueue.x-k8s.io/queue-name"] = self.queue
-            job["suspend"] = True  # Kueue lifts it when the quota admits the Job
-        if self.deadline_seconds is not None:
-            job["active_deadline_seconds"] = self.deadline_seconds
-        if self.ttl_seconds is not None:
-            job["ttl_seconds_after_finished"] = self.ttl_seconds
-        return _merged(
-            {
-                "container_config": container,
-                "pod_spec_config": {key: value for key, value in pod.items() if value},
-                "pod_template_spec_metadata": {
-                    "labels": labels,
-                    **({"annotations": dict(self.annotations)} if self.annotations else {}),
-                },
-                "job_metadata": {"labels": job_labels},
-                **({"job_spec_config": job} if job else {}),
+            affinity = {"node_affinity": {"required_during_scheduling_ignored_during_execution": terms}}
+        labels = {"dagster-mlops/gpu-profile": self.name, **self.labels}
+        shm = {"medium": "Memory", "size_limit": self.shm}
+        sections = {
+            "container_config": {
+                "resources": {"limits": limits, "requests": requests},
+                "volume_mounts": [{"name": "dshm", "mount_path": "/dev/shm"}] if self.shm is not None else [],
             },
-            self.extra,
-        )
+            "pod_spec_config": {
+                "node_selector": node_selector,
+                "tolerations": [dict(toleration) for toleration in tolerations or ()],
+                "affinity": affinity,
+                "volumes": [{"name": "dshm", "empty_dir": shm}] if self.shm is not None else [],
+                "priority_class_name": self.priority_class,
+                "runtime_class_name": self.runtime_class,
+            },
+            "pod_template_spec_metadata": {"labels": labels, "annotations": dict(self.annotations)},
+            "job_metadata": {"labels": {**labels, **({"kueue.x-k8s.io/queue-name": self.queue} if self.queue else {})}},
+            "job_spec_config": {
+                "suspend": True if self.queue else None,  # Kueue lifts it when the quota admits the Job
+                "active_deadline_seconds": self.deadline_seconds,
+                "ttl_seconds_after_finished": self.ttl_seconds,
+            },
+        }
+        filled = {
+            section: {field: value for field, value in fields.items() if value not in (None, "", [], {})}
+            for section, fields in sections.items()
+        }
+        return _merged({section: fields for section, fields in filled.items() if fields}, self.extra)
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,7 @@ def validate_k8s_config(config: Mapping[str, Any], where: str = CONFIG_TAG) -> N
         # A newer client may know the field. Only this error case pays for its import.
         with contextlib.suppress(MissingExtraError):
             problems = list(_section_problems(config, installed()))
-    if problems:
-        raise ExecutorConfigError(f"{where} is invalid:\n  " + "\n  ".join(problems))
+    _refuse(problems, where)
 
 
 def validate_executor_config(config: Mapping[str, Any], where: str = "execution.config.k8s") -> None:
@@ -67,8 +66,10 @@ def validate_executor_config(config: Mapping[str, Any], where: str = "execution.
     validate_k8s_config(config.get("step_k8s_config") or {}, f"{where}.step_k8s_config")
     for op, override in (config.get("per_step_k8s_config") or {}).items():
         validate_k8s_config(override, f"{where}.per_step_k8s_config.{op}")
-    resources = config.get("resources") or {}
-    problems = list(_resource_problems(resources, "resources"))
+    _refuse(list(_resource_problems(config.get("resources") or {}, "resources")), where)
+
+
+def _refuse(problems: list[str], where: str) -> None:
     if problems:
         raise ExecutorConfigError(f"{where} is invalid:\n  " + "\n  ".join(problems))
 
@@ -158,31 +159,27 @@ def _problems(value: Any, kind: str, path: str, models: Mapping[str, Any]) -> It
                 allowed = _CHOICES.get((kind, name))
                 if allowed and isinstance(item, str) and item not in allowed:
                     yield f"{path}.{key}: {item!r} is not one of {', '.join(allowed)}."
-        yield from _value_problems(kind, value, path)
+        yield from _value_problems(kind, {snake.get(key, key): item for key, item in value.items()}, path)
     elif not isinstance(value, _SCALARS[kind]) or (kind == "int" and isinstance(value, bool)):
         yield f"{path}: {value!r} must be {_SCALAR_NAMES[kind]}."
 
 
 def _value_problems(kind: str, value: Mapping[str, Any], path: str) -> Iterator[str]:
-    """Problems by rules that the cluster's API server has beside the types."""
+    """Problems by rules that the cluster's API server has beside the types; `value` has names in snake case."""
     if kind in ("V1ResourceRequirements", "V1VolumeResourceRequirements"):
         yield from _resource_problems(value, path)
     elif kind == "V1EmptyDirVolumeSource":
-        size = value.get("size_limit", value.get("sizeLimit"))
+        size = value.get("size_limit")
         if size is not None and not _is_quantity(size):
             yield f"{path}.size_limit: {size!r} is not a quantity. Write e.g. '16Gi'."
-    elif kind == "V1ObjectMeta":
-        for key, text in (value.get("labels") or {}).items():
-            yield from _label_problems(key, text, f"{path}.labels")
-        for key in value.get("annotations") or {}:
-            yield from _label_problems(key, "", f"{path}.annotations")
-    elif kind == "V1PodSpec":
-        selector = value.get("node_selector", value.get("nodeSelector"))
-        for key, text in (selector if isinstance(selector, Mapping) else {}).items():
-            yield from _label_problems(key, text, f"{path}.node_selector")
+    elif kind in ("V1ObjectMeta", "V1PodSpec"):
+        for field in ("labels", "annotations", "node_selector"):
+            labels = value.get(field)
+            for key, text in (labels if isinstance(labels, Mapping) else {}).items():
+                yield from _label_problems(key, "" if field == "annotations" else text, f"{path}.{field}")
     elif kind == "V1JobSpec":
         for name in ("active_deadline_seconds", "ttl_seconds_after_finished", "backoff_limit"):
-            number = value.get(name, value.get(re.sub(r"_(\w)", lambda m: m[1].upper(), name)))
+            number = value.get(name)
             if isinstance(number, int) and number < (1 if name == "active_deadline_seconds" else 0):
                 yield f"{path}.{name}: {number} is too small."
 
