@@ -8,7 +8,7 @@ import pytest
 from dagster_mlops.core import advice as module
 from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.dvc.store import remotes
-from dagster_mlops.feast.online import faults
+from dagster_mlops.feast.online import stores
 from dagster_mlops.mlflow.server import advice as mlflow_advice
 
 TABLE = (
@@ -57,7 +57,7 @@ def test_an_entry_without_pattern_and_types_is_for_every_other_error():
     assert advice("403 Forbidden", table, uri="x") == "Grant it." and advice("gone", table, uri="x") == "Start x."
 
 
-@pytest.mark.parametrize("table", [remotes.REMEDIES, faults.REMEDIES, mlflow_advice.REMEDIES])
+@pytest.mark.parametrize("table", [remotes.REMEDIES, stores.REMEDIES, mlflow_advice.REMEDIES])
 def test_each_entry_of_a_tools_table_says_when_it_holds_and_has_a_full_sentence(table):
     for entry in table[:-1]:
         assert entry.pattern or entry.types

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.feast.checks.freshness import feature_freshness_checks
+from dagster_mlops.feast.checks.online import feature_freshness_checks
 from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.materialization import alone, materialize

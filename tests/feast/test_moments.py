@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.core.timestamps import utc
-from dagster_mlops.feast.online.event_times import none_is_newer, stored_event_times
+from dagster_mlops.feast.online.stores import none_is_newer, stored_event_times
 from tests.support import known_warnings
 
 pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]

@@ -17,8 +17,7 @@ from deltalake import DeltaTable, write_deltalake
 from feast import FeatureStore, FileSource
 
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.point_in_time.scratch import scratch_folder
-from dagster_mlops.feast.point_in_time.writing import add_partitions, write
+from dagster_mlops.feast.point_in_time.writing import add_partitions, scratch_folder, write
 from tests.support import feast_writers as writers
 from tests.support import known_warnings
 from tests.support.warm_python import processes

@@ -23,7 +23,7 @@ from dagster_mlops.feast import (
     training_set_asset,
     training_set_checks,
 )
-from dagster_mlops.feast.checks.freshness import feature_freshness_checks
+from dagster_mlops.feast.checks.online import feature_freshness_checks
 from tests.support import known_warnings
 from tests.support.feast_servers import postgres  # noqa: F401 - a fixture
 

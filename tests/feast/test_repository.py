@@ -18,9 +18,8 @@ from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import FeastResource, FeatureRepositoryComponent, feature_repository_defs
-from dagster_mlops.feast.repository.load import load_repository, refresh_repository
+from dagster_mlops.feast.repository import get_asset_spec, load_repository, refresh_repository
 from dagster_mlops.feast.repository.registry import create_tables
-from dagster_mlops.feast.repository.specs import get_asset_spec
 from tests.support import known_warnings
 from tests.support.feast_loads import apply_unless_refused
 from tests.support.warm_python import processes
@@ -332,7 +331,7 @@ def test_what_is_not_there_is_named(rides):
 def test_a_known_repository_loads_in_milliseconds_and_without_feast(rides, cold_python):
     load_repository(rides)
     code = (
-        "import sys, time; from dagster_mlops.feast.graph import feature_repository_defs\n"
+        "import sys, time; from dagster_mlops.feast import feature_repository_defs\n"
         "s = time.process_time(); feature_repository_defs(repo=sys.argv[1])\n"
         "print(time.process_time() - s); assert 'feast' not in sys.modules"
     )

@@ -18,7 +18,7 @@ RULES = {
         r"^\s*(import|from) (fcntl|filelock|zc)\b",
         {
             "core/files.py",
-            "feast/point_in_time/scratch.py",  # locks folders, which a FileLock cannot
+            "feast/point_in_time/writing.py",  # locks folders, which a FileLock cannot
         },
     ),
     "names a process by the clock": (r"\bcreate_time\(", {"core/processes.py"}),

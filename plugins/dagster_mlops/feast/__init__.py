@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
+    from dagster_mlops.feast.assets import feature_repository_defs as feature_repository_defs
     from dagster_mlops.feast.assets import feature_view_assets as feature_view_assets
-    from dagster_mlops.feast.checks.freshness import feature_freshness_checks as feature_freshness_checks
-    from dagster_mlops.feast.checks.parity import online_offline_parity_check as online_offline_parity_check
+    from dagster_mlops.feast.checks.online import feature_freshness_checks as feature_freshness_checks
+    from dagster_mlops.feast.checks.online import online_offline_parity_check as online_offline_parity_check
     from dagster_mlops.feast.checks.server import feature_server_health_check as feature_server_health_check
     from dagster_mlops.feast.checks.training_set import training_set_checks as training_set_checks
     from dagster_mlops.feast.component import FeatureRepositoryComponent as FeatureRepositoryComponent
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from dagster_mlops.feast.component_fields import ServerCheck as ServerCheck
     from dagster_mlops.feast.component_fields import TrainingSet as TrainingSet
     from dagster_mlops.feast.component_fields import TrainingSetChecks as TrainingSetChecks
-    from dagster_mlops.feast.graph import feature_repository_defs as feature_repository_defs
     from dagster_mlops.feast.pushes import Pushed as Pushed
     from dagster_mlops.feast.pushes import PushTarget as PushTarget
     from dagster_mlops.feast.pushes import push as push

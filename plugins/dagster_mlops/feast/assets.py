@@ -1,14 +1,15 @@
-"""One asset per feature view of a Feast repository: materializing it loads a window into the online store."""
+"""Feature views as assets that load windows into the online store, and a whole Feast repository as an asset graph."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_keys import asset_deps
+from dagster_mlops.core.asset_keys import AssetLike, asset_deps, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.metadata import ROW_COUNT, table
 from dagster_mlops.core.options import specs_with_options
@@ -17,16 +18,21 @@ from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRI
 from dagster_mlops.feast.offline.source import Window, WindowFacts, describe_windows, whole_window
 from dagster_mlops.feast.online.materialization import alone, materialize
 from dagster_mlops.feast.online.serving import Written
-from dagster_mlops.feast.repository import registry
-from dagster_mlops.feast.repository.definitions import ViewDefinition
+from dagster_mlops.feast.repository import definitions, registry
+from dagster_mlops.feast.repository.definitions import (
+    Definition,
+    OnDemandViewDefinition,
+    ServiceDefinition,
+    ViewDefinition,
+)
 from dagster_mlops.feast.repository.load import load_repository, read_config
-from dagster_mlops.feast.repository.specs import feature_view_spec
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+_INCLUDE = ("sources", "label_views", "on_demand_views", "services")
 _PLOTTED = 8  # features whose five numbers the UI plots over time; the table has all features
 _STATISTICS = dg.TableSchema(
     [
@@ -73,7 +79,7 @@ def feature_view_assets(
         deps: Assets that write a view's source, by the name of the view: anything that `deps` of an asset accepts.
         backfill_policy: Backfill policy; by default one run for all partitions.
         get_asset_spec: Function from a view to its spec; by default
-            :func:`~dagster_mlops.feast.repository.specs.feature_view_spec`. `deps`, `key_prefix`, `group_name` and
+            :func:`~dagster_mlops.feast.repository.feature_view_spec`. `deps`, `key_prefix`, `group_name` and
             `asset_options` are added to the spec.
         asset_options: Further arguments of :func:`dagster.asset`, for each asset. Give a ``pool`` with limit 1 when
             several machines materialize the same view; on one machine a lock prevents conflicts.
@@ -94,6 +100,7 @@ def feature_view_assets(
             f"{repository.path} defines no feature view {', '.join(unknown)} "
             f"(it has: {', '.join(sorted(views_by_name)) or 'none'})."
         )
+    default_spec = partial(definitions.feature_view_spec, project=repository.project)
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
     return [
         _feature_view_asset(
@@ -107,7 +114,7 @@ def feature_view_assets(
             options={**asset_options, "backfill_policy": policy},
         )
         for view in (views_by_name[name] for name in (views or views_by_name))
-        for spec in [get_asset_spec(view) if get_asset_spec else feature_view_spec(view, repository.project)]
+        for spec in [(get_asset_spec or default_spec)(view)]
     ]
 
 
@@ -172,3 +179,99 @@ def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
     last = {LAST_EVENT: dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
     statistics = table("feast/statistics", [f.__dict__ for f in fact.features], schema=_STATISTICS)
     return {ROW_COUNT: fact.rows, **last, **statistics, **numbers}
+
+
+def feature_repository_defs(
+    *,
+    repo: str | Path,
+    sources: Mapping[str, AssetLike] | None = None,
+    views: Sequence[str] | None = None,
+    deps: Mapping[str, Sequence[Any]] | None = None,
+    include: Collection[str] = _INCLUDE,
+    freshness: bool = True,
+    partitions_def: dg.PartitionsDefinition | None = None,
+    group_name: str | None = None,
+    key_prefix: Sequence[str] | None = None,
+    get_asset_spec: Callable[[Definition], dg.AssetSpec] | None = None,
+    resource: FeastResource | None = None,
+    **asset_options: Any,
+) -> dg.Definitions:
+    """All definitions of the Feast repository in `repo` as assets with their lineage, and the resource `feast`.
+
+    Batch and stream feature views are materialized by :func:`feature_view_assets`. Sources, label views, on-demand
+    views and feature services are asset specs that show lineage and are never executed.
+
+        defs = dg.Definitions.merge(
+            feature_repository_defs(repo="feature_repo", sources={"origin_weather_source": "features/origin_weather"}),
+            dg.Definitions(assets=[origin_weather]),
+        )
+
+    Args:
+        repo: Folder with ``feature_store.yaml``. It is parsed outside this process, and only when its files changed.
+        sources: Your assets that write data sources, by the name of the source. The other sources become specs.
+        views: Names of feature views to materialize; all by default.
+        deps: Further upstream assets, by the name of the feature view.
+        include: Kinds of specs: ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``. By
+            default all but the entities, which have no data.
+        freshness: Use a view's ttl as its freshness policy. False for a replay of the past.
+        partitions_def: As in :func:`feature_view_assets`.
+        get_asset_spec: Function from a definition to its spec; by default
+            :func:`~dagster_mlops.feast.repository.get_asset_spec`. `key_prefix`, `group_name`, freshness and
+            upstream assets are added to the spec.
+        resource: The resource; by default ``FeastResource(repo=repo)``.
+        asset_options: Further arguments of :func:`dagster.asset`, for each feature view.
+
+    Raises:
+        FeatureError: Feast cannot read the repository, or it does not define something that is named.
+    """
+    repository = load_repository(repo)
+    parts: dict[str, Sequence[Definition]] = {
+        "sources": [source for source in repository.sources if source.name not in (sources or {})],
+        "label_views": [view for view in repository.views if view.kind == "label"],
+        "on_demand_views": repository.on_demand_views,
+        "services": repository.services,
+        "entities": repository.entities,
+    }
+    if unknown := sorted(set(include) - set(parts)):
+        raise FeatureError(f"include= accepts {', '.join(parts)}, not {', '.join(unknown)}.")
+    if unknown := sorted(set(sources or {}) - {source.name for source in repository.sources}):
+        available = ", ".join(sorted(source.name for source in repository.sources)) or "none"
+        raise FeatureError(f"{repository.path} defines no source {', '.join(unknown)} (it has: {available}).")
+
+    default_spec = partial(definitions.get_asset_spec, project=repository.project)
+
+    def translate(thing: Definition) -> dg.AssetSpec:
+        spec = (get_asset_spec or default_spec)(thing)
+        spec = spec.replace_attributes(
+            key=spec.key.with_prefix(key_prefix or ()), group_name=group_name or spec.group_name
+        )
+        if freshness and not spec.freshness_policy and isinstance(thing, ViewDefinition) and thing.kind != "label":
+            spec = spec.replace_attributes(freshness_policy=definitions.ttl_freshness_policy(thing))
+        return spec
+
+    loaded = [view for view in repository.views if view.kind != "label" and view.name in (views or [view.name])]
+    external = {part: things if part in include else [] for part, things in parts.items()}
+    source_keys = {source.name: translate(source).key for source in external["sources"]}
+    source_keys |= {name: asset_key(asset) for name, asset in (sources or {}).items()}
+    shown_views = [*loaded, *external["label_views"], *external["on_demand_views"]]
+    view_keys = {view.name: translate(view).key for view in shown_views}
+
+    def linked(thing: Definition) -> dg.AssetSpec:
+        """The spec with those upstream assets that are shown."""
+        parents: list[dg.AssetKey | None] = []
+        if isinstance(thing, ViewDefinition):
+            parents = [source_keys.get(name) for name in thing.sources]
+        elif isinstance(thing, OnDemandViewDefinition):
+            parents = [*map(view_keys.get, thing.views), *map(source_keys.get, thing.requests)]
+        elif isinstance(thing, ServiceDefinition):
+            parents = [view_keys.get(name) for name in thing.features]
+        spec = translate(thing)
+        return spec.replace_attributes(deps=[*spec.deps, *filter(None, dict.fromkeys(parents))])
+
+    executed = feature_view_assets(
+        repo=repo, views=views, partitions_def=partitions_def, deps=deps, get_asset_spec=linked, **asset_options
+    )
+    return dg.Definitions(
+        assets=[*executed, *(linked(thing) for things in external.values() for thing in things)],
+        resources={"feast": resource or FeastResource(repo=str(repo))},
+    )

@@ -8,7 +8,6 @@ import typer
 from dagster_mlops.errors import DagsterMlopsError
 
 app = typer.Typer(help="Training sets of a Feast repository.", no_args_is_help=True)
-_Repo = Annotated[str, typer.Option(help="Folder with feature_store.yaml.")]
 
 
 @app.callback()
@@ -20,7 +19,7 @@ def _group() -> None:
 def rebuild(
     ref: Annotated[str, typer.Argument(help="Training set: its ref, its id, or the beginning of its content hash.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    repo: _Repo = ".",
+    repo: Annotated[str, typer.Option(help="Folder with feature_store.yaml.")] = ".",
     dvc: Annotated[
         str | None, typer.Option(help="DVC repository to read from; default: the repositories in the record.")
     ] = None,

@@ -9,12 +9,10 @@ from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import FromTemplate, ResolvedPartitions, YamlFields, folder
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.assets import feature_view_assets
+from dagster_mlops.feast.assets import feature_repository_defs
 from dagster_mlops.feast.component_fields import FreshnessCheck, ParityCheck, Push, ServerCheck, TrainingSet
-from dagster_mlops.feast.graph import feature_repository_defs
-from dagster_mlops.feast.repository.definitions import Definition, Repository
+from dagster_mlops.feast.repository.definitions import Definition, Repository, get_asset_spec
 from dagster_mlops.feast.repository.load import load_repository
-from dagster_mlops.feast.repository.specs import get_asset_spec
 from dagster_mlops.feast.resource import FeastResource
 
 
@@ -91,24 +89,20 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         repo = folder(context, self.repo)
         repository = load_repository(repo)
         self._refuse_unknown(repository)
-        shared: dict[str, Any] = {
-            "repo": repo,
-            "views": self.views,
-            "partitions_def": self.partitions,
-            "deps": self.deps,
-            "group_name": self.group_name,
-            "key_prefix": self.key_prefix,
-            "automation_condition": self.automation_condition,
-            "pool": self.pool,
-            "get_asset_spec": lambda item: self.get_asset_spec(item, repository.project),
-        }
-        if self.lineage:
-            graph = feature_repository_defs(
-                **shared, sources=self.sources, include=self.include, freshness=self.freshness
-            )
-            assets = [*(graph.assets or ())]
-        else:
-            assets = feature_view_assets(**shared)
+        lineage = {"sources": self.sources, "include": self.include, "freshness": self.freshness}
+        graph = feature_repository_defs(
+            repo=repo,
+            views=self.views,
+            partitions_def=self.partitions,
+            deps=self.deps,
+            group_name=self.group_name,
+            key_prefix=self.key_prefix,
+            automation_condition=self.automation_condition,
+            pool=self.pool,
+            get_asset_spec=lambda item: self.get_asset_spec(item, repository.project),
+            **(lineage if self.lineage else {"include": (), "freshness": False}),
+        )
+        assets = [*(graph.assets or ())]
         keys = {
             view.name: self.get_asset_spec(view, repository.project).key.with_prefix(self.key_prefix or ())
             for view in repository.views

@@ -21,8 +21,7 @@ from dagster_mlops.core.yaml_fields import (
     YamlFields,
 )
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks.freshness import feature_freshness_checks
-from dagster_mlops.feast.checks.parity import online_offline_parity_check
+from dagster_mlops.feast.checks.online import feature_freshness_checks, online_offline_parity_check
 from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.checks.training_set import training_set_checks
 from dagster_mlops.feast.pushes import PushTarget, push_asset

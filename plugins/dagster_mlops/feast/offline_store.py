@@ -29,9 +29,8 @@ from dagster_mlops.core.timestamps import from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError, MissingTableError
 from dagster_mlops.feast.point_in_time import files
 from dagster_mlops.feast.point_in_time.asof import View, described, joined, within
-from dagster_mlops.feast.point_in_time.entity_rows import EntityRows, chunked, entity_rows, in_memory
+from dagster_mlops.feast.point_in_time.inputs import EntityRows, chunked, entity_rows, in_memory, require, view_of
 from dagster_mlops.feast.point_in_time.job import AsofRetrievalJob, Connect, duckdb_connection
-from dagster_mlops.feast.point_in_time.views import require, view_of
 from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 
 _log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class AsofOfflineStore(OfflineStore):
 
         def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
             rows, views = planned(connection)
-            several = rows.table is None or rows.table.num_rows > _settings(config).chunk_rows
+            several = not isinstance(entities, pa.Table) or entities.num_rows > _settings(config).chunk_rows
             with connect() as chunk_connection:  # a connection streams one query at a time
                 chunks = chunked(chunk_connection, entities, config.repo_path, _settings(config).chunk_rows)
                 yield from joined(connection, chunks, views, timestamp=rows.timestamp, bounds=rows.bounds, keep=several)
@@ -152,7 +151,9 @@ class AsofOfflineStore(OfflineStore):
         latest = ", ".join(f"{sql_name(name)} DESC NULLS LAST" for name in order if name)
         latest = f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys) or '1'} ORDER BY {latest}) = 1"
         columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        return _pulled(config, data_source, *columns, start_date, end_date, latest)
+        return AsofOfflineStore.pull_all_from_table_or_query(
+            config, data_source, *columns, start_date, end_date, condition=latest
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -164,10 +165,34 @@ class AsofOfflineStore(OfflineStore):
         created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
+        *,
+        condition: str = "",
     ) -> AsofRetrievalJob:
-        """All rows within the range, both ends included; a naive date is UTC, and None means no bound."""
-        columns = (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        return _pulled(config, data_source, *columns, start_date, end_date, "")
+        """All rows within the range, both ends included; a naive date is UTC, and None means no bound.
+
+        They have the source's column names; a missing column is an error when they are read. `condition` is further
+        SQL below WHERE.
+        """
+
+        def query(connection: duckdb.DuckDBPyConnection) -> str:
+            relation = files.scan(connection, data_source, config.repo_path)
+            types = described(connection, relation)
+            columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+            columns += [created_timestamp_column] if created_timestamp_column else []
+            require(types, columns, data_source)
+            bounds = [None if bound is None else to_microseconds(bound) for bound in (start_date, end_date)]
+            span = within(sql_name(timestamp_field), types[timestamp_field], *bounds)
+            # All rows of a view without entities have the same key in Feast, and the store must add its column.
+            dummy = "" if join_key_columns else f", '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID}"
+            return f"SELECT {', '.join(map(sql_name, columns))}{dummy} FROM {relation} WHERE {span} {condition}"
+
+        def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
+            reader = connection.sql(query(connection)).to_arrow_reader(_settings(config).chunk_rows)
+            yield reader.schema.empty_table()
+            for batch in reader:
+                yield pa.Table.from_batches([batch], reader.schema)
+
+        return AsofRetrievalJob(tables, _connect(config), config.repo_path, query=query)
 
     @staticmethod
     def offline_write_batch(
@@ -242,36 +267,3 @@ def _connect(config: RepoConfig) -> Connect:
     store = _settings(config)
     settings = store.model_dump(include={"memory_limit", "threads", "temp_directory"})
     return partial(duckdb_connection, **settings)
-
-
-def _pulled(
-    config: RepoConfig,
-    source: DataSource,
-    keys: list[str],
-    features: list[str],
-    timestamp: str,
-    created: str | None,
-    start: datetime | None,
-    end: datetime | None,
-    latest: str,
-) -> AsofRetrievalJob:
-    """A range of a source's rows, with the source's column names; a missing column is an error when rows are read."""
-
-    def query(connection: duckdb.DuckDBPyConnection) -> str:
-        relation = files.scan(connection, source, config.repo_path)
-        types = described(connection, relation)
-        columns = [*keys, *features, timestamp, *([created] if created else [])]
-        require(types, columns, source)
-        bounds = [None if bound is None else to_microseconds(bound) for bound in (start, end)]
-        condition = within(sql_name(timestamp), types[timestamp], *bounds)
-        # All rows of a view without entities have the same key in Feast, and the store must add its column.
-        dummy = "" if keys else f", '{DUMMY_ENTITY_VAL}' AS {DUMMY_ENTITY_ID}"
-        return f"SELECT {', '.join(map(sql_name, columns))}{dummy} FROM {relation} WHERE {condition} {latest}"
-
-    def tables(connection: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
-        reader = connection.sql(query(connection)).to_arrow_reader(_settings(config).chunk_rows)
-        yield reader.schema.empty_table()
-        for batch in reader:
-            yield pa.Table.from_batches([batch], reader.schema)
-
-    return AsofRetrievalJob(tables, _connect(config), config.repo_path, query=query)

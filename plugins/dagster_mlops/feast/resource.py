@@ -10,8 +10,8 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.online import serving
-from dagster_mlops.feast.online.faults import bound_waiting
 from dagster_mlops.feast.online.materialization import alone, make_missing_tables
+from dagster_mlops.feast.online.stores import bound_waiting
 from dagster_mlops.feast.repository import apply_guard, registry
 from dagster_mlops.feast.repository.load import content_key, has_definitions, read_config, run_feast, without_secrets
 

@@ -94,24 +94,20 @@ def _training_set(store: "FeatureStore", thing: str, record: Record | None) -> A
     """The answer for a training set, which outlives its feature service if its snapshot is in the registry."""
     if not isinstance(record, TrainingSet):
         return Deleted(f"the registry has no record of training set {thing!r}")
-    snapshot_problem = ""
-    if record.snapshot:
-        try:
-            if snapshot.get(store, record.snapshot):
-                return Accessible(record)
-            snapshot_problem = f"; its snapshot {record.snapshot}, by which it could be rebuilt, is gone"
-        except FeatureError as error:
-            return Faulty(str(error), record)
+    try:
+        if record.snapshot and snapshot.get(store, record.snapshot):
+            return Accessible(record)
+    except FeatureError as error:
+        return Faulty(str(error), record)
+    problem = f"; its snapshot {record.snapshot}, by which it could be rebuilt, is gone" if record.snapshot else ""
     service, _, hashes = thing.partition("@")
     if service not in {definition.name for definition in store.registry.list_feature_services(store.project)}:
-        return Deleted(
-            f"feature service {service!r} is no longer in project {store.project!r}{snapshot_problem}", record
-        )
+        return Deleted(f"feature service {service!r} is no longer in project {store.project!r}{problem}", record)
     current_hash = registry.registry_hash(store, service)
     if not current_hash.startswith(hashes.partition("+")[0]):
         return Faulty(
             f"feature service {service!r} was redefined: its registry hash was {hashes[:12]}, "
-            f"now {current_hash[:12]}{snapshot_problem}",
+            f"now {current_hash[:12]}{problem}",
             record,
         )
-    return Faulty(f"{thing!r} cannot be rebuilt{snapshot_problem}", record) if snapshot_problem else Accessible(record)
+    return Faulty(f"{thing!r} cannot be rebuilt{problem}", record) if problem else Accessible(record)

@@ -23,7 +23,7 @@ from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.provenance import Dataset, Record, TrainingSet, records_in
+from dagster_mlops.provenance import Dataset, TrainingSet, records_in
 
 _PAGE = 100  # materializations that are read at a time
 
@@ -111,18 +111,21 @@ def _joined(
 ) -> tuple[Any, TrainingSet, dict[str, Any]]:
     """The training set, its record, and further metadata; record and snapshot are stored in the registry."""
     store, upstream = feast.applied_store(), upstream_records(context)
-    datasets = _entity_datasets(context, upstream)
-    if isinstance(entities, dict):
+    source = context.assets_def.keys_by_input_name["entities"].to_user_string()
+    datasets = [record for record in upstream if isinstance(record, Dataset) and record.dagster_asset == source]
+    parts = [entities]
+    if isinstance(entities, dict):  # of partitions, which are concatenated in the order of their keys
         datasets.sort(key=lambda dataset: dataset.dagster_partition)
-    frame = _entity_frame(entities)
-    upstream_datasets = [ref for parent in upstream for ref in (parent.ref, *parent.upstream)]
+        parts = entities.values()
+    is_pandas = all(isinstance(part, extra("pandas", extra="feast").DataFrame) for part in parts)
+    frame: Any = (as_frame if is_pandas else as_table)(entities, tool="feast", error=FeatureError)
     first_inputs = snapshot.take(
         store,
         service,
         entities=[dataset.ref for dataset in datasets],
         timestamp_column=timestamp_column,
-        frame="pandas" if hasattr(frame, "iloc") else "pyarrow",
-        datasets=upstream_datasets,
+        frame="pandas" if is_pandas else "pyarrow",
+        datasets=[ref for parent in upstream for ref in (parent.ref, *parent.upstream)],
     )
     result: Any = feast.historical_features(frame, service, timestamp_column=timestamp_column)
     inputs = snapshot.settled(first_inputs)
@@ -170,10 +173,8 @@ def _original_record(context: dg.AssetExecutionContext, feast: FeastResource, ve
 def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[str, Any]:
     features = list(feature_types(registry.feature_service(feast.store(), record.feature_service)))
     features = [feature for feature in features if feature in column_names(result)]
-    nulls = {
-        f: int(result[f].isna().sum()) if hasattr(result, "iloc") else result.column(f).null_count for f in features
-    }
-    shares = {feature: count / max(len(result), 1) for feature, count in nulls.items()}
+    nulls = result[features].isna().sum() if hasattr(result, "iloc") else {f: result[f].null_count for f in features}
+    shares = {feature: int(nulls[feature]) / max(len(result), 1) for feature in features}
     rows = [{"feature": feature, "null share": round(share, 6)} for feature, share in shares.items()]
     return {
         NULL_SHARES: "no features",
@@ -181,13 +182,6 @@ def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[st
         "feast/max_null_share": max(shares.values(), default=0.0),
         FEATURES: features,
     }
-
-
-def _entity_frame(entities: Any) -> Any:
-    pd = extra("pandas", extra="feast")
-    parts = entities.values() if isinstance(entities, dict) else [entities]
-    convert = as_frame if all(isinstance(part, pd.DataFrame) for part in parts) else as_table
-    return convert(entities, tool="feast", error=FeatureError)
 
 
 def _span(entities: Any, column: str) -> tuple[str, str]:
@@ -198,12 +192,6 @@ def _span(entities: Any, column: str) -> tuple[str, str]:
         entities[column] if hasattr(entities, "iloc") else entities.column(column).to_pandas(), utc=True
     )
     return times.min().isoformat(), times.max().isoformat()
-
-
-def _entity_datasets(context: dg.AssetExecutionContext, upstream: Sequence[Record]) -> list[Dataset]:
-    """The datasets of the entity dataframe, in the order in which its partitions are concatenated."""
-    source = context.assets_def.keys_by_input_name["entities"].to_user_string()
-    return [record for record in upstream if isinstance(record, Dataset) and record.dagster_asset == source]
 
 
 def _entity_hash(versions: Sequence[str], frame: Any) -> str:

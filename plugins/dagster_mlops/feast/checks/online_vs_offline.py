@@ -18,7 +18,6 @@ from dagster_mlops.feast.repository import registry
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
-    from feast.feature_service import FeatureService
 
 _SECOND = timedelta(seconds=1)
 _ONE_BY_ONE = 20  # rows of an on-demand view that are requested one at a time, as from a server
@@ -58,12 +57,6 @@ class Comparison:
         self.store, self.sample, self.tolerance, self.seed = store, sample, tolerance, seed
         self._requests = requests
         self._sampled: dict[str, pd.DataFrame] = {}
-
-    def stored_views(self, service: "FeatureService") -> list[str]:
-        """The names of the views that a service reads from the online store, including those below on-demand views."""
-        views = [registry.feature_view(self.store, used.name) for used in service.feature_view_projections]
-        names = {view.name for view in views if not is_on_demand(view)}
-        return sorted(names | {name for view in views if is_on_demand(view) for name in _sources(view)})
 
     def of_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
         """One row for each of the features `types` of a view; none if the view is not served online.
@@ -217,23 +210,15 @@ def _different(
     kind = _KINDS.get(dtype)
     right = online.map(lambda v: typed or kind is None or v is None or type(v) is kind or _is_missing(v)).astype(bool)
     values = normalised(pd.DataFrame({"value": online.where(right, None)}), {"value": dtype})["value"]
-    gap = None
-    if dtype == "UnixTimestamp":  # Feast serves whole seconds
-        same = (offline.dt.floor("s") == values.dt.floor("s")) | (offline.isna() & values.isna())
-    elif offline.dtype == "float64":
-        gaps = (offline - values).abs()
-        same = (offline == values) | (gaps <= (tolerance * offline.abs()).clip(lower=1e-12))
-        same |= offline.isna() & values.isna()
-        gap = None if gaps.isna().all() else float(gaps.max())
-    else:
-        pairs = zip(offline, values, strict=True)
-        same = pd.Series([_alike(a, b, tolerance) for a, b in pairs], index=offline.index, dtype=bool)
-    return ~(same & right), gap
+    triples = zip(offline, values, right, strict=True)
+    different = [not (is_right and _alike(a, b, tolerance)) for a, b, is_right in triples]
+    gaps = (offline - values).abs().dropna() if offline.dtype == "float64" else ()
+    return pd.Series(different, index=offline.index, dtype=bool), float(max(gaps)) if len(gaps) else None
 
 
-def _alike(a: Any, b: Any, tolerance: float) -> bool:
+def _alike(offline: Any, online: Any, tolerance: float) -> bool:
     """True if two values are equal, also inside lists and mappings."""
-    a, b = (value.tolist() if hasattr(value, "tolist") else value for value in (a, b))
+    a, b = (value.tolist() if hasattr(value, "tolist") else value for value in (offline, online))
     if _is_missing(a) or _is_missing(b):
         return _is_missing(a) and _is_missing(b)
     if isinstance(a, Mapping) or isinstance(b, Mapping):
@@ -242,14 +227,14 @@ def _alike(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(_alike(x, y, tolerance) for x, y in zip(a, b, strict=True))
     if isinstance(a, float) and isinstance(b, float | int):
-        return math.isclose(a, b, rel_tol=tolerance, abs_tol=1e-12)
-    if isinstance(a, datetime) and isinstance(b, datetime):
-        return int(utc(a).timestamp()) == int(utc(b).timestamp())
+        return a == b or abs(a - b) <= max(tolerance * abs(a), 1e-12)
+    if isinstance(a, datetime) and isinstance(b, datetime):  # Feast serves whole seconds
+        return utc(a).replace(microsecond=0) == utc(b).replace(microsecond=0)
     return a == b
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    return value is None or (isinstance(value, float | datetime) and value != value)  # NaN, and pandas' NaT
 
 
 def _is_pushed(view: Any) -> bool:

@@ -140,10 +140,8 @@ def _present_share(answer: bytes, address: str, keys: set[str]) -> float:
     try:
         response = json.loads(answer)
         names, results = response["metadata"]["feature_names"], response["results"]
-        statuses_by_name = {
-            name: result["statuses"] for name, result in zip(names, results, strict=True) if name not in keys
-        }
-        statuses = [status for column in statuses_by_name.values() for status in column]
+        columns = [result for name, result in zip(names, results, strict=True) if name not in keys]
+        statuses = [status for column in columns for status in column["statuses"]]
     except (ValueError, KeyError, TypeError) as error:
         raise FeatureError(
             f"{address}/get-online-features answered without features: {answer[:200]!r}. "

@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
-from dagster_mlops.core.asset_records import latest_records
+from dagster_mlops.core.asset_records import latest
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks.leakage import Origins, origins
 from dagster_mlops.feast.metadata_keys import NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import feature_types
 from dagster_mlops.feast.repository.registry import feature_service
-from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import TrainingSet
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from feast import FeatureStore
+
+    from dagster_mlops.feast.point_in_time.leakage import Origins
 
 _DISTINCT = "count(DISTINCT {})"
 _Bounds = float | Mapping[str, float]
@@ -76,7 +77,6 @@ def training_set_checks(
     if unique:
         judges["no_duplicates"] = (f"{', '.join(unique)} is unique.", lambda data: _no_duplicates(data, unique))
     if feature_service:
-        service = feature_service
         judges |= {
             "rows_kept": ("The stored rows are the joined rows.", _rows_kept),
             "no_leakage": (
@@ -89,7 +89,7 @@ def training_set_checks(
             ),
             "cardinality": (
                 "No feature is constant, no text differs in almost every row.",
-                lambda data: _cardinality(data, service, max_distinct_share, constant),
+                lambda data: _cardinality(data, max_distinct_share, constant),
             ),
         }
     return [
@@ -98,13 +98,7 @@ def training_set_checks(
             tool="feast",
             judges=judges,
             evidence=lambda context: _TrainingSetData(
-                context,
-                key,
-                context.resources.feast if feature_service else None,
-                feature_service or "",
-                timestamp_column,
-                sample,
-                seed,
+                context, key, feature_service or "", timestamp_column, sample, seed
             ),
             blocking=blocking,
             name=f"{key.to_python_identifier()}_checks",
@@ -120,7 +114,6 @@ class _TrainingSetData:
 
     context: dg.AssetCheckExecutionContext
     key: dg.AssetKey
-    feast: FeastResource | None
     service: str
     timestamp_column: str
     sample: int
@@ -136,16 +129,18 @@ class _TrainingSetData:
         return as_table(frame, tool="feast", error=FeatureError)
 
     @cached_property
-    def origins(self) -> tuple[list[Origins], dict[str, str]]:
-        assert self.feast is not None  # only checks with a feature service read origins
-        return origins(
-            self.feast.store(),
-            self.service,
-            self.table,
-            timestamp_column=self.timestamp_column,
-            sample=self.sample,
-            seed=self.seed,
-        )
+    def store(self) -> "FeatureStore":
+        return self.context.resources.feast.store()
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        return feature_types(feature_service(self.store, self.service))
+
+    @cached_property
+    def origins(self) -> "tuple[list[Origins], dict[str, str]]":
+        from dagster_mlops.feast.point_in_time.leakage import origins  # it imports Feast
+
+        return origins(self.store, self.service, self.table, self.timestamp_column, sample=self.sample, seed=self.seed)
 
     def measured(self, facts: Mapping[str, str], columns: Sequence[str]) -> dict[str, dict[str, int]]:
         """SQL aggregates of columns in one pass, as fact → column → count. ``{}`` in the SQL is the column."""
@@ -188,10 +183,8 @@ def _no_duplicates(data: _TrainingSetData, unique: Sequence[str]) -> dg.AssetChe
 
 
 def _rows_kept(data: _TrainingSetData) -> dg.AssetCheckResult:
-    records = latest_records(data.context.instance, data.key, [data.partition] if data.partition else None)
-    record = next((record for record in records if isinstance(record, TrainingSet)), None)
-    if record is None:
-        raise FeatureError(f"{data.key.to_user_string()} has no record of a training set. Materialize it.")
+    instance, hint = data.context.instance, "Materialize it."
+    record = latest(instance, data.key, TrainingSet, partition=data.partition, error=FeatureError, hint=hint)
     rows, stored_hash = data.table.num_rows, content_hash(data.table, tool="feast")
     same = not record.content_hash or stored_hash == record.content_hash
     row_problem = "" if rows == record.rows else f"{rows} rows are stored, and {record.rows} were joined"
@@ -207,10 +200,9 @@ def _rows_kept(data: _TrainingSetData) -> dg.AssetCheckResult:
 
 def _no_leakage(data: _TrainingSetData, label: str | None) -> dg.AssetCheckResult:
     views, left_out = data.origins
-    same = _equal_to(data, label) if label else []
     leaked = {f"{origin.view} ({', '.join(origin.features)})": origin.leaked for origin in views if origin.leaked}
     problems = [f"{name}: {count} rows hold values from later" for name, count in leaked.items()]
-    problems += [f"feature {feature} is the label" for feature in same]
+    problems += [f"feature {feature} is the label" for feature in (_equal_to(data, label) if label else ())]
     unseen = "" if views else f"no value could be looked up: {', '.join(f'{k}: {v}' for k, v in left_out.items())}"
     rows = [
         {
@@ -245,16 +237,13 @@ def _no_leakage(data: _TrainingSetData, label: str | None) -> dg.AssetCheckResul
 def _equal_to(data: _TrainingSetData, label: str) -> list[str]:
     """Features that are the label, or equal it in every row; nothing equals a constant label."""
     data.measured({}, [label])  # refuses an unknown column
-    assert data.feast is not None  # as for `origins`
-    types = feature_types(feature_service(data.feast.store(), data.service))
-    features = [feature for feature in types if feature in data.table.column_names]
-    other = [feature for feature in features if feature != label]
+    other = [feature for feature in data.types if feature in data.table.column_names and feature != label]
     column = sql_name(label)
     differ = "count(*) FILTER (WHERE coalesce(try_cast({0} AS DOUBLE)::VARCHAR, {0}::VARCHAR) IS DISTINCT FROM "
     differ += f"coalesce(try_cast({column} AS DOUBLE)::VARCHAR, {column}::VARCHAR))"
     facts = data.measured({"differ": differ, "distinct": _DISTINCT}, other)
     equal = [name for name in other if facts["differ"][name] == 0 and facts["distinct"][name] > 1]
-    return [*({label} & set(features)), *equal]
+    return [*({label} & set(data.types)), *equal]
 
 
 def _ttl_misses(data: _TrainingSetData, most: _Bounds) -> dg.AssetCheckResult:
@@ -282,9 +271,8 @@ def _ttl_misses(data: _TrainingSetData, most: _Bounds) -> dg.AssetCheckResult:
     )
 
 
-def _cardinality(data: _TrainingSetData, service: str, most: float, constant: Sequence[str]) -> dg.AssetCheckResult:
-    assert data.feast is not None
-    types = feature_types(feature_service(data.feast.store(), service))
+def _cardinality(data: _TrainingSetData, most: float, constant: Sequence[str]) -> dg.AssetCheckResult:
+    types = data.types
     facts = data.measured({"present": "count({})", "distinct": _DISTINCT}, list(types))
     distinct, present = facts["distinct"], facts["present"]
     stuck = [name for name in types if distinct[name] <= 1 and name not in constant]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _ROW = "dagster_mlops_row"
 _TIMESTAMP = "event_timestamp"
-_NUMBERS = {"Int32", "Int64", "Float32", "Float64", "Bool"}
+NUMBERS = frozenset({"Int32", "Int64", "Float32", "Float64"})
+"""Feast's types of numbers."""
 ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 """The offline store that keeps every entity row, its order and its columns."""
 # Feast's DuckDB store joins each entity row with every event within the ttl in memory, before it picks the latest.
@@ -170,7 +171,7 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     pd = extra("pandas", extra="feast")
     columns: dict[str, Any] = {}
     for name in frame.columns:
-        if types[name] in _NUMBERS:
+        if types[name] in {*NUMBERS, "Bool"}:
             columns[name] = pd.to_numeric(frame[name].astype("object").where(frame[name].notna(), None)).astype(
                 "float64"
             )
@@ -188,7 +189,7 @@ def _normalised_table(table: "pa.Table", types: dict[str, str]) -> "pa.Table":
     columns = {}
     for name, kind in types.items():
         values = table.column(name)
-        if kind in _NUMBERS:
+        if kind in {*NUMBERS, "Bool"}:
             if pa.types.is_boolean(values.type):
                 values = values.cast(pa.uint8())
             values = values.cast(pa.float64(), safe=False)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.tables import sql_name
+from dagster_mlops.core.tables import sql_name, sql_text
 from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
-from dagster_mlops.feast.offline.retrieval import join_keys
+from dagster_mlops.feast.offline.retrieval import NUMBERS, join_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _ROWS_PER_BATCH = 10_000
 # Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
 _LONG_AGO = datetime(1700, 1, 1, tzinfo=UTC)
-_NUMBERS = {"Int32", "Int64", "Float32", "Float64"}
 
 
 @dataclass(frozen=True, order=True)
@@ -68,9 +67,11 @@ def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]
     """
     types = {feature.name: str(feature.dtype) for feature in view.features}
     columns = [*join_keys(view), view.batch_source.timestamp_field, *types]
-    aggregates = ["count(*)", "max(happened)", *_hash_of(columns)]
-    for name, dtype in types.items():
-        aggregates += _facts_of(name, dtype)
+    features = [_facts_of(name, dtype) for name, dtype in types.items()]
+    text = ", ".join(f"coalesce({sql_name(name)}::VARCHAR, chr(30))" for name in columns)
+    digest = f"md5_number(concat_ws(chr(31), {text}))"  # computed once, unlike md5_number_lower and _upper
+    halves = [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
+    aggregates = ["count(*)", "max(happened)", *halves, *features]
     full_window = Window(windows[0].start, windows[-1].end)
     with _rows(store, view, full_window, features=[*types]) as duckdb:
         spans = ", ".join(f"({i}, {to_microseconds(w.start)}, {to_microseconds(w.end)})" for i, w in enumerate(windows))
@@ -82,7 +83,8 @@ def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]
         )
         rows = duckdb.sql(f"SELECT place, {', '.join(aggregates)} FROM ({placed}) GROUP BY place").fetchall()
     by_place = {row[0]: row[1:] for row in rows}
-    return [_facts(window, by_place.get(place), types) for place, window in enumerate(windows)]
+    nothing = (0, None, 0, 0, *({"feature": name, "null_share": 0.0, "distinct": 0} for name in types))
+    return [_facts(window, *by_place.get(place, nothing)) for place, window in enumerate(windows)]
 
 
 def whole_window(store: "FeatureStore", view: Any) -> Window:
@@ -135,12 +137,10 @@ def latest_events(
     """
     keys = join_keys(view)
     key_columns = ", ".join(map(sql_name, keys))
-    inside = (
-        " OR ".join(f"happened >= {to_microseconds(w.start)} AND happened < {to_microseconds(w.end)}" for w in windows)
-        or "false"
-    )
-    starts, ends = [w.start for w in windows], [w.end for w in windows]
-    full_window = Window(_LONG_AGO, max([until, *ends])) if until else Window(min(starts), max(ends))
+    spans = [f"happened >= {to_microseconds(w.start)} AND happened < {to_microseconds(w.end)}" for w in windows]
+    inside = " OR ".join(["false", *spans])
+    start = _LONG_AGO if until else min(window.start for window in windows)
+    full_window = Window(start, max(filter(None, [until, *(window.end for window in windows)])))
     present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
     selection = f"{key_columns}{', ' if keys else ''}max(happened) FILTER ({inside}) AS event, max(happened) AS last"
     order = f"md5(concat_ws(chr(31), '{seed}', {key_columns})), {key_columns}" if keys else "last"
@@ -267,31 +267,23 @@ def _from_postgres(job: Any) -> "pa.RecordBatchReader":
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _hash_of(columns: Sequence[str]) -> list[str]:
-    text = ", ".join(f"coalesce({sql_name(name)}::VARCHAR, chr(30))" for name in columns)
-    digest = f"md5_number(concat_ws(chr(31), {text}))"  # computed once, unlike md5_number_lower and _upper
-    return [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
-
-
-def _facts_of(name: str, dtype: str) -> list[str]:
-    column = sql_name(name)
+def _facts_of(name: str, dtype: str) -> str:
+    """SQL for :class:`FeatureFacts` as a struct."""
+    column, is_number = sql_name(name), dtype in NUMBERS
     if dtype in {"Float32", "Float64"}:
         column = f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column} END"
-    different = column if dtype in _NUMBERS else f"({column})::VARCHAR"  # numbers need no conversion to text
-    facts = [f"count({column})", f"approx_count_distinct({different})"]
-    numbers = ["avg", "stddev_samp", "min", "max"] if dtype in _NUMBERS else []
-    return facts + [f"{function}(({column})::DOUBLE)" for function in numbers]
+    different = column if is_number else f"({column})::VARCHAR"  # numbers need no conversion to text
+    functions = {"mean": "avg", "std": "stddev_samp", "smallest": "min", "largest": "max"} if is_number else {}
+    facts = {
+        "feature": sql_text(name),
+        "null_share": f"1 - count({column}) / count(*)",
+        "distinct": f"approx_count_distinct({different})",
+        **{fact: f"{function}(({column})::DOUBLE)" for fact, function in functions.items()},
+    }
+    return f"struct_pack({', '.join(f'{sql_name(fact)} := {sql}' for fact, sql in facts.items())})"
 
 
-def _facts(window: Window, row: Sequence[Any] | None, types: dict[str, str]) -> WindowFacts:
-    if row is None:
-        empty = tuple(FeatureFacts(name, 0.0, 0) for name in types)
-        return WindowFacts(window, 0, None, "empty", empty)
-    rows, last, low, high, *rest = row
-    values = iter(rest)
-    features = []
-    for name, dtype in types.items():
-        present, distinct = next(values), next(values)
-        numbers = [next(values) for _ in range(4)] if dtype in _NUMBERS else []
-        features.append(FeatureFacts(name, 1 - present / rows, distinct, *numbers))
-    return WindowFacts(window, rows, from_microseconds(last), f"{rows}-{int(low):x}-{int(high):x}", tuple(features))
+def _facts(window: Window, rows: int, last: int | None, low: int, high: int, *features: dict[str, Any]) -> WindowFacts:
+    facts = tuple(FeatureFacts(**feature) for feature in features)
+    last_event = None if last is None else from_microseconds(last)
+    return WindowFacts(window, rows, last_event, f"{rows}-{int(low):x}-{int(high):x}" if rows else "empty", facts)

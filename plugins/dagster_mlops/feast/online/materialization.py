@@ -16,12 +16,14 @@ from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline.source import Window
-from dagster_mlops.feast.online.faults import explained, has_table
 from dagster_mlops.feast.online.serving import Written, newer_events_kept
+from dagster_mlops.feast.online.stores import explained, has_table
 from dagster_mlops.feast.repository import registry
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+_LOST_WINDOWS = "dagster_mlops/lost/{}"  # the registry entry with the windows of a view to reload
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
     """
     feature_view = registry.feature_view(store, view)
     make_missing_table(store, feature_view)
-    name = _lost_windows_name(view)
+    name = _LOST_WINDOWS.format(view)
     if lost_windows := json.loads(registry.get_tags(store, name).get("windows", "[]")):
         for start, end in lost_windows:
             _load(store, view, Window(datetime.fromisoformat(start), datetime.fromisoformat(end)))
@@ -101,13 +103,8 @@ def make_missing_table(store: "FeatureStore", view: Any) -> None:
             )
             # Recorded before the table exists, so that a process killed in between leaves the windows for the next.
             spans = [[window.start.isoformat(), window.end.isoformat()] for window in windows]
-            registry.put_tags(store, _lost_windows_name(view.name), {"windows": json.dumps(spans)})
+            registry.put_tags(store, _LOST_WINDOWS.format(view.name), {"windows": json.dumps(spans)})
         online.update(store.config, [], [view], [], [], True)
-
-
-def _lost_windows_name(view: str) -> str:
-    """The registry entry with the windows of a view to reload."""
-    return f"dagster_mlops/lost/{view}"
 
 
 def _load(store: "FeatureStore", view: str, window: Window) -> Written:

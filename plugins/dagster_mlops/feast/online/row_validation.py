@@ -52,9 +52,7 @@ def checked(
     for name in sorted(set(expected_types) & set(table.column_names)):
         column, target = table[name], expected_types[name]
         try:
-            if _family(column.type) not in (_family(target), "null") and (
-                (_family(column.type), _family(target)) not in {("whole", "real"), ("real", "whole")}
-            ):
+            if _family(column.type) not in (_family(target), "null"):
                 raise pa.ArrowInvalid("another kind of value")
             if pa.types.is_timestamp(target):
                 # Feast's stores keep microseconds; finer digits are cut off.
@@ -77,11 +75,13 @@ def _family(type: "pa.DataType") -> str:
         return _family(type.value_type)
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
         return f"list of {_family(type.value_type)}"
-    tests = {"whole": "integer", "real": "floating", "time": "timestamp"}
-    text = types.is_string(type) or types.is_large_string(type) or types.is_string_view(type)
-    raw = types.is_binary(type) or types.is_large_binary(type)
-    families = [family for family, test in tests.items() if getattr(types, f"is_{test}")(type)]
-    return "text" if text else "bytes" if raw else families[0] if families else str(type)
+    tests_by_family = {
+        "number": (types.is_integer, types.is_floating),
+        "time": (types.is_timestamp,),
+        "text": (types.is_string, types.is_large_string, types.is_string_view),
+        "bytes": (types.is_binary, types.is_large_binary),
+    }
+    return next((family for family, tests in tests_by_family.items() if any(test(type) for test in tests)), str(type))
 
 
 def refuse_empty(views: list[Any], batches: list["pa.Table"]) -> None:

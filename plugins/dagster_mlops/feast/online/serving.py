@@ -12,8 +12,7 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.offline.retrieval import feature_types, is_on_demand, join_keys, normalised, request_columns
-from dagster_mlops.feast.online.event_times import none_is_newer, session_zone, stored_event_times
-from dagster_mlops.feast.online.faults import explained
+from dagster_mlops.feast.online.stores import explained, none_is_newer, session_zone, stored_event_times
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
 if TYPE_CHECKING:
@@ -131,10 +130,7 @@ def served_values(
     """
     pd = extra("pandas", extra="feast")
     columns = [*names, *(f"{name}{_TIME}" for name in names)]
-    rows = [
-        dict(zip(entity_rows.columns, map(_plain, row), strict=True))
-        for row in entity_rows.itertuples(index=False, name=None)
-    ]
+    rows = _plain_rows(entity_rows)
     if not rows:
         return pd.DataFrame(columns=columns, dtype=object)
     answer = served_answer(store, features, rows)
@@ -153,8 +149,8 @@ def served_answer(
 ) -> dict[str, list[Any]]:
     """Feast's response: values by feature, and in ``<name>__ts`` whole seconds since 1970, 0 without an event."""
     online = upstream.online_store(store)
-    projections = [] if isinstance(features, list) else features.feature_view_projections
-    views = [ref.partition(":")[0] for ref in features] if isinstance(features, list) else [p.name for p in projections]
+    refs = features if isinstance(features, list) else [view.name for view in features.feature_view_projections]
+    views = [ref.partition(":")[0] for ref in refs]
     with explained(store.config, dict.fromkeys(views), "reading"):
         answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
         zone = session_zone(online, store.config)
@@ -185,32 +181,27 @@ def _expire(answer: dict[str, Any], view: Any, at: datetime) -> None:
 def _recomputed(
     store: "FeatureStore", view: Any, entity_rows: "pd.DataFrame", answer: dict[str, Any], at: datetime
 ) -> dict[str, Any]:
-    """An on-demand view's features in `answer`, recomputed for rows with an expired input."""
-    sources = [feature_view(store, source.name) for source in view.source_feature_view_projections.values()]
+    """An on-demand view's features in `answer`, recomputed if an input has expired."""
+    projections = {source.name: source for source in view.source_feature_view_projections.values()}
+    sources = [feature_view(store, name) for name in projections]
     if view.write_to_online_store or not any(getattr(source, "ttl", None) for source in sources):
         return {}
-    projections = {source.name: source for source in view.source_feature_view_projections.values()}
     refs = [f"{name}:{feature.name}" for name, source in projections.items() for feature in source.features]
     keys = list(dict.fromkeys(key for source in sources for key in join_keys(source)))
-    rows = [
-        dict(zip(keys, map(_plain, row), strict=True)) for row in entity_rows[keys].itertuples(index=False, name=None)
-    ]
-    inputs = served_answer(store, refs, rows)
-    before = {name: list(values) for name, values in inputs.items()}
+    served = served_answer(store, refs, _plain_rows(entity_rows.loc[:, keys]))
+    inputs = dict(served)
     for source in sources:
         _expire(inputs, source, at)
-    changed = [i for i in range(len(rows)) if any(inputs[name][i] is not before[name][i] for name in inputs)]
-    if not changed:
+    if inputs == served:
         return {}
     arguments = {name: values for name, values in inputs.items() if not name.endswith(_TIME)}
     arguments |= {name: list(map(_plain, entity_rows[name])) for name in request_columns(view)}
-    computed = on_demand_values(view, {name: [values[i] for i in changed] for name, values in arguments.items()})
-    fresh = {}
-    for name in (feature.name for feature in view.features if feature.name in answer):
-        fresh[name] = list(answer[name])
-        for place, value in zip(changed, computed[name], strict=True):
-            fresh[name][place] = value
-    return fresh
+    computed = on_demand_values(view, arguments)
+    return {feature.name: computed[feature.name] for feature in view.features if feature.name in answer}
+
+
+def _plain_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    return [dict(zip(frame.columns, map(_plain, row), strict=True)) for row in frame.itertuples(index=False, name=None)]
 
 
 def _plain(value: Any) -> Any:

@@ -156,10 +156,7 @@ def joined(
     """
     for i, view in enumerate(views):
         first, last = bounds or (None, None)
-        if first is not None and view.ttl is not None:
-            first -= view.ttl // MICROSECOND
-        else:
-            first = None
+        first = first - view.ttl // MICROSECOND if first is not None and view.ttl is not None else None
         kind = "TABLE" if keep else "VIEW"
         connection.execute(f"CREATE OR REPLACE TEMP {kind} candidates_{i} AS {candidates(view, first, last)}")
 
@@ -181,8 +178,6 @@ def joined(
             alive = f"f.since >= {row_time} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"
             values = [
                 f"CASE WHEN {alive} THEN f.v{j} END AS {sql_name(name)}"
-                if view.ttl is not None
-                else f"f.v{j} AS {sql_name(name)}"
                 for j, name in enumerate(view.features.values())
             ]
             answer = connection.sql(

@@ -4,7 +4,6 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,14 +66,14 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
         return _registered(connection, _delta(source, place).to_pyarrow_dataset())
     if not isinstance(source.file_format, ParquetFormat | None):
         raise FeatureError(f"source {source.name!r} has the unsupported format {type(source.file_format).__name__}.")
-    files = _remote(source, repo_path) if "://" in place else _local(place)
+    disk, path = filesystem(source, repo_path)
+    files = _files_at(disk, path)
     if not files:
         raise MissingTableError(f"source {source.name!r}: no file at {place}. Write the table first, or fix the path.")
     if "://" in place and not files[0].endswith(_CSV):
-        disk, _ = filesystem(source, repo_path)
         return _registered(connection, ds.dataset(files, filesystem=disk, format="parquet", partitioning="hive"))
     if "://" in place:
-        files = _downloaded(connection, source, repo_path, files)
+        files = _downloaded(connection, disk, files)
     file_list = ", ".join(map(sql_text, files))
     if files[0].endswith(_CSV):
         return f"read_csv([{file_list}], sample_size = -1, union_by_name = true)"
@@ -87,37 +86,22 @@ def exists(source: DataSource, repo_path: Path | str | None) -> bool:
     return files.get_file_info(path).type != pafs.FileType.NotFound
 
 
-def _local(place: str) -> list[str]:
-    path = Path(place)
-    if path.is_file():
-        return [place]
-    if path.is_dir():
-        names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-        return [str(path / name) for name in _of_one_kind(names)]
-    if not set(place) & GLOB:
-        return []
-    return sorted(glob.glob(place, recursive=True))
-
-
-def _remote(source: FileSource, repo_path: Path | str | None) -> list[str]:
-    disk, path = filesystem(source, repo_path)
-    if set(path) & GLOB:
+def _files_at(disk: pafs.FileSystem, path: str) -> list[str]:
+    """A file, the files of a pattern, or those of a folder: Parquet files or, if there are none, CSV files."""
+    is_local = isinstance(disk, pafs.LocalFileSystem)
+    if set(path) & GLOB and not (is_local and os.path.exists(path)):
+        if is_local:
+            return sorted(glob.glob(path, recursive=True))
         base = path[: min(path.index(sign) for sign in GLOB if sign in path)].rpartition("/")[0]
-        inside = disk.get_file_info(pafs.FileSelector(base, recursive=True, allow_not_found=True))
-        return sorted(file.path for file in inside if file.type == pafs.FileType.File and fnmatch(file.path, path))
-    kind = disk.get_file_info(path).type
-    if kind != pafs.FileType.Directory:
-        return [path] if kind == pafs.FileType.File else []
-    inside = disk.get_file_info(pafs.FileSelector(path, recursive=True))
-    names = [file.path.removeprefix(f"{path}/") for file in inside if file.type == pafs.FileType.File]
-    return [f"{path}/{name}" for name in _of_one_kind(names)]
+        return [file for file in (f"{base}/{name}" for name in names_below(disk, base)) if fnmatch(file, path)]
+    if disk.get_file_info(path).type == pafs.FileType.File:
+        return [path]
+    files = [f"{path}/{name}" for name in names_below(disk, path) if not passed_over(name)]
+    return [f for f in files if f.endswith(".parquet")] or [f for f in files if f.endswith(_CSV)]
 
 
-def _downloaded(
-    connection: duckdb.DuckDBPyConnection, source: FileSource, repo_path: Path | str | None, files: list[str]
-) -> list[str]:
+def _downloaded(connection: duckdb.DuckDBPyConnection, disk: pafs.FileSystem, files: list[str]) -> list[str]:
     """Copies of CSV files in DuckDB's spill folder, so that DuckDB infers the same types as for local files."""
-    disk, _ = filesystem(source, repo_path)
     ((spill,),) = connection.execute("SELECT current_setting('temp_directory')").fetchall()
     copies = []
     for file in files:
@@ -128,10 +112,10 @@ def _downloaded(
     return copies
 
 
-def _of_one_kind(names: Iterable[str]) -> list[str]:
-    """The Parquet files of a folder, or its CSV files if it has no Parquet files."""
-    visible_names = sorted(name for name in names if not passed_over(name))
-    return [n for n in visible_names if n.endswith(".parquet")] or [n for n in visible_names if n.endswith(_CSV)]
+def names_below(disk: pafs.FileSystem, folder: str) -> list[str]:
+    """The paths of all files below a folder, from there; none if it is missing."""
+    inside = disk.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
+    return sorted(file.path.removeprefix(folder).strip("/") for file in inside if file.type == pafs.FileType.File)
 
 
 def passed_over(name: str) -> bool:
@@ -156,23 +140,21 @@ def filesystem(source: FileSource, repo_path: Path | str | None) -> tuple[pafs.F
         if "://" in place:
             return pafs.FileSystem.from_uri(place)
         return pafs.LocalFileSystem(), place
-    endpoint = (
-        source.s3_endpoint_override or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    credentials = source.resolve_credentials() or {}
+    credentials, variables = source.resolve_credentials() or {}, os.environ
     arguments = {
-        "endpoint_override": endpoint,
+        "endpoint_override": source.s3_endpoint_override
+        or variables.get("AWS_ENDPOINT_URL_S3")
+        or variables.get("AWS_ENDPOINT_URL"),
         "access_key": credentials.get("AWS_ACCESS_KEY_ID"),
         "secret_key": credentials.get("AWS_SECRET_ACCESS_KEY"),
         "session_token": credentials.get("AWS_SESSION_TOKEN"),
         "region": credentials.get("AWS_DEFAULT_REGION")
-        or os.environ.get("AWS_REGION")
-        or os.environ.get("AWS_DEFAULT_REGION"),
+        or variables.get("AWS_REGION")
+        or variables.get("AWS_DEFAULT_REGION"),
     }
     settings = {name: value for name, value in arguments.items() if value}
-    return pafs.S3FileSystem(**settings, connect_timeout=10, request_timeout=60), place.removeprefix("s3://").rstrip(
-        "/"
-    )
+    disk = pafs.S3FileSystem(**settings, connect_timeout=10, request_timeout=60)
+    return disk, place.removeprefix("s3://").rstrip("/")
 
 
 def storage_options(source: FileSource) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Feast's retrieval job: a result that is computed on request, whole or piece by piece."""
 
+import copy
 import tempfile
 import threading
 import time
@@ -19,8 +20,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.scratch import scratch_folder
-from dagster_mlops.feast.point_in_time.writing import write
+from dagster_mlops.feast.point_in_time.writing import scratch_folder, write
 
 Connect = Callable[[], Any]  # returns a context manager with a new DuckDB connection
 
@@ -124,14 +124,9 @@ class AsofRetrievalJob(RetrievalJob):
                 yield table
                 continue
             # Feast's own code for on-demand features takes a whole result, so this piece is made one.
-            yield AsofRetrievalJob(
-                lambda _, table=table: iter([table]),
-                self._connect,
-                self._repo_path,
-                on_demand=self._on_demand,
-                full_feature_names=self._full_feature_names,
-                metadata=self._metadata,
-            ).to_arrow()
+            piece = copy.copy(self)
+            piece._tables = lambda _, table=table: iter([table])
+            yield piece.to_arrow()
 
     def to_arrow_reader(self, timeout: int | None = None) -> pa.RecordBatchReader:
         """The result as Arrow record batches, computed as they are read."""

@@ -1,7 +1,10 @@
-"""Writes of Feast's file sources that are atomic for readers, other writers and killed processes."""
+"""Writes of Feast's file sources that are atomic for readers, other writers and killed processes; temporary folders."""
 
 import hashlib
+import itertools
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -18,11 +21,65 @@ from feast.infra.offline_stores.file_source import FileSource
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.point_in_time.files import GLOB, checked, filesystem, location, passed_over, storage_options
-from dagster_mlops.feast.point_in_time.scratch import scratch_folder
+from dagster_mlops.feast.point_in_time import files
+from dagster_mlops.feast.point_in_time.files import GLOB, checked, filesystem, location, storage_options
 
+_SUFFIX = ".asof.tmp"
 _WAIT = 600.0  # seconds for another process that appends to the same file, which copies all its rows
 _ROWS = 1_000_000  # rows of a row group when a file is copied
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
+    """A new folder in `parent` that is removed afterwards; first, folders of processes that have ended are removed.
+
+    The system releases a process's lock on its folder when the process ends in any way. Where a file system cannot
+    lock folders (NFS), only the process's own folder is removed.
+
+    Raises:
+        FeatureError: `parent` does not exist, is read-only or is full.
+    """
+    _sweep(parent)
+    while True:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=_SUFFIX, dir=parent))
+        except OSError as error:
+            raise FeatureError(f"no temporary folder can be created in {parent}: {error}.") from error
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(folder))
+                if not folder.exists():
+                    continue
+            except (FileNotFoundError, BlockingIOError):
+                continue  # another process took it for an ended one's before it was locked
+            except OSError:
+                pass  # folders cannot be locked here, so no one can take it for an ended process's either
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder; an OSError if it is gone, another process has locked it, or its file system has no locks."""
+    import fcntl  # only on POSIX, and definitions should also load elsewhere
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sweep(parent: Path) -> None:
+    with suppress(OSError):  # creating a folder there gives a better error
+        for entry in list(os.scandir(parent)):
+            if entry.name.endswith(_SUFFIX):
+                with suppress(OSError), _locked(Path(entry.path)):
+                    shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.Table], *, append: bool) -> None:
@@ -41,10 +98,9 @@ def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.
         from deltalake import write_deltalake
         from deltalake.exceptions import DeltaError
 
-        pieces = iter(tables)
-        first = next(pieces)
-        batches = (batch for table in (first, *pieces) for batch in table.to_batches())
-        reader = pa.RecordBatchReader.from_batches(first.schema, batches)
+        schema, tables = _schema_of(tables)
+        batches = (batch for table in tables for batch in table.to_batches())
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
         mode = "append" if append else "overwrite"
         with _write_errors(place, DeltaError):
             write_deltalake(place, reader, mode=mode, storage_options=storage_options(source))
@@ -92,11 +148,9 @@ def add_partitions(
                 partitioning=partition_by,
                 partitioning_flavor="hive" if partition_by else None,
             )
-            for file in disk.get_file_info(pafs.FileSelector(hidden, recursive=True)):
-                if file.type == pafs.FileType.File:
-                    target = folder + file.path.removeprefix(hidden)
-                    disk.create_dir(os.path.dirname(target), recursive=True)
-                    disk.move(file.path, target)
+            for name in files.names_below(disk, hidden):
+                disk.create_dir(os.path.dirname(f"{folder}/{name}"), recursive=True)
+                disk.move(f"{hidden}/{name}", f"{folder}/{name}")
 
 
 @contextmanager
@@ -132,25 +186,22 @@ def _hidden(disk: pafs.FileSystem, folder: str) -> Iterator[str]:
 
 
 def _put(disk: pafs.FileSystem, path: str, tables: Iterable[pa.Table]) -> None:
-    writer = None
-    try:
+    schema, tables = _schema_of(tables)
+    with pq.ParquetWriter(path, schema, filesystem=disk) as writer:
         for table in tables:
-            writer = writer or pq.ParquetWriter(path, table.schema, filesystem=disk)
             writer.write_table(table)
-    except BaseException:
-        with suppress(OSError):  # closing writes the end of the file, which fails on a full disk, too
-            if writer:
-                writer.close()
-        raise
-    if writer:
-        writer.close()
+
+
+def _schema_of(tables: Iterable[pa.Table]) -> tuple[pa.Schema, Iterable[pa.Table]]:
+    """The schema of the first table, and all tables, of which there is at least one."""
+    pieces = iter(tables)
+    first = next(pieces)
+    return first.schema, itertools.chain([first], pieces)
 
 
 def _free(disk: pafs.FileSystem, folder: str, *, append: bool) -> str:
     """The file in a folder for new rows: a further one, or the only one, so that one rename is enough."""
-    inside = disk.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
-    names = [file.path.removeprefix(folder).strip("/") for file in inside if file.type == pafs.FileType.File]
-    names = [name for name in names if not passed_over(name)]
+    names = [name for name in files.names_below(disk, folder) if not files.passed_over(name)]
     if append:
         if partitioned := [name for name in names if "=" in os.path.dirname(name)]:
             raise FeatureError(

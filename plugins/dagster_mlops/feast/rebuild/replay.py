@@ -1,6 +1,7 @@
 """Rebuilds an earlier training set bit for bit, although its sources and definitions have changed since."""
 
 import copy
+import functools
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -50,21 +51,15 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
         DagsterMlopsError: A dataset cannot be read back.
     """
     inputs = _snapshot(feast.store(), record)
-    readers: dict[tuple[str, str], Datasets] = {}
 
+    @functools.cache
     def reader(repo: str, tool: str = "dvc") -> Datasets:
-        if datasets is not None:
-            return datasets
-        if (tool, repo) not in readers:
-            readers[tool, repo] = datasets_of(repo, tool)
-        return readers[tool, repo]
+        return datasets_of(repo, tool) if datasets is None else datasets
 
     entities = _entities(inputs, record, reader)
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-rebuild-") as scratch:
-        sources = {
-            source.name: _file_options(feast, inputs, source, Path(scratch), record, reader)
-            for source in inputs.sources
-        }
+        options = [_file_options(feast, inputs, source, Path(scratch), record, reader) for source in inputs.sources]
+        sources = dict(zip([source.name for source in inputs.sources], options, strict=True))
         store = _recorded_store(inputs, record, sources, Path(scratch))
         frame = retrieval.historical_features(
             store, entities, record.feature_service, timestamp_column=inputs.timestamp_column

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import FeatureError
@@ -96,14 +97,11 @@ def take(
         datasets: Further datasets, in which source files without a ``.dvc`` file beside them are looked up by hash.
     """
     at = datetime.now(UTC).isoformat()
-    service_definition = registry.feature_service(store, service)
-    views = registry.service_views(store, service_definition)
-    used = {name for view in views for name in getattr(view, "entities", ())}
-    things = [e for e in store.registry.list_entities(store.project) if e.name in used]
+    feature_service, views, used = registry.parts_of(store, service)
     definitions = {
-        "service": registry.definition(service_definition),
+        "service": registry.definition(feature_service),
         "views": [registry.definition(view) for view in views],
-        "entities": [registry.definition(entity) for entity in sorted(things, key=lambda e: e.name)],
+        "entities": [registry.definition(entity) for entity in sorted(used, key=lambda entity: entity.name)],
     }
     sources = {view.batch_source.name: view.batch_source for view in views if getattr(view, "batch_source", None)}
     by_md5 = {ref.id.rpartition("@")[2]: ref for ref in datasets if ref.role == "dataset"}
@@ -143,12 +141,8 @@ def get(store: "FeatureStore", name: str) -> Snapshot | None:
     definitions = _load(store, facts["definitions"])
     if definitions is None:
         raise FeatureError(f"the registry of project {store.project!r} has lost the definitions of snapshot {name}.")
-    sources = tuple(
-        SourceVersion(**{**source, "files": tuple(SourceFile(**file) for file in source["files"])})
-        for source in facts["sources"]
-    )
-    entities = tuple(Ref.from_dict(ref) for ref in facts["entities"])
-    return Snapshot(**{**facts, "definitions": definitions, "sources": sources, "entities": entities})
+    entities = [Ref.from_dict(ref) for ref in facts["entities"]]  # also of an earlier schema
+    return TypeAdapter(Snapshot).validate_python({**facts, "definitions": definitions, "entities": entities})
 
 
 def unchanged(source: SourceVersion) -> bool:
@@ -159,9 +153,8 @@ def unchanged(source: SourceVersion) -> bool:
 
 def _touched(source: SourceVersion, since: float) -> bool:
     files = _files_of(source.path) if source.files else {}
-    return files.keys() != {file.name for file in source.files} or any(
-        f.stat().st_ctime >= since for f in files.values()
-    )
+    has_newer = any(file.stat().st_ctime >= since for file in files.values())
+    return has_newer or files.keys() != {file.name for file in source.files}
 
 
 def _save(store: "FeatureStore", facts: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ from dagster_mlops.feast.repository.definitions import (
     ServiceDefinition,
     SourceDefinition,
     ViewDefinition,
+    feature_view_spec,
+    get_asset_spec,
+    ttl_freshness_policy,
 )
 from dagster_mlops.feast.repository.load import load_repository, refresh_repository
-from dagster_mlops.feast.repository.specs import feature_view_spec, get_asset_spec, ttl_freshness_policy
 
 __all__ = [
     "Definition",

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -36,9 +36,7 @@ def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
     if not last:
         return False
     applied_hashes, current_hashes = json.loads(last.get("views", "{}")), registry.view_hashes(store)
-    changed = sorted(
-        name for name in {*applied_hashes, *current_hashes} if applied_hashes.get(name) != current_hashes.get(name)
-    )
+    changed = _differing(applied_hashes, current_hashes)
     if last["key"] == key:
         if changed:
             raise FeatureError(
@@ -47,10 +45,8 @@ def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
             )
         return True
     if changed:
-        file_hashes = _hashes_of_files(repo)
-        if differing := sorted(
-            name for name in {*file_hashes, *current_hashes} if file_hashes.get(name) != current_hashes.get(name)
-        ):
+        failure = f"Feast cannot compare {repo} with its registry"
+        if differing := _differing(run_feast("hashes", repo, timeout=180, failure=failure), current_hashes):
             raise FeatureError(
                 f"someone ran `feast apply` on the registry of project {store.project!r}: {', '.join(changed)} "
                 f"changed. {repo} defines {', '.join(differing)} differently. {_REMEDY}"
@@ -108,5 +104,5 @@ def _checkout(repo: Path) -> str:
     return f"{file.read_text()} {repo}" if file.exists() else ""
 
 
-def _hashes_of_files(repo: Path) -> dict[str, Any]:
-    return run_feast("hashes", repo, timeout=180, failure=f"Feast cannot compare {repo} with its registry")
+def _differing(hashes: Mapping[str, str], others: Mapping[str, str]) -> list[str]:
+    return sorted({name for name, _ in hashes.items() ^ others.items()})

@@ -12,20 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.memory import remembered, state_dir
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository.definitions import (
-    EntityDefinition,
-    OnDemandViewDefinition,
-    Repository,
-    ServiceDefinition,
-    SourceDefinition,
-    ViewDefinition,
-)
+from dagster_mlops.feast.repository.definitions import Repository
 from dagster_mlops.provenance import mask_credentials
 
 _REFRESHED = "refreshed"  # file with the time of the last refresh
@@ -59,7 +53,7 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
         timeout=timeout,
         error=FeatureError,
     )
-    return _repository(path, description)
+    return TypeAdapter(Repository).validate_python({**description, "path": path})
 
 
 def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
@@ -230,18 +224,6 @@ def _masked(description: Any) -> Any:
 def _settings(file: Path) -> str:
     lines = ["" if line.lstrip().startswith("#") else line for line in file.read_text().splitlines()]
     return os.path.expandvars("\n".join(lines))
-
-
-def _repository(path: Path, data: Mapping[str, Any]) -> Repository:
-    return Repository(
-        path=path,
-        project=data["project"],
-        views=[ViewDefinition(**view) for view in data["views"]],
-        on_demand_views=[OnDemandViewDefinition(**view) for view in data["on_demand_views"]],
-        sources=[SourceDefinition(**source) for source in data["sources"]],
-        services=[ServiceDefinition(**service) for service in data["services"]],
-        entities=[EntityDefinition(**entity) for entity in data["entities"]],
-    )
 
 
 def _definition_files(repo: Path) -> list[Path]:

@@ -91,23 +91,26 @@ def registry_hash(store: "FeatureStore", service: str) -> str:
     Left out is what may change while the meaning stays: timestamps, materialized intervals, and paths of files, which
     differ between machines.
     """
-    service_definition = feature_service(store, service)
-    views = service_views(store, service_definition)
-    used = {name for view in views for name in getattr(view, "entities", ())}
-    entities = [e for e in store.registry.list_entities(store.project) if e.name in used]
-    definitions = sorted([*views, *entities], key=lambda thing: (type(thing).__name__, thing.name))
-    return _digest([_definition(service_definition), *(_definition(thing) for thing in definitions)])
+    definition, views, entities = parts_of(store, service)
+    parts = sorted([*views, *entities], key=lambda part: (type(part).__name__, part.name))
+    return _digest([_definition(part) for part in [definition, *parts]])
 
 
-def service_views(store: "FeatureStore", service: "FeatureService") -> list[Any]:
-    """The views of a feature service and those that its on-demand views use, each once."""
-    views: dict[str, Any] = {}
-    for projection in service.feature_view_projections:
+def parts_of(store: "FeatureStore", service: str) -> tuple["FeatureService", list[Any], list[Any]]:
+    """A feature service; its views and those that its on-demand views use, each once; and their entities.
+
+    Raises:
+        FeatureError: The registry has no such service.
+    """
+    definition, views = feature_service(store, service), {}
+    for projection in definition.feature_view_projections:
         view: Any = feature_view(store, projection.name)
         views[view.name] = view
         for source in getattr(view, "source_feature_view_projections", {}).values():
             views.setdefault(source.name, feature_view(store, source.name))
-    return list(views.values())
+    used = {name for view in views.values() for name in getattr(view, "entities", ())}
+    entities = [entity for entity in store.registry.list_entities(store.project) if entity.name in used]
+    return definition, list(views.values()), entities
 
 
 def definition(thing: Any) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """The origin of a training set's values, looked up in the feature views' own sources rather than by Feast."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+from feast import FeatureStore
 
 from dagster_mlops.core.tables import sql_name
 from dagster_mlops.core.timestamps import MICROSECOND
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.retrieval import join_keys
+from dagster_mlops.feast.point_in_time import files
+from dagster_mlops.feast.point_in_time.asof import described, family, instant
+from dagster_mlops.feast.point_in_time.job import duckdb_connection
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from duckdb import DuckDBPyConnection
-    from feast import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Origins:
 
 
 def origins(
-    store: "FeatureStore", service: str, table: "pa.Table", *, timestamp_column: str, sample: int, seed: int
+    store: FeatureStore, service: str, table: pa.Table, timestamp_column: str, *, sample: int, seed: int
 ) -> tuple[list[Origins], dict[str, str]]:
     """The origins of a training set's values, for each feature view of a service.
 
@@ -58,16 +60,14 @@ def origins(
     Returns:
         One entry per view with a file source, and for each other view the reason why it was not looked up.
     """
-    from dagster_mlops.feast.point_in_time import asof, files, job  # they import Feast
-
     view_origins: list[Origins] = []
     left_out: dict[str, str] = {}
-    with job.duckdb_connection() as connection:
+    with duckdb_connection() as connection:
         connection.register("training_set", table)
-        kinds = asof.described(connection, "training_set")
+        kinds = described(connection, "training_set")
         if timestamp_column not in kinds:
             raise FeatureError(f"the training set has no column {timestamp_column!r} (it has: {', '.join(kinds)}).")
-        row_time = asof.instant(sql_name(timestamp_column), kinds[timestamp_column], "training set")
+        row_time = instant(sql_name(timestamp_column), kinds[timestamp_column], "training set")
         connection.execute(
             f"CREATE TEMP TABLE sampled_rows AS SELECT *, {row_time} AS dagster_mlops_time FROM (SELECT *, "
             f"row_number() OVER () AS dagster_mlops_row FROM training_set) "
@@ -83,22 +83,12 @@ def origins(
                 left_out[view.name] = f"its source is a {type(source).__name__}"
             elif features:
                 relation = files.scan(connection, source, store.repo_path)
-                types = asof.described(connection, relation)
-                view_origins.append(_look_up(connection, view, projection, features, relation, types))
+                view_origins.append(_look_up(connection, view, projection, features, relation))
     return view_origins, left_out
 
 
-def _look_up(
-    connection: "DuckDBPyConnection",
-    view: Any,
-    projection: Any,
-    features: list[str],
-    relation: str,
-    types: dict[str, str],
-) -> Origins:
-    from dagster_mlops.feast.point_in_time.asof import described, instant
-
-    source = view.batch_source
+def _look_up(connection: DuckDBPyConnection, view: Any, projection: Any, features: list[str], relation: str) -> Origins:
+    source, types = view.batch_source, described(connection, relation)
     renamed = {new: old for old, new in source.field_mapping.items() if old in types}
     keys = [(renamed.get(key, key), projection.join_key_map.get(key, key)) for key in join_keys(view)]
     stamp = renamed.get(source.timestamp_field, source.timestamp_field)
@@ -158,8 +148,6 @@ def _look_up(
 
 def _comparable(column: str, kind: str) -> str:
     """SQL for a value that compares with its copy in the training set: numbers as float64, the rest as text."""
-    from dagster_mlops.feast.point_in_time.asof import family, instant
-
     if family(kind) in ("number", "truth"):
         return f"CASE WHEN isnan({column}::DOUBLE) THEN NULL ELSE {column}::DOUBLE + 0.0 END"
     return instant(column, kind, "feature") if family(kind) == "time" else f"{column}::VARCHAR"

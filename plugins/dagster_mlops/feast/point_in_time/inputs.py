@@ -1,7 +1,8 @@
-"""Entity rows of a retrieval: a dataframe, an Arrow table, a file or a query, read a chunk at a time."""
+"""Entity rows and feature views of a retrieval, checked before anything is joined; rows are read a chunk at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,17 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+from feast.data_source import DataSource
 from feast.errors import EntityTimestampInferenceException
+from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores.file_source import FileSource
+from feast.repo_config import RepoConfig
 
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.offline.retrieval import NUMBERS
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.asof import described, family, instant
+from dagster_mlops.feast.point_in_time.asof import View, described, family, instant
 
 _TIMESTAMP = "event_timestamp"
 _ENDINGS = (".parquet", ".csv", ".csv.gz")
@@ -29,13 +34,11 @@ class EntityRows:
         types: Column → DuckDB type.
         timestamp: Name of the timestamp column.
         bounds: First and last timestamp in microseconds; None without any.
-        table: The rows themselves if they are in memory already.
     """
 
     types: dict[str, str]
     timestamp: str
     bounds: tuple[int, int] | None
-    table: pa.Table | None
 
 
 def in_memory(entities: Any) -> Any:
@@ -85,8 +88,7 @@ def entity_rows(connection: duckdb.DuckDBPyConnection, entities: Any, repo_path:
     row_time = instant(sql_name(timestamp), types[timestamp], "entity rows")
     # All rows of a result are fetched: DuckDB refuses the next query while one is unfinished.
     ((first, last),) = connection.execute(f"SELECT min({row_time}), max({row_time}) FROM {relation}").fetchall()
-    bounds = None if first is None else (first, last)
-    return EntityRows(types, timestamp, bounds, entities if isinstance(entities, pa.Table) else None)
+    return EntityRows(types, timestamp, None if first is None else (first, last))
 
 
 def located(connection: duckdb.DuckDBPyConnection, entities: Any, repo_path: Path | str | None) -> str:
@@ -121,3 +123,88 @@ def chunked(
             batches, empty = [], False
     if batches or empty:
         yield pa.Table.from_batches(batches, reader.schema)
+
+
+# Family of columns that can hold the values of a Feast type.
+_FAMILIES = {
+    **dict.fromkeys(NUMBERS, "number"),
+    "String": "text",
+    "Bool": "truth",
+    "Bytes": "bytes",
+    "UnixTimestamp": "time",
+}
+
+
+def view_of(
+    connection: duckdb.DuckDBPyConnection,
+    config: RepoConfig,
+    view: FeatureView,
+    feature_refs: list[str],
+    rows: EntityRows,
+    full_feature_names: bool,
+    known_only: bool,
+) -> View:
+    """The view for the join, after a check that all its columns exist and compare.
+
+    Raises:
+        FeatureError: They do not.
+    """
+    source = files.checked(view.batch_source)
+    relation = files.scan(connection, source, config.repo_path)
+    types = described(connection, relation)
+    renamed = {new: old for old, new in source.field_mapping.items() if old in types}
+    prefix = f"{view.projection.name_to_use()}:"
+    feature_names = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
+    keys = {
+        renamed.get(column.name, column.name): view.projection.join_key_map.get(column.name, column.name)
+        for column in view.entity_columns
+        if column.name != DUMMY_ENTITY_ID
+    }
+    features = {renamed.get(name, name): name for name in feature_names}
+    timestamp = renamed.get(source.timestamp_field, source.timestamp_field)
+    created = renamed.get(source.created_timestamp_column, source.created_timestamp_column) or None
+    require(types, [*keys, timestamp, *([created] if created else []), *features], source)
+
+    if missing := [key for key in keys.values() if key not in rows.types]:
+        raise FeatureError(
+            f"{view.name!r} is joined by {', '.join(missing)}, which the entity rows lack (they have "
+            f"{', '.join(rows.types)})."
+        )
+    for column, key in keys.items():
+        entity_family, source_family = family(rows.types[key]), family(types[column])
+        if entity_family and source_family and entity_family != source_family:
+            raise FeatureError(
+                f"{view.name!r}: {key} is {rows.types[key]} in the entity rows and {types[column]} in source "
+                f"{source.name!r}. Cast one of them; otherwise no row would match."
+            )
+    declared = {field.name: str(field.dtype) for field in view.features}
+    for column, name in features.items():
+        source_family, declared_family = family(types[column]), _FAMILIES.get(declared.get(name, ""))
+        if source_family and declared_family and source_family != declared_family:
+            raise FeatureError(
+                f"{view.name}:{name} is declared as {declared[name]}, and column {column} of source {source.name!r} is "
+                f"{types[column]}. Fix the one that is wrong."
+            )
+    for column in filter(None, [timestamp, created]):
+        instant(sql_name(column), types[column], f"source {source.name!r}")
+
+    label = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
+    return View(
+        name=view.name,
+        relation=relation,
+        types=types,
+        keys=keys,
+        instant=timestamp,
+        created=created,
+        features={column: label + name for column, name in features.items()},
+        ttl=view.ttl if view.ttl and view.ttl > timedelta(0) else None,
+        known_only=known_only and created is not None,
+    )
+
+
+def require(types: dict[str, str], columns: list[str], source: DataSource) -> None:
+    """Refuse a source with columns of these `types` if it lacks some of `columns`."""
+    if missing := [name for name in columns if name not in types]:
+        raise FeatureError(
+            f"source {source.name!r} lacks the columns {', '.join(missing)} (it has {', '.join(types)})."
+        )
