@@ -178,7 +178,7 @@ def performance_check(
             baseline = load_frame(context, reference_key, against)
         measurement = Measurement(target, prediction, task, bounds or {}, max_drop, threshold, min_labels)
         performance = measurement.measure(predictions, baseline, evidently, [id])
-        metadata: dict[str, Any] = performance.to_metadata()
+        metadata = dict(performance.metadata)
         if performance.undecided or performance.snapshot is None:
             return undecided(performance.undecided, metadata)
         folder = f"{key.to_user_string()}/{name}"

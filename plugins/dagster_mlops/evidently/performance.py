@@ -35,34 +35,12 @@ _METRICS = {
 class Performance:
     """Metrics of the labelled rows; `undecided` says why there are none."""
 
-    rows: int
-    labelled: int
+    metadata: dict[str, Any]
     undecided: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    reference: dict[str, float] = field(default_factory=dict)
-    limits: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     snapshot: "Snapshot | None" = None
     plotted: dict[str, "pd.DataFrame"] = field(default_factory=dict)
-
-    def to_metadata(self) -> dict[str, Any]:
-        """Plain numbers, and a table of metric, value, reference and limit."""
-        rows = [
-            {
-                "metric": name,
-                "value": value,
-                "reference": f"{self.reference[name]:.4f}" if name in self.reference else "",
-                "limit": f"{self.limits[name]:.4f}" if name in self.limits else "",
-            }
-            for name, value in self.metrics.items()
-        ]
-        return {
-            ROWS: self.rows,
-            "evidently/labelled": self.labelled,
-            "evidently/unlabelled": self.rows - self.labelled,
-            **{f"evidently/{name}": value for name, value in self.metrics.items()},
-            **table("evidently/metrics", rows),
-        }
 
 
 @dataclass(frozen=True)
@@ -93,15 +71,19 @@ class Measurement:
         if unknown := sorted(set(self.bounds) - set(names)):
             raise MonitoringError(f"{self.task} has no metric {', '.join(unknown)}; there are {', '.join(names)}.")
         labelled = self._labelled(predictions, "the checked asset")
-        counts: dict[str, Any] = {"rows": len(predictions), "labelled": len(labelled)}
+        counts = {
+            ROWS: len(predictions),
+            "evidently/labelled": len(labelled),
+            "evidently/unlabelled": len(predictions) - len(labelled),
+        }
         if undecided := self._too_little(labelled):
-            return Performance(**counts, undecided=undecided)
+            return Performance(counts, undecided)
         metrics, snapshot = self._metrics(labelled, evidently, tags)
         before: dict[str, float] = {}
         if reference is not None:
             baseline = self._labelled(reference, "the reference")
             if undecided := self._too_little(baseline):
-                return Performance(**counts, undecided=f"in the reference, {undecided}", metrics=metrics)
+                return Performance({**counts, **_metadata(metrics, {}, {})}, f"in the reference, {undecided}")
             before, _ = self._metrics(baseline, evidently, tags)
         limits, problems = {}, []
         for name, value in metrics.items():
@@ -119,15 +101,8 @@ class Measurement:
         if self.task == "classification":
             classes = labelled[self.target]
             plotted = {f"{self.target} = {c}": labelled.loc[classes == c, [self.prediction]] for c in (0, 1)}
-        return Performance(
-            **counts,
-            metrics=metrics,
-            reference=before,
-            limits=limits,
-            problems=problems,
-            snapshot=snapshot,
-            plotted=plotted,
-        )
+        metadata = {**counts, **_metadata(metrics, before, limits)}
+        return Performance(metadata, "", metrics, problems, snapshot, plotted)
 
     def _labelled(self, frame: "pd.DataFrame", whose: str) -> "pd.DataFrame":
         target, prediction = self.target, self.prediction
@@ -181,3 +156,19 @@ class Measurement:
         values = {m["config"]["type"].rsplit(":", 1)[-1]: m["value"] for m in snapshot.dict()["metrics"]}
         results = {name: values[metric] for name, metric in _METRICS[self.task].items()}
         return {name: float(v["mean"] if isinstance(v, dict) else v) for name, v in results.items()}, snapshot
+
+
+def _metadata(
+    metrics: Mapping[str, float], reference: Mapping[str, float], limits: Mapping[str, float]
+) -> dict[str, Any]:
+    """Plain numbers, and a table of metric, value, reference and limit."""
+    rows = [
+        {
+            "metric": name,
+            "value": value,
+            "reference": f"{reference[name]:.4f}" if name in reference else "",
+            "limit": f"{limits[name]:.4f}" if name in limits else "",
+        }
+        for name, value in metrics.items()
+    ]
+    return {**{f"evidently/{name}": value for name, value in metrics.items()}, **table("evidently/metrics", rows)}
