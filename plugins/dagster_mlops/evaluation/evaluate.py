@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -13,7 +13,7 @@ from dagster_mlops.core.model_versions import content_hashes, holder, moves
 from dagster_mlops.core.pictures import Picture
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.arrays import np, pd
+from dagster_mlops.evaluation.arrays import PyFuncModel, np, pd
 from dagster_mlops.evaluation.measure import Evaluation, Part, Plan, SliceBy, measure, slices_of, trivial_baseline
 from dagster_mlops.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
 from dagster_mlops.evaluation.plots import figures
@@ -32,9 +32,6 @@ from dagster_mlops.evaluation.predictions import (
 )
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels
-
-if TYPE_CHECKING:
-    from mlflow.pyfunc import PyFuncModel
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ def _baselines(labelled: "pd.DataFrame", labels: Labels, training_rows: Any, set
 
 
 def _importance(
-    candidate: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels, answer: Prediction, overall: Part, setup: Setup
+    candidate: PyFuncModel, inputs: "pd.DataFrame", labels: Labels, answer: Prediction, overall: Part, setup: Setup
 ) -> dict[str, float]:
     if not setup.importance_rows:
         return {}

@@ -3,20 +3,17 @@
 import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import dagster as dg
 
 from dagster_mlops.core.model_loading import LoadedModel, load_stored
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.arrays import np, pd
+from dagster_mlops.evaluation.arrays import PyFuncModel, np, pd
 from dagster_mlops.evaluation.metrics import Array, Prediction, Task
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 from dagster_mlops.tools import HoldsModels
-
-if TYPE_CHECKING:
-    from mlflow.pyfunc import PyFuncModel
 
 Features: TypeAlias = "Callable[[pd.DataFrame], pd.DataFrame] | Sequence[str] | None"
 # An integer label with more values than this is a quantity.
@@ -122,7 +119,7 @@ def load_model(context: dg.AssetExecutionContext, models: HoldsModels, record: M
     return loaded
 
 
-def model_inputs(model: "PyFuncModel", rows: "pd.DataFrame", features: Features, label: str) -> "pd.DataFrame":
+def model_inputs(model: PyFuncModel, rows: "pd.DataFrame", features: Features, label: str) -> "pd.DataFrame":
     """The columns that a model takes, from the rows and the result of `features`; never the label.
 
     Raises:
@@ -190,7 +187,7 @@ def in_row_order(result: Any, rows: "pd.DataFrame") -> Any:
     return result.loc[rows.index] if sorted_only else result
 
 
-def predict(model: "PyFuncModel", inputs: "pd.DataFrame", labels: Labels) -> Prediction:
+def predict(model: PyFuncModel, inputs: "pd.DataFrame", labels: Labels) -> Prediction:
     """The predictions of a model.
 
     Raises:
@@ -256,7 +253,7 @@ def _positions(values: Array, classes: Sequence[Any]) -> Array:
 
 
 def permutation_importance(
-    model: "PyFuncModel",
+    model: PyFuncModel,
     inputs: "pd.DataFrame",
     labels: Labels,
     worth: Callable[[Array, Prediction], float],

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -15,7 +15,7 @@ from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.arrays import pd
+from dagster_mlops.evaluation.arrays import PyFuncModel, pd
 from dagster_mlops.evaluation.metrics import Task
 from dagster_mlops.evaluation.predictions import (
     Features,
@@ -29,9 +29,6 @@ from dagster_mlops.evaluation.predictions import (
 )
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
-
-if TYPE_CHECKING:
-    from mlflow.pyfunc import PyFuncModel
 
 REFERENCE = f"{NAMESPACE}.reference"
 """Key of the note on a version with path, content hash and rows of its reference distribution, as JSON."""
@@ -150,7 +147,7 @@ def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
 
 
 def _scored(
-    model: "PyFuncModel", rows: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
+    model: PyFuncModel, rows: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
 ) -> "pd.DataFrame":
     inputs = model_inputs(model, rows, features, label)
     answer = predict(model, inputs, labels)

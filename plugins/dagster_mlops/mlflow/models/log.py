@@ -1,5 +1,6 @@
 """Logs a fitted model of any flavour so that it can be served and loaded safely, without waiting for pip."""
 
+import functools
 import io
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, StoredFormat, stored_format
+from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, stored_format
 from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
@@ -91,10 +92,7 @@ def log_model(
         TrainingRunError: no flavour is known for the class, the model cannot be stored safely, or the stored one has
             different predictions.
     """
-
-    def store() -> "ModelInfo":
-        return _store(model, example, name, serialization, trust, verify, native_options)
-
+    store = functools.partial(_store, model, example, name, serialization, trust, verify, native_options)
     if (deferred_models := deferred.get()) is not None:
         deferred_models.append(store)
         return None
@@ -142,7 +140,8 @@ def _store(
                 "file can run code where it is loaded."
             ) from error
     client = mlflow.MlflowClient()
-    tags = {FORMAT: str(_format_of(info, options))}
+    files = (EXPORTED_PROGRAM,) if options.get("serialization_format") == "pt2" else ()
+    tags = {FORMAT: str(stored_format(info.flavors, files=files))}
     if verify:
         # MLflow would leave its download behind.
         with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
@@ -155,11 +154,6 @@ def _store(
                 raise
     client.set_logged_model_tags(info.model_id, tags)
     return info
-
-
-def _format_of(info: "ModelInfo", options: dict[str, Any]) -> StoredFormat:
-    files = (EXPORTED_PROGRAM,) if options.get("serialization_format") == "pt2" else ()
-    return stored_format(info.flavors, files=files)
 
 
 def _requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]:
