@@ -254,9 +254,6 @@ def _difference(
     bounds = interval(samples, plan.confidence)
     # A tie is half a win, so that neither of two copies of one model is better.
     wins = float((np.sign(sign * samples).mean() + 1) / 2) if len(samples) else 0.5
-    verdict: Verdict = "no difference shown"
-    if bounds and min(sign * bound for bound in bounds) > 0:
-        verdict = "better"
-    elif bounds and max(sign * bound for bound in bounds) < 0:
-        verdict = "worse"
+    gains = [sign * bound for bound in bounds or (0, 0)]
+    verdict: Verdict = "better" if min(gains) > 0 else "worse" if max(gains) < 0 else "no difference shown"
     return Difference(value, *(bounds or (None, None)), wins, verdict)

@@ -1,7 +1,5 @@
 """An evaluation as Dagster shows it: numbers over time, tables and figures."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -130,15 +128,6 @@ def markdown_table(rows: Sequence[Row]) -> str:
     cells = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
     head, *body = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
-
-
-def csv_text(rows: Sequence[Row]) -> str:
-    """Rows as CSV."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
 
 
 def _interval(estimate: Estimate, spec: str = ".4f") -> str:

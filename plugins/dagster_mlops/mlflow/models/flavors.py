@@ -10,6 +10,7 @@ from typing import Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 
 # MLflow's module by the package of a model's class. Estimators of the first packages are also scikit-learn's: the most
@@ -136,11 +137,10 @@ def plain(value: Any) -> Any:
     """The value as MLflow accepts it: no tensor, no polars frame, no integers or booleans with missing values."""
     if hasattr(value, "detach"):
         return value.detach().cpu().numpy()
-    pandas = extra("pandas", extra="mlflow")
     value = value.to_pandas() if type(value).__module__.partition(".")[0] == "polars" else value
-    if not isinstance(value, pandas.DataFrame):
+    if not isinstance(value, pd.DataFrame):
         return value
-    types, frame = pandas.api.types, value.copy(deep=False)
+    types, frame = pd.api.types, value.copy(deep=False)
     for name, dtype in value.dtypes.items():
         if types.is_extension_array_dtype(dtype) and value[name].isna().to_numpy().any():
             if types.is_bool_dtype(dtype):
@@ -200,16 +200,15 @@ def verify_stored(folder: Path, info: "ModelInfo", flavor: str, rows: Any, expec
 
 
 def _equal(left: Any, right: Any) -> bool:
-    numpy, pandas = extra("numpy", extra="mlflow"), extra("pandas", extra="mlflow")
     if isinstance(left, list) and isinstance(right, list):
         return len(left) == len(right) and all(map(_equal, left, right))
 
     def frame(value: Any) -> Any:
         value = value.toarray() if hasattr(value, "toarray") else value
-        if not isinstance(value, pandas.DataFrame):
-            value = numpy.atleast_1d(numpy.asarray(value))
+        if not isinstance(value, pd.DataFrame):
+            value = np.atleast_1d(np.asarray(value))
             value = value.reshape(len(value), -1)
-        return pandas.DataFrame(value)
+        return pd.DataFrame(value)
 
     left, right = frame(left), frame(right)
     if left.shape != right.shape:
@@ -217,10 +216,10 @@ def _equal(left: Any, right: Any) -> bool:
     for (_, old), (_, new) in zip(left.items(), right.items(), strict=True):
         try:
             # Networks compute in single precision.
-            same = numpy.allclose(old.astype(float), new.astype(float), rtol=1e-4, atol=1e-6, equal_nan=True)
+            same = np.allclose(old.astype(float), new.astype(float), rtol=1e-4, atol=1e-6, equal_nan=True)
         except (TypeError, ValueError):
             missing = old.isna().to_numpy() & new.isna().to_numpy()
             same = missing | (old.to_numpy(object) == new.to_numpy(object))
-        if not numpy.all(same):
+        if not np.all(same):
             return False
     return True

@@ -20,9 +20,10 @@ from dagster_mlops.core.model_loading import DIGEST, LoadedModel, load_stored, m
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.core.run_files import CODE, LICENCES
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.evaluation.arrays import pd
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
-from dagster_mlops.evaluation.ui_metadata import csv_text, slice_facts
+from dagster_mlops.evaluation.ui_metadata import slice_facts
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities, mlflow
 from dagster_mlops.mlflow.registry.versions import find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -236,7 +237,7 @@ def _write(client: MlflowClient, run_id: str, evaluation: Evaluation, model_id: 
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         Path(scratch, "evaluation.json").write_text(evaluation.to_json())
         if rows := slice_facts(evaluation):
-            Path(scratch, "slices.csv").write_text(csv_text(rows))
+            pd.DataFrame(rows).to_csv(Path(scratch, "slices.csv"), index=False)
         for figure, png in pngs.items():
             Path(scratch, f"{figure}.png").write_bytes(png)
         client.log_artifacts(run_id, scratch, FOLDER)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_mlops.core.environment import environment
-from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities, mlflow
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
@@ -39,7 +38,7 @@ def open_run(
     continued: "Run | None",
 ) -> "Iterator[Run]":
     """Start or continue a run, make it MLflow's active one, and close it however the block ends."""
-    mlflow, stack = extra("mlflow"), upstream.active_runs()
+    stack = upstream.active_runs()
     depth, run = len(stack), continued
     try:
         if run is None and not stack and context.run.parent_run_id is None:
@@ -90,7 +89,7 @@ def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
 
 def _leave(client: "MlflowClient", resource: "MlflowResource", run: "Run", depth: int, status: str) -> None:
     """Take the run off MLflow's stack of active runs, and end what the function left open inside it."""
-    mlflow, stack = extra("mlflow"), upstream.active_runs()
+    stack = upstream.active_runs()
     mlflow.set_tracking_uri(resource.address)  # the function may have pointed it elsewhere
     try:
         while len(stack) > depth:

@@ -137,11 +137,8 @@ def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> s
 
 def logged_models(client: "MlflowClient", run: "Run") -> list:
     """The logged models of one run, whatever their status."""
-    return list(
-        client.search_logged_models(
-            experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id='{run.info.run_id}'"
-        )
-    )
+    query = f"source_run_id='{run.info.run_id}'"
+    return list(client.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=query))
 
 
 def dataset_input(name: str, digest: str, kind: str, source: Mapping[str, str], use: str) -> "entities.DatasetInput":

@@ -15,6 +15,7 @@ from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.evaluation.arrays import np
 from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
@@ -211,11 +212,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _random_states() -> dict[str, Any]:
-    name, keys, *rest = extra("numpy", extra="mlflow").random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     return {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
 
 
 def _set_random_states(states: dict[str, Any]) -> None:
     version, keys, gauss = states["python"]
     random.setstate((version, tuple(keys), gauss))
-    extra("numpy", extra="mlflow").random.set_state(states["numpy"])
+    np.random.set_state(states["numpy"])

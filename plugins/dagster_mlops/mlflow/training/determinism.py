@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from dagster_mlops.core.environment import environment
-from dagster_mlops.core.extras import extra
+from dagster_mlops.evaluation.arrays import np
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def repeatable(seed: int, *, deterministic: bool) -> Iterator[None]:
             undo.append(_be_deterministic(torch))
 
     random.seed(seed)
-    extra("numpy", extra="mlflow").random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)
     # cuBLAS reads this variable when it starts, and is not deterministic without it.
     with environment(**({"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if deterministic else {})):
         at_import = _AtImport("torch", prepare)
