@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -23,6 +24,15 @@ from dagster_mlops.mlflow.server.connection import (
     without_login,
 )
 from dagster_mlops.provenance import mask_credentials
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """A server while MLflow is active: its client, and the experiment that runs belong to."""
+
+    resource: "MlflowResource"
+    client: MlflowClient
+    experiment_id: str
 
 
 class MlflowResource(dg.ConfigurableResource):
@@ -106,11 +116,11 @@ class MlflowResource(dg.ConfigurableResource):
         Raises:
             TrackingError: see :meth:`client`; or the experiment was deleted.
         """
-        with self.activate_experiment(experiment) as (client, _):
-            yield client
+        with self.activate_experiment(experiment) as tracking:
+            yield tracking.client
 
     @contextmanager
-    def activate_experiment(self, experiment: str | None = None) -> Iterator[tuple["MlflowClient", str]]:
+    def activate_experiment(self, experiment: str | None = None) -> Iterator[Tracking]:
         """Like :meth:`activate`, with the experiment's id, which is the only thing that the server is asked for."""
         experiment_ids: list[str] = []
         login = without_login(self.uri)[1]
@@ -141,7 +151,7 @@ class MlflowResource(dg.ConfigurableResource):
                 if self.registry_uri:
                     mlflow.set_registry_uri(self.registry_uri)
                 with upstream.active_experiment(experiment_ids[0]):
-                    yield client, experiment_ids[0]
+                    yield Tracking(self, client, experiment_ids[0])
             finally:
                 mlflow.set_tracking_uri(uri_before)  # pyright: ignore[reportArgumentType]
                 if self.registry_uri:

@@ -19,7 +19,7 @@ from dagster_mlops.mlflow.server.client import GONE, or_none, refused, request_l
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 if TYPE_CHECKING:
-    from dagster_mlops.mlflow.resource import MlflowResource
+    from dagster_mlops.mlflow.resource import Tracking
 
 PARENT_TAG = f"{NAMESPACE}/mlflow_parent."
 """Start of the tag of a Dagster run that names its parent MLflow run; the id of the experiment follows."""
@@ -29,31 +29,27 @@ _ENDED = {"SUCCESS": "FINISHED", "FAILURE": "FAILED", "CANCELED": "KILLED"}
 @contextmanager
 def open_run(
     context: dg.AssetExecutionContext,
-    client: "MlflowClient",
-    resource: "MlflowResource",
-    experiment_id: str,
-    *,
+    tracking: "Tracking",
     name: str,
     tags: Mapping[str, str],
-    continued: "Run | None",
-) -> "Iterator[Run]":
+    *,
+    continued: Run | None,
+) -> Iterator[Run]:
     """Start or continue a run, make it MLflow's active one, and close it however the block ends."""
-    stack = upstream.active_runs()
+    client, stack = tracking.client, upstream.active_runs()
     depth, run = len(stack), continued
     try:
         if run is None and not stack and context.run.parent_run_id is None:
-            run = mlflow.start_run(
-                experiment_id=experiment_id, run_name=name, tags=dict(tags), log_system_metrics=False
-            )
+            options = {"experiment_id": tracking.experiment_id, "run_name": name, "tags": dict(tags)}
+            run = mlflow.start_run(**options, log_system_metrics=False)
         else:
             # A re-execution may have rivals; and by default MLflow makes a new run the child of one that was left open
             # in this process.
             if run is None:
-                run = runs.create_run(client, experiment_id, name, tags)
+                run = runs.create_run(client, tracking.experiment_id, name, tags)
             else:
                 # Before it is RUNNING: the sensor would close it, since the previous attempt's Dagster run has ended.
-                tag = entities.RunTag
-                owner = [tag(name, tags[name]) for name in (runs.DAGSTER_RUN, runs.OWNER)]
+                owner = [entities.RunTag(name, tags[name]) for name in (runs.DAGSTER_RUN, runs.OWNER)]
                 client.log_batch(run.info.run_id, tags=owner)
             mlflow.start_run(run_id=run.info.run_id, nested=True, log_system_metrics=False)
         with _shared(run, tags[runs.DAGSTER_RUN]):
@@ -66,7 +62,7 @@ def open_run(
             limits = request_limits(timeout=10, retries=4 if status == "FAILED" else 2)
             try:
                 with undisturbed(), environment(**limits):
-                    _leave(client, resource, run, depth, status)
+                    _leave(tracking, run, depth, status)
                     runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
             except Exception as second:  # noqa: BLE001 - people have to see the training's own error
                 context.log.warning(
@@ -74,7 +70,7 @@ def open_run(
                 )
         raise
     with undisturbed():
-        _leave(client, resource, run, depth, "FINISHED")
+        _leave(tracking, run, depth, "FINISHED")
         client.set_terminated(run.info.run_id, "FINISHED")
 
 
@@ -87,10 +83,10 @@ def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
         yield
 
 
-def _leave(client: "MlflowClient", resource: "MlflowResource", run: "Run", depth: int, status: str) -> None:
+def _leave(tracking: "Tracking", run: Run, depth: int, status: str) -> None:
     """Take the run off MLflow's stack of active runs, and end what the function left open inside it."""
     stack = upstream.active_runs()
-    mlflow.set_tracking_uri(resource.address)  # the function may have pointed it elsewhere
+    mlflow.set_tracking_uri(tracking.resource.address)  # the function may have pointed it elsewhere
     try:
         while len(stack) > depth:
             if stack[-1].info.run_id == run.info.run_id:
@@ -101,29 +97,27 @@ def _leave(client: "MlflowClient", resource: "MlflowResource", run: "Run", depth
         del stack[depth:]  # the next step of this process starts without them, even when no server answers
     for thread_runs in upstream.active_runs_by_thread():
         for child in [child for child in thread_runs if child.data.tags.get(runs.PARENT) == run.info.run_id]:
-            client.set_terminated(child.info.run_id, status)
+            tracking.client.set_terminated(child.info.run_id, status)
             thread_runs.remove(child)
 
 
 @contextmanager
-def parent_run(
-    context: dg.AssetExecutionContext, client: "MlflowClient", resource: "MlflowResource", experiment_id: str
-) -> Iterator[str]:
-    """The id of the parent of this step's run; empty when the Dagster run trains one asset only.
+def parent_run(context: dg.AssetExecutionContext, tracking: "Tracking") -> Iterator[dict[str, str]]:
+    """The tag that makes this step's run a child; none when the Dagster run trains one asset only.
 
     The parent is RUNNING while one of its trainings is, and then ends as they did.
     """
     layer = context.job_def.asset_layer
     if sum(REGISTERED_AS in layer.get(key).metadata for key in layer.selected_asset_keys) < 2:
-        yield ""
+        yield {}
         return
-    parent = _find_or_create(context, client, resource, experiment_id)
+    parent = _find_or_create(context, tracking)
     try:
-        yield parent
+        yield {runs.PARENT: parent}
     finally:
         try:
             with undisturbed(), environment(**request_limits(timeout=10, retries=4)):
-                _settle(client, experiment_id, parent)
+                _settle(tracking, parent)
         except (mlflow.MlflowException, OSError) as error:
             context.log.warning(f"MLflow run {parent} could not be updated: {mask_credentials(str(error))}")
 
@@ -141,10 +135,9 @@ def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list
     return closed
 
 
-def _find_or_create(
-    context: dg.AssetExecutionContext, client: "MlflowClient", resource: "MlflowResource", experiment_id: str
-) -> str:
+def _find_or_create(context: dg.AssetExecutionContext, tracking: "Tracking") -> str:
     """The parent's id. It is a tag of the Dagster run once its first step has started, and of a re-execution."""
+    client, experiment_id = tracking.client, tracking.experiment_id
     tag = f"{PARENT_TAG}{experiment_id}"
     dagster_run = context.instance.get_run_by_id(context.run.run_id)  # the context's has the tags of its start
     parent = dagster_run.tags.get(tag) if dagster_run else None
@@ -156,7 +149,7 @@ def _find_or_create(
     earliest = next(runs.search(client, [experiment_id], key), None)
     if earliest is None:
         job = "assets" if context.run.job_name.startswith("__") else context.run.job_name
-        url = resource.dagster_run_url(root)
+        url = tracking.resource.dagster_run_url(root)
         tags = {
             **key,
             runs.DAGSTER_RUN: root,
@@ -176,9 +169,10 @@ def _find_or_create(
     return earliest.info.run_id
 
 
-def _settle(client: "MlflowClient", experiment_id: str, parent: str) -> None:
+def _settle(tracking: "Tracking", parent: str) -> None:
+    client = tracking.client
     # Earliest first, so that an asset's latest run counts.
-    children = {run.data.tags.get(runs.TARGET, ""): run for run in _children(client, experiment_id, parent)}
+    children = {run.data.tags.get(runs.TARGET, ""): run for run in _children(client, tracking.experiment_id, parent)}
     statuses = {run.info.status for run in children.values()}
     if "RUNNING" not in statuses:
         client.set_terminated(parent, next((bad for bad in ("FAILED", "KILLED") if bad in statuses), "FINISHED"))

@@ -118,12 +118,13 @@ def sweep_trials(
         # The same name for each attempt, so that a retry makes no second study.
         root = context.run.root_run_id or context.run.run_id
         study_name = f"{unique}-{root[:8]}"
-        with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as (client, id):
+        with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as tracking:
             if _RUN not in study.user_attrs:
                 tags = {STUDY_NAME: study_name, runs.DAGSTER_RUN: context.run.run_id}
-                study.set_user_attr(_RUN, client.create_run(id, tags=tags, run_name=study_name).info.run_id)
+                run = tracking.client.create_run(tracking.experiment_id, tags=tags, run_name=study_name)
+                study.set_user_attr(_RUN, run.info.run_id)
             # It only groups the trials, and no process writes to it.
-            client.set_terminated(study.user_attrs[_RUN])
+            tracking.client.set_terminated(study.user_attrs[_RUN])
             while (count := len(study.get_trials(deepcopy=False))) < n_trials:
                 study.ask()
             names = [_partition(study_name, number) for number in range(count)]

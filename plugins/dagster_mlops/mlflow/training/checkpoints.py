@@ -213,7 +213,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _random_states() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state(legacy=True)
-    return {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
+    return {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
 
 
 def _set_random_states(states: dict[str, Any]) -> None:

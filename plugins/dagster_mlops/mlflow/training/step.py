@@ -54,7 +54,8 @@ def train_step(
     if first:
         # For the sensor: this Dagster run may leave an MLflow run behind.
         context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
-    with resource.activate_experiment(training.experiment) as (client, experiment_id):
+    with resource.activate_experiment(training.experiment) as tracking:
+        client, experiment_id = tracking.client, tracking.experiment_id
         if first:
             check_version(resource.uri, timeout=resource.connect_timeout)
         earlier = runs.latest_runs(client, experiment_id, facts.tags[runs.TARGET])
@@ -66,16 +67,8 @@ def train_step(
 
         result, usage = None, {}
         with (
-            parent_run(context, client, resource, experiment_id) as parent,
-            open_run(
-                context,
-                client,
-                resource,
-                experiment_id,
-                name=facts.name,
-                tags={**facts.tags, **({runs.PARENT: parent} if parent else {})},
-                continued=previous,
-            ) as run,
+            parent_run(context, tracking) as parent,
+            open_run(context, tracking, facts.name, {**facts.tags, **parent}, continued=previous) as run,
         ):
             run_id = run.info.run_id
             context.log.info(f"MLflow run {run_id} (attempt {attempt}) {resource.run_url(experiment_id, run_id)}")
