@@ -12,15 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
+from dagster_mlops.evaluation import ui_metadata
 from dagster_mlops.evaluation.measure import Evaluation
-from dagster_mlops.evaluation.ui_metadata import (
-    Row,
-    comparison_rows,
-    importance_rows,
-    markdown_table,
-    metric_rows,
-    slice_rows,
-)
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, TrainingRun
 
 EVALUATION = f"{NAMESPACE}.evaluation"
@@ -99,8 +92,8 @@ def model_card(version: ModelVersion, training: Training, evaluation: Evaluation
         "Training data": _training_data(version, training.record),
         "How it was made": _making(training),
         "Parameters": _table([{"parameter": k, "value": v} for k, v in sorted(training.params.items())]),
-        "Slices": _table(slice_rows(evaluation)),
-        "Most important inputs": _table(importance_rows(evaluation)),
+        "Slices": _table(ui_metadata.slice_rows(evaluation)),
+        "Most important inputs": _table(ui_metadata.importance_rows(evaluation)),
         "Licences": _licences(training.licences),
     }
     return (
@@ -140,12 +133,12 @@ def _evaluation(evaluation: Evaluation) -> list[str]:
     paragraphs = [
         *([f"**Careful**: {evaluation.warning}, on which it looks better than it is."] if evaluation.warning else []),
         f"On {rows}; {evaluation.confidence:.0%} percentile intervals of {evaluation.resamples:,} resamples.",
-        markdown_table(metric_rows(evaluation)),
+        ui_metadata.markdown_table(ui_metadata.metric_rows(evaluation)),
     ]
     if overall.differences:
         paragraphs += [
             f"Against {evaluation.alias} {evaluation.rival_version}, on the same rows and resamples:",
-            markdown_table(comparison_rows(evaluation)),
+            ui_metadata.markdown_table(ui_metadata.comparison_rows(evaluation)),
         ]
     elif evaluation.no_rival:
         paragraphs.append(f"Not compared with another version: {evaluation.no_rival}.")
@@ -183,8 +176,8 @@ def _licences(licences: Mapping[str, str]) -> list[str]:
     return _table([{"licence": name, "packages": count} for name, count in ordered])
 
 
-def _table(rows: list[Row]) -> list[str]:
+def _table(rows: list[ui_metadata.Row]) -> list[str]:
     if not rows:
         return []
     left = len(rows) - _MOST_ROWS
-    return [markdown_table(rows[:_MOST_ROWS]), *([f"… and {left} more."] if left > 0 else [])]
+    return [ui_metadata.markdown_table(rows[:_MOST_ROWS]), *([f"… and {left} more."] if left > 0 else [])]

@@ -13,22 +13,8 @@ from dagster_mlops.mlflow.lazy import optuna
 from dagster_mlops.mlflow.metadata_keys import BEST_VALUE, SECONDS
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.sweep import study as studies
 from dagster_mlops.mlflow.sweep.best import conclude
-from dagster_mlops.mlflow.sweep.study import (
-    RUN_ID,
-    Direction,
-    MakePruner,
-    MakeSampler,
-    Objective,
-    Search,
-    active_run,
-    opened_study,
-    queued,
-    requeue,
-    sampler_of,
-    settled,
-    storage_url,
-)
 from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
 
@@ -40,37 +26,37 @@ class Sweep:
     """The settings of a sweep, besides its function."""
 
     metric: str
-    direction: Direction
+    direction: studies.Direction
     n_trials: int
     n_jobs: int
     seed: int
     storage: str | dg.EnvVar | None
     timeout: float | None
     max_failed: int
-    sampler: MakeSampler
-    pruner: MakePruner
+    sampler: studies.MakeSampler
+    pruner: studies.MakePruner
     enqueue: Sequence[Mapping[str, Any]]
 
 
 def run_sweep(
-    objective: Objective, context: dg.AssetExecutionContext, resource: MlflowResource, settings: Sweep
+    objective: studies.Objective, context: dg.AssetExecutionContext, resource: MlflowResource, settings: Sweep
 ) -> dg.MaterializeResult:
     """Run the missing trials as children of MLflow's active run, and give that run the best one's model.
 
     Raises:
         TrainingRunError: no trial completed, or too many failed.
     """
-    tags, url = active_run().data.tags, storage_url(settings.storage, context.instance)
+    tags, url = studies.active_run().data.tags, studies.storage_url(settings.storage, context.instance)
     # One study for all attempts of a step: the key is the root Dagster run with asset and partition.
     name = f"{tags[runs.KEY]}#{tags[runs.INPUTS][:12]}"
     options = {"direction": settings.direction, "pruner": settings.pruner, "enqueue": settings.enqueue}
-    with opened_study(url, name, **options) as (study, storage):
-        search = Search(study, settings.metric, context.run.run_id)
-        cut_off = requeue(study)
+    with studies.opened_study(url, name, **options) as (study, storage):
+        search = studies.Search(study, settings.metric, context.run.run_id)
+        cut_off = studies.requeue(study)
         close_left(search)
-        outcome = settled(study)
+        outcome = studies.settled(study)
         # A sampler that starts with the same seed would suggest the same parameters again.
-        study.sampler = sampler_of(settings.sampler, settings.seed + len(study.get_trials(deepcopy=False)))
+        study.sampler = studies.sampler_of(settings.sampler, settings.seed + len(study.get_trials(deepcopy=False)))
         if outcome.trials or cut_off:
             context.log.info(
                 f"Continuing study {name}: {len(outcome.trials)} trials have ended, {cut_off} were cut off."
@@ -82,8 +68,8 @@ def run_sweep(
 
 
 def _run_trials(
-    objective: Objective,
-    search: Search,
+    objective: studies.Objective,
+    search: studies.Search,
     storage: "optuna.storages.RDBStorage",
     context: dg.AssetExecutionContext,
     settings: Sweep,
@@ -92,7 +78,7 @@ def _run_trials(
     stop, exhausted, lock = threading.Event(), threading.Event(), threading.Lock()
     errors: list[BaseException] = []
     study = search.study
-    missing = settings.n_trials - len(settled(study).trials)
+    missing = settings.n_trials - len(studies.settled(study).trials)
     began, observed = time.monotonic(), time.monotonic()
 
     def take() -> bool:
@@ -142,7 +128,7 @@ def _run_trials(
     except BaseException:
         stop.set()
         try:
-            requeue(study)
+            studies.requeue(study)
             close_left(search)
         except Exception as second:  # noqa: BLE001 — must not replace an interrupt
             context.log.warning(
@@ -159,21 +145,21 @@ def _log_progress(
     Raises:
         TrainingRunError: too many trials failed.
     """
-    outcome = settled(study)
+    outcome = studies.settled(study)
     value = f"{settings.metric} {trial.value:.6g}" if trial.value is not None else ""
     best = f"best {study.best_value:.6g} (trial {study.best_trial.number})" if outcome.count("COMPLETE") else "none yet"
     context.log.info(
         f"{len(outcome.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
         f"{outcome.count('PRUNED')} pruned, {outcome.count('FAIL')} failed."
     )
-    unknown = sorted(queued(trial).keys() - trial.params.keys())
+    unknown = sorted(studies.queued(trial).keys() - trial.params.keys())
     if unknown and trial.state.name == "COMPLETE":
         context.log.warning(
             f"Trial {trial.number} was to try {', '.join(unknown)}, but the function only asked for "
             f"{', '.join(trial.params) or 'nothing'}. Correct `enqueue`."
         )
     if outcome.count("FAIL") > settings.max_failed:
-        run_id = trial.user_attrs.get(RUN_ID)
+        run_id = trial.user_attrs.get(studies.RUN_ID)
         raise TrainingRunError(
             f"{outcome.count('FAIL')} of {len(outcome.trials)} trials failed, and max_failed is {settings.max_failed}. "
             f"The tag {runs.CLOSED} of their MLflow runs, such as {run_id}, says why."
@@ -182,7 +168,7 @@ def _log_progress(
 
 def _observe(context: dg.AssetExecutionContext, study: "optuna.Study") -> None:
     """Report the sweep's progress as an observation of the asset, on whose page it shows while the step runs."""
-    outcome = settled(study)
+    outcome = studies.settled(study)
     facts: dict[str, Any] = {"optuna/finished": len(outcome.trials)}
     if outcome.count("COMPLETE"):
         facts[BEST_VALUE] = study.best_value

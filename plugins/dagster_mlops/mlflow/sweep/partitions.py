@@ -20,20 +20,9 @@ from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, SECONDS, STORAGE
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
+from dagster_mlops.mlflow.sweep import study as studies
 from dagster_mlops.mlflow.sweep.asset import SweepFunction, refuse_checks
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
-from dagster_mlops.mlflow.sweep.study import (
-    RUN_ID,
-    Direction,
-    MakePruner,
-    MakeSampler,
-    Search,
-    opened_study,
-    running,
-    sampler_of,
-    settled,
-    storage_url,
-)
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
 
@@ -62,10 +51,10 @@ def sweep_trials(
     name: str,
     registered_model_name: str,
     metric: str,
-    direction: Direction,
+    direction: studies.Direction,
     n_trials: int,
-    sampler: MakeSampler = None,
-    pruner: MakePruner = None,
+    sampler: studies.MakeSampler = None,
+    pruner: studies.MakePruner = None,
     storage: str | dg.EnvVar | None = None,
     experiment: str | None = None,
     seed: int = 0,
@@ -107,9 +96,9 @@ def sweep_trials(
 
     @contextmanager
     def opened(instance: dg.DagsterInstance, study_name: str, offset: int = 0) -> "Iterator[optuna.Study]":
-        url = storage_url(storage, instance)
-        with opened_study(url, study_name, direction=direction, pruner=pruner) as (study, _):
-            study.sampler = sampler_of(sampler, seed + offset)
+        url = studies.storage_url(storage, instance)
+        with studies.opened_study(url, study_name, direction=direction, pruner=pruner) as (study, _):
+            study.sampler = studies.sampler_of(sampler, seed + offset)
             yield study
 
     @dg.asset(key=keys["study"], group_name=group, kinds={"optuna"})
@@ -133,7 +122,7 @@ def sweep_trials(
             metadata={
                 STUDY_NAME: study_name,
                 "optuna/n_trials": n_trials,
-                STORAGE: mask_credentials(storage_url(storage, context.instance)),
+                STORAGE: mask_credentials(studies.storage_url(storage, context.instance)),
             }
         )
 
@@ -151,7 +140,7 @@ def sweep_trials(
                     context.log.info(f"Trial {number} has ended as {trial.state.name} and is not repeated.")
                 else:
                     parent = client.get_run(study.user_attrs[_RUN])
-                    search = Search(study, metric, context.run.run_id, client, parent)
+                    search = studies.Search(study, metric, context.run.run_id, client, parent)
                     objective = sweep_function.objective(context, mlflow, inputs)
                     is_alive = functools.partial(runs.is_alive, instance=context.instance, unless=context.run.run_id)
                     # The sensor and a backfill may both have requested it.
@@ -161,7 +150,7 @@ def sweep_trials(
                     with delivered_outside_of_databases():
                         trial = run_trial(objective, search, live_trial)
                     assert trial is not None
-                run = client.get_run(trial.user_attrs[RUN_ID])
+                run = client.get_run(trial.user_attrs[studies.RUN_ID])
             metadata: dict[str, Any] = {
                 TRIAL_NUMBER: number,
                 "optuna/state": trial.state.name,
@@ -192,16 +181,16 @@ def sweep_trials(
             if not study_name:
                 raise TrainingRunError(f"no sweep was started: materialize {name}_study, then the trials.")
             with opened(context.instance, study_name) as study:
-                if unfinished := [_partition(study_name, trial.number) for trial in running(study)]:
+                if unfinished := [_partition(study_name, trial.number) for trial in studies.running(study)]:
                     raise dg.Failure(
                         f"{len(unfinished)} trials of {study_name} have not ended: {', '.join(unfinished[:10])}. "
                         f"Materialize these partitions of {name}_trials first."
                     )
-                if settled(study).count("COMPLETE"):
+                if studies.settled(study).count("COMPLETE"):
                     _refuse_other_inputs(study.best_trial, context, keys["study"])
-                search = Search(study, metric)
+                search = studies.Search(study, metric)
                 search.client.set_tag(search.parent.info.run_id, STUDY, study_name)
-                metadata = conclude(search, context, mlflow, storage_url(storage, context.instance))
+                metadata = conclude(search, context, mlflow, studies.storage_url(storage, context.instance))
             return dg.MaterializeResult(metadata=metadata)
 
         sweep_function.set_signature(choose, inputs=False)
@@ -238,7 +227,7 @@ def sweep_trials(
                 ]
                 return dg.SensorResult(requests, cursor=f"{study_name}:trials")
             with opened(context.instance, study_name) as study:
-                ended = len(settled(study).trials)
+                ended = len(studies.settled(study).trials)
             if ended < n_trials:
                 return dg.SkipReason(f"{study_name}: {ended} of {n_trials} trials have ended.")
             request = dg.RunRequest(f"{study_name}/best", asset_selection=[dg.AssetKey(path)])
