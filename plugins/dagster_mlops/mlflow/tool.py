@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dagster_mlops.core.environment import environment
@@ -143,11 +143,8 @@ def _uri(ref: Ref) -> str | Inaccessible:
 def _is_mlflow_database(file: Path) -> bool:
     # MLflow would create its tables in an empty or foreign database.
     try:
-        database = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2)
-        try:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True, timeout=2)) as database:
             tables = {name for (name,) in database.execute("select name from sqlite_master where type = 'table'")}
-        finally:
-            database.close()
     except sqlite3.Error:
         return False
     return {"runs", "model_versions", "alembic_version"} <= tables
