@@ -123,15 +123,13 @@ def _rival(
     if not setup.alias:
         return "", None, ""
     champion = holder(models, record.name, setup.alias)
-    if champion is None:
-        return "", None, f"no version held {setup.alias!r} before"
-    number = champion.version
-    if number == record.version:
+    number = champion.version if champion else ""
+    if champion and number == record.version:
         # Evaluated again after its promotion: compare with the version that it replaced.
         promotions = [move for move in moves(models, champion) if (move["alias"], move["to"]) == (setup.alias, number)]
         number = promotions[-1]["from"] if promotions else ""
-        if not number:
-            return "", None, f"no version held {setup.alias!r} before"
+    if not number:
+        return "", None, f"no version held {setup.alias!r} before"
     try:
         rival = load_model(context, models, dataclasses.replace(record, version=number)).model
         inputs = model_inputs(rival, labelled, setup.features, setup.label)
