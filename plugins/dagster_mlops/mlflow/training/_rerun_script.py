@@ -32,8 +32,9 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     defs = _definitions(step)
     key = dg.AssetKey.from_user_string(step["asset"])
     files = {dg.AssetKey.from_user_string(asset): Path(file) for asset, file in task["files"].items()}
+    computed = [a for a in defs.assets or () if not (isinstance(a, dg.AssetsDefinition) and a.keys & files.keys())]
     rerun_defs = dg.Definitions(
-        assets=[*_others(defs, files), *(dg.AssetSpec(asset).with_io_manager_key("files") for asset in files)],
+        assets=[*computed, *(dg.AssetSpec(asset).with_io_manager_key("files") for asset in files)],
         resources={**(defs.resources or {}), "mlflow": resource, "files": Files(files)},
         loggers=defs.loggers,
         executor=dg.in_process_executor,
@@ -65,17 +66,12 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     assert record is not None
     client = resource.client()
     run = client.get_run(record.run_id)
-    results: dict[str, Any] = {
-        "run": record.to_dict(),
-        "metrics": dict(run.data.metrics),
-        "params": dict(run.data.params),
-    }
+    results: dict[str, Any] = {"run": record.to_dict(), "metrics": run.data.metrics, "params": run.data.params}
     packages = _local(str(run.info.artifact_uri)) / "code" / "environment.txt"
     if packages.is_file():
         results["packages"] = packages.read_text()
-    logged = client.search_logged_models(
-        experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id='{record.run_id}'"
-    )
+    query = f"source_run_id='{record.run_id}'"
+    logged = client.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=query)
     [model] = [model for model in logged if str(model.status) == "READY"]
     recorded, rerun = Path(task["model"]), _local(str(model.artifact_location))
     try:
@@ -126,15 +122,6 @@ def _add_partitions(
             for definition, name in dimensions:
                 if isinstance(definition, dg.DynamicPartitionsDefinition) and definition.name:
                     instance.add_dynamic_partitions(definition.name, [name])
-
-
-def _others(defs: dg.Definitions, files: dict[dg.AssetKey, Path]) -> list[Any]:
-    """The assets of the code location without those that are read from files."""
-    return [
-        asset
-        for asset in defs.assets or ()
-        if not (isinstance(asset, dg.AssetsDefinition) and asset.keys & files.keys())
-    ]
 
 
 def _definitions(step: dict[str, Any]) -> dg.Definitions:
