@@ -24,8 +24,7 @@ from dvc.logger import LoggerHandler
 from dagster_mlops.core.asset_records import upstream_records
 from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io_manager
 from dagster_mlops.dvc.history.comparison import diff
-from dagster_mlops.dvc.history.restoration import restore
-from dagster_mlops.dvc.history.versions import history
+from dagster_mlops.dvc.history.versions import history, restore
 from dagster_mlops.dvc.imports import imported_dataset_asset, imported_url_asset
 from dagster_mlops.dvc.sensors import revision_sensor
 from dagster_mlops.dvc.store.file_formats import write
@@ -451,7 +450,7 @@ def test_a_restore_that_is_killed_leaves_the_old_or_the_new(note):
     script = f"""
 import sys
 from dagster_mlops.dvc import DvcResource
-from dagster_mlops.dvc.history.restoration import restore
+from dagster_mlops.dvc.history.versions import restore
 dvc = DvcResource(repo={note.repo!r})
 print("ready", flush=True)
 sys.stdin.readline()

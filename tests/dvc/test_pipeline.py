@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 
 from dagster_mlops.dvc import DvcResource, PipelineComponent, dvc_io_manager, pipeline_assets
 from dagster_mlops.dvc.history.comparison import diff
-from dagster_mlops.dvc.history.restoration import restore
-from dagster_mlops.dvc.history.versions import history
+from dagster_mlops.dvc.history.versions import history, restore
 from dagster_mlops.dvc.pipeline import stage_asset_spec
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.stages.run import StageRun

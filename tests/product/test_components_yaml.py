@@ -31,7 +31,7 @@ from dagster_mlops.dvc import (
     pipeline_assets,
     revision_sensor,
 )
-from dagster_mlops.dvc import component_fields as dvc_fields
+from dagster_mlops.dvc import component as dvc_fields
 from dagster_mlops.feast import (
     FeatureRepositoryComponent,
     feature_freshness_checks,

@@ -17,7 +17,7 @@ import dagster_mlops
 from dagster_mlops.bentoml import BentomlResource
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.checks import never_missing
-from dagster_mlops.dvc import DvcResource, dvc_io_manager
+from dagster_mlops.dvc import DatasetCheck, DvcResource, dvc_io_manager
 from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.mlflow import MlflowResource
@@ -57,13 +57,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "bento_asset": {"promoted": "raw/weather"},
     "data_quality_check": {"asset": "raw/weather"},
     "dataset_asset": {},
-    "dataset_checks": {
-        "asset": "raw/weather",
-        "checks": [
-            "remote_has_object", "row_count", "no_column_lost", "row_count_within", "cache_intact",
-            "pointer_matches_data",
-        ],
-    },
+    "dataset_checks": {"asset": "raw/weather", "checks": typing.get_args(DatasetCheck)},
     "deployment_asset": {"bento": "raw/weather", "golden_set": "raw/weather", "state_dir": "state"},
     "deployment_health_check": {"asset": "raw/weather"},
     "deployment_health_sensor": {"deployment": "raw/weather"},

@@ -1,6 +1,6 @@
 """The records on Dagster's assets: those a step reads about its inputs, and the facts it writes about itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
+from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.run_files import REPRODUCES_TAG
 from dagster_mlops.core.upstream import CheckError
 from dagster_mlops.errors import DagsterMlopsError
@@ -161,6 +162,12 @@ def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = N
         "dagster_asset": (key or context.assets_def.key).to_user_string(),
         "dagster_partition": ",".join(context.partition_keys) if context.has_partition_key else "",
     }
+
+
+def code_facts(state: CodeState, upstream: Iterable[Ref] = ()) -> dict[str, Any]:
+    """The fields of a record that name its code, which is the last of what is `upstream`."""
+    commit = [Ref("git", "commit", state.commit, at=state.toplevel)] if state.commit else []
+    return {"upstream": (*upstream, *commit), "dirty": state.dirty_hash, "code_commit": state.commit}
 
 
 def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from dagster_mlops.dvc.assets import observed_dataset_assets as observed_dataset_assets
     from dagster_mlops.dvc.checks import DatasetCheck as DatasetCheck
     from dagster_mlops.dvc.checks import dataset_checks as dataset_checks
+    from dagster_mlops.dvc.component import DatasetChecks as DatasetChecks
     from dagster_mlops.dvc.component import DatasetComponent as DatasetComponent
+    from dagster_mlops.dvc.component import DvcRepository as DvcRepository
+    from dagster_mlops.dvc.component import ImportedDataset as ImportedDataset
+    from dagster_mlops.dvc.component import ImportedUrl as ImportedUrl
     from dagster_mlops.dvc.component import PipelineComponent as PipelineComponent
-    from dagster_mlops.dvc.component_fields import DatasetChecks as DatasetChecks
-    from dagster_mlops.dvc.component_fields import DvcRepository as DvcRepository
-    from dagster_mlops.dvc.component_fields import ImportedDataset as ImportedDataset
-    from dagster_mlops.dvc.component_fields import ImportedUrl as ImportedUrl
-    from dagster_mlops.dvc.component_fields import RevisionSensor as RevisionSensor
+    from dagster_mlops.dvc.component import RevisionSensor as RevisionSensor
     from dagster_mlops.dvc.imports import imported_dataset_asset as imported_dataset_asset
     from dagster_mlops.dvc.imports import imported_url_asset as imported_url_asset
     from dagster_mlops.dvc.io_manager import PATH_KEY as PATH_KEY

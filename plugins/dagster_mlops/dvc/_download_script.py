@@ -25,16 +25,17 @@ def from_url(request: dict[str, Any]) -> dict[str, Any]:
     from dvc.fs import download
     from dvc.repo import Repo
 
+    dataset, target = Path(request["dataset"]), Path(request["target"])
     with Repo(request["repo"], config=request["config"]) as repo:
 
         def current() -> tuple[Any, dict[str, Any]]:
             stage = repo.stage.create(
                 single_stage=True,
                 validate=False,
-                fname=request["pointer"],
-                wdir=request["folder"],
+                fname=f"{dataset}.dvc",
+                wdir=str(dataset.parent),
                 deps=[request["url"]],
-                outs=[request["name"]],
+                outs=[dataset.name],
                 fs_config=request["options"] or None,
             )
             [dependency] = stage.deps
@@ -42,7 +43,6 @@ def from_url(request: dict[str, Any]) -> dict[str, Any]:
             # Options stay in memory: they may hold secrets.
             return dependency, {k: v for k, v in dependency.dumpd().items() if k != "fs_config"}
 
-        target = Path(request["target"])
         for _ in range(3):
             source, version = current()
             if version == request["known"]:
@@ -57,6 +57,6 @@ def from_url(request: dict[str, Any]) -> dict[str, Any]:
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """The result, or ``error``."""
     try:
-        return (from_url if "pointer" in request else from_repository)(request)
+        return (from_url if "dataset" in request else from_repository)(request)
     except Exception as error:  # noqa: BLE001 (git, DVC, or any of a dozen storage libraries)
         return {"error": ": ".join(dict.fromkeys(str(cause) or repr(cause) for cause in causes(error)))}

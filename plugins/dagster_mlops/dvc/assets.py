@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +12,14 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.core.options import merged_options, specs_with_options
-from dagster_mlops.dvc._beta import without_beta_warning
 from dagster_mlops.dvc.history.versions import record_of
 from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
+
+Observation = tuple[dg.DataVersion, dict[str, Any]]
+"""Version and metadata of an observed asset."""
 
 
 def dataset_asset(
@@ -49,19 +53,34 @@ def dataset_asset(
     """
     if partitions_def and path and "{partition}" not in path:
         raise DatasetError(f"A partitioned dataset needs one path per partition: put '{{partition}}' into {path!r}.")
-    with without_beta_warning("Parameter `io_manager_def`"):
-        asset = dg.asset(
-            **merged_options(
-                asset_options,
-                kinds=["dvc"],
-                metadata={PATH_KEY: path} if path else {},
-                # The IO manager decides what can be stored; a run that restores an old version returns nothing.
-                dagster_type=dg.Any,
-                io_manager_def=dvc_io_manager,
-                partitions_def=partitions_def,
-            )
-        )
+    asset = stored_asset(
+        asset_options,
+        metadata={PATH_KEY: path} if path else {},
+        # The IO manager decides what can be stored; a run that restores an old version returns nothing.
+        dagster_type=dg.Any,
+        partitions_def=partitions_def,
+    )
     return lambda function: asset(_unless_restoring(function))
+
+
+def stored_asset(
+    asset_options: Mapping[str, Any], **defaults: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """The decorator of an asset that DVC stores."""
+    options = merged_options(asset_options, kinds=["dvc"], io_manager_def=dvc_io_manager, **defaults)
+    return _without_beta_warning("Parameter `io_manager_def`", dg.asset, **options)
+
+
+def _without_beta_warning(subject: str, make: Callable[..., Any], **options: Any) -> Any:
+    """Call `make`, without a warning about what this library, and not its user, takes from Dagster."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", subject, dg.BetaWarning)
+        return make(**options)
+
+
+def key_parts(path: str) -> list[str]:
+    """The parts of an asset key for a path in the repository: Dagster turns keys into Python identifiers."""
+    return [re.sub(r"\W", "_", part, flags=re.ASCII) for part in path.split("/") if part not in ("", ".")]
 
 
 def _unless_restoring(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,41 +129,34 @@ def observed_dataset_assets(
         DatasetError: no dataset is given, or a spec lacks ``dvc/path``.
     """
     if isinstance(datasets, Mapping):
-        specs = [
-            dg.AssetSpec(asset_key(key), metadata={PATH_KEY: path}, kinds={"dvc"}) for key, path in datasets.items()
-        ]
-    else:
-        specs = list(datasets)
-    specs, step_options = specs_with_options(specs, asset_options)
+        paths = datasets.items()
+        datasets = [dg.AssetSpec(asset_key(key), metadata={PATH_KEY: path}, kinds={"dvc"}) for key, path in paths]
+    specs, step_options = specs_with_options(datasets, asset_options)
     pathless = [spec.key.to_user_string() for spec in specs if PATH_KEY not in spec.metadata]
     if pathless or not specs:
         raise DatasetError(
             f"Observed datasets need a {PATH_KEY!r} in their metadata: {', '.join(pathless) or 'none given'}."
         )
 
-    def observe(dvc: DvcResource, spec: dg.AssetSpec) -> tuple[dg.DataVersion, dict[str, Any]]:
-        record = observed_dataset(dvc, spec.metadata[PATH_KEY], rev=rev)
-        facts = {ROW_COUNT: record.rows} if record.rows is not None else {}
-        return dg.DataVersion(record.md5), {**record.to_metadata(), **facts}
+    def observe(dvc: DvcResource, spec: dg.AssetSpec) -> Observation:
+        return observation(dvc, spec.metadata[PATH_KEY], rev=rev)
 
     return observing_step(specs, observe, repo=repo, name=name, **step_options)
 
 
 def observing_step(
     specs: Sequence[dg.AssetSpec],
-    observe: Callable[[DvcResource, dg.AssetSpec], tuple[dg.DataVersion, dict[str, Any]]],
+    observe: Callable[[DvcResource, dg.AssetSpec], Observation],
     *,
     repo: str | None = None,
     **step_options: Any,
 ) -> dg.AssetsDefinition:
     """The step that observes assets. If one of them raises a `DatasetError`, the step fails after the others."""
     required = {*step_options.pop("required_resource_keys", ()), *([] if repo else ["dvc"])}
-    with without_beta_warning("Function `multi_observable_source_asset`"):
-        step = dg.multi_observable_source_asset(
-            **step_options, specs=specs, can_subset=True, required_resource_keys=required
-        )
+    options = {**step_options, "specs": specs, "can_subset": True, "required_resource_keys": required}
+    make = dg.multi_observable_source_asset
 
-    @step
+    @_without_beta_warning("Function `multi_observable_source_asset`", make, **options)
     def observations(context: dg.AssetExecutionContext) -> Iterable[dg.ObserveResult]:
         dvc = DvcResource(repo=repo) if repo else context.resources.dvc
         errors: list[DatasetError] = []
@@ -170,3 +182,10 @@ def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -
     """
     pointer = dvc.pointer(path, rev=rev)
     return record_of(dvc, path, pointer, dvc.revision(path, rev=rev or "HEAD"))
+
+
+def observation(dvc: DvcResource, path: str, *, rev: str | None) -> Observation:
+    """The version and the metadata of a dataset that :func:`observed_dataset` finds."""
+    record = observed_dataset(dvc, path, rev=rev)
+    rows = {ROW_COUNT: record.rows} if record.rows is not None else {}
+    return dg.DataVersion(record.md5), {**record.to_metadata(), **rows}

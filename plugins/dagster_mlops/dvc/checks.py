@@ -1,6 +1,7 @@
 """Checks on datasets: the content is in place and intact, no column was lost, and there are enough rows."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import dagster as dg
@@ -8,12 +9,11 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_event, latest_records
 from dagster_mlops.core.checks import asset_checks
-from dagster_mlops.core.extras import extra
 from dagster_mlops.dvc.history.comparison import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects, pointers
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Dataset
+from dagster_mlops.provenance import Dataset, records_in
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 DatasetCheck = Literal[
     "remote_has_object", "row_count", "no_column_lost", "row_count_within", "cache_intact", "pointer_matches_data"
 ]
+# The metadata of the materialization that stored a version; None if it was only observed.
+_Stored = Mapping[str, Any] | None
+_ONLY_OBSERVED = "was only observed: what changed is known where it is stored"
 
 
 def dataset_checks(
@@ -61,127 +64,112 @@ def dataset_checks(
     """
     key = asset_key(asset)
 
-    def row_count(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        datasets = list(_datasets(context.instance, key))
-        return _verdict(
-            datasets, {d.path: f"has fewer than {min_rows} rows" for d in datasets if (d.rows or 0) < min_rows}
+    def row_count(dataset: Dataset, stored: _Stored) -> str:
+        """Each partition has enough rows."""
+        return f"has fewer than {min_rows} rows" if (dataset.rows or 0) < min_rows else ""
+
+    def row_count_within(dataset: Dataset, stored: _Stored) -> str:
+        """The number of rows is in proportion to that of the previous version."""
+        if stored is None:
+            return _ONLY_OBSERVED
+        delta = stored.get(ROWS_DELTA)
+        if delta is None or dataset.rows is None:
+            return ""
+        before = dataset.rows - delta.value
+        if min_ratio * before <= dataset.rows <= max_ratio * before:
+            return ""
+        return f"has {dataset.rows} rows after {before}, which is not {min_ratio:g} to {max_ratio:g} times as many"
+
+    # By name, the functions that find a problem in a version, from records here, in the repository below. The docstring
+    # of each describes its check.
+    of_records = {"row_count": row_count, "no_column_lost": _no_column_lost, "row_count_within": row_count_within}
+    judges = {**of_records, **_IN_REPOSITORY}
+
+    def judge(name: str, context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        versions = list(_versions(context.instance, key))
+        if name in of_records:
+            problems = {dataset.path: of_records[name](dataset, stored) for dataset, stored in versions}
+        else:
+            dvc: DvcResource = context.resources.dvc
+            with dvc.open(locked=False) as repo:
+                problems = {dataset.path: _IN_REPOSITORY[name](dataset, dvc, repo) for dataset, _ in versions}
+        broken = [f"{path} {problem}" for path, problem in problems.items() if problem]
+        return dg.AssetCheckResult(
+            passed=bool(versions) and not broken,
+            description="; ".join(broken[:5])
+            or (None if versions else "There is no dataset yet: materialize the asset."),
+            metadata={
+                "versions": len(versions),
+                "broken": len(broken),
+                "rows": sum(dataset.rows or 0 for dataset, _ in versions),
+                "bytes": sum(dataset.bytes or 0 for dataset, _ in versions),
+            },
         )
 
-    def row_count_within(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        problems: dict[str, str] = {}
-        events = list(_events(context.instance, key))
-        for dataset, metadata in events:
-            delta = metadata.get(ROWS_DELTA)
-            if delta is None or dataset.rows is None:
-                continue
-            before = dataset.rows - delta.value
-            if not min_ratio * before <= dataset.rows <= max_ratio * before:
-                problems[dataset.path] = (
-                    f"has {dataset.rows} rows after {before}, which is not {min_ratio:g} to {max_ratio:g} times as many"
-                )
-        return _verdict([dataset for dataset, _ in events], problems)
-
-    def no_column_lost(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        problems: dict[str, str] = {}
-        events = list(_events(context.instance, key))
-        for dataset, metadata in events:
-            changed = metadata.get(COLUMNS_CHANGED)
-            rows = [record.data for record in changed.records] if changed else []
-            losses = [
-                f"{row['column']} ({row['before']}{' is now ' + str(row['after']) if row['after'] else ''})"
-                for row in rows
-                if row["change"] != "added"
-            ]
-            if losses:
-                problems[dataset.path] = f"lost {', '.join(losses)}"
-        return _verdict([dataset for dataset, _ in events], problems)
-
-    def remote_has_object(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        dvc: DvcResource = context.resources.dvc
-        datasets = list(_datasets(context.instance, key))
-        with dvc.open(locked=False) as repo:
-            try:
-                odb = repo.cloud.get_remote_odb(dvc.remote, "status")
-                missing = [d.path for d in datasets if not objects.remote_has(odb, repo, d.md5, d.bytes)]
-                remote = objects.remote_url(repo, dvc.remote)
-            except Exception as error:
-                raise DatasetError(f"The remote of {dvc.root} cannot be read: {error}") from error
-        return _verdict(datasets, dict.fromkeys(missing, f"is not in {remote}: push it (`dvc push --all-commits`)"))
-
-    def cache_intact(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        datasets = list(_datasets(context.instance, key))
-        problems: dict[str, str] = {}
-        with context.resources.dvc.open(locked=False) as repo:
-            for dataset in datasets:
-                if damaged := objects.damaged(repo, dataset.md5, reread=True):
-                    problems[dataset.path] = f"is damaged in the cache: delete {damaged[0]}, then `dvc fetch`"
-        return _verdict(datasets, problems)
-
-    def pointer_matches_data(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        datasets = list(_datasets(context.instance, key))
-        with context.resources.dvc.open(locked=False) as repo:
-            mismatches = {d.path: _mismatch(context.resources.dvc, repo, d) for d in datasets}
-        return _verdict(datasets, {path: problem for path, problem in mismatches.items() if problem})
-
-    judges = {
-        judge.__name__: judge
-        for judge in (
-            remote_has_object,
-            row_count,
-            no_column_lost,
-            row_count_within,
-            cache_intact,
-            pointer_matches_data,
-        )
-    }
     checks = list(checks)
     if unknown := [name for name in checks if name not in judges]:
-        raise DatasetError(f"There is no dataset check {', '.join(unknown)}. Choose from {', '.join(judges)}.")
+        raise DatasetError(
+            f"There is no dataset check {', '.join(unknown)}. Choose from {', '.join(get_args(DatasetCheck))}."
+        )
     return [
         asset_checks(
             asset=key,
             tool="dvc",
-            judges={name: (_DESCRIPTIONS[name], judges[name])},
+            judges={name: (judges[name].__doc__ or "", partial(judge, name))},
             blocking=blocking,
-            required_resource_keys=["dvc"] if name in _NEED_DVC else (),
+            required_resource_keys=["dvc"] if name in _IN_REPOSITORY else (),
             options=check_options,
         )
         for name in checks
     ]
 
 
-_DESCRIPTIONS: dict[str, str] = {
-    "remote_has_object": "The remote holds the content of the latest version, in the size that was stored.",
-    "row_count": "Each partition has enough rows.",
-    "no_column_lost": "Every column of the previous version is there, in the same type.",
-    "row_count_within": "The number of rows is in proportion to that of the previous version.",
-    "cache_intact": "Each file in DVC's cache still hashes to its name.",
-    "pointer_matches_data": "Git's pointer, Dagster and the data on disk agree on the version.",
-}
-_NEED_DVC = ("remote_has_object", "cache_intact", "pointer_matches_data")
-assert set(_DESCRIPTIONS) == set(get_args(DatasetCheck))
-
-
-def _datasets(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[Dataset]:
-    partitions = sorted(instance.get_materialized_partitions(key))
-    for record in latest_records(instance, key, partitions or None):
-        if isinstance(record, Dataset):
-            yield record
-
-
-def _events(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[Dataset, Mapping[str, Any]]]:
-    """The record and the metadata of each partition's latest materialization."""
+def _versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[Dataset, _Stored]]:
+    """The latest version in each partition."""
     for partition in sorted(instance.get_materialized_partitions(key)) or [None]:
-        if event := latest_event(instance, key, [partition] if partition else None):
-            metadata = event.asset_materialization.metadata if event.asset_materialization else {}
-            if dataset := Dataset.from_metadata(metadata):
-                yield dataset, metadata
+        partitions = [partition] if partition else None
+        event = latest_event(instance, key, partitions)
+        stored = event.asset_materialization.metadata if event and event.asset_materialization else None
+        records = latest_records(instance, key, partitions) if stored is None else records_in(stored)
+        for record in records:
+            if isinstance(record, Dataset):
+                yield record, stored
 
 
-def _mismatch(dvc: DvcResource, repo: "Repo", dataset: Dataset) -> str:
+def _no_column_lost(dataset: Dataset, stored: _Stored) -> str:
+    """Every column of the previous version is there, in the same type."""
+    if stored is None:
+        return _ONLY_OBSERVED
+    changed = stored.get(COLUMNS_CHANGED)
+    losses = [
+        f"{row['column']} ({row['before']}{' is now ' + str(row['after']) if row['after'] else ''})"
+        for row in ([record.data for record in changed.records] if changed else [])
+        if row["change"] != "added"
+    ]
+    return f"lost {', '.join(losses)}" if losses else ""
+
+
+def _remote_has_object(dataset: Dataset, dvc: DvcResource, repo: "Repo") -> str:
+    """The remote holds the content of the latest version, in the size that was stored."""
+    try:
+        odb = repo.cloud.get_remote_odb(dvc.remote, "status")
+        if objects.remote_has(odb, repo, dataset.md5, dataset.bytes):
+            return ""
+        return f"is not in {objects.remote_url(repo, dvc.remote)}: push it (`dvc push --all-commits`)"
+    except Exception as error:
+        raise DatasetError(f"The remote of {dvc.root} cannot be read: {error}") from error
+
+
+def _cache_intact(dataset: Dataset, dvc: DvcResource, repo: "Repo") -> str:
+    """Each file in DVC's cache still hashes to its name."""
+    damaged = objects.damaged(repo, dataset.md5, reread=True)
+    return f"is damaged in the cache: delete {damaged[0]}, then `dvc fetch`" if damaged else ""
+
+
+def _pointer_matches_data(dataset: Dataset, dvc: DvcResource, repo: "Repo") -> str:
+    """Git's pointer, Dagster and the data on disk agree on the version."""
     # Without git, or with commits turned off, the pointer on disk is the one that counts.
-    versioned = dvc.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
-    pointer = dvc.data_version(dataset.path, rev="HEAD" if versioned else None)
+    pointer = dvc.data_version(dataset.path, rev="HEAD" if dvc.commits_to(repo) else None)
     if pointer != dataset.md5:
         return f"is {pointer} in git, but {dataset.md5} in Dagster: materialize or observe it"
     target = dvc.locate(dataset.path)
@@ -190,15 +178,8 @@ def _mismatch(dvc: DvcResource, repo: "Repo", dataset: Dataset) -> str:
     return ""
 
 
-def _verdict(datasets: list[Dataset], problems: Mapping[str, str]) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        passed=bool(datasets) and not problems,
-        description="; ".join(f"{path} {problem}" for path, problem in list(problems.items())[:5])
-        or (None if datasets else "There is no dataset yet: materialize the asset."),
-        metadata={
-            "versions": len(datasets),
-            "broken": len(problems),
-            "rows": sum(d.rows or 0 for d in datasets),
-            "bytes": sum(d.bytes or 0 for d in datasets),
-        },
-    )
+_IN_REPOSITORY = {
+    "remote_has_object": _remote_has_object,
+    "cache_intact": _cache_intact,
+    "pointer_matches_data": _pointer_matches_data,
+}

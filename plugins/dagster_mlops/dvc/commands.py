@@ -1,13 +1,12 @@
 """`dagster-mlops dvc`: list the versions of a dataset, compare two of them, restore one."""
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from dagster_mlops.errors import DagsterMlopsError
+from dagster_mlops.core.commands import errors_shown
 
 app = typer.Typer(help="Versions of DVC datasets.", no_args_is_help=True)
 _Path = Annotated[str, typer.Argument(help="Path of the dataset, relative to the repository.")]
@@ -27,7 +26,7 @@ def versions(
     from dagster_mlops.dvc.history.versions import history
     from dagster_mlops.dvc.resource import DvcResource
 
-    with _errors():
+    with errors_shown():
         dataset_versions = history(DvcResource(repo=repo), path, rev=rev, limit=limit)
     rows = [
         {
@@ -40,10 +39,7 @@ def versions(
         }
         for version in dataset_versions
     ]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    else:
-        _table(["committed", "md5", "rows", "bytes", "commit", "dagster_run"], rows)
+    typer.echo(json.dumps(rows, indent=2) if as_json else _table(rows))
 
 
 @app.command()
@@ -60,32 +56,19 @@ def diff(
     from dagster_mlops.dvc.history.comparison import diff as compare
     from dagster_mlops.dvc.resource import DvcResource
 
-    with _errors():
+    with errors_shown():
         difference = compare(DvcResource(repo=repo), path, old, new)
+    before, after, columns, values = difference.old, difference.new, difference.columns, difference.values
+    deltas = {"rows": difference.rows_delta, "bytes": difference.bytes_delta}
     if as_json:
-        facts = {
-            "old": difference.old.md5,
-            "new": difference.new.md5,
-            "rows": difference.rows_delta,
-            "bytes": difference.bytes_delta,
-        }
-        typer.echo(json.dumps({**facts, "columns": difference.columns, "values": difference.values}, indent=2))
+        facts = {"old": before.md5, "new": after.md5, **deltas, "columns": columns, "values": values}
+        typer.echo(json.dumps(facts, indent=2))
         return
-    _table(
-        ["", "old", "new", "delta"],
-        [
-            {"": "md5", "old": difference.old.md5, "new": difference.new.md5},
-            {"": "rows", "old": difference.old.rows, "new": difference.new.rows, "delta": difference.rows_delta},
-            {"": "bytes", "old": difference.old.bytes, "new": difference.new.bytes, "delta": difference.bytes_delta},
-        ],
-    )
-    for columns, rows in (
-        (["column", "change", "before", "after"], difference.columns),
-        (["name", "before", "after", "delta"], difference.values),
-    ):
-        if rows:
-            typer.echo()
-            _table(columns, rows)
+    facts = [
+        {"": name, "old": getattr(before, name), "new": getattr(after, name), "delta": deltas.get(name)}
+        for name in ("md5", "rows", "bytes")
+    ]
+    typer.echo("\n\n".join(_table(rows) for rows in (facts, columns, values) if rows))
 
 
 @app.command()
@@ -100,13 +83,13 @@ def restore(
     push: Annotated[bool, typer.Option(help="Push missing content to the DVC remote.")] = True,
 ) -> None:
     """Bring an older version of a dataset back as the newest one."""
-    from dagster_mlops.dvc.history.restoration import restore as restore_version
+    from dagster_mlops.dvc.history.versions import restore as restore_version
     from dagster_mlops.dvc.resource import DvcResource
 
     if rev and md5:
         raise typer.BadParameter("name a version by --rev or by --md5, not by both")
     dvc = DvcResource(repo=repo, push=push)
-    with _errors():
+    with errors_shown():
         record = restore_version(dvc, path, rev or md5 or "previous", force=force)
         locked_hash = dvc.data_version(path)
     typer.echo(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}.")
@@ -116,18 +99,10 @@ def restore(
         )
 
 
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    try:
-        yield
-    except DagsterMlopsError as error:
-        typer.echo(f"dagster-mlops: {error}", err=True)
-        raise typer.Exit(2) from error
-
-
-def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Aligned columns, each as wide as its longest text: hashes are there to be copied, so nothing is cut off."""
-    cells = [list(columns), *([str("" if row.get(c) is None else row[c]) for c in columns] for row in rows)]
+    header = list(rows[0]) if rows else []
+    cells = [header, *([str("" if value is None else value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return "\n".join(lines)

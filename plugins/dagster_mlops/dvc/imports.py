@@ -10,15 +10,12 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.child import ChildError, run_child
-from dagster_mlops.core.git import git
-from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT
-from dagster_mlops.core.options import merged_options
-from dagster_mlops.dvc._beta import without_beta_warning
-from dagster_mlops.dvc.assets import observed_dataset
-from dagster_mlops.dvc.history.comparison import change
-from dagster_mlops.dvc.io_manager import PATH_KEY, dvc_io_manager
+from dagster_mlops.dvc.assets import key_parts, observed_dataset, stored_asset
+from dagster_mlops.dvc.history.comparison import stored_metadata
+from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, pointers, remotes
+from dagster_mlops.dvc.store.git_commit import run
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials
 
@@ -114,9 +111,7 @@ def imported_url_asset(
         request = {
             "repo": str(dvc.root),
             "config": dvc.config(),
-            "pointer": str(pointers.pointer_of(target)),
-            "folder": str(target.parent),
-            "name": target.name,
+            "dataset": str(target),
             "url": url,
             "options": remotes.in_memory(options or {}),
             "known": dependency,
@@ -131,34 +126,20 @@ def imported_url_asset(
 
 
 def _imported(
-    path: str,
-    url: str,
-    take: Callable[[DvcResource, Path], _Import],
-    description: str,
-    asset_options: dict[str, Any],
+    path: str, url: str, take: Callable[[DvcResource, Path], _Import], description: str, asset_options: dict[str, Any]
 ) -> dg.AssetsDefinition:
     """The asset that stores the content which `take` puts at a path."""
     if not {"key", "name"} & set(asset_options):
-        asset_options["key"] = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in path.rsplit(".", 1)[0].split("/")]
+        asset_options["key"] = key_parts(path.rsplit(".", 1)[0])
     if url != (masked := mask_credentials(url)):
         raise DatasetError(
             f"{masked} has a password in it, which the pointer would carry into git. Leave it out, and tell git: "
             "`git config credential.helper`, or a URL with ssh; for a storage, use options or a DVC remote."
         )
 
-    with without_beta_warning("Parameter `io_manager_def`"):
-        asset = dg.asset(
-            **merged_options(
-                asset_options,
-                description=description,
-                kinds=["dvc"],
-                metadata={PATH_KEY: path, SOURCE: url},
-                required_resource_keys=["dvc"],
-                io_manager_def=dvc_io_manager,
-            )
-        )
+    about = {"description": description, "metadata": {PATH_KEY: path, SOURCE: url}}
 
-    @asset
+    @stored_asset(asset_options, **about, required_resource_keys=["dvc"])
     def imported(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
         dvc: DvcResource = context.resources.dvc
         with dvc.open(locked=False) as repo:
@@ -169,21 +150,11 @@ def _imported(
             rows, columns = file_formats.described(dvc.read_path(path), path)
         else:
             rows, columns = file_formats.described(scratch, path)
-            record = dvc.store(
-                path,
-                source=scratch,
-                imported_from=imported_from,
-                rows=rows,
-                upstream=upstream,
-                **dagster_facts(context),
-            )
-        facts = {**record.to_metadata(), **change(dvc, context.instance, context.asset_key, record, columns)}
-        if rows is not None and columns is not None:
-            facts.update({ROW_COUNT: rows, COLUMN_SCHEMA: columns})
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(record.md5),
-            metadata={**facts, **origin, CHANGED: imported_from is not None},
-        )
+            run_facts = {**dagster_facts(context), "rows": rows, "upstream": upstream}
+            record = dvc.store(path, source=scratch, imported_from=imported_from, **run_facts)
+        facts = stored_metadata(dvc, context, context.asset_key, record, rows, columns)
+        metadata = {**facts, **origin, CHANGED: imported_from is not None}
+        return dg.MaterializeResult(data_version=dg.DataVersion(record.md5), metadata=metadata)
 
     return imported  # pyright: ignore[reportReturnType] (a spread-out option hides from it that dg.asset has decorated)
 
@@ -210,18 +181,12 @@ def _commit(url: str, rev: str) -> str:
     if _COMMIT.fullmatch(rev):
         return rev
     # The commit of an annotated tag is listed as <tag>^{}.
-    listing = git(Path.cwd(), "ls-remote", url, rev, f"refs/heads/{rev}", f"refs/tags/{rev}", f"refs/tags/{rev}^{{}}")
-    if listing.returncode:
-        raise DatasetError(
-            f"The source {mask_credentials(url)} cannot be reached: "
-            f"{mask_credentials(listing.stderr.decode().strip())} Try `git ls-remote` with it on this machine."
-        )
-    lines = [line.split("\t") for line in listing.stdout.decode().splitlines()]
-    commits = {name: commit for commit, name in lines}
-    for name in (f"refs/heads/{rev}", f"refs/tags/{rev}^{{}}", f"refs/tags/{rev}", rev):
-        if name in commits:
-            return commits[name]
+    names = (f"refs/heads/{rev}", f"refs/tags/{rev}^{{}}", f"refs/tags/{rev}", rev)
+    source, hint = mask_credentials(url), "Try `git ls-remote` with it on this machine."
+    listing = run(Path.cwd(), "ls-remote", url, *names, problem=f"The source {source} cannot be reached", hint=hint)
+    commits = {name: commit for commit, name in (line.split("\t") for line in listing.decode().splitlines())}
+    if matches := [commits[name] for name in names if name in commits]:
+        return matches[0]
     raise DatasetError(
-        f"{mask_credentials(url)} has no branch or tag {rev!r}. Name one of those that `git ls-remote` lists, or a "
-        "full commit hash."
+        f"{source} has no branch or tag {rev!r}. Name one of those that `git ls-remote` lists, or a full commit hash."
     )

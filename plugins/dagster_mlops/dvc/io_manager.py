@@ -11,6 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from dagster_mlops.core.asset_records import (
+    code_facts,
     dagster_facts,
     latest_records,
     note_loaded,
@@ -18,15 +19,13 @@ from dagster_mlops.core.asset_records import (
     upstream_refs,
 )
 from dagster_mlops.core.code_state import CodeState, code_state
-from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT
-from dagster_mlops.dvc.history.comparison import change
-from dagster_mlops.dvc.history.restoration import restore
-from dagster_mlops.dvc.history.versions import record_of_version
+from dagster_mlops.dvc.history.comparison import stored_metadata
+from dagster_mlops.dvc.history.versions import record_of_version, restore
 from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, pointers
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Dataset, Ref
+from dagster_mlops.provenance import Dataset
 
 PATH_KEY = "dvc/path"
 """Metadata key with the path of an asset's dataset, which has ``{partition}`` in it if the asset is partitioned."""
@@ -56,11 +55,13 @@ class DvcIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         restored = (context.config or {}).get(RESTORE_KEY)
         if obj is None and not restored:
-            raise DatasetError(f"{_name(context.asset_key)} returned nothing. Return the data, or the path of a file.")
+            raise DatasetError(
+                f"{context.asset_key.to_user_string()} returned nothing. Return the data, or the path of a file."
+            )
         partitions = context.asset_partition_keys if context.has_asset_partitions else []
         if len(partitions) > 1:
             raise DatasetError(
-                f"{_name(context.asset_key)} computes {len(partitions)} partitions in one run, but each is a "
+                f"{context.asset_key.to_user_string()} computes {len(partitions)} partitions in one run, but each is a "
                 "separate dataset. Give the asset backfill_policy=dg.BackfillPolicy.multi_run(1)."
             )
         path = _path(context.asset_key, context.definition_metadata, *partitions)
@@ -74,23 +75,10 @@ class DvcIOManager(dg.IOManager):
             rows, columns = record.rows, file_formats.described(self.dvc.read_path(path, md5=record.md5), path)[1]
             context.add_output_metadata({RESTORED: restored})
         else:
-            state = _code_state(asset_context)
-            commit = (Ref("git", "commit", state.commit, at=state.toplevel),) if state.commit else ()
+            run_facts |= code_facts(_code_state(asset_context), upstream_refs(asset_context, context.asset_key))
             rows, columns = file_formats.write(obj, scratch, name=path)
-            record = self.dvc.store(
-                path,
-                source=scratch,
-                rows=rows,
-                upstream=(*upstream_refs(asset_context, context.asset_key), *commit),
-                dirty=state.dirty_hash,
-                code_commit=state.commit,
-                **run_facts,
-            )
-        facts = {**record.to_metadata(), **change(self.dvc, asset_context.instance, context.asset_key, record, columns)}
-        if rows is not None:
-            facts[ROW_COUNT] = rows
-        if columns is not None:
-            facts[COLUMN_SCHEMA] = columns
+            record = self.dvc.store(path, source=scratch, rows=rows, **run_facts)
+        facts = stored_metadata(self.dvc, asset_context, context.asset_key, record, rows, columns)
         context.add_output_metadata(facts)
         # The materialization event is written after this method, and takes its version from the step's cache of data
         # versions. An IO manager has no public way to set it.
@@ -99,7 +87,7 @@ class DvcIOManager(dg.IOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         files = {partition: self._loaded(context, partition) for partition in partitions_to_load(context) or [""]}
         kind = context.dagster_type.typing_type
-        name = next((file.name for file in files.values()), _name(context.asset_key))
+        name = next((file.name for file in files.values()), context.asset_key.to_user_string())
         if typing.get_origin(kind) in (dict, Mapping) or kind is dict:
             [_, kind] = typing.get_args(kind) or (str, Any)
             return {partition: file_formats.read([file], kind, name=file.name) for partition, file in files.items()}
@@ -107,21 +95,19 @@ class DvcIOManager(dg.IOManager):
 
     def _loaded(self, context: dg.InputContext, partition: str) -> Path:
         """A local file or folder with the version of the input, which the step's record will name."""
-        metadata = context.definition_metadata or {}
+        metadata, name = context.definition_metadata or {}, context.asset_key.to_user_string()
         latest = latest_records(context.instance, context.asset_key, [partition] if partition else None)
         record = next((record for record in latest if isinstance(record, Dataset)), None)
         if REV in metadata or MD5 in metadata:
             rev, md5 = (getattr(metadata.get(name), "value", metadata.get(name)) for name in (REV, MD5))
             if rev and md5:
-                raise DatasetError(
-                    f"The input {_name(context.asset_key)} names both {REV} {rev!r} and {MD5} {md5!r}. Name one."
-                )
+                raise DatasetError(f"The input {name} names both {REV} {rev!r} and {MD5} {md5!r}. Name one.")
             # Without a materialization here, the dataset may still exist at the path of the naming rule.
             path = record.path if record else _path(context.asset_key, metadata, partition)
             record = record_of_version(self.dvc, path, str(rev or md5), md5 or self.dvc.data_version(path, rev=rev))
         if record is None:
             raise DatasetError(
-                f"{_name(context.asset_key)}{f' partition {partition}' if partition else ''} has no dataset on "
+                f"{name}{f' partition {partition}' if partition else ''} has no dataset on "
                 "Dagster's record. Materialize it (or observe it, if someone else versions it) before loading it."
             )
         # Other records of its materialization, such as a training set, belong to the version that was loaded.
@@ -150,16 +136,12 @@ def dvc_io_manager(context: dg.InitResourceContext) -> DvcIOManager:
     return DvcIOManager(context.resources.dvc)
 
 
-def _name(key: dg.AssetKey) -> str:
-    return key.to_user_string()
-
-
 def _path(key: dg.AssetKey, metadata: Mapping[str, Any], partition: str = "") -> str:
     template = getattr(metadata.get(PATH_KEY), "value", metadata.get(PATH_KEY))
     template = template or "/".join(key.path) + ("/{partition}.parquet" if partition else ".parquet")
     if partition and "{partition}" not in template:
         raise DatasetError(
-            f"{_name(key)} is partitioned, but its {PATH_KEY} {template!r} lacks '{{partition}}'. Add it."
+            f"{key.to_user_string()} is partitioned, but its {PATH_KEY} {template!r} lacks '{{partition}}'. Add it."
         )
     return template.replace("{partition}", quote(partition, safe=" :,=+@"))
 

@@ -1,7 +1,6 @@
 """A DVC project as assets: one per stage, run by DVC itself."""
 
 import fnmatch
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,19 +10,18 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.asset_records import code_facts, dagster_facts, upstream_refs
 from dagster_mlops.core.code_state import code_state
 from dagster_mlops.core.options import specs_with_options
-from dagster_mlops.dvc.assets import observed_dataset, observing_step
+from dagster_mlops.dvc.assets import Observation, key_parts, observation, observing_step
 from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.metadata_keys import CMD, OUTS, PARAMS, STAGE
-from dagster_mlops.dvc.resource import DvcResource
+from dagster_mlops.dvc.resource import DvcResource, message
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
 from dagster_mlops.dvc.stages.run import StageRun, run_stage, share
 from dagster_mlops.dvc.stages.ui_metadata import data_version, datasets, inputs, metadata
-from dagster_mlops.dvc.store.dvc_lock import stages_in
+from dagster_mlops.dvc.store.pointers import stages_in
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Ref
 
 GetAssetSpec = Callable[[Stage | TrackedData], dg.AssetSpec]
 
@@ -80,11 +78,11 @@ def pipeline_assets(
     specs = _specs(items, project, get_asset_spec or stage_asset_spec, key_prefix, group_name)
     runnable = [stage for stage in _ordered(project) if stage in selection and not stage.frozen]
     frozen = [stage for stage in project.stages if stage in selection and stage.frozen]
-    tracked = [path for item in items for path in _paths(item)]
+    tracked = [path for item in items for path in item.paths]
 
     def step(step_name: str, group: Sequence[Stage]) -> dg.AssetsDefinition:
-        by_key = {specs[_id(stage)].key: stage for stage in group}
-        stage_specs, step_options = specs_with_options([specs[_id(stage)] for stage in group], asset_options)
+        by_key = {specs[stage.address].key: stage for stage in group}
+        stage_specs, step_options = specs_with_options([specs[stage.address] for stage in group], asset_options)
         required = {"dvc", *step_options.pop("required_resource_keys", ())}
 
         @dg.multi_asset(
@@ -99,12 +97,12 @@ def pipeline_assets(
         return reproduce
 
     if step_per_stage:
-        steps = [step(f"{name}__{specs[_id(s)].key.to_python_identifier()}", [s]) for s in runnable]
+        steps = [step(f"{name}__{specs[s.address].key.to_python_identifier()}", [s]) for s in runnable]
     else:
         steps = [step(name, runnable)] if runnable else []
-    items_by_key = {specs[_id(item)].key: item for item in (*project.data, *frozen)}
+    items_by_key = {specs[item.address].key: item for item in (*project.data, *frozen)}
     if observe_data and items_by_key:
-        observed_specs = [specs[_id(item)] for item in items_by_key.values()]
+        observed_specs = [specs[item.address] for item in items_by_key.values()]
         observe = partial(_observed, items_by_key)
         steps.append(observing_step(observed_specs, observe, name=f"{name}_data"))
     return steps
@@ -123,7 +121,7 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
         origin = "Imported by" if item.imported else "Tracked by"
         facts = {PATH_KEY: item.path, "dvc/file": item.file}
         description = item.desc or f"{origin} {item.file}"
-        return dg.AssetSpec(_parts(item.path), description=description, metadata=facts, kinds={"dvc"})
+        return dg.AssetSpec(key_parts(item.path), description=description, metadata=facts, kinds={"dvc"})
     command = "\n".join(item.cmd)
     facts = {
         STAGE: item.address,
@@ -138,7 +136,7 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
         paragraphs.append("Frozen in dvc.yaml: DVC does not run it, so it is only observed. To run it: `dvc unfreeze`.")
     folder = Path(item.file).parent.as_posix()
     return dg.AssetSpec(
-        [*(_parts(folder) if folder != "." else []), *_parts(item.name.replace("@", "/"))],
+        key_parts(f"{folder}/{item.name.replace('@', '/')}"),
         description="\n\n".join(paragraphs),
         metadata=facts,
         code_version=item.code_version,
@@ -153,36 +151,23 @@ def _materialized(
     context.log.info(f"Stage {stage.address}: {run.outcome} in {run.seconds:.1f} s")
     state = code_state(dvc.root)  # before our own commit
     facts = dagster_facts(context, key)
-    trailers = f"Dagster-Asset: {facts['dagster_asset']}\nDagster-Run: {facts['dagster_run_id']}\n"
-    rev = share(dvc, stage, run, f"Run {stage.address}\n\n{trailers}")
+    rev = share(dvc, stage, run, message(f"Run {stage.address}", facts))
     read = inputs(stage, run, str(dvc.root), tracked)
     exact = {ref.id.rpartition("@")[0] for ref in read}
     # DVC knows the stage's own inputs exactly, Dagster the other ones, such as assets that `get_asset_spec` added.
     other_refs = [ref for ref in upstream_refs(context, key) if ref.id.rpartition("@")[0] not in exact]
-    code = [Ref("git", "commit", state.commit, at=state.toplevel)] if state.commit else []
-    records = datasets(
-        stage,
-        run,
-        repo=str(dvc.root),
-        rev=rev,
-        upstream=(*read, *other_refs, *code),
-        dirty=state.dirty_hash,
-        code_commit=state.commit,
-        **facts,
-    )
+    facts |= code_facts(state, [*read, *other_refs])
+    records = datasets(stage, run, repo=str(dvc.root), rev=rev, **facts)
     return dg.MaterializeResult(
         asset_key=key, data_version=data_version(run), metadata=metadata(stage, run, records, dvc.root)
     )
 
 
-def _observed(
-    items: Mapping[dg.AssetKey, Stage | TrackedData], dvc: DvcResource, spec: dg.AssetSpec
-) -> tuple[dg.DataVersion, dict[str, Any]]:
+def _observed(items: Mapping[dg.AssetKey, Stage | TrackedData], dvc: DvcResource, spec: dg.AssetSpec) -> Observation:
     """The version in the workspace, since that is what a stage reads."""
     item = items[spec.key]
     if isinstance(item, TrackedData):
-        record = observed_dataset(dvc, item.path, rev=None)
-        return dg.DataVersion(record.md5), record.to_metadata()
+        return observation(dvc, item.path, rev=None)
     file = dvc.root / Path(item.file).with_name("dvc.lock")
     entry = stages_in(file.read_bytes() if file.exists() else b"").get(item.name)
     if not entry:
@@ -204,28 +189,28 @@ def _specs(
     for item in items:
         spec = translate(item)
         key = spec.key.with_prefix(key_prefix) if key_prefix else spec.key
-        specs[_id(item)] = spec.replace_attributes(key=key, group_name=spec.group_name or group_name)
-        takers[key.to_python_identifier()].append(_id(item))
+        specs[item.address] = spec.replace_attributes(key=key, group_name=spec.group_name or group_name)
+        takers[key.to_python_identifier()].append(item.address)
     if clashes := [" and ".join(names) for names in takers.values() if len(names) > 1]:
         raise DatasetError(
             f"{project.root} has stages or data with the same asset key: {'; '.join(clashes)}. Give them different "
             "keys by get_asset_spec."
         )
     for stage in project.stages:
-        spec, makers = specs[_id(stage)], _inputs(project, stage)
-        deps = [*spec.deps, *(specs[_id(maker)].key for maker in makers)]
-        specs[_id(stage)] = spec.replace_attributes(deps=deps)
+        spec, makers = specs[stage.address], _inputs(project, stage)
+        deps = [*spec.deps, *(specs[maker.address].key for maker in makers)]
+        specs[stage.address] = spec.replace_attributes(deps=deps)
     return specs
 
 
 def _inputs(project: Project, stage: Stage) -> list[Stage | TrackedData]:
     makers = [maker for dep in stage.deps for maker in project.makers(dep) if maker is not stage]
-    return [*{_id(maker): maker for maker in makers}.values()]
+    return [*{maker.address: maker for maker in makers}.values()]
 
 
 def _ordered(project: Project) -> list[Stage]:
-    by_id = {_id(stage): stage for stage in project.stages}
-    before = {_id(s): [_id(m) for m in _inputs(project, s) if isinstance(m, Stage)] for s in project.stages}
+    by_id = {stage.address: stage for stage in project.stages}
+    before = {s.address: [m.address for m in _inputs(project, s) if isinstance(m, Stage)] for s in project.stages}
     return [by_id[name] for name in TopologicalSorter(before).static_order()]
 
 
@@ -240,16 +225,3 @@ def _selected(project: Project, patterns: Sequence[str] | None) -> list[Stage]:
             raise DatasetError(f"No stage of {project.root} matches {pattern!r}. It has: {addresses}.")
         selection |= {stage.address: stage for stage in matches}
     return [*selection.values()]
-
-
-def _id(item: Stage | TrackedData) -> str:
-    return item.address if isinstance(item, Stage) else f"{item.path} ({item.file})"
-
-
-def _paths(item: Stage | TrackedData) -> list[str]:
-    return [item.path] if isinstance(item, TrackedData) else [out.path for out in item.outs]
-
-
-def _parts(path: str) -> list[str]:
-    # Dagster turns keys into Python identifiers.
-    return [re.sub(r"\W", "_", part, flags=re.ASCII) for part in path.split("/") if part not in ("", ".")]

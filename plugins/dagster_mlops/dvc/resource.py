@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,7 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
-from dagster_mlops.dvc.store import file_formats, locks, objects, pointers, push_journal, remotes
-from dagster_mlops.dvc.store.create import create, set_remote
-from dagster_mlops.dvc.store.dvc_lock import locked_out
+from dagster_mlops.dvc.store import file_formats, objects, pointers, remotes, repository
 from dagster_mlops.dvc.store.git_commit import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
@@ -82,14 +80,8 @@ class DvcResource(dg.ConfigurableResource):
         except extra("dvc.config").ConfigError as error:
             raise DatasetError(f"DVC cannot use the configuration of {self.root}: {error}") from error
         remotes.bound_waits(repo)
-        try:
-            if locked:
-                with locks.locked(repo, self.lock_timeout):
-                    yield repo
-            else:
-                yield repo
-        finally:
-            repo.close()
+        with closing(repo), repository.locked(repo, self.lock_timeout) if locked else nullcontext():
+            yield repo
 
     def config(self) -> dict[str, Any]:
         """The fields as overrides of the repository's DVC configuration, for ``Repo(config=…)``. They may hold secrets.
@@ -100,9 +92,11 @@ class DvcResource(dg.ConfigurableResource):
         options = remotes.in_memory(self.remote_config) | ({"url": self.remote_url} if self.remote_url else {})
         if not options:
             return {}
-        name = self._remote
-        if not self.remote and not self.remote_url:
-            name = remotes.default_remote(str(self.root)) or name
+        name = self.remote
+        if not name and not self.remote_url:
+            folder = extra("dvc.repo").Repo.find_dvc_dir(str(self.root))
+            name = extra("dvc.config").Config(folder)["core"].get("remote")
+        name = name or self._remote
         return {"remote": {name: options}, "core": {"remote": name}}
 
     def init(self, remote_url: str | None = None) -> None:
@@ -115,21 +109,21 @@ class DvcResource(dg.ConfigurableResource):
         """
         remote_url = remote_url or self.remote_url
         self.root.mkdir(parents=True, exist_ok=True)
-        with locks.alone(self.root, self.lock_timeout):
+        with repository.alone(self.root, self.lock_timeout):
             top = toplevel(self.root)
             if top is None or (top != self.root and git(top, "check-ignore", "-q", str(self.root)).returncode == 0):
                 top = self.root if git(self.root, "init", "-q").returncode == 0 else None
             if remote_url and "://" not in remote_url:
                 remote_url = str(Path(remote_url).expanduser().absolute())
                 Path(remote_url).mkdir(parents=True, exist_ok=True)
-            create(self.root, versioned=top is not None, remote=(self._remote, remote_url) if remote_url else None)
+            remote = (self._remote, remote_url) if remote_url else None
+            repository.create(self.root, versioned=top is not None, remote=remote)
             if remote_url:
-                repo = extra("dvc.repo").Repo(str(self.root))
-                url = repo.config["remote"].get(self._remote, {}).get("url")
-                if repo.config["core"].get("remote") != self._remote or remote_url != url:
-                    with locks.locked(repo, self.lock_timeout):
-                        set_remote(self.root, self._remote, remote_url)
-                repo.close()
+                with closing(extra("dvc.repo").Repo(str(self.root))) as repo:
+                    url = repo.config["remote"].get(self._remote, {}).get("url")
+                    if repo.config["core"].get("remote") != self._remote or remote_url != url:
+                        with repository.locked(repo, self.lock_timeout):
+                            repository.set_remote(self.root, self._remote, remote_url)
             if top and self.commit:
                 files = [self.root / name for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore")]
                 self.commit_files(top, files, {}, "Start versioning data with DVC")
@@ -157,25 +151,25 @@ class DvcResource(dg.ConfigurableResource):
         Raises:
             DatasetError: the lock is held too long, git or DVC refuses, or the remote does not take the content.
         """
-        target = self.locate(path)
-        name = target.relative_to(self.root).as_posix()
+        target, name = self.locate(path), self.name_of(path)
         rev = ""
         with self.open(locked=False) as repo, ExitStack() as until_pushed:
             remote = objects.remote_url(repo, self.remote) if self.push else ""
-            with locks.locked(repo, self.lock_timeout):
+            with repository.locked(repo, self.lock_timeout):
                 if source:
                     pointers.move(repo, source, target)
                 md5, size = pointers.cache(repo, target, imported=imported_from is not None)
                 if self.push:
-                    until_pushed.enter_context(push_journal.noted(repo, md5, size, self.remote))
+                    until_pushed.enter_context(objects.noted(repo, md5, size, self.remote))
                 record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
                 pointers.write_pointer(repo, target, record, imported_from=imported_from)
-                if top := self._top(repo):
+                if top := self.commits_to(repo):
                     pointer = pointers.pointer_of(target)
-                    rev = self.commit_files(top, [pointer], pointers.ignored(target), _message(record))
+                    text = message(f"Store {name} at {md5[:8]}", vars(record))
+                    rev = self.commit_files(top, [pointer], pointers.ignored(target), text)
             if self.push:
                 objects.push(repo, md5, size, self.remote)
-                push_journal.push_noted(repo)
+                objects.push_noted(repo)
         return dataclasses.replace(record, rev=rev)
 
     def locate(self, path: str | Path) -> Path:
@@ -189,6 +183,10 @@ class DvcResource(dg.ConfigurableResource):
             raise DatasetError(f"{path} lies outside the DVC repository {self.root}. Use a path relative to it.")
         return target
 
+    def name_of(self, path: str | Path) -> str:
+        """The path of a dataset, relative to the repository, as git writes it."""
+        return self.locate(path).relative_to(self.root).as_posix()
+
     def pointer(self, path: str | Path, *, rev: str | None = None) -> dict[str, Any]:
         """The content of a dataset's ``.dvc`` file, current or at a git revision. Needs no cache and no remote.
 
@@ -197,18 +195,13 @@ class DvcResource(dg.ConfigurableResource):
         Raises:
             DatasetError: there is no such pointer, or it cannot be read.
         """
-        target = self.locate(path)
-        file = pointers.pointer_of(target)
-        if rev is None:
-            text = file.read_bytes() if file.exists() else None
-        else:
-            output = git(self.root, "show", f"{rev}:./{file.relative_to(self.root).as_posix()}")
-            text = output.stdout if output.returncode == 0 else None
-        where = f"{file}{f' at revision {rev}' if rev else ''}"
+        name = self.name_of(path)
+        text = pointers.content_at(self.root, f"{name}.dvc", rev)
+        where = f"{self.root / name}.dvc{f' at revision {rev}' if rev else ''}"
         if text is None:
-            if locked := locked_out(self.root, target.relative_to(self.root).as_posix(), rev=rev):
+            if locked := pointers.locked_out(self.root, name, rev=rev):
                 return {"stage": locked.stage, "outs": [dict(locked.out)]}
-            raise DatasetError(f"There is no {where}. Materialize {target.name}, or `dvc add` and commit it.")
+            raise DatasetError(f"There is no {where}. Materialize {Path(name).name}, or `dvc add` and commit it.")
         content = pointers.parse_pointer(text)
         if content is None:
             raise DatasetError(f"{where} is not a DVC pointer file. Restore it from git.")
@@ -220,13 +213,13 @@ class DvcResource(dg.ConfigurableResource):
 
     def revision(self, path: str | Path, *, rev: str = "HEAD") -> str:
         """The git commit that gave a dataset's pointer the content it has at `rev`; empty without git."""
-        name = self.locate(path).relative_to(self.root).as_posix()
+        name = self.name_of(path)
 
         def newest(*selection: str) -> str:
             return git(self.root, "log", "-1", "--format=%H", *selection).stdout.decode().strip()
 
         commit_hash = newest(rev, "--", f"./{name}.dvc")
-        if not commit_hash and (locked := locked_out(self.root, name, rev=rev)):
+        if not commit_hash and (locked := pointers.locked_out(self.root, name, rev=rev)):
             return newest(f"-S{locked.out['md5']}", rev, "--", f"./{locked.file}")
         return commit_hash
 
@@ -265,7 +258,8 @@ class DvcResource(dg.ConfigurableResource):
     def _remote(self) -> str:
         return self.remote or "storage"
 
-    def _top(self, repo: "Repo") -> Path | None:
+    def commits_to(self, repo: "Repo") -> Path | None:
+        """The checkout in which pointers are committed, if any."""
         # A repository made with no_scm may lie in a checkout of something else, which stays untouched.
         versioned = self.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)
         return Path(repo.scm.root_dir) if versioned else None
@@ -276,24 +270,20 @@ class DvcResource(dg.ConfigurableResource):
         Raises:
             DatasetError: git refuses, or another process holds its lock for `lock_timeout` seconds.
         """
-        author = {"NAME": self.author_name, "EMAIL": self.author_email}
+        name, email = self.author_name, self.author_email
         if not git(top, "config", "user.email").stdout and "GIT_COMMITTER_EMAIL" not in os.environ:
             # A new machine has no identity configured, and git would refuse.
-            author = {"NAME": author["NAME"] or "dagster-mlops", "EMAIL": author["EMAIL"] or "dagster-mlops@localhost"}
-        identity = {
-            f"GIT_{who}_{part}": value for who in ("AUTHOR", "COMMITTER") for part, value in author.items() if value
-        }
-        paths = [file.relative_to(top).as_posix() for file in (*files, *edits)]
-        below = dict(zip(paths[len(files) :], edits.values(), strict=True))
-        new = commit(top, paths[: len(files)], below, message=message, author=identity, wait=self.lock_timeout)
-        return new or run(top, "log", "-1", "--format=%H", "--", paths[0]).decode().strip()
+            name, email = name or "dagster-mlops", email or "dagster-mlops@localhost"
+        parts = {"AUTHOR_NAME": name, "AUTHOR_EMAIL": email, "COMMITTER_NAME": name, "COMMITTER_EMAIL": email}
+        author = {f"GIT_{part}": value for part, value in parts.items() if value}
+        paths = [file.relative_to(top).as_posix() for file in files]
+        below = {file.relative_to(top).as_posix(): edit for file, edit in edits.items()}
+        new = commit(top, paths, below, message=message, author=author, wait=self.lock_timeout)
+        return new or run(top, "log", "-1", "--format=%H", "--", [*paths, *below][0]).decode().strip()
 
 
-def _message(record: Dataset) -> str:
-    trailers = {
-        "Dagster-Asset": record.dagster_asset,
-        "Dagster-Partition": record.dagster_partition,
-        "Dagster-Run": record.dagster_run_id,
-    }
-    lines = [f"{name}: {value}" for name, value in trailers.items() if value]
-    return "\n".join([f"Store {record.path} at {record.md5[:8]}", "", *lines]).rstrip() + "\n"
+def message(subject: str, facts: Mapping[str, Any]) -> str:
+    """The message of a commit, with the Dagster run that a record's `facts` name."""
+    trailers = {"Asset": "dagster_asset", "Partition": "dagster_partition", "Run": "dagster_run_id"}
+    lines = [f"Dagster-{name}: {facts[fact]}" for name, fact in trailers.items() if facts[fact]]
+    return "\n".join([subject, "", *lines]).rstrip() + "\n"

@@ -7,15 +7,12 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_key
-from dagster_mlops.core.git import git
-from dagster_mlops.core.metadata import ROW_COUNT
-from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.assets import observation
 from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import pointers
-from dagster_mlops.dvc.store.git_commit import blobs
+from dagster_mlops.dvc.store.git_commit import blobs, run
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import mask_credentials
 
 _REFS_PER_TICK = 20
 
@@ -83,7 +80,9 @@ def revision_sensor(
     def revisions(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         dvc: DvcResource = DvcResource(repo=repo) if repo else context.resources.dvc
         if remote:
-            _fetch(dvc, remote)
+            problem = f"git cannot fetch {remote!r} into {dvc.root}"
+            hint = f"Try `git fetch {remote}` there, and look at `git remote -v`."
+            run(dvc.root, "fetch", "--quiet", "--prune", "--tags", "--force", remote, problem=problem, hint=hint)
         commits = _refs(dvc, patterns)
         seen: dict[str, str] | None = json.loads(context.cursor) if context.cursor else None
         moved = [ref for ref, commit in commits.items() if seen is None or seen.get(ref) != commit]
@@ -98,9 +97,14 @@ def revision_sensor(
         runs: list[dg.RunRequest] = []
         for ref in refs:
             before, commit = (seen or {}).get(ref, ""), commits[ref]
-            changed = _changed(dvc, datasets, before, commit)
+            # Git may have deleted the commit from before meanwhile.
+            hashes, earlier = _hashes(dvc, datasets, commit), _hashes(dvc, datasets, before)
+            changed = [key for key, md5 in hashes.items() if md5 != earlier.get(key)]
             if mode == "observe":
-                events += [_observation(dvc, key, datasets[key], ref, commit) for key in changed]
+                for key in changed:
+                    version, metadata = observation(dvc, datasets[key], rev=commit)
+                    facts, tags = {**metadata, "dvc/ref": ref}, {"dagster/data_version": version.value}
+                    events.append(dg.AssetObservation(asset_key=asset_key(key), metadata=facts, tags=tags))
             elif changed:
                 # The old commit is part of the key, because a branch may return to an older commit.
                 run_key = f"{ref}:{before}..{commit}"
@@ -114,50 +118,18 @@ def revision_sensor(
     return revisions
 
 
-def _fetch(dvc: DvcResource, remote: str) -> None:
-    process = git(dvc.root, "fetch", "--quiet", "--prune", "--tags", "--force", remote)
-    if process.returncode:
-        raise DatasetError(
-            f"git cannot fetch {remote!r} into {dvc.root}: {mask_credentials(process.stderr.decode().strip())} "
-            f"Try `git fetch {remote}` there, and look at `git remote -v`."
-        )
-
-
 def _refs(dvc: DvcResource, patterns: Sequence[str]) -> dict[str, str]:
     """The commit of every branch and tag that matches, in the order of their names."""
     # An annotated tag names the commit in the second field.
-    listing = git(dvc.root, "for-each-ref", "--format=%(refname) %(objectname) %(*objectname)", *patterns)
-    if listing.returncode:
-        raise DatasetError(
-            f"git cannot list the branches of {dvc.root}: {listing.stderr.decode().strip()} "
-            "Name a folder inside a git repository."
-        )
-    fields = [line.split() for line in listing.stdout.decode().splitlines()]
+    problem, hint = f"git cannot list the branches of {dvc.root}", "Name a folder inside a git repository."
+    format_of_rows = "--format=%(refname) %(objectname) %(*objectname)"
+    listing = run(dvc.root, "for-each-ref", format_of_rows, *patterns, problem=problem, hint=hint)
+    fields = [line.split() for line in listing.decode().splitlines()]
     return {ref: (commit or [tag])[0] for ref, tag, *commit in fields}
 
 
-def _changed(dvc: DvcResource, datasets: Mapping[str, str], before: str, commit: str) -> list[str]:
-    """The assets whose pointers changed since the commit `before`, which git may have deleted meanwhile."""
-    files = [pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix() for path in datasets.values()]
-    new = blobs(dvc.root, [f"{commit}:./{file}" for file in files])
-    old = blobs(dvc.root, [f"{before}:./{file}" for file in files]) if before else [None] * len(files)
-    return [
-        key
-        for key, left, right in zip(datasets, old, new, strict=True)
-        if (md5 := _content(right)) and md5 != _content(left)
-    ]
-
-
-def _content(text: bytes | None) -> str | None:
-    pointer = pointers.parse_pointer(text or b"")
-    return pointer["outs"][0]["md5"] if pointer else None
-
-
-def _observation(dvc: DvcResource, key: str, path: str, ref: str, commit: str) -> dg.AssetObservation:
-    record = observed_dataset(dvc, path, rev=commit)
-    rows = {ROW_COUNT: record.rows} if record.rows is not None else {}
-    return dg.AssetObservation(
-        asset_key=asset_key(key),
-        metadata={**record.to_metadata(), **rows, "dvc/ref": ref},
-        tags={"dagster/data_version": record.md5},
-    )
+def _hashes(dvc: DvcResource, datasets: Mapping[str, str], rev: str) -> dict[str, str]:
+    """The content hash of each dataset that has a pointer at a revision."""
+    contents = blobs(dvc.root, [f"{rev}:./{dvc.name_of(path)}.dvc" for path in datasets.values()]) if rev else []
+    by_key = {key: pointers.parse_pointer(content or b"") for key, content in zip(datasets, contents, strict=False)}
+    return {key: pointer["outs"][0]["md5"] for key, pointer in by_key.items() if pointer}

@@ -7,8 +7,8 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import objects, pointers
-from dagster_mlops.dvc.store.dvc_lock import locked_output
+from dagster_mlops.dvc.store import objects
+from dagster_mlops.dvc.store.pointers import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
 from dagster_mlops.tools import Datasets, answer_within
@@ -65,8 +65,8 @@ def _answer(ref: Ref) -> Answer:
 def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, list[str]]:
     """The record of a version, from wherever in history its pointer is, and the other hashes of that pointer."""
     other_hashes: list[str] = []
-    file = pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
-    changed = git(dvc.root, "log", "--all", "--format=%H", f"-S{md5}", "--", f"./{file}").stdout.decode().split()
+    pointer_file = f"./{dvc.name_of(path)}.dvc"
+    changed = git(dvc.root, "log", "--all", "--format=%H", f"-S{md5}", "--", pointer_file).stdout.decode().split()
     # Newest first; HEAD when the search finds nothing, to say what the pointer names instead.
     for rev in [None, *changed, *([] if changed else ["HEAD"])]:
         try:
@@ -84,12 +84,12 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
 def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:
     cached = objects.cached(repo, md5)
     copy = Path(repo.cache.local.oid_to_path(md5))
+    accessible = Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
     if cached and _damaged(copy, md5):
         return Faulty(f"the cached content of {path} is not {md5} any more: {copy}", record)
     if not repo.config["remote"]:
-        if cached:
-            return Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
-        return Deleted(f"{path}: {md5} is not in the cache, and {repo.root_dir} has no remote", record)
+        deleted = Deleted(f"{path}: {md5} is not in the cache, and {repo.root_dir} has no remote", record)
+        return accessible if cached else deleted
     remote = objects.remote_url(repo, None)
     note = "; this machine's cache has a copy" if cached else ""
     try:
@@ -102,13 +102,11 @@ def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answe
         return Inaccessible(f"the DVC remote {remote} fails: {mask_credentials(str(error))}{note}", record)
     if not is_remote and not cached:
         return Deleted(f"{path}: {md5} is neither in the cache nor in the remote {remote}", record)
-    local = Path(odb.oid_to_path(md5))
-    is_file = not md5.endswith(".dir")
-    if is_remote and is_file and record and record.bytes not in (None, size):
+    if is_remote and not md5.endswith(".dir") and record and record.bytes not in (None, size):
         return Faulty(f"{remote} holds {size} bytes under {md5} instead of {record.bytes}", record)
-    if is_remote and odb.fs.protocol == "local" and _damaged(local, md5):
+    if is_remote and odb.fs.protocol == "local" and _damaged(Path(odb.oid_to_path(md5)), md5):
         return Faulty(f"{remote} holds other bytes under {md5}", record)
-    return Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
+    return accessible
 
 
 def _damaged(file: Path, md5: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dagster_mlops.errors import DagsterMlopsError
+from dagster_mlops.core.commands import errors_shown
 
 app = typer.Typer(help="Training sets of a Feast repository.", no_args_is_help=True)
 
@@ -28,10 +28,7 @@ def rebuild(
     from dagster_mlops.feast.rebuild import replay
     from dagster_mlops.feast.resource import FeastResource
 
-    try:
+    with errors_shown():
         datasets = replay.datasets_of(dvc) if dvc else None
         record = replay.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets)
-    except DagsterMlopsError as error:
-        typer.echo(f"dagster-mlops: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"Rebuilt {record.ref.id} in {out}: {record.rows} rows, content {record.content_hash}.")

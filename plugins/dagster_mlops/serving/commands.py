@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from dagster_mlops.core.commands import errors_shown
+
 app = typer.Typer(help="Deployments on this machine.", no_args_is_help=True)
 _StateDir = Annotated[Path, typer.Argument(help="The deployment's state_dir.", show_default=False)]
 
@@ -16,14 +18,10 @@ def status(state_dir: _StateDir) -> None:
 
     Exit code 0: one answers through its public port; 1: none does; 2: the folder cannot be read.
     """
-    from dagster_mlops.errors import DeploymentError
     from dagster_mlops.serving.overview import status as status_of
 
-    try:
+    with errors_shown():
         rows = status_of(state_dir)
-    except DeploymentError as error:
-        typer.echo(f"dagster-mlops: {error}", err=True)
-        raise typer.Exit(2) from error
     typer.echo(json.dumps(rows, indent=1))
     raise typer.Exit(0 if any(row["healthy"] for row in rows) else 1)
 
@@ -31,11 +29,7 @@ def status(state_dir: _StateDir) -> None:
 @app.command()
 def stop(state_dir: _StateDir) -> None:
     """Stop every server and the proxy of the folder; the prediction log and the history stay."""
-    from dagster_mlops.errors import DeploymentError
     from dagster_mlops.serving.overview import stop as stop_all
 
-    try:
+    with errors_shown():
         typer.echo(f"stopped {stop_all(state_dir)} process(es)")
-    except DeploymentError as error:
-        typer.echo(f"dagster-mlops: {error}", err=True)
-        raise typer.Exit(2) from error

@@ -9,7 +9,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
+from dagster_mlops.core.leaves import leaves
+from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT, table
 from dagster_mlops.dvc.history.versions import version_hash
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats
@@ -97,7 +98,7 @@ def facts_of(file: Path, md5: str, *, name: str) -> Facts:
         md5,
         rows,
         sum(part.stat().st_size for part in parts if part.is_file()),
-        {column.name: column.type for column in columns.columns} if columns else {},
+        _types(columns),
         values_in(file, name),
     )
 
@@ -110,10 +111,23 @@ def values_in(file: Path, name: str) -> dict[str, Any]:
         content = (json.loads if name.endswith(".json") else yaml.safe_load)(file.read_bytes())
     except (ValueError, yaml.YAMLError):
         return {}
-    return dict(_leaves(content, ""))
+    return dict(leaves(content))
 
 
-def change(
+def stored_metadata(
+    dvc: DvcResource,
+    context: dg.AssetExecutionContext,
+    key: dg.AssetKey,
+    new: Dataset,
+    rows: int | None,
+    columns: dg.TableSchema | None,
+) -> dict[str, Any]:
+    """The metadata of a version that was just stored: record, rows, columns, what changed since the previous one."""
+    facts = {**new.to_metadata(), **_change(dvc, context.instance, key, new, columns), ROW_COUNT: rows}
+    return {name: fact for name, fact in {**facts, COLUMN_SCHEMA: columns}.items() if fact is not None}
+
+
+def _change(
     dvc: DvcResource, instance: dg.DagsterInstance, key: dg.AssetKey, new: Dataset, columns: dg.TableSchema | None
 ) -> dict[str, Any]:
     """The difference, as metadata, between a version that was just stored and the previous one on Dagster's record.
@@ -157,13 +171,3 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, An
 def _delta(old: Any, new: Any) -> Any:
     numbers = isinstance(old, int | float) and isinstance(new, int | float)
     return new - old if numbers else None
-
-
-def _leaves(content: Any, name: str) -> list[tuple[str, Any]]:
-    if isinstance(content, Mapping):
-        items = [(str(key), value) for key, value in content.items()]
-    elif isinstance(content, list):
-        items = [(str(index), value) for index, value in enumerate(content)]
-    else:
-        return [(name, content)]
-    return [leaf for key, value in items for leaf in _leaves(value, f"{name}.{key}" if name else key)]

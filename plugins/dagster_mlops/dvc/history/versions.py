@@ -1,7 +1,10 @@
-"""The versions of a dataset, from the history of its pointer in git."""
+"""The versions of a dataset, from the history of its pointer in git, and the return of an older one."""
 
 import contextlib
+import dataclasses
+import logging
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,12 +12,12 @@ from typing import Any
 
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import pointers
-from dagster_mlops.dvc.store.dvc_lock import locked_out
+from dagster_mlops.dvc.store import file_formats, pointers
 from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Record
 
+_log = logging.getLogger(__name__)
 _LOOK_BACK = 1_000  # commits of the pointer among which the record of a hash is sought
 _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
@@ -38,22 +41,18 @@ def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100)
     Raises:
         DatasetError: no commit up to `rev` holds a pointer of it.
     """
-    file = pointers.pointer_of(dvc.locate(path)).relative_to(dvc.root).as_posix()
-    locked = None if pointers.pointer_of(dvc.locate(path)).exists() else locked_out(dvc.root, file.removesuffix(".dvc"))
-    file = locked.file if locked else file
+    name = dvc.name_of(path)
+    locked = None if (dvc.root / f"{name}.dvc").exists() else pointers.locked_out(dvc.root, name)
+    file = locked.file if locked else f"{name}.dvc"
     log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
     lines = [line.split() for line in log.stdout.decode().splitlines()]
     if not lines:
         reason = log.stderr.decode().strip() or f"no commit up to {rev} holds {file}"
         raise DatasetError(f"{path} has no version in {dvc.root}: {reason}. Name a path that is stored there.")
     versions: list[Version] = []
+    parse = locked.within if locked else pointers.parse_pointer
     for (commit, when), content in zip(lines, blobs(dvc.root, [f"{c}:./{file}" for c, _ in lines]), strict=True):
-        if locked:
-            out = locked.within(content or b"")
-            pointer = {"outs": [out]} if out else None
-        else:
-            pointer = pointers.parse_pointer(content or b"")
-        if pointer:
+        if pointer := parse(content or b""):
             versions.append(Version(record_of(dvc, path, pointer, commit), datetime.fromisoformat(when)))
     # A commit may have touched no more than the pointer's description.
     hashes = [version.dataset.md5 for version in versions]
@@ -99,3 +98,56 @@ def record_of_version(dvc: DvcResource, path: str, version: str, md5: str) -> Da
             if entry.dataset.md5 == md5:
                 return entry.dataset
     return Dataset(path=path, md5=md5, repo=str(dvc.root))
+
+
+def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bool = False, **facts: Any) -> Dataset:
+    """Store the content of an older version as the newest: history goes on, nothing in it is undone.
+
+        restore(DvcResource(repo="/data/flights"), "raw/flights.parquet", "v1.0")
+
+    The data is copied beside the dataset first and put in place in one step, so a kill leaves the old or the new. The
+    new record names the inputs and the code of the run that computed the content.
+
+    The output of a stage is only put into the workspace, because ``dvc.lock`` holds the stage's own result: ``dvc
+    repro`` rebuilds that, ``dvc commit`` accepts the restored one. A warning says so.
+
+    Args:
+        dvc: Repository.
+        path: Path of the dataset in it.
+        version: Content hash, git branch, tag or commit, or ``previous``.
+        force: Whether to overwrite a data file that was changed since it was last stored.
+        facts: Further fields of the record, such as ``dagster_run_id``.
+
+    Raises:
+        DatasetError: there is no such version, it is not available, or the data on disk was changed by hand.
+    """
+    md5 = version_hash(dvc, path, version)
+    target = dvc.locate(path)
+    original = record_of_version(dvc, path, version, md5)
+    with dvc.open(locked=False) as repo:
+        is_pointer = pointers.pointer_of(target).exists()
+        current = dvc.data_version(path) if is_pointer or pointers.locked_out(dvc.root, dvc.name_of(path)) else None
+        on_disk = pointers.content_hash(repo, target) if target.exists() else None
+        if on_disk not in (None, current, md5) and not force:
+            raise DatasetError(
+                f"{target} was changed since it was last stored, and restoring would overwrite that. Store the change "
+                f"first (`dvc add {path}` and commit), undo it (`dvc checkout {path}`), or restore with force."
+            )
+        copy = pointers.scratch(repo) if on_disk != md5 else None
+    if copy:
+        source = dvc.read_path(path, md5=md5)
+        # Not a link: files in the workspace may be edited, those in the cache must not.
+        if source.is_dir():
+            shutil.copytree(source, copy, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(source, copy)
+    if current and not is_pointer:
+        if copy:
+            with dvc.open() as repo:
+                pointers.move(repo, copy, target)
+        if current != md5:
+            _log.warning("%s lies in the workspace at %s, while dvc.lock says %s.", path, md5, current)
+        return dataclasses.replace(original, rev="")
+    rows = original.rows if original.rows is not None else file_formats.described(copy or target, path)[0]
+    inherited = {"upstream": original.upstream, "code_commit": original.code_commit, "dirty": original.dirty}
+    return dvc.store(path, source=copy, rows=rows, **{**inherited, **facts})

@@ -2,10 +2,4 @@
 
 from dagster_mlops.dvc.stages.project import Out, Project, Stage, TrackedData, load_project
 
-__all__ = [
-    "Out",
-    "Project",
-    "Stage",
-    "TrackedData",
-    "load_project",
-]
+__all__ = ["Out", "Project", "Stage", "TrackedData", "load_project"]

@@ -13,29 +13,6 @@ if TYPE_CHECKING:
 _READ: set[str] = set()
 
 
-def describe(root: Path) -> dict[str, Any]:
-    """Stages and pointers of the repository, as DVC itself resolves them, and the files it read."""
-    from dvc.repo import Repo
-    from dvc.stage import PipelineStage
-
-    repo = Repo(str(root))
-    index = repo.index.stages
-    stages = [_stage(root, stage) for stage in index if isinstance(stage, PipelineStage)]
-    pointers = [
-        _pointer(root, stage, out) for stage in index if not isinstance(stage, PipelineStage) for out in stage.outs
-    ]
-    files = {stage["file"] for stage in stages}
-    read = {_name(root, path) for path in _READ if Path(path).suffix in (".yaml", ".yml", ".json", ".toml", ".py")}
-    # DVC reads this file where it exists: a new one changes the project, too.
-    read |= {(Path(file).parent / "params.yaml").as_posix() for file in files}
-    repo.close()
-    return {
-        "stages": sorted(stages, key=lambda s: (s["file"], s["name"])),
-        "pointers": sorted(pointers, key=lambda p: p["path"]),
-        "read": sorted(name for name in read if not name.startswith(("../", ".dvc/", "/"))),
-    }
-
-
 def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
     from dvc.dependency import ParamsDependency
 
@@ -58,11 +35,11 @@ def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
             }
             for out in stage.outs
         ],
-        "params": {_name(root, dep.fs_path): _plain(dep.read_params()) for dep in params},
+        "params": {_name(root, dep.fs_path): dep.read_params() for dep in params},
     }
 
 
-def _pointer(root: Path, stage: "Stage", out: "Output") -> dict[str, Any]:
+def _data(root: Path, stage: "Stage", out: "Output") -> dict[str, Any]:
     return {
         "file": _name(root, stage.path),
         "path": _place(root, out),
@@ -80,17 +57,30 @@ def _name(root: Path, path: str) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
-def _plain(values: Any) -> Any:
-    return json.loads(json.dumps(values, default=str))
-
-
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and isinstance(arguments[0], str):
         _READ.add(os.path.abspath(arguments[0]))
 
 
-def answer(root: str) -> dict[str, Any]:
-    """The description of the repository `root`."""
+def answer(name: str) -> dict[str, Any]:
+    """Stages and pointers of a repository, as DVC itself resolves them, and the files it read."""
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
     # Only DVC knows which files define the project (params, vars, templates): it is watched while it reads.
     sys.addaudithook(_note)
-    return describe(Path(root))
+    repo, root = Repo(name), Path(name)
+    index = repo.index.stages
+    stages = [_stage(root, stage) for stage in index if isinstance(stage, PipelineStage)]
+    data = [_data(root, stage, out) for stage in index if not isinstance(stage, PipelineStage) for out in stage.outs]
+    files = {stage["file"] for stage in stages}
+    read = {_name(root, path) for path in _READ if Path(path).suffix in (".yaml", ".yml", ".json", ".toml", ".py")}
+    # DVC reads this file where it exists: a new one changes the project, too.
+    read |= {(Path(file).parent / "params.yaml").as_posix() for file in files}
+    repo.close()
+    description = {
+        "stages": sorted(stages, key=lambda s: (s["file"], s["name"])),
+        "data": sorted(data, key=lambda item: item["path"]),
+        "read": sorted(name for name in read if not name.startswith(("../", ".dvc/", "/"))),
+    }
+    return json.loads(json.dumps(description, default=str))

@@ -52,6 +52,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from dvc.repo import Repo
     from dvc.repo.reproduce import reproduce as reproduce_stages
     from dvc.rwlock import RWLockFileCorruptedError
+    from dvc.stage.exceptions import StageCmdFailedError
+    from dvc.stage.serialize import to_single_stage_lockfile
 
     progress = _Progress()
     logger = logging.getLogger("dvc")
@@ -80,20 +82,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             reproduce, is_transient=lock_problem, timeout=request["lock_timeout"], pauses=repeat(_PAUSE)
         )
     except DvcException as error:
-        busy = lock_problem(error)
-        return {"reason": "busy", "error": str(busy)} if busy else _failure(error)
+        busy, command = lock_problem(error), _caused_by(error, StageCmdFailedError)
+        text = busy or command or ": ".join(dict.fromkeys(map(str, causes(error))))
+        return {"reason": "busy" if busy else "command" if command else "project", "error": str(text)}
     outcome = "unchanged" if not changed else "executed" if progress.executed else "restored"
     # For metrics and plots of other stages that are not here, DVC would ask the remote.
     with contextlib.closing(Repo(request["repo"], config={"core": {"remote": ""}})) as offline:
-        return {"outcome": outcome, "entry": _entry(stage), **_shown(offline, stage)}
-
-
-def _failure(error: BaseException) -> dict[str, Any]:
-    from dvc.stage.exceptions import StageCmdFailedError
-
-    command = _caused_by(error, StageCmdFailedError)
-    chain = dict.fromkeys(map(str, causes(error)))
-    return {"reason": "command" if command else "project", "error": str(command or ": ".join(chain))}
+        result = {"outcome": outcome, "entry": to_single_stage_lockfile(stage), **_shown(offline, stage)}
+    return json.loads(json.dumps(result, default=str))
 
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> BaseException | None:
@@ -126,12 +122,6 @@ def _is_local(item: Any) -> bool:
     return getattr(item, "protocol", "") == "local"  # a dataset or database as input has none
 
 
-def _entry(stage: "Stage") -> dict[str, Any]:
-    from dvc.stage.serialize import to_single_stage_lockfile
-
-    return json.loads(json.dumps(to_single_stage_lockfile(stage), default=str))
-
-
 def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
     """The project's metrics and plots within this stage's outputs. A broken one never fails the stage."""
     places = [os.path.relpath(out.fs_path, repo.root_dir) for out in stage.outs if _is_local(out)]
@@ -155,7 +145,7 @@ def _shown(repo: "Repo", stage: "Stage") -> dict[str, Any]:
             plots = [plot for plot in _plots(repo) if any(ours(file) for file in plot["files"])]
     except Exception as error:  # noqa: BLE001 (any parser)
         _say(f"Metrics or plots cannot be read: {error}")
-    return json.loads(json.dumps({"metrics": metrics, "plots": plots}, default=str))
+    return {"metrics": metrics, "plots": plots}
 
 
 def _texts(definition: Any) -> list[str]:

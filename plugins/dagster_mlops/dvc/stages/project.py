@@ -7,11 +7,13 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.extras import extra
@@ -19,7 +21,7 @@ from dagster_mlops.core.files import digest, write_atomically
 from dagster_mlops.core.git import git
 from dagster_mlops.errors import DatasetError
 
-_FORMAT = 1  # of the description; part of its key
+_FORMAT = 2  # of the description; part of its key
 _CACHE = "dagster_mlops/project.json"
 
 
@@ -60,6 +62,11 @@ class Stage:
         """Its name in DVC's command line: ``train``, or ``models/dvc.yaml:train``."""
         return self.name if self.file == "dvc.yaml" else f"{self.file}:{self.name}"
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of its outputs."""
+        return [out.path for out in self.outs]
+
     def in_repo(self, path: str) -> str:
         """A path of the stage's ``dvc.lock``, which is relative to `wdir`, relative to the repository."""
         return path if "://" in path else os.path.normpath(Path(self.wdir, path)).replace(os.sep, "/")
@@ -73,6 +80,16 @@ class TrackedData:
     file: str
     desc: str = ""
     imported: bool = False
+
+    @property
+    def address(self) -> str:
+        """A name of it that no stage has."""
+        return f"{self.path} ({self.file})"
+
+    @property
+    def paths(self) -> list[str]:
+        """Its only path."""
+        return [self.path]
 
 
 @dataclass(frozen=True)
@@ -92,11 +109,9 @@ class Project:
     @cached_property
     def _by_path(self) -> dict[str, list[Stage | TrackedData]]:
         makers: dict[str, list[Stage | TrackedData]] = defaultdict(list)
-        for stage in self.stages:
-            for out in stage.outs:
-                makers[out.path].append(stage)
-        for data in self.data:
-            makers[data.path].append(data)
+        for maker in (*self.stages, *self.data):
+            for path in maker.paths:
+                makers[path].append(maker)
         return dict(makers)
 
     @cached_property
@@ -137,7 +152,9 @@ def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
         entry = {"version": _version(), "definitions": definitions, "read": hashes, "project": description}
         with suppress(OSError):  # in a read-only checkout, the project is described each time
             write_atomically(cache_file, json.dumps(entry))
-    return _project(root, description, files)
+    project = TypeAdapter(Project).validate_python({"root": root, **description})
+    hash_of = cache(lambda name: _hash(root / name))  # many stages may run the same code
+    return replace(project, stages=tuple(_with_code(project, stage, files, hash_of) for stage in project.stages))
 
 
 def _defines(name: str) -> bool:
@@ -186,34 +203,14 @@ def _hash(file: Path) -> str:
     return digest(file) if file.is_file() else ""
 
 
-def _project(root: Path, description: Mapping[str, Any], files: Sequence[str]) -> Project:
-    stages = tuple(
-        Stage(
-            **{
-                **stage,
-                "cmd": tuple(stage["cmd"]),
-                "deps": tuple(stage["deps"]),
-                "outs": tuple(Out(**{**out, "labels": tuple(out["labels"])}) for out in stage["outs"]),
-            }
-        )
-        for stage in description["stages"]
-    )
-    project = Project(root, stages, tuple(TrackedData(**pointer) for pointer in description["pointers"]))
-    hash_of = cache(lambda name: _hash(root / name))  # many stages may run the same code
-    return Project(root, tuple(_with_code(project, stage, files, hash_of) for stage in stages), project.data)
-
-
 def _with_code(project: Project, stage: Stage, files: Sequence[str], hash_of: Callable[[str], str]) -> Stage:
     code = tuple(dep for dep in stage.deps if "://" not in dep and not project.makers(dep))
     files_by_dep = {dep: below(files, dep) for dep in code}
-    content = {
-        "cmd": stage.cmd,
-        "params": stage.params,
-        "code": {name: hash_of(name) for names in files_by_dep.values() for name in names},
-    }
+    code_hashes = {name: hash_of(name) for names in files_by_dep.values() for name in names}
+    content = {"cmd": stage.cmd, "params": stage.params, "code": code_hashes}
     code_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     tracked = tuple(dep for dep, names in files_by_dep.items() if names)
-    return Stage(**{**stage.__dict__, "code": tracked, "code_version": code_version})
+    return replace(stage, code=tracked, code_version=code_version)
 
 
 def _version() -> str:

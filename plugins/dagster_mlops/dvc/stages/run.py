@@ -5,7 +5,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +104,11 @@ def run_stage(
             grace=_GRACE,
         )
     except ChildError as failure:
-        raise dg.Failure(
-            f"DVC ended while it ran stage {stage.address}: {mask_credentials(failure.reason)}",
-            metadata={"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0},
-        ) from failure
+        metadata = {"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0}
+        text = f"DVC ended while it ran stage {stage.address}: {mask_credentials(failure.reason)}"
+        raise dg.Failure(text, metadata) from failure
     if "error" in answer:
-        _fail(stage, answer, tail, dvc)
+        raise _failure(stage, answer, tail, dvc)
     return StageRun(seconds=time.monotonic() - started, **answer)
 
 
@@ -129,10 +130,11 @@ def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
     if not dvc.commit or top is None:
         return ""
     lock = dvc.root / Path(stage.file).with_name("dvc.lock")
-    edits: dict[Path, Edit] = {lock: _with_entry(lock, stage.name, run.entry)}
-    edits |= pointers.ignored(*(dvc.root / out.path for out in stage.outs if out.cached and "://" not in out.path))
-    in_git = [dvc.root / out.path for out in stage.outs if not out.cached and "://" not in out.path]
-    return dvc.commit_files(top, [file for place in in_git for file in _files(top, place)], edits, message)
+    cached_by_place = {dvc.root / out.path: out.cached for out in stage.outs if "://" not in out.path}
+    edits: dict[Path, Edit] = {lock: partial(_with_entry, lock, stage.name, run.entry)}
+    edits |= pointers.ignored(*(place for place, cached in cached_by_place.items() if cached))
+    files = [file for place, cached in cached_by_place.items() if not cached for file in _files(top, place)]
+    return dvc.commit_files(top, files, edits, message)
 
 
 def _files(top: Path, place: Path) -> list[Path]:
@@ -144,31 +146,24 @@ def _files(top: Path, place: Path) -> list[Path]:
     return [*small, *deleted]
 
 
-def _with_entry(lock: Path, name: str, entry: Mapping[str, Any]) -> Edit:
-    def edit(old: bytes) -> bytes:
-        merged: dict[str, Any] = yaml.safe_load(old) or {"schema": "2.0"}
-        stages = merged.setdefault("stages", {})
-        if stages.get(name) == entry:
-            return old
-        stages[name] = dict(entry)
-        on_disk = lock.read_bytes()
-        try:
-            # DVC's own bytes if they have the same meaning, so that git does not see the file on disk as modified.
-            return on_disk if yaml.safe_load(on_disk) == merged else _dumped(merged)
-        except yaml.YAMLError:  # another stage is writing it
-            return _dumped(merged)
-
-    return edit
+def _with_entry(lock: Path, name: str, entry: Mapping[str, Any], old: bytes) -> bytes:
+    merged: dict[str, Any] = yaml.safe_load(old) or {"schema": "2.0"}
+    stages = merged.setdefault("stages", {})
+    if stages.get(name) == entry:
+        return old
+    stages[name] = dict(entry)
+    on_disk = lock.read_bytes()
+    with suppress(yaml.YAMLError):  # another stage is writing it
+        # DVC's own bytes if they have the same meaning, so that git does not see the file on disk as modified.
+        if yaml.safe_load(on_disk) == merged:
+            return on_disk
+    return yaml.safe_dump(merged, sort_keys=False, allow_unicode=True).encode()
 
 
-def _dumped(content: Mapping[str, Any]) -> bytes:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
-
-
-def _fail(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: DvcResource) -> None:
+def _failure(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: DvcResource) -> Exception:
     error = mask_credentials(answer["error"])
     if answer["reason"] == "busy":
-        raise DatasetError(
+        return DatasetError(
             f"Stage {stage.address} of {dvc.root} waited {dvc.lock_timeout:g} s for another DVC process: {error} Wait "
             "for that process, stop it, or raise lock_timeout."
         )
@@ -176,8 +171,8 @@ def _fail(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: DvcRes
     metadata = {STAGE: stage.address, CMD: command, "dvc/output": _quoted(tail)}
     if answer["reason"] == "command":
         last = mask_credentials(last_line("\n".join(tail)))
-        raise dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)
-    raise dg.Failure(
+        return dg.Failure(f"Stage {stage.address} failed: `{command}` in {dvc.root}: {last} ({error})", metadata)
+    return dg.Failure(
         f"DVC cannot run stage {stage.address} of {dvc.root}: {error}. `dvc repro --single-item {stage.address}` shows "
         "the same there; if data is missing, `dvc pull` it or run its stage.",
         metadata,

@@ -1,15 +1,18 @@
 """Dagster metadata of a stage's run: records of its outputs, parameters, metrics and charts."""
 
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.leaves import leaves
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.pictures import drawn, new_figure
 from dagster_mlops.dvc.metadata_keys import OUTS, PARAMS, STAGE
@@ -55,21 +58,14 @@ def inputs(stage: Stage, run: StageRun, repo: str, tracked: Sequence[str]) -> li
 
 def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path) -> dict[str, Any]:
     """The Dagster metadata: numbers as plain numbers, which the UI plots over time."""
-    facts: dict[str, Any] = {
-        STAGE: stage.address,
-        "dvc/outcome": run.outcome,
-        "dvc/seconds": round(run.seconds, 3),
-    }
+    facts: dict[str, Any] = {STAGE: stage.address, "dvc/outcome": run.outcome, "dvc/seconds": round(run.seconds, 3)}
     if records:
         facts |= records[0].to_metadata()
     for record in records[1:]:
         facts[f"{NAMESPACE}/dataset/{record.path}"] = dg.MetadataValue.json(record.to_dict())
     if len(records) > 1:
         facts |= table(OUTS, [{"path": r.path, "md5": r.md5, "bytes": r.bytes or 0} for r in records])
-    numbers = {
-        **_named(PARAMS, run.entry.get("params", {}), single=len(run.entry.get("params", {})) == 1),
-        **_named("dvc/metrics", run.metrics, single=len(run.metrics) == 1),
-    }
+    numbers = {**_named(PARAMS, run.entry.get("params", {})), **_named("dvc/metrics", run.metrics)}
     facts |= dict([*numbers.items()][:_MOST_NUMBERS])
     for plot in run.plots[:_MOST_CHARTS]:
         draw = partial(_chart, plot) if "points" in plot else (root / plot["files"][0]).read_bytes
@@ -77,24 +73,20 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     return facts
 
 
-def _named(prefix: str, by_file: Mapping[str, Any], *, single: bool) -> dict[str, Any]:
+def _named(prefix: str, by_file: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of one or several files as metadata."""
     return {
-        f"{prefix}/{name}" if single else f"{prefix}/{file}/{name}": value
+        "/".join([prefix, *([file] if len(by_file) > 1 else []), name or "value"]): _shown(value)
         for file, values in by_file.items()
-        for name, value in _flat(values)
+        for name, value in leaves(values, lists=False)
+        if value is not None
     }
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield name or "value", str(value)
-    elif isinstance(value, bool | int | float | str):
-        yield name or "value", value
-    elif value is not None:
-        yield name or "value", json.dumps(value)
+def _shown(value: Any) -> str | int | float:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, int | float | str) else json.dumps(value)
 
 
 def _chart(plot: Mapping[str, Any]) -> "Figure":
@@ -131,19 +123,16 @@ def _lines(axes: Any, points: Sequence[Mapping[str, Any]], x: str, y: str, templ
 
 
 def _confusion(axes: Any, points: Sequence[Mapping[str, Any]], x: str, y: str) -> None:
-    across, down = (sorted({str(point.get(key)) for point in points}) for key in (x, y))
-    counts = [[0] * len(across) for _ in down]
-    for point in points:
-        counts[down.index(str(point.get(y)))][across.index(str(point.get(x)))] += 1
-    axes.imshow(counts, cmap="Blues")
+    counts = Counter((str(point.get(y)), str(point.get(x))) for point in points)
+    down, across = (sorted(set(names)) for names in zip(*counts, strict=True))
+    axes.imshow([[counts[row, column] for column in across] for row in down], cmap="Blues")
     axes.set_xticks(range(len(across)), across)
     axes.set_yticks(range(len(down)), down)
     if len(across) * len(down) <= 100:
-        middle = max(map(max, counts)) / 2
-        for row, values in enumerate(counts):
-            for column, count in enumerate(values):
-                colour = "white" if count > middle else "black"
-                axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=7)
+        for i, j in itertools.product(range(len(down)), range(len(across))):
+            count = counts[down[i], across[j]]
+            colour = "white" if count > max(counts.values()) / 2 else "black"
+            axes.text(j, i, count, ha="center", va="center", color=colour, fontsize=7)
 
 
 def _number(value: Any) -> Any:

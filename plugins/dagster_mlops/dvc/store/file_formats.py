@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,19 +47,23 @@ def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSch
             "pyarrow or polars frame (to a .parquet or .csv path), bytes, a string, or the path of a file you wrote."
         )
     schema, batches = _stream(value, name)
-    if name.endswith(".csv"):
-        with extra("pyarrow.csv").CSVWriter(str(file), schema) as writer:
-            rows = sum(_written(writer, group) for group in _groups(batches, schema))
-        return rows, _columns(schema)
-    parquet, arrow = extra("pyarrow.parquet"), extra("pyarrow")
-    try:
+    suffix, rows = name.rpartition(".")[2], 0
+    if suffix == "csv":
+        new_writer = partial(extra("pyarrow.csv").CSVWriter, str(file), schema)
+    else:
         # Readers based on DuckDB, such as Feast's, refuse nanoseconds. A frame with nanoseconds raises instead of being
         # rounded silently.
-        with parquet.ParquetWriter(str(file), schema, coerce_timestamps="us", compression="zstd") as writer:
-            rows = sum(_written(writer, group) for group in _groups(batches, schema))
-    except arrow.ArrowInvalid as error:
+        options = {"coerce_timestamps": "us", "compression": "zstd"}
+        new_writer = partial(extra("pyarrow.parquet").ParquetWriter, str(file), schema, **options)
+    try:
+        with new_writer() as writer:
+            for group in _groups(batches, schema):
+                # One chunk per column, so that the bytes do not depend on the sizes of the batches.
+                writer.write_table(group.combine_chunks(), _GROUP)
+                rows += group.num_rows
+    except extra("pyarrow").ArrowInvalid as error:
         raise DatasetError(
-            f"{name} cannot be written as parquet: {error}. If a timestamp has nanoseconds, round it first: "
+            f"{name} cannot be written as {suffix}: {error}. If a timestamp has nanoseconds, round it first: "
             "frame[column].dt.floor('us')."
         ) from error
     return rows, _columns(schema)
@@ -183,12 +188,6 @@ def _groups(batches: "Iterable[pyarrow.RecordBatch]", schema: "pyarrow.Schema") 
             waiting, rows = table.slice(_GROUP).to_batches(), rows - _GROUP
     if rows:
         yield arrow.Table.from_batches(waiting, schema)
-
-
-def _written(writer: Any, group: "pyarrow.Table") -> int:
-    # One chunk per column, so that the bytes do not depend on the sizes of the batches.
-    writer.write_table(group.combine_chunks(), _GROUP)
-    return group.num_rows
 
 
 def _columns(schema: "pyarrow.Schema") -> dg.TableSchema:

@@ -1,23 +1,23 @@
 """Commits a few files to git without touching anything else that the user has staged, edited or left untracked."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from dagster_mlops.core.git import git
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import mask_credentials
 
 Edit = Callable[[bytes], bytes]
 """A function from the content of a file in git to the new content."""
 
 
-class _LockedError(DatasetError):
-    """Another git process holds a lock."""
-
-
+_T = TypeVar("_T")
 _KILLED = "If a .lock file is named and no git process runs there, one was killed: delete that file, then re-run."
 
 
@@ -74,19 +74,34 @@ def commit(
     files = sorted(set(files))
     # The user's index first: a kill between the two steps then leaves the edit staged. In the other order, its reversal
     # would be staged, and the user's next commit would undo ours.
-    _stage_for_user(top, files, edits, wait=wait)
-    return retry(
-        lambda: _commit(top, files, edits, message, author, wait),
-        is_transient=lambda error: isinstance(error, _LockedError),
-        timeout=wait,
-    )
+    _patiently(lambda: _stage_for_user(top, files, edits), f"git's index of {top} cannot be updated", wait)
+    return _patiently(lambda: _commit(top, files, edits, message, author), f"git cannot move HEAD of {top}", wait)
+
+
+def _patiently(action: Callable[[], _T], problem: str, wait: float) -> _T:
+    """The result of an action that has to wait while another git process holds a lock."""
+    try:
+        return retry(action, is_transient=_is_locked, timeout=wait)
+    except DatasetError as error:
+        if not _is_locked(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise DatasetError(f"{problem} within {wait:g} s: {reason} {_KILLED}") from error
+
+
+def _is_locked(error: Exception) -> bool:
+    return re.search(r"Unable to create '.*\.lock'", str(error)) is not None
+
+
+def _head(top: Path) -> str:
+    return git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
 
 
 def _commit(
-    top: Path, files: Sequence[str], edits: Mapping[str, Edit], message: str, author: Mapping[str, str], wait: float
+    top: Path, files: Sequence[str], edits: Mapping[str, Edit], message: str, author: Mapping[str, str]
 ) -> str | None:
     while True:
-        head = git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
+        head = _head(top)
         with tempfile.TemporaryDirectory() as folder:
             index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
             run(top, "read-tree", head or "--empty", env=index)
@@ -98,51 +113,41 @@ def _commit(
         parents = ["-p", head] if head else []
         new = run(top, "commit-tree", tree.decode().strip(), *parents, stdin=message.encode(), env=author)
         sha = new.decode().strip()
-        moved = git(top, "update-ref", "-m", message.splitlines()[0], "HEAD", sha, head or "0" * len(sha))
-        if moved.returncode == 0:
+        try:
+            run(top, "update-ref", "-m", message.splitlines()[0], "HEAD", sha, head or "0" * len(sha))
+        except DatasetError:
+            if head == _head(top):  # else another process has committed meanwhile
+                raise
+        else:
             return sha
-        if head != git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip():
-            continue
-        reason = moved.stderr.decode().strip().partition("\n")[0]
-        failure = _LockedError if ".lock" in reason else DatasetError
-        raise failure(f"git cannot move HEAD of {top} within {wait:g} s: {reason} {_KILLED}")
 
 
-def run(top: Path, *arguments: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
-    """The output of git.
+def run(folder: Path, *arguments: str, problem: str = "", hint: str = "", **options: Any) -> bytes:
+    """The output of git; `options` are those of :func:`git`.
 
     Raises:
-        DatasetError: git fails.
+        DatasetError: git fails: the `problem`, what git says, and a `hint`.
     """
-    process = git(top, *arguments, stdin=stdin, env=env)
+    process = git(folder, *arguments, **options)
     if process.returncode:
-        raise DatasetError(f"`git {' '.join(arguments)}` failed in {top}: {process.stderr.decode().strip()}")
+        problem = problem or f"`git {' '.join(arguments)}` failed in {folder}"
+        raise DatasetError(f"{problem}: {mask_credentials(process.stderr.decode().strip())} {hint}".rstrip())
     return process.stdout
 
 
-def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit], *, wait: float) -> None:
+def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit]) -> None:
     paths = [*files, *edits]
     index = Path(top, run(top, "rev-parse", "--git-path", "index").decode().strip())
-
-    def stage() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            # On a copy first: if all is staged already, the lock is not needed, which a dead process may hold.
-            copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-            if index.exists():
-                shutil.copy2(index, copy["GIT_INDEX_FILE"])
-            before = _entries(top, paths, copy)
-            _stage(top, files, edits, copy)
-            if _entries(top, paths, copy) == before:
-                return
-        _stage(top, files, edits)
-
-    try:
-        retry(stage, is_transient=lambda error: "index.lock" in str(error), timeout=wait)
-    except DatasetError as error:
-        if "index.lock" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise DatasetError(f"git's index of {top} cannot be updated within {wait:g} s: {reason} {_KILLED}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        # On a copy first: if all is staged already, the lock is not needed, which a dead process may hold.
+        copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        if index.exists():
+            shutil.copy2(index, copy["GIT_INDEX_FILE"])
+        before = _entries(top, paths, copy)
+        _stage(top, files, edits, copy)
+        if _entries(top, paths, copy) == before:
+            return
+    _stage(top, files, edits)
 
 
 def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapping[str, str] | None = None) -> None:

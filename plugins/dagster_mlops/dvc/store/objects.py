@@ -1,15 +1,17 @@
-"""The objects that a version consists of: looked up, verified and copied in cache and remote."""
+"""The objects that a version consists of: looked up, verified and copied in cache and remote, later after a kill."""
 
-import contextlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
-from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import if_free
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.pointers import scratch
 from dagster_mlops.errors import DatasetError
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.hash_info import HashInfo
+
+
+_log = logging.getLogger(__name__)
+_AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once the remote answers."
 
 
 def remote_url(repo: "Repo", remote: str | None) -> str:
@@ -68,24 +74,13 @@ def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
         remotes.transfer(repo, cache, odb, info(md5), shallow=False)
         return remote_has(odb, repo, md5, size)
 
-    try:
-        arrived = remotes.attempt(once)
-    except Exception as error:  # any of a dozen storage libraries
-        reason = mask_credentials(str(error) or type(error).__name__)
-        raise DatasetError(
-            f"{md5} cannot be pushed to {where}: {reason} {advice(error, remotes.REMEDIES)} {_AGAIN}"
-        ) from error
-    if not arrived:
+    if not remotes.attempt(once, f"{md5} cannot be pushed to {where}", lambda remedy: f"{remedy} {_AGAIN}"):
         raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
-
-
-_AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once the remote answers."
 
 
 def cached(repo: "Repo", md5: str) -> bool:
     """True if DVC's cache has all of a version. Damaged objects are removed: DVC would take them for intact."""
-    for file in damaged(repo, md5):
-        _discard(file)
+    _discard(damaged(repo, md5))
     cache = repo.cache.local
     return all(os.path.exists(cache.oid_to_path(value)) for value in _objects(repo, md5))
 
@@ -103,7 +98,7 @@ def _damaged(repo: "Repo", hashes: Sequence[str], *, reread: bool) -> list[Path]
     local, infos, expected = extra("dvc.fs").localfs, {}, {}
     for value in hashes:
         path = repo.cache.local.oid_to_path(value)
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             infos[path], expected[path] = local.info(path), value.removesuffix(".dir")
     saved = () if reread else repo.state.get_many(infos, local, infos)
     earlier = {path: str(old.value).removesuffix(".dir") for path, _, old in saved if old and old.name == "md5"}
@@ -134,17 +129,10 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, path: str, size: int | N
                 remotes.transfer(repo, odb, cache, info(md5), shallow=False)
         except Exception:
             # DVC may have put an incomplete file in place.
-            for file in damaged(repo, md5, reread=True):
-                _discard(file)
+            _discard(damaged(repo, md5, reread=True))
             raise
 
-    try:
-        remotes.attempt(once)
-    except Exception as error:  # any of a dozen storage libraries
-        reason = mask_credentials(str(error) or type(error).__name__)
-        raise DatasetError(
-            f"{where}, and its remote {url} fails: {reason} {advice(error, remotes.REMEDIES) or fix}"
-        ) from error
+    remotes.attempt(once, f"{where}, and its remote {url} fails", lambda remedy: remedy or fix)
     paths = [Path(cache.oid_to_path(value)) for value in _objects(repo, md5)]
     if not all(path.exists() for path in paths):
         raise DatasetError(f"{where}, nor in its remote {url}. {fix}")
@@ -152,8 +140,7 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, path: str, size: int | N
     name = remote or repo.config["core"].get("remote")
     reread = counted != size or repo.config["remote"][name].get("verify")
     if reread and (wrong := damaged(repo, md5, reread=True)):
-        for file in wrong:
-            _discard(file)
+        _discard(wrong)
         raise DatasetError(f"{where}, and {url} holds other bytes under that hash. {fix}")
 
 
@@ -177,9 +164,10 @@ def _unchanged(source: str, copy: Path) -> bool:
     return os.path.samestat(left, right) or (left.st_size, left.st_mtime_ns) == (right.st_size, right.st_mtime_ns)
 
 
-def _discard(file: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache that is read-only stays as it is
-        file.unlink()
+def _discard(files: Sequence[Path]) -> None:
+    for file in files:
+        with suppress(OSError):  # a cache that is read-only stays as it is
+            file.unlink()
 
 
 def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
@@ -199,7 +187,7 @@ def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
         except OSError:  # another disk, or a file system without links
             shutil.copy2(source, new / relpath)
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         os.replace(copy, scratch(repo))  # incomplete; a folder cannot be replaced in one step
     try:
         os.replace(new, copy)
@@ -213,3 +201,41 @@ def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
 def info(md5: str) -> "HashInfo":
     """A content hash as DVC's own object."""
     return extra("dvc_data.hashfile.hash_info").HashInfo("md5", md5)
+
+
+@contextmanager
+def noted(repo: "Repo", md5: str, size: int, remote: str | None) -> Iterator[None]:
+    """Keep a note that a version is to be pushed, until the body has ended without an error."""
+    folder = _folder(repo)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _held(folder / quote(f"{md5} {size} {remote or ''}", safe="")):
+        yield
+
+
+def push_noted(repo: "Repo") -> None:
+    """Push the versions that earlier calls left; one that fails once more stays noted, with a warning in the log.
+
+    A version that another process is pushing is left to it; one that is no longer complete in the cache is dropped.
+    """
+    folder = _folder(repo)
+    for note in sorted(folder.iterdir()) if folder.is_dir() else ():
+        md5, size, remote = unquote(note.name).split(" ", 2)
+        try:
+            with _held(note) as ours:
+                if ours and cached(repo, md5):
+                    push(repo, md5, int(size), remote or None)
+        except DatasetError as error:
+            _log.warning("An older version is still not pushed: %s", error)
+
+
+@contextmanager
+def _held(note: Path) -> Iterator[bool]:
+    """Hold a note, and remove it at the end unless there was an error; False if another process holds it."""
+    with if_free(note) as ours:
+        yield ours
+        if ours:
+            note.unlink(missing_ok=True)
+
+
+def _folder(repo: "Repo") -> Path:
+    return Path(repo.tmp_dir or "", NAMESPACE, "unpushed")

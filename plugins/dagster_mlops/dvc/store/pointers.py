@@ -1,19 +1,21 @@
-"""The steps of storing a version, each of which may be killed and repeated."""
+"""Pointers to versions: ``.dvc`` files, which are written in steps that may be killed, and ``dvc.lock`` files."""
 
 import os
 import shutil
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.git_commit import Edit
 from dagster_mlops.errors import DatasetError
@@ -22,7 +24,9 @@ from dagster_mlops.provenance import NAMESPACE, Dataset
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
+
 _DAY = 86_400
+_MOST_COMMITS = 50  # in which a hash is sought
 
 
 def pointer_of(target: Path) -> Path:
@@ -32,11 +36,8 @@ def pointer_of(target: Path) -> Path:
 
 def parse_pointer(text: bytes) -> dict[str, Any] | None:
     """The content of a ``.dvc`` file; None if it is damaged, e.g. cut off by a kill."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
-    outs = content.get("outs") if isinstance(content, dict) else None
+    content = _parsed(text)
+    outs = content.get("outs")
     return content if outs and isinstance(outs, list) and outs[0].get("md5") and outs[0].get("path") else None
 
 
@@ -162,3 +163,94 @@ def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:
     # Only our lines: the user may have edited the rest of the file without committing it.
     missing = [rule for rule in rules if rule not in old.splitlines()]
     return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
+
+
+@dataclass(frozen=True)
+class LockedOut:
+    """An output of a stage in a ``dvc.lock``: `file` is that file, relative to the repository, `out` the entry."""
+
+    file: str
+    stage: str
+    out: Mapping[str, Any]
+
+    def within(self, text: bytes) -> dict[str, Any] | None:
+        """The same output in another version of the file, in the form of a pointer."""
+        same = (self.stage, self.out["path"])
+        return next(({"outs": [out]} for stage, out in _outs(text) if (stage, out["path"]) == same), None)
+
+
+def stages_in(text: bytes) -> dict[str, Any]:
+    """The stages of a ``dvc.lock`` or ``dvc.yaml``, by name; none if it is empty or damaged."""
+    return _parsed(text).get("stages") or {}
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _outs(text: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The outputs with a hash in a ``dvc.lock``, each with the name of its stage."""
+    for stage, entry in stages_in(text).items():
+        yield from ((stage, out) for out in entry.get("outs", ()) if "md5" in out)
+
+
+def locked_out(root: Path, path: str, *, rev: str | None = None) -> LockedOut | None:
+    """The output of a stage at `path`, from the current ``dvc.lock`` or the one at a git revision."""
+    for file in _names(root, rev):
+        folder, definitions = PurePosixPath(file).parent, {}
+        for stage, out in _outs(content_at(root, file, rev) or b""):
+            if PurePosixPath(out["path"]).name != PurePosixPath(path).name:
+                continue
+            # Relative to the stage's working directory, which only dvc.yaml has.
+            definitions = definitions or stages_in(content_at(root, str(folder / "dvc.yaml"), rev) or b"")
+            definition = definitions.get(stage.partition("@")[0]) or {}
+            wdir = definition.get("wdir") or (definition.get("do") or {}).get("wdir") or "."
+            place = os.path.normpath(folder / wdir / out["path"])
+            if place == path or ("${" in wdir and _ends_with(path, out["path"])):
+                return LockedOut(file, stage, out)
+    return None
+
+
+def locked_output(root: Path, path: str, md5: str) -> Dataset | None:
+    """The output of a stage with this content: the newest ``dvc.lock``, in the workspace or in git, that names it."""
+    for rev, text in _locks(root, md5):
+        for _, out in _outs(text):
+            if out["md5"] == md5 and _ends_with(path, out["path"]):
+                return Dataset(path=path, md5=md5, repo=str(root), rev=rev, bytes=out.get("size"))
+    return None
+
+
+def _ends_with(path: str, relative: str) -> bool:
+    parts = [part for part in PurePosixPath(relative).parts if part != ".."]
+    return list(PurePosixPath(path).parts[-len(parts) :]) == parts
+
+
+def _names(root: Path, rev: str | None) -> list[str]:
+    if rev is None:
+        listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
+    else:
+        listing = git(root, "ls-tree", "-r", "--name-only", "-z", rev)
+    names = [name for name in listing.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
+    return names or ["dvc.lock"]
+
+
+def content_at(root: Path, file: str, rev: str | None) -> bytes | None:
+    """The content of a file at a git revision or, with None, on disk; None if it is not there."""
+    if rev is not None:
+        output = git(root, "show", f"{rev}:./{file}")
+        return output.stdout if output.returncode == 0 else None
+    return (root / file).read_bytes() if (root / file).is_file() else None
+
+
+def _locks(root: Path, md5: str) -> Iterator[tuple[str, bytes]]:
+    for name in _names(root, None):
+        commit = git(root, "log", "-1", "--format=%H", "--", f"./{name}").stdout.decode().strip()
+        yield commit, content_at(root, name, None) or b""
+    log = git(root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
+    for commit in log.stdout.decode().split():
+        for name in _names(root, commit):
+            yield commit, content_at(root, name, commit) or b""

@@ -13,6 +13,7 @@ from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -85,9 +86,17 @@ def bound_waits(repo: "Repo") -> None:
             options.setdefault(option, READ_TIMEOUT)
 
 
-def attempt(action: Callable[[], _T]) -> _T:
-    """The result of `action`, repeated with growing pauses while it fails for a reason that no remedy is for."""
-    return retry(action, is_transient=lambda error: not advice(error, REMEDIES), timeout=_PATIENCE, pauses=_PAUSES)
+def attempt(action: Callable[[], _T], problem: str, fix: Callable[[str], str]) -> _T:
+    """The result of `action`, repeated with growing pauses while it fails for a reason that no remedy is for.
+
+    Raises:
+        DatasetError: It failed: the `problem`, the reason, and the `fix` that is made of the remedy, if there is one.
+    """
+    try:
+        return retry(action, is_transient=lambda error: not advice(error, REMEDIES), timeout=_PATIENCE, pauses=_PAUSES)
+    except Exception as error:  # any of a dozen storage libraries
+        reason = mask_credentials(str(error) or type(error).__name__)
+        raise DatasetError(f"{problem}: {reason} {fix(advice(error, REMEDIES))}") from error
 
 
 def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:
@@ -104,15 +113,14 @@ def raised() -> Iterator[None]:
     failures: list[BaseException] = []
     thread = threading.get_ident()
 
-    class Collect(logging.Filter):
-        def filter(self, record: logging.LogRecord) -> bool:
-            if record.thread != thread or not record.exc_info or not record.exc_info[1]:
-                return True
-            failures.append(record.exc_info[1])
-            return False  # raised instead; a traceback for each of a thousand objects helps no one
+    def collect(record: logging.LogRecord) -> bool:
+        if record.thread != thread or not record.exc_info or not record.exc_info[1]:
+            return True
+        failures.append(record.exc_info[1])
+        return False  # raised instead; a traceback for each of a thousand objects helps no one
 
     # DVC's transfer logs its failures there, in the thread that called it.
-    logger, collect = logging.getLogger("dvc_data.hashfile.transfer"), Collect()
+    logger = logging.getLogger("dvc_data.hashfile.transfer")
     logger.addFilter(collect)
     try:
         yield
@@ -120,9 +128,3 @@ def raised() -> Iterator[None]:
         logger.removeFilter(collect)
     if failures:
         raise failures[0]
-
-
-def default_remote(root: str) -> str | None:
-    """The name of the default remote that the repository's configuration gives."""
-    folder = extra("dvc.repo").Repo.find_dvc_dir(root)
-    return extra("dvc.config").Config(folder)["core"].get("remote")
