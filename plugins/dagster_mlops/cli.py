@@ -1,24 +1,25 @@
 """The `dagster-mlops` command: where a prediction comes from, and what is in production."""
 
 import codecs
-import contextlib
 import io
 import json
 import logging
 import os
 import signal
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from dagster_mlops import __version__
+from dagster_mlops.core.commands import errors_shown
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -98,15 +99,13 @@ def trace(
     Exit code 0: the chain is complete. 1: a link is not accessible. 2: nothing was found, or the command is wrong.
     """
     # Dagster takes a second to import, which `--help` need not wait for.
-    from dagster_mlops.errors import DagsterMlopsError
-    from dagster_mlops.lineage.chain.event_log import EventLog
-    from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
-    from dagster_mlops.lineage.chain.tools import Tools
+    from dagster_mlops.lineage.chain.sources import EventLog, Tools
     from dagster_mlops.lineage.chain.tree import chain_tree
+    from dagster_mlops.lineage.chain.walk import find_prediction, prediction_logs
     from dagster_mlops.lineage.chain.walk import trace as trace_ref
     from dagster_mlops.provenance import Ref
 
-    with _instance(dagster_home) as instance, _quiet():
+    with _instance(dagster_home) as instance, _quiet(), errors_shown():
         events = EventLog(instance) if instance else None
         tools = Tools()
         tool, _, rest = request.partition(":")
@@ -116,25 +115,14 @@ def trace(
         if tool in tools.names and identifier:
             ref = Ref.from_dict({"tool": tool, "kind": role, "id": identifier, "at": at})
         else:
-            logs = [str(folder.absolute()) for folder in log or ()]
-            if not logs and (log_folder := os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")):
-                logs = [log_folder]
-            if not logs and events:
-                logs = prediction_logs(events)
+            log_variable = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
+            logs = [str(folder.absolute()) for folder in log or ()] or ([log_variable] if log_variable else [])
+            logs = logs or (prediction_logs(events) if events else [])
             if not logs and not instance:
                 _fail(f"no prediction log to search. Name one with --log DIR, or the Dagster instance: {_HOME_HINT}")
-            try:
-                ref = find_prediction(request, logs, tools=tools)
-            except DagsterMlopsError as error:
-                _fail(str(error))
+            ref = find_prediction(request, logs, tools=tools)
         chain = trace_ref(ref, tools=tools, instance=events)
-    if as_json:
-        typer.echo(json.dumps(chain.to_dict(), indent=2))
-    else:
-        _show(chain_tree(chain))
-        if not instance:
-            typer.echo(f"Only the tools were asked. To fill gaps from Dagster's event log: {_HOME_HINT}")
-    raise typer.Exit(COMPLETE if chain.complete else INCOMPLETE)
+    _end(chain, chain_tree, chain.complete, as_json, hint="" if instance else _NO_INSTANCE)
 
 
 @app.command()
@@ -150,11 +138,7 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
         if not instance:
             _fail(f"there is no Dagster instance to ask: {_HOME_HINT}")
         production = status_of(instance)
-    if as_json:
-        typer.echo(json.dumps(production.to_dict(), indent=2))
-    else:
-        _show(status_screen(production))
-    raise typer.Exit(COMPLETE if production.healthy else INCOMPLETE)
+    _end(production, status_screen, production.healthy, as_json)
 
 
 class _Environment(StrEnum):
@@ -198,11 +182,9 @@ def reproduce(
     Exit code 0: same result (--dry-run: everything can be restored; --explain: no difference). 1: another result.
     2: the command cannot run.
     """
-    from dagster_mlops.errors import DagsterMlopsError
-    from dagster_mlops.lineage.chain.event_log import EventLog
-    from dagster_mlops.lineage.chain.tools import Tools
+    from dagster_mlops.lineage.chain.sources import EventLog, Tools
     from dagster_mlops.lineage.reproduction import screen as screens
-    from dagster_mlops.lineage.reproduction.explain import explain as explain_runs
+    from dagster_mlops.lineage.reproduction.comparison import explain as explain_runs
     from dagster_mlops.lineage.reproduction.recipe import find_recipe
     from dagster_mlops.lineage.reproduction.rerun import rerun
 
@@ -210,22 +192,20 @@ def reproduce(
         _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
     if keep and keep.exists():
         _fail(f"--keep {keep} already exists. Name a new folder.")
-    with _instance(dagster_home) as instance, _quiet(), _ended_by_sigterm(), contextlib.ExitStack() as resources:
+    with _instance(dagster_home) as instance, _quiet(), errors_shown(), _ended_by_sigterm(), ExitStack() as resources:
         tools, events = Tools(), EventLog(instance) if instance else None
         try:
             recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
             recipe = recipes[0].in_environment(environment.value)
             if explain:
                 why = explain_runs(*recipes)
-                result, screen, same = why, screens.explanation_screen(why), not why.causes
+                result, screen, same = why, screens.explanation_screen, not why.causes
             elif dry_run or not recipe.complete:
-                result, screen, same = recipe, screens.recipe_screen(recipe), recipe.complete
+                result, screen, same = recipe, screens.recipe_screen, recipe.complete
             else:
                 if keep:
                     keep.mkdir(parents=True)
-                folder = keep or Path(
-                    resources.enter_context(tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-"))
-                )
+                folder = keep or Path(resources.enter_context(TemporaryDirectory(prefix="dagster-mlops-rerun-")))
                 verdict = rerun(
                     recipe,
                     folder.absolute(),
@@ -236,22 +216,17 @@ def reproduce(
                     tools=tools,
                     tell=lambda line: typer.echo(line, err=True),
                 )
-                result, screen, same = verdict, screens.verdict_screen(verdict), verdict.reproduced
-        except DagsterMlopsError as error:
-            _fail(str(error))
+                result, screen, same = verdict, screens.verdict_screen, verdict.reproduced
         except OSError as error:  # a full disk, a folder that cannot be made: no answer, rather than "not the same"
             _fail(f"the training cannot be run again here: {error}")
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
-    else:
-        _show(screen)
-    raise typer.Exit(COMPLETE if same else INCOMPLETE)
+    _end(result, screen, same, as_json)
 
 
 _HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pass --dagster-home DIR."
+_NO_INSTANCE = f"Only the tools were asked. To fill gaps from Dagster's event log: {_HOME_HINT}"
 
 
-@contextlib.contextmanager
+@contextmanager
 def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
     """The instance of `home` or $DAGSTER_HOME, or None when neither is given."""
     folder = home or (Path(home_variable) if (home_variable := os.environ.get("DAGSTER_HOME")) else None)
@@ -273,20 +248,20 @@ def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
         yield instance
 
 
-@contextlib.contextmanager
+@contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps what tools print and warn out of the answer."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
     """Clean up when asked to end, as after Ctrl-C: processes that were started end, too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -305,13 +280,22 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     return "".join(_SPELLED.get(char, "?") for char in error.object[error.start : error.end]), error.end
 
 
-def _show(what: "RenderableType") -> None:
+def _end(
+    result: Any, screen: "Callable[[Any], RenderableType]", good: bool, as_json: bool, *, hint: str = ""
+) -> NoReturn:
+    """Print a result, and end with the exit code that says whether it is good."""
     from rich.console import Console
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        codecs.register_error("dagster_mlops.spell", _spell)
-        sys.stdout.reconfigure(errors="dagster_mlops.spell")
-    Console(highlight=False).print(what)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2))
+    else:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            codecs.register_error("dagster_mlops.spell", _spell)
+            sys.stdout.reconfigure(errors="dagster_mlops.spell")
+        Console(highlight=False).print(screen(result))
+        if hint:
+            typer.echo(hint)
+    raise typer.Exit(COMPLETE if good else INCOMPLETE)
 
 
 def _fail(message: str) -> NoReturn:

@@ -18,9 +18,9 @@ from dagster_mlops import cli
 from dagster_mlops.errors import MissingExtraError, NotFoundError
 from dagster_mlops.git import GitTool
 from dagster_mlops.lineage import EventLog, Link, status, trace
-from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
-from dagster_mlops.lineage.chain.tools import Tools
+from dagster_mlops.lineage.chain.sources import Tools
 from dagster_mlops.lineage.chain.tree import chain_tree
+from dagster_mlops.lineage.chain.walk import find_prediction, prediction_logs
 from dagster_mlops.provenance import (
     Accessible,
     Commit,

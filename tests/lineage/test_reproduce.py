@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from dagster_mlops.cli import app
 from dagster_mlops.errors import NotFoundError, ProvenanceError, ReproductionError
 from dagster_mlops.lineage import reproduction_asset
-from dagster_mlops.lineage.chain.tools import Tools
-from dagster_mlops.lineage.reproduction.explain import explain
+from dagster_mlops.lineage.chain.sources import Tools
+from dagster_mlops.lineage.reproduction.comparison import explain
 from dagster_mlops.lineage.reproduction.recipe import find_recipe
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource

@@ -13,9 +13,8 @@ import pytest
 from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.core.run_files import PACKAGES
 from dagster_mlops.errors import ReproductionError
-from dagster_mlops.lineage.reproduction.checkout import check_out, submodule, top_level
+from dagster_mlops.lineage.reproduction.code import check_out, code_ingredients, submodule, top_level
 from dagster_mlops.lineage.reproduction.environment import install
-from dagster_mlops.lineage.reproduction.ingredients import code_ingredients
 from dagster_mlops.lineage.reproduction.recipe import find_recipe
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, training_asset
@@ -292,7 +291,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     checked_out(source, tmp_path / "code", state)
     given = {"python": sys.executable, "folder": tmp_path / "venv", "code": tmp_path / "code"}
     python = install(PACKAGES, b"# own==1 from file:///srv/own\n", **given)
-    assert subprocess.run([str(python), "-c", "import own; assert own.X == 1"], check=False).returncode == 0
+    assert subprocess.run([str(python), "-B", "-c", "import own; assert own.X == 1"], check=False).returncode == 0
     assert list((tmp_path / "code").glob("*.egg-info")) and code_state(tmp_path / "code").dirty_hash == state.dirty_hash
 
     tools = repository(tmp_path / "tools", {"pyproject.toml": "[tool.ruff]\nline-length = 120\n", "a/__init__.py": ""})

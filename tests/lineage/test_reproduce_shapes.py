@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from dagster_mlops.cli import app
 from dagster_mlops.core.run_files import REPRODUCES_TAG, TRIAL_TAG
 from dagster_mlops.errors import ReproductionError, TrainingRunError
+from dagster_mlops.lineage.reproduction.comparison import Verdict
 from dagster_mlops.lineage.reproduction.environment import install, packages
 from dagster_mlops.lineage.reproduction.rerun import rerun
-from dagster_mlops.lineage.reproduction.verdict import Verdict
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.sweep.best import tried_before
 from dagster_mlops.mlflow.training.packages import requirements

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from dagster_mlops.lineage.chain.walk import Link
+from dagster_mlops.lineage.reproduction.comparison import judge
 from dagster_mlops.lineage.reproduction.recipe import Recipe
-from dagster_mlops.lineage.reproduction.verdict import judge
 from dagster_mlops.mlflow.training import _rerun_script as rerun
 from dagster_mlops.provenance import Ref, TrainingRun
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.lineage.chain.event_log import EventLog as EventLog
+    from dagster_mlops.lineage.chain.sources import EventLog as EventLog
     from dagster_mlops.lineage.chain.walk import Link as Link
     from dagster_mlops.lineage.chain.walk import trace as trace
     from dagster_mlops.lineage.production.overview import Status as Status

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
@@ -48,6 +49,14 @@ def chain_tree(chain: Link) -> RenderableType:
             branch.add(Text(f"↑ shown elsewhere: {_names(repeated)}", style="dim"))
         waiting.extend(reversed(below))
     return Group(root, Text(), _summary(chain))
+
+
+def grid(*styles: str) -> Table:
+    """A table of columns without lines, each in its style, in which long texts go on below."""
+    table = Table.grid(padding=(0, 2))
+    for style in styles:
+        table.add_column(style=style, overflow="fold")
+    return table
 
 
 def grouped(things: Iterable[_T], key: Callable[[_T], Any]) -> list[list[_T]]:

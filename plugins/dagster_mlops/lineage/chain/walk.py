@@ -1,16 +1,17 @@
-"""Traces anything upstream to everything that it was made from, tool by tool."""
+"""Traces anything upstream to everything that it was made from, tool by tool, beginning with a request id or a ref."""
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import dagster as dg
 
-from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.chain.tools import Tools
-from dagster_mlops.provenance import Accessible, Answer, Record, Ref, mask_credentials
+from dagster_mlops.errors import NotFoundError
+from dagster_mlops.lineage.chain.sources import EventLog, Tools
+from dagster_mlops.provenance import Accessible, Answer, Deployment, Prediction, Record, Ref, mask_credentials
 from dagster_mlops.tools import Tool
 
 Source = Literal["tool", "dagster", "carried", "nowhere"]
@@ -59,21 +60,19 @@ class Link:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole chain in plain JSON types: a list of links in which each names its upstream refs."""
-        return {
-            "ref": self.ref.to_dict(),
-            "complete": self.complete,
-            "links": [
-                {
-                    "ref": link.ref.to_dict(),
-                    "bucket": link.bucket,
-                    "reason": link.reason,
-                    "source": link.source,
-                    "record": link.record.to_dict() if link.record else None,
-                    "upstream": [up.ref.to_dict() for up in link.upstream],
-                }
-                for link in self.walk()
-            ],
-        }
+        links = [{**vars(link), "upstream": [up.ref for up in link.upstream]} for link in self.walk()]
+        return plain({"ref": self.ref, "complete": self.complete, "links": links})
+
+
+def plain(value: Any) -> Any:
+    """Plain JSON types of a record, of a result, and of what is in it."""
+    if isinstance(value, Record | Ref):
+        return value.to_dict()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return plain(vars(value)) if dataclasses.is_dataclass(value) else value
 
 
 def trace(
@@ -167,3 +166,44 @@ def _cycle(ref: Ref, path: Mapping[Ref, None]) -> Link:
     names = [str(up) for up in path]
     circle = [*names[names.index(str(ref)) :], str(ref)]
     return Link(ref, "faulty", f"the records name each other as upstream: {' → '.join(circle)}.")
+
+
+def prediction_logs(events: EventLog) -> list[str]:
+    """The prediction logs of every deployment that a Dagster instance knows, newest first."""
+    return list(dict.fromkeys(deployment.prediction_log for deployment, _ in events.entries(Deployment)))
+
+
+def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None = None) -> Ref:
+    """The ref of the prediction, in the first of `logs` that has it.
+
+        find_prediction("7f3c…", prediction_logs(EventLog(instance)))
+
+    Raises:
+        NotFoundError: No log has it; the message has the answer of each.
+    """
+    tools = tools or Tools()
+    answers: list[str] = []
+    for log in logs:
+        ref = Ref(Prediction.tool, Prediction.role, request_id, at=log)
+        answer = tools.ask(ref)
+        if isinstance(answer, Accessible):
+            return ref
+        answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
+    if not answers:
+        raise NotFoundError(
+            f"there is no prediction log to search for {request_id!r}: no deployment is on record in the Dagster "
+            "instance. Name the log with --log DIR or DAGSTER_MLOPS_PREDICTION_LOG."
+        )
+    searched = mask_credentials("".join(answers))
+    raise NotFoundError(
+        f"no prediction has the request id {request_id!r}. Searched {len(answers)} prediction log(s):{searched}\n"
+        "Check the id (the X-Request-ID header of the answer), or name another log with --log DIR."
+    )
+
+
+def _rows(log: str) -> str:
+    files = [file for file in Path(log).glob("**/*.jsonl") if file.is_file()]
+    if not files:
+        return "no rows here"
+    rows = sum(file.read_bytes().count(b"\n") for file in files)
+    return f"{rows:,} rows in {len(files)} files"

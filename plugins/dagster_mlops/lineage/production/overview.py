@@ -1,6 +1,5 @@
 """The status of production: deployments with their models and data, and all asset checks."""
 
-import dataclasses
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,9 +8,8 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from dagster_mlops.core.gates import check_problem
-from dagster_mlops.errors import ProvenanceError
-from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.chain.walk import trace
+from dagster_mlops.lineage.chain.sources import EventLog
+from dagster_mlops.lineage.chain.walk import plain, trace
 from dagster_mlops.provenance import (
     Dataset,
     Deployment,
@@ -21,7 +19,6 @@ from dagster_mlops.provenance import (
     Report,
     TrainingRun,
     TrainingSet,
-    raw_records,
 )
 
 if TYPE_CHECKING:
@@ -89,27 +86,9 @@ class Status:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "healthy": self.healthy,
-            "production": [
-                {
-                    "deployment": p.deployment.to_dict(),
-                    "since": p.since,
-                    "answers": p.answers,
-                    **{
-                        name: record.to_dict() if (record := getattr(p, name)) else None
-                        for name in ("package", "model_version", "training_run", "training_set")
-                    },
-                    "datasets": [dataset.to_dict() for dataset in p.datasets],
-                    "metrics": p.metrics,
-                }
-                for p in self.production
-            ],
-            "checks": [{**dataclasses.asdict(check), "holds": check.holds} for check in self.checks],
-            "drift": [report.to_dict() for report in self.drift],
-            "unreadable": list(self.unreadable),
-            "other_records": [record.to_dict() for record in self.other_records],
-        }
+        production = [{**vars(each), "metrics": each.metrics} for each in self.production]
+        checks = [{**vars(check), "holds": check.holds} for check in self.checks]
+        return plain({"healthy": self.healthy, **vars(self), "production": production, "checks": checks})
 
 
 def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
@@ -126,23 +105,17 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
     latest = {deployment.name: deployment for deployment, _ in reversed(events.entries(Deployment))}
     production = tuple(_production(deployment, events) for deployment in latest.values())
     evaluations = _latest_evaluations(instance, runs)
-    drift: list[tuple[float, Report]] = []
-    for record in evaluations.values():
-        for stored in raw_records(getattr(record.evaluation, "metadata", {})):
-            try:
-                report = Record.from_dict(stored)
-            except ProvenanceError as error:
-                events.unreadable.append(f"{record.key.to_user_string()}: {error}")
-                continue
-            if isinstance(report, Report):
-                drift.append((record.create_timestamp, report))
-    unknown = {
-        (record.role, entry.asset, entry.partition): record for record, entry in reversed(events.entries(Record))
-    }
+    drift = [
+        report
+        for check in sorted(evaluations.values(), key=lambda check: -check.create_timestamp)
+        for report in events.records_in(getattr(check.evaluation, "metadata", {}), check.key.to_user_string())
+        if isinstance(report, Report)
+    ]
+    unknown = {(record.role, entry.asset, entry.partition): record for record, entry in events.entries(Record)[::-1]}
     return Status(
         production=production,
         checks=tuple(_check_status(instance, evaluations[key]) for key in sorted(evaluations, key=str)),
-        drift=tuple(report for _, report in sorted(drift, key=lambda pair: -pair[0])),
+        drift=tuple(drift),
         unreadable=tuple(events.unreadable),
         other_records=tuple(unknown[key] for key in sorted(unknown)),
     )

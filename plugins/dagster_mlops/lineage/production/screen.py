@@ -1,12 +1,12 @@
 """The status of production on one screen."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from datetime import datetime
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from dagster_mlops.lineage.chain.tree import grid
 from dagster_mlops.lineage.production.overview import CheckStatus, Production, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
@@ -23,17 +23,13 @@ def status_screen(status: Status) -> RenderableType:
     counts = Counter(check.verdict for check in status.checks)
     parts.append(Text(f"Checks: {', '.join(f'{n} {v}' for v, n in counts.most_common()) or 'none'}", style="bold"))
     parts += [_check(check) for check in status.checks if check.verdict != "passed"]
-    passed: dict[str, list[CheckStatus]] = defaultdict(list)
-    for check in status.checks:
-        if check.verdict == "passed":
-            passed[check.asset].append(check)
-    for asset, checks in passed.items():
+    passed = [check for check in status.checks if check.verdict == "passed"]
+    for asset in dict.fromkeys(check.asset for check in passed):
+        checks = [check for check in passed if check.asset == asset]
         names = ", ".join(check.name for check in checks)
         parts.append(_line("passed", f"{asset}: {names}", max(check.when for check in checks)))
-    if status.drift:
-        parts.append(Text("\nDrift", style="bold"))
-        for report in status.drift:
-            parts.append(Text(f"  {report.id}: {' · '.join(report.details())}"))
+    parts += [Text("\nDrift", style="bold")] if status.drift else []
+    parts += [Text(f"  {report.id}: {' · '.join(report.details())}") for report in status.drift]
     for record in status.other_records:
         texts = [record.made_by(), *record.details()]
         parts.append(Text(f"\n{record.role.replace('_', ' ')} {record.title()}: {' · '.join(filter(None, texts))}"))
@@ -46,9 +42,7 @@ def status_screen(status: Status) -> RenderableType:
 
 def _production(production: Production) -> RenderableType:
     deployment, model = production.deployment, production.model_version
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    table = grid("dim", "")
     state = {True: "answers", False: "DOES NOT ANSWER", None: "not asked"}[production.answers]
     if deployment.stopped:
         state = f"stopped {deployment.stopped}"
@@ -102,15 +96,12 @@ def _complaint(status: Status) -> str:
     broken = [f"{check.asset}:{check.name}" for check in status.checks if not check.holds]
     silent = [production.deployment.url for production in status.production if production.answers is False]
     live = [production for production in status.production if not production.deployment.stopped]
-    return " ".join(
-        text
-        for text in (
-            "" if live else "Nothing is in production.",
-            f"No answer from {', '.join(silent)}." if silent else "",
-            f"Checks that do not hold: {', '.join(broken)}." if broken else "",
-        )
-        if text
-    )
+    texts = [
+        "" if live else "Nothing is in production.",
+        f"No answer from {', '.join(silent)}." if silent else "",
+        f"Checks that do not hold: {', '.join(broken)}." if broken else "",
+    ]
+    return " ".join(filter(None, texts))
 
 
 def _when(timestamp: float) -> str:

@@ -53,11 +53,8 @@ def reproduction_asset(
         severity: Severity of a failed check.
         asset_options: Further options of :func:`dagster.asset`, such as ``deps`` on the promotion asset.
     """
-    options = merged_options(
-        asset_options,
-        name=name,
-        description=f"{training}, run again on the recorded code, data and environment.",
-    )
+    description = f"{training}, run again on the recorded code, data and environment."
+    options = merged_options(asset_options, name=name, description=description)
     prefix = options.pop("key_prefix", ())
     path = [*([prefix] if isinstance(prefix, str) else prefix), options.pop("name", name)]
     key = options.pop("key", dg.AssetKey(path))
@@ -65,16 +62,14 @@ def reproduction_asset(
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         # Here, not above: a code location with this asset need not load the modules of lineage.
-        from dagster_mlops.lineage.chain.event_log import EventLog
-        from dagster_mlops.lineage.chain.tools import Tools
+        from dagster_mlops.lineage.chain.sources import EventLog, Tools
         from dagster_mlops.lineage.reproduction.recipe import find_recipe
         from dagster_mlops.lineage.reproduction.rerun import rerun
 
         metadata: dict[str, Any] = {}
 
         def judge() -> dg.AssetCheckResult:
-            tools = Tools()
-            events, checkout = EventLog(context.instance), Path(repo) if repo else None
+            tools, events, checkout = Tools(), EventLog(context.instance), Path(repo) if repo else None
             try:
                 recipe = find_recipe(training, at=tracking_uri, repo=checkout, tools=tools, events=events)
                 with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -29,17 +29,19 @@ def find_requirements(
     That is the recorded lock file, kept by the run or else by its commit. A run without one that can be installed keeps
     the versions of its packages.
     """
+
+    def contents(name: str) -> Iterator[bytes]:
+        if name in files:
+            yield files[name]
+        answer = git(repository, "show", f"{run.code_commit}:{name}") if repository else None
+        if answer and answer.returncode == 0:
+            yield answer.stdout
+
     for name in (name for name in LOCK_FILES if run.lock_hash and name != _POETRY):
-        contents = [files[name]] if name in files else []
-        if repository is not None:
-            answer = git(repository, "show", f"{run.code_commit}:{name}")
-            contents += [answer.stdout] if answer.returncode == 0 else []
-        for content in contents:
+        for content in contents(name):
             if hashlib.sha256(content).hexdigest() == run.lock_hash:
                 return name, content
-    by_version = not run.lock_hash or _POETRY in files
-    if not by_version and repository is not None:
-        by_version = git(repository, "cat-file", "-e", f"{run.code_commit}:{_POETRY}").returncode == 0
+    by_version = not run.lock_hash or any(True for _ in contents(_POETRY))
     return (PACKAGES, files[PACKAGES]) if by_version and PACKAGES in files else None
 
 

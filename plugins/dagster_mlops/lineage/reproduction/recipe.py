@@ -10,11 +10,10 @@ from typing import Any
 
 from dagster_mlops.core.run_files import CODE, PACKAGES, STEP, SYSTEM
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
-from dagster_mlops.lineage.chain.event_log import EventLog
-from dagster_mlops.lineage.chain.tools import Tools
-from dagster_mlops.lineage.chain.walk import Link, trace
+from dagster_mlops.lineage.chain.sources import EventLog, Tools
+from dagster_mlops.lineage.chain.walk import Link, plain, trace
+from dagster_mlops.lineage.reproduction.code import Ingredient, code_ingredients, find_repository
 from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
-from dagster_mlops.lineage.reproduction.ingredients import Ingredient, code_ingredients, find_repository
 from dagster_mlops.provenance import Dataset, Inaccessible, ModelVersion, Record, Ref, TrainingRun, TrainingSet
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
@@ -68,12 +67,8 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
-            "run": self.run.to_dict(),
-            "model_version": self.version.to_dict() if self.version else None,
-            "complete": self.complete,
-            "ingredients": [vars(ingredient) for ingredient in self.ingredients],
-        }
+        facts = {"run": self.run, "model_version": self.version, "complete": self.complete}
+        return plain({**facts, "ingredients": self.ingredients})
 
 
 def find_recipe(
@@ -173,16 +168,12 @@ def _step(step: Mapping[str, Any], problem: str) -> Ingredient:
 
 def _model(run: TrainingRun, tools: Tools) -> Ingredient:
     """The recorded model, with which the new one is compared."""
-    name = f"of run {run.run_id[:12]}"
     try:
         problem = tools.tool_for(run.ref, KeepsRuns).find_model(run.ref)
     except DagsterMlopsError as error:
         problem = Inaccessible(str(error))
-    return (
-        Ingredient("model", name, problem.bucket, problem.reason)
-        if problem
-        else Ingredient("model", name, "accessible")
-    )
+    bucket, reason = (problem.bucket, problem.reason) if problem else ("accessible", "")
+    return Ingredient("model", f"of run {run.run_id[:12]}", bucket, reason)
 
 
 def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingredient], dict[str, TrainingSet]]:
@@ -194,21 +185,14 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
     records = {link.ref: link.record for link in links if link.record}
     # The run's own copy of a record also counts if the tool no longer answers.
     records |= {record.ref: record for _, inputs in records_read(step) for record, _ in inputs}
+    read = [(link.bucket == "accessible", records[link.ref]) for link in links if link.ref in records]
     stored = {record.dagster_asset for record in records.values() if isinstance(record, Dataset)}
-    incomplete = {
-        record.dagster_asset
-        for link in links
-        if link.bucket != "accessible" and isinstance(record := records.get(link.ref), Dataset)
-    }
+    incomplete = {r.dagster_asset for accessible, r in read if isinstance(r, Dataset) and not accessible}
     rebuilds = {
         record.dagster_asset: record
-        for link in links
-        if link.bucket == "accessible"
-        and isinstance(record := records.get(link.ref), TrainingSet)
-        and record.dagster_asset in incomplete
-        and record.snapshot
-        and not record.dagster_partition
-        and tools.has(record.ref, RebuildsData)
+        for accessible, record in read
+        if accessible and isinstance(record, TrainingSet) and record.dagster_asset in incomplete
+        if record.snapshot and not record.dagster_partition and tools.has(record.ref, RebuildsData)
     }
     ingredients = []
     for link in links:

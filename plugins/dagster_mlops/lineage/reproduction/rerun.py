@@ -9,11 +9,11 @@ from typing import Any
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
-from dagster_mlops.lineage.chain.tools import Tools
-from dagster_mlops.lineage.reproduction.checkout import check_out
+from dagster_mlops.lineage.chain.sources import Tools
+from dagster_mlops.lineage.reproduction.code import check_out
+from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
 from dagster_mlops.lineage.reproduction.environment import Environment, ambient, find_requirements, install
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
-from dagster_mlops.lineage.reproduction.verdict import Verdict, judge
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
@@ -82,7 +82,9 @@ def rerun(
         "golden": str(golden.absolute() if golden else _reference(recipe, tracker, folder)),
     }
     tell(f"training: {recipe.step['asset']}")
-    result = _run(python, tracker.rerun, task, code, recipe.system.get("environment", {}), timeout, tell)
+    switches = recipe.system.get("environment", {})
+    variables = {**ambient(), **switches, "DAGSTER_HOME": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = _answer(tracker.rerun, task, tell, cwd=code, env=variables, python=str(python), timeout=timeout)
     return judge(recipe, result, tolerance=tolerance, environment=environment)
 
 
@@ -121,17 +123,10 @@ def _seeds(recipe: Recipe) -> list[dict[str, Any]]:
     return list(seeds.values())
 
 
-def _run(
-    python: Path,
-    script: Path,
-    task: Mapping[str, Any],
-    code: Path,
-    switches: Mapping[str, str],
-    timeout: float,
-    tell: Callable[[str], None],
+def _answer(
+    script: Path, task: Mapping[str, Any], tell: Callable[[str], None], *, timeout: float, **options: Any
 ) -> dict[str, Any]:
     """The answer of the script; its output is passed on as it comes."""
-    variables = {**ambient(), **switches, "DAGSTER_HOME": task["scratch"], "PYTHONDONTWRITEBYTECODE": "1"}
     messages: deque[str] = deque(maxlen=15)
 
     def show(lines: list[str]) -> None:
@@ -140,7 +135,7 @@ def _run(
             tell(line)
 
     try:
-        return run_child(script, task, cwd=code, env=variables, python=str(python), output=show, timeout=timeout)
+        return run_child(script, task, output=show, timeout=timeout, **options)
     except ChildError as error:
         limit = f" It took longer than {timeout:.0f} s." if error.returncode is None else ""
         tail = "\n".join(messages)

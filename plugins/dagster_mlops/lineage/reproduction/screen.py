@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.core.metadata import shorten
-from dagster_mlops.lineage.chain.tree import LOOKS, grouped
-from dagster_mlops.lineage.reproduction.explain import Difference, Explanation
+from dagster_mlops.lineage.chain.tree import LOOKS, grid, grouped
+from dagster_mlops.lineage.reproduction.comparison import Difference, Explanation, Verdict
 from dagster_mlops.lineage.reproduction.recipe import Recipe
-from dagster_mlops.lineage.reproduction.verdict import Verdict
 
 _OUTCOMES = {"matched": ("✓", "green"), "differed": ("✗", "red"), "not compared": ("?", "yellow")}
 _ASIDE = {"matched": ("·", "dim"), "differed": ("~", "yellow"), "not compared": ("·", "dim")}
@@ -25,10 +24,7 @@ _SHOWN = 30
 
 def recipe_screen(recipe: Recipe) -> RenderableType:
     """Every ingredient with its bucket; the last line says whether the training can be run again."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+    table = grid("", "dim", "")
     for group in grouped(recipe.ingredients, lambda part: (part.kind, part.bucket, part.reason)):
         first = group[0]
         mark, colour = LOOKS[first.bucket]
@@ -51,9 +47,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
 
 def verdict_screen(verdict: Verdict) -> RenderableType:
     """Every finding; the last line says whether the training was reproduced."""
-    table = Table.grid(padding=(0, 2))
-    for style in ("", "dim", "", "", ""):
-        table.add_column(style=style, overflow="fold")
+    table = grid("", "dim", "", "", "")
     for finding in verdict.findings:
         mark, colour = _OUTCOMES[finding.outcome] if finding.decides else _ASIDE[finding.outcome]
         after = "" if finding.outcome == "matched" and finding.before else finding.after
@@ -76,12 +70,9 @@ def explanation_screen(why: Explanation) -> RenderableType:
     if why.unknown:
         parts.append(Text(f"\nNot compared, because it was not recorded: {', '.join(why.unknown)}.", style="yellow"))
     kinds = Counter(cause.kind for cause in why.causes)
-    if kinds:
-        counts = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
-        parts.append(Text(f"\nThey differ in {counts}.", style="bold"))
-    else:
-        parts.append(Text("\nNothing on record differs.", style="bold"))
-    return Group(*parts)
+    counts = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+    last = f"They differ in {counts}." if counts else "Nothing on record differs."
+    return Group(*parts, Text(f"\n{last}", style="bold"))
 
 
 def _title(recipe: Recipe) -> Text:
@@ -91,9 +82,7 @@ def _title(recipe: Recipe) -> Text:
 
 
 def _differences(differences: Sequence[Difference]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for style in ("dim", "", "red", "green"):
-        table.add_column(style=style, overflow="fold")
+    table = grid("dim", "", "red", "green")
     for difference in differences[:_SHOWN]:
         table.add_row(difference.kind, difference.name, _short(difference.before), _short(difference.after))
     if len(differences) > _SHOWN:

@@ -1,7 +1,8 @@
-"""The ingredients of a training; here, its code."""
+"""The code of a training: whether it is still there, and a clone of it with its submodules and uncommitted changes."""
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,13 @@ from typing import Any
 from dagster_mlops.core.code_state import APPLY
 from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import CODE, DIFF, STEP
-from dagster_mlops.lineage.reproduction.checkout import GIT_TIMEOUT, submodule, top_level
+from dagster_mlops.errors import ReproductionError
 from dagster_mlops.provenance import TrainingRun
+
+_GIT_TIMEOUT = 900.0  # seconds: a large repository, of which git may have to fetch files
+
+# The user's own hooks and line-end conversions would change the files.
+_AS_IS = ("-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false")
 
 
 @dataclass(frozen=True)
@@ -73,9 +79,8 @@ def code_ingredients(
 def _diff(run: TrainingRun, diff: bytes | None, repository: Path, problem: str) -> Ingredient:
     name = f"uncommitted changes {run.dirty[:10]}"
     if diff is None:
-        if problem:
-            return Ingredient("code", name, "inaccessible", problem)
-        return Ingredient("code", name, "deleted", f"the run no longer has its file {CODE}/{DIFF}.")
+        reason = problem or f"the run no longer has its file {CODE}/{DIFF}."
+        return Ingredient("code", name, "inaccessible" if problem else "deleted", reason)
     if hashlib.sha256(diff).hexdigest() != run.dirty:
         return Ingredient("code", name, "faulty", f"{CODE}/{DIFF} of the run does not have the recorded hash.")
     if refusal := _refusal(repository, run.code_commit, diff):
@@ -88,7 +93,67 @@ def _refusal(repository: Path, commit: str, diff: bytes) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": str(Path(scratch, "index"))}
         for arguments, stdin in ((("read-tree", commit), b""), ((*APPLY, "--cached", "-"), diff)):
-            answer = git(repository, *arguments, stdin=stdin, env=index, timeout=GIT_TIMEOUT)
+            answer = git(repository, *arguments, stdin=stdin, env=index, timeout=_GIT_TIMEOUT)
             if answer.returncode:
                 return answer.stderr.decode(errors="replace").strip()
     return ""
+
+
+def top_level(folder: Path) -> Path:
+    """The top of the checkout that `folder` is in; a bare repository is its own."""
+    answer = git(folder, "rev-parse", "--show-toplevel")
+    return Path(os.fsdecode(answer.stdout.strip())) if answer.returncode == 0 else folder.absolute()
+
+
+def submodule(repository: Path, path: str, commit: str) -> Path | None:
+    """The repository that has this commit of a submodule: its checkout, or git's own copy if it is not checked out."""
+    common = git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir").stdout.strip()
+    for folder in (repository / path, Path(os.fsdecode(common), "modules", path)):
+        # Without a git directory of its own, git would answer for the repository around it.
+        is_repository = (folder / ".git").exists() or (folder / "HEAD").exists()
+        if is_repository and git(folder, "cat-file", "-e", f"{commit}^{{commit}}").returncode == 0:
+            return folder
+    return None
+
+
+def check_out(repository: Path, commit: str, folder: Path, *, submodules: Mapping[str, str], diff: bytes = b"") -> None:
+    """Clone `repository` into `folder` at `commit`; `repository` itself does not change.
+
+    Raises:
+        ReproductionError: A file or submodule is missing, or the diff does not apply.
+    """
+    _clone(repository, commit, folder)
+    for path, revision in submodules.items():
+        source = submodule(repository, path, revision)
+        if source is None:
+            raise ReproductionError(f"no checkout here has the submodule {path} at commit {revision[:10]}.")
+        _clone(source, revision, folder / path)
+    if diff:
+        _git(folder, *APPLY, "-", stdin=diff)
+
+
+def _clone(repository: Path, commit: str, folder: Path) -> None:
+    options = ("--quiet", "--shared", "--no-checkout", "--template=", *_AS_IS)
+    _git(repository, "clone", *options, str(repository), str(folder))
+    promised = git(repository, "config", "--get-regexp", r"^remote\..*\.promisor$").stdout.decode()
+    if promised:
+        # Objects that a partial clone lacks are fetched from its own remote.
+        address = git(repository, "remote", "get-url", promised[7:].split(".promisor")[0]).stdout.decode().strip()
+        settings = {"remote.origin.url": address, "remote.origin.promisor": "true", "extensions.partialClone": "origin"}
+        for name, value in {"core.repositoryFormatVersion": "1", **settings}.items():
+            _git(folder, "config", name, value)
+    _git(folder, "checkout", "--quiet", "--detach", commit)
+    missing = _git(folder, "ls-files", "--deleted")
+    if missing:
+        raise ReproductionError(
+            f"the recorded code cannot be checked out: {repository} is a partial clone that lacks "
+            f"{len(missing.splitlines())} files, such as {missing.splitlines()[0]}. Name a full clone with --repo."
+        )
+
+
+def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
+    answer = git(folder, *_AS_IS, *arguments, stdin=stdin, timeout=_GIT_TIMEOUT)
+    if answer.returncode:
+        problem = answer.stderr.decode(errors="replace").strip()
+        raise ReproductionError(f"the recorded code cannot be checked out: {problem}")
+    return os.fsdecode(answer.stdout)
