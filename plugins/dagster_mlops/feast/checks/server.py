@@ -115,24 +115,19 @@ class _Server:
                     received += part
                     if time.monotonic() - start > self.timeout:
                         raise TimeoutError
+            return bytes(received), (time.monotonic() - start) * 1000
         except HTTPError as error:
             with error:
                 message = error.read(500).decode(errors="replace")
-            raise FeatureError(
-                f"{self.public_address}{path} answered {error.code}: {message}. See the log of the feature server."
-            ) from None
+            problem = f"answered {error.code}: {message}. See the log of the feature server."
         except OSError as error:
             reason = getattr(error, "reason", error)
+            problem = f"cannot be reached: {reason}. Start `feast serve` there, or fix the address."
             if isinstance(reason, TimeoutError):
-                raise FeatureError(
-                    f"{self.public_address}{path} did not answer within {self.timeout} s. Restart the feature server, "
-                    "or allow more with timeout=."
-                ) from None
-            raise FeatureError(
-                f"{self.public_address}{path} cannot be reached: {reason}. Start `feast serve` there, or fix the "
-                "address."
-            ) from None
-        return bytes(received), (time.monotonic() - start) * 1000
+                problem = (
+                    f"did not answer within {self.timeout} s. Restart the feature server, or allow more with timeout=."
+                )
+        raise FeatureError(f"{self.public_address}{path} {problem}")
 
 
 def _present_share(answer: bytes, address: str, keys: set[str]) -> float:
