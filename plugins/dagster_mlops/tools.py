@@ -16,8 +16,10 @@ the tool's own objects.
 :mod:`dagster_mlops.testing` has contract tests of the capabilities.
 """
 
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -198,26 +200,11 @@ class BrokenTool:
         return Inaccessible(self.reason)
 
 
-class _Installed(Mapping[str, Tool]):
-    """The tools of entry points, each loaded on first use."""
-
-    def __init__(self, entries: Mapping[str, EntryPoint]) -> None:
-        self._entries = entries
-        self._loaded: dict[str, Tool] = {}
+class _Installed(UserDict[str, Any]):
+    """Functions that load the tools of entry points, by name; each tool is loaded when it is first read."""
 
     def __getitem__(self, name: str) -> Tool:
-        if name not in self._loaded:
-            self._loaded[name] = _load(self._entries[name])
-        return self._loaded[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries  # without loading it, as Mapping would
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        return self.data[name]()
 
 
 def _load(entry: EntryPoint) -> Tool:
@@ -236,7 +223,8 @@ def installed_tools() -> Mapping[str, Tool]:
     >>> sorted(installed_tools())
     ['bentoml', 'dvc', 'feast', 'git', 'gto', 'mlflow']
     """
-    return _Installed({entry.name: entry for entry in entry_points(group=GROUP)})
+    loaders = {entry.name: functools.cache(functools.partial(_load, entry)) for entry in entry_points(group=GROUP)}
+    return _Installed(sorted(loaders.items()))
 
 
 def tool_for(name: str, capability: type[_C], tools: Mapping[str, Tool] | None = None) -> _C:
