@@ -1,4 +1,4 @@
-"""Shows Griffe what a package exports on demand: the names that it imports under `if TYPE_CHECKING`."""
+"""Shows Griffe what a package exports on demand: the names that it imports as themselves."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ class Doors(griffe.Extension):
     """Exports of packages without ``__all__``."""
 
     def on_module_members(self, *, mod: griffe.Module, **kwargs: Any) -> None:
-        """Export the imports that only type checkers read."""
+        """Export the imports from this library."""
         if mod.is_init_module and mod.exports is None and "lazy_door" in mod.members:
-            mod.exports = [name for name, member in mod.members.items() if member.is_alias and not member.runtime]
+            aliases = {name: member.target_path for name, member in mod.members.items() if member.is_alias}
+            del aliases["lazy_door"]
+            mod.exports = [name for name, target in aliases.items() if target.startswith("dagster_mlops.")]
