@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import dagster_facts, upstream_reads
+from dagster_mlops.core.asset_records import code_facts, dagster_facts, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.run_files import CODE, STEP
@@ -23,7 +23,7 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training import capture
 from dagster_mlops.mlflow.training.config_params import config_params, visible_config
 from dagster_mlops.mlflow.training.function import Training
-from dagster_mlops.provenance import NAMESPACE, Dataset, Ref, TrainingRun, TrainingSet, mask_credentials
+from dagster_mlops.provenance import NAMESPACE, Dataset, TrainingRun, TrainingSet, mask_credentials
 
 _PARAMS_PER_REQUEST = 100  # MLflow's limit
 # Fields of the record that are tags of the run as well, to search by.
@@ -95,7 +95,6 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
     source = Path(inspect.getsourcefile(inspect.unwrap(training.function)) or ".")
     code = code_state(source)
-    commit = (Ref("git", "commit", code.commit, at=code.toplevel),) if code.commit else ()
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
     step = {**dagster_facts(context), "dagster_partition": capture.partitions_of(context)}
     config = visible_config(context)
@@ -103,15 +102,13 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         run_id="0" * 32,
         tracking_uri=mask_credentials(resource.uri),
         experiment=training.experiment or resource.experiment,
-        code_commit=code.commit,
-        dirty=code.dirty_hash,
         lock_hash=digest(lock) if lock else "",
         python=platform.python_version(),
         platform=platform.platform(),
         seed=training.seed,
         feature_service=training_set.feature_service if training_set else "",
         registry_hash=training_set.registry_hash if training_set else "",
-        upstream=(*refs, *commit),
+        **code_facts(code, refs),
         **step,
     )
     runs.record_tag(record)  # raises before anything is created
