@@ -101,14 +101,16 @@ def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(autouse=True)
-def _no_active_experiment() -> Iterator[None]:
+def _active_experiment_as_before() -> Iterator[None]:
     """MLflow's active experiment is one for the whole process: one that stays would be used by the tests after it."""
+
+    def active() -> str | None:
+        fluent: Any = sys.modules.get("mlflow.tracking.fluent")
+        return fluent and fluent._active_experiment_id
+
+    before = active()
     yield
-    fluent: Any = sys.modules.get("mlflow.tracking.fluent")
-    left = fluent and fluent._active_experiment_id
-    if left:
-        fluent._active_experiment_id = None
-        pytest.fail(f"experiment {left} is still active: give `start_run` its id, in place of `set_experiment`")
+    assert active() == before, "another experiment is active: give `start_run` its id, in place of `set_experiment`"
 
 
 @pytest.fixture(scope="session")

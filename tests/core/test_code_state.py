@@ -37,6 +37,19 @@ def test_a_clean_checkout_has_a_commit_and_no_diff(checkout):
     assert state == CodeState(commit=_git(checkout, "rev-parse", "HEAD"), branch="main", toplevel=str(checkout))
 
 
+def test_pythons_bytecode_is_no_change_of_the_code(checkout):
+    folder = checkout / "features"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    _git(checkout, "add", "-A")
+    _git(checkout, "commit", "-qm", "a package")
+    for beside in (checkout, folder):
+        (beside / "__pycache__").mkdir()
+        (beside / "__pycache__" / "train.cpython-311.pyc").write_bytes(b"bytecode")
+    state = code_state(checkout / "train.py")
+    assert (state.dirty_hash, state.left_out) == ("", ())
+
+
 def test_the_diff_rebuilds_the_uncommitted_code_and_leaves_the_index_alone(checkout, tmp_path):
     (checkout / "train.py").write_text("depth = 4\n")
     (checkout / "new file.py").write_text("leaves = 31\n")
