@@ -3,7 +3,6 @@
 import json
 import os
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -71,6 +70,8 @@ def traffic(
     because a year that is over cannot be replayed in real time.
     """
     [live] = [record for record in upstream_records(context) if isinstance(record, Deployment)]
+    import urllib.request
+
     asked = departures(flights, airports).drop(columns="late").sort_values("event_timestamp", kind="stable")
     rows = feast.historical_features(asked, "arrival_delay")
     inputs = model_inputs(rows).assign(flight_id=rows["flight_id"])

@@ -12,16 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.memory import remembered, state_dir
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository.definitions import Repository
+from dagster_mlops.feast.repository.definitions import (
+    EntityDefinition,
+    OnDemandViewDefinition,
+    Repository,
+    ServiceDefinition,
+    SourceDefinition,
+    ViewDefinition,
+)
 from dagster_mlops.provenance import mask_credentials
 
+_KINDS = {
+    "views": ViewDefinition,
+    "on_demand_views": OnDemandViewDefinition,
+    "sources": SourceDefinition,
+    "services": ServiceDefinition,
+    "entities": EntityDefinition,
+}
 _REFRESHED = "refreshed"  # file with the time of the last refresh
 _LOGGED = re.compile(r"(DEBUG|INFO|WARNING):\w")
 _SECRET_NAME = re.compile(r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key")
@@ -53,7 +66,8 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
         timeout=timeout,
         error=FeatureError,
     )
-    return TypeAdapter(Repository).validate_python({**description, "path": path})
+    definitions = {kind: [cls(**facts) for facts in description[kind]] for kind, cls in _KINDS.items()}
+    return Repository(path=path, project=description["project"], **definitions)
 
 
 def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
