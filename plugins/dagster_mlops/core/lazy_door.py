@@ -1,11 +1,15 @@
 """Doors that open on demand: a package that loads a module when one of its names is first used."""
 
-import ast
 import functools
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from typing import Any
+
+# Not with Python's parser, which takes five times as long: each code location waits for its doors.
+_IMPORT = re.compile(r"^    from (\S+) import (\([^)]*\)|.+)$", re.MULTILINE)
+_EXPORTED = re.compile(r"\b(\w+) as \1\b")
 
 
 def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -26,10 +30,8 @@ def lazy_door(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str
 
     @functools.cache
     def modules() -> dict[str, str]:
-        source = ast.parse(pkgutil.get_data(package, "__init__.py") or "")
-        imports = [statement for statement in ast.walk(source) if isinstance(statement, ast.ImportFrom)]
-        pairs = [(alias, str(statement.module)) for statement in imports for alias in statement.names]
-        return {alias.name: module for alias, module in pairs if alias.asname == alias.name}
+        source = (pkgutil.get_data(package, "__init__.py") or b"").decode()
+        return {name: module for module, names in _IMPORT.findall(source) for name in _EXPORTED.findall(names)}
 
     def names() -> list[str]:
         return sorted(modules())

@@ -133,7 +133,7 @@ def read_config(repo: str | Path) -> RepositoryConfig:
     if unset:
         raise FeatureError(f"{file} uses environment variables that are not set: {', '.join(unset)}. Set them.")
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C, ten times as fast
     except yaml.MarkedYAMLError as error:
         # Without PyYAML's own message, and not as the cause: it quotes the line, which may hold a password.
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
