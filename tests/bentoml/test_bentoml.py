@@ -41,7 +41,12 @@ from dagster_mlops.serving.state import load, load_all, lock, state_file
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DEPRECATED, *known_warnings.MLFLOW_HINTS, *known_warnings.DAGSTER_BETA]
+pytestmark = [
+    pytest.mark.usefixtures("warm_tools"),
+    *known_warnings.DEPRECATED,
+    *known_warnings.MLFLOW_HINTS,
+    *known_warnings.DAGSTER_BETA,
+]
 
 COLUMNS = ["hour", "wind", "carrier"]
 
@@ -623,7 +628,7 @@ def test_the_component_declares_the_whole_layer_in_yaml(tmp_path):
             assert [key.name for key in graph.asset_check_keys] == ["health"]
 
 
-def test_no_tool_is_imported_with_the_layer():
+def test_no_tool_is_imported_with_the_layer(cold_python):
     code = (
         "import sys, dagster_mlops.bentoml, dagster_mlops.bentoml.tool\n"
         "print({'bentoml', 'mlflow', 'pandas', 'numpy', 'httpx', 'psutil', 'envoy'} & set(sys.modules))"

@@ -19,6 +19,7 @@ from dagster_mlops.errors import DatasetError
 from tests.support import known_warnings
 
 pytestmark = [
+    pytest.mark.usefixtures("warm_dvc"),
     *known_warnings.DVC,
     *known_warnings.UNCLOSED,
 ]

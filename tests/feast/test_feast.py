@@ -30,7 +30,7 @@ from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DEPRECATED, *known_warnings.DAGSTER_BETA]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.DAGSTER_BETA]
 
 SETTINGS = """
 project: flights
@@ -204,7 +204,7 @@ def _record(kind, metadata):
     return found
 
 
-def test_definitions_load_without_feast_and_a_second_load_costs_milliseconds(world):
+def test_definitions_load_without_feast_and_a_second_load_costs_milliseconds(world, cold_python):
     script = """
         import json, sys, time
         from dagster_mlops.feast import feature_view_assets

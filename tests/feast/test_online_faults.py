@@ -28,7 +28,7 @@ from tests.support import known_warnings
 from tests.support.feast_loads import START, days
 from tests.support.feast_servers import control, postgres, redis_process  # noqa: F401 - a fixture
 
-pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
 SETTINGS = """
 project: shop

@@ -27,7 +27,12 @@ from dagster_mlops.provenance import Commit, Deployment, ModelVersion, Ref
 from dagster_mlops.testing import check_registry
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DAGSTER_BETA, *known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
+pytestmark = [
+    pytest.mark.usefixtures("warm_tools"),
+    *known_warnings.DAGSTER_BETA,
+    *known_warnings.MLFLOW,
+    *known_warnings.MLFLOW_HINTS,
+]
 
 MLMODEL = """\
 flavors:

@@ -18,7 +18,7 @@ from dagster_mlops.gto.tool import GtoTool
 from dagster_mlops.provenance import Faulty, ModelVersion, Ref
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DAGSTER_BETA]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DAGSTER_BETA]
 
 
 def git(folder: Path, *arguments: str, date: str = "") -> str:

@@ -18,7 +18,7 @@ from dagster_mlops.k8s.schema import committed, installed
 from tests.support import known_warnings
 
 # Dagster's own YAML loader calls pydantic's parse_obj_as and its beta code references.
-pytestmark = [*known_warnings.DAGSTER_BETA]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DAGSTER_BETA]
 
 GPU = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", shm="16Gi", pool="gpu-h200")
 

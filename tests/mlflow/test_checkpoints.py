@@ -25,7 +25,7 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.training.checkpoints import RESUMED, Checkpoints, torch_checkpoints
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.MLFLOW]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW]
 STEPS = 12
 EXAMPLE = Path(__file__).parents[2] / "examples" / "gpu_training"
 

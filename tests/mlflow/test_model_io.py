@@ -27,7 +27,7 @@ from dagster_mlops.provenance import ModelVersion, TrainingRun
 from tests.support import known_warnings
 from tests.support.mlflow_processes import run_at_once, run_until_killed
 
-pytestmark = [*known_warnings.MLFLOW]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW]
 
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "1"))
 ROWS = pd.DataFrame({"hour": [0.0, 1.0, 22.0, 23.0] * 5, "late": [0, 0, 1, 1] * 5})

@@ -21,7 +21,7 @@ from dagster_mlops.provenance import TrainingRun
 from tests.support import known_warnings
 from tests.support.mlflow_servers import mlflow_server
 
-pytestmark = [*known_warnings.MLFLOW]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW]
 
 ROWS = pd.DataFrame({"hour": [float(n % 24) for n in range(200)], "late": [int(n % 24 > 15) for n in range(200)]})
 

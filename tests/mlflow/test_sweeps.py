@@ -38,7 +38,7 @@ from tests.support.feast_servers import postgres_server
 from tests.support.mlflow_processes import SERVER, run_until_killed
 from tests.support.sweep_world import OPTIONS, TRIALS, Plan, one, search, steps, training_set, two
 
-pytestmark = [*known_warnings.OPTUNA, *known_warnings.MLFLOW]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.OPTUNA, *known_warnings.MLFLOW]
 
 RESOURCES: dict[str, Any] = {
     "mlflow": MlflowResource(tracking_uri="sqlite:///mlflow.db"),

@@ -39,7 +39,7 @@ from tests.support.http_servers import serving
 from tests.support.mlflow_processes import PRELOADED
 from tests.support.mlflow_servers import Proxy, mlflow_server
 
-pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 DAYS = dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01")
@@ -207,7 +207,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
     assert len([call for call in stored if call.startswith("GET")]) == 3  # the MLmodel, and where figures may be
 
 
-def test_a_request_imports_no_other_tool(proxy: Proxy):
+def test_a_request_imports_no_other_tool(proxy: Proxy, cold_python):
     pytest.importorskip("feast")
     code = f"""
 import sys

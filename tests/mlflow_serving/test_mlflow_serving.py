@@ -21,7 +21,12 @@ from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
 
-pytestmark = [*known_warnings.DEPRECATED, *known_warnings.MLFLOW_HINTS, *known_warnings.DAGSTER_BETA]
+pytestmark = [
+    pytest.mark.usefixtures("warm_tools"),
+    *known_warnings.DEPRECATED,
+    *known_warnings.MLFLOW_HINTS,
+    *known_warnings.DAGSTER_BETA,
+]
 
 
 def frame(rows: int, seed: int = 0) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.usefixtures("warm_tools"), pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 class Lifecycle:

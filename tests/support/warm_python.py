@@ -80,8 +80,9 @@ class _WarmPopen(_REAL):
         options = dict(zip(_PARAMETERS, (executable, *values), strict=True))
         program = _program(args) if isinstance(args, (list, tuple)) else None
         usual = executable in (None, sys.executable) and all(options.get(k, v) == v for k, v in _DEFAULTS.items())
-        seeded = "PYTHONHASHSEED" in (options["env"] or os.environ)
-        if program is None or not usual or seeded or not os.path.isdir(options["cwd"] or "."):
+        # Of a served process, its environment in /proc tells which deployment it belongs to.
+        own = {"PYTHONHASHSEED", "DAGSTER_MLOPS_ROLE"} & set(map(os.fsdecode, options["env"] or os.environ))
+        if program is None or not usual or own or not os.path.isdir(options["cwd"] or "."):
             super()._execute_child(args, executable, *values)  # pyright: ignore[reportAttributeAccessIssue]
             return
         streams = [options["p2cread"], options["c2pwrite"], options["errwrite"]]
