@@ -1,5 +1,6 @@
 """The reference code location on the real flights: it loads cheaply, sees nothing from the future, and loses no row."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -56,6 +57,19 @@ def test_loading_the_location_imports_no_tool(deployment):
     code = f"import assets.definitions, sys; print(sorted({TOOLS} & set(sys.modules)))"
     done = run("python", "-c", code, DAGSTER_MLOPS_RESOURCES=deployment)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.usefixtures("cold_python")
+def test_loading_the_location_leaves_the_work_to_the_steps():
+    """Half of what a load costs are the dataclasses of modules that only steps need."""
+    work = {f"dagster_mlops.{module}" for module in (
+        "evaluation.evaluate", "evaluation.measure", "evaluation.plots", "evaluation.promotion_evidence",
+        "evidently.performance", "evidently.quality", "feast.rebuild.replay", "mlflow.registry.models",
+        "mlflow.training.run_facts", "mlflow.training.step", "serving.blue_green", "serving.envoy",
+    )}  # fmt: skip
+    assert all(importlib.util.find_spec(module) for module in work)
+    done = run("python", "-c", f"import assets.definitions, sys; print(sorted({work} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("warm_dvc")

@@ -1,7 +1,7 @@
 """The evaluation asset: the latest version of a training, measured on rows that it was not trained on."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -12,13 +12,12 @@ from dagster_mlops.core.model_versions import made_by
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.evaluate import Setup, evaluate
-from dagster_mlops.evaluation.measure import Plan, SliceBy
-from dagster_mlops.evaluation.metrics import Metric, Task
-from dagster_mlops.evaluation.model_card import EVALUATION, KeepsEvaluations, Training, model_card, summary
-from dagster_mlops.evaluation.predictions import Features
-from dagster_mlops.evaluation.ui_metadata import metadata_of
 from dagster_mlops.tools import ModelRegistry
+
+if TYPE_CHECKING:
+    from dagster_mlops.evaluation.measure import SliceBy
+    from dagster_mlops.evaluation.metrics import Metric, Task
+    from dagster_mlops.evaluation.predictions import Features
 
 
 def evaluation_asset(
@@ -27,15 +26,15 @@ def evaluation_asset(
     model: AssetLike,
     rows: AssetLike | dg.AssetIn,
     label: str,
-    task: Task | None = None,
+    task: "Task | None" = None,
     positive: Any = None,
     classes: Sequence[Any] | None = None,
-    features: Features = None,
-    slices: Sequence[SliceBy] = (),
+    features: "Features" = None,
+    slices: "Sequence[SliceBy]" = (),
     baselines: Mapping[str, Callable[..., Any]] | None = None,
     training_rows: AssetLike | dg.AssetIn | None = None,
     compare_with: str | None = "champion",
-    metrics: Mapping[str, Metric] | None = None,
+    metrics: "Mapping[str, Metric] | None" = None,
     lower_is_better: Collection[str] = (),
     threshold: float = 0.5,
     min_rows: int = 50,
@@ -90,28 +89,36 @@ def evaluation_asset(
         registry: Key of the resource that holds the models.
         asset_options: Further options of :func:`dagster.asset`.
     """
-    setup = Setup(
-        model=asset_key(model),
-        rows=asset_key(rows),
-        label=label,
-        task=task,
-        positive=positive,
-        classes=classes,
-        features=features,
-        slices=tuple(slices),
-        baselines=dict(baselines or {}),
-        alias=compare_with or "",
-        plan=Plan(resamples, confidence, seed, min_rows, threshold, dict(metrics or {}), frozenset(lower_is_better)),
-        importance_rows=importance_rows,
-        card=dict(card or {}),
-    )
+    model_key, rows_key = asset_key(model), asset_key(rows)
     ins = {"rows": rows, **({"training_rows": training_rows} if training_rows else {})}
 
     @not_retried(EvaluationError, ModelVersionError)
     def evaluation(context: dg.AssetExecutionContext, **frames: Any) -> dg.MaterializeResult:
+        # For steps, not for code locations.
+        from dagster_mlops.evaluation.evaluate import Setup, evaluate
+        from dagster_mlops.evaluation.measure import Plan
+        from dagster_mlops.evaluation.model_card import EVALUATION, KeepsEvaluations, Training, model_card, summary
+        from dagster_mlops.evaluation.ui_metadata import metadata_of
+
+        plan = Plan(resamples, confidence, seed, min_rows, threshold, dict(metrics or {}), frozenset(lower_is_better))
+        setup = Setup(
+            model=model_key,
+            rows=rows_key,
+            label=label,
+            task=task,
+            positive=positive,
+            classes=classes,
+            features=features,
+            slices=tuple(slices),
+            baselines=dict(baselines or {}),
+            alias=compare_with or "",
+            plan=plan,
+            importance_rows=importance_rows,
+            card=dict(card or {}),
+        )
         run_id, run_url, training = "", "", Training()
         with capable_resource(context, registry, ModelRegistry).models() as models:
-            record = made_by(context, setup.model)
+            record = made_by(context, model_key)
             version = models.version(record.name, record.version)
             result, model_format, pictures = evaluate(context, models, record, setup, **frames)
             keeps_evaluations = isinstance(models, KeepsEvaluations)
@@ -139,10 +146,10 @@ def evaluation_asset(
     options = merged_options(
         asset_options,
         name=name,
-        description=f"The latest version of {setup.model.to_user_string()} on {setup.rows.to_user_string()}.",
+        description=f"The latest version of {model_key.to_user_string()} on {rows_key.to_user_string()}.",
         kinds=[registry],
         required_resource_keys=[registry],
-        deps=[setup.model],
+        deps=[model_key],
         ins={argument: asset_input(frame) for argument, frame in ins.items()},
     )
     return dg.asset(**options)(evaluation)

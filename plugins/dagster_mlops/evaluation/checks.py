@@ -4,7 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
@@ -13,13 +13,14 @@ from dagster_mlops.core.asset_records import partition_checked
 from dagster_mlops.core.bounds import refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
-from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part
-from dagster_mlops.evaluation.ui_metadata import latest_evaluation
+
+if TYPE_CHECKING:
+    from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part
 
 Bounds = Mapping[str, tuple[float | None, float | None]]
 Decides = Literal["interval", "value"]
 # The verdict on a part of the rows, and a sentence about it.
-_Judge = Callable[[Evaluation, Part], tuple[bool, str]]
+_Judge = Callable[["Evaluation", "Part"], tuple[bool, str]]
 
 
 def evaluation_checks(
@@ -75,12 +76,18 @@ def evaluation_checks(
             f"evaluation_checks of {key.to_user_string()} needs at least one of bounds, slice_bounds, max_drop and "
             "slice_max_drop."
         )
+
+    def evidence(context: dg.AssetCheckExecutionContext) -> "Evaluation":
+        from dagster_mlops.evaluation.ui_metadata import latest_evaluation  # for steps, not for code locations
+
+        return latest_evaluation(context.instance, key, partition_checked(context, key))
+
     return [
         asset_checks(
             asset=key,
             tool="evaluation",
             judges=judges,
-            evidence=lambda context: latest_evaluation(context.instance, key, partition_checked(context, key)),
+            evidence=evidence,
             blocking=blocking,
             name="_".join([*key.path, "evaluation_checks"]),
             options=check_options,
@@ -88,7 +95,7 @@ def evaluation_checks(
     ]
 
 
-def _result(by_slice: bool, judge: _Judge, evaluation: Evaluation) -> dg.AssetCheckResult:
+def _result(by_slice: bool, judge: _Judge, evaluation: "Evaluation") -> dg.AssetCheckResult:
     parts = evaluation.slices if by_slice else (evaluation.whole,)
     verdicts = {part.name: judge(evaluation, part) for part in parts if not by_slice or not part.why_not}
     problems = {name: text for name, (passed, text) in verdicts.items() if not passed}
@@ -112,7 +119,7 @@ def _result(by_slice: bool, judge: _Judge, evaluation: Evaluation) -> dg.AssetCh
 
 
 def _bounds(metric: str, low: float | None, high: float | None, decides: Decides) -> _Judge:
-    def judge(evaluation: Evaluation, part: Part) -> tuple[bool, str]:
+    def judge(evaluation: "Evaluation", part: "Part") -> tuple[bool, str]:
         estimate = part.metrics.get(metric)
         if estimate is None:
             return False, part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
@@ -124,7 +131,7 @@ def _bounds(metric: str, low: float | None, high: float | None, decides: Decides
 
 
 def _drop(metric: str, allowed: float, decides: Decides) -> _Judge:
-    def judge(evaluation: Evaluation, part: Part) -> tuple[bool, str]:
+    def judge(evaluation: "Evaluation", part: "Part") -> tuple[bool, str]:
         difference = part.differences.get(metric)
         if difference is None:
             if part.differences:
@@ -141,13 +148,13 @@ def _drop(metric: str, allowed: float, decides: Decides) -> _Judge:
     return judge
 
 
-def _range(estimate: Estimate, decides: Decides) -> tuple[float, float]:
+def _range(estimate: "Estimate", decides: Decides) -> tuple[float, float]:
     if decides == "value" or estimate.low is None or estimate.high is None:
         return estimate.value, estimate.value
     return estimate.low, estimate.high
 
 
-def _text(estimate: Estimate, spec: str = ".4g") -> str:
+def _text(estimate: "Estimate", spec: str = ".4g") -> str:
     low, high = estimate.low, estimate.high
     interval = "" if low is None or high is None else f" [{low:{spec}}, {high:{spec}}]"
     return f"{estimate.value:{spec}}{interval}"

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,19 +16,12 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.evaluation.arrays import PyFuncModel, pd
-from dagster_mlops.evaluation.metrics import Task
-from dagster_mlops.evaluation.predictions import (
-    Features,
-    Labels,
-    labelled_rows,
-    load_model,
-    model_inputs,
-    predict,
-    read_frame,
-    read_labels,
-)
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
+
+if TYPE_CHECKING:
+    from dagster_mlops.evaluation.metrics import Task
+    from dagster_mlops.evaluation.predictions import Features, Labels
 
 REFERENCE = f"{NAMESPACE}.reference"
 """Key of the note on a version with path, content hash and rows of its reference distribution, as JSON."""
@@ -40,11 +33,11 @@ def reference_asset(
     model: AssetLike,
     rows: AssetLike | dg.AssetIn,
     label: str,
-    features: Features = None,
+    features: "Features" = None,
     prediction: str = "prediction",
     sample: int | None = 30_000,
     seed: int = 0,
-    task: Task | None = None,
+    task: "Task | None" = None,
     positive: Any = None,
     classes: Sequence[Any] | None = None,
     registry: str = "mlflow",
@@ -81,6 +74,8 @@ def reference_asset(
 
     @not_retried(EvaluationError, ModelVersionError)
     def reference(context: dg.AssetExecutionContext, rows: Any) -> dg.MaterializeResult:
+        from dagster_mlops.evaluation import predictions  # for steps, not for code locations
+
         with capable_resource(context, registry, ModelRegistry).models() as models:
             record = made_by(context, model_key)
             version = models.version(record.name, record.version)
@@ -90,12 +85,12 @@ def reference_asset(
                     f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
                     "trained on. Materialize the reference in the run of the training."
                 )
-            labelled = labelled_rows(read_frame(rows), label, rows_key)
-            labels = read_labels(labelled[label], task=task, positive=positive, classes=classes)
+            labelled = predictions.labelled_rows(predictions.read_frame(rows), label, rows_key)
+            labels = predictions.read_labels(labelled[label], task=task, positive=positive, classes=classes)
             few = sample is None or len(labelled) <= sample
             index = labelled.index if few else labelled.sample(sample, random_state=seed).index.sort_values()
-            part = Labels(labels.task, labels.values[index], labels.classes)
-            model = load_model(context, models, record).model
+            part = predictions.Labels(labels.task, labels.values[index], labels.classes)
+            model = predictions.load_model(context, models, record).model
             frame = _scored(model, labelled.loc[index].reset_index(drop=True), part, label, features, prediction)
             note, tool = _bind(models, version, frame), models.tool
         facts = {
@@ -147,8 +142,10 @@ def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
 
 
 def _scored(
-    model: PyFuncModel, rows: "pd.DataFrame", labels: Labels, label: str, features: Features, prediction: str
+    model: PyFuncModel, rows: "pd.DataFrame", labels: "Labels", label: str, features: "Features", prediction: str
 ) -> "pd.DataFrame":
+    from dagster_mlops.evaluation.predictions import model_inputs, predict
+
     inputs = model_inputs(model, rows, features, label)
     answer = predict(model, inputs, labels)
     if answer.values.ndim == 2:

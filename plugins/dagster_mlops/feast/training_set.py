@@ -18,8 +18,6 @@ from dagster_mlops.core.tables import as_frame, as_table
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.metadata_keys import FEATURES, NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import column_names, feature_types
-from dagster_mlops.feast.rebuild import snapshot
-from dagster_mlops.feast.rebuild.replay import find_record, rebuild
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
@@ -83,6 +81,8 @@ def training_set_asset(
     def training_set(context: dg.AssetExecutionContext, config: TrainingSetConfig, entities: Any) -> dg.Output[Any]:
         feast: FeastResource = context.resources.feast
         if config.rebuild:
+            from dagster_mlops.feast.rebuild import rebuild  # for steps, not for code locations
+
             original = _original_record(context, feast, config.rebuild)
             reader = getattr(context.resources, datasets) if datasets else None
             result = rebuild(feast, original, datasets=reader)
@@ -110,6 +110,8 @@ def _joined(
     context: dg.AssetExecutionContext, feast: FeastResource, entities: Any, service: str, timestamp_column: str
 ) -> tuple[Any, TrainingSet, dict[str, Any]]:
     """The training set, its record, and further metadata; record and snapshot are stored in the registry."""
+    from dagster_mlops.feast.rebuild import snapshot  # for steps, not for code locations
+
     store, upstream = feast.applied_store(), upstream_records(context)
     source = context.assets_def.keys_by_input_name["entities"].to_user_string()
     datasets = [record for record in upstream if isinstance(record, Dataset) and record.dagster_asset == source]
@@ -166,6 +168,8 @@ def _original_record(context: dg.AssetExecutionContext, feast: FeastResource, ve
             if any(isinstance(record, Dataset) and record.md5 == version for record in records):
                 return next(record for record in records if isinstance(record, TrainingSet))
         if not page.has_more:
+            from dagster_mlops.feast.rebuild import find_record
+
             return find_record(feast, version)
         cursor = page.cursor
 

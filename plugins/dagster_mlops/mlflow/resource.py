@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
@@ -13,7 +14,6 @@ from dagster_mlops.core.environment import environment
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
-from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.server.client import EXISTS, refused, request_limits
 from dagster_mlops.mlflow.server.connection import (
     absolute_uri,
@@ -24,6 +24,9 @@ from dagster_mlops.mlflow.server.connection import (
     without_login,
 )
 from dagster_mlops.provenance import mask_credentials
+
+if TYPE_CHECKING:
+    from dagster_mlops.mlflow.registry.models import MlflowModels
 
 
 @dataclass(frozen=True)
@@ -158,12 +161,14 @@ class MlflowResource(dg.ConfigurableResource):
                     mlflow.set_registry_uri(registry_before)  # pyright: ignore[reportArgumentType]
 
     @contextmanager
-    def models(self) -> Iterator[MlflowModels]:
+    def models(self) -> Iterator["MlflowModels"]:
         """The model registry, as promotion and evaluation use it; MLflow is active inside.
 
         Raises:
             TrackingError: see :meth:`activate`.
         """
+        from dagster_mlops.mlflow.registry.models import MlflowModels  # for steps, not for code locations
+
         with self.activate() as client:
             yield MlflowModels(self, client)
 

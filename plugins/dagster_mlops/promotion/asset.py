@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -15,9 +15,11 @@ from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, m
 from dagster_mlops.core.options import merged_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, ModelRegistry
+
+if TYPE_CHECKING:
+    from dagster_mlops.evaluation.promotion_evidence import SameRows
 
 # How often a promotion looks again when another one moves the alias at the same time.
 _TRIES = 5
@@ -60,6 +62,8 @@ def promotion_asset(
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from dagster_mlops.evaluation.promotion_evidence import same_rows  # for steps, not for code locations
+
         resource = capable_resource(context, registry, ModelRegistry)
         challenger = made_by(context, guards[0], registered_model_name)
         compared = (
@@ -162,7 +166,7 @@ def promote_version(
     rule: Rule,
     evidence: Mapping[str, bool],
     dagster_run_id: str,
-    compared: SameRows | None = None,
+    compared: "SameRows | None" = None,
 ) -> Move:
     """Move the alias to `candidate` if it wins: intent, move, verification, record; each step can be repeated.
 

@@ -19,7 +19,6 @@ from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving.packager import Packages
-from dagster_mlops.serving.target import LocalTarget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +68,9 @@ def deployment_asset(
     key = asset_key(package)
 
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
-        from dagster_mlops.serving.blue_green import Plan, rollout  # for steps, not for code locations
+        # For steps, not for code locations.
+        from dagster_mlops.serving.blue_green import Plan, rollout
+        from dagster_mlops.serving.target import LocalTarget
 
         graph = asset_graph(context)
         guarded = [key, *sorted(graph.get(key).parent_keys if graph.has(key) else [], key=str)]

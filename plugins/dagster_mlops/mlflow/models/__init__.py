@@ -1,13 +1,14 @@
 """Models in MLflow: how they are logged in safe formats, verified and loaded."""
 
-from dagster_mlops.core.model_loading import LoadedModel
-from dagster_mlops.mlflow.models.log import FittedModel, log_model
-from dagster_mlops.mlflow.registry.models import find_version, load_version
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "FittedModel",
-    "LoadedModel",
-    "find_version",
-    "load_version",
-    "log_model",
-]
+from dagster_mlops.core.lazy_door import lazy_door
+
+if TYPE_CHECKING:
+    from dagster_mlops.core.model_loading import LoadedModel as LoadedModel
+    from dagster_mlops.mlflow.models.log import FittedModel as FittedModel
+    from dagster_mlops.mlflow.models.log import log_model as log_model
+    from dagster_mlops.mlflow.registry.models import find_version as find_version
+    from dagster_mlops.mlflow.registry.models import load_version as load_version
+
+__getattr__, __dir__ = lazy_door(__name__)
