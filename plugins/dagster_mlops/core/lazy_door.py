@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 # Not with Python's parser, which takes five times as long: each code location waits for its doors.
-_IMPORT = re.compile(r"^    from (\S+) import (\([^)]*\)|.+)$", re.MULTILINE)
+_IMPORT = re.compile(r"^ *from (\S+) import (\([^)]*\)|.+)$", re.MULTILINE)
 _EXPORTED = re.compile(r"\b(\w+) as \1\b")
 
 

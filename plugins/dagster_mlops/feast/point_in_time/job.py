@@ -80,7 +80,7 @@ class AsofRetrievalJob(RetrievalJob):
         query: Callable[[duckdb.DuckDBPyConnection], str] | None = None,
     ) -> None:
         super().__init__()
-        self._tables = tables
+        self.read_tables = tables
         self._connect = connect
         self._repo_path = repo_path
         self._on_demand = on_demand or []
@@ -125,7 +125,7 @@ class AsofRetrievalJob(RetrievalJob):
                 continue
             # Feast's own code for on-demand features takes a whole result, so this piece is made one.
             piece = copy.copy(self)
-            piece._tables = lambda _, table=table: iter([table])
+            piece.read_tables = lambda _, table=table: iter([table])
             yield piece.to_arrow()
 
     def to_arrow_reader(self, timeout: int | None = None) -> pa.RecordBatchReader:
@@ -184,7 +184,7 @@ class AsofRetrievalJob(RetrievalJob):
             try:
                 if timeout:
                     timer.start()
-                for table in self._tables(connection):
+                for table in self.read_tables(connection):
                     if time.monotonic() > end:  # interrupt() does nothing between two queries
                         raise duckdb.InterruptException("out of time")
                     yield table
