@@ -63,9 +63,10 @@ def test_loading_the_location_imports_no_tool(deployment):
 def test_loading_the_location_leaves_the_work_to_the_steps():
     """Half of what a load costs are the dataclasses of modules that only steps need."""
     work = {f"dagster_mlops.{module}" for module in (
-        "evaluation.evaluate", "evaluation.measure", "evaluation.plots", "evaluation.promotion_evidence",
-        "evidently.performance", "evidently.quality", "feast.rebuild.replay", "mlflow.registry.models",
-        "mlflow.training.run_facts", "mlflow.training.step", "serving.blue_green", "serving.envoy",
+        "dvc.history.comparison", "dvc.history.versions", "evaluation.evaluate", "evaluation.measure",
+        "evaluation.plots", "evaluation.promotion_evidence", "evidently.performance", "evidently.quality",
+        "feast.offline.source", "feast.online.serving", "feast.rebuild.replay", "mlflow.registry.models",
+        "mlflow.training.run_facts", "mlflow.training.step", "monitoring.plots", "serving.blue_green", "serving.envoy",
     )}  # fmt: skip
     assert all(importlib.util.find_spec(module) for module in work)
     done = run("python", "-c", f"import assets.definitions, sys; print(sorted({work} & set(sys.modules)))")

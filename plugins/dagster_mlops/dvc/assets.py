@@ -12,7 +12,6 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.metadata import ROW_COUNT
 from dagster_mlops.core.options import merged_options, specs_with_options
-from dagster_mlops.dvc.history.versions import record_of
 from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
@@ -180,6 +179,8 @@ def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -
     Raises:
         DatasetError: there is no such pointer.
     """
+    from dagster_mlops.dvc.history.versions import record_of  # for steps, not for code locations
+
     pointer = dvc.pointer(path, rev=rev)
     return record_of(dvc, path, pointer, dvc.revision(path, rev=rev or "HEAD"))
 

@@ -9,7 +9,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_event, latest_records
 from dagster_mlops.core.checks import asset_checks
-from dagster_mlops.dvc.history.comparison import COLUMNS_CHANGED, ROWS_DELTA
+from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects, pointers
 from dagster_mlops.errors import DatasetError

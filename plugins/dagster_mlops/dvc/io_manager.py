@@ -19,8 +19,6 @@ from dagster_mlops.core.asset_records import (
     upstream_refs,
 )
 from dagster_mlops.core.code_state import CodeState, code_state
-from dagster_mlops.dvc.history.comparison import stored_metadata
-from dagster_mlops.dvc.history.versions import record_of_version, restore
 from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, pointers
@@ -53,6 +51,10 @@ class DvcIOManager(dg.IOManager):
         self.dvc = dvc
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        # For steps, not for code locations.
+        from dagster_mlops.dvc.history import restore
+        from dagster_mlops.dvc.history.comparison import stored_metadata
+
         restored = (context.config or {}).get(RESTORE_KEY)
         if obj is None and not restored:
             raise DatasetError(
@@ -104,6 +106,8 @@ class DvcIOManager(dg.IOManager):
                 raise DatasetError(f"The input {name} names both {REV} {rev!r} and {MD5} {md5!r}. Name one.")
             # Without a materialization here, the dataset may still exist at the path of the naming rule.
             path = record.path if record else _path(context.asset_key, metadata, partition)
+            from dagster_mlops.dvc.history.versions import record_of_version
+
             record = record_of_version(self.dvc, path, str(rev or md5), md5 or self.dvc.data_version(path, rev=rev))
         if record is None:
             raise DatasetError(

@@ -11,7 +11,6 @@ from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.evidently.resource import EvidentlyResource
 from dagster_mlops.monitoring.checks import SHOWN, Severity, evaluation_id, saved_report, undecided, with_deps
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of
-from dagster_mlops.monitoring.plots import distributions
 
 
 def drift_check(
@@ -75,7 +74,9 @@ def data_quality_check(
     key = asset_key(asset)
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        from dagster_mlops.evidently.quality import examine  # for steps, not for code locations
+        # For steps, not for code locations.
+        from dagster_mlops.evidently.quality import examine
+        from dagster_mlops.monitoring.plots import distributions
 
         evidently: EvidentlyResource = context.resources.evidently
         id = evaluation_id(context)
@@ -163,6 +164,7 @@ def performance_check(
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         from dagster_mlops.evidently.performance import Measurement
+        from dagster_mlops.monitoring.plots import distributions
 
         evidently: EvidentlyResource = context.resources.evidently
         id = evaluation_id(context)

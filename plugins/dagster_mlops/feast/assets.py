@@ -15,9 +15,6 @@ from dagster_mlops.core.metadata import ROW_COUNT, table
 from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
-from dagster_mlops.feast.offline.source import Window, WindowFacts, describe_windows, whole_window
-from dagster_mlops.feast.online.materialization import alone, materialize
-from dagster_mlops.feast.online.serving import Written
 from dagster_mlops.feast.repository import definitions, registry
 from dagster_mlops.feast.repository.definitions import (
     Definition,
@@ -31,6 +28,8 @@ from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+    from dagster_mlops.feast.offline.source import Window, WindowFacts
 
 _INCLUDE = ("sources", "label_views", "on_demand_views", "services")
 _PLOTTED = 8  # features whose five numbers the UI plots over time; the table has all features
@@ -123,6 +122,11 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
 
     @dg.multi_asset(**step_options, name=spec.key.to_python_identifier(), specs=[spec])
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
+        # For steps, not for code locations.
+        from dagster_mlops.feast.offline.source import Window, describe_windows
+        from dagster_mlops.feast.online.materialization import alone, materialize
+        from dagster_mlops.feast.online.serving import Written
+
         store = feast.applied_store()
         path = read_config(feast.repo).path
         feature_view: Any = registry.feature_view(store, view)
@@ -159,8 +163,10 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
 
-def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any) -> dict[str | None, Window]:
+def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any) -> "dict[str | None, Window]":
     """The windows to load, by partition key; without partitions, one window under the key None."""
+    from dagster_mlops.feast.offline.source import Window, whole_window
+
     if not context.has_partition_key and not context.has_partition_key_range:
         return {None: whole_window(store, view)}
     definition = context.assets_def.partitions_def
@@ -169,7 +175,7 @@ def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any
     return {k: Window(s.start.astimezone(UTC), s.end.astimezone(UTC)) for k, s in spans.items()}
 
 
-def _window_metadata(fact: WindowFacts) -> dict[str, Any]:
+def _window_metadata(fact: "WindowFacts") -> dict[str, Any]:
     numbers = {
         f"feast/{name}/{feature.feature}": value
         for feature in fact.features[:_PLOTTED]

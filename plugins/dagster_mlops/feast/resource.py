@@ -9,9 +9,6 @@ from pydantic import Field
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline import retrieval
-from dagster_mlops.feast.online import serving
-from dagster_mlops.feast.online.materialization import alone, make_missing_tables
-from dagster_mlops.feast.online.stores import bound_waiting
 from dagster_mlops.feast.repository import apply_guard, registry
 from dagster_mlops.feast.repository.load import content_key, has_definitions, read_config, run_feast, without_secrets
 
@@ -53,6 +50,8 @@ class FeastResource(dg.ConfigurableResource):
         Raises:
             FeatureError: ``feature_store.yaml`` has a setting that would fail later; the message has the fix.
         """
+        from dagster_mlops.feast.online import stores  # for steps, not for code locations
+
         config = read_config(self.repo)
         file = config.path / "feature_store.yaml"
         if config.registry_type == "file":
@@ -77,7 +76,7 @@ class FeastResource(dg.ConfigurableResource):
         except (ValueError, module.FeastConfigError, extra("feast.errors").FeastError) as error:
             # Not as the cause: Feast's error quotes settings, including passwords.
             raise FeatureError(f"Feast does not accept {file}: {without_secrets(config.path, str(error))}") from None
-        bound_waiting(settings.online_store)
+        stores.bound_waiting(settings.online_store)
         engine = settings.batch_engine_config
         if (engine if isinstance(engine, str) else engine["type"]) == "local":
             settings.batch_engine_config = {**(engine if isinstance(engine, dict) else {}), "type": _COMPUTE}
@@ -109,6 +108,8 @@ class FeastResource(dg.ConfigurableResource):
         return store
 
     def _apply(self, store: "FeatureStore", *, force: bool = False) -> bool:
+        from dagster_mlops.feast.online.materialization import alone, make_missing_tables
+
         config = read_config(self.repo)
         path = config.path
         if not has_definitions(path):
@@ -163,4 +164,6 @@ class FeastResource(dg.ConfigurableResource):
         Raises:
             FeatureError: A join key is missing, or `at` has no time zone.
         """
+        from dagster_mlops.feast.online import serving
+
         return serving.online_features(self.store(), entity_rows, feature_service, at=at)

@@ -14,7 +14,6 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of, refs_of
 from dagster_mlops.monitoring.measure import Comparison, Measures, compare
 from dagster_mlops.monitoring.normalise import normalise
-from dagster_mlops.monitoring.plots import distributions
 from dagster_mlops.provenance import Report
 
 Severity = Literal["WARN", "ERROR"]
@@ -58,6 +57,8 @@ def drift_check(
     resource_key = resource_key or tool
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        from dagster_mlops.monitoring.plots import distributions  # for steps, not for code locations
+
         measure = capable_resource(context, resource_key, Measures)
         id = evaluation_id(context)
         checked = partitions_to_check(context, key)

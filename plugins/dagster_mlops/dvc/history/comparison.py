@@ -12,12 +12,12 @@ import yaml
 from dagster_mlops.core.leaves import leaves
 from dagster_mlops.core.metadata import COLUMN_SCHEMA, ROW_COUNT, table
 from dagster_mlops.dvc.history.versions import version_hash
+from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats
 from dagster_mlops.provenance import Dataset
 
-PREVIOUS, ROWS_DELTA, BYTES_DELTA = "dvc/previous", "dvc/rows_delta", "dvc/bytes_delta"
-COLUMNS_CHANGED, VALUES_CHANGED = "dvc/columns_changed", "dvc/values_changed"
+PREVIOUS, BYTES_DELTA, VALUES_CHANGED = "dvc/previous", "dvc/bytes_delta", "dvc/values_changed"
 _VALUE_FILES = (".json", ".yaml", ".yml")
 _VALUES_LIMIT = 1_000_000  # bytes; a larger file is data rather than metrics
 _LOOK_BACK = 20  # materializations among which the previous version is sought

@@ -12,11 +12,7 @@ from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks.online_vs_offline import Comparison, FeatureParity
 from dagster_mlops.feast.offline.retrieval import is_on_demand
-from dagster_mlops.feast.offline.source import newest_event
-from dagster_mlops.feast.online.materialization import alone, materialized_windows
-from dagster_mlops.feast.online.serving import served_answer
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
@@ -24,6 +20,8 @@ from dagster_mlops.feast.resource import FeastResource
 if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
+
+    from dagster_mlops.feast.checks.online_vs_offline import FeatureParity
 
 
 def feature_freshness_checks(
@@ -80,6 +78,8 @@ def feature_freshness_checks(
 def _fresh(
     store: "FeatureStore", name: str, max_lag: timedelta | None, warn_lag: timedelta | None
 ) -> dg.AssetCheckResult:
+    from dagster_mlops.feast.offline.source import newest_event  # for steps, not for code locations
+
     view: Any = registry.feature_view(store, name)
     limit = max_lag or view.ttl or None
     newest, _ = newest_event(store, view)
@@ -105,6 +105,9 @@ def _fresh(
 
 
 def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> dg.AssetCheckResult:
+    from dagster_mlops.feast.offline.source import newest_event
+    from dagster_mlops.feast.online.materialization import materialized_windows
+
     view: Any = registry.feature_view(store, name)
     if not view.online:
         return dg.AssetCheckResult(passed=True, description=f"{name!r} is not served online")
@@ -139,6 +142,8 @@ def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> d
 
 def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> datetime | None:
     """The timestamp of the event that is served for an entity, in whole seconds."""
+    from dagster_mlops.feast.online.serving import served_answer
+
     feature = view.features[0].name
     [seconds] = served_answer(store, [f"{view.name}:{feature}"], [entity])[f"{feature}__ts"]
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
@@ -199,6 +204,9 @@ def online_offline_parity_check(
     key = asset_key(asset)
 
     def parity(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        from dagster_mlops.feast.checks.online_vs_offline import Comparison
+        from dagster_mlops.feast.online.materialization import alone
+
         def requests() -> "pd.DataFrame":
             if request_data is not None:
                 return request_data() if callable(request_data) else request_data
@@ -229,7 +237,7 @@ def online_offline_parity_check(
     )
 
 
-def _result(results: list[FeatureParity]) -> dg.AssetCheckResult:
+def _result(results: "list[FeatureParity]") -> dg.AssetCheckResult:
     different = [row for row in results if row.different]
     compared = sum(row.compared for row in results)
     description = ""
