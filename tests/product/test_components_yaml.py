@@ -32,6 +32,7 @@ from dagster_mlops.dvc import (
     revision_sensor,
 )
 from dagster_mlops.dvc import component as dvc_fields
+from dagster_mlops.evaluation import EvaluationChecks, EvaluationComponent, evaluation_asset, evaluation_checks
 from dagster_mlops.feast import (
     FeatureRepositoryComponent,
     feature_freshness_checks,
@@ -43,6 +44,7 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast import component_fields as feast_fields
 from dagster_mlops.feast.repository import load_repository
+from dagster_mlops.promotion import PromotionComponent, promotion_asset
 from dagster_mlops.provenance import Dataset, records_in
 from tests.support import known_warnings
 
@@ -447,6 +449,22 @@ FACTORIES = {
     dvc_fields.DatasetChecks: dataset_checks,
     dvc_fields.RevisionSensor: revision_sensor,
     dvc_fields.DvcRepository: DvcResource,
+    PromotionComponent: promotion_asset,
+    EvaluationComponent: evaluation_asset,
+    EvaluationChecks: evaluation_checks,
+}
+# Known from where the fields stand, or code that has no place in YAML.
+NO_FIELD = {
+    feast_fields.TrainingSetChecks: {"asset", "feature_service", "timestamp_column"},
+    feast_fields.ParityCheck: {"request_data"},
+    dvc_fields.RevisionSensor: {"job", "repo"},
+    EvaluationComponent: {"model"},  # `trained`
+    EvaluationChecks: {"evaluation"},
+}
+RENAMED = {
+    feast_fields.TrainingSet: {"checks", "partitions"},
+    feast_fields.Push: {"checks", "partitions"},
+    EvaluationComponent: {"checks", "trained"},
 }
 OF_ASSETS = set(inspect.signature(dg.asset).parameters)  # handed on by factories that take options
 
@@ -455,15 +473,17 @@ OF_ASSETS = set(inspect.signature(dg.asset).parameters)  # handed on by factorie
 def test_fields_are_the_arguments_of_their_factory_and_explain_themselves(fields):
     factory = FACTORIES[fields]
     known = DvcResource.model_fields if factory is DvcResource else inspect.signature(factory).parameters
-    own = {"checks", "partitions"} if fields in (feast_fields.TrainingSet, feast_fields.Push) else set()
     passed_on = OF_ASSETS if "asset_options" in known else set()
-    assert set(fields.model_fields) - set(known) - own - passed_on == set()
+    assert set(fields.model_fields) - set(known) - RENAMED.get(fields, set()) - passed_on == set()
+    forgotten = set(known) - set(fields.model_fields) - NO_FIELD.get(fields, set())
+    assert {name for name in forgotten if not name.endswith("_options")} == set()
     assert [name for name, field in fields.model_fields.items() if not field.description] == []
     different = {
         name: (field.default, known[name].default)
         for name, field in fields.model_fields.items()
         if name in known and not field.is_required() and field.default is not None
         and field.default != known[name].default
+        and not (field.default in ({}, []) and known[name].default in (None, ()))
     }  # fmt: skip
     different.pop("default_status", None)  # by name in YAML
     assert different == {}

@@ -168,6 +168,7 @@ class _Server:
 
     def stop(self) -> None:
         self._socket.close()
+        self._process.kill()  # it may still be importing
         self._process.wait(10)
 
 
