@@ -244,7 +244,9 @@ def test_a_run_holds_what_is_needed_to_run_it_again(instance, resource, client, 
     monkeypatch.setattr(training_facts, "_lock_file", lambda folder: tmp_path / "requirements.lock")
     monkeypatch.setenv("DAGSTER_CURRENT_IMAGE", "registry.example.com/training@sha256:0a")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    job = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[2])).get_reconstructable_job(
+        "train"
+    )
     with dg.execute_job(job, instance, run_config={"ops": {"model": {"config": {"auc": 0.7}}}}) as result:
         assert result.success
     [run] = runs_of(client)
@@ -369,7 +371,9 @@ def test_a_retry_after_a_failed_registration_does_not_train_again(instance, reso
 
 
 def test_a_re_execution_from_failure_continues_the_run_and_a_full_one_starts_another(instance, resource, client):
-    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    job = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[2])).get_reconstructable_job(
+        "train"
+    )
     config = {"ops": {"model": {"config": {"trouble": "no model"}}}}
     with dg.execute_job(job, instance, run_config=config) as failed:
         assert not failed.success
@@ -386,7 +390,9 @@ def test_a_re_execution_from_failure_continues_the_run_and_a_full_one_starts_ano
 
 
 def test_a_re_execution_that_makes_its_inputs_anew_starts_another_run(instance, resource, client):
-    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    job = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[2])).get_reconstructable_job(
+        "train"
+    )
     config, again = {"ops": {"model": {"config": {"trouble": "no model"}}}}, None
     for _ in range(2):
         with dg.execute_job(job, instance, run_config=config, reexecution_options=again) as failed:
@@ -395,7 +401,9 @@ def test_a_re_execution_that_makes_its_inputs_anew_starts_another_run(instance, 
 
 
 def test_a_run_that_is_recorded_is_never_continued_however_many_came_after_it(instance, resource, client):
-    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train")
+    job = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[2])).get_reconstructable_job(
+        "train"
+    )
     with dg.execute_job(job, instance) as first:
         assert first.success
     for _ in range(101):
@@ -447,7 +455,9 @@ def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(i
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_forkserver")
 def test_trainings_in_two_processes_on_a_new_database_do_not_mix(instance, tmp_path):
-    job = ReconstructableRepository.for_file(__file__, "WORLD").get_reconstructable_job("train_two")
+    job = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[2])).get_reconstructable_job(
+        "train_two"
+    )
     plans = {"ops": {"model": {"config": {"auc": 0.7}}, "other": {"config": {"auc": 0.9}}}}
     with dg.execute_job(job, instance, run_config=plans) as result:
         assert result.success
@@ -721,7 +731,7 @@ def test_a_champion_set_by_hand_without_any_record_can_be_kept_and_beaten(instan
 
 
 def test_a_failed_blocking_check_keeps_the_alias_where_it_is(instance, client, candidate):
-    repository = ReconstructableRepository.for_file(__file__, "GATED")
+    repository = ReconstructableRepository.for_file(__file__, "GATED", str(Path(__file__).parents[2]))
 
     def run(job: str) -> dg.JobExecutionResult:
         with dg.execute_job(repository.get_reconstructable_job(job), instance) as result:
