@@ -296,6 +296,12 @@ def test_a_gpu_request_must_equal_its_limit():
         validate_k8s_config({"container_config": {"resources": resources}})
 
 
+@pytest.mark.parametrize("field", ["labels", "annotations"])
+def test_labels_that_are_no_mapping_are_refused_with_their_place(field):
+    with pytest.raises(ExecutorConfigError, match=rf"pod_template_spec_metadata\.{field}"):
+        validate_k8s_config({"pod_template_spec_metadata": {field: "team=nlp"}})
+
+
 def test_camel_case_is_as_good_as_snake_case_but_not_both():
     validate_k8s_config({"pod_spec_config": {"nodeSelector": {"a": "b"}, "priorityClassName": "x"}})
     with pytest.raises(ExecutorConfigError, match="given twice"):
