@@ -22,13 +22,13 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import yaml
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import ToolError
 from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, ModelVersion, Ref
 
@@ -97,7 +97,7 @@ class RebuildsData(Tool, Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class StoredModel:
     """The files of a model version: an MLmodel folder, which any registry can hold."""
 

@@ -3,10 +3,11 @@
 import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Advice:
     """A remedy, and the errors that it is for; without a pattern and types it is for every error.
 

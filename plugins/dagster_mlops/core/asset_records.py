@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import dagster as dg
 
 from dagster_mlops.core.code_state import CodeState
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.run_files import REPRODUCES_TAG
 from dagster_mlops.core.upstream import CheckError
 from dagster_mlops.errors import DagsterMlopsError
@@ -93,7 +93,7 @@ def note_loaded(context: dg.InputContext, *records: Record) -> None:
         _LOADED.setdefault(context.step_context, {}).setdefault(context.asset_key, []).extend(records)
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Read:
     """The records of an asset that a step has read. Without `loaded`, the asset is only a dependency, not an input."""
 

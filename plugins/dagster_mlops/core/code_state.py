@@ -6,10 +6,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from dagster_mlops.core.git import git
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 
 LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 """Names of the files, at the top of a checkout, that lock its environment; the first one that is there counts."""
@@ -26,7 +27,7 @@ APPLY = ("apply", "--whitespace=nowarn", "--no-ignore-whitespace")
 """The arguments with which git applies a diff exactly, whatever the user configured."""
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class CodeState:
     """The state of a git checkout. Every field is empty if there is no git, no commit or no checkout.
 

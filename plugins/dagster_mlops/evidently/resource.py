@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.quiet import quiet
 from dagster_mlops.monitoring import Comparison, Score
@@ -168,7 +168,7 @@ class EvidentlyResource(dg.ConfigurableResource):
         return path
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class SnapshotReport:
     """An Evidently snapshot as a report in the resource's folder; see :class:`dagster_mlops.monitoring.ToolReport`."""
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.environment import environment
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dagster_mlops.mlflow.registry.models import MlflowModels
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Tracking:
     """A server while MLflow is active: its client, and the experiment that runs belong to."""
 

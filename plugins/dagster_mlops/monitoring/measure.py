@@ -1,16 +1,16 @@
 """Drift of columns: what a measuring tool answers, and what is said of columns that no tool can be asked about."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.monitoring.normalise import Frame, Kind
 
 _KEPT_CATEGORIES = 50
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Score:
     """The verdict on one column. `score` and `threshold` mean what `method` says: a distance, or a p-value."""
 
@@ -35,7 +35,7 @@ class ToolReport(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Comparison:
     """The verdict on every column, worst first, and the tool's report where it makes one."""
 

@@ -7,11 +7,12 @@ column. So every column becomes float64 numbers, text categories, or something t
 import datetime
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import MonitoringError
 
@@ -25,7 +26,7 @@ to_pandas = functools.partial(as_frame, tool="evidently", error=MonitoringError)
 """Whatever an IO manager loads as a table, as a pandas frame, or a MonitoringError."""
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Frame:
     """A frame whose columns are float64 (``number``) or text with None (``category``); other kinds hold no drift.
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, write_move
 from dagster_mlops.core.options import merged_options
@@ -110,7 +110,7 @@ def promotion_asset(
     return dg.asset(**options)(promote)
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Rule:
     """The condition on which a candidate is better."""
 
@@ -142,7 +142,7 @@ class Rule:
         return True, f"{compared}: improvement {improvement:.6g}"
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Move:
     """A decision about an alias, with the values that it rests on."""
 

@@ -1,12 +1,12 @@
 """The four answers of a tool about a ref, so that an error never reads as "no lineage"."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.provenance.record import Record
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Accessible:
     """The tool has the thing, and this is its record."""
 
@@ -14,7 +14,7 @@ class Accessible:
     bucket: ClassVar[str] = "accessible"
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class _NotAccessible:
     """The reason why the thing is not there, and the facts about it that are left."""
 

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, TypeVar
 
 import dagster as dg
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import schema
 from dagster_mlops.provenance.credentials import mask_credentials
@@ -21,7 +22,7 @@ _MOST = 6  # facts of many that a text has
 _EMPTY = ("", None, (), [], {})
 
 
-@dataclass(frozen=True, order=True)
+@lazy_dataclass(frozen=True, order=True)
 class Ref:
     """Names one thing in one tool, well enough to ask for it months later from another process.
 
@@ -61,7 +62,7 @@ class Ref:
         return Ref(*(schema.name(parts.get(part), part) for part in ("tool", "role", "id", "at")))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Record:
     """One step of a model's life. Subclasses are its roles and name the facts; `ref` names the thing itself.
 

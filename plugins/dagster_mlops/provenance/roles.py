@@ -4,13 +4,14 @@ The default `tool` of a role is the one that writes it in this library. An id fo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.provenance.record import Record, Ref, pairs, short
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Commit(Record, role="commit", id="{sha}", at="{repo}"):
     """A commit of the code that made something."""
 
@@ -28,7 +29,7 @@ class Commit(Record, role="commit", id="{sha}", at="{repo}"):
         return [self.subject, self.author, self.authored]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Dataset(Record, role="dataset", id="{path}@{md5}", at="{repo}"):
     """A version of a file or folder. `md5` is its content hash and the asset's Dagster data version."""
 
@@ -51,7 +52,7 @@ class Dataset(Record, role="dataset", id="{path}@{md5}", at="{repo}"):
         return [_text("{:,} rows", self.rows), size, f"md5 {self.md5[:12]}", _text("rev {:.10}", self.rev)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FeatureView(Record, role="feature_view", id="{project}/{name}@{version:.16}", at="{repo}"):
     """One materialized window of a feature view; `version` hashes its definition and the window's rows."""
 
@@ -68,7 +69,7 @@ class FeatureView(Record, role="feature_view", id="{project}/{name}@{version:.16
         return [_text("{:,} rows", self.rows), _window(self.start, self.end)]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TrainingSet(Record, role="training_set"):
     """Point-in-time-correct features for an entity dataframe, through a feature service.
 
@@ -99,7 +100,7 @@ class TrainingSet(Record, role="training_set"):
         return [_text("{:,} rows", self.rows), _window(self.start, self.end), f"registry {self.registry_hash[:12]}"]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TrainingRun(Record, role="training_run", id="{run_id}", at="{tracking_uri}"):
     """A run that trained a model."""
 
@@ -127,7 +128,7 @@ class TrainingRun(Record, role="training_run", id="{run_id}", at="{tracking_uri}
         return _dataset(ref)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tracking_uri}"):
     """A version of a registered model. `datasets` are the content hashes it was trained on, by dataset path."""
 
@@ -156,7 +157,7 @@ class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tra
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Package(Record, role="package", id="{tag}", at="{home}"):
     """A model version packed with what serves it, such as a bento."""
 
@@ -185,7 +186,7 @@ class Package(Record, role="package", id="{tag}", at="{home}"):
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
     """A package that serves traffic, or once did."""
 
@@ -226,7 +227,7 @@ class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Prediction(Record, role="prediction", id="{request_id}", at="{prediction_log}"):
     """One row that a deployment answered."""
 
@@ -262,7 +263,7 @@ class Prediction(Record, role="prediction", id="{request_id}", at="{prediction_l
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Report(Record, role="report", id="{id}", at="{report}"):
     """A comparison of current data with a reference."""
 

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.runtime.scoring import outputs_of, records_of, signature_inputs
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _BATCH = 500
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Golden:
     """Rows of features as JSON carries them, and what the registered model predicts for them."""
 

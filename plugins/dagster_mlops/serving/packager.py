@@ -1,9 +1,9 @@
 """The capability of a packaging tool: the server of a package, its golden set, the version of an alias."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dagster_mlops.serving.golden_set import Golden
 
 
-@dataclass(frozen=True, kw_only=True)
+@lazy_dataclass(frozen=True, kw_only=True)
 class Server:
     """The process that serves a package on one loopback port, and how it is asked.
 

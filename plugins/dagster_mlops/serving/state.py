@@ -3,11 +3,11 @@
 import dataclasses
 import json
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster_mlops.core import files
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Deployment, Record
@@ -18,7 +18,7 @@ ENDED = ("stopped", "failed")
 SERVER = "server:"  # begins the mark of every process of a deployment
 
 
-@dataclass(frozen=True, kw_only=True)
+@lazy_dataclass(frozen=True, kw_only=True)
 class DeploymentState:
     """One deployment: its intent, its process, how far it came."""
 

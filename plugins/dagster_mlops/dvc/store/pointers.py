@@ -6,7 +6,6 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import yaml
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.git_commit import Edit
 from dagster_mlops.errors import DatasetError
@@ -165,7 +165,7 @@ def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:
     return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class LockedOut:
     """An output of a stage in a ``dvc.lock``: `file` is that file, relative to the repository, `out` the entry."""
 

@@ -1,7 +1,6 @@
 """Gates on a training set: it is fit to train on, and holds no value that was not known at its row's time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
@@ -108,7 +108,7 @@ def training_set_checks(
     ]
 
 
-@dataclass
+@lazy_dataclass()
 class _TrainingSetData:
     """A stored training set, of which each part that several checks need is read once."""
 

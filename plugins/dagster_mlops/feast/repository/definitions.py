@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
 from dagster_mlops.feast.metadata_keys import FEATURES
 from dagster_mlops.provenance import mask_credentials
@@ -18,7 +18,7 @@ _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _SHORTEST_POLICY = timedelta(minutes=1)  # Dagster refuses a freshness policy with a shorter window
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Definition:
     """Attributes of every definition of a Feast repository."""
 
@@ -28,7 +28,7 @@ class Definition:
     tags: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class ViewDefinition(Definition):
     """A feature view. `kind` is batch, stream or label; `features` have a name, a dtype and a description.
 
@@ -46,7 +46,7 @@ class ViewDefinition(Definition):
     sources: Sequence[str]
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class OnDemandViewDefinition(Definition):
     """An on-demand feature view, computed from the feature views `views` and the request sources `requests`."""
 
@@ -56,7 +56,7 @@ class OnDemandViewDefinition(Definition):
     requests: Sequence[str]
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class SourceDefinition(Definition):
     """A data source. `type` is Feast's class, `path` a path or table, `batch_source` that of a push source."""
 
@@ -67,14 +67,14 @@ class SourceDefinition(Definition):
     batch_source: str
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class ServiceDefinition(Definition):
     """A feature service: the names of the features it takes, by view."""
 
     features: Mapping[str, Sequence[str]]
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class EntityDefinition(Definition):
     """An entity and its join key."""
 
@@ -82,7 +82,7 @@ class EntityDefinition(Definition):
     type: str
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class Repository:
     """The definitions of a Feast repository."""
 

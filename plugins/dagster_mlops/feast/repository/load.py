@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.memory import remembered, state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository.definitions import (
@@ -98,7 +98,7 @@ def has_definitions(repo: Path) -> bool:
     return any(file.suffix == ".py" and file.read_bytes().strip() for file in _definition_files(repo))
 
 
-@dataclass(frozen=True)
+@lazy_dataclass(frozen=True)
 class RepositoryConfig:
     """The settings of a ``feature_store.yaml`` that this plugin uses."""
 

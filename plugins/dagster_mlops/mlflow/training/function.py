@@ -3,18 +3,18 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.mlflow.resource import MlflowResource
 
 _CONTEXT_NAMES = {"context", "_context", "context_", "_"}
 _BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-@dataclass(frozen=True, kw_only=True)
+@lazy_dataclass(frozen=True, kw_only=True)
 class Training:
     """The settings of a training asset; `seed` is None where another one may have been used."""
 
