@@ -310,6 +310,21 @@ def test_quality_finds_missing_malformed_out_of_range_and_repeated_values():
     assert Path(facts(done)["evidently/report"]).exists()
 
 
+def test_a_column_of_identifiers_is_summed_up_as_text_and_not_label_by_label(tmp_path):
+    frame = pd.DataFrame({"id": [f"flight {n}" for n in range(5_000)], "carrier": list("ABCDE") * 1_000})
+    frame["id"] = frame["id"].mask(frame.index < 500)
+    quality = examine(frame)
+    tool = EvidentlyResource(reports=str(tmp_path))
+    summary = quality.summary(tool, quality.frame, tags=[])
+    metrics = [metric["metric_name"] for metric in summary.dict()["metrics"]]
+    counted = [name for name in metrics if name.startswith("UniqueValueCount")]
+    assert counted and all("carrier" in name for name in counted)
+    [missing] = [m["value"] for m in summary.dict()["metrics"] if m["metric_name"] == "MissingValueCount(column=id)"]
+    assert missing["count"] == 500
+    saved = tool.save(summary, folder="quality", name="ids")
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.json")) < 100_000, saved
+
+
 def test_a_good_frame_passes_and_an_empty_one_fails_on_its_rows():
     done = materialized({"weather": weather()}, data_quality_check(asset="weather", max_missing_share=0.0))
     assert done["data_quality"].passed
