@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.support import quick_databases
 from tests.support.warm_python import cold_python, warm_dvc, warm_tools  # noqa: F401 - fixtures
 
 # The same examples each time, so that a failure belongs to the change at hand. DAGSTER_MLOPS_EXPLORE=1 tries others.
@@ -41,6 +42,9 @@ os.environ.update(QUIET)
 for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENTOML_HOME"):
     os.environ.pop(name, None)
 
+quick_databases.install()
+gc.disable()  # while the tests and their tools are imported, all of which stays
+
 # The files that take longest, in about the seconds of a processor. They start first, so that no worker gets one when
 # the others are done: by itself, xdist begins with the files of most tests.
 SLOWEST = {
@@ -56,6 +60,11 @@ SLOWEST = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -SLOWEST.get(f"{item.path.parent.name}/{item.path.stem}", 0))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 _exit_status: list[int] = []

@@ -109,9 +109,13 @@ def become(request: dict[str, Any], files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # where this file lies
+    gc.disable()  # what is imported stays
+    databases = importlib.import_module("quick_databases")  # beside this file
+    del sys.path[0]
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    databases.install()
+    gc.enable()
     gc.freeze()  # what is imported stays in memory that all forks share
     serve(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)
