@@ -20,6 +20,8 @@ from dagster.components.core.snapshot import get_package_entry_snap
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.warm_python import warm_python
+
 ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "plugins" / "dagster_mlops"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -150,7 +152,11 @@ entity_key_serialization_version: 3
 """
 
 
+warm_dagster = warm_python("dagster")  # which every extra comes with
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_dagster")
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_one_extra_is_enough_for_its_tool_and_the_others_name_theirs(extra, tmp_path):
     """As if only this extra were installed; `test_extras_install.py` installs it really."""

@@ -8,6 +8,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.evidently.quiet import quiet
 from dagster_mlops.evidently.resource import EvidentlyResource
+from dagster_mlops.evidently.upstream import one_histogram_per_column
 from dagster_mlops.monitoring.normalise import Frame, normalise
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ ROWS = "evidently/rows"
 """Metadata key of the number of rows."""
 
 # A column of more distinct words is one of identifiers. Evidently counts and stores each label of a category by itself:
-# two metrics for each of 30,000 flight numbers take five seconds and 4 MB, and nobody reads them.
+# two metrics for each of 30,000 flight numbers take five seconds and 4 MB, and no one reads them.
 MOST_LABELS = 1_000
 
 
@@ -81,7 +82,9 @@ class Quality:
         with quiet():
             preset = extra("evidently.presets").DataSummaryPreset(columns=[*numbers, *words])
         typed = {"categorical_columns": labels, "text_columns": [name for name in words if name not in labels]}
-        return evidently.run([preset], evidently.dataset(sample, [*numbers, *words], **typed), tags=tags)
+        dataset = evidently.dataset(sample, [*numbers, *words], **typed)
+        with one_histogram_per_column():
+            return evidently.run([preset], dataset, tags=tags)
 
 
 def examine(
