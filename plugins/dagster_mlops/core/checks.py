@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
+from dagster_mlops.core.options import with_signature
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
@@ -53,6 +54,7 @@ def asset_checks(
     @dg.multi_asset_check(
         **{"compute_kind": tool, **for_step}, name=step, specs=specs, can_subset=True, required_resource_keys=required
     )
+    @with_signature
     def check(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         @functools.cache
         def gathered() -> tuple[Any, Exception | None]:

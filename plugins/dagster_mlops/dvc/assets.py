@@ -11,7 +11,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.metadata import ROW_COUNT
-from dagster_mlops.core.options import merged_options, specs_with_options
+from dagster_mlops.core.options import merged_options, specs_with_options, with_signature
 from dagster_mlops.dvc.io_manager import PATH_KEY, RESTORE_KEY, dvc_io_manager
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.errors import DatasetError
@@ -99,7 +99,7 @@ def _unless_restoring(function: Callable[..., Any]) -> Callable[..., Any]:
             return dg.MaterializeResult(value=None)
         return function(*arguments, **keywords)
 
-    return compute
+    return with_signature(compute)
 
 
 def observed_dataset_assets(

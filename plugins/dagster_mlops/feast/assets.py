@@ -12,7 +12,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_deps, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.metadata import ROW_COUNT, table
-from dagster_mlops.core.options import specs_with_options
+from dagster_mlops.core.options import specs_with_options, with_signature
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
 from dagster_mlops.feast.repository import definitions, registry
@@ -121,6 +121,7 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
     [spec], step_options = specs_with_options([spec], options)
 
     @dg.multi_asset(**step_options, name=spec.key.to_python_identifier(), specs=[spec])
+    @with_signature
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
         # For steps, not for code locations.
         from dagster_mlops.feast.offline.source import Window, describe_windows

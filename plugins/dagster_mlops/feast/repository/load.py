@@ -1,12 +1,14 @@
 """The definitions of a Feast repository, loaded without importing Feast here."""
 
+import functools
 import hashlib
 import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -246,14 +248,12 @@ def _definition_files(repo: Path) -> list[Path]:
     return sorted([*definitions, *settings])
 
 
+@functools.cache
 def _feast_version() -> str:
-    try:
-        feast = distribution("feast")
-    except PackageNotFoundError:
-        extra("feast")
-        raise
-    # By the folder's name where there is one: `version` parses all of the metadata, which takes 10 ms.
-    folders = Path(str(feast.locate_file(""))).glob("feast-*.dist-info")
-    version = next((folder.stem for folder in folders), None) or feast.version
+    package = find_spec("feast")
+    file = package.origin if package else extra("feast").__file__
+    # By the name of a folder beside the package where there is one: `version` reads metadata, which takes 10 ms.
+    folders = Path(str(file)).parent.parent.glob("feast-*.dist-info")
+    name = next((folder.stem for folder in folders), None) or version("feast")
     # The description's format is part of the key, because another version of this plugin may describe more.
-    return f"{version}/3"
+    return f"{name}/3"
