@@ -14,14 +14,14 @@ from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package, mask_credentials
-from dagster_mlops.serving.golden_set import Golden, score_golden
-from dagster_mlops.serving.packager import Server
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
+    from dagster_mlops.serving.golden_set import Golden
+    from dagster_mlops.serving.packager import Server
 
 
 class BentomlResource(dg.ConfigurableResource):
@@ -76,17 +76,21 @@ class BentomlResource(dg.ConfigurableResource):
         finally:
             mlflow.set_tracking_uri(before)
 
-    def server(self, package: Package, port: int) -> Server:
+    def server(self, package: Package, port: int) -> "Server":
         """BentoML's own server of a bento; see :class:`dagster_mlops.serving.Packages`."""
+        from dagster_mlops.serving.packager import Server  # for steps, not for code locations
+
         serve = [sys.executable, "-m", "bentoml", "serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
         return Server(command=serve, environment={**self.environment(), "BENTOML_HOME": package.home})
 
-    def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> Golden:
+    def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
         """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.
 
         Raises:
             DeploymentError: the model cannot be loaded or scored, or the frame is empty or lacks a feature.
         """
+        from dagster_mlops.serving.golden_set import score_golden  # for steps, not for code locations
+
         mlflow = extra("mlflow", extra="bentoml")
         model_uri = f"models:/{package.model_name}/{package.model_version}"
         try:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Package, Record, Ref
-from dagster_mlops.serving.answers import find_deployment, find_prediction
 
 FACTS_FILE = "dagster_mlops.json"
 
@@ -23,6 +22,9 @@ class BentomlTool:
 
     def resolve(self, ref: Ref) -> Answer:
         """The record that was left with the thing itself; see :class:`dagster_mlops.tools.Tool`."""
+        # For lineage, not for code locations.
+        from dagster_mlops.serving.answers import find_deployment, find_prediction
+
         ask = {"prediction": find_prediction, "deployment": find_deployment, "package": _bento}.get(ref.role)
         variables = {"prediction": "DAGSTER_MLOPS_PREDICTION_LOG", "deployment": "DAGSTER_MLOPS_STATE_DIR"}
         place = ref.at or os.environ.get(variables.get(ref.role, "BENTOML_HOME"), "")

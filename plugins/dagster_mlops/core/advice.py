@@ -3,11 +3,10 @@
 import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 
-
-@lazy_dataclass(frozen=True)
+@dataclass(eq=False, repr=False)  # tables of them are made whenever a tool's folder is imported
 class Advice:
     """A remedy, and the errors that it is for; without a pattern and types it is for every error.
 

@@ -90,7 +90,7 @@ def feature_view_assets(
         raise FeatureError(
             f"feature views are materialized by event time, and {type(partitions_def).__name__} has no time windows."
         )
-    repository = load_repository(repo)
+    repository = load_repository(repo, kinds=["views"])
     # Feast does not materialize labels.
     views_by_name = {view.name: view for view in repository.views if view.kind != "label"}
     unknown = sorted({*(views or ()), *(deps or {})} - set(views_by_name))

@@ -15,9 +15,9 @@ from dagster_mlops.k8s.schema import SECTIONS, Schema, committed, installed
 
 CONFIG_TAG = "dagster-k8s/config"
 
-_QUANTITY = re.compile(r"\d+(\.\d*)?([eE][+-]?\d+|[EPTGM]i?|Ki|k|m|u|n)?")
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_PREFIX = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_QUANTITY = r"\d+(\.\d*)?([eE][+-]?\d+|[EPTGM]i?|Ki|k|m|u|n)?"
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_PREFIX = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 _SCALARS: dict[str, type] = {"int": int, "bool": bool, "str": str}
 _SCALAR_NAMES = {"int": "a whole number", "bool": "true or false", "str": "text"}
 _CHOICES = {
@@ -203,16 +203,16 @@ def _resource_problems(resources: Mapping[str, Any], path: str) -> Iterator[str]
 
 def _label_problems(key: str, text: Any, path: str) -> Iterator[str]:
     prefix, _, name = key.rpartition("/")
-    if not _NAME.fullmatch(name) or (prefix and not _PREFIX.fullmatch(prefix)):
+    if not re.fullmatch(_NAME, name) or (prefix and not re.fullmatch(_PREFIX, prefix)):
         yield f"{path}.{key}: is not a label key. Write [prefix/]name of at most 63 letters, digits, '-', '_', '.'."
-    if isinstance(text, str) and text and not _NAME.fullmatch(text):
+    if isinstance(text, str) and text and not re.fullmatch(_NAME, text):
         yield f"{path}.{key}: {text!r} is not a label value. Use at most 63 letters, digits, '-', '_' and '.'."
 
 
 def _is_quantity(amount: Any) -> bool:
     if isinstance(amount, bool) or not isinstance(amount, int | float | str):
         return False
-    return _QUANTITY.fullmatch(str(amount)) is not None
+    return re.fullmatch(_QUANTITY, str(amount)) is not None
 
 
 def _did_you_mean(word: str, choices: Iterable[str]) -> str:

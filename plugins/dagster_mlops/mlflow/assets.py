@@ -56,19 +56,19 @@ def training_asset(
                 "MaterializeResult instead of yielding it."
             )
         training_function = TrainingFunction(function)
-        training = Training(
-            function=function,
-            registered_model_name=registered_model_name,
-            experiment=experiment,
-            seed=seed,
-            deterministic=deterministic,
-            system_metrics=system_metrics,
-        )
 
         @functools.wraps(function)
         def train(context: dg.AssetExecutionContext, mlflow: MlflowResource, **inputs: Any) -> dg.MaterializeResult:
             from dagster_mlops.mlflow.training.step import train_step  # for steps, not for code locations
 
+            training = Training(
+                function=function,
+                registered_model_name=registered_model_name,
+                experiment=experiment,
+                seed=seed,
+                deterministic=deterministic,
+                system_metrics=system_metrics,
+            )
             return train_step(training_function.bind(context, mlflow, inputs), context, mlflow, training)
 
         training_function.set_signature(train)

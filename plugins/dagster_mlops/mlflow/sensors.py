@@ -8,8 +8,6 @@ import dagster as dg
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.runs.active import close_parents_of
 from dagster_mlops.mlflow.server.client import request_limits
 
 _ENDED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
@@ -41,6 +39,10 @@ def close_orphan_runs_sensor(
         **{"description": "Closes MLflow runs that no process writes to any more.", **sensor_options},
     )
     def close_orphan_runs(context: dg.SensorEvaluationContext, mlflow: MlflowResource) -> dg.SkipReason:
+        # For ticks, not for code locations.
+        from dagster_mlops.mlflow.runs import lookup as runs
+        from dagster_mlops.mlflow.runs.active import close_parents_of
+
         # Without a cursor, all runs that have ever ended are checked once.
         since = float(context.cursor or 0.0)
         ended = context.instance.get_run_records(

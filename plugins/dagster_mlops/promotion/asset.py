@@ -58,7 +58,6 @@ def promotion_asset(
     `registry` is the key of the resource that holds the models. Everything else that :func:`dagster.asset` takes is
     passed on.
     """
-    rule = Rule(metric, greater_is_better, min_improvement)
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -78,6 +77,7 @@ def promotion_asset(
         evidence = require_gates(context, guards, partitions)
         with resource.models() as models:
             version = models.version(registered_model_name, challenger.version)
+            rule = Rule(metric, greater_is_better, min_improvement)
             move = promote_version(models, version, alias, rule, evidence, context.run.run_id, compared)
             record = holder(models, registered_model_name, alias)
             if record is None:

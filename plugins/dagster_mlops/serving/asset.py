@@ -18,7 +18,6 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving.packager import Packages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +69,7 @@ def deployment_asset(
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
         # For steps, not for code locations.
         from dagster_mlops.serving.blue_green import Plan, rollout
+        from dagster_mlops.serving.packager import Packages
         from dagster_mlops.serving.target import LocalTarget
 
         graph = asset_graph(context)

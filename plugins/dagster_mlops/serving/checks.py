@@ -15,10 +15,6 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
-from dagster_mlops.serving.golden_set import Golden
-from dagster_mlops.serving.packager import Packages
-from dagster_mlops.serving.processes import http_client
-from dagster_mlops.serving.state import load, state_file
 
 
 def deployment_health_check(
@@ -46,7 +42,12 @@ def deployment_health_check(
     key = asset_key(asset)
 
     def health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        from dagster_mlops.serving.overview import status  # for steps, not for code locations
+        # For steps, not for code locations.
+        from dagster_mlops.serving.golden_set import Golden
+        from dagster_mlops.serving.overview import status
+        from dagster_mlops.serving.packager import Packages
+        from dagster_mlops.serving.processes import http_client
+        from dagster_mlops.serving.state import load, state_file
 
         record = live_record(context.instance, key)
         rows = status(record.state_dir)

@@ -10,7 +10,6 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving.checks import live_record
-from dagster_mlops.serving.state import busy
 
 
 def deployment_health_sensor(
@@ -44,7 +43,9 @@ def deployment_health_sensor(
         **{"description": f"Redeploys {key.to_user_string()} when it died.", **target, **sensor_options},
     )
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        from dagster_mlops.serving.overview import status  # for evaluations, not for code locations
+        # For evaluations, not for code locations.
+        from dagster_mlops.serving.overview import status
+        from dagster_mlops.serving.state import busy
 
         try:
             record = live_record(context.instance, key)

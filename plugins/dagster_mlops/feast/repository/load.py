@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -38,22 +38,22 @@ _KINDS = {
     "entities": EntityDefinition,
 }
 _REFRESHED = "refreshed"  # file with the time of the last refresh
-_LOGGED = re.compile(r"(DEBUG|INFO|WARNING):\w")
-_SECRET_NAME = re.compile(r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key")
-_SECRET_IN_TEXT = re.compile(r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)")
+_LOGGED = r"(DEBUG|INFO|WARNING):\w"
+_SECRET_NAME = r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key"
+_SECRET_IN_TEXT = r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)"
 _SKIPPED = {".dagster_mlops", ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
-_VARIABLE_IN_YAML = re.compile(r"\$\{?(\w+)\}?")
-_VARIABLE_IN_PYTHON = re.compile(r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']""")
+_VARIABLE_IN_YAML = r"\$\{?(\w+)\}?"
+_VARIABLE_IN_PYTHON = r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']"""
 
 
-def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
+def load_repository(repo: str | Path, *, timeout: float = 180, kinds: Collection[str] = tuple(_KINDS)) -> Repository:
     """Read the definitions of the Feast repository in `repo` without importing Feast here.
 
     Feast's own parser runs in a process of its own. Its result is cached by the content of the repository's files, the
     environment variables they name and Feast's version, so that only a change costs more than a few milliseconds.
 
     For a ``feature_store.yaml`` without definitions beside it, the registry that it names is read instead, and read
-    anew only by :func:`refresh_repository`.
+    anew only by :func:`refresh_repository`. Definitions of kinds other than `kinds` are left out.
 
     Raises:
         FeatureError: `repo` is not a Feast repository, or Feast cannot read it.
@@ -68,7 +68,7 @@ def load_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
         timeout=timeout,
         error=FeatureError,
     )
-    definitions = {kind: [cls(**facts) for facts in description[kind]] for kind, cls in _KINDS.items()}
+    definitions = {kind: [_KINDS[kind](**facts) for facts in description[kind] if kind in kinds] for kind in _KINDS}
     return Repository(path=path, project=description["project"], **definitions)
 
 
@@ -100,7 +100,7 @@ def has_definitions(repo: Path) -> bool:
     return any(file.suffix == ".py" and file.read_bytes().strip() for file in _definition_files(repo))
 
 
-@lazy_dataclass(frozen=True)
+@lazy_dataclass(frozen=True, eq=False, repr=False)
 class RepositoryConfig:
     """The settings of a ``feature_store.yaml`` that this plugin uses."""
 
@@ -161,7 +161,7 @@ def content_key(repo: Path) -> str:
         content = file.read_bytes()
         digest.update(f"\0{file.relative_to(repo).as_posix()}\0".encode() + content)
         pattern = _VARIABLE_IN_PYTHON if file.suffix == ".py" else _VARIABLE_IN_YAML
-        variables.update(pattern.findall(content.decode(errors="replace")))
+        variables.update(re.findall(pattern, content.decode(errors="replace")))
     for name in sorted(variables):
         digest.update(f"\0{name}={os.environ.get(name, '')}".encode())
     return digest.hexdigest()
@@ -174,7 +174,7 @@ def feast_problem(repo: Path, stderr: str) -> str:
         for file, line in re.findall(r'File "([^"]+)", line (\d+)', stderr)
         if file.startswith(str(repo))
     ]
-    lines = [line for line in stderr.splitlines() if line.strip() and not _LOGGED.match(line)] or ["no message"]
+    lines = [line for line in stderr.splitlines() if line.strip() and not re.match(_LOGGED, line)] or ["no message"]
     traceback = max((i for i, line in enumerate(lines) if line.startswith("Traceback ")), default=len(lines) - 2)
     below = itertools.dropwhile(lambda line: line.startswith("  "), lines[traceback + 1 :])
     message = " ".join(line.strip() for line in itertools.islice(below, 6)) or lines[-1]
@@ -200,10 +200,10 @@ def _secrets(settings: Any, name: str = "") -> Iterator[str]:
     elif isinstance(settings, list):
         for value in settings:
             yield from _secrets(value, name)
-    elif _SECRET_NAME.search(name):
+    elif re.search(_SECRET_NAME, name):
         yield from [str(settings)] if settings else []
     else:
-        yield from _SECRET_IN_TEXT.findall(str(settings))
+        yield from re.findall(_SECRET_IN_TEXT, str(settings))
 
 
 def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:
@@ -253,7 +253,7 @@ def _feast_version() -> str:
     package = find_spec("feast")
     file = package.origin if package else extra("feast").__file__
     # By the name of a folder beside the package where there is one: `version` reads metadata, which takes 10 ms.
-    folders = Path(str(file)).parent.parent.glob("feast-*.dist-info")
-    name = next((folder.stem for folder in folders), None) or version("feast")
+    beside = os.listdir(Path(str(file)).parent.parent)
+    folder = next((name for name in beside if name.startswith("feast-") and name.endswith(".dist-info")), "")
     # The description's format is part of the key, because another version of this plugin may describe more.
-    return f"{name}/3"
+    return f"{folder.removesuffix('.dist-info') or version('feast')}/3"

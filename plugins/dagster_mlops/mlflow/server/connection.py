@@ -30,7 +30,7 @@ _REGISTRY = "mlflow.tracking.request_header.registry"
 _SEEKS_HEADERS = "feast.infra.data_sources.mlflow.auth"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # Answers of a busy server, and of the proxy of one that is starting.
-_LATER = re.compile(r"\b429\b|too many 50[234] error")
+_LATER = r"\b429\b|too many 50[234] error"
 
 
 def connect(
@@ -97,7 +97,7 @@ def _patiently(ask: Callable[[], object]) -> None:
     """Retry a busy server for some 15 s, but not a dead one: MLflow has one number of retries for both."""
     retry(
         ask,
-        is_transient=lambda error: isinstance(error, mlflow.MlflowException) and _LATER.search(str(error)),
+        is_transient=lambda error: isinstance(error, mlflow.MlflowException) and re.search(_LATER, str(error)),
         pauses=(seconds * random.uniform(0.5, 1.5) for seconds in (1, 2, 4, 8)),
     )
 
