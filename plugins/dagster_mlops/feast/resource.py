@@ -8,6 +8,8 @@ from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.offline import retrieval
+from dagster_mlops.feast.repository import apply_guard, registry
 from dagster_mlops.feast.repository.load import content_key, has_definitions, read_config, run_feast, without_secrets
 
 if TYPE_CHECKING:
@@ -107,7 +109,6 @@ class FeastResource(dg.ConfigurableResource):
 
     def _apply(self, store: "FeatureStore", *, force: bool = False) -> bool:
         from dagster_mlops.feast.online.materialization import alone, make_missing_tables
-        from dagster_mlops.feast.repository import apply_guard, registry
 
         config = read_config(self.repo)
         path = config.path
@@ -140,8 +141,6 @@ class FeastResource(dg.ConfigurableResource):
             FeatureError: A column is missing or collides with a feature, the offline store lost rows, or it is Feast's
                 default one, which loses rows.
         """
-        from dagster_mlops.feast.offline import retrieval  # for steps, not for code locations
-
         used = self.offline_store or {"type": read_config(self.repo).offline_store}
         if used.get("type") in ("dask", "file") and not self.allow_dask:
             raise FeatureError(
