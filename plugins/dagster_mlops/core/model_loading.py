@@ -74,7 +74,7 @@ def load_stored(
         strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
         try:
             with environment(**strict):
-                model = extra(f"mlflow.{flavor}", extra="mlflow").load_model(str(stored.folder))
+                model = extra(f"mlflow.{flavor}").load_model(str(stored.folder))
         except extra("mlflow.exceptions").MlflowException as error:
             if not strict or "PICKLE" not in str(error):
                 raise

@@ -32,7 +32,7 @@ def _boot() -> str:
 
 def _identity_elsewhere(pid: int) -> str:
     """The same where there is no /proc: macOS and Windows record the time of the start once and for all."""
-    psutil = extra("psutil", extra="bentoml")
+    psutil = extra("psutil")
     try:
         process = psutil.Process(pid)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{pid}:{process.create_time()}"

@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 else:
     PyFuncModel = object
-    np, pd = LazyModule("numpy", extra="mlflow"), LazyModule("pandas", extra="mlflow")
+    np, pd = LazyModule("numpy"), LazyModule("pandas")
 
 __all__ = ["PyFuncModel", "np", "pd"]

@@ -34,7 +34,7 @@ def load_frame(
                 "Materialize it before this check, with an IO manager that other processes can read from."
             ) from error
         frames.append(to_pandas(value))
-    return frames[0] if len(frames) == 1 else extra("pandas", extra="evidently").concat(frames, ignore_index=True)
+    return frames[0] if len(frames) == 1 else extra("pandas").concat(frames, ignore_index=True)
 
 
 def partitions_to_check(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> Sequence[str] | None:

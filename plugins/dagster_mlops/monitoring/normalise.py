@@ -53,7 +53,7 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
     Raises:
         MonitoringError: `data` is not a dataframe.
     """
-    pd = extra("pandas", extra="evidently")
+    pd = extra("pandas")
     frame = to_pandas(data)
     values: dict[str, Any] = {}
     kinds: dict[str, Kind] = {}
@@ -69,7 +69,7 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
 
 
 def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
-    np, pd = extra("numpy", extra="evidently"), extra("pandas", extra="evidently")
+    np, pd = extra("numpy"), extra("pandas")
     types = pd.api.types
     dtype = series.dtype
     if not series.notna().any():
@@ -85,7 +85,7 @@ def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
 
 
 def _finite(numbers: "pd.Series", malformed: int) -> tuple["pd.Series", Kind, int]:
-    np = extra("numpy", extra="evidently")
+    np = extra("numpy")
     infinite = np.isinf(numbers)
     numbers = numbers.mask(infinite)
     return numbers, "number" if numbers.notna().any() else "empty", malformed + int(infinite.sum())
@@ -93,7 +93,7 @@ def _finite(numbers: "pd.Series", malformed: int) -> tuple["pd.Series", Kind, in
 
 def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     """A column of Python objects is of the kind that most of its values are; the others are malformed."""
-    np = extra("numpy", extra="evidently")
+    np = extra("numpy")
     present: Any = series[series.notna()]
     number = present.map(
         lambda v: isinstance(v, int | float | Decimal | np.number) and not isinstance(v, bool | np.complexfloating)

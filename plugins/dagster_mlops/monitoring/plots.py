@@ -45,7 +45,7 @@ def _histograms(sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]) -> 
 
 
 def _draw(axes: Any, name: str, values: Mapping[str, Any]) -> None:
-    np, pd = extra("numpy", extra="evidently"), extra("pandas", extra="evidently")
+    np, pd = extra("numpy"), extra("pandas")
     everything = pd.concat([part for part in values.values() if len(part)])
     if everything.dtype == object:
         categories = list(everything.value_counts().index[:8])

@@ -130,7 +130,7 @@ def deployment_asset(
 
 
 def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:
-    pandas = extra("pandas", extra="bentoml")
+    pandas = extra("pandas")
     if not isinstance(frame, pandas.DataFrame):
         raise DeploymentError(
             f"the golden set was loaded as {type(frame).__name__}, not as a dataframe. Use an unpartitioned asset "

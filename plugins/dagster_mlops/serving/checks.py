@@ -109,7 +109,7 @@ def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
 
 
 def _resident_mb(pids: list[int]) -> float:
-    psutil = extra("psutil", extra="bentoml")
+    psutil = extra("psutil")
     total = 0
     for pid in pids:
         with suppress(psutil.NoSuchProcess):

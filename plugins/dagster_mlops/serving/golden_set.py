@@ -77,7 +77,7 @@ def score_golden(
     Raises:
         DeploymentError: the model cannot score the rows, or the frame is empty or lacks a feature.
     """
-    error = extra("mlflow.exceptions", extra="mlflow").MlflowException
+    error = extra("mlflow.exceptions").MlflowException
     if not hasattr(frame, "columns") or not len(frame):
         raise DeploymentError(
             f"the golden set is {type(frame).__name__} with {len(frame) if hasattr(frame, '__len__') else 'no'} rows; "

@@ -34,7 +34,7 @@ def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Ma
 
 def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
     """Every living process that was started for `state_dir`, by role, children included."""
-    tool = extra("psutil", extra="bentoml")
+    tool = extra("psutil")
     processes: dict[str, list[psutil.Process]] = {}
     for process in tool.process_iter():
         try:
@@ -48,7 +48,7 @@ def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
 
 def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
     """End the processes: politely to those at the top, who end their children; after `grace` seconds by force."""
-    psutil = extra("psutil", extra="bentoml")
+    psutil = extra("psutil")
     processes = list(processes)
     pids = {process.pid for process in processes}
     for process in processes:
@@ -72,7 +72,7 @@ def free_port() -> int:
 
 def http_client(url: str, *, timeout: float) -> "httpx.Client":
     """A client for a server on this machine: a proxy from the environment has no business here."""
-    return extra("httpx", extra="bentoml").Client(base_url=url, timeout=timeout, trust_env=False)
+    return extra("httpx").Client(base_url=url, timeout=timeout, trust_env=False)
 
 
 def tail(log: Path, lines: int = 15) -> str:

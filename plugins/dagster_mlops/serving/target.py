@@ -74,7 +74,7 @@ class LocalTarget:
 
 def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = None) -> str:
     """The reason why the deployment does not answer at `url`, its own or the public one; empty when it does."""
-    httpx = extra("httpx", extra="bentoml")
+    httpx = extra("httpx")
     try:
         with processes.http_client(url, timeout=5) as client:
             response = client.get(state.readiness, headers=headers)
