@@ -21,7 +21,7 @@ def one_histogram_per_column() -> Iterator[None]:
     four fifths of the time of a summary, and there is no option against it.
     https://github.com/evidentlyai/evidently/blob/v0.7.23/src/evidently/metrics/column_statistics.py
     """
-    module = extra("evidently.metrics.column_statistics")
+    module: Any = extra("evidently.metrics.column_statistics")
     if not hasattr(module.distribution, "drawn_once"):
         module.distribution = _drawn_once(module.distribution)
     token = _DRAWN.set({})
