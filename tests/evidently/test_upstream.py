@@ -12,7 +12,7 @@ with quiet():
 
 
 def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_path):
-    drawn, draw, drawn_once = [], column_statistics.distribution, upstream._drawn_once
+    drawn, draw, one_each = [], column_statistics.distribution, upstream._one_each
 
     def counted(title, current, reference):
         drawn.append(current.data.name)
@@ -24,13 +24,13 @@ def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_pa
 
     def shown(wrapper):
         monkeypatch.setattr(column_statistics, "distribution", counted)
-        monkeypatch.setattr(upstream, "_drawn_once", wrapper)
+        monkeypatch.setattr(upstream, "_one_each", wrapper)
         drawn.clear()
         summary = quality.summary(tool, quality.frame, tags=[])
         assert summary
         return len(drawn), without_ids([widget.dict() for widget in summary._widgets])
 
-    once, ours = shown(drawn_once)
+    once, ours = shown(one_each)
     each_time, theirs = shown(lambda function: function)
     assert each_time > 10, f"Evidently does it by itself: drop {upstream.one_histogram_per_column}"
     assert once == 3

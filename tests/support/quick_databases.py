@@ -34,34 +34,34 @@ def install() -> None:
     revisions: dict[str, ScriptDirectory] = {}
     from_config: Callable[..., ScriptDirectory] = ScriptDirectory.from_config
 
-    def known(config: Any) -> ScriptDirectory:
+    def from_memory(config: Any) -> ScriptDirectory:
         place = config.get_main_option("script_location")
         if place not in revisions:
             revisions[place] = from_config(config)
         return revisions[place]
 
-    ScriptDirectory.from_config = known
+    ScriptDirectory.from_config = from_memory
     event.listen(Engine, "connect", _do_not_wait_for_the_disk)
-    made = _made()
-    _start_with(SqliteRunStorage, "from_local", made["runs"], lambda folder: f"{folder}/runs.db")
-    _start_with(SqliteScheduleStorage, "from_local", made["schedules"], lambda folder: f"{folder}/schedules.db")
+    templates = _templates()
+    _start_with(SqliteRunStorage, "from_local", templates["runs"], lambda folder: f"{folder}/runs.db")
+    _start_with(SqliteScheduleStorage, "from_local", templates["schedules"], lambda folder: f"{folder}/schedules.db")
     event_init, run_init = SqliteEventLogStorage.__init__, SqliteEventLogStorage._initdb
 
     @functools.wraps(event_init)
     def with_index(self: Any, base_dir: str, *arguments: Any, **options: Any) -> None:
-        _place(made["index"], f"{base_dir}/index.db")
+        _place(templates["index"], f"{base_dir}/index.db")
         event_init(self, base_dir, *arguments, **options)
 
     @functools.wraps(run_init)
     def with_tables(self: Any, engine: Engine, *arguments: Any, **options: Any) -> None:
-        if not _place(made["run"], str(engine.url.database)):
+        if not _place(templates["run"], str(engine.url.database)):
             run_init(self, engine, *arguments, **options)
 
     SqliteEventLogStorage.__init__ = with_index
     SqliteEventLogStorage._initdb = with_tables
 
 
-def _made() -> dict[str, bytes]:
+def _templates() -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder, DagsterInstance.local_temp(folder) as instance:
         storage: Any = instance.event_log_storage
         with storage.run_connection(RUN):
@@ -73,11 +73,11 @@ def _start_with(storage: Any, maker: str, content: bytes, place: Callable[[str],
     make = getattr(storage, maker).__func__
 
     @functools.wraps(make)
-    def started(cls: type, base_dir: str, *arguments: Any, **options: Any) -> Any:
+    def from_template(cls: type, base_dir: str, *arguments: Any, **options: Any) -> Any:
         _place(content, place(base_dir))
         return make(cls, base_dir, *arguments, **options)
 
-    setattr(storage, maker, classmethod(started))
+    setattr(storage, maker, classmethod(from_template))
 
 
 def _place(content: bytes, file: str) -> bool:

@@ -32,8 +32,8 @@ def extra(module: str, *, extra: str | None = None) -> ModuleType:
         if error.name != root:
             raise
         names = [extra] if extra else _extras_of(root)
-        others = f" (or [{'], ['.join(names[1:])}], whichever you use)" if names[1:] else ""
-        text = f"{root!r} is not installed. Run: pip install 'dagster-mlops[{names[0]}]'{others}"
+        alternatives = f" (or [{'], ['.join(names[1:])}], whichever you use)" if names[1:] else ""
+        text = f"{root!r} is not installed. Run: pip install 'dagster-mlops[{names[0]}]'{alternatives}"
         raise MissingExtraError(text) from error
 
 
@@ -62,9 +62,9 @@ def _extras_of(module: str) -> list[str]:
     package = metadata("dagster-mlops")
     if module in package.get_all("Provides-Extra", []):
         return [module]
-    wanted, found = _PACKAGES.get(module, module), []
+    name, extras = _PACKAGES.get(module, module), []
     for requirement in package.get_all("Requires-Dist", []):
         match = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", requirement)
-        if match and match[2] != "all" and re.sub(r"[-_.]+", "_", match[1]) == wanted:
-            found.append(match[2])
-    return found or [module]
+        if match and match[2] != "all" and re.sub(r"[-_.]+", "_", match[1]) == name:
+            extras.append(match[2])
+    return extras or [module]

@@ -10,7 +10,7 @@ from typing import Any
 
 from dagster_mlops.core.extras import extra
 
-_DRAWN: ContextVar[dict[str, Any] | None] = ContextVar("_DRAWN", default=None)
+_HISTOGRAMS: ContextVar[dict[str, Any] | None] = ContextVar("_HISTOGRAMS", default=None)
 
 
 @contextmanager
@@ -22,23 +22,23 @@ def one_histogram_per_column() -> Iterator[None]:
     https://github.com/evidentlyai/evidently/blob/v0.7.23/src/evidently/metrics/column_statistics.py
     """
     module: Any = extra("evidently.metrics.column_statistics")
-    if not hasattr(module.distribution, "drawn_once"):
-        module.distribution = _drawn_once(module.distribution)
-    token = _DRAWN.set({})
+    if not hasattr(module.distribution, "one_each"):
+        module.distribution = _one_each(module.distribution)
+    token = _HISTOGRAMS.set({})
     try:
         yield
     finally:
-        _DRAWN.reset(token)
+        _HISTOGRAMS.reset(token)
 
 
-def _drawn_once(draw: Any) -> Any:
+def _one_each(draw: Any) -> Any:
     def distribution(title: str, current: Any, reference: Any) -> Any:
-        drawn, column = _DRAWN.get(), current.data.name
-        if drawn is None:
+        histograms, column = _HISTOGRAMS.get(), current.data.name
+        if histograms is None:
             return draw(title, current, reference)
-        if column not in drawn:
-            drawn[column] = draw(title, current, reference)
-        return [widget.copy(update={"title": title}) for widget in drawn[column]]
+        if column not in histograms:
+            histograms[column] = draw(title, current, reference)
+        return [widget.copy(update={"title": title}) for widget in histograms[column]]
 
-    distribution.drawn_once = True  # pyright: ignore[reportFunctionMemberAccess]
+    distribution.one_each = True  # pyright: ignore[reportFunctionMemberAccess]
     return distribution
