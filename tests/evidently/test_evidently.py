@@ -24,7 +24,7 @@ from dagster_mlops.evidently import (
     performance_check,
 )
 from dagster_mlops.evidently.quality import examine
-from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.evidently.resource import quiet
 from dagster_mlops.monitoring.measure import compare
 from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.provenance import Dataset, Ref, Report

@@ -5,7 +5,7 @@ import pandas as pd
 
 from dagster_mlops.evidently import EvidentlyResource, upstream
 from dagster_mlops.evidently.quality import examine
-from dagster_mlops.evidently.quiet import quiet
+from dagster_mlops.evidently.resource import quiet
 
 with quiet():
     from evidently.metrics import column_statistics

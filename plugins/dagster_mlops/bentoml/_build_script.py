@@ -56,5 +56,4 @@ def answer(spec: dict[str, Any]) -> None:
                     "lock_packages": False,
                 },
             )
-            facts = Path(spec["build_ctx"]) / FACTS_FILE
-            write_atomically(bento / "src" / FACTS_FILE, facts.read_bytes())
+            write_atomically(bento / "src" / FACTS_FILE, (Path(spec["build_ctx"]) / FACTS_FILE).read_bytes())

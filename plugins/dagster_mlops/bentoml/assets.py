@@ -16,7 +16,7 @@ from dagster_mlops.bentoml.tool import FACTS_FILE, stored_bento
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest, upstream_refs
 from dagster_mlops.core.child import ChildError, run_child
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package
 from dagster_mlops.serving import runtime
@@ -130,15 +130,14 @@ def bento_asset(
             },
         )
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         description="A bento: the promoted model version, its service code and its requirements.",
         kinds=["bentoml"],
         deps=[promoted_key],
         required_resource_keys=[resource_key],
-    )
-    return dg.asset(**options)(bento)
+    )(bento)
 
 
 def _collect(context_dir: Path, service: str | Path | None, include: Sequence[str | Path]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import dagster as dg
@@ -10,13 +10,9 @@ import dagster as dg
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.run_files import REPRODUCES_TAG
-from dagster_mlops.core.upstream import CheckError
+from dagster_mlops.core.upstream import AssetGraph, CheckError
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import Record, Ref, records_in
-
-if TYPE_CHECKING:
-    from dagster_mlops.core.upstream import AssetGraph
-
 
 _RecordType = TypeVar("_RecordType", bound=Record)
 
@@ -170,7 +166,7 @@ def code_facts(state: CodeState, upstream: Iterable[Ref] = ()) -> dict[str, Any]
     return {"upstream": (*upstream, *commit), "dirty": state.dirty_hash, "code_commit": state.commit}
 
 
-def asset_graph(context: dg.AssetExecutionContext) -> "AssetGraph":
+def asset_graph(context: dg.AssetExecutionContext) -> AssetGraph:
     """The assets and checks of the whole code location, not only those of the current run.
 
     :func:`dagster.materialize` and ``execute_in_process`` have no code location: there, those of the run.

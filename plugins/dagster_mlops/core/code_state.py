@@ -82,8 +82,7 @@ def code_state(path: Path | None = None) -> CodeState:
 def _untracked(toplevel: Path) -> tuple[list[bytes], list[str]]:
     """The untracked files: those that go into the diff, as git names them, and the others."""
     # Not the bytecode that Python writes beside the code as it runs: many a repository does not ignore it.
-    kinds = ("--others", "--exclude-standard", "--exclude=__pycache__/")
-    listing = _ask(toplevel, "ls-files", *kinds, "-z") or b""
+    listing = _ask(toplevel, "ls-files", "--others", "--exclude-standard", "--exclude=__pycache__/", "-z") or b""
     included, left_out = [], []
     for name in filter(None, listing.split(b"\0")):
         file = toplevel / os.fsdecode(name)

@@ -6,16 +6,12 @@ deployment read the latest evaluations themselves.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from dagster_mlops.core.asset_records import asset_graph, latest_event, partition_guarded
+from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 from dagster_mlops.errors import GateError
-
-if TYPE_CHECKING:
-    from dagster_mlops.core.upstream import AssetCheckExecutionRecord
-
 
 _EVALUATIONS = 1000  # among which that of a partition is searched
 
@@ -64,7 +60,7 @@ def require_gates(
 
 def _evaluation_of(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str
-) -> "AssetCheckExecutionRecord | None":
+) -> AssetCheckExecutionRecord | None:
     """The latest evaluation of a partition's last materialization: a check itself need not have partitions."""
     if materialized := latest_event(instance, check.asset_key, [partition]):
         for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_EVALUATIONS):
@@ -75,7 +71,7 @@ def _evaluation_of(
     return None
 
 
-def check_problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: "AssetCheckExecutionRecord | None") -> str:
+def check_problem(instance: dg.DagsterInstance, key: dg.AssetKey, record: AssetCheckExecutionRecord | None) -> str:
     """The reason why the latest evaluation of a check of the asset `key` does not hold; empty if it does."""
     if record is None:
         return "never evaluated"

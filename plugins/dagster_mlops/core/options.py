@@ -59,6 +59,11 @@ def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def asset_with(options: Mapping[str, Any], **defaults: Any) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """The decorator of a factory's function, with the arguments of :func:`merged_options`."""
+    return dg.asset(**merged_options(options, **defaults))
+
+
 def specs_with_options(
     specs: Iterable[dg.AssetSpec], options: Mapping[str, Any]
 ) -> tuple[list[dg.AssetSpec], dict[str, Any]]:

@@ -14,7 +14,10 @@ from dagster_mlops.errors import MissingExtraError
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
+else:
+    Axes = Figure = Any
 
 MOST_BYTES = 60_000
 """The longest a picture may be as text: Dagster keeps it in its event log and sends it with the asset's page."""

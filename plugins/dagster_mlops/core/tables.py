@@ -69,8 +69,7 @@ def as_frame(value: Any, *, tool: str, error: type[DagsterMlopsError] = DagsterM
     if isinstance(value, pd.DataFrame):
         return value
     if _is_partitioned(value):
-        parts = [as_frame(value[key], tool=tool, error=error) for key in sorted(value)]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat([as_frame(value[key], tool=tool, error=error) for key in sorted(value)], ignore_index=True)
     return as_table(value, tool=tool, error=error).to_pandas()
 
 

@@ -3,7 +3,7 @@
 `tests/core/test_upstream.py` fails when Dagster has it, so that the name here can go.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Raised by `context.repository_def` where there is none; `dagster` has no name for it:
 # https://github.com/dagster-io/dagster/blob/1.13.27/python_modules/libraries/dagster-shared/dagster_shared/check/functions.py
@@ -16,3 +16,5 @@ if TYPE_CHECKING:
     from dagster._core.storage.asset_check_execution_record import (
         AssetCheckExecutionRecord as AssetCheckExecutionRecord,
     )
+else:
+    AssetCheckExecutionRecord = AssetGraph = Any

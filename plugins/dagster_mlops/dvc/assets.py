@@ -181,8 +181,7 @@ def observed_dataset(dvc: DvcResource, path: str, *, rev: str | None = "HEAD") -
     """
     from dagster_mlops.dvc.history.versions import record_of  # for steps, not for code locations
 
-    pointer = dvc.pointer(path, rev=rev)
-    return record_of(dvc, path, pointer, dvc.revision(path, rev=rev or "HEAD"))
+    return record_of(dvc, path, dvc.pointer(path, rev=rev), dvc.revision(path, rev=rev or "HEAD"))
 
 
 def observation(dvc: DvcResource, path: str, *, rev: str | None) -> Observation:

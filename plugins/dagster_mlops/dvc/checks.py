@@ -2,21 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_event, latest_records
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects, pointers
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, records_in
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 DatasetCheck = Literal[
     "remote_has_object", "row_count", "no_column_lost", "row_count_within", "cache_intact", "pointer_matches_data"
@@ -130,8 +128,7 @@ def _versions(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[tuple[
         partitions = [partition] if partition else None
         event = latest_event(instance, key, partitions)
         stored = event.asset_materialization.metadata if event and event.asset_materialization else None
-        records = latest_records(instance, key, partitions) if stored is None else records_in(stored)
-        for record in records:
+        for record in latest_records(instance, key, partitions) if stored is None else records_in(stored):
             if isinstance(record, Dataset):
                 yield record, stored
 
@@ -149,24 +146,23 @@ def _no_column_lost(dataset: Dataset, stored: _Stored) -> str:
     return f"lost {', '.join(losses)}" if losses else ""
 
 
-def _remote_has_object(dataset: Dataset, dvc: DvcResource, repo: "Repo") -> str:
+def _remote_has_object(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """The remote holds the content of the latest version, in the size that was stored."""
     try:
-        odb = repo.cloud.get_remote_odb(dvc.remote, "status")
-        if objects.remote_has(odb, repo, dataset.md5, dataset.bytes):
+        if objects.remote_has(repo.cloud.get_remote_odb(dvc.remote, "status"), repo, dataset.md5, dataset.bytes):
             return ""
         return f"is not in {objects.remote_url(repo, dvc.remote)}: push it (`dvc push --all-commits`)"
     except Exception as error:
         raise DatasetError(f"The remote of {dvc.root} cannot be read: {error}") from error
 
 
-def _cache_intact(dataset: Dataset, dvc: DvcResource, repo: "Repo") -> str:
+def _cache_intact(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """Each file in DVC's cache still hashes to its name."""
     damaged = objects.damaged(repo, dataset.md5, reread=True)
     return f"is damaged in the cache: delete {damaged[0]}, then `dvc fetch`" if damaged else ""
 
 
-def _pointer_matches_data(dataset: Dataset, dvc: DvcResource, repo: "Repo") -> str:
+def _pointer_matches_data(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """Git's pointer, Dagster and the data on disk agree on the version."""
     # Without git, or with commits turned off, the pointer on disk is the one that counts.
     pointer = dvc.data_version(dataset.path, rev="HEAD" if dvc.commits_to(repo) else None)

@@ -28,17 +28,11 @@ def versions(
 
     with errors_shown():
         dataset_versions = history(DvcResource(repo=repo), path, rev=rev, limit=limit)
-    rows = [
-        {
-            "committed": version.committed.isoformat(),
-            "md5": version.dataset.md5,
-            "rows": version.dataset.rows,
-            "bytes": version.dataset.bytes,
-            "commit": version.dataset.rev,
-            "dagster_run": version.dataset.dagster_run_id,
-        }
-        for version in dataset_versions
-    ]
+    facts = {"md5": "md5", "rows": "rows", "bytes": "bytes", "commit": "rev", "dagster_run": "dagster_run_id"}
+    rows = []
+    for version in dataset_versions:
+        row = {name: getattr(version.dataset, fact) for name, fact in facts.items()}
+        rows.append({"committed": version.committed.isoformat(), **row})
     typer.echo(json.dumps(rows, indent=2) if as_json else _table(rows))
 
 
@@ -104,5 +98,4 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     header = list(rows[0]) if rows else []
     cells = [header, *([str("" if value is None else value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
-    return "\n".join(lines)
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)

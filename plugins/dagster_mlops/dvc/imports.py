@@ -162,9 +162,8 @@ def _imported(
 def _downloaded(dvc: DvcResource, request: Mapping[str, Any], source: str, path: str, timeout: float) -> dict[str, Any]:
     """The answer of the process that downloads."""
     script = Path(__file__).with_name("_download_script.py")
-    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     try:
-        answer = run_child(script, request, cwd=dvc.root, env=environment, timeout=timeout)
+        answer = run_child(script, request, cwd=dvc.root, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, timeout=timeout)
     except ChildError as failure:
         slow = f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."
         answer = {"error": slow if failure.returncode is None else failure.reason}

@@ -80,8 +80,7 @@ class DvcIOManager(dg.IOManager):
             run_facts |= code_facts(_code_state(asset_context), upstream_refs(asset_context, context.asset_key))
             rows, columns = file_formats.write(obj, scratch, name=path)
             record = self.dvc.store(path, source=scratch, rows=rows, **run_facts)
-        facts = stored_metadata(self.dvc, asset_context, context.asset_key, record, rows, columns)
-        context.add_output_metadata(facts)
+        context.add_output_metadata(stored_metadata(self.dvc, asset_context, context.asset_key, record, rows, columns))
         # The materialization event is written after this method, and takes its version from the step's cache of data
         # versions. An IO manager has no public way to set it.
         context.step_context.set_data_version(context.asset_key, dg.DataVersion(record.md5))

@@ -173,8 +173,7 @@ def _observed(items: Mapping[dg.AssetKey, Stage | TrackedData], dvc: DvcResource
     if not entry:
         raise DatasetError(f"{file} has no stage {item.name!r}: it is frozen and never ran. `dvc commit` its outputs.")
     run = StageRun("frozen", entry, {}, [], 0.0)
-    records = datasets(item, run, repo=str(dvc.root))
-    return data_version(run), metadata(item, run, records, dvc.root)
+    return data_version(run), metadata(item, run, datasets(item, run, repo=str(dvc.root)), dvc.root)
 
 
 def _specs(

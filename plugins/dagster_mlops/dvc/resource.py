@@ -5,20 +5,18 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
+from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import file_formats, objects, pointers, remotes, repository
 from dagster_mlops.dvc.store.git_commit import Edit, commit, run, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 
 class DvcResource(dg.ConfigurableResource):
@@ -60,7 +58,7 @@ class DvcResource(dg.ConfigurableResource):
         return Path(self.repo).expanduser().resolve()
 
     @contextmanager
-    def open(self, *, locked: bool = True) -> Iterator["Repo"]:
+    def open(self, *, locked: bool = True) -> Iterator[Repo]:
         """DVC's own ``Repo``, under the repository's lock unless `locked` is false (enough for reading).
 
         Raises:
@@ -258,7 +256,7 @@ class DvcResource(dg.ConfigurableResource):
     def _remote(self) -> str:
         return self.remote or "storage"
 
-    def commits_to(self, repo: "Repo") -> Path | None:
+    def commits_to(self, repo: Repo) -> Path | None:
         """The checkout in which pointers are committed, if any."""
         # A repository made with no_scm may lie in a checkout of something else, which stays untouched.
         versioned = self.commit and not isinstance(repo.scm, extra("dvc.scm").NoSCM)

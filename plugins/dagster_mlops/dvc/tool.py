@@ -1,20 +1,17 @@
 """Answers for lineage whether a dataset version is accessible, inaccessible, deleted or damaged."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.assets import observed_dataset
+from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects
 from dagster_mlops.dvc.store.pointers import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
 from dagster_mlops.tools import Datasets, answer_within
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
 
 _TIMEOUT = 10.0  # seconds
 _HASHED_LIMIT = 200_000_000  # bytes; a larger copy is judged by its size
@@ -81,7 +78,7 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
     return locked_output(dvc.root, path, md5), list(dict.fromkeys(other_hashes))
 
 
-def _content(repo: "Repo", path: str, md5: str, record: Dataset | None) -> Answer:
+def _content(repo: Repo, path: str, md5: str, record: Dataset | None) -> Answer:
     cached = objects.cached(repo, md5)
     copy = Path(repo.cache.local.oid_to_path(md5))
     accessible = Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")

@@ -9,7 +9,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.model_versions import made_by
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.tools import ModelRegistry
@@ -143,7 +143,7 @@ def evaluation_asset(
             data_version=dg.DataVersion(result.digest),
         )
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         description=f"The latest version of {model_key.to_user_string()} on {rows_key.to_user_string()}.",
@@ -151,5 +151,4 @@ def evaluation_asset(
         required_resource_keys=[registry],
         deps=[model_key],
         ins={argument: asset_input(frame) for argument, frame in ins.items()},
-    )
-    return dg.asset(**options)(evaluation)
+    )(evaluation)

@@ -82,17 +82,16 @@ def evaluation_checks(
 
         return latest_evaluation(context.instance, key, partition_checked(context, key))
 
-    return [
-        asset_checks(
-            asset=key,
-            tool="evaluation",
-            judges=judges,
-            evidence=evidence,
-            blocking=blocking,
-            name="_".join([*key.path, "evaluation_checks"]),
-            options=check_options,
-        )
-    ]
+    checks = asset_checks(
+        asset=key,
+        tool="evaluation",
+        judges=judges,
+        evidence=evidence,
+        blocking=blocking,
+        name="_".join([*key.path, "evaluation_checks"]),
+        options=check_options,
+    )
+    return [checks]
 
 
 def _result(by_slice: bool, judge: _Judge, evaluation: "Evaluation") -> dg.AssetCheckResult:

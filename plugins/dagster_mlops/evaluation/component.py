@@ -1,7 +1,7 @@
 """Evaluations in YAML."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
@@ -18,6 +18,11 @@ class MetricBounds(YamlFields):
     greatest: float | None = Field(default=None, description="Greatest acceptable value; open by default.")
 
 
+def ranges(bounds: Mapping[str, MetricBounds]) -> dict[str, tuple[float | None, float | None]]:
+    """Bounds by metric, as factories of checks take them."""
+    return {metric: (bound.least, bound.greatest) for metric, bound in bounds.items()}
+
+
 class EvaluationChecks(YamlFields):
     """The arguments of `evaluation_checks`."""
 
@@ -32,15 +37,8 @@ class EvaluationChecks(YamlFields):
 
     def build(self, evaluation: dg.AssetsDefinition) -> list[dg.AssetChecksDefinition]:
         """The checks, which run as one step."""
-        return evaluation_checks(
-            evaluation=evaluation,
-            bounds={metric: (bound.least, bound.greatest) for metric, bound in self.bounds.items()},
-            slice_bounds={metric: (bound.least, bound.greatest) for metric, bound in self.slice_bounds.items()},
-            max_drop=self.max_drop,
-            slice_max_drop=self.slice_max_drop,
-            decides=self.decides,
-            blocking=self.blocking,
-        )
+        bounds = {"bounds": ranges(self.bounds), "slice_bounds": ranges(self.slice_bounds)}
+        return evaluation_checks(evaluation=evaluation, **{**vars(self), **bounds})
 
 
 class EvaluationComponent(YamlFields, dg.Component):
@@ -104,7 +102,6 @@ class EvaluationComponent(YamlFields, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The evaluation asset and its checks."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
-        checks, trained = fields.pop("checks"), fields.pop("trained")
-        asset = evaluation_asset(**{**fields, "model": trained, "importance_rows": int(self.importance_rows)})
-        return dg.Definitions(assets=[asset], asset_checks=checks.build(asset) if checks else [])
+        fields = {name: value for name, value in vars(self).items() if name not in ("checks", "trained")}
+        asset = evaluation_asset(**{**fields, "model": self.trained, "importance_rows": int(self.importance_rows)})
+        return dg.Definitions(assets=[asset], asset_checks=self.checks.build(asset) if self.checks else [])

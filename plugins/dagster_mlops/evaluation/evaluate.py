@@ -68,6 +68,7 @@ def evaluate(
         ModelVersionError: The version cannot be loaded.
     """
     hashes = content_hashes(context, setup.rows)
+    rows_hash = hashlib.sha256("\n".join(hashes).encode()).hexdigest() if len(hashes) > 1 else "".join(hashes)
     frame = read_frame(rows)
     labelled = labelled_rows(frame, setup.label, setup.rows)
     labels = read_labels(labelled[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
@@ -90,7 +91,7 @@ def evaluate(
         task=labels.task,
         label=setup.label,
         rows_asset=setup.rows.to_user_string(),
-        rows_hash=_of_all(hashes) or content_hash(frame, tool="mlflow"),
+        rows_hash=rows_hash or content_hash(frame, tool="mlflow"),
         warning="the version was trained on these rows" * any(h in record.datasets.values() for h in hashes),
         unlabelled=len(frame) - len(labelled),
         positive=str(labels.classes[1]) if labels.task == "binary" else "",
@@ -107,8 +108,7 @@ def evaluate(
         ),
         importance={} if overall.why_not else _importance(loaded.model, inputs, labels, answer, overall, setup),
     )
-    pictures = figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)
-    return evaluation, loaded.format, pictures
+    return evaluation, loaded.format, figures(evaluation, labels, answer, rival, threshold=setup.plan.threshold)
 
 
 def _rival(
@@ -132,8 +132,7 @@ def _rival(
         return "", None, f"no version held {setup.alias!r} before"
     try:
         rival = load_model(context, models, dataclasses.replace(record, version=number)).model
-        inputs = model_inputs(rival, labelled, setup.features, setup.label)
-        return number, predict(rival, inputs, labels), ""
+        return number, predict(rival, model_inputs(rival, labelled, setup.features, setup.label), labels), ""
     except (EvaluationError, ModelVersionError) as error:
         return number, None, f"{setup.alias} {number} cannot be scored on these rows: {error}"
 
@@ -172,8 +171,3 @@ def _importance(
 
     part = Labels(labels.task, labels.values[positions], labels.classes)
     return permutation_importance(candidate, inputs.iloc[positions], part, worth, seed=setup.plan.seed)
-
-
-def _of_all(hashes: Sequence[str]) -> str:
-    """One hash of the partitions' hashes; empty where there is none."""
-    return hashlib.sha256("\n".join(hashes).encode()).hexdigest() if len(hashes) > 1 else "".join(hashes)

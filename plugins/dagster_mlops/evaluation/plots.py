@@ -2,17 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dagster_mlops.core.pictures import Picture, drawn, label, new_figure
+from dagster_mlops.core.pictures import Axes, Figure, Picture, drawn, label, new_figure
 from dagster_mlops.evaluation.arrays import np
 from dagster_mlops.evaluation.measure import Evaluation, Part
 from dagster_mlops.evaluation.metrics import Prediction, headline
 from dagster_mlops.evaluation.predictions import Labels
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _POINTS = 400  # of a curve: more cannot be seen
 _BARS = 20

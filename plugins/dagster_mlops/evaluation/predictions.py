@@ -79,8 +79,7 @@ def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Seque
             raise EvaluationError(
                 f"labels {', '.join(map(repr, values[:10]))} are more than two. Use task='multiclass' or 'regression'."
             )
-        truths = (labels == positive).to_numpy(dtype=float)
-        return Labels(task, truths, (negatives[0] if negatives else None, positive))
+        return Labels(task, (labels == positive).to_numpy(dtype=float), (negatives[0] if negatives else None, positive))
     codes = np.asarray(pd.Categorical(labels, categories=values).codes, dtype=int)
     if (codes < 0).any():
         unknown = sorted(set(map(str, labels[codes < 0].unique())))
@@ -278,6 +277,5 @@ def permutation_importance(
             frame[name] = inputs[name].to_numpy()[order.permutation(size)]
         answer = predict(model, pd.concat(shuffled, ignore_index=True).astype(inputs.dtypes.to_dict()), labels)
         for position, name in enumerate(block):
-            part = answer.take(slice(position * size, (position + 1) * size))
-            losses[str(name)] = base - worth(labels.values, part)
+            losses[str(name)] = base - worth(labels.values, answer.take(slice(position * size, (position + 1) * size)))
     return dict(sorted(losses.items(), key=lambda item: -item[1]))

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -101,7 +101,7 @@ def reference_asset(
         }
         return dg.MaterializeResult(value=frame, metadata=facts)
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         description=f"Rows that {model_key.to_user_string()} was trained on, with predictions of its latest version.",
@@ -110,8 +110,7 @@ def reference_asset(
         required_resource_keys=[registry],
         deps=[model_key],
         ins={"rows": asset_input(rows)},
-    )
-    return dg.asset(**options)(reference)
+    )(reference)
 
 
 def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":

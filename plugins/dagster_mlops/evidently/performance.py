@@ -9,8 +9,7 @@ from dagster_mlops.core.metadata import table
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evaluation.metrics import greater_is_better
 from dagster_mlops.evidently.quality import ROWS
-from dagster_mlops.evidently.quiet import quiet
-from dagster_mlops.evidently.resource import EvidentlyResource
+from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 from dagster_mlops.monitoring.normalise import normalise
 
 if TYPE_CHECKING:

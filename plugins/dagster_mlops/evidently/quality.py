@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
-from dagster_mlops.evidently.quiet import quiet
-from dagster_mlops.evidently.resource import EvidentlyResource
+from dagster_mlops.evidently.resource import EvidentlyResource, quiet
 from dagster_mlops.evidently.upstream import one_histogram_per_column
 from dagster_mlops.monitoring.normalise import Frame, normalise
 

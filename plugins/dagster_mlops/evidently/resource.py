@@ -1,8 +1,10 @@
 """Evidently in process, and the folder that its reports are kept in."""
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,14 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evidently.quiet import quiet
 from dagster_mlops.monitoring import Comparison, Score
 from dagster_mlops.monitoring.normalise import Frame, normalise
 
 if TYPE_CHECKING:
     import evidently
-    from evidently.core.report import Snapshot
+    from evidently.core.report import Snapshot as Snapshot
+else:
+    Snapshot = Any
 
 # PSI and Jensen-Shannon distance say how large a shift is. A p-value says how sure one can be that there is any, which
 # at production volumes is always. How the thresholds were found: docs/evidently.md.
@@ -29,6 +32,14 @@ DEFAULT_PRESET: Mapping[str, Any] = {
     "cat_method": "jensenshannon",
     "cat_threshold": 0.1,
 }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what Evidently, and what it is built on, says about itself: deprecations at import, 0/0 in histograms."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class EvidentlyResource(dg.ConfigurableResource):
@@ -83,7 +94,7 @@ class EvidentlyResource(dg.ConfigurableResource):
         *,
         metadata: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
-    ) -> "Snapshot":
+    ) -> Snapshot:
         """Run an Evidently report of `metrics` and presets with their tests."""
         with quiet():
             report = extra("evidently").Report(list(metrics), include_tests=True)
@@ -141,7 +152,7 @@ class EvidentlyResource(dg.ConfigurableResource):
         """The HTML file of a report, known before :meth:`save` writes it, so that a record can name it."""
         return Path(self.reports).resolve() / _file_name(folder) / f"{_file_name(name)}.html"
 
-    def save(self, snapshot: "Snapshot", *, folder: str, name: str, record: Mapping[str, Any] | None = None) -> Path:
+    def save(self, snapshot: Snapshot, *, folder: str, name: str, record: Mapping[str, Any] | None = None) -> Path:
         """Write a snapshot as HTML and, beside it, JSON with `record`; drop the oldest reports of the folder.
 
         The same name overwrites, so a retried step leaves one report. Readers never see half a file.
@@ -173,7 +184,7 @@ class SnapshotReport:
     """An Evidently snapshot as a report in the resource's folder; see :class:`dagster_mlops.monitoring.ToolReport`."""
 
     evidently: EvidentlyResource
-    snapshot: "Snapshot"
+    snapshot: Snapshot
 
     def path(self, *, folder: str, name: str) -> Path:
         """The file that :meth:`save` will write."""

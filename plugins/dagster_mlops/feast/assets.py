@@ -14,33 +14,19 @@ from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.metadata import ROW_COUNT, table
 from dagster_mlops.core.options import specs_with_options, with_signature
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
 from dagster_mlops.feast.repository import definitions, registry
-from dagster_mlops.feast.repository.definitions import (
-    Definition,
-    OnDemandViewDefinition,
-    ServiceDefinition,
-    ViewDefinition,
-)
+from dagster_mlops.feast.repository.definitions import Definition, ViewDefinition
 from dagster_mlops.feast.repository.load import load_repository, read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
-
     from dagster_mlops.feast.offline.source import Window, WindowFacts
 
 _INCLUDE = ("sources", "label_views", "on_demand_views", "services")
 _PLOTTED = 8  # features whose five numbers the UI plots over time; the table has all features
-_STATISTICS = dg.TableSchema(
-    [
-        dg.TableColumn("feature", "string"),
-        dg.TableColumn("null_share", "float", "Share of rows without a value."),
-        dg.TableColumn("distinct", "int", "Number of distinct values, estimated within a few percent."),
-        *(dg.TableColumn(name, "float") for name in ("mean", "std", "smallest", "largest")),
-    ]
-)
 
 
 def feature_view_assets(
@@ -164,7 +150,7 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:32]
 
 
-def _windows(context: dg.AssetExecutionContext, store: "FeatureStore", view: Any) -> "dict[str | None, Window]":
+def _windows(context: dg.AssetExecutionContext, store: FeatureStore, view: Any) -> "dict[str | None, Window]":
     """The windows to load, by partition key; without partitions, one window under the key None."""
     from dagster_mlops.feast.offline.source import Window, whole_window
 
@@ -184,8 +170,7 @@ def _window_metadata(fact: "WindowFacts") -> dict[str, Any]:
         if isinstance(value, float)
     }
     last = {LAST_EVENT: dg.MetadataValue.timestamp(fact.last_event)} if fact.last_event else {}
-    statistics = table("feast/statistics", [f.__dict__ for f in fact.features], schema=_STATISTICS)
-    return {ROW_COUNT: fact.rows, **last, **statistics, **numbers}
+    return {ROW_COUNT: fact.rows, **last, **table("feast/statistics", fact.features), **numbers}
 
 
 def feature_repository_defs(
@@ -268,9 +253,9 @@ def feature_repository_defs(
         parents: list[dg.AssetKey | None] = []
         if isinstance(thing, ViewDefinition):
             parents = [source_keys.get(name) for name in thing.sources]
-        elif isinstance(thing, OnDemandViewDefinition):
+        elif isinstance(thing, definitions.OnDemandViewDefinition):
             parents = [*map(view_keys.get, thing.views), *map(source_keys.get, thing.requests)]
-        elif isinstance(thing, ServiceDefinition):
+        elif isinstance(thing, definitions.ServiceDefinition):
             parents = [view_keys.get(name) for name in thing.features]
         spec = translate(thing)
         return spec.replace_attributes(deps=[*spec.deps, *filter(None, dict.fromkeys(parents))])

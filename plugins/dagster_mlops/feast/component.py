@@ -64,9 +64,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
     )
     freshness: bool = Field(default=True, description="With lineage: a view's ttl is its freshness policy.")
     offline_store: dict[str, Any] | None = Field(
-        default=None,
-        description="Offline store to use instead of the one in feature_store.yaml, e.g. "
-        "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
+        default=None, description=FeastResource.model_fields["offline_store"].description
     )
     translation: Annotated[
         TranslationFn[Definition] | None,
@@ -89,18 +87,13 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         repo = folder(context, self.repo)
         repository = load_repository(repo)
         self._refuse_unknown(repository)
-        lineage = {"sources": self.sources, "include": self.include, "freshness": self.freshness}
+        passed_on = ["views", "deps", "group_name", "key_prefix", "automation_condition", "pool"]
+        passed_on += ["sources", "include", "freshness"] if self.lineage else []
         graph = feature_repository_defs(
             repo=repo,
-            views=self.views,
             partitions_def=self.partitions,
-            deps=self.deps,
-            group_name=self.group_name,
-            key_prefix=self.key_prefix,
-            automation_condition=self.automation_condition,
-            pool=self.pool,
             get_asset_spec=lambda item: self.get_asset_spec(item, repository.project),
-            **(lineage if self.lineage else {"include": (), "freshness": False}),
+            **{"include": (), "freshness": False, **{name: getattr(self, name) for name in passed_on}},
         )
         assets = [*(graph.assets or ())]
         keys = {
@@ -132,12 +125,11 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         services = {service.name for service in repository.services}
         pushed = {source.name for source in repository.sources if source.type == "PushSource"}
         stored = {view.name for view in repository.views if view.kind != "label"}
-        loaded = set(self.views or stored)
         references = [
             ("training_sets", "feature_service", services),
             ("pushes", "push_source", pushed),
             ("pushes", "feature_view", stored),
-            ("freshness_checks", "view", loaded),
+            ("freshness_checks", "view", set(self.views or stored)),
             ("parity_checks", "feature_service", services),
             ("server_checks", "feature_service", services),
         ]

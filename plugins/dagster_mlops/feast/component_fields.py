@@ -1,6 +1,6 @@
 """Parts of a Feast repository in YAML beside its feature views; each is one call of a factory."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
@@ -29,9 +29,8 @@ from dagster_mlops.feast.training_set import training_set_asset
 
 
 def _imported(context: dg.ResolutionContext, name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return pkgutil.resolve_name(name)
     except (ImportError, ValueError, AttributeError) as error:
         raise FeatureError(
             f"entities_type: {name!r} cannot be imported ({error}). Name a type such as pyarrow.Table."

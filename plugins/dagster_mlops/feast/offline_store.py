@@ -123,7 +123,7 @@ class AsofOfflineStore(OfflineStore):
             tables,
             connect,
             config.repo_path,
-            on_demand=on_demand,
+            on_demand_feature_views=on_demand,
             full_feature_names=full_feature_names,
             metadata=RetrievalMetadata(
                 features=feature_refs,
@@ -264,6 +264,5 @@ def _settings(config: RepoConfig) -> AsofOfflineStoreConfig:
 
 
 def _connect(config: RepoConfig) -> Connect:
-    store = _settings(config)
-    settings = store.model_dump(include={"memory_limit", "threads", "temp_directory"})
+    settings = _settings(config).model_dump(include={"memory_limit", "threads", "temp_directory"})
     return partial(duckdb_connection, **settings)

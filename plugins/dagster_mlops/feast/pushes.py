@@ -5,8 +5,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import dagster as dg
 
@@ -14,10 +15,11 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import ROW_COUNT
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore, pa
 from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
 from dagster_mlops.feast.offline.source import rows_not_there
 from dagster_mlops.feast.online.materialization import alone
@@ -27,10 +29,6 @@ from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from feast import FeatureStore
 
 PushTarget = Literal["online", "offline", "online_and_offline"]
 
@@ -137,19 +135,18 @@ def push_asset(
             metadata[f"dagster_mlops/feature_view/{view}"] = dg.MetadataValue.json(record.to_dict())
         return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(content[:32]))
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         description=f"`{asset_key(source).to_user_string()}` pushed to `{push_source or feature_view}` "
         f"({to.replace('_', ' ')}).",
         kinds=["feast"],
         ins={"rows": source},
-    )
-    return dg.asset(**options)(pushed)
+    )(pushed)
 
 
 def push(
-    store: "FeatureStore",
+    store: FeatureStore,
     repo: Path,
     push_source: str,
     table: "pa.Table",
@@ -165,16 +162,12 @@ def push(
             another process locked one of the views for `timeout` seconds. Nothing was written.
     """
     views = _pushed_views(store, push_source)
-    mode = extra("feast.data_source").PushMode.ONLINE
-
-    def write(frame: Any) -> None:
-        store.push(push_source, frame, allow_registry_cache=False, to=mode)
-
+    write = partial(store.push, push_source, allow_registry_cache=False, to=extra("feast.data_source").PushMode.ONLINE)
     return _write(store, repo, views, f"the push source {push_source!r}", table, write, to, batch_size, timeout)
 
 
 def write_to_view(
-    store: "FeatureStore",
+    store: FeatureStore,
     repo: Path,
     feature_view: str,
     table: "pa.Table",
@@ -195,15 +188,12 @@ def write_to_view(
             f"{feature_view!r} has no source of its own, so its rows would lose their event timestamps. Write to the "
             "feature views that it is computed from."
         )
-
-    def write(frame: Any) -> None:
-        store.write_to_online_store(feature_view, frame, allow_registry_cache=False)
-
+    write = partial(store.write_to_online_store, feature_view, allow_registry_cache=False)
     return _write(store, repo, [view], f"feature view {feature_view!r}", table, write, to, batch_size, timeout)
 
 
 def _write(
-    store: "FeatureStore",
+    store: FeatureStore,
     repo: Path,
     views: list[Any],
     destination: str,
@@ -241,7 +231,7 @@ def _write(
     return Pushed(names, table.num_rows, table[time][0].as_py(), table[time][-1].as_py(), keys, kept_newer, added)
 
 
-def _pushed_views(store: "FeatureStore", push_source: str) -> list[Any]:
+def _pushed_views(store: FeatureStore, push_source: str) -> list[Any]:
     """The feature views of a push source, sorted by name, which is the order in which they are locked."""
     every: list[Any] = store.registry.list_all_feature_views(store.project)
     streams = {view.name: view for view in every if getattr(view, "stream_source", None) is not None}

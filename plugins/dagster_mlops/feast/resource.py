@@ -1,20 +1,17 @@
 """The connection to a Feast repository."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.repository import apply_guard, registry
 from dagster_mlops.feast.repository.load import content_key, has_definitions, read_config, run_feast, without_secrets
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from feast import FeatureStore
 
 _COMPUTE = "dagster_mlops.feast.engine.StoredFeaturesEngine"
 
@@ -107,7 +104,7 @@ class FeastResource(dg.ConfigurableResource):
         self._apply(store)
         return store
 
-    def _apply(self, store: "FeatureStore", *, force: bool = False) -> bool:
+    def _apply(self, store: FeatureStore, *, force: bool = False) -> bool:
         from dagster_mlops.feast.online.materialization import alone, make_missing_tables
 
         config = read_config(self.repo)

@@ -1,30 +1,18 @@
 """The Feast tool, which resolves refs of feature views and training sets for lineage."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ProvenanceError
+from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.replay import rebuild_file
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
-from dagster_mlops.provenance import (
-    Accessible,
-    Answer,
-    Deleted,
-    Faulty,
-    FeatureView,
-    Inaccessible,
-    Record,
-    Ref,
-    TrainingSet,
-)
+from dagster_mlops.provenance import FeatureView, Record, Ref, TrainingSet
+from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible
 from dagster_mlops.tools import answer_within
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 
 class FeastTool:
@@ -74,7 +62,7 @@ class FeastTool:
             return Inaccessible(f"the Feast registry of {repo} cannot be read: {error}")
 
 
-def _answer(store: "FeatureStore", ref: Ref) -> Answer:
+def _answer(store: FeatureStore, ref: Ref) -> Answer:
     project, _, thing = ref.id.partition("/")
     if project != store.project:
         return Deleted(f"the Feast repository {ref.at} now holds project {store.project!r}, not {project!r}")
@@ -90,7 +78,7 @@ def _answer(store: "FeatureStore", ref: Ref) -> Answer:
     return _training_set(store, thing, record)
 
 
-def _training_set(store: "FeatureStore", thing: str, record: Record | None) -> Answer:
+def _training_set(store: FeatureStore, thing: str, record: Record | None) -> Answer:
     """The answer for a training set, which outlives its feature service if its snapshot is in the registry."""
     if not isinstance(record, TrainingSet):
         return Deleted(f"the registry has no record of training set {thing!r}")

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, upstream_records
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_frame, as_table
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import pd
 from dagster_mlops.feast.metadata_keys import FEATURES, NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import column_names, feature_types
 from dagster_mlops.feast.repository import registry
@@ -84,8 +84,7 @@ def training_set_asset(
             from dagster_mlops.feast.rebuild import rebuild  # for steps, not for code locations
 
             original = _original_record(context, feast, config.rebuild)
-            reader = getattr(context.resources, datasets) if datasets else None
-            result = rebuild(feast, original, datasets=reader)
+            result = rebuild(feast, original, datasets=getattr(context.resources, datasets) if datasets else None)
             record = dataclasses.replace(original, **dagster_facts(context))
             facts: dict[str, Any] = {"feast/rebuilt": original.ref.id}
         else:
@@ -94,7 +93,7 @@ def training_set_asset(
 
     if entities_type is not None:  # the type that Dagster requests from the IO manager
         training_set.__annotations__["entities"] = entities_type
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         description=f"Point-in-time-correct features of service `{feature_service}` for "
@@ -102,8 +101,7 @@ def training_set_asset(
         kinds=["feast"],
         ins={"entities": source},
         required_resource_keys=["feast", *([datasets] if datasets else [])],
-    )
-    return dg.asset(**options)(training_set)
+    )(training_set)
 
 
 def _joined(
@@ -119,7 +117,7 @@ def _joined(
     if isinstance(entities, dict):  # of partitions, which are concatenated in the order of their keys
         datasets.sort(key=lambda dataset: dataset.dagster_partition)
         parts = entities.values()
-    is_pandas = all(isinstance(part, extra("pandas", extra="feast").DataFrame) for part in parts)
+    is_pandas = all(isinstance(part, pd.DataFrame) for part in parts)
     frame: Any = (as_frame if is_pandas else as_table)(entities, tool="feast", error=FeatureError)
     first_inputs = snapshot.take(
         store,
@@ -189,7 +187,6 @@ def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[st
 
 
 def _span(entities: Any, column: str) -> tuple[str, str]:
-    pd = extra("pandas", extra="feast")
     if not len(entities):
         return "", ""
     times = pd.to_datetime(

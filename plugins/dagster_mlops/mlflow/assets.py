@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.training.function import Training, TrainingFunction
@@ -72,7 +72,6 @@ def training_asset(
             return train_step(training_function.bind(context, mlflow, inputs), context, mlflow, training)
 
         training_function.set_signature(train)
-        options = merged_options(asset_options, kinds=["mlflow"], metadata={REGISTERED_AS: registered_model_name})
-        return dg.asset(**options)(train)
+        return asset_with(asset_options, kinds=["mlflow"], metadata={REGISTERED_AS: registered_model_name})(train)
 
     return decorate

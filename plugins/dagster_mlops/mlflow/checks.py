@@ -41,20 +41,19 @@ def metric_checks(
             f"more than punctuation; it got {', '.join(names) or 'none'}."
         )
     refuse_useless(bounds)
-    return [
-        asset_checks(
-            asset=key,
-            tool="mlflow",
-            judges={
-                name: (f"{metric} is {within(*bounds[metric])}.", functools.partial(_result, metric, bounds[metric]))
-                for metric, name in names.items()
-            },
-            evidence=lambda context: _latest_version(context, key),
-            blocking=blocking,
-            name="_".join([*key.path, "metric_checks"]),
-            options=check_options,
-        )
-    ]
+    checks = asset_checks(
+        asset=key,
+        tool="mlflow",
+        judges={
+            name: (f"{metric} is {within(*bounds[metric])}.", functools.partial(_result, metric, bounds[metric]))
+            for metric, name in names.items()
+        },
+        evidence=lambda context: _latest_version(context, key),
+        blocking=blocking,
+        name="_".join([*key.path, "metric_checks"]),
+        options=check_options,
+    )
+    return [checks]
 
 
 def _latest_version(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> ModelVersion:

@@ -4,7 +4,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import YamlFields
-from dagster_mlops.evaluation.component import MetricBounds
+from dagster_mlops.evaluation.component import MetricBounds, ranges
 from dagster_mlops.mlflow.checks import metric_checks
 
 
@@ -27,5 +27,4 @@ class MetricChecksComponent(YamlFields, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The checks, which run as one step."""
-        bounds = {metric: (bound.least, bound.greatest) for metric, bound in self.bounds.items()}
-        return dg.Definitions(asset_checks=metric_checks(asset=self.asset, bounds=bounds, blocking=self.blocking))
+        return dg.Definitions(asset_checks=metric_checks(**{**vars(self), "bounds": ranges(self.bounds)}))

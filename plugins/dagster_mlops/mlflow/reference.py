@@ -1,12 +1,8 @@
 """The reference distribution of a version in MLflow's registry."""
 
-from typing import TYPE_CHECKING
-
 from dagster_mlops.evaluation import reference
+from dagster_mlops.evaluation.arrays import pd
 from dagster_mlops.mlflow.resource import MlflowResource
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def load_reference(model: str, *, mlflow: MlflowResource) -> "pd.DataFrame":

@@ -14,15 +14,8 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
+from dagster_mlops.mlflow.server import connection
 from dagster_mlops.mlflow.server.client import EXISTS, refused, request_limits
-from dagster_mlops.mlflow.server.connection import (
-    absolute_uri,
-    artifacts_beside,
-    connect,
-    is_file_store,
-    sqlite_file,
-    without_login,
-)
 from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
@@ -85,18 +78,18 @@ class MlflowResource(dg.ConfigurableResource):
         Raises:
             TrackingError: it is a folder, which MLflow no longer serves.
         """
-        if is_file_store(self.tracking_uri):
+        if connection.is_file_store(self.tracking_uri):
             raise TrackingError(
                 f"tracking_uri={self.tracking_uri!r} is a folder; MLflow keeps runs in a database or behind a server. "
                 f"Write tracking_uri='sqlite:///{Path('mlflow.db').absolute()}' (`mlflow migrate-filestore` moves old "
                 "runs there)."
             )
-        return absolute_uri(self.tracking_uri)
+        return connection.absolute_uri(self.tracking_uri)
 
     @property
     def address(self) -> str:
         """The tracking URI without user and password, which are in the environment where this is active."""
-        return without_login(self.uri)[0]
+        return connection.without_login(self.uri)[0]
 
     @property
     def ui(self) -> str:
@@ -110,10 +103,10 @@ class MlflowResource(dg.ConfigurableResource):
         Raises:
             TrackingError: the server or database does not answer within a few seconds, or refuses.
         """
-        return connect(self.uri, self.registry_uri, timeout=self.connect_timeout)
+        return connection.connect(self.uri, self.registry_uri, timeout=self.connect_timeout)
 
     @contextmanager
-    def activate(self, experiment: str | None = None) -> Iterator["MlflowClient"]:
+    def activate(self, experiment: str | None = None) -> Iterator[MlflowClient]:
         """Point MLflow's fluent API at this server and experiment, and restore everything at the end.
 
         Raises:
@@ -126,9 +119,9 @@ class MlflowResource(dg.ConfigurableResource):
     def activate_experiment(self, experiment: str | None = None) -> Iterator[Tracking]:
         """Like :meth:`activate`, with the experiment's id, which is the only thing that the server is asked for."""
         experiment_ids: list[str] = []
-        login = without_login(self.uri)[1]
+        login = connection.without_login(self.uri)[1]
         with environment(**login):
-            client = connect(
+            client = connection.connect(
                 self.address,
                 self.registry_uri,
                 timeout=self.connect_timeout,
@@ -136,10 +129,9 @@ class MlflowResource(dg.ConfigurableResource):
             )
         uri_before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         registry_before = None if mlflow.get_registry_uri() == mlflow.get_tracking_uri() else mlflow.get_registry_uri()
-        # MLflow sets these variables itself, for subprocesses.
-        inherited = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
         with environment(
-            **{name: os.environ.get(name) for name in inherited},
+            # MLflow sets these variables itself, for subprocesses.
+            **{name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")},
             **login,
             **request_limits(timeout=self.request_timeout, retries=self.request_retries),
             MLFLOW_EXPERIMENT_ID=experiment_ids[0],
@@ -172,7 +164,7 @@ class MlflowResource(dg.ConfigurableResource):
         with self.activate() as client:
             yield MlflowModels(self, client)
 
-    def experiment_id(self, client: "MlflowClient", name: str | None = None) -> str:
+    def experiment_id(self, client: MlflowClient, name: str | None = None) -> str:
         """The id of an experiment, which is created when it is missing.
 
         Raises:
@@ -181,8 +173,8 @@ class MlflowResource(dg.ConfigurableResource):
         name = name or self.experiment
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            file = sqlite_file(self.uri)
-            location = self.artifact_location or (artifacts_beside(file) if file else None)
+            file = connection.sqlite_file(self.uri)
+            location = self.artifact_location or (connection.artifacts_beside(file) if file else None)
             # Another process may have created it meanwhile.
             refused(EXISTS, lambda: client.create_experiment(name, artifact_location=location))
             experiment = client.get_experiment_by_name(name)

@@ -16,17 +16,8 @@ from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_
 from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
 from dagster_mlops.mlflow.server.client import artifact, or_none, request_limits
 from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlite_file
-from dagster_mlops.provenance import (
-    Accessible,
-    Answer,
-    Deleted,
-    Faulty,
-    Inaccessible,
-    Record,
-    Ref,
-    TrainingRun,
-    mask_credentials,
-)
+from dagster_mlops.provenance import Record, Ref, TrainingRun, mask_credentials
+from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible
 from dagster_mlops.tools import answer_within
 
 _TIMEOUT = 9.0  # seconds
@@ -112,7 +103,7 @@ def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
             raise TrackingError(f"{subject} of run {ref.id} cannot be read: {mask_credentials(str(error))}") from error
 
 
-def _model_of(client: "MlflowClient", ref: Ref) -> str | Faulty:
+def _model_of(client: MlflowClient, ref: Ref) -> str | Faulty:
     """The location of a run's one model."""
     run = client.get_run(ref.id)
     model_id = run.data.tags.get(TRAINED)
@@ -157,7 +148,7 @@ def _answer(ref: Ref, uri: str) -> Answer:
     return _model_version(client, ref, uri)
 
 
-def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
+def _training_run(client: MlflowClient, ref: Ref) -> Answer:
     run = or_none(client.get_run, ref.id)
     if run is None:
         return Deleted(f"MLflow at {ref.at} has no run {ref.id}: it was purged")
@@ -181,7 +172,7 @@ def _training_run(client: "MlflowClient", ref: Ref) -> Answer:
     return Accessible(record)
 
 
-def _model_version(client: "MlflowClient", ref: Ref, uri: str) -> Answer:
+def _model_version(client: MlflowClient, ref: Ref, uri: str) -> Answer:
     name, which = parse_version(ref.id)
     if not name or not which:
         return Faulty(f"{ref.id!r} does not name a model version: 'name/version' or 'name@alias' is expected")

@@ -12,7 +12,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.mlflow_serving.resource import MlflowServingResource
 from dagster_mlops.mlflow_serving.tool import FACTS_FILE, stored_package
@@ -74,15 +74,14 @@ def scoring_package_asset(
             },
         )
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         kinds=["mlflow"],
         deps=[key],
         required_resource_keys=[resource_key],
         description="The promoted model version, packed for MLflow's scoring server.",
-    )
-    return dg.asset(**options)(package)
+    )(package)
 
 
 def _build(resource: MlflowServingResource, record: Package, code: list[Path], folder: Path) -> None:

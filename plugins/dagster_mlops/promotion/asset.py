@@ -12,7 +12,7 @@ from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, write_move
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import ModelVersion
@@ -99,15 +99,14 @@ def promotion_asset(
             data_version=dg.DataVersion(f"{record.name}/{record.version}"),
         )
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         description=f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
         kinds=[registry],
         required_resource_keys=[registry],
         deps=guards,
-    )
-    return dg.asset(**options)(promote)
+    )(promote)
 
 
 @lazy_dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """Promotion in YAML."""
 
-from typing import Any
-
 import dagster as dg
 from pydantic import Field
 
@@ -43,5 +41,4 @@ class PromotionComponent(YamlFields, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The promotion asset."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
-        return dg.Definitions(assets=[promotion_asset(**fields)])
+        return dg.Definitions(assets=[promotion_asset(**vars(self))])

@@ -3,6 +3,7 @@
 The default `tool` of a role is the one that writes it in this library. An id follows from the facts.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -142,19 +143,13 @@ class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tra
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def _details(self) -> list[str]:
-        alias = _text("alias {}", ", ".join(self.aliases))
-        return [alias, pairs(self.metrics), _text("run {:.12}", self.run_id)]
+        return [_text("alias {}", ", ".join(self.aliases)), pairs(self.metrics), _text("run {:.12}", self.run_id)]
 
     def implies(self, ref: Ref) -> Record | None:
         if ref.role != TrainingRun.role:
             return _dataset(ref)
-        return TrainingRun(
-            tool=ref.tool,
-            run_id=ref.id,
-            tracking_uri=ref.at,
-            metrics=self.metrics,
-            upstream=tuple(Ref(Dataset.tool, Dataset.role, f"{path}@{md5}") for path, md5 in self.datasets.items()),
-        )
+        upstream = tuple(Ref(Dataset.tool, Dataset.role, f"{path}@{md5}") for path, md5 in self.datasets.items())
+        return _partial(TrainingRun, ref, self, run_id=ref.id, tracking_uri=ref.at, upstream=upstream)
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -175,15 +170,9 @@ class Package(Record, role="package", id="{tag}", at="{home}"):
     def implies(self, ref: Ref) -> Record | None:
         if ref.role != ModelVersion.role:
             return None
-        return ModelVersion(
-            tool=ref.tool,
-            name=self.model_name,
-            version=self.model_version,
-            run_id=self.run_id,
-            tracking_uri=ref.at,
-            datasets=self.datasets,
-            upstream=(Ref(TrainingRun.tool, TrainingRun.role, self.run_id, at=ref.at),) if self.run_id else (),
-        )
+        upstream = (Ref(TrainingRun.tool, TrainingRun.role, self.run_id, at=ref.at),) if self.run_id else ()
+        facts = {"name": self.model_name, "version": self.model_version, "tracking_uri": ref.at, "upstream": upstream}
+        return _partial(ModelVersion, ref, self, **facts)
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -217,14 +206,8 @@ class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
         if ref.role != Package.role:
             return None
         version = Ref(ModelVersion.tool, ModelVersion.role, f"{self.model_name}/{self.model_version}")
-        return Package(
-            tool=ref.tool,
-            tag=ref.id,
-            home=ref.at,
-            model_name=self.model_name,
-            model_version=self.model_version,
-            upstream=(version,) if self.model_name else (),
-        )
+        upstream = (version,) if self.model_name else ()
+        return _partial(Package, ref, self, tag=ref.id, home=ref.at, upstream=upstream)
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -249,18 +232,9 @@ class Prediction(Record, role="prediction", id="{request_id}", at="{prediction_l
         if ref.role != Deployment.role:
             return None
         name, _, deployment_id = ref.id.rpartition("/")
-        return Deployment(
-            tool=ref.tool,
-            name=name,
-            id=deployment_id,
-            package=self.package,
-            model_name=self.model_name,
-            model_version=self.model_version,
-            url="",
-            state_dir=ref.at,
-            prediction_log=self.prediction_log,
-            upstream=(Ref(ref.tool, Package.role, self.package),) if self.package else (),
-        )
+        upstream = (Ref(ref.tool, Package.role, self.package),) if self.package else ()
+        facts = {"name": name, "id": deployment_id, "url": "", "state_dir": ref.at, "upstream": upstream}
+        return _partial(Deployment, ref, self, **facts)
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -284,6 +258,13 @@ class Report(Record, role="report", id="{id}", at="{report}"):
         verdict = {True: "passed", False: "FAILED", None: ""}[self.passed]
         rows = f"{self.current_rows:,} rows against {self.reference_rows or 0:,}" if self.current_rows else ""
         return [verdict, share, columns, rows, self.report]
+
+
+def _partial(role: type[Record], ref: Ref, downstream: Record, **facts: Any) -> Record:
+    """The record of `ref` with `facts`, and with those of a record downstream that have the same names."""
+    own = {spec.name for spec in dataclasses.fields(role)} - {spec.name for spec in dataclasses.fields(Record)}
+    shared = {name: value for name, value in vars(downstream).items() if name in own}
+    return role(tool=ref.tool, **{**shared, **facts})
 
 
 def _dataset(ref: Ref) -> Dataset | None:

@@ -126,8 +126,7 @@ _reader = functools.cache(TypeAdapter)
 def short(value: Any, most: int = 80) -> str:
     """A value in a message. A nested or huge one is described, not written out."""
     if isinstance(value, str):
-        text = value if len(value) <= most else value[:most] + "…"
-        return repr(text)
+        return repr(value if len(value) <= most else value[:most] + "…")
     if isinstance(value, Mapping):
         return f"an object of {len(value)} names"
     if isinstance(value, list | tuple):

@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.evaluation.arrays import PyFuncModel, pd
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.runtime.scoring import outputs_of, records_of, signature_inputs
 from dagster_mlops.serving.state import DeploymentState
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow.pyfunc import PyFuncModel
 
 _BATCH = 500
 

@@ -8,6 +8,8 @@ from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
 from dagster_mlops.serving.target import probe
 
+_OF_RECORD = ("name", "id", "package", "model_name", "model_version", "url")
+
 
 def status(state_dir: str | Path) -> list[dict[str, Any]]:
     """Every deployment that has not ended, oldest first; reads only, and answers within seconds.
@@ -22,23 +24,15 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
     routed = envoy.routed(folder)
     rows = []
     for state in load_all(folder):
-        if state.phase not in ENDED:
-            live = state.id == routed and state.phase in ("switching", "live")
-            problem = _problem(state, running) if live else "takes no traffic"
-            facts = {
-                n: getattr(state.record, n) for n in ("name", "id", "package", "model_name", "model_version", "url")
-            }
-            rows.append(
-                {
-                    **facts,
-                    "phase": state.phase,
-                    "started": state.record.started,
-                    "pids": sorted(process.pid for process in running.get(state.role, ())),
-                    "live": live,
-                    "healthy": live and not problem,
-                    "reason": problem or "answers through the public port",
-                }
-            )
+        if state.phase in ENDED:
+            continue
+        live = state.id == routed and state.phase in ("switching", "live")
+        problem = _problem(state, running) if live else "takes no traffic"
+        row: dict[str, Any] = {name: getattr(state.record, name) for name in _OF_RECORD}
+        row |= {"phase": state.phase, "started": state.record.started}
+        row["pids"] = sorted(process.pid for process in running.get(state.role, ()))
+        reason = problem or "answers through the public port"
+        rows.append({**row, "live": live, "healthy": live and not problem, "reason": reason})
     return rows
 
 

@@ -51,8 +51,7 @@ def deployment_health_sensor(
             record = live_record(context.instance, key)
         except DeploymentError:
             return dg.SkipReason(f"{key.to_user_string()} was never deployed.")
-        rows = status(record.state_dir)
-        live = next((row for row in rows if row["live"]), None)
+        live = next((row for row in status(record.state_dir) if row["live"]), None)
         if live is None:
             return dg.SensorResult(skip_reason="No deployment is live; it was stopped on purpose.", cursor="")
         if live["healthy"]:

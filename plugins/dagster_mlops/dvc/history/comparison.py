@@ -94,13 +94,8 @@ def facts_of(file: Path, md5: str, *, name: str) -> Facts:
     """The facts of a version at `file`; `name` is the dataset's path, whose suffix says the format."""
     rows, columns = file_formats.described(file, name)
     parts = file.rglob("*") if file.is_dir() else [file]
-    return Facts(
-        md5,
-        rows,
-        sum(part.stat().st_size for part in parts if part.is_file()),
-        _types(columns),
-        values_in(file, name),
-    )
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    return Facts(md5, rows, size, _types(columns), values_in(file, name))
 
 
 def values_in(file: Path, name: str) -> dict[str, Any]:
@@ -169,5 +164,4 @@ def _pairs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, An
 
 
 def _delta(old: Any, new: Any) -> Any:
-    numbers = isinstance(old, int | float) and isinstance(new, int | float)
-    return new - old if numbers else None
+    return new - old if isinstance(old, int | float) and isinstance(new, int | float) else None

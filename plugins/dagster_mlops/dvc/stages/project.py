@@ -176,8 +176,7 @@ def _files(root: Path) -> list[str]:
 
 def _described(root: Path, timeout: float) -> dict[str, Any]:
     try:
-        script = Path(__file__).with_name("_describe_script.py")
-        return run_child(script, str(root), cwd=root, timeout=timeout)
+        return run_child(Path(__file__).with_name("_describe_script.py"), str(root), cwd=root, timeout=timeout)
     except ChildError as failure:
         _version()  # raises MissingExtraError if DVC is not installed
         raise DatasetError(
@@ -209,8 +208,7 @@ def _with_code(project: Project, stage: Stage, files: Sequence[str], hash_of: Ca
     code_hashes = {name: hash_of(name) for names in files_by_dep.values() for name in names}
     content = {"cmd": stage.cmd, "params": stage.params, "code": code_hashes}
     code_version = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    tracked = tuple(dep for dep, names in files_by_dep.items() if names)
-    return replace(stage, code=tracked, code_version=code_version)
+    return replace(stage, code=tuple(dep for dep, names in files_by_dep.items() if names), code_version=code_version)
 
 
 def _version() -> str:

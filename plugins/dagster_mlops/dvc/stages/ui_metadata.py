@@ -8,20 +8,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.leaves import leaves
 from dagster_mlops.core.metadata import table
-from dagster_mlops.core.pictures import drawn, new_figure
+from dagster_mlops.core.pictures import Figure, drawn, new_figure
 from dagster_mlops.dvc.metadata_keys import OUTS, PARAMS, STAGE
 from dagster_mlops.dvc.stages.project import Stage
 from dagster_mlops.dvc.stages.run import StageRun
 from dagster_mlops.provenance import NAMESPACE, Dataset, Ref
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _MOST_NUMBERS = 200
 _MOST_CHARTS = 12

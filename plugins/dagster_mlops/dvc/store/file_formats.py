@@ -4,15 +4,12 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.dvc.lazy import csv, ds, pa, pandas, parquet, polars
 from dagster_mlops.errors import DatasetError
-
-if TYPE_CHECKING:
-    import pyarrow
 
 _FRAMES = ("pandas", "pyarrow", "polars")
 _FRAME_FILES = (".parquet", ".csv")
@@ -49,19 +46,19 @@ def write(value: Any, file: Path, *, name: str) -> tuple[int | None, dg.TableSch
     schema, batches = _stream(value, name)
     suffix, rows = name.rpartition(".")[2], 0
     if suffix == "csv":
-        new_writer = partial(extra("pyarrow.csv").CSVWriter, str(file), schema)
+        new_writer = partial(csv.CSVWriter, str(file), schema)
     else:
         # Readers based on DuckDB, such as Feast's, refuse nanoseconds. A frame with nanoseconds raises instead of being
         # rounded silently.
         options = {"coerce_timestamps": "us", "compression": "zstd"}
-        new_writer = partial(extra("pyarrow.parquet").ParquetWriter, str(file), schema, **options)
+        new_writer = partial(parquet.ParquetWriter, str(file), schema, **options)
     try:
         with new_writer() as writer:
             for group in _groups(batches, schema):
                 # One chunk per column, so that the bytes do not depend on the sizes of the batches.
                 writer.write_table(group.combine_chunks(), _GROUP)
                 rows += group.num_rows
-    except extra("pyarrow").ArrowInvalid as error:
+    except pa.ArrowInvalid as error:
         raise DatasetError(
             f"{name} cannot be written as {suffix}: {error}. If a timestamp has nanoseconds, round it first: "
             "frame[column].dt.floor('us')."
@@ -83,22 +80,19 @@ def read(files: Sequence[Path], kind: Any, *, name: str) -> Any:
         library = "pandas"  # no annotation, or one like Any
     if library in _FRAMES:
         files, suffix = _frame_files(files, name)
-        csv = suffix == ".csv"
+        is_csv = suffix == ".csv"
         if library == "pandas":
-            pandas = extra("pandas", extra="dvc")
-            frames = [(pandas.read_csv if csv else pandas.read_parquet)(file) for file in files]
+            frames = [(pandas.read_csv if is_csv else pandas.read_parquet)(file) for file in files]
             return frames[0] if len(frames) == 1 else pandas.concat(frames, ignore_index=True)
         if library == "polars":
-            polars = extra("polars", extra="dvc")
-            scan = polars.scan_csv if csv else polars.scan_parquet
+            scan = polars.scan_csv if is_csv else polars.scan_parquet
             lazy = polars.concat([scan(file) for file in files])
             return lazy if kind is polars.LazyFrame else lazy.collect()
-        arrow, data = extra("pyarrow", extra="dvc"), extra("pyarrow.dataset")
-        if kind in (data.Dataset, data.FileSystemDataset, arrow.RecordBatchReader):
-            dataset = data.dataset([str(file) for file in files], format=suffix.removeprefix("."))
-            return dataset.scanner().to_reader() if kind is arrow.RecordBatchReader else dataset
-        load = extra("pyarrow.csv").read_csv if csv else extra("pyarrow.parquet").read_table
-        return arrow.concat_tables([load(str(file)) for file in files])
+        if kind in (ds.Dataset, ds.FileSystemDataset, pa.RecordBatchReader):
+            dataset = ds.dataset([str(file) for file in files], format=suffix.removeprefix("."))
+            return dataset.scanner().to_reader() if kind is pa.RecordBatchReader else dataset
+        load = csv.read_csv if is_csv else parquet.read_table
+        return pa.concat_tables([load(str(file)) for file in files])
     if len(files) > 1:
         raise DatasetError(
             f"{name} and {len(files) - 1} more partitions cannot be combined as {kind}. Annotate the argument as a "
@@ -121,10 +115,9 @@ def described(file: Path, name: str) -> tuple[int | None, dg.TableSchema | None]
     names = [part.name for part in files] if file.is_dir() else [name]
     if not files or not all(part.endswith(".parquet") for part in names):
         return None, None
-    arrow, parquet = extra("pyarrow", extra="dvc"), extra("pyarrow.parquet", extra="dvc")
     try:
         footers = [parquet.read_metadata(str(part)) for part in files]
-    except arrow.ArrowInvalid as error:
+    except pa.ArrowInvalid as error:
         raise DatasetError(f"{name} is not a parquet file: {error}") from error
     return sum(footer.num_rows for footer in footers), _columns(footers[0].schema.to_arrow_schema())
 
@@ -146,19 +139,17 @@ def _frame_files(files: Sequence[Path], name: str) -> tuple[list[Path], str]:
     )
 
 
-def _stream(value: Any, name: str) -> "tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]":
+def _stream(value: Any, name: str) -> "tuple[pa.Schema, Iterable[pa.RecordBatch]]":
     """The columns of a frame, and its rows in batches, which are computed one by one if the frame is lazy."""
-    arrow, library = extra("pyarrow", extra="dvc"), _library(type(value))
+    library = _library(type(value))
     if library == "polars" and hasattr(value, "collect_batches"):
-        polars = extra("polars", extra="dvc")
         schema = polars.DataFrame(schema=value.collect_schema()).to_arrow().schema
         frames = value.collect_batches(maintain_order=True, chunk_size=_GROUP)
         return schema, (batch for frame in frames for batch in frame.to_arrow().cast(schema).to_batches())
     if library == "pyarrow":
-        data = extra("pyarrow.dataset")
-        value = value.scanner() if isinstance(value, data.Dataset) else value
-        value = value.to_reader() if isinstance(value, data.Scanner | arrow.Table) else value
-        if isinstance(value, arrow.RecordBatch):
+        value = value.scanner() if isinstance(value, ds.Dataset) else value
+        value = value.to_reader() if isinstance(value, ds.Scanner | pa.Table) else value
+        if isinstance(value, pa.RecordBatch):
             return value.schema, [value]
         return value.schema, value
     if library == "polars":
@@ -168,27 +159,26 @@ def _stream(value: Any, name: str) -> "tuple[pyarrow.Schema, Iterable[pyarrow.Re
         levels = [level for level in value.index.names if level is not None]
         frame = value.reset_index(level=levels) if levels else value
         try:
-            table = arrow.Table.from_pandas(frame, preserve_index=False)
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DatasetError(f"{name} has a column of mixed types: {error}. Cast it to one type first.") from error
     return table.schema, table.to_batches()
 
 
-def _groups(batches: "Iterable[pyarrow.RecordBatch]", schema: "pyarrow.Schema") -> "Iterator[pyarrow.Table]":
+def _groups(batches: "Iterable[pa.RecordBatch]", schema: "pa.Schema") -> "Iterator[pa.Table]":
     """The same rows in tables of `_GROUP` rows, whatever the sizes of the batches."""
-    arrow = extra("pyarrow")
     waiting: list[Any] = []
     rows = 0
     for batch in batches:
         waiting.append(batch)
         rows += batch.num_rows
         while rows >= _GROUP:
-            table = arrow.Table.from_batches(waiting, schema)
+            table = pa.Table.from_batches(waiting, schema)
             yield table.slice(0, _GROUP)
             waiting, rows = table.slice(_GROUP).to_batches(), rows - _GROUP
     if rows:
-        yield arrow.Table.from_batches(waiting, schema)
+        yield pa.Table.from_batches(waiting, schema)
 
 
-def _columns(schema: "pyarrow.Schema") -> dg.TableSchema:
+def _columns(schema: "pa.Schema") -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(column.name, str(column.type)) for column in schema])

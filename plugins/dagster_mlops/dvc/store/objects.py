@@ -7,27 +7,21 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import if_free
+from dagster_mlops.dvc.lazy import HashFileDB, HashInfo, Repo
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.pointers import scratch
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_data.hashfile.hash_info import HashInfo
-
-
 _log = logging.getLogger(__name__)
 _AGAIN = "It is cached and its pointer is committed: re-run, or `dvc push`, once the remote answers."
 
 
-def remote_url(repo: "Repo", remote: str | None) -> str:
+def remote_url(repo: Repo, remote: str | None) -> str:
     """The URL of the remote, credentials masked.
 
     Raises:
@@ -43,7 +37,7 @@ def remote_url(repo: "Repo", remote: str | None) -> str:
     return mask_credentials(remotes_by_name[name]["url"])
 
 
-def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> bool:
+def remote_has(odb: HashFileDB, repo: Repo, md5: str, size: int | None) -> bool:
     """True if a remote has all of the content; a file that was cut off by a kill counts as missing."""
     is_folder = md5.endswith(".dir")
     if is_folder and repo.cache.local.exists(md5):
@@ -56,7 +50,7 @@ def remote_has(odb: "HashFileDB", repo: "Repo", md5: str, size: int | None) -> b
     return is_folder or size in (None, remote_size)
 
 
-def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
+def push(repo: Repo, md5: str, size: int, remote: str | None) -> None:
     """Copy the content to the remote unless it is there, and verify that it arrived.
 
     Raises:
@@ -78,14 +72,14 @@ def push(repo: "Repo", md5: str, size: int, remote: str | None) -> None:
         raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
 
 
-def cached(repo: "Repo", md5: str) -> bool:
+def cached(repo: Repo, md5: str) -> bool:
     """True if DVC's cache has all of a version. Damaged objects are removed: DVC would take them for intact."""
     _discard(damaged(repo, md5))
     cache = repo.cache.local
     return all(os.path.exists(cache.oid_to_path(value)) for value in _objects(repo, md5))
 
 
-def damaged(repo: "Repo", md5: str, *, reread: bool = False) -> list[Path]:
+def damaged(repo: Repo, md5: str, *, reread: bool = False) -> list[Path]:
     """The cached files of a version that do not hash to their name. A missing file is not damaged.
 
     A file with the size and time that DVC saved when it hashed it is read again only with `reread`.
@@ -94,7 +88,7 @@ def damaged(repo: "Repo", md5: str, *, reread: bool = False) -> list[Path]:
     return _damaged(repo, [md5], reread=reread) or _damaged(repo, _objects(repo, md5)[1:], reread=reread)
 
 
-def _damaged(repo: "Repo", hashes: Sequence[str], *, reread: bool) -> list[Path]:
+def _damaged(repo: Repo, hashes: Sequence[str], *, reread: bool) -> list[Path]:
     local, infos, expected = extra("dvc.fs").localfs, {}, {}
     for value in hashes:
         path = repo.cache.local.oid_to_path(value)
@@ -108,7 +102,7 @@ def _damaged(repo: "Repo", hashes: Sequence[str], *, reread: bool) -> list[Path]
     return [Path(path) for path, value in {**earlier, **computed}.items() if value != expected[path]]
 
 
-def pull(repo: "Repo", md5: str, remote: str | None, *, path: str, size: int | None = None) -> None:
+def pull(repo: Repo, md5: str, remote: str | None, *, path: str, size: int | None = None) -> None:
     """Copy a version from the remote into the cache.
 
     Its bytes are hashed, or, if `size` is given and the remote's option ``verify`` is off, only counted.
@@ -144,12 +138,12 @@ def pull(repo: "Repo", md5: str, remote: str | None, *, path: str, size: int | N
         raise DatasetError(f"{where}, and {url} holds other bytes under that hash. {fix}")
 
 
-def _objects(repo: "Repo", md5: str) -> list[str]:
+def _objects(repo: Repo, md5: str) -> list[str]:
     """The hashes that a version consists of: its own, and those of a folder's files if their list is cached."""
     return [md5, *(entry["md5"] for entry in _listing(repo, md5))]
 
 
-def _listing(repo: "Repo", md5: str) -> list[dict[str, str]]:
+def _listing(repo: Repo, md5: str) -> list[dict[str, str]]:
     """DVC's list of a folder's files: ``relpath`` and ``md5`` of each."""
     listing = Path(repo.cache.local.oid_to_path(md5))
     return json.loads(listing.read_bytes()) if md5.endswith(".dir") and listing.exists() else []
@@ -170,7 +164,7 @@ def _discard(files: Sequence[Path]) -> None:
             file.unlink()
 
 
-def checkout(repo: "Repo", md5: str, *, name: str) -> Path:
+def checkout(repo: Repo, md5: str, *, name: str) -> Path:
     """A read-only copy of a cached version outside the workspace, by links if the disk allows them."""
     cache, copy = repo.cache.local, Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
     folder = md5.endswith(".dir")
@@ -204,7 +198,7 @@ def info(md5: str) -> "HashInfo":
 
 
 @contextmanager
-def noted(repo: "Repo", md5: str, size: int, remote: str | None) -> Iterator[None]:
+def noted(repo: Repo, md5: str, size: int, remote: str | None) -> Iterator[None]:
     """Keep a note that a version is to be pushed, until the body has ended without an error."""
     folder = _folder(repo)
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +206,7 @@ def noted(repo: "Repo", md5: str, size: int, remote: str | None) -> Iterator[Non
         yield
 
 
-def push_noted(repo: "Repo") -> None:
+def push_noted(repo: Repo) -> None:
     """Push the versions that earlier calls left; one that fails once more stays noted, with a warning in the log.
 
     A version that another process is pushing is left to it; one that is no longer complete in the cache is dropped.
@@ -237,5 +231,5 @@ def _held(note: Path) -> Iterator[bool]:
             note.unlink(missing_ok=True)
 
 
-def _folder(repo: "Repo") -> Path:
+def _folder(repo: Repo) -> Path:
     return Path(repo.tmp_dir or "", NAMESPACE, "unpushed")

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -16,14 +16,11 @@ from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.git_commit import Edit
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-
 
 _DAY = 86_400
 _MOST_COMMITS = 50  # in which a hash is sought
@@ -47,7 +44,7 @@ def read_pointer(target: Path) -> dict[str, Any] | None:
     return parse_pointer(pointer.read_bytes()) if pointer.exists() else None
 
 
-def scratch(repo: "Repo") -> Path:
+def scratch(repo: Repo) -> Path:
     """A new path on the repository's disk, ignored by git and DVC. Remains of a kill are deleted after a day."""
     folder = Path(repo.tmp_dir or "", NAMESPACE, "scratch")
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +54,7 @@ def scratch(repo: "Repo") -> Path:
     return folder / uuid.uuid4().hex
 
 
-def move(repo: "Repo", source: Path, target: Path) -> None:
+def move(repo: Repo, source: Path, target: Path) -> None:
     """Put new content in place: a file in one step, a folder by moving the old one away first."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir() and not target.is_symlink():
@@ -65,13 +62,13 @@ def move(repo: "Repo", source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def content_hash(repo: "Repo", path: Path) -> str:
+def content_hash(repo: Repo, path: Path) -> str:
     """DVC's hash of a file or folder: a plain MD5 for a file, ``….dir`` for a folder. Unchanged files are not read."""
     build = extra("dvc_data.hashfile.build").build
     return build(repo.cache.local, str(path), extra("dvc.fs").localfs, "md5", dry_run=True)[2].hash_info.value
 
 
-def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, int]:
+def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[str, int]:
     """Copy the content into DVC's cache, and have git ignore it; returns its hash and size.
 
     Only with `imported` may `target` be an import.
@@ -108,9 +105,7 @@ def cache(repo: "Repo", target: Path, *, imported: bool = False) -> tuple[str, i
     return md5, size
 
 
-def write_pointer(
-    repo: "Repo", target: Path, record: Dataset, *, imported_from: Mapping[str, Any] | None = None
-) -> None:
+def write_pointer(repo: Repo, target: Path, record: Dataset, *, imported_from: Mapping[str, Any] | None = None) -> None:
     """Write the content's hash and its record into the pointer, unless that names the content already.
 
     `imported_from` is the dependency of an import, as DVC writes it.

@@ -5,20 +5,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import dagster as dg
 
 from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
+from dagster_mlops.dvc.lazy import HashFileDB, HashInfo, Repo
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_data.hashfile.hash_info import HashInfo
 
 _T = TypeVar("_T")
 
@@ -79,7 +75,7 @@ def log_as_python_does() -> None:
         logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, handler_type)]
 
 
-def bound_waits(repo: "Repo") -> None:
+def bound_waits(repo: Repo) -> None:
     """Make a remote that accepts connections but stays silent fail within minutes, unless its options set a limit."""
     for options in repo.config["remote"].values():
         for option in WAITS.get(str(options.get("url", "")).partition("://")[0], ()):
@@ -99,7 +95,7 @@ def attempt(action: Callable[[], _T], problem: str, fix: Callable[[str], str]) -
         raise DatasetError(f"{problem}: {reason} {fix(advice(error, REMEDIES))}") from error
 
 
-def transfer(repo: "Repo", source: "HashFileDB", target: "HashFileDB", content: "HashInfo", *, shallow: bool) -> None:
+def transfer(repo: Repo, source: HashFileDB, target: HashFileDB, content: HashInfo, *, shallow: bool) -> None:
     """Copy the objects that `target` lacks. DVC only logs why an object fails; this raises it."""
     with raised():
         failed = repo.cloud.transfer(source, target, [content], cache_odb=repo.cache.local, shallow=shallow).failed

@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.waits import retry
+from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.errors import DatasetError
-
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-
 
 _PREFIX = ".dvc-new-"
 # The lines that DVC itself writes when it first opens a repository.
@@ -77,7 +73,7 @@ def _beside(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(repo: "Repo", timeout: float) -> Iterator[None]:
+def locked(repo: Repo, timeout: float) -> Iterator[None]:
     """Hold DVC's lock on a repository.
 
     Raises:

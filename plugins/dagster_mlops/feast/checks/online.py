@@ -12,15 +12,13 @@ from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline.retrieval import is_on_demand
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from feast import FeatureStore
-
     from dagster_mlops.feast.checks.online_vs_offline import FeatureParity
 
 
@@ -61,22 +59,21 @@ def feature_freshness_checks(
             lambda store: _up_to_date(store, name, max_staleness),
         ),
     }
-    return [
-        asset_checks(
-            asset=key,
-            tool="feast",
-            judges=judges,
-            evidence=lambda context: context.resources.feast.store(),
-            blocking=blocking,
-            name=f"{key.to_python_identifier()}_freshness",
-            required_resource_keys=["feast"],
-            options=check_options,
-        )
-    ]
+    checks = asset_checks(
+        asset=key,
+        tool="feast",
+        judges=judges,
+        evidence=lambda context: context.resources.feast.store(),
+        blocking=blocking,
+        name=f"{key.to_python_identifier()}_freshness",
+        required_resource_keys=["feast"],
+        options=check_options,
+    )
+    return [checks]
 
 
 def _fresh(
-    store: "FeatureStore", name: str, max_lag: timedelta | None, warn_lag: timedelta | None
+    store: FeatureStore, name: str, max_lag: timedelta | None, warn_lag: timedelta | None
 ) -> dg.AssetCheckResult:
     from dagster_mlops.feast.offline.source import newest_event  # for steps, not for code locations
 
@@ -104,7 +101,7 @@ def _fresh(
     )
 
 
-def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> dg.AssetCheckResult:
+def _up_to_date(store: FeatureStore, name: str, max_staleness: timedelta) -> dg.AssetCheckResult:
     from dagster_mlops.feast.offline.source import newest_event
     from dagster_mlops.feast.online.materialization import materialized_windows
 
@@ -140,7 +137,7 @@ def _up_to_date(store: "FeatureStore", name: str, max_staleness: timedelta) -> d
     )
 
 
-def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> datetime | None:
+def _served_event(store: FeatureStore, view: Any, entity: dict[str, Any]) -> datetime | None:
     """The timestamp of the event that is served for an entity, in whole seconds."""
     from dagster_mlops.feast.online.serving import served_answer
 
@@ -151,21 +148,6 @@ def _served_event(store: "FeatureStore", view: Any, entity: dict[str, Any]) -> d
 
 def _short(span: timedelta) -> str:
     return str(timedelta(seconds=round(span.total_seconds())))
-
-
-_COLUMNS = dg.TableSchema(
-    [
-        dg.TableColumn("feature", "string"),
-        dg.TableColumn("compared", "int", "Entities, or rows of an on-demand view, that were compared."),
-        dg.TableColumn("different", "int", "Number of those that differ."),
-        dg.TableColumn(
-            "expired", "int", "Number of those past the ttl at the watermark, where both sides must be missing."
-        ),
-        dg.TableColumn("ahead", "int", "Left out, because the served event is newer than the offline source."),
-        dg.TableColumn("largest_difference", "float", "Largest difference of numbers."),
-        dg.TableColumn("example", "string", "One of the differences."),
-    ]
-)
 
 
 def online_offline_parity_check(
@@ -250,7 +232,7 @@ def _result(results: "list[FeatureParity]") -> dg.AssetCheckResult:
         description=description or None,
         metadata={
             "feast/parity": "no feature is served online",
-            **table("feast/parity", [row.__dict__ for row in results], schema=_COLUMNS),
+            **table("feast/parity", results),
             "feast/different_values": sum(row.different for row in results),
             "feast/compared_values": compared,
             "feast/ahead_values": sum(row.ahead for row in results),

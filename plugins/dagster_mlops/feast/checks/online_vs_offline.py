@@ -4,20 +4,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import about
 from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline.retrieval import is_on_demand, join_keys, normalised, point_in_time, request_columns
 from dagster_mlops.feast.offline.source import latest_events
 from dagster_mlops.feast.online.materialization import materialized_windows
 from dagster_mlops.feast.online.serving import on_demand_values, served_values
 from dagster_mlops.feast.repository import registry
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from feast import FeatureStore
 
 _SECOND = timedelta(seconds=1)
 _ONE_BY_ONE = 20  # rows of an on-demand view that are requested one at a time, as from a server
@@ -37,12 +34,12 @@ class FeatureParity:
     """Comparison of one feature online and offline: rows that were compared, and how many differ."""
 
     feature: str
-    compared: int
-    different: int
-    expired: int
-    ahead: int
-    largest_difference: float | None
-    example: str
+    compared: int = about("Entities, or rows of an on-demand view, that were compared.")
+    different: int = about("Number of those that differ.")
+    expired: int = about("Number of those past the ttl at the watermark, where both sides must be missing.")
+    ahead: int = about("Left out, because the served event is newer than the offline source.")
+    largest_difference: float | None = about("Largest difference of numbers.")
+    example: str = about("One of the differences.")
 
 
 class Comparison:
@@ -52,7 +49,7 @@ class Comparison:
     """
 
     def __init__(
-        self, store: "FeatureStore", *, sample: int, tolerance: float, seed: int, requests: "Callable[[], pd.DataFrame]"
+        self, store: FeatureStore, *, sample: int, tolerance: float, seed: int, requests: "Callable[[], pd.DataFrame]"
     ):
         self.store, self.sample, self.tolerance, self.seed = store, sample, tolerance, seed
         self._requests = requests
@@ -68,7 +65,6 @@ class Comparison:
             return self._of_on_demand_view(view, types)
         if getattr(view, "batch_source", None) is None or not view.online:
             return []
-        pd = extra("pandas", extra="feast")
         keys, entities, pushed = join_keys(view), self._entities(view), _is_pushed(view)
         names, watermark = [f"{view.name}:{name}" for name in types], self._watermark(view)
         served = served_values(self.store, _keys_of(entities, keys), names, [*types])
@@ -99,8 +95,7 @@ class Comparison:
             example = ""
             if different.any():
                 at = different.idxmax()
-                by_ttl = bool(unlike.get(at, False))
-                sides = (stale_offline, stale_online) if by_ttl else (offline, online)
+                sides = (stale_offline, stale_online) if unlike.get(at, False) else (offline, online)
                 example = f"{_shown(entities.loc[at, keys])}: offline {sides[0][name][at]}, online {sides[1][name][at]}"
                 if wrong[at]:
                     example += f" (from {_time_text(served_at[at])} instead of {_time_text(due[at])})"
@@ -110,8 +105,8 @@ class Comparison:
 
     def _of_on_demand_view(self, view: Any, types: dict[str, str]) -> list[FeatureParity]:
         """Both values at the earliest watermark of the view's sources, for rows whose inputs are not newer online."""
-        pd = extra("pandas", extra="feast")
-        sources = [registry.feature_view(self.store, name) for name in _sources(view)]
+        used_names = dict.fromkeys(used.name for used in view.source_feature_view_projections.values())
+        sources = [registry.feature_view(self.store, name) for name in used_names]
         watermarks = [end for end in map(self._watermark, sources) if end]
         watermark = min(watermarks, default=datetime.now(UTC))
         rows: Any = self._request_rows(view, sources)
@@ -136,7 +131,7 @@ class Comparison:
             columns = rows[list(dict.fromkeys([*takes, *needed]))].astype(object)
             inputs = {name: [None if _is_missing(value) else value for value in columns[name]] for name in columns}
             after = pd.DataFrame(on_demand_values(view, inputs), index=rows.index)
-            before, after = normalised(rows[[*types]], types), normalised(after[[*types]], types)
+            before, after = normalised(rows[[*types]], types), normalised(after.loc[:, [*types]], types)
         results = []
         for name, dtype in types.items():
             different, gap = _different(offline[name], online[name], dtype, self.tolerance)
@@ -206,7 +201,6 @@ def _different(
 
     Unless `typed`, `online` holds values as Feast read them, and a value of another type than the feature's differs.
     """
-    pd = extra("pandas", extra="feast")
     kind = _KINDS.get(dtype)
     right = online.map(lambda v: typed or kind is None or v is None or type(v) is kind or _is_missing(v)).astype(bool)
     values = normalised(pd.DataFrame({"value": online.where(right, None)}), {"value": dtype})["value"]
@@ -239,10 +233,6 @@ def _is_missing(value: Any) -> bool:
 
 def _is_pushed(view: Any) -> bool:
     return getattr(view, "stream_source", None) is not None
-
-
-def _sources(view: Any) -> list[str]:
-    return list(dict.fromkeys(used.name for used in view.source_feature_view_projections.values()))
 
 
 def _keys_of(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":

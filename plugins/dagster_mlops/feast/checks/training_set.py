@@ -15,15 +15,13 @@ from dagster_mlops.core.metadata import table
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore, pa
 from dagster_mlops.feast.metadata_keys import NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import feature_types
 from dagster_mlops.feast.repository.registry import feature_service
 from dagster_mlops.provenance import TrainingSet
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from feast import FeatureStore
-
     from dagster_mlops.feast.point_in_time.leakage import Origins
 
 _DISTINCT = "count(DISTINCT {})"
@@ -92,20 +90,17 @@ def training_set_checks(
                 lambda data: _cardinality(data, max_distinct_share, constant),
             ),
         }
-    return [
-        asset_checks(
-            asset=key,
-            tool="feast",
-            judges=judges,
-            evidence=lambda context: _TrainingSetData(
-                context, key, feature_service or "", timestamp_column, sample, seed
-            ),
-            blocking=blocking,
-            name=f"{key.to_python_identifier()}_checks",
-            required_resource_keys=["feast"] if feature_service else (),
-            options=check_options,
-        )
-    ]
+    checks = asset_checks(
+        asset=key,
+        tool="feast",
+        judges=judges,
+        evidence=lambda context: _TrainingSetData(context, key, feature_service or "", timestamp_column, sample, seed),
+        blocking=blocking,
+        name=f"{key.to_python_identifier()}_checks",
+        required_resource_keys=["feast"] if feature_service else (),
+        options=check_options,
+    )
+    return [checks]
 
 
 @lazy_dataclass()

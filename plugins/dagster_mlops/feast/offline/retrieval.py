@@ -1,17 +1,11 @@
 """Feast's historical features with every entity row kept, in order, and stable types."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureService, FeatureStore, compute, pa, pd
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-    from feast import FeatureStore
-    from feast.feature_service import FeatureService
 
 _ROW = "dagster_mlops_row"
 _TIMESTAMP = "event_timestamp"
@@ -23,9 +17,7 @@ ENGINE = "dagster_mlops.feast.offline_store.AsofOfflineStore"
 _ROWS_PER_QUERY = 100_000
 
 
-def historical_features(
-    store: "FeatureStore", entities: Any, service: str, *, timestamp_column: str = _TIMESTAMP
-) -> Any:
+def historical_features(store: FeatureStore, entities: Any, service: str, *, timestamp_column: str = _TIMESTAMP) -> Any:
     """`entities` unchanged, row by row, with the features of `service` as they were known at each row's timestamp.
 
     Feast gets only the columns that it needs, so that others cannot collide with its own.
@@ -36,7 +28,6 @@ def historical_features(
     Raises:
         FeatureError: A required column is missing or empty, or Feast lost rows.
     """
-    pd = extra("pandas", extra="feast")
     definition = feature_service(store, service)
     keys, types = entity_columns(store, definition), feature_types(definition)
     if not isinstance(entities, pd.DataFrame):
@@ -53,9 +44,8 @@ def historical_features(
 
 
 def _with_features(
-    store: "FeatureStore", entities: "pd.DataFrame", service: "FeatureService", keys: list[str], timestamp_column: str
+    store: FeatureStore, entities: "pd.DataFrame", service: FeatureService, keys: list[str], timestamp_column: str
 ) -> "pd.DataFrame":
-    pd = extra("pandas", extra="feast")
     times = pd.to_datetime(entities[timestamp_column], utc=True).astype("datetime64[us, UTC]")
     _require_timestamps(int(times.isna().sum()), timestamp_column)
     entity_rows = entities[keys].assign(**{_TIMESTAMP: times}).reset_index(drop=True)
@@ -71,9 +61,8 @@ def _with_features(
 
 
 def _with_feature_columns(
-    store: "FeatureStore", entities: "pa.Table", service: "FeatureService", keys: list[str], timestamp_column: str
+    store: FeatureStore, entities: "pa.Table", service: FeatureService, keys: list[str], timestamp_column: str
 ) -> "pa.Table":
-    pa = extra("pyarrow", extra="feast")
     if not keeps_rows(store):
         raise FeatureError(
             f"Arrow tables are joined only by `offline_store: {{type: {ENGINE}}}`, and {store.repo_path} has another "
@@ -83,7 +72,7 @@ def _with_feature_columns(
     if not pa.types.is_timestamp(times.type):
         raise FeatureError(f"column {timestamp_column!r} is {times.type}, and must be a timestamp. Cast it first.")
     _require_timestamps(times.null_count, timestamp_column)
-    zoned = times if times.type.tz else extra("pyarrow.compute", extra="feast").assume_timezone(times, "UTC")
+    zoned = times if times.type.tz else compute.assume_timezone(times, "UTC")
     entity_rows = entities.select(keys).append_column(_TIMESTAMP, zoned.cast(pa.timestamp("us", "UTC"), safe=False))
     types = feature_types(service)
     pieces = store.get_historical_features(entity_df=entity_rows, features=service).to_tables()  # pyright: ignore[reportAttributeAccessIssue] (keeps_rows)
@@ -93,22 +82,21 @@ def _with_feature_columns(
     return entities
 
 
-def keeps_rows(store: "FeatureStore") -> bool:
+def keeps_rows(store: FeatureStore) -> bool:
     """True for the offline store that keeps every row, in order."""
     return getattr(store.config.offline_store, "type", None) == ENGINE
 
 
 def point_in_time(
-    store: "FeatureStore", entity_rows: "pd.DataFrame", features: "FeatureService | list[str]", types: dict[str, str]
+    store: FeatureStore, entity_rows: "pd.DataFrame", features: FeatureService | list[str], types: dict[str, str]
 ) -> "pd.DataFrame":
     """The features of `types` for each of `entity_rows`: join keys and event timestamps, distinct rows, a plain index.
 
     Raises:
         FeatureError: Feast lost or multiplied rows.
     """
-    pd = extra("pandas", extra="feast")
     if entity_rows.empty:
-        return normalised(pd.DataFrame(columns=[*types]), types)
+        return normalised(pd.DataFrame({name: [] for name in types}), types)
     if keeps_rows(store):
         answer = store.get_historical_features(entity_df=entity_rows, features=features).to_df()
         return normalised(answer.loc[:, [*types]], types)
@@ -126,12 +114,12 @@ def point_in_time(
     return normalised(answer.set_index(_ROW).loc[:, [*types]], types)
 
 
-def feature_types(service: "FeatureService") -> dict[str, str]:
+def feature_types(service: FeatureService) -> dict[str, str]:
     """The columns that a feature service adds, in its order, and their Feast types."""
     return {f.name: str(f.dtype) for projection in service.feature_view_projections for f in projection.features}
 
 
-def entity_columns(store: "FeatureStore", service: "FeatureService") -> list[str]:
+def entity_columns(store: FeatureStore, service: FeatureService) -> list[str]:
     """The columns that a feature service needs: join keys, and the request data of its on-demand views."""
     columns: list[str] = []
     for projection in service.feature_view_projections:
@@ -168,24 +156,19 @@ def normalised(frame: "pd.DataFrame", types: dict[str, str]) -> "pd.DataFrame":
     rest objects with None for a missing value. So offline and online frames, and frames of different months, have
     the same types.
     """
-    pd = extra("pandas", extra="feast")
     columns: dict[str, Any] = {}
     for name in frame.columns:
-        if types[name] in {*NUMBERS, "Bool"}:
-            columns[name] = pd.to_numeric(frame[name].astype("object").where(frame[name].notna(), None)).astype(
-                "float64"
-            )
-        elif types[name] == "UnixTimestamp":
+        if types[name] == "UnixTimestamp":
             columns[name] = pd.to_datetime(frame[name], utc=True).astype("datetime64[us, UTC]")
-        else:
-            values = frame[name].astype(object)
-            columns[name] = values.where(values.notna(), None)
+            continue
+        values: Any = frame[name].astype(object)
+        values = values.where(values.notna(), None)
+        columns[name] = values.astype("float64") if types[name] in {*NUMBERS, "Bool"} else values
     return pd.DataFrame(columns, index=frame.index)
 
 
 def _normalised_table(table: "pa.Table", types: dict[str, str]) -> "pa.Table":
     """The features of an Arrow table with one type per Feast type, and null for a missing value."""
-    pa, compute = extra("pyarrow", extra="feast"), extra("pyarrow.compute", extra="feast")
     columns = {}
     for name, kind in types.items():
         values = table.column(name)

@@ -5,20 +5,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.metadata import about
 from dagster_mlops.core.tables import sql_name, sql_text
 from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
+from dagster_mlops.feast.lazy import DuckDBPyConnection, FeatureStore, compute, pa, pd
 from dagster_mlops.feast.offline.retrieval import NUMBERS, join_keys
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
-    from duckdb import DuckDBPyConnection
-    from feast import FeatureStore
 
 _ROWS_PER_BATCH = 10_000
 # Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
@@ -38,8 +34,8 @@ class FeatureFacts:
     """Statistics of one feature in a window; `mean` to `largest` only for numbers, and None without values."""
 
     feature: str
-    null_share: float
-    distinct: int  # an estimate, within a few percent
+    null_share: float = about("Share of rows without a value.")
+    distinct: int = about("Number of distinct values, estimated within a few percent.")
     mean: float | None = None
     std: float | None = None
     smallest: float | None = None
@@ -57,7 +53,7 @@ class WindowFacts:
     features: tuple[FeatureFacts, ...]
 
 
-def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]) -> list[WindowFacts]:
+def describe_windows(store: FeatureStore, view: Any, windows: Sequence[Window]) -> list[WindowFacts]:
     """Statistics of the source in each of `windows`, which are in order and do not overlap; read in one pass.
 
     The content hash does not depend on the order of rows or on how they are split into files.
@@ -72,8 +68,7 @@ def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]
     digest = f"md5_number(concat_ws(chr(31), {text}))"  # computed once, unlike md5_number_lower and _upper
     halves = [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
     aggregates = ["count(*)", "max(happened)", *halves, *features]
-    full_window = Window(windows[0].start, windows[-1].end)
-    with _rows(store, view, full_window, features=[*types]) as duckdb:
+    with _rows(store, view, Window(windows[0].start, windows[-1].end), features=[*types]) as duckdb:
         spans = ", ".join(f"({i}, {to_microseconds(w.start)}, {to_microseconds(w.end)})" for i, w in enumerate(windows))
         placed = (
             "SELECT *, 0 AS place FROM events"
@@ -87,21 +82,20 @@ def describe_windows(store: "FeatureStore", view: Any, windows: Sequence[Window]
     return [_facts(window, *by_place.get(place, nothing)) for place, window in enumerate(windows)]
 
 
-def whole_window(store: "FeatureStore", view: Any) -> Window:
+def whole_window(store: FeatureStore, view: Any) -> Window:
     """The window from the first to the last event of the view's source up to now.
 
     Raises:
         FeatureError: The source has no events, or cannot be read.
     """
-    so_far = Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND)
-    with _rows(store, view, so_far, features=[]) as duckdb:
+    with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
         [span] = duckdb.sql("SELECT min(happened), max(happened) FROM events").fetchall()
     if span[0] is None:
         raise _no_events(view)
     return Window(from_microseconds(span[0]), from_microseconds(span[1]) + MICROSECOND)
 
 
-def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, Any]]:
+def newest_event(store: FeatureStore, view: Any) -> tuple[datetime, dict[str, Any]]:
     """The time of the newest event of the view's source up to now, and the join keys of an entity with that event.
 
     Raises:
@@ -121,7 +115,7 @@ def newest_event(store: "FeatureStore", view: Any) -> tuple[datetime, dict[str, 
 
 
 def latest_events(
-    store: "FeatureStore",
+    store: FeatureStore,
     view: Any,
     windows: Sequence[Window],
     *,
@@ -157,13 +151,12 @@ def latest_events(
         )
         frame = duckdb.sql(f"{picked} ORDER BY place, {order}").df()
     frame = frame.drop_duplicates(keys or ["last"]).head(sample).reset_index(drop=True)
-    to_datetime = extra("pandas", extra="feast").to_datetime
     for name, column in (("event", "event_timestamp"), ("last", "last_event")):
-        frame[column] = to_datetime(frame[name].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
+        frame[column] = pd.to_datetime(frame[name].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
     return frame[[*keys, "event_timestamp", "last_event"]]
 
 
-def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.Table":
+def rows_not_there(store: FeatureStore, view: Any, table: "pa.Table") -> "pa.Table":
     """The rows of `table` that the view's source does not hold yet with the same keys, event timestamp and features.
 
     `table` has the columns of the source, at least one row, and no missing event timestamp.
@@ -172,7 +165,7 @@ def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.T
     columns = [*join_keys(view), *features]
     raw = {mapped: name for name, mapped in view.batch_source.field_mapping.items()}
     time = view.batch_source.timestamp_field
-    span = extra("pyarrow.compute", extra="feast").min_max(table[time])
+    span = compute.min_max(table[time])
     window = Window(span["min"].as_py(), span["max"].as_py() + MICROSECOND)
     with _rows(store, view, window, features=features) as duckdb:
         duckdb.register("pushed", table)
@@ -182,9 +175,7 @@ def rows_not_there(store: "FeatureStore", view: Any, table: "pa.Table") -> "pa.T
 
 
 @contextmanager
-def _rows(
-    store: "FeatureStore", view: Any, window: Window, *, features: Sequence[str]
-) -> Iterator["DuckDBPyConnection"]:
+def _rows(store: FeatureStore, view: Any, window: Window, *, features: Sequence[str]) -> Iterator[DuckDBPyConnection]:
     """DuckDB with the source as ``events``, to be read once; ``happened`` is the time in microseconds since 1970."""
     source = view.batch_source
     raw = {mapped: name for name, mapped in source.field_mapping.items()}
@@ -227,7 +218,7 @@ def _no_events(view: Any) -> FeatureError:
 
 
 @contextmanager
-def _registered(job: Any) -> Iterator[tuple["DuckDBPyConnection", str]]:
+def _registered(job: Any) -> Iterator[tuple[DuckDBPyConnection, str]]:
     """DuckDB, and a query that reads the rows of a retrieval job of any offline store, once."""
     # Rows must not spill into the working directory, which is DuckDB's default.
     with (
@@ -251,7 +242,7 @@ def _batches(job: Any) -> "pa.RecordBatchReader":
 
 def _from_postgres(job: Any) -> "pa.RecordBatchReader":
     """The rows of a query by a server-side cursor; Feast itself fetches all of them as Python objects."""
-    pa, types = extra("pyarrow", extra="feast"), extra("feast.type_map", extra="feast")
+    types = extra("feast.type_map", extra="feast")
     connection = upstream.offline_postgres_connection(job.config.offline_store)
     connection.read_only = True
     cursor = connection.cursor("dagster_mlops")

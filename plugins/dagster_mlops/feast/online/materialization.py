@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -15,19 +15,17 @@ from dagster_mlops.core.memory import state_dir
 from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
+from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.serving import Written, newer_events_kept
 from dagster_mlops.feast.online.stores import explained, has_table
 from dagster_mlops.feast.repository import registry
 
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
 _LOST_WINDOWS = "dagster_mlops/lost/{}"  # the registry entry with the windows of a view to reload
 
 
 @contextmanager
-def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Iterator[None]:
+def alone(store: FeatureStore, repo: Path, view: str, timeout: float) -> Iterator[None]:
     """Lock `view` against other loaders: on this machine and, with a registry in Postgres, on all machines.
 
     Two writers would not see each other's writes, and could overwrite a newer value with an older one. The operating
@@ -58,7 +56,7 @@ def alone(store: "FeatureStore", repo: Path, view: str, timeout: float) -> Itera
                 connection.execute(sql.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), name)
 
 
-def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
+def materialize(store: FeatureStore, view: str, window: Window) -> Written:
     """Load `window` into the online store and return the number of written keys. Call it inside :func:`alone`.
 
     The latest event of each key wins, in whatever order windows are loaded: also for late rows, reloaded windows and
@@ -68,8 +66,7 @@ def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
     Raises:
         FeatureError: The registry did not keep the record of the loaded window; or the online store failed.
     """
-    feature_view = registry.feature_view(store, view)
-    make_missing_table(store, feature_view)
+    make_missing_table(store, registry.feature_view(store, view))
     name = _LOST_WINDOWS.format(view)
     if lost_windows := json.loads(registry.get_tags(store, name).get("windows", "[]")):
         for start, end in lost_windows:
@@ -78,7 +75,7 @@ def materialize(store: "FeatureStore", view: str, window: Window) -> Written:
     return _load(store, view, window)
 
 
-def make_missing_tables(store: "FeatureStore") -> None:
+def make_missing_tables(store: FeatureStore) -> None:
     """Recreate missing tables of the registry's views, for the next :func:`materialize` to reload.
 
     ``feast apply`` creates no table for a view that the registry has already, or creates it without a warning: the
@@ -89,7 +86,7 @@ def make_missing_tables(store: "FeatureStore") -> None:
             make_missing_table(store, view)
 
 
-def make_missing_table(store: "FeatureStore", view: Any) -> None:
+def make_missing_table(store: FeatureStore, view: Any) -> None:
     """Recreate the table of one view if it is missing, and record the windows to reload."""
     online = upstream.online_store(store)
     with explained(store.config, [view.name], "looking for"):
@@ -107,7 +104,7 @@ def make_missing_table(store: "FeatureStore", view: Any) -> None:
         online.update(store.config, [], [view], [], [], True)
 
 
-def _load(store: "FeatureStore", view: str, window: Window) -> Written:
+def _load(store: FeatureStore, view: str, window: Window) -> Written:
     for _ in range(3):
         with newer_events_kept(store) as writes:
             # Feast reads both ends of an interval; events at `end` belong to the next window.

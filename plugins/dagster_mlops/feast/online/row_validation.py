@@ -1,25 +1,22 @@
 """Checks of pushed rows against their feature views, before the first row is written."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore, pa, pd
 from dagster_mlops.feast.offline.retrieval import join_keys
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from feast import FeatureStore
 
 
 def checked(
-    store: "FeatureStore", views: list[Any], destination: str, table: "pa.Table", *, offline: bool
+    store: FeatureStore, views: list[Any], destination: str, table: "pa.Table", *, offline: bool
 ) -> tuple["pa.Table", str]:
     """`table` in Feast's types with its event timestamps in UTC, and the name of their column.
 
     Raises:
         FeatureError: Names `destination` and every problem of the table.
     """
-    pa, feast_types = extra("pyarrow", extra="feast"), extra("feast.types")
+    feast_types = extra("feast.types")
     problems: list[str] = []
     expected_types: dict[str, Any] = {}
     times = {view.batch_source.timestamp_field for view in views}
@@ -70,7 +67,7 @@ def checked(
 
 def _family(type: "pa.DataType") -> str:
     """The kind of values in a column, independent of their width."""
-    types = extra("pyarrow", extra="feast").types
+    types = pa.types
     if types.is_dictionary(type):
         return _family(type.value_type)
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
@@ -97,4 +94,4 @@ def refuse_empty(views: list[Any], batches: list["pa.Table"]) -> None:
 
 def as_pandas(table: "pa.Table") -> Any:
     """A pandas dataframe with Arrow's types, where integers stay integers beside missing values."""
-    return table.to_pandas(types_mapper=extra("pandas", extra="feast").ArrowDtype)
+    return table.to_pandas(types_mapper=pd.ArrowDtype)

@@ -4,21 +4,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.timestamps import utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
+from dagster_mlops.feast.lazy import FeatureService, FeatureStore, pa, pd
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.offline.retrieval import feature_types, is_on_demand, join_keys, normalised, request_columns
 from dagster_mlops.feast.online.stores import explained, none_is_newer, session_zone, stored_event_times
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from feast import FeatureStore
-    from feast.feature_service import FeatureService
 
 _TIME = "__ts"  # Feast's suffix of a feature's name for its event timestamp
 
@@ -32,7 +27,7 @@ class Written:
 
 
 @contextmanager
-def newer_events_kept(store: "FeatureStore") -> Iterator[Written]:
+def newer_events_kept(store: FeatureStore) -> Iterator[Written]:
     """While it is open, no push and no materialization by `store` replaces a newer event online.
 
     Feast's SQLite and Postgres stores keep the last write, and its Redis store skips a corrected value with the same
@@ -82,13 +77,12 @@ def _not_outdated(online: Any, config: Any, view: Any, rows: Sequence[tuple[date
     """Those of `rows`, pairs of event time and row with distinct keys, of which the store holds no newer event."""
     if not rows or none_is_newer(online, config, view, min(event_time for event_time, _ in rows), len(rows)):
         return [row for _, row in rows]
-    stored_times = stored_event_times(online, config, view, (row[0] for _, row in rows))
-    pairs = zip(rows, stored_times, strict=True)
+    pairs = zip(rows, stored_event_times(online, config, view, (row[0] for _, row in rows)), strict=True)
     return [row for (event_time, row), stored in pairs if stored is None or stored <= event_time]
 
 
 def online_features(
-    store: "FeatureStore", entities: "pd.DataFrame", service: str, *, at: datetime | None = None
+    store: FeatureStore, entities: "pd.DataFrame", service: str, *, at: datetime | None = None
 ) -> "pd.DataFrame":
     """`entities` unchanged, row by row, with the features of `service` that the online store serves now.
 
@@ -101,7 +95,6 @@ def online_features(
     Raises:
         FeatureError: A join key is missing, or `at` has no time zone.
     """
-    pd = extra("pandas", extra="feast")
     definition = feature_service(store, service)
     keys = retrieval.entity_columns(store, definition)
     retrieval.require(entities, keys, f"feature service {service!r}")
@@ -114,9 +107,9 @@ def online_features(
 
 
 def served_values(
-    store: "FeatureStore",
+    store: FeatureStore,
     entity_rows: "pd.DataFrame",
-    features: "FeatureService | list[str]",
+    features: FeatureService | list[str],
     names: Sequence[str],
     *,
     at: datetime | None = None,
@@ -128,11 +121,10 @@ def served_values(
     computed from the remaining ones. ``<name>__ts`` is the event timestamp of a feature in whole seconds since 1970, as
     Feast returns it: 0 without an event, and for computed features.
     """
-    pd = extra("pandas", extra="feast")
     columns = [*names, *(f"{name}{_TIME}" for name in names)]
     rows = _plain_rows(entity_rows)
     if not rows:
-        return pd.DataFrame(columns=columns, dtype=object)
+        return pd.DataFrame({name: [] for name in columns}, dtype=object)
     answer = served_answer(store, features, rows)
     for view in views:
         if at is None:
@@ -145,7 +137,7 @@ def served_values(
 
 
 def served_answer(
-    store: "FeatureStore", features: "FeatureService | list[str]", rows: list[dict[str, Any]]
+    store: FeatureStore, features: FeatureService | list[str], rows: list[dict[str, Any]]
 ) -> dict[str, list[Any]]:
     """Feast's response: values by feature, and in ``<name>__ts`` whole seconds since 1970, 0 without an event."""
     online = upstream.online_store(store)
@@ -164,8 +156,7 @@ def on_demand_values(view: Any, inputs: dict[str, list[Any]]) -> dict[str, list[
     """Features that an on-demand view computes from `inputs`, features and request data, as in Feast's server."""
     if view.mode == "python":
         return view.transform_dict(inputs)
-    table = extra("pyarrow", extra="feast").Table.from_pydict(inputs)
-    return view.transform_arrow(table, full_feature_names=False).to_pydict()
+    return view.transform_arrow(pa.Table.from_pydict(inputs), full_feature_names=False).to_pydict()
 
 
 def _expire(answer: dict[str, Any], view: Any, at: datetime) -> None:
@@ -179,7 +170,7 @@ def _expire(answer: dict[str, Any], view: Any, at: datetime) -> None:
 
 
 def _recomputed(
-    store: "FeatureStore", view: Any, entity_rows: "pd.DataFrame", answer: dict[str, Any], at: datetime
+    store: FeatureStore, view: Any, entity_rows: "pd.DataFrame", answer: dict[str, Any], at: datetime
 ) -> dict[str, Any]:
     """An on-demand view's features in `answer`, recomputed if an input has expired."""
     projections = {source.name: source for source in view.source_feature_view_projections.values()}

@@ -6,7 +6,7 @@ import shutil
 import uuid
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import duckdb
@@ -19,9 +19,6 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from dagster_mlops.core.tables import sql_name, sql_text
 from dagster_mlops.errors import FeatureError, MissingTableError
-
-if TYPE_CHECKING:
-    from deltalake import DeltaTable
 
 GLOB = frozenset("*?[")  # what makes a path a pattern
 _CSV = (".csv", ".csv.gz")
@@ -47,8 +44,7 @@ def checked(source: DataSource | None) -> FileSource:
 
 def arrow_schema(connection: duckdb.DuckDBPyConnection, source: DataSource, repo_path: Path | str | None) -> pa.Schema:
     """The columns of a source and their Arrow types."""
-    relation = scan(connection, source, repo_path)
-    return connection.sql(f"SELECT * FROM {relation} LIMIT 0").to_arrow_table().schema
+    return connection.sql(f"SELECT * FROM {scan(connection, source, repo_path)} LIMIT 0").to_arrow_table().schema
 
 
 def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_path: Path | str | None) -> str:
@@ -167,7 +163,7 @@ def storage_options(source: FileSource) -> dict[str, str]:
     return options
 
 
-def _delta(source: FileSource, place: str) -> "DeltaTable":
+def _delta(source: FileSource, place: str) -> Any:
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import FileSource
-from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
-from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.saved_dataset import SavedDatasetStorage
 
 from dagster_mlops.errors import FeatureError
@@ -60,6 +60,7 @@ def duckdb_connection(
             ) from error
 
 
+@dataclass(eq=False)
 class AsofRetrievalJob(RetrievalJob):
     """A validated retrieval that reads its sources each time its result is requested.
 
@@ -68,37 +69,13 @@ class AsofRetrievalJob(RetrievalJob):
     memory.
     """
 
-    def __init__(
-        self,
-        tables: Callable[[duckdb.DuckDBPyConnection], Iterator[pa.Table]],
-        connect: Connect,
-        repo_path: Path | None,
-        *,
-        on_demand: list[OnDemandFeatureView] | None = None,
-        full_feature_names: bool = False,
-        metadata: RetrievalMetadata | None = None,
-        query: Callable[[duckdb.DuckDBPyConnection], str] | None = None,
-    ) -> None:
-        super().__init__()
-        self.read_tables = tables
-        self._connect = connect
-        self._repo_path = repo_path
-        self._on_demand = on_demand or []
-        self._full_feature_names = full_feature_names
-        self._metadata = metadata
-        self._query = query
-
-    @property
-    def full_feature_names(self) -> bool:
-        return self._full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        return self._on_demand
-
-    @property
-    def metadata(self) -> RetrievalMetadata | None:
-        return self._metadata
+    read_tables: Callable[[duckdb.DuckDBPyConnection], Iterator[pa.Table]]
+    connect: Connect
+    repo_path: Path | None
+    on_demand_feature_views: Any = ()  # this and the next two are properties of Feast's class
+    full_feature_names: Any = False
+    metadata: Any = None
+    query: Callable[[duckdb.DuckDBPyConnection], str] | None = None
 
     @contextmanager
     def in_duckdb(self) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
@@ -107,8 +84,8 @@ class AsofRetrievalJob(RetrievalJob):
         Raises:
             FeatureError: The result needs several queries.
         """
-        with self._connect() as connection:
-            yield connection, self._query(connection) if self._query else self.to_sql()  # raises the error
+        with self.connect() as connection:
+            yield connection, self.query(connection) if self.query else self.to_sql()  # raises the error
 
     def to_tables(self, timeout: int | None = None) -> Iterator[pa.Table]:
         """The result in tables of `chunk_rows` rows, with on-demand features; at least one, possibly empty.
@@ -120,7 +97,7 @@ class AsofRetrievalJob(RetrievalJob):
             FeatureError: It took longer.
         """
         for table in self._limited(timeout):
-            if not self._on_demand:
+            if not self.on_demand_feature_views:
                 yield table
                 continue
             # Feast's own code for on-demand features takes a whole result, so this piece is made one.
@@ -145,7 +122,7 @@ class AsofRetrievalJob(RetrievalJob):
 
         An existing file is replaced once the new result is complete.
         """
-        write(FileSource(path=path), self._repo_path, self.to_tables(timeout), append=False)
+        write(FileSource(path=path), self.repo_path, self.to_tables(timeout), append=False)
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the result piece by piece to a saved dataset's location, Parquet or Delta.
@@ -154,9 +131,9 @@ class AsofRetrievalJob(RetrievalJob):
             SavedDatasetLocationAlreadyExists: The location exists, and `allow_overwrite` is not set.
         """
         source = storage.to_data_source()
-        if not allow_overwrite and files.exists(source, self._repo_path):
+        if not allow_overwrite and files.exists(source, self.repo_path):
             raise SavedDatasetLocationAlreadyExists(location=files.checked(source).path)
-        write(source, self._repo_path, self.to_tables(timeout), append=False)
+        write(source, self.repo_path, self.to_tables(timeout), append=False)
 
     def to_sql(self) -> str:
         """Not supported; always raises a FeatureError."""
@@ -179,7 +156,7 @@ class AsofRetrievalJob(RetrievalJob):
 
     def _limited(self, timeout: int | None) -> Iterator[pa.Table]:
         end = time.monotonic() + timeout if timeout else float("inf")
-        with self._connect() as connection:
+        with self.connect() as connection:
             timer = threading.Timer(timeout or 0, connection.interrupt)
             try:
                 if timeout:

@@ -121,7 +121,10 @@ def write(source: DataSource, repo_path: Path | str | None, tables: Iterable[pa.
             folder, target = path, _free(disk, path, append=append)
             disk.create_dir(folder, recursive=True)
         hidden = f"{stack.enter_context(_hidden(disk, folder))}/rows"
-        _put(disk, hidden, tables)
+        schema, tables = _schema_of(tables)
+        with pq.ParquetWriter(hidden, schema, filesystem=disk) as writer:
+            for table in tables:
+                writer.write_table(table)
         if path.endswith(".parquet") and not append:
             stack.enter_context(_alone(place, repo_path))
         disk.move(hidden, target)
@@ -183,13 +186,6 @@ def _hidden(disk: pafs.FileSystem, folder: str) -> Iterator[str]:
     finally:
         with suppress(OSError):  # nothing there
             disk.delete_dir(hidden_path)
-
-
-def _put(disk: pafs.FileSystem, path: str, tables: Iterable[pa.Table]) -> None:
-    schema, tables = _schema_of(tables)
-    with pq.ParquetWriter(path, schema, filesystem=disk) as writer:
-        for table in tables:
-            writer.write_table(table)
 
 
 def _schema_of(tables: Iterable[pa.Table]) -> tuple[pa.Schema, Iterable[pa.Table]]:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
@@ -14,6 +14,7 @@ from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.core.timestamps import to_microseconds
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ToolError
+from dagster_mlops.feast.lazy import FeatureStore, pa, pd
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.snapshot import Snapshot, SourceFile, SourceVersion
@@ -21,9 +22,6 @@ from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import TrainingSet
 from dagster_mlops.tools import Datasets, KeepsDatasets, tool_for
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 
 def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | None = None) -> Any:
@@ -109,7 +107,7 @@ def find_record(feast: FeastResource, ref: str) -> TrainingSet:
     )
 
 
-def _snapshot(store: "FeatureStore", record: TrainingSet) -> Snapshot:
+def _snapshot(store: FeatureStore, record: TrainingSet) -> Snapshot:
     if not record.snapshot or not record.content_hash:
         raise FeatureError(
             f"{record.ref} was made before training sets had snapshots, so it cannot be rebuilt. Read it back from "
@@ -143,7 +141,7 @@ def _entities(inputs: Snapshot, record: TrainingSet, reader: Any) -> Any:
             "entities by the DVC IO manager to be able to rebuild training sets."
         )
     arrow = inputs.frame == "pyarrow"
-    kind = extra("pyarrow", extra="feast").Table if arrow else None
+    kind = pa.Table if arrow else None
     parts = []
     for ref in inputs.entities:
         path, _, md5 = ref.id.rpartition("@")
@@ -154,8 +152,8 @@ def _entities(inputs: Snapshot, record: TrainingSet, reader: Any) -> Any:
     if len(parts) == 1:
         return parts[0]
     if arrow:
-        return extra("pyarrow", extra="feast").concat_tables(parts)
-    return extra("pandas", extra="feast").concat(parts, ignore_index=True)
+        return pa.concat_tables(parts)
+    return pd.concat(parts, ignore_index=True)
 
 
 def _file_options(
@@ -203,7 +201,7 @@ def _stored_file(source: SourceVersion, file: SourceFile, record: TrainingSet, r
     return stored_file
 
 
-def _write_as_of(store: "FeatureStore", source: Any, until: str, file: Path) -> None:
+def _write_as_of(store: FeatureStore, source: Any, until: str, file: Path) -> None:
     """Write a copy of a source without rows that were created after `until`."""
     from dagster_mlops.feast.point_in_time import asof, files, job  # they import Feast
 

@@ -10,18 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter
 
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.provenance import Ref
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 _TAG = "dagster_mlops.snapshot"
 
@@ -82,7 +80,7 @@ class Snapshot:
 
 
 def take(
-    store: "FeatureStore",
+    store: FeatureStore,
     service: str,
     *,
     entities: Iterable[Ref],
@@ -122,14 +120,14 @@ def settled(snapshot: Snapshot) -> Snapshot:
     return dataclasses.replace(snapshot, sources=tuple(sources))
 
 
-def put(store: "FeatureStore", snapshot: Snapshot) -> str:
+def put(store: FeatureStore, snapshot: Snapshot) -> str:
     """Store a snapshot in the registry and return its name; snapshots share equal definitions."""
     facts = dataclasses.asdict(snapshot)
     definitions = _save(store, facts.pop("definitions"))
     return _save(store, {**facts, "definitions": definitions})
 
 
-def get(store: "FeatureStore", name: str) -> Snapshot | None:
+def get(store: FeatureStore, name: str) -> Snapshot | None:
     """The snapshot of that name; None if the registry has none.
 
     Raises:
@@ -157,7 +155,7 @@ def _touched(source: SourceVersion, since: float) -> bool:
     return has_newer or files.keys() != {file.name for file in source.files}
 
 
-def _save(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
+def _save(store: FeatureStore, facts: Mapping[str, Any]) -> str:
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     name = hashlib.sha256(text.encode()).hexdigest()[:32]
     packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
@@ -166,7 +164,7 @@ def _save(store: "FeatureStore", facts: Mapping[str, Any]) -> str:
     return name
 
 
-def _load(store: "FeatureStore", name: str) -> dict[str, Any] | None:
+def _load(store: FeatureStore, name: str) -> dict[str, Any] | None:
     packed = registry.get_tags(store, f"dagster_mlops/snapshot/{name}").get(_TAG)
     if packed is None:
         return None
@@ -179,7 +177,7 @@ def _load(store: "FeatureStore", name: str) -> dict[str, Any] | None:
     return json.loads(text)
 
 
-def _version(store: "FeatureStore", source: Any, datasets: Mapping[str, Ref]) -> SourceVersion:
+def _version(store: FeatureStore, source: Any, datasets: Mapping[str, Ref]) -> SourceVersion:
     path = str(getattr(source, "path", "") or "")
     created = str(source.created_timestamp_column or "")
     if not path or ("://" in path and not path.startswith("file://")):

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -15,17 +14,15 @@ from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.git import git
 from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import run_feast
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 _NAME = "dagster_mlops/applied"
 _REMEDY = "Bring that change into the repository, or overwrite the registry with FeastResource.apply(force=True)."
 
 
-def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
+def is_applied(store: FeatureStore, repo: Path, key: str) -> bool:
     """True if the registry has the definitions of `repo`; `key` is the hash of its files.
 
     Raises:
@@ -62,7 +59,7 @@ def is_applied(store: "FeatureStore", repo: Path, key: str) -> bool:
     )
 
 
-def note(store: "FeatureStore", repo: Path, key: str) -> None:
+def note(store: FeatureStore, repo: Path, key: str) -> None:
     """Record in the registry that `repo` has been applied, with process and commit."""
     if not _checkout(repo):
         write_atomically(state_dir(repo) / "checkout", uuid.uuid4().hex)

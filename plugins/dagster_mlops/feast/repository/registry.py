@@ -4,19 +4,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.memory import state_dir
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import FeatureError, ProvenanceError
+from dagster_mlops.feast.lazy import BaseFeatureView, FeatureService, FeatureStore
 from dagster_mlops.provenance import Record, Ref
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
-    from feast.base_feature_view import BaseFeatureView
-    from feast.feature_service import FeatureService
 
 RECORD_TAG = "dagster_mlops.record"
 _LOCK_TIMEOUT = 60.0  # seconds
@@ -24,7 +20,7 @@ _CREATION_TIMEOUT = 30.0  # seconds
 _NOISE = {"meta", "uri", "project", "body", "ibisFunction"}  # the last two are pickles, which differ between applies
 
 
-def create_tables(store: "FeatureStore") -> None:
+def create_tables(store: FeatureStore) -> None:
     """Create the tables of a SQL registry, even while other processes create them.
 
     Feast checks which tables are missing and then creates them, so that of two processes at the same time one fails.
@@ -38,7 +34,7 @@ def create_tables(store: "FeatureStore") -> None:
     )
 
 
-def feature_service(store: "FeatureStore", name: str) -> "FeatureService":
+def feature_service(store: FeatureStore, name: str) -> "FeatureService":
     """The feature service of that name, as the registry has it now.
 
     Raises:
@@ -47,7 +43,7 @@ def feature_service(store: "FeatureStore", name: str) -> "FeatureService":
     return _by_name(store, store.registry.list_feature_services(store.project), name, "service")
 
 
-def feature_view(store: "FeatureStore", name: str) -> "BaseFeatureView":
+def feature_view(store: FeatureStore, name: str) -> "BaseFeatureView":
     """The feature view of that name and any kind, as the registry has it now.
 
     Raises:
@@ -56,7 +52,7 @@ def feature_view(store: "FeatureStore", name: str) -> "BaseFeatureView":
     return _by_name(store, store.registry.list_all_feature_views(store.project), name, "view")
 
 
-def _by_name(store: "FeatureStore", definitions: Iterable[Any], name: str, noun: str) -> Any:
+def _by_name(store: FeatureStore, definitions: Iterable[Any], name: str, noun: str) -> Any:
     by_name = {definition.name: definition for definition in definitions}
     if name not in by_name:
         raise FeatureError(
@@ -66,18 +62,18 @@ def _by_name(store: "FeatureStore", definitions: Iterable[Any], name: str, noun:
     return by_name[name]
 
 
-def view_hash(store: "FeatureStore", name: str) -> str:
+def view_hash(store: FeatureStore, name: str) -> str:
     """A hash of one feature view's definition: see :func:`registry_hash`."""
     return _digest([_definition(feature_view(store, name))])
 
 
-def view_hashes(store: "FeatureStore") -> dict[str, str]:
+def view_hashes(store: FeatureStore) -> dict[str, str]:
     """Hashes of the definitions of all feature views and services, by name: see `registry_hash`."""
     views = store.registry.list_all_feature_views(store.project)
     return definition_hashes(views, store.registry.list_feature_services(store.project))
 
 
-def definition_hashes(views: "Iterable[BaseFeatureView]", services: "Iterable[FeatureService]") -> dict[str, str]:
+def definition_hashes(views: Iterable[BaseFeatureView], services: Iterable[FeatureService]) -> dict[str, str]:
     """Hashes of the definitions of given views and services, by name."""
     return {
         **{view.name: _digest([_definition(view)]) for view in views},
@@ -85,7 +81,7 @@ def definition_hashes(views: "Iterable[BaseFeatureView]", services: "Iterable[Fe
     }
 
 
-def registry_hash(store: "FeatureStore", service: str) -> str:
+def registry_hash(store: FeatureStore, service: str) -> str:
     """A hash of the meaning of a feature service, its feature views with their sources, and their entities.
 
     Left out is what may change while the meaning stays: timestamps, materialized intervals, and paths of files, which
@@ -96,7 +92,7 @@ def registry_hash(store: "FeatureStore", service: str) -> str:
     return _digest([_definition(part) for part in [definition, *parts]])
 
 
-def parts_of(store: "FeatureStore", service: str) -> tuple["FeatureService", list[Any], list[Any]]:
+def parts_of(store: FeatureStore, service: str) -> tuple[FeatureService, list[Any], list[Any]]:
     """A feature service; its views and those that its on-demand views use, each once; and their entities.
 
     Raises:
@@ -123,13 +119,12 @@ def definition(thing: Any) -> dict[str, Any]:
 def restored(definition: Mapping[str, Any]) -> Any:
     """The Feast object of a result of :func:`definition`. Code of on-demand views is loaded by dill, as Feast does."""
     name = definition["type"]
-    module = extra(f"feast.protos.feast.core.{name}_pb2", extra="feast")
-    proto = getattr(module, name)()
+    proto = getattr(extra(f"feast.protos.feast.core.{name}_pb2", extra="feast"), name)()
     extra("google.protobuf.json_format", extra="feast").ParseDict({"spec": definition["spec"]}, proto)
     return getattr(extra("feast"), name).from_proto(proto)
 
 
-def put_record(store: "FeatureStore", record: Record) -> None:
+def put_record(store: FeatureStore, record: Record) -> None:
     """Store `record` in the registry, in a saved dataset's tags.
 
     A saved dataset is Feast's noun for a materialized training set. ``feast apply`` keeps it, whereas it removes tags
@@ -139,7 +134,7 @@ def put_record(store: "FeatureStore", record: Record) -> None:
     put_tags(store, _name(record.ref), {RECORD_TAG: record.to_json()}, service=getattr(record, "feature_service", None))
 
 
-def get_record(store: "FeatureStore", ref: Ref) -> Record | None:
+def get_record(store: FeatureStore, ref: Ref) -> Record | None:
     """The record of `ref` in the registry, or None.
 
     Raises:
@@ -149,7 +144,7 @@ def get_record(store: "FeatureStore", ref: Ref) -> Record | None:
     return None if text is None else Record.from_json(text)
 
 
-def records(store: "FeatureStore") -> Iterator[Record]:
+def records(store: FeatureStore) -> Iterator[Record]:
     """Every record in the registry that can be read."""
     for saved in store.registry.list_saved_datasets(store.project, allow_cache=False):
         text = saved.tags.get(RECORD_TAG)
@@ -160,7 +155,7 @@ def records(store: "FeatureStore") -> Iterator[Record]:
             continue  # resolving its ref reports a damaged record; the others are still listed
 
 
-def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service: str | None = None) -> None:
+def put_tags(store: FeatureStore, name: str, tags: dict[str, str], *, service: str | None = None) -> None:
     """Create or replace the saved dataset `name`, which has only tags."""
     saved = extra("feast.saved_dataset")
     storage = extra("feast.infra.offline_stores.file_source").SavedDatasetFileStorage(path=f"dagster://{name}")
@@ -176,7 +171,7 @@ def put_tags(store: "FeatureStore", name: str, tags: dict[str, str], *, service:
         store.registry.apply_saved_dataset(dataset, store.project)
 
 
-def get_tags(store: "FeatureStore", name: str) -> dict[str, str]:
+def get_tags(store: FeatureStore, name: str) -> dict[str, str]:
     """The tags that :func:`put_tags` stored; empty if there are none."""
     try:
         return dict(store.registry.get_saved_dataset(name, store.project, allow_cache=False).tags)

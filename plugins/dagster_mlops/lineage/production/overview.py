@@ -2,27 +2,17 @@
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
 
 from dagster_mlops.core.gates import check_problem
+from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 from dagster_mlops.lineage.chain.sources import EventLog
 from dagster_mlops.lineage.chain.walk import plain, trace
-from dagster_mlops.provenance import (
-    Dataset,
-    Deployment,
-    ModelVersion,
-    Package,
-    Record,
-    Report,
-    TrainingRun,
-    TrainingSet,
-)
-
-if TYPE_CHECKING:
-    from dagster_mlops.core.upstream import AssetCheckExecutionRecord
+from dagster_mlops.provenance import Record
+from dagster_mlops.provenance.roles import Dataset, Deployment, ModelVersion, Package, Report, TrainingRun, TrainingSet
 
 _CONNECT_TIMEOUT = 1.0
 _CHECK_EVENTS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
@@ -151,7 +141,7 @@ def _answers(url: str) -> bool | None:
     return True
 
 
-def _latest_evaluations(instance: dg.DagsterInstance, runs: int) -> "dict[dg.AssetCheckKey, AssetCheckExecutionRecord]":
+def _latest_evaluations(instance: dg.DagsterInstance, runs: int) -> dict[dg.AssetCheckKey, AssetCheckExecutionRecord]:
     latest: dict[dg.AssetCheckKey, AssetCheckExecutionRecord] = {}
     for run in instance.get_run_records(limit=runs):
         # An instance has no list of its checks: they are found through the runs that evaluated them.
@@ -163,7 +153,7 @@ def _latest_evaluations(instance: dg.DagsterInstance, runs: int) -> "dict[dg.Ass
     return latest
 
 
-def _check_status(instance: dg.DagsterInstance, record: "AssetCheckExecutionRecord") -> CheckStatus:
+def _check_status(instance: dg.DagsterInstance, record: AssetCheckExecutionRecord) -> CheckStatus:
     evaluation, run = record.evaluation, instance.get_run_by_id(record.run_id)
     evaluated = isinstance(evaluation, dg.AssetCheckEvaluation)
     verdict = check_problem(instance, record.key.asset_key, record)

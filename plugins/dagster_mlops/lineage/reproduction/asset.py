@@ -3,7 +3,7 @@
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -13,9 +13,6 @@ from dagster_mlops.core.options import merged_options
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
-if TYPE_CHECKING:
-    from dagster_mlops.lineage.reproduction.environment import Environment
-
 CHECK = "reproducible"
 
 
@@ -23,7 +20,7 @@ def reproduction_asset(
     *,
     training: str,
     name: str = "reproduction",
-    environment: "Environment" = "new",
+    environment: Literal["new", "current"] = "new",
     golden: str | None = None,
     tolerance: float = 1e-9,
     timeout: float = 6 * 3600.0,

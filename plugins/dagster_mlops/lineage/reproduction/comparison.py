@@ -57,6 +57,7 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
     """Compare the recorded run with `result`: the new run, its metrics and params, and differences of the models."""
     before, after = recipe.run, Record.from_dict(result["run"])
     assert isinstance(after, TrainingRun)
+    params = sorted({*before.params, *result["params"]})
     findings = [
         _compare("code", "commit", before.code_commit[:10], after.code_commit[:10]),
         _compare("code", "uncommitted changes", before.dirty[:10] or "none", after.dirty[:10] or "none"),
@@ -66,7 +67,7 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         _compare("environment", "lock file", before.lock_hash[:10], after.lock_hash[:10], decides=environment == "new"),
         *_packages(recipe.files.get(PACKAGES), result.get("packages")),
         _compare("machine", "platform", before.platform, after.platform, decides=False),
-        *_params(before.params, result["params"]),
+        *_each("params", f"all {len(before.params)}", params, before.params, result["params"], decides=True),
         *_metrics(before.metrics, result["metrics"], tolerance),
         *_models(result.get("models"), tolerance),
     ]
@@ -102,10 +103,6 @@ def _packages(before: bytes | None, after: str | None) -> list[Finding]:
     common = sorted(old.keys() & new.keys())
     count = f"all {len(old)}" if len(common) == len(old) else f"{len(common)} of {len(old)}"
     return _each("environment", f"{count} packages", common, old, new, decides=False)
-
-
-def _params(before: Mapping[str, str], after: Mapping[str, str]) -> list[Finding]:
-    return _each("params", f"all {len(before)}", sorted({*before, *after}), before, after, decides=True)
 
 
 def _each(

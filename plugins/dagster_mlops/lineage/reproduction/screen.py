@@ -1,5 +1,6 @@
 """The recipe of a training, the verdict on its repetition, and the differences of two trainings, on a screen."""
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,6 +21,7 @@ _SPARED = {
     "code": "perhaps not needed",
 }
 _SHOWN = 30
+_short = functools.partial(shorten, length=40)
 
 
 def recipe_screen(recipe: Recipe) -> RenderableType:
@@ -28,8 +30,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     for group in grouped(recipe.ingredients, lambda part: (part.kind, part.bucket, part.reason)):
         first = group[0]
         mark, colour = LOOKS[first.bucket]
-        name = first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}"
-        text = Text(name)
+        text = Text(first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}")
         if not first.needed:
             text.append(f" ({_SPARED.get(first.kind, 'not needed')})", style="dim")
         if first.bucket != "accessible":
@@ -88,7 +89,3 @@ def _differences(differences: Sequence[Difference]) -> Table:
     if len(differences) > _SHOWN:
         table.add_row("…", f"and {len(differences) - _SHOWN} more (--json has all)", "", "")
     return table
-
-
-def _short(text: str) -> str:
-    return shorten(text, 40)

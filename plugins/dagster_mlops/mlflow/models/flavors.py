@@ -94,7 +94,7 @@ def storing(
     return {"serialization_format": "skops", "skops_trusted_types": types or None}
 
 
-def log_function(flavor: str) -> Callable[..., "ModelInfo"]:
+def log_function(flavor: str) -> Callable[..., ModelInfo]:
     """MLflow's function that logs a model, its first argument, of a flavour."""
     module = extra(f"mlflow.{flavor}", extra="mlflow")
     if flavor == "pyfunc":
@@ -170,7 +170,7 @@ def evaluating(model: Any, flavor: str) -> Iterator[None]:
             module.training = was
 
 
-def verify_stored(folder: Path, info: "ModelInfo", flavor: str, rows: Any, expected: Any, predict: str) -> None:
+def verify_stored(folder: Path, info: ModelInfo, flavor: str, rows: Any, expected: Any, predict: str) -> None:
     """Load the model and compare its predictions for the example rows.
 
     Raises:
@@ -182,8 +182,7 @@ def verify_stored(folder: Path, info: "ModelInfo", flavor: str, rows: Any, expec
             # As a server receives it: the stored example went through JSON.
             predictions = stored.predict(rows if stored.input_example is None else stored.input_example)
         else:
-            loaded = extra(f"mlflow.{flavor}").load_model(str(folder))
-            function = predict_function(loaded, flavor, predict)
+            function = predict_function(extra(f"mlflow.{flavor}").load_model(str(folder)), flavor, predict)
             predictions = function(rows) if function else None
     except Exception as error:
         raise TrainingRunError(

@@ -1,7 +1,7 @@
 """Logs a fitted model of any flavour so that it can be served and loaded safely, without waiting for pip."""
 
 import functools
-import io
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,7 @@ from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, stored_format
 from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
-from dagster_mlops.mlflow.models.flavors import (
-    evaluating,
-    first_rows,
-    flavor_of,
-    log_function,
-    name_of,
-    plain,
-    predict_function,
-    storing,
-    verify_stored,
-)
+from dagster_mlops.mlflow.models import flavors
 
 _EXAMPLE_ROWS = 5
 _PREDICTED_ROWS = 100  # enough for the type and shape of the predictions
@@ -108,34 +98,36 @@ def _store(
     verify: bool,
     native: dict[str, Any],
 ) -> "ModelInfo":
-    flavor = flavor_of(model)
+    flavor = flavors.flavor_of(model)
     if type(example).__module__.startswith("pandas") and example.ndim == 1:
         raise TrainingRunError(
             "`example` is a Series. MLflow calls models with frames and arrays: let the pipeline start with "
             f"make_column_transformer((…, {example.name!r})), and pass the frame."
         )
-    options = {**storing(model, flavor, serialization, trust, native), **native}
+    options = {**flavors.storing(model, flavor, serialization, trust, native), **native}
     function = native.get("pyfunc_predict_fn", "predict")
-    plain_example, rows = plain(example), native.get("input_example", first_rows(example, _EXAMPLE_ROWS))
-    input_example = plain(rows) if "input_example" in native else first_rows(plain_example, _EXAMPLE_ROWS)
+    plain_example, first = flavors.plain(example), flavors.first_rows
+    rows = native.get("input_example", first(example, _EXAMPLE_ROWS))
+    input_example = flavors.plain(rows) if "input_example" in native else first(plain_example, _EXAMPLE_ROWS)
     if options.get("serialization_format") == "pt2" and len(input_example) == 1:
         rows = input_example = input_example.repeat(2, axis=0)  # exported for one row, a network accepts only one
     if not {"pip_requirements", "conda_env", "extra_pip_requirements"} & native.keys():
         options["pip_requirements"] = _requirements(model, example, options)
     predictions = None
-    with evaluating(model, flavor):
-        if predict := predict_function(model, flavor, function):
+    with flavors.evaluating(model, flavor):
+        if predict := flavors.predict_function(model, flavor, function):
             predictions = predict(rows)
             if "signature" not in native:
-                output = predict(first_rows(example, _PREDICTED_ROWS))
-                options["signature"] = mlflow.models.infer_signature(plain_example, plain(output))
+                output = predict(flavors.first_rows(example, _PREDICTED_ROWS))
+                options["signature"] = mlflow.models.infer_signature(plain_example, flavors.plain(output))
         try:
-            info = log_function(flavor)(model, name=name, **{**options, "input_example": input_example})
+            info = flavors.log_function(flavor)(model, name=name, **{**options, "input_example": input_example})
         except Exception as error:
             if options.get("serialization_format") != "pt2":
                 raise
             raise TrainingRunError(
-                f"PyTorch cannot export {name_of(type(model))} as a graph: {type(error).__name__}: {str(error)[:500]}\n"
+                f"PyTorch cannot export {flavors.name_of(type(model))} as a graph: {type(error).__name__}: "
+                f"{str(error)[:500]}\n"
                 'Change what it names, or write log_model(…, serialization="pickle"): then anyone who can write the '
                 "file can run code where it is loaded."
             ) from error
@@ -148,7 +140,7 @@ def _store(
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
             tags[DIGEST] = model_digest(folder)
             try:
-                verify_stored(folder, info, flavor, input_example, predictions, function)
+                flavors.verify_stored(folder, info, flavor, input_example, predictions, function)
             except Exception:
                 client.finalize_logged_model(info.model_id, "FAILED")
                 raise
@@ -200,16 +192,10 @@ def _modules_of(model: Any) -> set[str]:
                 modules.add(getattr(obj, "__module__", None) or "builtins")
             return super().reducer_override(obj)
 
-    class Nowhere(io.RawIOBase):
-        def writable(self) -> bool:
-            return True
-
-        def write(self, data: Any, /) -> int:
-            return len(data)
-
     try:
-        # With the callback, arrays are not copied.
-        Pickler(Nowhere(), protocol=5, buffer_callback=lambda _: None).dump(model)
+        with open(os.devnull, "wb") as nowhere:
+            # With the callback, arrays are not copied.
+            Pickler(nowhere, protocol=5, buffer_callback=lambda _: None).dump(model)
     except Exception:  # noqa: BLE001 — a model need not be picklable, and may raise any error
         return set()
     return modules

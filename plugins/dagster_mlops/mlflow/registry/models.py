@@ -49,7 +49,7 @@ class MlflowModels:
 
     tool = "mlflow"
 
-    def __init__(self, resource: "MlflowResource", client: "MlflowClient") -> None:
+    def __init__(self, resource: "MlflowResource", client: MlflowClient) -> None:
         self.resource, self.client = resource, client
 
     def version(self, name: str, which: str = "") -> ModelVersion:
@@ -137,14 +137,41 @@ class MlflowModels:
     def keep_evaluation(
         self, context: dg.AssetExecutionContext, version: ModelVersion, evaluation: Evaluation, pngs: Pngs, card: str
     ) -> tuple[str, str]:
-        """Keep an evaluation as a child of the training run, and its card as the description of the version."""
-        entity, training = self._entity(version.name, version.version), or_none(self.client.get_run, version.run_id)
-        experiment = training.info.experiment_id if training else self.resource.experiment_id(self.client)
-        run = log_evaluation(self.client, context, evaluation, entity, training, experiment, pngs)
-        attach_card(self.client, entity, card, (training or run).info.run_id)
+        """Keep an evaluation as a child of the training run, and its card as the description of the version.
+
+        It is written once: the same result again is the existing run, and one that was killed is completed. The
+        training run stays as it finished, since `reproduce` compares its metrics. In a run of their own, with the
+        logged model and the rows as inputs, the metrics show on the model's page beside those of other rows.
+        """
+        client, entity = self.client, self._entity(version.name, version.version)
+        training = or_none(client.get_run, version.run_id)
+        experiment = training.info.experiment_id if training else self.resource.experiment_id(client)
+        identity = {EVALUATION: evaluation.digest, EVALUATED: f"{evaluation.model}/{evaluation.version}"}
+        run = next(runs.search(client, [experiment], identity), None)
+        if run is None or run.info.status != "FINISHED":
+            # For the sensor: this Dagster run may leave an MLflow run behind.
+            context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
+            asset = {f"{NAMESPACE}.dagster_asset": context.asset_key.to_user_string()}
+            parent = {runs.PARENT: training.info.run_id} if training else {}
+            run = run or client.create_run(
+                experiment,
+                run_name=f"evaluation of {evaluation.model} {evaluation.version}",
+                tags={**identity, runs.OWNER: runs.owner(), **asset, **parent},
+            )
+            client.set_tag(run.info.run_id, runs.DAGSTER_RUN, context.run.run_id)
+            try:
+                _write(client, run.info.run_id, evaluation, logged_model_id(entity), pngs)
+            except BaseException as error:
+                status = "FAILED" if isinstance(error, Exception) else "KILLED"
+                runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
+                raise
+            if runs.CLOSED in run.data.tags:  # by a failed attempt
+                client.delete_tag(run.info.run_id, runs.CLOSED)
+            client.set_terminated(run.info.run_id, "FINISHED")
+        attach_card(client, entity, card, (training or run).info.run_id)
         return run.info.run_id, self.resource.run_url(run.info.experiment_id, run.info.run_id)
 
-    def _licences(self, run: "Run") -> dict[str, str]:
+    def _licences(self, run: Run) -> dict[str, str]:
         if _LICENCES not in [file.path for file in self.client.list_artifacts(run.info.run_id, CODE)]:
             return {}
         return json.loads(artifact(self.client, run.info.run_id, _LICENCES))
@@ -164,50 +191,7 @@ class MlflowModels:
         return version
 
 
-def log_evaluation(
-    client: "MlflowClient",
-    context: dg.AssetExecutionContext,
-    evaluation: Evaluation,
-    version: "MlflowModelVersion",
-    training: "Run | None",
-    experiment: str,
-    pngs: Mapping[str, bytes],
-) -> "Run":
-    """Write an evaluation once: for the same result return the existing run, and complete one that was killed.
-
-    The training run stays as it finished, since `reproduce` compares its metrics. In a run of their own, with the
-    logged model and the rows as inputs, the metrics show on the model's page beside those of other rows.
-    """
-    identity = {EVALUATION: evaluation.digest, EVALUATED: f"{evaluation.model}/{evaluation.version}"}
-    run = next(runs.search(client, [experiment], identity), None)
-    if run and run.info.status == "FINISHED":
-        return run
-    # For the sensor: this Dagster run may leave an MLflow run behind.
-    context.instance.add_run_tags(context.run.run_id, {runs.TRAINING_TAG: "true"})
-    run = run or client.create_run(
-        experiment,
-        run_name=f"evaluation of {evaluation.model} {evaluation.version}",
-        tags={
-            **identity,
-            runs.OWNER: runs.owner(),
-            f"{NAMESPACE}.dagster_asset": context.asset_key.to_user_string(),
-            **({runs.PARENT: training.info.run_id} if training else {}),
-        },
-    )
-    client.set_tag(run.info.run_id, runs.DAGSTER_RUN, context.run.run_id)
-    try:
-        _write(client, run.info.run_id, evaluation, logged_model_id(version), pngs)
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
-        raise
-    if runs.CLOSED in run.data.tags:  # by a failed attempt
-        client.delete_tag(run.info.run_id, runs.CLOSED)
-    client.set_terminated(run.info.run_id, "FINISHED")
-    return client.get_run(run.info.run_id)
-
-
-def attach_card(client: "MlflowClient", version: "MlflowModelVersion", card: str, run_id: str) -> None:
+def attach_card(client: MlflowClient, version: MlflowModelVersion, card: str, run_id: str) -> None:
     """Make the card the version's description, which MLflow's UI renders, and an artifact of the run, if it changed."""
     digest = hashlib.sha256(card.encode()).hexdigest()
     description = shortened(card, f"The rest is in `{CARD_FILE}`, an artifact of run {run_id}.", _DESCRIPTION_LIMIT)

@@ -16,10 +16,10 @@ _VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a logged model: a JSON lis
 
 
 def register(
-    client: "MlflowClient",
+    client: MlflowClient,
     name: str,
-    model: "LoggedModel",
-    run: "Run",
+    model: LoggedModel,
+    run: Run,
     record: TrainingRun,
     datasets: Mapping[str, str],
     *,
@@ -54,14 +54,14 @@ def register(
     return dataclasses.replace(new_record, version=str(version.version))  # an int from sqlite, a str from a server
 
 
-def logged_model_id(version: "MlflowModelVersion") -> str:
+def logged_model_id(version: MlflowModelVersion) -> str:
     """The id of a version's logged model; empty when the version points to plain files."""
     # From a sqlite store, and in search results, it is only in the source.
     source = str(version.source)
     return version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else "")
 
 
-def find(client: "MlflowClient", name: str, which: str) -> "MlflowModelVersion | None":
+def find(client: MlflowClient, name: str, which: str) -> "MlflowModelVersion | None":
     """A version by its number, its ``@alias``, or the newest one when `which` is empty."""
     if which.startswith("@"):
         return or_none(client.get_model_version_by_alias, name, which[1:])
@@ -72,7 +72,7 @@ def find(client: "MlflowClient", name: str, which: str) -> "MlflowModelVersion |
 
 
 def _create_version(
-    client: "MlflowClient", name: str, model: "LoggedModel", run_id: str, record: ModelVersion
+    client: MlflowClient, name: str, model: LoggedModel, run_id: str, record: ModelVersion
 ) -> "MlflowModelVersion":
     """Create a version with its record. MLflow's own `register_model` takes six requests."""
 
@@ -90,13 +90,13 @@ def _create_version(
     return version
 
 
-def finite_metrics(run: "Run") -> dict[str, float]:
+def finite_metrics(run: Run) -> dict[str, float]:
     """A run's metrics as plain floats. JSON, and with it a record, has no NaN and no infinity."""
     metrics = {name: float(value) for name, value in sorted(run.data.metrics.items())}
     return {name: value for name, value in metrics.items() if math.isfinite(value) and not name.startswith("system/")}
 
 
-def version_record(version: "MlflowModelVersion", tracking_uri: str) -> ModelVersion:
+def version_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersion:
     """The record of a version with its current aliases; a bare one for a version that was registered by other means.
 
     Raises:

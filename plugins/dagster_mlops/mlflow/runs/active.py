@@ -59,9 +59,8 @@ def open_run(
         status = "FAILED" if isinstance(error, Exception) else "KILLED"
         if run is not None:
             # The error, or the person who pressed Terminate, must not wait for a server that is down.
-            limits = request_limits(timeout=10, retries=4 if status == "FAILED" else 2)
             try:
-                with undisturbed(), environment(**limits):
+                with undisturbed(), environment(**request_limits(timeout=10, retries=4 if status == "FAILED" else 2)):
                     _leave(tracking, run, depth, status)
                     runs.close_run(client, run, status, f"{type(error).__name__}: {error}")
             except Exception as second:  # noqa: BLE001 - people have to see the training's own error
@@ -75,7 +74,7 @@ def open_run(
 
 
 @contextmanager
-def _shared(run: "Run", dagster_run_id: str) -> Iterator[None]:
+def _shared(run: Run, dagster_run_id: str) -> Iterator[None]:
     """Let threads and forked processes log to the run, and make runs that others start its children."""
     inherited = json.loads(os.environ.get("MLFLOW_RUN_CONTEXT") or "{}")
     tags = {**inherited, runs.PARENT: run.info.run_id, runs.DAGSTER_RUN: dagster_run_id}
@@ -122,7 +121,7 @@ def parent_run(context: dg.AssetExecutionContext, tracking: "Tracking") -> Itera
             context.log.warning(f"MLflow run {parent} could not be updated: {mask_credentials(str(error))}")
 
 
-def close_parents_of(client: "MlflowClient", dagster_run: dg.DagsterRun) -> list[str]:
+def close_parents_of(client: MlflowClient, dagster_run: dg.DagsterRun) -> list[str]:
     """Give the parents of a Dagster run's trainings the status of that run, unless a re-execution is running."""
     status, closed = _ENDED[dagster_run.status.value], []
     for parent in [value for name, value in dagster_run.tags.items() if name.startswith(PARENT_TAG)]:
@@ -178,5 +177,5 @@ def _settle(tracking: "Tracking", parent: str) -> None:
         client.set_terminated(parent, next((bad for bad in ("FAILED", "KILLED") if bad in statuses), "FINISHED"))
 
 
-def _children(client: "MlflowClient", experiment_id: str, parent: str) -> "Iterator[Run]":
+def _children(client: MlflowClient, experiment_id: str, parent: str) -> "Iterator[Run]":
     return runs.search(client, [experiment_id], {runs.PARENT: parent})

@@ -53,13 +53,13 @@ def record_tag(record: Record) -> str:
     return text
 
 
-def latest_runs(client: "MlflowClient", experiment_id: str, target: str) -> "list[Run]":
+def latest_runs(client: MlflowClient, experiment_id: str, target: str) -> "list[Run]":
     """The last runs of this asset and partition, earliest first: all that a step needs, in one request."""
     newest = search(client, [experiment_id], {TARGET: target}, newest_first=True)
     return list(itertools.islice(newest, _LOOK_BACK))[::-1]
 
 
-def find_run(context: dg.AssetExecutionContext, earlier: "Sequence[Run]", tags: Mapping[str, str]) -> "Run | None":
+def find_run(context: dg.AssetExecutionContext, earlier: Sequence[Run], tags: Mapping[str, str]) -> "Run | None":
     """The run among `earlier` that an attempt of this step left behind, to be continued.
 
     A run is continued by a retry of the same Dagster run, or by a re-execution on the same code, inputs and config;
@@ -83,7 +83,7 @@ def find_run(context: dg.AssetExecutionContext, earlier: "Sequence[Run]", tags: 
     return None
 
 
-def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
+def create_run(client: MlflowClient, experiment_id: str, name: str, tags: Mapping[str, str]) -> "Run":
     """A new MLflow run for a step that another process may start at the same time.
 
     Raises:
@@ -102,7 +102,7 @@ def create_run(client: "MlflowClient", experiment_id: str, name: str, tags: Mapp
 
 
 def close_orphans(
-    client: "MlflowClient", instance: dg.DagsterInstance, earlier: "Sequence[Run]", *, but: "Run | None"
+    client: MlflowClient, instance: dg.DagsterInstance, earlier: Sequence[Run], *, but: Run | None
 ) -> list[str]:
     """Close those of the `earlier` runs, except `but`, that are RUNNING without a living process."""
     orphans = [
@@ -111,7 +111,7 @@ def close_orphans(
     return [close_run(client, run, "KILLED", "its process died without closing it") for run in orphans]
 
 
-def close_ended(client: "MlflowClient", instance: dg.DagsterInstance) -> Iterator[str]:
+def close_ended(client: MlflowClient, instance: dg.DagsterInstance) -> Iterator[str]:
     """Close, one by one, the runs that finished Dagster runs left RUNNING in MLflow; two requests find them."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments(max_results=10_000)]
     for run in list(search(client, experiments, {}, running=True)):
@@ -123,7 +123,7 @@ def close_ended(client: "MlflowClient", instance: dg.DagsterInstance) -> Iterato
             yield close_run(client, run, status, f"its Dagster run ended with {dagster_run.status.value}")
 
 
-def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> str:
+def close_run(client: MlflowClient, run: Run, status: str, reason: str) -> str:
     """End a run and the runs nested in it with a reason, and return its id."""
     for child in search(client, [run.info.experiment_id], {PARENT: run.info.run_id}, running=True):
         close_run(client, child, status, reason)
@@ -135,7 +135,7 @@ def close_run(client: "MlflowClient", run: "Run", status: str, reason: str) -> s
     return run.info.run_id
 
 
-def logged_models(client: "MlflowClient", run: "Run") -> list:
+def logged_models(client: MlflowClient, run: Run) -> list:
     """The logged models of one run, whatever their status."""
     query = f"source_run_id='{run.info.run_id}'"
     return list(client.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=query))
@@ -152,7 +152,7 @@ def owner() -> str:
     return json.dumps([_host(), os.getpid(), identity(os.getpid())])
 
 
-def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> bool:
+def is_alive(run: Run, instance: dg.DagsterInstance, *, unless: str = "") -> bool:
     """True when a run may still be written to: its process lives, or is elsewhere and its Dagster run goes on.
 
     `unless` is a Dagster run that does not count: the caller's own.
@@ -168,7 +168,7 @@ def is_alive(run: "Run", instance: dg.DagsterInstance, *, unless: str = "") -> b
 
 
 def search(
-    client: "MlflowClient",
+    client: MlflowClient,
     experiments: Iterable[str],
     tags: Mapping[str, str],
     *,
@@ -194,7 +194,7 @@ def search(
             return
 
 
-def _is_recorded(context: dg.AssetExecutionContext, run: "Run") -> bool:
+def _is_recorded(context: dg.AssetExecutionContext, run: Run) -> bool:
     """True when Dagster has the run's result; false when the step was killed right after the run had finished."""
     of_partitions = context.assets_def.partitions_def and (context.has_partition_key or context.has_partition_key_range)
     partitions = [context.partition_key_range.start] if of_partitions else None

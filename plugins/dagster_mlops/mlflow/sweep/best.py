@@ -4,12 +4,12 @@ import json
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.pictures import drawn, failed, markdown, new_figure
+from dagster_mlops.core.metadata import link, plain_value, table
+from dagster_mlops.core.pictures import Axes, Figure, drawn, failed, markdown, new_figure
 from dagster_mlops.core.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import entities, mlflow, optuna
@@ -19,10 +19,6 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.sweep.study import RUN_ID, Objective, Search, Settled, active_run, settled
 from dagster_mlops.mlflow.sweep.trial import INTERMEDIATE, final_point, log_params
 from dagster_mlops.provenance import mask_credentials
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _ROWS = 20
 _PANELS = 6
@@ -146,7 +142,7 @@ def sweep_metadata(search: Search, outcome: Settled, resource: MlflowResource, s
     return {
         BEST_VALUE: float(best.value or 0.0),
         "optuna/best_trial": best.number,
-        "optuna/best_params": dg.MetadataValue.json({name: _plain(value) for name, value in best.params.items()}),
+        "optuna/best_params": dg.MetadataValue.json({name: plain_value(value) for name, value in best.params.items()}),
         "optuna/complete": outcome.count("COMPLETE"),
         "optuna/pruned": outcome.count("PRUNED"),
         "optuna/failed": outcome.count("FAIL"),
@@ -248,7 +244,3 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
     for panel in panels[len(names) :]:
         panel.set_visible(False)
     return figure
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str) or value is None else str(value)

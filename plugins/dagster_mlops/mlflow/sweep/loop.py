@@ -159,10 +159,9 @@ def _log_progress(
             f"{', '.join(trial.params) or 'nothing'}. Correct `enqueue`."
         )
     if outcome.count("FAIL") > settings.max_failed:
-        run_id = trial.user_attrs.get(studies.RUN_ID)
         raise TrainingRunError(
             f"{outcome.count('FAIL')} of {len(outcome.trials)} trials failed, and max_failed is {settings.max_failed}. "
-            f"The tag {runs.CLOSED} of their MLflow runs, such as {run_id}, says why."
+            f"The tag {runs.CLOSED} of their MLflow runs, such as {trial.user_attrs.get(studies.RUN_ID)}, says why."
         )
 
 

@@ -218,11 +218,10 @@ def sweep_trials(
             if not study_name or (last_study == study_name and stage == "best"):
                 return dg.SkipReason(f"Materialize {name}_study to start a sweep.")
             if last_study != study_name:
-                names = context.instance.get_dynamic_partitions(partitions.name or "")
                 requests = [
                     # The run key is the trial's: no run is requested twice.
                     dg.RunRequest(key, partition_key=key, asset_selection=[keys["trials"]], tags=run_tags or {})
-                    for key in names
+                    for key in context.instance.get_dynamic_partitions(partitions.name or "")
                     if _of_partition(key)[0] == study_name
                 ]
                 return dg.SensorResult(requests, cursor=f"{study_name}:trials")

@@ -137,8 +137,7 @@ def requeue(study: "optuna.Study") -> int:
         # In this order: after a kill in between, the trial is still RUNNING, and this is repeated.
         if trial.number not in requeued:
             # It may have died before it asked for its queued parameters.
-            params = {**queued(trial), **trial.params}
-            study.enqueue_trial(params, user_attrs={RETRY_OF: trial.number})
+            study.enqueue_trial({**queued(trial), **trial.params}, user_attrs={RETRY_OF: trial.number})
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
     return len(unfinished)
 

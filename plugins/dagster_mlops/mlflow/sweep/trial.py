@@ -117,12 +117,12 @@ def close_left(search: Search, *, only: int | None = None, is_alive: Callable[[R
 
 @dataclass
 class _Child:
-    run: "Run"
+    run: Run
     status: str = "FAILED"  # at its end
 
 
 @contextmanager
-def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child]:
+def _child(parent: Run, name: str, tags: Mapping[str, str]) -> Iterator[_Child]:
     """A child of the sweep's run, active in this thread and closed however the block ends."""
     child = _Child(
         mlflow.start_run(
@@ -145,7 +145,7 @@ def _child(parent: "Run", name: str, tags: Mapping[str, str]) -> Iterator[_Child
     _end(child, parent)
 
 
-def _end(child: _Child, parent: "Run") -> None:
+def _end(child: _Child, parent: Run) -> None:
     """Close the runs that the function left open, and then the trial's own."""
     while (active := mlflow.active_run()) is not None and active.info.run_id != parent.info.run_id:
         mlflow.end_run(child.status)
@@ -153,7 +153,7 @@ def _end(child: _Child, parent: "Run") -> None:
             break
 
 
-def _keep_model(search: Search, run: "Run", waiting: list[Callable[[], Any]], value: float) -> None:
+def _keep_model(search: Search, run: Run, waiting: list[Callable[[], Any]], value: float) -> None:
     """Store the trial's model if it is the best so far.
 
     Raises:
@@ -173,7 +173,7 @@ def _keep_model(search: Search, run: "Run", waiting: list[Callable[[], Any]], va
 
 
 def _log(
-    search: Search, run: "Run", trial: "optuna.trial.FrozenTrial", state: str, value: float | None, error: str
+    search: Search, run: Run, trial: "optuna.trial.FrozenTrial", state: str, value: float | None, error: str
 ) -> None:
     """Log a trial's values, parameters and state to its run."""
     client, metric, run_id = search.client, search.metric, run.info.run_id
@@ -191,7 +191,7 @@ def _log(
     log_params(client, run_id, trial.params)
 
 
-def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -> None:
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
     """Log parameters, except those that the run already has with another value, which MLflow cannot change."""
     every = [entities.Param(name, str(value)) for name, value in params.items()]
     if refused(INVALID, lambda: client.log_batch(run_id, params=every)):
@@ -199,7 +199,7 @@ def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, Any]) -
         client.log_batch(run_id, params=[param for param in every if param.key not in logged])
 
 
-def final_point(client: "MlflowClient", run_id: str, metric: str, value: float) -> "Metric":
+def final_point(client: MlflowClient, run_id: str, metric: str, value: float) -> "Metric":
     """The returned value as the latest point of the metric, of which the function may have logged others."""
     points = client.get_metric_history(run_id, metric)
     latest = max([time.time_ns() // 1_000_000, *(point.timestamp + 1 for point in points)])

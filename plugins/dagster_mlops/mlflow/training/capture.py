@@ -18,11 +18,11 @@ from dagster_mlops.core.child import ChildError, run_program
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
-from dagster_mlops.mlflow.lazy import ArtifactRepository, Run, mlflow
-from dagster_mlops.mlflow.resource import MlflowResource
-from dagster_mlops.mlflow.training.config_params import kept_config, masked_strings
+from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
+from dagster_mlops.mlflow.training.config_params import kept_config
 from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.mlflow.training.packages import installed_packages, requirements
+from dagster_mlops.provenance.credentials import masked_strings
 
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
@@ -98,10 +98,9 @@ def switches() -> dict[str, Any]:
     return {"environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ}, "torch": _torch()}
 
 
-def artifact_store(resource: MlflowResource, run: "Run") -> "ArtifactRepository":
-    """The artifact store of a run, by its URI, which a client would request from the server first."""
-    registry = mlflow.store.artifact.artifact_repository_registry
-    return registry.get_artifact_repository(str(run.info.artifact_uri), resource.address)
+def artifact_store(uri: object, tracking_uri: str | None = None) -> ArtifactRepository:
+    """The artifact store at a URI, without a request for the URI of a run or a model."""
+    return mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(str(uri), tracking_uri)
 
 
 def log_capture(

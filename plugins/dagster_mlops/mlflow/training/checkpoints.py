@@ -17,6 +17,7 @@ from dagster_mlops.core.files import digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.evaluation.arrays import np
 from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
+from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 FOLDER = "checkpoints"
@@ -65,7 +66,7 @@ class Checkpoints:
                 with environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES=_RETRIES):
                     self._take(store, step + 1, total)
 
-    def _take(self, store: "ArtifactRepository", step: int, total: int) -> None:
+    def _take(self, store: ArtifactRepository, step: int, total: int) -> None:
         started, saved, log = time.monotonic(), False, dg.get_dagster_logger()
         try:
             with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
@@ -90,7 +91,7 @@ class Checkpoints:
         except Exception as error:  # noqa: BLE001 - some stores cannot delete at all
             log.warning(f"Older checkpoints could not be deleted: {type(error).__name__}: {_text(error)}")
 
-    def _restore(self, store: "ArtifactRepository") -> int:
+    def _restore(self, store: ArtifactRepository) -> int:
         """Load the newest complete checkpoint and return its number of steps: 0 when there is none."""
         for name in _names(store):
             with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
@@ -174,11 +175,10 @@ def _artifacts() -> "ArtifactRepository":
         raise TrainingRunError(
             "Checkpoints need an active MLflow run, and there is none: use them in a training asset."
         )
-    registry = mlflow.store.artifact.artifact_repository_registry
-    return registry.get_artifact_repository(str(run.info.artifact_uri))
+    return artifact_store(run.info.artifact_uri)
 
 
-def _store(store: "ArtifactRepository", folder: Path, step: int) -> int:
+def _store(store: ArtifactRepository, folder: Path, step: int) -> int:
     """Upload a checkpoint and return its size in bytes."""
     files = {file.relative_to(folder).as_posix(): digest(file) for file in _files(folder)}
     store.log_artifacts(str(folder), f"{FOLDER}/{folder.name}")
@@ -189,13 +189,13 @@ def _store(store: "ArtifactRepository", folder: Path, step: int) -> int:
     return sum(file.stat().st_size for file in _files(folder))
 
 
-def _names(store: "ArtifactRepository") -> list[str]:
+def _names(store: ArtifactRepository) -> list[str]:
     """The complete checkpoints, newest first."""
     stored = [Path(file.path) for file in store.list_artifacts(FOLDER)]
     return sorted((file.stem for file in stored if file.suffix == ".json" and file.stem.isdigit()), reverse=True)
 
 
-def _fetch(store: "ArtifactRepository", name: str, scratch: Path) -> tuple[Path, dict[str, Any]]:
+def _fetch(store: ArtifactRepository, name: str, scratch: Path) -> tuple[Path, dict[str, Any]]:
     manifest = json.loads(Path(store.download_artifacts(f"{FOLDER}/{name}.json", str(scratch))).read_text())
     folder = Path(store.download_artifacts(f"{FOLDER}/{name}", str(scratch)))
     if changed := [file for file, sha256 in manifest["files"].items() if digest(folder / file) != sha256]:

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.provenance.credentials import masked_strings
 
 _DEFAULT = object()
 PREFIX = "config."
@@ -30,19 +31,6 @@ def kept_config(context: dg.AssetExecutionContext) -> tuple[Any, tuple[str, ...]
     secrets: list[str] = []
     config = _keep(visible_config(context), _run_config(context, _DEFAULT), (), secrets)
     return None if config is _DEFAULT else config, tuple(secrets)
-
-
-def masked_strings(value: Any) -> Any:
-    """The same value with the credentials in each of its strings masked: in its JSON text they have no clear end.
-
-    >>> masked_strings({"urls": ["https://host/rows.csv?api_key=abc", "s3://bucket/rows"], "rate": 0.1})
-    {'urls': ['https://host/rows.csv?api_key=***', 's3://bucket/rows'], 'rate': 0.1}
-    """
-    if isinstance(value, Mapping):
-        return {name: masked_strings(below) for name, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [masked_strings(below) for below in value]
-    return mask_credentials(value) if isinstance(value, str) else value
 
 
 def config_params(config: Any, kept_in: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ class RunFacts:
         """Content hash by dataset path."""
         return {dataset.path: dataset.md5 for dataset in self.inputs}
 
-    def log(self, client: "MlflowClient", resource: MlflowResource, run: "Run", attempt: int) -> TrainingRun:
+    def log(self, client: MlflowClient, resource: MlflowResource, run: Run, attempt: int) -> TrainingRun:
         """Write everything to the run, in one request per kind, and return the record."""
         run_id = run.info.run_id
         record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
@@ -70,7 +70,7 @@ class RunFacts:
             ]
             client.log_inputs(run_id, datasets)
         try:
-            store = capture.artifact_store(resource, run)
+            store = capture.artifact_store(run.info.artifact_uri, resource.address)
             capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
         except Exception as error:  # each kind of store has its own errors
             raise TrackingError(

@@ -133,9 +133,9 @@ def _train(
 
 
 def _trained_before(
-    client: "MlflowClient",
+    client: MlflowClient,
     context: dg.AssetExecutionContext,
-    previous: "Run | None",
+    previous: Run | None,
     training: Training,
     facts: RunFacts,
 ) -> "LoggedModel | None":
@@ -201,9 +201,7 @@ def _the_model(context: dg.AssetExecutionContext, logged: Sequence[LoggedModel],
         )
     [model] = ready
     # By its location: with its id, MLflow would request the location from the server once more.
-    store = mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(
-        model.artifact_location, tracking_uri
-    )
+    store = artifact_store(model.artifact_location, tracking_uri)
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         info = mlflow.models.Model.load(store.download_artifacts("MLmodel", scratch))
     missing = [
@@ -224,7 +222,7 @@ def _the_model(context: dg.AssetExecutionContext, logged: Sequence[LoggedModel],
     return model
 
 
-def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:
+def present_run(resource: MlflowResource, run: Run, record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:
     """Metadata of a run, and its record with the metrics filled in."""
     metrics = finite_metrics(run)
     metadata: dict[str, Any] = {f"{METRIC}/{name}": value for name, value in metrics.items()}
@@ -235,11 +233,11 @@ def present_run(resource: MlflowResource, run: "Run", record: TrainingRun) -> tu
     return metadata, dataclasses.replace(record, metrics=metrics, params=dict(sorted(run.data.params.items())))
 
 
-def _figures(resource: MlflowResource, run: "Run") -> list[Picture]:
+def _figures(resource: MlflowResource, run: Run) -> list[Picture]:
     """The first small PNG files among the run's artifacts."""
     try:
         with environment(**request_limits(retries=3)), tempfile.TemporaryDirectory() as folder:
-            store = artifact_store(resource, run)
+            store = artifact_store(run.info.artifact_uri, resource.address)
             top = store.list_artifacts()
             folders = [file.path for file in top if file.is_dir and file.path not in (CODE, FOLDER)][:_FOLDERS]
             below = [file for path in folders for file in store.list_artifacts(path)]
@@ -249,5 +247,5 @@ def _figures(resource: MlflowResource, run: "Run") -> list[Picture]:
         return [failed(f"What MLflow run {run.info.run_id} logged", error)]
 
 
-def _content(store: "ArtifactRepository", path: str, folder: str) -> bytes:
+def _content(store: ArtifactRepository, path: str, folder: str) -> bytes:
     return Path(store.download_artifacts(path, folder)).read_bytes()

@@ -17,7 +17,7 @@ _SAMPLE_S, _POINT_S, _SEND_S = 1.0, 10.0, 30.0  # seconds: between samples, poin
 
 
 @contextmanager
-def watched(client: "MlflowClient", run_id: str) -> Iterator[Callable[[], dict[str, float]]]:
+def watched(client: MlflowClient, run_id: str) -> Iterator[Callable[[], dict[str, float]]]:
     """Watch the machine while the block runs. The function that is yielded returns, afterwards, what the block used.
 
     A sample is taken each second, a point of the curves is the mean of ten, and three points are sent at once: one
@@ -37,7 +37,7 @@ def watched(client: "MlflowClient", run_id: str) -> Iterator[Callable[[], dict[s
 
 
 class _Watch:
-    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id, self.ended = client, run_id, threading.Event()
         self.process = extra("psutil", extra="mlflow").Process()
         self.began, self.cpu_before, self.peak_before = time.monotonic(), _cpu_seconds(), _peak_memory()
