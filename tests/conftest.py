@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support import quick_databases
-from tests.support.warm_python import cold_python, warm_dvc, warm_tools  # noqa: F401 - fixtures
+from tests.support.warm_python import cold_python, start_workers_warm, warm_dvc, warm_tools  # noqa: F401 - fixtures
 
 # The same examples each time, so that a failure belongs to the change at hand. DAGSTER_MLOPS_EXPLORE=1 tries others.
 settings.register_profile("repeatable", derandomize=True)
@@ -60,6 +60,13 @@ SLOWEST = {
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -SLOWEST.get(f"{item.path.parent.name}/{item.path.stem}", 0))
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """All tests need all tools: they are imported once, not in each worker and once more for its children."""
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        start_workers_warm()
 
 
 def pytest_collection_finish() -> None:

@@ -73,8 +73,20 @@ def cold_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", _REAL)
 
 
+# Of a worker of the whole suite, which is a fork itself.
+_OWN_SERVER = os.environ.pop("TESTS_WARM_SERVER", "")
+
+
+def start_workers_warm() -> None:
+    """From now on, Python's children of this process have all tools imported, and so have their own children."""
+    if sys.platform == "linux":
+        options = {"server": _Server((*_DVC, *_TOOLS)), "own_server": True}
+        subprocess.Popen = type("Popen", (_WarmPopen,), options)
+
+
 class _WarmPopen(_REAL):
     server: "_Server"
+    own_server = False
 
     def _execute_child(self, args: Any, executable: Any, *values: Any) -> None:
         options = dict(zip(_PARAMETERS, (executable, *values), strict=True))
@@ -93,6 +105,7 @@ class _WarmPopen(_REAL):
             "cwd": os.path.abspath(os.fsdecode(options["cwd"] or os.getcwd())),
             "env": {os.fsdecode(k): os.fsdecode(v) for k, v in (options["env"] or os.environ).items()},
             "session": options["start_new_session"],
+            "own_server": self.own_server,
         }
         self.pid = self.server.fork(request, files)
         self._child_created = True
@@ -136,8 +149,12 @@ class _Server:
     """A process that has imported `modules`, and forks when it is told to."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
-        self._socket, theirs = socket.socketpair()
         self._turn = threading.Lock()
+        self._process = None
+        if _OWN_SERVER and {*modules} <= {*_DVC, *_TOOLS}:
+            self._socket = socket.socket(fileno=os.dup(int(_OWN_SERVER)))
+            return
+        self._socket, theirs = socket.socketpair()
         command = [sys.executable, "-W", "ignore", _SERVER, str(theirs.fileno()), *modules]
         with theirs:
             self._process = _REAL(command, pass_fds=[theirs.fileno()], cwd="/", stdout=subprocess.DEVNULL)
@@ -163,13 +180,14 @@ class _Server:
         program = _program([os.fsdecode(argument) for argument in arguments])
         if program is None:
             return _REAL_SPAWN(path, arguments, kept)
-        place = {"cwd": os.getcwd(), "env": dict(os.environ), "session": False}
+        place = {"cwd": os.getcwd(), "env": dict(os.environ), "session": False, "own_server": False}
         return self.fork({**program, **place}, {number: number for number in (0, 1, 2, *kept)})
 
     def stop(self) -> None:
         self._socket.close()
-        self._process.kill()  # it may still be importing
-        self._process.wait(10)
+        if self._process:
+            self._process.kill()  # it may still be importing
+            self._process.wait(10)
 
 
 @functools.cache

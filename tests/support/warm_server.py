@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import gc
 import importlib
+import logging
 import os
 import pickle
 import runpy
@@ -15,9 +16,11 @@ import tempfile
 import threading
 import time
 import types
+import warnings
 from typing import Any
 
 HIGH = 500  # above every descriptor that anybody asks for
+OWN_SERVER = "TESTS_WARM_SERVER"
 
 
 def serve(connection: socket.socket) -> None:
@@ -40,12 +43,32 @@ def serve(connection: socket.socket) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the tests did when they started the server
             if request["session"]:
                 os.setsid()
+            if request["own_server"]:
+                sys.warnoptions.clear()  # or multiprocessing would hand it on
+                logging.root.handlers.clear()  # that a tool has set up as it was imported
+                logging.root.setLevel(logging.WARNING)
+                request["env"][OWN_SERVER] = str(own_server())
             os.write(writing, os.getpid().to_bytes(8, "big"))
             become(request, files)
         os.waitpid(starter, 0)
         connection.sendall(os.read(reading, 8))
         for file in (reading, writing, *files):
             os.close(file)
+
+
+def own_server() -> int:
+    """Fork a server for the forks of this process, with what is imported so far: the descriptor to ask it by."""
+    ours, theirs = (fcntl.fcntl(end.detach(), fcntl.F_DUPFD, 2 * HIGH) for end in socket.socketpair())
+    if os.fork() == 0:
+        os.closerange(3, 2 * HIGH)
+        os.close(ours)
+        quiet = os.open(os.devnull, os.O_RDWR)
+        os.dup2(quiet, 0)
+        os.dup2(quiet, 1)
+        serve(socket.socket(fileno=theirs))
+        os._exit(0)
+    os.close(theirs)
+    return ours
 
 
 def receive(connection: socket.socket, size: int) -> bytes:
@@ -112,8 +135,11 @@ if __name__ == "__main__":
     gc.disable()  # what is imported stays
     databases = importlib.import_module("quick_databases")  # beside this file
     del sys.path[0]
+    # Tools change the filters while they are imported, so that ignoring warnings does not last.
+    shown, warnings.showwarning = warnings.showwarning, lambda *_, **__: None
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    warnings.showwarning = shown
     databases.install()
     gc.enable()
     gc.freeze()  # what is imported stays in memory that all forks share
