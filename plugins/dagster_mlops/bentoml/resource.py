@@ -11,17 +11,19 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.arrays import pd
+from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package, mask_credentials
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow import MlflowClient
+    import mlflow
 
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
     from dagster_mlops.serving.golden_set import Golden
     from dagster_mlops.serving.packager import Server
+else:
+    mlflow = LazyModule("mlflow", extra="bentoml")
 
 
 class BentomlResource(dg.ConfigurableResource):
@@ -61,20 +63,19 @@ class BentomlResource(dg.ConfigurableResource):
         }
         return {**os.environ, **pointed}
 
-    def mlflow_client(self) -> "MlflowClient":
+    def mlflow_client(self) -> "mlflow.MlflowClient":
         """MLflow's own client of `tracking_uri`."""
-        return extra("mlflow", extra="bentoml").MlflowClient(tracking_uri=self.tracking_uri)
+        return mlflow.MlflowClient(tracking_uri=self.tracking_uri)
 
     @contextlib.contextmanager
     def registry(self) -> Iterator[None]:
         """Within it, ``models:/name/version`` is a model of `tracking_uri`; MLflow's own setting is put back after."""
-        mlflow = extra("mlflow", extra="bentoml")
         before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
         mlflow.set_tracking_uri(self.tracking_uri)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(before)  # pyright: ignore[reportArgumentType]
 
     def server(self, package: Package, port: int) -> "Server":
         """BentoML's own server of a bento; see :class:`dagster_mlops.serving.Packages`."""
@@ -91,22 +92,20 @@ class BentomlResource(dg.ConfigurableResource):
         """
         from dagster_mlops.serving.golden_set import score_golden  # for steps, not for code locations
 
-        mlflow = extra("mlflow", extra="bentoml")
         model_uri = f"models:/{package.model_name}/{package.model_version}"
         try:
             with self.registry():
                 model = mlflow.pyfunc.load_model(model_uri)
-        except (OSError, ValueError, mlflow.exceptions.MlflowException) as error:
+        except (OSError, ValueError, mlflow.MlflowException) as error:
             place = mask_credentials(self.tracking_uri)
             raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
         return score_golden(model, model_uri, frame, rows)
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""
-        missing = extra("mlflow.exceptions", extra="bentoml").MlflowException
         try:
             return str(self.mlflow_client().get_model_version_by_alias(model_name, alias).version)
-        except missing:
+        except mlflow.MlflowException:
             return None
 
     def _store(self, name: str) -> Path:

@@ -1,9 +1,27 @@
-"""Failures of a step that another attempt would only repeat."""
+"""Errors of a block as others: those that say what was being done, and failures that no policy retries."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
+
+from dagster_mlops.errors import DagsterMlopsError
+
+
+@contextmanager
+def raised_as(kind: type[DagsterMlopsError], what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raise the `errors` of a block as a `kind`, which says `what` did not work, and then the reason.
+
+    >>> with raised_as(DagsterMlopsError, "the port is not a number", ValueError):
+    ...     int("many")
+    Traceback (most recent call last):
+    ...
+    dagster_mlops.errors.DagsterMlopsError: the port is not a number: invalid literal for int() with base 10: 'many'
+    """
+    try:
+        yield
+    except errors as error:
+        raise kind(f"{what}: {error}") from error
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """A hash of a table's content: the same for a file, a frame and a stream, whatever library wrote it."""
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dagster_mlops.core.arrays import compute, pa
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.tables import as_table
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def content_hash(table: Any, *, tool: str) -> str:
@@ -26,7 +24,7 @@ def content_hash(table: Any, *, tool: str) -> str:
     True
     """
     batches = _batches(table, tool)
-    columns = [_Column(_plain(field.type, tool), tool) for field in batches.schema]
+    columns = [_Column(_plain(field.type)) for field in batches.schema]
     for batch in batches:
         for column, values in zip(columns, batch.columns, strict=True):
             column.add(values)
@@ -41,25 +39,23 @@ def content_hash(table: Any, *, tool: str) -> str:
 class _Column:
     """Hashes one column, in batches of any size: which values are missing, the values, and the lengths of lists."""
 
-    def __init__(self, type: "pa.DataType", tool: str) -> None:
-        pa = extra("pyarrow", extra=tool)
-        self.type, self.tool, self.has_values = type, tool, False
+    def __init__(self, type: "pa.DataType") -> None:
+        self.type, self.has_values = type, False
         self._present, self._values, self._sizes = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         self._nanoseconds, self._has_nanoseconds = hashlib.sha256(), False
         self._inner: list[_Column] = []
         if pa.types.is_large_list(type):
-            self._inner = [_Column(type.value_type, tool)]
+            self._inner = [_Column(type.value_type)]
         elif pa.types.is_struct(type):
-            self._inner = [_Column(field.type, tool) for field in type.fields]
+            self._inner = [_Column(field.type) for field in type.fields]
 
     def add(self, values: "pa.Array") -> None:
-        pa, compute = extra("pyarrow", extra=self.tool), extra("pyarrow.compute", extra=self.tool)
         if isinstance(values.type, pa.BaseExtensionType):
             values = values.storage
         if pa.types.is_large_list(self.type):
-            values = values.cast(pa.large_list(_item_type(values.type, pa)))
+            values = values.cast(pa.large_list(_item_type(values.type)))
         elif not pa.types.is_struct(self.type):  # whose fields, as a list's items, become plain one by one
-            values = _in_microseconds(values, self._add_nanoseconds, pa).cast(self.type)
+            values = _in_microseconds(values, self._add_nanoseconds).cast(self.type)
         if pa.types.is_floating(self.type):
             values = compute.if_else(compute.is_nan(values), pa.scalar(None, self.type), values)
         self._present.update(compute.cast(values.is_valid(), pa.uint8()).to_numpy().tobytes())
@@ -91,7 +87,7 @@ class _Column:
         self._nanoseconds.update(remainder.astype("<i8").tobytes())
 
 
-def _in_microseconds(values: "pa.Array", add_remainder: Any, pa: Any) -> "pa.Array":
+def _in_microseconds(values: "pa.Array", add_remainder: Any) -> "pa.Array":
     """Times in microseconds; the nanoseconds that remain go to `add_remainder`."""
     types, unit = pa.types, getattr(values.type, "unit", "")
     if types.is_timestamp(values.type):
@@ -105,22 +101,21 @@ def _in_microseconds(values: "pa.Array", add_remainder: Any, pa: Any) -> "pa.Arr
     if unit != "ns":
         return values.cast(type)
     numbers = values.cast(pa.int64())
-    nanoseconds = numbers.drop_null().to_numpy()
-    add_remainder(nanoseconds % 1000)
+    add_remainder(numbers.drop_null().to_numpy() % 1000)
     missing = numbers.is_null().to_numpy(zero_copy_only=False)
     return pa.array(numbers.fill_null(0).to_numpy() // 1000, pa.int64(), mask=missing).cast(type)
 
 
 def _batches(table: Any, tool: str) -> "pa.RecordBatchReader":
-    pa = extra("pyarrow", extra=tool)
+    extra("pyarrow", extra=tool)  # says what to install for this tool
     if isinstance(table, pa.RecordBatchReader):
         return table
     # Small batches, so that their intermediate results stay small.
-    arrow_table = as_table(_without_mixed_columns(table, pa), tool=tool)
+    arrow_table = as_table(_without_mixed_columns(table), tool=tool)
     return pa.RecordBatchReader.from_batches(arrow_table.schema, arrow_table.to_batches(max_chunksize=2**16))
 
 
-def _item_type(type: "pa.DataType", pa: Any) -> "pa.DataType | None":
+def _item_type(type: "pa.DataType") -> "pa.DataType | None":
     """The type of the items of any kind of list; a map is a list of keys and values."""
     types = pa.types
     if types.is_map(type):
@@ -129,7 +124,7 @@ def _item_type(type: "pa.DataType", pa: Any) -> "pa.DataType | None":
     return type.value_type if any(is_list(type) for is_list in lists) else None
 
 
-def _without_mixed_columns(table: Any, pa: Any) -> Any:
+def _without_mixed_columns(table: Any) -> Any:
     """A pandas frame whose columns of mixed types, which Arrow has no type for, are their values' texts."""
     texts = {}
     for name, values in table.items() if hasattr(table, "iloc") else ():
@@ -141,18 +136,17 @@ def _without_mixed_columns(table: Any, pa: Any) -> Any:
     return table.assign(**texts) if texts else table
 
 
-def _plain(type: "pa.DataType", tool: str) -> "pa.DataType":
+def _plain(type: "pa.DataType") -> "pa.DataType":
     """The type that stands for all that hold the same values."""
-    pa = extra("pyarrow", extra=tool)
     types = pa.types
     if isinstance(type, pa.BaseExtensionType):
-        return _plain(type.storage_type, tool)
+        return _plain(type.storage_type)
     if types.is_dictionary(type):
-        return _plain(type.value_type, tool)
-    if item := _item_type(type, pa):
-        return pa.large_list(_plain(item, tool))
+        return _plain(type.value_type)
+    if item := _item_type(type):
+        return pa.large_list(_plain(item))
     if types.is_struct(type):
-        return pa.struct([(field.name, _plain(field.type, tool)) for field in type.fields])
+        return pa.struct([(field.name, _plain(field.type)) for field in type.fields])
     if types.is_timestamp(type) or types.is_date(type):
         return pa.timestamp("us")
     if types.is_integer(type) or types.is_boolean(type) or types.is_floating(type) or types.is_null(type):

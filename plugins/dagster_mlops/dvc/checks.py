@@ -9,6 +9,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest_event, latest_records
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
@@ -148,12 +149,10 @@ def _no_column_lost(dataset: Dataset, stored: _Stored) -> str:
 
 def _remote_has_object(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """The remote holds the content of the latest version, in the size that was stored."""
-    try:
+    with raised_as(DatasetError, f"The remote of {dvc.root} cannot be read", Exception):
         if objects.remote_has(repo.cloud.get_remote_odb(dvc.remote, "status"), repo, dataset.md5, dataset.bytes):
             return ""
         return f"is not in {objects.remote_url(repo, dvc.remote)}: push it (`dvc push --all-commits`)"
-    except Exception as error:
-        raise DatasetError(f"The remote of {dvc.root} cannot be read: {error}") from error
 
 
 def _cache_intact(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:

@@ -1,9 +1,9 @@
 """Asset checks on an evaluation: bounds on metrics and slices, and how far they may fall behind the champion."""
 
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
@@ -58,19 +58,19 @@ def evaluation_checks(
     judges: dict[str, tuple[str, Callable[[Evaluation], dg.AssetCheckResult]]] = {}
 
     def add(name: str, description: str, by_slice: bool, judge: _Judge) -> None:
-        judges[re.sub(r"\W", "_", name)] = description, functools.partial(_result, by_slice, judge)
+        judges[re.sub(r"\W", "_", name)] = description, partial(_result, by_slice, judge)
 
     for by_slice, ranges in ((False, bounds or {}), (True, slice_bounds or {})):
         refuse_useless(ranges)
         for metric, (low, high) in ranges.items():
             description = f"{metric} {'of each slice ' * by_slice}is {within(low, high)}."
             name = f"{'slices' if by_slice else 'metric'}_{metric}"
-            add(name, description, by_slice, _bounds(metric, low, high, decides))
+            add(name, description, by_slice, partial(_bounds, metric, low, high, decides))
     for by_slice, drops in ((False, max_drop or {}), (True, slice_max_drop or {})):
         for metric, allowed in drops.items():
             subject = f"{metric} {'of no slice' if by_slice else 'not'}"
             description = f"{subject} worse than the champion's by more than {allowed:g}."
-            add(f"{'slices_' * by_slice}drop_{metric}", description, by_slice, _drop(metric, allowed, decides))
+            add(f"{'slices_' * by_slice}drop_{metric}", description, by_slice, partial(_drop, metric, allowed, decides))
     if not judges:
         raise dg.DagsterInvalidDefinitionError(
             f"evaluation_checks of {key.to_user_string()} needs at least one of bounds, slice_bounds, max_drop and "
@@ -117,34 +117,30 @@ def _result(by_slice: bool, judge: _Judge, evaluation: "Evaluation") -> dg.Asset
     )
 
 
-def _bounds(metric: str, low: float | None, high: float | None, decides: Decides) -> _Judge:
-    def judge(evaluation: "Evaluation", part: "Part") -> tuple[bool, str]:
-        estimate = part.metrics.get(metric)
-        if estimate is None:
-            return False, part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
-        least, greatest = _range(estimate, decides)
-        passed = greatest >= (-math.inf if low is None else low) and least <= (math.inf if high is None else high)
-        return passed, f"{metric} {_text(estimate)} is {'' if passed else 'not '}{within(low, high)}"
+def _bounds(
+    metric: str, low: float | None, high: float | None, decides: Decides, _: "Evaluation", part: "Part"
+) -> tuple[bool, str]:
+    estimate = part.metrics.get(metric)
+    if estimate is None:
+        return False, part.why_not or f"there is no {metric}; there are {', '.join(part.metrics) or 'none'}"
+    least, greatest = _range(estimate, decides)
+    passed = greatest >= (-math.inf if low is None else low) and least <= (math.inf if high is None else high)
+    return passed, f"{metric} {_text(estimate)} is {'' if passed else 'not '}{within(low, high)}"
 
-    return judge
 
-
-def _drop(metric: str, allowed: float, decides: Decides) -> _Judge:
-    def judge(evaluation: "Evaluation", part: "Part") -> tuple[bool, str]:
-        difference = part.differences.get(metric)
-        if difference is None:
-            if part.differences:
-                return False, f"there is no comparison by {metric}; there are {', '.join(part.differences)}"
-            # Without a champion there is nothing to fall behind; one that cannot be scored may be better.
-            why = part.why_not or evaluation.no_rival or "the evaluation compares with no version"
-            return not (part.why_not or evaluation.rival_version), why
-        least, greatest = _range(difference, decides)
-        # The smallest loss that the interval leaves open.
-        loss = least if metric in evaluation.lower_is_better else -greatest
-        text = f"{metric} is {_text(difference, '+.4g')} against {evaluation.alias} {evaluation.rival_version}"
-        return (True, text) if loss <= allowed else (False, f"{text}, worse by more than {allowed:g}")
-
-    return judge
+def _drop(metric: str, allowed: float, decides: Decides, evaluation: "Evaluation", part: "Part") -> tuple[bool, str]:
+    difference = part.differences.get(metric)
+    if difference is None:
+        if part.differences:
+            return False, f"there is no comparison by {metric}; there are {', '.join(part.differences)}"
+        # Without a champion there is nothing to fall behind; one that cannot be scored may be better.
+        why = part.why_not or evaluation.no_rival or "the evaluation compares with no version"
+        return not (part.why_not or evaluation.rival_version), why
+    least, greatest = _range(difference, decides)
+    # The smallest loss that the interval leaves open.
+    loss = least if metric in evaluation.lower_is_better else -greatest
+    text = f"{metric} is {_text(difference, '+.4g')} against {evaluation.alias} {evaluation.rival_version}"
+    return (True, text) if loss <= allowed else (False, f"{text}, worse by more than {allowed:g}")
 
 
 def _range(estimate: "Estimate", decides: Decides) -> tuple[float, float]:

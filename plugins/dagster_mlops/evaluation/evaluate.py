@@ -8,12 +8,12 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import PyFuncModel, np, pd
 from dagster_mlops.core.model_formats import StoredFormat
 from dagster_mlops.core.model_versions import content_hashes, holder, moves
 from dagster_mlops.core.pictures import Picture
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.arrays import PyFuncModel, np, pd
 from dagster_mlops.evaluation.measure import Evaluation, Part, Plan, SliceBy, measure, slices_of, trivial_baseline
 from dagster_mlops.evaluation.metrics import Prediction, Task, estimate, greater_is_better, headline, scored
 from dagster_mlops.evaluation.plots import figures

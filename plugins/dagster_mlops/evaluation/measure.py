@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.evaluation.metrics import (
     Array,
     Metric,

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from dagster_mlops.core.arrays import np
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.evaluation.arrays import np
 
 Array: TypeAlias = Any
 Task = Literal["binary", "multiclass", "regression"]

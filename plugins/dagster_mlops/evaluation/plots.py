@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from dagster_mlops.core.arrays import np
 from dagster_mlops.core.pictures import Axes, Figure, Picture, drawn, label, new_figure
-from dagster_mlops.evaluation.arrays import np
 from dagster_mlops.evaluation.measure import Evaluation, Part
 from dagster_mlops.evaluation.metrics import Prediction, headline
 from dagster_mlops.evaluation.predictions import Labels

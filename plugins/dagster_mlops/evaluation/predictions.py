@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import PyFuncModel, np, pd
 from dagster_mlops.core.model_loading import LoadedModel, load_stored
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.arrays import PyFuncModel, np, pd
 from dagster_mlops.evaluation.metrics import Array, Prediction, Task
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 from dagster_mlops.tools import HoldsModels

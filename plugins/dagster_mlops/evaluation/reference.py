@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
-from dagster_mlops.core.failures import not_retried
+from dagster_mlops.core.failures import not_retried, raised_as
 from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
 from dagster_mlops.errors import EvaluationError, ModelVersionError
-from dagster_mlops.evaluation.arrays import PyFuncModel, pd
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
 
@@ -177,11 +177,8 @@ def _bind(models: HoldsModels, version: ModelVersion, frame: "pd.DataFrame") -> 
 
 
 def _read(models: HoldsModels, version: ModelVersion, path: str) -> bytes:
-    try:
+    what = f"the reference of version {version.version} of {version.name!r} is gone"
+    with raised_as(ModelVersionError, what, ModelVersionError):
         if isinstance(models, KeepsFiles):
             return models.read_file(version, path)
         raise ModelVersionError(f"{models.tool} keeps no files.")
-    except ModelVersionError as error:
-        raise ModelVersionError(
-            f"the reference of version {version.version} of {version.name!r} is gone: {error}"
-        ) from error

@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evaluation.metrics import greater_is_better
 from dagster_mlops.evidently.quality import ROWS
-from dagster_mlops.evidently.resource import EvidentlyResource, quiet
+from dagster_mlops.evidently.resource import EvidentlyResource, Snapshot, quiet
 from dagster_mlops.monitoring.normalise import normalise
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from evidently.core.report import Snapshot
 
 # Our name → Evidently's metric.
 _METRICS = {
@@ -38,7 +35,7 @@ class Performance:
     undecided: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    snapshot: "Snapshot | None" = None
+    snapshot: Snapshot | None = None
     plotted: dict[str, "pd.DataFrame"] = field(default_factory=dict)
 
 
@@ -100,8 +97,7 @@ class Measurement:
         if self.task == "classification":
             classes = labelled[self.target]
             plotted = {f"{self.target} = {c}": labelled.loc[classes == c, [self.prediction]] for c in (0, 1)}
-        metadata = {**counts, **_metadata(metrics, before, limits)}
-        return Performance(metadata, "", metrics, problems, snapshot, plotted)
+        return Performance({**counts, **_metadata(metrics, before, limits)}, "", metrics, problems, snapshot, plotted)
 
     def _labelled(self, frame: "pd.DataFrame", whose: str) -> "pd.DataFrame":
         target, prediction = self.target, self.prediction
@@ -138,7 +134,7 @@ class Measurement:
 
     def _metrics(
         self, labelled: "pd.DataFrame", evidently: EvidentlyResource, tags: Sequence[str]
-    ) -> tuple[dict[str, float], "Snapshot"]:
+    ) -> tuple[dict[str, float], Snapshot]:
         if len(labelled) > evidently.max_rows:
             labelled = labelled.sample(evidently.max_rows, random_state=evidently.seed)
         with quiet():

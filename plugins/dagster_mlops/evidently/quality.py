@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
-from dagster_mlops.evidently.resource import EvidentlyResource, quiet
+from dagster_mlops.evidently.resource import EvidentlyResource, Snapshot, quiet
 from dagster_mlops.evidently.upstream import one_histogram_per_column
 from dagster_mlops.monitoring.normalise import Frame, normalise
-
-if TYPE_CHECKING:
-    from evidently.core.report import Snapshot
 
 ROWS = "evidently/rows"
 """Metadata key of the number of rows."""
@@ -68,7 +65,7 @@ class Quality:
             **table("evidently/columns", rows),
         }
 
-    def summary(self, evidently: EvidentlyResource, sample: Frame, *, tags: Sequence[str]) -> "Snapshot | None":
+    def summary(self, evidently: EvidentlyResource, sample: Frame, *, tags: Sequence[str]) -> Snapshot | None:
         """Evidently's summary of the columns it can digest; None where there are none, or no rows.
 
         Identifiers are summed up as text: how many, how many missing.

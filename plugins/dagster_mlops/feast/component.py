@@ -10,7 +10,10 @@ from pydantic import Field
 from dagster_mlops.core.yaml_fields import FromTemplate, ResolvedPartitions, YamlFields, folder
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.assets import feature_repository_defs
+from dagster_mlops.feast.checks.online import online_offline_parity_check
+from dagster_mlops.feast.checks.server import feature_server_health_check
 from dagster_mlops.feast.component_fields import FreshnessCheck, ParityCheck, Push, ServerCheck, TrainingSet
+from dagster_mlops.feast.pushes import push_asset
 from dagster_mlops.feast.repository.definitions import Definition, Repository, get_asset_spec
 from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.resource import FeastResource
@@ -109,10 +112,11 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
             for fields in self.training_sets
         ]
         own_defs = dg.Definitions(
-            assets=[*assets, *(push.build(self.group_name) for push in self.pushes)],
+            assets=[*assets, *(push_asset(**push.arguments(self.group_name)) for push in self.pushes)],
             asset_checks=[
                 *(check for fields in self.freshness_checks for check in fields.build(keys)),
-                *(fields.build() for fields in [*self.parity_checks, *self.server_checks]),
+                *(online_offline_parity_check(**vars(fields)) for fields in self.parity_checks),
+                *(feature_server_health_check(**vars(fields)) for fields in self.server_checks),
             ],
             resources={"feast": FeastResource(repo=repo, offline_store=self.offline_store)}
             if self.provide_resource

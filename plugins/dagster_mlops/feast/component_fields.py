@@ -21,10 +21,9 @@ from dagster_mlops.core.yaml_fields import (
     YamlFields,
 )
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.checks.online import feature_freshness_checks, online_offline_parity_check
-from dagster_mlops.feast.checks.server import feature_server_health_check
+from dagster_mlops.feast.checks.online import feature_freshness_checks
 from dagster_mlops.feast.checks.training_set import training_set_checks
-from dagster_mlops.feast.pushes import PushTarget, push_asset
+from dagster_mlops.feast.pushes import PushTarget
 from dagster_mlops.feast.training_set import training_set_asset
 
 
@@ -51,12 +50,6 @@ class TrainingSetChecks(YamlFields):
     sample: Count = Field(default=1000, description="Number of rows that are looked up in the sources.")
     seed: int = Field(default=0, description="Seed of the sample of rows.")
     blocking: bool = Field(default=True, description="Hold back downstream assets of the run after a failure.")
-
-    def build(self, asset: dg.AssetsDefinition, service: str, timestamp_column: str) -> list[dg.AssetChecksDefinition]:
-        """The checks of `asset`, a training set of a feature service."""
-        return training_set_checks(
-            asset=asset, feature_service=service, timestamp_column=timestamp_column, **self.__dict__
-        )
 
 
 class _AssetFields(YamlFields):
@@ -100,7 +93,8 @@ class TrainingSet(_AssetFields):
     def build(self, group_name: str | None, deps: Sequence[dg.AssetsDefinition]) -> dg.Definitions:
         """The asset downstream of its feature views, and its checks."""
         asset = training_set_asset(deps=deps, **self.arguments(group_name))
-        checks = self.checks.build(asset, self.feature_service, self.timestamp_column) if self.checks else []
+        columns = {"feature_service": self.feature_service, "timestamp_column": self.timestamp_column}
+        checks = training_set_checks(asset=asset, **columns, **vars(self.checks)) if self.checks else []
         return dg.Definitions(assets=[asset], asset_checks=checks)
 
 
@@ -117,10 +111,6 @@ class Push(_AssetFields):
     batch_size: Count = Field(default=10_000, description="Number of rows that are written online at once.")
     deps: Sequence[dg.ResolvedAssetKey] = Field(default=(), description="Further upstream assets.")
     pool: str | None = Field(default=None, description="Concurrency pool.")
-
-    def build(self, group_name: str | None) -> dg.AssetsDefinition:
-        """The asset."""
-        return push_asset(**self.arguments(group_name))
 
 
 class FreshnessCheck(YamlFields):
@@ -153,10 +143,6 @@ class ParityCheck(YamlFields):
     name: str = Field(default="online_offline_parity", description="Name of the check.")
     blocking: bool = Field(default=True, description="Hold back downstream assets of the run after a failure.")
 
-    def build(self) -> dg.AssetChecksDefinition:
-        """The check."""
-        return online_offline_parity_check(**self.__dict__)
-
 
 class ServerCheck(YamlFields):
     """A check that a feature server answers in time and with the features: `feature_server_health_check`."""
@@ -175,7 +161,3 @@ class ServerCheck(YamlFields):
     min_present: Share = Field(default=0.0, description="Minimum share of values that are not missing.")
     name: str = Field(default="feature_server_health", description="Name of the check.")
     blocking: bool = Field(default=False, description="Hold back downstream assets of the run after a failure.")
-
-    def build(self) -> dg.AssetChecksDefinition:
-        """The check."""
-        return feature_server_health_check(**self.__dict__)

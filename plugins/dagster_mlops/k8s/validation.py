@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.errors import ExecutorConfigError, MissingExtraError
 from dagster_mlops.k8s.schema import SECTIONS, Schema, committed, installed
 
@@ -94,10 +95,8 @@ def validate_definitions(defs: dg.Definitions, *, with_client: bool = False) -> 
         validate_k8s_config(config, f"{CONFIG_TAG} of {where}")
         if with_client:
             job = extra("dagster_k8s.job")
-            try:
+            with raised_as(ExecutorConfigError, f"{CONFIG_TAG} of {where} is refused by dagster-k8s", Exception):
                 job.UserDefinedDagsterK8sConfig.from_dict(config)
-            except Exception as error:
-                raise ExecutorConfigError(f"{CONFIG_TAG} of {where} is refused by dagster-k8s: {error}") from error
     return defs
 
 

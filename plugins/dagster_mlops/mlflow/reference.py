@@ -1,7 +1,7 @@
 """The reference distribution of a version in MLflow's registry."""
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.evaluation import reference
-from dagster_mlops.evaluation.arrays import pd
 from dagster_mlops.mlflow.resource import MlflowResource
 
 

@@ -43,13 +43,12 @@ def close_orphan_runs_sensor(
         from dagster_mlops.mlflow.runs import lookup as runs
         from dagster_mlops.mlflow.runs.active import close_parents_of
 
-        # Without a cursor, all runs that have ever ended are checked once.
-        since = float(context.cursor or 0.0)
         ended = context.instance.get_run_records(
             dg.RunsFilter(
                 statuses=_ENDED,
                 tags={runs.TRAINING_TAG: "true"},
-                updated_after=datetime.fromtimestamp(since, tz=UTC),
+                # Without a cursor, all runs that have ever ended are checked once.
+                updated_after=datetime.fromtimestamp(float(context.cursor or 0.0), tz=UTC),
             ),
             order_by="update_timestamp",
             ascending=True,

@@ -1,18 +1,14 @@
 """The frames a check is about, through the assets' own IO managers, and where they come from."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.asset_records import latest_event, latest_records
-from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.normalise import to_pandas
 from dagster_mlops.provenance import Ref
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def load_frame(
@@ -34,7 +30,7 @@ def load_frame(
                 "Materialize it before this check, with an IO manager that other processes can read from."
             ) from error
         frames.append(to_pandas(value))
-    return frames[0] if len(frames) == 1 else extra("pandas").concat(frames, ignore_index=True)
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
 def partitions_to_check(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> Sequence[str] | None:

@@ -9,15 +9,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import MonitoringError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Kind = Literal["number", "category", "date", "empty"]
 
@@ -53,7 +50,6 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
     Raises:
         MonitoringError: `data` is not a dataframe.
     """
-    pd = extra("pandas")
     frame = to_pandas(data)
     values: dict[str, Any] = {}
     kinds: dict[str, Kind] = {}
@@ -69,7 +65,6 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
 
 
 def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
-    np, pd = extra("numpy"), extra("pandas")
     types = pd.api.types
     dtype = series.dtype
     if not series.notna().any():
@@ -80,12 +75,10 @@ def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
         return series, "date", 0
     if types.is_bool_dtype(dtype) or types.is_complex_dtype(dtype) or not types.is_numeric_dtype(dtype):
         return _objects(series.astype(object))
-    numbers = pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index)
-    return _finite(numbers, 0)
+    return _finite(pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index), 0)
 
 
 def _finite(numbers: "pd.Series", malformed: int) -> tuple["pd.Series", Kind, int]:
-    np = extra("numpy")
     infinite = np.isinf(numbers)
     numbers = numbers.mask(infinite)
     return numbers, "number" if numbers.notna().any() else "empty", malformed + int(infinite.sum())
@@ -93,7 +86,6 @@ def _finite(numbers: "pd.Series", malformed: int) -> tuple["pd.Series", Kind, in
 
 def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     """A column of Python objects is of the kind that most of its values are; the others are malformed."""
-    np = extra("numpy")
     present: Any = series[series.notna()]
     number = present.map(
         lambda v: isinstance(v, int | float | Decimal | np.number) and not isinstance(v, bool | np.complexfloating)

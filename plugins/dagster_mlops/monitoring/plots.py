@@ -3,16 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.extras import extra
-from dagster_mlops.core.pictures import drawn, label, markdown, new_figure
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+from dagster_mlops.core.arrays import np, pd
+from dagster_mlops.core.pictures import Figure, drawn, label, markdown, new_figure
 
 _COLOURS = ("#9aa5b1", "#d9480f")
 
@@ -45,8 +41,7 @@ def _histograms(sides: Mapping[str, "pd.DataFrame"], columns: Sequence[str]) -> 
 
 
 def _draw(axes: Any, name: str, values: Mapping[str, Any]) -> None:
-    np, pd = extra("numpy"), extra("pandas")
-    everything = pd.concat([part for part in values.values() if len(part)])
+    everything: Any = pd.concat([part for part in values.values() if len(part)])
     if everything.dtype == object:
         categories = list(everything.value_counts().index[:8])
         for i, ((side, part), colour) in enumerate(zip(values.items(), _COLOURS, strict=False)):

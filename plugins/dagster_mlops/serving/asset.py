@@ -4,23 +4,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link
-from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def deployment_asset(
@@ -100,14 +97,8 @@ def deployment_asset(
             drain_seconds=drain_seconds,
         )
         live, started = rollout(plan, context.log)
-        facts = {
-            "pid": live.pid,
-            "server_port": live.port,
-            "ready_seconds": live.ready_seconds,
-            "switch_seconds": live.switch_seconds,
-            "started_server": started,
-            "gates": evidence,
-        }
+        facts = {fact: getattr(live, fact) for fact in ("pid", "ready_seconds", "switch_seconds")}
+        facts |= {"server_port": live.port, "started_server": started, "gates": evidence}
         return dg.MaterializeResult(
             # The same package answers the same, whichever process serves it.
             data_version=dg.DataVersion(record.tag),
@@ -118,20 +109,18 @@ def deployment_asset(
             },
         )
 
-    options = merged_options(
+    return asset_with(
         asset_options,
         name=name,
         deps=[key],
         ins={"golden": asset_input(golden_set)},
         required_resource_keys=[resource_key],
         description="The live deployment: a served package, verified on the golden set before it took traffic.",
-    )
-    return dg.asset(**options)(deployment)
+    )(deployment)
 
 
 def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:
-    pandas = extra("pandas")
-    if not isinstance(frame, pandas.DataFrame):
+    if not isinstance(frame, pd.DataFrame):
         raise DeploymentError(
             f"the golden set was loaded as {type(frame).__name__}, not as a dataframe. Use an unpartitioned asset "
             "whose IO manager gives a pandas dataframe."

@@ -11,10 +11,10 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest
 from dagster_mlops.core.checks import asset_checks
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
+from dagster_mlops.serving.processes import http_client, psutil
 
 
 def deployment_health_check(
@@ -46,12 +46,10 @@ def deployment_health_check(
         from dagster_mlops.serving.golden_set import Golden
         from dagster_mlops.serving.overview import status
         from dagster_mlops.serving.packager import Packages
-        from dagster_mlops.serving.processes import http_client
         from dagster_mlops.serving.state import load, state_file
 
         record = live_record(context.instance, key)
-        rows = status(record.state_dir)
-        live = next((row for row in rows if row["live"]), None)
+        live = next((row for row in status(record.state_dir) if row["live"]), None)
         if live is None or not live["healthy"]:
             reason = live["reason"] if live else "no deployment is live"
             return dg.AssetCheckResult(passed=False, description=f"{record.url}: {reason}", metadata={"reason": reason})
@@ -109,7 +107,6 @@ def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
 
 
 def _resident_mb(pids: list[int]) -> float:
-    psutil = extra("psutil")
     total = 0
     for pid in pids:
         with suppress(psutil.NoSuchProcess):

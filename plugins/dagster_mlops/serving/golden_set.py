@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.evaluation.arrays import PyFuncModel, pd
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.runtime.scoring import outputs_of, records_of, signature_inputs
 from dagster_mlops.serving.state import DeploymentState
@@ -74,16 +75,13 @@ def score_golden(
     Raises:
         DeploymentError: the model cannot score the rows, or the frame is empty or lacks a feature.
     """
-    error = extra("mlflow.exceptions").MlflowException
     if not hasattr(frame, "columns") or not len(frame):
         raise DeploymentError(
             f"the golden set is {type(frame).__name__} with {len(frame) if hasattr(frame, '__len__') else 'no'} rows; "
             "it must be a dataframe with at least one. A partitioned asset needs an unpartitioned golden set beside it."
         )
-    try:
+    with raised_as(DeploymentError, f"{name} cannot score a golden set", ValueError):
         names = signature_inputs(model).input_names()
-    except ValueError as problem:
-        raise DeploymentError(f"{name} cannot score a golden set: {problem}") from problem
     missing = [column for column in names if column not in frame.columns]
     if missing:
         raise DeploymentError(
@@ -91,10 +89,8 @@ def score_golden(
         )
     step = max(1, len(frame) // rows)
     sample = frame[names].iloc[::step].head(rows).reset_index(drop=True)
-    try:
+    with raised_as(DeploymentError, f"{name} cannot score the golden set", extra("mlflow.exceptions").MlflowException):
         expected = outputs(model, sample)
-    except error as problem:
-        raise DeploymentError(f"{name} cannot score the golden set: {problem}") from problem
     return Golden(rows=records_of(sample), expected=expected)
 
 

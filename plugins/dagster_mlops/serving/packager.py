@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dagster_mlops.serving.golden_set import Golden
 
 

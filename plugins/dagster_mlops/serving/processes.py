@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.child import start
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.extras import LazyModule
 
 if TYPE_CHECKING:
-    import httpx
-    import psutil
+    import httpx as httpx
+    import psutil as psutil
+else:
+    httpx, psutil = LazyModule("httpx"), LazyModule("psutil")
 
 # In the environment of every process started here and so of its children: a worker killed between starting a process
 # and writing that down leaves nothing that cannot be found.
@@ -34,12 +36,11 @@ def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Ma
 
 def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
     """Every living process that was started for `state_dir`, by role, children included."""
-    tool = extra("psutil")
     processes: dict[str, list[psutil.Process]] = {}
-    for process in tool.process_iter():
+    for process in psutil.process_iter():
         try:
             environment = process.environ()
-        except (tool.Error, OSError):  # another user's, or gone
+        except (psutil.Error, OSError):  # another user's, or gone
             continue
         if environment.get(STATE_DIR) == str(state_dir) and ROLE in environment and process.pid != os.getpid():
             processes.setdefault(environment[ROLE], []).append(process)
@@ -48,7 +49,6 @@ def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
 
 def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
     """End the processes: politely to those at the top, who end their children; after `grace` seconds by force."""
-    psutil = extra("psutil")
     processes = list(processes)
     pids = {process.pid for process in processes}
     for process in processes:
@@ -72,7 +72,7 @@ def free_port() -> int:
 
 def http_client(url: str, *, timeout: float) -> "httpx.Client":
     """A client for a server on this machine: a proxy from the environment has no business here."""
-    return extra("httpx").Client(base_url=url, timeout=timeout, trust_env=False)
+    return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.processes import identity
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
@@ -42,8 +41,7 @@ class LocalTarget:
 
     def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> None:
         """Send all traffic to `live`; it and `standby` can be reached through the public port by a header."""
-        states = [state for state in (live, standby) if state]
-        backends = {state.id: (state.port, state.readiness) for state in states}
+        backends = {state.id: (state.port, state.readiness) for state in (live, standby) if state}
         envoy.route(self.state_dir, live.id if live else None, backends, request_timeout=self.request_timeout)
 
     def await_public(self, state: DeploymentState, *, selected: bool = False, timeout: float = 30) -> None:
@@ -74,11 +72,10 @@ class LocalTarget:
 
 def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = None) -> str:
     """The reason why the deployment does not answer at `url`, its own or the public one; empty when it does."""
-    httpx = extra("httpx")
     try:
         with processes.http_client(url, timeout=5) as client:
             response = client.get(state.readiness, headers=headers)
-    except httpx.HTTPError as error:
+    except processes.httpx.HTTPError as error:
         return f"{url} does not answer ({type(error).__name__})"
     if response.status_code != 200:
         return f"{url}{state.readiness} answers {response.status_code}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.monitoring import Measures
 from dagster_mlops.monitoring.measure import compare
 from dagster_mlops.monitoring.normalise import Frame, normalise
@@ -63,7 +63,6 @@ def check_report(measure: Measures, folder: Path) -> None:
 
 
 def _frame(seed: int, *, shift: float = 0.0) -> Frame:
-    np, pd = extra("numpy", extra="river"), extra("pandas", extra="river")
     random = np.random.default_rng(seed)
     common = random.choice(["a", "b", "c"], _ROWS)
     columns = {

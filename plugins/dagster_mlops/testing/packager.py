@@ -2,17 +2,12 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving import Packages, PredictionLog, processes
 from dagster_mlops.serving.golden_set import largest_difference
-
-if TYPE_CHECKING:
-    import httpx
-    import pandas as pd
 
 
 def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", *, timeout: float = 120) -> None:
@@ -70,8 +65,8 @@ def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", 
             processes.stop(process for group in processes.marked(folder).values() for process in group)
 
 
-def _is_ready(client: "httpx.Client", readiness: str) -> bool:
+def _is_ready(client: "processes.httpx.Client", readiness: str) -> bool:
     try:
         return client.get(readiness).status_code == 200
-    except extra("httpx").HTTPError:
+    except processes.httpx.HTTPError:
         return False

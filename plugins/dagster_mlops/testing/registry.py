@@ -3,7 +3,6 @@
 import math
 import tempfile
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -12,6 +11,7 @@ from dagster_mlops.core.model_versions import DONE, holder, moves
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.asset import Rule, promote_version
 from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.testing.tools import refuses
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
 
 _NOTE = 'Größe: 3 · "quoted"\nsecond line'
@@ -55,7 +55,8 @@ def _check_names(models: HoldsModels, first: ModelVersion, second: ModelVersion,
     values = [float(models.metrics(version)[metric]) for version in (first, second)]
     assert all(map(math.isfinite, values)) and values[0] < values[1], f"{metric} is {values}, lower first is expected"
     for name, which in (("contract-no-model", ""), (first.name, "contract-no-version"), (first.name, "@contract-no")):
-        _raises(lambda name=name, which=which: models.version(name, which), f"version({name!r}, {which!r})")
+        call = f"version({name!r}, {which!r})"
+        refuses(lambda name=name, which=which: models.version(name, which), call, ModelVersionError)
     with tempfile.TemporaryDirectory() as folder:
         stored = models.fetch(first, Path(folder))
         assert (stored.folder / "MLmodel").is_file() and stored.flavors, "fetch gives an MLmodel folder"
@@ -91,7 +92,7 @@ def _check_files(models: HoldsModels, first: ModelVersion, second: ModelVersion)
     path, content = "contract/bytes.bin", bytes(range(256))
     models.write_file(first, path, content)
     assert models.read_file(first, path) == content, "a file is kept byte for byte"
-    _raises(lambda: models.read_file(second, path), "read_file of a file that is not there")
+    refuses(lambda: models.read_file(second, path), "read_file of a file that is not there", ModelVersionError)
 
 
 def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
@@ -137,14 +138,6 @@ def _check_rivals(registry: ModelRegistry, first: ModelVersion, second: ModelVer
 def _held(models: HoldsModels, name: str, alias: str) -> str:
     version = holder(models, name, alias)
     return version.version if version else ""
-
-
-def _raises(call: Callable[[], object], what: str) -> None:
-    try:
-        call()
-    except ModelVersionError:
-        return
-    raise AssertionError(f"{what} raised no ModelVersionError")
 
 
 class _Killed(BaseException):

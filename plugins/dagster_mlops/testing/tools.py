@@ -81,7 +81,7 @@ def check_datasets(tool: Any, present: Ref) -> None:
     if local.is_file():
         content = datasets.load(path, bytes, md5=md5)
         assert content == local.read_bytes(), f"load({path!r}, bytes) and read_path({path!r}) give other bytes."
-    _refuses(lambda: datasets.read_path(path, md5="0" * len(md5)), f"read_path({path!r}) of a version that never was")
+    refuses(lambda: datasets.read_path(path, md5="0" * len(md5)), f"read_path({path!r}) of a version that never was")
 
 
 def check_runs(tool: Any, present: Ref) -> None:
@@ -105,14 +105,17 @@ def check_runs(tool: Any, present: Ref) -> None:
         assert (folder / "MLmodel").is_file(), f"{folder} is not an MLmodel folder."
         never = dataclasses.replace(present, id="0" * 32)
         assert tool.find_model(never) is not None, "A run that never was has a model."
-        _refuses(lambda: tool.fetch_model(never, Path(scratch)), "fetch_model of a run that never was")
+        refuses(lambda: tool.fetch_model(never, Path(scratch)), "fetch_model of a run that never was")
 
 
-def _refuses(call: Callable[[], object], what: str) -> None:
+def refuses(call: Callable[[], object], what: str, expected: type[Exception] = DagsterMlopsError) -> None:
+    """Check that a call raises an error of the `expected` type."""
     try:
         result = call()
-    except DagsterMlopsError:
+    except expected:
         return
     except Exception as error:
-        raise AssertionError(f"{what} raised {type(error).__name__} instead of a DagsterMlopsError: {error}") from error
-    raise AssertionError(f"{what} gave {result!r} instead of raising a DagsterMlopsError.")
+        raise AssertionError(
+            f"{what} raised {type(error).__name__} instead of a {expected.__name__}: {error}"
+        ) from error
+    raise AssertionError(f"{what} gave {result!r} instead of raising a {expected.__name__}.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.dvc.lazy import csv, ds, pa, pandas, parquet, polars
 from dagster_mlops.errors import DatasetError
 
@@ -115,10 +116,8 @@ def described(file: Path, name: str) -> tuple[int | None, dg.TableSchema | None]
     names = [part.name for part in files] if file.is_dir() else [name]
     if not files or not all(part.endswith(".parquet") for part in names):
         return None, None
-    try:
+    with raised_as(DatasetError, f"{name} is not a parquet file", pa.ArrowInvalid):
         footers = [parquet.read_metadata(str(part)) for part in files]
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{name} is not a parquet file: {error}") from error
     return sum(footer.num_rows for footer in footers), _columns(footers[0].schema.to_arrow_schema())
 
 

@@ -16,6 +16,7 @@ from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 from feast.repo_config import RepoConfig
 
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.retrieval import NUMBERS
@@ -76,11 +77,8 @@ def entity_rows(connection: duckdb.DuckDBPyConnection, entities: Any, repo_path:
         EntityTimestampInferenceException: No ``event_timestamp``, and not exactly one other timestamp column.
     """
     relation = located(connection, entities, repo_path)
-    try:
+    with raised_as(FeatureError, f"the entity rows cannot be read from {entities!r}", duckdb.Error):
         types = described(connection, relation)
-    except duckdb.Error as error:
-        raise FeatureError(f"the entity rows cannot be read from {entities!r}: {error}") from error
-
     timestamp_columns = [name for name, kind in types.items() if family(kind) == "time"]
     if _TIMESTAMP not in types and len(timestamp_columns) != 1:
         raise EntityTimestampInferenceException(_TIMESTAMP)

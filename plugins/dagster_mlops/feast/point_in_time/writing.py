@@ -18,6 +18,7 @@ from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.file_source import FileSource
 
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.files import exclusive
 from dagster_mlops.core.memory import state_dir
 from dagster_mlops.errors import FeatureError
@@ -156,12 +157,8 @@ def add_partitions(
                 disk.move(f"{hidden}/{name}", f"{folder}/{name}")
 
 
-@contextmanager
-def _write_errors(place: str, *kinds: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, *kinds) as error:
-        raise FeatureError(f"{place} was not written, and is unchanged: {error}") from error
+def _write_errors(place: str, *kinds: type[Exception]) -> AbstractContextManager[None]:
+    return raised_as(FeatureError, f"{place} was not written, and is unchanged", OSError, *kinds)
 
 
 def _alone(place: str, repo_path: Path | str | None) -> AbstractContextManager[None]:

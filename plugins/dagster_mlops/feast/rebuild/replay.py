@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
@@ -145,10 +146,9 @@ def _entities(inputs: Snapshot, record: TrainingSet, reader: Any) -> Any:
     parts = []
     for ref in inputs.entities:
         path, _, md5 = ref.id.rpartition("@")
-        try:
+        what = f"{record.ref} cannot be rebuilt without its entities {ref.id}"
+        with raised_as(FeatureError, what, DagsterMlopsError):
             parts.append(reader(ref.at, ref.tool).load(path, kind, md5=md5))
-        except DagsterMlopsError as error:
-            raise FeatureError(f"{record.ref} cannot be rebuilt without its entities {ref.id}: {error}") from error
     if len(parts) == 1:
         return parts[0]
     if arrow:
@@ -187,12 +187,9 @@ def _file_options(
 
 def _stored_file(source: SourceVersion, file: SourceFile, record: TrainingSet, reader: Any) -> Path:
     path, _, md5 = file.dataset.rpartition("@")
-    try:
+    what = f"{record.ref} cannot be rebuilt without the recorded source {source.name!r}, {file.dataset}"
+    with raised_as(FeatureError, what, DagsterMlopsError):
         stored_file = reader(file.repo).read_path(path, md5=md5) / file.within
-    except DagsterMlopsError as error:
-        raise FeatureError(
-            f"{record.ref} cannot be rebuilt without the recorded source {source.name!r}, {file.dataset}: {error}"
-        ) from error
     if not stored_file.is_file() or digest(stored_file, "md5") != file.md5:
         raise FeatureError(
             f"source {source.name!r}: {file.dataset} of {file.repo} no longer holds {file.within or 'the bytes'} that "
@@ -205,17 +202,16 @@ def _write_as_of(store: FeatureStore, source: Any, until: str, file: Path) -> No
     """Write a copy of a source without rows that were created after `until`."""
     from dagster_mlops.feast.point_in_time import asof, files, job  # they import Feast
 
-    try:
-        with job.duckdb_connection() as connection:
-            relation = files.scan(connection, source, store.repo_path)
-            kinds = asof.described(connection, relation)
-            renamed = {new: old for old, new in source.field_mapping.items() if old in kinds}
-            created = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
-            last = to_microseconds(datetime.fromisoformat(until))
-            condition = asof.within(sql_name(created), kinds[created], None, last)
-            connection.execute(f"COPY (SELECT * FROM {relation} WHERE {condition}) TO '{file}' (FORMAT parquet)")
-    except (extra("duckdb", extra="feast").Error, FeatureError, KeyError, OSError) as error:
-        raise FeatureError(f"source {source.name!r} cannot be read as of {until}: {error}") from error
+    errors = (extra("duckdb", extra="feast").Error, FeatureError, KeyError, OSError)
+    what = f"source {source.name!r} cannot be read as of {until}"
+    with raised_as(FeatureError, what, *errors), job.duckdb_connection() as connection:
+        relation = files.scan(connection, source, store.repo_path)
+        kinds = asof.described(connection, relation)
+        renamed = {new: old for old, new in source.field_mapping.items() if old in kinds}
+        created = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
+        last = to_microseconds(datetime.fromisoformat(until))
+        condition = asof.within(sql_name(created), kinds[created], None, last)
+        connection.execute(f"COPY (SELECT * FROM {relation} WHERE {condition}) TO '{file}' (FORMAT parquet)")
 
 
 def _recorded_store(

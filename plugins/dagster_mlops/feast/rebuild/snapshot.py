@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore
@@ -168,12 +169,11 @@ def _load(store: FeatureStore, name: str) -> dict[str, Any] | None:
     packed = registry.get_tags(store, f"dagster_mlops/snapshot/{name}").get(_TAG)
     if packed is None:
         return None
-    try:
+    damaged = f"snapshot {name} in the registry of {store.project!r} is damaged"
+    with raised_as(FeatureError, damaged, ValueError, zlib.error):
         text = zlib.decompress(base64.b64decode(packed))
-    except (ValueError, zlib.error) as error:
-        raise FeatureError(f"snapshot {name} in the registry of {store.project!r} is damaged: {error}") from error
     if hashlib.sha256(text).hexdigest()[:32] != name:
-        raise FeatureError(f"snapshot {name} in the registry of {store.project!r} is damaged: its hash differs.")
+        raise FeatureError(f"{damaged}: its hash differs.")
     return json.loads(text)
 
 

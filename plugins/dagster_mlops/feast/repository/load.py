@@ -20,22 +20,16 @@ from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.memory import remembered, state_dir
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.repository.definitions import (
-    EntityDefinition,
-    OnDemandViewDefinition,
-    Repository,
-    ServiceDefinition,
-    SourceDefinition,
-    ViewDefinition,
-)
-from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.feast.repository import definitions
+from dagster_mlops.feast.repository.definitions import Repository
+from dagster_mlops.provenance.credentials import mask_credentials, masked_strings
 
 _KINDS = {
-    "views": ViewDefinition,
-    "on_demand_views": OnDemandViewDefinition,
-    "sources": SourceDefinition,
-    "services": ServiceDefinition,
-    "entities": EntityDefinition,
+    "views": definitions.ViewDefinition,
+    "on_demand_views": definitions.OnDemandViewDefinition,
+    "sources": definitions.SourceDefinition,
+    "services": definitions.ServiceDefinition,
+    "entities": definitions.EntityDefinition,
 }
 _REFRESHED = "refreshed"  # file with the time of the last refresh
 _LOGGED = r"(DEBUG|INFO|WARNING):\w"
@@ -225,16 +219,8 @@ def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:
 def _parse(repo: Path, timeout: float) -> dict[str, Any]:
     task = "files" if has_definitions(repo) else "registry"
     problem = f"Feast cannot read the repository {repo}, fix it and reload"
-    return _masked(run_feast(task, repo, timeout=timeout, failure=problem))
-
-
-def _masked(description: Any) -> Any:
-    """A description without credentials, which the path or the name of a source may hold."""
-    if isinstance(description, dict):
-        return {name: _masked(value) for name, value in description.items()}
-    if isinstance(description, list):
-        return [_masked(value) for value in description]
-    return mask_credentials(description) if isinstance(description, str) else description
+    # The path or the name of a source may hold credentials.
+    return masked_strings(run_feast(task, repo, timeout=timeout, failure=problem))
 
 
 def _settings(file: Path) -> str:

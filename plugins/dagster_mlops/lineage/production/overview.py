@@ -115,14 +115,13 @@ def _production(deployment: Deployment, events: EventLog) -> Production:
     chain = trace(deployment.ref, tools={}, instance=events)
     entry = events.find(deployment.ref)
     datasets = {dataset.path: dataset for dataset in reversed(chain.find(Dataset))}
+    roles = (Package, ModelVersion, TrainingRun, TrainingSet)
+    nearest: dict[str, Any] = {role.role: next(iter(chain.find(role)), None) for role in roles}
     return Production(
         deployment=deployment,
         since=entry.first_seen if entry else 0.0,
         answers=None if deployment.stopped else _answers(deployment.url),
-        package=next(iter(chain.find(Package)), None),
-        model_version=next(iter(chain.find(ModelVersion)), None),
-        training_run=next(iter(chain.find(TrainingRun)), None),
-        training_set=next(iter(chain.find(TrainingSet)), None),
+        **nearest,
         datasets=tuple(datasets[path] for path in sorted(datasets)),
     )
 

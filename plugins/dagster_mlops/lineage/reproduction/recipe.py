@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.run_files import CODE, PACKAGES, STEP, SYSTEM
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
@@ -102,10 +103,8 @@ def find_recipe(
         files, problem = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
     except DagsterMlopsError as error:
         files, problem = {}, str(error)
-    try:
+    with raised_as(ProvenanceError, f"{CODE}/{STEP} of run {run.run_id} is damaged, not JSON", ValueError):
         step = json.loads(files.get(STEP, b"{}"))
-    except ValueError as error:
-        raise ProvenanceError(f"{CODE}/{STEP} of run {run.run_id} is damaged, not JSON: {error}") from error
     repository = find_repository(run, step, repo)
     inputs, rebuilds = _inputs(link, step, tools)
     ingredients = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.chain.sources import Tools
@@ -93,10 +94,8 @@ def _rebuild(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], N
     files = {}
     for number, (asset, record) in enumerate(recipe.rebuilds.items()):
         tell(f"data: {record.ref.tool} rebuilds {asset}, {record.ref.id}")
-        try:
+        with raised_as(ReproductionError, f"the data of {asset} are lost, and cannot be rebuilt", DagsterMlopsError):
             files[asset] = str(tools.tool_for(record.ref, RebuildsData).rebuild(record.ref, folder / str(number)))
-        except DagsterMlopsError as error:
-            raise ReproductionError(f"the data of {asset} are lost, and cannot be rebuilt: {error}") from error
     return files
 
 

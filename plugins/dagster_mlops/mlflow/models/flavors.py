@@ -7,10 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.evaluation.arrays import np, pd
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 
 # MLflow's module by the package of a model's class. Estimators of the first packages are also scikit-learn's: the most

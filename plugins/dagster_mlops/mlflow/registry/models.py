@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.model_loading import DIGEST, LoadedModel, load_stored, model_digest
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.core.run_files import CODE, LICENCES
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.evaluation.arrays import pd
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
 from dagster_mlops.evaluation.ui_metadata import slice_facts

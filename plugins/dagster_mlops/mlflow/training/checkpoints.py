@@ -11,11 +11,11 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.arrays import np
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.evaluation.arrays import np
 from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
 from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.provenance import NAMESPACE, mask_credentials

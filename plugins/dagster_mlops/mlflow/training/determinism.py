@@ -10,8 +10,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from dagster_mlops.core.arrays import np
 from dagster_mlops.core.environment import environment
-from dagster_mlops.evaluation.arrays import np
 
 
 @contextmanager
