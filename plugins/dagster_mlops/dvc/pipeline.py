@@ -103,8 +103,7 @@ def pipeline_assets(
     items_by_key = {specs[item.address].key: item for item in (*project.data, *frozen)}
     if observe_data and items_by_key:
         observed_specs = [specs[item.address] for item in items_by_key.values()]
-        observe = partial(_observed, items_by_key)
-        steps.append(observing_step(observed_specs, observe, name=f"{name}_data"))
+        steps.append(observing_step(observed_specs, partial(_observed, items_by_key), name=f"{name}_data"))
     return steps
 
 
@@ -134,9 +133,8 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
     paragraphs = [item.desc or f"`{command}`", *(f"* `{out.path}`: {out.desc}" for out in item.outs if out.desc)]
     if item.frozen:
         paragraphs.append("Frozen in dvc.yaml: DVC does not run it, so it is only observed. To run it: `dvc unfreeze`.")
-    folder = Path(item.file).parent.as_posix()
     return dg.AssetSpec(
-        key_parts(f"{folder}/{item.name.replace('@', '/')}"),
+        key_parts(f"{Path(item.file).parent.as_posix()}/{item.name.replace('@', '/')}"),
         description="\n\n".join(paragraphs),
         metadata=facts,
         code_version=item.code_version,

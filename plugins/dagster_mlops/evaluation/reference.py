@@ -79,8 +79,7 @@ def reference_asset(
         with capable_resource(context, registry, ModelRegistry).models() as models:
             record = made_by(context, model_key)
             version = models.version(record.name, record.version)
-            hashes = set(content_hashes(context, rows_key))
-            if record.datasets and not hashes <= set(record.datasets.values()):
+            if record.datasets and not set(content_hashes(context, rows_key)) <= set(record.datasets.values()):
                 context.log.warning(
                     f"{rows_key.to_user_string()} is not what version {record.version} of {record.name!r} was "
                     "trained on. Materialize the reference in the run of the training."
@@ -93,13 +92,10 @@ def reference_asset(
             model = predictions.load_model(context, models, record).model
             frame = _scored(model, labelled.loc[index].reset_index(drop=True), part, label, features, prediction)
             note, tool = _bind(models, version, frame), models.tool
-        facts = {
-            f"{tool}/reference/version": f"{record.name}/{record.version}",
-            f"{tool}/reference/rows": len(frame),
-            f"{tool}/reference/artifact": note["path"],
-            f"{tool}/reference/sha256": note["sha256"],
-        }
-        return dg.MaterializeResult(value=frame, metadata=facts)
+        facts = {"version": f"{record.name}/{record.version}", "rows": len(frame)}
+        facts |= {"artifact": note["path"], "sha256": note["sha256"]}
+        metadata = {f"{tool}/reference/{fact}": value for fact, value in facts.items()}
+        return dg.MaterializeResult(value=frame, metadata=metadata)
 
     return asset_with(
         asset_options,

@@ -1,4 +1,4 @@
-"""MLflow and Optuna, imported when something of them is first used, and their types, which only type checkers read."""
+"""MLflow, Optuna and PyTorch, imported when first used, and their types, which only type checkers read."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,7 @@ if TYPE_CHECKING:
 else:
     mlflow, entities, optuna = LazyModule("mlflow"), LazyModule("mlflow.entities"), LazyModule("optuna")
     MlflowClient = LoggedModel = Metric = Run = MlflowModelVersion = ModelInfo = ArtifactRepository = Any
+torch: Any = LazyModule("torch")
 
-__all__ = [
-    "ArtifactRepository",
-    "LoggedModel",
-    "Metric",
-    "MlflowClient",
-    "MlflowModelVersion",
-    "ModelInfo",
-    "Run",
-    "entities",
-    "mlflow",
-    "optuna",
-]
+__all__ = ["ArtifactRepository", "LoggedModel", "Metric", "MlflowClient", "MlflowModelVersion", "ModelInfo", "Run"]
+__all__ += ["entities", "mlflow", "optuna", "torch"]

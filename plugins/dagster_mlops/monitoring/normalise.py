@@ -92,8 +92,7 @@ def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     ).astype(bool)
     date = present.map(lambda v: isinstance(v, datetime.date | datetime.time | np.datetime64)).astype(bool)
     if 2 * number.sum() > len(present):
-        floats = present[number].map(_float).astype(float).reindex(series.index)
-        return _finite(floats, int((~number).sum()))
+        return _finite(present[number].map(_float).astype(float).reindex(series.index), int((~number).sum()))
     if 2 * date.sum() > len(present):
         return series, "date", int((~date).sum())
     # Some types print as an address or not at all; tools need text that they can count.

@@ -110,11 +110,10 @@ def _take_stock(target: LocalTarget, log: Logger) -> DeploymentState | None:
 def _start(plan: Plan, log: Logger) -> DeploymentState:
     package, target = plan.package, plan.target
     version = package.tag.partition(":")[2]
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     record = Deployment(
         tool=package.tool,
         name=plan.name,
-        id=f"{version}-{stamp}-{secrets.token_hex(2)}",
+        id=f"{version}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}",
         package=package.tag,
         model_name=package.model_name,
         model_version=package.model_version,

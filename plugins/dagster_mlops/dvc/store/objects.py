@@ -75,8 +75,7 @@ def push(repo: Repo, md5: str, size: int, remote: str | None) -> None:
 def cached(repo: Repo, md5: str) -> bool:
     """True if DVC's cache has all of a version. Damaged objects are removed: DVC would take them for intact."""
     _discard(damaged(repo, md5))
-    cache = repo.cache.local
-    return all(os.path.exists(cache.oid_to_path(value)) for value in _objects(repo, md5))
+    return all(os.path.exists(repo.cache.local.oid_to_path(value)) for value in _objects(repo, md5))
 
 
 def damaged(repo: Repo, md5: str, *, reread: bool = False) -> list[Path]:

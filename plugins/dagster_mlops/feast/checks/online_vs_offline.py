@@ -107,8 +107,7 @@ class Comparison:
         """Both values at the earliest watermark of the view's sources, for rows whose inputs are not newer online."""
         used_names = dict.fromkeys(used.name for used in view.source_feature_view_projections.values())
         sources = [registry.feature_view(self.store, name) for name in used_names]
-        watermarks = [end for end in map(self._watermark, sources) if end]
-        watermark = min(watermarks, default=datetime.now(UTC))
+        watermark = min(filter(None, map(self._watermark, sources)), default=datetime.now(UTC))
         rows: Any = self._request_rows(view, sources)
         keys = [key for source in sources for key in join_keys(source)]
         needed = list(dict.fromkeys([*request_columns(view), *keys]))
@@ -242,8 +241,7 @@ def _keys_of(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
 
 def _seconds(times: Any) -> "pd.Series":
     """Whole seconds since 1970, and NaN for a missing time."""
-    micros = times.astype("int64").astype("float64")
-    return (micros // 1e6).where(times.notna())
+    return (times.astype("int64").astype("float64") // 1e6).where(times.notna())
 
 
 def _time_text(seconds: Any) -> str:

@@ -170,8 +170,7 @@ def _null_shares(data: _TrainingSetData, most: _Bounds) -> dg.AssetCheckResult:
 
 def _no_duplicates(data: _TrainingSetData, unique: Sequence[str]) -> dg.AssetCheckResult:
     data.measured({}, list(unique))  # refuses unknown columns
-    groups = data.table.group_by(list(unique)).aggregate([]).num_rows
-    repeated = data.table.num_rows - groups
+    repeated = data.table.num_rows - data.table.group_by(list(unique)).aggregate([]).num_rows
     return dg.AssetCheckResult(
         passed=repeated == 0, metadata={"feast/duplicates": repeated, "feast/rows": data.table.num_rows}
     )

@@ -142,8 +142,7 @@ def served_answer(
     """Feast's response: values by feature, and in ``<name>__ts`` whole seconds since 1970, 0 without an event."""
     online = upstream.online_store(store)
     refs = features if isinstance(features, list) else [view.name for view in features.feature_view_projections]
-    views = [ref.partition(":")[0] for ref in refs]
-    with explained(store.config, dict.fromkeys(views), "reading"):
+    with explained(store.config, dict.fromkeys(ref.partition(":")[0] for ref in refs), "reading"):
         answer = store.get_online_features(features=features, entity_rows=rows).to_dict(include_event_timestamps=True)
         zone = session_zone(online, store.config)
     for name in [name for name in answer if zone and name.endswith(_TIME)]:

@@ -124,8 +124,7 @@ def settled(snapshot: Snapshot) -> Snapshot:
 def put(store: FeatureStore, snapshot: Snapshot) -> str:
     """Store a snapshot in the registry and return its name; snapshots share equal definitions."""
     facts = dataclasses.asdict(snapshot)
-    definitions = _save(store, facts.pop("definitions"))
-    return _save(store, {**facts, "definitions": definitions})
+    return _save(store, {**facts, "definitions": _save(store, facts["definitions"])})
 
 
 def get(store: FeatureStore, name: str) -> Snapshot | None:

@@ -62,8 +62,8 @@ def load_repository(repo: str | Path, *, timeout: float = 180, kinds: Collection
         timeout=timeout,
         error=FeatureError,
     )
-    definitions = {kind: [_KINDS[kind](**facts) for facts in description[kind] if kind in kinds] for kind in _KINDS}
-    return Repository(path=path, project=description["project"], **definitions)
+    things = {kind: [_KINDS[kind](**facts) for facts in description[kind] if kind in kinds] for kind in _KINDS}
+    return Repository(path=path, project=description["project"], **things)
 
 
 def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:
@@ -229,9 +229,9 @@ def _settings(file: Path) -> str:
 
 
 def _definition_files(repo: Path) -> list[Path]:
-    definitions = [file for file in repo.rglob("*.py") if not _SKIPPED & set(file.relative_to(repo).parts)]
+    python = [file for file in repo.rglob("*.py") if not _SKIPPED & set(file.relative_to(repo).parts)]
     settings = [repo / name for name in ("feature_store.yaml", ".feastignore") if (repo / name).is_file()]
-    return sorted([*definitions, *settings])
+    return sorted([*python, *settings])
 
 
 @functools.cache

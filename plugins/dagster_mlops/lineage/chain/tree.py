@@ -59,6 +59,11 @@ def grid(*styles: str) -> Table:
     return table
 
 
+def conclusion(good: bool, yes: str, no: str) -> Text:
+    """The last line of a screen: what holds, in green, or what does not, in red."""
+    return Text(f"✓ {yes}", style="green") if good else Text(f"✗ {no}", style="red")
+
+
 def grouped(things: Iterable[_T], key: Callable[[_T], Any]) -> list[list[_T]]:
     """Things of one key together, if there are many."""
     groups: dict[Any, list[_T]] = defaultdict(list)
@@ -121,7 +126,6 @@ def _names(links: Iterable[Link]) -> str:
 
 def _summary(chain: Link) -> Text:
     counts = Counter(link.bucket for link in chain.walk())
-    if chain.complete:
-        return Text(f"✓ The chain is complete: all {counts.total()} links are accessible.", style="green")
     counted = ", ".join(f"{count} {bucket}" for bucket, count in counts.most_common())
-    return Text(f"✗ The chain is not complete: of {counts.total()} links {counted}.", style="red")
+    yes = f"The chain is complete: all {counts.total()} links are accessible."
+    return conclusion(chain.complete, yes, f"The chain is not complete: of {counts.total()} links {counted}.")

@@ -202,8 +202,5 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
 
 
 def _rows(log: str) -> str:
-    files = [file for file in Path(log).glob("**/*.jsonl") if file.is_file()]
-    if not files:
-        return "no rows here"
-    rows = sum(file.read_bytes().count(b"\n") for file in files)
-    return f"{rows:,} rows in {len(files)} files"
+    rows = [file.read_bytes().count(b"\n") for file in Path(log).glob("**/*.jsonl") if file.is_file()]
+    return f"{sum(rows):,} rows in {len(rows)} files" if rows else "no rows here"

@@ -6,7 +6,7 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from dagster_mlops.lineage.chain.tree import grid
+from dagster_mlops.lineage.chain.tree import conclusion, grid
 from dagster_mlops.lineage.production.overview import CheckStatus, Production, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
@@ -34,10 +34,8 @@ def status_screen(status: Status) -> RenderableType:
         texts = [record.made_by(), *record.details()]
         parts.append(Text(f"\n{record.role.replace('_', ' ')} {record.title()}: {' · '.join(filter(None, texts))}"))
     parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
-    if status.healthy:
-        warned = f"no check fails, {counts['warned']} warn" if counts["warned"] else "every check holds"
-        return Group(*parts, Text(f"\n✓ Production answers; {warned}.", style="green"))
-    return Group(*parts, Text(f"\n✗ {_complaint(status)}", style="red"))
+    warned = f"no check fails, {counts['warned']} warn" if counts["warned"] else "every check holds"
+    return Group(*parts, Text(), conclusion(status.healthy, f"Production answers; {warned}.", _complaint(status)))
 
 
 def _production(production: Production) -> RenderableType:

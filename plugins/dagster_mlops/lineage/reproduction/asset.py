@@ -53,8 +53,7 @@ def reproduction_asset(
     description = f"{training}, run again on the recorded code, data and environment."
     options = merged_options(asset_options, name=name, description=description)
     prefix = options.pop("key_prefix", ())
-    path = [*([prefix] if isinstance(prefix, str) else prefix), options.pop("name", name)]
-    key = options.pop("key", dg.AssetKey(path))
+    key = options.pop("key", None) or dg.AssetKey(options.pop("name", name)).with_prefix(prefix)
     spec = dg.AssetCheckSpec(CHECK, asset=key, description=f"{training} comes out the same when it is run again.")
 
     def reproduction(context: dg.AssetExecutionContext) -> dg.MaterializeResult:

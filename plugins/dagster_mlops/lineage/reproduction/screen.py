@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.core.metadata import shorten
-from dagster_mlops.lineage.chain.tree import LOOKS, grid, grouped
+from dagster_mlops.lineage.chain.tree import LOOKS, conclusion, grid, grouped
 from dagster_mlops.lineage.reproduction.comparison import Difference, Explanation, Verdict
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 
@@ -38,12 +38,10 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
             text.append(f"\n{first.reason}", style=colour)
         table.add_row(Text(mark, style=colour), first.kind, text)
     counts = Counter(ingredient.bucket for ingredient in recipe.ingredients if ingredient.needed)
-    if recipe.complete:
-        verdict = Text("✓ Everything that this training was made of is there: it can be run again.", style="green")
-    else:
-        problems = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
-        verdict = Text(f"✗ Of {counts.total()} ingredients, {problems}.", style="red")
-    return Group(_title(recipe), table, Text(), verdict)
+    problems = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
+    yes = "Everything that this training was made of is there: it can be run again."
+    last = conclusion(recipe.complete, yes, f"Of {counts.total()} ingredients, {problems}.")
+    return Group(_title(recipe), table, Text(), last)
 
 
 def verdict_screen(verdict: Verdict) -> RenderableType:
@@ -54,11 +52,9 @@ def verdict_screen(verdict: Verdict) -> RenderableType:
         after = "" if finding.outcome == "matched" and finding.before else finding.after
         row = (finding.kind, finding.name, _short(finding.before), Text(_short(after), style=colour))
         table.add_row(Text(mark, style=colour), *row)
-    if verdict.reproduced:
-        last = Text(f"\n✓ Reproduced: run {verdict.original.run_id[:12]} came out the same.", style="green")
-    else:
-        last = Text(f"\n✗ Not reproduced. Not the same: {', '.join(verdict.different[:6])}.", style="red")
-    return Group(table, last)
+    yes = f"Reproduced: run {verdict.original.run_id[:12]} came out the same."
+    no = f"Not reproduced. Not the same: {', '.join(verdict.different[:6])}."
+    return Group(table, Text(), conclusion(verdict.reproduced, yes, no))
 
 
 def explanation_screen(why: Explanation) -> RenderableType:

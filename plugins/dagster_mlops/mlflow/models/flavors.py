@@ -1,6 +1,5 @@
 """MLflow's flavours: storing a model as data rather than as a pickle, calling it, and verifying what was stored."""
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
+from dagster_mlops.mlflow.lazy import ModelInfo, mlflow, torch
 
 # MLflow's module by the package of a model's class. Estimators of the first packages are also scikit-learn's: the most
 # specific class decides.
@@ -119,7 +118,6 @@ def name_of(cls: type) -> str:
 def predict_function(model: Any, flavor: str, name: str) -> Callable[[Any], Any] | None:
     """The function of a model that MLflow calls on the stored one; None when only MLflow can call the model."""
     if flavor == "pytorch":
-        torch = importlib.import_module("torch")
         return lambda rows: model(torch.as_tensor(plain(rows)))
     # A pyfunc and a bare booster are called through MLflow's wrapper, which then also infers the signature.
     if flavor == "pyfunc" or type(model).__name__ == "Booster":
@@ -156,7 +154,6 @@ def evaluating(model: Any, flavor: str) -> Iterator[None]:
     if flavor != "pytorch":
         yield
         return
-    torch = importlib.import_module("torch")
     training = [(module, module.training) for module in model.modules()]
     devices = [(tensor, tensor.device) for tensor in (*model.parameters(), *model.buffers())]
     model.eval().cpu()

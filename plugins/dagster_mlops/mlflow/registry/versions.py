@@ -12,6 +12,8 @@ from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
 
 # The version in a stored record, which is written before the registry assigns a number from 1. Readers fill it in.
 _UNNUMBERED = "0"
+# Facts of a version that are those of its training run.
+_SHARED = ("tracking_uri", "dagster_run_id", "dagster_asset", "dagster_partition")
 _VERSIONS = "mlflow.modelVersions"  # MLflow's tag of a logged model: a JSON list of its versions
 
 
@@ -34,13 +36,10 @@ def register(
         name=name,
         version=_UNNUMBERED,
         run_id=run_id,
-        tracking_uri=record.tracking_uri,
         datasets=dict(datasets),
         metrics=finite_metrics(run),
         upstream=(record.ref,),
-        dagster_run_id=record.dagster_run_id,
-        dagster_asset=record.dagster_asset,
-        dagster_partition=record.dagster_partition,
+        **{fact: getattr(record, fact) for fact in _SHARED},
     )
     by_hand = name in [version["name"] for version in json.loads(model.tags.get(_VERSIONS) or "[]")]
     versions = [

@@ -87,8 +87,7 @@ def sweep_trials(
     ``{"dagster/max_retries": "3"}``. `storage` is a database that all steps can reach.
     """
     refuse_checks(asset_options)
-    prefix = asset_options.get("key_prefix", ())
-    path = [*([prefix] if isinstance(prefix, str) else prefix), name]
+    path = dg.AssetKey(name).with_prefix(asset_options.get("key_prefix", ())).path
     unique = "_".join(path)
     partitions = dg.DynamicPartitionsDefinition(name=f"{unique}_trials")
     keys = {part: dg.AssetKey([*path[:-1], f"{name}_{part}"]) for part in ("study", "trials")}
@@ -105,8 +104,7 @@ def sweep_trials(
     def begin(context: dg.AssetExecutionContext, mlflow: MlflowResource) -> dg.MaterializeResult:
         """Starts a sweep: makes the study and a partition for each of its trials."""
         # The same name for each attempt, so that a retry makes no second study.
-        root = context.run.root_run_id or context.run.run_id
-        study_name = f"{unique}-{root[:8]}"
+        study_name = f"{unique}-{(context.run.root_run_id or context.run.run_id)[:8]}"
         with opened(context.instance, study_name) as study, mlflow.activate_experiment(experiment) as tracking:
             if _RUN not in study.user_attrs:
                 tags = {STUDY_NAME: study_name, runs.DAGSTER_RUN: context.run.run_id}

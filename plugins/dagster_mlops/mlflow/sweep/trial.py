@@ -203,8 +203,7 @@ def final_point(client: MlflowClient, run_id: str, metric: str, value: float) ->
     """The returned value as the latest point of the metric, of which the function may have logged others."""
     points = client.get_metric_history(run_id, metric)
     latest = max([time.time_ns() // 1_000_000, *(point.timestamp + 1 for point in points)])
-    step = max((point.step for point in points), default=0)
-    return entities.Metric(metric, value, latest, step)
+    return entities.Metric(metric, value, latest, max((point.step for point in points), default=0))
 
 
 def _is_value(value: Any) -> bool:

@@ -13,10 +13,9 @@ import dagster as dg
 
 from dagster_mlops.core.arrays import np
 from dagster_mlops.core.environment import environment
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest
 from dagster_mlops.errors import TrainingRunError
-from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
+from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow, torch
 from dagster_mlops.mlflow.training.capture import artifact_store
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
@@ -138,7 +137,6 @@ def torch_checkpoints(*, every: int = 1, keep: int = 2, **parts: Any) -> Checkpo
     checks: list[bool] = []
 
     def save(folder: Path) -> None:
-        torch = extra("torch")
         states = {
             name: (part.state_dict if hasattr(part, "state_dict") else part.get_state)() for name, part in parts.items()
         }
@@ -157,7 +155,6 @@ def torch_checkpoints(*, every: int = 1, keep: int = 2, **parts: Any) -> Checkpo
                 ) from error
 
     def load(folder: Path) -> None:
-        torch = extra("torch")
         # To the CPU first: the last attempt's GPU may be gone. load_state_dict moves the tensors.
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         for name, part in parts.items():

@@ -101,9 +101,8 @@ class _Watch:
         self.points.append((int(time.time() * 1000), point))
 
     def _send(self, step: int) -> int:
-        metric = entities.Metric
         batch = [
-            metric(f"system/{name}", value, at, step + number)
+            entities.Metric(f"system/{name}", value, at, step + number)
             for number, (at, point) in enumerate(self.points)
             for name, value in point.items()
         ]
