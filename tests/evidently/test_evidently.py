@@ -316,6 +316,7 @@ def test_a_column_of_identifiers_is_summed_up_as_text_and_not_label_by_label(tmp
     quality = examine(frame)
     tool = EvidentlyResource(reports=str(tmp_path))
     summary = quality.summary(tool, quality.frame, tags=[])
+    assert summary
     metrics = [metric["metric_name"] for metric in summary.dict()["metrics"]]
     counted = [name for name in metrics if name.startswith("UniqueValueCount")]
     assert counted and all("carrier" in name for name in counted)
