@@ -132,7 +132,7 @@ def _drop(metric: str, allowed: float, decides: Decides, evaluation: "Evaluation
     difference = part.differences.get(metric)
     if difference is None:
         if part.differences:
-            return False, f"there is no comparison by {metric}; there are {', '.join(part.differences)}"
+            return False, f"the versions are not compared by {metric}, only by {', '.join(part.differences)}"
         # Without a champion there is nothing to fall behind; one that cannot be scored may be better.
         why = part.why_not or evaluation.no_rival or "the evaluation compares with no version"
         return not (part.why_not or evaluation.rival_version), why
