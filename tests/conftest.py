@@ -45,16 +45,17 @@ for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "BENT
 quick_databases.install()
 gc.disable()  # while the tests and their tools are imported, all of which stays
 
-# The files that take longest, in about the seconds of a processor. They start first, so that no worker gets one when
-# the others are done: by itself, xdist begins with the files of most tests.
+# The files that take longest, in about the seconds that one worker spends. They start first, so that no worker gets
+# one when the others are done: by itself, xdist begins with the files of most tests.
 SLOWEST = {
-    "product/test_lifecycle": 185, "feast/test_stores": 65, "mlflow/test_training": 60, "bentoml/test_bentoml": 56,
-    "mlflow/test_sweeps": 52, "lineage/test_reproduce": 50, "mlflow/test_tracking": 50,
-    "evaluation/test_evaluation": 45,
-    "dvc/test_pipeline": 45, "product/test_reference_location": 40, "feast/test_feast": 40,
-    "evidently/test_evidently": 40, "feast/test_training": 35, "lineage/test_reproduce_shapes": 35,
-    "dvc/test_datasets": 32, "product/test_factories": 30, "product/test_components_yaml": 30, "dvc/test_assets": 28,
-    "dvc/test_faults": 28,
+    "product/test_lifecycle": 140, "dvc/test_pipeline": 95, "mlflow/test_sweeps": 80, "mlflow/test_training": 78,
+    "bentoml/test_bentoml": 74, "feast/test_stores": 65, "mlflow/test_tracking": 62, "evaluation/test_evaluation": 54,
+    "dvc/test_datasets": 52, "dvc/test_remotes": 52, "feast/test_training": 44, "feast/test_feast": 42,
+    "dvc/test_assets": 35, "product/test_reference_location": 35, "mlflow/test_model_io": 35, "dvc/test_faults": 30,
+    "feast/test_parity": 28, "gto/test_gto": 27, "lineage/test_reproduce": 27, "product/test_packaging": 26,
+    "feast/test_online_faults": 24, "lineage/test_reproduce_shapes": 23,
+    "mlflow_serving/test_mlflow_serving": 22, "feast/test_offline_store": 21, "feast/test_postgres": 20,
+    "feast/test_offline_faults": 18, "evidently/test_evidently": 15,
 }  # fmt: skip
 
 

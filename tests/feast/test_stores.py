@@ -33,9 +33,6 @@ KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "2"))
 STORES = ("sqlite", "redis", "postgres")
 DAY = timedelta(days=1)
 # Repeated by another test, or by another store that differs in nothing that the test looks at.
-NO_SQLITE = pytest.mark.parametrize(
-    "shop", [pytest.param("sqlite", marks=pytest.mark.thorough), "redis", "postgres"], indirect=True
-)
 NO_REDIS = pytest.mark.parametrize(
     "shop", ["sqlite", pytest.param("redis", marks=pytest.mark.thorough), "postgres"], indirect=True
 )
@@ -211,7 +208,11 @@ def shopdays(shop: Shop) -> list[tuple[float, float]]:
     return [((w.start - START) / DAY, (w.end - START) / DAY) for w in shop.online_windows()]
 
 
-@NO_SQLITE
+@pytest.mark.parametrize(
+    "shop",
+    [pytest.param(store, marks=pytest.mark.thorough) for store in ("sqlite", "postgres")] + ["redis"],
+    indirect=True,
+)
 def test_overlapping_backfills_in_parallel_end_as_one_serial_run(shop):
     events = [(n % 7, n * 0.11, float(n)) for n in range(60)]
     windows = [(4, 6), (0, 2), (1, 5), (3, 4)]
@@ -233,6 +234,7 @@ def test_any_overlapping_windows_in_any_order_end_as_one_serial_run(data, tmp_pa
     _same_in_parallel(Shop(tmp_path, "sqlite", request), events, data.draw(st.lists(spans, min_size=1, max_size=4)))
 
 
+@NO_REDIS
 def test_a_killed_load_is_not_recorded_and_a_re_run_ends_as_if_nothing_had_happened(shop):
     users = range(200)
     shop.write("a", [(user, 0.5, float(user)) for user in users])

@@ -140,6 +140,7 @@ def test_a_prediction_is_traced_to_the_model_version(world):
     assert {deployment.ref, package.ref, Ref("mlflow", "model_version", "delay/1", at=world.uri)} <= refs
 
 
+@pytest.mark.thorough  # BentoML's tests kill it under traffic, too, and both deploy in the same way
 def test_a_switch_under_traffic_loses_no_request(world):
     world.champion = "2"
     codes: list[int] = []

@@ -110,8 +110,8 @@ def kinds(chain: dict) -> dict[str, set[str]]:
 
 def test_it_ends_green_after_its_worker_was_killed_in_ingest_training_and_deployment(lifecycle):
     lifecycle.kill_in("source__route_punctuality", stage=lifecycle.months[1], after=0.3)
-    lifecycle.kill_in("arrival_delay_model", after=4)
-    lifecycle.kill_in("deployment", after=4)
+    lifecycle.kill_in("arrival_delay_model", after=2)
+    lifecycle.kill_in("deployment", after=2)
     lifecycle.run()
 
 

@@ -5,33 +5,42 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
 
+from dagster_mlops.feast import FeastResource
+from tests.support import known_warnings
+
+if TYPE_CHECKING:
+    from assets import data, features, training
+    from resources import FEATURE_REPO, STATE
+
 ROOT = Path(__file__).resolve().parents[2]
-# The location reads this when it is imported, and writes below it.
-os.environ["DAGSTER_MLOPS_STATE"] = tempfile.mkdtemp(prefix="dagster-mlops-")
-sys.path.insert(0, str(ROOT))
-
-import dagster as dg  # noqa: E402
-
-from assets import data, features, training  # noqa: E402
-from dagster_mlops.feast import FeastResource  # noqa: E402
-from resources import FEATURE_REPO, STATE  # noqa: E402
-from tests.support import known_warnings  # noqa: E402
-
-pytestmark = [*known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
-
 TOOLS = {"mlflow", "feast", "evidently", "bentoml", "dvc", "kubernetes", "dagster_k8s", "pandas", "sklearn"}
 
+pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.UNCLOSED]
 
-def teardown_module() -> None:
-    shutil.rmtree(STATE, ignore_errors=True)
+
+@pytest.fixture(scope="module", autouse=True)
+def _location(warm_tools: None) -> Iterator[None]:
+    """Import the location for these tests: that asks Feast for its definitions, which takes seconds."""
+    global FEATURE_REPO, STATE, data, features, training
+    with TemporaryDirectory(prefix="dagster-mlops-") as state, pytest.MonkeyPatch.context() as patch:
+        # The location reads this when it is imported, and writes below it.
+        patch.setenv("DAGSTER_MLOPS_STATE", state)
+        patch.syspath_prepend(ROOT)
+        from assets import data, features, training
+        from resources import FEATURE_REPO, STATE
+
+        yield
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -84,7 +93,6 @@ print(sorted(cls.__name__ for cls in classes if "__dataclass_params__" in vars(c
     assert dataclasses == "['Advice', 'Definition', 'Repository', 'RepositoryConfig', 'ViewDefinition']"
 
 
-@pytest.mark.usefixtures("warm_dvc")
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,6 +5,7 @@ a file on its shelf) depend on each other in one direction only.
 """
 
 import ast
+import functools
 import graphlib
 from collections import defaultdict
 from collections.abc import Mapping
@@ -50,8 +51,10 @@ def _imports(module: str) -> set[str]:
     return {name for name in imports if name in MODULES and name != module and not name.endswith("_script")}
 
 
-# A script runs in another process, by its path: nothing here imports it.
-GRAPH = {module: _imports(module) for module in MODULES if not module.endswith("_script")}
+@functools.cache
+def _graph() -> dict[str, set[str]]:
+    # A script runs in another process, by its path: nothing here imports it.
+    return {module: _imports(module) for module in MODULES if not module.endswith("_script")}
 
 
 def _layer(module: str) -> str:
@@ -66,9 +69,9 @@ def test_every_layer_reaches_only_what_stands_below_it():
     below |= {"cli": {*CORE, *VERBS, "lineage"}, "__init__": set()}
     wrong = {
         f"{module} → {target}"
-        for module, targets in GRAPH.items()
+        for module, targets in _graph().items()
         for target in targets
-        if target in GRAPH and target != PACKAGE and _layer(target) not in below[_layer(module)]
+        if target in _graph() and target != PACKAGE and _layer(target) not in below[_layer(module)]
     }
     assert wrong == set()
 
@@ -82,7 +85,7 @@ def _cycle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def test_no_module_imports_itself_by_a_detour():
-    assert _cycle(GRAPH) == []
+    assert _cycle(_graph()) == []
 
 
 def _room(module: str) -> str:
@@ -93,6 +96,6 @@ def _room(module: str) -> str:
 
 def test_the_rooms_of_a_folder_depend_on_each_other_in_one_direction():
     rooms: dict[str, set[str]] = defaultdict(set)
-    for module, targets in GRAPH.items():
+    for module, targets in _graph().items():
         rooms[_room(module)] |= {_room(target) for target in targets} - {_room(module)}
     assert _cycle(rooms) == []
