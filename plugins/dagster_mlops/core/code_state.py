@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class CodeState:
     submodules: Mapping[str, str] = field(default_factory=dict)
 
 
-def code_state(path: Path | None = None) -> CodeState:
+def code_state(path: Path | None = None, *, made: Sequence[Path] = ()) -> CodeState:
     """The state of the checkout that holds `path` (a file or a folder), else of the one around the working directory.
 
     Never raises for a missing git or checkout (a tarball, a container image): then the state is empty, i.e. unknown. A
@@ -55,6 +55,8 @@ def code_state(path: Path | None = None) -> CodeState:
 
         state = code_state(Path(__file__))
         print(state.commit, "dirty" if state.dirty_hash else "clean")
+
+    Files and folders that are `made` by the code, such as results that git tracks, are left out of the changes.
     """
     folder = Path.cwd() if path is None else path if path.is_dir() else path.parent
     if not folder.is_dir():
@@ -65,8 +67,10 @@ def code_state(path: Path | None = None) -> CodeState:
     if where is None:
         return CodeState()
     toplevel, commit, branch = where.decode(errors="replace").splitlines()
-    included, left_out = _untracked(Path(toplevel))
-    diff = _diff(Path(toplevel), included)
+    below = [os.path.relpath(file, toplevel) for file in made if file.is_relative_to(toplevel)]
+    selection = ("--", ":(top)", *(f":(top,exclude,literal){name}" for name in below)) if below else ()
+    included, left_out = _untracked(Path(toplevel), selection)
+    diff = _diff(Path(toplevel), included, selection)
     has_submodules = Path(toplevel, ".gitmodules").is_file()
     return CodeState(
         commit=commit,
@@ -79,10 +83,11 @@ def code_state(path: Path | None = None) -> CodeState:
     )
 
 
-def _untracked(toplevel: Path) -> tuple[list[bytes], list[str]]:
+def _untracked(toplevel: Path, selection: Sequence[str]) -> tuple[list[bytes], list[str]]:
     """The untracked files: those that go into the diff, as git names them, and the others."""
     # Not the bytecode that Python writes beside the code as it runs: many a repository does not ignore it.
-    listing = _ask(toplevel, "ls-files", "--others", "--exclude-standard", "--exclude=__pycache__/", "-z") or b""
+    options = ("--others", "--exclude-standard", "--exclude=__pycache__/", "-z")
+    listing = _ask(toplevel, "ls-files", *options, *selection) or b""
     included, left_out = [], []
     for name in filter(None, listing.split(b"\0")):
         file = toplevel / os.fsdecode(name)
@@ -108,9 +113,9 @@ def _submodules(toplevel: Path) -> dict[str, str]:
     return {path: commit for commit, path in rows}
 
 
-def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
+def _diff(toplevel: Path, untracked: list[bytes], selection: Sequence[str]) -> bytes:
     if not untracked:
-        return _ask(toplevel, *_SHOW) or b""
+        return _ask(toplevel, *_SHOW, *selection) or b""
     index = _ask(toplevel, "rev-parse", "--git-path", "index") or b""
     with tempfile.TemporaryDirectory() as scratch:
         # A copy of the index, so that untracked files can be marked for the diff without changing the user's index.
@@ -120,7 +125,7 @@ def _diff(toplevel: Path, untracked: list[bytes]) -> bytes:
         beside = {"GIT_INDEX_FILE": str(copy)}
         mark = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
         git(toplevel, *mark, stdin=b"\0".join(b":(literal)" + name for name in untracked), env=beside)
-        return _ask(toplevel, *_SHOW, env=beside) or b""
+        return _ask(toplevel, *_SHOW, *selection, env=beside) or b""
 
 
 def _ask(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> bytes | None:

@@ -14,6 +14,7 @@ from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects, pointers
+from dagster_mlops.dvc.store.contents import Content, content_of
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, records_in
 
@@ -149,27 +150,39 @@ def _no_column_lost(dataset: Dataset, stored: _Stored) -> str:
 
 def _remote_has_object(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """The remote holds the content of the latest version, in the size that was stored."""
+    pointer = dvc.pointer_if_any(dataset.path)
+    remote, may_be_pushed = dvc.place_of(pointer)
+    if not may_be_pushed:
+        return ""
+    content = _content(dataset, pointer)
     with raised_as(DatasetError, f"The remote of {dvc.root} cannot be read", Exception):
-        if objects.remote_has(repo.cloud.get_remote_odb(dvc.remote, "status"), repo, dataset.md5, dataset.bytes):
+        odb = repo.cloud.get_remote_odb(remote, "status", hash_name=content.algorithm)
+        if objects.remote_has(odb, repo, dataset.md5, dataset.bytes):
             return ""
-        return f"is not in {objects.remote_url(repo, dvc.remote)}: push it (`dvc push --all-commits`)"
+        return f"is not in {objects.remote_url(repo, remote)}: push it (`dvc push --all-commits`)"
 
 
 def _cache_intact(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """Each file in DVC's cache still hashes to its name."""
-    damaged = objects.damaged(repo, dataset.md5, reread=True)
+    damaged = objects.damaged(repo, _content(dataset, dvc.pointer_if_any(dataset.path)), reread=True)
     return f"is damaged in the cache: delete {damaged[0]}, then `dvc fetch`" if damaged else ""
+
+
+def _content(dataset: Dataset, pointer: Mapping[str, Any] | None) -> Content:
+    """The content of the version on Dagster's record; the pointer may name another one by now."""
+    out = pointer["outs"][0] if pointer else {}
+    return content_of(out) if out.get("md5") == dataset.md5 else Content(dataset.md5)
 
 
 def _pointer_matches_data(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     """Git's pointer, Dagster and the data on disk agree on the version."""
     # Without git, or with commits turned off, the pointer on disk is the one that counts.
-    pointer = dvc.data_version(dataset.path, rev="HEAD" if dvc.commits_to(repo) else None)
-    if pointer != dataset.md5:
-        return f"is {pointer} in git, but {dataset.md5} in Dagster: materialize or observe it"
+    [out] = dvc.pointer(dataset.path, rev="HEAD" if dvc.commits_to(repo) else None)["outs"]
+    if out["md5"] != dataset.md5:
+        return f"is {out['md5']} in git, but {dataset.md5} in Dagster: materialize or observe it"
     target = dvc.locate(dataset.path)
-    if target.exists() and (content := pointers.content_hash(repo, target)) != pointer:
-        return f"is {content} on disk, but {pointer} in git: `dvc checkout` it, or store the change"
+    if target.exists() and (content := pointers.content_hash(repo, target, content_of(out).algorithm)) != dataset.md5:
+        return f"is {content} on disk, but {dataset.md5} in git: `dvc checkout` it, or store the change"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 CMD = "dvc/cmd"
 COLUMNS_CHANGED = "dvc/columns_changed"
+EDITED = "dvc/edited"
 OUTS = "dvc/outs"
 PARAMS = "dvc/params"
 REV = "dvc/rev"

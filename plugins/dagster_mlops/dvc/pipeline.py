@@ -1,11 +1,13 @@
 """A DVC project as assets: one per stage, run by DVC itself."""
 
 import fnmatch
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import dagster as dg
@@ -15,13 +17,17 @@ from dagster_mlops.core.code_state import code_state
 from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.dvc.assets import Observation, key_parts, observation, observing_step
 from dagster_mlops.dvc.io_manager import PATH_KEY
-from dagster_mlops.dvc.metadata_keys import CMD, OUTS, PARAMS, STAGE
-from dagster_mlops.dvc.resource import DvcResource, message
+from dagster_mlops.dvc.metadata_keys import CMD, EDITED, OUTS, PARAMS, STAGE
+from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
-from dagster_mlops.dvc.stages.run import StageRun, run_stage, share
+from dagster_mlops.dvc.stages.run import Run, StageRun, share, stage_runs
 from dagster_mlops.dvc.stages.ui_metadata import data_version, datasets, inputs, metadata
-from dagster_mlops.dvc.store.pointers import stages_in
+from dagster_mlops.dvc.stages.unshared import push_unshared, unshared
+from dagster_mlops.dvc.store.contents import content_of
+from dagster_mlops.dvc.store.git_commit import message
+from dagster_mlops.dvc.store.pointers import content_hash, stages_in
 from dagster_mlops.errors import DatasetError
+from dagster_mlops.provenance import Dataset
 
 GetAssetSpec = Callable[[Stage | TrackedData], dg.AssetSpec]
 
@@ -78,7 +84,6 @@ def pipeline_assets(
     specs = _specs(items, project, get_asset_spec or stage_asset_spec, key_prefix, group_name)
     runnable = [stage for stage in _ordered(project) if stage in selection and not stage.frozen]
     frozen = [stage for stage in project.stages if stage in selection and stage.frozen]
-    tracked = [path for item in items for path in item.paths]
 
     def step(step_name: str, group: Sequence[Stage]) -> dg.AssetsDefinition:
         by_key = {specs[stage.address].key: stage for stage in group}
@@ -89,10 +94,15 @@ def pipeline_assets(
             **step_options, specs=stage_specs, name=step_name, can_subset=True, required_resource_keys=required
         )
         def reproduce(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
-            for key, stage in by_key.items():
-                if key in context.selected_asset_keys:
-                    run = run_stage(context.resources.dvc, stage, log=context.log.info, force=force, pull=pull, env=env)
-                    yield _materialized(context, key, stage, run, tracked)
+            dvc: DvcResource = context.resources.dvc
+            if dvc.push:
+                push_unshared(dvc, {stage.address: stage for stage in project.stages})
+            with stage_runs(dvc, log=context.log.info, force=force, pull=pull, env=env) as run:
+                for key, stage in by_key.items():
+                    if key in context.selected_asset_keys:
+                        with unshared(dvc, stage) if dvc.push else nullcontext():
+                            result = _materialized(context, key, stage, run, project)
+                        yield result
 
         return reproduce
 
@@ -143,35 +153,67 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
 
 
 def _materialized(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, stage: Stage, run: StageRun, tracked: Sequence[str]
+    context: dg.AssetExecutionContext, key: dg.AssetKey, stage: Stage, run: Run, project: Project
 ) -> dg.MaterializeResult:
     dvc: DvcResource = context.resources.dvc
-    context.log.info(f"Stage {stage.address}: {run.outcome} in {run.seconds:.1f} s")
-    state = code_state(dvc.root)  # before our own commit
     facts = dagster_facts(context, key)
-    rev = share(dvc, stage, run, message(f"Run {stage.address}", facts))
-    read = inputs(stage, run, str(dvc.root), tracked)
+    # Before the stage runs. What this stage and others make, at the same time, is not code.
+    state = code_state(dvc.root, made=_made(project))
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for maker in _inputs(project, stage):
+        kept_by_hand = isinstance(maker, TrackedData) or maker.frozen
+        kinds[kept_by_hand].append(maker.file if isinstance(maker, TrackedData) else maker.address)
+    result = run(stage, sources=kinds[True], makers=kinds[False])
+    context.log.info(f"Stage {stage.address}: {result.outcome} in {result.seconds:.1f} s")
+    rev = share(dvc, stage, result, message(f"Run {stage.address}", facts))
+    tracked = {path for item in (*project.stages, *project.data) for path in item.paths}
+    read = inputs(stage, result, str(dvc.root), tracked)
     exact = {ref.id.rpartition("@")[0] for ref in read}
     # DVC knows the stage's own inputs exactly, Dagster the other ones, such as assets that `get_asset_spec` added.
     other_refs = [ref for ref in upstream_refs(context, key) if ref.id.rpartition("@")[0] not in exact]
     facts |= code_facts(state, [*read, *other_refs])
-    records = datasets(stage, run, repo=str(dvc.root), rev=rev, **facts)
+    records = datasets(stage, result, repo=str(dvc.root), rev=rev, **facts)
     return dg.MaterializeResult(
-        asset_key=key, data_version=data_version(run), metadata=metadata(stage, run, records, dvc.root)
+        asset_key=key, data_version=data_version(result), metadata=metadata(stage, result, records, dvc.root)
     )
 
 
+def _made(project: Project) -> list[Path]:
+    """The files that stages and DVC write and git may track: outputs, ``dvc.lock``, ``.gitignore`` beside outputs."""
+    files = [path for stage in project.stages for path in stage.paths if "://" not in path]
+    files += [f"{PurePosixPath(file).parent}/.gitignore" for file in files]
+    files += [str(PurePosixPath(stage.file).with_name("dvc.lock")) for stage in project.stages]
+    return [Path(os.path.normpath(project.root / file)) for file in dict.fromkeys(files)]
+
+
 def _observed(items: Mapping[dg.AssetKey, Stage | TrackedData], dvc: DvcResource, spec: dg.AssetSpec) -> Observation:
-    """The version in the workspace, since that is what a stage reads."""
+    """The version in the workspace, since that is what a stage reads: also one that was edited and is not added yet."""
     item = items[spec.key]
     if isinstance(item, TrackedData):
-        return observation(dvc, item.path, rev=None)
+        if not (edited := _edited(dvc, {item.path: dvc.pointer(item.path)["outs"][0]})):
+            return observation(dvc, item.path, rev=None)
+        record = Dataset(path=item.path, md5=edited[item.path], repo=str(dvc.root))
+        return dg.DataVersion(record.md5), {**record.to_metadata(), EDITED: [item.path]}
     file = dvc.root / Path(item.file).with_name("dvc.lock")
     entry = stages_in(file.read_bytes() if file.exists() else b"").get(item.name)
     if not entry:
         raise DatasetError(f"{file} has no stage {item.name!r}: it is frozen and never ran. `dvc commit` its outputs.")
-    run = StageRun("frozen", entry, {}, [], 0.0)
-    return data_version(run), metadata(item, run, datasets(item, run, repo=str(dvc.root)), dvc.root)
+    outs = {item.in_repo(out["path"]): out for out in entry.get("outs", ()) if "md5" in out}
+    edited = _edited(dvc, outs)
+    current = [{**out, "md5": edited.get(path, out["md5"])} for path, out in outs.items()]
+    run = StageRun("frozen", {**entry, "outs": current}, {}, [], 0.0)
+    facts = metadata(item, run, datasets(item, run, repo=str(dvc.root)), dvc.root)
+    return data_version(run), {**facts, **({EDITED: [*edited]} if edited else {})}
+
+
+def _edited(dvc: DvcResource, outs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The hashes of the outputs, by path, that are not on disk what their pointers name."""
+    present = {path: out for path, out in outs.items() if (dvc.root / path).exists()}
+    if not present:
+        return {}
+    with dvc.open(locked=False) as repo:
+        hashes = {path: content_hash(repo, dvc.root / path, content_of(out).algorithm) for path, out in present.items()}
+    return {path: md5 for path, md5 in hashes.items() if md5 != outs[path]["md5"]}
 
 
 def _specs(

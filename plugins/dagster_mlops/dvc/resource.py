@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import file_formats, objects, pointers, remotes, repository
-from dagster_mlops.dvc.store.git_commit import Edit, commit, run, toplevel
+from dagster_mlops.dvc.store.contents import candidates, content_of
+from dagster_mlops.dvc.store.git_commit import Edit, commit, message, run, toplevel
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -151,22 +152,25 @@ class DvcResource(dg.ConfigurableResource):
         """
         target, name = self.locate(path), self.name_of(path)
         rev = ""
+        to, is_pushed = self.place_of(pointers.read_pointer(target))
         with self.open(locked=False) as repo, ExitStack() as until_pushed:
-            remote = objects.remote_url(repo, self.remote) if self.push else ""
+            remote = objects.remote_url(repo, to) if self.push and is_pushed else ""
             with repository.locked(repo, self.lock_timeout):
                 if source:
                     pointers.move(repo, source, target)
-                md5, size = pointers.cache(repo, target, imported=imported_from is not None)
-                if self.push:
-                    until_pushed.enter_context(objects.noted(repo, md5, size, self.remote))
-                record = Dataset(path=name, md5=md5, repo=str(self.root), remote=remote, bytes=size, **facts)
-                pointers.write_pointer(repo, target, record, imported_from=imported_from)
+                content, size = pointers.cache(repo, target, imported=imported_from is not None)
+                if remote:
+                    until_pushed.enter_context(objects.noted(repo, content, size, to))
+                at = {"repo": str(self.root), "remote": remote}
+                record = Dataset(path=name, md5=content.md5, bytes=size, **at, **facts)
+                pointers.write_pointer(repo, target, content, record, imported_from=imported_from)
                 if top := self.commits_to(repo):
                     pointer = pointers.pointer_of(target)
-                    text = message(f"Store {name} at {md5[:8]}", vars(record))
+                    text = message(f"Store {name} at {content.md5[:8]}", vars(record))
                     rev = self.commit_files(top, [pointer], pointers.ignored(target), text)
+            if remote:
+                objects.push(repo, content, size, to)
             if self.push:
-                objects.push(repo, md5, size, self.remote)
                 objects.push_noted(repo)
         return dataclasses.replace(record, rev=rev)
 
@@ -205,9 +209,19 @@ class DvcResource(dg.ConfigurableResource):
             raise DatasetError(f"{where} is not a DVC pointer file. Restore it from git.")
         return content
 
+    def pointer_if_any(self, path: str | Path) -> dict[str, Any] | None:
+        """The current pointer; None for a dataset that was never stored here, or removed."""
+        with suppress(DatasetError):
+            return self.pointer(path)
+
     def data_version(self, path: str | Path, *, rev: str | None = None) -> str:
         """The content hash that a dataset's pointer names, currently or at a git revision."""
         return self.pointer(path, rev=rev)["outs"][0]["md5"]
+
+    def place_of(self, pointer: Mapping[str, Any] | None) -> tuple[str | None, bool]:
+        """The remote that a pointer's output names, else this resource's, and whether it may be pushed."""
+        [out] = (pointer or {}).get("outs", [{}])[:1]
+        return out.get("remote") or self.remote, out.get("push", True)
 
     def revision(self, path: str | Path, *, rev: str = "HEAD") -> str:
         """The git commit that gave a dataset's pointer the content it has at `rev`; empty without git."""
@@ -231,16 +245,21 @@ class DvcResource(dg.ConfigurableResource):
             DatasetError: the version is in neither the workspace, the cache nor the remote.
         """
         target = self.locate(path)
-        pointer = pointers.read_pointer(target) if md5 else self.pointer(path, rev=rev)
+        pointer = self.pointer_if_any(path) if md5 else self.pointer(path, rev=rev)
         out = pointer["outs"][0] if pointer else {}
-        md5 = md5 or str(out["md5"])
+        contents = [content_of(out)] if out and md5 in (None, out["md5"]) else candidates(str(md5))
         with self.open(locked=False) as repo:
-            if target.exists() and pointers.content_hash(repo, target) == md5:
-                return target
-            if not objects.cached(repo, md5):
-                size = out.get("size") if out.get("md5") == md5 else None
-                objects.pull(repo, md5, self.remote, path=str(path), size=size)
-            return objects.checkout(repo, md5, name=target.name)
+            for content in contents:
+                # By one algorithm only: DVC remembers one hash of each file.
+                is_first = content is contents[0] and target.exists()
+                if is_first and pointers.content_hash(repo, target, content.algorithm) == content.md5:
+                    return target
+                if objects.cached(repo, content):
+                    return objects.checkout(repo, content, name=target.name)
+            size = out.get("size") if out.get("md5") == contents[0].md5 else None
+            remote, _ = self.place_of(pointer)
+            content = objects.pull(repo, contents, remote, path=str(path), size=size)
+            return objects.checkout(repo, content, name=target.name)
 
     def load(self, path: str | Path, kind: Any = None, *, md5: str | None = None, rev: str | None = None) -> Any:
         """The content of any version as a `kind`: a frame or table type, ``bytes``, ``str`` or ``Path``.
@@ -278,10 +297,3 @@ class DvcResource(dg.ConfigurableResource):
         below = {file.relative_to(top).as_posix(): edit for file, edit in edits.items()}
         new = commit(top, paths, below, message=message, author=author, wait=self.lock_timeout)
         return new or run(top, "log", "-1", "--format=%H", "--", [*paths, *below][0]).decode().strip()
-
-
-def message(subject: str, facts: Mapping[str, Any]) -> str:
-    """The message of a commit, with the Dagster run that a record's `facts` name."""
-    trailers = {"Asset": "dagster_asset", "Partition": "dagster_partition", "Run": "dagster_run_id"}
-    lines = [f"Dagster-{name}: {facts[fact]}" for name, fact in trailers.items() if facts[fact]]
-    return "\n".join([subject, "", *lines]).rstrip() + "\n"

@@ -1,6 +1,7 @@
 """Answers for lineage whether a dataset version is accessible, inaccessible, deleted or damaged."""
 
 from pathlib import Path
+from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
@@ -8,6 +9,7 @@ from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects
+from dagster_mlops.dvc.store.contents import Content, cached_path, candidates
 from dagster_mlops.dvc.store.pointers import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
@@ -47,21 +49,24 @@ def _answer(ref: Ref) -> Answer:
         return Inaccessible(f"the DVC repository {ref.at} is not on this machine")
     dvc = DvcResource(repo=ref.at)
     with dvc.open(locked=False) as repo:
-        versioned, configured = not isinstance(repo.scm, extra("dvc.scm").NoSCM), bool(repo.config["remote"])
-    record, other_hashes = _pointed_to(dvc, path, md5)
-    if record is None and versioned:
-        if other_hashes:
-            return Faulty(f"{path} never had the content {md5}: its pointer names {', '.join(other_hashes[:3])}")
-        return Deleted(f"git's history of {ref.at} has no pointer of {path}")
+        is_configured = bool(repo.config["remote"])
+    record, pointers = _pointed_to(dvc, path, md5)
+    if not record and not pointers:
+        return Deleted(f"neither {ref.at} nor its history in git has a pointer of {path}")
     # A clone of the repository may know the remote from the record only.
-    url = record.remote if record and not configured and "***" not in record.remote else None
+    url = record.remote if record and not is_configured and "***" not in record.remote else None
     with DvcResource(repo=ref.at, remote_url=url or None).open(locked=False) as repo:
-        return _content(repo, path, md5, record)
+        answer = _content(repo, path, md5, record, *dvc.place_of(dvc.pointer_if_any(path)))
+    hashes = [pointer["outs"][0]["md5"] for pointer in pointers if "stage" not in pointer]
+    if isinstance(answer, Deleted) and not record and hashes:
+        names = ", ".join(dict.fromkeys(hashes[:3]))
+        return Faulty(f"{path} never had the content {md5}, or git's history was rewritten: its pointer names {names}")
+    return answer
 
 
-def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, list[str]]:
-    """The record of a version, from wherever in history its pointer is, and the other hashes of that pointer."""
-    other_hashes: list[str] = []
+def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, list[dict[str, Any]]]:
+    """The record of a version, from wherever in history its pointer is, and the pointers of other versions."""
+    other_pointers: list[dict[str, Any]] = []
     pointer_file = f"./{dvc.name_of(path)}.dvc"
     changed = git(dvc.root, "log", "--all", "--format=%H", f"-S{md5}", "--", pointer_file).stdout.decode().split()
     # Newest first; HEAD when the search finds nothing, to say what the pointer names instead.
@@ -70,43 +75,47 @@ def _pointed_to(dvc: DvcResource, path: str, md5: str) -> tuple[Dataset | None, 
             pointer = dvc.pointer(path, rev=rev)
         except DatasetError:
             continue  # the commit that removed the pointer
-        content = pointer["outs"][0]["md5"]
-        if content == md5:
-            return observed_dataset(dvc, path, rev=rev), other_hashes
-        if "stage" not in pointer:  # the output of a stage may never have been committed
-            other_hashes.append(content)
-    return locked_output(dvc.root, path, md5), list(dict.fromkeys(other_hashes))
+        if pointer["outs"][0]["md5"] == md5:
+            return observed_dataset(dvc, path, rev=rev), other_pointers
+        other_pointers.append(pointer)
+    return locked_output(dvc.root, path, md5), other_pointers
 
 
-def _content(repo: Repo, path: str, md5: str, record: Dataset | None) -> Answer:
-    cached = objects.cached(repo, md5)
-    copy = Path(repo.cache.local.oid_to_path(md5))
-    accessible = Accessible(record) if record else Faulty(f"{path} has content {md5}, but no pointer names it")
-    if cached and _damaged(copy, md5):
+def _content(
+    repo: Repo, path: str, md5: str, record: Dataset | None, remote_name: str | None, may_be_pushed: bool
+) -> Answer:
+    contents = candidates(md5)
+    cached = next((content for content in contents if objects.cached(repo, content)), None)
+    # History may have been rewritten since: the content is what its hash says, whoever names it.
+    accessible = Accessible(record or Dataset(path=path, md5=md5, repo=str(repo.root_dir)))
+    if cached and _damaged(copy := Path(cached_path(repo, cached)), cached):
         return Faulty(f"the cached content of {path} is not {md5} any more: {copy}", record)
-    if not repo.config["remote"]:
-        deleted = Deleted(f"{path}: {md5} is not in the cache, and {repo.root_dir} has no remote", record)
-        return accessible if cached else deleted
-    remote = objects.remote_url(repo, None)
+    if not may_be_pushed or not repo.config["remote"]:
+        why = f"{repo.root_dir} has no remote" if may_be_pushed else "its output has push: false"
+        return accessible if cached else Deleted(f"{path}: {md5} is not in the cache, and {why}", record)
+    remote = objects.remote_url(repo, remote_name)
     note = "; this machine's cache has a copy" if cached else ""
     try:
-        odb = repo.cloud.get_remote_odb(None, "status")
+        odbs = [repo.cloud.get_remote_odb(remote_name, "status", hash_name=content.algorithm) for content in contents]
+        odb = odbs[0]
         if not odb.fs.exists(odb.fs.parent(odb.fs.parent(odb.path))):
             return Inaccessible(f"the DVC remote {remote} is gone{note}", record)
-        is_remote = objects.remote_has(odb, repo, md5, None)
-        size = odb.fs.info(odb.oid_to_path(md5))["size"] if is_remote else None
+        odb = next((odb for odb in odbs if objects.remote_has(odb, repo, md5, None)), None)
+        size = odb.fs.info(odb.oid_to_path(md5))["size"] if odb else None
     except Exception as error:  # noqa: BLE001 (any of a dozen storage libraries; lineage must not break on one)
         return Inaccessible(f"the DVC remote {remote} fails: {mask_credentials(str(error))}{note}", record)
-    if not is_remote and not cached:
-        return Deleted(f"{path}: {md5} is neither in the cache nor in the remote {remote}", record)
-    if is_remote and not md5.endswith(".dir") and record and record.bytes not in (None, size):
+    if not odb:
+        missing = Deleted(f"{path}: {md5} is neither in the cache nor in the remote {remote}", record)
+        return accessible if cached else missing
+    if not md5.endswith(".dir") and record and record.bytes not in (None, size):
         return Faulty(f"{remote} holds {size} bytes under {md5} instead of {record.bytes}", record)
-    if is_remote and odb.fs.protocol == "local" and _damaged(Path(odb.oid_to_path(md5)), md5):
+    if odb.fs.protocol == "local" and _damaged(Path(odb.oid_to_path(md5)), Content(md5, odb.hash_name)):
         return Faulty(f"{remote} holds other bytes under {md5}", record)
     return accessible
 
 
-def _damaged(file: Path, md5: str) -> bool:
-    if md5.endswith(".dir") or not file.is_file() or file.stat().st_size > _HASHED_LIMIT:
+def _damaged(file: Path, content: Content) -> bool:
+    if content.is_folder or not file.is_file() or file.stat().st_size > _HASHED_LIMIT:
         return False
-    return extra("dvc_data.hashfile.hash").file_md5(str(file), extra("dvc.fs").localfs) != md5
+    md5 = extra("dvc_data.hashfile.hash").file_md5(str(file), extra("dvc.fs").localfs, name=content.algorithm)
+    return md5 != content.md5

@@ -15,6 +15,7 @@ from dagster_mlops.dvc.history.versions import version_hash
 from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats
+from dagster_mlops.dvc.store.contents import cached_path, candidates
 from dagster_mlops.provenance import Dataset
 
 PREVIOUS, BYTES_DELTA, VALUES_CHANGED = "dvc/previous", "dvc/bytes_delta", "dvc/values_changed"
@@ -150,7 +151,8 @@ def _stored_values(dvc: DvcResource, dataset: Dataset) -> dict[str, Any]:
     if not dataset.path.endswith(_VALUE_FILES) or (dataset.bytes or 0) > _VALUES_LIMIT:
         return {}
     with dvc.open(locked=False) as repo:
-        return values_in(Path(repo.cache.local.oid_to_path(dataset.md5)), dataset.path)
+        paths = [Path(cached_path(repo, content)) for content in candidates(dataset.md5)]
+        return values_in(next(filter(Path.exists, paths), paths[0]), dataset.path)
 
 
 def _types(schema: dg.TableSchema | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, pointers
+from dagster_mlops.dvc.store.contents import content_of
 from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset, Record
@@ -126,8 +127,11 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
     original = record_of_version(dvc, path, version, md5)
     with dvc.open(locked=False) as repo:
         is_pointer = pointers.pointer_of(target).exists()
-        current = dvc.data_version(path) if is_pointer or pointers.locked_out(dvc.root, dvc.name_of(path)) else None
-        on_disk = pointers.content_hash(repo, target) if target.exists() else None
+        is_known = is_pointer or pointers.locked_out(dvc.root, dvc.name_of(path))
+        out = dvc.pointer(path)["outs"][0] if is_known else {}
+        current = out.get("md5")
+        algorithm = content_of(out).algorithm if out else "md5"
+        on_disk = pointers.content_hash(repo, target, algorithm) if target.exists() else None
         if on_disk not in (None, current, md5) and not force:
             raise DatasetError(
                 f"{target} was changed since it was last stored, and restoring would overwrite that. Store the change "

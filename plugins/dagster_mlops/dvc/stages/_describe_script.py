@@ -1,12 +1,18 @@
 """Reads a DVC project's stages and pointers into JSON, in a separate process: DVC is slow to import."""
 
+import contextlib
+import io
 import json
 import os
+import site
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.core.advice import causes
+
 if TYPE_CHECKING:
+    from dvc.exceptions import DvcException
     from dvc.output import Output
     from dvc.stage import Stage
 
@@ -32,6 +38,8 @@ def _stage(root: Path, stage: "Stage") -> dict[str, Any]:
                 "desc": out.annot.desc or "",
                 "type": out.annot.type or "",
                 "labels": list(out.annot.labels or []),
+                "push": bool(out.can_push),
+                "remote": out.remote,
             }
             for out in stage.outs
         ],
@@ -63,24 +71,55 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def answer(name: str) -> dict[str, Any]:
-    """Stages and pointers of a repository, as DVC itself resolves them, and the files it read."""
-    from dvc.repo import Repo
-    from dvc.stage import PipelineStage
+    """Stages and pointers of a repository, as DVC itself resolves them, and the files it read; or ``error``."""
+    from dvc.exceptions import DvcException
 
     # Only DVC knows which files define the project (params, vars, templates): it is watched while it reads.
     sys.addaudithook(_note)
+    try:
+        return _described(name)
+    except DvcException as error:
+        return {"error": _reason(error)}
+
+
+def _reason(error: "DvcException") -> str:
+    """The text that DVC's command line prints: for a file that it cannot read, the line and what is wrong there."""
+    from dvc.exceptions import PrettyDvcException
+
+    if isinstance(error, PrettyDvcException):
+        lines = io.StringIO()
+        with contextlib.redirect_stderr(lines), contextlib.suppress(ValueError):
+            error.__pretty_exc__()
+        if text := " ".join(line.strip() for line in lines.getvalue().splitlines() if line.strip()):
+            return text
+    return ": ".join(dict.fromkeys(str(cause) for cause in causes(error) if str(cause)))
+
+
+def _described(name: str) -> dict[str, Any]:
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
     repo, root = Repo(name), Path(name)
     index = repo.index.stages
+    repo.index.check_graph()  # DVC refuses a circle and overlapping outputs, too, but not before it runs
     stages = [_stage(root, stage) for stage in index if isinstance(stage, PipelineStage)]
     data = [_data(root, stage, out) for stage in index if not isinstance(stage, PipelineStage) for out in stage.outs]
     files = {stage["file"] for stage in stages}
-    read = {_name(root, path) for path in _READ if Path(path).suffix in (".yaml", ".yml", ".json", ".toml", ".py")}
     # DVC reads this file where it exists: a new one changes the project, too.
-    read |= {(Path(file).parent / "params.yaml").as_posix() for file in files}
+    read = {(Path(file).parent / "params.yaml").as_posix() for file in files}
+    read |= {_name(root, path) for path in _READ if _defines(Path(path), Path(repo.scm.root_dir).resolve())}
     repo.close()
     description = {
         "stages": sorted(stages, key=lambda s: (s["file"], s["name"])),
         "data": sorted(data, key=lambda item: item["path"]),
-        "read": sorted(name for name in read if not name.startswith(("../", ".dvc/", "/"))),
+        "read": sorted(read),
     }
     return json.loads(json.dumps(description, default=str))
+
+
+def _defines(file: Path, top: Path) -> bool:
+    """True if a file that was read belongs to the checkout, and not to DVC's folder or to Python's libraries."""
+    if file.suffix not in (".yaml", ".yml", ".json", ".toml", ".py") or not file.is_relative_to(top):
+        return False
+    libraries = {Path(sys.prefix), *(Path(path) for path in site.getsitepackages())}
+    return not {".dvc", ".git"} & set(file.parts) and not any(file.is_relative_to(folder) for folder in libraries)

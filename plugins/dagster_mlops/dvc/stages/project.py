@@ -21,19 +21,25 @@ from dagster_mlops.core.files import digest, write_atomically
 from dagster_mlops.core.git import git
 from dagster_mlops.errors import DatasetError
 
-_FORMAT = 2  # of the description; part of its key
+_FORMAT = 3  # of the description; part of its key
 _CACHE = "dagster_mlops/project.json"
 
 
 @dataclass(frozen=True)
 class Out:
-    """One output of a stage. `path` is relative to the repository; `cached` is false where git tracks it instead."""
+    """One output of a stage.
+
+    `path` is relative to the repository; `cached` is false where git tracks it instead. `push` is false where it stays
+    on this machine, `remote` the DVC remote that it names.
+    """
 
     path: str
     cached: bool = True
     desc: str = ""
     type: str = ""
     labels: tuple[str, ...] = ()
+    push: bool = True
+    remote: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,7 @@ def load_project(repo: str | Path, *, timeout: float = 120) -> Project:
         with suppress(OSError):  # in a read-only checkout, the project is described each time
             write_atomically(cache_file, json.dumps(entry))
     project = TypeAdapter(Project).validate_python({"root": root, **description})
+    files = sorted({*files, *_beside(root, project)})
     hash_of = cache(lambda name: _hash(root / name))  # many stages may run the same code
     return replace(project, stages=tuple(_with_code(project, stage, files, hash_of) for stage in project.stages))
 
@@ -164,9 +171,8 @@ def _defines(name: str) -> bool:
 
 def _files(root: Path) -> list[str]:
     """The files that are not ignored, relative to the repository. Data that DVC tracks is ignored by git."""
-    listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    if listing.returncode == 0:
-        return sorted({os.fsdecode(name) for name in listing.stdout.split(b"\0") if name})
+    if (names := _listed(root)) is not None:
+        return sorted(names)
     paths: list[str] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
@@ -174,15 +180,33 @@ def _files(root: Path) -> list[str]:
     return sorted(paths)
 
 
+def _listed(root: Path, *paths: str) -> list[str] | None:
+    """The files below `root`, or at `paths`, that git does not ignore; None without git."""
+    options = ("--cached", "--others", "--exclude-standard", "-z", "--")
+    listing = git(root, "--literal-pathspecs", "ls-files", *options, *paths)
+    if listing.returncode:
+        return None
+    return list({os.fsdecode(name) for name in listing.stdout.split(b"\0") if name})
+
+
+def _beside(root: Path, project: Project) -> list[str]:
+    """The files beside a project in a subfolder of its checkout that its stages read."""
+    deps = {dep for stage in project.stages for dep in stage.deps if dep.startswith("../")}
+    return _listed(root, *deps) or [] if deps else []
+
+
 def _described(root: Path, timeout: float) -> dict[str, Any]:
     try:
-        return run_child(Path(__file__).with_name("_describe_script.py"), str(root), cwd=root, timeout=timeout)
+        answer = run_child(Path(__file__).with_name("_describe_script.py"), str(root), cwd=root, timeout=timeout)
     except ChildError as failure:
         _version()  # raises MissingExtraError if DVC is not installed
+        answer = {"error": failure.reason}
+    if "error" in answer:
         raise DatasetError(
-            f"DVC cannot read the project {root}: {failure.reason.rstrip('.')}. Fix it (`dvc stage list` shows the "
-            "same), then reload."
-        ) from failure
+            f"DVC cannot read the project {root}: {answer['error'].rstrip('.')}. Fix it (`dvc dag` shows the same), "
+            "then reload."
+        )
+    return answer
 
 
 def _cached(file: Path, root: Path, definitions: Sequence[str]) -> dict[str, Any] | None:

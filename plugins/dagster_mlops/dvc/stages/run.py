@@ -1,11 +1,11 @@
-"""Runs a stage of a DVC project, and stores its outputs as DVC and git do."""
+"""Runs stages of a DVC project, and stores their outputs as DVC and git do."""
 
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from dagster_mlops.core.child import ChildError, last_line, run_child
+from dagster_mlops.core.child import ChildError, child_session, last_line
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Stage
 from dagster_mlops.dvc.store import objects, pointers, remotes
-from dagster_mlops.dvc.store.git_commit import Edit, toplevel
+from dagster_mlops.dvc.store.contents import Content
+from dagster_mlops.dvc.store.git_commit import Edit
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 
@@ -33,7 +34,9 @@ _COMMITTED = 1_000_000  # bytes; a larger file that git would track is left for 
 class StageRun:
     """The result of a stage: its `outcome` (executed, restored or unchanged), and its `entry` in ``dvc.lock``.
 
-    `metrics` are the parsed metric files below its outputs, `plots` the plots of them in ``dvc plots show``.
+    `metrics` are the parsed metric files below its outputs, `plots` the plots of them in ``dvc plots show``. `saved`
+    are the `.dvc` files of data that was edited, `frozen` the entries of frozen stages whose outputs were, with file
+    and name. `pushes` are the contents that may be pushed, `top` the folder of the git repository, empty without git.
     """
 
     outcome: str
@@ -41,6 +44,10 @@ class StageRun:
     metrics: Mapping[str, Any]
     plots: list[dict[str, Any]]
     seconds: float
+    saved: Sequence[str] = ()
+    frozen: Sequence[tuple[str, str, Mapping[str, Any]]] = ()
+    pushes: Sequence[Mapping[str, Any]] = ()
+    top: str = ""
 
     @property
     def outs(self) -> list[dict[str, Any]]:
@@ -48,23 +55,28 @@ class StageRun:
         return [dict(out) for out in self.entry.get("outs", ())]
 
 
-def run_stage(
+Run = Callable[..., StageRun]
+
+
+@contextmanager
+def stage_runs(
     dvc: DvcResource,
-    stage: Stage,
     *,
     log: Callable[[str], Any],
     force: bool = False,
     pull: bool = True,
     env: Mapping[str, str] | None = None,
-) -> StageRun:
-    """Bring one stage up to date by ``dvc repro --single-item``: unchanged, restored from the run cache, or executed.
+) -> Iterator[Run]:
+    """A function that brings a stage up to date by ``dvc repro --single-item``; valid until the block ends.
+
+    It takes the stage, and the names of what makes its inputs: `sources`, .dvc files and frozen stages, and `makers`,
+    the other stages, none of which it runs.
 
     DVC runs in a separate process that ends with this one, even if this one is killed. Its lock on the repository is
     free while the command runs; its read and write locks on the stage's inputs and outputs are held.
 
     Args:
         dvc: Repository.
-        stage: Stage, none of whose inputs is brought up to date.
         log: Function for the lines that DVC and the command print, called at most once a second.
         force: Whether to execute even if nothing changed.
         pull: Whether to fetch inputs and recorded outputs that the workspace lacks from cache and remote.
@@ -74,17 +86,6 @@ def run_stage(
         dagster.Failure: the command failed (its last lines are in the metadata), or DVC refuses the stage.
         DatasetError: another process holds the inputs or outputs for `lock_timeout` seconds.
     """
-    started = time.monotonic()
-    request = {
-        "repo": str(dvc.root),
-        "target": stage.address,
-        "config": dvc.config(),
-        "waits": remotes.WAITS,
-        "read_timeout": remotes.READ_TIMEOUT,
-        "lock_timeout": dvc.lock_timeout,
-        "force": force,
-        "pull": pull,
-    }
     tail: deque[str] = deque(maxlen=_TAIL)
 
     def show(lines: list[str]) -> None:
@@ -93,60 +94,85 @@ def run_stage(
         sys.stdout.flush()
         log(mask_credentials("\n".join(lines)))
 
-    try:
-        answer = run_child(
-            Path(__file__).with_name("_reproduce_script.py"),
-            request,
-            timeout=None,
-            cwd=dvc.root,
-            env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
-            output=show,
-            grace=_GRACE,
-        )
-    except ChildError as failure:
-        metadata = {"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0}
-        text = f"DVC ended while it ran stage {stage.address}: {mask_credentials(failure.reason)}"
-        raise dg.Failure(text, metadata) from failure
-    if "error" in answer:
-        raise _failure(stage, answer, tail, dvc)
-    return StageRun(seconds=time.monotonic() - started, **answer)
+    options = {
+        "repo": str(dvc.root),
+        "config": dvc.config(),
+        "waits": {scheme: dict.fromkeys(names, remotes.READ_TIMEOUT) for scheme, names in remotes.WAITS.items()},
+        "lock_timeout": dvc.lock_timeout,
+        "force": force,
+        "pull": pull,
+    }
+    with child_session(
+        Path(__file__).with_name("_reproduce_script.py"),
+        cwd=dvc.root,
+        env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+        output=show,
+        grace=_GRACE,
+    ) as child:
+
+        def run(stage: Stage, *, sources: Sequence[str] = (), makers: Sequence[str] = ()) -> StageRun:
+            started = time.monotonic()
+            tail.clear()
+            try:
+                answer = child.ask({**options, "target": stage.address, "sources": sources, "makers": makers})
+            except ChildError as failure:
+                facts = {"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0}
+                text = f"DVC ended while it ran stage {stage.address}: {mask_credentials(failure.reason)}"
+                raise dg.Failure(text, facts) from failure
+            if "error" in answer:
+                raise _failure(stage, answer, tail, dvc)
+            return StageRun(seconds=time.monotonic() - started, **answer)
+
+        yield run
 
 
 def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
     """Push a stage's outputs and commit its entry in ``dvc.lock``, if the resource does so; returns the commit.
 
-    It holds only the entry of this stage, the outputs that git tracks, and the lines by which git ignores the others.
+    It holds only the entry of this stage, the outputs that git tracks, the lines by which git ignores the others, and
+    the pointers of inputs that were edited.
 
     Raises:
         DatasetError: the remote does not take the content, or git refuses.
     """
-    cached_paths = {out.path for out in stage.outs if out.cached}
-    outs = [out for out in run.outs if "md5" in out and stage.in_repo(out["path"]) in cached_paths]
-    if dvc.push and outs:
+    if dvc.push and run.pushes:
         with dvc.open(locked=False) as repo:
-            for out in outs:
-                objects.push(repo, out["md5"], out["size"], dvc.remote)
-    top = toplevel(dvc.root)
-    if not dvc.commit or top is None:
+            for push in run.pushes:
+                content = Content(push["md5"], push["algorithm"])
+                objects.push(repo, content, push["size"], push["remote"] or dvc.remote)
+    if not dvc.commit or not run.top:
         return ""
-    lock = dvc.root / Path(stage.file).with_name("dvc.lock")
-    cached_by_place = {dvc.root / out.path: out.cached for out in stage.outs if "://" not in out.path}
-    edits: dict[Path, Edit] = {lock: partial(_with_entry, lock, stage.name, run.entry)}
+    top = Path(run.top)
+    edits: dict[Path, Edit] = {}
+    for file, name, entry in (*run.frozen, (stage.file, stage.name, run.entry)):
+        lock = dvc.root / Path(file).with_name("dvc.lock")
+        edits[lock] = partial(_with_entry, lock, name, entry, edits.get(lock, lambda old: old))
+    local = [out for out in stage.outs if "://" not in out.path]
+    cached_by_place = {Path(os.path.normpath(dvc.root / out.path)): out.cached for out in local}
     edits |= pointers.ignored(*(place for place, cached in cached_by_place.items() if cached))
-    files = [file for place, cached in cached_by_place.items() if not cached for file in _files(top, place)]
-    return dvc.commit_files(top, files, edits, message)
+    places = [place for place, cached in cached_by_place.items() if not cached and place.is_relative_to(top)]
+    return dvc.commit_files(top, [*(dvc.root / file for file in run.saved), *_files(top, places)], edits, message)
 
 
-def _files(top: Path, place: Path) -> list[Path]:
-    """The files of an output that git tracks, with deleted ones and without large ones."""
-    on_disk = [file for file in place.rglob("*") if not file.is_dir()] if place.is_dir() else [place]
-    in_git = git(top, "ls-files", "-z", "--", str(place)).stdout.split(b"\0")
-    deleted = [file for name in in_git if name and not os.path.lexists(file := top / os.fsdecode(name))]
-    small = [file for file in on_disk if os.path.lexists(file) and file.lstat().st_size <= _COMMITTED]
-    return [*small, *deleted]
+def _files(top: Path, places: Sequence[Path]) -> list[Path]:
+    """The files in outputs that git tracks or would track, with deleted ones and without large ones."""
+    if not places:
+        return []
+    selection = ("--cached", "--others", "--exclude-standard", "--", *map(str, places))
+    names = git(top, "--literal-pathspecs", "ls-files", "-z", *selection).stdout.split(b"\0")
+    return [file for name in set(names) if name and _may_be_committed(file := top / os.fsdecode(name), top)]
 
 
-def _with_entry(lock: Path, name: str, entry: Mapping[str, Any], old: bytes) -> bytes:
+def _may_be_committed(file: Path, top: Path) -> bool:
+    if any(parent.is_symlink() for parent in file.parents if parent.is_relative_to(top)):
+        return False  # a folder that a link replaced: git removes what was in it when the link is added
+    if file.is_symlink() or not os.path.lexists(file):
+        return True
+    return file.is_file() and file.stat().st_size <= _COMMITTED
+
+
+def _with_entry(lock: Path, name: str, entry: Mapping[str, Any], earlier: Edit, old: bytes) -> bytes:
+    old = earlier(old)
     merged: dict[str, Any] = yaml.safe_load(old) or {"schema": "2.0"}
     stages = merged.setdefault("stages", {})
     if stages.get(name) == entry:

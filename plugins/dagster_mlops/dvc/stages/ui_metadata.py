@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def datasets(stage: Stage, run: StageRun, **facts: Any) -> list[Dataset]:
     return sorted(records, key=lambda record: record.path not in cached)
 
 
-def inputs(stage: Stage, run: StageRun, repo: str, tracked: Sequence[str]) -> list[Ref]:
+def inputs(stage: Stage, run: StageRun, repo: str, tracked: Container[str]) -> list[Ref]:
     """The exact versions that the stage read, of those inputs that are in `tracked`: outputs and tracked data."""
     paths = {stage.in_repo(dep["path"]): dep.get("md5") for dep in run.entry.get("deps", ())}
     return [Ref("dvc", "dataset", f"{path}@{md5}", at=repo) for path, md5 in paths.items() if md5 and path in tracked]

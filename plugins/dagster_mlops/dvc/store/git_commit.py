@@ -69,13 +69,29 @@ def commit(
         The new commit, or None when HEAD holds all of it already.
 
     Raises:
-        DatasetError: git refuses, or its index or branch stays locked for `wait` seconds.
+        DatasetError: a merge left one of the files in conflict, git refuses, or its index or branch stays locked for
+            `wait` seconds.
     """
     files = sorted(set(files))
     # The user's index first: a kill between the two steps then leaves the edit staged. In the other order, its reversal
     # would be staged, and the user's next commit would undo ours.
     _patiently(lambda: _stage_for_user(top, files, edits), f"git's index of {top} cannot be updated", wait)
     return _patiently(lambda: _commit(top, files, edits, message, author), f"git cannot move HEAD of {top}", wait)
+
+
+def refuse_unmerged(top: Path, entries: Mapping[str, str]) -> None:
+    """Refuse files that a merge left in conflict: staging them would say that it is resolved.
+
+    `entries` are those of :func:`entries`.
+
+    Raises:
+        DatasetError: there are such files.
+    """
+    if names := [path for path, entry in entries.items() if not entry.endswith(" 0")]:
+        raise DatasetError(
+            f"A merge left a conflict in {', '.join(names)} of {top}. Resolve it (keep the entries of both sides) and "
+            f"`git add {' '.join(names)}`, then re-run."
+        )
 
 
 def _patiently(action: Callable[[], _T], problem: str, wait: float) -> _T:
@@ -143,16 +159,17 @@ def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit]) 
         copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         if index.exists():
             shutil.copy2(index, copy["GIT_INDEX_FILE"])
-        before = _entries(top, paths, copy)
+        before = entries(top, paths, copy)
+        refuse_unmerged(top, before)
         _stage(top, files, edits, copy)
-        if _entries(top, paths, copy) == before:
+        if entries(top, paths, copy) == before:
             return
     _stage(top, files, edits)
 
 
 def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapping[str, str] | None = None) -> None:
     """Stage in the index that `env` names, or the user's."""
-    tracked = _entries(top, [*files, *edits], env)
+    tracked = entries(top, [*files, *edits], env)
     ignored = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode(), env=env).stdout
     left_out = {os.fsdecode(name) for name in ignored.split(b"\0")}
     paths = [file for file in files if file in tracked or (os.path.lexists(top / file) and file not in left_out)]
@@ -169,8 +186,15 @@ def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapp
         run(top, "update-index", "--add", "--index-info", stdin="".join(lines).encode(), env=env)
 
 
-def _entries(top: Path, paths: Sequence[str], env: Mapping[str, str] | None) -> dict[str, str]:
+def entries(top: Path, paths: Sequence[str], env: Mapping[str, str] | None = None) -> dict[str, str]:
     """The entries of `paths` in an index: ``mode blob stage`` by path."""
     listing = run(top, "--literal-pathspecs", "ls-files", "-s", "-z", "--", *paths, env=env) if paths else b""
     rows = (os.fsdecode(line).partition("\t") for line in listing.split(b"\0") if line)
     return {path: entry for entry, _, path in rows}
+
+
+def message(subject: str, facts: Mapping[str, Any]) -> str:
+    """The message of a commit, with the Dagster run that a record's `facts` name."""
+    trailers = {"Asset": "dagster_asset", "Partition": "dagster_partition", "Run": "dagster_run_id"}
+    lines = [f"Dagster-{name}: {facts[fact]}" for name, fact in trailers.items() if facts[fact]]
+    return "\n".join([subject, "", *lines]).rstrip() + "\n"

@@ -11,8 +11,9 @@ from urllib.parse import quote, unquote
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import if_free
-from dagster_mlops.dvc.lazy import HashFileDB, HashInfo, Repo
+from dagster_mlops.dvc.lazy import HashFileDB, Repo
 from dagster_mlops.dvc.store import remotes
+from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path
 from dagster_mlops.dvc.store.pointers import scratch
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
@@ -39,70 +40,83 @@ def remote_url(repo: Repo, remote: str | None) -> str:
 
 def remote_has(odb: HashFileDB, repo: Repo, md5: str, size: int | None) -> bool:
     """True if a remote has all of the content; a file that was cut off by a kill counts as missing."""
-    is_folder = md5.endswith(".dir")
-    if is_folder and repo.cache.local.exists(md5):
+    content, cache = Content(md5, odb.hash_name), cache_of(repo, odb.hash_name)
+    if content.is_folder and cache.exists(md5):
         status = extra("dvc_data.hashfile.status").status
-        return not status(odb, [info(md5)], cache_odb=repo.cache.local, shallow=False).missing
+        return not status(odb, [content.info], cache_odb=cache, shallow=False).missing
     try:
         remote_size = odb.fs.info(odb.oid_to_path(md5))["size"]
     except FileNotFoundError:
         return False
-    return is_folder or size in (None, remote_size)
+    return content.is_folder or size in (None, remote_size)
 
 
-def push(repo: Repo, md5: str, size: int, remote: str | None) -> None:
+def push(repo: Repo, content: Content, size: int, remote: str | None) -> None:
     """Copy the content to the remote unless it is there, and verify that it arrived.
 
     Raises:
         DatasetError: the remote cannot be reached, or did not take the content.
     """
-    where = remote_url(repo, remote)
-    cache = repo.cache.local
+    where, md5 = remote_url(repo, remote), content.md5
+    cache = cache_of(repo, content.algorithm)
 
     def once() -> bool:
-        odb = repo.cloud.get_remote_odb(remote, "push")
+        odb = repo.cloud.get_remote_odb(remote, "push", hash_name=content.algorithm)
         if remote_has(odb, repo, md5, size):
             return True
-        if not md5.endswith(".dir") and odb.exists(md5):
+        if not content.is_folder and odb.exists(md5):
             odb.fs.remove(odb.oid_to_path(md5))  # cut off: DVC would take it for complete
-        remotes.transfer(repo, cache, odb, info(md5), shallow=False)
+        remotes.transfer(repo, cache, odb, content, shallow=False)
         return remote_has(odb, repo, md5, size)
 
     if not remotes.attempt(once, f"{md5} cannot be pushed to {where}", lambda remedy: f"{remedy} {_AGAIN}"):
         raise DatasetError(f"{md5} was pushed to {where}, but is not there. {_AGAIN}")
 
 
-def cached(repo: Repo, md5: str) -> bool:
+def cached(repo: Repo, content: Content) -> bool:
     """True if DVC's cache has all of a version. Damaged objects are removed: DVC would take them for intact."""
-    _discard(damaged(repo, md5))
-    return all(os.path.exists(repo.cache.local.oid_to_path(value)) for value in _objects(repo, md5))
+    _discard(damaged(repo, content))
+    return _is_complete(repo, content)
 
 
-def damaged(repo: Repo, md5: str, *, reread: bool = False) -> list[Path]:
+def _is_complete(repo: Repo, content: Content) -> bool:
+    return all(os.path.exists(path) for path in _paths(repo, content))
+
+
+def damaged(repo: Repo, content: Content, *, reread: bool = False) -> list[Path]:
     """The cached files of a version that do not hash to their name. A missing file is not damaged.
 
     A file with the size and time that DVC saved when it hashed it is read again only with `reread`.
     """
     # The list of a folder's files before the files: a damaged list names wrong ones.
-    return _damaged(repo, [md5], reread=reread) or _damaged(repo, _objects(repo, md5)[1:], reread=reread)
+    return _damaged(repo, [content], reread=reread) or _damaged(repo, _contents(repo, content)[1:], reread=reread)
 
 
-def _damaged(repo: Repo, hashes: Sequence[str], *, reread: bool) -> list[Path]:
+def _damaged(repo: Repo, contents: Sequence[Content], *, reread: bool) -> list[Path]:
     local, infos, expected = extra("dvc.fs").localfs, {}, {}
-    for value in hashes:
-        path = repo.cache.local.oid_to_path(value)
+    for content in contents:
+        path = cached_path(repo, content)
         with suppress(FileNotFoundError):
-            infos[path], expected[path] = local.info(path), value.removesuffix(".dir")
+            infos[path], expected[path] = local.info(path), content
     saved = () if reread else repo.state.get_many(infos, local, infos)
-    earlier = {path: str(old.value).removesuffix(".dir") for path, _, old in saved if old and old.name == "md5"}
+    earlier = {
+        path: str(old.value).removesuffix(".dir")
+        for path, _, old in saved
+        if old and old.name == expected[path].algorithm
+    }
     file_md5 = extra("dvc_data.hashfile.hash").file_md5
-    computed = {path: file_md5(path, local) for path in infos if path not in earlier}
-    repo.state.save_many([(path, info(value), infos[path]) for path, value in computed.items()], local)
-    return [Path(path) for path, value in {**earlier, **computed}.items() if value != expected[path]]
+    computed = {path: file_md5(path, local, name=expected[path].algorithm) for path in infos if path not in earlier}
+    new = [(path, Content(value, expected[path].algorithm).info, infos[path]) for path, value in computed.items()]
+    repo.state.save_many(new, local)
+    return [
+        Path(path)
+        for path, value in {**earlier, **computed}.items()
+        if value != expected[path].md5.removesuffix(".dir")
+    ]
 
 
-def pull(repo: Repo, md5: str, remote: str | None, *, path: str, size: int | None = None) -> None:
-    """Copy a version from the remote into the cache.
+def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: str, size: int | None = None) -> Content:
+    """Copy a version from the remote into the cache; returns which of the `contents` it is: of one of DVC's stores.
 
     Its bytes are hashed, or, if `size` is given and the remote's option ``verify`` is off, only counted.
 
@@ -110,42 +124,54 @@ def pull(repo: Repo, md5: str, remote: str | None, *, path: str, size: int | Non
         DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
     """
     url = remote_url(repo, remote)
-    where = f"{path} at {md5} is neither in the workspace nor in the cache of {repo.root_dir}"
+    where = f"{path} at {contents[0].md5} is neither in the workspace nor in the cache of {repo.root_dir}"
     fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset."
-    cache = repo.cache.local
 
-    def once() -> None:
-        odb = repo.cloud.get_remote_odb(remote, "fetch")
-        try:
-            remotes.transfer(repo, odb, cache, info(md5), shallow=True)
-            if md5.endswith(".dir") and cache.exists(md5):  # a folder's list of files first, then the files
-                remotes.transfer(repo, odb, cache, info(md5), shallow=False)
-        except Exception:
-            # DVC may have put an incomplete file in place.
-            _discard(damaged(repo, md5, reread=True))
-            raise
+    def once() -> Content | None:
+        for content in contents:
+            odb, cache = (
+                repo.cloud.get_remote_odb(remote, "fetch", content.algorithm),
+                cache_of(repo, content.algorithm),
+            )
+            try:
+                remotes.transfer(repo, odb, cache, content, shallow=True)
+                if content.is_folder and cache.exists(content.md5):  # a folder's list of files first, then the files
+                    remotes.transfer(repo, odb, cache, content, shallow=False)
+            except Exception:
+                # DVC may have put an incomplete file in place.
+                _discard(damaged(repo, content, reread=True))
+                raise
+            if _is_complete(repo, content):
+                return content
+        return None
 
-    remotes.attempt(once, f"{where}, and its remote {url} fails", lambda remedy: remedy or fix)
-    paths = [Path(cache.oid_to_path(value)) for value in _objects(repo, md5)]
-    if not all(path.exists() for path in paths):
+    content = remotes.attempt(once, f"{where}, and its remote {url} fails", lambda remedy: remedy or fix)
+    if content is None:
         raise DatasetError(f"{where}, nor in its remote {url}. {fix}")
-    counted = sum(path.stat().st_size for path in (paths[1:] if md5.endswith(".dir") else paths))
+    paths = _paths(repo, content)
+    counted = sum(os.stat(path).st_size for path in (paths[1:] if content.is_folder else paths))
     name = remote or repo.config["core"].get("remote")
     reread = counted != size or repo.config["remote"][name].get("verify")
-    if reread and (wrong := damaged(repo, md5, reread=True)):
+    if reread and (wrong := damaged(repo, content, reread=True)):
         _discard(wrong)
         raise DatasetError(f"{where}, and {url} holds other bytes under that hash. {fix}")
+    return content
 
 
-def _objects(repo: Repo, md5: str) -> list[str]:
-    """The hashes that a version consists of: its own, and those of a folder's files if their list is cached."""
-    return [md5, *(entry["md5"] for entry in _listing(repo, md5))]
+def _contents(repo: Repo, content: Content) -> list[Content]:
+    """The version itself, and a folder's files if their list is cached."""
+    return [content, *(Content(entry["md5"], content.algorithm) for entry in _listing(repo, content))]
 
 
-def _listing(repo: Repo, md5: str) -> list[dict[str, str]]:
+def _paths(repo: Repo, content: Content) -> list[str]:
+    """The cached files of a version."""
+    return [cached_path(repo, part) for part in _contents(repo, content)]
+
+
+def _listing(repo: Repo, content: Content) -> list[dict[str, str]]:
     """DVC's list of a folder's files: ``relpath`` and ``md5`` of each."""
-    listing = Path(repo.cache.local.oid_to_path(md5))
-    return json.loads(listing.read_bytes()) if md5.endswith(".dir") and listing.exists() else []
+    listing = Path(cached_path(repo, content))
+    return json.loads(listing.read_bytes()) if content.is_folder and listing.exists() else []
 
 
 def _unchanged(source: str, copy: Path) -> bool:
@@ -163,11 +189,11 @@ def _discard(files: Sequence[Path]) -> None:
             file.unlink()
 
 
-def checkout(repo: Repo, md5: str, *, name: str) -> Path:
+def checkout(repo: Repo, content: Content, *, name: str) -> Path:
     """A read-only copy of a cached version outside the workspace, by links if the disk allows them."""
-    cache, copy = repo.cache.local, Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
-    folder = md5.endswith(".dir")
-    parts = {entry["relpath"]: entry["md5"] for entry in _listing(repo, md5)} if folder else {"": md5}
+    cache, md5, folder = cache_of(repo, content.algorithm), content.md5, content.is_folder
+    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
+    parts = {entry["relpath"]: entry["md5"] for entry in _listing(repo, content)} if folder else {"": md5}
     sources = {relpath: cache.oid_to_path(value) for relpath, value in parts.items()}
     if copy.exists() and all(_unchanged(source, copy / relpath) for relpath, source in sources.items()):
         return copy
@@ -191,17 +217,13 @@ def checkout(repo: Repo, md5: str, *, name: str) -> Path:
     return copy
 
 
-def info(md5: str) -> "HashInfo":
-    """A content hash as DVC's own object."""
-    return extra("dvc_data.hashfile.hash_info").HashInfo("md5", md5)
-
-
 @contextmanager
-def noted(repo: Repo, md5: str, size: int, remote: str | None) -> Iterator[None]:
+def noted(repo: Repo, content: Content, size: int, remote: str | None) -> Iterator[None]:
     """Keep a note that a version is to be pushed, until the body has ended without an error."""
     folder = _folder(repo)
     folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder / quote(f"{md5} {size} {remote or ''}", safe="")):
+    algorithm = f" {LEGACY}" if content.algorithm == LEGACY else ""
+    with _held(folder / quote(f"{content.md5} {size} {remote or ''}{algorithm}", safe="")):
         yield
 
 
@@ -212,11 +234,12 @@ def push_noted(repo: Repo) -> None:
     """
     folder = _folder(repo)
     for note in sorted(folder.iterdir()) if folder.is_dir() else ():
-        md5, size, remote = unquote(note.name).split(" ", 2)
+        md5, size, remote, *algorithm = unquote(note.name).split(" ", 3)
+        content = Content(md5, *algorithm)
         try:
             with _held(note) as ours:
-                if ours and cached(repo, md5):
-                    push(repo, md5, int(size), remote or None)
+                if ours and cached(repo, content):
+                    push(repo, content, int(size), remote or None)
         except DatasetError as error:
             _log.warning("An older version is still not pushed: %s", error)
 

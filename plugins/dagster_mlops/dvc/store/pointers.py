@@ -1,6 +1,7 @@
 """Pointers to versions: ``.dvc`` files, which are written in steps that may be killed, and ``dvc.lock`` files."""
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -18,6 +19,8 @@ from dagster_mlops.core.git import git
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
+from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, content_of
+from dagster_mlops.dvc.store.cut_off import set_aside
 from dagster_mlops.dvc.store.git_commit import Edit
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset
@@ -62,14 +65,15 @@ def move(repo: Repo, source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def content_hash(repo: Repo, path: Path) -> str:
+def content_hash(repo: Repo, path: Path, algorithm: str = "md5") -> str:
     """DVC's hash of a file or folder: a plain MD5 for a file, ``….dir`` for a folder. Unchanged files are not read."""
-    build = extra("dvc_data.hashfile.build").build
-    return build(repo.cache.local, str(path), extra("dvc.fs").localfs, "md5", dry_run=True)[2].hash_info.value
+    build, files = extra("dvc_data.hashfile.build").build, extra("dvc.fs").localfs
+    odb, ignore = cache_of(repo, algorithm), repo.dvcignore
+    return build(odb, str(path), files, algorithm, dry_run=True, ignore=ignore)[2].hash_info.value
 
 
-def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[str, int]:
-    """Copy the content into DVC's cache, and have git ignore it; returns its hash and size.
+def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content, int]:
+    """Copy the content into DVC's cache, and have git ignore it; returns it and its size.
 
     Only with `imported` may `target` be an import.
 
@@ -80,8 +84,8 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[str, int
     before = read_pointer(target)
     if before and "deps" in before and not imported:
         raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
-    if before is None:
-        pointer.unlink(missing_ok=True)  # damaged: with it, DVC would refuse every command
+    if before is None and pointer.exists():
+        set_aside(pointer, repo.tmp_dir)
     try:
         stage = repo.stage.create(
             single_stage=True, validate=False, fname=str(pointer), wdir=str(target.parent), outs=[target.name]
@@ -89,23 +93,28 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[str, int
         if before is None:
             repo.check_graph(stages=[stage])  # reads every pointer, so only for a new one
         [out] = stage.outs
+        if before and (old := content_of(before["outs"][0])).algorithm == LEGACY:
+            # Content that did not change stays a version of DVC 2, as with `dvc add`.
+            out.hash_name, out.hash_info = LEGACY, old.info
         # Copies (the default) are left as they are; DVC would test link types in the user's folder.
         relink = bool({"hardlink", "symlink"} & set(repo.cache.local.cache_types))
         with remotes.raised():
             out.add(relink=relink)
         entry = out.dumpd()
-        md5, size = str(entry["md5"]), int(entry["size"])
-        cached = Path(repo.cache.local.oid_to_path(md5))
-        if not md5.endswith(".dir") and cached.stat().st_size != size:
+        content, size = content_of(entry), int(entry["size"])
+        cached = Path(cached_path(repo, content))
+        if not content.is_folder and cached.stat().st_size != size:
             cached.unlink()  # cut off by a kill, before DVC had marked it complete
             with remotes.raised():
                 out.add(relink=relink)
     except (extra("dvc.exceptions").DvcException, OSError) as error:
         raise DatasetError(f"DVC cannot store {target}: {error} {advice(error, remotes.REMEDIES)}".rstrip()) from error
-    return md5, size
+    return content, size
 
 
-def write_pointer(repo: Repo, target: Path, record: Dataset, *, imported_from: Mapping[str, Any] | None = None) -> None:
+def write_pointer(
+    repo: Repo, target: Path, content: Content, record: Dataset, *, imported_from: Mapping[str, Any] | None = None
+) -> None:
     """Write the content's hash and its record into the pointer, unless that names the content already.
 
     `imported_from` is the dependency of an import, as DVC writes it.
@@ -113,25 +122,26 @@ def write_pointer(repo: Repo, target: Path, record: Dataset, *, imported_from: M
     serialize = extra("dvc.utils.serialize")
     pointer = pointer_of(target)
     # Keeps the user's own parts of the file: a description, labels, comments.
-    content = serialize.parse_yaml_for_update(pointer.read_text() if pointer.exists() else "", str(pointer))
-    out = (content.get("outs") or [{}])[0]
-    same_source = not imported_from or [_followed(dep) for dep in content.get("deps", ())] == [_followed(imported_from)]
-    if out.get("md5") == record.md5 and same_source:
+    fields = serialize.parse_yaml_for_update(pointer.read_text() if pointer.exists() else "", str(pointer))
+    before = (fields.get("outs") or [{}])[0]
+    same_source = not imported_from or [_followed(dep) for dep in fields.get("deps", ())] == [_followed(imported_from)]
+    if "md5" in before and content_of(before) == content and same_source:
         return
-    other_fields = {key: value for key, value in out.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
-    facts: dict[str, Any] = {"md5": record.md5, "size": record.bytes, "hash": "md5", "path": target.name}
+    other_fields = {key: value for key, value in before.items() if key not in ("md5", "size", "nfiles", "hash", "path")}
+    algorithm = {} if content.algorithm == LEGACY else {"hash": "md5"}
+    facts: dict[str, Any] = {"md5": record.md5, "size": record.bytes, **algorithm, "path": target.name}
     if target.is_dir():
         facts["nfiles"] = sum(file.is_file() for file in target.rglob("*"))
-    content["outs"] = [{**facts, **other_fields}]
+    fields["outs"] = [{**facts, **other_fields}]
     if imported_from:
         # By this hash, which leaves out the same fields as DVC's own, DVC sees whether someone edited the file.
         identity = {"outs": [{**facts, **other_fields}], "deps": [dict(imported_from)]}
         annotations = extra("dvc.annotations").ANNOTATION_FIELDS
         md5 = extra("dvc.utils").dict_md5(identity, exclude=[*annotations, "size", "nfiles", "isexec"])
-        content.update(md5=md5, frozen=True, deps=[dict(imported_from)])
-    content.setdefault("meta", {})[NAMESPACE] = record.to_dict()
+        fields.update(md5=md5, frozen=True, deps=[dict(imported_from)])
+    fields.setdefault("meta", {})[NAMESPACE] = record.to_dict()
     new = scratch(repo)
-    new.write_text(serialize.dumps_yaml(content))
+    new.write_text(serialize.dumps_yaml(fields))
     os.replace(new, pointer)
 
 
@@ -162,7 +172,10 @@ def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:
 
 @lazy_dataclass(frozen=True)
 class LockedOut:
-    """An output of a stage in a ``dvc.lock``: `file` is that file, relative to the repository, `out` the entry."""
+    """An output of a stage in a ``dvc.lock``: `file` is that file, relative to the repository.
+
+    `out` is the entry, with the ``remote`` and ``push`` of ``dvc.yaml``, as in a ``.dvc`` file.
+    """
 
     file: str
     stage: str
@@ -206,8 +219,19 @@ def locked_out(root: Path, path: str, *, rev: str | None = None) -> LockedOut | 
             wdir = definition.get("wdir") or (definition.get("do") or {}).get("wdir") or "."
             place = os.path.normpath(folder / wdir / out["path"])
             if place == path or ("${" in wdir and _ends_with(path, out["path"])):
-                return LockedOut(file, stage, out)
+                return LockedOut(file, stage, {**out, **_options(definition.get("do") or definition, out["path"])})
     return None
+
+
+def _options(definition: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The remote that an output names in ``dvc.yaml``, and whether it may be pushed. ``dvc.lock`` has hashes only."""
+    outs = [out for kind in ("outs", "metrics", "plots") for out in definition.get(kind) or () if isinstance(out, dict)]
+    for name, options in (pair for out in outs for pair in out.items()):
+        # What a template stands for is known to DVC only.
+        pattern = ".+".join(map(re.escape, re.split(r"\$\{.*?\}", os.path.normpath(name))))
+        if isinstance(options, dict) and re.fullmatch(pattern, os.path.normpath(path)):
+            return {option: options[option] for option in ("remote", "push") if option in options}
+    return {}
 
 
 def locked_output(root: Path, path: str, md5: str) -> Dataset | None:

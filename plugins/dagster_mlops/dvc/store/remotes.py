@@ -12,7 +12,8 @@ import dagster as dg
 from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
-from dagster_mlops.dvc.lazy import HashFileDB, HashInfo, Repo
+from dagster_mlops.dvc.lazy import HashFileDB, Repo
+from dagster_mlops.dvc.store.contents import Content, cache_of
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 
@@ -95,10 +96,11 @@ def attempt(action: Callable[[], _T], problem: str, fix: Callable[[str], str]) -
         raise DatasetError(f"{problem}: {reason} {fix(advice(error, REMEDIES))}") from error
 
 
-def transfer(repo: Repo, source: HashFileDB, target: HashFileDB, content: HashInfo, *, shallow: bool) -> None:
+def transfer(repo: Repo, source: HashFileDB, target: HashFileDB, content: Content, *, shallow: bool) -> None:
     """Copy the objects that `target` lacks. DVC only logs why an object fails; this raises it."""
     with raised():
-        failed = repo.cloud.transfer(source, target, [content], cache_odb=repo.cache.local, shallow=shallow).failed
+        cache = cache_of(repo, content.algorithm)
+        failed = repo.cloud.transfer(source, target, [content.info], cache_odb=cache, shallow=shallow).failed
     if failed:
         raise OSError(f"{len(failed)} objects failed")
 

@@ -1,0 +1,52 @@
+"""The contents of versions: a hash, and the part of DVC's cache that keeps it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.dvc.lazy import HashFileDB, HashInfo, Repo
+
+LEGACY = "md5-dos2unix"
+"""DVC's name of the algorithm by which DVC 2 hashed, and of the store of such hashes."""
+
+
+@lazy_dataclass(frozen=True)
+class Content:
+    """A content by its hash; that of a folder ends in ``.dir``."""
+
+    md5: str
+    algorithm: str = "md5"
+
+    @property
+    def is_folder(self) -> bool:
+        return self.md5.endswith(".dir")
+
+    @property
+    def info(self) -> HashInfo:
+        """The hash as DVC's own object."""
+        return extra("dvc_data.hashfile.hash_info").HashInfo(self.algorithm, self.md5)
+
+
+def content_of(out: Mapping[str, Any]) -> Content:
+    """The content that an output names in a pointer or ``dvc.lock``.
+
+    DVC 2 wrote no name of the algorithm: it hashed text with the line ends of Unix, and had a store of its own.
+    https://dvc.org/doc/user-guide/upgrade
+    """
+    return Content(str(out["md5"]), "md5" if "hash" in out else LEGACY)
+
+
+def cache_of(repo: Repo, algorithm: str) -> HashFileDB:
+    """The part of DVC's cache that keeps the hashes of an algorithm."""
+    return repo.cache.legacy if algorithm == LEGACY else repo.cache.local
+
+
+def cached_path(repo: Repo, content: Content) -> str:
+    """The file of a content in DVC's cache, whether it is there or not."""
+    return cache_of(repo, content.algorithm).oid_to_path(content.md5)
+
+
+def candidates(md5: str) -> list[Content]:
+    """The contents that a bare hash may mean, the one of DVC 3 first."""
+    return [Content(md5), Content(md5, LEGACY)]
