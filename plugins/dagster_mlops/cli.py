@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import dagster as dg
     from rich.console import RenderableType
 
-COMPLETE, INCOMPLETE, USAGE = 0, 1, 2
+COMPLETE, INCOMPLETE, USAGE, UNKNOWN = 0, 1, 2, 3
 
 app = typer.Typer(
     help="The life of a model across Dagster, DVC, Feast, MLflow, BentoML and Evidently.",
@@ -180,7 +180,7 @@ def reproduce(
     """Run a training again with its recorded code, data and environment, and compare the result.
 
     Exit code 0: same result (--dry-run: everything can be restored; --explain: no difference). 1: another result.
-    2: the command cannot run.
+    2: the command cannot run. 3: too little can be compared to tell.
     """
     from dagster_mlops.lineage.chain.sources import EventLog, Tools
     from dagster_mlops.lineage.reproduction import screen as screens
@@ -194,6 +194,7 @@ def reproduce(
         _fail(f"--keep {keep} already exists. Name a new folder.")
     with _instance(dagster_home) as instance, _quiet(), errors_shown(), _ended_by_sigterm(), ExitStack() as resources:
         tools, events = Tools(), EventLog(instance) if instance else None
+        unknown = False
         try:
             recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
             recipe = recipes[0].in_environment(environment.value)
@@ -202,6 +203,7 @@ def reproduce(
                 result, screen, same = why, screens.explanation_screen, not why.causes
             elif dry_run or not recipe.complete:
                 result, screen, same = recipe, screens.recipe_screen, recipe.complete
+                unknown = bool(recipe.complete and recipe.unknown)
             else:
                 if keep:
                     keep.mkdir(parents=True)
@@ -217,9 +219,10 @@ def reproduce(
                     tell=lambda line: typer.echo(line, err=True),
                 )
                 result, screen, same = verdict, screens.verdict_screen, verdict.reproduced
+                unknown = verdict.strength == "too little to tell"
         except OSError as error:  # a full disk, a folder that cannot be made: no answer, rather than "not the same"
             _fail(f"the training cannot be run again here: {error}")
-    _end(result, screen, same, as_json)
+    _end(result, screen, same, as_json, unknown=unknown)
 
 
 _HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pass --dagster-home DIR."
@@ -281,7 +284,13 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 
 def _end(
-    result: Any, screen: "Callable[[Any], RenderableType]", good: bool, as_json: bool, *, hint: str = ""
+    result: Any,
+    screen: "Callable[[Any], RenderableType]",
+    good: bool,
+    as_json: bool,
+    *,
+    hint: str = "",
+    unknown: bool = False,
 ) -> NoReturn:
     """Print a result, and end with the exit code that says whether it is good."""
     from rich.console import Console
@@ -295,7 +304,7 @@ def _end(
         Console(highlight=False).print(screen(result))
         if hint:
             typer.echo(hint)
-    raise typer.Exit(COMPLETE if good else INCOMPLETE)
+    raise typer.Exit(UNKNOWN if unknown else COMPLETE if good else INCOMPLETE)
 
 
 def _fail(message: str) -> NoReturn:

@@ -89,6 +89,15 @@ class KeepsDatasets(Tool, Protocol):
 
 
 @runtime_checkable
+class TracksFiles(KeepsDatasets, Protocol):
+    """A tool that tracks large files in a git checkout, beside git, as DVC does."""
+
+    def tracked_at(self, repository: Path, path: str, commit: str) -> Ref | None:
+        """The dataset version that holds the file `path` of the checkout at a commit; None if none does."""
+        ...
+
+
+@runtime_checkable
 class RebuildsData(Tool, Protocol):
     """A tool that can rebuild the data of a ref, or raises a DagsterMlopsError."""
 

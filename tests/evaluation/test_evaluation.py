@@ -324,6 +324,30 @@ class World:
             made = mlflow.register_model(info.model_uri, self.name)
         return self.report(str(made.version), run.info.run_id, partition)
 
+    def train_with_code(self, sign: int, folder: Path) -> str:
+        """A version whose answers have the sign that its own module names."""
+        from mlflow.pyfunc.model import PythonModel  # which warns when it is imported
+
+        class Signed(PythonModel):
+            def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+                import shop_sign  # pyright: ignore[reportMissingImports]
+
+                return shop_sign.SIGN * model_input["hour"].to_numpy()
+
+        (folder / str(sign)).mkdir()
+        (folder / str(sign) / "shop_sign.py").write_text(f"SIGN = {sign}\n")
+        example: Any = flights(10, 1)[["hour"]]
+        with self.resource.activate(), mlflow.start_run() as run:
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=Signed(),
+                signature=infer_signature(example, [1.0]),
+                code_paths=[str(folder / str(sign) / "shop_sign.py")],
+                pip_requirements=[],
+            )
+            made = mlflow.register_model(info.model_uri, self.name)
+        return self.report(str(made.version), run.info.run_id)
+
     def report(self, version: str, run_id: str = "", partition: str = "") -> str:
         record = ModelVersion(
             name=self.name,
@@ -458,6 +482,18 @@ def test_an_evaluation_is_numbers_tables_figures_a_run_and_a_card(world):
         assert told in card
     assert json.loads(version.tags[EVALUATION])["verdicts"]["auc"] == "better"
     assert "model_card.md" in {file.path for file in world.client.list_artifacts(version.run_id)}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_versions_whose_code_has_one_name_each_run_their_own(world, tmp_path):
+    world.train_with_code(1, tmp_path)
+    world.client.set_registered_model_alias(world.name, "champion", "1")
+    world.train_with_code(-1, tmp_path)
+    found = metadata_of(world.run(rows, evaluation(importance_rows=0)), "evaluation")
+    [auc, *_] = table_of(found, "mlflow/evaluation/comparison")
+    assert auc["verdict"] == "worse" and found["mlflow/evaluation/metric/auc"] < 0.5
+    kept = metadata_of(world.run(evaluation(), world.promotion(), select=[world.promotion()]), "champion")
+    assert kept["mlflow/promoted"] is False and world.champion() == "1"
 
 
 def test_evaluated_again_also_after_its_promotion_nothing_new_is_written(world):

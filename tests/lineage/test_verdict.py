@@ -1,15 +1,22 @@
 """What counts as the same when a training was run again, and what does not."""
 
+import json
 import math
+import time
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.tree import DecisionTreeClassifier
 
 from dagster_mlops.lineage.chain.walk import Link
-from dagster_mlops.lineage.reproduction.comparison import judge
+from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
 from dagster_mlops.lineage.reproduction.recipe import Recipe
-from dagster_mlops.mlflow.training import _rerun_script as rerun
+from dagster_mlops.mlflow.training import _answers_script as rerun
 from dagster_mlops.provenance import Ref, TrainingRun
 
 SAME = {"files": {"then": {}, "now": {}}, "rows": 3, "largest_difference": 0.0, "others": 0}
@@ -47,6 +54,53 @@ def test_a_metric_that_is_only_there_now_is_not_the_same():
     assert different(run(), run(), metrics=metrics) == ["metric auc"]
 
 
+def verdict(*reads: dict[str, Any], before: Any = None, after: Any = None, **models: Any) -> Verdict:
+    step = {"asset": "model", "partition": "", "reads": list(reads)}
+    files = {"step.json": json.dumps(step).encode(), "reads.json": json.dumps(before or {}).encode()}
+    recipe = Recipe(run(), None, Link(run().ref, "accessible", record=run()), files, None, ())
+    told = {"run": run().to_dict(), "metrics": {}, "params": {}, "reads": json.dumps(after or {})}
+    return judge(recipe, {**told, "models": {**SAME, **models}}, tolerance=1e-9, environment="current")
+
+
+CSV = {"/else.csv": {"bytes": 1, "sha256": "a" * 64}}
+OTHER_CSV = {"/else.csv": {"bytes": 1, "sha256": "b" * 64}}
+BYTES = {"then": {"m.skops": "1"}, "now": {"m.skops": "1"}}
+LEARNED = {"compared": 7, "different": [], "opaque": []}
+FEW, MANY = {"rows": 5}, {"rows": 100}
+
+
+@pytest.mark.parametrize(
+    ("reads", "facts", "strength", "why"),
+    [
+        ([], {"learned": LEARNED}, "reproduced", []),
+        ([], {"files": BYTES, **FEW}, "reproduced", []),
+        ([], {"files": BYTES, "largest_difference": 3.0}, "reproduced", []),
+        ([], {"files": BYTES, "problem": "ValueError"}, "reproduced", []),
+        ([], {"learned": {**LEARNED, "different": ["tree.nodes"]}}, "not the same", ["model learned values"]),
+        ([], {"learned": {**LEARNED, "opaque": ["handle"]}, **MANY}, "reproduced", []),
+        ([], {"learned": {**LEARNED, "opaque": ["handle"]}, **FEW}, "too little to tell", ["model learned values"]),
+        ([], {"learned": {**LEARNED, "compared": 0}, **FEW}, "too little to tell", ["model learned values"]),
+        ([], {"problem": "no rows"}, "too little to tell", ["model predictions"]),
+        ([{"asset": "plain", "loaded": False, "records": []}], {}, "too little to tell", ["data asset plain"]),
+        ([], {"before": {"files": CSV}, "after": {"files": CSV}}, "too little to tell", ["data file /else.csv"]),
+        ([], {"after": {"files": CSV}}, "too little to tell", ["data file /else.csv"]),
+        ([], {"before": {"files": CSV}, "after": {"files": OTHER_CSV}}, "not the same", ["data file /else.csv"]),
+        ([], {"before": {"addresses": ["https://a/b.csv"]}}, "too little to tell", ["data https://a/b.csv"]),
+        ([], {"before": {"variables": {"N": "1"}}, "after": {"variables": {"N": "2"}}}, "reproduced", []),
+    ],
+)
+def test_a_verdict_is_as_strong_as_its_evidence(reads, facts, strength, why):
+    found = verdict(*reads, **facts)
+    assert (found.strength, found.different, found.reproduced) == (strength, why, strength == "reproduced")
+    assert found.to_dict()["strength"] == strength
+
+
+def test_an_infinite_metric_is_compared_as_that():
+    stored = 1.7976931348623157e308  # by MLflow's database
+    assert different(run(metrics={"auc": 0.5}), run(), metrics={"auc": stored}, tolerance=1.0) == ["metric auc"]
+    assert different(run(), run(), metrics={"auc": stored}) == []
+
+
 def test_each_input_is_compared_with_its_own():
     one, two, three = (Ref("feast", "training_set", f"flights/delay@{version}") for version in "123")
     assert different(run(one, two), run(two, one)) == []
@@ -58,6 +112,18 @@ def test_each_input_is_compared_with_its_own():
 def test_a_model_that_cannot_be_asked_was_not_compared():
     files = {"then": {}, "now": {}}
     assert different(run(), run(), models={"files": files, "problem": "ValueError: no rows"}) == ["model predictions"]
+
+
+def middle(value: float) -> np.ndarray:
+    """A thousand numbers, the middle of which is not printed."""
+    vector = np.zeros(2000)
+    vector[1000] = value
+    return vector
+
+
+class Forecast:
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
 
 
 @pytest.mark.parametrize(
@@ -75,8 +141,47 @@ def test_a_model_that_cannot_be_asked_was_not_compared():
         ({"p": [1.0]}, {"p": [1.0, 2.0]}, None, 1),
         ({"p": [1.0]}, {"q": [1.0]}, None, 1),
         ({"p": [1.0], "says": ["a"]}, {"p": [1.5], "says": ["b"]}, 0.5, 1),
+        ({"vector": [middle(1.0)]}, {"vector": [middle(1.0)]}, 0.0, 0),
+        ({"vector": [middle(1.0)]}, {"vector": [middle(2.0)]}, 1.0, 0),
+        ({"object": [{"vector": middle(1.0)}]}, {"object": [{"vector": middle(1.5)}]}, 0.5, 0),
+        ({"object": [[1.0, "a"]]}, {"object": [[1.0, "b"]]}, 0.0, 1),
+        ({"object": [Forecast(middle(1.0))]}, {"object": [Forecast(middle(3.0))]}, 2.0, 0),
+        ({"id": [2**60]}, {"id": [2**60 + 1]}, 0.0, 1),
+        ({"at": [pd.Timestamp(1)]}, {"at": [pd.Timestamp(2)]}, 0.0, 1),
+        ({"vector": [np.zeros(3)]}, {"vector": [np.zeros((3, 1))]}, 0.0, 1),
     ],
 )
 def test_predictions_differ_by_the_size_of_their_column(then, now, largest, others):
     found = rerun._difference(pd.DataFrame(then), pd.DataFrame(now))
     assert found == {"largest_difference": pytest.approx(largest) if largest else largest, "others": others}
+
+
+def forest(seed: int) -> Any:
+    rows = np.random.default_rng(0)
+    return RandomForestClassifier(3, random_state=seed).fit(rows.uniform(size=(50, 2)), rows.integers(0, 2, 50))
+
+
+def booster(seed: int) -> Any:
+    rows = np.random.default_rng(0)
+    model = HistGradientBoostingRegressor(max_iter=3, max_features=0.5, min_samples_leaf=2, random_state=seed)
+    return model.fit(rows.uniform(size=(50, 2)), rows.uniform(size=50))
+
+
+def search(seed: int) -> Any:
+    """Its results hold the time of each fit."""
+    rows = np.random.default_rng(0)
+    return GridSearchCV(DecisionTreeClassifier(random_state=seed, splitter="random"), {"max_depth": [2, 3]}, cv=2).fit(
+        rows.uniform(size=(50, 2)), rows.integers(0, 2, 50)
+    )
+
+
+def threshold(seed: int) -> Any:
+    return SimpleNamespace(threshold=np.random.default_rng(seed).random(), fitted_at=time.time())
+
+
+@pytest.mark.parametrize("fit", [forest, booster, search, threshold])
+def test_what_a_model_has_learned_is_compared_and_not_when_it_learned_it(fit):
+    first, again, other = (dict(rerun._learned(fit(seed))) for seed in (0, 0, 1))
+    same, different = (rerun._values_difference(first, values, 1e-9) for values in (again, other))
+    assert same["compared"] and not same["different"] and not same["opaque"], same
+    assert different["different"], different

@@ -1,6 +1,7 @@
 """Training runs are always closed and fully described; the alias goes to the better version, once."""
 
 import dataclasses
+import hashlib
 import importlib
 import json
 import math
@@ -21,6 +22,7 @@ import pandas as pd
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
 from dagster.components.testing import create_defs_folder_sandbox
+from mlflow.artifacts import load_text
 from mlflow.models import infer_signature
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -80,7 +82,7 @@ def train(context: dg.AssetExecutionContext, config: Plan, training_set: pd.Data
     with Path(os.environ["CALLS"]).open("a") as calls:
         calls.write(f"{context.run.run_id}\n")
     mlflow.log_params({"auc_wanted": config.auc})
-    mlflow.log_metrics({"auc": config.auc, "broken": math.nan})
+    mlflow.log_metrics({"auc": config.auc, "broken": math.nan, "endless": math.inf})
     if config.trouble == "hang":
         mlflow.start_run(nested=True)
         time.sleep(300)
@@ -229,10 +231,14 @@ def test_a_run_says_from_which_code_data_and_dagster_step_it_comes(instance, res
     assert {file.path for file in client.list_artifacts(run.info.run_id, "code")} == {
         "code/environment.txt",
         "code/licences.json",
+        "code/reads.json",
         "code/step.json",
         "code/system.json",
         "code/uncommitted.diff",
     }
+    read = json.loads(load_text(f"{run.info.artifact_uri}/code/reads.json"))
+    assert read["variables"]["CALLS"] == hashlib.sha256(os.environ["CALLS"].encode()).hexdigest()[:16]
+    assert read.keys() == {"variables"}, "the inputs are versioned"
     record = TrainingRun.from_json(run.data.tags[runs.RECORD])
     assert record.upstream == (DATASET.ref, FEATURES.ref, Ref("git", "commit", "c0ffee"))
 
@@ -627,6 +633,8 @@ def test_the_first_finite_candidate_becomes_champion_and_a_better_one_follows(in
         ({"auc": 0.7}, {}),
         ({"auc": 0.6}, {}),
         ({"auc": math.nan}, {}),
+        ({"auc": math.inf}, {}),
+        ({"auc": -math.inf}, {"greater_is_better": False}),
         ({"auc": 0.705}, {"min_improvement": 0.01}),
         ({"auc": 0.9}, {"greater_is_better": False}),
     ],
@@ -644,6 +652,14 @@ def test_a_candidate_that_is_not_better_changes_nothing(instance, resource, clie
 def test_without_a_champion_a_metric_that_is_not_finite_is_an_error(instance, resource, candidate):
     candidate(auc=math.nan)
     assert "has no 'champion': the candidate's auc is nan" in error_of(promote(instance, resource))
+
+
+def test_an_infinite_metric_of_the_champion_is_beaten_by_a_finite_one(instance, resource, client, candidate):
+    candidate(auc=math.inf)  # which MLflow's database returns as the largest number
+    client.set_registered_model_alias("delay", "champion", "1")
+    candidate(auc=0.7)
+    promote(instance, resource)
+    assert champion(client) == "2"
 
 
 def test_a_missing_metric_names_those_that_are_there(instance, resource, candidate):
@@ -751,13 +767,14 @@ def test_a_failed_blocking_check_keeps_the_alias_where_it_is(instance, client, c
 
 
 def test_metric_checks_judge_the_version_that_was_just_trained(instance, resource, client):
-    bounds = {"auc": (0.7, 0.9), "broken": (0, None), "absent": (None, 1)}
+    bounds = {"auc": (0.7, 0.9), "broken": (0, None), "endless": (0, None), "absent": (None, 1)}
     result = materialize(
         instance, resource, training_set, model, *metric_checks(asset=model, bounds=bounds, blocking=False)
     )
     verdicts = {e.check_name: (e.passed, e.description) for e in result.get_asset_check_evaluations()}
     assert verdicts["metric_auc"] == (True, "auc 0.8 is between 0.7 and 0.9.")
     assert verdicts["metric_broken"] == (False, "version 1 of 'delay' has no finite metric 'broken'; it has auc.")
+    assert verdicts["metric_endless"] == (False, "version 1 of 'delay' has no finite metric 'endless'; it has auc.")
     assert verdicts["metric_absent"][0] is False
 
 

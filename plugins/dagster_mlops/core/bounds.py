@@ -1,8 +1,11 @@
 """Ranges in which a metric is acceptable: (least, greatest), with None for an open end."""
 
+import math
 from collections.abc import Mapping
 
 import dagster as dg
+
+_LARGEST = 1.797e308  # a little less than the largest float
 
 
 def refuse_useless(bounds: Mapping[str, tuple[float | None, float | None]]) -> None:
@@ -17,6 +20,17 @@ def refuse_useless(bounds: Mapping[str, tuple[float | None, float | None]]) -> N
                 f"bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
                 "(least, greatest), with None for an open end."
             )
+
+
+def as_logged(value: float) -> float:
+    """A metric as it was logged: infinity comes back from a SQL store of MLflow as the largest number.
+
+    https://github.com/mlflow/mlflow/issues/1573
+
+    >>> as_logged(1.7976931348623157e308), as_logged(-1.7976931348623157e308), as_logged(0.7)
+    (inf, -inf, 0.7)
+    """
+    return math.copysign(math.inf, value) if abs(value) >= _LARGEST else value
 
 
 def within(low: float | None, high: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.core.model_formats import StoredFormat, stored_format
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
@@ -50,7 +51,8 @@ def load_stored(
 ) -> LoadedModel:
     """The model that `fetch` copies below a folder: the object that was logged, or MLflow's own wrapper with `pyfunc`.
 
-    `trust` names packages or types of your own that a skops file may name.
+    `trust` names packages or types of your own that a skops file may name. A model that brings code runs that code, and
+    no module of the same name that another model or this process has imported.
 
     Raises:
         ModelVersionError: it is a format that may run code while it is loaded and `allow_pickle` is not set; or what
@@ -72,8 +74,10 @@ def load_stored(
         # An exported graph may hold pickles, which MLflow refuses with this setting. It would also refuse every skops
         # file, because the file itself lists the trusted types; those were checked above.
         strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+        digest = model_digest(stored.folder)  # before Python writes bytecode there
+        code = ModelCode.of(stored.folder, stored.flavors)
         try:
-            with environment(**strict):
+            with environment(**strict), code.active():
                 model = extra(f"mlflow.{flavor}").load_model(str(stored.folder))
         except extra("mlflow.exceptions").MlflowException as error:
             if not strict or "PICKLE" not in str(error):
@@ -82,10 +86,11 @@ def load_stored(
                 f"model version {name} is stored as {form}, but MLflow cannot tell that it is only data: "
                 f"{str(error)[:500]}\nIf you trust everyone with write access to the artifact store, set allow_pickle."
             ) from error
-        digest = model_digest(stored.folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    if flavor == "pyfunc":
+        model.predict = code.calling(model.predict)
     # A pyfunc may go on reading files beside it.
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     return LoadedModel(model, stored.version, form, digest)

@@ -6,6 +6,8 @@ STEP, SYSTEM, DIFF = "step.json", "system.json", "uncommitted.diff"
 """In it: the step with its config and inputs, the machine, and the uncommitted changes."""
 TRIAL = "trial.json"
 """In it, for a sweep: number and parameters of the best trial."""
+READS = "reads.json"
+"""In it: the files and addresses without a version that the training has read, and environment variables; if any."""
 PACKAGES, LICENCES = "environment.txt", "licences.json"
 """In it: the packages that were installed, and their licences."""
 

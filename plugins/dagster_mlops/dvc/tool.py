@@ -1,5 +1,6 @@
 """Answers for lineage whether a dataset version is accessible, inaccessible, deleted or damaged."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,23 @@ class DvcTool:
     def datasets(self, at: str) -> Datasets:
         """The repository at `at`, with its configured remotes."""
         return DvcResource(repo=at)
+
+    def tracked_at(self, repository: Path, path: str, commit: str) -> Ref | None:
+        """The version, at a commit, of the dataset or stage output that `path` is, or is in."""
+        root = next((f for f in (repository / path).parents if (f / ".dvc").is_dir() and _within(f, repository)), None)
+        if root is None:
+            return None
+        dvc = DvcResource(repo=str(root))
+        inside = (repository / path).relative_to(root)
+        for part in (inside, *inside.parents[:-1]):
+            with suppress(DatasetError):
+                md5 = str(dvc.data_version(part.as_posix(), rev=commit))
+                return Ref("dvc", Dataset.role, f"{part.as_posix()}@{md5}", at=str(root))
+        return None
+
+
+def _within(folder: Path, top: Path) -> bool:
+    return folder == top or folder.is_relative_to(top)
 
 
 def _answer(ref: Ref) -> Answer:

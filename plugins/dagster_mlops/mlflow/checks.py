@@ -10,7 +10,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest, partition_checked
-from dagster_mlops.core.bounds import refuse_useless, within
+from dagster_mlops.core.bounds import as_logged, refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import ModelVersion
@@ -64,8 +64,8 @@ def _latest_version(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) ->
 
 
 def _result(metric: str, bounds: tuple[float | None, float | None], version: ModelVersion) -> dg.AssetCheckResult:
-    value = version.metrics.get(metric)
-    if value is None:
+    value = as_logged(version.metrics.get(metric, math.nan))
+    if not math.isfinite(value):
         names = ", ".join(sorted(version.metrics)) or "none"
         description = f"version {version.version} of {version.name!r} has no finite metric {metric!r}; it has {names}."
         return dg.AssetCheckResult(passed=False, description=description, metadata={"version": version.version})

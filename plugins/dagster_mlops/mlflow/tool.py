@@ -3,15 +3,18 @@
 import dataclasses
 import os
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_loading import DIGEST, model_digest
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
-from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
+from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, mlflow
 from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_model_id, version_record
 from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
 from dagster_mlops.mlflow.server.client import artifact, or_none, request_limits
@@ -61,29 +64,41 @@ class MlflowTool:
             return {Path(path).name: artifact(client, ref.id, path) for path in paths}
 
     def find_model(self, ref: Ref) -> Inaccessible | Deleted | Faulty | None:
-        """The reason why a training run's one model cannot be used; None when its files are there."""
+        """The reason why a training run's one model cannot be used; None when its files are there, and unchanged."""
         try:
-            with _connected(ref, "the model") as (client, uri):
-                source = _model_of(client, ref)
-                if isinstance(source, Faulty):
-                    return source
-                files = mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri)
+            with _connected(ref, "the model") as (client, uri), tempfile.TemporaryDirectory() as scratch:
+                model = _model_of(client, ref)
+                if isinstance(model, Faulty):
+                    return model
+                source = str(model.artifact_location)
+                if not mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri):
+                    return Deleted(f"the model's files are gone from {mask_credentials(source)}")
+                if DIGEST not in model.tags:
+                    return None
+                # Without a place for a copy, MLflow returns the folder of a local store itself.
+                place = None if urlsplit(source).scheme in ("", "file") else scratch
+                download = mlflow.artifacts.download_artifacts
+                folder = Path(download(artifact_uri=source, dst_path=place, tracking_uri=uri))  # pyright: ignore[reportArgumentType]
+                return _written_over(model, folder)
         except TrackingError as error:
             return Inaccessible(str(error))
-        return None if files else Deleted(f"the model's files are gone from {mask_credentials(source)}")
 
     def fetch_model(self, ref: Ref, folder: Path) -> Path:
         """Copy the model that a training run has logged into `folder`, and return its path.
 
         Raises:
-            TrackingError: MLflow cannot be reached, the run has logged none or several, or its files are gone.
+            TrackingError: MLflow cannot be reached, the run has logged none or several, or its files are gone or were
+                changed.
         """
         with _connected(ref, "the model") as (client, uri):
-            source = _model_of(client, ref)
-            if isinstance(source, Faulty):
-                raise TrackingError(source.reason)
-            download = mlflow.artifacts.download_artifacts
-            return Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
+            model = _model_of(client, ref)
+            if isinstance(model, Faulty):
+                raise TrackingError(model.reason)
+            download, source = mlflow.artifacts.download_artifacts, str(model.artifact_location)
+            local = Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
+            if problem := _written_over(model, local):
+                raise TrackingError(problem.reason)
+            return local
 
 
 @contextmanager
@@ -103,15 +118,27 @@ def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
             raise TrackingError(f"{subject} of run {ref.id} cannot be read: {mask_credentials(str(error))}") from error
 
 
-def _model_of(client: MlflowClient, ref: Ref) -> str | Faulty:
-    """The location of a run's one model."""
+def _written_over(model: LoggedModel, folder: Path) -> Faulty | None:
+    """The finding that the files of a model are not those that were stored."""
+    stored, digest = model.tags.get(DIGEST), model_digest(folder)
+    if stored in (None, digest):
+        return None
+    place = mask_credentials(str(model.artifact_location))
+    return Faulty(
+        f"the model's files at {place} have the hash {digest[:16]}…, but {stored[:16]}… was stored: someone changed "
+        "them. Restore them."
+    )
+
+
+def _model_of(client: MlflowClient, ref: Ref) -> LoggedModel | Faulty:
+    """A run's one model."""
     run = client.get_run(ref.id)
     model_id = run.data.tags.get(TRAINED)
     models = [client.get_logged_model(model_id)] if model_id else logged_models(client, run)
     ready = [model for model in models if str(model.status) == "READY"]
     if len(ready) != 1:
         return Faulty(f"run {ref.id} has logged {len(ready)} models; one is expected.")
-    return str(ready[0].artifact_location)
+    return ready[0]
 
 
 def _uri(ref: Ref) -> str | Inaccessible:

@@ -31,8 +31,9 @@ def reproduction_asset(
 ) -> dg.AssetsDefinition:
     """An asset whose materialization runs a training again, as ``dagster-mlops reproduce`` does.
 
-    Its check ``reproducible`` passes if the result is the same, and otherwise lists what differs or is gone. It takes
-    as long as the training, so let a schedule run it rather than an automation condition.
+    Its check ``reproducible`` passes if the result is the same, and otherwise lists what differs or is gone; where too
+    little could be compared to tell, it fails as a warning. It takes as long as the training, so let a schedule run it
+    rather than an automation condition.
 
         reproduction = reproduction_asset(training="delay@champion", deps=[champion])
         weekly = dg.ScheduleDefinition(target=dg.AssetSelection.assets(reproduction), cron_schedule="0 4 * * 0")
@@ -84,9 +85,12 @@ def reproduction_asset(
             metadata["reproduce/run"] = verdict.original.run_id
             metadata.update(table("reproduce/findings", map(vars, verdict.findings)))
             metadata["reproduce/different"] = len(verdict.different)
-            outcome = f"not the same: {', '.join(verdict.different)}" if verdict.different else "everything is the same"
-            text = f"run {verdict.original.run_id}: {outcome}"
-            return dg.AssetCheckResult(passed=verdict.reproduced, severity=severity, description=text)
+            metadata["reproduce/verdict"] = verdict.strength
+            names = f": {', '.join(verdict.different)}" if verdict.different else f" on {verdict.evidence}"
+            text = f"run {verdict.original.run_id}: {verdict.strength}{names}"
+            # No one can fix, at night, that an old training had an input without a version.
+            level = dg.AssetCheckSeverity.WARN if verdict.strength == "too little to tell" else severity
+            return dg.AssetCheckResult(passed=verdict.reproduced, severity=level, description=text)
 
         started = time.monotonic()
         result = never_missing(judge, tool="reproduce", log=context.log.error)._replace(check_name=CHECK)

@@ -1,10 +1,12 @@
 """Two training runs compared: the verdict on a repetition, and why two runs differ."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.core.git import git
 from dagster_mlops.core.leaves import leaves
 from dagster_mlops.core.run_files import PACKAGES
@@ -14,13 +16,18 @@ from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.provenance import Dataset, Record, TrainingRun, TrainingSet
 
 Outcome = Literal["matched", "differed", "not compared"]
+Strength = Literal["reproduced", "too little to tell", "not the same"]
 _KINDS = {"dataset": "data", "training_set": "features", "model_version": "model"}
 _NOT_READ = "not read"
+_FEW_ROWS = 100  # fewer tell nothing about a model whose learned values cannot be compared
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison of two runs. The training is reproduced if every finding that `decides` has matched."""
+    """One comparison of two runs. The training is reproduced if every finding that `decides` has matched.
+
+    One that could not be compared leaves the verdict open.
+    """
 
     kind: str
     name: str
@@ -40,21 +47,46 @@ class Verdict:
 
     @property
     def different(self) -> list[str]:
-        """Names of the findings that decide and have not matched."""
+        """Names of the findings that decide and have not matched, those that could not be compared included."""
         return [f"{f.kind} {f.name}" for f in self.findings if f.decides and f.outcome != "matched"]
 
     @property
+    def unknown(self) -> list[str]:
+        """Names of the findings that decide and could not be compared."""
+        return [f"{f.kind} {f.name}" for f in self.findings if f.decides and f.outcome == "not compared"]
+
+    @property
+    def strength(self) -> Strength:
+        """The verdict: `reproduced` only if something was compared, and all that decides has matched."""
+        outcomes = {finding.outcome for finding in self.findings if finding.decides}
+        if "differed" in outcomes:
+            return "not the same"
+        return "reproduced" if outcomes == {"matched"} else "too little to tell"
+
+    @property
     def reproduced(self) -> bool:
-        """True if something was compared, and every finding that decides has matched."""
-        return not self.different and any(finding.decides for finding in self.findings)
+        """True if the verdict is `reproduced`."""
+        return self.strength == "reproduced"
+
+    @property
+    def evidence(self) -> str:
+        """The results that were compared and are the same, in words."""
+        same = [f for f in self.findings if f.outcome == "matched"]
+        metrics = sum(f.kind == "metric" for f in same)
+        names = [f"{metrics} metric{'s' * (metrics != 1)}"] if metrics else []
+        return ", ".join([*names, *(f.name for f in same if f.kind == "model" and (f.decides or f.name == "files"))])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return plain({"reproduced": self.reproduced, **vars(self)})
+        facts = {"reproduced": self.reproduced, "strength": self.strength, "evidence": self.evidence}
+        return plain({**facts, **vars(self)})
 
 
 def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, environment: str) -> Verdict:
-    """Compare the recorded run with `result`: the new run, its metrics and params, and differences of the models."""
+    """Compare the recorded run with `result`: the new run, its metrics and params, and differences of the models.
+
+    What neither a commit nor a record versions is a finding that was not compared.
+    """
     before, after = recipe.run, Record.from_dict(result["run"])
     assert isinstance(after, TrainingRun)
     params = sorted({*before.params, *result["params"]})
@@ -62,13 +94,14 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         _compare("code", "commit", before.code_commit[:10], after.code_commit[:10]),
         _compare("code", "uncommitted changes", before.dirty[:10] or "none", after.dirty[:10] or "none"),
         *_inputs(before, after),
+        *_without_version(recipe, result.get("reads")),
         _compare("seed", "seed", str(before.seed), str(after.seed)),
         _compare("environment", "python", before.python, after.python, decides=False),
         _compare("environment", "lock file", before.lock_hash[:10], after.lock_hash[:10], decides=environment == "new"),
         *_packages(recipe.files.get(PACKAGES), result.get("packages")),
         _compare("machine", "platform", before.platform, after.platform, decides=False),
         *_each("params", f"all {len(before.params)}", params, before.params, result["params"], decides=True),
-        *_metrics(before.metrics, result["metrics"], tolerance),
+        *_metrics(before.metrics, {name: as_logged(value) for name, value in result["metrics"].items()}, tolerance),
         *_models(result.get("models"), tolerance),
     ]
     return Verdict(before, after, tuple(findings))
@@ -126,6 +159,41 @@ def _metrics(before: Mapping[str, float], after: Mapping[str, float], tolerance:
     return findings
 
 
+def _without_version(recipe: Recipe, read_again: str | None) -> list[Finding]:
+    """The inputs that nothing versions: assets without a record, and files and addresses that either run has read."""
+    findings = [
+        Finding("data", f"asset {read['asset']}", "not compared", "", "nothing keeps a version of it")
+        for read in recipe.step.get("reads", ())
+        if not read["records"]
+    ]
+    before, after = recipe.reads, json.loads(read_again or "{}")
+    old, new = before.get("files", {}), after.get("files", {})
+    for name in sorted(old.keys() | new.keys()):
+        hashes = [(files.get(name) or {}).get("sha256", "") for files in (old, new)]
+        if all(hashes) and hashes[0] != hashes[1]:
+            findings.append(Finding("data", f"file {name}", "differed", hashes[0][:12], hashes[1][:12]))
+        elif name in recipe.tracked and hashes[0] and hashes[0] == hashes[1]:
+            findings.append(_compare("data", f"file {name}", hashes[0][:12], hashes[1][:12]))
+        else:
+            text = (
+                "the same content, but nothing versions it" if hashes[0] == hashes[1] != "" else "nothing versions it"
+            )
+            findings.append(Finding("data", f"file {name}", "not compared", "", text))
+    for name in dict.fromkeys([*before.get("addresses", ()), *after.get("addresses", ())]):
+        findings.append(Finding("data", name, "not compared", "", "nothing versions it"))
+    if more := max(before.get("more_files", 0), after.get("more_files", 0)):
+        findings.append(Finding("data", f"{more} more files", "not compared", "", "nothing versions them"))
+    variables = before.get("variables", {}), after.get("variables", {})
+    changed = [
+        n for n in sorted(variables[0].keys() | variables[1].keys()) if variables[0].get(n) != variables[1].get(n)
+    ]
+    texts = [[values.get(name, "not read") for values in variables] for name in changed] if recipe.reads else []
+    return findings + [
+        _compare("environment", f"variable {name}", *pair, decides=False)
+        for name, pair in zip(changed, texts, strict=False)
+    ]
+
+
 def _predictions(models: Mapping[str, Any], tolerance: float) -> Finding:
     if problem := models.get("problem"):
         return Finding("model", "predictions", "not compared", "", problem)
@@ -133,7 +201,8 @@ def _predictions(models: Mapping[str, Any], tolerance: float) -> Finding:
     if largest is None:
         return Finding("model", name, "differed", "", "another shape")
     text = f"largest difference {largest:.3g}" + (f", {unequal} other values" if unequal else "")
-    return Finding("model", name, "differed" if unequal or largest > tolerance else "matched", "", text)
+    source = f" ({models['rows_from']})" if "rows_from" in models else ""
+    return Finding("model", name, "differed" if unequal or largest > tolerance else "matched", "", text + source)
 
 
 def _models(models: Mapping[str, Any] | None, tolerance: float) -> list[Finding]:
@@ -141,12 +210,32 @@ def _models(models: Mapping[str, Any] | None, tolerance: float) -> list[Finding]
         return [Finding("model", "predictions", "not compared")]
     files = models["files"]
     changed = sorted(n for n in {*files["then"], *files["now"]} if files["then"].get(n) != files["now"].get(n))
-    equal = "the same" if not changed else f"other bytes in {', '.join(changed[:3])}"
-    return [
-        _predictions(models, tolerance),
-        # Many formats hold times or addresses, so that other bytes may be the same model.
-        Finding("model", "files", "differed" if changed else "matched", "", equal, decides=False),
-    ]
+    same_files = bool(files["then"]) and not changed
+    equal = f"other bytes in {', '.join(changed[:3])}" if changed else "the same"
+    # Many formats hold times or addresses, so that other bytes may be the same model. The same bytes are.
+    file_finding = Finding("model", "files", "differed" if changed else "matched", "", equal, decides=same_files)
+    predictions = _predictions(models, tolerance)
+    if same_files:
+        if predictions.outcome == "differed":  # such as Prophet's intervals
+            predictions = replace(predictions, decides=False, after=f"drawn anew at each call: {predictions.after}")
+        return [replace(predictions, decides=predictions.outcome == "matched"), file_finding]
+    return [predictions, *_learned(models, predictions), file_finding]
+
+
+def _learned(models: Mapping[str, Any], predictions: Finding) -> list[Finding]:
+    """The comparison of what both models have learned; without it, a few predictions are not enough."""
+    learned = models.get("learned")
+    if learned is None or predictions.outcome == "not compared":
+        return []
+    count, name = learned["compared"], "learned values"
+    if learned["different"]:
+        return [Finding("model", name, "differed", "", f"{', '.join(learned['different'])}")]
+    if count and not learned["opaque"]:
+        return [Finding("model", f"{count} {name}", "matched", "", "the same")]
+    reason = f"of no known form: {', '.join(learned['opaque'])}" if learned["opaque"] else "none are in a known form"
+    enough = models["rows"] >= _FEW_ROWS
+    hint = "" if enough else f"; {models['rows']} rows are too few, name more with --golden"
+    return [Finding("model", name, "not compared", "", reason + hint, decides=not enough)]
 
 
 @dataclass(frozen=True)
@@ -193,6 +282,7 @@ def explain(before: Recipe, after: Recipe) -> Explanation:
         *_named("params", _logged(before), _logged(after)),
         *_named("seed", {"seed": old.seed}, {"seed": new.seed}),
         *_named("environment", {"python": old.python}, {"python": new.python}),
+        *_named("environment", *_variables(before, after)),
         *_named("environment", *(packages(recipe.files.get(PACKAGES, b"")) for recipe in (before, after))),
         *_named("machine", *(dict(leaves({**system, "schema": None, "python": None})) for system in systems)),
     ]
@@ -223,7 +313,14 @@ def _data(recipe: Recipe) -> dict[str, str]:
     direct = direct or [link.record for link in recipe.chain.upstream if link.record]
     sets = {f"training set of {r.feature_service}": r.content_hash for r in direct if isinstance(r, TrainingSet)}
     datasets: list[Record] = [*recipe.chain.find(Dataset), *direct]
-    return sets | {record.path: record.md5 for record in datasets if isinstance(record, Dataset)}
+    files = {f"file {name}": facts["sha256"] for name, facts in recipe.reads.get("files", {}).items()}
+    return sets | {record.path: record.md5 for record in datasets if isinstance(record, Dataset)} | files
+
+
+def _variables(before: Recipe, after: Recipe) -> list[dict[str, str]]:
+    """Hashes of the environment variables that the trainings have read, if both have a list of them."""
+    read = [recipe.reads.get("variables", {}) for recipe in (before, after)]
+    return [{f"variable {name}": value for name, value in values.items()} for values in read]
 
 
 def _logged(recipe: Recipe) -> dict[str, str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.failures import raised_as
-from dagster_mlops.core.run_files import CODE, PACKAGES, STEP, SYSTEM
+from dagster_mlops.core.run_files import CODE, PACKAGES, READS, STEP, SYSTEM
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
 from dagster_mlops.lineage.chain.walk import Link, plain, trace
 from dagster_mlops.lineage.reproduction.code import Ingredient, code_ingredients, find_repository
 from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
+from dagster_mlops.lineage.reproduction.tracked import find_tracked
 from dagster_mlops.provenance import Dataset, Inaccessible, ModelVersion, Record, Ref, TrainingRun, TrainingSet
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
@@ -27,8 +28,8 @@ class Recipe:
     """A training run and the ingredients that a repetition takes.
 
     `files` are those that the run keeps below ``code/``, `repository` is the checkout that has its commit, if any,
-    `chain` everything that it was made from, and `rebuilds` the training sets, by asset, that are rebuilt because their
-    dataset is lost.
+    `chain` everything that it was made from, `rebuilds` the training sets, by asset, that are rebuilt because their
+    dataset is lost, and `tracked` the datasets, by path in the checkout, that the training read there by itself.
     """
 
     run: TrainingRun
@@ -38,6 +39,7 @@ class Recipe:
     repository: Path | None
     ingredients: tuple[Ingredient, ...]
     rebuilds: Mapping[str, TrainingSet] = field(default_factory=dict)
+    tracked: Mapping[str, Ref] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[Ingredient]:
@@ -60,6 +62,16 @@ class Recipe:
     def step(self) -> dict[str, Any]:
         """The recorded step; empty for a run that has none."""
         return json.loads(self.files.get(STEP, b"{}"))
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """The recorded reads that nothing versions: files, addresses and environment variables."""
+        return json.loads(self.files.get(READS, b"{}"))
+
+    @property
+    def unknown(self) -> list[Ingredient]:
+        """The ingredients that nothing versions, so that a rerun reads them as they are then."""
+        return [part for part in self.ingredients if part.bucket == "unknown"]
 
     @property
     def system(self) -> dict[str, Any]:
@@ -107,6 +119,7 @@ def find_recipe(
         step = json.loads(files.get(STEP, b"{}"))
     repository = find_repository(run, step, repo)
     inputs, rebuilds = _inputs(link, step, tools)
+    tracked, unversioned = find_tracked(run, files, repository, tools)
     ingredients = [
         Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
         *code_ingredients(run, files, repository, problem),
@@ -114,9 +127,10 @@ def find_recipe(
         _step(step, problem),
         *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get("secrets", ())),
         *inputs,
+        *unversioned,
         _model(run, tools),
     ]
-    return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds)
+    return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds, tracked)
 
 
 def _ref(what: str, at: str, events: EventLog | None) -> Ref:
@@ -208,6 +222,9 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
         if read["loaded"] and not read["records"]:
             reason = "its IO manager keeps no versions, so that its content is lost. Store it by the DVC IO manager."
             ingredients.append(Ingredient("data", f"asset {read['asset']}", "deleted", reason))
+        elif not read["records"]:
+            reason = "nothing keeps a version of it: a rerun cannot tell whether it is the same."
+            ingredients.append(Ingredient("data", f"asset {read['asset']}", "unknown", reason, needed=False))
     return ingredients, rebuilds
 
 

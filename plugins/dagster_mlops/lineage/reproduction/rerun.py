@@ -15,9 +15,12 @@ from dagster_mlops.lineage.reproduction.code import check_out
 from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
 from dagster_mlops.lineage.reproduction.environment import Environment, ambient, find_requirements, install
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
+from dagster_mlops.lineage.reproduction.tracked import restore_tracked
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
+_ANSWER_TIMEOUT = 1800.0  # seconds: a large model on thousands of rows
+_ANSWERS = "_answers_script.py"  # beside a tracker's script of reruns
 
 
 def rerun(
@@ -67,6 +70,7 @@ def rerun(
         name, content = requirements
         tell(f"environment: installing the recorded {name}, Python {recipe.run.python}")
         python = install(name, content, python=recipe.run.python, folder=folder / "venv", code=code)
+    restore_tracked(recipe.tracked, code, tools)
     files = _rebuild(recipe, folder / "data", tools, tell)
     model = tracker.fetch_model(recipe.run.ref, folder / "model")
     scratch = folder / "dagster"
@@ -81,12 +85,43 @@ def rerun(
         "scratch": str(scratch),
         "model": str(model),
         "golden": str(golden.absolute() if golden else _reference(recipe, tracker, folder)),
+        "golden_name": "--golden" if golden else "the run's reference",
     }
     tell(f"training: {recipe.step['asset']}")
     switches = recipe.system.get("environment", {})
     variables = {**ambient(), **switches, "DAGSTER_HOME": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
-    result = _answer(tracker.rerun, task, tell, cwd=code, env=variables, python=str(python), timeout=timeout)
+    options: dict[str, Any] = {"cwd": code, "env": variables, "python": str(python)}
+    result = _answer(tracker.rerun, task, tell, timeout=timeout, **options)
+    if "rerun" in (models := result.get("models") or {}):
+        tell("comparison: each model answers in a process of its own")
+        result["models"] = _compare_models(tracker.rerun, task, models, tolerance, tell, **options)
     return judge(recipe, result, tolerance=tolerance, environment=environment)
+
+
+def _compare_models(
+    script: Path,
+    task: Mapping[str, Any],
+    models: Mapping[str, Any],
+    tolerance: float,
+    tell: Callable[[str], None],
+    **options: Any,
+) -> dict[str, Any]:
+    """The differences of the recorded and the new model, on the first rows that both of them take."""
+    problem = models.get("problem", "no rows to compare on: name some with --golden")
+    answers = [str(Path(task["scratch"], f"{name}.pickle")) for name in ("recorded", "rerun")]
+    for source, rows in models.get("rows_files", ()):
+        request = {"script": _ANSWERS, "step": task["step"], "rows": rows, "tolerance": tolerance}
+        recorded = {**request, "model": task["model"], "save": answers[0], "other": ""}
+        rerun = {**request, "model": models["rerun"], "save": answers[1], "other": answers[0]}
+        try:
+            run_child(script, recorded, timeout=_ANSWER_TIMEOUT, **options)
+            difference = run_child(script, rerun, timeout=_ANSWER_TIMEOUT, **options)
+        except ChildError as error:  # a model may raise anything: then nothing was compared
+            problem = error.reason[:500]
+            tell(f"on rows of {source}, the models cannot be compared: {problem}")
+        else:
+            return {**models, **difference, "rows_from": source, "problem": ""}
+    return {**models, "problem": problem}
 
 
 def _rebuild(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:

@@ -29,7 +29,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     table = grid("", "dim", "")
     for group in grouped(recipe.ingredients, lambda part: (part.kind, part.bucket, part.reason)):
         first = group[0]
-        mark, colour = LOOKS[first.bucket]
+        mark, colour = LOOKS.get(first.bucket, ("?", "yellow"))
         text = Text(first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}")
         if not first.needed:
             text.append(f" ({_SPARED.get(first.kind, 'not needed')})", style="dim")
@@ -40,6 +40,10 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     counts = Counter(ingredient.bucket for ingredient in recipe.ingredients if ingredient.needed)
     problems = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
     yes = "Everything that this training was made of is there: it can be run again."
+    if recipe.complete and recipe.unknown:
+        names = ", ".join(part.name for part in recipe.unknown[:6])
+        text = f"? It can be run again, but nothing versions {names}: the verdict would be too little to tell."
+        return Group(_title(recipe), table, Text(), Text(text, style="yellow"))
     last = conclusion(recipe.complete, yes, f"Of {counts.total()} ingredients, {problems}.")
     return Group(_title(recipe), table, Text(), last)
 
@@ -52,8 +56,15 @@ def verdict_screen(verdict: Verdict) -> RenderableType:
         after = "" if finding.outcome == "matched" and finding.before else finding.after
         row = (finding.kind, finding.name, _short(finding.before), Text(_short(after), style=colour))
         table.add_row(Text(mark, style=colour), *row)
-    yes = f"Reproduced: run {verdict.original.run_id[:12]} came out the same."
-    no = f"Not reproduced. Not the same: {', '.join(verdict.different[:6])}."
+    run = verdict.original.run_id[:12]
+    if verdict.strength == "too little to tell":
+        open_ones = f"not compared: {', '.join(verdict.unknown[:6])}" if verdict.unknown else "nothing was compared"
+        same = f" The same: {verdict.evidence}." if verdict.evidence else ""
+        last = Text(f"? Too little to tell whether run {run} came out the same; {open_ones}.{same}", style="yellow")
+        return Group(table, Text(), last)
+    yes = f"Reproduced: run {run} came out the same. Compared: {verdict.evidence}."
+    differed = [name for name in verdict.different if name not in verdict.unknown]
+    no = f"Not reproduced. Not the same: {', '.join(differed[:6])}."
     return Group(table, Text(), conclusion(verdict.reproduced, yes, no))
 
 

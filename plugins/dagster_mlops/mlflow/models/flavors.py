@@ -8,6 +8,7 @@ from typing import Any
 
 from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow, torch
@@ -174,13 +175,14 @@ def verify_stored(folder: Path, info: ModelInfo, flavor: str, rows: Any, expecte
         TrainingRunError: it cannot be loaded, or has different predictions.
     """
     try:
-        if "python_function" in info.flavors:
-            stored = mlflow.pyfunc.load_model(str(folder))
-            # As a server receives it: the stored example went through JSON.
-            predictions = stored.predict(rows if stored.input_example is None else stored.input_example)
-        else:
-            function = predict_function(extra(f"mlflow.{flavor}").load_model(str(folder)), flavor, predict)
-            predictions = function(rows) if function else None
+        with ModelCode.of(folder, info.flavors).active():
+            if "python_function" in info.flavors:
+                stored = mlflow.pyfunc.load_model(str(folder))
+                # As a server receives it: the stored example went through JSON.
+                predictions = stored.predict(rows if stored.input_example is None else stored.input_example)
+            else:
+                function = predict_function(extra(f"mlflow.{flavor}").load_model(str(folder)), flavor, predict)
+                predictions = function(rows) if function else None
     except Exception as error:
         raise TrainingRunError(
             f"the model that was just stored cannot be used: {type(error).__name__}: {str(error)[:500]}\nIs `example` "

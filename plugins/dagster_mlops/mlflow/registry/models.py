@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from dagster_mlops.core.arrays import pd
+from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.core.model_loading import DIGEST, LoadedModel, load_stored, model_digest
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.core.run_files import CODE, LICENCES
@@ -60,7 +61,8 @@ class MlflowModels:
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:
         run = or_none(self.client.get_run, version.run_id)
-        return run.data.metrics if run else version.metrics
+        metrics = run.data.metrics if run else version.metrics
+        return {name: as_logged(value) for name, value in metrics.items()}
 
     def move(self, name: str, alias: str, to: str, *, expected: str) -> bool:
         # MLflow cannot compare and set: check right before, so that a rival has milliseconds, and right after.

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 
+from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, MlflowModelVersion, Run
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import EXISTS, or_none, refused
@@ -91,7 +92,7 @@ def _create_version(
 
 def finite_metrics(run: Run) -> dict[str, float]:
     """A run's metrics as plain floats. JSON, and with it a record, has no NaN and no infinity."""
-    metrics = {name: float(value) for name, value in sorted(run.data.metrics.items())}
+    metrics = {name: as_logged(float(value)) for name, value in sorted(run.data.metrics.items())}
     return {name: value for name, value in metrics.items() if math.isfinite(value) and not name.startswith("system/")}
 
 

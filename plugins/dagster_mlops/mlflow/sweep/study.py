@@ -12,6 +12,7 @@ from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, mlflow, optuna
 from dagster_mlops.mlflow.server.connection import absolute_uri, sqlite_file
+from dagster_mlops.mlflow.training.reads import not_an_input
 from dagster_mlops.provenance import mask_credentials
 
 RETRY_OF, RUN_ID = "dagster_mlops.retry_of", "mlflow_run_id"
@@ -60,6 +61,7 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
     """
     file = sqlite_file(url)
     if file:
+        not_an_input(file)
         file.parent.mkdir(parents=True, exist_ok=True)
     options = {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True}
     try:

@@ -62,7 +62,7 @@ def run_trial(
         except Exception as failure:  # noqa: BLE001 — any error of the function fails its trial
             state, error = "FAIL", "".join(traceback.format_exception(failure))
         else:
-            state = "COMPLETE" if _is_value(value) else "FAIL"
+            state = "COMPLETE" if _is_value(value, study.direction.name) else "FAIL"
             error = "" if state == "COMPLETE" else f"the value is {value}"
         finally:
             deferred.reset(token)
@@ -206,14 +206,14 @@ def final_point(client: MlflowClient, run_id: str, metric: str, value: float) ->
     return entities.Metric(metric, value, latest, max((point.step for point in points), default=0))
 
 
-def _is_value(value: Any) -> bool:
-    """True for a value that a trial may end with; NaN is not.
+def _is_value(value: Any, direction: str) -> bool:
+    """True for a value that a trial may end with; NaN is not, nor an infinity that no other trial could beat.
 
     Raises:
         TrainingRunError: it is not a number.
     """
     try:
-        return not math.isnan(float(value))
+        return not math.isnan(float(value)) and float(value) != (math.inf if direction == "MAXIMIZE" else -math.inf)
     except (TypeError, ValueError) as error:
         raise TrainingRunError(
             f"the function of a sweep returns the value of the metric, a number; this one returned {value!r:.100}."

@@ -2,7 +2,7 @@
 
 A request has ``step`` (the run's file), ``seeds`` (materializations to report of the assets that the step reads),
 ``files`` (Parquet files of assets whose own data are lost), ``tags`` of the Dagster run, ``scratch``, ``model`` (a
-folder with the recorded model) and ``golden`` (a Parquet file, or empty).
+folder with the recorded model), ``golden`` (a Parquet file of rows to compare on, or empty) and its name.
 """
 
 import hashlib
@@ -10,8 +10,12 @@ import importlib
 import importlib.util
 import json
 import os
+import pickle
+import runpy
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,19 @@ warnings.simplefilter("ignore")  # before the imports, which warn first
 
 import dagster as dg  # noqa: E402
 
+_MOST_ROWS, _FEW = 1000, 100  # on which models are compared
+
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """Run the step, compare the models, and return the results."""
+    """Run the step and return the results; or those of another script beside this one, if the request names it."""
+    if script := task.get("script"):
+        _set_import_path(task["step"])
+        return runpy.run_path(str(Path(__file__).with_name(script)))["answer"](task)
+    with _examples() as examples:
+        return _rerun(task, examples)
+
+
+def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
     step, scratch = task["step"], Path(task["scratch"])
     from dagster_mlops.mlflow import MlflowResource
     from dagster_mlops.provenance import TrainingRun
@@ -67,19 +81,47 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     client = resource.client()
     run = client.get_run(record.run_id)
     results: dict[str, Any] = {"run": record.to_dict(), "metrics": run.data.metrics, "params": run.data.params}
-    packages = _local(str(run.info.artifact_uri)) / "code" / "environment.txt"
-    if packages.is_file():
-        results["packages"] = packages.read_text()
+    for name, file in {"packages": "environment.txt", "reads": "reads.json"}.items():
+        path = _local(str(run.info.artifact_uri)) / "code" / file
+        if path.is_file():
+            results[name] = path.read_text()
     query = f"source_run_id='{record.run_id}'"
     logged = client.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=query)
     [model] = [model for model in logged if str(model.status) == "READY"]
     recorded, rerun = Path(task["model"]), _local(str(model.artifact_location))
+    results["models"] = {"files": {"then": _digests(recorded), "now": _digests(rerun)}, "rerun": str(rerun)}
     try:
-        comparison = _compare(recorded, rerun, task["golden"])
-    except Exception as error:  # noqa: BLE001 - a model may raise anything: then nothing was compared
-        comparison = {"problem": f"{type(error).__name__}: {error}"[:500]}
-    results["models"] = {"files": {"then": _digests(recorded), "now": _digests(rerun)}, **comparison}
+        rows = _rows(task, examples, lambda: _inputs(rerun_defs, step, task["seeds"], scratch))
+    except Exception as error:  # noqa: BLE001 - the rows may not fit: then nothing is compared
+        rows, results["models"]["problem"] = {}, f"{type(error).__name__}: {error}"[:500]
+    for number, (source, content) in enumerate(rows.items()):
+        file = scratch / f"rows{number}.pickle"
+        file.write_bytes(pickle.dumps(content))
+        results["models"].setdefault("rows_files", []).append([source, str(file)])
     return json.loads(json.dumps(results, default=str))
+
+
+def _inputs(defs: dg.Definitions, step: dict[str, Any], seeds: list[dict[str, Any]], scratch: Path) -> Iterator[Any]:
+    """The frames that the step has loaded, once more; those that load as something else are left out."""
+    partitions = {seed["asset"]: seed["partition"] for seed in seeds}
+    with dg.DagsterInstance.from_config(str(scratch)) as instance:
+        for read in step.get("reads", ()):
+            if read["loaded"] and read["records"]:
+                asset = dg.AssetKey.from_user_string(read["asset"])
+                partition = partitions.get(read["asset"]) or None
+                try:
+                    yield defs.load_asset_value(asset, instance=instance, partition_key=partition)
+                except Exception:  # noqa: BLE001 - an IO manager may need the step's own annotation
+                    continue
+
+
+def _set_import_path(step: dict[str, Any]) -> None:
+    location, code, top = step["location"], step["code"], Path.cwd()
+    os.chdir(top / code.get("cwd", "."))
+    roots = [str(top / root) for root in code.get("path", ())]
+    beside = [str((top / location["python_file"]).parent)] if "python_file" in location else []
+    sys.path[:0] = [str(top / location.get("working_directory", ".")), *roots, *beside]
+    os.environ["PYTHONPATH"] = os.pathsep.join(roots)  # for processes that the training starts
 
 
 class Files(dg.IOManager):
@@ -126,11 +168,8 @@ def _add_partitions(
 
 def _definitions(step: dict[str, Any]) -> dg.Definitions:
     """The recorded code location, loaded with the recorded working directory and import path in this checkout."""
-    location, code, top = step["location"], step["code"], Path.cwd()
-    os.chdir(top / code.get("cwd", "."))
-    roots = [str(top / root) for root in code.get("path", ())]
-    sys.path[:0] = [str(top / location.get("working_directory", ".")), *roots]
-    os.environ["PYTHONPATH"] = os.pathsep.join(roots)  # for processes that the training starts
+    location, top = step["location"], Path.cwd()
+    _set_import_path(step)
     if "python_file" in location:
         file = top / location["python_file"]
         spec = importlib.util.spec_from_file_location(file.stem, file)  # named as Dagster names it
@@ -153,53 +192,66 @@ def _definitions(step: dict[str, Any]) -> dg.Definitions:
     return defs
 
 
-def _compare(recorded: Path, rerun: Path, golden: str) -> dict[str, Any]:
-    """The difference between the predictions of two models for the same rows."""
-    import mlflow
+def _rows(task: dict[str, Any], examples: list[Any], load: Callable[[], Iterator[Any]]) -> dict[str, Any]:
+    """The inputs on which the recorded and the new model can be compared, best first, by where they come from.
+
+    Those that were given, else those from which the training inferred the signature of its model, or its own inputs if
+    they have all columns; and the model's input example.
+    """
+    import mlflow.models
     import pandas as pd
 
-    old, new = mlflow.pyfunc.load_model(str(recorded)), mlflow.pyfunc.load_model(str(rerun))
-    example: Any = pd.read_parquet(golden) if golden else old.input_example
-    if example is None or not len(example):
-        return {"problem": "no rows to compare on: name some with --golden"}
-    schema = old.metadata.get_input_schema()
-    if golden and schema is not None and schema.has_input_names():
-        example = example[schema.input_names()]  # without labels and predictions beside them
-    return {"rows": len(example), **_difference(_predictions(old, example), _predictions(new, example))}
+    recorded = mlflow.models.Model.load(task["model"])
+    schema = recorded.get_input_schema()
+    names = schema.input_names() if schema is not None and schema.has_input_names() else []
+    if task["golden"]:
+        frame = pd.read_parquet(task["golden"])
+        return {task.get("golden_name", "given rows"): frame[names] if names else frame}  # without labels beside them
+    example: Any = recorded.load_input_example(task["model"])
+    rows = {} if example is None or not len(example) else {"input example": example}
+    if schema is None:
+        return rows
+    if names:
+        examples = [frame[names] for frame in examples if set(names) <= set(getattr(frame, "columns", ()))]
+    else:
+        shape = getattr(example, "shape", (0,))[1:]
+        examples = [e for e in examples if type(e) is type(example) and e.shape[1:] == shape]
+    if names and max(map(len, examples), default=0) < _FEW:
+        examples += [_spread(frame[names]) for frame in load() if set(names) <= set(getattr(frame, "columns", ()))]
+    most = max(examples, key=len, default=None)
+    return rows if most is None or len(most) < len(rows.get("input example", ())) else {"training input": most, **rows}
 
 
-def _predictions(model: Any, rows: Any) -> Any:
-    """A model's predictions for rows, as a frame."""
+@contextmanager
+def _examples() -> Iterator[list[Any]]:
+    """The inputs from which signatures are inferred in the block, as rows spread over each."""
+    import mlflow.models
+
+    places: list[Any] = [mlflow.models, importlib.import_module("mlflow.models.signature")]
+    infer, seen = mlflow.models.infer_signature, []
+
+    def infer_signature(model_input: Any = None, *arguments: Any, **options: Any) -> Any:
+        if hasattr(model_input, "shape") and len(model_input):
+            seen.append(_spread(model_input))
+        return infer(model_input, *arguments, **options)
+
+    for place in places:  # before the training's code imports it
+        place.infer_signature = infer_signature
+    try:
+        yield seen
+    finally:
+        for place in places:
+            place.infer_signature = infer
+
+
+def _spread(rows: Any) -> Any:
+    """At most `_MOST_ROWS` rows at equal distances, from the first to the last."""
     import numpy as np
-    import pandas as pd
 
-    predictions = model.predict(rows)
-    if isinstance(predictions, pd.DataFrame | pd.Series | dict):
-        return pd.DataFrame(predictions)
-    array = np.asarray(predictions.todense() if hasattr(predictions, "todense") else predictions)
-    return pd.DataFrame(array.reshape(len(array), -1))
-
-
-def _difference(left: Any, right: Any) -> dict[str, Any]:
-    """The largest difference of numbers, relative to the largest in their column, and the count of others."""
-    import numpy as np
-    from pandas.api.types import is_numeric_dtype
-
-    if left.shape != right.shape or list(left.columns) != list(right.columns):
-        return {"largest_difference": None, "others": left.size}
-    largest, other_count = 0.0, 0
-    for name in left.columns:
-        if is_numeric_dtype(left[name]) and is_numeric_dtype(right[name]):
-            old, new = (frame[name].to_numpy("float64", na_value=np.nan) for frame in (left, right))
-            same = (old == new) | (np.isnan(old) & np.isnan(new))
-            if not same.all():
-                apart = np.abs(old - new)[~same].max()
-                scale = np.abs(old[np.isfinite(old)]).max(initial=0.0)
-                # NaN where one of them has no number; no scale where all were zero.
-                largest = max(largest, float(apart / scale) if np.isfinite(apart) and scale else float("inf"))
-        else:
-            other_count += sum(str(old) != str(new) for old, new in zip(left[name], right[name], strict=True))
-    return {"largest_difference": largest, "others": other_count}
+    if len(rows) <= _MOST_ROWS:
+        return rows.copy()
+    positions = np.linspace(0, len(rows) - 1, _MOST_ROWS).round().astype(int)
+    return rows.iloc[positions] if hasattr(rows, "iloc") else rows[positions]
 
 
 def _digests(folder: Path) -> dict[str, str]:

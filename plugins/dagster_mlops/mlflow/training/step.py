@@ -1,6 +1,7 @@
 """One training step, from the search for earlier attempts to the model version."""
 
 import dataclasses
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,27 +15,31 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link, table
+from dagster_mlops.core.model_loading import DIGEST, model_digest
 from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, markdown
-from dagster_mlops.core.run_files import CODE, SYSTEM
+from dagster_mlops.core.run_files import CODE, READS, SYSTEM
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ArtifactRepository, LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, VERSION_URL
 from dagster_mlops.mlflow.registry.versions import finite_metrics, logged_model_id, register
-from dagster_mlops.mlflow.resource import MlflowResource
+from dagster_mlops.mlflow.resource import MlflowResource, Tracking
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.active import open_run, parent_run
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.server.client import request_limits
+from dagster_mlops.mlflow.server.connection import sqlite_file
 from dagster_mlops.mlflow.training.capture import artifact_store, switches
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
+from dagster_mlops.mlflow.training.reads import unversioned, watched_reads
 from dagster_mlops.mlflow.training.run_facts import RunFacts, run_facts
 from dagster_mlops.mlflow.training.system_metrics import watched
 from dagster_mlops.provenance import TrainingRun
 
 _FIGURES = 3
+_DAGSTERS_OWN = ("history", "schedules", "logs", ".logs_queue", "dagster.yaml")  # in its folder
 _FOLDERS = 5  # that are listed: each takes a request
 # MLflow takes about 11 s to infer a model's requirements, and half a second to log the model itself.
 _SLOW_LOG_MODEL_S = 8.0
@@ -79,9 +84,10 @@ def train_step(
                 context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
-                result, usage = _train(call, client, training, facts, run)
+                result, usage = _train(call, context, tracking, training, facts, run)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
                 model = _the_model(context, logged, resource.address)
+                _seal(client, model)
                 if before:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             mlflow.flush_async_logging()
@@ -114,21 +120,36 @@ def train_step(
 
 
 def _train(
-    call: Callable[[], Any], client: MlflowClient, training: Training, facts: RunFacts, run: Run
+    call: Callable[[], Any],
+    context: dg.AssetExecutionContext,
+    tracking: Tracking,
+    training: Training,
+    facts: RunFacts,
+    run: Run,
 ) -> tuple[dg.MaterializeResult | None, dict[str, float]]:
     """The function's result, and metadata of its time and resources."""
-    began = time.monotonic()
+    client, began = tracking.client, time.monotonic()
     watch = watched(client, run.info.run_id) if training.system_metrics else nullcontext(dict)
     with (
         watch as usage,
         nullcontext() if training.seed is None else repeatable(training.seed, deterministic=training.deterministic),
         delivered_outside_of_databases(),
+        watched_reads() as reads,
     ):
         result = _call(call)
         metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
         changeable = switches()
     if any(facts.system.get(name, {}) != value for name, value in changeable.items()):
         client.log_dict(run.info.run_id, {**facts.system, **changeable}, f"{CODE}/{SYSTEM}")
+    root = context.instance.root_directory
+    paths = [str(sqlite_file(tracking.resource.uri) or ""), *(os.path.join(root, name) for name in _DAGSTERS_OWN)]
+    if read := unversioned(reads, facts.code, facts.inputs, paths):
+        for file in [*read.get("files", ()), *read.get("addresses", ())][:_FIGURES]:
+            context.log.warning(
+                f"The training read {file}, which no commit and no recorded input versions. A rerun would read "
+                "whatever is there then: make it an input asset whose IO manager keeps versions."
+            )
+        client.log_dict(run.info.run_id, read, f"{CODE}/{READS}")
     return result, {**metadata, **usage()}
 
 
@@ -220,6 +241,16 @@ def _the_model(context: dg.AssetExecutionContext, logged: Sequence[LoggedModel],
             "dagster_mlops.mlflow.models.log_model finds them at once."
         )
     return model
+
+
+def _seal(client: MlflowClient, model: LoggedModel) -> None:
+    """Tag a model that MLflow's own function has logged with the hash of its files, as `log_model` does.
+
+    Only where they are at hand: from another store, they would have to be downloaded.
+    """
+    folder = Path(str(model.artifact_location).removeprefix("file://"))
+    if DIGEST not in model.tags and folder.is_dir():
+        client.set_logged_model_tags(model.model_id, {DIGEST: model_digest(folder)})
 
 
 def present_run(resource: MlflowResource, run: Run, record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:

@@ -1,0 +1,174 @@
+"""Files and addresses without a version that a training reads, and environment variables."""
+
+import hashlib
+import os
+import re
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops.core.code_state import CodeState
+from dagster_mlops.core.files import digest
+from dagster_mlops.core.git import git
+from dagster_mlops.provenance import Dataset, mask_credentials
+
+_MOST_FILES = 500
+_HASHED_LIMIT = 1_000_000_000  # bytes of all files together; the rest is named without a hash
+# The packages of an environment are on record, and code in the checkout is in a commit.
+_CODE = (".py", ".pyc", ".pyi", ".so", ".pth", ".nbi", ".nbc")
+_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib", "/bin/", "/run/", "/nix/store/")
+# A file in a cache of git or DVC is named by its content, and cannot have another one.
+_BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
+# Below the home folder: settings, and the fonts of matplotlib.
+_SETTINGS = re.compile(r"^\.(?!cache/|local/share/)|^\.cache/(matplotlib|fontconfig|pip|uv)/|/fontlist-v\d+\.json$")
+# Variables of the machine and of the tools themselves, and what may be a weak secret, whose hash could be guessed.
+_NOT_NAMED = re.compile(
+    r"^(_.*|PATH|HOME|PWD|OLDPWD|USER|LOGNAME|SHELL|TERM|COLUMNS|LINES|TE?MP(DIR)?|LANG|LC_\w+|HOSTNAME|DISPLAY)$"
+    r"|^(MLFLOW|DAGSTER|PYTHON|XDG|VIRTUAL_ENV|PYTEST|CONDA|DBUS|KUBERNETES|SSH|NO_COLOR|FORCE_COLOR|MPLCONFIGDIR)"
+    r"|PASSW|SECRET|TOKEN|KEY|CREDENTIAL|LOGIN|_AUTH",
+    re.IGNORECASE,
+)
+_current: "Reads | None" = None
+_hooked = False
+
+
+@dataclass
+class Reads:
+    """The absolute paths, addresses and names of variables that were read while it was watched."""
+
+    since: float = field(default_factory=time.time)
+    files: dict[str, None] = field(default_factory=dict)
+    addresses: dict[str, None] = field(default_factory=dict)
+    variables: set[str] = field(default_factory=set)
+    before: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    of_tools: set[str] = field(default_factory=set)  # files of the tools themselves
+
+    def note(self, path: Any) -> None:
+        """Note a file that was there before; one that was written meanwhile is not an input."""
+        name = os.path.abspath(os.fsdecode(path))
+        if name in self.files or name.startswith(_SYSTEM) or name.endswith(_CODE):
+            return
+        with suppress(OSError):
+            if os.path.isfile(name) and os.stat(name).st_ctime < self.since:
+                self.files[name] = None
+
+
+@contextmanager
+def watched_reads() -> Iterator[Reads]:
+    """Watch what this process reads, in any thread, until the block ends.
+
+    Python announces the files that Python code opens, the databases of `sqlite3` and the addresses of `urllib`
+    (https://peps.python.org/pep-0578/). Files that a library opens in C, and other processes, stay unseen.
+    """
+    global _current, _hooked
+    if not _hooked:
+        sys.addaudithook(_hook)  # once: Python cannot remove it
+        _hooked = True
+    outer, reads = _current, Reads()
+    # `os.environ` announces nothing, but encodes the name at each access, and decodes it when it lists the names: then
+    # the environment is copied for another process.
+    environ: Any = os.environ
+    encode, decode, copied_names = environ.encodekey, environ.decodekey, set()
+
+    def encodekey(name: Any) -> Any:
+        if sys._getframe(1).f_code.co_name == "__getitem__":
+            if name in copied_names:
+                copied_names.discard(name)
+            else:
+                reads.variables.add(name)
+        return encode(name)
+
+    def decodekey(key: Any) -> Any:
+        copied_names.add(name := decode(key))
+        return name
+
+    environ.encodekey, environ.decodekey, _current = encodekey, decodekey, reads
+    try:
+        yield reads
+    finally:
+        environ.encodekey, environ.decodekey, _current = encode, decode, outer
+
+
+def not_an_input(path: Path) -> None:
+    """Leave a file of a tool itself, such as its database, out of what is watched now."""
+    if _current is not None:
+        _current.of_tools.add(str(path))
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    reads = _current
+    if reads is None or event not in ("open", "sqlite3.connect", "urllib.Request"):
+        return
+    with suppress(Exception):  # it would be raised by the user's `open`
+        subject = arguments[0]
+        if event == "urllib.Request":
+            reads.addresses[mask_credentials(str(subject))] = None
+        elif isinstance(subject, str | bytes | os.PathLike) and not (event == "open" and _only_written(arguments[2])):
+            reads.note(subject)
+
+
+def _only_written(flags: int) -> bool:
+    return flags & os.O_ACCMODE == os.O_WRONLY
+
+
+def unversioned(reads: Reads, code: CodeState, inputs: Iterable[Dataset], tool_paths: Iterable[str]) -> dict[str, Any]:
+    """The ``files``, ``addresses`` and ``variables`` that were read and that no commit and no record versions.
+
+    Each file has its size and the hash of its content; one in the checkout is named relative to it. Of a variable,
+    there is a short hash of the value.
+
+    Args:
+        reads: The reads of the training.
+        code: The checkout of the training: its files are versioned, except those that git ignores.
+        inputs: The recorded inputs, whose files may be opened in the training.
+        tool_paths: Files and folders of Dagster and MLflow.
+    """
+    recorded = [os.path.join(os.path.abspath(i.repo), i.path) for i in inputs if "://" not in i.repo]
+    apart = [os.path.realpath(place) for place in (*_installed(), *tool_paths, *reads.of_tools, *recorded) if place]
+    real = {name: os.path.realpath(name) for name in reads.files}
+    files, left = {}, _HASHED_LIMIT
+    for name, label in _uncommitted({n: r for n, r in real.items() if not _known(r, apart)}, code).items():
+        with suppress(OSError):
+            size = os.path.getsize(name)
+            left -= size
+            files[label] = {"bytes": size, "sha256": digest(Path(name)) if left >= 0 else ""}
+    variables = sorted(n for n in reads.variables if n in reads.before and not _NOT_NAMED.search(n))
+    facts: dict[str, Any] = {
+        "files": dict(sorted(files.items())[:_MOST_FILES]),
+        "more_files": max(0, len(files) - _MOST_FILES),
+        "addresses": list(reads.addresses),
+        "variables": {n: hashlib.sha256(os.fsencode(reads.before[n])).hexdigest()[:16] for n in variables},
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _known(file: str, apart: Iterable[str]) -> bool:
+    home = os.path.expanduser("~") + os.sep
+    is_setting = file.startswith(home) and _SETTINGS.search(file.removeprefix(home))
+    return bool(is_setting or _BY_CONTENT.search(file) or any(_below(file, place) for place in apart))
+
+
+def _below(file: str, place: str) -> bool:
+    return file == place or file.startswith(place.rstrip(os.sep) + os.sep)
+
+
+def _installed() -> list[str]:
+    """Folders of Python and its packages."""
+    return [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *(p for p in sys.path if "-packages" in p)]
+
+
+def _uncommitted(files: Mapping[str, str], code: CodeState) -> dict[str, str]:
+    """Those of the files (with their real paths) that no commit holds, and no uncommitted change: with short names."""
+    top = os.path.realpath(code.toplevel) if code.toplevel else ""
+    inside = {name: os.path.relpath(real, top) for name, real in files.items() if top and _below(real, top)}
+    if not inside:
+        return {name: name for name in files}
+    answer = git(Path(top), "check-ignore", "-z", "--stdin", stdin=b"\0".join(map(os.fsencode, inside.values())))
+    ignored = {os.fsdecode(name) for name in answer.stdout.split(b"\0") if name}
+    kept_out = {name for name, path in inside.items() if path in ignored or any(_below(path, o) for o in code.left_out)}
+    return {name: inside.get(name, name) for name in files if name not in inside or name in kept_out}
