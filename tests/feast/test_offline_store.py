@@ -301,8 +301,8 @@ def test_what_is_missing_or_does_not_compare_is_told_before_anything_is_joined(t
         ask(asked((1, 0)).astype({"driver": "string"}))
     with pytest.raises(FeatureError, match="two columns rate"):
         ask(asked((1, 0), rate=1.0))
-    with pytest.raises(FeatureError, match="none were given"):
-        store.get_historical_features(features=["trips:rate"], start_date=NOON)
+    with pytest.raises(FeatureError, match="int is not a table"):
+        ask(3)
     with pytest.raises(FeatureError, match="cannot be read"):
         ask("SELECT * FROM nowhere")
     rates(rate=["a", "b", "c", "d"]).to_parquet(tmp_path / "trips.parquet")

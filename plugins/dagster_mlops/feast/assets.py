@@ -17,8 +17,9 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRITES
 from dagster_mlops.feast.repository import definitions, registry
-from dagster_mlops.feast.repository.definitions import Definition, ViewDefinition
+from dagster_mlops.feast.repository.definitions import Definition, OnDemandViewDefinition, ViewDefinition
 from dagster_mlops.feast.repository.load import load_repository, read_config
+from dagster_mlops.feast.repository.names import op_name, refuse_equal_keys
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView
 
@@ -38,10 +39,12 @@ def feature_view_assets(
     group_name: str | None = None,
     key_prefix: Sequence[str] | None = None,
     backfill_policy: dg.BackfillPolicy | None = None,
-    get_asset_spec: Callable[[ViewDefinition], dg.AssetSpec] | None = None,
+    get_asset_spec: Callable[[ViewDefinition | OnDemandViewDefinition], dg.AssetSpec] | None = None,
     **asset_options: Any,
 ) -> list[dg.AssetsDefinition]:
     """One asset per feature view of the Feast repository in `repo`, with the view's name and description.
+
+    On-demand views that are stored online (``write_to_online_store=True``) have assets, too.
 
     Materializing an asset applies the repository if it changed, loads the partition's window (without partitions,
     everything up to now) into the online store, and records rows, null shares and the window. The data version is a
@@ -64,53 +67,70 @@ def feature_view_assets(
         deps: Assets that write a view's source, by the name of the view: anything that `deps` of an asset accepts.
         backfill_policy: Backfill policy; by default one run for all partitions.
         get_asset_spec: Function from a view to its spec; by default
-            :func:`~dagster_mlops.feast.repository.feature_view_spec`. `deps`, `key_prefix`, `group_name` and
+            :func:`~dagster_mlops.feast.repository.get_asset_spec`. `deps`, `key_prefix`, `group_name` and
             `asset_options` are added to the spec.
         asset_options: Further arguments of :func:`dagster.asset`, for each asset. Give a ``pool`` with limit 1 when
             several machines materialize the same view; on one machine a lock prevents conflicts.
 
     Raises:
-        FeatureError: Feast cannot read the repository, or it does not define one of the named views.
+        FeatureError: Feast cannot read the repository, it does not define one of the named views, two of them have one
+            asset key, or a stored on-demand view is one that no materialization can compute.
     """
     if partitions_def is not None and not isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
         raise FeatureError(
             f"feature views are materialized by event time, and {type(partitions_def).__name__} has no time windows."
         )
-    repository = load_repository(repo, kinds=["views"])
-    # Feast does not materialize labels.
-    views_by_name = {view.name: view for view in repository.views if view.kind != "label"}
+    repository = load_repository(repo, kinds=["views", "on_demand_views"])
+    views_by_name = definitions.loaded_views(repository)
     unknown = sorted({*(views or ()), *(deps or {})} - set(views_by_name))
     if unknown:
         raise FeatureError(
             f"{repository.path} defines no feature view {', '.join(unknown)} "
             f"(it has: {', '.join(sorted(views_by_name)) or 'none'})."
         )
-    default_spec = partial(definitions.feature_view_spec, project=repository.project)
+    default_spec = partial(definitions.get_asset_spec, project=repository.project)
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
+    selected_views = {name: views_by_name[name] for name in views or views_by_name}
+    for view in selected_views.values():
+        definitions.refuse_uncomputable(view, repository)
+    specs = {name: (get_asset_spec or default_spec)(view) for name, view in selected_views.items()}
+    specs = {
+        name: spec.replace_attributes(
+            key=spec.key.with_prefix(key_prefix or ()),
+            group_name=group_name or spec.group_name,
+            partitions_def=partitions_def,
+        )
+        for name, spec in specs.items()
+    }
+    refuse_equal_keys((f"feature view {name!r}", spec.key) for name, spec in specs.items())
+
+    def upstream(name: str, spec: dg.AssetSpec) -> list[Any]:
+        view = selected_views[name]
+        inputs = view.views if isinstance(view, OnDemandViewDefinition) else ()
+        known_keys = {dep.asset_key for dep in spec.deps}
+        keys = dict.fromkeys(specs[source].key for source in inputs if source in specs)
+        new_keys = [key for key in keys if key not in known_keys]
+        return [*spec.deps, *new_keys, *asset_deps((deps or {}).get(name, ()))]
+
     return [
         _feature_view_asset(
-            spec=spec.replace_attributes(
-                key=spec.key.with_prefix(key_prefix or ()),
-                deps=[*spec.deps, *asset_deps((deps or {}).get(view.name, ()))],
-                group_name=group_name or spec.group_name,
-                partitions_def=partitions_def,
-            ),
-            view=view.name,
+            spec=spec.replace_attributes(deps=upstream(name, spec)),
+            view=name,
             options={**asset_options, "backfill_policy": policy},
         )
-        for view in (views_by_name[name] for name in (views or views_by_name))
-        for spec in [(get_asset_spec or default_spec)(view)]
+        for name, spec in specs.items()
     ]
 
 
 def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, Any]) -> dg.AssetsDefinition:
     [spec], step_options = specs_with_options([spec], options)
 
-    @dg.multi_asset(**step_options, name=spec.key.to_python_identifier(), specs=[spec])
+    @dg.multi_asset(**step_options, name=op_name(spec.key), specs=[spec])
     @with_signature
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
         # For steps, not for code locations.
-        from dagster_mlops.feast.offline.source import Window, describe_windows
+        from dagster_mlops.feast.offline import source, stored_views
+        from dagster_mlops.feast.offline.retrieval import is_stored
         from dagster_mlops.feast.online.materialization import alone, materialize
         from dagster_mlops.feast.online.serving import Written
 
@@ -119,10 +139,12 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
         feature_view: Any = registry.feature_view(store, view)
         definition = registry.view_hash(store, view)
         windows = _windows(context, store, feature_view)
-        span = Window(min(w.start for w in windows.values()), max(w.end for w in windows.values()))
+        span = source.Window(min(w.start for w in windows.values()), max(w.end for w in windows.values()))
+        stored = is_stored(feature_view)
         with alone(store, path, view, feast.timeout):
-            facts = describe_windows(store, feature_view, list(windows.values()))
-            writes = materialize(store, view, span) if feature_view.online else Written()
+            describe = stored_views.describe if stored else source.describe_windows
+            facts = describe(store, feature_view, list(windows.values()))
+            writes = materialize(store, view, span) if stored or feature_view.online else Written()
             for partition, fact in zip(windows, facts, strict=True):
                 record = FeatureView(
                     name=view,
@@ -152,10 +174,12 @@ def _digest(*parts: str) -> str:
 
 def _windows(context: dg.AssetExecutionContext, store: FeatureStore, view: Any) -> "dict[str | None, Window]":
     """The windows to load, by partition key; without partitions, one window under the key None."""
+    from dagster_mlops.feast.offline import stored_views
+    from dagster_mlops.feast.offline.retrieval import is_stored
     from dagster_mlops.feast.offline.source import Window, whole_window
 
     if not context.has_partition_key and not context.has_partition_key_range:
-        return {None: whole_window(store, view)}
+        return {None: (stored_views.whole_window if is_stored(view) else whole_window)(store, view)}
     definition = context.assets_def.partitions_def
     assert isinstance(definition, dg.TimeWindowPartitionsDefinition)  # the factory accepts no other kind
     spans = {key: definition.time_window_for_partition_key(key) for key in context.partition_keys}
@@ -190,8 +214,9 @@ def feature_repository_defs(
 ) -> dg.Definitions:
     """All definitions of the Feast repository in `repo` as assets with their lineage, and the resource `feast`.
 
-    Batch and stream feature views are materialized by :func:`feature_view_assets`. Sources, label views, on-demand
-    views and feature services are asset specs that show lineage and are never executed.
+    Batch and stream feature views, and on-demand views that are stored online, are materialized by
+    :func:`feature_view_assets`. Sources, label views, the other on-demand views and feature services are asset specs
+    that show lineage and are never executed.
 
         defs = dg.Definitions.merge(
             feature_repository_defs(repo="feature_repo", sources={"origin_weather_source": "features/origin_weather"}),
@@ -217,10 +242,11 @@ def feature_repository_defs(
         FeatureError: Feast cannot read the repository, or it does not define something that is named.
     """
     repository = load_repository(repo)
+    loaded = [view for name, view in definitions.loaded_views(repository).items() if name in (views or [name])]
     parts: dict[str, Sequence[Definition]] = {
         "sources": [source for source in repository.sources if source.name not in (sources or {})],
         "label_views": [view for view in repository.views if view.kind == "label"],
-        "on_demand_views": repository.on_demand_views,
+        "on_demand_views": [view for view in repository.on_demand_views if view not in loaded],
         "services": repository.services,
         "entities": repository.entities,
     }
@@ -241,7 +267,6 @@ def feature_repository_defs(
             spec = spec.replace_attributes(freshness_policy=definitions.ttl_freshness_policy(thing))
         return spec
 
-    loaded = [view for view in repository.views if view.kind != "label" and view.name in (views or [view.name])]
     external = {part: things if part in include else [] for part, things in parts.items()}
     source_keys = {source.name: translate(source).key for source in external["sources"]}
     source_keys |= {name: asset_key(asset) for name, asset in (sources or {}).items()}
@@ -263,7 +288,11 @@ def feature_repository_defs(
     executed = feature_view_assets(
         repo=repo, views=views, partitions_def=partitions_def, deps=deps, get_asset_spec=linked, **asset_options
     )
+    external_things = [thing for things in external.values() for thing in things]
+    specs = [linked(thing) for thing in external_things]
+    keys = [(thing, translate(thing).key) for thing in [*loaded, *external_things]]
+    refuse_equal_keys((f"{definitions.noun(thing)} {thing.name!r}", key) for thing, key in keys)
     return dg.Definitions(
-        assets=[*executed, *(linked(thing) for things in external.values() for thing in things)],
+        assets=[*executed, *specs],
         resources={"feast": resource or FeastResource(repo=str(repo))},
     )

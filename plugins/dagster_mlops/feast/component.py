@@ -128,12 +128,12 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         """Refuse names that the repository does not define; otherwise only a run would notice."""
         services = {service.name for service in repository.services}
         pushed = {source.name for source in repository.sources if source.type == "PushSource"}
-        stored = {view.name for view in repository.views if view.kind != "label"}
+        loaded = {view.name for view in repository.views if view.kind != "label"}
         references = [
             ("training_sets", "feature_service", services),
             ("pushes", "push_source", pushed),
-            ("pushes", "feature_view", stored),
-            ("freshness_checks", "view", set(self.views or stored)),
+            ("pushes", "feature_view", loaded),
+            ("freshness_checks", "view", loaded.intersection(self.views or loaded)),
             ("parity_checks", "feature_service", services),
             ("server_checks", "feature_service", services),
         ]

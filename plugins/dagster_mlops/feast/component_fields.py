@@ -86,6 +86,9 @@ class TrainingSet(_AssetFields):
     entities_type: Annotated[Any, dg.Resolver(_imported, model_field_type=str)] | None = Field(
         default=None, description="Type that the entities are loaded as, such as pyarrow.Table; pandas by default."
     )
+    full_feature_names: bool = Field(
+        default=False, description="Name features VIEW__FEATURE, for a service with two features of one name."
+    )
     checks: TrainingSetChecks | None = Field(
         default=None, description="Checks of the training set; {} for all with their defaults."
     )
@@ -152,6 +155,9 @@ class ServerCheck(YamlFields):
     feature_service: str = Field(description="Feature service to read.")
     entities: dict[str, list[Any]] = Field(
         description="Join keys and request data by name, each with one value per row."
+    )
+    full_feature_names: bool = Field(
+        default=False, description="Name features VIEW__FEATURE, for a service with two features of one name."
     )
     token: ResolvedText | None = Field(default=None, description="Bearer token, as {env: NAME}.")
     timeout: Positive = Field(default=5.0, description="Seconds that each response may take.")

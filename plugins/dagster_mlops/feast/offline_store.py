@@ -22,14 +22,25 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalMeta
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.utils import compute_non_entity_date_range
 from pydantic import Field, PositiveInt, StrictStr
 
 from dagster_mlops.core.tables import sql_name
 from dagster_mlops.core.timestamps import from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError, MissingTableError
+from dagster_mlops.feast.offline.retrieval import request_columns
+from dagster_mlops.feast.offline.sql import described
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.asof import View, described, joined, within
-from dagster_mlops.feast.point_in_time.inputs import EntityRows, chunked, entity_rows, in_memory, require, view_of
+from dagster_mlops.feast.point_in_time.asof import View, joined, within
+from dagster_mlops.feast.point_in_time.columns import require, with_declared_types
+from dagster_mlops.feast.point_in_time.inputs import (
+    EntityRows,
+    EventsBetween,
+    chunked,
+    entity_rows,
+    in_memory,
+    view_of,
+)
 from dagster_mlops.feast.point_in_time.job import AsofRetrievalJob, Connect, duckdb_connection
 from dagster_mlops.feast.point_in_time.writing import add_partitions, write
 
@@ -81,12 +92,19 @@ class AsofOfflineStore(OfflineStore):
 
         Args:
             entity_df: A pandas or polars dataframe, an Arrow table or dataset, the path of a Parquet or CSV file
-                (also ``s3://``), or a query in DuckDB's SQL.
+                (also ``s3://``), or a query in DuckDB's SQL; None for keys and timestamps of all events of the views
+                from `start_date` to `end_date`, both included.
             filter_by_created_timestamp: Leave out rows that were created after the entity row's timestamp.
+            start_date: By default, the longest ttl of the views before `end_date`, or 30 days.
+            end_date: By default now.
 
         Raises:
             FeatureError: Columns are missing or do not compare; raised before anything is joined.
         """
+        dates: tuple[datetime, datetime] | None = None
+        if entity_df is None:
+            dates = compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
+            entity_df = EventsBetween(feature_views, *map(to_microseconds, dates))
         entities = in_memory(entity_df)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         if foreign := [view.name for view in on_demand if view.mode == "substrait"]:
@@ -96,6 +114,12 @@ class AsofOfflineStore(OfflineStore):
 
         def planned(connection: duckdb.DuckDBPyConnection) -> tuple[EntityRows, list[View]]:
             rows = entity_rows(connection, entities, config.repo_path)
+            requested = dict.fromkeys(name for view in on_demand for name in request_columns(view))
+            if lacking := [name for name in requested if name not in rows.types]:
+                raise FeatureError(
+                    f"on-demand views take {', '.join(lacking)} from the request, which the entity rows lack (they "
+                    f"have {', '.join(rows.types)}). Add them as columns."
+                )
             views = [
                 view_of(connection, config, view, feature_refs, rows, full_feature_names, filter_by_created_timestamp)
                 for view in feature_views
@@ -118,7 +142,7 @@ class AsofOfflineStore(OfflineStore):
         connect = _connect(config)
         with connect() as connection:
             rows, _ = planned(connection)
-        first, last = rows.bounds or (None, None)
+        first, last = map(to_microseconds, dates) if dates else rows.bounds or (None, None)
         return AsofRetrievalJob(
             tables,
             connect,
@@ -180,6 +204,7 @@ class AsofOfflineStore(OfflineStore):
             columns = [*join_key_columns, *feature_name_columns, timestamp_field]
             columns += [created_timestamp_column] if created_timestamp_column else []
             require(types, columns, data_source)
+            relation, types = with_declared_types(connection, relation, types, {timestamp_field: "TIMESTAMPTZ"})
             bounds = [None if bound is None else to_microseconds(bound) for bound in (start_date, end_date)]
             span = within(sql_name(timestamp_field), types[timestamp_field], *bounds)
             # All rows of a view without entities have the same key in Feast, and the store must add its column.

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import FeatureError
@@ -40,6 +40,7 @@ class FeastResource(dg.ConfigurableResource):
         "{type: dagster_mlops.feast.offline_store.AsofOfflineStore}.",
     )
     timeout: float = Field(default=600, description="Maximum seconds for `apply` and for waiting for another process.")
+    _reader: Any = PrivateAttr(default=None)  # the store and the requests of earlier online reads
 
     def store(self) -> "FeatureStore":
         """Feast's own feature store for this repository.
@@ -124,19 +125,26 @@ class FeastResource(dg.ConfigurableResource):
             run_feast("apply", path, timeout=self.timeout, failure=f"`feast apply` failed in {path}")
             store.refresh_registry()
             apply_guard.note(store, path, key)
+            self._reader = None
         return True
 
     def historical_features(
-        self, entity_df: "pd.DataFrame", feature_service: str, *, timestamp_column: str = "event_timestamp"
+        self,
+        entity_df: "pd.DataFrame",
+        feature_service: str,
+        *,
+        timestamp_column: str = "event_timestamp",
+        full_feature_names: bool = False,
     ) -> "pd.DataFrame":
         """`entity_df`, row by row and in order, with each feature as it was known at the row's timestamp.
 
         A feature is the latest value at or before the timestamp within its view's ttl. Extra columns are kept, the
-        index is reset, and numbers are float64 so that a missing value does not change a column's type.
+        index is reset, and numbers are float64 so that a missing value does not change a column's type. With
+        `full_feature_names`, features are named ``view__feature``, so that two views may have a feature of one name.
 
         Raises:
-            FeatureError: A column is missing or collides with a feature, the offline store lost rows, or it is Feast's
-                default one, which loses rows.
+            FeatureError: A column is missing or collides with a feature, two features have one name, the offline store
+                lost rows, or it is Feast's default one, which loses rows.
         """
         used = self.offline_store or {"type": read_config(self.repo).offline_store}
         if used.get("type") in ("dask", "file") and not self.allow_dask:
@@ -147,20 +155,34 @@ class FeastResource(dg.ConfigurableResource):
                 f'FeastResource(offline_store={{"type": "{retrieval.ENGINE}"}}), or allow_dask=True.'
             )
         return retrieval.historical_features(
-            self.store(), entity_df, feature_service, timestamp_column=timestamp_column
+            self.store(),
+            entity_df,
+            feature_service,
+            timestamp_column=timestamp_column,
+            full_feature_names=full_feature_names,
         )
 
     def online_features(
-        self, entity_rows: "pd.DataFrame", feature_service: str, *, at: datetime | None = None
+        self,
+        entity_rows: "pd.DataFrame",
+        feature_service: str,
+        *,
+        at: datetime | None = None,
+        full_feature_names: bool = False,
     ) -> "pd.DataFrame":
         """`entity_rows`, row by row and in order, with the features served now; columns as in `historical_features`.
 
         Feast's online stores also return values older than their view's ttl. With `at` (a time with a time zone), those
-        that had expired by then are missing, as they are offline.
+        that had expired by then are missing, as they are offline. The store and the definitions are kept for the next
+        read until ``feature_store.yaml`` or the registry's file changes; those of a registry on a server for
+        ``cache_ttl_seconds``, as Feast keeps them.
 
         Raises:
-            FeatureError: A join key is missing, or `at` has no time zone.
+            FeatureError: A join key is missing, two features have one name, or `at` has no time zone.
         """
-        from dagster_mlops.feast.online import serving
+        from dagster_mlops.feast.online.reader import OnlineReader
 
-        return serving.online_features(self.store(), entity_rows, feature_service, at=at)
+        reader = self._reader
+        if reader is None or not reader.is_current():
+            reader = self._reader = OnlineReader(self.repo, self.store)
+        return reader.features(entity_rows, feature_service, at=at, full_feature_names=full_feature_names)

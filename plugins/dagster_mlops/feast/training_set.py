@@ -17,7 +17,7 @@ from dagster_mlops.core.tables import as_frame, as_table
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import pd
 from dagster_mlops.feast.metadata_keys import FEATURES, NULL_SHARES
-from dagster_mlops.feast.offline.retrieval import column_names, feature_types
+from dagster_mlops.feast.offline.retrieval import column_names, types_in
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
@@ -44,6 +44,7 @@ def training_set_asset(
     timestamp_column: str = "event_timestamp",
     partition_mapping: dg.PartitionMapping | None = None,
     entities_type: Any = None,
+    full_feature_names: bool = False,
     datasets: str | None = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -71,6 +72,7 @@ def training_set_asset(
         partition_mapping: Mapping to partitions of `entities`, if both are partitioned differently.
         entities_type: Type as which the IO manager loads the entities, such as ``pyarrow.Table`` or
             ``polars.DataFrame``, with which the value is an Arrow table; by default a pandas dataframe.
+        full_feature_names: Name features ``view__feature``, for a service with two features of one name.
         datasets: Key of the resource that reads versions of datasets for a rebuild; by default the repositories in the
             record are opened with their configured remotes.
         asset_options: Further arguments of :func:`dagster.asset`. Name the feature view assets in ``deps``, so that the
@@ -88,7 +90,9 @@ def training_set_asset(
             record = dataclasses.replace(original, **dagster_facts(context))
             facts: dict[str, Any] = {"feast/rebuilt": original.ref.id}
         else:
-            result, record, facts = _joined(context, feast, entities, feature_service, timestamp_column)
+            result, record, facts = _joined(
+                context, feast, entities, feature_service, timestamp_column, full_feature_names
+            )
         return dg.Output(result, metadata={**record.to_metadata(), **facts, **_measures(feast, record, result)})
 
     if entities_type is not None:  # the type that Dagster requests from the IO manager
@@ -105,7 +109,12 @@ def training_set_asset(
 
 
 def _joined(
-    context: dg.AssetExecutionContext, feast: FeastResource, entities: Any, service: str, timestamp_column: str
+    context: dg.AssetExecutionContext,
+    feast: FeastResource,
+    entities: Any,
+    service: str,
+    timestamp_column: str,
+    full_feature_names: bool,
 ) -> tuple[Any, TrainingSet, dict[str, Any]]:
     """The training set, its record, and further metadata; record and snapshot are stored in the registry."""
     from dagster_mlops.feast.rebuild import snapshot  # for steps, not for code locations
@@ -125,9 +134,12 @@ def _joined(
         entities=[dataset.ref for dataset in datasets],
         timestamp_column=timestamp_column,
         frame="pandas" if is_pandas else "pyarrow",
+        full_feature_names=full_feature_names,
         datasets=[ref for parent in upstream for ref in (parent.ref, *parent.upstream)],
     )
-    result: Any = feast.historical_features(frame, service, timestamp_column=timestamp_column)
+    result: Any = feast.historical_features(
+        frame, service, timestamp_column=timestamp_column, full_feature_names=full_feature_names
+    )
     inputs = snapshot.settled(first_inputs)
     start, end = _span(frame, timestamp_column)
     record = TrainingSet(
@@ -173,8 +185,9 @@ def _original_record(context: dg.AssetExecutionContext, feast: FeastResource, ve
 
 
 def _measures(feast: FeastResource, record: TrainingSet, result: Any) -> dict[str, Any]:
-    features = list(feature_types(registry.feature_service(feast.store(), record.feature_service)))
-    features = [feature for feature in features if feature in column_names(result)]
+    columns = column_names(result)
+    types = types_in(registry.feature_service(feast.store(), record.feature_service), columns)
+    features = [feature for feature in types if feature in columns]
     nulls = result[features].isna().sum() if hasattr(result, "iloc") else {f: result[f].null_count for f in features}
     shares = {feature: int(nulls[feature]) / max(len(result), 1) for feature in features}
     rows = [{"feature": feature, "null share": round(share, 6)} for feature, share in shares.items()]

@@ -25,6 +25,16 @@ def sqlite_connection(online: Any, config: Any) -> Any:
     return online._get_conn(config)
 
 
+def close_sqlite(online: Any) -> None:
+    """Close the connection of a ``SqliteOnlineStore``, which opens another one for its next read.
+
+    https://github.com/feast-dev/feast/blob/v0.67.0/sdk/python/feast/infra/online_stores/sqlite.py
+    """
+    if online._conn is not None:
+        online._conn.close()
+        online._conn = None
+
+
 def postgres_connection(online: Any, config: Any) -> Any:
     """The psycopg connection of a ``PostgreSQLOnlineStore``, as a context manager; each statement commits by itself.
 

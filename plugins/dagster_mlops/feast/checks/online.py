@@ -13,9 +13,10 @@ from dagster_mlops.core.metadata import table
 from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pd
-from dagster_mlops.feast.offline.retrieval import is_on_demand
+from dagster_mlops.feast.offline.retrieval import is_on_demand, is_stored
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
+from dagster_mlops.feast.repository.names import op_name
 from dagster_mlops.feast.resource import FeastResource
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def feature_freshness_checks(
         judges=judges,
         evidence=lambda context: context.resources.feast.store(),
         blocking=blocking,
-        name=f"{key.to_python_identifier()}_freshness",
+        name=f"{op_name(key)}_freshness",
         required_resource_keys=["feast"],
         options=check_options,
     )
@@ -139,10 +140,11 @@ def _up_to_date(store: FeatureStore, name: str, max_staleness: timedelta) -> dg.
 
 def _served_event(store: FeatureStore, view: Any, entity: dict[str, Any]) -> datetime | None:
     """The timestamp of the event that is served for an entity, in whole seconds."""
-    from dagster_mlops.feast.online.serving import served_answer
+    from dagster_mlops.feast.online.reading import served_answer
 
     feature = view.features[0].name
-    [seconds] = served_answer(store, [f"{view.name}:{feature}"], [entity])[f"{feature}__ts"]
+    rows = {key: [value] for key, value in entity.items()}
+    [seconds] = served_answer(store, [f"{view.name}:{feature}"], rows, 1)[f"{feature}__ts"]
     return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
@@ -202,11 +204,13 @@ def online_offline_parity_check(
         comparison = Comparison(store, sample=sample, tolerance=tolerance, seed=seed, requests=requests)
         results: list[FeatureParity] = []
         with ExitStack() as locks:
-            for view in sorted(view.name for view in views if not is_on_demand(view)):
+            for view in sorted(view.name for view in views if not is_on_demand(view) or is_stored(view)):
                 locks.enter_context(alone(store, repo, view, feast.timeout))
-            for projection in service.feature_view_projections:
-                types = {feature.name: str(feature.dtype) for feature in projection.features}
-                results += comparison.of_view(registry.feature_view(store, projection.name), types)
+            types: dict[str, dict[str, str]] = {}
+            for used in service.feature_view_projections:  # a view may be in it twice, for two entities
+                types.setdefault(used.name, {}).update({field.name: str(field.dtype) for field in used.features})
+            for view, features in types.items():
+                results += comparison.of_view(registry.feature_view(store, view), features)
         return _result(results)
 
     return asset_checks(

@@ -10,10 +10,18 @@ from dagster_mlops.core.metadata import about
 from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pd
-from dagster_mlops.feast.offline.retrieval import is_on_demand, join_keys, normalised, point_in_time, request_columns
-from dagster_mlops.feast.offline.source import latest_events
-from dagster_mlops.feast.online.materialization import materialized_windows
-from dagster_mlops.feast.online.serving import on_demand_values, served_values
+from dagster_mlops.feast.offline.retrieval import (
+    is_on_demand,
+    is_stored,
+    join_keys,
+    normalised,
+    point_in_time,
+    request_columns,
+)
+from dagster_mlops.feast.offline.source import Window, latest_events
+from dagster_mlops.feast.offline.stored_views import latest_entities
+from dagster_mlops.feast.online.materialization import loaded_windows
+from dagster_mlops.feast.online.reading import on_demand_values, served_values
 from dagster_mlops.feast.repository import registry
 
 _SECOND = timedelta(seconds=1)
@@ -61,13 +69,14 @@ class Comparison:
         Raises:
             FeatureError: the view was never materialized, or request data are missing.
         """
-        if is_on_demand(view):
+        if is_on_demand(view) and not is_stored(view):
             return self._of_on_demand_view(view, types)
-        if getattr(view, "batch_source", None) is None or not view.online:
+        if not is_stored(view) and (getattr(view, "batch_source", None) is None or not view.online):
             return []
         keys, entities, pushed = join_keys(view), self._entities(view), _is_pushed(view)
         names, watermark = [f"{view.name}:{name}" for name in types], self._watermark(view)
-        served = served_values(self.store, _keys_of(entities, keys), names, [*types])
+        ttl = getattr(view, "ttl", None)  # a stored on-demand view has none
+        served = served_values(self.store, entities.loc[:, keys], view, [*types])
         served_at = served[f"{next(iter(types))}__ts"].astype("float64").replace(0.0, math.nan)
         due, last = _seconds(entities["event_timestamp"]), _seconds(entities["last_event"])
         ahead = (served_at > due) | (served_at.notna() & due.isna())
@@ -82,10 +91,10 @@ class Comparison:
         entity_rows = entities.loc[comparable, keys].assign(event_timestamp=compared_at[comparable])
         offline, online = self._offline(entity_rows, names, types), served[comparable]
 
-        expired = comparable & ~wrong & (compared_at + view.ttl < watermark if view.ttl and watermark else False)
+        expired = comparable & ~wrong & (compared_at + ttl < watermark if ttl and watermark else False)
         late = entities.loc[expired, keys].assign(event_timestamp=watermark)
         stale_offline = self._offline(late, names, types)
-        stale_online = served_values(self.store, _keys_of(late, keys), names, [*types], at=watermark, views=[view])
+        stale_online = served_values(self.store, late.loc[:, keys], view, [*types], at=watermark)
         rows = []
         for name, dtype in types.items():
             different, gap = _different(offline[name], online[name], dtype, self.tolerance)
@@ -115,13 +124,13 @@ class Comparison:
         ahead = pd.Series(False, index=rows.index)
         for source in sources:
             first = source.features[0].name
-            served = served_values(self.store, _keys_of(rows, join_keys(source)), [f"{source.name}:{first}"], [first])
+            served = served_values(self.store, rows.loc[:, join_keys(source)], source, [first])
             ahead |= served[f"{first}__ts"].astype("float64") > watermark.timestamp()
         names, requests = [f"{view.name}:{name}" for name in types], rows.loc[~ahead, needed]
         offline = self._offline(requests.assign(event_timestamp=watermark), names, types)
         # A server computes one row at a time, where code that looks at neighbouring rows gives other values.
         parts = [requests.iloc[[i]] for i in range(min(_ONE_BY_ONE, len(requests)))] + [requests.iloc[_ONE_BY_ONE:]]
-        answers = [served_values(self.store, part, names, [*types], at=watermark, views=[view]) for part in parts]
+        answers = [served_values(self.store, part, view, [*types], at=watermark) for part in parts]
         online = pd.concat([answer for answer in answers if len(answer)] or answers)
 
         takes = [f.name for used in view.source_feature_view_projections.values() for f in used.features]
@@ -175,19 +184,31 @@ class Comparison:
 
     def _entities(self, view: Any) -> "pd.DataFrame":
         if view.name not in self._sampled:
-            windows, pushed = materialized_windows(view), _is_pushed(view)
+            windows, pushed = loaded_windows(self.store, view), _is_pushed(view)
             if not windows and not pushed:
                 raise FeatureError(
                     f"feature view {view.name!r} was never materialized, so nothing is online. Materialize its asset."
                 )
+            if is_stored(view):
+                self._sampled[view.name] = self._stored_entities(view, windows)
+                return self._sampled[view.name]
             until = datetime.now(UTC) if pushed else None
             self._sampled[view.name] = latest_events(
                 self.store, view, windows, sample=self.sample, seed=self.seed, until=until
             )
         return self._sampled[view.name]
 
+    def _stored_entities(self, view: Any, windows: list[Window]) -> "pd.DataFrame":
+        """A sample of a stored view's entities as :func:`latest_events` gives it: newest, oldest and random ones."""
+        entities = latest_entities(self.store, view, windows)
+        quarter = -(-self.sample // 4)
+        by_time = entities.sort_values(["event_timestamp", *join_keys(view)], ascending=False)
+        parts = [by_time.head(quarter), by_time.tail(quarter), entities.sample(frac=1.0, random_state=self.seed)]
+        sample = pd.concat(parts).drop_duplicates(join_keys(view)).head(self.sample).reset_index(drop=True)
+        return sample.assign(last_event=sample["event_timestamp"])
+
     def _watermark(self, view: Any) -> datetime | None:
-        return max((window.end - MICROSECOND for window in materialized_windows(view)), default=None)
+        return max((window.end - MICROSECOND for window in loaded_windows(self.store, view)), default=None)
 
     def _offline(self, entity_rows: "pd.DataFrame", names: list[str], types: dict[str, str]) -> "pd.DataFrame":
         return point_in_time(self.store, entity_rows.reset_index(drop=True), names, types).set_index(entity_rows.index)
@@ -232,11 +253,6 @@ def _is_missing(value: Any) -> bool:
 
 def _is_pushed(view: Any) -> bool:
     return getattr(view, "stream_source", None) is not None
-
-
-def _keys_of(entities: "pd.DataFrame", keys: list[str]) -> "pd.DataFrame":
-    """Entity rows for the online store; a view without entities has one row, under the dummy key that Feast adds."""
-    return entities.loc[:, keys] if keys else entities.iloc[:, :0].assign(__dummy_id="")
 
 
 def _seconds(times: Any) -> "pd.Series":

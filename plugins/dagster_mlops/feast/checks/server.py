@@ -24,6 +24,7 @@ def feature_server_health_check(
     url: str,
     feature_service: str,
     entities: Mapping[str, Sequence[Any]],
+    full_feature_names: bool = False,
     token: str | None = None,
     timeout: float = 5.0,
     max_latency: timedelta | None = None,
@@ -45,6 +46,7 @@ def feature_server_health_check(
     Args:
         url: Address of the server, or a ``dg.EnvVar`` with it; a password in it is never shown.
         entities: Join keys and request data by name, each with one value per row.
+        full_feature_names: Name features ``view__feature``, for a service with two features of one name.
         token: Bearer token, as ``dg.EnvVar``.
         timeout: Seconds that each of the two responses may take as a whole.
         max_latency: Duration of a read above which the check fails with severity WARN.
@@ -61,6 +63,7 @@ def feature_server_health_check(
         question = {
             "feature_service": feature_service,
             "entities": {key: list(values) for key, values in entities.items()},
+            "full_feature_names": full_feature_names,
         }
         answer, read_ms = server.ask("/get-online-features", question)
         present = _present_share(answer, server.public_address, set(entities))

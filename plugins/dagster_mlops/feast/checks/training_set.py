@@ -17,7 +17,8 @@ from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pa
 from dagster_mlops.feast.metadata_keys import NULL_SHARES
-from dagster_mlops.feast.offline.retrieval import feature_types
+from dagster_mlops.feast.offline.retrieval import types_in
+from dagster_mlops.feast.repository.names import op_name
 from dagster_mlops.feast.repository.registry import feature_service
 from dagster_mlops.provenance import TrainingSet
 
@@ -96,7 +97,7 @@ def training_set_checks(
         judges=judges,
         evidence=lambda context: _TrainingSetData(context, key, feature_service or "", timestamp_column, sample, seed),
         blocking=blocking,
-        name=f"{key.to_python_identifier()}_checks",
+        name=f"{op_name(key)}_checks",
         required_resource_keys=["feast"] if feature_service else (),
         options=check_options,
     )
@@ -129,7 +130,7 @@ class _TrainingSetData:
 
     @cached_property
     def types(self) -> dict[str, str]:
-        return feature_types(feature_service(self.store, self.service))
+        return types_in(feature_service(self.store, self.service), self.table.column_names)
 
     @cached_property
     def origins(self) -> "tuple[list[Origins], dict[str, str]]":

@@ -1,7 +1,6 @@
 """Statistics and rows of a feature view's offline source, read in batches by DuckDB, so that it may be of any size."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +11,14 @@ from dagster_mlops.core.metadata import about
 from dagster_mlops.core.tables import sql_name, sql_text
 from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds, to_microseconds
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast import upstream
 from dagster_mlops.feast.lazy import DuckDBPyConnection, FeatureStore, compute, pa, pd
+from dagster_mlops.feast.offline.jobs import registered
 from dagster_mlops.feast.offline.retrieval import NUMBERS, join_keys
+from dagster_mlops.feast.offline.sql import described, instant
 
-_ROWS_PER_BATCH = 10_000
 # Feast's Postgres store writes no valid SQL without a bound; nanoseconds reach back to 1677.
-_LONG_AGO = datetime(1700, 1, 1, tzinfo=UTC)
+LONG_AGO = datetime(1700, 1, 1, tzinfo=UTC)
+"""Start of a window that holds all earlier events."""
 
 
 @dataclass(frozen=True, order=True)
@@ -63,20 +63,32 @@ def describe_windows(store: FeatureStore, view: Any, windows: Sequence[Window]) 
     """
     types = {feature.name: str(feature.dtype) for feature in view.features}
     columns = [*join_keys(view), view.batch_source.timestamp_field, *types]
+    with _rows(store, view, Window(windows[0].start, windows[-1].end), features=[*types]) as duckdb:
+        return described_events(duckdb, columns, types, windows)
+
+
+def described_events(
+    duckdb: DuckDBPyConnection, columns: Sequence[str], types: Mapping[str, str], windows: Sequence[Window]
+) -> list[WindowFacts]:
+    """Statistics of ``events`` in DuckDB in each of `windows`, as in :func:`describe_windows`.
+
+    Args:
+        columns: Columns that the content hash covers.
+        types: Feature → Feast type.
+    """
     features = [_facts_of(name, dtype) for name, dtype in types.items()]
     text = ", ".join(f"coalesce({sql_name(name)}::VARCHAR, chr(30))" for name in columns)
     digest = f"md5_number(concat_ws(chr(31), {text}))"  # computed once, unlike md5_number_lower and _upper
     halves = [f"sum(({digest} >> 64)::UBIGINT)", f"sum(({digest} & {2**64 - 1}::UHUGEINT)::UBIGINT)"]
     aggregates = ["count(*)", "max(happened)", *halves, *features]
-    with _rows(store, view, Window(windows[0].start, windows[-1].end), features=[*types]) as duckdb:
-        spans = ", ".join(f"({i}, {to_microseconds(w.start)}, {to_microseconds(w.end)})" for i, w in enumerate(windows))
-        placed = (
-            "SELECT *, 0 AS place FROM events"
-            if len(windows) == 1
-            else f"FROM events ASOF JOIN (VALUES {spans}) AS w(place, first, past) ON happened >= first"
-            " WHERE happened < past"
-        )
-        rows = duckdb.sql(f"SELECT place, {', '.join(aggregates)} FROM ({placed}) GROUP BY place").fetchall()
+    spans = ", ".join(f"({i}, {to_microseconds(w.start)}, {to_microseconds(w.end)})" for i, w in enumerate(windows))
+    placed = (
+        "SELECT *, 0 AS place FROM events"
+        if len(windows) == 1
+        else f"FROM events ASOF JOIN (VALUES {spans}) AS w(place, first, past) ON happened >= first"
+        " WHERE happened < past"
+    )
+    rows = duckdb.sql(f"SELECT place, {', '.join(aggregates)} FROM ({placed}) GROUP BY place").fetchall()
     by_place = {row[0]: row[1:] for row in rows}
     nothing = (0, None, 0, 0, *({"feature": name, "null_share": 0.0, "distinct": 0} for name in types))
     return [_facts(window, *by_place.get(place, nothing)) for place, window in enumerate(windows)]
@@ -88,7 +100,7 @@ def whole_window(store: FeatureStore, view: Any) -> Window:
     Raises:
         FeatureError: The source has no events, or cannot be read.
     """
-    with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
+    with _rows(store, view, Window(LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
         [span] = duckdb.sql("SELECT min(happened), max(happened) FROM events").fetchall()
     if span[0] is None:
         raise _no_events(view)
@@ -103,7 +115,7 @@ def newest_event(store: FeatureStore, view: Any) -> tuple[datetime, dict[str, An
     """
     keys = join_keys(view)
     present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
-    with _rows(store, view, Window(_LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
+    with _rows(store, view, Window(LONG_AGO, datetime.now(UTC) + MICROSECOND), features=[]) as duckdb:
         newest_rows = duckdb.sql(
             f"SELECT {', '.join(['happened', *map(sql_name, keys)])} FROM events WHERE {present} "
             "ORDER BY happened DESC LIMIT 1"
@@ -133,7 +145,7 @@ def latest_events(
     key_columns = ", ".join(map(sql_name, keys))
     spans = [f"happened >= {to_microseconds(w.start)} AND happened < {to_microseconds(w.end)}" for w in windows]
     inside = " OR ".join(["false", *spans])
-    start = _LONG_AGO if until else min(window.start for window in windows)
+    start = LONG_AGO if until else min(window.start for window in windows)
     full_window = Window(start, max(filter(None, [until, *(window.end for window in windows)])))
     present = " AND ".join(["true", *(f"{sql_name(key)} IS NOT NULL" for key in keys)])
     selection = f"{key_columns}{', ' if keys else ''}max(happened) FILTER ({inside}) AS event, max(happened) AS last"
@@ -154,6 +166,19 @@ def latest_events(
     for name, column in (("event", "event_timestamp"), ("last", "last_event")):
         frame[column] = pd.to_datetime(frame[name].astype("Int64"), unit="us", utc=True).astype("datetime64[us, UTC]")
     return frame[[*keys, "event_timestamp", "last_event"]]
+
+
+def latest_per_key(store: FeatureStore, view: Any, window: Window) -> "pd.DataFrame":
+    """The join keys of each entity with an event in `window`, and the time of its latest in microseconds since 1970.
+
+    The time is in the column ``last``. A view without entities has one row without keys, or none without an event.
+    """
+    keys = [*map(sql_name, join_keys(view))]
+    present = " AND ".join(["true", *(f"{key} IS NOT NULL" for key in keys)])
+    groups = f"GROUP BY {', '.join(keys)}" if keys else "HAVING count(*) > 0"
+    with _rows(store, view, window, features=[]) as duckdb:
+        columns = ", ".join([*keys, "max(happened) AS last"])
+        return duckdb.sql(f"SELECT {columns} FROM events WHERE {present} {groups}").df()
 
 
 def rows_not_there(store: FeatureStore, view: Any, table: "pa.Table") -> "pa.Table":
@@ -193,12 +218,13 @@ def _rows(store: FeatureStore, view: Any, window: Window, *, features: Sequence[
             start_date=window.start,
             end_date=window.end - MICROSECOND,
         )
-        with job.in_duckdb() if hasattr(job, "in_duckdb") else _registered(job) as (duckdb, rows):
+        with job.in_duckdb() if hasattr(job, "in_duckdb") else registered(job) as (duckdb, rows):
             time = sql_name(source.timestamp_field)
+            kind = described(duckdb, f"({rows})")[source.timestamp_field]
             selection = ", ".join(f"{sql_name(raw.get(name, name))} AS {sql_name(name)}" for name in columns)
             duckdb.execute(
                 f"CREATE TEMP VIEW events AS SELECT {selection}{', ' if selection else ''}{time}, "
-                f"epoch_us({time}::TIMESTAMPTZ) AS happened FROM ({rows})"
+                f"{instant(time, kind, view.name)} AS happened FROM ({rows})"
             )
             yield duckdb
     except FeatureError:
@@ -215,47 +241,6 @@ def _no_events(view: Any) -> FeatureError:
     return FeatureError(
         f"the source of feature view {view.name!r} has no events yet. Materialize the assets that write it first."
     )
-
-
-@contextmanager
-def _registered(job: Any) -> Iterator[tuple[DuckDBPyConnection, str]]:
-    """DuckDB, and a query that reads the rows of a retrieval job of any offline store, once."""
-    # Rows must not spill into the working directory, which is DuckDB's default.
-    with (
-        tempfile.TemporaryDirectory(prefix="dagster-mlops-") as spill,
-        extra("duckdb", extra="feast").connect(config={"temp_directory": spill}) as duckdb,
-    ):
-        duckdb.execute("SET TimeZone = 'UTC'")  # a time without a zone is UTC
-        duckdb.register("source", _batches(job))
-        yield duckdb, "FROM source"
-
-
-def _batches(job: Any) -> "pa.RecordBatchReader":
-    """The rows of a retrieval job, in batches if its store supports them; Feast itself returns only whole tables."""
-    if hasattr(job, "table"):
-        # Feast's DuckDB store builds on Ibis, whose own batches call a method that DuckDB has renamed.
-        return job.table.get_backend().con.sql(job.table.compile()).to_arrow_reader()
-    if type(job).__name__ == "PostgreSQLRetrievalJob":
-        return _from_postgres(job)
-    return job.to_arrow().to_reader()
-
-
-def _from_postgres(job: Any) -> "pa.RecordBatchReader":
-    """The rows of a query by a server-side cursor; Feast itself fetches all of them as Python objects."""
-    types = extra("feast.type_map", extra="feast")
-    connection = upstream.offline_postgres_connection(job.config.offline_store)
-    connection.read_only = True
-    cursor = connection.cursor("dagster_mlops")
-    cursor.execute(job.to_sql())
-    schema = pa.schema([(column.name, types.pg_type_code_to_arrow(column.type_code)) for column in cursor.description])
-
-    def batches() -> "Iterator[pa.RecordBatch]":
-        with connection:  # closes the connection
-            while rows := cursor.fetchmany(_ROWS_PER_BATCH):
-                columns = zip(zip(*rows, strict=True), schema.types, strict=True)
-                yield pa.record_batch([pa.array(values).cast(kind) for values, kind in columns], schema=schema)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def _facts_of(name: str, dtype: str) -> str:

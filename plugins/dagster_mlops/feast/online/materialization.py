@@ -1,11 +1,12 @@
 """Loads windows of a feature view into the online store, in any order and beside other processes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -16,12 +17,15 @@ from dagster_mlops.core.timestamps import MICROSECOND, utc
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast import upstream
 from dagster_mlops.feast.lazy import FeatureStore
+from dagster_mlops.feast.offline import stored_views
+from dagster_mlops.feast.offline.retrieval import is_stored
 from dagster_mlops.feast.offline.source import Window
 from dagster_mlops.feast.online.serving import Written, newer_events_kept
 from dagster_mlops.feast.online.stores import explained, has_table
 from dagster_mlops.feast.repository import registry
 
 _LOST_WINDOWS = "dagster_mlops/lost/{}"  # the registry entry with the windows of a view to reload
+_STORED_WINDOWS = "dagster_mlops/stored/{}"  # that of a stored on-demand view, for which Feast records no windows
 
 
 @contextmanager
@@ -34,7 +38,7 @@ def alone(store: FeatureStore, repo: Path, view: str, timeout: float) -> Iterato
     Raises:
         FeatureError: Another process held the lock for `timeout` seconds.
     """
-    with exclusive(state_dir(repo) / f"{view}.lock", timeout, error=FeatureError):
+    with exclusive(state_dir(repo) / f"{quote(view, safe='')}.lock", timeout, error=FeatureError):
         engine = getattr(store.registry, "write_engine", None)
         if engine is None or engine.dialect.name != "postgresql":
             yield
@@ -82,7 +86,7 @@ def make_missing_tables(store: FeatureStore) -> None:
     loaded values would stay missing although the registry records them as loaded.
     """
     for view in store.registry.list_all_feature_views(store.project):
-        if getattr(view, "online", False) and hasattr(view, "materialization_intervals"):
+        if is_stored(view) or (getattr(view, "online", False) and hasattr(view, "materialization_intervals")):
             make_missing_table(store, view)
 
 
@@ -92,7 +96,7 @@ def make_missing_table(store: FeatureStore, view: Any) -> None:
     with explained(store.config, [view.name], "looking for"):
         if has_table(online, store.config, view):
             return
-        if windows := materialized_windows(view):
+        if windows := loaded_windows(store, view):
             pushed = ", and repush rows that are not in its source" if getattr(view, "stream_source", None) else ""
             dg.get_dagster_logger().warning(
                 f"the table of feature view {view.name!r} is missing from the online store. It is recreated, and a "
@@ -105,13 +109,16 @@ def make_missing_table(store: FeatureStore, view: Any) -> None:
 
 
 def _load(store: FeatureStore, view: str, window: Window) -> Written:
+    definition = registry.feature_view(store, view)
+    if is_stored(definition):
+        return _load_stored(store, definition, window)
     for _ in range(3):
         with newer_events_kept(store) as writes:
             # Feast reads both ends of an interval; events at `end` belong to the next window.
             store.materialize(window.start, window.end - MICROSECOND, feature_views=[view])
         # `feast apply` in another process writes back the intervals that it read before ours was recorded.
-        loaded_windows = materialized_windows(registry.feature_view(store, view))
-        if any(w.start <= window.start and window.end <= w.end for w in loaded_windows):
+        windows = materialized_windows(registry.feature_view(store, view))
+        if any(w.start <= window.start and window.end <= w.end for w in windows):
             return writes
     raise FeatureError(
         f"feature view {view!r} was loaded from {window.start} to {window.end}, but the registry lost that record "
@@ -119,10 +126,35 @@ def _load(store: FeatureStore, view: str, window: Window) -> Written:
     )
 
 
+def _load_stored(store: FeatureStore, view: Any, window: Window) -> Written:
+    entities = stored_views.latest_entities(store, view, [window])
+    with newer_events_kept(store) as writes:
+        for table in stored_views.computed(store, view, entities):
+            upstream.online_store(store).online_write_batch(
+                store.config, view, stored_views.online_rows(view, table), None
+            )
+    windows = _merged([*loaded_windows(store, view), window])
+    spans = json.dumps([[w.start.isoformat(), w.end.isoformat()] for w in windows])
+    registry.put_tags(store, _STORED_WINDOWS.format(view.name), {"windows": spans})
+    return writes
+
+
+def loaded_windows(store: FeatureStore, view: Any) -> list[Window]:
+    """The windows of a view of any kind that the registry records as loaded, as in :func:`materialized_windows`."""
+    if not is_stored(view):
+        return materialized_windows(view)
+    spans = json.loads(registry.get_tags(store, _STORED_WINDOWS.format(view.name)).get("windows", "[]"))
+    return [Window(datetime.fromisoformat(start), datetime.fromisoformat(end)) for start, end in spans]
+
+
 def materialized_windows(view: Any) -> list[Window]:
     """The windows of a view that the registry records as loaded, in order; adjacent or overlapping ones are merged."""
+    return _merged(Window(utc(start), utc(end) + MICROSECOND) for start, end in view.materialization_intervals)
+
+
+def _merged(windows: Iterable[Window]) -> list[Window]:
     merged: list[Window] = []
-    for window in sorted(Window(utc(start), utc(end) + MICROSECOND) for start, end in view.materialization_intervals):
+    for window in sorted(windows):
         if merged and window.start <= merged[-1].end:
             merged[-1] = Window(merged[-1].start, max(merged[-1].end, window.end))
         else:

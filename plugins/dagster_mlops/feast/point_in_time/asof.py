@@ -1,6 +1,7 @@
 """Point-in-time joins by DuckDB's native ASOF join: one sorted pass per feature view, whatever its time to live.
 
-Timestamps are compared as whole microseconds since 1970 in UTC; one without a time zone is UTC.
+Timestamps are compared as whole microseconds since 1970 in UTC, with finer digits cut off, so that no event moves into
+the future; one without a time zone is UTC.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pyarrow as pa
 from dagster_mlops.core.tables import sql_name
 from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds
 from dagster_mlops.errors import FeatureError
+from dagster_mlops.feast.offline.sql import described, instant, unlike
 
 # Beyond these, a comparison with a column in nanoseconds would overflow.
 _NANOSECOND_YEARS = range(1700, 2260)
@@ -44,41 +46,6 @@ class View:
     features: dict[str, str]
     ttl: timedelta | None
     known_only: bool = False
-
-
-def described(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
-    """The columns of a relation and their DuckDB types."""
-    return {name: kind for name, kind, *_ in connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()}
-
-
-def family(kind: str) -> str | None:
-    """The family of DuckDB types that compare with each other: number, text, time, truth or bytes; None for others."""
-    if kind.endswith("]"):
-        return None
-    base = kind.split("(")[0]
-    if base.startswith("TIMESTAMP") or base == "DATE":
-        return "time"
-    if base.removeprefix("U").endswith(("INT", "INTEGER")) or base in {"FLOAT", "DOUBLE", "DECIMAL"}:
-        return "number"
-    return {"VARCHAR": "text", "ENUM": "text", "BOOLEAN": "truth", "BLOB": "bytes"}.get(base)
-
-
-def instant(column: str, kind: str, asker: str) -> str:
-    """SQL for the microseconds since 1970 of a column of timestamps, dates or ISO text.
-
-    Raises:
-        FeatureError: The column has another type.
-    """
-    if family(kind) == "text":
-        return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"
-    if family(kind) != "time":
-        raise FeatureError(
-            f"{asker}: column {column.rpartition('.')[2]} is {kind}, not a timestamp. "
-            "Store it as a timestamp (without a time zone it is read as UTC)."
-        )
-    if kind == "TIMESTAMPTZ_NS":  # pandas writes it by default; DuckDB has no epoch_us for it
-        return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"
-    return f"epoch_us(CAST({column} AS TIMESTAMP))" if kind == "DATE" else f"epoch_us({column})"
 
 
 def within(column: str, kind: str, first: int | None, last: int | None) -> str:
@@ -169,10 +136,10 @@ def joined(
         kinds = described(connection, "entities")
         row_time = instant(f"e.{sql_name(timestamp)}", kinds[timestamp], "entity rows")
         for i, view in enumerate(views):
-            # A column without any value has Arrow's type null.
+            # A key of another type has no value: `view_of` refused any other.
             conditions = [
-                f"{'NULL' if pa.types.is_null(lookup_rows.schema.field(key).type) else 'e.' + sql_name(key)} = f.k{j}"
-                for j, key in enumerate(view.keys.values())
+                f"{'NULL' if unlike(kinds[key], view.types[column]) else 'e.' + sql_name(key)} = f.k{j}"
+                for j, (column, key) in enumerate(view.keys.items())
             ]
             conditions.append(f"{row_time} >= f.known_at")
             alive = f"f.since >= {row_time} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"

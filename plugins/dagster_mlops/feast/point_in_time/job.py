@@ -20,6 +20,7 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.point_in_time import files
+from dagster_mlops.feast.point_in_time.declared import declared_values
 from dagster_mlops.feast.point_in_time.writing import scratch_folder, write
 
 Connect = Callable[[], Any]  # returns a context manager with a new DuckDB connection
@@ -104,6 +105,23 @@ class AsofRetrievalJob(RetrievalJob):
             piece = copy.copy(self)
             piece.read_tables = lambda _, table=table: iter([table])
             yield piece.to_arrow()
+
+    def to_arrow(self, validation_reference: Any = None, timeout: int | None = None) -> pa.Table:
+        """The result as one table, whose on-demand features have their declared types.
+
+        Feast infers them from the values, so that a missing one would change the type of its piece of the result.
+
+        Raises:
+            FeatureError: An on-demand view computed values that its declared type cannot hold.
+        """
+        table = super().to_arrow(validation_reference=validation_reference, timeout=timeout)
+        for view in self.on_demand_feature_views:
+            prefix = f"{view.projection.name_to_use()}__" if self.full_feature_names else ""
+            for feature in view.features:
+                if (name := prefix + feature.name) in table.column_names:
+                    values = declared_values(table.column(name), feature, view.name)
+                    table = table.set_column(table.column_names.index(name), name, values)
+        return table
 
     def to_arrow_reader(self, timeout: int | None = None) -> pa.RecordBatchReader:
         """The result as Arrow record batches, computed as they are read."""

@@ -10,9 +10,9 @@ from feast import FeatureStore
 from dagster_mlops.core.tables import sql_name
 from dagster_mlops.core.timestamps import MICROSECOND
 from dagster_mlops.errors import FeatureError
-from dagster_mlops.feast.offline.retrieval import join_keys
+from dagster_mlops.feast.offline.retrieval import join_keys, types_in
+from dagster_mlops.feast.offline.sql import described, family, instant
 from dagster_mlops.feast.point_in_time import files
-from dagster_mlops.feast.point_in_time.asof import described, family, instant
 from dagster_mlops.feast.point_in_time.job import duckdb_connection
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
@@ -73,21 +73,27 @@ def origins(
             f"row_number() OVER () AS dagster_mlops_row FROM training_set) "
             f"ORDER BY hash(dagster_mlops_row + {int(seed)}), dagster_mlops_row LIMIT {int(sample)}"
         )
-        for projection in feature_service(store, service).feature_view_projections:
-            view: Any = feature_view(store, projection.name)
+        definition = feature_service(store, service)
+        types = types_in(definition, kinds)
+        for projection in definition.feature_view_projections:
+            view, name = feature_view(store, projection.name), projection.name_to_use()
             source = getattr(view, "batch_source", None)
-            features = [field.name for field in projection.features if field.name in kinds]
+            # The columns of the training set have either kind of names.
+            columns = [(column, f.name) for f in projection.features for column in (f.name, f"{name}__{f.name}")]
+            features = {column: feature for column, feature in columns if column in types and column in kinds}
             if source is None:
-                left_out[view.name] = "it is computed on demand"
+                left_out[name] = "it is computed on demand"
             elif type(source).__name__ != "FileSource":
-                left_out[view.name] = f"its source is a {type(source).__name__}"
+                left_out[name] = f"its source is a {type(source).__name__}"
             elif features:
                 relation = files.scan(connection, source, store.repo_path)
                 view_origins.append(_look_up(connection, view, projection, features, relation))
     return view_origins, left_out
 
 
-def _look_up(connection: DuckDBPyConnection, view: Any, projection: Any, features: list[str], relation: str) -> Origins:
+def _look_up(
+    connection: DuckDBPyConnection, view: Any, projection: Any, features: dict[str, str], relation: str
+) -> Origins:
     source, types = view.batch_source, described(connection, relation)
     renamed = {new: old for old, new in source.field_mapping.items() if old in types}
     keys = [(renamed.get(key, key), projection.join_key_map.get(key, key)) for key in join_keys(view)]
@@ -96,7 +102,7 @@ def _look_up(connection: DuckDBPyConnection, view: Any, projection: Any, feature
     columns = [f"{sql_name(old)} AS k{i}" for i, (old, _) in enumerate(keys)]
     columns.append(f"{instant(sql_name(stamp), types[stamp], view.name)} AS since")
     columns.append(f"{instant(sql_name(created), types[created], view.name) if created else 'NULL::BIGINT'} AS created")
-    stored = [renamed.get(feature, feature) for feature in features]
+    stored = [renamed.get(feature, feature) for feature in features.values()]
     columns += [f"{_comparable(sql_name(name), types[name])} AS v{i}" for i, name in enumerate(stored)]
     connection.execute(f"CREATE OR REPLACE TEMP VIEW events AS SELECT {', '.join(columns)} FROM {relation}")
 
@@ -143,7 +149,7 @@ def _look_up(connection: DuckDBPyConnection, view: Any, projection: Any, feature
         """
     ).fetchall()
     counts = dict(zip((name for name, *_ in connection.description), row, strict=True))
-    return Origins(view=view.name, features=tuple(features), **counts)
+    return Origins(view=projection.name_to_use(), features=tuple(features), **counts)
 
 
 def _comparable(column: str, kind: str) -> str:

@@ -17,6 +17,7 @@ from dagster_mlops.core.timestamps import to_microseconds
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ToolError
 from dagster_mlops.feast.lazy import FeatureStore, pa, pd
 from dagster_mlops.feast.offline import retrieval
+from dagster_mlops.feast.offline.sql import described
 from dagster_mlops.feast.rebuild import snapshot
 from dagster_mlops.feast.rebuild.snapshot import Snapshot, SourceFile, SourceVersion
 from dagster_mlops.feast.repository import registry
@@ -61,7 +62,11 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
         sources = dict(zip([source.name for source in inputs.sources], options, strict=True))
         store = _recorded_store(inputs, record, sources, Path(scratch))
         frame = retrieval.historical_features(
-            store, entities, record.feature_service, timestamp_column=inputs.timestamp_column
+            store,
+            entities,
+            record.feature_service,
+            timestamp_column=inputs.timestamp_column,
+            full_feature_names=inputs.full_feature_names,
         )
     rebuilt_hash = content_hash(frame, tool="feast")
     if rebuilt_hash != record.content_hash:
@@ -206,7 +211,7 @@ def _write_as_of(store: FeatureStore, source: Any, until: str, file: Path) -> No
     what = f"source {source.name!r} cannot be read as of {until}"
     with raised_as(FeatureError, what, *errors), job.duckdb_connection() as connection:
         relation = files.scan(connection, source, store.repo_path)
-        kinds = asof.described(connection, relation)
+        kinds = described(connection, relation)
         renamed = {new: old for old, new in source.field_mapping.items() if old in kinds}
         created = renamed.get(source.created_timestamp_column, source.created_timestamp_column)
         last = to_microseconds(datetime.fromisoformat(until))

@@ -70,6 +70,7 @@ class Snapshot:
         timestamp_column: Timestamp column of the entity dataframe.
         frame: ``pandas`` or ``pyarrow``, as which the entity dataframe was loaded.
         known_at: Time at which the sources were read, ISO 8601, UTC.
+        full_feature_names: Features are named ``view__feature``.
     """
 
     definitions: Mapping[str, Any]
@@ -78,6 +79,7 @@ class Snapshot:
     timestamp_column: str
     frame: str
     known_at: str
+    full_feature_names: bool = False
 
 
 def take(
@@ -87,6 +89,7 @@ def take(
     entities: Iterable[Ref],
     timestamp_column: str,
     frame: str = "pandas",
+    full_feature_names: bool = False,
     datasets: Iterable[Ref] = (),
 ) -> Snapshot:
     """The inputs of a training set of `service` before they are read.
@@ -105,7 +108,7 @@ def take(
     sources = {view.batch_source.name: view.batch_source for view in views if getattr(view, "batch_source", None)}
     by_md5 = {ref.id.rpartition("@")[2]: ref for ref in datasets if ref.role == "dataset"}
     versions = tuple(_version(store, source, by_md5) for _, source in sorted(sources.items()))
-    return Snapshot(definitions, versions, tuple(entities), timestamp_column, frame, at)
+    return Snapshot(definitions, versions, tuple(entities), timestamp_column, frame, at, full_feature_names)
 
 
 def settled(snapshot: Snapshot) -> Snapshot:

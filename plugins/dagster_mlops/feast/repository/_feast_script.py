@@ -22,7 +22,7 @@ def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
             *(_view(view, "stream", join_keys) for view in contents.stream_feature_views),
             *(_view(view, "label", join_keys) for view in contents.label_views),
         ],
-        "on_demand_views": [_on_demand_view(view) for view in contents.on_demand_feature_views],
+        "on_demand_views": [_on_demand_view(view, join_keys) for view in contents.on_demand_feature_views],
         "sources": [_source(source) for source in sorted(contents.data_sources, key=lambda source: source.name)],
         "services": [_service(service) for service in contents.feature_services],
         "entities": [_entity(entity) for entity in entities.values()],
@@ -79,13 +79,17 @@ def _view(view: Any, kind: str, join_keys: dict[str, tuple[str, str]]) -> dict[s
     }
 
 
-def _on_demand_view(view: Any) -> dict[str, Any]:
+def _on_demand_view(view: Any, join_keys: dict[str, tuple[str, str]]) -> dict[str, Any]:
+    entities = [getattr(entity, "name", entity) for entity in view.entities or []]
     return {
         **_about(view),
         "mode": str(getattr(view.mode, "value", view.mode)),
         "features": _features(view.features),
         "views": [projection.name for projection in view.source_feature_view_projections.values()],
         "requests": [source.name for source in view.source_request_sources.values()],
+        "stored": bool(view.write_to_online_store),
+        "join_keys": [join_keys[name][0] for name in entities if name in join_keys],
+        "singleton": bool(view.singleton),
     }
 
 

@@ -10,7 +10,9 @@ import dagster as dg
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
+from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.metadata_keys import FEATURES
+from dagster_mlops.feast.repository.names import asset_name
 from dagster_mlops.provenance import mask_credentials
 
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -48,12 +50,19 @@ class ViewDefinition(Definition):
 
 @lazy_dataclass(frozen=True)
 class OnDemandViewDefinition(Definition):
-    """An on-demand feature view, computed from the feature views `views` and the request sources `requests`."""
+    """An on-demand feature view, computed from the feature views `views` and the request sources `requests`.
+
+    `stored` is Feast's ``write_to_online_store``, `join_keys` are those of a stored view, and the function of a
+    `singleton` takes one row.
+    """
 
     mode: str
     features: Sequence[Mapping[str, str]]
     views: Sequence[str]
     requests: Sequence[str]
+    stored: bool
+    join_keys: Sequence[str]
+    singleton: bool
 
 
 @lazy_dataclass(frozen=True)
@@ -95,6 +104,37 @@ class Repository:
     entities: Sequence[EntityDefinition]
 
 
+def loaded_views(repository: Repository) -> dict[str, ViewDefinition | OnDemandViewDefinition]:
+    """The views that Feast loads into the online store, by name: all but labels, and stored on-demand views."""
+    stored = [view for view in repository.on_demand_views if view.stored]
+    return {view.name: view for view in [*(view for view in repository.views if view.kind != "label"), *stored]}
+
+
+def refuse_uncomputable(view: Definition, repository: Repository) -> None:
+    """Refuse a stored on-demand view whose values no materialization can compute.
+
+    Raises:
+        FeatureError: Says why, and what to do.
+    """
+    if not isinstance(view, OnDemandViewDefinition):
+        return
+    keys = {source.name: {*source.join_keys} for source in repository.views if source.name in view.views}
+    reason = ""
+    if view.requests:
+        reason = f"takes request data ({', '.join(view.requests)}), which no materialization has"
+    elif view.singleton:
+        reason = "is a singleton, which Feast's historical features do not compute"
+    elif {*view.join_keys} not in keys.values() or any(used - {*view.join_keys} for used in keys.values()):
+        facts = ", ".join(f"{name} by {', '.join(sorted(used)) or 'nothing'}" for name, used in keys.items())
+        reason = f"is stored by {', '.join(view.join_keys) or 'no join key'}, and computed from {facts or 'no view'}: "
+        reason += "one of these must have all of its join keys, and none others"
+    if reason:
+        raise FeatureError(
+            f"on-demand feature view {view.name!r} is stored online (write_to_online_store=True), and {reason}. Write "
+            "it yourself (store.write_to_online_store) and name the views to load without it (views=[…])."
+        )
+
+
 def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
     """The spec, without upstream assets, of any definition of a Feast repository.
 
@@ -104,7 +144,12 @@ def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
     if isinstance(thing, ViewDefinition):
         return feature_view_spec(thing, project)
     if isinstance(thing, OnDemandViewDefinition):
-        metadata = {COLUMN_SCHEMA: _schema(thing.features), "feast/mode": thing.mode}
+        keys = [dg.TableColumn(key, "join key") for key in thing.join_keys] if thing.stored else []
+        metadata = {
+            COLUMN_SCHEMA: _schema(thing.features, keys),
+            "feast/mode": thing.mode,
+            "feast/online": thing.stored,
+        }
         return _spec(thing, project, "On-demand feature view", [], metadata)
     if isinstance(thing, SourceDefinition):
         times = [dg.TableColumn(thing.timestamp_field, "timestamp")] if thing.timestamp_field else []
@@ -143,11 +188,16 @@ def ttl_freshness_policy(view: ViewDefinition) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=ttl) if ttl > _SHORTEST_POLICY else None
 
 
+def noun(thing: Definition) -> str:
+    """The kind of a definition in words, such as ``feature view``."""
+    nouns = {ViewDefinition: "feature view", OnDemandViewDefinition: "on-demand feature view"}
+    nouns |= {SourceDefinition: "source", ServiceDefinition: "feature service", EntityDefinition: "entity"}
+    return nouns[type(thing)]
+
+
 def _spec(thing: Definition, project: str, noun: str, prefix: Sequence[str], facts: Mapping[str, Any]) -> dg.AssetSpec:
-    # A source without a name has its path as name.
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", thing.name).strip("_")
     return dg.AssetSpec(
-        key=[*prefix, name],
+        key=[*prefix, asset_name(thing.name)],  # a source without a name has its path as name
         description=thing.description or f"{noun} `{thing.name}` of Feast project `{project}`.",
         owners=_owners(thing.owner),
         tags={f"feast/{k}": v for k, v in thing.tags.items() if _TAG_VALUE.fullmatch(v) and _TAG_VALUE.fullmatch(k)},

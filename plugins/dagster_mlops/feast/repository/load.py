@@ -111,6 +111,11 @@ class RepositoryConfig:
             return Path(file.split("?")[0]) if prefix else None
         return None if "://" in self.registry_path else self.path / self.registry_path
 
+    @property
+    def registry_files(self) -> tuple[Path, ...]:
+        """The registry's file and SQLite's log of changes beside it; none if the registry is not on this machine."""
+        return (file, file.with_name(f"{file.name}-wal")) if (file := self.registry_file) else ()
+
 
 def read_config(repo: str | Path) -> RepositoryConfig:
     """Read ``feature_store.yaml`` the way Feast does, environment variables included.
@@ -223,6 +228,11 @@ def _parse(repo: Path, timeout: float) -> dict[str, Any]:
     return masked_strings(run_feast(task, repo, timeout=timeout, failure=problem))
 
 
+def settings_text(repo: Path) -> str:
+    """The text of ``feature_store.yaml`` without comments, environment variables included."""
+    return _settings(repo / "feature_store.yaml")
+
+
 def _settings(file: Path) -> str:
     lines = ["" if line.lstrip().startswith("#") else line for line in file.read_text().splitlines()]
     return os.path.expandvars("\n".join(lines))
@@ -242,4 +252,4 @@ def _feast_version() -> str:
     beside = os.listdir(Path(str(file)).parent.parent)
     folder = next((name for name in beside if name.startswith("feast-") and name.endswith(".dist-info")), "")
     # The description's format is part of the key, because another version of this plugin may describe more.
-    return f"{folder.removesuffix('.dist-info') or version('feast')}/3"
+    return f"{folder.removesuffix('.dist-info') or version('feast')}/4"
