@@ -386,7 +386,7 @@ def test_numbers_are_measured_as_a_regression():
     )
     done = materialized({"served": frame}, check)["performance"]
     assert facts(done)["evidently/mae"] == pytest.approx(2.0)
-    assert done.description == "mae is 2.0000, at most 1.0000 was expected"
+    assert done.description == "mae is 2.0000, at most 1 was expected"
 
 
 def test_a_quality_check_in_yaml_checks_what_it_says():

@@ -1,25 +1,64 @@
-"""Ranges in which a metric is acceptable: (least, greatest), with None for an open end."""
+"""Ranges in which a metric is acceptable, and arguments with which a check would say the same of everything."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import dagster as dg
 
+Range = tuple[float | None, float | None]
+"""The least and the greatest acceptable value, with None for an open end."""
 _LARGEST = 1.797e308  # a little less than the largest float
 
 
-def refuse_useless(bounds: Mapping[str, tuple[float | None, float | None]]) -> None:
-    """Refuse bounds without effect.
+def refuse_useless(what: str, faults: Mapping[str, bool]) -> None:
+    """Refuse arguments with which a check could never fail, or never pass.
 
     Raises:
-        DagsterInvalidDefinitionError: no value could fail them, or none could pass.
+        DagsterInvalidDefinitionError: one of the `faults` (whether it is there, by its text) is there.
     """
-    for metric, (low, high) in bounds.items():
-        if (low is None and high is None) or (low is not None and high is not None and low > high):
+    if wrong := [fault for fault, is_wrong in faults.items() if is_wrong]:
+        raise dg.DagsterInvalidDefinitionError(f"{what}: {'; '.join(wrong)}.")
+
+
+def ranges(what: str, bounds: Mapping[str, Any], greater_is_better: Callable[[str], bool | None]) -> dict[str, Range]:
+    """The bounds of metrics as ranges; a number alone is the end on which a value would be worse.
+
+    >>> ranges("checks", {"auc": 0.7, "rmse": (None, 2.5)}, lambda metric: metric != "rmse")
+    {'auc': (0.7, None), 'rmse': (None, 2.5)}
+
+    Raises:
+        DagsterInvalidDefinitionError: a bound is malformed, no value could fail it, or none could pass.
+    """
+    result: dict[str, Range] = {}
+    for metric, bound in bounds.items():
+        pair: Any = bound
+        if _is_number(bound):
+            better = greater_is_better(metric)
+            pair = None if better is None else (bound, None) if better else (None, bound)
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(map(_is_end, pair)):
             raise dg.DagsterInvalidDefinitionError(
-                f"bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
-                "(least, greatest), with None for an open end."
+                f"{what}: the bounds of {metric!r} are {bound!r}. Give (least, greatest), with None for an open end."
             )
+        low, high = pair
+        refuse_useless(
+            what,
+            {
+                f"the bounds of {metric!r} are ({low}, {high}): no value could fail them, or none could pass. Give "
+                "(least, greatest), with None for an open end": low is high is None
+                or (low is not None and high is not None and low > high)
+            },
+        )
+        result[metric] = (low, high)
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def _is_end(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
 def as_logged(value: float) -> float:

@@ -10,14 +10,16 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import partition_checked
-from dagster_mlops.core.bounds import refuse_useless, within
+from dagster_mlops.core.bounds import Range, ranges, refuse_useless, within
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
 
 if TYPE_CHECKING:
     from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part
 
-Bounds = Mapping[str, tuple[float | None, float | None]]
+Bounds = Mapping[str, Range | float]
+_MORE_IS_BETTER = {"accuracy", "auc", "average_precision", "f1", "macro_f1", "precision", "r2", "recall", "roc_auc"}
+_LESS_IS_BETTER = {"brier", "log_loss", "mae", "mape", "mse", "rmse"}
 Decides = Literal["interval", "value"]
 # The verdict on a part of the rows, and a sentence about it.
 _Judge = Callable[["Evaluation", "Part"], tuple[bool, str]]
@@ -48,7 +50,8 @@ def evaluation_checks(
     there is nothing to fall behind. Promotion with ``evaluation=`` refuses to go on while a blocking check fails.
 
     Args:
-        bounds: (least, greatest) acceptable value by metric, on all rows; checks ``metric_<name>``.
+        bounds: (least, greatest) acceptable value by metric, on all rows; checks ``metric_<name>``. A number alone is
+            the least, and the greatest for losses and errors (``log_loss``, ``rmse``, …).
         slice_bounds: The same for each slice; checks ``slices_<name>``.
         max_drop: How much worse than the champion a metric may be, on the same rows; checks ``drop_<name>``.
         slice_max_drop: The same for each slice; checks ``slices_drop_<name>``.
@@ -60,27 +63,27 @@ def evaluation_checks(
     def add(name: str, description: str, by_slice: bool, judge: _Judge) -> None:
         judges[re.sub(r"\W", "_", name)] = description, partial(_result, by_slice, judge)
 
-    for by_slice, ranges in ((False, bounds or {}), (True, slice_bounds or {})):
-        refuse_useless(ranges)
-        for metric, (low, high) in ranges.items():
+    what = f"evaluation_checks of {key.to_user_string()}"
+    for by_slice, by_metric in ((False, bounds or {}), (True, slice_bounds or {})):
+        for metric, (low, high) in ranges(what, by_metric, direction).items():
             description = f"{metric} {'of each slice ' * by_slice}is {within(low, high)}."
             name = f"{'slices' if by_slice else 'metric'}_{metric}"
             add(name, description, by_slice, partial(_bounds, metric, low, high, decides))
     for by_slice, drops in ((False, max_drop or {}), (True, slice_max_drop or {})):
         for metric, allowed in drops.items():
+            refuse_useless(what, {f"the largest drop of {metric!r} is {allowed}, below 0": allowed < 0})
             subject = f"{metric} {'of no slice' if by_slice else 'not'}"
             description = f"{subject} worse than the champion's by more than {allowed:g}."
             add(f"{'slices_' * by_slice}drop_{metric}", description, by_slice, partial(_drop, metric, allowed, decides))
     if not judges:
         raise dg.DagsterInvalidDefinitionError(
-            f"evaluation_checks of {key.to_user_string()} needs at least one of bounds, slice_bounds, max_drop and "
-            "slice_max_drop."
+            f"{what} needs at least one of bounds, slice_bounds, max_drop and slice_max_drop."
         )
 
     def evidence(context: dg.AssetCheckExecutionContext) -> "Evaluation":
         from dagster_mlops.evaluation.ui_metadata import latest_evaluation  # for steps, not for code locations
 
-        return latest_evaluation(context.instance, key, partition_checked(context, key))
+        return latest_evaluation(context, key, partition_checked(context, key))
 
     checks = asset_checks(
         asset=key,
@@ -92,6 +95,15 @@ def evaluation_checks(
         options=check_options,
     )
     return [checks]
+
+
+def direction(metric: str) -> bool | None:
+    """True if more of a metric is better, None for a metric that only its user knows.
+
+    >>> direction("auc"), direction("log_loss"), direction("cost")
+    (True, False, None)
+    """
+    return True if metric in _MORE_IS_BETTER else False if metric in _LESS_IS_BETTER else None
 
 
 def _result(by_slice: bool, judge: _Judge, evaluation: "Evaluation") -> dg.AssetCheckResult:

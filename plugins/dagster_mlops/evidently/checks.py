@@ -6,8 +6,12 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops import monitoring
+from dagster_mlops.core import bounds as core_bounds
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.bounds import Range, refuse_useless
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.evaluation.checks import direction
+from dagster_mlops.evidently.metric_names import METRICS
 from dagster_mlops.evidently.resource import EvidentlyResource
 from dagster_mlops.monitoring.checks import SHOWN, Severity, evaluation_id, saved_report, undecided, with_deps
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of
@@ -16,7 +20,7 @@ from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, ref
 def drift_check(
     *, asset: AssetLike, reference: AssetLike, preset: Mapping[str, Any] | None = None, **options: Any
 ) -> dg.AssetChecksDefinition:
-    """Compare an asset with a reference asset; fails when `drift_share` of the compared columns drifted, or more.
+    """Compare an asset with a reference; fails when `drift_share` of the compared columns drifted, or one is broken.
 
         drift_check(
             asset="predictions",
@@ -72,6 +76,19 @@ def data_quality_check(
         check_options: Anything else that :func:`dagster.asset_check` takes.
     """
     key = asset_key(asset)
+    shares = max_missing_share if isinstance(max_missing_share, Mapping) else {"all columns": max_missing_share}
+    shares = {**{f"max_missing_share of {c}": s for c, s in shares.items()}, "max_malformed_share": max_malformed_share}
+    refuse_useless(
+        f"data_quality_check of {key.to_user_string()}",
+        {
+            **{f"{name}={share} is not between 0 and 1": not 0 <= share <= 1 for name, share in shares.items()},
+            **{
+                f"no number is in the range {low} to {high} of {c!r}": not low <= high
+                for c, (low, high) in (ranges or {}).items()
+            },
+            f"min_rows={min_rows} is less than 0": min_rows < 0,
+        },
+    )
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         # For steps, not for code locations.
@@ -118,7 +135,7 @@ def performance_check(
     asset: AssetLike,
     target: str,
     prediction: str,
-    bounds: Mapping[str, float] | None = None,
+    bounds: Mapping[str, Range | float] | None = None,
     task: Literal["classification", "regression"] = "classification",
     name: str = "performance",
     labels: AssetLike | None = None,
@@ -146,7 +163,8 @@ def performance_check(
     Args:
         target: Column of the labels: true/false or 1/0 for classification, a number for regression.
         prediction: Column of the predictions: the probability of 1 for classification, a number for regression.
-        bounds: Lowest allowed roc_auc, f1, precision, recall, accuracy, r2; highest allowed log_loss, rmse, mae.
+        bounds: Lowest allowed roc_auc, f1, precision, recall, accuracy, r2; highest allowed log_loss, rmse, mae. Each
+            may be a pair (least, greatest) as well, with None for an open end.
         labels: Asset that holds `target`, joined by column `on`; by default `target` is a column of `asset`.
         reference: Asset with both columns, e.g. the validation predictions: no metric may be worse by more than
             `max_drop`, relatively.
@@ -161,6 +179,20 @@ def performance_check(
             f"performance_check of {key.to_user_string()}: 'labels' and 'on' go together. "
             "Name the asset with the labels and the column that both share, or neither."
         )
+    what = f"performance_check of {key.to_user_string()}"
+    limits = core_bounds.ranges(what, bounds or {}, direction)
+    refuse_useless(
+        what,
+        {
+            **{
+                f"{task} has no metric {m!r}; there are {', '.join(METRICS[task])}": m not in METRICS[task]
+                for m in limits
+            },
+            f"max_drop={max_drop} is below 0": max_drop < 0,
+            f"threshold={threshold} is not between 0 and 1": not 0 <= threshold <= 1,
+            f"min_labels={min_labels} is less than 1": min_labels < 1,
+        },
+    )
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         from dagster_mlops.evidently.performance import Measurement
@@ -178,7 +210,7 @@ def performance_check(
         if reference_key:
             against = reference_partitions or reference_partitions_of(context, key, reference_key, checked)
             baseline = load_frame(context, reference_key, against)
-        measurement = Measurement(target, prediction, task, bounds or {}, max_drop, threshold, min_labels)
+        measurement = Measurement(target, prediction, task, limits, max_drop, threshold, min_labels)
         performance = measurement.measure(predictions, baseline, evidently, [id])
         metadata = dict(performance.metadata)
         if performance.undecided or performance.snapshot is None:

@@ -34,6 +34,9 @@ class DriftCheckComponent(YamlFields, dg.Component):
     name: str = Field(default="drift", description="Name of the check.")
     columns: Sequence[str] | None = Field(default=None, description="Compared columns; all that both have by default.")
     drift_share: Share = Field(default=0.5, description="Share of drifted columns from which it fails.")
+    missing_change: Share = Field(
+        default=0.1, description="A column is broken if its share of missing values grows by more."
+    )
     min_rows: Count = Field(default=500, description="With fewer rows on a side nothing is judged.")
     preset: Mapping[str, Any] | None = Field(default=None, description="Options of Evidently's DataDriftPreset.")
     reference_partitions: Sequence[str] | None = Field(default=None, description="Partitions of the reference.")

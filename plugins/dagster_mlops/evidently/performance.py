@@ -1,30 +1,20 @@
 """The quality of predictions, as far as labels have arrived."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dagster_mlops.core.arrays import pd
+from dagster_mlops.core.bounds import Range, within
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.evaluation.metrics import greater_is_better
+from dagster_mlops.evaluation.checks import direction
+from dagster_mlops.evidently.metric_names import METRICS
 from dagster_mlops.evidently.quality import ROWS
 from dagster_mlops.evidently.resource import EvidentlyResource, Snapshot, quiet
 from dagster_mlops.monitoring.normalise import normalise
-
-# Our name → Evidently's metric.
-_METRICS = {
-    "classification": {
-        "roc_auc": "RocAuc",
-        "f1": "F1Score",
-        "precision": "Precision",
-        "recall": "Recall",
-        "accuracy": "Accuracy",
-        "log_loss": "LogLoss",
-    },
-    "regression": {"r2": "R2Score", "rmse": "RMSE", "mae": "MAE"},
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +36,7 @@ class Measurement:
     target: str
     prediction: str
     task: Literal["classification", "regression"]
-    bounds: Mapping[str, float]
+    bounds: Mapping[str, Range]
     max_drop: float
     threshold: float
     min_labels: int
@@ -61,11 +51,8 @@ class Measurement:
         """Measure the labelled rows; hold them against fixed bounds and against the same metrics of a reference.
 
         Raises:
-            MonitoringError: a column or metric is not there, or the labels are of another kind than the task needs.
+            MonitoringError: a column is not there, or the labels are of another kind than the task needs.
         """
-        names = _METRICS[self.task]
-        if unknown := sorted(set(self.bounds) - set(names)):
-            raise MonitoringError(f"{self.task} has no metric {', '.join(unknown)}; there are {', '.join(names)}.")
         labelled = self._labelled(predictions, "the checked asset")
         counts = {
             ROWS: len(predictions),
@@ -81,18 +68,22 @@ class Measurement:
             if undecided := self._too_little(baseline):
                 return Performance({**counts, **_metadata(metrics, {}, {})}, f"in the reference, {undecided}")
             before, _ = self._metrics(baseline, evidently, tags)
-        limits, problems = {}, []
+        limits: dict[str, str] = {}
+        problems = []
         for name, value in metrics.items():
-            sign = 1 if greater_is_better(name) else -1
-            candidates = [self.bounds[name]] if name in self.bounds else []
+            low, high = self.bounds.get(name, (None, None))
             if name in before:
-                candidates.append(before[name] - sign * self.max_drop * abs(before[name]))
-            if not candidates:
+                drop = self.max_drop * abs(before[name])
+                if direction(name):
+                    low = max(before[name] - drop, -math.inf if low is None else low)
+                else:
+                    high = min(before[name] + drop, math.inf if high is None else high)
+            if low is high is None:
                 continue
-            limits[name] = max(candidates, key=lambda limit, sign=sign: sign * limit)
-            if sign * value < sign * limits[name]:
-                limit = f"{'at least' if sign > 0 else 'at most'} {limits[name]:.4f}"
-                problems.append(f"{name} is {value:.4f}, {limit} was expected")
+            limits[name] = within(low, high)
+            # NaN is in no range.
+            if not (-math.inf if low is None else low) <= value <= (math.inf if high is None else high):
+                problems.append(f"{name} is {value:.4f}, {limits[name]} was expected")
         plotted = {}
         if self.task == "classification":
             classes = labelled[self.target]
@@ -144,17 +135,17 @@ class Measurement:
                 options = {"probas_threshold": self.threshold}
             else:
                 roles, options = tool.Regression(target=self.target, prediction=self.prediction), {}
-            report_metrics = [getattr(metrics, metric)(**options) for metric in _METRICS[self.task].values()]
+            report_metrics = [getattr(metrics, metric)(**options) for metric in METRICS[self.task].values()]
             definition = tool.DataDefinition(**{self.task: [roles]})
             data = tool.Dataset.from_pandas(labelled, data_definition=definition)
         snapshot = evidently.run(report_metrics, data, tags=tags)
         values = {m["config"]["type"].rsplit(":", 1)[-1]: m["value"] for m in snapshot.dict()["metrics"]}
-        results = {name: values[metric] for name, metric in _METRICS[self.task].items()}
+        results = {name: values[metric] for name, metric in METRICS[self.task].items()}
         return {name: float(v["mean"] if isinstance(v, dict) else v) for name, v in results.items()}, snapshot
 
 
 def _metadata(
-    metrics: Mapping[str, float], reference: Mapping[str, float], limits: Mapping[str, float]
+    metrics: Mapping[str, float], reference: Mapping[str, float], limits: Mapping[str, str]
 ) -> dict[str, Any]:
     """Plain numbers, and a table of metric, value, reference and limit."""
     rows = [
@@ -162,7 +153,7 @@ def _metadata(
             "metric": name,
             "value": value,
             "reference": f"{reference[name]:.4f}" if name in reference else "",
-            "limit": f"{limits[name]:.4f}" if name in limits else "",
+            "limit": limits.get(name, ""),
         }
         for name, value in metrics.items()
     ]

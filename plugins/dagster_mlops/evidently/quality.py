@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import table
 from dagster_mlops.evidently.resource import EvidentlyResource, Snapshot, quiet
 from dagster_mlops.evidently.upstream import one_histogram_per_column
-from dagster_mlops.monitoring.normalise import Frame, normalise
+from dagster_mlops.monitoring.normalise import Frame, normalise, to_pandas
 
 ROWS = "evidently/rows"
 """Metadata key of the number of rows."""
@@ -111,7 +112,7 @@ def examine(
         assert isinstance(allowed, float | int)
         findings.append(_examine_column(name, frame, float(allowed), max_malformed_share, ranges.get(name)))
     keyed = [name for name in no_duplicates_of if name in frame.kinds]
-    duplicates = int(frame.data.duplicated(keyed).sum()) if keyed else 0
+    duplicates = _repeated(to_pandas(data).loc[:, keyed]) if keyed else 0
     problems = [problem for finding in findings for problem in finding.problems]
     if len(frame.data) < min_rows:
         problems.insert(0, f"{len(frame.data)} rows, at least {min_rows} expected")
@@ -119,6 +120,14 @@ def examine(
         problems.append(f"{duplicates} rows repeat ({', '.join(keyed)})")
     worst = sorted(findings, key=lambda f: (-len(f.problems), -f.out_of_range, -f.malformed, -f.missing))
     return Quality(frame, worst, problems, duplicates)
+
+
+def _repeated(keys: "pd.DataFrame") -> int:
+    """Rows that repeat an earlier one, by the values as they came: as a float64, two large numbers may be one."""
+    try:
+        return int(keys.duplicated().sum())
+    except TypeError:  # lists and the like, which cannot be hashed
+        return int(keys.map(repr).duplicated().sum())
 
 
 def _examine_column(

@@ -10,23 +10,26 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import latest, partition_checked
-from dagster_mlops.core.bounds import as_logged, refuse_useless, within
+from dagster_mlops.core.bounds import Range, as_logged, ranges, within
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.evaluation.checks import direction
 from dagster_mlops.provenance import ModelVersion
 
 
 def metric_checks(
     *,
     asset: AssetLike,
-    bounds: Mapping[str, tuple[float | None, float | None]],
+    bounds: Mapping[str, Range | float],
     blocking: bool = True,
     **check_options: Any,
 ) -> list[dg.AssetChecksDefinition]:
     """One asset check per metric, all in one step: it passes when the metric is within its bounds, ends included.
 
-        checks = metric_checks(asset=arrival_delay_model, bounds={"auc": (0.7, None), "log_loss": (None, 0.5)})
+        checks = metric_checks(asset=arrival_delay_model, bounds={"auc": 0.7, "log_loss": 0.5, "share": (0.2, 0.4)})
         dg.Definitions(asset_checks=[*checks], ...)
+
+    A number alone is the least acceptable value, and the greatest for losses and errors (``log_loss``, ``rmse``, …).
 
     The checks are named ``metric_<name>``. They read the version's record, so they need no connection to MLflow. A
     metric that is missing or not finite fails its check; the result is never missing. With ``blocking``, promotion and
@@ -40,13 +43,13 @@ def metric_checks(
             f"metric_checks of {key.to_user_string()} needs bounds for at least one metric, and names that differ in "
             f"more than punctuation; it got {', '.join(names) or 'none'}."
         )
-    refuse_useless(bounds)
+    within_ranges = ranges(f"metric_checks of {key.to_user_string()}", bounds, direction)
     checks = asset_checks(
         asset=key,
         tool="mlflow",
         judges={
-            name: (f"{metric} is {within(*bounds[metric])}.", functools.partial(_result, metric, bounds[metric]))
-            for metric, name in names.items()
+            names[metric]: (f"{metric} is {within(*span)}.", functools.partial(_result, metric, span))
+            for metric, span in within_ranges.items()
         },
         evidence=lambda context: _latest_version(context, key),
         blocking=blocking,
@@ -59,11 +62,11 @@ def metric_checks(
 def _latest_version(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> ModelVersion:
     partition = partition_checked(context, key)
     return latest(
-        context.instance, key, ModelVersion, partition=partition, error=ModelVersionError, hint="Materialize it first."
+        context, key, ModelVersion, partition=partition, error=ModelVersionError, hint="Materialize it first."
     )
 
 
-def _result(metric: str, bounds: tuple[float | None, float | None], version: ModelVersion) -> dg.AssetCheckResult:
+def _result(metric: str, bounds: Range, version: ModelVersion) -> dg.AssetCheckResult:
     value = as_logged(version.metrics.get(metric, math.nan))
     if not math.isfinite(value):
         names = ", ".join(sorted(version.metrics)) or "none"

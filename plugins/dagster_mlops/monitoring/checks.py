@@ -8,6 +8,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.resources import capable_resource
@@ -29,6 +30,7 @@ def drift_check(
     name: str = "drift",
     columns: Sequence[str] | None = None,
     drift_share: float = 0.5,
+    missing_change: float = 0.1,
     min_rows: int = 500,
     options: Mapping[str, Any] | None = None,
     reference_partitions: Sequence[str] | None = None,
@@ -37,7 +39,7 @@ def drift_check(
     description: str | None = None,
     **check_options: Any,
 ) -> dg.AssetChecksDefinition:
-    """Compare an asset with a reference asset; fails when `drift_share` of the compared columns drifted, or more.
+    """Compare an asset with a reference; fails when `drift_share` of the compared columns drifted, or one is broken.
 
         drift_check(asset="predictions", reference="training_set", tool="evidently", columns=["temp"])
 
@@ -45,6 +47,8 @@ def drift_check(
         tool: The measuring tool: the first part of the names of metadata, and of its resource unless that has another.
         resource_key: The measuring tool's resource, such as ``EvidentlyResource``; see :class:`Measures`.
         columns: Compared columns; by default all numbers and categories that both sides have.
+        missing_change: A column is broken, and the check fails, when its share of missing or malformed values is larger
+            than in the reference by more than this; also when it is gone, empty or of another kind.
         min_rows: With fewer rows on either side nothing is judged: the check fails as WARN and says so.
         options: The measuring tool's own options.
         reference_partitions: Partitions of the reference that are compared with. By default the partition being
@@ -55,6 +59,15 @@ def drift_check(
     """
     key, reference_key = asset_key(asset), asset_key(reference)
     resource_key = resource_key or tool
+    refuse_useless(
+        f"drift_check of {key.to_user_string()}",
+        {
+            f"drift_share={drift_share} is not above 0 and at most 1": not 0 < drift_share <= 1,
+            f"missing_change={missing_change} is not between 0 and 1": not 0 <= missing_change <= 1,
+            f"min_rows={min_rows} is less than 1": min_rows < 1,
+            "columns is empty": columns is not None and not columns,
+        },
+    )
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         from dagster_mlops.monitoring.plots import distributions  # for steps, not for code locations
@@ -69,10 +82,12 @@ def drift_check(
         if min(rows.values()) < min_rows:
             few = f"{min(rows.values())} rows are too few to tell drift from noise (min_rows={min_rows})."
             return undecided(few, rows)
-        result = compare(current, baseline, measure, columns=columns, options=options, name=id)
+        result = compare(
+            current, baseline, measure, columns=columns, options=options, missing_change=missing_change, name=id
+        )
         if not result.compared:
             return undecided("no column can be compared.", {**rows, **_column_table(tool, result)})
-        passed = result.share < drift_share
+        passed = result.share < drift_share and not result.broken
         place = {"folder": f"{key.to_user_string()}/{name}", "name": id}
         report = str(result.report.path(**place)) if result.report else ""
         record = Report(
@@ -105,8 +120,7 @@ def drift_check(
             passed=passed,
             severity=dg.AssetCheckSeverity(severity),
             metadata={**record.to_metadata(), **metadata},
-            description=f"{len(result.drifted)} of {len(result.compared)} columns drifted"
-            + (f": {', '.join(result.drifted[:6])}" if result.drifted else "."),
+            description=_conclusion(result),
         )
 
     description = description or f"Columns distributed as in {reference_key.to_user_string()}."
@@ -118,6 +132,14 @@ def drift_check(
         required_resource_keys=[resource_key],
         options=with_deps(check_options, {reference_key} - {key}),
     )
+
+
+def _conclusion(result: Comparison) -> str:
+    drifted = ", ".join(result.drifted[:6])
+    texts = [f"{len(result.drifted)} of {len(result.compared)} columns drifted{f': {drifted}' if drifted else '.'}"]
+    if result.broken:
+        texts.insert(0, f"Broken: {'; '.join(f'{c.column} ({c.verdict})' for c in result.broken[:6])}.")
+    return " ".join(texts)
 
 
 def evaluation_id(context: dg.AssetCheckExecutionContext) -> str:

@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.normalise import Frame, Kind
 
 _KEPT_CATEGORIES = 50
+_LOST = "change of the share of missing values"
 
 
 @lazy_dataclass(frozen=True)
 class Score:
-    """The verdict on one column. `score` and `threshold` mean what `method` says: a distance, or a p-value."""
+    """The verdict on one column. `score` and `threshold` mean what `method` says: a distance, or a p-value.
+
+    A column is `broken` when it is no longer what it was: gone, of another kind, or with many more values missing. One
+    such column is an alarm by itself, whatever the others do.
+    """
 
     column: str
     verdict: str
@@ -21,6 +27,7 @@ class Score:
     method: str = ""
     score: float | None = None
     threshold: float | None = None
+    broken: bool = False
 
 
 class ToolReport(Protocol):
@@ -48,6 +55,11 @@ class Comparison:
         return [c.column for c in self.columns if c.drifted]
 
     @property
+    def broken(self) -> list[Score]:
+        """The columns that are no longer what they were."""
+        return [c for c in self.columns if c.broken]
+
+    @property
     def compared(self) -> list[str]:
         """Names of the columns that were compared."""
         return [c.column for c in self.columns if c.compared]
@@ -69,9 +81,10 @@ class Measures(Protocol):
     seed: int
 
     def scores(self, reference: Frame, current: Frame, options: Mapping[str, Any], *, name: str) -> Comparison:
-        """Compare two frames with the same columns, each of one kind on both sides: ``number`` or ``category``.
+        """Compare two frames in the columns of `kinds`, each of one kind on both sides: ``number`` or ``category``.
 
-        Neither side of a column is empty; missing values are NaN or None. `name` tells this comparison from others.
+        Their data has the other columns as well. Neither side of a column is empty; missing values are NaN or None.
+        `name` tells this comparison from others.
 
         Raises:
             MonitoringError: an option is not valid.
@@ -86,45 +99,58 @@ def compare(
     *,
     columns: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
+    missing_change: float = 0.1,
     name: str = "",
 ) -> Comparison:
     """Compare column by column with the measure's methods.
 
-    A column that changed its kind, or went missing or empty in the current data, is drifted without asking the tool,
-    which would crash on it. A column that only one side has counts when `columns` names it. Dates, columns empty in the
-    reference, and identifiers (nearly every value its own) are not compared.
+    A column that changed its kind, went missing or empty in the current data, or misses more of its values by the share
+    `missing_change`, is broken, and no tool is asked about it. A column that only one side has counts when `columns`
+    names it. Dates, columns empty in the reference, and identifiers (nearly every value its own) are not compared.
+
+    Raises:
+        MonitoringError: neither side has a column that `columns` names, or an option is not valid.
     """
     names = list(dict.fromkeys([*reference.kinds, *current.kinds]) if columns is None else columns)
-    verdicts = {column: _structure(column, current, reference, required=columns is not None) for column in names}
+    if nowhere := [column for column in names if column not in {*reference.kinds, *current.kinds}]:
+        columns_there = ", ".join(sorted({*reference.kinds, *current.kinds}))
+        raise MonitoringError(f"neither side has a column {', '.join(map(repr, nowhere))}; there are {columns_there}.")
+    required = columns is not None
+    verdicts = {
+        column: _structure(column, current, reference, required=required)
+        or _lost(column, current, reference, missing_change)
+        for column in names
+    }
     comparable = [column for column, verdict in verdicts.items() if verdict is None]
     answer = Comparison([])
     if comparable:
-        left, right = _fold_rare(comparable, reference, current)
+        left, right = _within_reach(*_fold_rare(comparable, reference, current))
         answer = measure.scores(left, right, options or {}, name=name)
     scores = [*answer.columns, *(verdict for verdict in verdicts.values() if verdict is not None)]
     return Comparison(sorted(scores, key=_worst_first), answer.report)
 
 
-def _worst_first(column: Score) -> tuple[bool, bool, float]:
-    """Drifted before stable, then by how far the score is beyond its threshold (whichever way the method counts)."""
+def _worst_first(column: Score) -> tuple[bool, bool, bool, float]:
+    """Broken before drifted before stable, then by how far the score is beyond its threshold, either way."""
     if column.score is None or not column.threshold:
-        return not column.drifted, not column.compared, -1.0
+        return not column.broken, not column.drifted, not column.compared, -1.0
     ratio = column.score / column.threshold
-    return not column.drifted, not column.compared, ratio if "p_value" in column.method else -ratio
+    beyond = -ratio if "p_value" in column.method else ratio
+    return not column.broken, not column.drifted, not column.compared, -beyond
 
 
 def _structure(name: str, current: Frame, reference: Frame, *, required: bool) -> Score | None:
     """The verdict on a column that no tool can be asked about, else None."""
     kind, earlier_kind = current.kinds.get(name), reference.kinds.get(name)
     if kind is None or earlier_kind is None:
-        where = "both" if kind is earlier_kind else "the current data" if kind is None else "the reference"
-        return Score(name, f"missing in {where}", drifted=required, compared=required)
+        where = "the current data" if kind is None else "the reference"
+        return Score(name, f"missing in {where}", drifted=required, compared=required, broken=required)
     if earlier_kind == "empty":
         return Score(name, "empty in the reference: not compared", drifted=False, compared=False)
     if kind == "empty":
-        return Score(name, "empty in the current data", drifted=True)
+        return Score(name, "empty in the current data", drifted=True, broken=True)
     if kind != earlier_kind:
-        return Score(name, f"was {earlier_kind}, is {kind}", drifted=True)
+        return Score(name, f"was {earlier_kind}, is {kind}", drifted=True, broken=True)
     if kind == "date":
         return Score(name, "dates: not compared", drifted=False, compared=False)
     values = reference.data[name].dropna()
@@ -133,11 +159,39 @@ def _structure(name: str, current: Frame, reference: Frame, *, required: bool) -
     return None
 
 
+def _lost(name: str, current: Frame, reference: Frame, most: float) -> Score | None:
+    """The verdict on a column whose share of values that are missing, infinite or of another kind has changed."""
+    current_share, reference_share = (float(frame.data[name].isna().mean()) for frame in (current, reference))
+    if abs(current_share - reference_share) <= most:
+        return None
+    verdict = f"{current_share:.0%} missing or malformed, {reference_share:.0%} in the reference"
+    # Fewer than before is a change that a model may not know, and no fault.
+    change = abs(current_share - reference_share)
+    lost = current_share > reference_share
+    return Score(name, verdict, drifted=True, broken=lost, score=change, threshold=most, method=_LOST)
+
+
+def _within_reach(reference: Frame, current: Frame) -> tuple[Frame, Frame]:
+    """Numbers no farther from the middle 98 % of the reference than it is wide.
+
+    Distances count values by bins of equal width: one value of 1e9 leaves all others in a single bin.
+    """
+    left, right = reference.data.copy(), current.data.copy()
+    for name, kind in reference.kinds.items():
+        if kind == "number":
+            low, high = reference.data[name].quantile([0.01, 0.99])
+            reach = high - low
+            if reach > 0:
+                for side in (left, right):
+                    side[name] = side[name].clip(low - reach, high + reach)
+    return Frame(left, reference.kinds), Frame(right, current.kinds)
+
+
 def _fold_rare(names: list[str], reference: Frame, current: Frame) -> tuple[Frame, Frame]:
     """Beyond the reference's 50 commonest, categories are one: distances between long tails are mostly noise."""
     kinds: dict[str, Kind] = {name: reference.kinds[name] for name in names}
-    left: Any = reference.data[names].copy()
-    right: Any = current.data[names].copy()
+    left: Any = reference.data.copy()
+    right: Any = current.data.copy()
     for name, kind in kinds.items():
         if kind == "category" and left[name].nunique() > _KEPT_CATEGORIES:
             common = left[name].value_counts().index[:_KEPT_CATEGORIES]
