@@ -561,7 +561,9 @@ def test_a_server_that_dies_on_its_way_up_is_reported_with_its_log(world):
             world.materialize()
     finally:
         (world.root / "own_service.py").unlink()
-    assert not world.servers() and status(world.state_dir) == []
+    assert not marked(world.state_dir), "Envoy would answer 503 on the public port"
+    [failed] = status(world.state_dir)
+    assert failed["phase"] == "failed" and not failed["healthy"] and "no model today" in failed["reason"]
 
 
 # --- the prediction log -----------------------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
             target.shift(current)
             target.stop(new)
             new.end("failed", str(error)[:2000])
+            if current is None:  # a port that answers nothing but 503 would look like a deployment
+                envoy.stop(target.state_dir)
             raise
         new = new.save(phase="live", record=dataclasses.replace(new.record, traffic=1.0))
         if current:

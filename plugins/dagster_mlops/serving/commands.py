@@ -14,7 +14,7 @@ _StateDir = Annotated[Path, typer.Argument(help="The deployment's state_dir.", s
 
 @app.command()
 def status(state_dir: _StateDir) -> None:
-    """Print every deployment that has not ended, as JSON.
+    """Print every deployment that has not ended, or the failure of the last one, as JSON.
 
     Exit code 0: one answers through its public port; 1: none does; 2: the folder cannot be read.
     """

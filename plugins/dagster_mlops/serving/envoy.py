@@ -32,10 +32,9 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     """
     bootstrap = json.dumps(_bootstrap(state_dir, port), indent=1)
     role = f"{ROLE}{hashlib.sha256(bootstrap.encode()).hexdigest()[:12]}"
-    running = {r: group for r, group in processes.marked(state_dir).items() if r.startswith(ROLE)}
-    if list(running) == [role] and _listens(port):
+    if list(_running(state_dir)) == [role] and _listens(port):
         return
-    processes.stop([process for group in running.values() for process in group])
+    stop(state_dir)
     if not _bindable(port):
         raise DeploymentError(
             f"port {port} on 127.0.0.1 is taken by a process that does not belong to {state_dir}. "
@@ -56,6 +55,15 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     wait_while(lambda: identity(pid) and not _listens(port), timeout=timeout, error=failure)
     if not _listens(port):  # it has ended
         raise failure()
+
+
+def stop(state_dir: Path) -> None:
+    """Stop every Envoy of `state_dir`."""
+    processes.stop(process for group in _running(state_dir).values() for process in group)
+
+
+def _running(state_dir: Path) -> dict[str, list[Any]]:
+    return {role: group for role, group in processes.marked(state_dir).items() if role.startswith(ROLE)}
 
 
 def route(

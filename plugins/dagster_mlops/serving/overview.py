@@ -12,7 +12,9 @@ _OF_RECORD = ("name", "id", "package", "model_name", "model_version", "url")
 
 
 def status(state_dir: str | Path) -> list[dict[str, Any]]:
-    """Every deployment that has not ended, oldest first; reads only, and answers within seconds.
+    """Every deployment that has not ended, oldest first; if all have, the last one if it failed.
+
+    It only reads, and answers within seconds.
 
     Each has ``name, id, package, model_name, model_version, url, phase, started, pids, live`` (traffic goes to it),
     ``healthy`` (and it answers through the public port) and, in words, ``reason``.
@@ -22,12 +24,12 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
     folder = Path(state_dir).expanduser().resolve()
     running = processes.marked(folder)
     routed = envoy.routed(folder)
+    states = load_all(folder)
+    left = [state for state in states if state.phase not in ENDED]
     rows = []
-    for state in load_all(folder):
-        if state.phase in ENDED:
-            continue
+    for state in left or [state for state in states[-1:] if state.phase == "failed"]:
         live = state.id == routed and state.phase in ("switching", "live")
-        problem = _problem(state, running) if live else "takes no traffic"
+        problem = _problem(state, running) if live else state.error or "takes no traffic"
         row: dict[str, Any] = {name: getattr(state.record, name) for name in _OF_RECORD}
         row |= {"phase": state.phase, "started": state.record.started}
         row["pids"] = sorted(process.pid for process in running.get(state.role, ()))
