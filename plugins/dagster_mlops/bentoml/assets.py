@@ -64,7 +64,7 @@ def bento_asset(
     def bento(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         resource: BentomlResource = getattr(context.resources, resource_key)
         promoted_version = latest(
-            context.instance,
+            context,
             promoted_key,
             ModelVersion,
             error=DeploymentError,

@@ -13,6 +13,7 @@ from pydantic import Field
 from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.extras import LazyModule
+from dagster_mlops.core.files import STATE, own_folder
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package, mask_credentials
 
@@ -37,7 +38,10 @@ class BentomlResource(dg.ConfigurableResource):
         resources["bentoml"].bentos().list()
     """
 
-    home: str = Field(description="The BENTOML_HOME that holds bentos and models; made if it is not there.")
+    home: str = Field(
+        default=f"{STATE}/bentoml",
+        description="The BENTOML_HOME that holds bentos and models; made if it is not there.",
+    )
     tracking_uri: str = Field(description="The MLflow tracking URI whose registry the models come from.")
     build_timeout: float = Field(default=600, description="Seconds a model import and bento build may take.")
 
@@ -109,6 +113,6 @@ class BentomlResource(dg.ConfigurableResource):
             return None
 
     def _store(self, name: str) -> Path:
-        path = self.home_dir / name
-        path.mkdir(parents=True, exist_ok=True)
+        path = own_folder(self.home_dir) / name
+        path.mkdir(exist_ok=True)
         return path

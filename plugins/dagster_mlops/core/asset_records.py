@@ -1,5 +1,6 @@
 """The records on Dagster's assets: those a step reads about its inputs, and the facts it writes about itself."""
 
+import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -14,11 +15,13 @@ from dagster_mlops.core.upstream import AssetGraph, CheckError
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import Record, Ref, records_in
 
+AnyContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.SensorEvaluationContext
+_STUB = "dagster/auto_created_stub_asset"  # metadata of a key that something depends on, and nothing defines
 _RecordType = TypeVar("_RecordType", bound=Record)
 
 
 def latest(
-    instance: dg.DagsterInstance,
+    context: AnyContext,
     key: dg.AssetKey,
     record_type: type[_RecordType],
     *,
@@ -29,10 +32,10 @@ def latest(
     """The record of a type on the latest materialization of an asset, or of one of its partitions.
 
     Raises:
-        error: There is none; the message ends in the `hint`.
+        error: There is none; the message ends in the `hint`, or in the asset that is probably meant.
         ProvenanceError: A record cannot be read.
     """
-    records = latest_records(instance, key, [partition] if partition else None)
+    records = latest_records(context.instance, key, [partition] if partition else None)
     for record in records:
         if isinstance(record, record_type):
             return record
@@ -40,8 +43,22 @@ def latest(
     names = ", ".join(type(record).__name__ for record in records) or "none"
     raise error(
         f"There is no {record_type.__name__} record on the latest materialization of {which} (records there: "
-        f"{names}). {hint}"
+        f"{names}). {misspelt(context, key) or hint}"
     )
+
+
+def misspelt(context: AnyContext, key: dg.AssetKey) -> str:
+    """That no asset has this key, and which one may be meant; empty if one is here or was ever materialized."""
+    if isinstance(context, dg.SensorEvaluationContext) and context.repository_def is None:
+        return ""  # it was called by hand, outside of a code location
+    graph = asset_graph(context)
+    assets = [each for each in graph.get_all_asset_keys() if _STUB not in graph.get(each).metadata]
+    if key in assets or context.instance.has_asset_key(key):
+        return ""
+    names = [each.to_user_string() for each in assets]
+    close = difflib.get_close_matches(key.to_user_string(), names, n=3)
+    there = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(names)[:9])}."
+    return f"No asset has the key {key.to_user_string()}. {there}"
 
 
 def latest_event(
@@ -151,6 +168,17 @@ def upstream_refs(context: dg.AssetExecutionContext, key: dg.AssetKey | None = N
     return tuple(dict.fromkeys(record.ref for record in upstream_records(context, key)))
 
 
+def refs_read(reads: Iterable[Read]) -> tuple[Ref, ...]:
+    """The refs of what was read, without repeats; an unknown one for each asset that keeps no versions."""
+    return tuple(
+        dict.fromkeys(
+            ref
+            for read in reads
+            for ref in [record.ref for record in read.records] or [Ref.unknown("asset", read.asset)]
+        )
+    )
+
+
 def dagster_facts(context: dg.AssetExecutionContext, key: dg.AssetKey | None = None) -> dict[str, Any]:
     """The fields of a record that name its Dagster run; spread them into a record's constructor."""
     return {
@@ -166,15 +194,16 @@ def code_facts(state: CodeState, upstream: Iterable[Ref] = ()) -> dict[str, Any]
     return {"upstream": (*upstream, *commit), "dirty": state.dirty_hash, "code_commit": state.commit}
 
 
-def asset_graph(context: dg.AssetExecutionContext) -> AssetGraph:
+def asset_graph(context: Any) -> AssetGraph:
     """The assets and checks of the whole code location, not only those of the current run.
 
     :func:`dagster.materialize` and ``execute_in_process`` have no code location: there, those of the run.
     """
     try:
-        return context.repository_def.asset_graph
+        repository = context.repository_def
     except CheckError:
-        return context.job_def.asset_layer.asset_graph
+        repository = None
+    return repository.asset_graph if repository else context.job_def.asset_layer.asset_graph
 
 
 def partition_checked(context: dg.AssetCheckExecutionContext, key: dg.AssetKey) -> str | None:

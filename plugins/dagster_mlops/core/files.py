@@ -11,6 +11,9 @@ from filelock import FileLock, Timeout
 
 from dagster_mlops.errors import DagsterMlopsError
 
+STATE = ".dagster_mlops"
+"""The folder for what the plugins keep beside the user's files, unless another is named; git ignores it."""
+
 
 def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, durable: bool = False) -> None:
     """Replace the content of `file`; a reader, or a crash, sees all of the old content or all of the new.
@@ -33,6 +36,17 @@ def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, dur
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def own_folder(folder: Path) -> Path:
+    """The folder, created with a ``.gitignore`` for all of it: what the plugins write into it is not the user's code.
+
+    A folder that holds other files already is the user's, and stays as it is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        write_atomically(folder / ".gitignore", "*\n")
+    return folder
 
 
 @contextmanager

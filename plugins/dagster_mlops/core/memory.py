@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.files import exclusive, write_atomically
+from dagster_mlops.core.files import STATE, exclusive, write_atomically
 from dagster_mlops.errors import DagsterMlopsError
 
-_STATE = ".dagster_mlops"
 _SIZE = 4  # answers by name: deployments may take turns, e.g. by an environment variable
 
 
@@ -35,7 +34,7 @@ def remembered(
         timeout: Seconds to wait for another process.
         error: Error when that takes longer.
     """
-    for folder in (root / _STATE, _user_state(root)):
+    for folder in (root / STATE, _user_state(root)):
         answer = _read(folder / f"{name}.json").get(key)
         if answer is not None:
             return answer
@@ -51,7 +50,7 @@ def remembered(
 
 def state_dir(root: Path) -> Path:
     """A folder for caches and locks: in the repository, ignored by git, or in the user's cache if that is read-only."""
-    inside = root / _STATE
+    inside = root / STATE
     try:
         inside.mkdir(exist_ok=True)
         if not (inside / ".gitignore").exists():

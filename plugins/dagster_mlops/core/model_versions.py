@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import upstream_records
+from dagster_mlops.core.asset_records import misspelt, upstream_records
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import NAMESPACE, Dataset, ModelVersion
 from dagster_mlops.tools import HoldsModels
@@ -44,11 +44,12 @@ def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "
         if isinstance(record, ModelVersion) and (record.name == name if name else record.dagster_asset in makers)
     ]
     if not versions:
+        with_name = f" with registered_model_name={name!r}" if name else ""
         kinds = ", ".join(sorted({record.role for record in records})) or "no record"
         raise ModelVersionError(
             f"{context.assets_def.key.to_user_string()} found no version{f' of {name!r}' if name else ''} on "
-            f"{asset.to_user_string()}; there is {kinds}. Materialize a training_asset"
-            f"{f' with registered_model_name={name!r}' if name else ''} there first."
+            f"{asset.to_user_string()}; there is {kinds}. "
+            + (misspelt(context, asset) or f"Materialize a training_asset{with_name} there first.")
         )
     return versions[-1]
 

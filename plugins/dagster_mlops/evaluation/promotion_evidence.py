@@ -96,7 +96,7 @@ def same_rows(
     version, problem = f"{candidate.name}/{candidate.version}", ""
     for partition in reversed(partitions_read(context, key) or [""]):
         try:
-            evaluation = latest_evaluation(context.instance, key, partition)
+            evaluation = latest_evaluation(context, key, partition)
         except EvaluationError as error:
             problem = problem or str(error)
             continue

@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import latest_event
+from dagster_mlops.core.asset_records import AnyContext, latest_event, misspelt
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.pictures import Picture, markdown
 from dagster_mlops.errors import EvaluationError
@@ -140,16 +140,16 @@ def _half(estimate: Estimate) -> str:
     return "" if low is None or high is None else f"±{(high - low) / 2:.3f}"
 
 
-def latest_evaluation(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str | None = None) -> Evaluation:
+def latest_evaluation(context: AnyContext, key: dg.AssetKey, partition: str | None = None) -> Evaluation:
     """The latest result of an evaluation asset, or of one of its partitions.
 
     Raises:
         EvaluationError: It was never materialized, or is not an evaluation asset.
     """
-    event = latest_event(instance, key, [partition] if partition else None)
+    event = latest_event(context.instance, key, [partition] if partition else None)
     metadata = event.asset_materialization.metadata if event and event.asset_materialization else {}
     result: Any = next((value.value for key, value in metadata.items() if key.endswith(f"/{RESULT}")), None)
     if result is None:
         which = key.to_user_string() + (f" partition {partition}" if partition else "")
-        raise EvaluationError(f"{which} has no evaluation yet. Materialize it first.")
+        raise EvaluationError(f"{which} has no evaluation yet. {misspelt(context, key) or 'Materialize it first.'}")
     return Evaluation.from_dict(result)

@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.files import STATE, own_folder, write_atomically
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import Comparison, Score
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 else:
     Snapshot = Any
 
+# Errors of Evidently that name what the user has written.
+_USERS_FAULTS = ("StatTestNotFoundError", "StatTestInvalidFeatureTypeError")
 # PSI and Jensen-Shannon distance say how large a shift is. A p-value says how sure one can be that there is any, which
 # at production volumes is always. How the thresholds were found: docs/evidently.md.
 DEFAULT_PRESET: Mapping[str, Any] = {
@@ -58,7 +60,9 @@ class EvidentlyResource(dg.ConfigurableResource):
             evidently.save(snapshot, folder="summary", name="2013-07")
     """
 
-    reports: str = Field(description="Folder for the reports; each check has its own folder below it.")
+    reports: str = Field(
+        default=f"{STATE}/reports", description="Folder for the reports; each check has its own folder below it."
+    )
     max_rows: int = Field(default=50_000, gt=0, description="Rows a report is made of; larger frames are sampled.")
     keep: int = Field(default=20, gt=0, description="Reports kept per check (HTML is about 4 MB each); older ones go.")
     seed: int = Field(default=0, description="Seed of the sample, so that a re-run judges the same rows.")
@@ -106,6 +110,11 @@ class EvidentlyResource(dg.ConfigurableResource):
         See :class:`dagster_mlops.monitoring.Measures`.
         """
         columns, preset = list(reference.kinds), {**DEFAULT_PRESET, **options}
+        option_columns = {
+            column for option, by_column in preset.items() if option.startswith("per_column") for column in by_column
+        }
+        if unknown := sorted(option_columns - {*reference.data, *current.data}):
+            raise MonitoringError(f"options of column {', '.join(unknown)}, which is not there.")
         with quiet():
             drift = extra("evidently.presets").DataDriftPreset(columns=columns, **_for_columns(preset, columns))
         try:
@@ -113,6 +122,8 @@ class EvidentlyResource(dg.ConfigurableResource):
             snapshot = self.run([drift], *datasets, tags=[name])
             facts = snapshot.dict()
         except Exception as error:
+            if type(error).__name__ in _USERS_FAULTS:
+                raise MonitoringError(f"Evidently refuses the method of a column: {error}") from error
             if len(columns) == 1:
                 return Comparison([Score(columns[0], f"cannot be compared: {error}"[:200], drifted=True)])
             # One column spoils the report: find it, and report on the others.
@@ -165,6 +176,7 @@ class EvidentlyResource(dg.ConfigurableResource):
             html = snapshot.get_html_str(as_iframe=False)
             content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
         try:
+            own_folder(Path(self.reports))
             write_atomically(path, html)
             write_atomically(path.with_suffix(".json"), json.dumps(content))
             reports = sorted(path.parent.glob("[!.]*.html"), key=lambda p: p.stat().st_mtime, reverse=True)
@@ -196,8 +208,7 @@ class SnapshotReport:
 
 
 def _only(frame: Frame, columns: list[str]) -> Frame:
-    data: Any = frame.data[columns]
-    return Frame(data, {column: frame.kinds[column] for column in columns})
+    return Frame(frame.data, {column: frame.kinds[column] for column in columns})
 
 
 def _for_columns(preset: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:

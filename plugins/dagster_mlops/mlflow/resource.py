@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.environment import environment
+from dagster_mlops.core.files import STATE
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
@@ -17,6 +18,8 @@ from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.server import connection
 from dagster_mlops.mlflow.server.client import EXISTS, refused, request_limits
 from dagster_mlops.provenance import mask_credentials
+
+_LOCAL_URI = f"sqlite:///{STATE}/mlflow/mlflow.db"
 
 if TYPE_CHECKING:
     from dagster_mlops.mlflow.registry.models import MlflowModels
@@ -43,7 +46,11 @@ class MlflowResource(dg.ConfigurableResource):
     Keep a URI with a password in the environment: ``tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")``.
     """
 
-    tracking_uri: str = Field(description="A server (http…) or a database (sqlite:////absolute/path, postgresql://…).")
+    tracking_uri: str = Field(
+        default="",
+        description="A server (http…) or a database (sqlite:////absolute/path, postgresql://…). Default: the variable "
+        f"MLFLOW_TRACKING_URI, else {_LOCAL_URI}, in a folder that git ignores.",
+    )
     registry_uri: str | None = Field(default=None, description="The model registry, where it is not the tracking URI.")
     experiment: str = Field(default="Default", description="Experiment of training runs; created when missing.")
     artifact_location: str | None = Field(
@@ -78,13 +85,14 @@ class MlflowResource(dg.ConfigurableResource):
         Raises:
             TrackingError: it is a folder, which MLflow no longer serves.
         """
-        if connection.is_file_store(self.tracking_uri):
+        uri = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _LOCAL_URI
+        if connection.is_file_store(uri):
             raise TrackingError(
-                f"tracking_uri={self.tracking_uri!r} is a folder; MLflow keeps runs in a database or behind a server. "
+                f"tracking_uri={uri!r} is a folder; MLflow keeps runs in a database or behind a server. "
                 f"Write tracking_uri='sqlite:///{Path('mlflow.db').absolute()}' (`mlflow migrate-filestore` moves old "
                 "runs there)."
             )
-        return connection.absolute_uri(self.tracking_uri)
+        return connection.absolute_uri(uri)
 
     @property
     def address(self) -> str:

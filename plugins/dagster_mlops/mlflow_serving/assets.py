@@ -12,6 +12,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
+from dagster_mlops.core.files import own_folder
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.mlflow_serving.resource import MlflowServingResource
@@ -86,7 +87,8 @@ def scoring_package_asset(
 
 def _build(resource: MlflowServingResource, record: Package, code: list[Path], folder: Path) -> None:
     """Make the package beside its place and move it there whole."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    own_folder(resource.home_dir)
+    folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as scratch:
         draft = Path(scratch, "package")
         (draft / "dagster_mlops_serving").mkdir(parents=True)

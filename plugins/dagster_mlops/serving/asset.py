@@ -74,7 +74,7 @@ def deployment_asset(
         evidence = require_gates(context, guarded)
         packager = capable_resource(context, resource_key, Packages)
         record = latest(
-            context.instance,
+            context,
             key,
             Package,
             error=DeploymentError,

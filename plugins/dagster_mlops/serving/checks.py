@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
-from dagster_mlops.core.asset_records import latest
+from dagster_mlops.core.asset_records import AnyContext, latest
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import DeploymentError
@@ -48,7 +48,7 @@ def deployment_health_check(
         from dagster_mlops.serving.packager import Packages
         from dagster_mlops.serving.state import load, state_file
 
-        record = live_record(context.instance, key)
+        record = live_record(context, key)
         live = next((row for row in status(record.state_dir) if row["live"]), None)
         if live is None or not live["healthy"]:
             reason = live["reason"] if live else "no deployment is live"
@@ -97,13 +97,13 @@ def deployment_health_check(
     )
 
 
-def live_record(instance: dg.DagsterInstance, key: dg.AssetKey) -> Deployment:
+def live_record(context: AnyContext, key: dg.AssetKey) -> Deployment:
     """The Deployment record on the asset's latest materialization.
 
     Raises:
         DeploymentError: there is none.
     """
-    return latest(instance, key, Deployment, error=DeploymentError, hint="Materialize it, then check again.")
+    return latest(context, key, Deployment, error=DeploymentError, hint="Materialize it, then check again.")
 
 
 def _resident_mb(pids: list[int]) -> float:

@@ -48,7 +48,7 @@ def deployment_health_sensor(
         from dagster_mlops.serving.state import busy
 
         try:
-            record = live_record(context.instance, key)
+            record = live_record(context, key)
         except DeploymentError:
             return dg.SkipReason(f"{key.to_user_string()} was never deployed.")
         live = next((row for row in status(record.state_dir) if row["live"]), None)

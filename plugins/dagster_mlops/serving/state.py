@@ -111,7 +111,7 @@ def lock(state_dir: Path, *, timeout: float) -> AbstractContextManager[None]:
     Raises:
         DeploymentError: another process still deploys after `timeout` seconds.
     """
-    return files.exclusive(state_dir / "lock", timeout, error=DeploymentError)
+    return files.exclusive(files.own_folder(state_dir) / "lock", timeout, error=DeploymentError)
 
 
 def busy(state_dir: Path) -> bool:

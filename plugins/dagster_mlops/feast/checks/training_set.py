@@ -178,8 +178,8 @@ def _no_duplicates(data: _TrainingSetData, unique: Sequence[str]) -> dg.AssetChe
 
 
 def _rows_kept(data: _TrainingSetData) -> dg.AssetCheckResult:
-    instance, hint = data.context.instance, "Materialize it."
-    record = latest(instance, data.key, TrainingSet, partition=data.partition, error=FeatureError, hint=hint)
+    hint = "Materialize it."
+    record = latest(data.context, data.key, TrainingSet, partition=data.partition, error=FeatureError, hint=hint)
     rows, stored_hash = data.table.num_rows, content_hash(data.table, tool="feast")
     same = not record.content_hash or stored_hash == record.content_hash
     row_problem = "" if rows == record.rows else f"{rows} rows are stored, and {record.rows} were joined"

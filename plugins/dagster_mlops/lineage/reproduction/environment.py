@@ -18,6 +18,7 @@ from dagster_mlops.provenance import TrainingRun
 
 Environment = Literal["new", "current"]
 _TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
+NO_UV = "the recorded environment is installed by uv, which is not here. Run: pip install uv"
 _POETRY = "poetry.lock"  # has no address for most packages, so that uv cannot install from it
 
 
@@ -60,6 +61,12 @@ def packages(text: bytes | str) -> dict[str, str]:
     return versions
 
 
+def find_uv() -> str | None:
+    """The command that installs environments: the one beside this Python, else the one on the path."""
+    neighbour = Path(sys.executable).with_name("uv")
+    return str(neighbour) if neighbour.exists() else shutil.which("uv")
+
+
 def install(name: str, content: bytes, *, python: str, folder: Path, code: Path) -> Path:
     """Make a new environment in `folder` from a file of packages, and with the checkout `code` if it is a package.
 
@@ -70,10 +77,9 @@ def install(name: str, content: bytes, *, python: str, folder: Path, code: Path)
     """
     file = folder.parent / name
     file.write_bytes(content)
-    neighbour = Path(sys.executable).with_name("uv")
-    uv = str(neighbour) if neighbour.exists() else shutil.which("uv")
+    uv = find_uv()
     if uv is None:
-        raise ReproductionError("the recorded environment is installed by uv, which is not here. Run: pip install uv")
+        raise ReproductionError(NO_UV)
     interpreter = folder / "bin" / "python"
     target = ["--quiet", "--python", str(interpreter)]
     commands = [[uv, "venv", "--quiet", "--python", python, str(folder)]]

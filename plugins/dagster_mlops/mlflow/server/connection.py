@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import STATE, own_folder
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
@@ -122,7 +123,7 @@ def _create_database(file: Path) -> None:
     MLflow itself leaves half a database behind when it is killed, and fails when two processes start at once. It would
     also keep the artifacts of its default experiment in the working directory of this process.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    own_folder(file.parent if STATE in file.parts else file.parent / "mlartifacts")
     with (
         tempfile.TemporaryDirectory(dir=file.parent, prefix=".mlflow-", ignore_cleanup_errors=True) as folder,
         # The setting of a server; there is no other way.
