@@ -84,43 +84,43 @@ def _options(
 
 @app.command()
 def trace(
-    request: Annotated[str, typer.Argument(help="Request id, or a ref such as mlflow:model_version:m/3.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A request id; MODEL@ALIAS, MODEL/VERSION or MODEL; a run id; a version that Dagster's UI shows; or a "
+            "ref such as dvc:dataset:raw.csv@9f2c….",
+            show_default=False,
+        ),
+    ],
     at: Annotated[
         str, typer.Option(help="Place where the tool keeps the ref: a tracking URI, a repository or a store.")
     ] = "",
     log: Annotated[
         list[Path] | None, typer.Option(help="Prediction log to search; default: the logs of all known deployments.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds that a tool may take for an answer; default: ten.", show_default=False),
+    ] = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
 ) -> None:
-    """Trace a prediction to the exact data, features, model and code that it was made from.
+    """Trace a prediction, model or dataset to the exact data, features, model and code that it was made from.
 
-    Exit code 0: the chain is complete. 1: a link is not accessible. 2: nothing was found, or the command is wrong.
+    Exit code 0: the chain is complete. 1: a link is unknown or not accessible. 2: nothing was found, or the command is
+    wrong.
     """
     # Dagster takes a second to import, which `--help` need not wait for.
+    from dagster_mlops.lineage.chain.names import find_ref
     from dagster_mlops.lineage.chain.sources import EventLog, Tools
     from dagster_mlops.lineage.chain.tree import chain_tree
-    from dagster_mlops.lineage.chain.walk import find_prediction, prediction_logs
     from dagster_mlops.lineage.chain.walk import trace as trace_ref
-    from dagster_mlops.provenance import Ref
 
     with _instance(dagster_home) as instance, _quiet(), errors_shown():
-        events = EventLog(instance) if instance else None
-        tools = Tools()
-        tool, _, rest = request.partition(":")
-        role, _, identifier = rest.partition(":")
-        if identifier and not (log or tool in tools.names):
-            _fail(f"no tool {tool!r} is installed to ask for {request!r}; known: {', '.join(tools.names)}.")
-        if tool in tools.names and identifier:
-            ref = Ref.from_dict({"tool": tool, "kind": role, "id": identifier, "at": at})
-        else:
-            log_variable = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
-            logs = [str(folder.absolute()) for folder in log or ()] or ([log_variable] if log_variable else [])
-            logs = logs or (prediction_logs(events) if events else [])
-            if not logs and not instance:
-                _fail(f"no prediction log to search. Name one with --log DIR, or the Dagster instance: {_HOME_HINT}")
-            ref = find_prediction(request, logs, tools=tools)
+        events, tools = EventLog(instance) if instance else None, Tools(timeout=timeout)
+        log_variable = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
+        logs = [str(folder.absolute()) for folder in log or ()] or ([log_variable] if log_variable else None)
+        ref = find_ref(what, at=at, logs=logs, tools=tools, events=events)
         chain = trace_ref(ref, tools=tools, instance=events)
     _end(chain, chain_tree, chain.complete, as_json, hint="" if instance else _NO_INSTANCE)
 
@@ -149,7 +149,12 @@ class _Environment(StrEnum):
 @app.command()
 def reproduce(
     what: Annotated[
-        str, typer.Argument(help="Training to run again: a run id, MODEL/VERSION or MODEL@ALIAS.", show_default=False)
+        str,
+        typer.Argument(
+            help="Training to run again: a run id, MODEL@ALIAS, MODEL/VERSION, MODEL, or what else `trace` takes, such "
+            "as a prediction of its model.",
+            show_default=False,
+        ),
     ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what can be restored, without running anything.")
@@ -231,8 +236,12 @@ _NO_INSTANCE = f"Only the tools were asked. To fill gaps from Dagster's event lo
 
 @contextmanager
 def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
-    """The instance of `home` or $DAGSTER_HOME, or None when neither is given."""
-    folder = home or (Path(home_variable) if (home_variable := os.environ.get("DAGSTER_HOME")) else None)
+    """The instance of `home`, $DAGSTER_HOME or a ``dg dev`` that runs without both; None if there is none of them."""
+    from dagster_mlops.core.environment import add_project_environment, project_folder
+
+    add_project_environment()
+    temporary = [str(history.parent) for history in project_folder().glob(".tmp_dagster_home_*/history")]
+    folder = home or next(map(Path, filter(None, [os.environ.get("DAGSTER_HOME"), *temporary])), None)
     if not folder:
         yield None
         return

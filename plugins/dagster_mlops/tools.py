@@ -22,6 +22,7 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
+from contextvars import ContextVar, copy_context
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -262,8 +263,16 @@ def tool_for(name: str, capability: type[_C], tools: Mapping[str, Tool] | None =
     raise ToolError(f"{name!r} is not a tool that {words}; such tools: {', '.join(capable) or 'none'}.")
 
 
-def answer_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
-    """The answer of `ask`, or None when it does not return in time.
+_LIMIT: ContextVar[float | None] = ContextVar("limit", default=None)
+
+
+def time_limit(default: float) -> float:
+    """The seconds that a tool may take for an answer: what the caller of a trace has asked for, else `default`."""
+    return _LIMIT.get() or default
+
+
+def answer_within(seconds: float, ask: Callable[[], Answer], *, limit: float | None = None) -> Answer | None:
+    """The answer of `ask`, or None when it does not return in time; `limit` is its :func:`time_limit`, if given.
 
     It runs in a daemon thread: a database driver cannot be interrupted, but a thread can be left behind. An exception
     of `ask` is raised here.
@@ -276,6 +285,9 @@ def answer_within(seconds: float, ask: Callable[[], Answer]) -> Answer | None:
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    context = copy_context()
+    if limit is not None:
+        context.run(_LIMIT.set, limit)
+    threading.Thread(target=context.run, args=(work,), daemon=True).start()
     wait([future], seconds)
     return future.result() if future.done() else None

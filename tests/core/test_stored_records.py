@@ -159,7 +159,7 @@ def test_a_role_that_nobody_knows_is_shown_as_itself():
         upstream=(data.ref,),
         dagster_asset="lake",
     )
-    run = TrainingRun(run_id="r", tracking_uri="sqlite:///m.db", upstream=(table.ref,))
+    run = TrainingRun(run_id="r", tracking_uri="sqlite:///m.db", code_commit="c0ffee", upstream=(table.ref,))
     with dg.DagsterInstance.ephemeral() as instance:
         for record in (data, table, run):
             metadata = record.to_metadata()

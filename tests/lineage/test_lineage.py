@@ -18,9 +18,9 @@ from dagster_mlops import cli
 from dagster_mlops.errors import MissingExtraError, NotFoundError
 from dagster_mlops.git import GitTool
 from dagster_mlops.lineage import EventLog, Link, status, trace
+from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
 from dagster_mlops.lineage.chain.sources import Tools
 from dagster_mlops.lineage.chain.tree import chain_tree
-from dagster_mlops.lineage.chain.walk import find_prediction, prediction_logs
 from dagster_mlops.provenance import (
     Accessible,
     Commit,
@@ -618,7 +618,7 @@ dataset = dvc.store("flights.csv", rows=1, upstream=(Ref("git", "commit", commit
 uri = f"sqlite:///{root / 'mlflow.db'}"
 client = mlflow.MlflowClient(uri)
 run = client.create_run(client.create_experiment("e", artifact_location=str(root / "artifacts")))
-record = TrainingRun(run_id=run.info.run_id, tracking_uri=uri, upstream=(dataset.ref,), metrics={"auc": 0.7})
+record = TrainingRun(run_id=run.info.run_id, tracking_uri=uri, code_commit=commit, upstream=(dataset.ref,))
 client.set_tag(run.info.run_id, "dagster_mlops.record", record.to_json())
 client.log_text(run.info.run_id, "a run without artifacts is a damaged one", "note.txt")
 client.set_terminated(run.info.run_id)

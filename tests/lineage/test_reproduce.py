@@ -156,7 +156,14 @@ def test_a_model_is_named_by_version_and_alias(project, trained):
     MlflowResource(tracking_uri=project.uri).client().set_registered_model_alias("delay", "champion", "2")
     for name in ("delay/2", "delay@champion", f"mlflow:training_run:{trained['changed']}"):
         assert project.recipe(name).run.run_id == trained["changed"]
-    problems = {"delay@nobody": "no model 'delay' with an alias", "delay": "MODEL/VERSION", "0" * 32: "has no run"}
+    versions = MlflowResource(tracking_uri=project.uri).client().search_model_versions("name='delay'")
+    newest = project.recipe("delay").version
+    assert newest and int(newest.version) == max(int(version.version) for version in versions)
+    problems = {
+        "delay@nobody": "no model 'delay' with an alias",
+        "nobody": "nothing here is named",
+        "0" * 32: "has no run",
+    }
     for nobody, problem in problems.items():
         with pytest.raises(NotFoundError, match=problem):
             project.recipe(nobody)

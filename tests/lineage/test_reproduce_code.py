@@ -77,7 +77,7 @@ def test_the_config_can_be_given_again_but_for_its_secrets_which_are_named(tmp_p
     lost = [(found.name, found.bucket) for found in recipe.missing if found.kind == "config"]
     assert lost == [("other", "inaccessible"), ("more.a b.1", "inaccessible")]
     [step] = [found for found in recipe.missing if found.kind == "step"]
-    assert step.bucket == "deleted" and "dg.materialize" in step.reason
+    assert step.bucket == "unknown" and "dg.materialize" in step.reason
     again = {**recipe.step["config"], **given}
     assert dg.validate_run_config(
         dg.Definitions([delay], resources=resources).resolve_implicit_global_asset_job_def(),

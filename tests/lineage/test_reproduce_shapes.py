@@ -223,7 +223,7 @@ def test_the_best_trial_is_kept_with_what_it_tried(project):
 def test_an_input_that_nobody_versions_is_named(project):
     recipe = project.recipe("piled/1")
     [missing] = recipe.missing
-    assert (missing.kind, missing.name, missing.bucket) == ("data", "asset pile", "deleted")
+    assert (missing.kind, missing.name, missing.bucket) == ("data", "asset pile", "unknown")
     assert "keeps no versions" in missing.reason
 
 

@@ -844,10 +844,10 @@ def test_a_version_whose_files_are_gone_is_faulty(tmp_path, trained):
     assert resolve(run.ref).bucket == "faulty"
 
 
-def test_a_run_without_a_readable_record_is_faulty(client, resource):
-    for tags in ({}, {runs.RECORD: "{"}, {runs.RECORD: DATASET.to_json()}):
+def test_a_run_without_a_record_is_unknown_and_one_with_an_unreadable_record_faulty(client, resource):
+    for tags, bucket in (({}, "unknown"), ({runs.RECORD: "{"}, "faulty"), ({runs.RECORD: DATASET.to_json()}, "faulty")):
         run_id = client.create_run("0", tags=tags).info.run_id
-        assert resolve(Ref("mlflow", "training_run", run_id, at=resource.uri)).bucket == "faulty"
+        assert resolve(Ref("mlflow", "training_run", run_id, at=resource.uri)).bucket == bucket
 
 
 def test_a_database_that_is_not_there_is_inaccessible_and_not_created(tmp_path, trained):

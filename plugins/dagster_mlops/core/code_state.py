@@ -16,6 +16,8 @@ LOCK_FILES = ("uv.lock", "requirements.lock", "pylock.toml", "poetry.lock")
 """Names of the files, at the top of a checkout, that lock its environment; the first one that is there counts."""
 # Untracked files above this size are data rather than code, and stay out of the diff.
 _UNTRACKED_LIMIT = 1_000_000
+_SQLITE = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html#the_database_header
+_BESIDE_DATABASE = re.compile("-(wal|shm|journal)$")
 # The user's configuration and the size of the repository must not change the text, and with it the hash.
 _SHOW = (
     *("-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false"),
@@ -35,7 +37,8 @@ class CodeState:
     everything that differs from `commit`, untracked files included, as a patch for ``git apply``, and `dirty_hash` its
     SHA-256. A diff may hold secrets: log it only where the code itself may go, and put the hash everywhere else.
     `left_out` names what is not committed and not in it: large files that are untracked, other repositories below this
-    one, and submodules with changes of their own. `submodules` has the commit of each that is checked out, by path.
+    one, and submodules with changes of their own. Untracked SQLite databases are state, and in neither. `submodules`
+    has the commit of each that is checked out, by path.
     """
 
     commit: str = ""
@@ -86,17 +89,29 @@ def code_state(path: Path | None = None, *, made: Sequence[Path] = ()) -> CodeSt
 def _untracked(toplevel: Path, selection: Sequence[str]) -> tuple[list[bytes], list[str]]:
     """The untracked files: those that go into the diff, as git names them, and the others."""
     # Not the bytecode that Python writes beside the code as it runs: many a repository does not ignore it.
+    # Nor databases, such as MLflow's: they change as they are read.
     options = ("--others", "--exclude-standard", "--exclude=__pycache__/", "-z")
     listing = _ask(toplevel, "ls-files", *options, *selection) or b""
     included, left_out = [], []
     for name in filter(None, listing.split(b"\0")):
         file = toplevel / os.fsdecode(name)
+        if _is_database(file):
+            continue
         # A link is kept as a link, whatever it leads to; a folder is another repository.
         if file.is_symlink() or (file.is_file() and file.stat().st_size <= _UNTRACKED_LIMIT):
             included.append(name)
         else:
             left_out.append(os.fsdecode(name))
     return included, left_out
+
+
+def _is_database(file: Path) -> bool:
+    """True for a SQLite database and for what SQLite writes beside one."""
+    try:
+        with file.with_name(_BESIDE_DATABASE.sub("", file.name)).open("rb") as stream:
+            return stream.read(len(_SQLITE)) == _SQLITE
+    except OSError:
+        return False
 
 
 def _changed_submodules(toplevel: Path) -> list[str]:

@@ -16,7 +16,8 @@ from dagster_mlops.core.asset_records import (
     latest_records,
     note_loaded,
     partitions_to_load,
-    upstream_refs,
+    refs_read,
+    upstream_reads,
 )
 from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.dvc.metadata_keys import REV
@@ -77,7 +78,9 @@ class DvcIOManager(dg.IOManager):
             rows, columns = record.rows, file_formats.described(self.dvc.read_path(path, md5=record.md5), path)[1]
             context.add_output_metadata({RESTORED: restored})
         else:
-            run_facts |= code_facts(_code_state(asset_context), upstream_refs(asset_context, context.asset_key))
+            run_facts |= code_facts(
+                _code_state(asset_context), refs_read(upstream_reads(asset_context, context.asset_key))
+            )
             rows, columns = file_formats.write(obj, scratch, name=path)
             record = self.dvc.store(path, source=scratch, rows=rows, **run_facts)
         context.add_output_metadata(stored_metadata(self.dvc, asset_context, context.asset_key, record, rows, columns))

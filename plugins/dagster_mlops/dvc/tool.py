@@ -14,7 +14,7 @@ from dagster_mlops.dvc.store.contents import Content, cached_path, candidates
 from dagster_mlops.dvc.store.pointers import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
-from dagster_mlops.tools import Datasets, answer_within
+from dagster_mlops.tools import Datasets, answer_within, time_limit
 
 _TIMEOUT = 10.0  # seconds
 _HASHED_LIMIT = 200_000_000  # bytes; a larger copy is judged by its size
@@ -28,12 +28,12 @@ class DvcTool:
     """
 
     def resolve(self, ref: Ref) -> Answer:
-        """Answer for ``path@md5`` of the repository `ref.at`, within ten seconds."""
+        """Answer for ``path@md5`` of the repository `ref.at`, within ten seconds or the limit of the trace."""
         try:
-            answer = answer_within(_TIMEOUT, lambda: _answer(ref))
+            answer = answer_within(timeout := time_limit(_TIMEOUT), lambda: _answer(ref))
         except (DagsterMlopsError, OSError) as error:
             return Inaccessible(str(error))
-        return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+        return answer or Inaccessible(f"{ref.at} did not answer within {timeout:g} s")
 
     def datasets(self, at: str) -> Datasets:
         """The repository at `at`, with its configured remotes."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_deps, asset_key
-from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
+from dagster_mlops.core.asset_records import dagster_facts, refs_read, upstream_reads
 from dagster_mlops.core.metadata import ROW_COUNT, table
 from dagster_mlops.core.options import specs_with_options, with_signature
 from dagster_mlops.errors import FeatureError
@@ -154,7 +154,7 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
                     start=fact.window.start.isoformat(),
                     end=fact.window.end.isoformat(),
                     rows=fact.rows,
-                    upstream=upstream_refs(context),
+                    upstream=refs_read(upstream_reads(context)),
                     **{**dagster_facts(context), "dagster_partition": partition or ""},
                 )
                 registry.put_record(store, record)

@@ -12,7 +12,7 @@ from dagster_mlops.feast.repository.load import read_config
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView, Record, Ref, TrainingSet
 from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible
-from dagster_mlops.tools import answer_within
+from dagster_mlops.tools import answer_within, time_limit
 
 
 class FeastTool:
@@ -21,7 +21,7 @@ class FeastTool:
         FeastTool().resolve(Ref("feast", "feature_view", "flights/origin_weather", at="/srv/feature_repo"))
 
     The first call in a process imports Feast, which takes some seconds. A registry that does not answer within
-    `timeout` seconds is inaccessible.
+    `timeout` seconds, or the limit of the trace, is inaccessible.
     """
 
     def __init__(self, timeout: float = 10) -> None:
@@ -39,8 +39,8 @@ class FeastTool:
             extra("feast")  # the slow import does not count for the registry's timeout
         except (DagsterMlopsError, ImportError) as error:
             return Inaccessible(str(error))
-        answer = answer_within(self.timeout, lambda: self._ask(ref, str(config.path)))
-        return answer or Inaccessible(f"the Feast registry of {ref.at} did not answer in {self.timeout} s")
+        answer = answer_within(timeout := time_limit(self.timeout), lambda: self._ask(ref, str(config.path)))
+        return answer or Inaccessible(f"the Feast registry of {ref.at} did not answer within {timeout:g} s")
 
     def rebuild(self, ref: Ref, folder: Path) -> Path:
         """Rebuild the training set of a ref from its recorded data and definitions, as a Parquet file in `folder`.
@@ -64,6 +64,9 @@ class FeastTool:
 
 def _answer(store: FeatureStore, ref: Ref) -> Answer:
     project, _, thing = ref.id.partition("/")
+    if ref.role == "feature_view" and thing.count("@") == 1:  # the whole version names it as well as its beginning
+        view, version = thing.split("@")
+        ref = FeatureView(name=view, project=project, version=version, repo=ref.at).ref
     if project != store.project:
         return Deleted(f"the Feast repository {ref.at} now holds project {store.project!r}, not {project!r}")
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dagster_mlops.core.git import LATE, git
 from dagster_mlops.provenance import Accessible, Answer, Commit, Deleted, Faulty, Inaccessible, Ref
+from dagster_mlops.tools import time_limit
 
 _TIMEOUT = 5.0
 _FORMAT = "--format=%H%x00%aI%x00%an%x00%s"
@@ -26,13 +27,11 @@ class GitTool:
             return Inaccessible(f"the folder of the git repository is not there: {ref.at or 'not recorded'}.")
         # A partial clone must not go to the network for an answer.
         local = {"GIT_NO_LAZY_FETCH": "1"}
-        folder, revision = Path(ref.at), f"{ref.id}^{{commit}}"
-        inside = git(folder, "rev-parse", "--is-shallow-repository", env=local, timeout=_TIMEOUT)
+        folder, revision, timeout = Path(ref.at), f"{ref.id}^{{commit}}", time_limit(_TIMEOUT)
+        inside = git(folder, "rev-parse", "--is-shallow-repository", env=local, timeout=timeout)
         if inside.returncode:
             return Inaccessible(f"git cannot read {ref.at}: {inside.stderr.decode(errors='replace').strip()}.")
-        commit = git(
-            folder, "show", "--no-patch", "--no-show-signature", _FORMAT, revision, env=local, timeout=_TIMEOUT
-        )
+        commit = git(folder, "show", "--no-patch", "--no-show-signature", _FORMAT, revision, env=local, timeout=timeout)
         if commit.returncode == LATE:
             return Inaccessible(f"{commit.stderr.decode()} in {ref.at}.")
         if commit.returncode == 0:

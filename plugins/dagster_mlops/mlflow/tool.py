@@ -20,8 +20,8 @@ from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
 from dagster_mlops.mlflow.server.client import artifact, or_none, request_limits
 from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlite_file
 from dagster_mlops.provenance import Record, Ref, TrainingRun, mask_credentials
-from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible
-from dagster_mlops.tools import answer_within
+from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible, Unknown
+from dagster_mlops.tools import answer_within, time_limit
 
 _TIMEOUT = 9.0  # seconds
 _QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -36,7 +36,7 @@ class MlflowTool:
     rerun = Path(__file__).parent / "training" / "_rerun_script.py"
 
     def resolve(self, ref: Ref) -> Answer:
-        """The answer, within ten seconds, from the record on the run or version."""
+        """The answer, within ten seconds or the limit of the trace, from the record on the run or version."""
         if ref.role not in ("training_run", "model_version"):
             return Faulty(f"MLflow keeps training runs and model versions, not {ref.role}")
         # The import takes seconds on a cold machine, which must not count as the server's.
@@ -45,13 +45,13 @@ class MlflowTool:
             return uri
         extra("mlflow")
         try:
-            with environment(**request_limits(timeout=3, retries=1)):
-                answer = answer_within(_TIMEOUT, lambda: _answer(ref, uri))
+            with environment(**request_limits(timeout=_per_request(), retries=1)):
+                answer = answer_within(timeout := time_limit(_TIMEOUT), lambda: _answer(ref, uri))
         except ProvenanceError as error:
             return Faulty(str(error))
         except (DagsterMlopsError, OSError, mlflow.MlflowException) as error:
             return Inaccessible(mask_credentials(str(error)))
-        return answer or Inaccessible(f"{ref.at} did not answer within {_TIMEOUT:g} s")
+        return answer or Inaccessible(f"{ref.at} did not answer within {timeout:g} s")
 
     def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
         """The artifacts directly in `folder` of a training run, by name; none when the run has no such folder.
@@ -168,8 +168,13 @@ def _is_mlflow_database(file: Path) -> bool:
     return {"runs", "model_versions", "alembic_version"} <= tables
 
 
+def _per_request() -> int:
+    """Seconds: an answer takes a few requests, one after the other."""
+    return max(1, int(time_limit(_TIMEOUT) / 3))
+
+
 def _answer(ref: Ref, uri: str) -> Answer:
-    client = connect(uri, timeout=3)
+    client = connect(uri, timeout=_per_request())
     if ref.role == "training_run":
         return _training_run(client, ref)
     return _model_version(client, ref, uri)
@@ -183,7 +188,7 @@ def _training_run(client: MlflowClient, ref: Ref) -> Answer:
     deleted = run.info.lifecycle_stage == "deleted"
     if text is None:
         reason = f"run {ref.id} has no record (tag {RECORD}): it was not made by a training_asset"
-        return Deleted(f"run {ref.id} was deleted in MLflow") if deleted else Faulty(reason)
+        return Deleted(f"run {ref.id} was deleted in MLflow") if deleted else Unknown(reason)
     record = Record.from_json(text)
     if not isinstance(record, TrainingRun) or record.run_id != ref.id:
         return Faulty(f"run {ref.id} has the record of something else: {record.ref}", record)
@@ -201,16 +206,17 @@ def _training_run(client: MlflowClient, ref: Ref) -> Answer:
 
 def _model_version(client: MlflowClient, ref: Ref, uri: str) -> Answer:
     name, which = parse_version(ref.id)
-    if not name or not which:
-        return Faulty(f"{ref.id!r} does not name a model version: 'name/version' or 'name@alias' is expected")
+    if not name:
+        return Faulty(f"{ref.id!r} does not name a model version: 'name/version', 'name@alias' or 'name' is expected")
     version = find(client, name, which)
     if version is None:
-        missing = f"model {name!r} with an alias {which[1:]!r}" if which[0] == "@" else f"version {which} of {name!r}"
+        missing = f"version {which} of {name!r}" if which else f"model {name!r}"
+        missing = f"model {name!r} with an alias {which[1:]!r}" if which.startswith("@") else missing
         return Deleted(f"MLflow at {ref.at} has no {missing}: it was deleted")
     number = str(version.version)
     record = version_record(version, ref.at)
     if RECORD not in version.tags:
-        return Faulty(
+        return Unknown(
             f"version {number} of {name!r} has no record (tag {RECORD}): it was not made by a training_asset", record
         )
     if record.ref.id != f"{name}/{number}":

@@ -12,6 +12,7 @@ from dagster_mlops.provenance.answers import Answer as Answer
 from dagster_mlops.provenance.answers import Deleted as Deleted
 from dagster_mlops.provenance.answers import Faulty as Faulty
 from dagster_mlops.provenance.answers import Inaccessible as Inaccessible
+from dagster_mlops.provenance.answers import Unknown as Unknown
 from dagster_mlops.provenance.credentials import mask_credentials as mask_credentials
 from dagster_mlops.provenance.record import NAMESPACE as NAMESPACE
 from dagster_mlops.provenance.record import Record as Record

@@ -1,4 +1,4 @@
-"""The four answers of a tool about a ref, so that an error never reads as "no lineage"."""
+"""The answers of a tool about a ref, so that an error never reads as "no lineage"."""
 
 from typing import ClassVar
 
@@ -41,4 +41,10 @@ class Faulty(_NotAccessible):
     bucket = "faulty"
 
 
-Answer = Accessible | Inaccessible | Deleted | Faulty
+class Unknown(_NotAccessible):
+    """It was never kept: nothing on record says what it was, and no tool can be asked for it."""
+
+    bucket = "unknown"
+
+
+Answer = Accessible | Inaccessible | Deleted | Faulty | Unknown

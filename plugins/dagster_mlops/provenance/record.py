@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, ClassVar, TypeVar
 
@@ -18,6 +18,7 @@ NAMESPACE = "dagster_mlops"
 _R = TypeVar("_R", bound="Record")
 _CLASSES: dict[str, type["Record"]] = {}
 _RESERVED = {"schema", "tool", "of", "upstream", "tool_facts"}
+_UNKNOWN = "unknown"
 _MOST = 6  # facts of many that a text has
 _EMPTY = ("", None, (), [], {})
 
@@ -44,6 +45,20 @@ class Ref:
 
     def __str__(self) -> str:
         return f"{self.tool}:{self.role}:{self.id}"
+
+    @classmethod
+    def unknown(cls, role: str, id: str) -> "Ref":
+        """A ref of what was there and is on no record, so that no tool can be asked for it.
+
+        >>> str(Ref.unknown("asset", "churn/training_set"))
+        'unknown:asset:churn/training_set'
+        """
+        return cls(_UNKNOWN, role, id)
+
+    @property
+    def is_unknown(self) -> bool:
+        """True for a ref that :meth:`unknown` made."""
+        return self.tool == _UNKNOWN
 
     def to_dict(self) -> dict[str, str]:
         """Plain JSON types."""
@@ -81,6 +96,7 @@ class Record:
     """
 
     role: ClassVar[str] = ""
+    _made_from: ClassVar[str] = ""  # the role, besides a commit, of what such a thing is always made from
     _id: ClassVar[str] = ""  # `id` and `at` of the ref, from the facts
     _at: ClassVar[str] = ""
 
@@ -92,8 +108,11 @@ class Record:
     dagster_partition: str = ""
     tool_facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
-    def __init_subclass__(cls, *, role: str = "", id: str = "", at: str = "", **kwargs: Any) -> None:
+    def __init_subclass__(
+        cls, *, role: str = "", id: str = "", at: str = "", made_from: str = "", **kwargs: Any
+    ) -> None:
         super().__init_subclass__(**kwargs)
+        cls._made_from = made_from or cls._made_from
         cls.role, cls._id, cls._at = role or cls.role, id or cls._id, at or cls._at
         if cls.role:
             # Records of a role are read as its first class, which a second one cannot replace.
@@ -155,6 +174,12 @@ class Record:
         partition = f" [{self.dagster_partition}]" if self.dagster_partition else ""
         run = f" in run {self.dagster_run_id[:8]}" if self.dagster_run_id else ""
         return f"asset {self.dagster_asset}{partition}{run}"
+
+    def missing(self, upstream: Iterable[Ref]) -> list[Ref]:
+        """The things that this must have been made from, and `upstream` does not have, as unknown refs."""
+        if not self._made_from or any(ref.role != "commit" for ref in upstream):
+            return []
+        return [Ref.unknown(self._made_from, f"of {self.role.replace('_', ' ')} {self.title()}")]
 
     def implies(self, ref: Ref) -> "Record | None":
         """A partial record of `ref`, which is upstream, from the facts of this record; else None.

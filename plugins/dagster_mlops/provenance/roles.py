@@ -4,7 +4,7 @@ The default `tool` of a role is the one that writes it in this library. An id fo
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -54,7 +54,7 @@ class Dataset(Record, role="dataset", id="{path}@{md5}", at="{repo}"):
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class FeatureView(Record, role="feature_view", id="{project}/{name}@{version:.16}", at="{repo}"):
+class FeatureView(Record, role="feature_view", made_from="dataset", id="{project}/{name}@{version:.16}", at="{repo}"):
     """One materialized window of a feature view; `version` hashes its definition and the window's rows."""
 
     tool: str = "feast"
@@ -71,7 +71,7 @@ class FeatureView(Record, role="feature_view", id="{project}/{name}@{version:.16
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class TrainingSet(Record, role="training_set"):
+class TrainingSet(Record, role="training_set", made_from="feature_view"):
     """Point-in-time-correct features for an entity dataframe, through a feature service.
 
     `content_hash` hashes the rows and columns themselves, `snapshot` names what the registry keeps to rebuild them.
@@ -102,7 +102,7 @@ class TrainingSet(Record, role="training_set"):
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class TrainingRun(Record, role="training_run", id="{run_id}", at="{tracking_uri}"):
+class TrainingRun(Record, role="training_run", made_from="dataset", id="{run_id}", at="{tracking_uri}"):
     """A run that trained a model."""
 
     tool: str = "mlflow"
@@ -125,12 +125,17 @@ class TrainingRun(Record, role="training_run", id="{run_id}", at="{tracking_uri}
         code = self.code_commit and f"code {self.code_commit[:10]}{' + uncommitted' if self.dirty else ''}"
         return [pairs(self.metrics), code, _text("seed {}", self.seed), _text("python {}", self.python)]
 
+    def missing(self, upstream: Iterable[Ref]) -> list[Ref]:
+        has_code = self.code_commit or any(ref.role == Commit.role for ref in upstream)
+        code = [] if has_code else [Ref.unknown(Commit.role, f"of training run {self.title()}")]
+        return [*super().missing(upstream), *code]
+
     def implies(self, ref: Ref) -> Record | None:
         return _dataset(ref)
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tracking_uri}"):
+class ModelVersion(Record, role="model_version", made_from="training_run", id="{name}/{version}", at="{tracking_uri}"):
     """A version of a registered model. `datasets` are the content hashes it was trained on, by dataset path."""
 
     tool: str = "mlflow"
@@ -141,6 +146,9 @@ class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tra
     aliases: tuple[str, ...] = ()
     datasets: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def missing(self, upstream: Iterable[Ref]) -> list[Ref]:
+        return [] if [*upstream] else super().missing(())  # a registry in git knows the commit, and no run
 
     def _details(self) -> list[str]:
         return [_text("alias {}", ", ".join(self.aliases)), pairs(self.metrics), _text("run {:.12}", self.run_id)]
@@ -153,7 +161,7 @@ class ModelVersion(Record, role="model_version", id="{name}/{version}", at="{tra
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Package(Record, role="package", id="{tag}", at="{home}"):
+class Package(Record, role="package", made_from="model_version", id="{tag}", at="{home}"):
     """A model version packed with what serves it, such as a bento."""
 
     tool: str = "bentoml"
@@ -176,7 +184,7 @@ class Package(Record, role="package", id="{tag}", at="{home}"):
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
+class Deployment(Record, role="deployment", made_from="package", id="{name}/{id}", at="{state_dir}"):
     """A package that serves traffic, or once did."""
 
     tool: str = "bentoml"
@@ -211,7 +219,7 @@ class Deployment(Record, role="deployment", id="{name}/{id}", at="{state_dir}"):
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Prediction(Record, role="prediction", id="{request_id}", at="{prediction_log}"):
+class Prediction(Record, role="prediction", made_from="deployment", id="{request_id}", at="{prediction_log}"):
     """One row that a deployment answered."""
 
     tool: str = "bentoml"

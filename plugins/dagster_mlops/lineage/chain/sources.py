@@ -9,25 +9,35 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from dagster_mlops.errors import MissingExtraError, ProvenanceError
-from dagster_mlops.provenance import Accessible, Answer, Faulty, Inaccessible, Record, Ref, raw_records
+from dagster_mlops.provenance import Accessible, Answer, Faulty, Inaccessible, Record, Ref, Unknown, raw_records
 from dagster_mlops.tools import Tool, answer_within, installed_tools, tool_for
 
 _C = TypeVar("_C")
 _R = TypeVar("_R", bound=Record)
 _LONGEST = 2_000  # characters of a reason
+_WITH_IMPORT = 60.0  # seconds: a cold machine imports some tools for half a minute
 _PAGE = 1_000  # events of an asset
+_DATA_VERSION = "dagster/data_version"  # tag of an event
+_SHORTEST = 7  # characters of a version, as of git
+_NEVER_KEPT = {
+    "asset": "its IO manager keeps no versions and writes no record, so that the version that was read is unknown.",
+    "commit": "the code was not in a git repository when this was made.",
+    "dataset": "no asset was read when this was made, and what its code has opened by itself is on no record.",
+}
 
 
 class Tools:
     """The installed tools, or those given by name; one that did not answer in time is not asked again.
 
+    A tool may take `timeout` seconds for an answer; by default ten, and a minute with its first import.
+
     >>> Tools({}).ask(Ref("dvc", "dataset", "raw.parquet@9f")).bucket
     'inaccessible'
     """
 
-    def __init__(self, tools: Mapping[str, Tool] | None = None, timeout: float = 60.0) -> None:
+    def __init__(self, tools: Mapping[str, Tool] | None = None, timeout: float | None = None) -> None:
         self._tools = installed_tools() if tools is None else tools
-        self._timeout = timeout
+        self._limit, self._timeout = timeout, timeout or _WITH_IMPORT
         # Of tools that need not be asked again: all of one, or one at an address.
         self._final: dict[str | tuple[str, str], Answer] = {}
 
@@ -38,12 +48,14 @@ class Tools:
 
     def ask(self, ref: Ref) -> Answer:
         """The tool's answer; also of a tool that raises, hangs or is not installed."""
+        if ref.is_unknown:
+            return Unknown(_NEVER_KEPT.get(ref.role, "nothing on record says which it was."))
         if ref.tool not in self._tools:
             return Inaccessible(f"No tool {ref.tool!r} is installed here; known: {', '.join(self.names) or 'none'}.")
         if earlier := self._final.get(ref.tool) or self._final.get((ref.tool, ref.at)):
             return earlier
         place = f"(asked at {ref.at or '?'})"
-        answer = answer_within(self._timeout, lambda: self._answer(ref))
+        answer = answer_within(self._timeout, lambda: self._answer(ref), limit=self._limit)
         if answer is None:
             self._final[ref.tool, ref.at] = Inaccessible(f"{ref.tool} did not answer before {place}; not asked again.")
         return answer or Inaccessible(f"{ref.tool} did not answer within {self._timeout:g} s {place}.")
@@ -97,13 +109,17 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A record as one asset event carries it. `first_seen` is the Unix time of the first event of the same thing."""
+    """A record as one asset event carries it.
+
+    `version` is the event's data version, and `first_seen` the Unix time of the first event of the same thing.
+    """
 
     record: Record
     asset: str
     partition: str
     timestamp: float
     first_seen: float
+    version: str = ""
 
 
 class EventLog:
@@ -136,6 +152,24 @@ class EventLog:
         edges = (tuple(up for up in entry.record.upstream if up != ref) for entry in entries)
         record = dataclasses.replace(entries[0].record, upstream=next(filter(None, edges), ()))
         return dataclasses.replace(entries[0], record=record, first_seen=entries[-1].timestamp)
+
+    def of_version(self, version: str, of: Ref | None = None) -> Entry | None:
+        """The newest record of a version as Dagster's UI shows it: the data version or a hash, whole or its beginning.
+
+        With `of`, of the thing which that ref names up to its last ``@``; the version is what comes after.
+        """
+        name, _, version = version.rpartition("@") if of else ("", "", version)
+        if len(version) < _SHORTEST:
+            return None
+        while True:
+            matching = [
+                entry
+                for entries in self._entries.values()
+                for entry in entries
+                if _is_version(version, entry) and (of is None or _is_of(entry.record.ref, of, name))
+            ]
+            if matching or not next(self._rounds, False):
+                return max(matching, key=lambda entry: entry.timestamp, default=None)
 
     def entries(self, role: type[_R]) -> list[tuple[_R, Entry]]:
         """The records of one class in the first pages, newest first; `Record` itself gives those of unknown roles."""
@@ -187,7 +221,20 @@ class EventLog:
         asset_event = event.asset_materialization or event.asset_observation
         if asset_event is None:
             return
+        tags = asset_event.tags or {}
         asset, partition, timestamp = key.to_user_string(), asset_event.partition or "", event.timestamp
         for record in self.records_in(asset_event.metadata, f"{asset} {partition}"):
             ref = record.ref
-            self._entries[ref.tool, ref.role, ref.id].append(Entry(record, asset, partition, timestamp, timestamp))
+            entry = Entry(record, asset, partition, timestamp, timestamp, tags.get(_DATA_VERSION, ""))
+            self._entries[ref.tool, ref.role, ref.id].append(entry)
+
+
+def _is_version(text: str, entry: Entry) -> bool:
+    # The id of a feature view has the beginning of its version, that of a training set those of three hashes.
+    _, has_version, version = entry.record.ref.id.rpartition("@")
+    parts = [entry.version, *(version.split("+") if has_version else ())]
+    return any(part.startswith(text) or (len(part) >= _SHORTEST and text.startswith(part)) for part in parts)
+
+
+def _is_of(ref: Ref, of: Ref, name: str) -> bool:
+    return (ref.tool, ref.role, ref.id.rpartition("@")[0]) == (of.tool, of.role, name)

@@ -18,6 +18,7 @@ LOOKS = {
     "inaccessible": ("?", "yellow"),
     "deleted": ("✗", "red"),
     "faulty": ("!", "magenta"),
+    "unknown": ("?", "yellow"),
 }
 _SOURCES = {
     "dagster": "known from Dagster's event log",

@@ -1,17 +1,15 @@
-"""Traces anything upstream to everything that it was made from, tool by tool, beginning with a request id or a ref."""
+"""Traces a thing upstream to everything that it was made from, tool by tool."""
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import dagster as dg
 
-from dagster_mlops.errors import NotFoundError
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
-from dagster_mlops.provenance import Accessible, Answer, Deployment, Prediction, Record, Ref, mask_credentials
+from dagster_mlops.provenance import Accessible, Answer, Record, Ref, mask_credentials
 from dagster_mlops.tools import Tool
 
 Source = Literal["tool", "dagster", "carried", "nowhere"]
@@ -27,7 +25,7 @@ class Link:
     """
 
     ref: Ref
-    bucket: str  # accessible, inaccessible, deleted or faulty
+    bucket: str  # accessible, inaccessible, deleted, faulty or unknown
     reason: str = ""
     record: Record | None = None
     source: Source = "nowhere"
@@ -80,7 +78,7 @@ def trace(
     *,
     tools: Mapping[str, Tool] | Tools | None = None,
     instance: dg.DagsterInstance | EventLog | None = None,
-    timeout: float = 60.0,
+    timeout: float | None = None,
 ) -> Link:
     """Everything that a thing was made from, back to the raw data and the commit.
 
@@ -95,7 +93,8 @@ def trace(
         tools: Tools to ask, by name; default: every installed one. For many traces, give a `Tools` object.
         instance: Dagster instance whose event log fills the gaps; without one, only tools answer. For many traces,
             give an `EventLog`.
-        timeout: Seconds after which a tool that does not answer counts as inaccessible.
+        timeout: Seconds after which a tool that does not answer counts as inaccessible; default: ten, besides the time
+            that it takes to import the tool.
     """
     tools = tools if isinstance(tools, Tools) else Tools(tools, timeout)
     events = EventLog(instance) if isinstance(instance, dg.DagsterInstance) else instance
@@ -122,6 +121,8 @@ class _Step:
 
 def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, events: EventLog | None) -> _Step:
     answer = tools.ask(ref)
+    if ref.is_unknown:
+        return _Step(answer, "nowhere", None, (), before)
     entry = events.find(ref, before=before) if events else None
     if entry and not ref.at and not isinstance(answer, Accessible):
         answer = tools.ask(entry.record.ref)  # the event log knows where to look
@@ -140,6 +141,7 @@ def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, ev
         )
     # A promoted version names itself, which is not an edge.
     edges = next((edges for _, r in candidates if r and (edges := [up for up in r.upstream if up != ref])), [])
+    edges += record.missing(edges) if record else []
     return _Step(answer, source, record, tuple(dict.fromkeys(edges)), entry.first_seen if entry else before)
 
 
@@ -166,41 +168,3 @@ def _cycle(ref: Ref, path: Mapping[Ref, None]) -> Link:
     names = [str(up) for up in path]
     circle = [*names[names.index(str(ref)) :], str(ref)]
     return Link(ref, "faulty", f"the records name each other as upstream: {' → '.join(circle)}.")
-
-
-def prediction_logs(events: EventLog) -> list[str]:
-    """The prediction logs of every deployment that a Dagster instance knows, newest first."""
-    return list(dict.fromkeys(deployment.prediction_log for deployment, _ in events.entries(Deployment)))
-
-
-def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None = None) -> Ref:
-    """The ref of the prediction, in the first of `logs` that has it.
-
-        find_prediction("7f3c…", prediction_logs(EventLog(instance)))
-
-    Raises:
-        NotFoundError: No log has it; the message has the answer of each.
-    """
-    tools = tools or Tools()
-    answers: list[str] = []
-    for log in logs:
-        ref = Ref(Prediction.tool, Prediction.role, request_id, at=log)
-        answer = tools.ask(ref)
-        if isinstance(answer, Accessible):
-            return ref
-        answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
-    if not answers:
-        raise NotFoundError(
-            f"there is no prediction log to search for {request_id!r}: no deployment is on record in the Dagster "
-            "instance. Name the log with --log DIR or DAGSTER_MLOPS_PREDICTION_LOG."
-        )
-    searched = mask_credentials("".join(answers))
-    raise NotFoundError(
-        f"no prediction has the request id {request_id!r}. Searched {len(answers)} prediction log(s):{searched}\n"
-        "Check the id (the X-Request-ID header of the answer), or name another log with --log DIR."
-    )
-
-
-def _rows(log: str) -> str:
-    rows = [file.read_bytes().count(b"\n") for file in Path(log).glob("**/*.jsonl") if file.is_file()]
-    return f"{sum(rows):,} rows in {len(rows)} files" if rows else "no rows here"

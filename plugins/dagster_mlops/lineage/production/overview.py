@@ -1,6 +1,7 @@
 """The status of production: deployments with their models and data, and all asset checks."""
 
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,13 +19,11 @@ _CONNECT_TIMEOUT = 1.0
 _CHECK_EVENTS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
 
 
-@dataclass(frozen=True)
-class Production:
-    """The latest deployment of one name and what it was made from, as Dagster recorded it."""
+@dataclass(frozen=True, kw_only=True)
+class _Live:
+    """Something that is in use, and what it was made from, as Dagster recorded it."""
 
-    deployment: Deployment
     since: float  # Unix time
-    answers: bool | None  # whether its port takes a connection now; None when stopped or without a URL
     package: Package | None
     model_version: ModelVersion | None
     training_run: TrainingRun | None
@@ -36,6 +35,21 @@ class Production:
         """The metrics of the model version, or of its training run when the version has none."""
         holders = (self.model_version, self.training_run)
         return next((dict(holder.metrics) for holder in holders if holder and holder.metrics), {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Production(_Live):
+    """The latest deployment of one name in one place."""
+
+    deployment: Deployment
+    answers: bool | None  # whether its port takes a connection now; None when stopped or without a URL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoted(_Live):
+    """The model version that an alias was last moved to, where no deployment on record serves it."""
+
+    alias: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ class Status:
     """The status of production; `unreadable` names records that this version cannot read."""
 
     production: tuple[Production, ...]
+    promoted: tuple[Promoted, ...]
     checks: tuple[CheckStatus, ...]
     drift: tuple[Report, ...]  # the latest report of each check, newest first
     unreadable: tuple[str, ...] = ()
@@ -70,15 +85,24 @@ class Status:
 
     @property
     def healthy(self) -> bool:
-        """True if something is in production, all live deployments answer, and every check holds."""
-        live = [p for p in self.production if not p.deployment.stopped]
-        return bool(live) and all(p.answers is not False for p in live) and all(c.holds for c in self.checks)
+        """True if something is in use, all live deployments answer, and every check holds."""
+        answers = all(production.answers is not False for production in self.live)
+        return bool(self.live or self.promoted) and answers and all(check.holds for check in self.checks)
+
+    @property
+    def live(self) -> list[Production]:
+        """The deployments that were not stopped."""
+        return [production for production in self.production if not production.deployment.stopped]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        production = [{**vars(each), "metrics": each.metrics} for each in self.production]
+        production, promoted = (
+            [{**vars(each), "metrics": each.metrics} for each in group] for group in (self.production, self.promoted)
+        )
         checks = [{**vars(check), "holds": check.holds} for check in self.checks]
-        return plain({"healthy": self.healthy, **vars(self), "production": production, "checks": checks})
+        return plain(
+            {"healthy": self.healthy, **vars(self), "production": production, "promoted": promoted, "checks": checks}
+        )
 
 
 def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
@@ -92,7 +116,8 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
         runs: Number of the latest runs that are searched for asset checks.
     """
     events = EventLog(instance)
-    latest = {deployment.name: deployment for deployment, _ in reversed(events.entries(Deployment))}
+    deployments = reversed(events.entries(Deployment))
+    latest = {(each.tool, each.state_dir, each.name): each for each, _ in deployments}
     production = tuple(_production(deployment, events) for deployment in latest.values())
     evaluations = _latest_evaluations(instance, runs)
     drift = [
@@ -104,6 +129,9 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
     unknown = {(record.role, entry.asset, entry.partition): record for record, entry in events.entries(Record)[::-1]}
     return Status(
         production=production,
+        promoted=_promoted(
+            events, {(each.deployment.model_name, each.deployment.model_version) for each in production}
+        ),
         checks=tuple(_check_status(instance, evaluations[key]) for key in sorted(evaluations, key=str)),
         drift=tuple(drift),
         unreadable=tuple(events.unreadable),
@@ -112,18 +140,34 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
 
 
 def _production(deployment: Deployment, events: EventLog) -> Production:
-    chain = trace(deployment.ref, tools={}, instance=events)
-    entry = events.find(deployment.ref)
-    datasets = {dataset.path: dataset for dataset in reversed(chain.find(Dataset))}
-    roles = (Package, ModelVersion, TrainingRun, TrainingSet)
-    nearest: dict[str, Any] = {role.role: next(iter(chain.find(role)), None) for role in roles}
-    return Production(
-        deployment=deployment,
-        since=entry.first_seen if entry else 0.0,
-        answers=None if deployment.stopped else _answers(deployment.url),
-        **nearest,
-        datasets=tuple(datasets[path] for path in sorted(datasets)),
+    answers = None if deployment.stopped else _answers(deployment.url)
+    return Production(deployment=deployment, answers=answers, **_origin(deployment, events))
+
+
+def _promoted(events: EventLog, served: Collection[tuple[str, str]]) -> tuple[Promoted, ...]:
+    holders: dict[tuple[str, str, str], ModelVersion] = {}
+    for version, _ in events.entries(ModelVersion):
+        for alias in version.aliases:
+            holders.setdefault((version.tool, version.name, alias), version)
+    return tuple(
+        Promoted(alias=alias, **_origin(version, events))
+        for (_, name, alias), version in sorted(holders.items())
+        if (name, version.version) not in served
     )
+
+
+def _origin(record: Record, events: EventLog) -> dict[str, Any]:
+    """The fields of what is in use: since when, and the nearest record of each role that it was made from."""
+    chain, entry = trace(record.ref, tools={}, instance=events), events.find(record.ref)
+    datasets = {dataset.path: dataset for dataset in reversed(chain.find(Dataset))}
+    nearest = {
+        role.role: next(iter(chain.find(role)), None) for role in (Package, ModelVersion, TrainingRun, TrainingSet)
+    }
+    return {
+        "since": entry.first_seen if entry else 0.0,
+        **nearest,
+        "datasets": tuple(datasets[path] for path in sorted(datasets)),
+    }
 
 
 def _answers(url: str) -> bool | None:

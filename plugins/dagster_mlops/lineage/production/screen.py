@@ -1,13 +1,14 @@
 """The status of production on one screen."""
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from dagster_mlops.lineage.chain.tree import conclusion, grid
-from dagster_mlops.lineage.production.overview import CheckStatus, Production, Status
+from dagster_mlops.lineage.production.overview import CheckStatus, Production, Promoted, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
 
@@ -18,8 +19,11 @@ def status_screen(status: Status) -> RenderableType:
     rich.print(status_screen(status(instance)))
     """
     parts: list[RenderableType] = [_production(production) for production in status.production]
+    parts += [_promoted(promoted) for promoted in status.promoted]
     if not parts:
-        parts.append(Text("Nothing is in production: this Dagster instance has no deployment on record.\n"))
+        parts.append(
+            Text("Nothing is in production: this Dagster instance has no deployment and no alias on record.\n")
+        )
     counts = Counter(check.verdict for check in status.checks)
     parts.append(Text(f"Checks: {', '.join(f'{n} {v}' for v, n in counts.most_common()) or 'none'}", style="bold"))
     parts += [_check(check) for check in status.checks if check.verdict != "passed"]
@@ -35,41 +39,61 @@ def status_screen(status: Status) -> RenderableType:
         parts.append(Text(f"\n{record.role.replace('_', ' ')} {record.title()}: {' · '.join(filter(None, texts))}"))
     parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
     warned = f"no check fails, {counts['warned']} warn" if counts["warned"] else "every check holds"
-    return Group(*parts, Text(), conclusion(status.healthy, f"Production answers; {warned}.", _complaint(status)))
+    good = "Production answers" if status.live else "No deployment is on record"
+    return Group(*parts, Text(), conclusion(status.healthy, f"{good}; {warned}.", _complaint(status)))
 
 
 def _production(production: Production) -> RenderableType:
     deployment, model = production.deployment, production.model_version
-    table = grid("dim", "")
     state = {True: "answers", False: "DOES NOT ANSWER", None: "not asked"}[production.answers]
     if deployment.stopped:
         state = f"stopped {deployment.stopped}"
     version = f"{deployment.model_name}/{deployment.model_version}"
     alias = f" ({', '.join(model.aliases)})" if model and model.aliases else ""
-    run = production.training_run
-    code = f"{run.code_commit[:10]}{' and uncommitted changes' if run.dirty else ''}" if run and run.code_commit else ""
     rows = {
         "deployment": f"{deployment.name}/{deployment.id}",
         "state": f"{state} at {deployment.url}" if deployment.url else state,
         "since": _when(production.since),
         "package": deployment.package,
         "model version": version + alias,
-        "metrics": ", ".join(f"{name} {value:.4g}" for name, value in production.metrics.items()) or "none on record",
-        "training run": run.run_id if run else "",
-        "code": code,
-        "training set": " · ".join(production.training_set.details()) if production.training_set else "",
-        "data": _data(production),
+        **_origin(production),
         "predictions": deployment.prediction_log,
     }
+    return _table("In production", rows)
+
+
+def _promoted(promoted: Promoted) -> RenderableType:
+    version = promoted.model_version
+    name = f"{version.name}/{version.version}" if version else ""
+    rows = {"model version": f"{name} ({promoted.alias})", "since": _when(promoted.since), **_origin(promoted)}
+    return _table("Promoted, and not deployed on record", rows)
+
+
+def _origin(live: Production | Promoted) -> dict[str, str]:
+    """The origin of a model in use, line by line."""
+    run = live.training_run
+    return {
+        "metrics": ", ".join(f"{name} {value:.4g}" for name, value in live.metrics.items()) or "none on record",
+        "training run": run.run_id if run else "",
+        "code": f"{run.code_commit[:10]}{' and uncommitted changes' * bool(run.dirty)}"
+        if run and run.code_commit
+        else "",
+        "training set": " · ".join(live.training_set.details()) if live.training_set else "",
+        "data": _data(live),
+    }
+
+
+def _table(title: str, rows: Mapping[str, str]) -> RenderableType:
+    table = grid("dim", "")
     for name, text in rows.items():
         if text:
             table.add_row(name, text)
-    return Group(Text("In production", style="bold"), table, Text())
+    return Group(Text(title, style="bold"), table, Text())
 
 
-def _data(production: Production) -> str:
+def _data(live: Production | Promoted) -> str:
     folders: dict[str, list[str]] = {}
-    for dataset in production.datasets:
+    for dataset in live.datasets:
         folder = dataset.path.rpartition("/")[0] or dataset.path
         folders.setdefault(folder, []).append(dataset.md5[:8])
     return "\n".join(
@@ -93,9 +117,8 @@ def _check(check: CheckStatus) -> Text:
 def _complaint(status: Status) -> str:
     broken = [f"{check.asset}:{check.name}" for check in status.checks if not check.holds]
     silent = [production.deployment.url for production in status.production if production.answers is False]
-    live = [production for production in status.production if not production.deployment.stopped]
     texts = [
-        "" if live else "Nothing is in production.",
+        "" if status.live or status.promoted else "Nothing is in production.",
         f"No answer from {', '.join(silent)}." if silent else "",
         f"Checks that do not hold: {', '.join(broken)}." if broken else "",
     ]

@@ -23,7 +23,7 @@ _AS_IS = ("-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false")
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One thing that a training was made of. `bucket` is accessible, inaccessible, deleted or faulty.
+    """One thing that a training was made of. `bucket` is that of a link in a trace.
 
     An ingredient that is not `needed` only explains the training, which can be run again without it.
     """
@@ -50,7 +50,7 @@ def code_ingredients(
 ) -> list[Ingredient]:
     """Commit, uncommitted changes and submodules; `files` are those below ``code/``, or `problem` says why not."""
     if not run.code_commit:
-        return [Ingredient("code", "commit", "deleted", "the code was not in a git repository when the run was made.")]
+        return [Ingredient("code", "commit", "unknown", "the code was not in a git repository when the run was made.")]
     short = f"commit {run.code_commit[:10]}"
     step = json.loads(files.get(STEP, b"{}"))
     code, definitions = step.get("code", {}), Path(step.get("location", {}).get("python_file", ""))

@@ -1,8 +1,6 @@
 """The recipe of a training: everything that a repetition takes, and whether it is still there."""
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,15 +9,15 @@ from typing import Any
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.run_files import CODE, PACKAGES, READS, STEP, SYSTEM
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
+from dagster_mlops.lineage.chain.names import find_ref
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
 from dagster_mlops.lineage.chain.walk import Link, plain, trace
 from dagster_mlops.lineage.reproduction.code import Ingredient, code_ingredients, find_repository
-from dagster_mlops.lineage.reproduction.environment import Environment, find_requirements
+from dagster_mlops.lineage.reproduction.environment import NO_UV, Environment, find_requirements, find_uv
 from dagster_mlops.lineage.reproduction.tracked import find_tracked
 from dagster_mlops.provenance import Dataset, Inaccessible, ModelVersion, Record, Ref, TrainingRun, TrainingSet
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _SECRET = 'a run keeps no secrets. Give them as environment variables, {"env": "NAME"}, which it keeps by name.'
 
 
@@ -87,13 +85,13 @@ class Recipe:
 def find_recipe(
     what: str, *, at: str = "", repo: Path | None = None, tools: Tools | None = None, events: EventLog | None = None
 ) -> Recipe:
-    """The recipe of the training that `what` names: a run id, ``model/version`` or ``model@alias``.
+    """The recipe of the training that `what` names, or of the one that made what it names; see :func:`find_ref`.
 
         recipe = find_recipe("arrival_delay@champion", at="sqlite:////srv/mlflow.db")
         [i for i in recipe.ingredients if i.bucket != "accessible"]
 
     Args:
-        what: The training run, or the model that it made.
+        what: The training run, the model that it made, or a prediction of that model.
         at: Tracking URI; default: the one in Dagster's event log, else ``MLFLOW_TRACKING_URI``.
         repo: Checkout of the code; default: the recorded one, else the working directory.
         tools: Tools to ask; default: the installed ones.
@@ -103,12 +101,12 @@ def find_recipe(
         NotFoundError: No training run of that name is found.
     """
     tools = tools or Tools()
-    start = _ref(what, at, events)
+    start = find_ref(what, at=at, tools=tools, events=events)
     chain = trace(start, tools=tools, instance=events)
     version = chain.record if isinstance(chain.record, ModelVersion) else None
     runs = [link for link in chain.walk() if link.ref.role == TrainingRun.role]
     if not runs or not isinstance(runs[0].record, TrainingRun):
-        where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at, or set DAGSTER_HOME"
+        where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at"
         raise NotFoundError(f"{what!r} does not name a training run that is known {where}. {chain.reason}")
     link, run = runs[0], runs[0].record
     try:
@@ -133,38 +131,16 @@ def find_recipe(
     return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds, tracked)
 
 
-def _ref(what: str, at: str, events: EventLog | None) -> Ref:
-    """The ref of the thing that `what` names."""
-    tool, _, rest = what.partition(":")
-    if tool == "mlflow" and ":" in rest:
-        role, _, identifier = rest.partition(":")
-    else:
-        role, identifier = (TrainingRun.role if _RUN_ID.fullmatch(what) else ModelVersion.role), what
-    if role == ModelVersion.role and not re.fullmatch(r".+[/@][^/@]+", identifier):
-        raise NotFoundError(f"{what!r} does not name a training: give a run id, MODEL/VERSION or MODEL@ALIAS.")
-    return Ref("mlflow", role, identifier, at=at or _address(role, identifier, events))
-
-
-def _address(role: str, identifier: str, events: EventLog | None) -> str:
-    if events:
-        if entry := events.find(Ref("mlflow", role, identifier)):
-            return entry.record.ref.at
-        name = re.split(r"[/@]", identifier)[0]
-        for record, _ in events.entries(ModelVersion):
-            if record.name == name:
-                return record.tracking_uri
-    return os.environ.get("MLFLOW_TRACKING_URI", "")
-
-
 def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> Ingredient:
     requirements = find_requirements(run, files, repository)
     if requirements:
-        return Ingredient("environment", f"{requirements[0]}, Python {run.python}", "accessible")
+        name, has_uv = f"{requirements[0]}, Python {run.python}", find_uv() is not None
+        return Ingredient("environment", name, "accessible" if has_uv else "inaccessible", "" if has_uv else NO_UV)
     if run.lock_hash:
         reason = "neither the run nor the commit has the recorded lock file."
         return Ingredient("environment", f"lock file {run.lock_hash[:10]}", "deleted", reason)
     reason = f"there was no lock file, and the run has no file {CODE}/{PACKAGES}."
-    return Ingredient("environment", "packages", "deleted", reason)
+    return Ingredient("environment", "packages", "unknown", reason)
 
 
 def _step(step: Mapping[str, Any], problem: str) -> Ingredient:
@@ -174,7 +150,7 @@ def _step(step: Mapping[str, Any], problem: str) -> Ingredient:
             return Ingredient("step", name, "accessible")
         reason = "a script passed its assets to dg.materialize(…): the file or module that defines them is unknown."
         hint = "Run it by dagster asset materialize -f FILE or -m MODULE."
-        return Ingredient("step", name, "deleted", f"{reason} {hint}")
+        return Ingredient("step", name, "unknown", f"{reason} {hint}")
     bucket, reason = ("inaccessible", problem) if problem else ("deleted", f"the run has no file {CODE}/{STEP}.")
     return Ingredient("step", "asset, config and inputs", bucket, reason)
 
@@ -194,7 +170,7 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
 
     A training set whose dataset is there need not be rebuilt; one whose dataset is lost can be.
     """
-    links: Sequence[Link] = [link for link in run.upstream if link.ref.role != "commit"]
+    links: Sequence[Link] = [link for link in run.upstream if link.ref.role != "commit" and not link.ref.is_unknown]
     records = {link.ref: link.record for link in links if link.record}
     # The run's own copy of a record also counts if the tool no longer answers.
     records |= {record.ref: record for _, inputs in records_read(step) for record, _ in inputs}
@@ -220,8 +196,8 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
         ingredients.append(Ingredient("features" if features else "data", name, link.bucket, reason, needed))
     for read in step.get("reads", []):
         if read["loaded"] and not read["records"]:
-            reason = "its IO manager keeps no versions, so that its content is lost. Store it by the DVC IO manager."
-            ingredients.append(Ingredient("data", f"asset {read['asset']}", "deleted", reason))
+            reason = "its IO manager keeps no versions: which one was read is unknown. Store it by one that does."
+            ingredients.append(Ingredient("data", f"asset {read['asset']}", "unknown", reason))
         elif not read["records"]:
             reason = "nothing keeps a version of it: a rerun cannot tell whether it is the same."
             ingredients.append(Ingredient("data", f"asset {read['asset']}", "unknown", reason, needed=False))

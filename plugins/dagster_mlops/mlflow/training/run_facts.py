@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core.asset_records import code_facts, dagster_facts, upstream_reads
+from dagster_mlops.core.asset_records import code_facts, dagster_facts, refs_read, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.run_files import CODE, STEP
@@ -90,7 +90,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
     """
     reads = upstream_reads(context)
     upstream = [record for read in reads for record in read.records]
-    refs = tuple(dict.fromkeys(record.ref for record in upstream))
+    refs = refs_read(reads)
     training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
     source = Path(inspect.getsourcefile(inspect.unwrap(training.function)) or ".")

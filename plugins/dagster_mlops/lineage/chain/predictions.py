@@ -1,0 +1,46 @@
+"""Finds a prediction by its request id in the logs of deployments."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from dagster_mlops.errors import NotFoundError
+from dagster_mlops.lineage.chain.sources import EventLog, Tools
+from dagster_mlops.provenance import Accessible, Deployment, Prediction, Ref, mask_credentials
+
+
+def prediction_logs(events: EventLog) -> list[str]:
+    """The prediction logs of every deployment that a Dagster instance knows, newest first."""
+    return list(dict.fromkeys(deployment.prediction_log for deployment, _ in events.entries(Deployment)))
+
+
+def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None = None) -> Ref:
+    """The ref of the prediction, in the first of `logs` that has it.
+
+        find_prediction("7f3c…", prediction_logs(EventLog(instance)))
+
+    Raises:
+        NotFoundError: No log has it; the message has the answer of each.
+    """
+    tools = tools or Tools()
+    answers: list[str] = []
+    for log in logs:
+        ref = Ref(Prediction.tool, Prediction.role, request_id, at=log)
+        answer = tools.ask(ref)
+        if isinstance(answer, Accessible):
+            return ref
+        answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
+    if not answers:
+        raise NotFoundError(
+            f"there is no prediction log to search for {request_id!r}: no deployment is on record in the Dagster "
+            "instance. Name the log with --log DIR or DAGSTER_MLOPS_PREDICTION_LOG."
+        )
+    searched = mask_credentials("".join(answers))
+    raise NotFoundError(
+        f"no prediction has the request id {request_id!r}. Searched {len(answers)} prediction log(s):{searched}\n"
+        "Check the id (the X-Request-ID header of the answer), or name another log with --log DIR."
+    )
+
+
+def _rows(log: str) -> str:
+    rows = [file.read_bytes().count(b"\n") for file in Path(log).glob("**/*.jsonl") if file.is_file()]
+    return f"{sum(rows):,} rows in {len(rows)} files" if rows else "no rows here"
