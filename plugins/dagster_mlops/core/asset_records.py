@@ -57,8 +57,8 @@ def misspelt(context: AnyContext, key: dg.AssetKey) -> str:
         return ""
     names = [each.to_user_string() for each in assets]
     close = difflib.get_close_matches(key.to_user_string(), names, n=3)
-    there = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(names)[:9])}."
-    return f"No asset has the key {key.to_user_string()}. {there}"
+    candidates = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(names)[:9])}."
+    return f"No asset has the key {key.to_user_string()}. {candidates}"
 
 
 def latest_event(

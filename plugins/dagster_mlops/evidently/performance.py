@@ -94,8 +94,8 @@ class Measurement:
         target, prediction = self.target, self.prediction
         absent = [name for name in (target, prediction) if name not in frame.columns]
         if absent:
-            there = ", ".join(map(str, frame.columns[:30]))
-            raise MonitoringError(f"{whose} has no column {', '.join(map(repr, absent))}; it has {there}.")
+            columns_there = ", ".join(map(str, frame.columns[:30]))
+            raise MonitoringError(f"{whose} has no column {', '.join(map(repr, absent))}; it has {columns_there}.")
         normal = normalise(frame, [target, prediction])
         data: Any = normal.data.copy()
         if self.task == "classification" and normal.kinds[target] == "category":

@@ -167,8 +167,8 @@ def _lost(name: str, current: Frame, reference: Frame, most: float) -> Score | N
     verdict = f"{current_share:.0%} missing or malformed, {reference_share:.0%} in the reference"
     # Fewer than before is a change that a model may not know, and no fault.
     change = abs(current_share - reference_share)
-    lost = current_share > reference_share
-    return Score(name, verdict, drifted=True, broken=lost, score=change, threshold=most, method=_LOST)
+    is_more = current_share > reference_share
+    return Score(name, verdict, drifted=True, broken=is_more, score=change, threshold=most, method=_LOST)
 
 
 def _within_reach(reference: Frame, current: Frame) -> tuple[Frame, Frame]:
