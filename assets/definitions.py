@@ -27,6 +27,7 @@ from assets.training import (
     validation_rows,
 )
 from dagster_mlops.bentoml import deployment_health_sensor
+from dagster_mlops.core import validate_asset_names
 from dagster_mlops.dvc import dvc_io_manager
 from dagster_mlops.k8s import mlops_executor
 from dagster_mlops.mlflow import close_orphan_runs_sensor
@@ -116,44 +117,46 @@ automation = dg.AutomationConditionSensorDefinition(
     "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
 )
 
-defs = dg.Definitions(
-    assets=[
-        flights,
-        weather,
-        planes,
-        airports,
-        carrier_punctuality,
-        route_punctuality,
-        origin_congestion,
-        origin_weather,
-        plane_attributes,
-        *feature_views,
-        training_entities,
-        training_set,
-        validation_rows,
-        arrival_delay_model,
-        arrival_delay_evaluation,
-        golden_set,
-        reference,
-        champion,
-        champion_reference,
-        champion_reproduction,
-        bento,
-        deployment,
-        traffic,
-        predictions,
-    ],
-    asset_checks=[*flight_checks, *training_checks, *model_checks, *serving_checks, *monitoring_checks],
-    jobs=jobs,
-    schedules=[retrain_weekly, reproduce_weekly],
-    sensors=[
-        next_month,
-        static_tables,
-        automation,
-        close_orphan_runs_sensor(),
-        deployment_health_sensor(deployment=deployment),
-    ],
-    resources={**deployed_resources(), "dvc_io_manager": dvc_io_manager},
-    # Step processes are forked from one that has imported what costs most.
-    executor=mlops_executor(preload_modules=["pandas", "sklearn.ensemble", "dagster", "assets.definitions"]),
+defs = validate_asset_names(
+    dg.Definitions(
+        assets=[
+            flights,
+            weather,
+            planes,
+            airports,
+            carrier_punctuality,
+            route_punctuality,
+            origin_congestion,
+            origin_weather,
+            plane_attributes,
+            *feature_views,
+            training_entities,
+            training_set,
+            validation_rows,
+            arrival_delay_model,
+            arrival_delay_evaluation,
+            golden_set,
+            reference,
+            champion,
+            champion_reference,
+            champion_reproduction,
+            bento,
+            deployment,
+            traffic,
+            predictions,
+        ],
+        asset_checks=[*flight_checks, *training_checks, *model_checks, *serving_checks, *monitoring_checks],
+        jobs=jobs,
+        schedules=[retrain_weekly, reproduce_weekly],
+        sensors=[
+            next_month,
+            static_tables,
+            automation,
+            close_orphan_runs_sensor(),
+            deployment_health_sensor(deployment=deployment),
+        ],
+        resources={**deployed_resources(), "dvc_io_manager": dvc_io_manager},
+        # Step processes are forked from one that has imported what costs most.
+        executor=mlops_executor(preload_modules=["pandas", "sklearn.ensemble", "dagster", "assets.definitions"]),
+    )
 )

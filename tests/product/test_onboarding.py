@@ -1,5 +1,6 @@
 """What a first day runs into: misspelt names, tools that are missing, files that nobody asked for."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,12 +11,14 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.bentoml import BentomlResource, bento_asset
+from dagster_mlops.core import validate_asset_names
 from dagster_mlops.core.code_state import code_state
 from dagster_mlops.errors import DagsterMlopsError
-from dagster_mlops.evidently import EvidentlyResource
+from dagster_mlops.evaluation import evaluation_checks
+from dagster_mlops.evidently import EvidentlyResource, drift_check
 from dagster_mlops.lineage.reproduction import environment
 from dagster_mlops.lineage.reproduction.recipe import _environment
-from dagster_mlops.mlflow import MlflowResource, promotion_asset
+from dagster_mlops.mlflow import MlflowResource, metric_checks, promotion_asset
 from dagster_mlops.provenance import TrainingRun
 from tests.support import known_warnings
 
@@ -54,6 +57,43 @@ def test_an_asset_that_is_only_not_made_yet_is_no_misspelling():
     )
     [error] = [e.step_failure_data.error.to_string() for e in result.all_events if e.is_step_failure]  # pyright: ignore[reportOptionalMemberAccess]
     assert "Did you mean" not in error and "Materialize a training_asset" in error
+
+
+@dg.asset(deps=[dg.AssetKey(["lake", "flights"])])
+def forecast() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"assets": [MISSPELT["promotion"]]}, "rain_modell, which asset champion names. Did you mean rain_model?"),
+        ({"assets": [MISSPELT["bento"]]}, "rain_modle, which asset bento names. Did you mean rain_model?"),
+        (
+            {"asset_checks": metric_checks(asset="rainmodel", bounds={"auc": 0.7})},
+            "rainmodel, which check metric_auc names",
+        ),
+        (
+            {"asset_checks": evaluation_checks(evaluation="rain", bounds={"auc": 0.7})},
+            "rain, which check metric_auc names",
+        ),
+        (
+            {"asset_checks": [drift_check(asset="rain_model", reference="rain_feature")]},
+            "rain_feature, which check drift",
+        ),
+        ({"assets": [forecast]}, "lake/flights, which asset forecast names."),
+    ],
+)
+def test_definitions_that_name_an_asset_that_is_not_there_are_refused_when_they_load(wrong, says):
+    assets = [rain_model, rain_features, *wrong.get("assets", ())]
+    defs = dg.Definitions(assets=assets, asset_checks=wrong.get("asset_checks", ()))
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=re.escape(says)):
+        validate_asset_names(defs)
+
+
+def test_assets_of_other_code_locations_are_named_or_declared():
+    assets = [rain_model, rain_features, forecast]
+    assert validate_asset_names(dg.Definitions(assets=assets), elsewhere=["lake/flights"]).assets
+    assert validate_asset_names(dg.Definitions(assets=[*assets, dg.AssetSpec(dg.AssetKey(["lake", "flights"]))])).assets
 
 
 def test_what_is_kept_by_default_is_in_one_folder_that_git_ignores(tmp_path, monkeypatch):

@@ -90,7 +90,10 @@ print(sorted(cls.__name__ for cls in classes if "__dataclass_params__" in vars(c
     modules, dataclasses = done.stdout.splitlines()
     assert modules == "[]", done.stdout + done.stderr
     # What the Feast repository is described with, and tables of remedies.
-    assert dataclasses == "['Advice', 'Definition', 'Repository', 'RepositoryConfig', 'ViewDefinition']"
+    assert (
+        dataclasses
+        == "['Advice', 'Definition', 'OnDemandViewDefinition', 'Repository', 'RepositoryConfig', 'ViewDefinition']"
+    )
 
 
 @pytest.mark.parametrize(

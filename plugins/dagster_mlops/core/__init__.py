@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from dagster_mlops.core.asset_keys import AssetLike as AssetLike
     from dagster_mlops.core.asset_keys import asset_input as asset_input
     from dagster_mlops.core.asset_keys import asset_key as asset_key
+    from dagster_mlops.core.asset_names import validate_asset_names as validate_asset_names
     from dagster_mlops.core.asset_records import dagster_facts as dagster_facts
     from dagster_mlops.core.asset_records import latest_records as latest_records
     from dagster_mlops.core.asset_records import note_loaded as note_loaded

@@ -1,6 +1,5 @@
 """The records on Dagster's assets: those a step reads about its inputs, and the facts it writes about itself."""
 
-import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -8,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import dagster as dg
 
+from dagster_mlops.core.asset_names import closest
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.run_files import REPRODUCES_TAG
@@ -56,7 +56,7 @@ def misspelt(context: AnyContext, key: dg.AssetKey) -> str:
     if key in assets or context.instance.has_asset_key(key):
         return ""
     names = [each.to_user_string() for each in assets]
-    close = difflib.get_close_matches(key.to_user_string(), names, n=3)
+    close = closest(key, names)
     candidates = f"Did you mean {' or '.join(close)}?" if close else f"There are {', '.join(sorted(names)[:9])}."
     return f"No asset has the key {key.to_user_string()}. {candidates}"
 
