@@ -22,6 +22,7 @@ from assets.data import NEW_YORK, DataFrame, source_table, with_instants
 from assets.features import VIEWS, carrier_table, congestion_table, plane_table, route_table, weather_table
 from assets.training import departures, fit_and_log, model_inputs
 from resources import STATE
+from tests.benchmarks.raw_evaluation import evaluate
 from tests.benchmarks.raw_tools import Data, Features, Reports, ask, clock, served
 
 MONTHS = [f"2013-{month:02}-01" for month in range(1, 8)]
@@ -98,6 +99,7 @@ def train(
         [logged] = outputs.model_outputs
         version = mlflow.register_model(f"models:/{logged.model_id}", MODEL).version
         model = mlflow.pyfunc.load_model(f"models:/{MODEL}/{version}")
+    evaluate(model, training_set, run.info.run_id)
 
     golden = model_inputs(training_set.sample(256, random_state=7)).reset_index(drop=True)
     data.store(golden, "training/golden_set.parquet")
