@@ -1,7 +1,7 @@
 """Dagster's and MLflow's SQLite files at a fraction of their usual time, with the same tables and rows.
 
 Dagster makes a database for each instance and for each run: forty statements, and fifty files of revisions that Alembic
-loads each time, 0.2 s together. Here each file starts as a copy of one that Dagster has made in a folder of its own.
+loads each time, 0.2 s together. MLflow's takes 0.6 s. Here each starts as a copy of one that the tool itself has made.
 And nobody waits for the disk: a commit outlives the death of its process, which is what the tests try, but not that of
 the machine.
 """
@@ -9,6 +9,8 @@ the machine.
 import contextlib
 import functools
 import os
+import sqlite3
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -20,17 +22,21 @@ from dagster._core.instance import DagsterInstance
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, create_engine, event, inspect
 
 RUN = "a run"  # any name that is not taken
 PLACES = {
     "runs": "history/runs.db", "index": "history/runs/index.db", "run": f"history/runs/{RUN}.db",
     "schedules": "schedules/schedules.db",
 }  # fmt: skip
+_INSTALLED = "dagster_mlops_quick_databases"
 
 
 def install() -> None:
     """From now on, in this process and its forks."""
+    if hasattr(ScriptDirectory, _INSTALLED):  # by the process that this one is a fork of
+        return
+    setattr(ScriptDirectory, _INSTALLED, True)
     revisions: dict[str, ScriptDirectory] = {}
     from_config: Callable[..., ScriptDirectory] = ScriptDirectory.from_config
 
@@ -59,6 +65,31 @@ def install() -> None:
 
     SqliteEventLogStorage.__init__ = with_index
     SqliteEventLogStorage._initdb = with_tables
+    if mlflow := sys.modules.get("mlflow.store.db.utils"):  # or its import would cost more than it spares
+        mlflow._initialize_tables = _from_template(mlflow._initialize_tables)
+
+
+def _from_template(initialize: Callable[[Engine], None]) -> Callable[[Engine], None]:
+    """MLflow's function that makes the tables of a database, as a copy of what it has made once."""
+    template = sqlite3.connect(":memory:", check_same_thread=False)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = create_engine(f"sqlite:///{folder}/mlflow.db")
+        initialize(engine)
+        engine.dispose()
+        with contextlib.closing(sqlite3.connect(f"{folder}/mlflow.db")) as made:
+            made.backup(template)
+    turn = threading.Lock()
+
+    @functools.wraps(initialize)
+    def from_template(engine: Engine) -> None:
+        if engine.dialect.name != "sqlite" or inspect(engine).get_table_names():
+            initialize(engine)
+            return
+        connection: Any = engine.raw_connection()
+        with turn, contextlib.closing(connection):
+            template.backup(connection.driver_connection)
+
+    return from_template
 
 
 def _templates() -> dict[str, bytes]:
