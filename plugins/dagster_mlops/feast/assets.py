@@ -19,14 +19,14 @@ from dagster_mlops.feast.metadata_keys import KEPT_NEWER, LAST_EVENT, ONLINE_WRI
 from dagster_mlops.feast.repository import definitions, registry
 from dagster_mlops.feast.repository.definitions import Definition, OnDemandViewDefinition, ViewDefinition
 from dagster_mlops.feast.repository.load import load_repository, read_config
-from dagster_mlops.feast.repository.names import op_name, refuse_equal_keys
+from dagster_mlops.feast.repository.names import prefixed, refuse_equal
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import FeatureView
 
 if TYPE_CHECKING:
     from dagster_mlops.feast.offline.source import Window, WindowFacts
 
-_INCLUDE = ("sources", "label_views", "on_demand_views", "services")
+_INCLUDE = ("sources", "label_views", "on_demand_views", "services", "saved_datasets")
 _PLOTTED = 8  # features whose five numbers the UI plots over time; the table has all features
 
 
@@ -80,7 +80,7 @@ def feature_view_assets(
         raise FeatureError(
             f"feature views are materialized by event time, and {type(partitions_def).__name__} has no time windows."
         )
-    repository = load_repository(repo, kinds=["views", "on_demand_views"])
+    repository = load_repository(repo, kinds=["views", "stored_views"])
     views_by_name = definitions.loaded_views(repository)
     unknown = sorted({*(views or ()), *(deps or {})} - set(views_by_name))
     if unknown:
@@ -91,18 +91,13 @@ def feature_view_assets(
     default_spec = partial(definitions.get_asset_spec, project=repository.project)
     policy = backfill_policy or (dg.BackfillPolicy.single_run() if partitions_def else None)
     selected_views = {name: views_by_name[name] for name in views or views_by_name}
-    for view in selected_views.values():
+    specs: dict[str, dg.AssetSpec] = {}
+    for name, view in selected_views.items():
         definitions.refuse_uncomputable(view, repository)
-    specs = {name: (get_asset_spec or default_spec)(view) for name, view in selected_views.items()}
-    specs = {
-        name: spec.replace_attributes(
-            key=spec.key.with_prefix(key_prefix or ()),
-            group_name=group_name or spec.group_name,
-            partitions_def=partitions_def,
-        )
-        for name, spec in specs.items()
-    }
-    refuse_equal_keys((f"feature view {name!r}", spec.key) for name, spec in specs.items())
+        spec = (get_asset_spec or default_spec)(view)
+        key, group = prefixed(spec.key, key_prefix), group_name or spec.group_name
+        specs[name] = spec.replace_attributes(key=key, group_name=group, partitions_def=partitions_def)
+    refuse_equal((f"feature view {name!r}", spec.key.to_python_identifier()) for name, spec in specs.items())
 
     def upstream(name: str, spec: dg.AssetSpec) -> list[Any]:
         view = selected_views[name]
@@ -125,7 +120,7 @@ def feature_view_assets(
 def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, Any]) -> dg.AssetsDefinition:
     [spec], step_options = specs_with_options([spec], options)
 
-    @dg.multi_asset(**step_options, name=op_name(spec.key), specs=[spec])
+    @dg.multi_asset(**step_options, name=spec.key.to_python_identifier(), specs=[spec])
     @with_signature
     def load_feature_view(context: dg.AssetExecutionContext, feast: FeastResource) -> dg.MaterializeResult:
         # For steps, not for code locations.
@@ -228,8 +223,8 @@ def feature_repository_defs(
         sources: Your assets that write data sources, by the name of the source. The other sources become specs.
         views: Names of feature views to materialize; all by default.
         deps: Further upstream assets, by the name of the feature view.
-        include: Kinds of specs: ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``entities``. By
-            default all but the entities, which have no data.
+        include: Kinds of specs: ``sources``, ``label_views``, ``on_demand_views``, ``services``, ``saved_datasets``,
+            ``entities``, ``permissions``, ``projects``. By default all but the last three, which have no data.
         freshness: Use a view's ttl as its freshness policy. False for a replay of the past.
         partitions_def: As in :func:`feature_view_assets`.
         get_asset_spec: Function from a definition to its spec; by default
@@ -248,7 +243,10 @@ def feature_repository_defs(
         "label_views": [view for view in repository.views if view.kind == "label"],
         "on_demand_views": [view for view in repository.on_demand_views if view not in loaded],
         "services": repository.services,
+        "saved_datasets": repository.saved_datasets,
         "entities": repository.entities,
+        "permissions": repository.permissions,
+        "projects": repository.projects,
     }
     if unknown := sorted(set(include) - set(parts)):
         raise FeatureError(f"include= accepts {', '.join(parts)}, not {', '.join(unknown)}.")
@@ -260,9 +258,7 @@ def feature_repository_defs(
 
     def translate(thing: Definition) -> dg.AssetSpec:
         spec = (get_asset_spec or default_spec)(thing)
-        spec = spec.replace_attributes(
-            key=spec.key.with_prefix(key_prefix or ()), group_name=group_name or spec.group_name
-        )
+        spec = spec.replace_attributes(key=prefixed(spec.key, key_prefix), group_name=group_name or spec.group_name)
         if freshness and not spec.freshness_policy and isinstance(thing, ViewDefinition) and thing.kind != "label":
             spec = spec.replace_attributes(freshness_policy=definitions.ttl_freshness_policy(thing))
         return spec
@@ -272,6 +268,7 @@ def feature_repository_defs(
     source_keys |= {name: asset_key(asset) for name, asset in (sources or {}).items()}
     shown_views = [*loaded, *external["label_views"], *external["on_demand_views"]]
     view_keys = {view.name: translate(view).key for view in shown_views}
+    service_keys = {service.name: translate(service).key for service in external["services"]}
 
     def linked(thing: Definition) -> dg.AssetSpec:
         """The spec with those upstream assets that are shown."""
@@ -282,6 +279,9 @@ def feature_repository_defs(
             parents = [*map(view_keys.get, thing.views), *map(source_keys.get, thing.requests)]
         elif isinstance(thing, definitions.ServiceDefinition):
             parents = [view_keys.get(name) for name in thing.features]
+        elif isinstance(thing, definitions.SavedDatasetDefinition):
+            views_of = [view_keys.get(feature.partition(":")[0]) for feature in thing.features]
+            parents = [service_keys.get(thing.service), *([] if thing.service else views_of)]
         spec = translate(thing)
         return spec.replace_attributes(deps=[*spec.deps, *filter(None, dict.fromkeys(parents))])
 
@@ -290,8 +290,8 @@ def feature_repository_defs(
     )
     external_things = [thing for things in external.values() for thing in things]
     specs = [linked(thing) for thing in external_things]
-    keys = [(thing, translate(thing).key) for thing in [*loaded, *external_things]]
-    refuse_equal_keys((f"{definitions.noun(thing)} {thing.name!r}", key) for thing, key in keys)
+    keys = [(thing, translate(thing).key.to_user_string()) for thing in [*loaded, *external_things]]
+    refuse_equal((f"{definitions.noun(thing)} {thing.name!r}", key) for thing, key in keys)
     return dg.Definitions(
         assets=[*executed, *specs],
         resources={"feast": resource or FeastResource(repo=str(repo))},

@@ -16,6 +16,7 @@ from dagster_mlops.feast.component_fields import FreshnessCheck, ParityCheck, Pu
 from dagster_mlops.feast.pushes import push_asset
 from dagster_mlops.feast.repository.definitions import Definition, Repository, get_asset_spec
 from dagster_mlops.feast.repository.load import load_repository
+from dagster_mlops.feast.repository.names import prefixed
 from dagster_mlops.feast.resource import FeastResource
 
 
@@ -61,9 +62,20 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         description="Include sources, label and on-demand views and services, and use the ttl as freshness policy.",
     )
     sources: Mapping[str, str] | None = Field(default=None, description="With lineage: the asset that writes a source.")
-    include: Sequence[Literal["sources", "label_views", "on_demand_views", "services", "entities"]] = Field(
-        default=("sources", "label_views", "on_demand_views", "services"),
-        description="With lineage: kinds shown beside the views; all but entities by default.",
+    include: Sequence[
+        Literal[
+            "sources",
+            "label_views",
+            "on_demand_views",
+            "services",
+            "saved_datasets",
+            "entities",
+            "permissions",
+            "projects",
+        ]
+    ] = Field(
+        default=("sources", "label_views", "on_demand_views", "services", "saved_datasets"),
+        description="With lineage: kinds shown beside the views; by default all but the last three, without data.",
     )
     freshness: bool = Field(default=True, description="With lineage: a view's ttl is its freshness policy.")
     offline_store: dict[str, Any] | None = Field(
@@ -100,7 +112,7 @@ class FeatureRepositoryComponent(YamlFields, dg.Component):
         )
         assets = [*(graph.assets or ())]
         keys = {
-            view.name: self.get_asset_spec(view, repository.project).key.with_prefix(self.key_prefix or ())
+            view.name: prefixed(self.get_asset_spec(view, repository.project).key, self.key_prefix)
             for view in repository.views
         }
         views = {asset.key: asset for asset in assets if isinstance(asset, dg.AssetsDefinition)}

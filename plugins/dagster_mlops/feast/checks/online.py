@@ -16,7 +16,6 @@ from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline.retrieval import is_on_demand, is_stored
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.repository.load import read_config
-from dagster_mlops.feast.repository.names import op_name
 from dagster_mlops.feast.resource import FeastResource
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def feature_freshness_checks(
         judges=judges,
         evidence=lambda context: context.resources.feast.store(),
         blocking=blocking,
-        name=f"{op_name(key)}_freshness",
+        name=f"{key.to_python_identifier()}_freshness",
         required_resource_keys=["feast"],
         options=check_options,
     )

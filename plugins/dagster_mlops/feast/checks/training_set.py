@@ -18,7 +18,6 @@ from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pa
 from dagster_mlops.feast.metadata_keys import NULL_SHARES
 from dagster_mlops.feast.offline.retrieval import types_in
-from dagster_mlops.feast.repository.names import op_name
 from dagster_mlops.feast.repository.registry import feature_service
 from dagster_mlops.provenance import TrainingSet
 
@@ -97,7 +96,7 @@ def training_set_checks(
         judges=judges,
         evidence=lambda context: _TrainingSetData(context, key, feature_service or "", timestamp_column, sample, seed),
         blocking=blocking,
-        name=f"{op_name(key)}_checks",
+        name=f"{key.to_python_identifier()}_checks",
         required_resource_keys=["feast"] if feature_service else (),
         options=check_options,
     )

@@ -8,7 +8,10 @@ if TYPE_CHECKING:
     from dagster_mlops.feast.repository.definitions import Definition as Definition
     from dagster_mlops.feast.repository.definitions import EntityDefinition as EntityDefinition
     from dagster_mlops.feast.repository.definitions import OnDemandViewDefinition as OnDemandViewDefinition
+    from dagster_mlops.feast.repository.definitions import PermissionDefinition as PermissionDefinition
+    from dagster_mlops.feast.repository.definitions import ProjectDefinition as ProjectDefinition
     from dagster_mlops.feast.repository.definitions import Repository as Repository
+    from dagster_mlops.feast.repository.definitions import SavedDatasetDefinition as SavedDatasetDefinition
     from dagster_mlops.feast.repository.definitions import ServiceDefinition as ServiceDefinition
     from dagster_mlops.feast.repository.definitions import SourceDefinition as SourceDefinition
     from dagster_mlops.feast.repository.definitions import ViewDefinition as ViewDefinition

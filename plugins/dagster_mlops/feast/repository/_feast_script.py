@@ -1,6 +1,7 @@
 """Tasks of Feast in a process of their own, because it is slow to import and runs the user's files."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
     from feast.repo_operations import parse_repo
 
     config = load_repo_config(repo, repo / "feature_store.yaml")
-    contents = _registered(config) if registry_only else parse_repo(repo)
+    contents, saved_datasets = _registered(config) if registry_only else (parse_repo(repo), [])
     # Feast adds a dummy entity to a view without entities, which no repository defines.
-    entities = {entity.name: entity for entity in contents.entities if not entity.name.startswith("__")}
-    join_keys = {name: (entity.join_key, entity.value_type.name.lower()) for name, entity in entities.items()}
+    entities = _distinct(entity for entity in contents.entities if not entity.name.startswith("__"))
+    join_keys = {entity.name: (entity.join_key, entity.value_type.name.lower()) for entity in entities}
+    sources = sorted(_distinct(contents.data_sources), key=lambda source: source.name)
     return {
         "project": config.project,
         "views": [
@@ -23,20 +25,33 @@ def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
             *(_view(view, "label", join_keys) for view in contents.label_views),
         ],
         "on_demand_views": [_on_demand_view(view, join_keys) for view in contents.on_demand_feature_views],
-        "sources": [_source(source) for source in sorted(contents.data_sources, key=lambda source: source.name)],
-        "services": [_service(service) for service in contents.feature_services],
-        "entities": [_entity(entity) for entity in entities.values()],
+        "sources": [_source(source) for source in sources],
+        "services": [_service(service) for service in _distinct(contents.feature_services)],
+        "entities": [_entity(entity) for entity in entities],
+        "permissions": [_permission(permission) for permission in contents.permissions],
+        "projects": [_about(project) for project in _distinct(contents.projects)],
+        "saved_datasets": [_saved_dataset(saved) for saved in saved_datasets],
     }
 
 
-def _registered(config: Any) -> Any:
+def _distinct(things: Iterable[Any]) -> list[Any]:
+    """The definitions without those that equal another one, which Feast applies as one."""
+    distinct: list[Any] = []
+    for thing in things:
+        if not any(type(thing) is type(other) and thing == other for other in distinct):
+            distinct.append(thing)
+    return distinct
+
+
+def _registered(config: Any) -> tuple[Any, list[Any]]:
     """The registry's contents, without code of transformations, which may import packages that are not installed."""
     from feast import FeatureStore
     from feast.repo_contents import RepoContents
 
     registry, project = FeatureStore(config=config).registry, config.project
-    return RepoContents(
-        projects=[],
+    saved = registry.list_saved_datasets(project)
+    contents = RepoContents(
+        projects=[found for found in registry.list_projects() if found.name == project],
         data_sources=registry.list_data_sources(project),
         feature_views=registry.list_feature_views(project, skip_udf=True),
         on_demand_feature_views=registry.list_on_demand_feature_views(project, skip_udf=True),
@@ -44,15 +59,16 @@ def _registered(config: Any) -> Any:
         label_views=registry.list_label_views(project),
         entities=registry.list_entities(project),
         feature_services=registry.list_feature_services(project),
-        permissions=[],
+        permissions=registry.list_permissions(project),
     )
+    return contents, [dataset for dataset in saved if not dataset.name.startswith("dagster_mlops/")]
 
 
 def _about(thing: Any) -> dict[str, Any]:
     return {
         "name": thing.name,
-        "description": thing.description,
-        "owner": thing.owner,
+        "description": getattr(thing, "description", ""),
+        "owner": getattr(thing, "owner", ""),
         "tags": {str(key): str(value) for key, value in (thing.tags or {}).items()},
     }
 
@@ -112,6 +128,30 @@ def _service(service: Any) -> dict[str, Any]:
 
 def _entity(entity: Any) -> dict[str, Any]:
     return {**_about(entity), "join_key": entity.join_key, "type": entity.value_type.name.lower()}
+
+
+def _permission(permission: Any) -> dict[str, Any]:
+    policy = permission.policy
+    return {
+        **_about(permission),
+        "types": sorted(kind.__name__ for kind in permission.types),
+        "name_patterns": [str(pattern) for pattern in permission.name_patterns],
+        "required_tags": {str(key): str(value) for key, value in (permission.required_tags or {}).items()},
+        "actions": [action.value for action in permission.actions],
+        "policy": type(policy).__name__,
+        "holders": {key: list(value) for key, value in vars(policy).items() if isinstance(value, list | tuple)},
+    }
+
+
+def _saved_dataset(saved: Any) -> dict[str, Any]:
+    source = saved.storage.to_data_source()
+    return {
+        **_about(saved),
+        "path": str(getattr(source, "path", "") or getattr(source, "table", "") or ""),
+        "service": saved.feature_service_name or "",
+        "features": list(saved.features),
+        "join_keys": list(saved.join_keys),
+    }
 
 
 def hashes() -> dict[str, str]:

@@ -92,8 +92,39 @@ class EntityDefinition(Definition):
 
 
 @lazy_dataclass(frozen=True)
+class PermissionDefinition(Definition):
+    """A permission: the `actions` that the `holders` of its `policy` may do with which definitions.
+
+    They are of one of `types`, have a name that matches one of `name_patterns`, if any, and the `required_tags`.
+    `holders` are lists by kind, such as roles.
+    """
+
+    types: Sequence[str]
+    name_patterns: Sequence[str]
+    required_tags: Mapping[str, str]
+    actions: Sequence[str]
+    policy: str
+    holders: Mapping[str, Sequence[str]]
+
+
+@lazy_dataclass(frozen=True)
+class ProjectDefinition(Definition):
+    """The project of the definitions."""
+
+
+@lazy_dataclass(frozen=True)
+class SavedDatasetDefinition(Definition):
+    """A saved dataset of the registry: where it is, and the feature `service` or `features` that it was made of."""
+
+    path: str
+    service: str
+    features: Sequence[str]
+    join_keys: Sequence[str]
+
+
+@lazy_dataclass(frozen=True)
 class Repository:
-    """The definitions of a Feast repository."""
+    """The definitions of a Feast repository; saved datasets only where they are read from the registry."""
 
     path: Path
     project: str
@@ -102,12 +133,35 @@ class Repository:
     sources: Sequence[SourceDefinition]
     services: Sequence[ServiceDefinition]
     entities: Sequence[EntityDefinition]
+    permissions: Sequence[PermissionDefinition]
+    projects: Sequence[ProjectDefinition]
+    saved_datasets: Sequence[SavedDatasetDefinition]
 
 
 def loaded_views(repository: Repository) -> dict[str, ViewDefinition | OnDemandViewDefinition]:
     """The views that Feast loads into the online store, by name: all but labels, and stored on-demand views."""
     stored = [view for view in repository.on_demand_views if view.stored]
     return {view.name: view for view in [*(view for view in repository.views if view.kind != "label"), *stored]}
+
+
+def refuse_repeated_names(repository: Repository) -> None:
+    """Refuse names that are defined more than once, by what Feast itself refuses or would overwrite silently.
+
+    Views of all kinds share their names, and so do sources, whatever the case of the letters.
+
+    Raises:
+        FeatureError: Names the definitions.
+    """
+    kinds = [[*repository.views, *repository.on_demand_views], repository.sources]
+    for things in [*kinds, repository.entities, repository.services]:
+        owners: dict[str, Definition] = {}
+        for thing in things:
+            key = thing.name.lower() if things in kinds else thing.name
+            if (other := owners.setdefault(key, thing)) is not thing:
+                raise FeatureError(
+                    f"{repository.path} defines two things of one name: {noun(other)} {other.name!r} and {noun(thing)} "
+                    f"{thing.name!r}. Rename one of them, or leave its file out by .feastignore."
+                )
 
 
 def refuse_uncomputable(view: Definition, repository: Repository) -> None:
@@ -139,7 +193,8 @@ def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
     """The spec, without upstream assets, of any definition of a Feast repository.
 
     A view's key is its name. The others have a prefix (``sources/NAME``, ``feature_services/NAME``,
-    ``entities/NAME``), because in Feast a source or a service may have the same name as a view.
+    ``saved_datasets/NAME``, ``entities/NAME``, ``permissions/NAME``, ``projects/NAME``), because in Feast a source or a
+    service may have the same name as a view.
     """
     if isinstance(thing, ViewDefinition):
         return feature_view_spec(thing, project)
@@ -160,6 +215,14 @@ def get_asset_spec(thing: Definition, project: str) -> dg.AssetSpec:
     if isinstance(thing, ServiceDefinition):
         names = [{"feature view": view, "features": ", ".join(f)} for view, f in thing.features.items()]
         return _spec(thing, project, "Feature service", ["feature_services"], table(FEATURES, names))
+    if isinstance(thing, SavedDatasetDefinition):
+        saved = {"feast/source": mask_credentials(thing.path), FEATURES: list(thing.features)}
+        return _spec(thing, project, "Saved dataset", ["saved_datasets"], saved)
+    if isinstance(thing, PermissionDefinition):
+        facts = {name: value for name, value in vars(thing).items() if name not in Definition.__annotations__}
+        return _spec(thing, project, "Permission", ["permissions"], {"feast/permission": facts})
+    if isinstance(thing, ProjectDefinition):
+        return _spec(thing, project, "Project", ["projects"], {})
     assert isinstance(thing, EntityDefinition)
     return _spec(thing, project, "Entity", ["entities"], {"feast/join_key": thing.join_key, "feast/type": thing.type})
 
@@ -175,6 +238,8 @@ def feature_view_spec(view: ViewDefinition, project: str) -> dg.AssetSpec:
         "feast/ttl": str(timedelta(seconds=view.ttl_seconds)) if view.ttl_seconds else "unlimited",
         "feast/online": view.online,
     }
+    if not view.features:
+        facts["feast/schema"] = "None is defined: Feast infers it from the source's columns when it applies the view."
     name = {"batch": "Feature view", "stream": "Stream feature view", "label": "Label view"}[view.kind]
     return _spec(view, project, name, [], facts)
 
@@ -192,16 +257,20 @@ def noun(thing: Definition) -> str:
     """The kind of a definition in words, such as ``feature view``."""
     nouns = {ViewDefinition: "feature view", OnDemandViewDefinition: "on-demand feature view"}
     nouns |= {SourceDefinition: "source", ServiceDefinition: "feature service", EntityDefinition: "entity"}
+    nouns |= {SavedDatasetDefinition: "saved dataset", PermissionDefinition: "permission", ProjectDefinition: "project"}
     return nouns[type(thing)]
 
 
 def _spec(thing: Definition, project: str, noun: str, prefix: Sequence[str], facts: Mapping[str, Any]) -> dg.AssetSpec:
+    key = asset_name(thing.name)  # a source without a name has its path as name
+    original = {"feast/name": mask_credentials(thing.name)} if key != thing.name else {}
+    tags = {"feast/tags": dict(thing.tags)} if thing.tags else {}
     return dg.AssetSpec(
-        key=[*prefix, asset_name(thing.name)],  # a source without a name has its path as name
+        key=[*prefix, key],
         description=thing.description or f"{noun} `{thing.name}` of Feast project `{project}`.",
         owners=_owners(thing.owner),
         tags={f"feast/{k}": v for k, v in thing.tags.items() if _TAG_VALUE.fullmatch(v) and _TAG_VALUE.fullmatch(k)},
-        metadata={"feast/project": project, **facts, **({"feast/tags": dict(thing.tags)} if thing.tags else {})},
+        metadata={"feast/project": project, **facts, **tags, **original},
         kinds={"feast"},
     )
 

@@ -30,6 +30,9 @@ _KINDS = {
     "sources": definitions.SourceDefinition,
     "services": definitions.ServiceDefinition,
     "entities": definitions.EntityDefinition,
+    "permissions": definitions.PermissionDefinition,
+    "projects": definitions.ProjectDefinition,
+    "saved_datasets": definitions.SavedDatasetDefinition,
 }
 _REFRESHED = "refreshed"  # file with the time of the last refresh
 _LOGGED = r"(DEBUG|INFO|WARNING):\w"
@@ -47,10 +50,11 @@ def load_repository(repo: str | Path, *, timeout: float = 180, kinds: Collection
     environment variables they name and Feast's version, so that only a change costs more than a few milliseconds.
 
     For a ``feature_store.yaml`` without definitions beside it, the registry that it names is read instead, and read
-    anew only by :func:`refresh_repository`. Definitions of kinds other than `kinds` are left out.
+    anew only by :func:`refresh_repository`. Definitions of kinds other than `kinds` are left out; ``stored_views`` are
+    the on-demand views that are stored online.
 
     Raises:
-        FeatureError: `repo` is not a Feast repository, or Feast cannot read it.
+        FeatureError: `repo` is not a Feast repository, Feast cannot read it, or it defines one name twice.
         MissingExtraError: Feast is not installed.
     """
     path = read_config(repo).path
@@ -62,8 +66,17 @@ def load_repository(repo: str | Path, *, timeout: float = 180, kinds: Collection
         timeout=timeout,
         error=FeatureError,
     )
-    things = {kind: [_KINDS[kind](**facts) for facts in description[kind] if kind in kinds] for kind in _KINDS}
-    return Repository(path=path, project=description["project"], **things)
+    things = {
+        kind: [
+            _KINDS[kind](**facts)
+            for facts in description[kind]
+            if kind in kinds or ("stored_views" in kinds and facts.get("stored"))
+        ]
+        for kind in _KINDS
+    }
+    repository = Repository(path=path, project=description["project"], **things)
+    definitions.refuse_repeated_names(repository)
+    return repository
 
 
 def refresh_repository(repo: str | Path, *, timeout: float = 180) -> Repository:

@@ -1,8 +1,7 @@
 """Asset keys and op names for the names in a Feast repository, which may be any text."""
 
-import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
@@ -10,38 +9,40 @@ from dagster_mlops.errors import FeatureError
 
 
 def asset_name(name: str) -> str:
-    """The part of an asset key for a name in Feast: letters of any script, digits, ``_``, ``.`` and ``-`` stay.
+    """The part of an asset key for a name in Feast: ASCII letters, digits, ``_``, ``.`` and ``-`` stay.
 
-    >>> asset_name("/data/rides.parquet"), asset_name("поездки"), asset_name("🚕")
-    ('data_rides.parquet', 'поездки', 'u1f695')
+    Dagster accepts no other characters in the names that it derives from keys. A name with others than ASCII's is
+    written as in addresses of the web, in Punycode, so that two names never become one.
+
+    >>> asset_name("/data/rides.parquet"), asset_name("поездки"), asset_name("für alle")
+    ('data_rides.parquet', 'xn--d1abgfjug', 'xn--fr_alle-n2a')
     """
-    return re.sub(r"[^\w.-]+", "_", name).strip("_") or "_".join(f"u{ord(letter):x}" for letter in name)
+    text = name if name.isascii() else "xn--" + name.encode("punycode").decode()
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_") or "_"
 
 
-def refuse_equal_keys(keys: Iterable[tuple[str, dg.AssetKey]]) -> None:
-    """Refuse definitions with one asset key; `keys` are pairs of what a definition is and its key.
+def refuse_equal(names: Iterable[tuple[str, str]]) -> None:
+    """Refuse definitions with one name in Dagster; `names` are pairs of what a definition is and that name.
 
     Raises:
-        FeatureError: Names both.
+        FeatureError: Names both definitions.
     """
-    owners: dict[dg.AssetKey, str] = {}
-    for owner, key in keys:
-        if (other := owners.setdefault(key, owner)) != owner:
+    owners: dict[str, str] = {}
+    for owner, name in names:
+        if (other := owners.setdefault(name, owner)) != owner:
             raise FeatureError(
-                f"{other} and {owner} both have the asset key {key.to_user_string()}. Rename one of them, or give one "
-                "another key by get_asset_spec= (in YAML `translation: {key: …}`)."
+                f"{other} and {owner} are both {name} in Dagster. Rename one of them, or give one another key by "
+                "get_asset_spec= (in YAML `translation: {key: …}`)."
             )
 
 
-def op_name(key: dg.AssetKey) -> str:
-    """A name that Dagster accepts for the op of an asset, one for each key.
+def prefixed(key: dg.AssetKey, prefix: Sequence[str] | None) -> dg.AssetKey:
+    """The key below `prefix`; with ``_`` at its end if Dagster keeps the word for itself, such as ``type``.
 
-    >>> op_name(dg.AssetKey(["features", "origin-weather"])), op_name(dg.AssetKey("type"))
-    ('features__origin_weather', 'type_3303cb6e')
+    >>> prefixed(dg.AssetKey("type"), None).path, prefixed(dg.AssetKey("type"), ["features"]).path
+    (['type_'], ['features', 'type'])
     """
     from dagster._core.definitions.utils import DISALLOWED_NAMES  # there is no public list
 
-    name = key.to_python_identifier()
-    if re.fullmatch(r"[A-Za-z0-9_]+", name) and name not in DISALLOWED_NAMES:
-        return name
-    return f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_{hashlib.sha256(key.to_string().encode()).hexdigest()[:8]}"
+    full = key.with_prefix(prefix or ())
+    return dg.AssetKey([f"{full.path[0]}_"]) if full.to_python_identifier() in DISALLOWED_NAMES else full
