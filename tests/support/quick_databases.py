@@ -65,7 +65,8 @@ def install() -> None:
 
     SqliteEventLogStorage.__init__ = with_index
     SqliteEventLogStorage._initdb = with_tables
-    if mlflow := sys.modules.get("mlflow.store.db.utils"):  # or its import would cost more than it spares
+    mlflow: Any = sys.modules.get("mlflow.store.db.utils")
+    if mlflow:  # or its import would cost more than it spares
         mlflow._initialize_tables = _from_template(mlflow._initialize_tables)
 
 
