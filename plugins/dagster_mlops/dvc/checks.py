@@ -14,7 +14,7 @@ from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.metadata_keys import COLUMNS_CHANGED, ROWS_DELTA
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects, pointers
-from dagster_mlops.dvc.store.contents import Content, content_of
+from dagster_mlops.dvc.store.contents import Content, content_of, remote_has
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset, records_in
 
@@ -157,7 +157,7 @@ def _remote_has_object(dataset: Dataset, dvc: DvcResource, repo: Repo) -> str:
     content = _content(dataset, pointer)
     with raised_as(DatasetError, f"The remote of {dvc.root} cannot be read", Exception):
         odb = repo.cloud.get_remote_odb(remote, "status", hash_name=content.algorithm)
-        if objects.remote_has(odb, repo, dataset.md5, dataset.bytes):
+        if remote_has(odb, repo, dataset.md5, dataset.bytes):
             return ""
         return f"is not in {objects.remote_url(repo, remote)}: push it (`dvc push --all-commits`)"
 

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_records import code_facts, dagster_facts, upstream_refs
-from dagster_mlops.core.code_state import code_state
+from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.core.options import specs_with_options
 from dagster_mlops.dvc.assets import Observation, key_parts, observation, observing_step
 from dagster_mlops.dvc.io_manager import PATH_KEY
@@ -97,11 +97,15 @@ def pipeline_assets(
             dvc: DvcResource = context.resources.dvc
             if dvc.push:
                 push_unshared(dvc, {stage.address: stage for stage in project.stages})
-            with stage_runs(dvc, log=context.log.info, force=force, pull=pull, env=env) as run:
+            state: CodeState | None = None
+            with stage_runs(dvc, project, log=context.log.info, force=force, pull=pull, env=env) as run:
                 for key, stage in by_key.items():
                     if key in context.selected_asset_keys:
+                        # What stages make is not code, but each may commit, and take long.
+                        state = state or code_state(dvc.root, made=_made(project))
                         with unshared(dvc, stage) if dvc.push else nullcontext():
-                            result = _materialized(context, key, stage, run, project)
+                            result, is_unchanged = _materialized(context, key, stage, run, project, state)
+                        state = state if is_unchanged else None
                         yield result
 
         return reproduce
@@ -153,12 +157,11 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
 
 
 def _materialized(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, stage: Stage, run: Run, project: Project
-) -> dg.MaterializeResult:
+    context: dg.AssetExecutionContext, key: dg.AssetKey, stage: Stage, run: Run, project: Project, state: CodeState
+) -> tuple[dg.MaterializeResult, bool]:
+    """The materialization of a stage, and whether the stage was unchanged; `state` is that of the code before."""
     dvc: DvcResource = context.resources.dvc
     facts = dagster_facts(context, key)
-    # Before the stage runs. What this stage and others make, at the same time, is not code.
-    state = code_state(dvc.root, made=_made(project))
     kinds: dict[bool, list[str]] = {True: [], False: []}
     for maker in _inputs(project, stage):
         kept_by_hand = isinstance(maker, TrackedData) or maker.frozen
@@ -166,16 +169,15 @@ def _materialized(
     result = run(stage, sources=kinds[True], makers=kinds[False])
     context.log.info(f"Stage {stage.address}: {result.outcome} in {result.seconds:.1f} s")
     rev = share(dvc, stage, result, message(f"Run {stage.address}", facts))
-    tracked = {path for item in (*project.stages, *project.data) for path in item.paths}
-    read = inputs(stage, result, str(dvc.root), tracked)
+    read = inputs(stage, result, str(dvc.root), project.tracked)
     exact = {ref.id.rpartition("@")[0] for ref in read}
     # DVC knows the stage's own inputs exactly, Dagster the other ones, such as assets that `get_asset_spec` added.
     other_refs = [ref for ref in upstream_refs(context, key) if ref.id.rpartition("@")[0] not in exact]
     facts |= code_facts(state, [*read, *other_refs])
     records = datasets(stage, result, repo=str(dvc.root), rev=rev, **facts)
-    return dg.MaterializeResult(
-        asset_key=key, data_version=data_version(result), metadata=metadata(stage, result, records, dvc.root)
-    )
+    facts = metadata(stage, result, records, dvc.root)
+    materialization = dg.MaterializeResult(asset_key=key, data_version=data_version(result), metadata=facts)
+    return materialization, result.outcome == "unchanged"
 
 
 def _made(project: Project) -> list[Path]:

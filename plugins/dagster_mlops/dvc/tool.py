@@ -10,7 +10,7 @@ from dagster_mlops.dvc.assets import observed_dataset
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects
-from dagster_mlops.dvc.store.contents import Content, cached_path, candidates
+from dagster_mlops.dvc.store.contents import Content, cached_path, candidates, remote_has
 from dagster_mlops.dvc.store.pointers import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
@@ -118,7 +118,7 @@ def _content(
         odb = odbs[0]
         if not odb.fs.exists(odb.fs.parent(odb.fs.parent(odb.path))):
             return Inaccessible(f"the DVC remote {remote} is gone{note}", record)
-        odb = next((odb for odb in odbs if objects.remote_has(odb, repo, md5, None)), None)
+        odb = next((odb for odb in odbs if remote_has(odb, repo, md5, None)), None)
         size = odb.fs.info(odb.oid_to_path(md5))["size"] if odb else None
     except Exception as error:  # noqa: BLE001 (any of a dozen storage libraries; lineage must not break on one)
         return Inaccessible(f"the DVC remote {remote} fails: {mask_credentials(str(error))}{note}", record)

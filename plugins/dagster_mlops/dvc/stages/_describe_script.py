@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.advice import causes
+from dagster_mlops.dvc.stages.shown import named_files
 
 if TYPE_CHECKING:
     from dvc.exceptions import DvcException
@@ -108,13 +109,20 @@ def _described(name: str) -> dict[str, Any]:
     # DVC reads this file where it exists: a new one changes the project, too.
     read = {(Path(file).parent / "params.yaml").as_posix() for file in files}
     read |= {_name(root, path) for path in _READ if _defines(Path(path), Path(repo.scm.root_dir).resolve())}
-    repo.close()
     description = {
         "stages": sorted(stages, key=lambda s: (s["file"], s["name"])),
         "data": sorted(data, key=lambda item: item["path"]),
         "read": sorted(read),
+        "metrics": _named(root, repo.index._metrics),
+        "plots": _named(root, repo.index._plots),
     }
+    repo.close()
     return json.loads(json.dumps(description, default=str))
+
+
+def _named(root: Path, definitions: dict[str, Any]) -> list[str]:
+    """The files that top-level metrics or plots name; `definitions` are by file."""
+    return sorted({_name(root, name) for file, entry in definitions.items() for name in named_files(file, entry)})
 
 
 def _defines(file: Path, top: Path) -> bool:

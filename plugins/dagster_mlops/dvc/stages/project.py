@@ -5,7 +5,7 @@ import json
 import os
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -100,17 +100,28 @@ class TrackedData:
 
 @dataclass(frozen=True)
 class Project:
-    """The stages and tracked data of a DVC repository."""
+    """The stages and tracked data of a DVC repository.
+
+    `metrics` and `plots` are the files that it defines beside those of stages, `read` the files that define it.
+    """
 
     root: Path
     stages: tuple[Stage, ...]
     data: tuple[TrackedData, ...]
+    metrics: tuple[str, ...] = ()
+    plots: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
 
     def makers(self, path: str) -> list[Stage | TrackedData]:
         """The stages and tracked data whose paths are the file or folder `path`, contain it, or are in it."""
         above = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
         names = [name for name in (*above, ".") if name in self._by_path] + below(self._paths, path)
         return [*{id(maker): maker for name in names for maker in self._by_path[name]}.values()]
+
+    @cached_property
+    def tracked(self) -> Set[str]:
+        """The paths of all outputs and tracked data."""
+        return self._by_path.keys()
 
     @cached_property
     def _by_path(self) -> dict[str, list[Stage | TrackedData]]:

@@ -15,13 +15,14 @@ import dagster as dg
 import yaml
 
 from dagster_mlops.core.child import ChildError, child_session, last_line
-from dagster_mlops.core.git import git
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.stages.project import Stage
+from dagster_mlops.dvc.stages.project import Project, Stage
 from dagster_mlops.dvc.store import objects, pointers, remotes
 from dagster_mlops.dvc.store.contents import Content
+from dagster_mlops.dvc.store.cut_off import parse_yaml
 from dagster_mlops.dvc.store.git_commit import Edit
+from dagster_mlops.dvc.store.git_commit import run as git_output
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 
@@ -61,6 +62,7 @@ Run = Callable[..., StageRun]
 @contextmanager
 def stage_runs(
     dvc: DvcResource,
+    project: Project,
     *,
     log: Callable[[str], Any],
     force: bool = False,
@@ -77,6 +79,7 @@ def stage_runs(
 
     Args:
         dvc: Repository.
+        project: Project in it.
         log: Function for the lines that DVC and the command print, called at most once a second.
         force: Whether to execute even if nothing changed.
         pull: Whether to fetch inputs and recorded outputs that the workspace lacks from cache and remote.
@@ -101,6 +104,9 @@ def stage_runs(
         "lock_timeout": dvc.lock_timeout,
         "force": force,
         "pull": pull,
+        "push": dvc.push,
+        "remote": dvc.remote,
+        **{name: getattr(project, name) for name in ("read", "metrics", "plots")},
     }
     with child_session(
         Path(__file__).with_name("_reproduce_script.py"),
@@ -139,18 +145,22 @@ def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:
         with dvc.open(locked=False) as repo:
             for push in run.pushes:
                 content = Content(push["md5"], push["algorithm"])
-                objects.push(repo, content, push["size"], push["remote"] or dvc.remote)
+                objects.push(repo, content, push["size"], push["remote"])
     if not dvc.commit or not run.top:
         return ""
-    top = Path(run.top)
+    top, lock = Path(run.top), dvc.root / Path(stage.file).with_name("dvc.lock")
+    local = [out for out in stage.outs if "://" not in out.path]
+    cached_by_place = {Path(os.path.normpath(dvc.root / out.path)): out.cached for out in local}
+    places = [place for place, cached in cached_by_place.items() if not cached and place.is_relative_to(top)]
+    ignored = pointers.ignored(*(place for place, cached in cached_by_place.items() if cached))
+    is_new = run.outcome != "unchanged" or run.saved or run.frozen
+    if not is_new and not _git(top, "status", "--porcelain", "--untracked-files=all", "--", lock, *places, *ignored):
+        return _git(top, "log", "-1", "--format=%H", "--", (*places, lock)[0]).decode().strip()
     edits: dict[Path, Edit] = {}
     for file, name, entry in (*run.frozen, (stage.file, stage.name, run.entry)):
         lock = dvc.root / Path(file).with_name("dvc.lock")
         edits[lock] = partial(_with_entry, lock, name, entry, edits.get(lock, lambda old: old))
-    local = [out for out in stage.outs if "://" not in out.path]
-    cached_by_place = {Path(os.path.normpath(dvc.root / out.path)): out.cached for out in local}
-    edits |= pointers.ignored(*(place for place, cached in cached_by_place.items() if cached))
-    places = [place for place, cached in cached_by_place.items() if not cached and place.is_relative_to(top)]
+    edits |= ignored
     return dvc.commit_files(top, [*(dvc.root / file for file in run.saved), *_files(top, places)], edits, message)
 
 
@@ -158,9 +168,13 @@ def _files(top: Path, places: Sequence[Path]) -> list[Path]:
     """The files in outputs that git tracks or would track, with deleted ones and without large ones."""
     if not places:
         return []
-    selection = ("--cached", "--others", "--exclude-standard", "--", *map(str, places))
-    names = git(top, "--literal-pathspecs", "ls-files", "-z", *selection).stdout.split(b"\0")
+    selection = ("--cached", "--others", "--exclude-standard", "--", *places)
+    names = _git(top, "ls-files", "-z", *selection).split(b"\0")
     return [file for name in set(names) if name and _may_be_committed(file := top / os.fsdecode(name), top)]
+
+
+def _git(top: Path, *arguments: str | Path) -> bytes:
+    return git_output(top, "--literal-pathspecs", *map(str, arguments))
 
 
 def _may_be_committed(file: Path, top: Path) -> bool:
@@ -173,7 +187,7 @@ def _may_be_committed(file: Path, top: Path) -> bool:
 
 def _with_entry(lock: Path, name: str, entry: Mapping[str, Any], earlier: Edit, old: bytes) -> bytes:
     old = earlier(old)
-    merged: dict[str, Any] = yaml.safe_load(old) or {"schema": "2.0"}
+    merged: dict[str, Any] = parse_yaml(old) or {"schema": "2.0"}
     stages = merged.setdefault("stages", {})
     if stages.get(name) == entry:
         return old
@@ -181,7 +195,7 @@ def _with_entry(lock: Path, name: str, entry: Mapping[str, Any], earlier: Edit, 
     on_disk = lock.read_bytes()
     with suppress(yaml.YAMLError):  # another stage is writing it
         # DVC's own bytes if they have the same meaning, so that git does not see the file on disk as modified.
-        if yaml.safe_load(on_disk) == merged:
+        if parse_yaml(on_disk) == merged:
             return on_disk
     return yaml.safe_dump(merged, sort_keys=False, allow_unicode=True).encode()
 

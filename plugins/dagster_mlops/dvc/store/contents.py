@@ -50,3 +50,16 @@ def cached_path(repo: Repo, content: Content) -> str:
 def candidates(md5: str) -> list[Content]:
     """The contents that a bare hash may mean, the one of DVC 3 first."""
     return [Content(md5), Content(md5, LEGACY)]
+
+
+def remote_has(odb: HashFileDB, repo: Repo, md5: str, size: int | None) -> bool:
+    """True if a remote has all of the content; a file that was cut off by a kill counts as missing."""
+    content, cache = Content(md5, odb.hash_name), cache_of(repo, odb.hash_name)
+    if content.is_folder and cache.exists(md5):
+        status = extra("dvc_data.hashfile.status").status
+        return not status(odb, [content.info], cache_odb=cache, shallow=False).missing
+    try:
+        remote_size = odb.fs.info(odb.oid_to_path(md5))["size"]
+    except FileNotFoundError:
+        return False
+    return content.is_folder or size in (None, remote_size)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -42,9 +43,14 @@ def set_aside(file: Path, tmp_dir: str | None) -> Path:
 def problem_of(content: bytes) -> tuple[str, int] | None:
     """The reason why a text is not YAML, and the line where it shows, from 0; None if it is YAML."""
     try:
-        return None if isinstance(yaml.safe_load(content), Mapping) else ("it is not a mapping", 0)
+        return None if isinstance(parse_yaml(content), Mapping) else ("it is not a mapping", 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         return str(error.problem or error.context), mark.line if mark else 0
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return str(error), 0
+
+
+def parse_yaml(content: bytes) -> Any:
+    """The content of a pointer, ``dvc.yaml`` or ``dvc.lock``."""
+    return yaml.load(content, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C, ten times as fast

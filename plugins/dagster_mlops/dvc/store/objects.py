@@ -11,9 +11,9 @@ from urllib.parse import quote, unquote
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import if_free
-from dagster_mlops.dvc.lazy import HashFileDB, Repo
+from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
-from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path
+from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, remote_has
 from dagster_mlops.dvc.store.pointers import scratch
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
@@ -36,19 +36,6 @@ def remote_url(repo: Repo, remote: str | None) -> str:
             f"{', '.join(remotes_by_name) or 'none'}). Add one with DvcResource.init(remote_url=…), or set push=False."
         )
     return mask_credentials(remotes_by_name[name]["url"])
-
-
-def remote_has(odb: HashFileDB, repo: Repo, md5: str, size: int | None) -> bool:
-    """True if a remote has all of the content; a file that was cut off by a kill counts as missing."""
-    content, cache = Content(md5, odb.hash_name), cache_of(repo, odb.hash_name)
-    if content.is_folder and cache.exists(md5):
-        status = extra("dvc_data.hashfile.status").status
-        return not status(odb, [content.info], cache_odb=cache, shallow=False).missing
-    try:
-        remote_size = odb.fs.info(odb.oid_to_path(md5))["size"]
-    except FileNotFoundError:
-        return False
-    return content.is_folder or size in (None, remote_size)
 
 
 def push(repo: Repo, content: Content, size: int, remote: str | None) -> None:

@@ -20,8 +20,9 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, content_of
-from dagster_mlops.dvc.store.cut_off import set_aside
+from dagster_mlops.dvc.store.cut_off import parse_yaml, set_aside
 from dagster_mlops.dvc.store.git_commit import Edit
+from dagster_mlops.dvc.store.overlap import refuse_overlap
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset
 
@@ -86,12 +87,14 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content,
         raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
     if before is None and pointer.exists():
         set_aside(pointer, repo.tmp_dir)
+    # DVC asks for its own copy of git's rules, and parses each line of .gitignore for that: one for each dataset.
+    vars(repo.scm)["is_ignored"] = partial(_is_ignored, Path(repo.root_dir))
     try:
         stage = repo.stage.create(
             single_stage=True, validate=False, fname=str(pointer), wdir=str(target.parent), outs=[target.name]
         )
         if before is None:
-            repo.check_graph(stages=[stage])  # reads every pointer, so only for a new one
+            refuse_overlap(repo, target)
         [out] = stage.outs
         if before and (old := content_of(before["outs"][0])).algorithm == LEGACY:
             # Content that did not change stays a version of DVC 2, as with `dvc add`.
@@ -110,6 +113,10 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content,
     except (extra("dvc.exceptions").DvcException, OSError) as error:
         raise DatasetError(f"DVC cannot store {target}: {error} {advice(error, remotes.REMEDIES)}".rstrip()) from error
     return content, size
+
+
+def _is_ignored(root: Path, path: str) -> bool:
+    return git(root, "check-ignore", "--quiet", "--no-index", "--", path).returncode == 0
 
 
 def write_pointer(
@@ -194,7 +201,7 @@ def stages_in(text: bytes) -> dict[str, Any]:
 
 def _parsed(text: bytes) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except yaml.YAMLError:
         return {}
     return content if isinstance(content, dict) else {}

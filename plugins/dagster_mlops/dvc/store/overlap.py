@@ -1,0 +1,73 @@
+"""Outputs must not overlap: what DVC's own check of a new pointer finds, without DVC's parsing of every other one."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from dagster_mlops.core.git import git
+from dagster_mlops.dvc.lazy import Repo
+from dagster_mlops.dvc.store.cut_off import parse_yaml
+from dagster_mlops.errors import DatasetError
+
+_OUTS = re.compile(rb"^outs:\n((?:[- ].*\n)+)", re.MULTILINE)
+_PATH = re.compile(rb"^[- ] +path: (.+)$|^- path: (.+)$", re.MULTILINE)
+
+
+def refuse_overlap(repo: Repo, target: Path) -> None:
+    """Refuse a new dataset that is an output already, is in one, or has one in it.
+
+    Raises:
+        DatasetError: it overlaps.
+    """
+    new = str(target)
+    for output, file in _outputs(repo):
+        if f"{new}/".startswith(f"{output}/") or output.startswith(f"{new}/"):
+            raise DatasetError(
+                f"DVC cannot store {target}: it overlaps with {output}, an output of {file}. Choose another path, or "
+                f"`dvc remove {os.path.relpath(file, repo.root_dir)}` first."
+            )
+
+
+def _outputs(repo: Repo) -> Iterator[tuple[str, str]]:
+    """The outputs of the repository, each with the file that defines it."""
+    for name in _definitions(Path(repo.root_dir)):
+        file = os.path.join(repo.root_dir, name)
+        if name.endswith("dvc.yaml"):
+            outs = (out for stage in repo.stage.load_all(file) for out in stage.outs if out.protocol == "local")
+            yield from ((out.fs_path, file) for out in outs)
+            continue
+        with suppress(FileNotFoundError), open(file, "rb") as stream:  # git may still have one that is gone
+            yield from ((path, file) for path in _paths(file, stream.read()))
+
+
+def _paths(pointer: str, content: bytes) -> list[str]:
+    # Nearly every pointer names what lies beside it: that is seen without parsing YAML, which takes a millisecond.
+    folder, name = os.path.split(pointer.removesuffix(".dvc"))
+    outs = _OUTS.search(content)
+    names = [first or second for first, second in _PATH.findall(outs[1])] if outs else []
+    if names == [os.fsencode(name)] and b"wdir:" not in content:
+        return [pointer.removesuffix(".dvc")]
+    try:
+        fields = parse_yaml(content)
+        paths = [out["path"] for out in fields.get("outs") or () if "://" not in out["path"]]
+        return [os.path.normpath(os.path.join(folder, fields.get("wdir", "."), path)) for path in paths]
+    except Exception:  # noqa: BLE001 (damaged in whatever way: DVC names it when it is read)
+        return []
+
+
+def _definitions(root: Path) -> list[str]:
+    """The ``.dvc`` files and ``dvc.yaml`` of a repository, without those of repositories below it."""
+    patterns = ("*.dvc", "dvc.yaml", "*/dvc.yaml", "*/.dvc/config")
+    listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *patterns)
+    if listing.returncode == 0:
+        names = sorted({os.fsdecode(name) for name in listing.stdout.split(b"\0") if name})
+    else:
+        names = []
+        for folder, folders, files in os.walk(root):
+            folders[:] = [name for name in folders if name == ".dvc" or not name.startswith(".")]
+            paths = [Path(folder, name).relative_to(root).as_posix() for name in files]
+            names += [path for path in paths if path.endswith((".dvc", "dvc.yaml", "/.dvc/config"))]
+    inner = tuple(name.removesuffix(".dvc/config") for name in names if name.endswith("/.dvc/config"))
+    return [name for name in names if not name.endswith(".dvc/config") and not (inner and name.startswith(inner))]
