@@ -1,5 +1,7 @@
 """A tool joins by one entry point; one that is broken is named, and the others go on."""
 
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -12,8 +14,16 @@ import pytest
 
 from dagster_mlops.errors import MissingExtraError, ToolError
 from dagster_mlops.lineage import trace
-from dagster_mlops.provenance import Accessible, Dataset, Deleted, Inaccessible, Ref
-from dagster_mlops.tools import KeepsDatasets, KeepsRuns, RebuildsData, answer_within, installed_tools, tool_for
+from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Inaccessible, Ref
+from dagster_mlops.tools import (
+    KeepsDatasets,
+    KeepsRuns,
+    RebuildsData,
+    answer_within,
+    installed_tools,
+    time_limit,
+    tool_for,
+)
 from tests.support.packages import install_package
 
 SHELF = """
@@ -183,6 +193,27 @@ def test_an_answer_in_time_is_given_a_late_one_is_none_and_an_error_is_raised_he
 
     with pytest.raises(KeyError):
         answer_within(5, fail)
+
+
+class Slow:
+    """A tool that needs half a second, and by itself takes a tenth."""
+
+    def resolve(self, ref: Ref) -> Answer:
+        answer = answer_within(limit := time_limit(0.1), lambda: Deleted(str(time.sleep(0.5))))
+        return answer or Inaccessible(f"late after {limit:g} s")
+
+
+def test_the_limit_of_a_trace_is_that_of_the_tools():
+    ref = Ref("slow", "dataset", "x@1")
+    assert trace(ref, tools={"slow": Slow()}).reason == "late after 0.1 s"
+    assert trace(ref, tools={"slow": Slow()}, timeout=20).bucket == "deleted"
+    assert time_limit(7) == 7, "nothing of it is left"
+
+
+@pytest.mark.parametrize("tool", ["dvc", "feast", "git", "mlflow"])
+def test_every_tool_with_a_limit_takes_that_of_the_trace(tool):
+    module = importlib.import_module(f"dagster_mlops.{tool}.tool")
+    assert module.time_limit is time_limit and "time_limit(" in inspect.getsource(module)
 
 
 def test_the_tool_that_the_docs_teach_keeps_its_contract_and_finds_damage(tmp_path):
