@@ -36,10 +36,12 @@ from dagster_mlops.mlflow import (
     MlflowResource,
     PromotionComponent,
     close_orphan_runs_sensor,
+    evaluation_asset,
     metric_checks,
     promotion_asset,
     training_asset,
 )
+from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.mlflow.registry import versions as registry
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -350,6 +352,84 @@ def test_a_name_that_mlflow_would_refuse_after_the_training_is_refused_when_defi
     for name in ("team/delay", "delay:1", " "):
         with pytest.raises(dg.DagsterInvalidDefinitionError, match="MLflow accepts no empty name"):
             training_asset(registered_model_name=name)
+
+
+@pytest.mark.parametrize("alias", ["v1", "V12", "a/b", "latest", "Latest", "", "über all"])
+def test_an_alias_that_mlflow_would_refuse_after_the_training_is_refused_when_definitions_load(alias):
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="not an alias that MLflow accepts"):
+        promotion_asset(candidate="model", registered_model_name="delay", metric="auc", alias=alias)
+    if alias:
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match="compare_with="):
+            evaluation_asset(name="e", model="model", rows="rows", label="late", compare_with=alias)
+
+
+def test_of_several_models_the_returned_one_becomes_the_version(instance, resource, client):
+    def log(training_set: pd.DataFrame, epochs: int) -> Any:
+        infos = []
+        for epoch in range(epochs):
+            fitted = LogisticRegression(C=epoch + 1).fit(training_set[["hour"]], training_set["late"])
+            infos.append(log_model(fitted, training_set[["hour"]], name=f"epoch_{epoch}"))
+            Path(os.environ["CALLS"]).write_text(str(epoch))
+        return infos[1] if epochs > 1 else infos[0]
+
+    @training_asset(registered_model_name="chosen", several_models=True)
+    def chosen(training_set: pd.DataFrame) -> Any:
+        return log(training_set, 3)
+
+    @training_asset(registered_model_name="refused")
+    def refused(training_set: pd.DataFrame) -> Any:
+        return log(training_set, 3)
+
+    @training_asset(registered_model_name="single")
+    def single(training_set: pd.DataFrame) -> Any:
+        return log(training_set, 1)
+
+    @training_asset(registered_model_name="forgotten", several_models=True)
+    def forgotten(training_set: pd.DataFrame) -> None:
+        log(training_set, 2)
+
+    def run(asset: dg.AssetsDefinition, **options: Any) -> dg.ExecuteInProcessResult:
+        return dg.materialize([training_set, asset], instance=instance, resources={"mlflow": resource}, **options)
+
+    for asset in (chosen, single):
+        run(asset)
+    [version] = client.search_model_versions("name='chosen'")
+    logged = runs.logged_models(client, client.get_run(version.run_id))
+    models = {model.name: model.model_id for model in logged}
+    assert len(models) == 3 and version.source == f"models:/{models['epoch_1']}"
+    assert MlflowTool().find_model(Ref("mlflow", "training_run", version.run_id, at=resource.uri)) is None
+    assert "this one logged 2: epoch_0" in error_of(run(refused, raise_on_error=False))
+    assert Path(os.environ["CALLS"]).read_text() == "0", "the second model is refused when it is logged"
+    assert "returns the model that becomes the version" in error_of(run(forgotten, raise_on_error=False))
+
+
+def test_what_a_training_sets_for_the_process_ends_with_it(instance, resource, client):
+    from mlflow.utils.import_hooks import get_post_import_hooks
+
+    @training_asset(registered_model_name="first")
+    def first(training_set: pd.DataFrame) -> None:
+        mlflow.autolog(log_models=False)  # pyright: ignore[reportPrivateImportUsage]
+        sklearn_flavor.autolog(log_models=False)
+        mlflow.set_registry_uri("sqlite:////nowhere/else.db")
+        mlflow.set_registry_uri(resource.uri)
+        mlflow.config.enable_async_logging(False)  # pyright: ignore[reportPrivateImportUsage]
+        fit_and_log(training_set)
+
+    @training_asset(registered_model_name="second")
+    def second(training_set: pd.DataFrame) -> None:
+        fit_and_log(training_set)
+
+    registry = mlflow.get_registry_uri()
+    variables = {name for name in os.environ if "MLFLOW" in name}
+    for asset in (first, second):
+        dg.materialize([training_set, asset], instance=instance, resources={"mlflow": resource})
+    params = [
+        client.get_run(client.get_model_version(name, "1").run_id or "").data.params for name in ("first", "second")
+    ]
+    assert len(params[0]) > 10 and params[1] == {}
+    assert mlflow.get_registry_uri() == registry
+    assert {name for name in os.environ if "MLFLOW" in name} == variables
+    assert not get_post_import_hooks("lightgbm"), "a library that is imported later is not logged"
 
 
 def test_a_retry_continues_the_same_run(instance, resource, client):

@@ -1,6 +1,7 @@
 """Model versions of any registry: names, the one that an asset made last, the holder and the moves of an alias."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from dagster_mlops.tools import HoldsModels
 
 PROMOTED = f"{NAMESPACE}.promoted"
 """Key of the note on a model version with the alias moves that it took part in: a JSON list, oldest first."""
+_ALIAS, _RESERVED = re.compile(r"[\w-]+"), re.compile(r"latest|v\d+", re.IGNORECASE)
 INTENDED, DONE = "intended", "done"  # states of such a move
 
 
@@ -28,6 +30,20 @@ def parse_version(text: str) -> tuple[str, str]:
         return name, f"@{alias}"
     name, slash, version = text.rpartition("/")
     return (name, version) if slash else (text, "")
+
+
+def refuse_alias(alias: str, registry: str, argument: str) -> None:
+    """Refuse an alias that MLflow refuses only when it is written, after the training, or resolves by itself.
+
+    Raises:
+        DagsterInvalidDefinitionError: it is one, and the resource key `registry` is MLflow's.
+    """
+    if registry != "mlflow" or (_ALIAS.fullmatch(alias) and not _RESERVED.fullmatch(alias) and len(alias) <= 255):
+        return
+    raise dg.DagsterInvalidDefinitionError(
+        f"{argument}={alias!r} is not an alias that MLflow accepts: it takes letters, digits, '_' and '-', and means "
+        "version 1 by 'v1' and the newest version by 'latest'. Name it for its use, such as 'champion'."
+    )
 
 
 def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "") -> ModelVersion:

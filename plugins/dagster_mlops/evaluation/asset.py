@@ -8,7 +8,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
-from dagster_mlops.core.model_versions import made_by
+from dagster_mlops.core.model_versions import made_by, refuse_alias
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -89,6 +89,8 @@ def evaluation_asset(
         registry: Key of the resource that holds the models.
         asset_options: Further options of :func:`dagster.asset`.
     """
+    if compare_with:
+        refuse_alias(compare_with, registry, "compare_with")
     model_key, rows_key = asset_key(model), asset_key(rows)
     ins = {"rows": rows, **({"training_rows": training_rows} if training_rows else {})}
 

@@ -20,6 +20,7 @@ def training_asset(
     seed: int = 0,
     deterministic: bool = False,
     system_metrics: bool = True,
+    several_models: bool = False,
     **asset_options: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Make an asset of a function that trains and logs one model with MLflow's own API.
@@ -36,6 +37,8 @@ def training_asset(
     The MLflow run is open when the function starts, has code, inputs, seed and Dagster run as tags, and is closed
     however the function ends. The model becomes a version of `registered_model_name`; aliases are left to promotion.
     The function returns nothing, or a :class:`dagster.MaterializeResult` whose metadata and check results are kept.
+    A second model in the run is refused when it is logged. With `several_models`, such as one for every tenth epoch,
+    the function returns the one that becomes the version: what ``log_model`` returned for it.
 
     `seed` seeds `random`, NumPy and PyTorch; with `deterministic`, PyTorch refuses operations whose result differs from
     run to run. `system_metrics` records the use of CPUs, memory and GPUs. `experiment` overrides the resource's.
@@ -68,6 +71,7 @@ def training_asset(
                 seed=seed,
                 deterministic=deterministic,
                 system_metrics=system_metrics,
+                several_models=several_models,
             )
             return train_step(training_function.bind(context, mlflow, inputs), context, mlflow, training)
 

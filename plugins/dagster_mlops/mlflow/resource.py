@@ -157,8 +157,7 @@ class MlflowResource(dg.ConfigurableResource):
                     yield Tracking(self, client, experiment_ids[0])
             finally:
                 mlflow.set_tracking_uri(uri_before)  # pyright: ignore[reportArgumentType]
-                if self.registry_uri:
-                    mlflow.set_registry_uri(registry_before)  # pyright: ignore[reportArgumentType]
+                mlflow.set_registry_uri(registry_before)  # pyright: ignore[reportArgumentType]
 
     @contextmanager
     def models(self) -> Iterator["MlflowModels"]:

@@ -3,6 +3,8 @@
 `tests/mlflow/test_upstream.py` fails once there is one: then delete the function here.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,6 +56,65 @@ def run_for_threads_without(run: Any) -> Iterator[None]:
         yield
     finally:
         fluent._get_or_start_run = start
+
+
+@contextmanager
+def settings_restored() -> Iterator[None]:
+    """Restore at the end of the block what a training may set for the whole process: autologging, the active model, and
+    the settings that MLflow keeps in environment variables.
+
+    MLflow tells neither the settings of an integration nor those that wait for the import of a library:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/autologging_utils/__init__.py
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/import_hooks/__init__.py
+    """
+    integrations = extra("mlflow.utils.autologging_utils").AUTOLOGGING_INTEGRATIONS
+    hooks, active_model = extra("mlflow.utils.import_hooks")._post_import_hooks, _fluent()._ACTIVE_MODEL_CONTEXT
+    before = {name: dict(config) for name, config in integrations.items()}
+    waiting, model = {name: list(those) for name, those in hooks.items()}, active_model.get()
+    variables = _variables()
+    try:
+        yield
+    finally:
+        for name in integrations:
+            integrations[name] = before.get(name, {})
+        for name in list(hooks):
+            # Those of a library that has been imported meanwhile have run.
+            hooks[name] = [] if name in sys.modules else waiting.get(name, [])
+        active_model.set(model)
+        for name in _variables().keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW_", "_MLFLOW_"))}
+
+
+@contextmanager
+def before_each_model(check: Callable[[str | None], None]) -> Iterator[None]:
+    """Call `check` with the id of the run before a logged model is created in it, in any thread and by any flavour.
+
+    MLflow has no hook for it: https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/client.py
+    """
+    client: Any = extra("mlflow").MlflowClient
+    create = client._create_logged_model
+
+    def checked(
+        self: Any,
+        experiment_id: str,
+        name: str | None = None,
+        source_run_id: str | None = None,
+        *more: Any,
+        **rest: Any,
+    ) -> Any:
+        check(source_run_id)
+        return create(self, experiment_id, name, source_run_id, *more, **rest)
+
+    client._create_logged_model = checked
+    try:
+        yield
+    finally:
+        client._create_logged_model = create
 
 
 def register_header_provider(registry: Any, provider: Callable[[], Any]) -> None:

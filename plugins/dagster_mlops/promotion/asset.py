@@ -11,7 +11,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, write_move
+from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, moves, refuse_alias, write_move
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
@@ -58,6 +58,7 @@ def promotion_asset(
     `registry` is the key of the resource that holds the models. Everything else that :func:`dagster.asset` takes is
     passed on.
     """
+    refuse_alias(alias, registry, "alias")
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:

@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +58,7 @@ def sweep_asset(
     off run again with the same parameters. Everything else is as for :func:`training_asset`.
     """
     refuse_checks(asset_options)
+    refuse_metric(metric)
     settings = Sweep(
         metric=metric,
         direction=direction,
@@ -103,6 +106,20 @@ def refuse_checks(options: Mapping[str, Any]) -> None:
         raise dg.DagsterInvalidDefinitionError(
             f"a sweep's function returns the metric, not results of check_specs={[spec.name for spec in specs]}. "
             "Write them as @dg.asset_check of the asset, or use metric_checks (dagster_mlops.mlflow)."
+        )
+
+
+def refuse_metric(metric: str) -> None:
+    """Refuse a name that MLflow would refuse after the first trial.
+
+    Raises:
+        DagsterInvalidDefinitionError: it is one.
+    """
+    is_path = metric == posixpath.normpath(metric) and not metric.startswith(("/", "."))
+    if not is_path or not re.fullmatch(r"[\w\-. /:]{1,250}", metric):
+        raise dg.DagsterInvalidDefinitionError(
+            f"metric={metric!r} is not a name that MLflow accepts: letters, digits, '_', '-', '.', ' ', ':', and '/' "
+            "between names."
         )
 
 

@@ -21,7 +21,7 @@ from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.sweep import study as studies
-from dagster_mlops.mlflow.sweep.asset import SweepFunction, refuse_checks
+from dagster_mlops.mlflow.sweep.asset import SweepFunction, refuse_checks, refuse_metric
 from dagster_mlops.mlflow.sweep.best import conclude, repeat_trial, tried_before
 from dagster_mlops.mlflow.sweep.trial import STUDY, close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
@@ -87,6 +87,7 @@ def sweep_trials(
     ``{"dagster/max_retries": "3"}``. `storage` is a database that all steps can reach.
     """
     refuse_checks(asset_options)
+    refuse_metric(metric)
     path = dg.AssetKey(name).with_prefix(asset_options.get("key_prefix", ())).path
     unique = "_".join(path)
     partitions = dg.DynamicPartitionsDefinition(name=f"{unique}_trials")

@@ -16,7 +16,10 @@ _BY_NAME = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 @lazy_dataclass(frozen=True, kw_only=True)
 class Training:
-    """The settings of a training asset; `seed` is None where another one may have been used."""
+    """The settings of a training asset; `seed` is None where another one may have been used.
+
+    With `several_models`, the function returns the one of its models that becomes the version.
+    """
 
     function: Callable[..., Any]
     registered_model_name: str
@@ -24,6 +27,7 @@ class Training:
     seed: int | None = None
     deterministic: bool = False
     system_metrics: bool = False
+    several_models: bool = False
 
 
 class TrainingFunction:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.model_loading import DIGEST, model_digest
 from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, markdown
 from dagster_mlops.core.run_files import CODE, READS, SYSTEM
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import ArtifactRepository, LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, VERSION_URL
 from dagster_mlops.mlflow.registry.versions import finite_metrics, logged_model_id, register
@@ -29,11 +29,12 @@ from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.mlflow.server.connection import sqlite_file
+from dagster_mlops.mlflow.training import only_model
 from dagster_mlops.mlflow.training.capture import artifact_store, switches
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
-from dagster_mlops.mlflow.training.reads import unversioned, watched_reads
+from dagster_mlops.mlflow.training.reads import Reads, unversioned, watched_reads
 from dagster_mlops.mlflow.training.run_facts import RunFacts, run_facts
 from dagster_mlops.mlflow.training.system_metrics import watched
 from dagster_mlops.provenance import TrainingRun
@@ -41,8 +42,6 @@ from dagster_mlops.provenance import TrainingRun
 _FIGURES = 3
 _DAGSTERS_OWN = ("history", "schedules", "logs", ".logs_queue", "dagster.yaml")  # in its folder
 _FOLDERS = 5  # that are listed: each takes a request
-# MLflow takes about 11 s to infer a model's requirements, and half a second to log the model itself.
-_SLOW_LOG_MODEL_S = 8.0
 
 
 @not_retried(TrainingRunError)
@@ -84,11 +83,11 @@ def train_step(
                 context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
-                result, usage = _train(call, context, tracking, training, facts, run)
+                result, chosen, usage = _train(call, context, tracking, training, facts, run, before)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
-                model = _the_model(context, logged, resource.address)
-                _seal(client, model)
-                if before:
+                model = only_model.only_model(context, logged, resource.address, chosen)
+                only_model.seal(client, model)
+                if before or chosen:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             mlflow.flush_async_logging()
             run = client.get_run(run_id)
@@ -126,21 +125,36 @@ def _train(
     training: Training,
     facts: RunFacts,
     run: Run,
-) -> tuple[dg.MaterializeResult | None, dict[str, float]]:
-    """The function's result, and metadata of its time and resources."""
+    models_before: Collection[str],
+) -> tuple[dg.MaterializeResult | None, str, dict[str, float]]:
+    """The function's result, the id of the model that it returned, and metadata of its time and resources."""
     client, began = tracking.client, time.monotonic()
     watch = watched(client, run.info.run_id) if training.system_metrics else nullcontext(dict)
+    refuse_second = partial(only_model.refuse_second, tracking, run, models_before)
     with (
         watch as usage,
         nullcontext() if training.seed is None else repeatable(training.seed, deterministic=training.deterministic),
         delivered_outside_of_databases(),
+        upstream.settings_restored(),
+        nullcontext() if training.several_models else upstream.before_each_model(refuse_second),
         watched_reads() as reads,
     ):
-        result = _call(call)
+        result, chosen = _call(call)
         metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
         changeable = switches()
+    if training.several_models and not chosen:
+        raise TrainingRunError(
+            "with several_models, the training function returns the model that becomes the version: `return info`, "
+            "where info = log_model(…)."
+        )
     if any(facts.system.get(name, {}) != value for name, value in changeable.items()):
         client.log_dict(run.info.run_id, {**facts.system, **changeable}, f"{CODE}/{SYSTEM}")
+    _log_reads(context, tracking, facts, run, reads)
+    return result, chosen, {**metadata, **usage()}
+
+
+def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: RunFacts, run: Run, reads: Reads) -> None:
+    """Keep the reads of the training that nothing versions, and warn of the first of them."""
     root = context.instance.root_directory
     paths = [str(sqlite_file(tracking.resource.uri) or ""), *(os.path.join(root, name) for name in _DAGSTERS_OWN)]
     if read := unversioned(reads, facts.code, facts.inputs, paths):
@@ -149,8 +163,7 @@ def _train(
                 f"The training read {file}, which no commit and no recorded input versions. A rerun would read "
                 "whatever is there then: make it an input asset whose IO manager keeps versions."
             )
-        client.log_dict(run.info.run_id, read, f"{CODE}/{READS}")
-    return result, {**metadata, **usage()}
+        tracking.client.log_dict(run.info.run_id, read, f"{CODE}/{READS}")
 
 
 def _trained_before(
@@ -174,7 +187,8 @@ def _trained_before(
     return client.get_logged_model(model_id) if model_id else None
 
 
-def _call(call: Callable[[], Any]) -> dg.MaterializeResult | None:
+def _call(call: Callable[[], Any]) -> tuple[dg.MaterializeResult | None, str]:
+    """What the function returns: a result for Dagster, or one of its models, whose id it is."""
     try:
         result = call()
     except mlflow.MlflowException as error:
@@ -192,65 +206,20 @@ def _call(call: Callable[[], Any]) -> dg.MaterializeResult | None:
             "write mlflow.start_run(nested=True) for a nested run; log the model in the open run."
         ) from error
     if result is None:
-        return None
+        return None, ""
+    if isinstance(model_id := getattr(result, "model_id", None), str):  # MLflow's ModelInfo or LoggedModel
+        return None, model_id
     if not isinstance(result, dg.MaterializeResult):
         raise TrainingRunError(
             f"the training function returned {type(result).__name__}. Log the model with mlflow.<flavor>.log_model, "
-            "and return nothing or a dagster.MaterializeResult."
+            "and return nothing, what log_model returned, or a dagster.MaterializeResult."
         )
     if result.data_version is not None or result.value is not dg.MaterializeResult().value:
         raise TrainingRunError(
             "the training function returned a MaterializeResult with a value or a data version. Leave both out: the "
             "asset is a model version, downstream assets load it from MLflow, and its data version names it."
         )
-    return result
-
-
-def _the_model(context: dg.AssetExecutionContext, logged: Sequence[LoggedModel], tracking_uri: str) -> LoggedModel:
-    """The one model of the run, with signature and input example.
-
-    Raises:
-        TrainingRunError: there is none, or several, or it is incomplete.
-    """
-    ready = [model for model in logged if str(model.status) == "READY"]
-    if len(ready) != 1:
-        names = ", ".join(f"{model.name} ({model.model_id})" for model in ready) or "none"
-        raise TrainingRunError(
-            f"a training run logs exactly one model, this one logged {len(ready)}: {names}. Call mlflow.<flavor>."
-            'log_model(model, name="model", signature=…, input_example=…) once, in the run that is open when the '
-            "function begins; with autolog, set log_models=False; log the models of a search in nested runs."
-        )
-    [model] = ready
-    # By its location: with its id, MLflow would request the location from the server once more.
-    store = artifact_store(model.artifact_location, tracking_uri)
-    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        info = mlflow.models.Model.load(store.download_artifacts("MLmodel", scratch))
-    missing = [
-        *([] if info.signature else ["signature=infer_signature(X, predictions)"]),
-        *([] if info.saved_input_example_info else ["input_example=X.head(3)"]),
-    ]
-    if missing:
-        raise TrainingRunError(
-            f"model {model.name} ({model.model_id}) cannot be served safely: it does not say how its input looks. "
-            f"Add {' and '.join(missing)} to log_model."
-        )
-    seconds = (model.last_updated_timestamp - model.creation_timestamp) / 1000
-    if seconds > _SLOW_LOG_MODEL_S:
-        context.log.warning(
-            f"log_model took {seconds:.1f} s. Without pip_requirements=[…], MLflow needs 11 s to infer them; "
-            "dagster_mlops.mlflow.models.log_model finds them at once."
-        )
-    return model
-
-
-def _seal(client: MlflowClient, model: LoggedModel) -> None:
-    """Tag a model that MLflow's own function has logged with the hash of its files, as `log_model` does.
-
-    Only where they are at hand: from another store, they would have to be downloaded.
-    """
-    folder = Path(str(model.artifact_location).removeprefix("file://"))
-    if DIGEST not in model.tags and folder.is_dir():
-        client.set_logged_model_tags(model.model_id, {DIGEST: model_digest(folder)})
+    return result, ""
 
 
 def present_run(resource: MlflowResource, run: Run, record: TrainingRun) -> tuple[dict[str, Any], TrainingRun]:

@@ -1,0 +1,88 @@
+"""The one model of a training run: no second one, complete, and with the hash of its files."""
+
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_mlops.core.model_loading import DIGEST, model_digest
+from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
+from dagster_mlops.mlflow.resource import Tracking
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.training.capture import artifact_store
+
+_ONE_MODEL = "a training run logs exactly one model"
+_HOW = (
+    'Call mlflow.<flavor>.log_model(model, name="model", signature=…, input_example=…) once, in the run that is open '
+    "when the function begins; with autolog, set log_models=False; log the models of a search in nested runs. To log "
+    "several and choose one, write training_asset(…, several_models=True) and return it."
+)
+# MLflow takes about 11 s to infer a model's requirements, and half a second to log the model itself.
+_SLOW_LOG_MODEL_S = 8.0
+
+
+def refuse_second(tracking: Tracking, run: Run, before: Collection[str], run_id: str | None) -> None:
+    """Refuse a model in the run that has one, unless that was not stored completely.
+
+    Raises:
+        TrainingRunError: it has one.
+    """
+    if run_id != run.info.run_id:
+        return
+    ready = [
+        m for m in runs.logged_models(tracking.client, run) if str(m.status) == "READY" and m.model_id not in before
+    ]
+    if ready:
+        raise TrainingRunError(
+            f"{_ONE_MODEL}, this one logged 2: {ready[0].name} ({ready[0].model_id}) and another. {_HOW}"
+        )
+
+
+def only_model(
+    context: dg.AssetExecutionContext, logged: Sequence[LoggedModel], tracking_uri: str, chosen: str
+) -> LoggedModel:
+    """The one model of the run, or the `chosen` one, with signature and input example.
+
+    Raises:
+        TrainingRunError: there is none, or several, or it is incomplete.
+    """
+    ready = [m for m in logged if str(m.status) == "READY" and chosen in ("", m.model_id)]
+    if len(ready) != 1:
+        names = ", ".join(f"{model.name} ({model.model_id})" for model in ready) or "none"
+        raise TrainingRunError(
+            f"{_ONE_MODEL}, this one logged {len(ready)}: {names}. {_HOW}"
+            + (f" The function returned {chosen}, which this run has not logged." if chosen else "")
+        )
+    [model] = ready
+    # By its location: with its id, MLflow would request the location from the server once more.
+    store = artifact_store(model.artifact_location, tracking_uri)
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        info = mlflow.models.Model.load(store.download_artifacts("MLmodel", scratch))
+    missing = [
+        *([] if info.signature else ["signature=infer_signature(X, predictions)"]),
+        *([] if info.saved_input_example_info else ["input_example=X.head(3)"]),
+    ]
+    if missing:
+        raise TrainingRunError(
+            f"model {model.name} ({model.model_id}) cannot be served safely: it does not say how its input looks. "
+            f"Add {' and '.join(missing)} to log_model."
+        )
+    seconds = (model.last_updated_timestamp - model.creation_timestamp) / 1000
+    if seconds > _SLOW_LOG_MODEL_S:
+        context.log.warning(
+            f"log_model took {seconds:.1f} s. Without pip_requirements=[…], MLflow needs 11 s to infer them; "
+            "dagster_mlops.mlflow.models.log_model finds them at once."
+        )
+    return model
+
+
+def seal(client: MlflowClient, model: LoggedModel) -> None:
+    """Tag a model that MLflow's own function has logged with the hash of its files, as `log_model` does.
+
+    Only where they are at hand: from another store, they would have to be downloaded.
+    """
+    folder = Path(str(model.artifact_location).removeprefix("file://"))
+    if DIGEST not in model.tags and folder.is_dir():
+        client.set_logged_model_tags(model.model_id, {DIGEST: model_digest(folder)})
