@@ -1,9 +1,11 @@
 """An asset that returns a model makes one version, whatever happens; the assets downstream get that version."""
 
+import importlib
 import os
 import pickle
 import random
 import shutil
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -384,3 +386,56 @@ def test_a_store_that_is_killed_leaves_one_version_in_the_end(instance, resource
         assert load_version(resource, record).model.n_estimators == 4
     [experiment] = [found for found in client.search_experiments() if found.name == "delay"]
     assert not client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+
+
+STEP = """
+import sklearn.base
+
+class Scaled(sklearn.base.RegressorMixin, sklearn.base.BaseEstimator):
+    def fit(self, rows, target=None):
+        self.n_features_in_ = 1
+        return self
+
+    def predict(self, rows):
+        from shop_io_scale import SCALE
+        return rows["hour"] * SCALE
+"""
+
+
+def test_models_whose_code_has_one_name_are_loaded_side_by_side(instance, resource, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shop_io_step.py").write_text(STEP)
+    resources = {**RESOURCES, "pickles": mlflow_model_io_manager.configured({"allow_pickle": True})}
+
+    def store(number: int) -> Any:
+        (tmp_path / "shop_io_scale.py").write_text(f"SCALE = {number}\n")
+        for name in ("shop_io_step", "shop_io_scale"):
+            sys.modules.pop(name, None)
+        step: Any = importlib.import_module("shop_io_step")
+
+        @dg.asset(name=f"scaled_{number}", io_manager_key="pickles")
+        def scaled() -> FittedModel:
+            code = [str(tmp_path / f"{name}.py") for name in ("shop_io_step", "shop_io_scale")]
+            options = {"code_paths": code, "serialization": "pickle", "pip_requirements": []}
+            return FittedModel(step.Scaled().fit(ROWS), ROWS[["hour"]], options=options)
+
+        dg.materialize([scaled], instance=instance, resources=resources)
+        return step
+
+    store(1)
+    step = store(2)
+
+    def compare(annotation: Any) -> dg.ExecuteInProcessResult:
+        def compared(scaled_1: Any, scaled_2: Any) -> list[float]:
+            return [float(model.predict(ROWS).sum()) for model in (scaled_1, scaled_2, scaled_1)]
+
+        compared.__annotations__ |= {"scaled_1": annotation, "scaled_2": step.Scaled}
+        asset = dg.asset(compared)
+        old = [dg.AssetSpec(name).with_io_manager_key("pickles") for name in ("scaled_1", "scaled_2")]
+        return dg.materialize([*old, asset], selection=[asset], instance=instance, resources=resources)
+
+    total = float(ROWS["hour"].sum())
+    assert compare(Any).output_for_node("compared") == [total, 2 * total, total]
+    with pytest.raises(Exception, match="brings its own shop_io_step") as caught:
+        compare(step.Scaled)
+    assert isinstance(caught.value, ModelVersionError) or "ModelVersionError" in repr(caught.value.__cause__)

@@ -15,7 +15,7 @@ import pytest
 import statsmodels.api as statsmodels
 from mlflow.artifacts import download_artifacts
 from mlflow.models.model import ModelInfo
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
@@ -39,10 +39,12 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTr
 from sklearn.svm import SVC
 
 from dagster_mlops.core.model_formats import stored_format
-from dagster_mlops.core.model_loading import DIGEST, FORMAT
+from dagster_mlops.core.model_loading import DIGEST, FORMAT, load_stored
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.models.log import log_model as log_or_defer
+from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.tools import StoredModel
 from tests.support import known_warnings
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
@@ -70,6 +72,13 @@ class Clip(TransformerMixin, BaseEstimator):
 
     def transform(self, rows):
         return rows[self.columns_].clip(upper=1.0)
+
+
+class Switch(ClassifierMixin, BaseEstimator):
+    """A model of a switch that may be unknown."""
+
+    def predict(self, rows):
+        return rows["seats"].astype("boolean").fillna(False).astype(int).to_numpy()
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +167,43 @@ def test_whole_numbers_with_gaps_and_polars_frames_are_examples_too(run):
         assert str(info.signature.inputs) == "['seats': double (optional), 'gust': double (optional)]"
         said = mlflow.pyfunc.load_model(info.model_uri).predict(rows.astype("float64"))
         np.testing.assert_array_equal(said, model.predict(rows))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap", "kind"),
+    [
+        ("Int64", True, "double"),
+        ("Int8", True, "double"),
+        ("int64[pyarrow]", True, "double"),
+        ("boolean", True, "boolean"),
+        ("bool[pyarrow]", True, "boolean"),
+        ("Float64", True, "double"),
+        ("Int64", False, "long"),
+    ],
+)
+def test_a_frame_of_pandas_own_types_is_answered_as_it_was_when_the_model_was_logged(
+    tracking, run, caplog, dtype, gap, kind
+):
+    values = pd.Series([1, 0] * (len(LATE) // 2) + [1] * (len(LATE) % 2), dtype=dtype)
+    rows = pd.DataFrame({"seats": values.where(values.index % 3 != 2) if gap else values, "gust": TABLE["gust"]})
+    model = Switch() if kind == "boolean" else HistGradientBoostingClassifier(max_iter=5).fit(rows, LATE)
+    info = log_model(model, rows, serialization="pickle")
+    assert info.signature.inputs.input_dict()["seats"].type.name == kind
+    version = ModelVersion(name="shop", version="1", run_id="r", tracking_uri="u")
+
+    def fetch(folder: Path) -> StoredModel:
+        place = download_artifacts(info.model_uri, dst_path=str(folder))
+        return StoredModel.read(Path(place), version)
+
+    said = load_stored(fetch, pyfunc=True, allow_pickle=True).model.predict(rows)
+    np.testing.assert_array_equal(said, model.predict(rows))
+    # Whoever loads it by MLflow alone is told.
+    try:
+        mlflow.pyfunc.load_model(info.model_uri).predict(rows)
+    except mlflow.MlflowException:
+        assert "MLflow refuses seats" in caplog.text and "'seats': 'float64'" in caplog.text
+    else:
+        assert "MLflow refuses" not in caplog.text or dtype == "Int8"
 
 
 @pytest.mark.parametrize("predict", ["predict", "predict_proba"])

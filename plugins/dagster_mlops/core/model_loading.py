@@ -13,12 +13,15 @@ from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.core.model_formats import StoredFormat, stored_format
+from dagster_mlops.core.model_inputs import fitting_first
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import StoredModel
 
 FORMAT, DIGEST = f"{NAMESPACE}.format", f"{NAMESPACE}.sha256"
 """Tags of a stored model: its format, and the hash of its files."""
+REGISTERED_DIGEST = f"{NAMESPACE}.registered_sha256"
+"""Tag of a model that was logged without such a hash: that of its files when it was registered, for `reproduce`."""
 
 # In this order: a model of the first has the second as well, because it follows its interface.
 _NATIVE = ("lightgbm", "xgboost", "catboost", "keras", "pytorch", "statsmodels", "sklearn")
@@ -90,7 +93,7 @@ def load_stored(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     if flavor == "pyfunc":
-        model.predict = code.calling(model.predict)
+        model.predict = code.calling(fitting_first(model.predict, model))
     # A pyfunc may go on reading files beside it.
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     return LoadedModel(model, stored.version, form, digest)

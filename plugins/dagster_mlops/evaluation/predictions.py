@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import dagster as dg
 
 from dagster_mlops.core.arrays import PyFuncModel, np, pd
+from dagster_mlops.core.model_inputs import fitting
 from dagster_mlops.core.model_loading import LoadedModel, load_stored
 from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -148,24 +149,8 @@ def model_inputs(model: PyFuncModel, rows: "pd.DataFrame", features: Features, l
             inputs[name] = unlabelled[name]
     for name, spec in specs.items():
         if name in inputs:
-            inputs[name] = _fitting(inputs[name], getattr(spec.type, "name", ""))
+            inputs[name] = fitting(inputs[name], getattr(spec.type, "name", ""))
     return inputs.reindex(columns=[name for name in names if name in inputs])
-
-
-def _fitting(values: Any, kind: str) -> Any:
-    """Values in the type `kind` of the signature, if none of them changes.
-
-    A column may be integral in these rows only by chance, and categories are text to MLflow.
-    """
-    types = pd.api.types
-    if kind == "string" and isinstance(values.dtype, pd.CategoricalDtype):
-        return values.astype(object)
-    if kind in ("double", "float") and types.is_numeric_dtype(values) and not types.is_float_dtype(values):
-        return values.astype("float64" if kind == "double" else "float32")
-    number = kind in ("long", "integer") and types.is_float_dtype(values)
-    if number and values.notna().all() and bool(values.eq(values.round()).all()):
-        return values.astype("int64" if kind == "long" else "int32")
-    return values
 
 
 def _computed(features: "Callable[[pd.DataFrame], pd.DataFrame]", rows: "pd.DataFrame") -> "pd.DataFrame":

@@ -149,6 +149,16 @@ class MlflowModelIOManager(dg.IOManager):
         uri = record.tracking_uri
         registry = MlflowResource(tracking_uri=uri, registry_uri=uri) if rerun else self.mlflow
         loaded = load_version(registry, record, pyfunc=pyfunc, allow_pickle=self.allow_pickle, trust=self.trust)
+        own_class = type(loaded.model)
+        same_name = isinstance(kind, type) and (kind.__module__, kind.__qualname__) in {
+            (cls.__module__, cls.__qualname__) for cls in own_class.__mro__
+        }
+        if same_name and not issubclass(own_class, kind):
+            raise ModelVersionError(
+                f"{record.name}/{record.version} brings its own {kind.__module__} (code_paths), which is not the one "
+                f"imported here: its {kind.__qualname__} is another class. Annotate the input as Any to take it as "
+                "it is, or train a version with today's code."
+            )
         metadata = loaded.to_metadata()
         context.log.info(f"Loaded {asset}: {', '.join(f'{key} {value}' for key, value in metadata.items())}")
         if not context.has_asset_partitions or len(context.asset_partition_keys) == 1:

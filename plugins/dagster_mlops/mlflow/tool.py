@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.model_loading import DIGEST, model_digest
+from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST, model_digest
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, mlflow
@@ -73,7 +73,7 @@ class MlflowTool:
                 source = str(model.artifact_location)
                 if not mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri):
                     return Deleted(f"the model's files are gone from {mask_credentials(source)}")
-                if DIGEST not in model.tags:
+                if not {DIGEST, REGISTERED_DIGEST} & model.tags.keys():
                     return None
                 # Without a place for a copy, MLflow returns the folder of a local store itself.
                 place = None if urlsplit(source).scheme in ("", "file") else scratch
@@ -120,7 +120,7 @@ def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
 
 def _written_over(model: LoggedModel, folder: Path) -> Faulty | None:
     """The finding that the files of a model are not those that were stored."""
-    stored, digest = model.tags.get(DIGEST), model_digest(folder)
+    stored, digest = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST), model_digest(folder)
     if stored in (None, digest):
         return None
     place = mask_credentials(str(model.artifact_location))

@@ -6,10 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
+
 from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.core.model_formats import untrusted
+from dagster_mlops.core.model_inputs import fitting_first
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow, torch
 
@@ -26,6 +29,9 @@ _FLAVORS = {
     "sklearn": "sklearn",
     "mlflow": "pyfunc",
 }
+
+
+_GAPS = 5  # rows with missing values that are tried as they are
 
 
 def flavor_of(model: Any) -> str:
@@ -168,8 +174,13 @@ def evaluating(model: Any, flavor: str) -> Iterator[None]:
             module.training = was
 
 
-def verify_stored(folder: Path, info: ModelInfo, flavor: str, rows: Any, expected: Any, predict: str) -> None:
-    """Load the model and compare its predictions for the example rows.
+def verify_stored(
+    folder: Path, info: ModelInfo, flavor: str, rows: Any, expected: Any, predict: str, frame: Any
+) -> None:
+    """Load the model and compare its predictions for the example rows, as a server gets them and as they were given.
+
+    `frame` is the whole example. MLflow's own wrapper may refuse its types, where this library's loaders adapt them:
+    then a warning names the columns.
 
     Raises:
         TrainingRunError: it cannot be loaded, or has different predictions.
@@ -180,6 +191,7 @@ def verify_stored(folder: Path, info: ModelInfo, flavor: str, rows: Any, expecte
                 stored = mlflow.pyfunc.load_model(str(folder))
                 # As a server receives it: the stored example went through JSON.
                 predictions = stored.predict(rows if stored.input_example is None else stored.input_example)
+                _verify_as_given(stored, frame)
             else:
                 function = predict_function(extra(f"mlflow.{flavor}").load_model(str(folder)), flavor, predict)
                 predictions = function(rows) if function else None
@@ -195,6 +207,23 @@ def verify_stored(folder: Path, info: ModelInfo, flavor: str, rows: Any, expecte
             f"{str(predictions)[:200]} instead of {str(expected)[:200]}. Does it read more than its input, such "
             "as the index, categories or the clock?"
         )
+
+
+def _verify_as_given(stored: Any, frame: Any) -> None:
+    """Let the model answer the rows with missing values as they were given."""
+    if not isinstance(frame, pd.DataFrame):
+        return
+    adapted, has_gaps = plain(frame), np.asarray(frame.isna()).any(axis=1)
+    changed = [str(name) for name in frame if frame[name].dtype != adapted[name].dtype]
+    if not changed:
+        return
+    fitting_first(stored.predict, stored)(frame[has_gaps].head(_GAPS))
+    types = dict.fromkeys(changed, "float64")
+    dg.get_dagster_logger().warning(
+        f"MLflow refuses {', '.join(changed)} in the types of the example ({frame[changed[0]].dtype} with missing "
+        f"values), except from JSON. dagster_mlops.mlflow.models.load_version(…, pyfunc=True) and evaluations convert "
+        f"them; a caller of mlflow.pyfunc.load_model has to. Or train and call with rows.astype({types})."
+    )
 
 
 def _equal(left: Any, right: Any) -> bool:

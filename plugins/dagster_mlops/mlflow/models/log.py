@@ -140,7 +140,7 @@ def _store(
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
             tags[DIGEST] = model_digest(folder)
             try:
-                flavors.verify_stored(folder, info, flavor, input_example, predictions, function)
+                flavors.verify_stored(folder, info, flavor, input_example, predictions, function, example)
             except Exception:
                 client.finalize_logged_model(info.model_id, "FAILED")
                 raise

@@ -87,8 +87,8 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
             results[name] = path.read_text()
     query = f"source_run_id='{record.run_id}'"
     logged = client.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=query)
-    chosen = run.data.tags.get("dagster_mlops.trained")
-    [model] = [model for model in logged if str(model.status) == "READY" and chosen in (None, model.model_id)]
+    model_id = run.data.tags.get("dagster_mlops.trained")
+    [model] = [model for model in logged if str(model.status) == "READY" and model_id in (None, model.model_id)]
     recorded, rerun = Path(task["model"]), _local(str(model.artifact_location))
     results["models"] = {"files": {"then": _digests(recorded), "now": _digests(rerun)}, "rerun": str(rerun)}
     try:

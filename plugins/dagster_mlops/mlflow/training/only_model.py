@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from dagster_mlops.core.model_loading import DIGEST, model_digest
+from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST, model_digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.resource import Tracking
@@ -41,19 +41,19 @@ def refuse_second(tracking: Tracking, run: Run, before: Collection[str], run_id:
 
 
 def only_model(
-    context: dg.AssetExecutionContext, logged: Sequence[LoggedModel], tracking_uri: str, chosen: str
+    context: dg.AssetExecutionContext, logged: Sequence[LoggedModel], tracking_uri: str, choice: str
 ) -> LoggedModel:
-    """The one model of the run, or the `chosen` one, with signature and input example.
+    """The one model of the run, or the one with the id `choice`, with signature and input example.
 
     Raises:
         TrainingRunError: there is none, or several, or it is incomplete.
     """
-    ready = [m for m in logged if str(m.status) == "READY" and chosen in ("", m.model_id)]
+    ready = [m for m in logged if str(m.status) == "READY" and choice in ("", m.model_id)]
     if len(ready) != 1:
         names = ", ".join(f"{model.name} ({model.model_id})" for model in ready) or "none"
         raise TrainingRunError(
             f"{_ONE_MODEL}, this one logged {len(ready)}: {names}. {_HOW}"
-            + (f" The function returned {chosen}, which this run has not logged." if chosen else "")
+            + (f" The function returned {choice}, which this run has not logged." if choice else "")
         )
     [model] = ready
     # By its location: with its id, MLflow would request the location from the server once more.
@@ -79,10 +79,10 @@ def only_model(
 
 
 def seal(client: MlflowClient, model: LoggedModel) -> None:
-    """Tag a model that MLflow's own function has logged with the hash of its files, as `log_model` does.
+    """Tag a model that MLflow's own function has logged with the hash of its files, by which `reproduce` finds changes.
 
     Only where they are at hand: from another store, they would have to be downloaded.
     """
     folder = Path(str(model.artifact_location).removeprefix("file://"))
     if DIGEST not in model.tags and folder.is_dir():
-        client.set_logged_model_tags(model.model_id, {DIGEST: model_digest(folder)})
+        client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: model_digest(folder)})

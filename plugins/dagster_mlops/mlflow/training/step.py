@@ -83,11 +83,11 @@ def train_step(
                 context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
-                result, chosen, usage = _train(call, context, tracking, training, facts, run, before)
+                result, model_id, usage = _train(call, context, tracking, training, facts, run, before)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
-                model = only_model.only_model(context, logged, resource.address, chosen)
+                model = only_model.only_model(context, logged, resource.address, model_id)
                 only_model.seal(client, model)
-                if before or chosen:
+                if before or model_id:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             mlflow.flush_async_logging()
             run = client.get_run(run_id)
@@ -139,10 +139,10 @@ def _train(
         nullcontext() if training.several_models else upstream.before_each_model(refuse_second),
         watched_reads() as reads,
     ):
-        result, chosen = _call(call)
+        result, model_id = _call(call)
         metadata = {"mlflow/training_seconds": round(time.monotonic() - began, 3)}
         changeable = switches()
-    if training.several_models and not chosen:
+    if training.several_models and not model_id:
         raise TrainingRunError(
             "with several_models, the training function returns the model that becomes the version: `return info`, "
             "where info = log_model(…)."
@@ -150,7 +150,7 @@ def _train(
     if any(facts.system.get(name, {}) != value for name, value in changeable.items()):
         client.log_dict(run.info.run_id, {**facts.system, **changeable}, f"{CODE}/{SYSTEM}")
     _log_reads(context, tracking, facts, run, reads)
-    return result, chosen, {**metadata, **usage()}
+    return result, model_id, {**metadata, **usage()}
 
 
 def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: RunFacts, run: Run, reads: Reads) -> None:
@@ -188,7 +188,7 @@ def _trained_before(
 
 
 def _call(call: Callable[[], Any]) -> tuple[dg.MaterializeResult | None, str]:
-    """What the function returns: a result for Dagster, or one of its models, whose id it is."""
+    """The result of the function for Dagster, and the id of the model that it returned, if any."""
     try:
         result = call()
     except mlflow.MlflowException as error:
