@@ -376,3 +376,12 @@ def test_an_interrupt_is_no_crash(interrupt):
 
     with pytest.raises(interrupt):
         never_missing(judge, tool="mlflow")
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_misspelt_option_is_blamed_on_the_factory_that_was_called(name):
+    blame = rf"^{name}\(\) (takes no option|got an unexpected keyword argument) 'desription'"
+    with pytest.raises(TypeError, match=blame) as refusal:
+        _make(name, desription="x")
+    if "takes no option" in str(refusal.value):
+        assert "Did you mean 'description'?" in str(refusal.value)

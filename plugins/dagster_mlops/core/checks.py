@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
-from dagster_mlops.core.options import with_signature
+from dagster_mlops.core.options import known_options, with_signature
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
@@ -41,7 +41,7 @@ def asset_checks(
         required_resource_keys: Resources that `evidence` uses.
         options: Whatever else :func:`dagster.asset_check` takes.
     """
-    for_step = {option: value for option, value in (options or {}).items() if value is not None}
+    for_step = known_options(options or {}, dg.multi_asset_check, dg.AssetCheckSpec)
     for_specs = {option: for_step.pop(option) for option in _SPEC_OPTIONS if option in for_step}
     for_specs["additional_deps"] = asset_deps(for_specs.get("additional_deps", ()))
     specs = [

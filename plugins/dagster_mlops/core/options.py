@@ -1,5 +1,7 @@
 """Options of Dagster's definitions that users give to a factory, and that reach what it makes."""
 
+import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_type_hints
@@ -31,7 +33,7 @@ def merged_options(
     >>> merged_options({"key": "raw/weather", "kinds": {"csv"}}, name="weather", kinds=["dvc"])["key"]
     AssetKey(['raw', 'weather'])
     """
-    user_options = {option: value for option, value in options.items() if value is not None}
+    user_options = known_options(options, dg.asset, dg.multi_asset)
     name = user_options.get("name", name)
     identity = {"key": asset_key(user_options["key"])} if "key" in user_options else {"name": name}
     return {
@@ -44,6 +46,38 @@ def merged_options(
         "metadata": {**(metadata or {}), **user_options.get("metadata", {})},
         "required_resource_keys": {*required_resource_keys, *user_options.get("required_resource_keys", ())},
     }
+
+
+def known_options(options: Mapping[str, Any], *takers: Callable[..., Any]) -> dict[str, Any]:
+    """The options that a user gave, without those that are None.
+
+    Raises:
+        TypeError: None of Dagster's functions `takers` takes one of them: the message names the factory that the user
+            has called, and the option that is probably meant.
+    """
+    known = frozenset().union(*map(_parameters, takers))
+    if unknown := [option for option in options if option not in known]:
+        name, arguments = _called_factory()
+        close = difflib.get_close_matches(unknown[0], {*arguments, *known}, n=1)
+        advice = f" Did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{name}() takes no option {unknown[0]!r}.{advice}")
+    return {option: value for option, value in options.items() if value is not None}
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+def _called_factory() -> tuple[str, set[str]]:
+    """The name of the factory of this library that other code has called, with the arguments of all that it calls."""
+    frame, name, arguments = inspect.currentframe(), "", set()
+    while frame and frame.f_globals["__name__"].startswith("dagster_mlops."):
+        name = frame.f_code.co_qualname.partition(".")[0]  # a decorator's is that of its factory
+        if inspect.isfunction(function := frame.f_globals.get(name)):
+            arguments |= _parameters(function)
+        frame = frame.f_back
+    return name, arguments
 
 
 def with_signature(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +105,7 @@ def specs_with_options(
 
     What a spec says already, such as its group, goes before an option.
     """
-    for_step = {option: value for option, value in options.items() if value is not None}
+    for_step = known_options(options, dg.asset, dg.multi_asset)
     deps = asset_deps(for_step.pop("deps", ()))
     joined = {option: for_step.pop(option) for option in _JOINED if option in for_step}
     single = {option: for_step.pop(option) for option in _SINGLE if option in for_step}

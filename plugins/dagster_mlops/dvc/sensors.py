@@ -7,6 +7,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_key
+from dagster_mlops.core.options import known_options
 from dagster_mlops.dvc.assets import observation
 from dagster_mlops.dvc.metadata_keys import REV
 from dagster_mlops.dvc.resource import DvcResource
@@ -73,7 +74,7 @@ def revision_sensor(
         default_status=default_status,
         **{
             "description": f"New versions of {', '.join(datasets.values())} on {', '.join([*branches, *tags])}.",
-            **sensor_options,
+            **known_options(sensor_options, dg.sensor),
             "required_resource_keys": {*sensor_options.get("required_resource_keys", ()), *([] if repo else ["dvc"])},
         },
     )

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.environment import environment
+from dagster_mlops.core.options import known_options
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.server.client import request_limits
 
@@ -36,7 +37,10 @@ def close_orphan_runs_sensor(
         name=name,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        **{"description": "Closes MLflow runs that no process writes to any more.", **sensor_options},
+        **{
+            "description": "Closes MLflow runs that no process writes to any more.",
+            **known_options(sensor_options, dg.sensor),
+        },
     )
     def close_orphan_runs(context: dg.SensorEvaluationContext, mlflow: MlflowResource) -> dg.SkipReason:
         # For ticks, not for code locations.

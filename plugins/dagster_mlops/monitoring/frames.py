@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from dagster_mlops.core.arrays import pd
-from dagster_mlops.core.asset_records import latest_event, latest_records
+from dagster_mlops.core.asset_records import latest_event, latest_records, misspelt
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.normalise import to_pandas
 from dagster_mlops.provenance import Ref
@@ -27,7 +27,10 @@ def load_frame(
             which = f"{key.to_user_string()}[{partition}]" if partition else key.to_user_string()
             raise MonitoringError(
                 f"cannot load {which} through its IO manager: {type(error).__name__}: {error}. "
-                "Materialize it before this check, with an IO manager that other processes can read from."
+                + (
+                    misspelt(context, key)
+                    or "Materialize it before this check, with an IO manager that other processes can read from."
+                )
             ) from error
         frames.append(to_pandas(value))
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)

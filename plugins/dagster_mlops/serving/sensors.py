@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.options import known_options
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving.checks import live_record
 
@@ -40,7 +41,11 @@ def deployment_health_sensor(
         name=name or f"{'_'.join(key.path)}_health",
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        **{"description": f"Redeploys {key.to_user_string()} when it died.", **target, **sensor_options},
+        **{
+            "description": f"Redeploys {key.to_user_string()} when it died.",
+            **target,
+            **known_options(sensor_options, dg.sensor),
+        },
     )
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         # For evaluations, not for code locations.

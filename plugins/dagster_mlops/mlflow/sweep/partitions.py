@@ -12,6 +12,7 @@ from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import latest_event, upstream_refs
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
+from dagster_mlops.core.options import known_options
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.assets import training_asset
@@ -164,7 +165,11 @@ def sweep_trials(
             return dg.MaterializeResult(metadata=metadata)
 
         sweep_function.set_signature(try_one)
-        options = {**asset_options, "kinds": {"mlflow", "optuna", *asset_options.get("kinds", ())}, "pool": pool}
+        options = {
+            **known_options(asset_options, dg.asset),
+            "kinds": {"mlflow", "optuna", *asset_options.get("kinds", ())},
+            "pool": pool,
+        }
         options.pop("key_prefix", None)
         # Options of the asset that others load a model from.
         io_options = {key: options.pop(key) for key in ("io_manager_key", "io_manager_def") if key in options}
