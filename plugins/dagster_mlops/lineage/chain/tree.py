@@ -89,7 +89,8 @@ def _label(links: Sequence[Link]) -> Text:
         label.append(f"\n{first.reason or 'no reason given'}", style=colour)
         if len(links) > 1:
             label.append(f" (first of {len(links)} alike)", style=colour)
-        label.append(f"\n{_SOURCES.get(first.source, 'this is what the tool still knows')}", style="italic")
+        if first.bucket != "unknown":
+            label.append(f"\n{_SOURCES.get(first.source, 'this is what the tool still knows')}", style="italic")
     elif first.source != "tool":
         label.append(f"\n{_SOURCES[first.source]}", style="italic")
     if first.record:
