@@ -21,7 +21,7 @@ class ModelCode(MetaPathFinder):
         code = ModelCode.of(folder, flavors)
         with code.active():
             model = mlflow.pyfunc.load_model(str(folder))
-        model.predict = code.calling(model.predict)
+        code.calling(model.predict)(rows)
 
     MLflow puts a model's folder of code first on ``sys.path`` and leaves it there. But Python keeps one module per
     name: of two models that bring a ``rules.py``, the second runs the first one's code, and one that the process has

@@ -93,10 +93,25 @@ def load_stored(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     if flavor == "pyfunc":
-        model.predict = code.calling(fitting_first(model.predict, model))
+        model.__class__ = _answering(type(model), code)
     # A pyfunc may go on reading files beside it.
     weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
     return LoadedModel(model, stored.version, form, digest)
+
+
+def _answering(kind: Any, code: ModelCode) -> Any:
+    """MLflow's class of models, whose predictions run the model's own code, on frames in the types of its signature.
+
+    A class, because a function set on the model itself would refer to the model: it and its files would then outlive
+    their last use until Python looks for such circles.
+    """
+
+    class Answering(kind):
+        def predict(self, *arguments: Any, **options: Any) -> Any:
+            return code.calling(fitting_first(super().predict, self))(*arguments, **options)
+
+    Answering.__name__, Answering.__qualname__, Answering.__doc__ = kind.__name__, kind.__qualname__, kind.__doc__
+    return Answering
 
 
 def model_digest(folder: Path) -> str:

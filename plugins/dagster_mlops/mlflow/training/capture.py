@@ -122,6 +122,14 @@ def log_capture(
         store.log_artifacts(str(folder), CODE)
 
 
+def log_json(store: ArtifactRepository, name: str, content: Mapping[str, Any]) -> None:
+    """Upload one file of JSON to the run's folder ``code/``."""
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        file = Path(scratch, name)
+        file.write_text(json.dumps(content, indent=1) + "\n")
+        store.log_artifact(str(file), CODE)
+
+
 def partitions_of(context: dg.AssetExecutionContext) -> str:
     """The partition, or ``first...last`` when one run trains on several; empty when the asset has none."""
     if context.assets_def.partitions_def is None:  # the run may be of other assets' partitions

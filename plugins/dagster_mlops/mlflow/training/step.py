@@ -30,7 +30,7 @@ from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.mlflow.server.connection import sqlite_file
 from dagster_mlops.mlflow.training import only_model
-from dagster_mlops.mlflow.training.capture import artifact_store, switches
+from dagster_mlops.mlflow.training.capture import artifact_store, log_json, switches
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
@@ -163,7 +163,8 @@ def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: Run
                 f"The training read {file}, which no commit and no recorded input versions. A rerun would read "
                 "whatever is there then: make it an input asset whose IO manager keeps versions."
             )
-        tracking.client.log_dict(run.info.run_id, read, f"{CODE}/{READS}")
+        # The client would ask the server for the run once more.
+        log_json(artifact_store(run.info.artifact_uri, tracking.resource.address), READS, read)
 
 
 def _trained_before(
