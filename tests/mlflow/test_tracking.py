@@ -203,7 +203,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
         ],
     ]
     stored = [call for call in (*asked, *after) if "mlflow-artifacts" in call]
-    assert len([call for call in stored if call.startswith("PUT")]) == 5  # code/: five files
+    assert len([call for call in stored if call.startswith("PUT")]) == 6  # code/: six files
     assert len([call for call in stored if call.startswith("GET")]) == 3  # the MLmodel, and where figures may be
 
 
