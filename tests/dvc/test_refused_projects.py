@@ -47,3 +47,49 @@ def test_what_dvc_refuses_is_refused_at_load_with_its_reason(template, tmp_path,
     with pytest.raises(DatasetError, match=rf"(?s)DVC cannot read the project .*{reason}") as refused:
         pipeline_assets(repo=project.folder)
     assert "Fix it" in str(refused.value) and "\x1b" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "file"),
+    [
+        ("folder/one.txt", "folder.dvc"),
+        ("above", "above/two.txt.dvc"),
+        ("made.txt", "dvc.yaml"),
+        ("out/three.txt", "dvc.yaml"),
+        ("moved/four.txt", "elsewhere.dvc"),
+        ("five.txt", None),  # a repository below has one
+        ("folder.txt", None),
+        ("new/folder", None),
+    ],
+)
+def test_a_dataset_that_overlaps_an_output_is_refused_as_dvc_add_does(template, tmp_path, path, file):
+    project = template.copy(tmp_path / "project")
+    project.write({"folder/one.txt": "1", "above/two.txt": "2"})
+    project.dvc("add", "-q", "folder", "above/two.txt")
+    project.write(
+        {
+            "above/nested/dvc.yaml": "stages: {}",
+            "dvc.yaml": "vars: [{name: made}]\nstages: {make: {cmd: a, outs: ['${name}.txt', out]}}\n",
+            "moved/four.txt": "4",
+            "elsewhere.dvc": "wdir: .\nouts:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  path: moved\n",
+            "sub/.dvc/config": "",
+            "sub/five.txt.dvc": "outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  path: five.txt\n",
+        }
+    )
+    dvc = project.resource(commit=False)
+    for number in range(2):  # what the first call has read, the second one remembers
+        project.write({f"other{number}.txt": "1"})
+        dvc.store(f"other{number}.txt")
+    for name in (path, f"{path}.more"):
+        target = project.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            target.write_text("new")
+    if file is None:
+        assert dvc.store(path).md5
+        return
+    with pytest.raises(DatasetError, match=rf"overlaps with .*, an output of .*{file}.*dvc remove {file}"):
+        dvc.store(path)
+    assert not (project.folder / f"{path}.dvc").exists()
+    if not path.startswith(("folder/", "out/", "moved/")):
+        assert dvc.store(f"{path}.more").md5

@@ -1,18 +1,17 @@
 """Outputs must not overlap: what DVC's own check of a new pointer finds, without DVC's parsing of every other one."""
 
+import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store.cut_off import parse_yaml
 from dagster_mlops.errors import DatasetError
-
-_OUTS = re.compile(rb"^outs:\n((?:[- ].*\n)+)", re.MULTILINE)
-_PATH = re.compile(rb"^[- ] +path: (.+)$|^- path: (.+)$", re.MULTILINE)
+from dagster_mlops.provenance import NAMESPACE
 
 
 def refuse_overlap(repo: Repo, target: Path) -> None:
@@ -32,27 +31,41 @@ def refuse_overlap(repo: Repo, target: Path) -> None:
 
 def _outputs(repo: Repo) -> Iterator[tuple[str, str]]:
     """The outputs of the repository, each with the file that defines it."""
-    for name in _definitions(Path(repo.root_dir)):
+    names = _definitions(Path(repo.root_dir))
+    plain_file = Path(repo.tmp_dir or "", NAMESPACE, "plain_pointers.json")
+    plain = _read(plain_file)
+    current: set[str] = set()
+    for name in names:
         file = os.path.join(repo.root_dir, name)
-        if name.endswith("dvc.yaml"):
+        if name in plain:
+            current.add(name)
+            yield file.removesuffix(".dvc"), file
+        elif name.endswith("dvc.yaml"):
             outs = (out for stage in repo.stage.load_all(file) for out in stage.outs if out.protocol == "local")
             yield from ((out.fs_path, file) for out in outs)
-            continue
-        with suppress(FileNotFoundError), open(file, "rb") as stream:  # git may still have one that is gone
-            yield from ((path, file) for path in _paths(file, stream.read()))
+        else:
+            with suppress(FileNotFoundError), open(file, "rb") as stream:  # git may still have one that is gone
+                paths = _paths(file, stream.read())
+                if paths == [file.removesuffix(".dvc")]:
+                    current.add(name)
+                yield from ((path, file) for path in paths)
+    if current != plain:
+        write_atomically(plain_file, json.dumps(sorted(current)))
+
+
+def _read(plain_file: Path) -> set[str]:
+    """The pointers that name what lies beside them, as all do that DVC 3 writes: they are read once."""
+    with suppress(OSError, ValueError):
+        return set(json.loads(plain_file.read_bytes()))
+    return set()
 
 
 def _paths(pointer: str, content: bytes) -> list[str]:
-    # Nearly every pointer names what lies beside it: that is seen without parsing YAML, which takes a millisecond.
-    folder, name = os.path.split(pointer.removesuffix(".dvc"))
-    outs = _OUTS.search(content)
-    names = [first or second for first, second in _PATH.findall(outs[1])] if outs else []
-    if names == [os.fsencode(name)] and b"wdir:" not in content:
-        return [pointer.removesuffix(".dvc")]
     try:
         fields = parse_yaml(content)
+        folder = os.path.join(os.path.dirname(pointer), fields.get("wdir", "."))
         paths = [out["path"] for out in fields.get("outs") or () if "://" not in out["path"]]
-        return [os.path.normpath(os.path.join(folder, fields.get("wdir", "."), path)) for path in paths]
+        return [os.path.normpath(os.path.join(folder, path)) for path in paths]
     except Exception:  # noqa: BLE001 (damaged in whatever way: DVC names it when it is read)
         return []
 

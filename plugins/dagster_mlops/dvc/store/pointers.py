@@ -87,14 +87,14 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content,
         raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
     if before is None and pointer.exists():
         set_aside(pointer, repo.tmp_dir)
-    # DVC asks for its own copy of git's rules, and parses each line of .gitignore for that: one for each dataset.
-    vars(repo.scm)["is_ignored"] = partial(_is_ignored, Path(repo.root_dir))
+    # In Python, DVC would parse git's index and each line of .gitignore, which has one for each dataset.
+    vars(repo.scm).update(is_ignored=partial(_is_ignored, repo), is_tracked=partial(_is_tracked, repo))
     try:
+        if before is None:
+            refuse_overlap(repo, target)
         stage = repo.stage.create(
             single_stage=True, validate=False, fname=str(pointer), wdir=str(target.parent), outs=[target.name]
         )
-        if before is None:
-            refuse_overlap(repo, target)
         [out] = stage.outs
         if before and (old := content_of(before["outs"][0])).algorithm == LEGACY:
             # Content that did not change stays a version of DVC 2, as with `dvc add`.
@@ -115,8 +115,12 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content,
     return content, size
 
 
-def _is_ignored(root: Path, path: str) -> bool:
-    return git(root, "check-ignore", "--quiet", "--no-index", "--", path).returncode == 0
+def _is_ignored(repo: Repo, path: str) -> bool:
+    return git(Path(repo.root_dir), "check-ignore", "--quiet", "--no-index", "--", path).returncode == 0
+
+
+def _is_tracked(repo: Repo, path: str) -> bool:
+    return bool(git(Path(repo.root_dir), "--literal-pathspecs", "ls-files", "--", path).stdout)
 
 
 def write_pointer(
