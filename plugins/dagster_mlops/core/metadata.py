@@ -9,6 +9,7 @@ import dagster as dg
 # Dagster's own keys: its UI shows them beside the asset's columns and plots them over time.
 ROW_COUNT = "dagster/row_count"
 COLUMN_SCHEMA = "dagster/column_schema"
+DATA_VERSION = "dagster/data_version"  # a tag of its events
 _TYPES: dict[Any, str] = {str: "string", int: "int"}  # of columns, by that of a field
 
 

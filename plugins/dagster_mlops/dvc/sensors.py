@@ -7,6 +7,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_key
+from dagster_mlops.core.metadata import DATA_VERSION
 from dagster_mlops.core.options import known_options
 from dagster_mlops.dvc.assets import observation
 from dagster_mlops.dvc.metadata_keys import REV
@@ -104,7 +105,7 @@ def revision_sensor(
             if mode == "observe":
                 for key in changed:
                     version, metadata = observation(dvc, datasets[key], rev=commit)
-                    facts, tags = {**metadata, "dvc/ref": ref}, {"dagster/data_version": version.value}
+                    facts, tags = {**metadata, "dvc/ref": ref}, {DATA_VERSION: version.value}
                     events.append(dg.AssetObservation(asset_key=asset_key(key), metadata=facts, tags=tags))
             elif changed:
                 # The old commit is part of the key, because a branch may return to an older commit.

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from dagster_mlops.core.metadata import DATA_VERSION
 from dagster_mlops.errors import MissingExtraError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Faulty, Inaccessible, Record, Ref, Unknown, raw_records
 from dagster_mlops.tools import Tool, answer_within, installed_tools, tool_for
@@ -17,7 +18,6 @@ _R = TypeVar("_R", bound=Record)
 _LONGEST = 2_000  # characters of a reason
 _WITH_IMPORT = 60.0  # seconds: a cold machine imports some tools for half a minute
 _PAGE = 1_000  # events of an asset
-_DATA_VERSION = "dagster/data_version"  # tag of an event
 _SHORTEST = 7  # characters of a version, as of git
 _NEVER_KEPT = {
     "asset": "its IO manager keeps no versions and writes no record, so that the version that was read is unknown.",
@@ -225,7 +225,7 @@ class EventLog:
         asset, partition, timestamp = key.to_user_string(), asset_event.partition or "", event.timestamp
         for record in self.records_in(asset_event.metadata, f"{asset} {partition}"):
             ref = record.ref
-            entry = Entry(record, asset, partition, timestamp, timestamp, tags.get(_DATA_VERSION, ""))
+            entry = Entry(record, asset, partition, timestamp, timestamp, tags.get(DATA_VERSION, ""))
             self._entries[ref.tool, ref.role, ref.id].append(entry)
 
 
