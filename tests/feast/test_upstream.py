@@ -3,7 +3,7 @@
 import inspect
 
 import feast
-from feast.infra.online_stores import online_store
+from feast.infra.online_stores import online_store, sqlite
 from feast.infra.utils.postgres import connection_utils
 
 from dagster_mlops.feast import upstream
@@ -22,6 +22,11 @@ def test_an_online_store_does_not_tell_its_connection_or_the_events_alone():
     assert not public & {"connection", "get_connection", "connect", "get_conn", "read_timestamps"}, (
         f"use it in place of {upstream.sqlite_connection} and {upstream.postgres_connection}"
     )
+
+
+def test_a_sqlite_store_cannot_be_closed():
+    own = {name for name in vars(sqlite.SqliteOnlineStore) if not name.startswith("_")}
+    assert not own & {"close", "close_connection", "disconnect"}, f"use it in place of {upstream.close_sqlite}"
 
 
 def test_the_offline_store_of_postgres_does_not_tell_how_it_connects():

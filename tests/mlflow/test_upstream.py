@@ -19,6 +19,21 @@ def test_the_active_experiment_can_be_neither_read_nor_put_back():
     assert not missing & set(dir(mlflow)), f"use it in place of {upstream.active_experiment}"
 
 
+def test_what_a_training_sets_for_the_process_cannot_be_put_back():
+    missing = {"get_autologging_config", "autologging_config", "reset_autologging", "autologging"}
+    assert not missing & set(dir(mlflow)), f"use it in place of {upstream.settings_restored}"
+    with upstream.settings_restored():
+        mlflow.sklearn.autolog(log_models=False, silent=True)
+        assert mlflow.utils.autologging_utils.get_autologging_config("sklearn", "log_models") is False
+    assert mlflow.utils.autologging_utils.get_autologging_config("sklearn", "log_models") is not False
+
+
+def test_nothing_is_asked_before_a_model_is_logged():
+    public = {name for name in dir(mlflow.MlflowClient) if not name.startswith("_")}
+    hooks = {name for name in {*public, *dir(mlflow)} if "hook" in name.lower() or "callback" in name.lower()}
+    assert hooks == set(), f"use it in place of {upstream.before_each_model}"
+
+
 def test_only_the_top_of_the_active_runs_can_be_seen():
     assert not {"active_runs", "get_active_runs", "active_run_stack"} & set(dir(mlflow)), (
         f"use it in place of {upstream.active_runs} and {upstream.active_runs_by_thread}"

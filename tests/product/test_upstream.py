@@ -12,7 +12,7 @@ LIBRARY = ROOT / "plugins" / "dagster_mlops"
 FILES = [file for file in LIBRARY.rglob("*.py") if file.name != "upstream.py" and not file.stem.endswith("_script")]
 UPSTREAM = sorted(LIBRARY.rglob("upstream.py"))
 # Public although they begin with an underscore: Python documents them.
-PUBLIC = {"_replace", "_asdict", "_fields", "_exit", "_make", "_thread"}
+PUBLIC = {"_replace", "_asdict", "_fields", "_exit", "_make", "_thread", "_getframe"}
 
 
 def _private(name: str) -> bool:

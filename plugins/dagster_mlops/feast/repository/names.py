@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
+from dagster_mlops.core.upstream import reserved_names
 from dagster_mlops.errors import FeatureError
 
 
@@ -42,7 +43,5 @@ def prefixed(key: dg.AssetKey, prefix: Sequence[str] | None) -> dg.AssetKey:
     >>> prefixed(dg.AssetKey("type"), None).path, prefixed(dg.AssetKey("type"), ["features"]).path
     (['type_'], ['features', 'type'])
     """
-    from dagster._core.definitions.utils import DISALLOWED_NAMES  # there is no public list
-
     full = key.with_prefix(prefix or ())
-    return dg.AssetKey([f"{full.path[0]}_"]) if full.to_python_identifier() in DISALLOWED_NAMES else full
+    return dg.AssetKey([f"{full.path[0]}_"]) if full.to_python_identifier() in reserved_names() else full
