@@ -17,7 +17,7 @@ from typing import Any
 from tests.benchmarks.measure import ROOT, console, environment
 
 ROUNDS = 3
-TARGET = 3.0
+TARGET = 1.3  # in CPU seconds: wall seconds depend on what else the cores do
 LARGE_TARGET_GB = 8.0
 ROWS = int(os.environ.get("DAGSTER_MLOPS_ROWS", "336776"))
 LARGE_ROWS = int(os.environ.get("DAGSTER_MLOPS_LARGE_ROWS", "0"))
@@ -46,7 +46,7 @@ BY_HAND = """
 import sys, time
 import duckdb
 folder, hours, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-start = time.perf_counter()
+start, cpu = time.perf_counter(), time.process_time()
 con = duckdb.connect()
 joins, columns = "", "e.*"
 for name, _, _ in {views}:
@@ -56,7 +56,7 @@ for name, _, _ in {views}:
     for i in range({features}):
         columns += f", CASE WHEN {{alive}} THEN {{name}}_{{i}} END AS {{name}}_{{i}}"
 table = con.sql(f"SELECT {{columns}} FROM '{{folder}}/entities.parquet' e{{joins}} ORDER BY flight").to_arrow_table()
-print("\\ntold", time.perf_counter() - start, table.num_rows)
+print("\\ntold", time.perf_counter() - start, time.process_time() - cpu, table.num_rows)
 """
 BY_FEAST = """
 import sys, time, warnings
@@ -87,14 +87,14 @@ for name, _, _ in {views}:
 store.apply(objects)
 if output == "-":
     entities = pd.read_parquet(f"{{folder}}/entities.parquet").head(rows)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     answer = store.get_historical_features(entity_df=entities, features=asked).to_arrow()
-    print("\\ntold", time.perf_counter() - start, answer.num_rows)
+    print("\\ntold", time.perf_counter() - start, time.process_time() - cpu, answer.num_rows)
 else:
     import pyarrow.parquet as pq
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     store.get_historical_features(entity_df=f"{{folder}}/entities.parquet", features=asked).to_parquet(output)
-    print("\\ntold", time.perf_counter() - start, pq.read_metadata(output).num_rows)
+    print("\\ntold", time.perf_counter() - start, time.process_time() - cpu, pq.read_metadata(output).num_rows)
 """
 
 
@@ -104,7 +104,7 @@ def run(rounds: int | None = None) -> dict[str, Any]:
         folder = Path(name)
         env = environment(folder, PYTHONWARNINGS="ignore")
         _child(MAKE, [name, ROWS], env)
-        turns: dict[str, list[tuple[float, float, int]]] = {}
+        turns: dict[str, list[tuple[float, float, float, int]]] = {}
         for _ in range(rounds or ROUNDS):
             turns.setdefault("DuckDB by hand", []).append(_child(BY_HAND, [name, TTL_HOURS[1], "-"], env))
             for hours in TTL_HOURS:
@@ -115,19 +115,20 @@ def run(rounds: int | None = None) -> dict[str, Any]:
             (f"Feast dask, {DASK_ROWS:,} rows, ttl {TTL_HOURS[1]} h", "dask", TTL_HOURS[1], DASK_ROWS),
         ):
             turns[label] = [_child(BY_FEAST, [name, hours, "-", kind, min(rows, ROWS)], env)]
-        by_hand = median(t[0] for t in turns["DuckDB by hand"])
+        by_hand = median(t[1] for t in turns["DuckDB by hand"])
         console.print(f"Point-in-time join, {ROWS:,} entity rows × {len(VIEWS)} views of {FEATURES} features\n")
-        console.print("| | s | × by hand | peak GB | rows |\n|---|---:|---:|---:|---:|")
+        console.print("| | s | CPU s | × by hand in CPU | peak GB | rows |\n|---|---:|---:|---:|---:|---:|")
         for label, told in turns.items():
-            wall, peak = median(t[0] for t in told), max(t[1] for t in told)
-            console.print(f"| {label} | {wall:.2f} | {wall / by_hand:.1f} | {peak:.1f} | {told[0][2]:,} |")
-        ours = median(t[0] for t in turns[f"this store, ttl {TTL_HOURS[1]} h"])
+            wall, cpu, peak = median(t[0] for t in told), median(t[1] for t in told), max(t[2] for t in told)
+            facts = f"{wall:.2f} | {cpu:.2f} | {cpu / by_hand:.2f} | {peak:.1f} | {told[0][3]:,}"
+            console.print(f"| {label} | {facts} |")
+        ours = median(t[1] for t in turns[f"this store, ttl {TTL_HOURS[1]} h"])
         times = ours / by_hand
         console.print(f"\nTarget at most {TARGET} × by hand: {times:.2f}, {'met' if times <= TARGET else 'missed'}.\n")
         found = {"rows": ROWS, "contenders": turns, "ratio": times, "target": TARGET}
         if LARGE_ROWS:
             _child(MAKE, [name, LARGE_ROWS], env)
-            wall, peak, rows = _child(
+            wall, _, peak, rows = _child(
                 BY_FEAST, [name, TTL_HOURS[1], f"{name}/answer.parquet", STORE, LARGE_ROWS], env, 3600
             )
             console.print(
@@ -138,8 +139,10 @@ def run(rounds: int | None = None) -> dict[str, Any]:
     return found
 
 
-def _child(program: str, arguments: list[Any], env: dict[str, str], timeout: float = 900) -> tuple[float, float, int]:
-    """Seconds that a child measured, its peak memory in GB, and the rows it counted.
+def _child(
+    program: str, arguments: list[Any], env: dict[str, str], timeout: float = 900
+) -> tuple[float, float, float, int]:
+    """Wall and CPU seconds that a child measured, its peak memory in GB, and the rows it counted.
 
     Raises:
         SystemExit: it failed, or took longer than `timeout` seconds.
@@ -161,5 +164,5 @@ def _child(program: str, arguments: list[Any], env: dict[str, str], timeout: flo
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"a contender failed with {child.returncode}: {' '.join(map(str, arguments))}")
-    seconds, rows = told[-2:] if "told" in told else (0, 0)  # DuckDB tells its progress, too
-    return float(seconds), used.ru_maxrss / 1e6, int(rows)
+    wall, cpu, rows = told[-3:] if "told" in told else (0, 0, 0)  # DuckDB tells its progress, too
+    return float(wall), float(cpu), used.ru_maxrss / 1e6, int(rows)

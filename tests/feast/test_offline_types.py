@@ -284,3 +284,27 @@ def test_features_are_retrieved_by_start_and_end_date(tmp_path):
     assert since["rate"].tolist() == [1.0, 2.0], "without a start, the ttl before the end"
     with pytest.raises(FeatureError, match="on-demand views take price from the request"):
         rows("offers:offer")
+
+
+@pytest.mark.parametrize("chunk_rows", [2, 100])
+@pytest.mark.parametrize("tied", ["nothing", "a joined event", "another event", "a view without entities"])
+def test_of_events_of_one_key_and_time_the_largest_values_are_joined(tmp_path, tied, chunk_rows):
+    trips = pd.DataFrame({"driver": [1, 1, 2], "event_timestamp": at(0, 60, 0), "rate": [1.0, 2.0, 3.0]})
+    market = pd.DataFrame({"event_timestamp": at(-5, 61), "fuel": [0.5, 0.75]})
+    twins = {"a joined event": ("trips", 1), "another event": ("trips", 0), "a view without entities": ("market", 1)}
+    views = {"trips": trips, "market": market}
+    if tied != "nothing":
+        name, row = twins[tied]
+        lower = views[name].iloc[[row]].copy()
+        lower.iloc[:, -1] = 0.25
+        views[name] = pd.concat([lower, views[name], lower], ignore_index=True)
+    objects = [
+        view_of(tmp_path, views["trips"], rate=Float64),
+        view_of(tmp_path, views["market"], name="market", entities=[], fuel=Float64),
+    ]
+    store = store_of(tmp_path, [driver, *objects], chunk_rows=chunk_rows)
+    rows = pd.DataFrame({"driver": [1, 2, 1, 3], "event_timestamp": at(70, 70, 80, 75)})
+    answer = store.get_historical_features(rows, ["trips:rate", "market:fuel"]).to_df()
+    assert answer["rate"].fillna(-1).tolist() == [2.0, 3.0, 2.0, -1]
+    assert answer["fuel"].tolist() == [0.75] * 4
+    assert list(answer.columns) == ["driver", "event_timestamp", "rate", "fuel"]

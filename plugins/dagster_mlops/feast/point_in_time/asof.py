@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from dagster_mlops.core.tables import sql_name
@@ -16,6 +17,7 @@ from dagster_mlops.core.timestamps import MICROSECOND, from_microseconds
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.offline.sql import described, instant, unlike
 
+_ORIGIN = "dagster_mlops_"  # before the columns of a candidate's key and time in a result
 # Beyond these, a comparison with a column in nanoseconds would overflow.
 _NANOSECOND_YEARS = range(1700, 2260)
 
@@ -69,8 +71,10 @@ def within(column: str, kind: str, first: int | None, last: int | None) -> str:
     return " AND ".join(terms)
 
 
-def candidates(view: View, first: int | None, last: int | None) -> str:
+def candidates(view: View, first: int | None, last: int | None, *, unique: bool = True) -> str:
     """SQL for the rows that can be a result: one per key and time, as ``k0 … known_at, since, v0 …``.
+
+    Without `unique`, and unless only rows known at the time count, there may be several, which saves a sort.
 
     ``known_at`` is the time from which the row is the result, and ``since`` the time from which its age counts. They
     differ only with `known_only`, where a row is the result once it is created and no later one is known. A row that
@@ -88,6 +92,8 @@ def candidates(view: View, first: int | None, last: int | None) -> str:
     rows = f"SELECT {', '.join(columns)} FROM {view.relation} WHERE {' AND '.join(conditions)}"
     # Of otherwise equal rows the largest values win: the row that DuckDB's threads read first differs between runs.
     values = [f"v{i} DESC NULLS LAST" for i in range(len(view.features))]
+    if not view.known_only and not unique:
+        return f"SELECT *, since AS known_at FROM ({rows})"
     if not view.known_only:
         order = ["created DESC NULLS LAST"] if view.created else []
         newest = f"PARTITION BY {', '.join([*keys, 'since'])} ORDER BY {', '.join([*order, *values]) or '1'}"
@@ -121,39 +127,69 @@ def joined(
         bounds: First and last timestamp of the entity rows, in microseconds; rows that cannot match are not read.
         keep: Keep the candidates of a view between chunks, rather than read them for each.
     """
+    spans: list[tuple[int | None, int | None]] = []
     for i, view in enumerate(views):
         first, last = bounds or (None, None)
         first = first - view.ttl // MICROSECOND if first is not None and view.ttl is not None else None
-        kind = "TABLE" if keep else "VIEW"
-        connection.execute(f"CREATE OR REPLACE TEMP {kind} candidates_{i} AS {candidates(view, first, last)}")
+        spans.append((first, last))
+        _create_candidates(connection, i, candidates(view, first, last, unique=keep), keep=keep)
 
     needed = list(dict.fromkeys([timestamp, *(key for view in views for key in view.keys.values())]))
     for chunk in chunks:
-        lookup_rows = chunk.select(needed).append_column(
-            "dagster_mlops_row", pa.array(range(chunk.num_rows), pa.int64())
-        )
+        lookup_rows = chunk.select(needed).append_column("dagster_mlops_row", pa.array(np.arange(chunk.num_rows)))
         connection.register("entities", lookup_rows)
         kinds = described(connection, "entities")
-        row_time = instant(f"e.{sql_name(timestamp)}", kinds[timestamp], "entity rows")
         for i, view in enumerate(views):
-            # A key of another type has no value: `view_of` refused any other.
-            conditions = [
-                f"{'NULL' if unlike(kinds[key], view.types[column]) else 'e.' + sql_name(key)} = f.k{j}"
-                for j, (column, key) in enumerate(view.keys.items())
-            ]
-            conditions.append(f"{row_time} >= f.known_at")
-            alive = f"f.since >= {row_time} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"
-            values = [
-                f"CASE WHEN {alive} THEN f.v{j} END AS {sql_name(name)}"
-                for j, name in enumerate(view.features.values())
-            ]
-            answer = connection.sql(
-                f"SELECT {', '.join(values)} FROM entities AS e ASOF LEFT JOIN candidates_{i} AS f "
-                f"ON {' AND '.join(conditions)} ORDER BY e.dagster_mlops_row"
-            ).to_arrow_table()
+            is_unique = keep or view.known_only
+            answer = _looked_up(connection, i, view, kinds, timestamp, [] if is_unique else _origin_columns(view))
+            if not is_unique and _has_ties(connection, i, view, answer):
+                _create_candidates(connection, i, candidates(view, *spans[i]), keep=keep)
+                answer = _looked_up(connection, i, view, kinds, timestamp, [])
             if answer.num_rows != chunk.num_rows:
                 raise FeatureError(f"the as-of join with {view.name!r} made {answer.num_rows} of {chunk.num_rows} rows")
-            for name in answer.column_names:
+            for name in view.features.values():
                 chunk = chunk.append_column(name, answer.column(name))
         connection.unregister("entities")
         yield chunk
+
+
+def _create_candidates(connection: duckdb.DuckDBPyConnection, i: int, query: str, *, keep: bool) -> None:
+    connection.execute(f"CREATE OR REPLACE TEMP {'TABLE' if keep else 'VIEW'} candidates_{i} AS {query}")
+
+
+def _looked_up(
+    connection: duckdb.DuckDBPyConnection, i: int, view: View, kinds: dict[str, str], timestamp: str, origin: list[str]
+) -> pa.Table:
+    """The features of a view for each of ``entities``, and the columns `origin` of the candidate."""
+    # A key of another type has no value: `view_of` refused any other.
+    conditions = [
+        f"{'NULL' if unlike(kinds[key], view.types[column]) else 'e.' + sql_name(key)} = f.k{j}"
+        for j, (column, key) in enumerate(view.keys.items())
+    ]
+    row_time = instant(f"e.{sql_name(timestamp)}", kinds[timestamp], "entity rows")
+    conditions.append(f"{row_time} >= f.known_at")
+    alive = f"f.since >= {row_time} - {view.ttl // MICROSECOND}" if view.ttl is not None else "true"
+    values = [f"CASE WHEN {alive} THEN f.v{j} END AS {sql_name(name)}" for j, name in enumerate(view.features.values())]
+    values += [f"f.{name} AS {_ORIGIN}{name}" for name in origin]
+    return connection.sql(
+        f"SELECT {', '.join(values)} FROM entities AS e ASOF LEFT JOIN candidates_{i} AS f "
+        f"ON {' AND '.join(conditions)} ORDER BY e.dagster_mlops_row"
+    ).to_arrow_table()
+
+
+def _has_ties(connection: duckdb.DuckDBPyConnection, i: int, view: View, answer: pa.Table) -> bool:
+    """True if a candidate that was joined has another one of its key and time; any of them may have been taken."""
+    names = _origin_columns(view)
+    connection.register("joined_rows", answer.select([_ORIGIN + name for name in names]))
+    same = " AND ".join(f"f.{name} = j.{_ORIGIN}{name}" for name in names)
+    [(pairs, rows)] = connection.execute(
+        f"WITH j AS MATERIALIZED (SELECT DISTINCT * FROM joined_rows WHERE {_ORIGIN}known_at IS NOT NULL) "
+        f"SELECT (SELECT count(*) FROM j), (SELECT count(*) FROM j JOIN candidates_{i} AS f ON {same})"
+    ).fetchall()
+    connection.unregister("joined_rows")
+    return rows > pairs
+
+
+def _origin_columns(view: View) -> list[str]:
+    """The columns of candidates with their key and time."""
+    return [*(f"k{j}" for j in range(len(view.keys))), "known_at"]
