@@ -11,7 +11,7 @@ import pytest
 from dagster_mlops.dvc import DvcResource, dataset_asset, dataset_checks, dvc_io_manager, observed_dataset_assets
 from dagster_mlops.dvc.history.versions import history, restore
 from dagster_mlops.dvc.tool import DvcTool
-from dagster_mlops.provenance import Accessible, Deleted, Faulty, Ref
+from dagster_mlops.provenance import Accessible, Deleted, Faulty, Ref, records_in
 from tests.support import known_warnings
 from tests.support.dvc_projects import DvcProject, objects_in, outcomes
 
@@ -196,6 +196,18 @@ def test_a_pipeline_that_dvc_2_ran_is_unchanged_and_its_outputs_are_pushed_to_it
     assert outcomes(result) == {"make": "unchanged"}
     assert objects_in(project.folder.parent / "remote-storage") == {md5}
     assert isinstance(DvcTool().resolve(Ref("dvc", "dataset", f"out.csv@{md5}", at=str(project.folder))), Accessible)
+
+
+def test_a_stage_that_dvc_3_runs_names_its_inputs_as_dvc_2_versioned_them(project):
+    md5, _ = _tracked(project, CRLF)
+    (project.folder / "x.csv").write_bytes(CRLF)
+    project.write({"dvc.yaml": "stages: {make: {cmd: cp x.csv y.csv, deps: [x.csv], outs: [y.csv]}}\n"})
+    for _ in range(2):
+        [event] = project.run(commit=True).get_asset_materialization_events()
+        [record, *_] = records_in(event.materialization.metadata)
+        [ref] = [ref for ref in record.upstream if ref.tool == "dvc"]
+        assert ref.id == f"x.csv@{md5}" and isinstance(DvcTool().resolve(ref), Accessible)
+        assert isinstance(DvcTool().resolve(record.ref), Accessible)
 
 
 def test_a_dataset_asset_over_a_pointer_of_dvc_2_keeps_the_version_of_equal_bytes(project):

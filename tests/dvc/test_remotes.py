@@ -311,3 +311,12 @@ def test_a_remote_that_accepts_and_says_nothing_ends_in_bounded_time(dvc, stored
     with pytest.raises(DatasetError, match=r"and its remote s3://.*/dvc fails: .*[Tt]imeout"):
         dvc.read_path("x.txt", md5=stored.md5)
     assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_remote_has_a_limit_for_its_silence_whether_the_repository_is_locked_or_not(tmp_path, locked):
+    dvc = DvcResource(repo=str(tmp_path / "data"), remote_url="s3://bucket/dvc", remote_config={"connect_timeout": 3})
+    dvc.init()
+    with dvc.open(locked=locked) as repo:
+        options = repo.config["remote"]["storage"]
+    assert (options["read_timeout"], options["connect_timeout"]) == (20, 3)

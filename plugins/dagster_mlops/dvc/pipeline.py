@@ -20,7 +20,7 @@ from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.metadata_keys import CMD, EDITED, OUTS, PARAMS, STAGE
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Project, Stage, TrackedData, load_project
-from dagster_mlops.dvc.stages.run import Run, StageRun, share, stage_runs
+from dagster_mlops.dvc.stages.run import Run, StageRun, refuse_conflicts, share, stage_runs
 from dagster_mlops.dvc.stages.ui_metadata import data_version, datasets, inputs, metadata
 from dagster_mlops.dvc.stages.unshared import push_unshared, unshared
 from dagster_mlops.dvc.store.contents import content_of
@@ -95,6 +95,8 @@ def pipeline_assets(
         )
         def reproduce(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
             dvc: DvcResource = context.resources.dvc
+            if dvc.commit:
+                refuse_conflicts(dvc, project)
             if dvc.push:
                 push_unshared(dvc, {stage.address: stage for stage in project.stages})
             state: CodeState | None = None

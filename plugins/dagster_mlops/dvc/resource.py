@@ -78,8 +78,8 @@ class DvcResource(dg.ConfigurableResource):
             repo = open_repo(str(self.root), config=self.config())
         except extra("dvc.config").ConfigError as error:
             raise DatasetError(f"DVC cannot use the configuration of {self.root}: {error}") from error
-        remotes.bound_waits(repo)
         with closing(repo), repository.locked(repo, self.lock_timeout) if locked else nullcontext():
+            remotes.bound_waits(repo)
             yield repo
 
     def config(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dagster_mlops.core.advice import causes
 from dagster_mlops.core.git import git
 from dagster_mlops.core.waits import retry
 from dagster_mlops.dvc.stages.shown import is_local, shown
-from dagster_mlops.dvc.store.contents import Content, remote_has
+from dagster_mlops.dvc.store.contents import LEGACY, Content, remote_has
 from dagster_mlops.dvc.store.cut_off import problem_of, set_aside
 from dagster_mlops.errors import DatasetError
 
@@ -52,8 +52,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``outcome`` (executed, restored or unchanged), ``entry`` (the stage in ``dvc.lock``), ``metrics``, ``plots``;
         ``saved``, the `.dvc` files that were changed; ``frozen``, the entries of frozen stages with file and name;
-        ``pushes``, the contents that may be pushed; ``top``, the folder of the git repository. Or ``error`` and
-        ``reason`` (busy, command or project).
+        ``pushes``, the contents that may be pushed; ``legacy``, the hashes of inputs that DVC 2 versioned; ``top``, the
+        folder of the git repository. Or ``error`` and ``reason`` (busy, command or project).
     """
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
@@ -102,6 +102,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
             if source.cmd
         ],
         "pushes": [push for item in (*saved, stage) for out in item.outs for push in _pushes(repo, out, request)],
+        "legacy": _legacy(root, [load(name) for name in (*request["sources"], *request["makers"])]),
         "top": "" if type(repo.scm).__name__ == "NoSCM" else repo.scm.root_dir,
     }
     result |= shown(repo, stage, metrics=request["metrics"], plots=request["plots"])
@@ -132,6 +133,12 @@ def _file(root: Path, path: str) -> str:
 
 def _caused_by(error: BaseException, kind: type[BaseException]) -> BaseException | None:
     return next((cause for cause in causes(error) if isinstance(cause, kind)), None)
+
+
+def _legacy(root: Path, makers: "list[Stage]") -> dict[str, str]:
+    """The hashes, by path, of inputs that DVC 2 versioned: the stage's own entry has the hashes of DVC 3."""
+    outs = [(out, out.hash_info) for maker in makers for out in maker.outs if out.hash_name == LEGACY]
+    return {_file(root, out.fs_path): str(content.value) for out, content in outs if content}
 
 
 def _pushes(repo: "Repo", out: "Output", request: dict[str, Any]) -> list[dict[str, Any]]:

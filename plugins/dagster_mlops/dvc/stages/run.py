@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import dagster as dg
 import yaml
 
 from dagster_mlops.core.child import ChildError, child_session, last_line
+from dagster_mlops.core.git import git
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.stages.project import Project, Stage
 from dagster_mlops.dvc.store import objects, pointers, remotes
 from dagster_mlops.dvc.store.contents import Content
 from dagster_mlops.dvc.store.cut_off import parse_yaml
-from dagster_mlops.dvc.store.git_commit import Edit
+from dagster_mlops.dvc.store.git_commit import Edit, refuse_unmerged
 from dagster_mlops.dvc.store.git_commit import run as git_output
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
@@ -37,7 +38,8 @@ class StageRun:
 
     `metrics` are the parsed metric files below its outputs, `plots` the plots of them in ``dvc plots show``. `saved`
     are the `.dvc` files of data that was edited, `frozen` the entries of frozen stages whose outputs were, with file
-    and name. `pushes` are the contents that may be pushed, `top` the folder of the git repository, empty without git.
+    and name. `pushes` are the contents that may be pushed, `legacy` the hashes of inputs that DVC 2 versioned, by path.
+    `top` is the folder of the git repository, empty without git.
     """
 
     outcome: str
@@ -48,6 +50,7 @@ class StageRun:
     saved: Sequence[str] = ()
     frozen: Sequence[tuple[str, str, Mapping[str, Any]]] = ()
     pushes: Sequence[Mapping[str, Any]] = ()
+    legacy: Mapping[str, str] = field(default_factory=dict)
     top: str = ""
 
     @property
@@ -130,6 +133,18 @@ def stage_runs(
             return StageRun(seconds=time.monotonic() - started, **answer)
 
         yield run
+
+
+def refuse_conflicts(dvc: DvcResource, project: Project) -> None:
+    """Refuse to run while a merge has left a ``dvc.lock`` in conflict: what a stage adds to it could not be committed.
+
+    Raises:
+        DatasetError: there is such a file.
+    """
+    locks = {str(Path(stage.file).with_name("dvc.lock")) for stage in project.stages}
+    listing = git(dvc.root, "--literal-pathspecs", "ls-files", "--stage", "--unmerged", "-z", "--", *sorted(locks))
+    rows = (os.fsdecode(row).partition("\t") for row in listing.stdout.split(b"\0") if row)
+    refuse_unmerged(dvc.root, {path: entry for entry, _, path in rows})
 
 
 def share(dvc: DvcResource, stage: Stage, run: StageRun, message: str) -> str:

@@ -50,6 +50,7 @@ def datasets(stage: Stage, run: StageRun, **facts: Any) -> list[Dataset]:
 def inputs(stage: Stage, run: StageRun, repo: str, tracked: Container[str]) -> list[Ref]:
     """The exact versions that the stage read, of those inputs that are in `tracked`: outputs and tracked data."""
     paths = {stage.in_repo(dep["path"]): dep.get("md5") for dep in run.entry.get("deps", ())}
+    paths |= {path: md5 for path, md5 in run.legacy.items() if path in paths}
     return [Ref("dvc", "dataset", f"{path}@{md5}", at=repo) for path, md5 in paths.items() if md5 and path in tracked]
 
 

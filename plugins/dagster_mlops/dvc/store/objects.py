@@ -45,6 +45,7 @@ def push(repo: Repo, content: Content, size: int, remote: str | None) -> None:
         DatasetError: the remote cannot be reached, or did not take the content.
     """
     where, md5 = remote_url(repo, remote), content.md5
+    remotes.bound_waits(repo)
     cache = cache_of(repo, content.algorithm)
 
     def once() -> bool:
@@ -111,6 +112,7 @@ def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: s
         DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
     """
     url = remote_url(repo, remote)
+    remotes.bound_waits(repo)
     where = f"{path} at {contents[0].md5} is neither in the workspace nor in the cache of {repo.root_dir}"
     fix = "Push it from a machine that has it (`dvc push --all-commits`), or materialize the dataset."
 

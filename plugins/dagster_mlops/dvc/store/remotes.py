@@ -77,7 +77,10 @@ def log_as_python_does() -> None:
 
 
 def bound_waits(repo: Repo) -> None:
-    """Make a remote that accepts connections but stays silent fail within minutes, unless its options set a limit."""
+    """Make a remote that accepts connections but stays silent fail within minutes, unless its options set a limit.
+
+    To be called again after the repository's lock was taken or released: DVC then reads its configuration anew.
+    """
     for options in repo.config["remote"].values():
         for option in WAITS.get(str(options.get("url", "")).partition("://")[0], ()):
             options.setdefault(option, READ_TIMEOUT)
