@@ -12,7 +12,7 @@ from dagster_mlops.evaluation import evaluation_checks
 from dagster_mlops.evidently import EvidentlyResource, data_quality_check, drift_check, performance_check
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.mlflow import metric_checks
-from dagster_mlops.monitoring.measure import Comparison, compare
+from dagster_mlops.monitoring.measure import Comparison, _lost, compare
 from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.river import RiverResource
 from tests.support import known_warnings
@@ -73,6 +73,16 @@ def test_columns_that_are_only_a_bit_worse_are_not_broken():
     for seed in range(20):
         current = good(seed=seed + 1).mask(np.random.default_rng(seed).random((ROWS, 5)) < 0.05)
         assert not compare(normalise(current), normalise(good()), RiverResource()).broken
+
+
+def test_columns_that_are_often_missing_are_not_broken_by_chance():
+    """Two samples of one distribution, 500 rows each and half of them missing: in a thousand, none is an alarm."""
+    random = np.random.default_rng(3)
+    halves = [
+        normalise(pd.DataFrame(np.where(random.random((500, 1000)) < 0.5, np.nan, 1.0)))
+        for _ in ("current", "reference")
+    ]
+    assert not [name for name in halves[0].kinds if _lost(name, halves[0], halves[1], 0.1)]
 
 
 def test_values_that_are_there_again_are_a_change_and_no_fault():

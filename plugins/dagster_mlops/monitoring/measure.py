@@ -1,5 +1,6 @@
 """Drift of columns: what a measuring tool answers, and what is said of columns that no tool can be asked about."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.normalise import Frame, Kind
 
 _KEPT_CATEGORIES = 50
+_STANDARD_ERRORS = 4
 _LOST = "change of the share of missing values"
 
 
@@ -162,13 +164,19 @@ def _structure(name: str, current: Frame, reference: Frame, *, required: bool) -
 def _lost(name: str, current: Frame, reference: Frame, most: float) -> Score | None:
     """The verdict on a column whose share of values that are missing, infinite or of another kind has changed."""
     current_share, reference_share = (float(frame.data[name].isna().mean()) for frame in (current, reference))
-    if abs(current_share - reference_share) <= most:
+    change = abs(current_share - reference_share)
+    rows = [len(frame.data) for frame in (current, reference)]
+    pooled = (current_share * rows[0] + reference_share * rows[1]) / sum(rows)
+    # Of two samples of one distribution, no more than one in ten thousand differs by as many standard errors.
+    by_chance = _STANDARD_ERRORS * math.sqrt(pooled * (1 - pooled) * sum(1 / count for count in rows))
+    if change <= max(most, by_chance):
         return None
     verdict = f"{current_share:.0%} missing or malformed, {reference_share:.0%} in the reference"
     # Fewer than before is a change that a model may not know, and no fault.
-    change = abs(current_share - reference_share)
     is_more = current_share > reference_share
-    return Score(name, verdict, drifted=True, broken=is_more, score=change, threshold=most, method=_LOST)
+    return Score(
+        name, verdict, drifted=True, broken=is_more, score=change, threshold=max(most, by_chance), method=_LOST
+    )
 
 
 def _within_reach(reference: Frame, current: Frame) -> tuple[Frame, Frame]:
