@@ -147,7 +147,10 @@ def _log_progress(
     """
     outcome = studies.settled(study)
     value = f"{settings.metric} {trial.value:.6g}" if trial.value is not None else ""
-    best = f"best {study.best_value:.6g} (trial {study.best_trial.number})" if outcome.count("COMPLETE") else "none yet"
+    values = {t.number: t.value for t in outcome.trials if t.state.name == "COMPLETE" and t.value is not None}
+    choose = max if settings.direction == "maximize" else min
+    number = choose(values, key=lambda number: values[number], default=None)
+    best = "none yet" if number is None else f"best {values[number]:.6g} (trial {number})"
     context.log.info(
         f"{len(outcome.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
         f"{outcome.count('PRUNED')} pruned, {outcome.count('FAIL')} failed."

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -70,21 +70,23 @@ def run_trial(
         child.status = "KILLED"
         if stopped():
             return None
+        trials = study.get_trials(deepcopy=False)  # a query, however many there are
         if value is not None:
-            _keep_model(search, child.run, waiting, value)
-        _log(search, child.run, study.get_trials(deepcopy=False)[trial.number], state, value, error)
+            _keep_model(search, child.run, waiting, value, trials)
+        _log(search, child.run, trials[trial.number], state, value, error)
         if stopped():
             return None
         try:
-            study.tell(trial, value, state=getattr(optuna.trial.TrialState, state))
+            ended = study.tell(trial, value, state=getattr(optuna.trial.TrialState, state))
         except RuntimeError:
             # A sampler with nothing left to suggest stops the study, which Optuna allows in its own loop only: the
             # trial has ended nevertheless.
-            if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+            ended = study.get_trials(deepcopy=False)[trial.number]
+            if not ended.state.is_finished():
                 raise
             exhausted()
         child.status = _STATUS[state]
-        return study.get_trials(deepcopy=False)[trial.number]
+        return ended
 
 
 def close_left(search: Search, *, only: int | None = None, is_alive: Callable[[Run], bool] = lambda run: False) -> int:
@@ -153,7 +155,13 @@ def _end(child: _Child, parent: Run) -> None:
             break
 
 
-def _keep_model(search: Search, run: Run, waiting: list[Callable[[], Any]], value: float) -> None:
+def _keep_model(
+    search: Search,
+    run: Run,
+    waiting: list[Callable[[], Any]],
+    value: float,
+    trials: "Sequence[optuna.trial.FrozenTrial]",
+) -> None:
     """Store the trial's model if it is the best so far.
 
     Raises:
@@ -165,7 +173,7 @@ def _keep_model(search: Search, run: Run, waiting: list[Callable[[], Any]], valu
             f"a trial logs exactly one model, this one logged {models}. Call dagster_mlops.mlflow.models.log_model("
             "model, X) once before returning the value; the model is stored only if the trial is the best so far."
         )
-    best = [t.value for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE" and t.value is not None]
+    best = [t.value for t in trials if t.state.name == "COMPLETE" and t.value is not None]
     sign = 1 if study.direction.name == "MAXIMIZE" else -1
     # Of trials with equal values, the best is the earliest for Optuna, which need not be the first to end.
     if waiting and all(sign * value >= sign * other for other in best):
@@ -187,8 +195,11 @@ def _log(
     tags = [entities.RunTag(STATE, state)]
     if error:
         tags.append(entities.RunTag(runs.CLOSED, mask_credentials(error)[-2000:]))
-    client.log_batch(run_id, metrics=metrics, tags=tags)
-    log_params(client, run_id, trial.params)
+    params = [entities.Param(name, str(value)) for name, value in trial.params.items()]
+    # At once, unless that is too much, or the function has logged a param of the same name with another value.
+    if refused(INVALID, lambda: client.log_batch(run_id, metrics=metrics, params=params, tags=tags)):
+        client.log_batch(run_id, metrics=metrics, tags=tags)
+        log_params(client, run_id, trial.params)
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, Any]) -> None:
