@@ -19,6 +19,7 @@ import numpy as np
 import optuna
 import pytest
 import sqlalchemy
+from dagster._core.definitions.reconstruct import ReconstructableRepository  # no public way to run one job of a file
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.model_loading import FORMAT
@@ -154,6 +155,20 @@ def test_the_same_seed_suggests_the_same_and_parallel_trials_do_not_mix(instance
     for trial in studies[2].trials:
         run = agree_on[trial.user_attrs[RUN_ID]]
         assert run.data.metrics["loss"] == trial.value == trial.params["alpha"]
+
+
+def test_the_re_execution_of_a_finished_sweep_searches_anew(instance, resource):
+    repository = ReconstructableRepository.for_file(sweep_world.__file__, "WORLD")
+    job, run_id = repository.get_reconstructable_job("sweep_one"), None
+    for _ in range(2):
+        options = dg.ReexecutionOptions(parent_run_id=run_id) if run_id else None
+        with dg.execute_job(job, instance, reexecution_options=options) as result:
+            assert result.success
+        run_id = result.run_id
+    client = resource.client()
+    for version in client.search_model_versions("name='one'"):
+        children = [run for run in trial_runs(resource) if run.data.tags[runs.PARENT] == version.run_id]
+        assert len(children) == TRIALS, "each version has its own search"
 
 
 def test_pruned_and_failed_trials_are_told_apart_and_do_not_end_the_sweep(instance, resource):

@@ -432,6 +432,43 @@ def test_what_a_training_sets_for_the_process_ends_with_it(instance, resource, c
     assert not get_post_import_hooks("lightgbm"), "a library that is imported later is not logged"
 
 
+def test_known_requirements_are_found_without_another_process(instance, resource, client, monkeypatch):
+    import mlflow.utils.requirements_utils as inference
+
+    def another_process(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("MLflow starts a process that imports everything")
+
+    monkeypatch.setattr(inference, "_run_command", another_process)
+    monkeypatch.setenv("MLFLOW_REQUIREMENTS_INFERENCE_RAISE_ERRORS", "true")
+
+    @training_asset(registered_model_name="delay")
+    def pinned(training_set: pd.DataFrame) -> None:
+        fitted = LogisticRegression().fit(training_set[["hour"]], training_set["late"])
+        sklearn_flavor.log_model(
+            fitted,
+            name="model",
+            signature=infer_signature(training_set[["hour"]], training_set["late"]),
+            input_example=training_set[["hour"]].head(2),  # pyright: ignore[reportArgumentType]
+        )
+
+    dg.materialize([training_set, pinned], instance=instance, resources={"mlflow": resource})
+    version = client.get_model_version("delay", "1")
+    folder = mlflow.artifacts.download_artifacts(version.source)  # pyright: ignore[reportPrivateImportUsage]
+    pins = Path(folder, "requirements.txt").read_text().splitlines()
+    names = {line.partition("==")[0] for line in pins}
+    assert {"scikit-learn", "numpy", "mlflow", "skops"} <= names and len(names) == len(pins)
+
+
+def test_the_models_that_a_dead_process_was_storing_are_marked_as_failed(client, resource):
+    run = client.create_run(resource.experiment_id(client))
+    pending = client.create_logged_model(run.info.experiment_id, name="half", source_run_id=run.info.run_id)
+    done = client.create_logged_model(run.info.experiment_id, name="done", source_run_id=run.info.run_id)
+    client.finalize_logged_model(done.model_id, "READY")
+    runs.close_run(client, run, "KILLED", "its process died")
+    statuses = {model.name: str(model.status) for model in runs.logged_models(client, run)}
+    assert statuses == {"half": "FAILED", "done": "READY"} and pending.model_id
+
+
 def test_a_retry_continues_the_same_run(instance, resource, client):
     result = materialize(instance, resource, training_set, model, plan=Plan(trouble="once"))
     assert result.success

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,30 @@ def before_each_model(check: Callable[[str | None], None]) -> Iterator[None]:
         yield
     finally:
         client._create_logged_model = create
+
+
+@contextmanager
+def requirements_from(infer: Callable[[str, str], list[str] | None]) -> Iterator[None]:
+    """Let `infer` find the requirements of a model that is being logged, from its folder and flavour.
+
+    If it returns None, MLflow loads the model in another process to see what it imports, which takes 10 to 70 s:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/environment.py
+    """
+    models: Any = extra("mlflow.models")
+    original = models.infer_pip_requirements
+
+    def infer_pip_requirements(model_uri: Any, flavor: str, fallback: Any = None, **options: Any) -> Any:
+        requirements = infer(str(model_uri), flavor)
+        if requirements is None or fallback is None:
+            return original(model_uri, flavor, fallback, **options)
+        known = {re.split(r"[=<>!~\[ ]", line)[0].lower() for line in requirements}
+        return [*requirements, *(line for line in fallback if re.split(r"[=<>!~\[ ]", line)[0].lower() not in known)]
+
+    models.infer_pip_requirements = infer_pip_requirements
+    try:
+        yield
+    finally:
+        models.infer_pip_requirements = original
 
 
 def register_header_provider(registry: Any, provider: Callable[[], Any]) -> None:

@@ -1,25 +1,19 @@
 """Logs a fitted model of any flavour so that it can be served and loaded safely, without waiting for pip."""
 
 import functools
-import os
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import metadata as distributions
 from pathlib import Path
 from typing import Any, Literal
 
-import dagster as dg
-
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, stored_format
 from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 from dagster_mlops.mlflow.models import flavors
+from dagster_mlops.mlflow.models.requirements import requirements
 
 _EXAMPLE_ROWS = 5
 _PREDICTED_ROWS = 100  # enough for the type and shape of the predictions
@@ -112,7 +106,7 @@ def _store(
     if options.get("serialization_format") == "pt2" and len(input_example) == 1:
         rows = input_example = input_example.repeat(2, axis=0)  # exported for one row, a network accepts only one
     if not {"pip_requirements", "conda_env", "extra_pip_requirements"} & native.keys():
-        options["pip_requirements"] = _requirements(model, example, options)
+        options["pip_requirements"] = requirements(model, example, options)
     predictions = None
     with flavors.evaluating(model, flavor):
         if predict := flavors.predict_function(model, flavor, function):
@@ -146,56 +140,3 @@ def _store(
                 raise
     client.set_logged_model_tags(info.model_id, tags)
     return info
-
-
-def _requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]:
-    """The installed versions of the packages that a model consists of, as requirements."""
-    modules = _modules_of(model)
-    modules |= {type(example).__module__} | {cls.__module__ for cls in type(model).__mro__}
-    stored_as = options.get("serialization_format")
-    if stored_as in ("skops", "cloudpickle"):
-        modules.add(stored_as)
-    if any(module.partition(".")[0] == "keras" for module in modules):
-        modules.add(extra("keras", extra="mlflow").backend.backend())  # which no class may show
-    roots = {module.partition(".")[0] for module in modules} - {"__main__", "mlflow", *sys.stdlib_module_names}
-    pins = set()
-    # Cython keeps the shared part of its modules in one named _cython_<version>.
-    for root in sorted(root for root in roots if not root.startswith("_cython")):
-        for name in _distributions().get(root, ())[:1]:
-            distribution = distributions.distribution(name)
-            # A package from a folder or a repository is on no index. There, 2.4+cpu is 2.4.
-            if not distribution.read_text("direct_url.json"):
-                pins.add(f"{name}=={distribution.version.partition('+')[0]}")
-                break
-        else:
-            dg.get_dagster_logger().warning(
-                f"The model needs {root!r}, which comes from no package index: give log_model code_paths=[…], or have "
-                "it installed where the model is loaded."
-            )
-    return sorted(pins)
-
-
-@lru_cache
-def _distributions() -> dict[str, list[str]]:
-    return {module: sorted(set(names)) for module, names in distributions.packages_distributions().items()}
-
-
-def _modules_of(model: Any) -> set[str]:
-    """The modules of the classes and functions in a model: those that its pickle would name."""
-    cloudpickle = extra("cloudpickle", extra="mlflow")
-    modules: set[str] = set()
-
-    class Pickler(cloudpickle.Pickler):
-        def reducer_override(self, obj: Any) -> Any:
-            modules.add(getattr(type(obj), "__module__", None) or "builtins")
-            if isinstance(obj, type) or callable(obj):
-                modules.add(getattr(obj, "__module__", None) or "builtins")
-            return super().reducer_override(obj)
-
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            # With the callback, arrays are not copied.
-            Pickler(nowhere, protocol=5, buffer_callback=lambda _: None).dump(model)
-    except Exception:  # noqa: BLE001 — a model need not be picklable, and may raise any error
-        return set()
-    return modules

@@ -124,15 +124,23 @@ def close_ended(client: MlflowClient, instance: dg.DagsterInstance) -> Iterator[
 
 
 def close_run(client: MlflowClient, run: Run, status: str, reason: str) -> str:
-    """End a run and the runs nested in it with a reason, and return its id."""
+    """End a run, the runs nested in it and the models it was storing, with a reason, and return its id."""
     for child in search(client, [run.info.experiment_id], {PARENT: run.info.run_id}, running=True):
         close_run(client, child, status, reason)
     # Requests and databases refuse lone surrogates and NUL, which errors about files and bytes may contain.
     text = mask_credentials(reason).encode(errors="replace").decode().replace("\0", "")
     with undisturbed():
+        close_models(client, run)
         client.set_tag(run.info.run_id, CLOSED, text[:2000])
         client.set_terminated(run.info.run_id, status)
     return run.info.run_id
+
+
+def close_models(client: MlflowClient, run: Run) -> None:
+    """Mark the models that a dead process was storing as failed; MLflow would show them as pending forever."""
+    for model in logged_models(client, run):
+        if str(model.status) == "PENDING":
+            client.finalize_logged_model(model.model_id, "FAILED")
 
 
 def logged_models(client: MlflowClient, run: Run) -> list:

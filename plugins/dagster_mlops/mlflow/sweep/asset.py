@@ -54,8 +54,8 @@ def sweep_asset(
     `timeout` seconds. A trial that raises has failed and the sweep continues, unless more than `max_failed` do so (by
     default a quarter of `n_trials`, at least 3).
 
-    A retried or re-executed step continues the same study: finished trials are not repeated, and those that were cut
-    off run again with the same parameters. Everything else is as for :func:`training_asset`.
+    A retried step, and the re-execution of one that failed, continue the same study: finished trials are not repeated,
+    and those that were cut off run again with the same parameters. Everything else is as for :func:`training_asset`.
     """
     refuse_checks(asset_options)
     refuse_metric(metric)

@@ -19,6 +19,7 @@ from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
 
 _OBSERVED_EVERY_S = 30.0
+_KEY_LIMIT = 450  # characters: Optuna's names of studies have at most 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,10 @@ def run_sweep(
     Raises:
         TrainingRunError: no trial completed, or too many failed.
     """
-    tags, url = studies.active_run().data.tags, studies.storage_url(settings.storage, context.instance)
-    # One study for all attempts of a step: the key is the root Dagster run with asset and partition.
-    name = f"{tags[runs.KEY]}#{tags[runs.INPUTS][:12]}"
+    run, url = studies.active_run(), studies.storage_url(settings.storage, context.instance)
+    # One study for all attempts of a step, which continue one MLflow run: the re-execution of a finished sweep has a
+    # run of its own, and searches anew. The key is the root Dagster run with asset and partition.
+    name = f"{run.data.tags[runs.KEY][:_KEY_LIMIT]}#{run.data.tags[runs.INPUTS][:12]}#{run.info.run_id[:12]}"
     options = {"direction": settings.direction, "pruner": settings.pruner, "enqueue": settings.enqueue}
     with studies.opened_study(url, name, **options) as (study, storage):
         search = studies.Search(study, settings.metric, context.run.run_id)

@@ -21,6 +21,7 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import ArtifactRepository, LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, VERSION_URL
+from dagster_mlops.mlflow.models import requirements
 from dagster_mlops.mlflow.registry.versions import finite_metrics, logged_model_id, register
 from dagster_mlops.mlflow.resource import MlflowResource, Tracking
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -82,6 +83,8 @@ def train_step(
             if model is not None:
                 context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
+                if previous:
+                    runs.close_models(client, run)
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
                 result, model_id, usage = _train(call, context, tracking, training, facts, run, before)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
@@ -136,6 +139,7 @@ def _train(
         nullcontext() if training.seed is None else repeatable(training.seed, deterministic=training.deterministic),
         delivered_outside_of_databases(),
         upstream.settings_restored(),
+        upstream.requirements_from(requirements.of_stored),
         nullcontext() if training.several_models else upstream.before_each_model(refuse_second),
         watched_reads() as reads,
     ):
