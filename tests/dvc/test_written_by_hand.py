@@ -108,9 +108,22 @@ def test_a_lock_file_that_a_person_broke_is_refused_with_the_line(project, edit)
 )
 def test_a_pointer_that_a_person_broke_is_refused(project, text):
     project.write({"raw.txt.dvc": text})
+    project.write({"new.txt": "new\n"})
     with pytest.raises(DatasetError, match=r"raw.txt.dvc.*(`git add raw.txt.dvc`|`git checkout HEAD -- raw.txt.dvc`)"):
-        project.resource().store("raw.txt")
-    assert project.read("raw.txt.dvc") == text
+        project.resource().store("raw.txt", source=project.folder / "new.txt")
+    assert project.read("raw.txt.dvc") == text and project.read("raw.txt") == "raw\n"
+
+
+@pytest.mark.parametrize("cut", [0, 20, 40])
+def test_a_pointer_that_a_kill_cut_off_still_says_where_its_data_may_go(project, cut):
+    storage = project.remote("storage", default=True)
+    pointer = project.folder / "raw.txt.dvc"
+    pointer.write_text(pointer.read_text() + "  push: false\n")
+    project.commit("private")
+    pointer.write_text(pointer.read_text()[:cut])
+    project.write({"raw.txt": "secret\n"})
+    project.resource(push=True).store("raw.txt")
+    assert "push: false" in project.git("show", "HEAD:raw.txt.dvc") and objects_in(storage) == set()
 
 
 @pytest.mark.parametrize("kept", [0, 0.3, 0.8])

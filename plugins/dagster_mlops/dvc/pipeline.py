@@ -25,7 +25,8 @@ from dagster_mlops.dvc.stages.ui_metadata import data_version, datasets, inputs,
 from dagster_mlops.dvc.stages.unshared import push_unshared, unshared
 from dagster_mlops.dvc.store.contents import content_of
 from dagster_mlops.dvc.store.git_commit import message
-from dagster_mlops.dvc.store.pointers import content_hash, stages_in
+from dagster_mlops.dvc.store.lock_files import stages_in
+from dagster_mlops.dvc.store.pointers import content_hash
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -98,7 +99,7 @@ def pipeline_assets(
             if dvc.commit:
                 refuse_conflicts(dvc, project)
             if dvc.push:
-                push_unshared(dvc, {stage.address: stage for stage in project.stages})
+                push_unshared(dvc, project)
             state: CodeState | None = None
             with stage_runs(dvc, project, log=context.log.info, force=force, pull=pull, env=env) as run:
                 for key, stage in by_key.items():

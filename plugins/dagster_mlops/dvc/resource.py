@@ -13,7 +13,7 @@ from pydantic import Field
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.lazy import Repo
-from dagster_mlops.dvc.store import file_formats, objects, pointers, remotes, repository
+from dagster_mlops.dvc.store import file_formats, lock_files, objects, pointers, remotes, repository
 from dagster_mlops.dvc.store.contents import candidates, content_of
 from dagster_mlops.dvc.store.git_commit import Edit, commit, message, run, toplevel
 from dagster_mlops.errors import DatasetError
@@ -150,19 +150,19 @@ class DvcResource(dg.ConfigurableResource):
         Raises:
             DatasetError: the lock is held too long, git or DVC refuses, or the remote does not take the content.
         """
-        target, name = self.locate(path), self.name_of(path)
-        rev = ""
-        to, is_pushed = self.place_of(pointers.read_pointer(target))
+        target, name, rev = self.locate(path), self.name_of(path), ""
         with self.open(locked=False) as repo, ExitStack() as until_pushed:
-            remote = objects.remote_url(repo, to) if self.push and is_pushed else ""
             with repository.locked(repo, self.lock_timeout):
+                before = pointers.claim(repo, target, imported=imported_from is not None)
+                to, is_pushed = self.place_of(before)
+                remote = objects.remote_url(repo, to) if self.push and is_pushed else ""
                 if source:
                     pointers.move(repo, source, target)
-                content, size = pointers.cache(repo, target, imported=imported_from is not None)
+                content, size = pointers.cache(repo, target, before)
                 if remote:
                     until_pushed.enter_context(objects.noted(repo, content, size, to))
-                at = {"repo": str(self.root), "remote": remote}
-                record = Dataset(path=name, md5=content.md5, bytes=size, **at, **facts)
+                facts |= {"md5": content.md5, "bytes": size, "remote": remote}
+                record = Dataset(path=name, repo=str(self.root), **facts)
                 pointers.write_pointer(repo, target, content, record, imported_from=imported_from)
                 if top := self.commits_to(repo):
                     pointer = pointers.pointer_of(target)
@@ -201,7 +201,7 @@ class DvcResource(dg.ConfigurableResource):
         text = pointers.content_at(self.root, f"{name}.dvc", rev)
         where = f"{self.root / name}.dvc{f' at revision {rev}' if rev else ''}"
         if text is None:
-            if locked := pointers.locked_out(self.root, name, rev=rev):
+            if locked := lock_files.locked_out(self.root, name, rev=rev):
                 return {"stage": locked.stage, "outs": [dict(locked.out)]}
             raise DatasetError(f"There is no {where}. Materialize {Path(name).name}, or `dvc add` and commit it.")
         content = pointers.parse_pointer(text)
@@ -231,7 +231,7 @@ class DvcResource(dg.ConfigurableResource):
             return git(self.root, "log", "-1", "--format=%H", *selection).stdout.decode().strip()
 
         commit_hash = newest(rev, "--", f"./{name}.dvc")
-        if not commit_hash and (locked := pointers.locked_out(self.root, name, rev=rev)):
+        if not commit_hash and (locked := lock_files.locked_out(self.root, name, rev=rev)):
             return newest(f"-S{locked.out['md5']}", rev, "--", f"./{locked.file}")
         return commit_hash
 

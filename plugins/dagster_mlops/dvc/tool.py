@@ -11,7 +11,7 @@ from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects
 from dagster_mlops.dvc.store.contents import Content, cached_path, candidates, remote_has
-from dagster_mlops.dvc.store.pointers import locked_output
+from dagster_mlops.dvc.store.lock_files import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
 from dagster_mlops.tools import Datasets, answer_within, time_limit

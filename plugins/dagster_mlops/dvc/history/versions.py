@@ -12,7 +12,7 @@ from typing import Any
 
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.resource import DvcResource
-from dagster_mlops.dvc.store import file_formats, pointers
+from dagster_mlops.dvc.store import file_formats, lock_files, pointers
 from dagster_mlops.dvc.store.contents import content_of
 from dagster_mlops.dvc.store.git_commit import blobs
 from dagster_mlops.errors import DatasetError
@@ -43,7 +43,7 @@ def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100)
         DatasetError: no commit up to `rev` holds a pointer of it.
     """
     name = dvc.name_of(path)
-    locked = None if (dvc.root / f"{name}.dvc").exists() else pointers.locked_out(dvc.root, name)
+    locked = None if (dvc.root / f"{name}.dvc").exists() else lock_files.locked_out(dvc.root, name)
     file = locked.file if locked else f"{name}.dvc"
     log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
     lines = [line.split() for line in log.stdout.decode().splitlines()]
@@ -127,7 +127,7 @@ def restore(dvc: DvcResource, path: str, version: str = "previous", *, force: bo
     original = record_of_version(dvc, path, version, md5)
     with dvc.open(locked=False) as repo:
         is_pointer = pointers.pointer_of(target).exists()
-        is_known = is_pointer or pointers.locked_out(dvc.root, dvc.name_of(path))
+        is_known = is_pointer or lock_files.locked_out(dvc.root, dvc.name_of(path))
         out = dvc.pointer(path)["outs"][0] if is_known else {}
         current = out.get("md5")
         algorithm = content_of(out).algorithm if out else "md5"

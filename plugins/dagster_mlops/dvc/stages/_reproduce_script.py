@@ -95,11 +95,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     result = {
         "outcome": outcome,
         "entry": to_single_stage_lockfile(stage),
-        "saved": [_file(root, source.path) for source in saved if not source.cmd],
+        "saved": [_file(root, source.path) for source in saved if source.path.endswith(".dvc")],
         "frozen": [
             [_file(root, source.path), source.addressing.rpartition(":")[2], to_single_stage_lockfile(source)]
             for source in saved
-            if source.cmd
+            if not source.path.endswith(".dvc")
         ],
         "pushes": [push for item in (*saved, stage) for out in item.outs for push in _pushes(repo, out, request)],
         "legacy": _legacy(root, [load(name) for name in (*request["sources"], *request["makers"])]),

@@ -1,14 +1,14 @@
 """Pointers to versions: ``.dvc`` files, which are written in steps that may be killed, and ``dvc.lock`` files."""
 
 import os
-import re
 import shutil
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,7 +16,6 @@ import yaml
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
-from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, content_of
@@ -27,7 +26,6 @@ from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, Dataset
 
 _DAY = 86_400
-_MOST_COMMITS = 50  # in which a hash is sought
 
 
 def pointer_of(target: Path) -> Path:
@@ -37,7 +35,7 @@ def pointer_of(target: Path) -> Path:
 
 def parse_pointer(text: bytes) -> dict[str, Any] | None:
     """The content of a ``.dvc`` file; None if it is damaged, e.g. cut off by a kill."""
-    content = _parsed(text)
+    content = parsed(text)
     outs = content.get("outs")
     return content if outs and isinstance(outs, list) and outs[0].get("md5") and outs[0].get("path") else None
 
@@ -73,27 +71,56 @@ def content_hash(repo: Repo, path: Path, algorithm: str = "md5") -> str:
     return build(odb, str(path), files, algorithm, dry_run=True, ignore=ignore)[2].hash_info.value
 
 
-def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content, int]:
-    """Copy the content into DVC's cache, and have git ignore it; returns it and its size.
+def claim(repo: Repo, target: Path, *, imported: bool = False) -> dict[str, Any] | None:
+    """The pointer of a dataset that is to be stored, or None if it is new. One that a kill cut off is taken from git.
 
     Only with `imported` may `target` be an import.
 
     Raises:
-        DatasetError: DVC refuses: the path is missing, tracked by git, an import, or overlaps another dataset.
+        DatasetError: it is an import or overlaps another output, or a person or a merge broke its pointer.
     """
     pointer = pointer_of(target)
     before = read_pointer(target)
-    if before and "deps" in before and not imported:
-        raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
     if before is None and pointer.exists():
         set_aside(pointer, repo.tmp_dir)
-    # In Python, DVC would parse git's index and each line of .gitignore, which has one for each dataset.
-    vars(repo.scm).update(is_ignored=partial(_is_ignored, repo), is_tracked=partial(_is_tracked, repo))
-    try:
-        if before is None:
+        # It may say where the data may go.
+        if parse_pointer(committed := content_at(pointer.parent, pointer.name, "HEAD") or b""):
+            pointer.write_bytes(committed)
+            before = read_pointer(target)
+    if before and "deps" in before and not imported:
+        raise DatasetError(f"{pointer} is an import. Update it with `dvc update`, or store under another path.")
+    if before is None:
+        with _refusals(target):
             refuse_overlap(repo, target)
+    return before
+
+
+@contextmanager
+def _refusals(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except (extra("dvc.exceptions").DvcException, OSError) as error:
+        raise DatasetError(f"DVC cannot store {target}: {error} {advice(error, remotes.REMEDIES)}".rstrip()) from error
+
+
+def cache(repo: Repo, target: Path, before: Mapping[str, Any] | None) -> tuple[Content, int]:
+    """Copy the content into DVC's cache, and have git ignore it; returns it and its size.
+
+    `before` is the pointer that :func:`claim` returned.
+
+    Raises:
+        DatasetError: DVC refuses: the path is missing, or tracked by git.
+    """
+    if not isinstance(repo.scm, extra("dvc.scm").NoSCM):
+        # In Python, DVC would parse git's index and each line of .gitignore, which has one for each dataset.
+        vars(repo.scm).update(is_ignored=partial(_is_ignored, repo), is_tracked=partial(_is_tracked, repo))
+    with _refusals(target):
         stage = repo.stage.create(
-            single_stage=True, validate=False, fname=str(pointer), wdir=str(target.parent), outs=[target.name]
+            single_stage=True,
+            validate=False,
+            fname=str(pointer_of(target)),
+            wdir=str(target.parent),
+            outs=[target.name],
         )
         [out] = stage.outs
         if before and (old := content_of(before["outs"][0])).algorithm == LEGACY:
@@ -110,8 +137,6 @@ def cache(repo: Repo, target: Path, *, imported: bool = False) -> tuple[Content,
             cached.unlink()  # cut off by a kill, before DVC had marked it complete
             with remotes.raised():
                 out.add(relink=relink)
-    except (extra("dvc.exceptions").DvcException, OSError) as error:
-        raise DatasetError(f"DVC cannot store {target}: {error} {advice(error, remotes.REMEDIES)}".rstrip()) from error
     return content, size
 
 
@@ -181,91 +206,13 @@ def _with_rules(old: bytes, *, rules: Sequence[bytes]) -> bytes:
     return b"".join([old, b"" if not old or old.endswith(b"\n") else b"\n", *(rule + b"\n" for rule in missing)])
 
 
-@lazy_dataclass(frozen=True)
-class LockedOut:
-    """An output of a stage in a ``dvc.lock``: `file` is that file, relative to the repository.
-
-    `out` is the entry, with the ``remote`` and ``push`` of ``dvc.yaml``, as in a ``.dvc`` file.
-    """
-
-    file: str
-    stage: str
-    out: Mapping[str, Any]
-
-    def within(self, text: bytes) -> dict[str, Any] | None:
-        """The same output in another version of the file, in the form of a pointer."""
-        same = (self.stage, self.out["path"])
-        return next(({"outs": [out]} for stage, out in _outs(text) if (stage, out["path"]) == same), None)
-
-
-def stages_in(text: bytes) -> dict[str, Any]:
-    """The stages of a ``dvc.lock`` or ``dvc.yaml``, by name; none if it is empty or damaged."""
-    return _parsed(text).get("stages") or {}
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
+def parsed(text: bytes) -> dict[str, Any]:
+    """The fields of a pointer, ``dvc.yaml`` or ``dvc.lock``; none if it is empty or damaged."""
     try:
         content = parse_yaml(text)
     except yaml.YAMLError:
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _outs(text: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The outputs with a hash in a ``dvc.lock``, each with the name of its stage."""
-    for stage, entry in stages_in(text).items():
-        yield from ((stage, out) for out in entry.get("outs", ()) if "md5" in out)
-
-
-def locked_out(root: Path, path: str, *, rev: str | None = None) -> LockedOut | None:
-    """The output of a stage at `path`, from the current ``dvc.lock`` or the one at a git revision."""
-    for file in _names(root, rev):
-        folder, definitions = PurePosixPath(file).parent, {}
-        for stage, out in _outs(content_at(root, file, rev) or b""):
-            if PurePosixPath(out["path"]).name != PurePosixPath(path).name:
-                continue
-            # Relative to the stage's working directory, which only dvc.yaml has.
-            definitions = definitions or stages_in(content_at(root, str(folder / "dvc.yaml"), rev) or b"")
-            definition = definitions.get(stage.partition("@")[0]) or {}
-            wdir = definition.get("wdir") or (definition.get("do") or {}).get("wdir") or "."
-            place = os.path.normpath(folder / wdir / out["path"])
-            if place == path or ("${" in wdir and _ends_with(path, out["path"])):
-                return LockedOut(file, stage, {**out, **_options(definition.get("do") or definition, out["path"])})
-    return None
-
-
-def _options(definition: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The remote that an output names in ``dvc.yaml``, and whether it may be pushed. ``dvc.lock`` has hashes only."""
-    outs = [out for kind in ("outs", "metrics", "plots") for out in definition.get(kind) or () if isinstance(out, dict)]
-    for name, options in (pair for out in outs for pair in out.items()):
-        # What a template stands for is known to DVC only.
-        pattern = ".+".join(map(re.escape, re.split(r"\$\{.*?\}", os.path.normpath(name))))
-        if isinstance(options, dict) and re.fullmatch(pattern, os.path.normpath(path)):
-            return {option: options[option] for option in ("remote", "push") if option in options}
-    return {}
-
-
-def locked_output(root: Path, path: str, md5: str) -> Dataset | None:
-    """The output of a stage with this content: the newest ``dvc.lock``, in the workspace or in git, that names it."""
-    for rev, text in _locks(root, md5):
-        for _, out in _outs(text):
-            if out["md5"] == md5 and _ends_with(path, out["path"]):
-                return Dataset(path=path, md5=md5, repo=str(root), rev=rev, bytes=out.get("size"))
-    return None
-
-
-def _ends_with(path: str, relative: str) -> bool:
-    parts = [part for part in PurePosixPath(relative).parts if part != ".."]
-    return list(PurePosixPath(path).parts[-len(parts) :]) == parts
-
-
-def _names(root: Path, rev: str | None) -> list[str]:
-    if rev is None:
-        listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
-    else:
-        listing = git(root, "ls-tree", "-r", "--name-only", "-z", rev)
-    names = [name for name in listing.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
-    return names or ["dvc.lock"]
 
 
 def content_at(root: Path, file: str, rev: str | None) -> bytes | None:
@@ -274,13 +221,3 @@ def content_at(root: Path, file: str, rev: str | None) -> bytes | None:
         output = git(root, "show", f"{rev}:./{file}")
         return output.stdout if output.returncode == 0 else None
     return (root / file).read_bytes() if (root / file).is_file() else None
-
-
-def _locks(root: Path, md5: str) -> Iterator[tuple[str, bytes]]:
-    for name in _names(root, None):
-        commit = git(root, "log", "-1", "--format=%H", "--", f"./{name}").stdout.decode().strip()
-        yield commit, content_at(root, name, None) or b""
-    log = git(root, "log", "--all", f"-{_MOST_COMMITS}", "--format=%H", f"-S{md5}", "--", "*dvc.lock")
-    for commit in log.stdout.decode().split():
-        for name in _names(root, commit):
-            yield commit, content_at(root, name, commit) or b""
