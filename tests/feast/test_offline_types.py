@@ -163,6 +163,26 @@ def test_a_column_without_any_value_is_missing_whatever_it_is_declared_as(tmp_pa
     assert shares == {"rate": 0.0, **dict.fromkeys(TYPES, 1.0)}
 
 
+@pytest.mark.parametrize("order", [("empty", "full"), ("full", "empty", "none")])
+def test_a_column_may_be_without_any_value_in_one_of_several_files(tmp_path, order):
+    values = {"since": NOON, "label": "x", "flag": True, "tags": ["a"]}
+    types = {"since": UnixTimestamp, "label": String, "flag": Bool, "tags": Array(String)}
+    trips = view_of(tmp_path, pd.DataFrame({"driver": [1], "event_timestamp": at(0)}), **types)
+    trips.batch_source.file_options.uri = str(tmp_path / "months")
+    (tmp_path / "months").mkdir()
+    for i, kind in enumerate(order):
+        filled = {"empty": dict.fromkeys(values, float("nan")), "none": dict.fromkeys(values), "full": values}[kind]
+        frame = pd.DataFrame({"driver": [i], "event_timestamp": at(0), **{name: [v] for name, v in filled.items()}})
+        frame.to_parquet(tmp_path / "months" / f"{i}.parquet", index=False)
+    store = store_of(tmp_path, [driver, trips])
+    table = store.get_historical_features(_drivers(*range(len(order))), [f"trips:{name}" for name in types]).to_arrow()
+    expected = [values if kind == "full" else dict.fromkeys(values) for kind in order]
+    assert table.select([*types]).to_pylist() == expected
+    store.materialize(NOON - timedelta(days=1), NOON + timedelta(days=1))
+    online = store.get_online_features(["trips:label"], [{"driver": i} for i in range(len(order))]).to_dict()
+    assert online["label"] == [row["label"] for row in expected]
+
+
 def test_values_of_another_type_are_still_refused(tmp_path):
     frame = pd.DataFrame({"driver": [1, 2], "event_timestamp": at(0, 0), "since": [float("nan"), 1.7e9]})
     store = store_of(tmp_path, [driver, view_of(tmp_path, frame, since=UnixTimestamp)])

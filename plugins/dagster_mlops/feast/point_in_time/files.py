@@ -19,6 +19,7 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from dagster_mlops.core.tables import sql_name, sql_text
 from dagster_mlops.errors import FeatureError, MissingTableError
+from dagster_mlops.feast.offline.sql import described
 
 GLOB = frozenset("*?[")  # what makes a path a pattern
 _CSV = (".csv", ".csv.gz")
@@ -73,7 +74,41 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
     file_list = ", ".join(map(sql_text, files))
     if files[0].endswith(_CSV):
         return f"read_csv([{file_list}], sample_size = -1, union_by_name = true)"
-    return f"read_parquet([{file_list}], union_by_name = true)"
+    return _parquet(connection, files)
+
+
+def _parquet(connection: duckdb.DuckDBPyConnection, files: list[str]) -> str:
+    """Text after ``FROM`` in SQL to read Parquet files; a column without any value in some of them is no column there.
+
+    pandas writes such a column of times, texts or truths as float64 of NaN, which DuckDB cannot cast to the type that
+    the other files have.
+    """
+    relation = f"read_parquet([{', '.join(map(sql_text, files))}], union_by_name = true)"
+    if len(files) == 1:
+        return relation
+    mixed = connection.execute(
+        "SELECT name, list(DISTINCT file_name) FILTER (type IN ('FLOAT', 'DOUBLE')) AS floats "
+        f"FROM parquet_schema([{', '.join(map(sql_text, files))}]) GROUP BY name HAVING len(floats) > 0 AND "
+        "bool_or(type IN ('BYTE_ARRAY', 'BOOLEAN', 'INT96') OR logical_type::VARCHAR ILIKE '%timestamp%')"
+    ).fetchall()
+    lacking: dict[str, list[str]] = {}
+    for name, floats in mixed:
+        column = sql_name(name)
+        for file in floats:
+            one = f"read_parquet([{sql_text(file)}])"
+            if (
+                described(connection, one).get(name) in ("FLOAT", "DOUBLE")
+                and not connection.execute(f"SELECT 1 FROM {one} WHERE NOT isnan({column}) LIMIT 1").fetchall()
+            ):
+                lacking.setdefault(file, []).append(column)
+    if not lacking:
+        return relation
+    parts = [
+        f"SELECT * EXCLUDE ({', '.join(names)}) FROM {_parquet(connection, [file])}" for file, names in lacking.items()
+    ]
+    whole = [file for file in files if file not in lacking]
+    parts += [f"SELECT * FROM {_parquet(connection, whole)}"] if whole else []
+    return f"({' UNION ALL BY NAME '.join(reversed(parts))})"
 
 
 def exists(source: DataSource, repo_path: Path | str | None) -> bool:
