@@ -78,7 +78,7 @@ def scan(connection: duckdb.DuckDBPyConnection, source: DataSource | None, repo_
 
 
 def _parquet(connection: duckdb.DuckDBPyConnection, files: list[str]) -> str:
-    """Text after ``FROM`` in SQL to read Parquet files; a column without any value in some of them is no column there.
+    """Text after ``FROM`` in SQL to read Parquet files; columns without any value are left out of single files.
 
     pandas writes such a column of times, texts or truths as float64 of NaN, which DuckDB cannot cast to the type that
     the other files have.
@@ -95,10 +95,10 @@ def _parquet(connection: duckdb.DuckDBPyConnection, files: list[str]) -> str:
     for name, floats in mixed:
         column = sql_name(name)
         for file in floats:
-            one = f"read_parquet([{sql_text(file)}])"
+            single_file = f"read_parquet([{sql_text(file)}])"
             if (
-                described(connection, one).get(name) in ("FLOAT", "DOUBLE")
-                and not connection.execute(f"SELECT 1 FROM {one} WHERE NOT isnan({column}) LIMIT 1").fetchall()
+                described(connection, single_file).get(name) in ("FLOAT", "DOUBLE")
+                and not connection.execute(f"SELECT 1 FROM {single_file} WHERE NOT isnan({column}) LIMIT 1").fetchall()
             ):
                 lacking.setdefault(file, []).append(column)
     if not lacking:
@@ -106,8 +106,8 @@ def _parquet(connection: duckdb.DuckDBPyConnection, files: list[str]) -> str:
     parts = [
         f"SELECT * EXCLUDE ({', '.join(names)}) FROM {_parquet(connection, [file])}" for file, names in lacking.items()
     ]
-    whole = [file for file in files if file not in lacking]
-    parts += [f"SELECT * FROM {_parquet(connection, whole)}"] if whole else []
+    complete_files = [file for file in files if file not in lacking]
+    parts += [f"SELECT * FROM {_parquet(connection, complete_files)}"] if complete_files else []
     return f"({' UNION ALL BY NAME '.join(reversed(parts))})"
 
 

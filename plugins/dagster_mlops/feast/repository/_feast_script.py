@@ -51,7 +51,7 @@ def _registered(config: Any) -> tuple[Any, list[Any]]:
     registry, project = FeatureStore(config=config).registry, config.project
     saved = registry.list_saved_datasets(project)
     contents = RepoContents(
-        projects=[found for found in registry.list_projects() if found.name == project],
+        projects=[thing for thing in registry.list_projects() if thing.name == project],
         data_sources=registry.list_data_sources(project),
         feature_views=registry.list_feature_views(project, skip_udf=True),
         on_demand_feature_views=registry.list_on_demand_feature_views(project, skip_udf=True),
