@@ -16,6 +16,7 @@ from tests.benchmarks import (
     pipelines,
     point_in_time,
     reproduction,
+    sweeps,
     tracking,
 )
 from tests.benchmarks.measure import console, machine
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "materialization": materialization.run,
     "pipelines": pipelines.run,
     "tracking": tracking.run,
+    "sweeps": sweeps.run,
     "evaluation": evaluation.run,
     "reproduction": reproduction.run,
 }
