@@ -203,6 +203,6 @@ def _verdict(told: dict[str, Any]) -> str:
     if "findings" in told:
         different = [f for f in told["findings"] if f["decides"] and f["outcome"] != "matched"]
         named = ", ".join(f"{f['kind']} {f['name']} ({f['before']} → {f['after']})" for f in different)
-        return f"not the same: {named}" if named else f"reproduced, {len(told['findings'])} compared"
+        return f"{told['strength']}: {named}" if named else f"reproduced, {len(told['findings'])} compared"
     lost = [i for i in told["ingredients"] if i["needed"] and i["bucket"] != "accessible"]
     return "; ".join(f"{i['kind']} {i['name']} {i['bucket']}: {i['reason'][:90]}" for i in lost)

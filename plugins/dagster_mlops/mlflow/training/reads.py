@@ -24,8 +24,9 @@ _CODE = (".py", ".pyc", ".pyi", ".so", ".pth", ".nbi", ".nbc")
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib", "/bin/", "/run/", "/nix/store/")
 # A file in a cache of git or DVC is named by its content, and cannot have another one.
 _BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
-# Below the home folder: settings, and the fonts of matplotlib.
-_SETTINGS = re.compile(r"^\.(?!cache/|local/share/)|^\.cache/(matplotlib|fontconfig|pip|uv)/|/fontlist-v\d+\.json$")
+# Below the home folder: settings and fonts. Matplotlib's list of fonts may be anywhere.
+_SETTINGS = re.compile(r"^\.(?!cache/|local/share/)|^\.cache/(matplotlib|fontconfig|pip|uv)/|^\.local/share/fonts/")
+_FONTS = re.compile(r"/fontlist-v[\d.]+\.json$")
 # Variables of the machine and of the tools themselves, and what may be a weak secret, whose hash could be guessed.
 _NOT_NAMED = re.compile(
     r"^(_.*|PATH|HOME|PWD|OLDPWD|USER|LOGNAME|SHELL|TERM|COLUMNS|LINES|TE?MP(DIR)?|LANG|LC_\w+|HOSTNAME|DISPLAY)$"
@@ -150,7 +151,9 @@ def unversioned(reads: Reads, code: CodeState, inputs: Iterable[Dataset], tool_p
 def _known(file: str, apart: Iterable[str]) -> bool:
     home = os.path.expanduser("~") + os.sep
     is_setting = file.startswith(home) and _SETTINGS.search(file.removeprefix(home))
-    return bool(is_setting or _BY_CONTENT.search(file) or any(_below(file, place) for place in apart))
+    return bool(
+        is_setting or _FONTS.search(file) or _BY_CONTENT.search(file) or any(_below(file, place) for place in apart)
+    )
 
 
 def _below(file: str, place: str) -> bool:
