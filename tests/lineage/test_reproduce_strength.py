@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from dagster_mlops.cli import UNKNOWN, app
+from dagster_mlops.lineage import reproduction_asset
 from dagster_mlops.lineage.reproduction.comparison import Verdict
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource
@@ -232,6 +234,16 @@ def test_what_nobody_versions_leaves_the_verdict_open(project, judged, monkeypat
     differed = {f"{f['kind']} {f['name']}" for f in result["findings"] if f["outcome"] == "differed"}
     assert shown.exit_code == 1 and result["strength"] == "not the same"
     assert {f"data file {elsewhere}", "metric scale", "environment variable TEST_FACTOR"} <= differed
+
+
+def test_the_check_of_the_asset_warns_where_it_is_too_little_to_tell(project, monkeypatch):
+    monkeypatch.setenv("TEST_HOME", str(project.home))
+    asset = reproduction_asset(training="outside/1", environment="current", tracking_uri=project.uri)
+    done = dg.materialize([asset])
+    [event], [check] = done.asset_materializations_for_node("reproduction"), done.get_asset_check_evaluations()
+    assert not check.passed and check.severity == dg.AssetCheckSeverity.WARN
+    assert "too little to tell: data asset plain" in (check.description or "")
+    assert event.metadata["reproduce/verdict"].value == "too little to tell"
 
 
 def test_a_training_that_takes_its_model_from_a_cache_is_not_reproduced(project, judged):
