@@ -63,7 +63,7 @@ def _apply(project: DvcProject, step: dict[str, Any]) -> None:
 
 
 def _logging(text: str) -> str:
-    return re.sub(r"LOG (\S+?)(?=[,\]}]| |$)", r"echo \1 >> $RUNS", text, flags=re.MULTILINE)
+    return re.sub(r"LOG ((?:\$\{[^}]*\}|[^\s,\]}])+)", r"echo \1 >> $RUNS", text)
 
 
 def _by_dvc(project: DvcProject) -> bool:

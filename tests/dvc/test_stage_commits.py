@@ -1,9 +1,12 @@
 """Commits of a stage's results: what `git add` would commit of outputs that DVC does not cache, and nothing else."""
 
+import dataclasses
 import subprocess
 
 import pytest
 
+from dagster_mlops.dvc.tool import DvcTool
+from dagster_mlops.provenance import Accessible, Deleted, records_in
 from tests.support import known_warnings
 from tests.support.dvc_projects import DvcProject, facts, outcomes
 
@@ -157,3 +160,29 @@ def test_a_project_without_git_commits_nothing_into_a_checkout_around_it(tmp_pat
     assert project.run(commit=True).success
     commits = project.git("rev-list", "--all", "--count", check=False)
     assert commits == ("0" if "without" in versioned else "1")
+
+
+def test_a_version_that_git_keeps_is_accessible_and_read_from_its_commit(tmp_path):
+    files = {
+        "n.txt": "1",
+        "dvc.yaml": """
+            stages:
+              make: {cmd: 'printf "$(cat n.txt)\\r\\n" > m.txt', deps: [n.txt], metrics: [{m.txt: {cache: false}}]}
+              use: {cmd: cat m.txt > u.txt, deps: [m.txt], outs: [u.txt]}
+        """,
+        ".gitattributes": "m.txt text eol=crlf\n",
+    }
+    project = DvcProject.new(tmp_path / "project", files)
+    refs = []
+    for number in ("1", "2"):
+        project.write({"n.txt": number})
+        event = project.run(commit=True).get_asset_materialization_events()[-1]
+        [record, *_] = records_in(event.materialization.metadata)
+        refs += [ref for ref in record.upstream if ref.tool == "dvc"]
+    assert len({ref.id for ref in refs}) == 2
+    for ref, content in zip(refs, (b"1\r\n", b"2\r\n"), strict=True):
+        assert isinstance(DvcTool().resolve(ref), Accessible)
+        path, _, md5 = ref.id.rpartition("@")
+        assert project.resource().read_path(path, md5=md5).read_bytes() == content
+    gone = dataclasses.replace(refs[0], id=f"m.txt@{'0' * 32}")
+    assert isinstance(DvcTool().resolve(gone), Deleted)

@@ -16,6 +16,7 @@ from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import file_formats, lock_files, objects, pointers, remotes, repository
 from dagster_mlops.dvc.store.contents import candidates, content_of
 from dagster_mlops.dvc.store.git_commit import Edit, commit, message, run, toplevel
+from dagster_mlops.dvc.store.git_content import checkout_from_git
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -95,8 +96,7 @@ class DvcResource(dg.ConfigurableResource):
         if not name and not self.remote_url:
             folder = extra("dvc.repo").Repo.find_dvc_dir(str(self.root))
             name = extra("dvc.config").Config(folder)["core"].get("remote")
-        name = name or self._remote
-        return {"remote": {name: options}, "core": {"remote": name}}
+        return {"remote": {(name := name or self._remote): options}, "core": {"remote": name}}
 
     def init(self, remote_url: str | None = None) -> None:
         """Create what is missing of the git repository, the DVC repository and its default remote.
@@ -165,9 +165,8 @@ class DvcResource(dg.ConfigurableResource):
                 record = Dataset(path=name, repo=str(self.root), **facts)
                 pointers.write_pointer(repo, target, content, record, imported_from=imported_from)
                 if top := self.commits_to(repo):
-                    pointer = pointers.pointer_of(target)
                     text = message(f"Store {name} at {content.md5[:8]}", vars(record))
-                    rev = self.commit_files(top, [pointer], pointers.ignored(target), text)
+                    rev = self.commit_files(top, [pointers.pointer_of(target)], pointers.ignored(target), text)
             if remote:
                 objects.push(repo, content, size, to)
             if self.push:
@@ -246,7 +245,7 @@ class DvcResource(dg.ConfigurableResource):
         """
         target = self.locate(path)
         pointer = self.pointer_if_any(path) if md5 else self.pointer(path, rev=rev)
-        out = pointer["outs"][0] if pointer else {}
+        [out] = pointer["outs"] if pointer else [{}]
         contents = [content_of(out)] if out and md5 in (None, out["md5"]) else candidates(str(md5))
         with self.open(locked=False) as repo:
             for content in contents:
@@ -256,9 +255,10 @@ class DvcResource(dg.ConfigurableResource):
                     return target
                 if objects.cached(repo, content):
                     return objects.checkout(repo, content, name=target.name)
+            if copy := checkout_from_git(repo, self.name_of(path), contents[0].md5):
+                return copy
             size = out.get("size") if out.get("md5") == contents[0].md5 else None
-            remote, _ = self.place_of(pointer)
-            content = objects.pull(repo, contents, remote, path=str(path), size=size)
+            content = objects.pull(repo, contents, self.place_of(pointer)[0], path=str(path), size=size)
             return objects.checkout(repo, content, name=target.name)
 
     def load(self, path: str | Path, kind: Any = None, *, md5: str | None = None, rev: str | None = None) -> Any:

@@ -11,6 +11,7 @@ from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import objects
 from dagster_mlops.dvc.store.contents import Content, cached_path, candidates, remote_has
+from dagster_mlops.dvc.store.git_content import in_git
 from dagster_mlops.dvc.store.lock_files import locked_output
 from dagster_mlops.errors import DagsterMlopsError, DatasetError
 from dagster_mlops.provenance import Accessible, Answer, Dataset, Deleted, Faulty, Inaccessible, Ref, mask_credentials
@@ -75,6 +76,8 @@ def _answer(ref: Ref) -> Answer:
     url = record.remote if record and not is_configured and "***" not in record.remote else None
     with DvcResource(repo=ref.at, remote_url=url or None).open(locked=False) as repo:
         answer = _content(repo, path, md5, record, *dvc.place_of(dvc.pointer_if_any(path)))
+    if isinstance(answer, Deleted) and in_git(dvc.root, dvc.name_of(path), md5) is not None:
+        return Accessible(record or Dataset(path=path, md5=md5, repo=str(dvc.root)))
     hashes = [pointer["outs"][0]["md5"] for pointer in pointers if "stage" not in pointer]
     if isinstance(answer, Deleted) and not record and hashes:
         names = ", ".join(dict.fromkeys(hashes[:3]))
