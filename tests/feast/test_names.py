@@ -50,6 +50,10 @@ views = [
 ]
 globals().update({{f"view_{{i}}": view for i, view in enumerate(views)}})
 service = FeatureService(name="всё", features=views[:2])
+writers = Permission(
+    name="writers", types=[FeatureView], name_patterns=["по.*"], actions=[AuthzedAction.UPDATE],
+    policy=RoleBasedPolicy(roles=["writer"]),
+)
 readers = Permission(
     name="readers", types=[FeatureView], name_patterns=["по.*"], required_tags={{"tier": "gold"}},
     actions=[AuthzedAction.DESCRIBE], policy=RoleBasedPolicy(roles=["reader"]),
@@ -157,6 +161,8 @@ def test_views_without_a_schema_say_so_and_permissions_and_projects_are_shown(ri
     ).resolve_all_asset_specs()
     specs = {spec.key.to_user_string(): spec for spec in graph}
     assert "infers it" in specs["type_"].metadata["feast/schema"] and "feast/schema" not in specs[TRIPS].metadata
+    assert specs[TRIPS].metadata["feast/permissions"] == ["readers", "writers"]  # Feast looks for no tags here
+    assert "feast/permissions" not in specs["type_"].metadata
     assert specs["projects/rides"].description == "All about rides." and specs["projects/rides"].owners
     assert specs["permissions/readers"].metadata["feast/permission"] == {
         "types": ["FeatureView"],
@@ -188,4 +194,4 @@ def test_saved_datasets_of_a_registry_are_shown_below_their_service(rides, tmp_p
     assert january.metadata["feast/source"] == str(tmp_path / "january.parquet")
     assert [dep.asset_key for dep in january.deps] == [dg.AssetKey(["feature_services", SERVICE])]
     assert [key for key in specs if key.startswith("saved_datasets/")] == ["saved_datasets/january"]
-    assert load_repository(tmp_path).permissions[0].name == "readers"
+    assert {permission.name for permission in load_repository(tmp_path).permissions} == {"readers", "writers"}

@@ -1,7 +1,8 @@
 """Tasks of Feast in a process of their own, because it is slow to import and runs the user's files."""
 
+import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,24 @@ def describe(repo: Path, registry_only: bool) -> dict[str, Any]:
     entities = _distinct(entity for entity in contents.entities if not entity.name.startswith("__"))
     join_keys = {entity.name: (entity.join_key, entity.value_type.name.lower()) for entity in entities}
     sources = sorted(_distinct(contents.data_sources), key=lambda source: source.name)
-    return {
-        "project": config.project,
+    pairs: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         "views": [
-            *(_view(view, "batch", join_keys) for view in contents.feature_views),
-            *(_view(view, "stream", join_keys) for view in contents.stream_feature_views),
-            *(_view(view, "label", join_keys) for view in contents.label_views),
+            *((view, _view(view, "batch", join_keys)) for view in contents.feature_views),
+            *((view, _view(view, "stream", join_keys)) for view in contents.stream_feature_views),
+            *((view, _view(view, "label", join_keys)) for view in contents.label_views),
         ],
-        "on_demand_views": [_on_demand_view(view, join_keys) for view in contents.on_demand_feature_views],
-        "sources": [_source(source) for source in sources],
-        "services": [_service(service) for service in _distinct(contents.feature_services)],
-        "entities": [_entity(entity) for entity in entities],
-        "permissions": [_permission(permission) for permission in contents.permissions],
-        "projects": [_about(project) for project in _distinct(contents.projects)],
-        "saved_datasets": [_saved_dataset(saved) for saved in saved_datasets],
+        "on_demand_views": [(view, _on_demand_view(view, join_keys)) for view in contents.on_demand_feature_views],
+        "sources": [(source, _source(source)) for source in sources],
+        "services": [(service, _service(service)) for service in _distinct(contents.feature_services)],
+        "entities": [(entity, _entity(entity)) for entity in entities],
+        "permissions": [(permission, _permission(permission)) for permission in contents.permissions],
+        "projects": [(project, _about(project)) for project in _distinct(contents.projects)],
+        "saved_datasets": [(saved, _saved_dataset(saved)) for saved in saved_datasets],
     }
+    description: dict[str, Any] = {"project": config.project}
+    for kind, things in pairs.items():
+        description[kind] = [{**facts, "permissions": _names(contents.permissions, thing)} for thing, facts in things]
+    return description
 
 
 def _distinct(things: Iterable[Any]) -> list[Any]:
@@ -49,9 +53,9 @@ def _registered(config: Any) -> tuple[Any, list[Any]]:
     from feast.repo_contents import RepoContents
 
     registry, project = FeatureStore(config=config).registry, config.project
-    saved = registry.list_saved_datasets(project)
+    saved = _listed(registry.list_saved_datasets, project)
     contents = RepoContents(
-        projects=[thing for thing in registry.list_projects() if thing.name == project],
+        projects=[thing for thing in _listed(registry.list_projects) if thing.name == project],
         data_sources=registry.list_data_sources(project),
         feature_views=registry.list_feature_views(project, skip_udf=True),
         on_demand_feature_views=registry.list_on_demand_feature_views(project, skip_udf=True),
@@ -59,9 +63,23 @@ def _registered(config: Any) -> tuple[Any, list[Any]]:
         label_views=registry.list_label_views(project),
         entities=registry.list_entities(project),
         feature_services=registry.list_feature_services(project),
-        permissions=registry.list_permissions(project),
+        permissions=_listed(registry.list_permissions, project),
     )
     return contents, [dataset for dataset in saved if not dataset.name.startswith("dagster_mlops/")]
+
+
+def _names(permissions: list[Any], thing: Any) -> list[str]:
+    """The permissions that apply to a definition, by Feast's own rules."""
+    return [permission.name for permission in permissions if permission.match_resource(thing)]
+
+
+def _listed(definitions: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
+    """The definitions that a registry lists; none, with a warning, if it refuses or cannot read them."""
+    try:
+        return definitions(*arguments)
+    except Exception as error:  # noqa: BLE001 - of any registry's client; views and services matter more
+        logging.getLogger(__name__).warning("%s of the registry fails: %s", definitions.__name__, error)
+        return []
 
 
 def _about(thing: Any) -> dict[str, Any]:

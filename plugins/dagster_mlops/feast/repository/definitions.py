@@ -22,12 +22,13 @@ _SHORTEST_POLICY = timedelta(minutes=1)  # Dagster refuses a freshness policy wi
 
 @lazy_dataclass(frozen=True)
 class Definition:
-    """Attributes of every definition of a Feast repository."""
+    """Attributes of every definition of a Feast repository; `permissions` are the names of those that apply to it."""
 
     name: str
     description: str
     owner: str
     tags: Mapping[str, str]
+    permissions: Sequence[str]
 
 
 @lazy_dataclass(frozen=True)
@@ -265,6 +266,7 @@ def _spec(thing: Definition, project: str, noun: str, prefix: Sequence[str], fac
     key = asset_name(thing.name)  # a source without a name has its path as name
     original = {"feast/name": mask_credentials(thing.name)} if key != thing.name else {}
     tags = {"feast/tags": dict(thing.tags)} if thing.tags else {}
+    tags |= {"feast/permissions": list(thing.permissions)} if thing.permissions else {}
     return dg.AssetSpec(
         key=[*prefix, key],
         description=thing.description or f"{noun} `{thing.name}` of Feast project `{project}`.",

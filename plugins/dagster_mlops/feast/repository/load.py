@@ -265,4 +265,4 @@ def _feast_version() -> str:
     beside = os.listdir(Path(str(file)).parent.parent)
     folder = next((name for name in beside if name.startswith("feast-") and name.endswith(".dist-info")), "")
     # The description's format is part of the key, because another version of this plugin may describe more.
-    return f"{folder.removesuffix('.dist-info') or version('feast')}/4"
+    return f"{folder.removesuffix('.dist-info') or version('feast')}/5"
