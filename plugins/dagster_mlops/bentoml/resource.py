@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.core.files import STATE, own_folder
+from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package, mask_credentials
 
 if TYPE_CHECKING:
-    import mlflow
+    import mlflow.artifacts
 
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
     from dagster_mlops.serving.golden_set import Golden
@@ -97,13 +99,18 @@ class BentomlResource(dg.ConfigurableResource):
         from dagster_mlops.serving.golden_set import score_golden  # for steps, not for code locations
 
         model_uri = f"models:/{package.model_name}/{package.model_version}"
-        try:
-            with self.registry():
-                model = mlflow.pyfunc.load_model(model_uri)
-        except (OSError, ValueError, mlflow.MlflowException) as error:
-            place = mask_credentials(self.tracking_uri)
-            raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
-        return score_golden(model, model_uri, frame, rows)
+        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+            try:
+                with self.registry():
+                    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=scratch))
+                code = ModelCode.of(folder)
+                with code.active():
+                    model = mlflow.pyfunc.load_model(str(folder))
+            except (OSError, ValueError, mlflow.MlflowException) as error:
+                place = mask_credentials(self.tracking_uri)
+                raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
+            with code.active():
+                return score_golden(model, model_uri, frame, rows)
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import yaml
+
 _LOCK = threading.RLock()
 
 
@@ -38,8 +40,10 @@ class ModelCode(MetaPathFinder):
         self._modules: dict[str, ModuleType] = self._in_process() if same else {}
 
     @classmethod
-    def of(cls, folder: Path, flavors: Mapping[str, Mapping[str, Any]]) -> "ModelCode":
-        """The code in the folder of a stored model, as its flavours name it."""
+    def of(cls, folder: Path, flavors: Mapping[str, Mapping[str, Any]] | None = None) -> "ModelCode":
+        """The code in the folder of a stored model, as its flavours name it; by default those in its MLmodel file."""
+        if flavors is None:
+            return cls.of(folder, (yaml.safe_load((folder / "MLmodel").read_text()) or {}).get("flavors") or {})
         names = {str(flavor["code"]) for flavor in flavors.values() if flavor.get("code")}
         return cls([folder / name for name in sorted(names) if (folder / name).is_dir()])
 

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package, mask_credentials
 from dagster_mlops.serving import Server
@@ -78,11 +79,11 @@ class MlflowServingResource(dg.ConfigurableResource):
         """Rows and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`."""
         pyfunc = extra("mlflow.pyfunc", extra="mlflow_serving")
         with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-            model = pyfunc.load_model(
-                str(self.download(package.model_name, package.model_version, Path(scratch, "model")))
-            )
+            folder = Path(self.download(package.model_name, package.model_version, Path(scratch, "model")))
             name = f"{package.model_name}/{package.model_version}"
-            return score_golden(model, name, frame, rows, outputs=_as_served)
+            with ModelCode.of(folder).active():
+                model = pyfunc.load_model(str(folder))
+                return score_golden(model, name, frame, rows, outputs=_as_served)
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""
