@@ -8,6 +8,7 @@ the machine.
 
 import contextlib
 import functools
+import logging
 import os
 import sqlite3
 import sys
@@ -75,7 +76,9 @@ def _from_template(initialize: Callable[[Engine], None]) -> Callable[[Engine], N
     template = sqlite3.connect(":memory:", check_same_thread=False)
     with tempfile.TemporaryDirectory() as folder:
         engine = create_engine(f"sqlite:///{folder}/mlflow.db")
+        logging.disable(logging.INFO)
         initialize(engine)
+        logging.disable(logging.NOTSET)
         engine.dispose()
         with contextlib.closing(sqlite3.connect(f"{folder}/mlflow.db")) as made:
             made.backup(template)
