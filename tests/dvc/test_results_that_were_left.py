@@ -58,7 +58,7 @@ def project(template, tmp_path):
     return project
 
 
-@pytest.mark.parametrize("next_stage", ["a", "b"])
+@pytest.mark.parametrize("next_stage", ["a", pytest.param("b", marks=pytest.mark.thorough)])
 def test_a_result_that_a_killed_step_did_not_push_is_pushed_by_the_next_step(project, next_stage):
     remote = project.folder.parent / "remote-storage"
     project.write({"params.yaml": "a: 2\n"})
@@ -92,8 +92,8 @@ def _ref(project, path, md5):
     return Ref("dvc", "dataset", f"{path}@{md5}", at=str(project.folder))
 
 
-@pytest.mark.parametrize("path", ["x.txt", "a.txt"])
-@pytest.mark.parametrize("kept_in", ["cache", "remote"])
+@pytest.mark.parametrize("path", ["a.txt", pytest.param("x.txt", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("kept_in", ["remote", pytest.param("cache", marks=pytest.mark.thorough)])
 def test_content_is_accessible_after_history_was_squashed(project, path, kept_in):
     dvc = project.resource(push=True)
     old = dvc.data_version(path)

@@ -99,6 +99,7 @@ def test_what_vanished_or_changed_its_kind_is_so_in_the_commit(project, change, 
     assert project.git("status", "--short") == ""
 
 
+@pytest.mark.thorough
 def test_a_clone_executes_nothing(project, tmp_path):
     (project.folder / "make.sh").write_text(
         "mkdir -p out && rm -rf out/* && echo 1 > out/new.txt && ln -s out/new.txt link"

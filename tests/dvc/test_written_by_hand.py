@@ -58,7 +58,14 @@ def _refused(project, match, *keys, **options):
     return refused.value
 
 
-@pytest.mark.parametrize("state", ["markers", "resolved, not added", "resolved"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "markers",
+        pytest.param("resolved, not added", marks=pytest.mark.thorough),
+        pytest.param("resolved", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_conflict_of_a_merge_is_the_users_to_resolve(project, state):
     project.git("checkout", "-q", "-b", "theirs")
     project.write({"params.yaml": "a: 1\nb: 2\n"})
@@ -140,7 +147,14 @@ def test_what_a_kill_cut_off_is_repaired_and_its_remains_are_kept(project, kept)
     assert remains.read_text() == whole[:cut]
 
 
-@pytest.mark.parametrize("edited", ["raw.txt", "folder/one.txt", "old/x.txt"])
+@pytest.mark.parametrize(
+    "edited",
+    [
+        "raw.txt",
+        pytest.param("folder/one.txt", marks=pytest.mark.thorough),
+        pytest.param("old/x.txt", marks=pytest.mark.thorough),
+    ],
+)
 def test_edited_data_becomes_a_version_before_a_stage_reads_it_as_with_dvc_repro(project, tmp_path, edited):
     stage = "a" if edited == "raw.txt" else "c"
     storage = project.remote("storage", default=True)
@@ -187,7 +201,7 @@ def test_observing_edited_data_reports_what_stages_would_read(project):
     assert {key: version for key, (version, _) in versions().items()} == {k: v for k, (v, _) in after.items()}
 
 
-@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("force", [False, pytest.param(True, marks=pytest.mark.thorough)])
 def test_an_edited_output_of_another_stage_is_refused_with_what_to_do(project, force):
     (project.folder / "a.txt").write_text("edited\n")
     refusal = _refused(project, r"a.txt was edited after stage a made it", "b")

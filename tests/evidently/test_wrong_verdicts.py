@@ -46,7 +46,7 @@ def first(share: float, bad: Any) -> list[Any]:
     return [bad if n < share * ROWS else value for n, value in enumerate(values)]
 
 
-@pytest.mark.parametrize("columns", [5, 13])
+@pytest.mark.parametrize("columns", [13, pytest.param(5, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("values", "says"),
     [

@@ -234,7 +234,11 @@ def test_any_overlapping_windows_in_any_order_end_as_one_serial_run(data, tmp_pa
     _same_in_parallel(Shop(tmp_path, "sqlite", request), events, data.draw(st.lists(spans, min_size=1, max_size=4)))
 
 
-@NO_REDIS
+@pytest.mark.parametrize(
+    "shop",
+    ["sqlite", *(pytest.param(store, marks=pytest.mark.thorough) for store in ("redis", "postgres"))],
+    indirect=True,
+)
 def test_a_killed_load_is_not_recorded_and_a_re_run_ends_as_if_nothing_had_happened(shop):
     users = range(200)
     shop.write("a", [(user, 0.5, float(user)) for user in users])

@@ -114,7 +114,7 @@ def shared(local, tmp_path) -> Repository:
     return Repository(local.folder, local.instance, remote="origin")
 
 
-@pytest.mark.parametrize("where", ["local", "shared"])
+@pytest.mark.parametrize("where", ["shared", pytest.param("local", marks=pytest.mark.thorough)])
 def test_gto_keeps_the_contract_of_a_registry(request, where):
     repository: Repository = request.getfixturevalue(where)
     worse, better = repository.train(0.7), repository.train(0.8)

@@ -158,6 +158,7 @@ def test_a_record_that_is_damaged_is_named_and_written_anew_by_the_next_registra
         assert version(repo).metrics == {"auc": 0.7}
 
 
+@pytest.mark.thorough
 def test_a_registry_of_a_thousand_tags_is_read_in_the_time_that_the_models_own_tags_take(repo):
     head = git(repo, "rev-parse", "HEAD^{tree}")
     lines = []

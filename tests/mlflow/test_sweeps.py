@@ -365,6 +365,7 @@ def test_an_interruption_waits_until_no_database_is_asked():
     assert process.exitcode == 0
 
 
+@pytest.mark.thorough
 def test_studies_live_in_postgres_too(instance, resource, monkeypatch):
     with postgres_server() as server:
         monkeypatch.setenv("TEST_STUDIES", server.get_uri())

@@ -75,7 +75,7 @@ def test_loading_the_location_leaves_the_work_to_the_steps():
     work = {f"dagster_mlops.{module}" for module in (
         "dvc.history.comparison", "dvc.history.versions", "evaluation.evaluate", "evaluation.measure",
         "evaluation.plots", "evaluation.promotion_evidence", "evidently.performance", "evidently.quality",
-        "feast.offline.source", "feast.online.serving", "feast.rebuild.replay",
+        "feast.offline.source", "feast.online.reading", "feast.online.serving", "feast.rebuild.replay",
         "mlflow.registry.models", "mlflow.runs.lookup", "mlflow.training.run_facts", "mlflow.training.step",
         "monitoring.plots", "serving.blue_green", "serving.envoy", "serving.golden_set", "serving.state",
     )}  # fmt: skip
