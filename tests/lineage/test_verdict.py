@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.tree import DecisionTreeClassifier
 
 from dagster_mlops.lineage.chain.walk import Link
+from dagster_mlops.lineage.reproduction import comparison
 from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.mlflow.training import _answers_script as rerun
@@ -107,6 +108,12 @@ def test_each_input_is_compared_with_its_own():
     assert different(run(one, two), run(two, three)) == ["features flights/delay"]
     assert different(run(one), run(one, two)) == ["features flights/delay"]
     assert different(run(one, two), run(one)) == ["features flights/delay"]
+
+
+def test_an_input_without_a_version_is_compared_with_nothing():
+    """It has a row of its own, "not compared": that both runs have named the same asset says nothing of its content."""
+    inputs = comparison._inputs(run(Ref.unknown("asset", "visits")), run(Ref.unknown("asset", "visits")))
+    assert inputs == []
 
 
 def test_a_model_that_cannot_be_asked_was_not_compared():

@@ -6,7 +6,9 @@ import threading
 import mlflow
 import optuna
 import pytest
+from mlflow import sklearn
 from mlflow.tracking.request_header import registry
+from mlflow.utils.autologging_utils import get_autologging_config
 
 from dagster_mlops.mlflow import upstream
 from tests.support import known_warnings
@@ -23,9 +25,9 @@ def test_what_a_training_sets_for_the_process_cannot_be_put_back():
     missing = {"get_autologging_config", "autologging_config", "reset_autologging", "autologging"}
     assert not missing & set(dir(mlflow)), f"use it in place of {upstream.settings_restored}"
     with upstream.settings_restored():
-        mlflow.sklearn.autolog(log_models=False, silent=True)
-        assert mlflow.utils.autologging_utils.get_autologging_config("sklearn", "log_models") is False
-    assert mlflow.utils.autologging_utils.get_autologging_config("sklearn", "log_models") is not False
+        sklearn.autolog(log_models=False, silent=True)
+        assert get_autologging_config("sklearn", "log_models") is False
+    assert get_autologging_config("sklearn", "log_models") is not False
 
 
 def test_nothing_is_asked_before_a_model_is_logged():

@@ -112,9 +112,13 @@ def _compare(kind: str, name: str, before: str, after: str, *, decides: bool = T
 
 
 def _inputs(before: TrainingRun, after: TrainingRun) -> list[Finding]:
-    """The inputs, paired by role and name; the version is the rest of the id."""
+    """The inputs with a version, paired by role and name; the version is the rest of the id."""
     old, new = (
-        [(ref.role, *ref.id.rpartition("@")[::2]) for ref in run.upstream if ref.role != "commit"]
+        [
+            (ref.role, *ref.id.rpartition("@")[::2])
+            for ref in run.upstream
+            if ref.role != "commit" and not ref.is_unknown
+        ]
         for run in (before, after)
     )
     pairs: list[tuple[str, str, str, str]] = []
