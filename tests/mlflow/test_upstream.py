@@ -6,7 +6,7 @@ import threading
 import mlflow
 import optuna
 import pytest
-from mlflow import sklearn
+from mlflow import models, sklearn
 from mlflow.tracking.request_header import registry
 from mlflow.utils.autologging_utils import get_autologging_config
 
@@ -33,6 +33,17 @@ def test_what_a_training_sets_for_the_process_cannot_be_put_back():
 def test_nothing_is_asked_before_a_model_is_logged():
     hooks = {"before_log_model", "on_log_model", "register_hook", "add_hook", "register_callback", "add_callback"}
     assert not hooks & {*dir(mlflow.MlflowClient), *dir(mlflow)}, f"use it in place of {upstream.before_each_model}"
+
+
+def test_requirements_are_inferred_in_another_process_only():
+    own = {"in_process", "infer", "model", "loaded_model"}
+    assert not own & set(inspect.signature(models.infer_pip_requirements).parameters), (
+        f"use it in place of {upstream.requirements_from}"
+    )
+
+
+def test_a_flavour_loads_what_it_has_stored_by_a_private_function_only():
+    assert not {"load_pyfunc", "load_from_path"} & set(dir(sklearn)), f"use it in place of {upstream.load_stored}"
 
 
 def test_only_the_top_of_the_active_runs_can_be_seen():

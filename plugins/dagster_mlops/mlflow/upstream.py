@@ -118,6 +118,14 @@ def before_each_model(check: Callable[[str | None], None]) -> Iterator[None]:
         client._create_logged_model = create
 
 
+def load_stored(flavor: str, path: str) -> Any:
+    """The model that a flavour has just stored in a folder or file, before there is an MLmodel file beside it.
+
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/sklearn/__init__.py
+    """
+    return extra(f"mlflow.{flavor}", extra="mlflow")._load_pyfunc(path)
+
+
 @contextmanager
 def requirements_from(infer: Callable[[str, str], list[str] | None]) -> Iterator[None]:
     """Let `infer` find the requirements of a model that is being logged, from its folder and flavour.

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.mlflow import upstream
 
 _QUICK = ("sklearn", "xgboost", "lightgbm", "catboost", "statsmodels")
 _LARGE = 500_000_000  # bytes: a second copy in memory may be too much
@@ -22,7 +23,7 @@ def of_stored(path: str, flavor: str) -> list[str] | None:
         return None
     try:
         # As MLflow's other process does, by the function of each flavour; this process has just written the file.
-        model = extra(f"mlflow.{flavor}", extra="mlflow")._load_pyfunc(path)
+        model = upstream.load_stored(flavor, path)
     except Exception:  # noqa: BLE001 - MLflow's own way may succeed
         return None
     return requirements(model, None, {}) or None
