@@ -17,6 +17,8 @@ from dagster_mlops.provenance import Record, Ref, records_in
 
 AnyContext = dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.SensorEvaluationContext
 _STUB = "dagster/auto_created_stub_asset"  # metadata of a key that something depends on, and nothing defines
+NO_DATA = "dagster_mlops/no_data"
+"""Metadata key of an asset that holds no data of its own, such as the trials of a sweep: it is only a dependency."""
 _RecordType = TypeVar("_RecordType", bound=Record)
 
 
@@ -128,8 +130,10 @@ def upstream_reads(context: dg.AssetExecutionContext, key: dg.AssetKey | None = 
     inputs = context.op_execution_context.op_def.input_dict
     loaded = {k for name, k in definition.keys_by_input_name.items() if not inputs[name].dagster_type.is_nothing}
     noted = _LOADED.get(context.get_step_execution_context(), {})
-    reads = []
+    reads, graph = [], asset_graph(context)
     for dependency in sorted(definition.asset_deps[key or definition.key], key=lambda k: k.to_user_string()):
+        if graph.has(dependency) and NO_DATA in graph.get(dependency).metadata:
+            continue
         if dependency in noted:
             records = noted[dependency]
         else:

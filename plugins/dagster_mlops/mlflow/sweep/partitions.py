@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import asset_deps
-from dagster_mlops.core.asset_records import latest_event, upstream_refs
+from dagster_mlops.core.asset_records import NO_DATA, latest_event, upstream_refs
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.options import known_options
@@ -170,6 +170,7 @@ def sweep_trials(
             "kinds": {"mlflow", "optuna", *asset_options.get("kinds", ())},
             "pool": pool,
         }
+        options["metadata"] = {**options.get("metadata", {}), NO_DATA: True}
         options.pop("key_prefix", None)
         # Options of the asset that others load a model from.
         io_options = {key: options.pop(key) for key in ("io_manager_key", "io_manager_def") if key in options}

@@ -24,6 +24,8 @@ _CODE = (".py", ".pyc", ".pyi", ".so", ".pth", ".nbi", ".nbc")
 _SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib", "/bin/", "/run/", "/nix/store/")
 # A file in a cache of git or DVC is named by its content, and cannot have another one.
 _BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
+# What git and DVC keep in a repository and in DVC's cache of the machine: an IO manager opens it with the data.
+_OF_REPOSITORY = re.compile(r"/\.(git|dvc)/|/\.(git|dvc)ignore$|\.dvc$|/dvc/repo/[0-9a-f]{32}/")
 # Below the home folder: settings and fonts. Matplotlib's list of fonts may be anywhere.
 _SETTINGS = re.compile(r"^\.(?!cache/|local/share/)|^\.cache/(matplotlib|fontconfig|pip|uv)/|^\.local/share/fonts/")
 _FONTS = re.compile(r"/fontlist-v[\d.]+\.json$")
@@ -151,9 +153,8 @@ def unversioned(reads: Reads, code: CodeState, inputs: Iterable[Dataset], tool_p
 def _known(file: str, apart: Iterable[str]) -> bool:
     home = os.path.expanduser("~") + os.sep
     is_setting = file.startswith(home) and _SETTINGS.search(file.removeprefix(home))
-    return bool(
-        is_setting or _FONTS.search(file) or _BY_CONTENT.search(file) or any(_below(file, place) for place in apart)
-    )
+    is_own = any(pattern.search(file) for pattern in (_FONTS, _BY_CONTENT, _OF_REPOSITORY))
+    return bool(is_setting or is_own or any(_below(file, place) for place in apart))
 
 
 def _below(file: str, place: str) -> bool:

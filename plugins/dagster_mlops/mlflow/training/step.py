@@ -160,7 +160,9 @@ def _train(
 def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: RunFacts, run: Run, reads: Reads) -> None:
     """Keep the reads of the training that nothing versions, and warn of the first of them."""
     root = context.instance.root_directory
-    paths = [str(sqlite_file(tracking.resource.uri) or ""), *(os.path.join(root, name) for name in _DAGSTERS_OWN)]
+    artifacts = Path(str(run.info.artifact_uri).removeprefix("file://"))  # <place of the experiment>/<run>/artifacts
+    mlflows_own = [sqlite_file(tracking.resource.uri), artifacts.parents[1] if artifacts.is_absolute() else None]
+    paths = [*map(str, filter(None, mlflows_own)), *(os.path.join(root, name) for name in _DAGSTERS_OWN)]
     if read := unversioned(reads, facts.code, facts.inputs, paths):
         for file in [*read.get("files", ()), *read.get("addresses", ())][:_FIGURES]:
             context.log.warning(
