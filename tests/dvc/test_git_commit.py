@@ -1,6 +1,7 @@
 """Commits beside the user's index: git's own filters, modes, links, deletions and ignore rules hold."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -125,3 +126,17 @@ def test_a_filter_that_fails_is_told(top):
     (top / "data.dvc").write_text("outs")
     with pytest.raises(DatasetError, match="broken"):
         committed(top, ["data.dvc"])
+
+
+def test_a_git_that_cannot_tell_what_it_ignores_commits_nothing(top, tmp_path_factory, monkeypatch):
+    """As when it is late or killed on a loaded machine: data that git ignores would be staged."""
+    real, bin_folder = shutil.which("git"), tmp_path_factory.mktemp("bin")
+    (bin_folder / "git").write_text(f'#!/bin/sh\n[ "$1" = check-ignore ] && exit 128\nexec {real} "$@"\n')
+    (bin_folder / "git").chmod(0o755)
+    (top / ".gitignore").write_text("/raw.csv\n")
+    (top / "raw.csv").write_text("1\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(bin_folder), prepend=os.pathsep)
+        with pytest.raises(DatasetError, match="cannot tell what it ignores"):
+            committed(top, ["raw.csv"])
+    assert git(top, "ls-files") == "first\n"

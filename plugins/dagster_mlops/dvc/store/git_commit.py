@@ -170,8 +170,12 @@ def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit]) 
 def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapping[str, str] | None = None) -> None:
     """Stage in the index that `env` names, or the user's."""
     tracked = entries(top, [*files, *edits], env)
-    ignored = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode(), env=env).stdout
-    left_out = {os.fsdecode(name) for name in ignored.split(b"\0")}
+    ignored = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode(), env=env)
+    if ignored.returncode not in (0, 1):  # or data that git ignores would be committed
+        raise DatasetError(
+            f"git cannot tell what it ignores in {top}: {ignored.stderr.decode(errors='replace').strip()}"
+        )
+    left_out = {os.fsdecode(name) for name in ignored.stdout.split(b"\0")}
     paths = [file for file in files if file in tracked or (os.path.lexists(top / file) and file not in left_out)]
     if paths:
         # Outside of a sparse checkout git would refuse to add.
