@@ -55,10 +55,10 @@ def known_options(options: Mapping[str, Any], *takers: Callable[..., Any]) -> di
         TypeError: None of Dagster's functions `takers` takes one of them: the message names the factory that the user
             has called, and the option that is probably meant.
     """
-    known = frozenset().union(*map(_parameters, takers))
-    if unknown := [option for option in options if option not in known]:
+    accepted = frozenset().union(*map(_parameters, takers))
+    if unknown := [option for option in options if option not in accepted]:
         name, arguments = _called_factory()
-        close = difflib.get_close_matches(unknown[0], {*arguments, *known}, n=1)
+        close = difflib.get_close_matches(unknown[0], {*arguments, *accepted}, n=1)
         advice = f" Did you mean {close[0]!r}?" if close else ""
         raise TypeError(f"{name}() takes no option {unknown[0]!r}.{advice}")
     return {option: value for option, value in options.items() if value is not None}

@@ -140,8 +140,8 @@ def requirements_from(infer: Callable[[str, str], list[str] | None]) -> Iterator
         requirements = infer(str(model_uri), flavor)
         if requirements is None or fallback is None:
             return original(model_uri, flavor, fallback, **options)
-        known = {re.split(r"[=<>!~\[ ]", line)[0].lower() for line in requirements}
-        return [*requirements, *(line for line in fallback if re.split(r"[=<>!~\[ ]", line)[0].lower() not in known)]
+        named = {re.split(r"[=<>!~\[ ]", line)[0].lower() for line in requirements}
+        return [*requirements, *(line for line in fallback if re.split(r"[=<>!~\[ ]", line)[0].lower() not in named)]
 
     models.infer_pip_requirements = infer_pip_requirements
     try:

@@ -18,8 +18,8 @@ _LOST = "change of the share of missing values"
 class Score:
     """The verdict on one column. `score` and `threshold` mean what `method` says: a distance, or a p-value.
 
-    A column is `broken` when it is no longer what it was: gone, of another kind, or with many more values missing. One
-    such column is an alarm by itself, whatever the others do.
+    A `broken` column is gone, of another kind, or has many more values missing. It is an alarm by itself, whatever the
+    others do.
     """
 
     column: str
