@@ -24,7 +24,7 @@ def validate_asset_names(defs: dg.Definitions, *, elsewhere: Collection[AssetLik
     Raises:
         DagsterInvalidDefinitionError: Each missing asset, with what names it and the asset that is probably meant.
     """
-    defined = {key for key, _ in _defined(defs)} | {asset_key(asset) for asset in elsewhere}
+    defined = {*_defined(defs), *map(asset_key, elsewhere)}
     missing: dict[dg.AssetKey, set[str]] = defaultdict(set)
     for key, who in _named(defs):
         if key not in defined:
@@ -52,12 +52,12 @@ def _close(key: dg.AssetKey, names: Collection[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-def _defined(defs: dg.Definitions) -> Iterator[tuple[dg.AssetKey, object]]:
+def _defined(defs: dg.Definitions) -> Iterator[dg.AssetKey]:
     for definition in defs.assets or ():
         if isinstance(definition, dg.AssetsDefinition):
-            yield from ((key, definition) for key in definition.keys)
+            yield from definition.keys
         elif isinstance(definition, dg.AssetSpec | dg.SourceAsset):
-            yield definition.key, definition
+            yield definition.key
 
 
 def _named(defs: dg.Definitions) -> Iterator[tuple[dg.AssetKey, str]]:
