@@ -18,9 +18,10 @@ from dagster_mlops.lineage.reproduction import comparison
 from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.mlflow.training import _answers_script as rerun
+from dagster_mlops.mlflow.training import _values_script as values
 from dagster_mlops.provenance import Ref, TrainingRun
 
-SAME = {"files": {"then": {}, "now": {}}, "rows": 3, "largest_difference": 0.0, "others": 0}
+SAME = {"files": {"then": {}, "now": {}}, "rows": 3, "distinct": 3, "largest_difference": 0.0, "others": 0}
 
 
 def run(*read: Ref, **facts: Any) -> TrainingRun:
@@ -59,7 +60,7 @@ def verdict(*reads: dict[str, Any], before: Any = None, after: Any = None, **mod
     step = {"asset": "model", "partition": "", "reads": list(reads)}
     files = {"step.json": json.dumps(step).encode(), "reads.json": json.dumps(before or {}).encode()}
     recipe = Recipe(run(), None, Link(run().ref, "accessible", record=run()), files, None, ())
-    told = {"run": run().to_dict(), "metrics": {}, "params": {}, "reads": json.dumps(after or {})}
+    told = {"run": run().to_dict(), "metrics": {}, "params": {}, "reads": after or {}}
     return judge(recipe, {**told, "models": {**SAME, **models}}, tolerance=1e-9, environment="current")
 
 
@@ -67,7 +68,7 @@ CSV = {"/else.csv": {"bytes": 1, "sha256": "a" * 64}}
 OTHER_CSV = {"/else.csv": {"bytes": 1, "sha256": "b" * 64}}
 BYTES = {"then": {"m.skops": "1"}, "now": {"m.skops": "1"}}
 LEARNED = {"compared": 7, "different": [], "opaque": []}
-FEW, MANY = {"rows": 5}, {"rows": 100}
+FEW, MANY = {"rows": 5, "distinct": 5}, {"rows": 100, "distinct": 100}
 
 
 @pytest.mark.parametrize(
@@ -75,11 +76,39 @@ FEW, MANY = {"rows": 5}, {"rows": 100}
     [
         ([], {"learned": LEARNED}, "reproduced", []),
         ([], {"files": BYTES, **FEW}, "reproduced", []),
-        ([], {"files": BYTES, "largest_difference": 3.0}, "reproduced", []),
+        ([], {"files": BYTES, "largest_difference": 3.0, "drawn": True}, "reproduced", []),
+        (
+            [],
+            {"files": BYTES, "largest_difference": 3.0, "drawn": False},
+            "not the same",
+            ["model predictions for 3 rows"],
+        ),
+        ([], {"learned": LEARNED, "largest_difference": 3.0, "drawn": True}, "reproduced", []),
+        (
+            [],
+            {"learned": {**LEARNED, "compared": 0}, "largest_difference": 3.0, "drawn": True, **MANY},
+            "too little to tell",
+            ["model predictions for 100 rows"],
+        ),
+        ([], {"files": BYTES, "settings": ["signature"]}, "not the same", ["model settings"]),
+        ([], {"learned": LEARNED, "code": ["code/rules.py"]}, "not the same", ["model code"]),
+        ([], {"files": BYTES, "outside": ["/w.npy"]}, "too little to tell", ["model reads /w.npy"]),
         ([], {"files": BYTES, "problem": "ValueError"}, "reproduced", []),
         ([], {"learned": {**LEARNED, "different": ["tree.nodes"]}}, "not the same", ["model learned values"]),
         ([], {"learned": {**LEARNED, "opaque": ["handle"]}, **MANY}, "reproduced", []),
         ([], {"learned": {**LEARNED, "opaque": ["handle"]}, **FEW}, "too little to tell", ["model learned values"]),
+        (
+            [],
+            {"learned": {**LEARNED, "opaque": ["handle"]}, "rows": 100, "distinct": 2},
+            "too little to tell",
+            ["model learned values"],
+        ),
+        (
+            [],
+            {"learned": {**LEARNED, "opaque": ["artifacts/table/: "]}, **MANY},
+            "too little to tell",
+            ["model learned values"],
+        ),
         ([], {"learned": {**LEARNED, "compared": 0}, **FEW}, "too little to tell", ["model learned values"]),
         ([], {"problem": "no rows"}, "too little to tell", ["model predictions"]),
         ([{"asset": "plain", "loaded": False, "records": []}], {}, "too little to tell", ["data asset plain"]),
@@ -94,6 +123,20 @@ def test_a_verdict_is_as_strong_as_its_evidence(reads, facts, strength, why):
     found = verdict(*reads, **facts)
     assert (found.strength, found.different, found.reproduced) == (strength, why, strength == "reproduced")
     assert found.to_dict()["strength"] == strength
+
+
+def test_a_machine_that_cannot_watch_a_rerun_is_named():
+    recipe = Recipe(run(), None, Link(run().ref, "accessible", record=run()), {}, None, ())
+    told = {"run": run().to_dict(), "metrics": {}, "params": {}, "models": {**SAME, "learned": LEARNED}}
+    for watched, named in ((True, []), (False, ["watch"])):
+        found = judge(recipe, {**told, "watched": watched}, tolerance=1e-9, environment="current")
+        assert [finding.name for finding in found.findings if finding.name == "watch"] == named and found.reproduced
+
+
+def test_how_long_a_training_took_does_not_decide():
+    before = run(metrics={"fit_seconds": 1.0, "mean_fit_time": 1.0, "mae_seconds": 1.0, "delay_time": 1.0})
+    after = dict.fromkeys(before.metrics, 2.0)
+    assert different(before, run(), metrics=after) == ["metric delay_time", "metric mae_seconds"]
 
 
 def test_an_infinite_metric_is_compared_as_that():
@@ -188,7 +231,7 @@ def threshold(seed: int) -> Any:
 
 @pytest.mark.parametrize("fit", [forest, booster, search, threshold])
 def test_what_a_model_has_learned_is_compared_and_not_when_it_learned_it(fit):
-    first, again, other = (dict(rerun._learned(fit(seed))) for seed in (0, 0, 1))
+    first, again, other = (dict(values.learned(fit(seed))) for seed in (0, 0, 1))
     same, different = (rerun._values_difference(first, values, 1e-9) for values in (again, other))
     assert same["compared"] and not same["different"] and not same["opaque"], same
     assert different["different"], different

@@ -1,10 +1,13 @@
 """A training names the files, addresses and variables that it reads and that nobody versions, and no others."""
 
 import hashlib
+import json
 import os
+import py_compile
 import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -17,6 +20,7 @@ import pandas as pd
 import pytest
 
 from dagster_mlops.core.code_state import CodeState, code_state
+from dagster_mlops.mlflow.training import reads
 from dagster_mlops.mlflow.training.reads import not_an_input, unversioned, watched_reads
 from dagster_mlops.provenance import Dataset
 
@@ -30,14 +34,29 @@ def elsewhere(tmp_path) -> Path:
     np.save(folder / "rows.npy", np.ones(3))
     sqlite3.connect(folder / "rows.db").close()
     (folder / "rows.db").touch()
+    (folder / "code.py").write_text("VALUE = 1\n")
     time.sleep(0.02)  # the clock of a file system is coarse
     return folder
 
 
 def read(action: Any, *, code: CodeState | None = None, inputs: Any = (), tool_paths: Any = ()) -> dict[str, Any]:
-    with watched_reads() as reads:
+    with watched_reads() as found:
         action()
-    return unversioned(reads, code or CodeState(), inputs, tool_paths)
+    return unversioned(found, code or CodeState(), inputs, tool_paths)
+
+
+def linked(file: Path) -> None:
+    os.link(file, file.with_name("link"))
+    file.with_name("link").read_text()
+
+
+def moved(file: Path) -> None:
+    file.rename(file.with_name("moved")).read_text()
+
+
+def touched(file: Path) -> None:
+    file.chmod(0o600)
+    file.read_text()
 
 
 def in_thread(action: Any) -> None:
@@ -56,6 +75,10 @@ def in_thread(action: Any) -> None:
         ("rows.npy", lambda file: np.load(file, mmap_mode="r")),
         ("rows.db", lambda file: sqlite3.connect(file).close()),
         ("rows.csv", lambda file: (file.read_text(), file.write_text("b"))),
+        ("rows.csv", linked),
+        ("rows.csv", touched),
+        ("code.py", lambda file: exec(file.read_text())),
+        ("code.py", lambda file: py_compile.compile(str(file), file.with_suffix(".pyc"))),
     ],
 )
 def test_a_file_that_was_there_before_is_named(elsewhere, name, action):
@@ -78,10 +101,13 @@ def test_what_the_training_writes_or_others_version_is_not_named(elsewhere, tmp_
         sqlite3.connect(elsewhere / "rows.db").close()
         (tmp_path / "copy" / "rows.csv").read_bytes()
 
-    inputs = [Dataset(path="rows.parquet", md5="0" * 32, repo=str(elsewhere))]
-    found = read(work, inputs=inputs, tool_paths=[str(elsewhere / "rows.npy")])
-    # Copying the folder has read it.
-    assert list(found["files"]) == [str(elsewhere / "rows.csv")]
+    md5 = hashlib.md5((elsewhere / "rows.parquet").read_bytes(), usedforsecurity=False).hexdigest()
+    for recorded, named in ((md5, []), ("0" * 32, [str(elsewhere / "rows.parquet")])):  # changed since it was recorded
+        inputs = [Dataset(path="rows.parquet", md5=recorded, repo=str(elsewhere))]
+        found = read(work, inputs=inputs, tool_paths=[str(elsewhere / "rows.npy")])
+        # Copying the folder has read it.
+        assert list(found["files"]) == [str(elsewhere / "code.py"), str(elsewhere / "rows.csv"), *named]
+        shutil.rmtree(tmp_path / "copy")
 
 
 def test_in_a_checkout_only_ignored_files_have_no_version(tmp_path):
@@ -101,6 +127,99 @@ def test_in_a_checkout_only_ignored_files_have_no_version(tmp_path):
             (tmp_path / name).read_text()
 
     assert list(read(work, code=code_state(tmp_path))["files"]) == ["data/rows.csv"]
+
+
+def test_a_file_that_is_gone_at_the_end_is_named_without_a_hash(elsewhere):
+    found = read(lambda: moved(elsewhere / "rows.csv"))
+    assert found["files"] == {str(elsewhere / "rows.csv"): {"bytes": 0, "sha256": ""}}
+
+
+def test_an_ignored_file_in_a_submodule_has_no_version(tmp_path):
+    for folder in (tmp_path, tmp_path / "lib"):
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+        (folder / ".gitignore").write_text("data/\n")
+        (folder / "data").mkdir()
+        for name in ("data/rows.csv", "code.txt"):
+            (folder / name).write_text("a")
+        subprocess.run(["git", "add", "."], cwd=folder, check=True, capture_output=True)
+        subprocess.run(["git", "commit", "-q", "-m", "Start"], cwd=folder, check=True)
+    # In this order, the repository below is a submodule of the one above: git answers for no path of it.
+    subprocess.run(["git", "add", "lib"], cwd=tmp_path, check=True, capture_output=True)
+    time.sleep(0.02)
+
+    def work() -> None:
+        for name in ("code.txt", "data/rows.csv", "lib/code.txt", "lib/data/rows.csv"):
+            (tmp_path / name).read_text()
+
+    code = CodeState(toplevel=str(tmp_path), submodules={"lib": "1a2b"})
+    assert list(read(work, code=code)["files"]) == ["data/rows.csv", "lib/data/rows.csv"]
+
+
+@pytest.mark.parametrize(
+    ("file", "is_known"),
+    [
+        ("/usr/share/zoneinfo/UTC", True),
+        ("/lib/x86_64-linux-gnu/libc.so.6", True),
+        ("/opt/cuda/libcudart.so.12", True),
+        ("/dev/urandom", True),
+        ("/dev/shm/rows.npy", False),
+        ("/library/rows.csv", False),
+        ("/run/media/disk/rows.csv", False),
+        ("/usr/data/rows.csv", False),
+        ("~/.netrc", True),
+        ("~/.config/matplotlib/matplotlibrc", True),
+        ("~/.keras/keras.json", True),
+        ("~/.keras/datasets/mnist.npz", False),
+        ("~/.cache/huggingface/hub/model.bin", False),
+    ],
+)
+def test_files_of_the_machine_are_told_from_data(file, is_known):
+    assert reads._known(os.path.expanduser(file), []) == is_known
+
+
+WATCHED = """
+import json, os, sys, time
+from dagster_mlops.mlflow.training import _syscalls_script as watch
+
+def work():
+    with open(sys.argv[1]): pass
+    for mark in (watch.ON, None, watch.OFF):
+        if mark:
+            try: open(mark)
+            except OSError: pass
+        else:
+            import polars, socket, subprocess
+            polars.read_csv(sys.argv[2])
+            subprocess.run(["tail", os.path.relpath(sys.argv[3])], check=True, capture_output=True)
+            os.link(sys.argv[4], sys.argv[4] + ".link")
+            open(sys.argv[4] + ".new", "w").write("1")
+            open(sys.argv[4] + ".new").read()
+            socket.socket().connect_ex(("127.0.0.1", 1))
+    with open(sys.argv[1]): pass
+    return 7
+
+answer, seen = watch.run_watched(work)
+assert answer == 7
+print(json.dumps(seen))
+try:
+    watch.run_watched(lambda: 1 / 0)
+except RuntimeError as error:
+    assert "ZeroDivisionError" in str(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux tells what is opened")
+def test_what_c_and_other_processes_open_is_seen(tmp_path):
+    files = [tmp_path / f"{number}.csv" for number in range(4)]
+    for file in files:
+        file.write_text("a\n1\n")
+    time.sleep(0.02)
+    command = [sys.executable, "-W", "ignore", "-c", WATCHED, *map(str, files)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    seen = json.loads(done.stdout)
+    assert [name for name in seen["files"] if name.startswith(str(tmp_path))] == [str(file) for file in files[1:]]
+    assert seen["addresses"] == ["127.0.0.1:1"]
 
 
 def test_addresses_are_named_without_their_password():

@@ -1,7 +1,7 @@
 """Two training runs compared: the verdict on a repetition, and why two runs differ."""
 
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +19,16 @@ Outcome = Literal["matched", "differed", "not compared"]
 Strength = Literal["reproduced", "too little to tell", "not the same"]
 _KINDS = {"dataset": "data", "training_set": "features", "model_version": "model"}
 _NOT_READ = "not read"
-_FEW_ROWS = 100  # fewer tell nothing about a model whose learned values cannot be compared
+# Fewer tell nothing about a model whose learned values cannot be compared: labels are the same for many a model.
+_FEW_ROWS, _FEW_ANSWERS = 100, 20
+_OF_ARTIFACT = "artifacts/"  # begins the path of a value in a file that the model brings along
+# A metric of how long something took, rather than of the model.
+_TIME_TAKEN = re.compile(
+    r"((mean|total|avg|max|std)_)?(fit|fitting|train|training|wall|wall_clock|tuning|search|preprocessing|inference|"
+    r"predict|scoring|eval|evaluation|epoch|elapsed)_?(time|seconds|secs|duration|runtime)(_(s|secs?|seconds|ms))?"
+    r"|elapsed",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,16 @@ class Finding:
     before: str = ""
     after: str = ""
     decides: bool = True
+
+
+_UNWATCHED = Finding(
+    "machine",
+    "watch",
+    "not compared",
+    "",
+    "this system does not say what is opened in C or by other processes",
+    decides=False,
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +113,13 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         _compare("code", "commit", before.code_commit[:10], after.code_commit[:10]),
         _compare("code", "uncommitted changes", before.dirty[:10] or "none", after.dirty[:10] or "none"),
         *_inputs(before, after),
-        *_without_version(recipe, result.get("reads")),
+        *_without_version(recipe, result.get("reads") or {}),
         _compare("seed", "seed", str(before.seed), str(after.seed)),
         _compare("environment", "python", before.python, after.python, decides=False),
         _compare("environment", "lock file", before.lock_hash[:10], after.lock_hash[:10], decides=environment == "new"),
         *_packages(recipe.files.get(PACKAGES), result.get("packages")),
         _compare("machine", "platform", before.platform, after.platform, decides=False),
+        *([] if result.get("watched", True) else [_UNWATCHED]),
         *_each("params", f"all {len(before.params)}", params, before.params, result["params"], decides=True),
         *_metrics(before.metrics, {name: as_logged(value) for name, value in result["metrics"].items()}, tolerance),
         *_models(result.get("models"), tolerance),
@@ -159,18 +179,19 @@ def _metrics(before: Mapping[str, float], after: Mapping[str, float], tolerance:
         old, new = before.get(name), after.get(name)
         close = old is not None and new is not None and math.isclose(old, new, rel_tol=tolerance)
         texts = ["none" if value is None else f"{value:.9g}" for value in (old, new)]
-        findings.append(Finding("metric", name, "matched" if close else "differed", texts[0], texts[1]))
+        decides = not _TIME_TAKEN.fullmatch(name)
+        findings.append(Finding("metric", name, "matched" if close else "differed", texts[0], texts[1], decides))
     return findings
 
 
-def _without_version(recipe: Recipe, read_again: str | None) -> list[Finding]:
+def _without_version(recipe: Recipe, read_again: Mapping[str, Any]) -> list[Finding]:
     """The inputs that nothing versions: assets without a record, and files and addresses that either run has read."""
     findings = [
         Finding("data", f"asset {read['asset']}", "not compared", "", "nothing keeps a version of it")
         for read in recipe.step.get("reads", ())
         if not read["records"]
     ]
-    before, after = recipe.reads, json.loads(read_again or "{}")
+    before, after = recipe.reads, read_again
     old, new = before.get("files", {}), after.get("files", {})
     for name in sorted(old.keys() | new.keys()):
         hashes = [(files.get(name) or {}).get("sha256", "") for files in (old, new)]
@@ -218,28 +239,45 @@ def _models(models: Mapping[str, Any] | None, tolerance: float) -> list[Finding]
     equal = f"other bytes in {', '.join(changed[:3])}" if changed else "the same"
     # Many formats hold times or addresses, so that other bytes may be the same model. The same bytes are.
     file_finding = Finding("model", "files", "differed" if changed else "matched", "", equal, decides=same_files)
-    predictions = _predictions(models, tolerance)
-    if same_files:
-        if predictions.outcome == "differed":  # such as Prophet's intervals
-            predictions = replace(predictions, decides=False, after=f"drawn anew at each call: {predictions.after}")
-        return [replace(predictions, decides=predictions.outcome == "matched"), file_finding]
-    return [predictions, *_learned(models, predictions), file_finding]
+    predictions, learned = _predictions(models, tolerance), _learned(models)
+    same_values = same_files or {finding.outcome for finding in learned} == {"matched"}
+    if predictions.outcome == "differed" and models.get("drawn"):  # such as Prophet's intervals
+        text = f"drawn anew at each call: {predictions.after}"
+        predictions = replace(predictions, outcome="not compared", decides=not same_values, after=text)
+    if predictions.outcome == "not compared" and same_files:
+        predictions = replace(predictions, decides=False)
+    return [predictions, *([] if same_files or models.get("problem") else learned), *_parts(models), file_finding]
 
 
-def _learned(models: Mapping[str, Any], predictions: Finding) -> list[Finding]:
+def _parts(models: Mapping[str, Any]) -> list[Finding]:
+    """The differences of what decides a model's answers beside its files of values."""
+    findings = [
+        Finding("model", name, "differed", "", f"other {', '.join(models[name][:3])}")
+        for name in ("settings", "code")
+        if models.get(name)
+    ]
+    why = "its answers depend on something that is not part of it"
+    return findings + [Finding("model", f"reads {file}", "not compared", "", why) for file in models.get("outside", ())]
+
+
+def _learned(models: Mapping[str, Any]) -> list[Finding]:
     """The comparison of what both models have learned; without it, a few predictions are not enough."""
     learned = models.get("learned")
-    if learned is None or predictions.outcome == "not compared":
+    if learned is None:
         return []
-    count, name = learned["compared"], "learned values"
+    count, name, opaque = learned["compared"], "learned values", learned["opaque"]
     if learned["different"]:
         return [Finding("model", name, "differed", "", f"{', '.join(learned['different'])}")]
-    if count and not learned["opaque"]:
+    if count and not opaque:
         return [Finding("model", f"{count} {name}", "matched", "", "the same")]
-    reason = f"of no known form: {', '.join(learned['opaque'])}" if learned["opaque"] else "none are in a known form"
-    enough = models["rows"] >= _FEW_ROWS
-    hint = "" if enough else f"; {models['rows']} rows are too few, name more with --golden"
-    return [Finding("model", name, "not compared", "", reason + hint, decides=not enough)]
+    reason = f"of no known form: {', '.join(opaque)}" if opaque else "none are in a known form"
+    hint = ""
+    if models["rows"] < _FEW_ROWS:
+        hint = f"; {models['rows']} rows are too few, name more with --golden"
+    elif models["distinct"] < _FEW_ANSWERS:
+        hint = f"; {models['distinct']} distinct answers are too few, other values may give them, too"
+    decides = bool(hint) or any(path.startswith(_OF_ARTIFACT) for path in opaque)
+    return [Finding("model", name, "not compared", "", reason + hint, decides=decides)]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from dagster_mlops.lineage.reproduction.tracked import restore_tracked
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
+# No tool must write bytecode into the checkout, or connect to its maker, which would look like an input.
+_QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
 _ANSWER_TIMEOUT = 1800.0  # seconds: a large model on thousands of rows
 _ANSWERS = "_answers_script.py"  # beside a tracker's script of reruns
 
@@ -89,7 +91,7 @@ def rerun(
     }
     tell(f"training: {recipe.step['asset']}")
     switches = recipe.system.get("environment", {})
-    variables = {**ambient(), **switches, "DAGSTER_HOME": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {**ambient(), **switches, "DAGSTER_HOME": str(scratch), **_QUIET}
     options: dict[str, Any] = {"cwd": code, "env": variables, "python": str(python)}
     result = _answer(tracker.rerun, task, tell, timeout=timeout, **options)
     if "rerun" in (models := result.get("models") or {}):
@@ -108,19 +110,30 @@ def _compare_models(
 ) -> dict[str, Any]:
     """The differences of the recorded and the new model, on the first rows that both of them take."""
     problem = models.get("problem", "no rows to compare on: name some with --golden")
-    answers = [str(Path(task["scratch"], f"{name}.pickle")) for name in ("recorded", "rerun")]
+    saved = [str(Path(task["scratch"], f"{name}.pickle")) for name in ("recorded", "rerun", "again")]
+
+    def ask(model: str, rows: str, *, save: str, other: str = "") -> dict[str, Any]:
+        request = {"script": _ANSWERS, "step": task["step"], "model": model, "rows": rows, "save": save, "other": other}
+        return run_child(script, {**request, "tolerance": tolerance}, timeout=_ANSWER_TIMEOUT, **options)
+
+    def differs(facts: Mapping[str, Any]) -> bool:
+        return bool(facts["largest_difference"] is None or facts["largest_difference"] > tolerance or facts["others"])
+
     for source, rows in models.get("rows_files", ()):
-        request = {"script": _ANSWERS, "step": task["step"], "rows": rows, "tolerance": tolerance}
-        recorded = {**request, "model": task["model"], "save": answers[0], "other": ""}
-        rerun = {**request, "model": models["rerun"], "save": answers[1], "other": answers[0]}
         try:
-            run_child(script, recorded, timeout=_ANSWER_TIMEOUT, **options)
-            difference = run_child(script, rerun, timeout=_ANSWER_TIMEOUT, **options)
+            recorded = ask(task["model"], rows, save=saved[0])
+            facts = ask(models["rerun"], rows, save=saved[1], other=saved[0])
+            # A model whose answers are drawn anew at each call differs from itself, too.
+            is_drawn = differs(facts) and differs(ask(task["model"], rows, save=saved[2], other=saved[0]))
         except ChildError as error:  # a model may raise anything: then nothing was compared
             problem = error.reason[:500]
             tell(f"on rows of {source}, the models cannot be compared: {problem}")
         else:
-            return {**models, **difference, "rows_from": source, "problem": ""}
+            reads = [
+                part for facts in (recorded, facts) for part in (facts["reads"]["files"], facts["reads"]["addresses"])
+            ]
+            outside = list(dict.fromkeys(name for names in reads for name in names))
+            return {**models, **facts, "drawn": is_drawn, "outside": outside, "rows_from": source, "problem": ""}
     return {**models, "problem": problem}
 
 

@@ -5,23 +5,30 @@ It runs in the recorded environment, and needs no more than MLflow. A request ha
 or empty) and the ``tolerance`` of learned values. Two models in one process would share the modules of their code.
 """
 
-import json
 import pickle
 import re
+import runpy
 import warnings
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 warnings.simplefilter("ignore")  # before the imports, which warn first
 
-_MOST_VALUES = 200_000
+_VALUES = runpy.run_path(str(Path(__file__).with_name("_values_script.py")))
 _DEEPEST = 40
-_LONG_TEXT = 200  # characters, from which a text may be a model
-# Names of values that another training of the same model need not repeat.
+# Names of values that another training of the same model need not repeat: of generators and of times.
+_DONE = "fit|fitted|score|train|trained|training|refit|elapsed|created|saved|started?|finished|ended|updated|logged"
 _CHANCE = re.compile(
-    r"(^|_)(times?|date|datetime|timestamp|ts|at|duration|elapsed|seconds|uuid|rng|random|pid)(_|$)", re.IGNORECASE
+    rf"(^|[._])(rng|uuid|pid)([._]|$)|(^|\.)_?random(_state|_generator)?_?([.]|$)"
+    rf"|(^|[._])({_DONE})_?(times?|seconds|duration|at|on|date|timestamp)_?$",
+    re.IGNORECASE,
 )
+# A single value of such a name may be a time, or the weight of a feature that is one.
+_PERHAPS_TIME = re.compile(r"(^|[._])(times?|date|datetime|timestamp|ts|at|duration|elapsed|seconds)_?$", re.IGNORECASE)
+# A text that may name a place or a time: a path, a time of day, or an id.
+_PLACE_OR_TIME = re.compile(r"/|\d\d:\d\d:\d\d|(?<![.\d])[0-9a-f]{12,}|[0-9a-f]{8}-[0-9a-f]{4}-", re.IGNORECASE)
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +38,8 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
     with open(task["rows"], "rb") as file:
         rows = pickle.load(file)
     model = mlflow.pyfunc.load_model(task["model"])
-    ours = {"answers": _columns(model.predict(rows)), "values": dict(_learned(_raw(model)))}
+    answers = _columns(model.predict(rows))
+    ours = {"answers": answers | _probabilities(model, rows, answers), "values": _values(model, task["model"])}
     with open(task["save"], "wb") as file:
         pickle.dump(ours, file)
     if not task["other"]:
@@ -40,9 +48,44 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
         theirs = pickle.load(file)
     return {
         "rows": len(rows),
+        "distinct": _distinct(ours["answers"]),
         **_difference(theirs["answers"], ours["answers"]),
         "learned": _values_difference(theirs["values"], ours["values"], task["tolerance"]),
     }
+
+
+def _probabilities(model: Any, rows: Any, answers: Mapping[str, Any]) -> dict[str, Any]:
+    """The probabilities of a classifier that answers with labels: two models that differ may agree on all labels."""
+    raw = _raw(model)
+    if len(answers) != 1 or not callable(getattr(raw, "predict_proba", None)):
+        return {}
+    try:
+        return {f"probability of {name}": column for name, column in _columns(raw.predict_proba(rows)).items()}
+    except Exception:  # noqa: BLE001 - MLflow may have changed the rows for it
+        return {}
+
+
+def _distinct(columns: Mapping[str, Any]) -> int:
+    """The number of distinct answers, in the column that has most."""
+    import numpy as np
+
+    leaves = [_flat(column) for column in columns.values()]
+    return max((len(np.unique(numbers)) + len(set(map(repr, texts))) for numbers, texts in leaves), default=0)
+
+
+def _values(model: Any, folder: str) -> dict[str, Any]:
+    """The learned values of the model, and of the files that it brings along."""
+    values: dict[str, Any] = {}
+    artifacts = model.metadata.flavors.get("python_function", {}).get("artifacts") or {}
+    for name, entry in artifacts.items():
+        place = Path(folder, entry["path"])
+        for file in sorted(f for f in [place, *place.rglob("*")] if f.is_file()):
+            inside = file.relative_to(place).as_posix()
+            content = _VALUES["stored_content"](file)
+            values |= {f"artifacts/{name}/{inside}: {path}": v for path, v in _VALUES["learned"](content)}
+    for path, value in _VALUES["learned"](_raw(model)):
+        values[path] = value.replace(folder, "") if isinstance(value, str) else value
+    return values
 
 
 def _columns(answers: Any) -> dict[str, Any]:
@@ -51,9 +94,14 @@ def _columns(answers: Any) -> dict[str, Any]:
     import pandas as pd
 
     if isinstance(answers, pd.DataFrame):
-        return {str(name): answers.iloc[:, position] for position, name in enumerate(answers.columns)}
+        # Two columns may have the same name.
+        return {f"{position}: {name}": answers.iloc[:, position] for position, name in enumerate(answers.columns)}
     if isinstance(answers, pd.Series):
         return {str(answers.name): answers}
+    if callable(getattr(answers, "to_pandas", None)):  # of Polars and Arrow
+        return _columns(answers.to_pandas())
+    if isinstance(answers, Iterator):
+        return {"": list(answers)}
     if isinstance(answers, Mapping):
         return {str(name): value for name, value in answers.items()}
     answers = answers.toarray() if hasattr(answers, "toarray") else answers
@@ -63,7 +111,7 @@ def _columns(answers: Any) -> dict[str, Any]:
 
 
 def _difference(left: Any, right: Any) -> dict[str, Any]:
-    """The largest difference of numbers, relative to the largest in their column, and the count of others."""
+    """The largest difference of numbers, relative to their size or that of most in a column; the count of others."""
     left, right = _columns(left), _columns(right)
     if list(left) != list(right) or any(_size(left[name]) != _size(right[name]) for name in left):
         return {"largest_difference": None, "others": sum(map(_size, left.values()))}
@@ -89,11 +137,13 @@ def _column_difference(left: Any, right: Any) -> tuple[float, int]:
     same = (old == new) | (np.isnan(old) & np.isnan(new))
     if same.all():
         return 0.0, count
+    sizes = np.abs(old[np.isfinite(old) & (old != 0)])
+    # Not of the largest number: one outlier would hide the differences of all others.
+    usual = np.quantile(sizes, 0.9, method="lower") if sizes.size else 0.0
     with np.errstate(all="ignore"):
-        apart = np.abs(old - new)[~same].max()
-    scale = np.abs(old[np.isfinite(old)]).max(initial=0.0)
-    # NaN where one of them has no number; no scale where all were zero.
-    return float(apart / scale) if np.isfinite(apart) and scale else float("inf"), count
+        apart = (np.abs(old - new) / np.maximum(np.abs(old), usual))[~same].max()
+    # NaN where one of them has no number; infinite where all were zero.
+    return float(apart) if np.isfinite(apart) else float("inf"), count
 
 
 def _flat(column: Any) -> tuple[Any, list[Any]]:
@@ -127,8 +177,8 @@ def _leaves(cell: Any, depth: int) -> Iterator[Any]:
             value = value.to_numpy("int64") if integral else value.to_numpy("float64", na_value=np.nan)
         else:
             value = value.to_numpy()
-    if isinstance(value, pd.DataFrame):
-        value = {str(name): value[name] for name in value.columns}
+    if isinstance(value, pd.DataFrame) or callable(getattr(value, "to_pandas", None)):
+        value = _columns(value)
     value = value.toarray() if hasattr(value, "toarray") else value
     if isinstance(value, bool | int | float | np.number | np.bool_) and not isinstance(value, np.ndarray):
         big = isinstance(value, int) and abs(value) > 2**53
@@ -164,7 +214,12 @@ def _leaves(cell: Any, depth: int) -> Iterator[Any]:
         yield type(value).__qualname__
         yield from _leaves(vars(value), depth + 1)
     else:
-        yield re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+        # An error here says that the answers cannot be compared.
+        parts = _VALUES["parts"](value) if depth < _DEEPEST else None
+        yield type(value).__qualname__
+        for name, inner in parts or [("", repr(value))]:
+            yield name
+            yield from _leaves(inner, depth + 1)
 
 
 def _raw(model: Any) -> Any:
@@ -179,80 +234,31 @@ def _raw(model: Any) -> Any:
     return model._model_impl  # MLflow has no public name for it
 
 
-def _learned(model: Any) -> Iterator[tuple[str, Any]]:
-    """The numbers, arrays and opaque bytes or long texts in a model, by path."""
-    import numpy as np
-
-    seen: set[int] = set()
-    alive: list[Any] = []  # so that no id is given twice
-    waiting: list[tuple[str, Any]] = [("", model)]
-    count = 0
-    while waiting and count < _MOST_VALUES:
-        path, value = waiting.pop()
-        if path.count(".") > _DEEPEST or _CHANCE.search(path.rpartition(".")[2]):
-            continue
-        if hasattr(value, "detach"):
-            value = value.detach().cpu().numpy()
-        if isinstance(value, np.ndarray) and value.dtype.names:
-            waiting += [(f"{path}.{name}", value[name]) for name in value.dtype.names]
-        elif isinstance(value, bool | int | float | np.number | np.ndarray) and np.asarray(value).dtype.kind in "biuf":
-            count += 1
-            yield path, np.asarray(value)
-        elif isinstance(value, bytes | bytearray) or (isinstance(value, str) and len(value) >= _LONG_TEXT):
-            count += 1
-            yield path, bytes(value) if isinstance(value, bytearray) else value
-        elif id(value) not in seen:
-            seen.add(id(value))
-            alive.append(value)
-            waiting += [(f"{path}.{name}".lstrip("."), inner) for name, inner in _parts(value)]
-
-
-def _parts(value: Any) -> list[tuple[str, Any]]:
-    """The named parts of a container or object: what it would be stored as."""
-    import numpy as np
-
-    if isinstance(value, Mapping):
-        return [(str(name), inner) for name, inner in value.items()]
-    if isinstance(value, np.ndarray):
-        return [(str(position), inner) for position, inner in enumerate(value.ravel().tolist())]
-    if isinstance(value, list | tuple):
-        return [(str(position), inner) for position, inner in enumerate(value)]
-    if isinstance(value, str | type | type(re)) or callable(getattr(value, "random_sample", None)) or value is None:
-        return []
-    module = type(value).__module__.partition(".")[0]
-    try:
-        if module == "xgboost" and hasattr(value, "save_raw"):
-            return [("json", json.loads(bytes(value.save_raw("json"))))]
-        # Of LightGBM, PyTorch and Keras.
-        for public in ("dump_model", "state_dict", "get_weights"):
-            if callable(getattr(value, public, None)):
-                return [(public, getattr(value, public)())]
-        if module in ("pandas", "scipy") and hasattr(value, "to_numpy" if module == "pandas" else "tocoo"):
-            array = value.to_numpy() if module == "pandas" else value.toarray()
-            return [("values", array)]
-        if type(value).__getstate__ is not object.__getstate__:
-            return [("", value.__getstate__())]
-    except Exception:  # noqa: BLE001 - an object may refuse to be stored
-        return []
-    return [(str(name), inner) for name, inner in getattr(value, "__dict__", {}).items()]
-
-
 def _values_difference(old: dict[str, Any], new: dict[str, Any], tolerance: float) -> dict[str, Any]:
-    """The number of learned values that were compared, and the paths of those that differ: numbers, and others."""
+    """The number of learned values that were compared, the paths of those that differ, and of those that may.
+
+    The latter are ``opaque``: bytes, objects that cannot be looked into, and single values named after times.
+    """
     import numpy as np
 
     compared, different, opaque = 0, [], []
     for path in sorted(old.keys() | new.keys()):
         left: Any = old.get(path)
         right: Any = new.get(path)
-        if isinstance(left, bytes | str) or isinstance(right, bytes | str):
-            compared += left == right
-            opaque += [path] if left != right else []
-            continue
-        compared += np.size(left)
-        same = left is not None and right is not None and left.shape == right.shape
-        if same:
+        if isinstance(left, np.ndarray) and isinstance(right, np.ndarray) and left.shape == right.shape:
             largest, count = _column_difference(left, right)
             same = largest <= tolerance and not count
-        different += [] if same else [path]
+        else:
+            same = left is not None and type(left) is type(right) and not isinstance(left, np.ndarray) and left == right
+        compared += np.size(right) * same
+        if same or _CHANCE.search(path):
+            continue
+        single = isinstance(left, np.ndarray) and left.ndim == 0
+        place = isinstance(left, str) and isinstance(right, str) and _PLACE_OR_TIME.search(left + right)
+        unclear = place or (single and _PERHAPS_TIME.search(path)) or _opaque(old, path) or _opaque(new, path)
+        (opaque if unclear else different).append(path)
     return {"compared": int(compared), "different": different[:5], "opaque": opaque[:5]}
+
+
+def _opaque(values: dict[str, Any], path: str) -> bool:
+    return path in values and (values[path] is None or isinstance(values[path], bytes))

@@ -5,6 +5,7 @@ A request has ``step`` (the run's file), ``seeds`` (materializations to report o
 folder with the recorded model), ``golden`` (a Parquet file of rows to compare on, or empty) and its name.
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,66 @@ warnings.simplefilter("ignore")  # before the imports, which warn first
 import dagster as dg  # noqa: E402
 
 _MOST_ROWS, _FEW = 1000, 100  # on which models are compared
+_noted: dict[str, None] = {}  # files that were read while this process watched
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
-    """Run the step and return the results; or those of another script beside this one, if the request names it."""
-    if script := task.get("script"):
-        _set_import_path(task["step"])
-        return runpy.run_path(str(Path(__file__).with_name(script)))["answer"](task)
-    with _examples() as examples:
-        return _rerun(task, examples)
+    """Run the step and return the results; or those of another script beside this one, if the request names it.
+
+    Also the ``reads``, files and addresses that no commit and no record versions, and whether the kernel ``watched``.
+    """
+    top = Path.cwd()
+
+    def work() -> list[Any]:
+        if script := task.get("script"):
+            _set_import_path(task["step"])
+            with _watched():
+                result = _beside(script)["answer"](task)
+        else:
+            with _examples() as examples:
+                result = _rerun(task, examples)
+        return [result, list(_noted)]
+
+    (result, noted), seen = _beside("_syscalls_script.py")["run_watched"](work)
+    reads, of_training = _unversioned(task, top, noted, seen or {}), result.get("reads", {})
+    files = {**reads.get("files", {}), **of_training.get("files", {})}
+    addresses = list(dict.fromkeys([*of_training.get("addresses", ()), *reads.get("addresses", ())]))
+    facts = {"reads": {**reads, **of_training, "files": files, "addresses": addresses}, "watched": seen is not None}
+    return {**result, **facts}
+
+
+def _beside(name: str) -> dict[str, Any]:
+    """The names of a module beside this script, which may be newer than the one in this environment."""
+    return runpy.run_path(str(Path(__file__).with_name(name)))
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    with _beside("reads.py")["watched_reads"]() as reads:
+        yield
+    _noted.update(reads.files)
+
+
+def _unversioned(task: dict[str, Any], top: Path, noted: list[str], seen: dict[str, list[str]]) -> dict[str, Any]:
+    """The reads that this process has noted and that the kernel has `seen`, without those that have a version."""
+    from dagster_mlops.core.code_state import code_state
+    from dagster_mlops.provenance import Dataset, ModelVersion, Record
+
+    module, step = _beside("reads.py"), task["step"]
+    records = [Record.from_dict(stored) for read in step.get("reads", ()) for stored in read["records"]]
+    paths = [task.get(name, "") for name in ("scratch", "model", "golden", "rows")]
+    paths += [*task.get("files", {}).values(), str(Path(task["save"]).parent) if "save" in task else ""]
+    reads = module["Reads"](files=dict.fromkeys([*seen.get("files", ()), *noted]))
+    reads.addresses = dict.fromkeys(seen.get("addresses", ()))
+    if step["seed"] is None and "script" not in task:  # the watch has seen its IO managers at work, too
+        models = [record for record in records if isinstance(record, ModelVersion)]
+        stored = [
+            str(folder) for name in reads.files for folder in Path(name).parents if (folder / "MLmodel").is_file()
+        ]
+        paths += [*(record.tracking_uri.removeprefix("sqlite:///") for record in models), *(stored if models else ())]
+        reads.addresses = {}
+    inputs = [record for record in records if isinstance(record, Dataset)]
+    return module["unversioned"](reads, code_state(top), inputs, filter(None, paths))
 
 
 def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
@@ -43,7 +95,8 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
     uri = f"sqlite:///{scratch / 'mlflow.db'}"
     # The registry, too: by default MLflow takes the one in the code or the environment.
     resource = MlflowResource(tracking_uri=uri, registry_uri=uri, artifact_location=str(scratch / "artifacts"))
-    defs = _definitions(step)
+    with _watched():
+        defs = _definitions(step)
     key = dg.AssetKey.from_user_string(step["asset"])
     files = {dg.AssetKey.from_user_string(asset): Path(file) for asset, file in task["files"].items()}
     computed = [a for a in defs.assets or () if not (isinstance(a, dg.AssetsDefinition) and a.keys & files.keys())]
@@ -68,13 +121,15 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
         _add_partitions(instance, rerun_defs, {step["asset"]: [step["partition"]]}, task["seeds"])
         ends = zip(("start", "end"), step.get("partition_range", ()), strict=False)
         ranged = {f"dagster/asset_partition_range_{name}": key for name, key in ends}
-        result = job.execute_in_process(
-            run_config=config,
-            instance=instance,
-            asset_selection=[key],
-            partition_key=step["partition"] or None,
-            tags={**ranged, **task["tags"]},
-        )
+        # The function of a returned model runs before MLflow's part of the step, which watches a training.
+        with nullcontext() if step["seed"] is not None else _watched():
+            result = job.execute_in_process(
+                run_config=config,
+                instance=instance,
+                asset_selection=[key],
+                partition_key=step["partition"] or None,
+                tags={**ranged, **task["tags"]},
+            )
     metadata = result.asset_materializations_for_node(op)[0].metadata
     record = TrainingRun.from_metadata(metadata)
     assert record is not None
@@ -84,13 +139,14 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
     for name, file in {"packages": "environment.txt", "reads": "reads.json"}.items():
         path = _local(str(run.info.artifact_uri)) / "code" / file
         if path.is_file():
-            results[name] = path.read_text()
+            results[name] = json.loads(path.read_text()) if path.suffix == ".json" else path.read_text()
     query = f"source_run_id='{record.run_id}'"
     logged = client.search_logged_models(experiment_ids=[run.info.experiment_id], filter_string=query)
     model_id = run.data.tags.get("dagster_mlops.trained")
     [model] = [model for model in logged if str(model.status) == "READY" and model_id in (None, model.model_id)]
     recorded, rerun = Path(task["model"]), _local(str(model.artifact_location))
-    results["models"] = {"files": {"then": _digests(recorded), "now": _digests(rerun)}, "rerun": str(rerun)}
+    files = {"then": _digests(recorded), "now": _digests(rerun)}
+    results["models"] = {"files": files, "rerun": str(rerun), **_changed_parts(recorded, rerun)}
     try:
         rows = _rows(task, examples, lambda: _inputs(rerun_defs, step, task["seeds"], scratch))
     except Exception as error:  # noqa: BLE001 - the rows may not fit: then nothing is compared
@@ -258,8 +314,46 @@ def _spread(rows: Any) -> Any:
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a model, without those that MLflow adds, which hold ids and times."""
     around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in around]
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    names = [name for name, file in files.items() if name not in around and file.suffix != ".pyc"]
+    return {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in names}
+
+
+def _changed_parts(recorded: Path, rerun: Path) -> dict[str, list[str]]:
+    """The ``settings`` in which the two models differ, and the files of ``code``, apart from its comments."""
+    old, new = (dict(_settings(folder)) for folder in (recorded, rerun))
+    # Another version of MLflow has other settings.
+    same_mlflow = old.get("mlflow_version") == new.get("mlflow_version")
+    names = old.keys() | new.keys() if same_mlflow else old.keys() & new.keys()
+    before, after = ({str(file.relative_to(f)): _syntax(file) for file in f.rglob("*.py")} for f in (recorded, rerun))
+    return {
+        "settings": sorted(name for name in names - {"mlflow_version"} if old.get(name) != new.get(name)),
+        "code": sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)),
+    }
+
+
+def _settings(folder: Path) -> Iterator[tuple[str, str]]:
+    """The model's signature and flavours in its MLmodel file, by path, without places and versions."""
+    import yaml
+
+    content = yaml.safe_load((folder / "MLmodel").read_text())
+    waiting = [(name, content.get(name)) for name in ("mlflow_version", "signature", "flavors")]
+    while waiting:
+        path, value = waiting.pop()
+        last = path.rpartition(".")[2]
+        if last in ("env", "uri") or (last.endswith("_version") and "." in path):
+            continue
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{name}", inner) for name, inner in value.items()]
+        else:
+            yield path, str(value)
+
+
+def _syntax(file: Path) -> str:
+    try:
+        return ast.dump(ast.parse(file.read_bytes()))
+    except SyntaxError:
+        return file.read_text(errors="replace")
 
 
 def _local(uri: str) -> Path:

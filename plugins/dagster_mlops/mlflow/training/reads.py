@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,23 @@ from dagster_mlops.provenance import Dataset, mask_credentials
 
 _MOST_FILES = 500
 _HASHED_LIMIT = 1_000_000_000  # bytes of all files together; the rest is named without a hash
-# The packages of an environment are on record, and code in the checkout is in a commit.
-_CODE = (".py", ".pyc", ".pyi", ".so", ".pth", ".nbi", ".nbc")
-_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib", "/bin/", "/run/", "/nix/store/")
+# Compiled code of the machine, and what Python and Numba keep beside code.
+_CODE = re.compile(r"\.so[.\d]*$|\.(pyi|pth|nbi|nbc)$")
+_SYSTEM = re.compile(
+    r"^/(proc|sys|etc|bin|sbin|lib(32|64|x32)?|usr/(local/)?(s?bin|lib(32|64|exec)?|share|include|src)|nix/store)/"
+    r"|^/dev/(?!shm/)|^/run/(?!media/|user/|mount/)"
+)
 # A file in a cache of git or DVC is named by its content, and cannot have another one.
 _BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
 # What git and DVC keep in a repository and in DVC's cache of the machine: an IO manager opens it with the data.
 _OF_REPOSITORY = re.compile(r"/\.(git|dvc)/|/\.(git|dvc)ignore$|\.dvc$|/dvc/repo/[0-9a-f]{32}/")
-# Below the home folder: settings and fonts. Matplotlib's list of fonts may be anywhere.
-_SETTINGS = re.compile(r"^\.(?!cache/|local/share/)|^\.cache/(matplotlib|fontconfig|pip|uv)/|^\.local/share/fonts/")
+# Below the home folder: settings and fonts, but no other hidden folder: `~/.keras/datasets` holds data. Matplotlib's
+# list of fonts may be anywhere.
+_SETTINGS = re.compile(
+    r"^\.[^/]+$|^\.keras/keras\.json$|^\.local/(lib|state|bin|share/fonts)/|^\.cache/(matplotlib|fontconfig|pip|uv)/"
+    r"|^\.(config|aws|azure|boto|gsutil|kube|docker|ssh|gnupg|netrc|jupyter|ipython|matplotlib|conda|mamba|pyenv|uv|dagster"
+    r"|dagster_home|dagster_cloud_cli|dvc|mlflow|databricks|streamlit|nv|pip|cargo|rustup|nltk|numba|fonts)/"
+)
 _FONTS = re.compile(r"/fontlist-v[\d.]+\.json$")
 # Variables of the machine and of the tools themselves, and what may be a weak secret, whose hash could be guessed.
 _NOT_NAMED = re.compile(
@@ -36,29 +45,45 @@ _NOT_NAMED = re.compile(
     r"|PASSW|SECRET|TOKEN|KEY|CREDENTIAL|LOGIN|_AUTH",
     re.IGNORECASE,
 )
+# Of the calls that change the time of a file, by which one that was there before is known.
+_TOUCHES = ("os.link", "os.rename", "os.chmod", "os.chown", "os.utime")
+_ON, _OFF = "/dagster-mlops/watch-on", "/dagster-mlops/watch-off"  # see `_syscalls_script.py`
 _current: "Reads | None" = None
 _hooked = False
+
+
+def _clock_of_files() -> float:
+    """The time that a file gets when it changes now; Linux takes it from a clock that is some milliseconds behind."""
+    return time.clock_gettime(5) if sys.platform == "linux" else time.time()
 
 
 @dataclass
 class Reads:
     """The absolute paths, addresses and names of variables that were read while it was watched."""
 
-    since: float = field(default_factory=time.time)
+    since: float = field(default_factory=_clock_of_files)
     files: dict[str, None] = field(default_factory=dict)
     addresses: dict[str, None] = field(default_factory=dict)
     variables: set[str] = field(default_factory=set)
     before: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     of_tools: set[str] = field(default_factory=set)  # files of the tools themselves
+    touched: set[str] = field(default_factory=set)  # files that were there before, with a new time
 
     def note(self, path: Any) -> None:
         """Note a file that was there before; one that was written meanwhile is not an input."""
         name = os.path.abspath(os.fsdecode(path))
-        if name in self.files or name.startswith(_SYSTEM) or name.endswith(_CODE):
+        if name in self.files or _SYSTEM.search(name) or _CODE.search(name):
             return
         with suppress(OSError):
-            if os.path.isfile(name) and os.stat(name).st_ctime < self.since:
+            if os.path.isfile(name) and (os.stat(name).st_ctime < self.since or name in self.touched):
                 self.files[name] = None
+
+    def note_touched(self, path: Any) -> None:
+        """Note a file that will have a new time."""
+        name = os.path.abspath(os.fsdecode(path))
+        with suppress(OSError):
+            if os.path.isfile(name) and os.stat(name).st_ctime < self.since:
+                self.touched.add(name)
 
 
 @contextmanager
@@ -66,7 +91,8 @@ def watched_reads() -> Iterator[Reads]:
     """Watch what this process reads, in any thread, until the block ends.
 
     Python announces the files that Python code opens, the databases of `sqlite3` and the addresses of `urllib`
-    (https://peps.python.org/pep-0578/). Files that a library opens in C, and other processes, stay unseen.
+    (https://peps.python.org/pep-0578/). Files that a library opens in C, and other processes, stay unseen here; a
+    rerun has a watcher that sees them.
     """
     global _current, _hooked
     if not _hooked:
@@ -91,10 +117,18 @@ def watched_reads() -> Iterator[Reads]:
         return name
 
     environ.encodekey, environ.decodekey, _current = encodekey, decodekey, reads
+    _tell_watcher(_ON)
     try:
         yield reads
     finally:
+        _tell_watcher(_OFF)
         environ.encodekey, environ.decodekey, _current = encode, decode, outer
+
+
+def _tell_watcher(name: str) -> None:
+    """Tell the process that watches a rerun, if there is one: it sees that this file is opened, which is not there."""
+    with suppress(OSError):
+        os.close(os.open(name, os.O_RDONLY))
 
 
 def not_an_input(path: Path) -> None:
@@ -105,11 +139,15 @@ def not_an_input(path: Path) -> None:
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     reads = _current
-    if reads is None or event not in ("open", "sqlite3.connect", "urllib.Request"):
+    if reads is None or event not in ("open", "sqlite3.connect", "urllib.Request", *_TOUCHES):
         return
     with suppress(Exception):  # it would be raised by the user's `open`
         subject = arguments[0]
-        if event == "urllib.Request":
+        if event in ("os.link", "os.rename"):
+            reads.note(subject)
+        elif event in _TOUCHES:
+            reads.note_touched(subject)
+        elif event == "urllib.Request":
             reads.addresses[mask_credentials(str(subject))] = None
         elif isinstance(subject, str | bytes | os.PathLike) and not (event == "open" and _only_written(arguments[2])):
             reads.note(subject)
@@ -131,12 +169,14 @@ def unversioned(reads: Reads, code: CodeState, inputs: Iterable[Dataset], tool_p
         inputs: The recorded inputs, whose files may be opened in the training.
         tool_paths: Files and folders of Dagster and MLflow.
     """
-    recorded = [os.path.join(os.path.abspath(i.repo), i.path) for i in inputs if "://" not in i.repo]
-    apart = [os.path.realpath(place) for place in (*_installed(), *tool_paths, *reads.of_tools, *recorded) if place]
-    real = {name: os.path.realpath(name) for name in reads.files}
+    apart = [os.path.realpath(place) for place in (*_installed(), *tool_paths, *reads.of_tools) if place]
+    recorded = {os.path.realpath(os.path.join(i.repo, i.path)): i.md5 for i in inputs if "://" not in i.repo}
+    real = {name: os.path.realpath(name) for name in dict.fromkeys(map(_source, reads.files))}
+    unknown = {n: r for n, r in real.items() if not _known(r, apart) and not _recorded(r, recorded)}
     files, left = {}, _HASHED_LIMIT
-    for name, label in _uncommitted({n: r for n, r in real.items() if not _known(r, apart)}, code).items():
-        with suppress(OSError):
+    for name, label in _uncommitted(unknown, code).items():
+        files[label] = {"bytes": 0, "sha256": ""}
+        with suppress(OSError):  # the training may have moved it
             size = os.path.getsize(name)
             left -= size
             files[label] = {"bytes": size, "sha256": digest(Path(name)) if left >= 0 else ""}
@@ -150,7 +190,24 @@ def unversioned(reads: Reads, code: CodeState, inputs: Iterable[Dataset], tool_p
     return {name: value for name, value in facts.items() if value}
 
 
+def _source(file: str) -> str:
+    """The code of a file of bytecode, if it is there."""
+    with suppress(ValueError, NotImplementedError):
+        if file.endswith(".pyc") and os.path.isfile(source := source_from_cache(file)):
+            return source
+    return file
+
+
+def _recorded(file: str, recorded: Mapping[str, str]) -> bool:
+    """True for the files of recorded datasets; not for one whose content has changed since it was recorded."""
+    if file in recorded:
+        return digest(Path(file), "md5") == recorded[file]
+    return any(_below(file, place) for place in recorded)
+
+
 def _known(file: str, apart: Iterable[str]) -> bool:
+    if _SYSTEM.search(file) or _CODE.search(file):
+        return True
     home = os.path.expanduser("~") + os.sep
     is_setting = file.startswith(home) and _SETTINGS.search(file.removeprefix(home))
     is_own = any(pattern.search(file) for pattern in (_FONTS, _BY_CONTENT, _OF_REPOSITORY))
@@ -162,8 +219,9 @@ def _below(file: str, place: str) -> bool:
 
 
 def _installed() -> list[str]:
-    """Folders of Python and its packages."""
-    return [sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *(p for p in sys.path if "-packages" in p)]
+    """Folders of Python and its packages, and of this one, which may be linked to a checkout."""
+    this, packages = str(Path(__file__).parents[2]), [place for place in sys.path if "-packages" in place]
+    return [this, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *packages]
 
 
 def _uncommitted(files: Mapping[str, str], code: CodeState) -> dict[str, str]:
@@ -172,7 +230,23 @@ def _uncommitted(files: Mapping[str, str], code: CodeState) -> dict[str, str]:
     inside = {name: os.path.relpath(real, top) for name, real in files.items() if top and _below(real, top)}
     if not inside:
         return {name: name for name in files}
-    answer = git(Path(top), "check-ignore", "-z", "--stdin", stdin=b"\0".join(map(os.fsencode, inside.values())))
-    ignored = {os.fsdecode(name) for name in answer.stdout.split(b"\0") if name}
-    kept_out = {name for name, path in inside.items() if path in ignored or any(_below(path, o) for o in code.left_out)}
-    return {name: inside.get(name, name) for name in files if name not in inside or name in kept_out}
+    kept_out = _ignored(top, inside.values(), code.submodules)
+    kept_out |= {path for path in inside.values() if any(_below(path, other) for other in code.left_out)}
+    return {name: inside.get(name, name) for name in files if name not in inside or inside[name] in kept_out}
+
+
+def _ignored(top: str, paths: Iterable[str], submodules: Iterable[str]) -> set[str]:
+    """Those of the paths that git ignores. It answers for one repository, and for no path of a submodule."""
+    groups: dict[str, list[str]] = {}
+    innermost = sorted(submodules, key=len, reverse=True)
+    for path in paths:
+        groups.setdefault(next((folder for folder in innermost if _below(path, folder)), "."), []).append(path)
+    ignored = set()
+    for folder, names in groups.items():
+        stdin = b"\0".join(os.fsencode(os.path.relpath(name, folder)) for name in names)
+        answer = git(Path(top, folder), "check-ignore", "-z", "--stdin", stdin=stdin)
+        if answer.returncode > 1:  # it cannot tell
+            ignored.update(names)
+        answers = (os.fsdecode(name) for name in answer.stdout.split(b"\0") if name)
+        ignored.update(os.path.normpath(os.path.join(folder, name)) for name in answers)
+    return ignored
