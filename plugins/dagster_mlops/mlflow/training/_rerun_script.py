@@ -315,8 +315,8 @@ def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of the files of a model, without those that MLflow adds, which hold ids and times."""
     around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
     files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    names = [name for name, file in files.items() if name not in around and file.suffix != ".pyc"]
-    return {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in names}
+    stored = {name: file for name, file in files.items() if name not in around and file.suffix != ".pyc"}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in stored.items()}
 
 
 def _changed_parts(recorded: Path, rerun: Path) -> dict[str, list[str]]:

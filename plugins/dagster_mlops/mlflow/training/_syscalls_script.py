@@ -7,7 +7,6 @@ library. Where the system refuses it, such as in some containers, the function r
 
 import array  # noqa: F401 - for `send_fds`, which would import it when the watch has begun
 import ctypes
-import fcntl
 import json
 import os
 import platform
@@ -143,10 +142,8 @@ class _Reads:
 
     def serve(self, listener: int) -> None:
         """Note one call, and let it go on."""
-        request = bytearray(80)
-        try:
-            fcntl.ioctl(listener, _RECEIVE, request)
-        except OSError:  # the process has ended, or was interrupted
+        request = ctypes.create_string_buffer(80)
+        if self._libc.ioctl(listener, ctypes.c_ulong(_RECEIVE), request):  # the process has ended, or was interrupted
             return
         call, process, _, number, _, _, *arguments = struct.unpack("QIIiIQ6Q", request)
         with suppress(OSError, ValueError):
@@ -154,8 +151,7 @@ class _Reads:
                 self._note_address(self._memory(process, arguments[1], min(arguments[2], 28)))
             else:
                 self._note_file(process, arguments, *self._calls[number])
-        with suppress(OSError):
-            fcntl.ioctl(listener, _SEND, bytearray(struct.pack("QqiI", call, 0, 0, 1)))
+        self._libc.ioctl(listener, ctypes.c_ulong(_SEND), struct.pack("QqiI", call, 0, 0, 1))
 
     def _note_file(self, process: int, arguments: list[int], folder: int, path: int, flags: int) -> None:
         name = self._text(process, arguments[path])
