@@ -20,10 +20,10 @@ from dagster_mlops.provenance import Dataset, mask_credentials
 
 _MOST_FILES = 500
 _HASHED_LIMIT = 1_000_000_000  # bytes of all files together; the rest is named without a hash
-# Compiled code of the machine, and what Python and Numba keep beside code.
-_CODE = re.compile(r"\.so[.\d]*$|\.(pyi|pth|nbi|nbc)$")
+# Compiled code of the machine, and what Python, Numba and PyTorch compile and keep.
+_CODE = re.compile(r"\.so[.\d]*$|\.(pyi|pth|nbi|nbc|jar)$|/torchinductor_\w+/")
 _SYSTEM = re.compile(
-    r"^/(proc|sys|etc|bin|sbin|lib(32|64|x32)?|usr/(local/)?(s?bin|lib(32|64|exec)?|share|include|src)|nix/store)/"
+    r"^/(proc|sys|etc|bin|sbin|lib(32|64|x32)?|usr/(local/)?(s?bin|lib(32|64|exec)?|share|include|src)|usr/local/cuda[^/]*|nix/store)/"
     r"|^/dev/(?!shm/)|^/run/(?!media/|user/|mount/)"
 )
 # A file in a cache of git or DVC is named by its content, and cannot have another one.
@@ -35,7 +35,7 @@ _OF_REPOSITORY = re.compile(r"/\.(git|dvc)/|/\.(git|dvc)ignore$|\.dvc$|/dvc/repo
 _SETTINGS = re.compile(
     r"^\.[^/]+$|^\.keras/keras\.json$|^\.local/(lib|state|bin|share/fonts)/|^\.cache/(matplotlib|fontconfig|pip|uv)/"
     r"|^\.(config|aws|azure|boto|gsutil|kube|docker|ssh|gnupg|netrc|jupyter|ipython|matplotlib|conda|mamba|pyenv|uv|dagster"
-    r"|dagster_home|dagster_cloud_cli|dvc|mlflow|databricks|streamlit|nv|pip|cargo|rustup|nltk|numba|fonts)/"
+    r"|dagster_home|dagster_cloud_cli|dvc|mlflow|databricks|streamlit|nv|pip|cargo|rustup|triton|numba|fonts)/"
 )
 _FONTS = re.compile(r"/fontlist-v[\d.]+\.json$")
 # Variables of the machine and of the tools themselves, and what may be a weak secret, whose hash could be guessed.
