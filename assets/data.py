@@ -86,7 +86,6 @@ def with_instants(flights: DataFrame, airports: DataFrame) -> DataFrame:
     The source gives clock times in the local time of each airport. `departed` and `arrived` are missing for cancelled
     flights, `arrived` for diverted ones. Rows and their order are kept.
     """
-    import numpy as np
     import pandas as pd
 
     minutes = {
@@ -105,11 +104,12 @@ def with_instants(flights: DataFrame, airports: DataFrame) -> DataFrame:
         due[rows] = local.dt.tz_convert("UTC")
     due = due.where(due > scheduled, due + pd.Timedelta(days=1))
     # A handful of source rows around the end of daylight saving contradict themselves; being in the air is certain.
-    arrived = np.maximum(due + minutes["arr_delay"], departed + minutes["air_time"])
+    by_clock, by_flight = due + minutes["arr_delay"], departed + minutes["air_time"]
+    arrived = by_clock.where(by_clock >= by_flight, by_flight)
     return flights.assign(
         scheduled=scheduled.astype("datetime64[us, UTC]"),
         departed=departed.astype("datetime64[us, UTC]"),
-        arrived=pd.Series(arrived, index=flights.index).astype("datetime64[us, UTC]"),
+        arrived=arrived.astype("datetime64[us, UTC]"),
         scheduled_minutes=(due - scheduled).dt.total_seconds() / 60,
         route=flights["origin"] + "-" + flights["dest"],
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.measure import ROOT, console, environment, python, ratio, show, timed, told
+from tests.benchmarks.measure import ROOT, console, cpu_of_state, environment, python, ratio, show, timed, told
 
 ROUNDS = 3
 STAGES = ("static", "ingest", "train", "promote", "release", "replay")
@@ -50,19 +50,26 @@ def run(rounds: int | None = None) -> dict[str, Any]:
 
     found: dict[str, Any] = {"rounds": pairs, "results": pairs[0][0]["results"], "stages": {}}
     rows = []
-    for name, title in (("wall", "all, with process start-up"), ("work", "all, without process start-up")):
-        found[name] = _compared([(raw[name], demo[name]) for raw, demo in pairs])
-        rows.append((title, *found[name].values(), ""))
     for stage in STAGES:
         compared = _compared([(raw["stages"][stage]["seconds"], demo["stages"][stage]) for raw, demo in pairs])
+        cpu = _compared([(raw["stages"][stage]["cpu"], demo["cpu"][stage]) for raw, demo in pairs])
         inside = median(demo["in_steps"][stage] for _, demo in pairs)
-        found["stages"][stage] = {**compared, "dagster_in_steps": inside}
-        rows.append((stage, *compared.values(), inside))
+        found["stages"][stage] = {**compared, "cpu": cpu, "dagster_in_steps": inside}
+        rows.append((stage, *compared.values(), *cpu.values(), inside))
+    found["cpu"] = _compared(
+        [(sum(stage["cpu"] for stage in raw["stages"].values()), sum(demo["cpu"].values())) for raw, demo in pairs]
+    )
+    for name, title, cpu in (
+        ("work", "all, without process start-up", found["cpu"].values()),
+        ("wall", "all, with process start-up", ("", "", "")),
+    ):
+        found[name] = _compared([(raw[name], demo[name]) for raw, demo in pairs])
+        rows.append((title, *found[name].values(), *cpu, ""))
     steps = {step: median(demo["steps"][step] for _, demo in pairs) for step in pairs[0][1]["steps"]}
     found["unchanged"] = median(demo["unchanged"] for _, demo in pairs)
     show(
         f"The lifecycle, median of {len(pairs)}, seconds",
-        ["", "plain script", "Dagster", "ratio", "Dagster, in steps"],
+        ["", "plain script", "Dagster", "ratio", "plain script, CPU", "Dagster, CPU", "ratio", "Dagster, in steps"],
         rows,
     )
     console.print(f"Dagster again, nothing changed: {found['unchanged']:.1f} s.")
@@ -117,22 +124,24 @@ def _worker(state: Path, env: dict[str, str]) -> dict[str, Any]:
     jobs = {title: job for title, job, _ in titles}
     reading, writing = os.pipe()
     stages: dict[str, float] = defaultdict(float)
-    began, first, ran, stage_began = time.perf_counter(), 0.0, 0, 0.0
+    cpu: dict[str, float] = defaultdict(float)
+    began, first, ran, stage_began, cpu_before = time.perf_counter(), 0.0, 0, 0.0, 0.0
     command = [sys.executable, "-m", "assets.demo", str(writing)]
     with _child(command, env, state / "worker.log", pass_fds=[writing]) as child, os.fdopen(reading) as events:
         os.close(writing)
         for event in map(json.loads, events):
             now = time.perf_counter()
             if "stage" in event:
-                first, stage_began = first or now, now
+                first, stage_began, cpu_before = first or now, now, cpu_of_state(state)
             elif "stage_done" in event:
                 stages[jobs[event["stage_done"]]] += now - stage_began
+                cpu[jobs[event["stage_done"]]] += cpu_of_state(state) - cpu_before
                 ran += event["ran"]
             elif "failure" in event:
                 raise SystemExit(f"the demo failed: {event['failure']}\n{(state / 'worker.log').read_text()[-3000:]}")
         done = time.perf_counter()
         child.wait()
-    return {"wall": done - began, "work": done - first, "stages": dict(stages), "ran": ran}
+    return {"wall": done - began, "work": done - first, "stages": dict(stages), "cpu": dict(cpu), "ran": ran}
 
 
 def _told_by_dagster(state: Path, env: dict[str, str]) -> dict[str, Any]:
