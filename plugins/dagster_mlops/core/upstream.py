@@ -3,7 +3,12 @@
 `tests/core/test_upstream.py` fails when Dagster has it, so that the name here can go.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+
+import dagster as dg
 
 # Raised by `context.repository_def` where there is none; `dagster` has no name for it:
 # https://github.com/dagster-io/dagster/blob/1.13.27/python_modules/libraries/dagster-shared/dagster_shared/check/functions.py
@@ -18,6 +23,37 @@ def reserved_names() -> frozenset[str]:
     from dagster._core.definitions.utils import DISALLOWED_NAMES
 
     return frozenset(DISALLOWED_NAMES)
+
+
+_INSTANCE: ContextVar[dg.DagsterInstance | None] = ContextVar("_INSTANCE", default=None)
+
+
+def loaded_value(context: Any, key: dg.AssetKey, *, partition: str | None = None) -> Any:
+    """The value of an asset, as ``load_asset_value`` of a step's or check's context returns it, in half the time.
+
+    For the two contexts that it gives to an IO manager, Dagster makes two instances with databases in memory, which
+    nothing uses. Here they take the instance of `context`. No argument of Dagster's function does that.
+    https://github.com/dagster-io/dagster/blob/1.13.27/python_modules/dagster/dagster/_core/storage/asset_value_loader.py
+    """
+    from dagster._core.execution import build_resources as module
+
+    if not hasattr(module.ephemeral_instance_if_missing, "takes_ours"):
+        module.ephemeral_instance_if_missing = _with_ours(module.ephemeral_instance_if_missing)
+    token = _INSTANCE.set(context.instance)
+    try:
+        return context.load_asset_value(key, partition_key=partition)
+    finally:
+        _INSTANCE.reset(token)
+
+
+def _with_ours(make: Any) -> Any:
+    @contextmanager
+    def ephemeral_instance_if_missing(instance: dg.DagsterInstance | None) -> Iterator[dg.DagsterInstance]:
+        with make(instance or _INSTANCE.get()) as used:
+            yield used
+
+    ephemeral_instance_if_missing.takes_ours = True  # pyright: ignore[reportAttributeAccessIssue]
+    return ephemeral_instance_if_missing
 
 
 if TYPE_CHECKING:

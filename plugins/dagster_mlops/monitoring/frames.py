@@ -6,6 +6,7 @@ import dagster as dg
 
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.asset_records import latest_event, latest_records, misspelt
+from dagster_mlops.core.upstream import loaded_value
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.normalise import to_pandas
 from dagster_mlops.provenance import Ref
@@ -22,7 +23,7 @@ def load_frame(
     frames = []
     for partition in partitions or [None]:
         try:
-            value = context.op_execution_context.load_asset_value(key, partition_key=partition)
+            value = loaded_value(context.op_execution_context, key, partition=partition)
         except Exception as error:
             which = f"{key.to_user_string()}[{partition}]" if partition else key.to_user_string()
             raise MonitoringError(

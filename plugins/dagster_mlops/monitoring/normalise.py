@@ -95,7 +95,7 @@ def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     if 2 * date.sum() > len(present):
         return series, "date", int((~date).sum())
     # Some types print as an address or not at all; tools need text that they can count.
-    text = present if (types == str).all() else present.map(str)
+    text = present if set(types) == {str} else present.map(str)
     odd = int((number | date).sum())
     return text.astype(object).reindex(series.index).where(series.notna(), None), "category", odd
 

@@ -11,6 +11,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.tables import as_table
+from dagster_mlops.core.upstream import loaded_value
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline.retrieval import is_on_demand, is_stored
@@ -194,7 +195,7 @@ def online_offline_parity_check(
             if request_data is not None:
                 return request_data() if callable(request_data) else request_data
             partition = context.partition_key if context.has_partition_key else None
-            rows = context.op_execution_context.load_asset_value(key, partition_key=partition)
+            rows = loaded_value(context.op_execution_context, key, partition=partition)
             return as_table(rows, tool="feast", error=FeatureError).to_pandas()
 
         feast: FeastResource = context.resources.feast

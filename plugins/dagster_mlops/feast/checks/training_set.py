@@ -14,6 +14,7 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
+from dagster_mlops.core.upstream import loaded_value
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pa
 from dagster_mlops.feast.metadata_keys import NULL_SHARES
@@ -120,7 +121,7 @@ class _TrainingSetData:
 
     @cached_property
     def table(self) -> "pa.Table":
-        frame = self.context.op_execution_context.load_asset_value(self.key, partition_key=self.partition)
+        frame = loaded_value(self.context.op_execution_context, self.key, partition=self.partition)
         return as_table(frame, tool="feast", error=FeatureError)
 
     @cached_property

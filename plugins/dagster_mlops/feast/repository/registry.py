@@ -40,7 +40,11 @@ def feature_service(store: FeatureStore, name: str) -> "FeatureService":
     Raises:
         FeatureError: The registry has no such service.
     """
-    return _by_name(store, store.registry.list_feature_services(store.project), name, "service")
+    registry = store.registry
+    try:
+        return registry.get_feature_service(name, store.project)
+    except extra("feast.errors").FeatureServiceNotFoundException:
+        raise _unknown(store, registry.list_feature_services(store.project), name, "service") from None
 
 
 def feature_view(store: FeatureStore, name: str) -> "BaseFeatureView":
@@ -49,17 +53,19 @@ def feature_view(store: FeatureStore, name: str) -> "BaseFeatureView":
     Raises:
         FeatureError: The registry has no such view.
     """
-    return _by_name(store, store.registry.list_all_feature_views(store.project), name, "view")
+    registry = store.registry
+    try:
+        return registry.get_any_feature_view(name, store.project)
+    except extra("feast.errors").FeatureViewNotFoundException:
+        raise _unknown(store, registry.list_all_feature_views(store.project), name, "view") from None
 
 
-def _by_name(store: FeatureStore, definitions: Iterable[Any], name: str, noun: str) -> Any:
-    by_name = {definition.name: definition for definition in definitions}
-    if name not in by_name:
-        raise FeatureError(
-            f"project {store.project!r} has no feature {noun} {name!r} (it has: "
-            f"{', '.join(sorted(by_name)) or 'none'}). Define it in the Feast repository and apply it."
-        )
-    return by_name[name]
+def _unknown(store: FeatureStore, definitions: Iterable[Any], name: str, noun: str) -> FeatureError:
+    names = sorted(definition.name for definition in definitions)
+    return FeatureError(
+        f"project {store.project!r} has no feature {noun} {name!r} (it has: {', '.join(names) or 'none'}). Define it "
+        "in the Feast repository and apply it."
+    )
 
 
 def view_hash(store: FeatureStore, name: str) -> str:
