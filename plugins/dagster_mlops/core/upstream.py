@@ -35,8 +35,9 @@ def loaded_value(context: Any, key: dg.AssetKey, *, partition: str | None = None
     nothing uses. Here they take the instance of `context`. No argument of Dagster's function does that.
     https://github.com/dagster-io/dagster/blob/1.13.27/python_modules/dagster/dagster/_core/storage/asset_value_loader.py
     """
-    from dagster._core.execution import build_resources as module
+    from dagster._core.execution import build_resources
 
+    module: Any = build_resources
     if not hasattr(module.ephemeral_instance_if_missing, "takes_ours"):
         module.ephemeral_instance_if_missing = _with_ours(module.ephemeral_instance_if_missing)
     token = _INSTANCE.set(context.instance)
@@ -52,7 +53,7 @@ def _with_ours(make: Any) -> Any:
         with make(instance or _INSTANCE.get()) as used:
             yield used
 
-    ephemeral_instance_if_missing.takes_ours = True  # pyright: ignore[reportAttributeAccessIssue]
+    ephemeral_instance_if_missing.takes_ours = True  # pyright: ignore[reportFunctionMemberAccess]
     return ephemeral_instance_if_missing
 
 
