@@ -27,6 +27,8 @@ DEMO = "demo"  # the tag of its runs
 # One process pays for the tools' imports once; "multiprocess" shows that steps need not share one.
 EXECUTOR = os.environ.get("DAGSTER_MLOPS_EXECUTOR", "in_process")
 
+_SHOWN = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
+
 # Title, job, partitions: one Dagster run each, in this order.
 STAGES: list[tuple[str, str, list[str | None]]] = [
     ("Tables without a date", "static", [None]),
@@ -123,7 +125,7 @@ class _told:
                 if not runs:
                     continue
                 run_id = runs[0].run_id
-            new = self._instance.get_records_for_run(run_id, cursor=cursor)
+            new = self._instance.get_records_for_run(run_id, cursor, _SHOWN)
             cursor = new.cursor
             for event in (record.event_log_entry.dagster_event for record in new.records):
                 if event and event.event_type == dg.DagsterEventType.STEP_START:

@@ -638,6 +638,13 @@ def test_no_tool_is_imported_with_the_layer(cold_python):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+def test_a_build_does_not_wait_for_the_import_of_dagster(cold_python):
+    script = Path(layer.__file__).with_name("_build_script.py")
+    code = "import runpy, sys; runpy.run_path(sys.argv[1])['answer']; print('dagster' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_the_command_line_shows_and_stops(tmp_path):
     command = [sys.executable, "-W", "error", "-m", "dagster_mlops.cli", "serving"]
     shown = subprocess.run([*command, "status", str(tmp_path)], capture_output=True, text=True)

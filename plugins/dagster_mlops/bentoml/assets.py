@@ -99,6 +99,7 @@ def bento_asset(
                 "version": bento_version,
                 "model_uri": f"models:/{promoted_version.name}/{promoted_version.version}",
                 "service": entry,
+                "facts_file": FACTS_FILE,
                 "build_ctx": str(context_dir),
                 "packages": list(packages),
                 "needs_signature": service is None,
