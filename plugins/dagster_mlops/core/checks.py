@@ -15,7 +15,7 @@ from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
 _SPEC_OPTIONS = ("additional_deps", "metadata", "automation_condition", "partitions_def")
-_TRACEBACK = 4000  # characters of its end that the metadata keeps
+_TRACEBACK = 6000  # characters of its end that the metadata keeps
 
 
 def asset_checks(
