@@ -467,6 +467,7 @@ def test_a_second_deployer_waits_and_then_says_who_is_at_it(live):
         live.materialize("deployment", ready_timeout=0.3)
 
 
+@pytest.mark.thorough
 def test_kills_at_the_worst_moments_lose_no_request_and_leave_one_server(live):
     served = live.record("deployment", Deployment)
     live.promote({"1": "2", "2": "1"}[served.model_version])

@@ -219,6 +219,7 @@ def test_a_redis_client_gives_up_on_a_server_that_hangs_unless_a_user_says_when(
         assert set_ in settings.connection_string
 
 
+@pytest.mark.thorough  # Redis has the same, above
 def test_a_postgres_that_is_down_or_stops_during_a_load_moves_no_watermark_and_the_next_run_is_right(
     tmp_path,
     postgres,  # noqa: F811

@@ -27,13 +27,13 @@ from tests.support import known_warnings
 from tests.support.training_project import Project
 
 pytestmark = [
+    pytest.mark.thorough,  # `test_reproduce.py` has one of each verdict
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.usefixtures("warm_tools"),
     *known_warnings.MLFLOW,
 ]
 
-THOROUGH = pytest.mark.thorough
 PIPELINE = """
 import os
 from pathlib import Path
@@ -170,9 +170,7 @@ def outcomes(verdict: Verdict) -> dict[str, str]:
     return {f"{finding.kind} {finding.name}": finding.outcome for finding in verdict.findings}
 
 
-@pytest.mark.parametrize(
-    "name", ["worded", *(pytest.param(n, marks=THOROUGH) for n in ("searched", "ranged", "returned", "stepped"))]
-)
+@pytest.mark.parametrize("name", ["worded", "searched", "ranged", "returned", "stepped"])
 def test_a_training_of_this_shape_comes_out_the_same(project, name, tmp_path, monkeypatch):
     monkeypatch.setenv("TEST_HOME", str(project.home))
     studies, trials = project.home / "studies.db", project.home / "trials"
@@ -261,7 +259,7 @@ def test_what_cannot_be_asked_is_no_verdict(project, arguments, says, monkeypatc
     assert says in " ".join(done.output.split()), done.output
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=THOROUGH)])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_ending_the_command_ends_the_training(project, tmp_path, how):
     env = {**os.environ, "TEST_HOME": str(project.home), "TMPDIR": str(tmp_path)}
     asked = ["reproduce", "ranged/1", "--at", project.uri, "--environment", "current"]

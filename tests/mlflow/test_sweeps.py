@@ -433,6 +433,7 @@ def test_a_killed_sweep_goes_on_where_it_was(instance, resource, name):
         assert client.get_run(version.run_id).data.metrics["loss"] == study.best_value
 
 
+@pytest.mark.thorough
 def test_each_trial_can_be_a_step_of_its_own(instance, resource):
     environment = {key: os.environ[key] for key in ("TEST_MLFLOW_URI", "TEST_STUDIES", "CALLS")}
     assets: list[Any] = [training_set, *steps.assets]

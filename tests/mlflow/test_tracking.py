@@ -207,6 +207,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
     assert len([call for call in stored if call.startswith("GET")]) == 3  # the MLmodel, and where figures may be
 
 
+@pytest.mark.thorough
 def test_a_request_imports_no_other_tool(proxy: Proxy, cold_python):
     pytest.importorskip("feast")
     code = f"""

@@ -575,6 +575,7 @@ def test_after_kill_9_the_next_run_closes_the_orphan_and_registers_one_version(i
     assert len(client.search_model_versions("name='delay'")) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_forkserver")
 def test_trainings_in_two_processes_on_a_new_database_do_not_mix(instance, tmp_path):

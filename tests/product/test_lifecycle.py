@@ -21,7 +21,8 @@ class Lifecycle:
     """The demo's worker in a state folder of its own, started and killed as a real process."""
 
     def __init__(self, state: Path, port: int, first_month: int) -> None:
-        self.state, self.months = state, [f"2013-{month:02}-01" for month in range(first_month, 7)]
+        self.state, self.whole = state, first_month == 1
+        self.months = [f"2013-{month:02}-01" for month in range(first_month, 7)]
         self.environment = {
             **os.environ,
             "DAGSTER_MLOPS_STATE": str(state),
@@ -108,9 +109,10 @@ def kinds(chain: dict) -> dict[str, set[str]]:
     return found
 
 
-def test_it_ends_green_after_its_worker_was_killed_in_ingest_training_and_deployment(lifecycle):
-    lifecycle.kill_in("source__route_punctuality", stage=lifecycle.months[1], after=0.3)
-    lifecycle.kill_in("arrival_delay_model", after=2)
+def test_it_ends_green_after_its_worker_was_killed(lifecycle):
+    if lifecycle.whole:
+        lifecycle.kill_in("source__route_punctuality", stage=lifecycle.months[1], after=0.3)
+        lifecycle.kill_in("arrival_delay_model", after=2)
     lifecycle.kill_in("deployment", after=2)
     lifecycle.run()
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "plugins" / "dagster_mlops"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra != "all"]
+SLOW_IMPORTS = ("evidently", "feast", "mlflow_serving")
 LAYERS = [extra for extra in EXTRAS if (LIBRARY / extra).is_dir()]  # the others add to a layer
 TOOLS = ["bentoml", "dagster_k8s", "dvc", "evidently", "feast", "kubernetes", "mlflow", "optuna"]
 HEAVY = [*TOOLS, "git", "lightgbm", "matplotlib", "numpy", "pandas", "pyarrow", "sklearn"]
@@ -157,7 +158,9 @@ warm_dagster = warm_python("dagster")  # which every extra comes with
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_dagster")
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize(
+    "extra", [pytest.param(name, marks=pytest.mark.thorough if name in SLOW_IMPORTS else ()) for name in EXTRAS]
+)
 def test_one_extra_is_enough_for_its_tool_and_the_others_name_theirs(extra, tmp_path):
     """As if only this extra were installed; `test_extras_install.py` installs it really."""
     (tmp_path / "feature_store.yaml").write_text(STORE.replace("FOLDER", str(tmp_path)))

@@ -3,7 +3,7 @@
 Dagster makes a database for each instance and for each run: forty statements, and fifty files of revisions that Alembic
 loads each time, 0.2 s together. MLflow's takes 0.6 s. Here each starts as a copy of one that the tool itself has made.
 And nobody waits for the disk: a commit outlives the death of its process, which is what the tests try, but not that of
-the machine.
+the machine. Nobody reads what steps print, either: Dagster keeps it with four more processes for each step.
 """
 
 import contextlib
@@ -20,9 +20,11 @@ from typing import Any
 
 from alembic.script import ScriptDirectory
 from dagster._core.instance import DagsterInstance
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqliteRunStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
+from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Engine, create_engine, event, inspect
 
 RUN = "a run"  # any name that is not taken
@@ -30,6 +32,7 @@ PLACES = {
     "runs": "history/runs.db", "index": "history/runs/index.db", "run": f"history/runs/{RUN}.db",
     "schedules": "schedules/schedules.db",
 }  # fmt: skip
+NO_OUTPUT = ConfigurableClassData("dagster._core.storage.noop_compute_log_manager", "NoOpComputeLogManager", "{}\n")
 _INSTALLED = "dagster_mlops_quick_databases"
 
 
@@ -49,6 +52,10 @@ def install() -> None:
 
     ScriptDirectory.from_config = from_memory
     event.listen(Engine, "connect", _do_not_wait_for_the_disk)
+    config_defaults = InstanceRef.config_defaults
+    InstanceRef.config_defaults = staticmethod(
+        lambda base_dir: {**config_defaults(base_dir), "compute_logs": NO_OUTPUT}
+    )
     templates = _templates()
     _start_with(SqliteRunStorage, "from_local", templates["runs"], lambda folder: f"{folder}/runs.db")
     _start_with(SqliteScheduleStorage, "from_local", templates["schedules"], lambda folder: f"{folder}/schedules.db")
