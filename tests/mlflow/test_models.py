@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import skops.io
 import statsmodels.api as statsmodels
 from mlflow.artifacts import download_artifacts
 from mlflow.models.model import ModelInfo
@@ -298,6 +299,29 @@ def test_a_model_that_answers_differently_once_stored_is_refused(tracking, run):
         log_model(model, TABLE, trust=[f"{Reader.__module__}.Reader"])
     [logged] = tracking.search_logged_models([run.info.experiment_id], f"source_run_id='{run.info.run_id}'")
     assert str(logged.status) == "FAILED"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_model_that_changes_on_its_way_to_the_store_is_refused_although_it_was_asked_before(
+    tracking, run, monkeypatch, damaged
+):
+    """MLflow asks a model before it uploads it. That counts only for exactly the same files."""
+    model, other = LogisticRegression().fit(NUMBERS, LATE), LogisticRegression().fit(NUMBERS, 1 - LATE)
+    upload, load, loads = mlflow.MlflowClient.log_model_artifacts, mlflow.pyfunc.load_model, []
+
+    def uploaded(client, model_id, folder):
+        if damaged:
+            skops.io.dump(other, Path(folder, "model.skops"))
+        upload(client, model_id, folder)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", uploaded)
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda *a, **options: loads.append(a) or load(*a, **options))
+    if not damaged:
+        assert DIGEST in tags(tracking, log_model(model, NUMBERS)) and len(loads) == 1
+        return
+    with pytest.raises(TrainingRunError, match="answers differently"):
+        log_model(model, NUMBERS)
+    assert len(loads) == 2
 
 
 def test_logging_takes_a_fraction_of_a_second(run):

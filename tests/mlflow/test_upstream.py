@@ -2,18 +2,25 @@
 
 import inspect
 import threading
+from typing import Any
 
 import mlflow
+import numpy as np
 import optuna
 import pytest
 from mlflow import models, sklearn
 from mlflow.tracking.request_header import registry
+from mlflow.utils import requirements_utils
 from mlflow.utils.autologging_utils import get_autologging_config
+from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.mlflow import upstream
 from tests.support import known_warnings
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS, *known_warnings.ON_IMPORT]
+
+ROWS = np.array([[1.0], [2.0]])
+MODEL = LinearRegression().fit(ROWS, [1.0, 2.0])
 
 
 def test_the_active_experiment_can_be_neither_read_nor_put_back():
@@ -68,6 +75,46 @@ def test_a_thread_without_a_run_begins_a_new_one(tmp_path, monkeypatch, empty_da
         thread.start()
         thread.join()
     assert seen != [run.info.run_id], f"MLflow does it by itself: drop {upstream.run_for_threads_without}"
+
+
+def test_the_answers_before_an_upload_are_dropped(tmp_path, monkeypatch, empty_database):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty_database}")
+    mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType]
+    experiment = mlflow.create_experiment("answers", artifact_location=str(tmp_path))
+    options: dict[str, Any] = {"input_example": ROWS, "pip_requirements": ["scikit-learn"]}
+    taken: list[Any] = []
+    with mlflow.start_run(experiment_id=experiment):
+        with upstream.answers_before_upload(lambda folder, answers: taken.append((folder.name, list(answers)))):
+            info = sklearn.log_model(MODEL, name="model", serialization_format="cloudpickle", **options)
+        sklearn.log_model(MODEL, name="other", serialization_format="cloudpickle", **options)
+    assert taken == [("model", pytest.approx([1.0, 2.0]))], "of the first model only"
+    assert not {"answers", "predictions", "serving_output"} & set(dir(info)), f"not {upstream.answers_before_upload}"
+
+
+def test_versions_are_looked_up_for_each_requirement_again(monkeypatch):
+    looked_up: list[str] = []
+    version = requirements_utils.importlib_metadata.version
+    monkeypatch.setattr(
+        requirements_utils.importlib_metadata, "version", lambda name: looked_up.append(name) or version(name)
+    )
+
+    def twice() -> int:
+        looked_up.clear()
+        for _ in range(2):
+            requirements_utils.warn_dependency_requirement_mismatches(["scikit-learn"])
+        return len(looked_up)
+
+    with upstream.versions_read_once():
+        assert twice() == 1
+    assert twice() == 2, f"MLflow has a cache of its own, in place of {upstream.versions_read_once}"
+
+
+def test_the_reported_values_of_a_trial_are_shown_by_a_frozen_one_only():
+    trial = optuna.create_study().ask()
+    for step in range(3):
+        trial.report(step / 2, step)
+    assert upstream.reported(trial) == {0: 0.0, 1: 0.5, 2: 1.0}
+    assert not hasattr(trial, "intermediate_values"), f"use it in place of {upstream.reported}"
 
 
 def test_a_header_provider_joins_by_entry_point_only():

@@ -8,9 +8,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+
+_take_answers: "ContextVar[Callable[[Path, Any], None] | None]" = ContextVar("take_answers", default=None)
 
 
 @contextmanager
@@ -150,6 +155,48 @@ def requirements_from(infer: Callable[[str, str], list[str] | None]) -> Iterator
         models.infer_pip_requirements = original
 
 
+@contextmanager
+def answers_before_upload(take: Callable[[Path, Any], None]) -> Iterator[None]:
+    """Call `take` for a model that this thread logs, with its folder and its answers to its example in a server's JSON.
+
+    Before it uploads a model, MLflow loads it and asks it, and drops the answers:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/models/model.py
+    """
+    utils: Any = extra("mlflow.models.utils")
+    ask = utils._validate_serving_input
+
+    def ask_and_tell(model_uri: str, serving_input: Any) -> Any:
+        answers = ask(model_uri, serving_input)
+        if receiver := _take_answers.get():
+            receiver(Path(model_uri), answers)
+        return answers
+
+    if ask.__name__ != ask_and_tell.__name__:
+        # It stays: trials log models in several threads, which would restore each other's function.
+        utils._validate_serving_input = ask_and_tell
+    token = _take_answers.set(take)
+    try:
+        yield
+    finally:
+        _take_answers.reset(token)
+
+
+@contextmanager
+def versions_read_once() -> Iterator[None]:
+    """Let MLflow look up the installed version of a package once, for all models that are logged inside the block.
+
+    It does so for each requirement of a model three times, and parses the package's metadata each time:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/utils/requirements_utils.py
+    """
+    utils: Any = extra("mlflow.utils.requirements_utils")
+    original = utils._get_installed_version
+    utils._get_installed_version = cache(original)
+    try:
+        yield
+    finally:
+        utils._get_installed_version = original
+
+
 def register_header_provider(registry: Any, provider: Callable[[], Any]) -> None:
     """Add a provider of request headers to MLflow's registry of them, which takes entry points only.
 
@@ -165,6 +212,15 @@ def trial_of(study: Any, frozen: Any) -> Any:
     https://github.com/optuna/optuna/blob/v5.0.0/optuna/trial/_trial.py
     """
     return extra("optuna").trial.Trial(study, frozen._trial_id)
+
+
+def reported(trial: Any) -> dict[int, float]:
+    """The values that an ``optuna.Trial`` has reported, by step.
+
+    Only a frozen trial shows them, which the storage would have to be asked for:
+    https://github.com/optuna/optuna/blob/v5.0.0/optuna/trial/_trial.py
+    """
+    return trial._cached_frozen_trial.intermediate_values
 
 
 def _fluent() -> Any:

@@ -42,18 +42,25 @@ def requirements(model: Any, example: Any, options: dict[str, Any]) -> list[str]
     pins = set()
     # Cython keeps the shared part of its modules in one named _cython_<version>.
     for root in sorted(root for root in roots if not root.startswith("_cython")):
-        for name in _distributions().get(root, ())[:1]:
-            distribution = distributions.distribution(name)
-            # A package from a folder or a repository is on no index. There, 2.4+cpu is 2.4.
-            if not distribution.read_text("direct_url.json"):
-                pins.add(f"{name}=={distribution.version.partition('+')[0]}")
-                break
+        if pin := _pin(root):
+            pins.add(pin)
         else:
             dg.get_dagster_logger().warning(
                 f"The model needs {root!r}, which comes from no package index: give log_model code_paths=[…], or have "
                 "it installed where the model is loaded."
             )
     return sorted(pins)
+
+
+@lru_cache
+def _pin(module: str) -> str:
+    """The requirement of a top-level module's package; empty if it comes from no index."""
+    for name in _distributions().get(module, ())[:1]:
+        distribution = distributions.distribution(name)
+        # A package from a folder or a repository is on no index. There, 2.4+cpu is 2.4.
+        if not distribution.read_text("direct_url.json"):
+            return f"{name}=={distribution.version.partition('+')[0]}"
+    return ""
 
 
 @lru_cache

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import optuna
 from dagster_mlops.mlflow.metadata_keys import BEST_VALUE, SECONDS
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -64,7 +65,8 @@ def run_sweep(
                 f"Continuing study {name}: {len(outcome.trials)} trials have ended, {cut_off} were cut off."
             )
         started = time.monotonic()
-        _run_trials(objective, search, storage, context, settings)
+        with upstream.versions_read_once():
+            _run_trials(objective, search, storage, outcome, context, settings)
         seconds = time.monotonic() - started
         return dg.MaterializeResult(metadata={**conclude(search, context, resource, url), SECONDS: round(seconds, 3)})
 
@@ -73,14 +75,19 @@ def _run_trials(
     objective: studies.Objective,
     search: studies.Search,
     storage: "optuna.storages.RDBStorage",
+    outcome: studies.Settled,
     context: dg.AssetExecutionContext,
     settings: Sweep,
 ) -> None:
-    """Run the missing trials, `n_jobs` at a time, until time is up, too many fail, or the step is interrupted."""
+    """Run the missing trials, `n_jobs` at a time, until time is up, too many fail, or the step is interrupted.
+
+    Each that ends joins the trials of `outcome`: no other process runs trials of this study, so the storage need not be
+    asked.
+    """
     stop, exhausted, lock = threading.Event(), threading.Event(), threading.Lock()
     errors: list[BaseException] = []
     study = search.study
-    missing = settings.n_trials - len(studies.settled(study).trials)
+    missing = settings.n_trials - len(outcome.trials)
     began, observed = time.monotonic(), time.monotonic()
 
     def take() -> bool:
@@ -96,14 +103,22 @@ def _run_trials(
             with lock:
                 # On sqlite, two threads would get the same queued trial: Optuna finds and takes it in two steps.
                 new_trial = study.ask()
-            trial = run_trial(objective, search, new_trial, stopped=stop.is_set, exhausted=exhausted.set)
+            trial = run_trial(
+                objective,
+                search,
+                new_trial,
+                ended=lambda: [*outcome.trials],
+                stopped=stop.is_set,
+                exhausted=exhausted.set,
+            )
             if trial is None:
                 return
             with lock:
-                _log_progress(context, study, trial, settings)
+                outcome.trials.append(trial)
+                _log_progress(context, outcome, trial, settings)
                 if time.monotonic() - observed > _OBSERVED_EVERY_S:
                     observed = time.monotonic()
-                    _observe(context, study)
+                    _observe(context, study, outcome)
 
     def guarded() -> None:
         try:
@@ -140,14 +155,13 @@ def _run_trials(
 
 
 def _log_progress(
-    context: dg.AssetExecutionContext, study: "optuna.Study", trial: "optuna.trial.FrozenTrial", settings: Sweep
+    context: dg.AssetExecutionContext, outcome: studies.Settled, trial: "optuna.trial.FrozenTrial", settings: Sweep
 ) -> None:
     """One line of progress.
 
     Raises:
         TrainingRunError: too many trials failed.
     """
-    outcome = studies.settled(study)
     value = f"{settings.metric} {trial.value:.6g}" if trial.value is not None else ""
     values = {t.number: t.value for t in outcome.trials if t.state.name == "COMPLETE" and t.value is not None}
     choose = max if settings.direction == "maximize" else min
@@ -170,9 +184,8 @@ def _log_progress(
         )
 
 
-def _observe(context: dg.AssetExecutionContext, study: "optuna.Study") -> None:
+def _observe(context: dg.AssetExecutionContext, study: "optuna.Study", outcome: studies.Settled) -> None:
     """Report the sweep's progress as an observation of the asset, on whose page it shows while the step runs."""
-    outcome = studies.settled(study)
     facts: dict[str, Any] = {"optuna/finished": len(outcome.trials)}
     if outcome.count("COMPLETE"):
         facts[BEST_VALUE] = study.best_value

@@ -81,7 +81,7 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
 class Settled:
     """The trials of a study that were ended by their own function."""
 
-    trials: "Sequence[optuna.trial.FrozenTrial]"
+    trials: "list[optuna.trial.FrozenTrial]"
     lost_count: int  # of trials whose process died; each runs again with the same parameters
 
     def count(self, state: str) -> int:

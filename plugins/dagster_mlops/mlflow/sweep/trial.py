@@ -6,11 +6,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.errors import TrainingRunError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import Metric, MlflowClient, Run, entities, mlflow, optuna
 from dagster_mlops.mlflow.models.log import deferred
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -35,12 +37,14 @@ def run_trial(
     search: Search,
     trial: "optuna.Trial",
     *,
+    ended: "Callable[[], Sequence[optuna.trial.FrozenTrial]] | None" = None,
     stopped: Callable[[], bool] = lambda: False,
     exhausted: Callable[[], None] = lambda: None,
 ) -> "optuna.trial.FrozenTrial | None":
     """Run a trial, log it, and report it to the study, unless the sweep was `stopped` meanwhile.
 
-    `exhausted` is called when the sampler has nothing left to suggest.
+    `ended` returns the trials that have ended; by default the storage is asked. `exhausted` is called when the sampler
+    has nothing left to suggest.
 
     Raises:
         TrainingRunError: the function logged no model or several, or did not return a number.
@@ -70,10 +74,9 @@ def run_trial(
         child.status = "KILLED"
         if stopped():
             return None
-        trials = study.get_trials(deepcopy=False)  # a query, however many there are
         if value is not None:
-            _keep_model(search, child.run, waiting, value, trials)
-        _log(search, child.run, trials[trial.number], state, value, error)
+            _keep_model(search, child.run, waiting, value, ended or partial(study.get_trials, deepcopy=False))
+        _log(search, child.run, trial, state, value, error)
         if stopped():
             return None
         try:
@@ -160,7 +163,7 @@ def _keep_model(
     run: Run,
     waiting: list[Callable[[], Any]],
     value: float,
-    trials: "Sequence[optuna.trial.FrozenTrial]",
+    ended: "Callable[[], Sequence[optuna.trial.FrozenTrial]]",
 ) -> None:
     """Store the trial's model if it is the best so far.
 
@@ -173,22 +176,21 @@ def _keep_model(
             f"a trial logs exactly one model, this one logged {models}. Call dagster_mlops.mlflow.models.log_model("
             "model, X) once before returning the value; the model is stored only if the trial is the best so far."
         )
-    best = [t.value for t in trials if t.state.name == "COMPLETE" and t.value is not None]
     sign = 1 if study.direction.name == "MAXIMIZE" else -1
     # Of trials with equal values, the best is the earliest for Optuna, which need not be the first to end.
-    if waiting and all(sign * value >= sign * other for other in best):
+    if waiting and all(
+        sign * value >= sign * t.value for t in ended() if t.state.name == "COMPLETE" and t.value is not None
+    ):
         waiting[0]()
 
 
-def _log(
-    search: Search, run: Run, trial: "optuna.trial.FrozenTrial", state: str, value: float | None, error: str
-) -> None:
+def _log(search: Search, run: Run, trial: "optuna.Trial", state: str, value: float | None, error: str) -> None:
     """Log a trial's values, parameters and state to its run."""
     client, metric, run_id = search.client, search.metric, run.info.run_id
     began = int(trial.datetime_start.timestamp() * 1000) if trial.datetime_start else run.info.start_time
     metrics = [
         entities.Metric(f"{INTERMEDIATE}{metric}", float(reported), began, step)
-        for step, reported in sorted(trial.intermediate_values.items())
+        for step, reported in sorted(upstream.reported(trial).items())
     ]
     if value is not None:
         metrics.append(final_point(client, run_id, metric, value))
