@@ -4,6 +4,7 @@ import inspect
 import threading
 from typing import Any
 
+import importlib_metadata  # which MLflow uses
 import mlflow
 import numpy as np
 import optuna
@@ -93,10 +94,8 @@ def test_the_answers_before_an_upload_are_dropped(tmp_path, monkeypatch, empty_d
 
 def test_versions_are_looked_up_for_each_requirement_again(monkeypatch):
     looked_up: list[str] = []
-    version = requirements_utils.importlib_metadata.version
-    monkeypatch.setattr(
-        requirements_utils.importlib_metadata, "version", lambda name: looked_up.append(name) or version(name)
-    )
+    version = importlib_metadata.version
+    monkeypatch.setattr(importlib_metadata, "version", lambda name: looked_up.append(name) or version(name))
 
     def twice() -> int:
         looked_up.clear()

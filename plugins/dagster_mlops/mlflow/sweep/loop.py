@@ -107,7 +107,7 @@ def _run_trials(
                 objective,
                 search,
                 new_trial,
-                ended=lambda: [*outcome.trials],
+                earlier=lambda: [*outcome.trials],
                 stopped=stop.is_set,
                 exhausted=exhausted.set,
             )

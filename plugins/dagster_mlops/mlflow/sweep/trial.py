@@ -37,14 +37,14 @@ def run_trial(
     search: Search,
     trial: "optuna.Trial",
     *,
-    ended: "Callable[[], Sequence[optuna.trial.FrozenTrial]] | None" = None,
+    earlier: "Callable[[], Sequence[optuna.trial.FrozenTrial]] | None" = None,
     stopped: Callable[[], bool] = lambda: False,
     exhausted: Callable[[], None] = lambda: None,
 ) -> "optuna.trial.FrozenTrial | None":
     """Run a trial, log it, and report it to the study, unless the sweep was `stopped` meanwhile.
 
-    `ended` returns the trials that have ended; by default the storage is asked. `exhausted` is called when the sampler
-    has nothing left to suggest.
+    `earlier` returns the trials that have ended; by default the storage is asked. `exhausted` is called when the
+    sampler has nothing left to suggest.
 
     Raises:
         TrainingRunError: the function logged no model or several, or did not return a number.
@@ -75,7 +75,7 @@ def run_trial(
         if stopped():
             return None
         if value is not None:
-            _keep_model(search, child.run, waiting, value, ended or partial(study.get_trials, deepcopy=False))
+            _keep_model(search, child.run, waiting, value, earlier or partial(study.get_trials, deepcopy=False))
         _log(search, child.run, trial, state, value, error)
         if stopped():
             return None
@@ -163,7 +163,7 @@ def _keep_model(
     run: Run,
     waiting: list[Callable[[], Any]],
     value: float,
-    ended: "Callable[[], Sequence[optuna.trial.FrozenTrial]]",
+    earlier: "Callable[[], Sequence[optuna.trial.FrozenTrial]]",
 ) -> None:
     """Store the trial's model if it is the best so far.
 
@@ -179,7 +179,7 @@ def _keep_model(
     sign = 1 if study.direction.name == "MAXIMIZE" else -1
     # Of trials with equal values, the best is the earliest for Optuna, which need not be the first to end.
     if waiting and all(
-        sign * value >= sign * t.value for t in ended() if t.state.name == "COMPLETE" and t.value is not None
+        sign * value >= sign * t.value for t in earlier() if t.state.name == "COMPLETE" and t.value is not None
     ):
         waiting[0]()
 
