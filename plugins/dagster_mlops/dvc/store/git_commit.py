@@ -2,11 +2,11 @@
 
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias, TypeVar
 
 from dagster_mlops.core.git import git
 from dagster_mlops.core.waits import retry
@@ -17,7 +17,12 @@ Edit = Callable[[bytes], bytes]
 """A function from the content of a file in git to the new content."""
 
 
+Entries: TypeAlias = dict[str, str]
+"""By path, ``mode blob stage`` of a file in git."""
+
 _T = TypeVar("_T")
+_ATTRIBUTES = ".gitattributes"
+_REPLACING = ("update-index", "--add", "--replace")  # a file may become a folder
 _KILLED = "If a .lock file is named and no git process runs there, one was killed: delete that file, then re-run."
 
 
@@ -53,9 +58,9 @@ def commit(
 ) -> str | None:
     """Commit `files` as they are on disk, and `edits`, on whatever is checked out.
 
-    The commit is built in a separate index by ``git add``, so that filters, modes, links, deletions and ignore rules
-    are git's. The branch moves by compare-and-swap: a commit of another process is never lost. Hooks do not run: DVC's
-    own pre-commit hook would wait for the lock that our caller holds.
+    They are staged by git in an index of their own, so that filters, modes, links and deletions are git's, and that
+    the cost does not grow with what else is tracked. The branch moves by compare-and-swap: a commit of another process
+    is never lost. Hooks do not run: DVC's own pre-commit hook would wait for the lock that our caller holds.
 
     Args:
         top: The checkout.
@@ -72,11 +77,11 @@ def commit(
         DatasetError: a merge left one of the files in conflict, git refuses, or its index or branch stays locked for
             `wait` seconds.
     """
-    files = sorted(set(files))
+    change = _Change(top, sorted(set(files)), edits, _ignored(top, files))
     # The user's index first: a kill between the two steps then leaves the edit staged. In the other order, its reversal
     # would be staged, and the user's next commit would undo ours.
-    _patiently(lambda: _stage_for_user(top, files, edits), f"git's index of {top} cannot be updated", wait)
-    return _patiently(lambda: _commit(top, files, edits, message, author), f"git cannot move HEAD of {top}", wait)
+    _patiently(change.stage_for_user, f"git's index of {top} cannot be updated", wait)
+    return _patiently(lambda: change.commit(message, author), f"git cannot move HEAD of {top}", wait)
 
 
 def refuse_unmerged(top: Path, entries: Mapping[str, str]) -> None:
@@ -113,29 +118,105 @@ def _head(top: Path) -> str:
     return git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
 
 
-def _commit(
-    top: Path, files: Sequence[str], edits: Mapping[str, Edit], message: str, author: Mapping[str, str]
-) -> str | None:
-    while True:
-        head = _head(top)
-        with tempfile.TemporaryDirectory() as folder:
-            index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-            run(top, "read-tree", head or "--empty", env=index)
-            tree_before = run(top, "write-tree", env=index)
-            _stage(top, files, edits, index)
-            tree = run(top, "write-tree", env=index)
-        if tree == tree_before:
-            return None
-        parents = ["-p", head] if head else []
-        new = run(top, "commit-tree", tree.decode().strip(), *parents, stdin=message.encode(), env=author)
-        sha = new.decode().strip()
-        try:
-            run(top, "update-ref", "-m", message.splitlines()[0], "HEAD", sha, head or "0" * len(sha))
-        except DatasetError:
-            if head == _head(top):  # else another process has committed meanwhile
-                raise
-        else:
-            return sha
+def _ignored(top: Path, files: Iterable[str]) -> set[str]:
+    process = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode())
+    if process.returncode not in (0, 1):  # or data that git ignores would be committed
+        raise DatasetError(
+            f"git cannot tell what it ignores in {top}: {process.stderr.decode(errors='replace').strip()}"
+        )
+    return {os.fsdecode(name) for name in process.stdout.split(b"\0")}
+
+
+@dataclass
+class _Change:
+    """What is to be committed to the checkout `top`, and what it becomes on top of what git has."""
+
+    top: Path
+    files: Sequence[str]
+    edits: Mapping[str, Edit]
+    ignored: Collection[str]
+    results: list[tuple[Entries, Entries]] = field(default_factory=list)  # before and after
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that may change, and those of the attributes that apply to them, which git may have to read."""
+        changed = [*self.files, *self.edits]
+        folders = {folder for path in changed for folder in PurePosixPath(path).parents}
+        return list(dict.fromkeys([*changed, *(str(folder / _ATTRIBUTES) for folder in folders)]))
+
+    def stage_for_user(self) -> None:
+        """Stage it in the user's index. If all of it is there, that needs no lock, which a dead process may hold."""
+        before = entries(self.top, self.paths)
+        refuse_unmerged(self.top, {path: entry for path, entry in before.items() if not path.endswith(_ATTRIBUTES)})
+        if changed := _differences(before, self.upon(before)):
+            # On disk are the files, with the times by which git sees that they are unchanged; an edit is only in git.
+            edited = {path: changed[path] for path in self.edits if path in changed}
+            _update_index(self.top, edited, [path for path in changed if path not in edited])
+
+    def commit(self, message: str, author: Mapping[str, str]) -> str | None:
+        """Commit it, unless HEAD has all of it."""
+        while True:
+            head = _head(self.top)
+            before = _entries_at(self.top, head, self.paths) if head else {}
+            if not (changed := _differences(before, self.upon(before))):
+                return None
+            with tempfile.TemporaryDirectory() as folder:
+                index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+                run(self.top, "read-tree", head or "--empty", env=index)
+                gone = f"0 {'0' * len(head)}"
+                rows = "".join(f"{entry or gone}\t{path}\0" for path, entry in changed.items())
+                run(self.top, *_REPLACING, "-z", "--index-info", stdin=os.fsencode(rows), env=index)
+                tree = run(self.top, "write-tree", env=index).decode().strip()
+            parents = ["-p", head] if head else []
+            sha = run(self.top, "commit-tree", tree, *parents, stdin=message.encode(), env=author).decode().strip()
+            try:
+                run(self.top, "update-ref", "-m", message.splitlines()[0], "HEAD", sha, head or "0" * len(sha))
+            except DatasetError:
+                if head == _head(self.top):  # else another process has committed meanwhile
+                    raise
+            else:
+                return sha
+
+    def upon(self, before: Entries) -> Entries:
+        """The entries that `before` becomes."""
+        for earlier, after in self.results:
+            if earlier == before:
+                return after
+        files = [
+            file
+            for file in self.files
+            if file in before or (os.path.lexists(self.top / file) and file not in self.ignored)
+        ]
+        after = dict(before)
+        if files:
+            with tempfile.TemporaryDirectory() as folder:
+                index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+                _update_index(self.top, before, files, index)
+                after = entries(self.top, self.paths, index)
+        tracked = [path for path in self.edits if path in before]
+        contents = dict(zip(tracked, blobs(self.top, [before[path].split()[1] for path in tracked]), strict=True))
+        for path, edit in self.edits.items():
+            old = contents.get(path)
+            if (content := edit(old or b"")) != old:
+                blob = run(self.top, "hash-object", "-w", "--stdin", "--path", path, stdin=content).decode().strip()
+                after[path] = f"{before.get(path, '100644').partition(' ')[0]} {blob} 0"
+        self.results.append((before, after))
+        return after
+
+
+def _differences(before: Entries, after: Entries) -> dict[str, str]:
+    """The entries of `after` that are not in `before`; empty ones for what is gone."""
+    return {path: after.get(path, "") for path in {**before, **after} if after.get(path) != before.get(path)}
+
+
+def _update_index(top: Path, entries: Entries, files: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    """Stage `entries`, then `files` as they are on disk, in the index that `env` names, or the user's."""
+    options = ["--remove", "--ignore-skip-worktree-entries"]  # what a sparse checkout leaves out is not deleted
+    for path, entry in entries.items():
+        mode, blob, stage = entry.split()
+        options += ["--cacheinfo", f"{mode},{blob},{path}"] if stage == "0" else []
+    names = os.fsencode("".join(f"{file}\0" for file in files))
+    run(top, *_REPLACING, *options, "-z", "--stdin", stdin=names, env=env)
 
 
 def run(folder: Path, *arguments: str, problem: str = "", hint: str = "", **options: Any) -> bytes:
@@ -151,50 +232,18 @@ def run(folder: Path, *arguments: str, problem: str = "", hint: str = "", **opti
     return process.stdout
 
 
-def _stage_for_user(top: Path, files: Sequence[str], edits: Mapping[str, Edit]) -> None:
-    paths = [*files, *edits]
-    index = Path(top, run(top, "rev-parse", "--git-path", "index").decode().strip())
-    with tempfile.TemporaryDirectory() as folder:
-        # On a copy first: if all is staged already, the lock is not needed, which a dead process may hold.
-        copy = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-        if index.exists():
-            shutil.copy2(index, copy["GIT_INDEX_FILE"])
-        before = entries(top, paths, copy)
-        refuse_unmerged(top, before)
-        _stage(top, files, edits, copy)
-        if entries(top, paths, copy) == before:
-            return
-    _stage(top, files, edits)
-
-
-def _stage(top: Path, files: Sequence[str], edits: Mapping[str, Edit], env: Mapping[str, str] | None = None) -> None:
-    """Stage in the index that `env` names, or the user's."""
-    tracked = entries(top, [*files, *edits], env)
-    ignored = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode(), env=env)
-    if ignored.returncode not in (0, 1):  # or data that git ignores would be committed
-        raise DatasetError(
-            f"git cannot tell what it ignores in {top}: {ignored.stderr.decode(errors='replace').strip()}"
-        )
-    left_out = {os.fsdecode(name) for name in ignored.stdout.split(b"\0")}
-    paths = [file for file in files if file in tracked or (os.path.lexists(top / file) and file not in left_out)]
-    if paths:
-        # Outside of a sparse checkout git would refuse to add.
-        add = ("--literal-pathspecs", "-c", "core.sparseCheckout=false", "add", "-A", "--pathspec-from-file=-")
-        run(top, *add, "--pathspec-file-nul", stdin="\0".join(paths).encode(), env=env)
-    lines = []
-    for (path, edit), old in zip(edits.items(), blobs(top, [f":{path}" for path in edits], env), strict=True):
-        if (content := edit(old or b"")) != old:
-            blob = run(top, "hash-object", "-w", "--stdin", "--path", path, stdin=content).decode().strip()
-            lines.append(f"{tracked.get(path, '100644').partition(' ')[0]} {blob}\t{path}\n")
-    if lines:
-        run(top, "update-index", "--add", "--index-info", stdin="".join(lines).encode(), env=env)
-
-
-def entries(top: Path, paths: Sequence[str], env: Mapping[str, str] | None = None) -> dict[str, str]:
+def entries(top: Path, paths: Sequence[str], env: Mapping[str, str] | None = None) -> Entries:
     """The entries of `paths` in an index: ``mode blob stage`` by path."""
     listing = run(top, "--literal-pathspecs", "ls-files", "-s", "-z", "--", *paths, env=env) if paths else b""
     rows = (os.fsdecode(line).partition("\t") for line in listing.split(b"\0") if line)
     return {path: entry for entry, _, path in rows}
+
+
+def _entries_at(top: Path, commit: str, paths: Sequence[str]) -> Entries:
+    """The entries of `paths` in a commit, as those of an index that was read from it."""
+    listing = run(top, "--literal-pathspecs", "ls-tree", "-z", "--full-tree", commit, "--", *paths)
+    rows = (os.fsdecode(line).split(maxsplit=3) for line in listing.split(b"\0") if line)
+    return {path: f"{mode} {blob} 0" for mode, kind, blob, path in rows if kind != "tree"}
 
 
 def message(subject: str, facts: Mapping[str, Any]) -> str:
