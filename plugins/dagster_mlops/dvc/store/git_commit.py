@@ -129,7 +129,7 @@ def _ignored(top: Path, files: Iterable[str]) -> set[str]:
 
 @dataclass
 class _Change:
-    """What is to be committed to the checkout `top`, and what it becomes on top of what git has."""
+    """A change to be committed to the checkout `top`, and its results on top of what git has."""
 
     top: Path
     files: Sequence[str]
