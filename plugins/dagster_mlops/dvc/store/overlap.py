@@ -21,7 +21,7 @@ def refuse_overlap(repo: Repo, target: Path) -> None:
         DatasetError: it overlaps.
     """
     new = str(target)
-    for output, file in _outputs(repo):
+    for output, file in _outputs(repo, os.path.relpath(target, repo.root_dir)):
         if f"{new}/".startswith(f"{output}/") or output.startswith(f"{new}/"):
             raise DatasetError(
                 f"DVC cannot store {target}: it overlaps with {output}, an output of {file}. Choose another path, or "
@@ -29,18 +29,19 @@ def refuse_overlap(repo: Repo, target: Path) -> None:
             )
 
 
-def _outputs(repo: Repo) -> Iterator[tuple[str, str]]:
-    """The outputs of the repository, each with the file that defines it."""
-    names = _definitions(Path(repo.root_dir))
+def _outputs(repo: Repo, path: str) -> Iterator[tuple[str, str]]:
+    """The outputs of the repository that may overlap with a path, each with the file that defines it."""
+    names = set(_definitions(Path(repo.root_dir)))
     plain_file = Path(repo.tmp_dir or "", NAMESPACE, "plain_pointers.json")
     plain = _read(plain_file)
-    current: set[str] = set()
-    for name in names:
+    current = names & plain
+    around = {f"{place}.dvc" for place in (path, *map(str, Path(path).parents))}
+    for name in sorted(name for name in current if name in around or name.startswith(f"{path}/")):
         file = os.path.join(repo.root_dir, name)
-        if name in plain:
-            current.add(name)
-            yield file.removesuffix(".dvc"), file
-        elif name.endswith("dvc.yaml"):
+        yield file.removesuffix(".dvc"), file
+    for name in sorted(names - plain):
+        file = os.path.join(repo.root_dir, name)
+        if name.endswith("dvc.yaml"):
             outs = (out for stage in repo.stage.load_all(file) for out in stage.outs if out.protocol == "local")
             yield from ((out.fs_path, file) for out in outs)
         else:
@@ -75,7 +76,7 @@ def _definitions(root: Path) -> list[str]:
     patterns = ("*.dvc", "dvc.yaml", "*/dvc.yaml", "*/.dvc/config")
     listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *patterns)
     if listing.returncode == 0:
-        names = sorted({os.fsdecode(name) for name in listing.stdout.split(b"\0") if name})
+        names = [name for name in os.fsdecode(listing.stdout).split("\0") if name]
     else:
         names = []
         for folder, folders, files in os.walk(root):
