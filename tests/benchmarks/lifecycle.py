@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -29,6 +30,8 @@ STAGES = ("static", "ingest", "train", "promote", "release", "replay")
 def run(rounds: int | None = None) -> dict[str, Any]:
     """Alternate the plain script and the demo, each in a fresh state folder; the demo runs twice in its own.
 
+    With DAGSTER_MLOPS_TOGETHER=1 both run at the same time, so that other work on the machine slows them alike.
+
     Raises:
         SystemExit: one of them fails, or they do not come to the same result.
     """
@@ -38,7 +41,8 @@ def run(rounds: int | None = None) -> dict[str, Any]:
         timed(["sh", "-c", 'exec "$@" 2>/dev/null', "sh", *python(code)], environment(Path(folder)))
     pairs = []
     for turn in range(rounds or ROUNDS):
-        pairs.append((plain_script(), dagster_demo()))
+        with ThreadPoolExecutor(2 if os.environ.get("DAGSTER_MLOPS_TOGETHER") else 1) as pool:
+            pairs.append(tuple(side.result() for side in [pool.submit(plain_script), pool.submit(dagster_demo)]))
         raw, demo = pairs[-1]
         console.print(
             f"round {turn + 1}: plain script {raw['wall']:.1f} s, Dagster {demo['wall']:.1f} s "
