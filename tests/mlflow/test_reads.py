@@ -162,6 +162,8 @@ def test_an_ignored_file_in_a_submodule_has_no_version(tmp_path):
         ("/usr/share/zoneinfo/UTC", True),
         ("/lib/x86_64-linux-gnu/libc.so.6", True),
         ("/opt/cuda/libcudart.so.12", True),
+        ("/srv/worktree/.git", True),
+        ("/srv/worktree/.gitattributes", True),
         ("/dev/urandom", True),
         ("/dev/shm/rows.npy", False),
         ("/library/rows.csv", False),

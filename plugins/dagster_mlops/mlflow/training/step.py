@@ -161,9 +161,8 @@ def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: Run
     """Keep the reads of the training that nothing versions, and warn of the first of them."""
     root = context.instance.root_directory
     artifacts = Path(str(run.info.artifact_uri).removeprefix("file://"))  # <place of the experiment>/<run>/artifacts
-    # Not the models of other runs beside it: a training that reads one has it as an input.
-    around = (artifacts.parent, *(artifacts.parents[1] / name for name in ("meta.yaml", "tags")))
-    mlflows_own = [sqlite_file(tracking.resource.uri), *(around if artifacts.is_absolute() else ())]
+    # With the models of other runs, such as the trials of a sweep. A rerun has another place, and sees who reads them.
+    mlflows_own = [sqlite_file(tracking.resource.uri), artifacts.parents[1] if artifacts.is_absolute() else None]
     paths = [*map(str, filter(None, mlflows_own)), *(os.path.join(root, name) for name in _DAGSTERS_OWN)]
     if read := unversioned(reads, facts.code, facts.inputs, paths):
         for file in [*read.get("files", ()), *read.get("addresses", ())][:_FIGURES]:
