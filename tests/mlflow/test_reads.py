@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import py_compile
+import runpy
 import shutil
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import dagster_mlops
 from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.mlflow.training import reads
 from dagster_mlops.mlflow.training.reads import not_an_input, unversioned, watched_reads
@@ -178,6 +180,14 @@ def test_an_ignored_file_in_a_submodule_has_no_version(tmp_path):
 )
 def test_files_of_the_machine_are_told_from_data(file, is_known):
     assert reads._known(os.path.expanduser(file), []) == is_known
+
+
+def test_a_copy_of_this_file_knows_the_package_that_is_installed(tmp_path):
+    """A rerun runs the file of the command, in an environment that may have the package from elsewhere."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    copy = shutil.copy(str(reads.__file__), tmp_path / "a" / "b")
+    package = str(Path(str(dagster_mlops.__file__)).parent)
+    assert {package, str(tmp_path)} <= set(runpy.run_path(copy)["_installed"]())
 
 
 WATCHED = """

@@ -13,6 +13,7 @@ from importlib.util import source_from_cache
 from pathlib import Path
 from typing import Any
 
+import dagster_mlops
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.git import git
@@ -221,9 +222,13 @@ def _below(file: str, place: str) -> bool:
 
 
 def _installed() -> list[str]:
-    """Folders of Python and its packages, and of this one, which may be linked to a checkout."""
-    this, packages = str(Path(__file__).parents[2]), [place for place in sys.path if "-packages" in place]
-    return [this, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *packages]
+    """Folders of Python and its packages, and of this one, which may be linked to a checkout.
+
+    A rerun runs this file from the command's package, in an environment that may have another.
+    """
+    this = [str(Path(file).parent) for file in (Path(__file__).parents[1], dagster_mlops.__file__)]
+    packages = [place for place in sys.path if "-packages" in place]
+    return [*this, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *packages]
 
 
 def _uncommitted(files: Mapping[str, str], code: CodeState) -> dict[str, str]:
