@@ -58,7 +58,8 @@ def project(template, tmp_path):
     return project
 
 
-@pytest.mark.parametrize("next_stage", ["a", pytest.param("b", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("next_stage", ["a", "b"])
 def test_a_result_that_a_killed_step_did_not_push_is_pushed_by_the_next_step(project, next_stage):
     remote = project.folder.parent / "remote-storage"
     project.write({"params.yaml": "a: 2\n"})

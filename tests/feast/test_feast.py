@@ -362,6 +362,7 @@ def test_a_training_set_knows_its_entities_its_views_and_their_definitions(world
     assert FeastTool().resolve(record.ref) == Accessible(record)
 
 
+@pytest.mark.thorough
 def test_online_features_come_in_the_services_order_in_every_process(world):
     world.materialize("origin_weather", month="2013-03-01")
     script = """

@@ -155,6 +155,7 @@ def shop(tmp_path_factory, postgres):  # noqa: F811
     return made
 
 
+@pytest.mark.thorough
 def test_partitions_are_loaded_with_facts_and_what_is_joined_is_what_sql_says_and_is_served(shop):
     views = feature_view_assets(repo=shop.repo, views=["visits", "scores"], partitions_def=DAYS)
     for day in ("2024-01-05", "2024-01-01"):

@@ -4,11 +4,12 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias, TypeVar
 
 from dagster_mlops.core.git import git
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
@@ -127,7 +128,7 @@ def _ignored(top: Path, files: Iterable[str]) -> set[str]:
     return {os.fsdecode(name) for name in process.stdout.split(b"\0")}
 
 
-@dataclass
+@lazy_dataclass
 class _Change:
     """A change to be committed to the checkout `top`, and its results on top of what git has."""
 
