@@ -128,7 +128,7 @@ def _ignored(top: Path, files: Iterable[str]) -> set[str]:
     return {os.fsdecode(name) for name in process.stdout.split(b"\0")}
 
 
-@lazy_dataclass
+@lazy_dataclass()
 class _Change:
     """A change to be committed to the checkout `top`, and its results on top of what git has."""
 
