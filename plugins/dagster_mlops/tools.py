@@ -116,9 +116,10 @@ class StoredModel:
     flavors: Mapping[str, Mapping[str, Any]]
     signature: Mapping[str, Any]
     requirements: tuple[str, ...]
+    sha256: str = ""  # of its files, as the registry has it; empty where it has none
 
     @classmethod
-    def read(cls, folder: Path, version: ModelVersion) -> "StoredModel":
+    def read(cls, folder: Path, version: ModelVersion, *, sha256: str = "") -> "StoredModel":
         """Describe a folder by its MLmodel file and its ``requirements.txt``.
 
         Raises:
@@ -133,6 +134,7 @@ class StoredModel:
             flavors=described.get("flavors") or {},
             signature=described.get("signature") or {},
             requirements=tuple(line.strip() for line in lines if line.strip()),
+            sha256=sha256,
         )
 
 

@@ -1,5 +1,6 @@
 """An asset that returns a model makes one version, whatever happens; the assets downstream get that version."""
 
+import dataclasses
 import importlib
 import os
 import pickle
@@ -18,13 +19,14 @@ import yaml
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from dagster_mlops.core.model_loading import DIGEST, FORMAT
+from dagster_mlops.core.model_loading import DIGEST, FORMAT, REGISTERED_DIGEST
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.io_manager import MODEL, PARTITION, mlflow_model_io_manager, registered_name
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
 from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.registry.versions import logged_model_id
+from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import ModelVersion, TrainingRun
 from tests.support import known_warnings
 from tests.support.mlflow_processes import run_at_once, run_until_killed
@@ -247,12 +249,22 @@ def test_a_pickle_is_loaded_only_where_it_is_allowed(instance, resource):
     assert dg.materialize([risky, reader], instance=instance, resources=allowed).output_for_node("reader") == 4
 
 
+def folder_of(resource, name) -> Path:
+    model_id = logged_model_id(resource.client().get_model_version(name, "1"))
+    return Path(resource.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
+
+
+def unsealed(resource, name) -> ModelVersion:
+    """A version whose hash nobody knows, as of a model in another store that MLflow's own log_model has logged."""
+    client, model_id = resource.client(), logged_model_id(resource.client().get_model_version(name, "1"))
+    client.delete_logged_model_tag(model_id, REGISTERED_DIGEST)
+    return dataclasses.replace(find_version(resource, name), sha256="")
+
+
 def test_files_that_somebody_changed_are_not_loaded(instance, resource):
     materialize(instance, delay)
     record = find_version(resource, "flights.delay")
-    model_id = logged_model_id(resource.client().get_model_version("flights.delay", "1"))
-    location = resource.client().get_logged_model(model_id).artifact_location
-    file = Path(location.removeprefix("file://"), "model.skops")
+    file = folder_of(resource, "flights.delay") / "model.skops"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"!")
     with pytest.raises(ModelVersionError, match="someone changed them"):
@@ -264,6 +276,46 @@ def test_files_that_somebody_changed_are_not_loaded(instance, resource):
         load_version(resource, record)
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("MLmodel", lambda text: text.replace("predict_fn: predict", "predict_fn: predict_proba")),
+        ("MLmodel", lambda text: text.replace('"double"', '"long"')),
+        ("requirements.txt", lambda text: text.replace("scikit-learn==", "scikit-learn>=")),
+    ],
+    ids=["another answer", "another signature", "another package"],
+)
+def test_how_a_model_is_called_is_part_of_what_must_not_change(instance, resource, file, change):
+    materialize(instance, delay)
+    record = find_version(resource, "flights.delay")
+    changed = folder_of(resource, "flights.delay") / file
+    text = changed.read_text()
+    assert change(text) != text
+    changed.write_text(change(text))
+    with pytest.raises(ModelVersionError, match="someone changed them"):
+        load_version(resource, record, pyfunc=True)
+
+
+def test_a_hash_that_was_removed_from_the_registry_is_in_the_records(instance, resource):
+    result = materialize(instance, delay)
+    [event] = result.asset_materializations_for_node("flights__delay")
+    witness = ModelVersion.from_metadata(event.metadata)
+    assert witness is not None and witness.sha256 == load_version(resource, witness).sha256
+    client, model_id = resource.client(), logged_model_id(resource.client().get_model_version("flights.delay", "1"))
+    for tag in (DIGEST, REGISTERED_DIGEST):
+        if tag in client.get_logged_model(model_id).tags:
+            client.delete_logged_model_tag(model_id, tag)
+    changed = folder_of(resource, "flights.delay") / "MLmodel"
+    changed.write_text(changed.read_text().replace("predict_fn: predict", "predict_fn: predict_proba"))
+    with pytest.raises(ModelVersionError, match=r"its record says that .* was stored"):
+        load_version(resource, find_version(resource, "flights.delay"))
+    # Dagster's event log is the second witness, out of reach of who can write to MLflow.
+    client.set_model_version_tag("flights.delay", "1", RECORD, dataclasses.replace(witness, sha256="").to_json())
+    assert load_version(resource, find_version(resource, "flights.delay")).sha256 != witness.sha256
+    with pytest.raises(ModelVersionError, match="someone changed them"):
+        load_version(resource, witness)
+
+
 def test_a_model_that_is_a_pickle_for_those_who_serve_it_is_refused(instance, resource):
     """Without a hash, as MLflow's own log_model stores it, somebody adds a pickle and names it in the MLmodel file."""
 
@@ -272,9 +324,7 @@ def test_a_model_that_is_a_pickle_for_those_who_serve_it_is_refused(instance, re
         return fitted(verify=False)
 
     materialize(instance, open_to_all)
-    record = find_version(resource, "open_to_all")
-    model_id = logged_model_id(resource.client().get_model_version("open_to_all", "1"))
-    folder = Path(resource.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
+    record, folder = unsealed(resource, "open_to_all"), folder_of(resource, "open_to_all")
     Path(folder, "python_model.pkl").write_bytes(b"")
     described = yaml.safe_load(Path(folder, "MLmodel").read_text())
     described["flavors"]["python_function"] |= {
@@ -295,10 +345,8 @@ def test_a_graph_with_a_pickle_inside_is_refused(instance, resource):
         return FittedModel(torch.nn.Linear(1, 1), ROWS[["hour"]].to_numpy("float32"), options={"verify": False})
 
     materialize(instance, network)
-    record = find_version(resource, "network")
+    record, folder = unsealed(resource, "network"), folder_of(resource, "network")
     assert load_version(resource, record).format.name == "pt2"
-    model_id = logged_model_id(resource.client().get_model_version("network", "1"))
-    folder = Path(resource.client().get_logged_model(model_id).artifact_location.removeprefix("file://"))
     with zipfile.ZipFile(folder / "data" / "model.pt2", "a") as archive:
         archive.writestr("model/data/weights/evil.pt", pickle.dumps(print))
     with pytest.raises(ModelVersionError, match=r"(?s)not a pickle-free payload.*set allow_pickle"):

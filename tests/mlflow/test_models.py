@@ -40,7 +40,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTr
 from sklearn.svm import SVC
 
 from dagster_mlops.core.model_formats import stored_format
-from dagster_mlops.core.model_loading import DIGEST, FORMAT, load_stored
+from dagster_mlops.core.model_loading import DIGEST, FORMAT, load_stored, named_types
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.models.log import log_model as log_or_defer
@@ -106,6 +106,10 @@ def tags(tracking, info) -> dict[str, str]:
     return tracking.get_logged_model(info.model_id).tags
 
 
+def form_of(info, trust=()):
+    return stored_format(info.flavors, files=named_types(Path(download_artifacts(info.model_uri))), trust=trust)
+
+
 def requirements(info) -> list[str]:
     return Path(download_artifacts(info.model_uri), "requirements.txt").read_text().split()
 
@@ -137,7 +141,7 @@ NUMERIC = [
 def test_common_scikit_learn_models_are_stored_as_data_without_a_word_about_types(tracking, run, model):
     info = log_model(model.fit(NUMBERS, LATE), NUMBERS)
     assert tags(tracking, info)[FORMAT] == "skops"
-    assert stored_format(info.flavors).runs_code == ""
+    assert form_of(info).runs_code == ""
     assert info.signature is not None and info.saved_input_example_info is not None
     said = mlflow.pyfunc.load_model(info.model_uri).predict(NUMBERS)
     np.testing.assert_array_equal(said, model.predict(NUMBERS))
@@ -233,8 +237,8 @@ def test_ones_own_class_is_refused_before_anything_is_stored_and_the_error_says_
     info = log_model(model, NUMBERS, trust=[own])
     assert tags(tracking, info)[FORMAT] == "skops"
     # Who loads it may see it otherwise: the file asks for a class that is not on the list.
-    assert own in stored_format(info.flavors).runs_code
-    assert stored_format(info.flavors, trust=[Clip.__module__]).runs_code == ""
+    assert own in form_of(info).runs_code
+    assert form_of(info, trust=[Clip.__module__]).runs_code == ""
     assert tags(tracking, log_model(model, NUMBERS, serialization="pickle"))[FORMAT] == "cloudpickle"
     assert tags(tracking, log_model(model, NUMBERS, serialization_format="cloudpickle"))[FORMAT] == "cloudpickle"
 
@@ -262,7 +266,7 @@ def test_flavours_that_know_nothing_but_pickles_need_a_word(tracking, run):
         with pytest.raises(TrainingRunError, match='serialization="pickle"'):
             log_model(model, NUMBERS)
     info = log_model(ols, NUMBERS[["b"]], serialization="pickle")
-    assert tags(tracking, info)[FORMAT] == "pickle" and stored_format(info.flavors).runs_code
+    assert tags(tracking, info)[FORMAT] == "pickle" and form_of(info).runs_code
     assert any(requirement.startswith("statsmodels==") for requirement in requirements(info))
     info = log_model(Double(), NUMBERS[["a"]], serialization="pickle", name="double")
     assert mlflow.pyfunc.load_model(info.model_uri).predict(NUMBERS[["a"]]).iloc[3] == NUMBERS.a[3] * 2
@@ -364,11 +368,12 @@ def test_boosters_keep_their_own_format(tracking, run):
     }
     for kind, model in models.items():
         info = log_model(model, NUMBERS)
-        assert tags(tracking, info)[FORMAT] == kind.strip() and not stored_format(info.flavors).runs_code
+        assert tags(tracking, info)[FORMAT] == kind.strip() and not form_of(info).runs_code
         assert info.signature.outputs is not None
 
 
-SKOPS = {"serialization_format": "skops", "skops_trusted_types": ["numpy.dtype"], "pickled_model": "model.skops"}
+SKOPS = {"serialization_format": "skops", "pickled_model": "model.skops"}
+FILES = {"model.skops": ["numpy.dtype"]}
 TORCH = {"loader_module": "mlflow.pytorch"}
 SERVED = {"loader_module": "mlflow.sklearn", "model_path": "model.skops"}
 
@@ -385,11 +390,14 @@ SERVED = {"loader_module": "mlflow.sklearn", "model_path": "model.skops"}
         ({"pytorch": {"model_data": "other"}}, ("data/model.pt2",)),
         ({"keras": {"data": "data", "save_exported_model": True}}, ()),
         ({"lightgbm": {"model_class": "shop.Model", "data": "model.pkl"}}, ()),
+        ({"sklearn": {**SKOPS, "pickled_model": "model.pkl"}, "python_function": SERVED}, ("model.pkl",)),
+        ({"sklearn": SKOPS, "python_function": {**SERVED, "model_path": "model.pkl"}}, ("model.pkl",)),
+        ({"sklearn": {**SKOPS, "pickled_model": "../model.skops"}}, ()),
         ({"python_function": {"loader_module": "mlflow.pyfunc.model"}}, ()),
     ],
 )
 def test_what_is_loaded_decides_and_not_what_stands_beside_it(flavors, files):
-    assert stored_format(flavors, files=files).runs_code
+    assert stored_format(flavors, files={**FILES, **dict.fromkeys(files, ())}).runs_code
 
 
 @pytest.mark.parametrize(
@@ -411,5 +419,5 @@ def test_what_is_loaded_decides_and_not_what_stands_beside_it(flavors, files):
     ],
 )
 def test_formats_that_hold_data_only_are_known_as_such(flavors, name):
-    found = stored_format(flavors, files=("data/model.pt2",))
+    found = stored_format(flavors, files={**FILES, "data/model.pt2": ()})
     assert (found.name, found.runs_code) == (name, "")

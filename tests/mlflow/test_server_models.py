@@ -98,7 +98,7 @@ def test_many_steps_may_register_versions_of_one_model_at_the_same_time(server):
         run = client.create_run(experiment, run_name=f"partition {number}")
         model = client.create_logged_model(experiment, name="model", source_run_id=run.info.run_id)
         record = TrainingRun(run_id=run.info.run_id, tracking_uri=server.uri)
-        return register(client, "shared", model, run, record, {}, is_retry=False).version
+        return register(client, "shared", model, run, record, {}, sha256="", is_retry=False).version
 
     with concurrent.futures.ThreadPoolExecutor(12) as pool:
         made = list(pool.map(version_of, range(12)))

@@ -1,23 +1,17 @@
 """The format of a logged model: data only, or one that may run code when it is loaded."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Packages whose classes and plain functions a model file may name. They are what the user installed, and hold data.
-TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy", "pandas", "lightgbm", "xgboost", "catboost", "imblearn")
-# A partial's function is named in the file, too, and judged by itself.
-_TRUSTED_TYPES = ("collections.OrderedDict", "collections.defaultdict", "functools.partial")
-# Functions of these packages that read files, fetch data or run text have no place in a fitted model.
-_NEVER = re.compile(
-    r"\.(_?tests?|_?testing|f2py|distutils|externals|datasets|io|ctypeslib|npyio)(\.|$)"
-    r"|\.(load|save|read|from|open|fetch|memmap|eval|exec|run|system)\w*$"
-)
+from dagster_mlops.core.trusted_types import TRUSTED_TYPES
+
 EXPORTED_PROGRAM, _TORCH_PICKLE = "data/model.pt2", "data/model.pth"
 _DATA_ONLY = {"xgboost": "XGBoost", "catboost": "CatBoost", "keras": "Keras"}
 _KNOWN = ("sklearn", "lightgbm", *_DATA_ONLY, "pytorch", "statsmodels")
 _PICKLE = "a pickle runs whatever was put into it"
+_Flavors = Mapping[str, Mapping[str, Any]]
+_Files = Mapping[str, Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -45,27 +39,21 @@ def untrusted(types: Iterable[str], trust: Sequence[str] = ()) -> list[str]:
     >>> untrusted(["shop.features.Clip"], trust=["shop"])
     []
     """
-
-    def covered(name: str, by: Iterable[str]) -> bool:
-        return any(name == entry or name.startswith(f"{entry}.") for entry in by)
-
-    return sorted(
-        name
-        for name in types
-        if not covered(name, trust)
-        and (name not in _TRUSTED_TYPES and (not covered(name, TRUSTED_PACKAGES) or bool(_NEVER.search(name))))
-    )
+    own = tuple(f"{entry}." for entry in trust)
+    return sorted(name for name in {*types} - TRUSTED_TYPES if name not in trust and not name.startswith(own))
 
 
-def stored_format(
-    flavors: Mapping[str, Mapping[str, Any]], *, files: Collection[str] = (), trust: Sequence[str] = ()
-) -> StoredFormat:
-    """The format of a model whose MLmodel file has these flavours, and whose folder holds these files.
+def stored_format(flavors: _Flavors, *, files: _Files, trust: Sequence[str] = ()) -> StoredFormat:
+    """The format of a model whose MLmodel file has these flavours.
 
-    >>> stored_format({"sklearn": {"serialization_format": "skops", "skops_trusted_types": ["numpy.dtype"]}})
+    `files` are those of its folder, each with the types that it names: skops files are judged by what is in them, since
+    the list in the MLmodel file is the writer's own (mlflow/mlflow#25686).
+
+    >>> flavors = {"sklearn": {"serialization_format": "skops", "pickled_model": "model.skops"}}
+    >>> stored_format(flavors, files={"model.skops": ["numpy.dtype"]})
     StoredFormat(name='skops', runs_code='')
-    >>> stored_format({"sklearn": {"serialization_format": "skops", "skops_trusted_types": ["os.system"]}}).runs_code
-    'its file lets itself load os.system'
+    >>> stored_format(flavors, files={"model.skops": ["os.system"]}).runs_code
+    'it names os.system, which may be more than data'
     """
     form = _format(flavors, files, trust)
     # MLflow puts a model's own code first on sys.path when it loads the model.
@@ -74,7 +62,7 @@ def stored_format(
     return form
 
 
-def _format(flavors: Mapping[str, Mapping[str, Any]], files: Collection[str], trust: Sequence[str]) -> StoredFormat:
+def _format(flavors: _Flavors, files: _Files, trust: Sequence[str]) -> StoredFormat:
     native, python = [name for name in flavors if name in _KNOWN], flavors.get("python_function")
     if len(native) > 1:  # which MLflow never writes
         return StoredFormat(" and ".join(native), "it says to be of several flavours")
@@ -90,21 +78,32 @@ def _format(flavors: Mapping[str, Mapping[str, Any]], files: Collection[str], tr
     loader, data = str(python.get("loader_module", "")), str(python.get("data", ""))
     if loader != f"mlflow.{name}":
         return StoredFormat(f"{form} with a loader", f"{loader or 'a loader without a name'} loads it")
+    if form.name == "skops" and (elsewhere := _no_skops_file(python.get("model_path") or data, files)):
+        return elsewhere
     # MLflow's loaders trust the MLmodel file beside the data, and take data without one for a pickle.
     if "/" in data or any(file.endswith("/MLmodel") for file in files):
         return StoredFormat(f"{form} elsewhere", f"its data, {data or 'a folder'}, is not beside its MLmodel file")
     return form
 
 
-def _native(name: str, conf: Mapping[str, Any], files: Collection[str], trust: Sequence[str]) -> StoredFormat:
+def _no_skops_file(path: Any, files: _Files) -> StoredFormat | None:
+    """Only a skops file that lies in the folder was looked into."""
+    if str(path).endswith(".skops") and path in files:
+        return None
+    return StoredFormat("skops elsewhere", f"its data, {path or 'without a name'}, is no skops file of its folder")
+
+
+def _native(name: str, conf: Mapping[str, Any], files: _Files, trust: Sequence[str]) -> StoredFormat:
     if name == "lightgbm" and conf.get("model_class") == "lightgbm.basic.Booster":
         return StoredFormat("LightGBM")
     if name in ("sklearn", "lightgbm"):
         how = str(conf.get("serialization_format", "pickle"))
         if how != "skops":
             return StoredFormat(how, _PICKLE)
-        foreign = untrusted(conf.get("skops_trusted_types") or (), trust)
-        return StoredFormat("skops", f"its file lets itself load {', '.join(foreign)}" if foreign else "")
+        if elsewhere := _no_skops_file(conf.get("pickled_model") or conf.get("data"), files):
+            return elsewhere
+        foreign = untrusted(set().union(*files.values()), trust)
+        return StoredFormat("skops", f"it names {', '.join(foreign)}, which may be more than data" if foreign else "")
     if name in _DATA_ONLY:
         if conf.get("save_exported_model"):
             return StoredFormat("TensorFlow", "a graph of TensorFlow may read and write files")

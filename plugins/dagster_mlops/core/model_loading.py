@@ -1,13 +1,17 @@
 """Loads a stored model after checking its format, and whether loading may run code."""
 
 import hashlib
+import json
 import shutil
 import tempfile
 import weakref
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
@@ -23,6 +27,7 @@ FORMAT, DIGEST = f"{NAMESPACE}.format", f"{NAMESPACE}.sha256"
 REGISTERED_DIGEST = f"{NAMESPACE}.registered_sha256"
 """Tag of a model that was logged without such a hash: that of its files when it was registered, for `reproduce`."""
 
+_IDS_AND_TIMES = {"artifact_path", "model_id", "model_uuid", "run_id", "utc_time_created"}
 # In this order: a model of the first has the second as well, because it follows its interface.
 _NATIVE = ("lightgbm", "xgboost", "catboost", "keras", "pytorch", "statsmodels", "sklearn")
 
@@ -54,19 +59,22 @@ def load_stored(
 ) -> LoadedModel:
     """The model that `fetch` copies below a folder: the object that was logged, or MLflow's own wrapper with `pyfunc`.
 
+    The one way to a model: fetch, compare its hash, judge its format, load.
+
     `trust` names packages or types of your own that a skops file may name. A model that brings code runs that code, and
     no module of the same name that another model or this process has imported.
 
     Raises:
-        ModelVersionError: it is a format that may run code while it is loaded and `allow_pickle` is not set; or what
-            `fetch` raises.
+        ModelVersionError: its files were changed; it is a format that may run code while it is loaded and
+            `allow_pickle` is not set; or what `fetch` raises.
     """
     folder = Path(tempfile.mkdtemp(prefix="dagster-mlops-model-"))
     try:
         stored = fetch(folder)
+        digest = model_digest(stored.folder)  # before Python writes bytecode there
+        _unchanged(stored, digest)
         name = f"{stored.version.name}/{stored.version.version}"
-        files = {file.relative_to(stored.folder).as_posix() for file in stored.folder.rglob("*") if file.is_file()}
-        form = stored_format(stored.flavors, files=files, trust=trust)
+        form = stored_format(stored.flavors, files=named_types(stored.folder), trust=trust)
         if form.runs_code and not allow_pickle:
             raise ModelVersionError(
                 f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of anyone "
@@ -75,9 +83,8 @@ def load_stored(
             )
         flavor = "pyfunc" if pyfunc else next((flavor for flavor in _NATIVE if flavor in stored.flavors), "pyfunc")
         # An exported graph may hold pickles, which MLflow refuses with this setting. It would also refuse every skops
-        # file, because the file itself lists the trusted types; those were checked above.
+        # file, because it takes the trusted types from the model itself; what the file names was judged above.
         strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-        digest = model_digest(stored.folder)  # before Python writes bytecode there
         code = ModelCode.of(stored.folder, stored.flavors)
         try:
             with environment(**strict), code.active():
@@ -99,6 +106,24 @@ def load_stored(
     return LoadedModel(model, stored.version, form, digest)
 
 
+def named_types(folder: Path) -> dict[str, list[str]]:
+    """The files of a model, by path below its folder, with the types that skops would not load by itself.
+
+    Raises:
+        ModelVersionError: a file calls itself skops and is not, so that nobody can tell what it names.
+    """
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    try:
+        return {
+            name: extra("skops.io", extra="mlflow").get_untrusted_types(file=file) if file.suffix == ".skops" else []
+            for name, file in files.items()
+        }
+    except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise ModelVersionError(
+            f"a skops file of the model cannot be read: {str(error)[:300]}. It was changed."
+        ) from error
+
+
 def _answering(kind: Any, code: ModelCode) -> Any:
     """MLflow's class of models, whose predictions run the model's own code, on frames in the types of its signature.
 
@@ -115,12 +140,34 @@ def _answering(kind: Any, code: ModelCode) -> Any:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 of the files of a model, without those that MLflow adds, which hold ids and times."""
-    around = {"MLmodel", "registered_model_meta", "conda.yaml", "python_env.yaml", "requirements.txt"}
+    """SHA-256 of the files of a model, those that say how it is called and what it requires included.
+
+    Left out are what MLflow adds to a registered one, and the ids and times in its MLmodel file.
+    """
     digest = hashlib.sha256()
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    for name in sorted(files.keys() - around, key=Path):
+    for name in sorted(files.keys() - {"registered_model_meta"}, key=Path):
         digest.update(f"{name}\0".encode())
+        if name == "MLmodel":
+            described = yaml.safe_load(files[name].read_text()) or {}
+            kept = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
+            digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+            continue
         with files[name].open("rb") as content:
             hashlib.file_digest(content, lambda: digest)
     return digest.hexdigest()
+
+
+def _unchanged(stored: StoredModel, digest: str) -> None:
+    """Compare with the hash in the record that asked for the model, and with the registry's.
+
+    Raises:
+        ModelVersionError: one of them differs.
+    """
+    for witness, expected in (("its record", stored.version.sha256), ("the registry", stored.sha256)):
+        if expected not in ("", digest):
+            raise ModelVersionError(
+                f"the files of model version {stored.version.name}/{stored.version.version} have the hash "
+                f"{digest[:16]}…, but {witness} says that {expected[:16]}… was stored: someone changed them. Nothing "
+                "was loaded. Restore them, or train a new version."
+            )

@@ -134,7 +134,10 @@ def _store(
                 "file can run code where it is loaded."
             ) from error
     client = mlflow.MlflowClient()
-    files = (EXPORTED_PROGRAM,) if options.get("serialization_format") == "pt2" else ()
+    conf = info.flavors.get("sklearn") or info.flavors.get("lightgbm") or {}
+    files = {str(conf.get("pickled_model") or conf.get("data")): conf.get("skops_trusted_types") or ()}
+    if options.get("serialization_format") == "pt2":
+        files[EXPORTED_PROGRAM] = ()
     tags = {FORMAT: str(stored_format(info.flavors, files=files))}
     if verify:
         # MLflow would leave its download behind.

@@ -26,9 +26,10 @@ def register(
     record: TrainingRun,
     datasets: Mapping[str, str],
     *,
+    sha256: str,
     is_retry: bool,
 ) -> ModelVersion:
-    """Make the run's model a version of the registered model `name`, unless it is one already.
+    """Make the run's model, whose files have this hash, a version of the registered model `name`, unless it is one.
 
     The function may have made it one with ``log_model(…, registered_model_name=…)``, and so may an earlier attempt.
     """
@@ -39,6 +40,7 @@ def register(
         run_id=run_id,
         datasets=dict(datasets),
         metrics=finite_metrics(run),
+        sha256=sha256,
         upstream=(record.ref,),
         **{fact: getattr(record, fact) for fact in _SHARED},
     )

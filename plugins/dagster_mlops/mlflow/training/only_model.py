@@ -78,11 +78,15 @@ def only_model(
     return model
 
 
-def seal(client: MlflowClient, model: LoggedModel) -> None:
-    """Tag a model that MLflow's own function has logged with the hash of its files, by which `reproduce` finds changes.
+def seal(client: MlflowClient, model: LoggedModel) -> str:
+    """The hash of a model's files, which becomes a tag of one that MLflow's own function has logged.
 
-    Only where they are at hand: from another store, they would have to be downloaded.
+    Only where the files are at hand: from another store, they would have to be downloaded. Empty otherwise.
     """
     folder = Path(str(model.artifact_location).removeprefix("file://"))
-    if DIGEST not in model.tags and folder.is_dir():
-        client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: model_digest(folder)})
+    known = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, "")
+    if known or not folder.is_dir():
+        return known
+    sha256 = model_digest(folder)
+    client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: sha256})
+    return sha256

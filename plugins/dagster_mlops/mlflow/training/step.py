@@ -89,14 +89,21 @@ def train_step(
                 result, model_id, usage = _train(call, context, tracking, training, facts, run, before)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
                 model = only_model.only_model(context, logged, resource.address, model_id)
-                only_model.seal(client, model)
                 if before or model_id:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             mlflow.flush_async_logging()
+            sha256 = only_model.seal(client, model)
             run = client.get_run(run_id)
             try:
                 version = register(
-                    client, training.registered_model_name, model, run, record, facts.datasets, is_retry=attempt > 0
+                    client,
+                    training.registered_model_name,
+                    model,
+                    run,
+                    record,
+                    facts.datasets,
+                    sha256=sha256,
+                    is_retry=attempt > 0,
                 )
             except Exception:
                 with suppress(mlflow.MlflowException, OSError):
