@@ -39,8 +39,8 @@ def untrusted(types: Iterable[str], trust: Sequence[str] = ()) -> list[str]:
     >>> untrusted(["shop.features.Clip"], trust=["shop"])
     []
     """
-    own = tuple(f"{entry}." for entry in trust)
-    return sorted(name for name in {*types} - TRUSTED_TYPES if name not in trust and not name.startswith(own))
+    packages = tuple(f"{entry}." for entry in trust)
+    return sorted(name for name in {*types} - TRUSTED_TYPES if name not in trust and not name.startswith(packages))
 
 
 def stored_format(flavors: _Flavors, *, files: _Files, trust: Sequence[str] = ()) -> StoredFormat:
@@ -90,7 +90,7 @@ def _no_skops_file(path: Any, files: _Files) -> StoredFormat | None:
     """Only a skops file that lies in the folder was looked into."""
     if str(path).endswith(".skops") and path in files:
         return None
-    return StoredFormat("skops elsewhere", f"its data, {path or 'without a name'}, is no skops file of its folder")
+    return StoredFormat("skops elsewhere", f"its data, {path or 'without a name'}, is not a skops file of its folder")
 
 
 def _native(name: str, conf: Mapping[str, Any], files: _Files, trust: Sequence[str]) -> StoredFormat:

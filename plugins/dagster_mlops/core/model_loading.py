@@ -110,12 +110,12 @@ def named_types(folder: Path) -> dict[str, list[str]]:
     """The files of a model, by path below its folder, with the types that skops would not load by itself.
 
     Raises:
-        ModelVersionError: a file calls itself skops and is not, so that nobody can tell what it names.
+        ModelVersionError: a file calls itself skops and is not, so that no one can tell what it names.
     """
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     try:
         return {
-            name: extra("skops.io", extra="mlflow").get_untrusted_types(file=file) if file.suffix == ".skops" else []
+            name: extra("skops.io").get_untrusted_types(file=file) if file.suffix == ".skops" else []
             for name, file in files.items()
         }
     except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile) as error:
@@ -150,8 +150,8 @@ def model_digest(folder: Path) -> str:
         digest.update(f"{name}\0".encode())
         if name == "MLmodel":
             described = yaml.safe_load(files[name].read_text()) or {}
-            kept = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
-            digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+            facts = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
+            digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
             continue
         with files[name].open("rb") as content:
             hashlib.file_digest(content, lambda: digest)

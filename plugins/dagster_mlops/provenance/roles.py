@@ -146,7 +146,7 @@ class ModelVersion(Record, role="model_version", made_from="training_run", id="{
     aliases: tuple[str, ...] = ()
     datasets: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
-    sha256: str = ""  # of its files, as they were registered; empty where nobody took it
+    sha256: str = ""  # of its files, as they were registered; empty where no one took it
 
     def missing(self, upstream: Iterable[Ref]) -> list[Ref]:
         return [] if [*upstream] else super().missing(())  # a registry in git knows the commit, and no run
