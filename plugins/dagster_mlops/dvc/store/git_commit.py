@@ -78,7 +78,7 @@ def commit(
         DatasetError: a merge left one of the files in conflict, git refuses, or its index or branch stays locked for
             `wait` seconds.
     """
-    change = _Change(top, sorted(set(files)), edits, _ignored(top, files))
+    change = _Change(top, sorted(set(files)), edits, ignored(top, files))
     # The user's index first: a kill between the two steps then leaves the edit staged. In the other order, its reversal
     # would be staged, and the user's next commit would undo ours.
     _patiently(change.stage_for_user, f"git's index of {top} cannot be updated", wait)
@@ -119,8 +119,8 @@ def _head(top: Path) -> str:
     return git(top, "rev-parse", "--verify", "-q", "HEAD").stdout.decode().strip()
 
 
-def _ignored(top: Path, files: Iterable[str]) -> set[str]:
-    process = git(top, "check-ignore", "-z", "--stdin", stdin="\0".join(files).encode())
+def ignored(top: Path, files: Iterable[str]) -> set[str]:
+    process = git(top, "check-ignore", "-z", "--stdin", stdin=os.fsencode("\0".join(files)))
     if process.returncode not in (0, 1):  # or data that git ignores would be committed
         raise DatasetError(
             f"git cannot tell what it ignores in {top}: {process.stderr.decode(errors='replace').strip()}"

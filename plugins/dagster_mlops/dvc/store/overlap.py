@@ -4,12 +4,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store.cut_off import parse_yaml
+from dagster_mlops.dvc.store.git_commit import ignored
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE
 
@@ -73,15 +74,46 @@ def _paths(pointer: str, content: bytes) -> list[str]:
 
 def _definitions(root: Path) -> list[str]:
     """The ``.dvc`` files and ``dvc.yaml`` of a repository, without those of repositories below it."""
-    patterns = ("*.dvc", "dvc.yaml", "*/dvc.yaml", "*/.dvc/config")
-    listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", *patterns)
+    listing = git(root, "ls-files", "-z")
     if listing.returncode == 0:
-        names = [name for name in os.fsdecode(listing.stdout).split("\0") if name]
+        tracked = {name for name in os.fsdecode(listing.stdout).split("\0") if name}
+        names = [*filter(_defines, tracked), *_untracked(root, tracked)]
     else:
         names = []
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if name == ".dvc" or not name.startswith(".")]
             paths = [Path(folder, name).relative_to(root).as_posix() for name in files]
-            names += [path for path in paths if path.endswith((".dvc", "dvc.yaml", "/.dvc/config"))]
+            names += filter(_defines, paths)
     inner = tuple(name.removesuffix(".dvc/config") for name in names if name.endswith("/.dvc/config"))
     return [name for name in names if not name.endswith(".dvc/config") and not (inner and name.startswith(inner))]
+
+
+def _defines(path: str) -> bool:
+    return path.endswith((".dvc", "/dvc.yaml", "/.dvc/config")) or path == "dvc.yaml"
+
+
+def _untracked(root: Path, tracked: set[str]) -> Iterator[str]:
+    """The definitions that git neither tracks nor ignores.
+
+    `git ls-files --others` compares each ignored file with each line of `.gitignore`, where DVC writes one for each.
+    """
+    folders = {name.rpartition("/")[0] for name in tracked}
+    folders |= {str(above) for folder in folders for above in PurePosixPath(folder).parents}
+    level = [""]
+    while level:
+        new: list[str] = []
+        for folder in level:  # which grows
+            with suppress(PermissionError), os.scandir(root / folder) as entries:
+                for entry in entries:
+                    path = f"{folder}{entry.name}"
+                    if not entry.is_dir(follow_symlinks=False):
+                        if _defines(path) and path not in tracked:
+                            new.append(path)
+                    elif path in folders:
+                        level.append(f"{path}/")
+                    elif entry.name != ".git" and not os.path.exists(f"{entry.path}/.git"):
+                        new.append(f"{path}/")
+        left_out = ignored(root, new) if new else ()
+        level = [path for path in new if path not in left_out]
+        yield from (path for path in level if not path.endswith("/"))
+        level = [path for path in level if path.endswith("/")]
