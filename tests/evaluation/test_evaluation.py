@@ -21,6 +21,7 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository  # n
 from dagster.components.testing import create_defs_folder_sandbox
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.artifacts import download_artifacts
 from mlflow.models import infer_signature
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
@@ -29,6 +30,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from dagster_mlops.core.model_loading import model_digest
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
 from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part, Plan, measure, slices_of
 from dagster_mlops.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored
@@ -349,9 +351,12 @@ class World:
         return self.report(str(made.version), run.info.run_id)
 
     def report(self, version: str, run_id: str = "", partition: str = "") -> str:
+        with self.resource.activate():
+            files = Path(download_artifacts(f"models:/{self.name}/{version}"))
         record = ModelVersion(
             name=self.name,
             version=version,
+            sha256=model_digest(files),
             run_id=run_id or self.version(version).run_id,
             tracking_uri=self.resource.uri,
             datasets={"training/set.parquet": "d" * 32},

@@ -1,6 +1,5 @@
 """Evaluates a version: scores it, its rival and the baselines on the same rows, and compares them."""
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +130,7 @@ def _rival(
     if not number:
         return "", None, f"no version held {setup.alias!r} before"
     try:
-        rival = load_model(context, models, dataclasses.replace(record, version=number)).model
+        rival = load_model(context, models, models.version(record.name, number)).model
         return number, predict(rival, model_inputs(rival, labelled, setup.features, setup.label), labels), ""
     except (EvaluationError, ModelVersionError) as error:
         return number, None, f"{setup.alias} {number} cannot be scored on these rows: {error}"
