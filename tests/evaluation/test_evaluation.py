@@ -30,7 +30,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from dagster_mlops.core.model_loading import model_digest
+from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.errors import EvaluationError, ModelVersionError, TrackingError
 from dagster_mlops.evaluation.measure import Estimate, Evaluation, Part, Plan, measure, slices_of
 from dagster_mlops.evaluation.metrics import Prediction, bootstrap, estimate, interval, scored

@@ -15,6 +15,7 @@ import yaml
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive, write_atomically
+from dagster_mlops.core.model_digest import changed
 
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
@@ -31,6 +32,9 @@ def answer(spec: dict[str, Any]) -> None:
         if not marker.exists():
             shutil.rmtree(model, ignore_errors=True)
             bentoml.mlflow.import_model(spec["model"], spec["model_uri"], labels=spec["labels"])
+            if problem := changed(model / "mlflow_model", spec["sha256"]):
+                shutil.rmtree(model)
+                sys.exit(f"{spec['model_uri']}: {problem}. Nothing was built. Restore them, or train a new version.")
             marker.touch()
         described = yaml.safe_load((model / "mlflow_model" / "MLmodel").read_text())
         if spec["needs_signature"] and not described.get("signature"):

@@ -13,6 +13,7 @@ import dagster as dg
 
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.bentoml.tool import FACTS_FILE, stored_bento
+from dagster_mlops.core import model_digest
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest, upstream_refs
 from dagster_mlops.core.child import ChildError, run_child
@@ -83,6 +84,7 @@ def bento_asset(
                 **model,
                 run_id=promoted_version.run_id,
                 datasets=dict(promoted_version.datasets),
+                sha256=promoted_version.sha256,
                 upstream=tuple(dict.fromkeys((promoted_version.ref, *upstream_refs(context)))),
                 **dagster_facts(context),
             )
@@ -91,6 +93,7 @@ def bento_asset(
                 "tag": record.tag,
                 "model": f"{bento_name}:{promoted_version.version}-{(promoted_version.run_id or digest)[:12]}",
                 **model,
+                "sha256": record.sha256,
                 "record": record.to_dict(),
             }
             (context_dir / FACTS_FILE).write_text(json.dumps(facts, indent=1))
@@ -147,7 +150,9 @@ def _collect(context_dir: Path, service: str | Path | None, include: Sequence[st
     shutil.copytree(Path(runtime.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
     # An image has these files only, and not this library.
     code = Path(__file__).with_name("service.py").read_text().replace("dagster_mlops.serving.runtime", folder.name)
+    code = code.replace("dagster_mlops.core.model_digest", f"{folder.name}.model_digest")
     (folder / "service.py").write_text(code)
+    shutil.copy(model_digest.__file__, folder)
     for source in map(Path, [*([service] if service else []), *include]):
         if not source.exists():
             raise DeploymentError(f"{source} (looked for in {Path.cwd()}) is not there. Give an absolute path.")

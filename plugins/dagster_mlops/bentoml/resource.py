@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +14,7 @@ from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.core.files import STATE, own_folder
-from dagster_mlops.core.model_code import ModelCode
-from dagster_mlops.errors import DeploymentError
+from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 
 if TYPE_CHECKING:
@@ -96,21 +94,23 @@ class BentomlResource(dg.ConfigurableResource):
         Raises:
             DeploymentError: the model cannot be loaded or scored, or the frame is empty or lacks a feature.
         """
-        from dagster_mlops.serving.golden_set import score_golden  # for steps, not for code locations
+        from dagster_mlops.core.model_loading import load_stored  # for steps, not for code locations
+        from dagster_mlops.serving.golden_set import score_golden
+        from dagster_mlops.tools import StoredModel
 
         model_uri = f"models:/{package.model_name}/{package.model_version}"
-        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-            try:
-                with self.registry():
-                    folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=scratch))
-                code = ModelCode.of(folder)
-                with code.active():
-                    model = mlflow.pyfunc.load_model(str(folder))
-            except (OSError, ValueError, mlflow.MlflowException) as error:
-                place = mask_credentials(self.tracking_uri)
-                raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
-            with code.active():
-                return score_golden(model, model_uri, frame, rows)
+
+        def fetch(place: Path) -> StoredModel:
+            with self.registry():
+                folder = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(place))
+            return StoredModel.read(Path(folder), package.model(self.tracking_uri))
+
+        try:
+            model = load_stored(fetch, pyfunc=True, allow_pickle=True).model
+        except (OSError, ValueError, ModelVersionError, mlflow.MlflowException) as error:
+            place = mask_credentials(self.tracking_uri)
+            raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
+        return score_golden(model, model_uri, frame, rows)
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""

@@ -4,11 +4,13 @@ import json
 import logging
 import os
 import re
+import sys
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # In a bento these stand beside this file; `bento_asset` rewrites the import.
+from dagster_mlops.core.model_digest import changed
 from dagster_mlops.serving.runtime import PredictionLog, features_of, outputs_of, records_of, signature_inputs
 
 if TYPE_CHECKING:
@@ -50,7 +52,11 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
     @bentoml.service(**{"name": facts["name"], **defaults, **config})
     class MlflowService:
         def __init__(self) -> None:
-            # BentoML answers /readyz only after this returns: loaded, and warm.
+            # BentoML answers /readyz only after this returns: unchanged, loaded, and warm.
+            folder = bentoml.models.get(facts["model"]).path_of("mlflow_model")
+            if problem := changed(Path(folder), facts["sha256"]):
+                raise RuntimeError(f"{facts['model']}: {problem}. Nothing is served. Build the bento again.")
+            sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
             self.model = bentoml.mlflow.load_model(facts["model"])
             signature_inputs(self.model)
             self.log = PredictionLog.from_environment(
@@ -58,7 +64,7 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
             )
             self.deployment = os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "")
             self.probe = os.environ.get("DAGSTER_MLOPS_PROBE", "")
-            example = self.model.metadata.load_input_example(bentoml.models.get(facts["model"]).path_of("mlflow_model"))
+            example = self.model.metadata.load_input_example(folder)
             if example is None:
                 _logger.warning("%s has no input example, so it is ready without a warm-up", facts["model"])
             else:

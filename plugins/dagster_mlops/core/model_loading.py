@@ -1,7 +1,5 @@
 """Loads a stored model after checking its format, and whether loading may run code."""
 
-import hashlib
-import json
 import shutil
 import tempfile
 import weakref
@@ -11,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_code import ModelCode
+from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.core.model_formats import StoredFormat, stored_format
 from dagster_mlops.core.model_inputs import fitting_first
 from dagster_mlops.errors import ModelVersionError
@@ -27,7 +24,6 @@ FORMAT, DIGEST = f"{NAMESPACE}.format", f"{NAMESPACE}.sha256"
 REGISTERED_DIGEST = f"{NAMESPACE}.registered_sha256"
 """Tag of a model that was logged without such a hash: that of its files when it was registered, for `reproduce`."""
 
-_IDS_AND_TIMES = {"artifact_path", "model_id", "model_uuid", "run_id", "utc_time_created"}
 # In this order: a model of the first has the second as well, because it follows its interface.
 _NATIVE = ("lightgbm", "xgboost", "catboost", "keras", "pytorch", "statsmodels", "sklearn")
 
@@ -137,25 +133,6 @@ def _answering(kind: Any, code: ModelCode) -> Any:
 
     Answering.__name__, Answering.__qualname__, Answering.__doc__ = kind.__name__, kind.__qualname__, kind.__doc__
     return Answering
-
-
-def model_digest(folder: Path) -> str:
-    """SHA-256 of the files of a model, those that say how it is called and what it requires included.
-
-    Left out are what MLflow adds to a registered one, and the ids and times in its MLmodel file.
-    """
-    digest = hashlib.sha256()
-    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    for name in sorted(files.keys() - {"registered_model_meta"}, key=Path):
-        digest.update(f"{name}\0".encode())
-        if name == "MLmodel":
-            described = yaml.safe_load(files[name].read_text()) or {}
-            facts = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
-            digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-            continue
-        with files[name].open("rb") as content:
-            hashlib.file_digest(content, lambda: digest)
-    return digest.hexdigest()
 
 
 def _unchanged(stored: StoredModel, digest: str) -> None:

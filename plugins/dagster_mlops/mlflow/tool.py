@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST, model_digest
+from dagster_mlops.core.model_digest import model_digest
+from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, mlflow

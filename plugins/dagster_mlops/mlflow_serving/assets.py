@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core import model_digest
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.core.files import own_folder
@@ -48,7 +49,8 @@ def scoring_package_asset(
                 f"no record of a model version on the latest materialization of {key.to_user_string()}. "
                 "Materialize it first, or name the asset that promotes."
             )
-        code = [Path(__file__).with_name("scoring_app.py"), *sorted(Path(runtime.__file__).parent.glob("*.py"))]
+        modules = [*sorted(Path(runtime.__file__).parent.glob("*.py")), Path(model_digest.__file__)]
+        code = [Path(__file__).with_name("scoring_app.py"), *modules]
         digest = hashlib.sha256(version.run_id.encode() + b"".join(file.read_bytes() for file in code)).hexdigest()
         record = Package(
             tool="mlflow_serving",
@@ -58,6 +60,7 @@ def scoring_package_asset(
             model_version=version.version,
             run_id=version.run_id,
             datasets=dict(version.datasets),
+            sha256=version.sha256,
             upstream=tuple(dict.fromkeys((version.ref, *upstream_refs(context)))),
             **dagster_facts(context),
         )
@@ -92,10 +95,14 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as scratch:
         draft = Path(scratch, "package")
         (draft / "dagster_mlops_serving").mkdir(parents=True)
-        resource.download(record.model_name, record.model_version, draft / "model")
+        model = resource.download(record.model_name, record.model_version, draft / "model")
+        if problem := model_digest.changed(model, record.sha256):
+            name = f"{record.model_name}/{record.model_version}"
+            raise DeploymentError(f"{name}: {problem}. Nothing was built. Restore them, or train a new version.")
         app, *modules = code
         # The app runs without this library, on the copy beside it.
         text = app.read_text().replace("dagster_mlops.serving.runtime", "dagster_mlops_serving")
+        text = text.replace("dagster_mlops.core.model_digest", "dagster_mlops_serving.model_digest")
         (draft / app.name).write_text(text)
         for module in modules:
             shutil.copy(module, draft / "dagster_mlops_serving")

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,12 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.model_code import ModelCode
-from dagster_mlops.errors import DeploymentError
+from dagster_mlops.core.model_loading import load_stored
+from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 from dagster_mlops.serving import Server
 from dagster_mlops.serving.golden_set import Golden, score_golden
+from dagster_mlops.tools import StoredModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,13 +77,17 @@ class MlflowServingResource(dg.ConfigurableResource):
 
     def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> Golden:
         """Rows and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`."""
-        pyfunc = extra("mlflow.pyfunc", extra="mlflow_serving")
-        with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-            folder = Path(self.download(package.model_name, package.model_version, Path(scratch, "model")))
-            name = f"{package.model_name}/{package.model_version}"
-            with ModelCode.of(folder).active():
-                model = pyfunc.load_model(str(folder))
-                return score_golden(model, name, frame, rows, outputs=_as_served)
+        name = f"{package.model_name}/{package.model_version}"
+
+        def fetch(place: Path) -> StoredModel:
+            folder = self.download(package.model_name, package.model_version, place / "model")
+            return StoredModel.read(folder, package.model(self.tracking_uri))
+
+        try:
+            model = load_stored(fetch, pyfunc=True, allow_pickle=True).model
+        except ModelVersionError as error:
+            raise DeploymentError(f"{name} cannot be loaded: {error}") from error
+        return score_golden(model, name, frame, rows, outputs=_as_served)
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""

@@ -172,6 +172,13 @@ class Package(Record, role="package", made_from="model_version", id="{tag}", at=
     model_version: str
     run_id: str = ""
     datasets: Mapping[str, str] = field(default_factory=dict)
+    sha256: str = ""  # of the files of the model, as in its record
+
+    def model(self, tracking_uri: str) -> ModelVersion:
+        """The version that it holds, in the registry at `tracking_uri`."""
+        return ModelVersion(
+            name=self.model_name, version=self.model_version, tracking_uri=tracking_uri, sha256=self.sha256
+        )
 
     def _details(self) -> list[str]:
         return [f"model {self.model_name}/{self.model_version}"]

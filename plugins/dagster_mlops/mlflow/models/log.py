@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, stored_format
-from dagster_mlops.core.model_loading import DIGEST, FORMAT, model_digest
+from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow

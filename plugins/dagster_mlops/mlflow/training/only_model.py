@@ -6,7 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST, model_digest
+from dagster_mlops.core.model_digest import model_digest
+from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.resource import Tracking

@@ -1,0 +1,36 @@
+"""The hash of a stored model. Packages carry this file along, and the server compares before it loads."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import yaml
+
+_IDS_AND_TIMES = {"artifact_path", "model_id", "model_uuid", "run_id", "utc_time_created"}
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 of the files of a model, those that say how it is called and what it requires included.
+
+    Left out are what MLflow adds to a registered one, and the ids and times in its MLmodel file.
+    """
+    digest = hashlib.sha256()
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    for name in sorted(files.keys() - {"registered_model_meta"}, key=Path):
+        digest.update(f"{name}\0".encode())
+        if name == "MLmodel":
+            described = yaml.safe_load(files[name].read_text()) or {}
+            facts = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
+            digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+            continue
+        with files[name].open("rb") as content:
+            hashlib.file_digest(content, lambda: digest)
+    return digest.hexdigest()
+
+
+def changed(folder: Path, sha256: str) -> str:
+    """The reason that the files of a model are not those with this hash; empty when they are, and without a hash."""
+    digest = model_digest(folder) if sha256 else ""
+    if digest == sha256:
+        return ""
+    return f"the model's files have the hash {digest[:16]}…, but {sha256[:16]}… was registered: someone changed them"
