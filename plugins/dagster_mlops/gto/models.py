@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +96,9 @@ class GtoModels:
         if 0 <= latest - int(time.time()) < _PATIENCE:
             time.sleep(latest + 1 - time.time())
         when = max(int(time.time()), latest + 1)
+        # Git takes a tag that is there already for created: that of a rival with the same wish is another one.
         try:
-            self._create_tags(changes, when, "Promoted by dagster-mlops")
+            self._create_tags(changes, when, f"Promoted by dagster-mlops ({uuid.uuid4().hex})")
         except RegistryError as refusal:
             failure = refusal
 
