@@ -31,8 +31,8 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
         answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
     if not answers:
         raise NotFoundError(
-            f"there is no prediction log to search for {request_id!r}: the Dagster instance has no record of a "
-            "deployment. Name the log with --log DIR or DAGSTER_MLOPS_PREDICTION_LOG."
+            f"{request_id!r} was not looked for: the Dagster instance has no record of a deployment, so no prediction "
+            "log is known. Name the log with --log DIR or DAGSTER_MLOPS_PREDICTION_LOG."
         )
     searched = mask_credentials("".join(answers))
     raise NotFoundError(

@@ -85,9 +85,8 @@ def seal(client: MlflowClient, model: LoggedModel) -> str:
     Only where the files are at hand: from another store, they would have to be downloaded. Empty otherwise.
     """
     folder = Path(str(model.artifact_location).removeprefix("file://"))
-    known = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, "")
-    if known or not folder.is_dir():
-        return known
-    sha256 = model_digest(folder)
-    client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: sha256})
+    sha256 = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, "")
+    if not sha256 and folder.is_dir():
+        sha256 = model_digest(folder)
+        client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: sha256})
     return sha256
