@@ -5,15 +5,40 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.advice import causes
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.inside import files_below
+from dagster_mlops.dvc.store.listing_guard import guard_listings
+from dagster_mlops.errors import DatasetError
 
 
 def from_repository(request: dict[str, Any]) -> dict[str, Any]:
-    """Put a dataset or file of another repository at `target`."""
+    """Put a dataset or file of another repository at `target`: as its pointers say, whatever its remote sends.
+
+    Raises:
+        DatasetError: the remote sends other bytes, or names that lead out of the dataset.
+    """
     from dvc.fs import DVCFileSystem
 
+    guard_listings()
     source = DVCFileSystem(repo=request["url"], rev=request["commit"], subrepos=True)
-    source.get(request["path"], request["target"], recursive=source.isdir(request["path"]))
+    path, target = request["path"], request["target"]
+    is_folder = source.isdir(path)
+    entries = files_below(source, path, error=DatasetError) if is_folder else {"": source.info(path)}
+    source.get(path, target, recursive=is_folder)
+    for name, entry in entries.items():
+        _refuse_other_bytes(Path(target, name), name or path, entry)
     return {}
+
+
+def _refuse_other_bytes(file: Path, name: str, entry: dict[str, Any]) -> None:
+    """Raise a DatasetError if a file is not what its pointer says; what git tracks has git's own hashes."""
+    from dvc_data.hashfile.hash import file_md5
+
+    tracked = (entry.get("dvc_info") or {}).get("entry") if not entry.get("fs_info") else None
+    if tracked is None or tracked.hash_info is None:
+        return
+    if file_md5(str(file), extra("dvc.fs").localfs, name=tracked.hash_info.name) != tracked.hash_info.value:
+        raise DatasetError(f"The remote holds other bytes than {tracked.hash_info.value} under that hash, of {name}.")
 
 
 def from_url(request: dict[str, Any]) -> dict[str, Any]:

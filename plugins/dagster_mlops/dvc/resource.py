@@ -257,8 +257,7 @@ class DvcResource(dg.ConfigurableResource):
                     return objects.checkout(repo, content, name=target.name)
             if copy := checkout_from_git(repo, self.name_of(path), contents[0].md5):
                 return copy
-            size = out.get("size") if out.get("md5") == contents[0].md5 else None
-            content = objects.pull(repo, contents, self.place_of(pointer)[0], path=str(path), size=size)
+            content = objects.pull(repo, contents, self.place_of(pointer)[0], path=str(path))
             return objects.checkout(repo, content, name=target.name)
 
     def load(self, path: str | Path, kind: Any = None, *, md5: str | None = None, rev: str | None = None) -> Any:

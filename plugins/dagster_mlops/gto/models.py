@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
+from dagster_mlops.core.inside import files_below
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
@@ -137,6 +138,7 @@ class GtoModels:
         try:
             # It reads both what git holds and what DVC tracks at that commit.
             files = extra("dvc.api", extra="gto").DVCFileSystem(str(self.repo), rev=entity.commit_hexsha)
+            files_below(files, path, error=ModelVersionError)
             files.get(path, str(folder / "model"), recursive=True)
             return StoredModel.read(folder / "model", version)
         except (OSError, extra("dvc.exceptions", extra="gto").DvcException) as error:

@@ -17,6 +17,7 @@ from dagster_mlops.core.waits import retry
 from dagster_mlops.dvc.stages.shown import is_local, shown
 from dagster_mlops.dvc.store.contents import LEGACY, Content, remote_has
 from dagster_mlops.dvc.store.cut_off import problem_of, set_aside
+from dagster_mlops.dvc.store.listing_guard import guard_listings
 from dagster_mlops.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -113,15 +114,17 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _opened(root: str, config: str, waits: str) -> "Repo":
-    """The repository, with time limits of its remotes: a silent remote fails in the end."""
+    """The repository, with time limits of its remotes: a silent remote fails in the end. Downloads are hashed."""
     from dvc.repo import Repo
 
+    guard_listings()
     overrides, by_scheme = json.loads(config), json.loads(waits)
     with contextlib.closing(Repo(root, config=overrides)) as repo:
         for name, options in repo.config["remote"].items():
-            for option, seconds in by_scheme.get(str(options.get("url", "")).partition("://")[0], {}).items():
+            ours = {**by_scheme.get(str(options.get("url", "")).partition("://")[0], {}), "verify": True}
+            for option, value in ours.items():
                 if option not in options:
-                    overrides.setdefault("remote", {}).setdefault(name, {})[option] = seconds
+                    overrides.setdefault("remote", {}).setdefault(name, {})[option] = value
     repo = Repo(root, config=overrides)
     repo.scm_context.quiet = True  # no hints on what to add to git
     return repo

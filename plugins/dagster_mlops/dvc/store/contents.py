@@ -1,22 +1,36 @@
 """The contents of versions: a hash, and the part of DVC's cache that keeps it."""
 
+import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.inside import plain_name
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.dvc.lazy import HashFileDB, HashInfo, Repo
+from dagster_mlops.errors import DatasetError
 
 LEGACY = "md5-dos2unix"
 """DVC's name of the algorithm by which DVC 2 hashed, and of the store of such hashes."""
+_HASH = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 @lazy_dataclass(frozen=True)
 class Content:
-    """A content by its hash; that of a folder ends in ``.dir``."""
+    """A content by its hash; that of a folder ends in ``.dir``.
+
+    Raises:
+        DatasetError: it is not a hash. Files of caches are found by it, and damaged ones are deleted.
+    """
 
     md5: str
     algorithm: str = "md5"
+
+    def __post_init__(self) -> None:
+        if not _HASH.fullmatch(self.md5):
+            raise DatasetError(f"{self.md5!r} is not a hash as DVC writes it: 32 of the digits 0-9 and a-f.")
 
     @property
     def is_folder(self) -> bool:
@@ -45,6 +59,22 @@ def cache_of(repo: Repo, algorithm: str) -> HashFileDB:
 def cached_path(repo: Repo, content: Content) -> str:
     """The file of a content in DVC's cache, whether it is there or not."""
     return cache_of(repo, content.algorithm).oid_to_path(content.md5)
+
+
+def files_in(repo: Repo, content: Content) -> dict[str, Content]:
+    """The files of a folder by their names, if its list is in the cache; call it for a list that has its hash.
+
+    Raises:
+        DatasetError: the list is not one that DVC writes, such as one with a name that leads out of the folder.
+    """
+    listing = Path(cached_path(repo, content))
+    if not content.is_folder or not listing.exists():
+        return {}
+    try:
+        rows = json.loads(listing.read_bytes())
+        return {plain_name(row["relpath"], error=DatasetError): Content(row["md5"], content.algorithm) for row in rows}
+    except (ValueError, LookupError, TypeError) as error:
+        raise DatasetError(f"{listing} is not a list of files: {type(error).__name__}: {error}") from error
 
 
 def candidates(md5: str) -> list[Content]:

@@ -1,6 +1,5 @@
 """The objects that a version consists of: looked up, verified and copied in cache and remote, later after a kill."""
 
-import json
 import logging
 import os
 import shutil
@@ -13,7 +12,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import if_free
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
-from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, remote_has
+from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, files_in, remote_has
 from dagster_mlops.dvc.store.pointers import scratch
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
@@ -103,10 +102,11 @@ def _damaged(repo: Repo, contents: Sequence[Content], *, reread: bool) -> list[P
     ]
 
 
-def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: str, size: int | None = None) -> Content:
+def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: str) -> Content:
     """Copy a version from the remote into the cache; returns which of the `contents` it is: of one of DVC's stores.
 
-    Its bytes are hashed, or, if `size` is given and the remote's option ``verify`` is off, only counted.
+    Its bytes are hashed, and the list of a folder's files before anything is done with its names: others may write to
+    the remote. DVC would hash them only if the remote's option ``verify`` is on.
 
     Raises:
         DatasetError: the remote does not have it or cannot be reached, or sends other bytes.
@@ -124,7 +124,11 @@ def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: s
             )
             try:
                 remotes.transfer(repo, odb, cache, content, shallow=True)
-                if content.is_folder and cache.exists(content.md5):  # a folder's list of files first, then the files
+                if not os.path.exists(cached_path(repo, content)):
+                    continue
+                if _damaged(repo, [content], reread=True):
+                    return content
+                if files_in(repo, content):
                     remotes.transfer(repo, odb, cache, content, shallow=False)
             except Exception:
                 # DVC may have put an incomplete file in place.
@@ -137,11 +141,7 @@ def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: s
     content = remotes.attempt(once, f"{where}, and its remote {url} fails", lambda remedy: remedy or fix)
     if content is None:
         raise DatasetError(f"{where}, nor in its remote {url}. {fix}")
-    paths = _paths(repo, content)
-    counted = sum(os.stat(path).st_size for path in (paths[1:] if content.is_folder else paths))
-    name = remote or repo.config["core"].get("remote")
-    reread = counted != size or repo.config["remote"][name].get("verify")
-    if reread and (wrong := damaged(repo, content, reread=True)):
+    if wrong := damaged(repo, content, reread=True):
         _discard(wrong)
         raise DatasetError(f"{where}, and {url} holds other bytes under that hash. {fix}")
     return content
@@ -149,18 +149,12 @@ def pull(repo: Repo, contents: Sequence[Content], remote: str | None, *, path: s
 
 def _contents(repo: Repo, content: Content) -> list[Content]:
     """The version itself, and a folder's files if their list is cached."""
-    return [content, *(Content(entry["md5"], content.algorithm) for entry in _listing(repo, content))]
+    return [content, *files_in(repo, content).values()]
 
 
 def _paths(repo: Repo, content: Content) -> list[str]:
     """The cached files of a version."""
     return [cached_path(repo, part) for part in _contents(repo, content)]
-
-
-def _listing(repo: Repo, content: Content) -> list[dict[str, str]]:
-    """DVC's list of a folder's files: ``relpath`` and ``md5`` of each."""
-    listing = Path(cached_path(repo, content))
-    return json.loads(listing.read_bytes()) if content.is_folder and listing.exists() else []
 
 
 def _unchanged(source: str, copy: Path) -> bool:
@@ -180,14 +174,13 @@ def _discard(files: Sequence[Path]) -> None:
 
 def checkout(repo: Repo, content: Content, *, name: str) -> Path:
     """A read-only copy of a cached version outside the workspace, by links if the disk allows them."""
-    cache, md5, folder = cache_of(repo, content.algorithm), content.md5, content.is_folder
-    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, name)
-    parts = {entry["relpath"]: entry["md5"] for entry in _listing(repo, content)} if folder else {"": md5}
-    sources = {relpath: cache.oid_to_path(value) for relpath, value in parts.items()}
+    copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", content.md5, name)
+    parts = files_in(repo, content) if content.is_folder else {"": content}
+    sources = {relpath: cached_path(repo, part) for relpath, part in parts.items()}
     if copy.exists() and all(_unchanged(source, copy / relpath) for relpath, source in sources.items()):
         return copy
     new = scratch(repo)
-    for inner in {new, *((new / relpath).parent for relpath in parts)} if folder else ():
+    for inner in {new, *((new / relpath).parent for relpath in parts)} if content.is_folder else ():
         inner.mkdir(parents=True, exist_ok=True)
     for relpath, source in sources.items():
         try:

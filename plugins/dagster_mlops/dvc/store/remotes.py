@@ -93,10 +93,14 @@ def attempt(action: Callable[[], _T], problem: str, fix: Callable[[str], str]) -
         DatasetError: It failed: the `problem`, the reason, and the `fix` that is made of the remedy, if there is one.
     """
     try:
-        return retry(action, is_transient=lambda error: not advice(error, REMEDIES), timeout=_PATIENCE, pauses=_PAUSES)
+        return retry(action, is_transient=_may_pass, timeout=_PATIENCE, pauses=_PAUSES)
     except Exception as error:  # any of a dozen storage libraries
         reason = mask_credentials(str(error) or type(error).__name__)
         raise DatasetError(f"{problem}: {reason} {fix(advice(error, REMEDIES))}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    return not isinstance(error, DatasetError) and not advice(error, REMEDIES)
 
 
 def transfer(repo: Repo, source: HashFileDB, target: HashFileDB, content: Content, *, shallow: bool) -> None:
