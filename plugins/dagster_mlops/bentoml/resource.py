@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.core.files import STATE, own_folder
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 
@@ -27,7 +27,7 @@ else:
     mlflow = LazyModule("mlflow", extra="bentoml")
 
 
-class BentomlResource(dg.ConfigurableResource):
+class BentomlResource(ToolResource):
     """Hands out BentoML's own stores, and the environment in which a BentoML process sees them.
 
     BentoML reads ``BENTOML_HOME`` once per process. A Dagster process may serve several homes and should not have its

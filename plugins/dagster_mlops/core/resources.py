@@ -1,10 +1,28 @@
-"""Resources by what they can do: a verb takes any tool's resource that has the methods of a capability."""
+"""The base of resources, and resources by what they can do.
+
+A verb takes any tool's resource that has the methods of a capability.
+"""
 
 from typing import Any, TypeVar
 
+import dagster as dg
+
 from dagster_mlops.errors import ToolError
+from dagster_mlops.provenance.credentials import remember_credentials
 
 _C = TypeVar("_C")
+
+
+class ToolResource(dg.ConfigurableResource):
+    """Base of the tools' resources: the credentials in its fields are masked in every text from then on.
+
+    Dagster makes the resource a second time for each step, with the values of environment variables.
+    """
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Called by pydantic when the fields have their values."""
+        super().model_post_init(context)
+        remember_credentials(vars(self))
 
 
 def capable_resource(context: Any, key: str, capability: type[_C]) -> _C:

@@ -7,11 +7,11 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import file_formats, lock_files, objects, pointers, remotes, repository
 from dagster_mlops.dvc.store.contents import candidates, content_of
@@ -21,7 +21,7 @@ from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
 
-class DvcResource(dg.ConfigurableResource):
+class DvcResource(ToolResource):
     """A git + DVC repository. :meth:`open` hands out DVC's own ``Repo``.
 
         dvc = DvcResource(repo="/data/flights")

@@ -7,6 +7,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline import retrieval
@@ -16,7 +17,7 @@ from dagster_mlops.feast.repository.load import content_key, has_definitions, re
 _COMPUTE = "dagster_mlops.feast.engine.StoredFeaturesEngine"
 
 
-class FeastResource(dg.ConfigurableResource):
+class FeastResource(ToolResource):
     """A Feast repository: a folder with ``feature_store.yaml`` and Feast's own definitions.
 
     Returns Feast's own ``FeatureStore``, and adds an ``apply`` that does nothing when nothing changed, and dataframes

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import RegistryError
 from dagster_mlops.gto.models import GtoModels
 from dagster_mlops.provenance import ModelVersion
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from gto.registry import GitRegistry
 
 
-class GtoResource(dg.ConfigurableResource):
+class GtoResource(ToolResource):
     """A model registry in git tags: ``churn@v1.2.0`` is a version, ``churn#champion#7`` gives it an alias (a stage).
 
         @dg.asset

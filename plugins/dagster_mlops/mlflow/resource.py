@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.files import STATE
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
@@ -34,7 +34,7 @@ class Tracking:
     experiment_id: str
 
 
-class MlflowResource(dg.ConfigurableResource):
+class MlflowResource(ToolResource):
     """An MLflow server or database: MLflow's own client, and the fluent API pointed at it.
 
         mlflow = MlflowResource(tracking_uri="sqlite:////srv/mlflow/mlflow.db", experiment="arrival_delay")

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import load_stored
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 from dagster_mlops.serving import Server
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 
-class MlflowServingResource(dg.ConfigurableResource):
+class MlflowServingResource(ToolResource):
     """MLflow's scoring server over models of an MLflow registry.
 
     resources = {

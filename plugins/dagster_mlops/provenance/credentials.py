@@ -1,20 +1,24 @@
-"""Masks the credentials in addresses, so that records, logs and messages hold none."""
+"""Masks credentials, so that records, logs, messages and metadata hold none.
 
-import re
-from collections.abc import Mapping
+A credential is recognized by its form, and by its value once a resource has used it or a variable of the environment
+names it.
+"""
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
-# Alone before the @ stands a token in web addresses, elsewhere a user, a container (abfss) or a bucket (s3://name@v1).
-# Databases take a password with a slash as it is. What looks like a port is not a password.
-_CREDENTIALS = re.compile(
-    r"(?:(?<=http://)|(?<=https://))[^/\s]*@"
-    r"|(?<=://)(?:[^/\s:@\[]*:[^/\s]*@|[^/\s:@\[]+:(?!\d{2,5}(?:[/?#\s]|$))[^@\s]*@(?:[^/\s]*@)?)"
-)
-_SECRET_PARAMETERS = re.compile(r"(?i)([?&;][\w.-]*(?:password|passwd|pwd|token|secret|signature|sig|key)=)[^&;#\s]+")
+from dagster_mlops.core import secrets
+from dagster_mlops.provenance.credential_forms import is_secret, spans
+
+_MASK, _PASSES = "***", 8
+_REPEATED = 300  # characters of texts that are remembered
 
 
 def mask_credentials(text: str) -> str:
-    """Replace the user and password of every URL in `text`, and secret-looking query parameters.
+    """Replace each credential in `text`; addresses keep their host, and pairs their name.
 
     >>> mask_credentials("postgresql://ml:secret@db/mlflow")
     'postgresql://***@db/mlflow'
@@ -22,18 +26,65 @@ def mask_credentials(text: str) -> str:
     'postgresql://***@db/mlflow, http://mlflow:5000/delay@champion'
     >>> mask_credentials("https://store/logs?account=ml&access_token=secret")
     'https://store/logs?account=ml&access_token=***'
+    >>> mask_credentials('redis:6379,password=secret and {"secret_access_key": "secret", "tokenizer": "bert"}')
+    'redis:6379,password=*** and {"secret_access_key": "***", "tokenizer": "bert"}'
     """
-    return _SECRET_PARAMETERS.sub(r"\1***", _CREDENTIALS.sub("***@", text))
+    _remember_environment()
+    text = secrets.without_secrets(text, _MASK)
+    return _by_form(text) if len(text) < _REPEATED else _by_form.__wrapped__(text)
 
 
-def masked_strings(value: Any) -> Any:
+@functools.lru_cache(maxsize=2048)  # the records of a run have the same address, asset and run
+def _by_form(text: str) -> str:
+    # What is left may have a form of its own: masking twice is masking once.
+    for _ in range(_PASSES):
+        parts: list[str] = []
+        end = 0
+        for start, stop, _ in spans(text):
+            if start >= end:
+                parts += [text[end:start], _MASK]
+            end = max(end, stop)
+        if not parts or (masked := "".join([*parts, text[end:]])) == text:
+            return text
+        text = masked
+    return text
+
+
+def masked_strings(value: Any, name: str = "") -> Any:
     """The same JSON with the credentials in each of its strings masked: in its text they have no clear end.
+
+    `name` is that of the value in a mapping: a string of a name such as ``password`` is a credential.
 
     >>> masked_strings({"urls": ["https://host/rows.csv?api_key=abc", "s3://bucket/rows"], "rate": 0.1})
     {'urls': ['https://host/rows.csv?api_key=***', 's3://bucket/rows'], 'rate': 0.1}
+    >>> masked_strings({"db": {"password": "secret"}, "token": {"env": "TOKEN"}})
+    {'db': {'password': '***'}, 'token': {'env': 'TOKEN'}}
     """
+    if isinstance(value, str):
+        return _MASK if name and is_secret(name, value) else mask_credentials(value)
     if isinstance(value, Mapping):
-        return {name: masked_strings(below) for name, below in value.items()}
+        return {key: masked_strings(below, str(key)) for key, below in value.items()}
     if isinstance(value, list | tuple):
-        return [masked_strings(below) for below in value]
-    return mask_credentials(value) if isinstance(value, str) else value
+        return [masked_strings(below, name) for below in value]
+    return value
+
+
+def remember_credentials(value: Any) -> None:
+    """Mask the credentials in `value`, such as the settings of a tool, by their value in every text from now on."""
+    secrets.remember(form for secret in _credentials_in(value) for form in (secret, unquote(secret)))
+
+
+def _credentials_in(value: Any, name: str = "") -> Iterator[str]:
+    if isinstance(value, str):
+        yield from [value] if name and is_secret(name, value) else [secret for *_, secret in spans(value)]
+    elif isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _credentials_in(below, str(key))
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from _credentials_in(below, name)
+
+
+@functools.cache
+def _remember_environment() -> None:
+    remember_credentials(dict(os.environ))

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import schema
-from dagster_mlops.provenance.credentials import mask_credentials
+from dagster_mlops.provenance.credentials import mask_credentials, masked_strings
 
 NAMESPACE = "dagster_mlops"
 
@@ -29,7 +29,7 @@ class Ref:
 
     `tool` is the name of a tool (entry-point group ``dagster_mlops.tools``), `role` what the thing is in a model's
     life, `id` the tool's own identifier and `at` where the tool keeps it: a tracking URI, a repository, a model store.
-    Credentials in `at` are masked.
+    Credentials in `id` and `at` are masked.
 
     >>> str(Ref("mlflow", "model_version", "delay/3", at="sqlite:///mlflow.db"))
     'mlflow:model_version:delay/3'
@@ -41,6 +41,7 @@ class Ref:
     at: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "id", mask_credentials(self.id))
         object.__setattr__(self, "at", mask_credentials(self.at))
 
     def __str__(self) -> str:
@@ -85,7 +86,7 @@ class Record:
     `tool_facts`, and show as metadata under the tool's name. So do facts of a later version, and all facts of a record
     with an unknown role, which is a plain `Record`: they are kept, shown and written back.
 
-    Credentials in text (a tracking URI, a remote, a repository) are masked, because a record is copied into metadata,
+    Credentials (in a tracking URI, a repository, params) are masked, because a record is copied into metadata,
     tags and logs.
 
     >>> raw = Dataset(path="raw/flights.parquet", md5="9f…", repo="/data", rows=336776, tool_facts={"branch": "main"})
@@ -123,11 +124,13 @@ class Record:
             value = getattr(self, spec.name)
             if isinstance(value, str):
                 object.__setattr__(self, spec.name, mask_credentials(value))
+            elif isinstance(value, tuple) and spec.name != "upstream":
+                object.__setattr__(self, spec.name, tuple(masked_strings(value)))
+            elif isinstance(value, Mapping):
+                object.__setattr__(self, spec.name, masked_strings(value))
         names = {*_RESERVED, *(spec.name for spec in dataclasses.fields(self))}
         if conflicts := sorted(names & self.tool_facts.keys()):
             raise ProvenanceError(f"'tool_facts' has names that the record itself uses: {', '.join(conflicts)}.")
-        facts = {k: mask_credentials(v) if isinstance(v, str) else v for k, v in self.tool_facts.items()}
-        object.__setattr__(self, "tool_facts", facts)
         if self.of is not None:
             if type(self).role and self.of.role != type(self).role:
                 raise ProvenanceError(f"{self.of} cannot have a {type(self).role} record.")

@@ -4,10 +4,10 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring import Comparison, Score
 from dagster_mlops.monitoring.normalise import Frame
@@ -20,7 +20,7 @@ _CATEGORIES = 10  # the reference's commonest, each watched by a detector of its
 _SHIFTS = {"number_shift": 0.2, "share_shift": 0.05}
 
 
-class RiverResource(dg.ConfigurableResource):
+class RiverResource(ToolResource):
     """River in process: drift as the row from which on a column is not what it was.
 
         defs = dg.Definitions(

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from dagster_mlops.core import secrets
 from dagster_mlops.core.advice import Advice, advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.waits import retry
@@ -16,6 +18,7 @@ from dagster_mlops.dvc.lazy import HashFileDB, Repo
 from dagster_mlops.dvc.store.contents import Content, cache_of
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.provenance.credentials import remember_credentials
 
 _T = TypeVar("_T")
 
@@ -28,6 +31,8 @@ WAITS = {
     "azure": ("read_timeout", "connection_timeout"),
     "ssh": ("timeout",),
 }
+# Options whose values from the environment are no secrets.
+_PLACES = r"url|host|port$|region|profile|user|name|path|file|version|timeout|ssl|container|bucket|type|tenant|project"
 _REMOTES = "https://dvc.org/doc/user-guide/data-management/remote-storage"
 REMEDIES = (
     Advice("Run: pip install {0}.", pattern=r"requires '(dvc-\w+)' to be installed"),
@@ -61,6 +66,9 @@ def in_memory(options: Mapping[str, Any]) -> dict[str, Any]:
         if name and name not in os.environ:
             raise DatasetError(f"The remote's option {option} comes from the environment variable {name}: set it.")
         values[option] = os.environ[name] if name else value
+        if name and not re.search(_PLACES, option):
+            secrets.remember([os.environ[name]])
+    remember_credentials(values)
     return values
 
 

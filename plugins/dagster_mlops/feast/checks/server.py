@@ -16,6 +16,7 @@ from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.provenance.credentials import remember_credentials
 
 
 def feature_server_health_check(
@@ -56,6 +57,7 @@ def feature_server_health_check(
 
     def judge(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         address, secret = (v.get_value() if isinstance(v, dg.EnvVar) else v for v in (url, token))
+        remember_credentials({"url": address, "token": secret})
         if not address:
             raise FeatureError(f"the environment variable {url} with the feature server's address is not set.")
         server = _Server(address.rstrip("/"), secret, timeout)

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from dagster_mlops.core.memory import remembered, state_dir
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository import definitions
 from dagster_mlops.feast.repository.definitions import Repository
-from dagster_mlops.provenance.credentials import mask_credentials, masked_strings
+from dagster_mlops.provenance.credentials import mask_credentials, masked_strings, remember_credentials
 
 _KINDS = {
     "views": definitions.ViewDefinition,
@@ -36,8 +36,6 @@ _KINDS = {
 }
 _REFRESHED = "refreshed"  # file with the time of the last refresh
 _LOGGED = r"(DEBUG|INFO|WARNING):\w"
-_SECRET_NAME = r"(?i)passw|pwd|secret|token|credential|(api|access|private|account)_?key"
-_SECRET_IN_TEXT = r"(?i)(?:://[^/\s:@]*:|passw(?:or)?d=)([^,;&\s@]+)"
 _SKIPPED = {".dagster_mlops", ".git", ".venv", "__pycache__", ".ipynb_checkpoints"}
 _VARIABLE_IN_YAML = r"\$\{?(\w+)\}?"
 _VARIABLE_IN_PYTHON = r"""(?:environ\s*\[|environ\.get\(|getenv\()\s*["'](\w+)["']"""
@@ -198,24 +196,8 @@ def feast_problem(repo: Path, stderr: str) -> str:
 
 def without_secrets(repo: Path, text: str) -> str:
     """A text that quotes Feast, without the credentials in ``feature_store.yaml`` and in URLs."""
-    settings = yaml.safe_load(_settings(repo / "feature_store.yaml"))
-    text = re.sub(r"(?s)input_value=.*?, (?=input_type=)", "", text)  # pydantic may cut a password in two here
-    for secret in sorted(_secrets(settings), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return mask_credentials(text)
-
-
-def _secrets(settings: Any, name: str = "") -> Iterator[str]:
-    if isinstance(settings, Mapping):
-        for key, value in settings.items():
-            yield from _secrets(value, str(key))
-    elif isinstance(settings, list):
-        for value in settings:
-            yield from _secrets(value, name)
-    elif re.search(_SECRET_NAME, name):
-        yield from [str(settings)] if settings else []
-    else:
-        yield from re.findall(_SECRET_IN_TEXT, str(settings))
+    remember_credentials(yaml.safe_load(_settings(repo / "feature_store.yaml")))
+    return mask_credentials(re.sub(r"(?s)input_value=.*?, (?=input_type=)", "", text))  # pydantic may cut a password
 
 
 def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:

@@ -14,6 +14,7 @@ from dagster_mlops.mlflow.lazy import MlflowClient, Run, mlflow, optuna
 from dagster_mlops.mlflow.server.connection import absolute_uri, sqlite_file
 from dagster_mlops.mlflow.training.reads import not_an_input
 from dagster_mlops.provenance import mask_credentials
+from dagster_mlops.provenance.credentials import remember_credentials
 
 RETRY_OF, RUN_ID = "dagster_mlops.retry_of", "mlflow_run_id"
 """User attributes of a trial: the number of the lost trial whose parameters it has, and its MLflow run."""
@@ -48,6 +49,7 @@ class Search:
 def storage_url(storage: "str | dg.EnvVar | None", instance: dg.DagsterInstance) -> str:
     """The URL of the studies' database: `storage`, or a sqlite file in Dagster's storage folder."""
     url = storage.get_value() if isinstance(storage, dg.EnvVar) else storage
+    remember_credentials(url)
     if isinstance(storage, dg.EnvVar) and not url:
         raise TrackingError(f"the environment variable {storage.env_var_name}, the storage of the sweep, is not set.")
     return absolute_uri(url or f"sqlite:///{Path(instance.storage_directory(), 'optuna.db')}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.provenance.credentials import masked_strings
 
 _DEFAULT = object()
@@ -43,7 +42,7 @@ def config_params(config: Any, kept_in: str) -> dict[str, str]:
     """
     params: dict[str, str] = {}
     for path, value in _leaves(config, ()):
-        text = _text(value)
+        text = _text(value, path[-1])
         if len(text) > _LONGEST_VALUE:
             rest = f"… ({len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()}, see {kept_in})"
             text = text[: _LONGEST_VALUE - len(rest)] + rest
@@ -68,10 +67,10 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         yield path or ("value",), value
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str) -> str:
     if isinstance(value, Mapping) and set(value) == {"env"}:
         return f"env:{value['env']}"
-    masked = masked_strings(value)
+    masked = masked_strings(value, name)
     return json.dumps(masked, default=str) if isinstance(value, list | tuple | Mapping) else str(masked)
 
 
@@ -117,7 +116,7 @@ def _keep(value: Any, source: Any, path: tuple[str, ...], secrets: list[str]) ->
         sources = source if isinstance(source, list | tuple) and len(source) == len(value) else [source] * len(value)
         items = [_keep(*pair, (*path, str(i)), secrets) for i, pair in enumerate(zip(value, sources, strict=True))]
         return _DEFAULT if _DEFAULT in items else items
-    masked = mask_credentials(value) if isinstance(value, str) else value
+    masked = masked_strings(value, path[-1] if path else "")
     if masked == value:
         return value
     if source is _DEFAULT:

@@ -1,0 +1,159 @@
+"""Forms in which text has credentials: values of names, URLs, headers, private keys, tokens with a prefix."""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+
+Span = tuple[int, int, str]
+"""Start and end of a part of a text that is masked, and the credential in it: a URL's part begins with the user."""
+
+# Tokens of language models and of paging are not credentials, nor are the keys of tables.
+_SECRET = (
+    r"passw(?:or)?d|passphrase|passcode|pwd|bindpw|(?<![a-z])pass|secret|credentials?|(?<![a-z])_auth"
+    r"|(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)(?<!cls_)(?<!sep_)(?<!mask_)(?<!page)(?<!page_)(?<!next)(?<!next_)token"
+    r"|(?:api|access|account|private|secret|shared|subscription|encryption|signing|auth)[_-]?key"
+)
+_NAME = re.compile(rf"(?i)[\w.\- ]*(?:{_SECRET})")
+_HARMLESS = re.compile(
+    r"(?i)(?:none|null|true|false|yes|no|any|optional|str(?:ing)?|text|varchar|bytes|u?int(?:8|16|32|64)?|integer|long"
+    r"|float(?:16|32|64)?|double|bool(?:ean)?|object|category|date|timestamp|)"
+)
+_VARIABLE = re.compile(r"(?:env:[A-Z]\w*|\$[A-Z]\w*|\$\{\w+\})\W{0,3}$")  # the name of an environment variable
+
+# A run of word characters is read from its start only, and what a value covers is not read again: the time is linear in
+# the length of the text. Everything else that repeats has a bound.
+_PAIR = re.compile(
+    rf"(?i)(?<![\w.\-])[\w.\-]*?(?:(?P<secret>{_SECRET})|(?P<header>authorization|cookie)|(?P<query>signature|sig|key))"
+    r"(?![\w.\-])(?P<by>\\{0,9}[\"']?\]?[ \t]{0,3}(?:={1,2}>?|:|%3D)[ \t]{0,3}|[ \t]{1,3})"
+)
+_PARTS_OF_NAMES = ("pass", "pwd", "bindpw", "secret", "credential", "token", "auth", "cookie", "sig", "key")
+_QUOTED = re.compile(r"(?i)(?:[brf]{1,2}|\w{1,30}\()?(?:([\"'])((?:(?!\1)[^\\\n]|\\.)*)|\\+[\"']([^\"'\\\n]*))")
+# Commas, semicolons and quotes may be part of a password, unless what follows begins something else.
+_UNQUOTED = re.compile(
+    r"(?i)(?:[^\s&;,\"'%]|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))+"
+)
+_PROSE = re.compile(r"[a-z]+(?=[ \t]+[A-Za-z])")  # password: check it
+_LINE = re.compile(r"[^\"'\n]+")
+
+_URL = re.compile(r"://([^\s\"]*)")
+_HOST = re.compile(  # of those that no password looks like
+    r"(?i)(?:localhost|[\w\-]{1,63}:\d{2,5}|\[[\w:.]{2,40}\]|(?:[\w\-]{1,63}\.){1,8}[a-z]{2,20}|(?:\d{1,3}\.){3}\d{1,3})"
+    r"(?::\d{1,5})?(?=[/?#,;]|$)"
+)
+_PORT = re.compile(r"\d{2,5}$")
+
+_OTHER = [  # a text that has one of the words, and the form
+    (("%3A",), r"(?i)(?<=%3A%2F%2F)((?:[^%\s&]|%(?!40|2F|3A))*%3A(?:[^%\s&]|%(?!40|2F))*)(?=%40)"),
+    (
+        ("earer ", "EARER ", "asic ", "ASIC "),
+        r"(?<!\w)(?:[Bb]earer|BEARER|[Bb]asic|BASIC) {1,9}(?=[a-z]{0,99}[^a-z\s])([\w.~+/\-]{6,}=*)",
+    ),
+    (("login",), r"\blogin\s{1,9}\S{1,200}\s{1,9}password\s{1,9}(\S+)"),
+    (("dentified", "DENTIFIED"), r"(?i)\bidentified by ['\"]?([^\s'\"]+)"),
+    ((" -u", "--user"), r"(?<!\S)(?:-u|--user)[ =]{0,3}['\"]?[^\s:'\"]{1,200}:([^\s'\"]+)"),
+    (("oracle:", "sqlplus"), r"\b(?:oracle:(?:thin|oci):|sqlplus )[^\s/@]{1,200}/([^\s@]+)(?=@)"),
+    (("PRIVATE KEY",), r"(?s)-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{1,60}-----|\Z)"),
+    (("hooks.slack",), r"(?<=hooks\.slack\.com/services/)[\w/]+"),
+    (("eyJ",), r"(?<![\w\-])eyJ[\w\-]{8,}\.[\w\-]{8,}(?:\.[\w\-]*)?"),
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "hf_"), r"(?<!\w)(?:gh[pousr]|github_pat|hf)_\w{20,}"),
+    (("glpat-", "xox", "sk-"), r"(?<![\w\-])(?:glpat|xox[abprs]|sk)-[\w\-]{16,}"),
+    (("AIza",), r"(?<![\w\-])AIza[\w\-]{30,}"),
+]
+_FORMS = [(words, re.compile(pattern)) for words, pattern in _OTHER]
+
+
+def is_secret(name: str, value: str) -> bool:
+    """True if a value of this name is a credential.
+
+    >>> is_secret("db_password", "x"), is_secret("password", "env:NAME"), is_secret("pad_token", "[PAD]")
+    (True, False, False)
+    """
+    return _NAME.fullmatch(name) is not None and not _harmless(name, value)
+
+
+def spans(text: str) -> list[Span]:
+    """The credentials of a text, in order; some may overlap."""
+    found: list[Span] = []
+    if "@" in text and "://" in text:
+        found += _of_urls(text)
+    if "=" in text or ":" in text or " " in text or "%3" in text:
+        lower = text.lower()
+        if any(word in lower for word in _PARTS_OF_NAMES):
+            found += _of_pairs(text, list(found))
+    for words, form in _FORMS:
+        for word in words:
+            if word in text:
+                for match in form.finditer(text):
+                    group = match.lastindex or 0
+                    found.append((*match.span(group), match[group]))
+                break
+    return sorted(found)
+
+
+def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
+    end, later_urls = 0, deque(urls)
+    for match in _PAIR.finditer(text):
+        start, by = match.start(), match["by"]
+        while later_urls and later_urls[0][1] <= start:
+            later_urls.popleft()
+        if start < end or (later_urls and later_urls[0][0] <= start):
+            continue
+        name, before = text[start : match.start("by")], text[start - 1 : start]
+        in_query = before in ("?", "&", "#")
+        if match["query"] and not (by == "=" and (in_query or before == ";" or name.lower() == "sig")):
+            continue
+        if by.startswith(":") and text.startswith("//", match.end()):  # a scheme
+            continue
+        value = _QUOTED.match(text, match.end())
+        if by.isspace() and not (name.startswith("--") or (value and name.lower() == "password")):
+            continue
+        group = (2 if value[1] else 3) if value else 0
+        if not value:
+            value = (_LINE if match["header"] else _UNQUOTED).match(text, match.end())
+            if value is None or (":" in by and not match["header"] and _PROSE.match(text, match.end())):
+                continue
+        first, last = value.span(group)
+        if in_query and not group and (fragment := text.find("#", first, last)) >= 0:
+            last = fragment
+        if first < last and not _harmless(name, text[first:last]):
+            end = last
+            yield first, last, text[first:last]
+
+
+def _harmless(name: str, value: str) -> bool:
+    if _VARIABLE.match(value) or _HARMLESS.fullmatch(value.strip(" )]}.,;:|")):
+        return True
+    return value.startswith(("/", "./", "~/")) and name.lower().rstrip("s").endswith("credential")
+
+
+def _of_urls(text: str) -> Iterator[Span]:
+    for region in _URL.finditer(text):
+        start, end = region.span(1)
+        # A list of URLs may have no spaces.
+        while (following := text.find("://", start, end)) >= 0:
+            yield from _of_url(text, start, following)
+            start = following + 3
+        yield from _of_url(text, start, end)
+
+
+def _of_url(text: str, start: int, end: int) -> Iterator[Span]:
+    rest = text[start:end]
+    if "@" not in rest:
+        return
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    is_web = text[max(0, start - 8) : start].lower().endswith(("http://", "https://"))
+    user, colon, password = authority.partition(":")
+    at = authority.rfind("@")
+    if not colon or "@" in user:
+        # Alone before the @ stands a token in web addresses, elsewhere a user, a container (abfss) or a bucket
+        # (s3://name@v1).
+        cut = at if is_web else -1
+    elif at < 0 and ("[" in user or _PORT.match(password)):
+        return
+    else:
+        # Databases take a password with a slash or an @ as it is.
+        ats = [match.start() for match in re.finditer("@", rest)]
+        hosts = [place for place in ats if _HOST.match(rest, place + 1)]
+        cut = hosts[-1] if hosts else ats[-1]
+    if cut > 0 or (cut == 0 and is_web):
+        yield start, start + cut, rest[:cut].partition(":")[2] or rest[:cut]
