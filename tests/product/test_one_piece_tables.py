@@ -21,7 +21,7 @@ FILES = {path.relative_to(LIBRARY).as_posix(): path.read_text() for path in LIBR
         ("a picture in Markdown", r"data:image|savefig|matplotlib\.figure.*Figure\(", {"core/pictures.py"}),
         ("a table or link as metadata", r"TableRecord|MetadataValue\.(table|url)\(", {"core/metadata.py"}),
         # The other two pack a repository's snapshot into a tag, and a name and password into a header.
-        ("base64", r"b64encode", {"core/pictures.py", "feast/rebuild/snapshot.py", "feast/checks/server.py"}),
+        ("base64", r"b64encode", {"core/html.py", "core/pictures.py", "feast/rebuild/snapshot.py", "feast/checks/server.py"}),
     ],
 )
 def test_an_idea_has_one_home(idea, pattern, homes):

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import STATE, own_folder, write_atomically
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import MonitoringError
+from dagster_mlops.evidently.upstream import safe_html
 from dagster_mlops.monitoring import Comparison, Score
 from dagster_mlops.monitoring.normalise import Frame, normalise
 
@@ -44,7 +45,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class EvidentlyResource(dg.ConfigurableResource):
+class EvidentlyResource(ToolResource):
     """Evidently in process: frames in, reports out, as HTML to look at and JSON to read.
 
         defs = dg.Definitions(
@@ -173,7 +174,7 @@ class EvidentlyResource(dg.ConfigurableResource):
         """
         path = self.report_path(folder=folder, name=name)
         with quiet():
-            html = snapshot.get_html_str(as_iframe=False)
+            html = safe_html(snapshot)
             content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
         try:
             own_folder(Path(self.reports))
