@@ -73,21 +73,21 @@ def is_secret(name: str, value: str) -> bool:
 
 def spans(text: str) -> list[Span]:
     """The credentials of a text, in order; some may overlap."""
-    found: list[Span] = []
+    credentials: list[Span] = []
     if "@" in text and "://" in text:
-        found += _of_urls(text)
+        credentials += _of_urls(text)
     if "=" in text or ":" in text or " " in text or "%3" in text:
         lower = text.lower()
         if any(word in lower for word in _PARTS_OF_NAMES):
-            found += _of_pairs(text, list(found))
+            credentials += _of_pairs(text, list(credentials))
     for words, form in _FORMS:
         for word in words:
             if word in text:
                 for match in form.finditer(text):
                     group = match.lastindex or 0
-                    found.append((*match.span(group), match[group]))
+                    credentials.append((*match.span(group), match[group]))
                 break
-    return sorted(found)
+    return sorted(credentials)
 
 
 def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
