@@ -40,6 +40,8 @@ from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.serving.state import load, load_all, lock, state_file
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
+from tests.support.modes import readable_by_others
+from tests.support.worker_secrets import SECRETS, environments
 
 pytestmark = [
     pytest.mark.usefixtures("warm_tools"),
@@ -172,12 +174,15 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("bentoml"))
-    for seed in (1, 2):
-        world.train(seed)
-    world.promote("1")
-    yield world
-    stop(world.state_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        world = World(tmp_path_factory.mktemp("bentoml"))
+        for seed in (1, 2):
+            world.train(seed)
+        world.promote("1")
+        yield world
+        stop(world.state_dir)
 
 
 @pytest.fixture
@@ -367,6 +372,35 @@ def test_servers_listen_on_loopback_only(live):
     assert listening == {"127.0.0.1"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_neither_the_server_nor_its_workers_nor_envoy_get_the_workers_secrets(live):
+    by_role = environments(live.state_dir)
+    assert {role.partition(":")[0] for role in by_role} == {"server", "envoy"}
+    assert max(map(len, by_role.values())) >= 3, "BentoML's workers are not among them"
+    leaks = {
+        name for group in by_role.values() for found in group for name in SECRETS if SECRETS[name].encode() in found
+    }
+    assert leaks == set()
+    assert all(b"PATH=" in found for group in by_role.values() for found in group)
+
+
+def test_a_build_gets_the_credentials_of_the_registry_and_its_artifacts_only(world):
+    variables = world.resource.build_environment()
+    assert {name for name in SECRETS if name in variables} == {
+        "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_TOKEN", "https_proxy"
+    }  # fmt: skip
+    assert variables["MLFLOW_TRACKING_URI"] == world.uri
+
+
+def test_what_a_deployment_writes_is_its_owners(live):
+    live.ask(frame(1), headers={"X-Request-ID": "personal"})
+    assert readable_by_others(live.state_dir, live.home) == []
+    live.state_dir.chmod(0o755)  # as an earlier version made it
+    for folder in ("logs", "predictions", "golden", "deployments", "envoy"):
+        (live.state_dir / folder).chmod(0o755)
+    assert readable_by_others(live.state_dir) == []
+
+
 def test_lineage_walks_from_a_prediction_to_the_model_version(live):
     resolver = BentomlTool()
     live.ask(frame(1), headers={"X-Request-ID": "traced"})
@@ -537,6 +571,25 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
     assert after["healthy"] and after["id"] != record.id and after["package"] == record.package
     assert tick(live, first.cursor).run_requests == []
     assert resolved(record.ref).record.stopped
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_variable_that_the_resource_names_reaches_the_server_and_asks_for_a_new_one(live):
+    before = live.record("deployment", Deployment)
+    plain, live.resource = (
+        live.resource,
+        BentomlResource(home=str(live.home), tracking_uri=live.uri, server_environment=["DATABASE_*"]),
+    )
+    try:
+        live.materialize("deployment")
+        by_role = environments(live.state_dir)
+        names = {role.partition(":")[0]: b"hidden-database" in group[0] for role, group in by_role.items()}
+        assert names == {"server": True, "envoy": False}
+        assert b"hidden-aws" not in b"".join(found for group in by_role.values() for found in group)
+    finally:
+        live.resource = plain
+    assert live.record("deployment", Deployment).id != before.id
 
 
 def test_stopping_ends_every_process_and_keeps_the_history(live):

@@ -111,7 +111,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 
 def test_the_permissions_are_those_that_a_plain_write_gives_unless_told(tmp_path):
     write_atomically(tmp_path / "a", "")
-    write_atomically(tmp_path / "b", "", mode=0o600)
+    write_atomically(tmp_path / "b", "", private=True)
     Path(tmp_path / "c").write_text("")
     modes = [(tmp_path / name).stat().st_mode & 0o777 for name in "abc"]
     assert modes == [modes[2], 0o600, modes[2]]

@@ -211,6 +211,30 @@ def test_a_bucket_that_does_not_exist_is_named(dvc):
         elsewhere.store("x.txt")
 
 
+@pytest.mark.parametrize("made", ["now", "before"])
+def test_the_password_of_a_remote_is_its_owners(tmp_path, made):
+    repo = DvcResource(repo=str(tmp_path / "repo"))
+    if made == "before":
+        repo.init("https://ml:old@store/dvc")
+        (repo.root / ".dvc" / "config.local").chmod(0o644)  # as an earlier version, or DVC itself, leaves it
+    repo.init("https://ml:secret@store/dvc")
+    local = repo.root / ".dvc" / "config.local"
+    assert ":secret@" in local.read_text() and local.stat().st_mode & 0o777 == 0o600
+    assert (repo.root / ".dvc").stat().st_mode & 0o777 == 0o755
+
+
+def test_copies_of_data_outside_of_the_workspace_are_their_owners(tmp_path):
+    dvc = DvcResource(repo=str(tmp_path / "repo"), push=False)
+    dvc.init()
+    versions = []
+    for text in ("Ann", "Bob"):
+        (dvc.root / "names").write_text(text)
+        versions.append(dvc.store("names").md5)
+    copy = dvc.read_path("names", md5=versions[0])
+    assert copy.read_text() == "Ann" and copy != dvc.root / "names"
+    assert copy.parent.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("url", ["gs://bucket/dvc", "ssh://host/dvc"])
 def test_a_remote_without_its_package_says_what_to_install(tmp_path, url):
     dvc = DvcResource(repo=str(tmp_path / "data"), remote_url=url)

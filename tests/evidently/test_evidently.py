@@ -29,6 +29,7 @@ from dagster_mlops.monitoring.measure import compare
 from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.provenance import Dataset, Ref, Report
 from tests.support import known_warnings
+from tests.support.modes import readable_by_others
 
 # Dagster's own YAML loader calls pydantic's parse_obj_as and its beta code references.
 pytestmark = [*known_warnings.DAGSTER_BETA]
@@ -172,6 +173,14 @@ def test_only_the_newest_reports_are_kept():
     for _ in range(3):
         materialized({"current": weather(), "reference": weather()}, check)
     assert len(list(Path("reports").rglob("*.html"))) == len(list(Path("reports").rglob("*.json"))) == 2
+
+
+def test_a_report_is_its_owners_also_in_a_folder_that_is_not():
+    Path("reports").mkdir(0o755)
+    materialized({"current": weather(), "reference": weather()}, drift_check(asset="current", reference="reference"))
+    [report] = Path("reports").rglob("*.html")
+    report.parent.chmod(0o755)
+    assert readable_by_others(Path("reports")) == []
 
 
 def test_structural_changes_are_drift_and_odd_columns_are_named_rather_than_fatal():

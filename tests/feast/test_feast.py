@@ -29,6 +29,7 @@ from dagster_mlops.feast.repository.load import load_repository
 from dagster_mlops.feast.tool import FeastTool
 from dagster_mlops.provenance import Accessible, Dataset, Deleted, Faulty, FeatureView, Inaccessible, Ref, TrainingSet
 from tests.support import known_warnings
+from tests.support.modes import readable_by_others
 
 pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED, *known_warnings.DAGSTER_BETA]
 
@@ -286,6 +287,7 @@ def test_a_month_is_materialized_and_says_what_was_in_it(world):
     record = _record(FeatureView, metadata)
     assert (record.start, record.end) == ("2013-02-01T00:00:00+00:00", "2013-03-01T00:00:00+00:00")
     assert record.dagster_partition == "2013-02-01"
+    assert readable_by_others(world.state / "registry.db", world.state / "online.db") == []
 
 
 def test_an_older_month_after_a_newer_one_leaves_the_newer_values_online(world):

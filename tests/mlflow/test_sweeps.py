@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import stat
 import sys
 import threading
 import time
@@ -228,7 +229,7 @@ def test_native_options_of_optuna_are_the_users(instance, resource):
         ("7.0", "cholesky"), ("1.0", "svd"), ("2.0", "svd"),
     }  # fmt: skip
     # Without an address, studies lie where Dagster keeps its own things.
-    assert Path(instance.storage_directory(), "optuna.db").exists()
+    assert stat.S_IMODE(Path(instance.storage_directory(), "optuna.db").stat().st_mode) == 0o600
     brief = sweep_asset(registered_model_name="brief", name="brief", timeout=0.2, **options)(search)
     result = sweep(instance, resource, brief, plan=Plan(sleep=0.15))
     [event] = result.asset_materializations_for_node("brief")

@@ -38,6 +38,7 @@ from tests.support import known_warnings
 from tests.support.http_servers import serving
 from tests.support.mlflow_processes import PRELOADED
 from tests.support.mlflow_servers import Proxy, mlflow_server
+from tests.support.modes import readable_by_others
 
 pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
@@ -208,6 +209,10 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
 
 
 @pytest.mark.thorough
+def test_a_database_that_we_create_is_its_owners(empty_database):
+    assert readable_by_others(empty_database) == []
+
+
 def test_a_request_imports_no_other_tool(proxy: Proxy, cold_python):
     pytest.importorskip("feast")
     code = f"""

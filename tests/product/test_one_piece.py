@@ -1,5 +1,6 @@
 """Each small idea about processes and files has one place; what is needed elsewhere is named with its reason."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -44,6 +45,16 @@ RULES = {
             "serving/blue_green.py",  # while a deployment answers its last requests
         },
     ),
+    "hands on the environment": (
+        r"\*\*os\.environ\b|=\s*os\.environ\b(?![.\[])|dict\(os\.environ\)|os\.environ\.(copy|items)\(",
+        {
+            "core/environment.py",
+            "core/git.py",  # without git's own variables; the user's credential helpers may read any other
+            "mlflow/training/reads.py",  # to see which of them a training reads
+            "mlflow/upstream.py",  # MLflow's settings
+            "lineage/reproduction/environment.py",
+        },
+    ),
     "runs git": (r"""\[\s*["']git["']""", {"core/git.py"}),
 }
 
@@ -57,3 +68,19 @@ def test_one_place_each(rule):
         if re.search(pattern, file.read_text(), re.MULTILINE)
     }
     assert found == allowed
+
+
+STARTERS = {"start", "run_program", "run_child", "child_session"}
+
+
+def test_whoever_starts_a_child_says_which_environment_it_gets():
+    """By default it would be all of the worker's, with its secrets."""
+    silent = set()
+    for file in LIBRARY.rglob("*.py"):
+        text = file.read_text()
+        if "core.child import" in text:
+            calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+            calls = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in STARTERS]
+            if any(not {"env", None} & {keyword.arg for keyword in call.keywords} for call in calls):
+                silent.add(file.relative_to(LIBRARY).as_posix())
+    assert silent == {"mlflow/training/capture.py"}  # the driver's own program, which lists GPUs

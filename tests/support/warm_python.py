@@ -105,6 +105,7 @@ class _WarmPopen(_REAL):
             "cwd": os.path.abspath(os.fsdecode(options["cwd"] or os.getcwd())),
             "env": {os.fsdecode(k): os.fsdecode(v) for k, v in (options["env"] or os.environ).items()},
             "session": options["start_new_session"],
+            "umask": options["umask"],
             "own_server": self.own_server,
         }
         self.pid = self.server.fork(request, files)
@@ -180,7 +181,7 @@ class _Server:
         program = _program([os.fsdecode(argument) for argument in arguments])
         if program is None:
             return _REAL_SPAWN(path, arguments, kept)
-        place = {"cwd": os.getcwd(), "env": dict(os.environ), "session": False, "own_server": False}
+        place = {"cwd": os.getcwd(), "env": dict(os.environ), "session": False, "umask": -1, "own_server": False}
         return self.fork({**program, **place}, {number: number for number in (0, 1, 2, *kept)})
 
     def stop(self) -> None:

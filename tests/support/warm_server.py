@@ -88,6 +88,8 @@ def become(request: dict[str, Any], files: list[int]) -> None:
         os.dup2(file, number)
     os.closerange(HIGH, HIGH + len(moved) + 1)
     os.chdir(request["cwd"])
+    if request["umask"] != -1:
+        os.umask(request["umask"])
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()

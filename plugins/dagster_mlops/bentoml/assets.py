@@ -13,20 +13,20 @@ import dagster as dg
 
 from dagster_mlops.bentoml.resource import BentomlResource
 from dagster_mlops.bentoml.tool import FACTS_FILE, stored_bento
-from dagster_mlops.core import model_digest
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest, upstream_refs
 from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.files import own_folder
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package
-from dagster_mlops.serving import runtime
+from dagster_mlops.serving.copies import PACKAGE, modules, write_copies
 
 _GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""
 
 from pathlib import Path
 
-from dagster_mlops_serving.service import mlflow_service
+from {PACKAGE}.service import mlflow_service
 
 service = mlflow_service(Path(__file__).with_name("{FACTS_FILE}"))
 '''
@@ -146,13 +146,7 @@ def bento_asset(
 
 def _collect(context_dir: Path, service: str | Path | None, include: Sequence[str | Path]) -> str:
     """Fill the build context and return BentoML's import string of the service."""
-    folder = context_dir / "dagster_mlops_serving"
-    shutil.copytree(Path(runtime.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    # An image has these files only, and not this library.
-    code = Path(__file__).with_name("service.py").read_text().replace("dagster_mlops.serving.runtime", folder.name)
-    code = code.replace("dagster_mlops.core.model_digest", f"{folder.name}.model_digest")
-    (folder / "service.py").write_text(code)
-    shutil.copy(model_digest.__file__, folder)
+    write_copies(context_dir / PACKAGE, [*modules(), Path(__file__).with_name("service.py")])
     for source in map(Path, [*([service] if service else []), *include]):
         if not source.exists():
             raise DeploymentError(f"{source} (looked for in {Path.cwd()}) is not there. Give an absolute path.")
@@ -173,8 +167,9 @@ def _digest(folder: Path, facts: Sequence[str]) -> str:
 
 def _build(resource: BentomlResource, folder: Path, spec: Mapping[str, Any]) -> None:
     script = Path(__file__).with_name("_build_script.py")
+    own_folder(resource.home_dir)
     try:
-        run_child(script, spec, cwd=Path.cwd(), env=resource.environment(), timeout=resource.build_timeout)
+        run_child(script, spec, cwd=Path.cwd(), env=resource.build_environment(), timeout=resource.build_timeout)
     except ChildError as error:
         if error.returncode is None:
             raise DeploymentError(

@@ -1,7 +1,6 @@
 """The bento and model stores of one BENTOML_HOME, and the MLflow registry that its models come from."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
 from dagster_mlops.core.arrays import pd
+from dagster_mlops.core.environment import STORES, child_environment, matching_variables
 from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.core.files import STATE, own_folder
 from dagster_mlops.core.resources import ToolResource
@@ -27,12 +27,16 @@ else:
     mlflow = LazyModule("mlflow", extra="bentoml")
 
 
+# Of the worker's environment: by these MLflow's registry and artifacts are reached.
+_REGISTRY = ("MLFLOW_*", "DATABRICKS_*", "PG*", "MYSQL_*", *STORES)
+
+
 class BentomlResource(ToolResource):
     """Hands out BentoML's own stores, and the environment in which a BentoML process sees them.
 
     BentoML reads ``BENTOML_HOME`` once per process. A Dagster process may serve several homes and should not have its
     environment changed, so stores are opened by path, and whatever BentoML does on its own (build, serve) happens in a
-    child process that gets :meth:`environment`.
+    child process. A build gets the credentials of the registry and its artifacts, a server none unless you name them.
 
         resources = {"bentoml": BentomlResource(home="state/bentoml", tracking_uri="sqlite:///state/mlflow.db")}
         resources["bentoml"].bentos().list()
@@ -44,6 +48,11 @@ class BentomlResource(ToolResource):
     )
     tracking_uri: str = Field(description="The MLflow tracking URI whose registry the models come from.")
     build_timeout: float = Field(default=600, description="Seconds a model import and bento build may take.")
+    server_environment: list[str] = Field(
+        default=[],
+        description="Names of the worker's variables that a served model and its build get, such as DATABASE_URL or "
+        "AWS_*. Of the others they get what any program needs to run, and BENTOML_*.",
+    )
 
     @property
     def home_dir(self) -> Path:
@@ -58,14 +67,14 @@ class BentomlResource(ToolResource):
         """BentoML's model store of `home`."""
         return upstream.model_store(self._store("models"))
 
-    def environment(self) -> dict[str, str]:
-        """The environment for a BentoML child process: this process's, pointed at `home` and `tracking_uri`."""
-        pointed = {
-            "BENTOML_HOME": str(self.home_dir),
-            "BENTOML_DO_NOT_TRACK": "True",
-            "MLFLOW_TRACKING_URI": self.tracking_uri,
-        }
-        return {**os.environ, **pointed}
+    def build_environment(self) -> dict[str, str]:
+        """The environment of a process that builds a bento: it reaches `tracking_uri`, and works in `home`."""
+        registry = {"MLFLOW_TRACKING_URI": self.tracking_uri}
+        return {**child_environment(*_REGISTRY), **self._server_environment(self.home_dir), **registry}
+
+    def _server_environment(self, home: Path | str) -> dict[str, str]:
+        variables = matching_variables("BENTOML_*", *self.server_environment)
+        return {**variables, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
 
     def mlflow_client(self) -> "mlflow.MlflowClient":
         """MLflow's own client of `tracking_uri`."""
@@ -86,7 +95,7 @@ class BentomlResource(ToolResource):
         from dagster_mlops.serving.packager import Server  # for steps, not for code locations
 
         serve = [sys.executable, "-m", "bentoml", "serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
-        return Server(command=serve, environment={**self.environment(), "BENTOML_HOME": package.home})
+        return Server(command=serve, environment=self._server_environment(package.home))
 
     def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
         """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.

@@ -55,6 +55,8 @@ def run_program(
 ) -> "subprocess.CompletedProcess[bytes]":
     """Run a program to its end. On a timeout or an interrupt, it is killed together with its children.
 
+    Without `env` it gets the whole environment; see :func:`child_session`.
+
     Raises:
         OSError: there is no such program.
         ChildError: it did not end within `timeout` seconds.
@@ -89,6 +91,7 @@ def child_session(
     python: str = sys.executable,
     output: Callable[[list[str]], Any] = lambda lines: None,
     grace: float = 0,
+    umask: int = -1,
 ) -> "Iterator[Child]":
     """A Python script in a separate process, which answers requests until the block ends.
 
@@ -99,17 +102,20 @@ def child_session(
     Args:
         script: The file. Its imports are those of `python`; neither its folder nor `cwd` is on the path.
         cwd: The working directory.
-        env: The whole environment; None takes this process's.
+        env: The environment: :func:`dagster_mlops.core.environment.child_environment`, or ``whole_environment`` for
+            what the user wrote. None is the latter.
         python: The interpreter; its environment need not have this library.
         output: Called, in the thread that asks and at most once a second, with the lines that are printed.
         grace: Seconds between asking the process to stop and killing it, when the block ends by an exception.
+        umask: Its umask; -1 is this process's.
     """
     answers, descriptor = os.pipe()
     os.set_inheritable(descriptor, True)
     command = [python, "-B", "-u", "-c", _BOOTSTRAP, str(_INSIDE), str(script), str(descriptor)]
     pipe = subprocess.PIPE
     try:
-        process = start(command, cwd=cwd, env=env, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, keep=[descriptor])
+        options: Any = {"cwd": cwd, "env": env, "umask": umask, "keep": [descriptor]}
+        process = start(command, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, **options)
     except BaseException:
         os.close(answers)
         raise
@@ -233,14 +239,14 @@ def start(
     stdout: Any,
     stderr: Any = subprocess.STDOUT,
     keep: Sequence[int] = (),
+    umask: int = -1,
 ) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own, so that its children can be ended with it.
 
     This library starts processes nowhere else.
     """
-    return subprocess.Popen(
-        command, cwd=cwd, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=keep, start_new_session=True
-    )
+    streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+    return subprocess.Popen(command, cwd=cwd, env=env, umask=umask, **streams, pass_fds=keep, start_new_session=True)
 
 
 @contextmanager

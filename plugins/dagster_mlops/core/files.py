@@ -5,29 +5,36 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dagster_mlops.core.private_files import is_shared, open_private, private_folder
 from dagster_mlops.errors import DagsterMlopsError
 
 STATE = ".dagster_mlops"
 """The folder for what the plugins keep beside the user's files, unless another is named; git ignores it."""
 
 
-def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, durable: bool = False) -> None:
+def write_atomically(file: Path, content: str | bytes, *, private: bool = False, durable: bool = False) -> None:
     """Replace the content of `file`; a reader, or a crash, sees all of the old content or all of the new.
 
     Args:
         file: The file. Its folder is created where it is missing.
         content: Text is written as UTF-8.
-        mode: Permissions of the new file, before the umask.
+        private: Whether it holds personal data or secrets; see :mod:`dagster_mlops.core.private_files`. The mode of the
+            file that is replaced does not count.
         durable: Whether the content is on the disk, not only in the system's memory, before it replaces the old.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if private:
+        private_folder(file.parent)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
+    opener = open_private if private else partial(os.open, mode=0o666)
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        with open(opener(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 stream.flush()
@@ -41,9 +48,10 @@ def write_atomically(file: Path, content: str | bytes, *, mode: int = 0o666, dur
 def own_folder(folder: Path) -> Path:
     """The folder, created with a ``.gitignore`` for all of it: what the plugins write into it is not the user's code.
 
-    A folder that holds other files already is the user's, and stays as it is.
+    It is private, because it holds what models read and answer. A folder that exists keeps its mode, and one that holds
+    other files already is the user's, and stays as it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     if not any(folder.iterdir()):
         write_atomically(folder / ".gitignore", "*\n")
     return folder
@@ -60,7 +68,7 @@ def exclusive(file: Path, timeout: float, *, error: type[DagsterMlopsError] = Da
     """
     holder = file.with_name(f"{file.name}.holder")
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
+    lock = _lock(file)
     try:
         lock.acquire(timeout=timeout, poll_interval=0.05)
     except Timeout:
@@ -77,7 +85,7 @@ def exclusive(file: Path, timeout: float, *, error: type[DagsterMlopsError] = Da
 @contextmanager
 def if_free(file: Path) -> Iterator[bool]:
     """Hold the lock without waiting for it; False when another process is inside."""
-    lock = FileLock(file)
+    lock = _lock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -87,6 +95,11 @@ def if_free(file: Path) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+def _lock(file: Path) -> FileLock:
+    # Whoever shares the folder must be able to open it for writing, too.
+    return FileLock(file, mode=0o660 if file.parent.is_dir() and is_shared(file.parent) else 0o644)
 
 
 def digest(file: Path, algorithm: str = "sha256") -> str:

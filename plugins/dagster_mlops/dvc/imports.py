@@ -1,6 +1,5 @@
 """Datasets imported from other repositories and from URLs, each locked to the version that it came from."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.environment import whole_environment
 from dagster_mlops.dvc.assets import key_parts, observed_dataset, stored_asset
 from dagster_mlops.dvc.history.comparison import stored_metadata
 from dagster_mlops.dvc.io_manager import PATH_KEY
@@ -163,7 +163,9 @@ def _downloaded(dvc: DvcResource, request: Mapping[str, Any], source: str, path:
     """The answer of the process that downloads."""
     script = Path(__file__).with_name("_download_script.py")
     try:
-        answer = run_child(script, request, cwd=dvc.root, env={**os.environ, "DVC_NO_ANALYTICS": "1"}, timeout=timeout)
+        # Its git asks the user's credential helpers, which may read any variable.
+        variables = {**whole_environment(), "DVC_NO_ANALYTICS": "1"}
+        answer = run_child(script, request, cwd=dvc.root, env=variables, timeout=timeout)
     except ChildError as failure:
         slow = f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."
         answer = {"error": slow if failure.returncode is None else failure.reason}

@@ -178,8 +178,8 @@ class EvidentlyResource(ToolResource):
             content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
         try:
             own_folder(Path(self.reports))
-            write_atomically(path, html)
-            write_atomically(path.with_suffix(".json"), json.dumps(content))
+            write_atomically(path, html, private=True)
+            write_atomically(path.with_suffix(".json"), json.dumps(content), private=True)
             reports = sorted(path.parent.glob("[!.]*.html"), key=lambda p: p.stat().st_mtime, reverse=True)
             for old in reports[self.keep :]:
                 old.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from dagster_mlops.errors import DeploymentError
 from dagster_mlops.mlflow_serving.resource import MlflowServingResource
 from dagster_mlops.mlflow_serving.tool import FACTS_FILE, stored_package
 from dagster_mlops.provenance import ModelVersion, Package
-from dagster_mlops.serving import runtime
+from dagster_mlops.serving.copies import PACKAGE, modules, write_copies
 
 
 def scoring_package_asset(
@@ -49,8 +49,7 @@ def scoring_package_asset(
                 f"no record of a model version on the latest materialization of {key.to_user_string()}. "
                 "Materialize it first, or name the asset that promotes."
             )
-        modules = [*sorted(Path(runtime.__file__).parent.glob("*.py")), Path(model_digest.__file__)]
-        code = [Path(__file__).with_name("scoring_app.py"), *modules]
+        code = [Path(__file__).with_name("scoring_app.py"), *modules()]
         digest = hashlib.sha256(version.run_id.encode() + b"".join(file.read_bytes() for file in code)).hexdigest()
         record = Package(
             tool="mlflow_serving",
@@ -94,18 +93,12 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
     folder.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as scratch:
         draft = Path(scratch, "package")
-        (draft / "dagster_mlops_serving").mkdir(parents=True)
         model = resource.download(record.model_name, record.model_version, draft / "model")
         if problem := model_digest.changed(model, record.sha256):
             name = f"{record.model_name}/{record.model_version}"
             raise DeploymentError(f"{name}: {problem}. Nothing was built. Restore them, or train a new version.")
-        app, *modules = code
-        # The app runs without this library, on the copy beside it.
-        text = app.read_text().replace("dagster_mlops.serving.runtime", "dagster_mlops_serving")
-        text = text.replace("dagster_mlops.core.model_digest", "dagster_mlops_serving.model_digest")
-        (draft / app.name).write_text(text)
-        for module in modules:
-            shutil.copy(module, draft / "dagster_mlops_serving")
+        write_copies(draft, code[:1])
+        write_copies(draft / PACKAGE, code[1:])
         (draft / FACTS_FILE).write_text(json.dumps({"record": record.to_dict()}, indent=1))
         if stored_package(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)

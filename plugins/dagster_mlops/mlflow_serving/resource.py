@@ -2,13 +2,13 @@
 
 import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from dagster_mlops.core.environment import matching_variables
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import load_stored
 from dagster_mlops.core.resources import ToolResource
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from mlflow.pyfunc import PyFuncModel
 
 
+# Settings of the server, but not MLFLOW_TRACKING_TOKEN and its like: it serves from a folder.
+_SERVER = ("MLFLOW_SCORING_SERVER_*", "MLFLOW_LOGGING_*", "MLFLOW_CONFIGURE_LOGGING", "UVICORN_*")
+
+
 class MlflowServingResource(ToolResource):
     """MLflow's scoring server over models of an MLflow registry.
 
@@ -34,6 +38,11 @@ class MlflowServingResource(ToolResource):
 
     home: str = Field(description="Folder of the packages; made if it is not there.")
     tracking_uri: str = Field(description="The MLflow tracking URI whose registry the models come from.")
+    server_environment: list[str] = Field(
+        default=[],
+        description="Names of the worker's variables that a served model gets, such as DATABASE_URL or AWS_*. Of the "
+        "others it gets what any program needs to run, and the settings of MLflow's scoring server.",
+    )
 
     @property
     def home_dir(self) -> Path:
@@ -69,7 +78,7 @@ class MlflowServingResource(ToolResource):
         app = ["scoring_app:app", "--app-dir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
         return Server(
             command=[sys.executable, "-m", "uvicorn", *app, "--no-access-log"],
-            environment=dict(os.environ),
+            environment=matching_variables(*_SERVER, *self.server_environment),
             readiness="/ping",
             route="/invocations",
             rows_field="dataframe_records",

@@ -44,7 +44,8 @@ class Plan:
         """A hash of everything that asks for a server of its own when it changes."""
         package = self.package
         facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
-        text = json.dumps([*facts, sorted(self.environment.items())])
+        environment = {**self.server(0).environment, **self.environment}  # whatever its port
+        text = json.dumps([*facts, sorted(environment.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -178,7 +179,7 @@ def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentS
     difference = golden.compare(state.url, state, tolerance=plan.tolerance, timeout=plan.target.request_timeout)
     sample = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
     golden_file = plan.target.state_dir / "golden" / f"{state.id}.json"
-    write_atomically(golden_file, json.dumps(sample), mode=0o600, durable=True)
+    write_atomically(golden_file, json.dumps(sample), private=True, durable=True)
     record = dataclasses.replace(state.record, golden_rows=len(golden.rows), golden_max_difference=difference)
     return state.save(record=record, golden_hash=plan.golden_hash)
 

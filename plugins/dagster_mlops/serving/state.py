@@ -63,7 +63,7 @@ class DeploymentState:
         state = dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType] - names are checked at run time
         data = {**dataclasses.asdict(state), "record": state.record.to_dict(), "updated": utc_now()}
         place = state_file(Path(state.record.state_dir), state.id)
-        files.write_atomically(place, json.dumps(data, indent=1), mode=0o600, durable=True)
+        files.write_atomically(place, json.dumps(data, indent=1), private=True, durable=True)
         return state
 
     def end(self, phase: str, error: str = "") -> "DeploymentState":

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 from dagster_mlops.core.arrays import pd
+from dagster_mlops.core.environment import environment as environment_variables
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving import Packages, PredictionLog, processes
@@ -24,14 +25,18 @@ def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", 
 
     Raises:
         AssertionError: the server is not ready in time, predicts differently from the registered model, keeps no log of
-            its predictions, or logs a golden row.
+            its predictions, logs a golden row, or gets the worker's secrets.
     """
     golden = packager.golden(package, frame, 10)
     assert 0 < len(golden.rows) == len(golden.expected) <= 10, "the golden set has not at most 10 rows"
     assert packager.alias_version(package.model_name, "an-alias-that-nothing-has") is None, "an unknown alias is found"
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         folder, port = Path(scratch).resolve(), processes.free_port()
-        server = packager.server(package, port)
+        secrets = {"DATABASE_URL": "postgresql://ml:hidden-1@db", "AWS_SECRET_ACCESS_KEY": "hidden-2"}
+        with environment_variables(**secrets):
+            server = packager.server(package, port)
+        leaks = [name for name, value in server.environment.items() if value in secrets.values()]
+        assert not leaks, f"the server gets {', '.join(leaks)} of the worker's environment"
         log, output, probe = folder / "predictions", folder / "server.log", {"x-probe": "a-secret"}
         environment = {
             **server.environment,

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.environment import child_environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest, write_atomically
 from dagster_mlops.core.git import git
@@ -208,7 +209,8 @@ def _beside(root: Path, project: Project) -> list[str]:
 
 def _described(root: Path, timeout: float) -> dict[str, Any]:
     try:
-        answer = run_child(Path(__file__).with_name("_describe_script.py"), str(root), cwd=root, timeout=timeout)
+        script, variables = Path(__file__).with_name("_describe_script.py"), child_environment("DVC_*", "GIT_*")
+        answer = run_child(script, str(root), cwd=root, env=variables, timeout=timeout)
     except ChildError as failure:
         _version()  # raises MissingExtraError if DVC is not installed
         answer = {"error": failure.reason}

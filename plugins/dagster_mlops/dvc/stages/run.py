@@ -15,6 +15,7 @@ import dagster as dg
 import yaml
 
 from dagster_mlops.core.child import ChildError, child_session, last_line
+from dagster_mlops.core.environment import whole_environment
 from dagster_mlops.core.git import git
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
@@ -114,7 +115,7 @@ def stage_runs(
     with child_session(
         Path(__file__).with_name("_reproduce_script.py"),
         cwd=dvc.root,
-        env={**os.environ, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+        env={**whole_environment(), "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
         output=show,
         grace=_GRACE,
     ) as child:

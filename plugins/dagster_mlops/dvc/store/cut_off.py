@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.errors import DatasetError
 
 
@@ -35,7 +36,7 @@ def set_aside(file: Path, tmp_dir: str | None) -> Path:
             f"{file} cannot be read: {text}. Correct it, or take back git's copy: `git checkout HEAD -- {file.name}`."
         )
     place = Path(tmp_dir or file.parent, "dagster_mlops", "cut_off", f"{file.name}.{time.time_ns()}")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(place.parent)
     file.rename(place)
     return place
 

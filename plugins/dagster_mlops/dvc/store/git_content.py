@@ -27,5 +27,5 @@ def checkout_from_git(repo: Repo, path: str, md5: str) -> Path | None:
     if content is None:
         return None
     copy = Path(repo.tmp_dir or "", NAMESPACE, "versions", md5, Path(path).name)
-    write_atomically(copy, content)
+    write_atomically(copy, content, private=True)
     return copy

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import if_free
+from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, files_in, remote_has
@@ -187,7 +188,7 @@ def checkout(repo: Repo, content: Content, *, name: str) -> Path:
             os.link(source, new / relpath)
         except OSError:  # another disk, or a file system without links
             shutil.copy2(source, new / relpath)
-    copy.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(copy.parent)
     with suppress(FileNotFoundError):
         os.replace(copy, scratch(repo))  # incomplete; a folder cannot be replaced in one step
     try:
@@ -202,8 +203,7 @@ def checkout(repo: Repo, content: Content, *, name: str) -> Path:
 @contextmanager
 def noted(repo: Repo, content: Content, size: int, remote: str | None) -> Iterator[None]:
     """Keep a note that a version is to be pushed, until the body has ended without an error."""
-    folder = _folder(repo)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(_folder(repo))
     algorithm = f" {LEGACY}" if content.algorithm == LEGACY else ""
     with _held(folder / quote(f"{content.md5} {size} {remote or ''}{algorithm}", safe="")):
         yield

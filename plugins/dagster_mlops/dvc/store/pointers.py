@@ -16,6 +16,7 @@ import yaml
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
+from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
 from dagster_mlops.dvc.store.contents import LEGACY, Content, cache_of, cached_path, content_of
@@ -48,8 +49,7 @@ def read_pointer(target: Path) -> dict[str, Any] | None:
 
 def scratch(repo: Repo) -> Path:
     """A new path on the repository's disk, ignored by git and DVC. Remains of a kill are deleted after a day."""
-    folder = Path(repo.tmp_dir or "", NAMESPACE, "scratch")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(Path(repo.tmp_dir or "", NAMESPACE, "scratch"))
     for remains in folder.iterdir():
         if time.time() - remains.lstat().st_mtime > _DAY:
             shutil.rmtree(remains) if remains.is_dir() else remains.unlink(missing_ok=True)

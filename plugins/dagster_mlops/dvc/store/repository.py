@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive
+from dagster_mlops.core.private_files import open_private
 from dagster_mlops.core.waits import retry
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.errors import DatasetError
@@ -40,8 +41,9 @@ def create(root: Path, *, versioned: bool, remote: tuple[str, str] | None) -> No
             with config.edit() as settings:
                 settings["core"]["no_scm"] = True
         if remote:
-            _write_remote(new, *remote)
+            _write_remote(new, *remote, place=folder)
         extra("dvc.ignore").init(str(root))
+        new.chmod(0o755)
         new.rename(folder)
 
 
@@ -49,13 +51,17 @@ def set_remote(root: Path, name: str, url: str) -> None:
     """Make `url` the default remote in ``.dvc/config.local``. Call it under the repository's lock."""
     local = root / ".dvc" / "config.local"
     with _beside(root) as new:
-        if local.exists():
-            shutil.copyfile(local, new / local.name)
-        _write_remote(new, name, url)
+        _write_remote(new, name, url, place=local.parent)
         os.replace(new / local.name, local)
 
 
-def _write_remote(folder: Path, name: str, url: str) -> None:
+def _write_remote(folder: Path, name: str, url: str, *, place: Path) -> None:
+    """Write the ``config.local`` that moves from `folder` to `place`, whose own it replaces."""
+    local = folder / "config.local"
+    like = place if place.exists() else place.parent
+    os.close(open_private(local, os.O_WRONLY, like=like))  # the URL may hold a password
+    if (before := place / local.name).exists():
+        shutil.copyfile(before, local)
     with extra("dvc.config").Config(str(folder)).edit("local") as config:
         config["remote"].setdefault(name, {})["url"] = url
         config["core"]["remote"] = name
@@ -65,7 +71,6 @@ def _write_remote(folder: Path, name: str, url: str) -> None:
 def _beside(root: Path) -> Iterator[Path]:
     """A scratch folder in `root`: relative paths in a configuration mean the same there as in ``.dvc``."""
     new = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    new.chmod(0o755)
     try:
         yield new
     finally:

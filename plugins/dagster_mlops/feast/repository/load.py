@@ -15,10 +15,12 @@ from typing import Any
 import yaml
 
 from dagster_mlops.core.child import ChildError, run_child
+from dagster_mlops.core.environment import whole_environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.memory import remembered, state_dir
+from dagster_mlops.core.private_files import private_umask
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.repository import definitions
 from dagster_mlops.feast.repository.definitions import Repository
@@ -207,7 +209,9 @@ def run_feast(task: str, repo: Path, *, timeout: float, failure: str) -> Any:
         FeatureError: Feast fails, or does not finish within `timeout` seconds. `failure` begins the message.
     """
     try:
-        return run_child(Path(__file__).with_name("_feast_script.py"), task, cwd=repo, timeout=timeout)
+        script = Path(__file__).with_name("_feast_script.py")
+        options = {"env": whole_environment(), "umask": private_umask(repo)}  # it creates a file of an online store
+        return run_child(script, task, cwd=repo, timeout=timeout, **options)
     except ChildError as error:
         if error.returncode is None:
             raise FeatureError(

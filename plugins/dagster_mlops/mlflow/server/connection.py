@@ -17,6 +17,7 @@ from dagster_mlops.core.advice import advice
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import STATE, own_folder
+from dagster_mlops.core.private_files import open_private
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
@@ -130,6 +131,7 @@ def _create_database(file: Path) -> None:
         environment(_MLFLOW_SERVER_ARTIFACT_ROOT=artifacts_beside(file)),
     ):
         fresh = Path(folder, file.name)
+        os.close(open_private(fresh, os.O_RDWR, like=file.parent))  # as SQLite would create it, everyone may read it
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
         with suppress(FileExistsError):  # another process was faster
             os.link(fresh, file)

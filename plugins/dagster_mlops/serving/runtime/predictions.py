@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagster_mlops.core.private_files import open_private, private_folder
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -62,7 +64,7 @@ class PredictionLog:
         self._lock = threading.Lock()
         self._day = ""
         self._file = -1
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        private_folder(Path(log_dir))
 
     @classmethod
     def from_environment(cls, **facts: str) -> "PredictionLog | None":
@@ -88,7 +90,7 @@ class PredictionLog:
                 if self._file >= 0:
                     os.close(self._file)
                 path = Path(self.log_dir) / f"{day}-{self._suffix}"
-                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                self._file = open_private(path, os.O_WRONLY | os.O_APPEND)
                 self._day = day
             while data:
                 data = data[os.write(self._file, data) :]

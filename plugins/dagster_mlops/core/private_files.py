@@ -1,0 +1,53 @@
+"""Files with personal data or secrets: for their owner, and for the group of a folder that is shared with it.
+
+A shared folder is one that its group, but not everyone, may write to, as after ``chmod g+ws state``. Packages that
+serve a model hold a copy of this file, so it needs Python's own library only.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+
+def is_shared(folder: Path) -> bool:
+    """True for a folder that its group may write to. One that everyone may write to, such as /tmp, is not shared."""
+    mode = folder.stat().st_mode
+    return bool(mode & stat.S_IWGRP) and not mode & stat.S_IWOTH
+
+
+def private_folder(folder: Path) -> Path:
+    """The folder, created as 0700, or 0770 in a shared one. One that exists keeps its mode, as do those around it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        if is_shared(folder.parent):
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o070)
+    return folder
+
+
+def open_private(file: Path, flags: int, *, like: Path | None = None) -> int:
+    """A descriptor of a file that is created as 0600, or 0660 in a shared folder; one that exists keeps its mode.
+
+    It is never wider than in the end: another user who had it open by then could read what is written later.
+
+    Args:
+        file: The file, in a folder that exists.
+        flags: Those of :func:`os.open`, without ``O_CREAT``.
+        like: Folder whose mode decides, where the file is moved there later.
+    """
+    try:
+        descriptor = os.open(file, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(file, flags)
+    if is_shared(like or file.parent):
+        os.fchmod(descriptor, 0o660)
+    return descriptor
+
+
+def private_umask(folder: Path) -> int:
+    """The umask of a child whose files in `folder` are to be private, because a tool creates them."""
+    return 0o007 if is_shared(folder) else 0o077
