@@ -245,8 +245,17 @@ def start(
 
     This library starts processes nowhere else.
     """
-    streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
-    return subprocess.Popen(command, cwd=cwd, env=env, umask=umask, **streams, pass_fds=keep, start_new_session=True)
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        umask=umask,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=keep,
+        start_new_session=True,
+    )
 
 
 @contextmanager
