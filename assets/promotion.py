@@ -16,5 +16,9 @@ champion = promotion_asset(
 )
 
 champion_reproduction = reproduction_asset(
-    name="champion_reproduction", training=f"{MODEL}@champion", deps=[champion], group_name="promotion"
+    name="champion_reproduction",
+    training=f"{MODEL}@champion",
+    deps=[champion],
+    variables=["DAGSTER_MLOPS_*", "MLFLOW_TRACKING_URI", "DVC_REMOTE_URL", "AWS_*"],  # of resources/
+    group_name="promotion",
 )

@@ -179,6 +179,13 @@ def reproduce(
     ] = None,
     at: Annotated[str, typer.Option(help="Tracking URI; default: the one in Dagster's event log.")] = "",
     repo: Annotated[Path | None, typer.Option(help="Checkout of the code; default: the recorded one.")] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="Environment variable that the training may see, or a pattern such as 'AWS_*'; repeatable."),
+    ] = None,
+    definitions: Annotated[
+        Path | None, typer.Option(help="File with the definitions, where they are outside of the checkout.")
+    ] = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
 ) -> None:
@@ -201,7 +208,8 @@ def reproduce(
         tools, events = Tools(), EventLog(instance) if instance else None
         unknown = False
         try:
-            recipes = [find_recipe(name, at=at, repo=repo, tools=tools, events=events) for name in explain or [what]]
+            places = {"at": at, "repo": repo, "definitions": definitions}
+            recipes = [find_recipe(name, **places, tools=tools, events=events) for name in explain or [what]]
             recipe = recipes[0].in_environment(environment.value)
             if explain:
                 why = explain_runs(*recipes)
@@ -220,6 +228,7 @@ def reproduce(
                     golden=golden,
                     tolerance=tolerance,
                     timeout=timeout,
+                    variables=env or (),
                     tools=tools,
                     tell=lambda line: typer.echo(line, err=True),
                 )

@@ -117,7 +117,7 @@ def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data
     pd.DataFrame({"late": 0, "hour": [h / 7 for h in range(100)]}).to_parquet(reference)
     client = MlflowResource(tracking_uri=project.uri).client()
     client.log_artifact(trained["changed"], str(reference), "monitoring")
-    code, verdict = cli(trained["changed"], "--environment", "current")
+    code, verdict = cli(trained["changed"], "--environment", "current", "--env", "TEST_*")
     assert code == 0 and verdict["reproduced"], verdict
     found = outcomes(verdict)
     decisive = ["code uncommitted changes", "data rows.parquet", "seed seed", "metric accuracy", "metric draw"]
@@ -127,7 +127,7 @@ def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data
 
 
 def test_a_result_that_is_left_to_chance_is_not_reproduced_and_named(trained, cli):
-    code, verdict = cli(trained["chance"], "--environment", "current")
+    code, verdict = cli(trained["chance"], "--environment", "current", "--env", "TEST_*")
     assert code == 1 and not verdict["reproduced"]
     different = {name for name, outcome in outcomes(verdict).items() if outcome == "differed"}
     assert "metric draw" in different and not different & {"metric accuracy", "data rows.parquet", "seed seed"}
@@ -137,7 +137,8 @@ def test_an_asset_runs_the_training_again_and_its_check_says_what_is_missing(pro
     monkeypatch.setenv("TEST_HOME", str(project.home))
 
     def evaluate(training: str):
-        asset = reproduction_asset(training=training, environment="current", tracking_uri=project.uri, deps=["model"])
+        options = {"tracking_uri": project.uri, "repo": str(project.code), "variables": ["TEST_HOME"]}
+        asset = reproduction_asset(training=training, environment="current", deps=["model"], **options)
         done = dg.materialize([asset])
         [event], [found] = done.asset_materializations_for_node("reproduction"), done.get_asset_check_evaluations()
         return {name: value.value for name, value in event.metadata.items()}, found
@@ -213,10 +214,10 @@ def test_what_is_gone_is_named_and_nothing_is_run(project, trained, cli, tmp_pat
         ("step.json", "step", "deleted"),
     ):
         (kept / name).rename(kept / f"{name}.away")
-        assert buckets() == {kind: bucket}
+        assert buckets() == {kind: bucket, "run": "faulty"}
         (kept / f"{name}.away").rename(kept / name)
     (kept / "uncommitted.diff").write_text("something else")
-    assert buckets() == {"code": "faulty"}
+    assert buckets() == {"code": "faulty", "run": "faulty"}
     code, told = cli(trained["changed"], "--dry-run")
     assert code == 1 and not told["complete"]
     (kept / "uncommitted.diff").write_bytes(whole.files["uncommitted.diff"])
@@ -248,13 +249,13 @@ def test_a_training_set_whose_dataset_is_lost_is_made_again_by_feast(tmp_path, m
     assert recipe.complete and found["data"] == ("deleted", False) and found["features"] == ("accessible", True)
     told: list[str] = []
     (tmp_path / "work").mkdir()
-    verdict = rerun(recipe, tmp_path / "work", environment="current", tell=told.append)
+    verdict = rerun(recipe, tmp_path / "work", environment="current", variables=["TEST_HOME"], tell=told.append)
     assert verdict.reproduced, verdict.different
     assert any(line.startswith("data: feast rebuilds training_set") for line in told)
     (tmp_path / "clock.parquet").unlink()
     (tmp_path / "more").mkdir()
     with pytest.raises(ReproductionError, match=r"data of training_set are lost, and cannot be rebuilt: .*clock"):
-        rerun(recipe, tmp_path / "more", environment="current")
+        rerun(recipe, tmp_path / "more", environment="current", variables=["TEST_HOME"])
 
 
 class Answers:

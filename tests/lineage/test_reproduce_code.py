@@ -20,7 +20,7 @@ from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.training import packages as licences
-from dagster_mlops.mlflow.training.capture import log_capture
+from dagster_mlops.mlflow.training.capture import capture_files
 from dagster_mlops.provenance import TrainingRun
 from tests.support import known_warnings
 from tests.support.training_project import Project
@@ -85,24 +85,10 @@ def test_the_config_can_be_given_again_but_for_its_secrets_which_are_named(tmp_p
     )
 
 
-def test_definitions_that_are_in_no_commit_are_named(tmp_path):
-    run = TrainingRun(run_id="0" * 32, tracking_uri="x", code_commit="1a2b")
-    for file, bucket in ((tmp_path / "gone.py", "inaccessible"), (Path(__file__), "accessible")):
-        step = json.dumps({"location": {"python_file": str(file)}}).encode()
-        [_, found] = code_ingredients(run, {"step.json": step}, tmp_path, "")
-        assert (found.name, found.bucket) == (f"definitions {file} as of today", bucket) and "today" in found.reason
-
-
-class Store:
-    def log_artifacts(self, folder: str, path: str) -> None:
-        self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-
-
 def test_a_secret_in_what_is_kept_leaves_the_file_whole():
-    store = Store()
     step = {"config": {"url": "https://h/x.csv?api_key=abc", "n": 1}}
-    log_capture(store, code=CodeState(), lock=None, step=step, system={})  # type: ignore[arg-type]
-    assert json.loads(store.files["step.json"]) == {"config": {"url": "https://h/x.csv?api_key=***", "n": 1}}
+    files = capture_files(code=CodeState(), lock=None, step=step, system={})
+    assert json.loads(files["step.json"]) == {"config": {"url": "https://h/x.csv?api_key=***", "n": 1}}
 
 
 # Code

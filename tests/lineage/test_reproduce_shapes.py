@@ -179,7 +179,7 @@ def test_a_training_of_this_shape_comes_out_the_same(project, name, tmp_path, mo
     recipe = project.recipe(f"{name}/1")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{tmp_path}/registry.db")
     (tmp_path / "work").mkdir()
-    verdict = rerun(recipe, tmp_path / "work", environment="current")
+    verdict = rerun(recipe, tmp_path / "work", environment="current", variables=["TEST_*"])
     assert verdict.reproduced, verdict.different
     read = {"data days/mon.parquet", "data days/tue.parquet"} if name == "returned" else {"data rows.parquet"}
     metrics = {"ranged": {"rows"}, "returned": {"rows"}, "worded": {"before"}}.get(name, {"score", "beside"})
@@ -253,7 +253,7 @@ def test_a_sweep_whose_best_trial_is_not_on_record_searches_for_nothing():
 )
 def test_what_cannot_be_asked_is_no_verdict(project, arguments, says, monkeypatch):
     monkeypatch.setenv("TEST_HOME", str(project.home))
-    asked = ["reproduce", "returned/1", "--at", project.uri, "--environment", "current", *arguments]
+    asked = ["reproduce", "returned/1", "--at", project.uri, "--environment", "current", "--env", "TEST_*", *arguments]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
     assert says in " ".join(done.output.split()), done.output
@@ -262,7 +262,7 @@ def test_what_cannot_be_asked_is_no_verdict(project, arguments, says, monkeypatc
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_ending_the_command_ends_the_training(project, tmp_path, how):
     env = {**os.environ, "TEST_HOME": str(project.home), "TMPDIR": str(tmp_path)}
-    asked = ["reproduce", "ranged/1", "--at", project.uri, "--environment", "current"]
+    asked = ["reproduce", "ranged/1", "--at", project.uri, "--environment", "current", "--env", "TEST_*"]
     with (tmp_path / "log").open("w") as log:
         command = [sys.executable, "-m", "dagster_mlops.cli", *asked]
         process = subprocess.Popen(command, cwd=project.code, env=env, stdout=log, stderr=log)

@@ -189,7 +189,7 @@ def judged(project, tmp_path, monkeypatch):
         folder = tmp_path / "work"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        return rerun(project.recipe(f"{model}/1"), folder, environment="current", **options)
+        return rerun(project.recipe(f"{model}/1"), folder, environment="current", variables=["TEST_*"], **options)
 
     return judge
 
@@ -228,7 +228,7 @@ def test_what_nobody_versions_leaves_the_verdict_open(project, judged, monkeypat
     assert shown.exit_code == UNKNOWN and "nothing versions asset plain" in " ".join(shown.stdout.split())
     monkeypatch.setenv("TEST_FACTOR", "1.0")
     elsewhere.write_text("scale\n3\n")
-    shown = CliRunner().invoke(app, [*arguments, "--environment", "current", "--json"])
+    shown = CliRunner().invoke(app, [*arguments, "--environment", "current", "--env", "TEST_*", "--json"])
     elsewhere.write_text("scale\n2\n")
     result = json.loads(shown.stdout)
     differed = {f"{f['kind']} {f['name']}" for f in result["findings"] if f["outcome"] == "differed"}
@@ -238,7 +238,9 @@ def test_what_nobody_versions_leaves_the_verdict_open(project, judged, monkeypat
 
 def test_the_check_of_the_asset_warns_where_it_is_too_little_to_tell(project, monkeypatch):
     monkeypatch.setenv("TEST_HOME", str(project.home))
-    asset = reproduction_asset(training="outside/1", environment="current", tracking_uri=project.uri)
+    asset = reproduction_asset(
+        training="outside/1", environment="current", tracking_uri=project.uri, branches=None, variables=["TEST_*"]
+    )
     done = dg.materialize([asset])
     [event], [check] = done.asset_materializations_for_node("reproduction"), done.get_asset_check_evaluations()
     assert not check.passed and check.severity == dg.AssetCheckSeverity.WARN

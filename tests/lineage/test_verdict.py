@@ -25,7 +25,9 @@ SAME = {"files": {"then": {}, "now": {}}, "rows": 3, "distinct": 3, "largest_dif
 
 
 def run(*read: Ref, **facts: Any) -> TrainingRun:
-    return TrainingRun(run_id="0" * 32, tracking_uri="sqlite:///m.db", upstream=read, **facts)
+    return TrainingRun(
+        run_id="0" * 32, tracking_uri="sqlite:///m.db", upstream=read, **{"files_hash": "f" * 64, **facts}
+    )
 
 
 def different(then: TrainingRun, now: TrainingRun, *, tolerance: float = 1e-9, **found: Any) -> list[str]:

@@ -112,6 +112,7 @@ class TrainingRun(Record, role="training_run", made_from="dataset", id="{run_id}
     code_commit: str = ""
     dirty: str = ""
     lock_hash: str = ""
+    files_hash: str = ""  # of its files that a rerun reads; empty for a run that has none
     python: str = ""
     platform: str = ""
     seed: int | None = None

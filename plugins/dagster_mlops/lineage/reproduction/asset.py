@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,8 @@ def reproduction_asset(
     timeout: float = 6 * 3600.0,
     tracking_uri: str = "",
     repo: str | None = None,
+    branches: Sequence[str] | None = ("*",),
+    variables: Sequence[str] = (),
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -47,7 +50,12 @@ def reproduction_asset(
         tolerance: Largest difference of metrics and predictions, relative to their size.
         timeout: Time limit of the training in seconds.
         tracking_uri: Tracking URI; default: the one in Dagster's event log.
-        repo: Checkout that has the commit; default: the recorded one, or the working directory.
+        repo: Checkout that has the commit; default: the working directory.
+        branches: Patterns of branches, local or of a remote, one of which must have the commit. Then neither a commit
+            of no branch nor uncommitted changes run, which anyone who can write a run could name. None takes both,
+            and the recorded checkout as well.
+        variables: Names of environment variables that the training may see, or patterns such as ``AWS_*``. Without,
+            it sees those of the machine (``PATH``, ``HOME``, ``LANG``, proxies), and no passwords or tokens.
         severity: Severity of a failed check.
         asset_options: Further options of :func:`dagster.asset`, such as ``deps`` on the promotion asset.
     """
@@ -66,7 +74,8 @@ def reproduction_asset(
         metadata: dict[str, Any] = {}
 
         def judge() -> dg.AssetCheckResult:
-            tools, events, checkout = Tools(), EventLog(context.instance), Path(repo) if repo else None
+            tools, events = Tools(), EventLog(context.instance)
+            checkout = Path(repo or Path.cwd()) if repo or branches is not None else None
             try:
                 recipe = find_recipe(training, at=tracking_uri, repo=checkout, tools=tools, events=events)
                 with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:
@@ -77,6 +86,8 @@ def reproduction_asset(
                         golden=Path(golden) if golden else None,
                         tolerance=tolerance,
                         timeout=timeout,
+                        variables=variables,
+                        branches=branches,
                         tools=tools,
                         tell=context.log.info,
                     )

@@ -11,8 +11,10 @@ from typing import Any
 
 from dagster_mlops.core.code_state import APPLY
 from dagster_mlops.core.git import git
+from dagster_mlops.core.inside import inside, plain_name
 from dagster_mlops.core.run_files import CODE, DIFF, STEP
 from dagster_mlops.errors import ReproductionError
+from dagster_mlops.lineage.reproduction.trust import COMMIT
 from dagster_mlops.provenance import TrainingRun
 
 _GIT_TIMEOUT = 900.0  # seconds: a large repository, of which git may have to fetch files
@@ -37,6 +39,8 @@ class Ingredient:
 
 def find_repository(run: TrainingRun, step: Mapping[str, Any], repo: Path | None) -> Path | None:
     """The first checkout that has the commit of the run (`repo` alone, if it is given), or None."""
+    if not COMMIT.fullmatch(run.code_commit):
+        return None
     recorded = [step.get("code", {}).get("toplevel", "")]
     recorded += [ref.at for ref in run.upstream if ref.role == "commit" and ref.id == run.code_commit]
     for folder in [repo] if repo else [*map(Path, filter(None, recorded)), Path.cwd()]:
@@ -52,8 +56,11 @@ def code_ingredients(
     if not run.code_commit:
         return [Ingredient("code", "commit", "unknown", "the code was not in a git repository when the run was made.")]
     short = f"commit {run.code_commit[:10]}"
-    step = json.loads(files.get(STEP, b"{}"))
-    code, definitions = step.get("code", {}), Path(step.get("location", {}).get("python_file", ""))
+    if not COMMIT.fullmatch(run.code_commit):
+        return [
+            Ingredient("code", short, "faulty", "it is not the hash of a commit: someone wrote the record by hand.")
+        ]
+    code = json.loads(files.get(STEP, b"{}")).get("code", {})
     if repository is None:
         origin = code.get("origin", "")
         clone = f"Clone {origin} and name" if origin else "Name"
@@ -61,10 +68,6 @@ def code_ingredients(
     ingredients = [Ingredient("code", short, "accessible")]
     if run.dirty:
         ingredients.append(_diff(run, files.get(DIFF), repository, problem))
-    if definitions.is_absolute():
-        bucket = "accessible" if definitions.is_file() else "inaccessible"
-        reason = "they are outside the checkout, so that today's file is run."
-        ingredients.append(Ingredient("code", f"definitions {definitions} as of today", bucket, reason))
     for path, commit in code.get("submodules", {}).items():
         name, source = f"submodule {path} {commit[:10]}", submodule(repository, path, commit)
         reason = "" if source else f"{repository} has no checkout of it. Run there: git submodule update --init {path}"
@@ -107,6 +110,9 @@ def top_level(folder: Path) -> Path:
 
 def submodule(repository: Path, path: str, commit: str) -> Path | None:
     """The repository that has this commit of a submodule: its checkout, or git's own copy if it is not checked out."""
+    if not COMMIT.fullmatch(commit):
+        return None
+    plain_name(path, error=ReproductionError)
     common = git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir").stdout.strip()
     for folder in (repository / path, Path(os.fsdecode(common), "modules", path)):
         # Without a git directory of its own, git would answer for the repository around it.
@@ -127,7 +133,7 @@ def check_out(repository: Path, commit: str, folder: Path, *, submodules: Mappin
         source = submodule(repository, path, revision)
         if source is None:
             raise ReproductionError(f"no checkout here has the submodule {path} at commit {revision[:10]}.")
-        _clone(source, revision, folder / path)
+        _clone(source, revision, inside(folder, path, error=ReproductionError))
     if diff:
         _git(folder, *APPLY, "-", stdin=diff)
 

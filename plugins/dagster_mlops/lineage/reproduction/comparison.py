@@ -9,10 +9,11 @@ from typing import Any, Literal
 from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.core.git import git
 from dagster_mlops.core.leaves import leaves
-from dagster_mlops.core.run_files import PACKAGES
+from dagster_mlops.core.run_files import CODE, PACKAGES
 from dagster_mlops.lineage.chain.walk import plain
 from dagster_mlops.lineage.reproduction.environment import packages
-from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
+from dagster_mlops.lineage.reproduction.recipe import NOT_HASHED, Recipe, records_read
+from dagster_mlops.lineage.reproduction.trust import COMMIT
 from dagster_mlops.provenance import Dataset, Record, TrainingRun, TrainingSet
 
 Outcome = Literal["matched", "differed", "not compared"]
@@ -112,6 +113,7 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
     findings = [
         _compare("code", "commit", before.code_commit[:10], after.code_commit[:10]),
         _compare("code", "uncommitted changes", before.dirty[:10] or "none", after.dirty[:10] or "none"),
+        *_not_hashed(before),
         *_inputs(before, after),
         *_without_version(recipe, result.get("reads") or {}),
         _compare("seed", "seed", str(before.seed), str(after.seed)),
@@ -125,6 +127,10 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         *_models(result.get("models"), tolerance),
     ]
     return Verdict(before, after, tuple(findings))
+
+
+def _not_hashed(run: TrainingRun) -> list[Finding]:
+    return [] if run.files_hash else [Finding("run", f"files in {CODE}/", "not compared", "", NOT_HASHED)]
 
 
 def _compare(kind: str, name: str, before: str, after: str, *, decides: bool = True) -> Finding:
@@ -372,8 +378,9 @@ def _logged(recipe: Recipe) -> dict[str, str]:
 
 def _changed_files(before: Recipe, after: Recipe) -> list[Difference]:
     repository = after.repository or before.repository
-    if repository is None or before.run.code_commit == after.run.code_commit:
+    commits = (before.run.code_commit, after.run.code_commit)
+    if repository is None or commits[0] == commits[1] or not all(map(COMMIT.fullmatch, commits)):
         return []
-    diff = git(repository, "diff", "--numstat", before.run.code_commit, after.run.code_commit)
+    diff = git(repository, "diff", "--numstat", *commits)
     rows = [line.split("\t") for line in diff.stdout.decode(errors="replace").splitlines() if not diff.returncode]
     return [Difference("code", name, f"{removed} lines", f"{added} lines") for added, removed, name in rows]

@@ -5,20 +5,32 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from dagster_mlops.core.child import ChildError, run_program
 from dagster_mlops.core.code_state import LOCK_FILES
 from dagster_mlops.core.git import git
-from dagster_mlops.core.run_files import PACKAGES
+from dagster_mlops.core.run_files import DECISIVE, PACKAGES
 from dagster_mlops.errors import ReproductionError
+from dagster_mlops.lineage.reproduction.trust import COMMIT
 from dagster_mlops.provenance import TrainingRun
 
 Environment = Literal["new", "current"]
 _TIMEOUT = 1800.0  # seconds: PyTorch with CUDA over a slow line
 NO_UV = "the recorded environment is installed by uv, which is not here. Run: pip install uv"
+# The rest of an environment holds the passwords and tokens of whoever runs the command.
+_OF_MACHINE = (
+    *("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TMP", "TEMP"),
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    *("CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES"),
+)
+_OF_PYTHON = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"}
+_OF_UV = ("UV_*",)  # the addresses of package indexes, with the passwords for them
 _POETRY = "poetry.lock"  # has no address for most packages, so that uv cannot install from it
 
 
@@ -34,9 +46,8 @@ def find_requirements(
     def contents(name: str) -> Iterator[bytes]:
         if name in files:
             yield files[name]
-        answer = git(repository, "show", f"{run.code_commit}:{name}") if repository else None
-        if answer and answer.returncode == 0:
-            yield answer.stdout
+        if (content := committed(name, run, repository)) is not None:
+            yield content
 
     for name in (name for name in LOCK_FILES if run.lock_hash and name != _POETRY):
         for content in contents(name):
@@ -44,6 +55,14 @@ def find_requirements(
                 return name, content
     by_version = not run.lock_hash or any(True for _ in contents(_POETRY))
     return (PACKAGES, files[PACKAGES]) if by_version and PACKAGES in files else None
+
+
+def committed(name: str, run: TrainingRun, repository: Path | None) -> bytes | None:
+    """The content of a file at the top of the checkout, in the commit of `run`; None if it has none."""
+    if repository is None or not COMMIT.fullmatch(run.code_commit):
+        return None
+    answer = git(repository, "show", f"{run.code_commit}:{name}")
+    return answer.stdout if answer.returncode == 0 else None
 
 
 def packages(text: bytes | str) -> dict[str, str]:
@@ -84,6 +103,7 @@ def install(name: str, content: bytes, *, python: str, folder: Path, code: Path)
     target = ["--quiet", "--python", str(interpreter)]
     commands = [[uv, "venv", "--quiet", "--python", python, str(folder)]]
     if name == "uv.lock":
+        (code / name).unlink(missing_ok=True)  # a link of that name would be written through
         (code / name).write_bytes(content)
         commands.append([uv, "sync", "--quiet", "--frozen", "--all-extras", "--project", str(code)])
     else:
@@ -92,7 +112,7 @@ def install(name: str, content: bytes, *, python: str, folder: Path, code: Path)
         commands.append([uv, "pip", *command, str(file), *target])
         if _is_package(code):
             commands.append([uv, "pip", "install", "--no-deps", *target, "--editable", str(code)])
-    before, environment = _untracked(code), {**ambient(), "UV_PROJECT_ENVIRONMENT": str(folder)}
+    before, environment = _untracked(code), {**child_variables(_OF_UV), "UV_PROJECT_ENVIRONMENT": str(folder)}
     for command in commands:
         try:
             result = run_program(command, cwd=code, env=environment, timeout=_TIMEOUT)
@@ -124,8 +144,20 @@ def _untracked(code: Path) -> set[str]:
     return set(filter(None, os.fsdecode(paths).split("\0")))
 
 
-def ambient() -> dict[str, str]:
-    """This process's environment variables, without those that tie it to its own Python."""
+def child_variables(names: Iterable[str] = ()) -> dict[str, str]:
+    """This process's environment variables that a rerun sees: those of the machine, and those that `names` allow.
+
+    The names may be patterns, such as ``AWS_*``. What would tie the child to this process's Python is never passed.
+    """
+    patterns = (*_OF_MACHINE, *DECISIVE, *names)
     return {
-        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME")
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_PYTHON and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
+
+
+def names_not_passed(recorded: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The variables that are set here and that the recorded run has read, but that a rerun does not see."""
+    passed = child_variables(names)
+    return sorted(name for name in recorded if name in os.environ and name not in passed)

@@ -7,17 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.failures import raised_as
-from dagster_mlops.core.run_files import CODE, PACKAGES, READS, STEP, SYSTEM
+from dagster_mlops.core.run_files import CODE, KEPT, PACKAGES, READS, STEP, SYSTEM, files_hash, sha256_of
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
 from dagster_mlops.lineage.chain.names import find_ref
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
 from dagster_mlops.lineage.chain.walk import Link, plain, trace
 from dagster_mlops.lineage.reproduction.code import Ingredient, code_ingredients, find_repository
-from dagster_mlops.lineage.reproduction.environment import NO_UV, Environment, find_requirements, find_uv
+from dagster_mlops.lineage.reproduction.environment import (
+    NO_UV,
+    Environment,
+    committed,
+    find_requirements,
+    find_uv,
+)
 from dagster_mlops.lineage.reproduction.tracked import find_tracked
+from dagster_mlops.lineage.reproduction.trust import PYTHON, requirements_problem, safe_step, step_problem, switches
 from dagster_mlops.provenance import Dataset, Inaccessible, ModelVersion, Record, Ref, TrainingRun, TrainingSet
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
+NOT_HASHED = "its record has no hash of them, so that whoever can write to the artifact store may have changed them."
+# In MLflow, someone may have changed what Dagster's event log has as well.
+_WITNESSED = ("code_commit", "dirty", "lock_hash", "files_hash", "python", "seed")
 _SECRET = 'a run keeps no secrets. Give them as environment variables, {"env": "NAME"}, which it keeps by name.'
 
 
@@ -28,6 +38,7 @@ class Recipe:
     `files` are those that the run keeps below ``code/``, `repository` is the checkout that has its commit, if any,
     `chain` everything that it was made from, `rebuilds` the training sets, by asset, that are rebuilt because their
     dataset is lost, and `tracked` the datasets, by path in the checkout, that the training read there by itself.
+    `definitions` is the file that the caller names for definitions outside of the checkout.
     """
 
     run: TrainingRun
@@ -38,6 +49,7 @@ class Recipe:
     ingredients: tuple[Ingredient, ...]
     rebuilds: Mapping[str, TrainingSet] = field(default_factory=dict)
     tracked: Mapping[str, Ref] = field(default_factory=dict)
+    definitions: Path | None = None
 
     @property
     def missing(self) -> list[Ingredient]:
@@ -58,8 +70,8 @@ class Recipe:
 
     @property
     def step(self) -> dict[str, Any]:
-        """The recorded step; empty for a run that has none."""
-        return json.loads(self.files.get(STEP, b"{}"))
+        """The recorded step, with nothing of a place outside of the checkout; empty for a run that has none."""
+        return safe_step(json.loads(self.files.get(STEP, b"{}")), definitions=self.definitions)
 
     @property
     def reads(self) -> dict[str, Any]:
@@ -76,6 +88,11 @@ class Recipe:
         """The recorded machine."""
         return json.loads(self.files.get(SYSTEM, b"{}"))
 
+    @property
+    def switches(self) -> dict[str, str]:
+        """The recorded environment variables that a rerun sets."""
+        return switches(self.system)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         facts = {"run": self.run, "model_version": self.version, "complete": self.complete}
@@ -83,7 +100,13 @@ class Recipe:
 
 
 def find_recipe(
-    what: str, *, at: str = "", repo: Path | None = None, tools: Tools | None = None, events: EventLog | None = None
+    what: str,
+    *,
+    at: str = "",
+    repo: Path | None = None,
+    definitions: Path | None = None,
+    tools: Tools | None = None,
+    events: EventLog | None = None,
 ) -> Recipe:
     """The recipe of the training that `what` names, or of the one that made what it names; see :func:`find_ref`.
 
@@ -94,6 +117,7 @@ def find_recipe(
         what: The training run, the model that it made, or a prediction of that model.
         at: Tracking URI; default: the one in Dagster's event log, else ``MLFLOW_TRACKING_URI``.
         repo: Checkout of the code; default: the recorded one, else the working directory.
+        definitions: File with the definitions, for a training whose definitions are outside of the checkout.
         tools: Tools to ask; default: the installed ones.
         events: Dagster's event log, which has addresses and fills gaps.
 
@@ -110,7 +134,8 @@ def find_recipe(
         raise NotFoundError(f"{what!r} does not name a training run that is known {where}. {chain.reason}")
     link, run = runs[0], runs[0].record
     try:
-        files, problem = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
+        stored, problem = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
+        files = {name: content for name, content in stored.items() if name in KEPT}
     except DagsterMlopsError as error:
         files, problem = {}, str(error)
     with raised_as(ProvenanceError, f"{CODE}/{STEP} of run {run.run_id} is damaged, not JSON", ValueError):
@@ -120,21 +145,30 @@ def find_recipe(
     tracked, unversioned = find_tracked(run, files, repository, tools)
     ingredients = [
         Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
+        *([] if problem else _files(run, files, events)),
         *code_ingredients(run, files, repository, problem),
         _environment(run, files, repository),
-        _step(step, problem),
+        _step(step, problem, definitions),
         *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get("secrets", ())),
         *inputs,
         *unversioned,
         _model(run, tools),
     ]
-    return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds, tracked)
+    return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds, tracked, definitions)
 
 
 def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> Ingredient:
     requirements = find_requirements(run, files, repository)
     if requirements:
-        name, has_uv = f"{requirements[0]}, Python {run.python}", find_uv() is not None
+        file, content = requirements
+        name, has_uv = f"{file}, Python {run.python}", find_uv() is not None
+        if not PYTHON.fullmatch(run.python):
+            return Ingredient("environment", name, "faulty", f"{run.python!r} is not a version of Python.")
+        # What the commit holds is code, which runs anyway.
+        is_committed = content == committed(file, run, repository)
+        if problem := "" if is_committed else requirements_problem(file, content):
+            hint = "A run's file may only name packages by version. Commit a lock file, or use the current environment."
+            return Ingredient("environment", name, "faulty", f"{problem}. {hint}")
         return Ingredient("environment", name, "accessible" if has_uv else "inaccessible", "" if has_uv else NO_UV)
     if run.lock_hash:
         reason = "neither the run nor the commit has the recorded lock file."
@@ -143,9 +177,28 @@ def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path 
     return Ingredient("environment", "packages", "unknown", reason)
 
 
-def _step(step: Mapping[str, Any], problem: str) -> Ingredient:
+def _files(run: TrainingRun, files: Mapping[str, bytes], events: EventLog | None) -> list[Ingredient]:
+    """The run's own files, where they have changed since it was made or may have."""
+    entry, name = events.find(run.ref) if events else None, f"files in {CODE}/"
+    if entry and isinstance(entry.record, TrainingRun) and entry.record.run_id == run.run_id:
+        for fact in _WITNESSED:
+            recorded = getattr(entry.record, fact)
+            if recorded != getattr(run, fact) and (recorded or fact != "files_hash"):
+                reason = f"its {fact} in the tracker is not the one in Dagster's event log: someone has changed it."
+                return [Ingredient("run", "record", "faulty", reason)]
+    if not run.files_hash:
+        return [Ingredient("run", name, "unknown", NOT_HASHED, needed=False)]
+    if files_hash({name: sha256_of(content) for name, content in files.items()}) == run.files_hash:
+        return []
+    reason = "someone has changed, added or deleted one since the run: they do not have the recorded hash."
+    return [Ingredient("run", name, "faulty", reason)]
+
+
+def _step(step: Mapping[str, Any], problem: str, definitions: Path | None) -> Ingredient:
     if step:
         name = f"asset {step['asset']}{f' [{p}]' if (p := step['partition']) else ''}"
+        if foreign := step_problem(step, definitions=definitions):
+            return Ingredient("step", name, "faulty", foreign)
         if step.get("location"):
             return Ingredient("step", name, "accessible")
         reason = "a script passed its assets to dg.materialize(…): the file or module that defines them is unknown."

@@ -2,25 +2,37 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.failures import raised_as
+from dagster_mlops.core.model_digest import changed
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.chain.sources import Tools
 from dagster_mlops.lineage.reproduction.code import check_out
 from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
-from dagster_mlops.lineage.reproduction.environment import Environment, ambient, find_requirements, install
+from dagster_mlops.lineage.reproduction.environment import (
+    Environment,
+    child_variables,
+    find_requirements,
+    install,
+    names_not_passed,
+)
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.reproduction.tracked import restore_tracked
+from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
 # No tool must write bytecode into the checkout, or connect to its maker, which would look like an input.
 _QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
+_PASSED = (
+    "It sees no environment variables but those of the machine. Name the others that it needs: --env NAME, or "
+    "variables=[…] of the asset."
+)
 _ANSWER_TIMEOUT = 1800.0  # seconds: a large model on thousands of rows
 _ANSWERS = "_answers_script.py"  # beside a tracker's script of reruns
 
@@ -33,6 +45,8 @@ def rerun(
     golden: Path | None = None,
     tolerance: float = 1e-9,
     timeout: float = TIMEOUT,
+    variables: Sequence[str] = (),
+    branches: Sequence[str] | None = None,
     tools: Tools | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
@@ -47,7 +61,10 @@ def rerun(
             run keeps, or the model's input example.
         tolerance: Largest difference of metrics and predictions, relative to their size (of predictions: the largest).
         timeout: Time limit of the training in seconds.
-        tell: Called with each line of progress.
+        variables: Names of environment variables that the training may see, or patterns such as ``AWS_*``, beside
+            those of the machine (`PATH`, `HOME`, `LANG`, proxies) and the recorded ones that change results.
+        branches: Patterns of branches, one of which must have the commit: then nothing uncommitted runs either.
+        tell: Called with each line of progress, first with those that say whose code will run.
 
     Raises:
         ReproductionError: A needed ingredient is missing, or the training fails.
@@ -60,8 +77,11 @@ def rerun(
         raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {problems}")
     tools = tools or Tools()
     tracker = tools.tool_for(recipe.run.ref, KeepsRuns)
-    tell(f"code: commit {recipe.run.code_commit[:10]}{' with uncommitted changes' if recipe.run.dirty else ''}")
     assert recipe.repository is not None  # the recipe is complete
+    if branches is not None:
+        refuse_unknown_code(recipe, recipe.repository, branches)
+    for line in whose_code(recipe, recipe.repository):
+        tell(line)
     code, diff = folder / "code", recipe.files[DIFF] if recipe.run.dirty else b""
     submodules = recipe.step["code"].get("submodules", {})
     check_out(recipe.repository, recipe.run.code_commit, code, submodules=submodules, diff=diff)
@@ -75,6 +95,8 @@ def rerun(
     restore_tracked(recipe.tracked, code, tools)
     files = _rebuild(recipe, folder / "data", tools, tell)
     model = tracker.fetch_model(recipe.run.ref, folder / "model")
+    if recipe.version and (problem := changed(model, recipe.version.sha256)):
+        raise ReproductionError(f"{problem}.")
     scratch = folder / "dagster"
     scratch.mkdir()
     trial = {TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {}
@@ -90,9 +112,10 @@ def rerun(
         "golden_name": "--golden" if golden else "the run's reference",
     }
     tell(f"training: {recipe.step['asset']}")
-    switches = recipe.system.get("environment", {})
-    variables = {**ambient(), **switches, "DAGSTER_HOME": str(scratch), **_QUIET}
-    options: dict[str, Any] = {"cwd": code, "env": variables, "python": str(python)}
+    if unseen := names_not_passed(recipe.reads.get("variables", {}), variables):
+        tell(f"environment variables that the recorded run read, and this one does not see: {', '.join(unseen)}")
+    env = {**child_variables(variables), **recipe.switches, "DAGSTER_HOME": str(scratch), **_QUIET}
+    options: dict[str, Any] = {"cwd": code, "env": env, "python": str(python)}
     result = _answer(tracker.rerun, task, tell, timeout=timeout, **options)
     if "rerun" in (models := result.get("models") or {}):
         tell("comparison: each model answers in a process of its own")
@@ -186,4 +209,5 @@ def _answer(
     except ChildError as error:
         limit = f" It took longer than {timeout:.0f} s." if error.returncode is None else ""
         tail = "\n".join(messages)
-        raise ReproductionError(f"the training fails when it is run again ({error.how}).{limit}\n{tail}") from error
+        text = f"the training fails when it is run again ({error.how}).{limit}\n{tail}\n{_PASSED}"
+        raise ReproductionError(text) from error

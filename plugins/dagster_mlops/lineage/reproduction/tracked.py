@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dagster_mlops.core.files import digest
+from dagster_mlops.core.inside import inside
 from dagster_mlops.core.run_files import READS
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.chain.sources import Tools
 from dagster_mlops.lineage.reproduction.code import Ingredient
+from dagster_mlops.lineage.reproduction.trust import leads_out
 from dagster_mlops.provenance import Ref, TrainingRun
 from dagster_mlops.tools import KeepsDatasets, TracksFiles
 
@@ -26,7 +28,7 @@ def find_tracked(
     tracked: dict[str, Ref] = {}
     ingredients = []
     for name, facts in reads.get("files", {}).items():
-        ref = _tracked_at(repository, name, run.code_commit, tools) if not Path(name).is_absolute() else None
+        ref = None if leads_out(name) else _tracked_at(repository, name, run.code_commit, tools)
         if ref is not None:
             tracked[name] = ref
             answer = tools.ask(ref)
@@ -55,7 +57,7 @@ def restore_tracked(tracked: Mapping[str, Ref], code: Path, tools: Tools) -> Non
             raise ReproductionError(f"{path}, which the training read in its checkout, is lost: {error}") from error
         # Where the repository of the datasets is a folder of the checkout, the name in it is the longer one.
         name = next(name for name, other in tracked.items() if other == ref)
-        target = code / name[: name.index(path) + len(path)]
+        target = inside(code, name[: name.index(path) + len(path)], error=ReproductionError)
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if local.is_dir() else shutil.copyfile
         copy(local, target)

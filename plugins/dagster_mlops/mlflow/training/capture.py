@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,17 @@ from dagster_mlops.core.asset_records import Read
 from dagster_mlops.core.child import ChildError, run_program
 from dagster_mlops.core.code_state import CodeState
 from dagster_mlops.core.git import git
-from dagster_mlops.core.run_files import CODE, DIFF, LICENCES, PACKAGES, STEP, SYSTEM
+from dagster_mlops.core.run_files import (
+    CODE,
+    DECISIVE,
+    DIFF,
+    KEPT,
+    LICENCES,
+    PACKAGES,
+    STEP,
+    SYSTEM,
+    sha256_of,
+)
 from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
 from dagster_mlops.mlflow.training.config_params import kept_config
 from dagster_mlops.mlflow.training.function import Training
@@ -26,17 +36,6 @@ from dagster_mlops.provenance.credentials import masked_strings
 
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
-# Variables that change a training's results, and hold no secrets.
-_DECISIVE = (
-    "PYTHONHASHSEED",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-    "TF_DETERMINISTIC_OPS",
-)
 _MOST_NAMED = 20
 _DRIVER_TIMEOUT = 5.0  # seconds
 
@@ -95,7 +94,7 @@ def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
 
 def switches() -> dict[str, Any]:
     """The facts of the system that a training can change: variables, and PyTorch's switches."""
-    return {"environment": {name: os.environ[name] for name in _DECISIVE if name in os.environ}, "torch": _torch()}
+    return {"environment": {name: os.environ[name] for name in DECISIVE if name in os.environ}, "torch": _torch()}
 
 
 def artifact_store(uri: object, tracking_uri: str | None = None) -> ArtifactRepository:
@@ -103,31 +102,54 @@ def artifact_store(uri: object, tracking_uri: str | None = None) -> ArtifactRepo
     return mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(str(uri), tracking_uri)
 
 
-def log_capture(
-    store: ArtifactRepository, *, code: CodeState, lock: Path | None, step: Mapping[str, Any], system: Mapping[str, Any]
-) -> None:
-    """Upload all of it to the run's folder ``code/`` at once."""
-    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        folder = Path(scratch)
-        (folder / PACKAGES).write_text(requirements())
-        licences = {package["name"]: package["licence"] for package in installed_packages()}
-        (folder / LICENCES).write_text(json.dumps(licences, indent=1) + "\n")
+def capture_files(
+    *, code: CodeState, lock: Path | None, step: Mapping[str, Any], system: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The contents of the files in the run's folder ``code/``, by name, as far as they are there before it trains."""
+    licences = {package["name"]: package["licence"] for package in installed_packages()}
+    files = {
+        PACKAGES: requirements().encode(),
+        LICENCES: _json(licences),
         # Config and records may hold values that are not JSON, and URLs with passwords.
-        (folder / STEP).write_text(json.dumps(masked_strings(step), indent=1, default=str) + "\n")
-        (folder / SYSTEM).write_text(json.dumps(system, indent=1) + "\n")
-        if code.diff:
-            (folder / DIFF).write_bytes(code.diff)
-        if lock and lock.stat().st_size <= _LOCK_LIMIT:
-            shutil.copyfile(lock, folder / lock.name)
-        store.log_artifacts(str(folder), CODE)
+        STEP: _json(masked_strings(step)),
+        SYSTEM: _json(system),
+    }
+    if code.diff:
+        files[DIFF] = code.diff
+    if lock and lock.stat().st_size <= _LOCK_LIMIT:
+        files[lock.name] = lock.read_bytes()
+    return files
 
 
-def log_json(store: ArtifactRepository, name: str, content: Mapping[str, Any]) -> None:
-    """Upload one file of JSON to the run's folder ``code/``."""
+def log_files(store: ArtifactRepository, files: Mapping[str, bytes]) -> None:
+    """Upload all of them to the run's folder ``code/`` at once."""
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        for name, content in files.items():
+            Path(scratch, name).write_bytes(content)
+        store.log_artifacts(scratch, CODE)
+
+
+def log_json(store: ArtifactRepository, name: str, content: Mapping[str, Any]) -> str:
+    """Upload one file of JSON to the run's folder ``code/``, and return its hash."""
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         file = Path(scratch, name)
-        file.write_text(json.dumps(content, indent=1) + "\n")
+        file.write_bytes(text := _json(content))
         store.log_artifact(str(file), CODE)
+    return sha256_of(text)
+
+
+def stored_hashes(store: ArtifactRepository, apart: Collection[str]) -> dict[str, str]:
+    """The hashes of the files in the run's folder ``code/`` that others have written: a sweep, an earlier attempt."""
+    names = {Path(file.path).name for file in store.list_artifacts(CODE) if not file.is_dir} & set(KEPT)
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        return {
+            name: sha256_of(Path(store.download_artifacts(f"{CODE}/{name}", scratch)).read_bytes())
+            for name in names - set(apart)
+        }
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, default=str) + "\n").encode()
 
 
 def partitions_of(context: dg.AssetExecutionContext) -> str:

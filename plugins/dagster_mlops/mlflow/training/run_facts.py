@@ -1,6 +1,7 @@
 """The facts of a training run before it starts: code, inputs, environment, and the Dagster step."""
 
 import dataclasses
+import getpass
 import hashlib
 import inspect
 import json
@@ -15,7 +16,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import code_facts, dagster_facts, refs_read, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.files import digest
-from dagster_mlops.core.run_files import CODE, STEP
+from dagster_mlops.core.run_files import CODE, STEP, files_hash, sha256_of
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -49,10 +50,14 @@ class RunFacts:
         """Content hash by dataset path."""
         return {dataset.path: dataset.md5 for dataset in self.inputs}
 
-    def log(self, client: MlflowClient, resource: MlflowResource, run: Run, attempt: int) -> TrainingRun:
-        """Write everything to the run, in one request per kind, and return the record."""
+    def log(
+        self, client: MlflowClient, resource: MlflowResource, run: Run, attempt: int
+    ) -> tuple[TrainingRun, dict[str, str]]:
+        """Write everything to the run, in one request per kind; return the record, and the hashes of its files."""
         run_id = run.info.run_id
-        record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt)
+        files = capture.capture_files(code=self.code, lock=self.lock, step=self.step, system=self.system)
+        hashes = {name: sha256_of(content) for name, content in files.items()}
+        record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt, files_hash=files_hash(hashes))
         # A new run was created with its tags. A description that the user has edited stays.
         updates = {name: value for name, value in self.tags.items() if name != runs.NOTE} if attempt else {}
         tags = {**updates, runs.ATTEMPT: str(attempt), runs.RECORD: runs.record_tag(record)}
@@ -71,7 +76,7 @@ class RunFacts:
             client.log_inputs(run_id, datasets)
         try:
             store = capture.artifact_store(run.info.artifact_uri, resource.address)
-            capture.log_capture(store, code=self.code, lock=self.lock, step=self.step, system=self.system)
+            capture.log_files(store, files)
         except Exception as error:  # each kind of store has its own errors
             raise TrackingError(
                 f"The artifact store {mask_credentials(str(run.info.artifact_uri))} of experiment "
@@ -79,7 +84,7 @@ class RunFacts:
                 f"{mask_credentials(str(error))[:500]}\nThe model would be lost after the training. Let this machine "
                 "write to it (mount, bucket policy, credentials), or give a new experiment another artifact_location."
             ) from error
-        return record
+        return record, hashes
 
 
 def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, training: Training) -> RunFacts:
@@ -103,6 +108,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         tracking_uri=mask_credentials(resource.uri),
         experiment=training.experiment or resource.experiment,
         lock_hash=digest(lock) if lock else "",
+        files_hash="0" * 64,
         python=platform.python_version(),
         platform=platform.platform(),
         seed=training.seed,
@@ -134,6 +140,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         f"{NAMESPACE}.deterministic": "true" if training.deterministic else "",
         f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
         # MLflow's own names, shown in its UI.
+        "mlflow.user": _user(),
         "mlflow.source.name": step["dagster_asset"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": code.commit,
@@ -153,6 +160,14 @@ def _versions_read(context: dg.AssetExecutionContext, recorded: set[str]) -> dic
     infos = context.get_step_execution_context().input_asset_records or {}
     versions = {key.to_user_string(): str(info.data_version) for key, info in infos.items() if info}
     return {name: version for name, version in versions.items() if name not in recorded}
+
+
+def _user() -> str:
+    """The name of the person or service that this process runs as; empty for a user id without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # of Python 3.12 and 3.13
+        return ""
 
 
 def _uri(dataset: Dataset) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ from dagster_mlops.core.environment import environment
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, markdown
-from dagster_mlops.core.run_files import CODE, READS, SYSTEM
+from dagster_mlops.core.run_files import CODE, READS, SYSTEM, files_hash
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import ArtifactRepository, LoggedModel, MlflowClient, Run, mlflow
-from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, VERSION_URL
+from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, STUDY_NAME, VERSION_URL
 from dagster_mlops.mlflow.models import requirements
 from dagster_mlops.mlflow.registry.versions import finite_metrics, logged_model_id, register
 from dagster_mlops.mlflow.resource import MlflowResource, Tracking
@@ -31,7 +31,7 @@ from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.mlflow.server.connection import sqlite_file
 from dagster_mlops.mlflow.training import only_model
-from dagster_mlops.mlflow.training.capture import artifact_store, log_json, switches
+from dagster_mlops.mlflow.training.capture import artifact_store, log_json, stored_hashes, switches
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
@@ -79,18 +79,21 @@ def train_step(
             context.log.info(f"MLflow run {run_id} (attempt {attempt}) {resource.run_url(experiment_id, run_id)}")
             for name in {runs.CLOSED, runs.TRAINED}.intersection(previous.data.tags if previous else ()):
                 client.delete_tag(run_id, name)
-            record = facts.log(client, resource, run, attempt)
+            record, hashes = facts.log(client, resource, run, attempt)
             if model is not None:
                 context.log.info("The model of an earlier attempt on the same code and inputs is used.")
             else:
                 if previous:
                     runs.close_models(client, run)
                 before = {logged.model_id for logged in runs.logged_models(client, run)} if previous else set()
-                result, model_id, usage = _train(call, context, tracking, training, facts, run, before)
+                result, model_id, usage = _train(call, context, tracking, training, facts, run, before, hashes)
                 logged = [logged for logged in runs.logged_models(client, run) if logged.model_id not in before]
                 model = only_model.only_model(context, logged, resource.address, model_id)
                 if before or model_id:
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
+            if attempt or STUDY_NAME in ((result and result.metadata) or {}):
+                hashes |= stored_hashes(artifact_store(run.info.artifact_uri, resource.address), hashes)
+            record = _with_files(client, record, hashes)
             mlflow.flush_async_logging()
             sha256 = only_model.seal(client, model)
             run = client.get_run(run_id)
@@ -136,6 +139,7 @@ def _train(
     facts: RunFacts,
     run: Run,
     models_before: Collection[str],
+    hashes: dict[str, str],
 ) -> tuple[dg.MaterializeResult | None, str, dict[str, float]]:
     """The function's result, the id of the model that it returned, and metadata of its time and resources."""
     client, began = tracking.client, time.monotonic()
@@ -159,12 +163,20 @@ def _train(
             "where info = log_model(…)."
         )
     if any(facts.system.get(name, {}) != value for name, value in changeable.items()):
-        client.log_dict(run.info.run_id, {**facts.system, **changeable}, f"{CODE}/{SYSTEM}")
-    _log_reads(context, tracking, facts, run, reads)
+        store = artifact_store(run.info.artifact_uri, tracking.resource.address)
+        hashes[SYSTEM] = log_json(store, SYSTEM, {**facts.system, **changeable})
+    _log_reads(context, tracking, facts, run, reads, hashes)
     return result, model_id, {**metadata, **usage()}
 
 
-def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: RunFacts, run: Run, reads: Reads) -> None:
+def _log_reads(
+    context: dg.AssetExecutionContext,
+    tracking: Tracking,
+    facts: RunFacts,
+    run: Run,
+    reads: Reads,
+    hashes: dict[str, str],
+) -> None:
     """Keep the reads of the training that nothing versions, and warn of the first of them."""
     root = context.instance.root_directory
     artifacts = Path(str(run.info.artifact_uri).removeprefix("file://"))  # <place of the experiment>/<run>/artifacts
@@ -178,7 +190,20 @@ def _log_reads(context: dg.AssetExecutionContext, tracking: Tracking, facts: Run
                 "whatever is there then: make it an input asset whose IO manager keeps versions."
             )
         # The client would ask the server for the run once more.
-        log_json(artifact_store(run.info.artifact_uri, tracking.resource.address), READS, read)
+        hashes[READS] = log_json(artifact_store(run.info.artifact_uri, tracking.resource.address), READS, read)
+
+
+def _with_files(client: MlflowClient, record: TrainingRun, hashes: Mapping[str, str]) -> TrainingRun:
+    """The record with the hash of all files that a rerun will read; the run's tag of it is brought up to date.
+
+    The hash travels in records, and in Dagster's event log, apart from the files: a change of these is noticed.
+    """
+    sha256 = files_hash(hashes)
+    if sha256 == record.files_hash:
+        return record
+    record = dataclasses.replace(record, files_hash=sha256)
+    client.set_tag(record.run_id, runs.RECORD, runs.record_tag(record))
+    return record
 
 
 def _trained_before(
