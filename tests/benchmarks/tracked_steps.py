@@ -104,7 +104,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     """All of it. ``problems`` is what was not as it should be: empty."""
     os.environ.update({**QUIET, "STRESS_HOLD": str(asked.hold)})
     # Somebody who edits this checkout meanwhile would change the code, and with it which run a re-execution continues.
-    facts.code_state = lambda path: CodeState()  # pyright: ignore[reportPrivateImportUsage]
+    facts.code_state = lambda path, **_: CodeState()  # pyright: ignore[reportPrivateImportUsage]
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
         os.environ["DAGSTER_HOME"] = str(folder / "dagster")

@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from dagster_mlops.core.code_state import CodeState, code_state
+from dagster_mlops.core.code_state import KEY, NOT_CODE, CodeState, code_state
+from dagster_mlops.core.keys import MARK
 
 
 def _git(folder, *arguments):
@@ -47,7 +48,7 @@ def test_pythons_bytecode_is_no_change_of_the_code(checkout):
         (beside / "__pycache__").mkdir()
         (beside / "__pycache__" / "train.cpython-311.pyc").write_bytes(b"bytecode")
     state = code_state(checkout / "train.py")
-    assert (state.dirty_hash, state.left_out) == ("", ())
+    assert (state.dirty_hash, state.left_out) == ("", {})
 
 
 def test_the_diff_rebuilds_the_uncommitted_code_and_leaves_the_index_alone(checkout, tmp_path):
@@ -56,7 +57,7 @@ def test_the_diff_rebuilds_the_uncommitted_code_and_leaves_the_index_alone(check
     (checkout / "blob.bin").write_bytes(bytes(range(256)))
     (checkout / "data.csv").write_bytes(b"1\n" * 600_000)
     before = _git(checkout, "status", "--porcelain")
-    state = code_state(checkout)
+    state = code_state(checkout, untracked="all")
     assert state.dirty_hash == hashlib.sha256(state.diff).hexdigest()
     assert _git(checkout, "status", "--porcelain") == before
 
@@ -144,3 +145,79 @@ def test_without_git_or_a_commit_the_state_is_unknown(tmp_path, checkout, monkey
         assert code_state(place) == CodeState()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert code_state(checkout) == CodeState()
+
+
+# What looks like a key
+
+PRIVATE = "-----BEGIN " + "PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj\n"
+TOKEN = "ghp_" + "0123456789abcdefghijABCDEFGHIJ012345"
+
+
+def _clone(checkout, folder, state):
+    _git(folder.parent, "clone", "-q", str(checkout), str(folder))
+    if state.diff:
+        subprocess.run(["git", "apply"], cwd=folder, check=True, input=state.diff)
+    return code_state(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", "id_rsa", ".aws/credentials", "service_account.json", "kubeconfig", ".netrc", ".pypirc", "a.tfvars"),
+        *("conf/ID_ED25519.bak", "notes.txt", "helper.py"),
+    ],
+)
+def test_an_untracked_file_of_keys_is_named_and_not_kept(checkout, name):
+    (checkout / name).parent.mkdir(exist_ok=True)
+    (checkout / name).write_text(f"token={TOKEN}\n{PRIVATE}")
+    (checkout / "new.py").write_text("leaves = 31\n")
+    state = code_state(checkout)
+    assert TOKEN.encode() not in state.diff and b"MIIE" not in state.diff and b"leaves = 31" in state.diff
+    assert state.left_out == {name: KEY}
+    assert code_state(checkout, untracked="all").left_out == {name: KEY}, "also where every small file is kept"
+
+
+def test_untracked_files_are_kept_if_they_are_code(checkout):
+    for name in ("rows.csv", "plot.png", "model.pkl", "export.parquet", "mail.eml", "notes"):
+        (checkout / name).write_text("1\n")
+    for name in ("new.py", "params.yaml", "data.dvc", "Makefile", "query.SQL", "Dockerfile"):
+        (checkout / name).write_text("1\n")
+    state = code_state(checkout)
+    assert set(state.left_out) == {"rows.csv", "plot.png", "model.pkl", "export.parquet", "mail.eml", "notes"}
+    assert set(state.left_out.values()) == {NOT_CODE} and state.diff.count(b"new file mode") == 6
+    assert code_state(checkout, untracked="all").left_out == {}
+
+
+def test_a_key_in_a_changed_line_is_marked_and_the_rerun_has_the_same_diff(checkout, tmp_path):
+    (checkout / "train.py").write_text(f'depth = 4\ntoken = "{TOKEN}"\n')
+    (checkout / "new file.yaml").write_text("password: hunter22\ndepth: 5\n")
+    state = code_state(checkout)
+    assert TOKEN.encode() not in state.diff and b"hunter22" not in state.diff and b"depth: 5" in state.diff
+    assert set(state.without_keys) == {"train.py", "new file.yaml"} and state.left_out == {}
+    stored = _git(checkout, "hash-object", "train.py")
+    assert stored.encode() not in state.diff, "a hash of the file would let one guess a short key"
+    again = _clone(checkout, tmp_path / "clone", state)
+    assert again.dirty_hash == state.dirty_hash and again.without_keys == state.without_keys
+    assert (tmp_path / "clone" / "new file.yaml").read_text() == f"password: {MARK.decode()}\ndepth: 5\n"
+
+
+def test_a_key_that_a_change_removes_or_stands_beside_is_not_kept_either(checkout):
+    (checkout / "train.py").write_text(f'token = "{TOKEN}"\nx = 1\n')
+    (checkout / "b.py").write_text('x = 1\npassword = "hunter22"\n')
+    (checkout / ".env").write_text("A=1\n")
+    _git(checkout, "add", "-A", "-f")
+    _git(checkout, "commit", "-qm", "keys")
+    (checkout / "train.py").write_text("x = 1\n")
+    (checkout / "b.py").write_text('x = 2\npassword = "hunter22"\n')
+    (checkout / ".env").write_text("A=2\n")
+    state = code_state(checkout)
+    assert TOKEN.encode() not in state.diff and b"hunter22" not in state.diff and b".env" not in state.diff
+    assert set(state.without_keys) == {"train.py", "b.py", ".env"} and state.left_out == {".env": KEY}
+
+
+def test_a_tracked_file_with_a_private_key_is_left_out_as_a_whole(checkout, tmp_path):
+    (checkout / "train.py").write_text(f'KEY = """{PRIVATE}"""\n')
+    (checkout / "b \u00e9.py").write_text(f"{PRIVATE}")
+    state = code_state(checkout)
+    assert state.diff == b"" and set(state.left_out) == {"train.py", "b \u00e9.py"} == set(state.without_keys)
+    assert state.dirty_hash == ""

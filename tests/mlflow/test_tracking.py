@@ -113,7 +113,7 @@ def proxy(tmp_path_factory, empty_database, free_port):
 @pytest.fixture(autouse=True)
 def _code(monkeypatch):
     # Somebody who edits this checkout while tests run would change the state of the code.
-    monkeypatch.setattr(training_facts, "code_state", lambda path: CodeState("c0ffee", "main", "f00", b"+dirty\n"))
+    monkeypatch.setattr(training_facts, "code_state", lambda path, **_: CodeState("c0ffee", "main", "f00", b"+dirty\n"))
 
 
 @pytest.fixture

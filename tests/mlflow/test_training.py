@@ -156,7 +156,7 @@ def _environment(tmp_path, monkeypatch):
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("TEST_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
     # Somebody who edits this checkout while tests run would change the state of the code.
-    monkeypatch.setattr(training_facts, "code_state", lambda path: CodeState("c0ffee", "main", "f00", b"+dirty\n"))
+    monkeypatch.setattr(training_facts, "code_state", lambda path, **_: CodeState("c0ffee", "main", "f00", b"+dirty\n"))
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def test_a_run_says_from_which_code_data_and_dagster_step_it_comes(instance, res
 def test_a_run_holds_what_is_needed_to_run_it_again(instance, resource, client, tmp_path, monkeypatch):
     (tmp_path / "requirements.lock").write_text("mlflow==3.17.2\n")
     state = CodeState("c0ffee", "main", toplevel=str(Path(__file__).parents[2]))
-    monkeypatch.setattr(training_facts, "code_state", lambda path: state)
+    monkeypatch.setattr(training_facts, "code_state", lambda path, **_: state)
     monkeypatch.setattr(training_facts, "_lock_file", lambda folder: tmp_path / "requirements.lock")
     monkeypatch.setenv("DAGSTER_CURRENT_IMAGE", "registry.example.com/training@sha256:0a")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -76,6 +76,13 @@ class MlflowResource(ToolResource):
         le=10,
         description="Repeats of a failed HTTP request of a training run. Default: MLFLOW_HTTP_REQUEST_MAX_RETRIES, "
         "else 7, which takes four minutes.",
+    )
+
+    uncommitted_code: Literal["code", "all", "none"] = Field(
+        default="code",
+        description="The uncommitted changes that training runs keep, so that they can run again. By default, those of "
+        "tracked files, and untracked files that are code by their suffix; with `all`, every small untracked file; "
+        "with `none`, only their hash. What looks like a key is never kept.",
     )
 
     @property

@@ -19,6 +19,8 @@ from dagster_mlops.provenance import TrainingRun
 
 _GIT_TIMEOUT = 900.0  # seconds: a large repository, of which git may have to fetch files
 
+WITHOUT_KEYS = "what looks like a key was not kept: the recorded code is not all of what ran."
+
 # The user's own hooks and line-end conversions would change the files.
 _AS_IS = ("-c", "core.hooksPath=/dev/null", "-c", "core.autocrlf=false")
 
@@ -67,27 +69,34 @@ def code_ingredients(
         return [Ingredient("code", short, "inaccessible", f"no checkout here has it. {clone} a checkout with --repo.")]
     ingredients = [Ingredient("code", short, "accessible")]
     if run.dirty:
-        ingredients.append(_diff(run, files.get(DIFF), repository, problem))
+        ingredients.append(_diff(run, code, files.get(DIFF), repository, problem))
+    for name in code.get("without_keys", ()):
+        ingredients.append(Ingredient("code", f"keys in {name}", "unknown", WITHOUT_KEYS, needed=False))
     for path, commit in code.get("submodules", {}).items():
         name, source = f"submodule {path} {commit[:10]}", submodule(repository, path, commit)
         reason = "" if source else f"{repository} has no checkout of it. Run there: git submodule update --init {path}"
         ingredients.append(Ingredient("code", name, "accessible" if source else "inaccessible", reason))
-    for name in code.get("left_out", ()):  # perhaps the training did not read it
+    left_out = code.get("left_out", {})
+    for name in left_out:  # perhaps the training did not read it
         kind = "of a submodule" if name in code.get("submodules", {}) else "that are large or a repository"
-        reason = f"a run does not keep uncommitted files {kind}."
-        ingredients.append(Ingredient("code", f"uncommitted {name}", "deleted", reason, needed=False))
+        why = f"{left_out[name]}." if isinstance(left_out, Mapping) else f"uncommitted files {kind} are not."
+        ingredients.append(Ingredient("code", f"uncommitted {name}", "deleted", f"not kept: {why}", needed=False))
     return ingredients
 
 
-def _diff(run: TrainingRun, diff: bytes | None, repository: Path, problem: str) -> Ingredient:
+def _diff(run: TrainingRun, code: Mapping[str, Any], diff: bytes | None, repository: Path, problem: str) -> Ingredient:
     name = f"uncommitted changes {run.dirty[:10]}"
     if diff is None:
         reason = problem or f"the run no longer has its file {CODE}/{DIFF}."
+        if code.get("uncommitted") == "none":
+            reason = 'the run did not keep them: its resource has uncommitted_code="none".'
         return Ingredient("code", name, "inaccessible" if problem else "deleted", reason)
     if hashlib.sha256(diff).hexdigest() != run.dirty:
         return Ingredient("code", name, "faulty", f"{CODE}/{DIFF} of the run does not have the recorded hash.")
     if refusal := _refusal(repository, run.code_commit, diff):
-        return Ingredient("code", name, "faulty", f"git does not apply them to the commit: {refusal}")
+        marked = ", ".join(code.get("without_keys", ()))
+        cause = f" Lines of the commit that look like keys are not kept, in {marked}." if marked else ""
+        return Ingredient("code", name, "faulty", f"git does not apply them to the commit: {refusal}{cause}")
     return Ingredient("code", name, "accessible")
 
 

@@ -11,6 +11,7 @@ from dagster_mlops.core.git import git
 from dagster_mlops.core.leaves import leaves
 from dagster_mlops.core.run_files import CODE, PACKAGES
 from dagster_mlops.lineage.chain.walk import plain
+from dagster_mlops.lineage.reproduction.code import WITHOUT_KEYS
 from dagster_mlops.lineage.reproduction.environment import packages
 from dagster_mlops.lineage.reproduction.recipe import NOT_HASHED, Recipe, records_read
 from dagster_mlops.lineage.reproduction.trust import COMMIT
@@ -113,7 +114,7 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
     findings = [
         _compare("code", "commit", before.code_commit[:10], after.code_commit[:10]),
         _compare("code", "uncommitted changes", before.dirty[:10] or "none", after.dirty[:10] or "none"),
-        *_not_hashed(before),
+        *_not_kept(recipe),
         *_inputs(before, after),
         *_without_version(recipe, result.get("reads") or {}),
         _compare("seed", "seed", str(before.seed), str(after.seed)),
@@ -129,8 +130,12 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
     return Verdict(before, after, tuple(findings))
 
 
-def _not_hashed(run: TrainingRun) -> list[Finding]:
-    return [] if run.files_hash else [Finding("run", f"files in {CODE}/", "not compared", "", NOT_HASHED)]
+def _not_kept(recipe: Recipe) -> list[Finding]:
+    """The parts of the recorded run that may not be those that were trained with."""
+    code = recipe.step.get("code", {})
+    keys = [Finding("code", f"keys in {n}", "not compared", "", WITHOUT_KEYS) for n in code.get("without_keys", ())]
+    hashed = recipe.run.files_hash
+    return keys if hashed else [*keys, Finding("run", f"files in {CODE}/", "not compared", "", NOT_HASHED)]
 
 
 def _compare(kind: str, name: str, before: str, after: str, *, decides: bool = True) -> Finding:

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import pickle
@@ -84,7 +85,18 @@ def _unversioned(task: dict[str, Any], top: Path, noted: list[str], seen: dict[s
         paths += [*(record.tracking_uri.removeprefix("sqlite:///") for record in models), *(stored if models else ())]
         reads.addresses = {}
     inputs = [record for record in records if isinstance(record, Dataset)]
-    return module["unversioned"](reads, code_state(top), inputs, filter(None, paths))
+    untracked = {"untracked": "all"} if _kept(step) == "all" and _takes(code_state, "untracked") else {}
+    return module["unversioned"](reads, code_state(top, **untracked), inputs, filter(None, paths))
+
+
+def _kept(step: dict[str, Any]) -> str:
+    """The untracked files that the run has kept; one of an older version has kept all."""
+    return step.get("code", {}).get("uncommitted", "all")
+
+
+def _takes(function: Callable[..., Any], argument: str) -> bool:
+    """True for a function with this argument, which the library of this environment may not have yet."""
+    return argument in inspect.signature(function).parameters
 
 
 def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
@@ -94,7 +106,10 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
 
     uri = f"sqlite:///{scratch / 'mlflow.db'}"
     # The registry, too: by default MLflow takes the one in the code or the environment.
-    resource = MlflowResource(tracking_uri=uri, registry_uri=uri, artifact_location=str(scratch / "artifacts"))
+    options = {"uncommitted_code": _kept(step)} if _takes(MlflowResource, "uncommitted_code") else {}
+    resource = MlflowResource(
+        tracking_uri=uri, registry_uri=uri, artifact_location=str(scratch / "artifacts"), **options
+    )
     with _watched():
         defs = _definitions(step)
     key = dg.AssetKey.from_user_string(step["asset"])

@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import Read
 from dagster_mlops.core.child import ChildError, run_program
-from dagster_mlops.core.code_state import CodeState
+from dagster_mlops.core.code_state import KEY, LARGE, NOT_CODE, OF_SUBMODULE, CodeState
 from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import (
     CODE,
@@ -41,7 +41,7 @@ _DRIVER_TIMEOUT = 5.0  # seconds
 
 
 def step_facts(
-    context: dg.AssetExecutionContext, training: Training, code: CodeState, reads: Sequence[Read]
+    context: dg.AssetExecutionContext, training: Training, code: CodeState, reads: Sequence[Read], *, uncommitted: str
 ) -> dict[str, Any]:
     """The identity and the inputs of a step, so that another process can rerun it.
 
@@ -51,11 +51,8 @@ def step_facts(
     and ``reads``: the upstream assets with their records, and with whether an IO manager loaded them.
     """
     config, secrets = kept_config(context)
-    if code.left_out:
-        context.log.warning(
-            f"{len(code.left_out)} uncommitted changes are not kept with the run, and a rerun will lack them: "
-            f"{', '.join(code.left_out[:_MOST_NAMED])}. Commit the files that the training reads, or keep them in DVC."
-        )
+    for text in _warnings(code):
+        context.log.warning(text)
     return {
         "schema": _SCHEMA,
         "asset": context.assets_def.key.to_user_string(),
@@ -67,7 +64,7 @@ def step_facts(
         "registered_model_name": training.registered_model_name,
         "function": f"{training.function.__module__}:{training.function.__qualname__}",
         "location": _location(context, code.toplevel),
-        "code": _checkout(code, training.function),
+        "code": _checkout(code, training.function, uncommitted),
         "reads": [
             {"asset": read.asset, "loaded": read.loaded, "records": [record.to_dict() for record in read.records]}
             for read in reads
@@ -200,7 +197,37 @@ def _import_roots(function: Callable[..., Any], toplevel: str) -> list[str]:
     return list(dict.fromkeys(root for folder in folders if (root := _inside(folder, toplevel))))
 
 
-def _checkout(code: CodeState, function: Callable[..., Any]) -> dict[str, Any]:
+def _keys_first(code: CodeState) -> dict[str, str]:
+    """The uncommitted changes that a run does not keep, with the reasons: first what looks like a key, and not all."""
+    order = (KEY, OF_SUBMODULE, LARGE, NOT_CODE)
+    return dict(sorted(code.left_out.items(), key=lambda item: order.index(item[1]))[:_MOST_NAMED])
+
+
+def not_kept(code: CodeState) -> list[dict[str, str]]:
+    """Rows of the uncommitted changes that the run does not keep, or not to the byte; those that are no code apart."""
+    rows = [{"file": name, "reason": reason} for name, reason in _keys_first(code).items() if reason != NOT_CODE]
+    marked = [name for name in code.without_keys if name not in code.left_out]
+    return rows + [{"file": name, "reason": "a value looks like a key: a mark is in its place"} for name in marked]
+
+
+def _warnings(code: CodeState) -> Iterator[str]:
+    """Warnings of what a rerun will lack; what is not code by its suffix is only named if the training reads it."""
+    keys = [name for name, reason in code.left_out.items() if reason == KEY]
+    if keys or code.without_keys:
+        yield (
+            "What looks like a key is not kept with the run's code: "
+            f"{', '.join(list(dict.fromkeys([*keys, *code.without_keys]))[:_MOST_NAMED])}. Keep keys in files that git "
+            "ignores, or in the environment. A rerun has a mark in place of a value in the code."
+        )
+    others = [name for name, reason in code.left_out.items() if reason not in (KEY, NOT_CODE)]
+    if others:
+        yield (
+            f"{len(others)} uncommitted changes are not kept with the run, and a rerun will lack them: "
+            f"{', '.join(others[:_MOST_NAMED])}. Commit the files that the training reads, or keep them in DVC."
+        )
+
+
+def _checkout(code: CodeState, function: Callable[..., Any], uncommitted: str) -> dict[str, Any]:
     if not code.commit:
         return {}
     origin = git(Path(code.toplevel), "remote", "get-url", "origin")
@@ -213,7 +240,9 @@ def _checkout(code: CodeState, function: Callable[..., Any]) -> dict[str, Any]:
         "cwd": _inside(os.getcwd(), code.toplevel),
         "path": _import_roots(function, code.toplevel),
         "submodules": dict(code.submodules),
-        "left_out": list(code.left_out[:_MOST_NAMED]),
+        "uncommitted": uncommitted,
+        "left_out": _keys_first(code),
+        "without_keys": list(code.without_keys),
     }
     return {name: value for name, value in checkout.items() if value}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import source_from_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import dagster_mlops
@@ -238,7 +238,8 @@ def _uncommitted(files: Mapping[str, str], code: CodeState) -> dict[str, str]:
     if not inside:
         return {name: name for name in files}
     kept_out = _ignored(top, inside.values(), code.submodules)
-    kept_out |= {path for path in inside.values() if any(_below(path, other) for other in code.left_out)}
+    left_out = {name.rstrip("/") for name in code.left_out}
+    kept_out |= {path for path in inside.values() if not left_out.isdisjoint([path, *map(str, PurePath(path).parents)])}
     return {name: inside.get(name, name) for name in files if name not in inside or inside[name] in kept_out}
 
 

@@ -16,7 +16,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import code_facts, dagster_facts, refs_read, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.files import digest
-from dagster_mlops.core.run_files import CODE, STEP, files_hash, sha256_of
+from dagster_mlops.core.run_files import CODE, DIFF, STEP, files_hash, sha256_of
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -56,6 +56,8 @@ class RunFacts:
         """Write everything to the run, in one request per kind; return the record, and the hashes of its files."""
         run_id = run.info.run_id
         files = capture.capture_files(code=self.code, lock=self.lock, step=self.step, system=self.system)
+        if resource.uncommitted_code == "none":
+            files.pop(DIFF, None)
         hashes = {name: sha256_of(content) for name, content in files.items()}
         record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt, files_hash=files_hash(hashes))
         # A new run was created with its tags. A description that the user has edited stays.
@@ -99,7 +101,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
     training_set = next((record for record in upstream if isinstance(record, TrainingSet)), None)
     inputs = tuple(record for record in upstream if isinstance(record, Dataset))
     source = Path(inspect.getsourcefile(inspect.unwrap(training.function)) or ".")
-    code = code_state(source)
+    code = code_state(source, untracked="all" if resource.uncommitted_code == "all" else "code")
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
     step = {**dagster_facts(context), "dagster_partition": capture.partitions_of(context)}
     config = visible_config(context)
@@ -147,7 +149,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         runs.NOTE: f"Trained by Dagster: [run {context.run.run_id[:8]}]({url})" if url else "",
     }
     name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
-    step_file = capture.step_facts(context, training, code, reads)
+    step_file = capture.step_facts(context, training, code, reads, uncommitted=resource.uncommitted_code)
     tags = {key: value for key, value in tags.items() if value}
     params = config_params(config, f"{CODE}/{STEP}")
     # Some databases refuse a longer name of a run.

@@ -31,7 +31,7 @@ from dagster_mlops.mlflow.server.advice import check_version
 from dagster_mlops.mlflow.server.client import request_limits
 from dagster_mlops.mlflow.server.connection import sqlite_file
 from dagster_mlops.mlflow.training import only_model
-from dagster_mlops.mlflow.training.capture import artifact_store, log_json, stored_hashes, switches
+from dagster_mlops.mlflow.training.capture import artifact_store, log_json, not_kept, stored_hashes, switches
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
@@ -121,6 +121,7 @@ def train_step(
             **record.to_metadata(),
             **version.to_metadata(),
             **metadata,
+            **table("mlflow/code_not_kept", not_kept(facts.code)),
             **usage,
             **link(VERSION_URL, version_url),
             **(result.metadata or {}),

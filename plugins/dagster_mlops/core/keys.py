@@ -1,0 +1,202 @@
+"""What looks like a key, a password or a token: files by their name, and values in lines of text by their form.
+
+The forms are those that their makers document, and values that are assigned to names such as `password`. It is hard to
+miss a key of such a form; one of another form, under a name that says nothing, is not found.
+"""
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+MARK = b"***REMOVED***"
+"""Stands in a line for a value that looks like a key."""
+
+_NAMES = (
+    *(".env", ".env.*", "*.env", ".envrc", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.ppk"),
+    *("*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.asc", "*.gpg", "*.age", "*.der"),
+    *(
+        ".netrc",
+        "_netrc",
+        ".pypirc",
+        ".npmrc",
+        ".pgpass",
+        ".my.cnf",
+        ".htpasswd",
+        ".git-credentials",
+        ".boto",
+        ".s3cfg",
+    ),
+    *(
+        ".dockercfg",
+        ".dockerconfigjson",
+        ".databrickscfg",
+        ".vault-token",
+        "rclone.conf",
+        "kubeconfig*",
+        "*.kubeconfig",
+    ),
+    *("*.tfvars", "*.tfvars.json", "*.tfstate", "*.tfstate.*", "*credentials", "*credentials.*", "*credential.*"),
+    *("*service[-_]account*.json", "*serviceaccount*.json", "client_secret*.json", "gha-creds-*.json", "token.json"),
+    *("secret", "secrets", "secret.*", "secrets.*", "*[-_.]secret.*", "*[-_.]secrets.*", "password*", "passwords*"),
+)
+# Source is judged by its lines, unless it is named after what it holds.
+_SOURCE = {
+    ".py",
+    ".pyi",
+    ".pyx",
+    ".c",
+    ".h",
+    ".cc",
+    ".cpp",
+    ".cu",
+    ".rs",
+    ".go",
+    ".java",
+    ".scala",
+    ".r",
+    ".jl",
+    ".sql",
+}
+_NAMES_OF_SOURCE = ("secret.*", "secrets.*", "password.*", "passwords.*")
+_FOLDERS = {".aws", ".ssh", ".gnupg", ".kube", ".azure", ".gcloud", ".docker", ".oci", ".vault", ".password-store"}
+_PATHS = ("*/.config/gcloud/*", "*/.dvc/config.local", "*/.dvc/tmp/*")
+
+_PRIVATE_KEY = re.compile(
+    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi[A-Za-z0-9+/]{20}"
+    # The middle of one.
+    rb"|^[+ -]?[ \t]*(?=[^\n]*[A-Z])[A-Za-z0-9+/]{60,76}\n[+ -]?[ \t]*(?=[^\n]*[A-Z])[A-Za-z0-9+/]{60,76}$",
+    re.MULTILINE,
+)
+# Tokens in the forms that their makers document; the group is what is replaced.
+_TOKENS = rb"|".join(
+    (
+        rb"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b",  # AWS
+        rb"\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}",  # Google
+        rb"\bgh[pousr]_\w{30,}|\bgithub_pat_\w{30,}",  # GitHub
+        rb"\bgl(?:pat|dt|rt|ptt|cbt|soat)-[\w-]{20,}",  # GitLab
+        rb"\bxox[abeoprs]-[\w-]{10,}|\bxapp-\d-[\w-]{10,}|hooks\.slack\.com/services/[\w/]{20,}",  # Slack
+        rb"\bsk-[\w-]{20,}|\b[rs]k_live_\w{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}",  # OpenAI, Anthropic; Stripe; SendGrid
+        rb"\bhf_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{30,}|\bnpm_[A-Za-z0-9]{36}|\bdapi[0-9a-f]{32}",  # Databricks the last
+        rb"\bhv[sb]\.[\w-]{20,}|\bdop_v1_[0-9a-f]{40,}|\bdckr_pat_[\w-]{20,}|\bglc_[\w+/=]{30,}|\bATATT3[\w=-]{40,}",
+        rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",  # JSON Web Tokens
+        rb"(?<=AccountKey=)[\w+/=]{20,}|(?<=SharedAccessKey=)[\w+/=]{20,}|(?<=[?&]sig=)[\w%+/=-]{20,}",  # Azure
+        rb"(?<=://)[^\s/:@'\"{}$<>]*:[^\s/@'\"{}$<>]{3,}(?=@)",  # user and password of an address
+        rb"(?<=[Bb]earer )[\w+/=.~-]{16,}|(?<=[Bb]asic )[\w+/=]{16,}",
+    )
+)
+_PASSWORD = rb"(?:passw(?:or)?d|passphrase|pwd|(?<![A-Za-z])pass)"
+_SECRET = (
+    rb"(?:secret|token|credentials?|api[_-]?key|account[_-]?key|access[_-]?key[_-]?id|client-key-data"
+    rb"|(?:secret|access|private|auth|encryption|signing)[_-]?key)"
+)
+# A name that ends in such a word, and a text in quotes that is not a placeholder; in a call, the name is in quotes.
+_NAMED = (
+    rb"(?:(?:%(word)s)['\"]?\]?\s*(?::\s*[\w.\[\]| ]+\s*)?(?:=>?|:)"
+    rb"|\b(?:get|getenv|setenv|setdefault)\(\s*['\"]\w*(?:%(word)s)['\"]\s*,)\s*[rbuRBU]?"
+)
+_TEXT = rb"(?P<quote_%(kind)s>['\"])(?P<%(kind)s>[^'\"\s{}<>$%%\[][^'\"\s{}<>$]{%(least)d,})(?P=quote_%(kind)s)"
+_QUOTED = _NAMED + _TEXT
+# In files of settings, values stand without quotes.
+_BARE = (
+    rb"^[+ -]?\s*(?:export\s+|-\s+)?[\w.-]*(?:%(word)s)\s*[:=]\s*"
+    rb"(?P<%(kind)s>[^\s'\"{}<>$%%#,;()\[\]]{%(least)d,})(?=\s*(?:$|#))"
+)
+
+
+def _forms(*assigned: tuple[bytes, bytes, bytes, int]) -> re.Pattern[bytes]:
+    parts = [
+        rb"(?i:%s)" % (form % {b"word": word, b"kind": kind, b"least": least}) for form, word, kind, least in assigned
+    ]
+    return re.compile(rb"|".join([rb"(?P<token>%s)" % _TOKENS, *parts]), re.MULTILINE)
+
+
+_ASSIGNED = ((_QUOTED, _PASSWORD, b"password", 3), (_QUOTED, _SECRET, b"secret", 7))
+_IN_CODE = _forms(*_ASSIGNED)
+_IN_SETTINGS = _forms(*_ASSIGNED, (_BARE, _PASSWORD, b"bare_password", 6), (_BARE, _SECRET, b"bare_secret", 8))
+_SETTINGS = {
+    ".yaml",
+    ".yml",
+    ".ini",
+    ".cfg",
+    ".conf",
+    ".properties",
+    ".sh",
+    ".bash",
+    ".txt",
+    ".toml",
+    ".md",
+    ".rst",
+    "",
+}
+_KINDS = ("token", "password", "secret", "bare_password", "bare_secret")
+# A line without any of these holds none of the forms: the search for them is slow.
+_HINTS = (
+    *(b"pass", b"pwd", b"secret", b"token", b"credential", b"key", b"://", b"sig=", b"bearer", b"basic", b"akia"),
+    *(
+        b"asia",
+        b"abia",
+        b"acca",
+        b"aiza",
+        b"ya29",
+        b"gocspx",
+        b"gh",
+        b"gl",
+        b"xox",
+        b"xapp",
+        b"slack",
+        b"sk-",
+        b"k_live",
+    ),
+    *(b"sg.", b"hf_", b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
+)
+# A word, or words with underscores, names something: a column, a secret in a vault.
+_WORDS = re.compile(rb"[A-Za-z]+(?:[_-][A-Za-z]+)*|[\d.e+-]+")
+
+
+def names_key(name: str) -> bool:
+    """True for the name of a file, with its folders, that is known to hold keys.
+
+    >>> names_key("deploy/.env"), names_key(".aws/credentials"), names_key("src/train.py")
+    (True, True, False)
+    """
+    path = PurePosixPath(name.lower())
+    names = _NAMES_OF_SOURCE if path.suffix in _SOURCE else _NAMES
+    return (
+        any(fnmatchcase(path.name, pattern) for pattern in names)
+        or not _FOLDERS.isdisjoint(path.parts[:-1])
+        or any(fnmatchcase(f"/{path}", pattern) for pattern in _PATHS)
+    )
+
+
+def holds_private_key(text: bytes) -> bool:
+    """True for a text with a private key in it, which is more than a line."""
+    return _PRIVATE_KEY.search(text) is not None
+
+
+def without_keys(text: bytes, name: str) -> bytes:
+    """The text of a file with a mark in place of each value that looks like a key; the same object if none does.
+
+    >>> without_keys(b'token = "ghp_0123456789abcdefghijABCDEFGHIJ012345"', "a.py")
+    b'token = "***REMOVED***"'
+    """
+    pattern = _IN_SETTINGS if PurePosixPath(name).suffix.lower() in _SETTINGS else _IN_CODE
+    lowered = text.lower()
+    if not any(hint in lowered for hint in _HINTS):
+        return text
+    lines = text.split(b"\n")
+    for number, line in enumerate(lines):
+        lowered = line.lower()
+        if any(hint in lowered for hint in _HINTS):
+            lines[number] = pattern.sub(_marked, line)
+    masked = b"\n".join(lines)
+    return text if masked == text else masked
+
+
+def _marked(match: re.Match[bytes]) -> bytes:
+    values = match.groupdict()
+    kind = next(kind for kind in _KINDS if values.get(kind))
+    # A password may be a word; another secret is hardly one.
+    if "secret" in kind and _WORDS.fullmatch(values[kind]):
+        return match[0]
+    start, end = (place - match.start() for place in match.span(kind))
+    return match[0][:start] + MARK + match[0][end:]
