@@ -141,7 +141,7 @@ def code_state(path: Path | None = None, *, made: Sequence[Path] = (), untracked
     )
 
 
-def _untracked(toplevel: Path, selection: Sequence[str], wanted: Untracked) -> tuple[list[bytes], dict[str, str]]:
+def _untracked(toplevel: Path, selection: Sequence[str], choice: Untracked) -> tuple[list[bytes], dict[str, str]]:
     """The untracked files: those that go into the diff, as git names them, and the others, with the reason."""
     # Not the bytecode that Python writes beside the code as it runs: many a repository does not ignore it.
     # Nor databases, such as MLflow's: they change as they are read.
@@ -156,7 +156,7 @@ def _untracked(toplevel: Path, selection: Sequence[str], wanted: Untracked) -> t
             continue
         if names_key(name):
             left_out[name] = KEY
-        elif wanted == "code" and not file.is_symlink() and not _is_code(name):
+        elif choice == "code" and not file.is_symlink() and not _is_code(name):
             left_out[name] = NOT_CODE
         # A link is kept as a link, whatever it leads to; a folder is another repository.
         elif file.is_symlink() or (file.is_file() and file.stat().st_size <= _UNTRACKED_LIMIT):
@@ -217,7 +217,7 @@ def _without_keys(diff: bytes) -> tuple[bytes, list[str], list[str]]:
     The hash of a marked file's content is zeroed: the code of a rerun has the mark instead, and thus the same diff.
     """
     parts = re.split(rb"(?m)^(?=diff --git )", diff) if diff else []
-    kept, removed, marked = [], [], []
+    rest, removed, marked = [], [], []
     for part in parts:
         name = _name_of(part)
         if names_key(name) or (b"\nGIT binary patch" not in part and holds_private_key(part)):
@@ -226,14 +226,14 @@ def _without_keys(diff: bytes) -> tuple[bytes, list[str], list[str]]:
         if (clean := without_keys(part, name)) is not part or MARK in part:
             marked.append(name)
             part = re.sub(rb"(?m)^(index [0-9a-f]+\.\.)([0-9a-f]+)", lambda m: m[1] + b"0" * len(m[2]), clean, count=1)
-        kept.append(part)
-    return b"".join(kept), removed, marked
+        rest.append(part)
+    return b"".join(rest), removed, marked
 
 
 def _name_of(part: bytes) -> str:
     """The file that one part of a diff is of: without renames, both of its names are the same one."""
-    both = part[len(b"diff --git ") :].partition(b"\n")[0]
-    name = both[: len(both) // 2]
+    names = part[len(b"diff --git ") :].partition(b"\n")[0]
+    name = names[: len(names) // 2]
     if name.startswith(b'"'):  # quoted as in C
         name = name[1:-1].decode("unicode_escape").encode("latin-1")
     return os.fsdecode(name.removeprefix(b"a/"))

@@ -1,4 +1,4 @@
-"""What looks like a key, a password or a token: files by their name, and values in lines of text by their form.
+"""Keys, passwords and tokens, by their form: files by name, and values in lines of text.
 
 The forms are those that their makers document, and values that are assigned to names such as `password`. It is hard to
 miss a key of such a form; one of another form, under a name that says nothing, is not found.

@@ -1,4 +1,4 @@
-"""What a record may say to a rerun: others can write it, so that it is judged before anything runs.
+"""Limits to a record's word: others can write it, so that it is judged before anything runs.
 
 Of a run's files, only a commit that this repository has is taken as it is. The rest is data: a record names things by
 hash, by version and by path in the checkout.

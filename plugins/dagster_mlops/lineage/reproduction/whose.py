@@ -1,4 +1,4 @@
-"""Whose code a rerun will run: said before it runs, and refused by a schedule if no branch has it."""
+"""The author of the code that a rerun will run: named before it runs; a schedule refuses what no branch has."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -219,11 +219,11 @@ def _warnings(code: CodeState) -> Iterator[str]:
             f"{', '.join(list(dict.fromkeys([*keys, *code.without_keys]))[:_MOST_NAMED])}. Keep keys in files that git "
             "ignores, or in the environment. A rerun has a mark in place of a value in the code."
         )
-    others = [name for name, reason in code.left_out.items() if reason not in (KEY, NOT_CODE)]
-    if others:
+    changes = [name for name, reason in code.left_out.items() if reason not in (KEY, NOT_CODE)]
+    if changes:
         yield (
-            f"{len(others)} uncommitted changes are not kept with the run, and a rerun will lack them: "
-            f"{', '.join(others[:_MOST_NAMED])}. Commit the files that the training reads, or keep them in DVC."
+            f"{len(changes)} uncommitted changes are not kept with the run, and a rerun will lack them: "
+            f"{', '.join(changes[:_MOST_NAMED])}. Commit the files that the training reads, or keep them in DVC."
         )
 
 
