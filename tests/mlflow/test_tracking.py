@@ -196,6 +196,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
         ],
         [
             "POST logged-models/search",  # ours: exactly one model
+            "POST runs/set-tag",  # ours: the hash of code/, as the training has read a variable
             "GET runs/get",  # ours: the metrics for Dagster
             "POST model-versions/create",  # this and the next two in place of register_model, which takes six
             next(call for call in after if call.startswith("GET logged-models/m-")),

@@ -193,9 +193,7 @@ def _training_run(client: MlflowClient, ref: Ref) -> Answer:
     record = Record.from_json(text)
     if not isinstance(record, TrainingRun) or record.run_id != ref.id:
         return Faulty(f"run {ref.id} has the record of something else: {record.ref}", record)
-    facts = {**record.tool_facts, **({"user": user} if (user := run.data.tags.get("mlflow.user")) else {})}
-    params = dict(sorted(run.data.params.items()))
-    record = dataclasses.replace(record, metrics=finite_metrics(run), params=params, tool_facts=facts)
+    record = dataclasses.replace(record, metrics=finite_metrics(run), params=dict(sorted(run.data.params.items())))
     if deleted:
         return Deleted(
             f"run {ref.id} was deleted in MLflow; `mlflow runs restore` restores it until it is purged", record

@@ -116,6 +116,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         seed=training.seed,
         feature_service=training_set.feature_service if training_set else "",
         registry_hash=training_set.registry_hash if training_set else "",
+        tool_facts={"user": user} if (user := _user()) else {},
         **code_facts(code, refs),
         **step,
     )
@@ -142,7 +143,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         f"{NAMESPACE}.deterministic": "true" if training.deterministic else "",
         f"{NAMESPACE}.datasets": json.dumps({dataset.path: dataset.md5 for dataset in inputs})[:8000],
         # MLflow's own names, shown in its UI.
-        "mlflow.user": _user(),
+        "mlflow.user": record.tool_facts.get("user", ""),
         "mlflow.source.name": step["dagster_asset"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": code.commit,
