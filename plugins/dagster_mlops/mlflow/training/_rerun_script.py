@@ -85,7 +85,7 @@ def _unversioned(task: dict[str, Any], top: Path, noted: list[str], seen: dict[s
         paths += [*(record.tracking_uri.removeprefix("sqlite:///") for record in models), *(stored if models else ())]
         reads.addresses = {}
     inputs = [record for record in records if isinstance(record, Dataset)]
-    untracked = {"untracked": "all"} if _kept(step) == "all" and _takes(code_state, "untracked") else {}
+    untracked: Any = {"untracked": "all"} if _kept(step) == "all" and _takes(code_state, "untracked") else {}
     return module["unversioned"](reads, code_state(top, **untracked), inputs, filter(None, paths))
 
 
@@ -106,7 +106,7 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
 
     uri = f"sqlite:///{scratch / 'mlflow.db'}"
     # The registry, too: by default MLflow takes the one in the code or the environment.
-    options = {"uncommitted_code": _kept(step)} if _takes(MlflowResource, "uncommitted_code") else {}
+    options: Any = {"uncommitted_code": _kept(step)} if _takes(MlflowResource, "uncommitted_code") else {}
     resource = MlflowResource(
         tracking_uri=uri, registry_uri=uri, artifact_location=str(scratch / "artifacts"), **options
     )
