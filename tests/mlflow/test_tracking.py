@@ -253,6 +253,7 @@ def test_how_patient_requests_are_is_left_to_mlflow_and_its_variables(instance, 
     assert seen == [(None, None), ("600", None), ("9", "2")]
 
 
+@pytest.mark.filterwarnings("ignore:.* holds a credential as text:UserWarning")
 def test_no_error_of_a_step_shows_the_password_of_the_server(instance, proxy: Proxy, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     monkeypatch.setattr(proxy, "password", "ml:hunter2")
@@ -583,6 +584,7 @@ def test_an_artifact_store_that_cannot_be_written_is_named_before_the_training(i
     assert runs_of(client)["early"].info.status == "FAILED"
 
 
+@pytest.mark.filterwarnings("ignore:.* holds a credential as text:UserWarning")
 def test_a_registry_that_is_not_there_is_named_before_the_training(instance, resource):
     wrong = MlflowResource(tracking_uri=resource.uri, experiment="e", registry_uri="http://ml:hunter2@127.0.0.1:1")
     text = refused(instance, wrong)

@@ -680,6 +680,7 @@ def test_a_folder_of_files_is_refused_with_the_sqlite_edit():
         MlflowResource(tracking_uri="./mlruns").client()
 
 
+@pytest.mark.filterwarnings("ignore:.* holds a credential as text:UserWarning")
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 def test_a_dead_server_is_named_within_seconds_without_its_password(scheme):
     for limit in (60, 5):  # the first one also imports most of MLflow

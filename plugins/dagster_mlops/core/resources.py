@@ -3,26 +3,60 @@
 A verb takes any tool's resource that has the methods of a capability.
 """
 
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import dagster as dg
 
 from dagster_mlops.errors import ToolError
-from dagster_mlops.provenance.credentials import remember_credentials
+from dagster_mlops.provenance.credentials import masked_strings, remember_credentials
 
 _C = TypeVar("_C")
+_variables: defaultdict[tuple[type, str], set[str]] = defaultdict(set)  # by field, those that it was given
 
 
 class ToolResource(dg.ConfigurableResource):
     """Base of the tools' resources: the credentials in its fields are masked in every text from then on.
 
-    Dagster makes the resource a second time for each step, with the values of environment variables.
+    A credential that is written into a field, in place of a ``dg.EnvVar``, is warned of. Dagster makes the resource a
+    second time for each step, with the values of environment variables.
     """
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Called by pydantic when the fields have their values."""
-        super().model_post_init(context)
-        remember_credentials(vars(self))
+    def __init__(self, **data: Any) -> None:
+        super().__init__(**data)
+        for field, value in data.items():
+            variables = _variables[type(self), field]
+            if isinstance(value, dg.EnvVar):
+                variables.add(value.env_var_name)
+            is_resolved = value in [os.environ[variable] for variable in variables if variable in os.environ]
+            for place, name, text in _texts(value, field, field):
+                if not is_resolved and masked_strings({name: text}) != {name: text}:
+                    _warn_of_literal(type(self).__name__, field, place)
+                remember_credentials({name: text})
+
+
+def _texts(value: Any, name: str, place: str) -> Iterator[tuple[str, str, str]]:
+    """The texts in the value of a field that are not names of variables: place, name and text."""
+    if isinstance(value, Mapping) and set(value) != {"env"}:  # Dagster's form of an EnvVar in a mapping
+        for key, below in value.items():
+            yield from _texts(below, str(key), f"{place}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from _texts(below, name, place)
+    elif isinstance(value, str) and not isinstance(value, dg.EnvVar):
+        yield place, name, value
+
+
+def _warn_of_literal(resource: str, field: str, place: str) -> None:
+    variable = f"{resource.removesuffix('Resource')}_{field}".upper() if place == field else "NAME"
+    warnings.warn(
+        f"{place} of {resource} holds a credential as text: it is in your code, and Dagster stores and shows it. "
+        f'Put the whole text into an environment variable and give dg.EnvVar("{variable}") in its place.',
+        stacklevel=2,
+    )
 
 
 def capable_resource(context: Any, key: str, capability: type[_C]) -> _C:
