@@ -132,6 +132,26 @@ def _active_experiment_as_before() -> Iterator[None]:
     assert active() == before, "another experiment is active: give `start_run` its id, in place of `set_experiment`"
 
 
+# A default that is set "as before", such as MLflow's tracking URI, stays in the environment for another file's tests.
+_PLACES = ("MLFLOW_", "DAGSTER_", "BENTOML_", "DVC_", "FEAST_", "GIT_", "AWS_", "PYTHON")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """The variables that say where tools work are the same after a file's tests as before them."""
+
+    def places() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith(_PLACES)}
+
+    before = places()
+    yield
+    changed = before.items() ^ places().items()
+    for name in {name for name, _ in changed}:
+        os.environ.pop(name, None)
+    os.environ.update(before)
+    assert not changed, f"these tests left variables changed: {sorted(changed)}"
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, to be copied: MLflow needs seconds to create its tables."""

@@ -246,7 +246,7 @@ _NO_INSTANCE = f"Only the tools were asked. To fill gaps from Dagster's event lo
 @contextmanager
 def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
     """The instance of `home`, $DAGSTER_HOME or a ``dg dev`` that runs without both; None if there is none of them."""
-    from dagster_mlops.core.environment import add_project_environment, project_folder
+    from dagster_mlops.core.environment import add_project_environment, environment, project_folder
 
     add_project_environment()
     temporary = [str(history.parent) for history in project_folder().glob(".tmp_dagster_home_*/history")]
@@ -258,15 +258,15 @@ def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
     # Dagster would silently found an empty instance in any folder that exists.
     if not any((folder / name).exists() for name in ("dagster.yaml", "history", "storage")):
         _fail(f"{folder} holds no Dagster instance (no dagster.yaml, history or storage): {_HOME_HINT}")
-    os.environ["DAGSTER_HOME"] = str(folder)
     import dagster as dg
 
-    try:
-        instance = dg.DagsterInstance.get()
-    except Exception as error:  # noqa: BLE001 - a database that is down, a bad dagster.yaml: any reason is worth telling
-        _fail(f"the Dagster instance of {folder} cannot be opened: {type(error).__name__}: {error}")
-    with instance:
-        yield instance
+    with environment(DAGSTER_HOME=str(folder)):
+        try:
+            instance = dg.DagsterInstance.get()
+        except Exception as error:  # noqa: BLE001 - a database that is down, a bad dagster.yaml: any reason is worth telling
+            _fail(f"the Dagster instance of {folder} cannot be opened: {type(error).__name__}: {error}")
+        with instance:
+            yield instance
 
 
 @contextmanager

@@ -19,7 +19,7 @@ the tool's own objects.
 import functools
 import threading
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
@@ -109,17 +109,31 @@ class RebuildsData(Tool, Protocol):
 
 @lazy_dataclass(frozen=True)
 class StoredModel:
-    """The files of a model version: an MLmodel folder, which any registry can hold."""
+    """The files of a model version: an MLmodel folder, which any registry can hold.
+
+    `sha256` is the hash of the files as the registry has it, empty where it has none. `allow_pickle` and `trust` are
+    what the resource that fetched them lets such files do when they are loaded.
+    """
 
     folder: Path
     version: ModelVersion
     flavors: Mapping[str, Mapping[str, Any]]
     signature: Mapping[str, Any]
     requirements: tuple[str, ...]
-    sha256: str = ""  # of its files, as the registry has it; empty where it has none
+    sha256: str = ""
+    allow_pickle: bool = False
+    trust: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, folder: Path, version: ModelVersion, *, sha256: str = "") -> "StoredModel":
+    def read(
+        cls,
+        folder: Path,
+        version: ModelVersion,
+        *,
+        sha256: str = "",
+        allow_pickle: bool = False,
+        trust: Sequence[str] = (),
+    ) -> "StoredModel":
         """Describe a folder by its MLmodel file and its ``requirements.txt``.
 
         Raises:
@@ -135,6 +149,8 @@ class StoredModel:
             signature=described.get("signature") or {},
             requirements=tuple(line.strip() for line in lines if line.strip()),
             sha256=sha256,
+            allow_pickle=allow_pickle,
+            trust=tuple(trust),
         )
 
 

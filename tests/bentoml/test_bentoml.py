@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from dagster_mlops import bentoml as layer
 from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
 from dagster_mlops.bentoml.tool import BentomlTool
+from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import (
@@ -78,9 +80,10 @@ class World:
         self.port = int((root / "port").read_text()) if (root / "port").exists() else free_port()
         (root / "port").write_text(str(self.port))
         self.url = f"http://127.0.0.1:{self.port}"
+        self.sha256 = ""  # of the promoted model, as its record has it
         (root / "dagster").mkdir(exist_ok=True)
         self.instance = dg.DagsterInstance.local_temp(str(root / "dagster"))
-        self.resource = BentomlResource(home=str(self.home), tracking_uri=self.uri)
+        self.resource = BentomlResource(home=str(self.home), tracking_uri=self.uri, allow_pickle=True)
 
     def train(self, seed: int, *, signature: bool = True) -> str:
         import mlflow
@@ -131,6 +134,7 @@ class World:
                 run_id=(self.root / f"run_{version}").read_text(),
                 tracking_uri=self.uri,
                 datasets={"raw/flights.parquet": "9f00"},
+                sha256=self.sha256,
             )
             return dg.MaterializeResult(metadata=record.to_metadata())
 
@@ -269,6 +273,50 @@ def test_a_build_that_was_killed_is_done_again_and_leaves_one_whole_bento(world)
     assert world.materialize("bento").success
     assert (folder / "src" / "service.py").exists()
     assert isinstance(BentomlTool().resolve(Ref("bentoml", "package", tag, at=str(world.home))), Accessible)
+
+
+def test_the_model_of_a_bento_is_the_one_on_record_and_is_data_or_nothing_is_built(world, tmp_path, monkeypatch):
+    """A change in the artifact store or in BentoML's, and a format that runs code, are found before a load."""
+    home = tmp_path / "home"
+
+    def build(*, allow_pickle: bool = True) -> Path:
+        resource = BentomlResource(home=str(home), tracking_uri=world.uri, allow_pickle=allow_pickle)
+        assets, instance = world.assets()[:3], dg.DagsterInstance.ephemeral()
+        with instance:
+            assert dg.materialize(assets, instance=instance, resources={"bentoml": resource}).success
+        [facts] = home.glob("bentos/delay/*/src/dagster_mlops.json")
+        return facts.parent
+
+    def change(file: Path) -> str:
+        whole = file.read_text()
+        file.write_text(whole.replace("predict_fn: predict_proba", "predict_fn: predict"))
+        return whole
+
+    with pytest.raises(DeploymentError, match=r"delay/1 is stored as cloudpickle.*set allow_pickle on the resource"):
+        build(allow_pickle=False)
+    source = build()
+    [file] = home.glob("models/delay/*/mlflow_model/MLmodel")
+    sha256 = json.loads((source / "dagster_mlops.json").read_text())["sha256"]
+    assert sha256 == model_digest(file.parent)
+    whole = change(file)
+    # The file that BentoML imports when the server starts.
+    start = [sys.executable, "-c", "from service import service; service.inner()"]
+    environment = {**os.environ, "BENTOML_HOME": str(home)}
+    started = subprocess.run(start, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    assert started.returncode and "someone changed them" in started.stderr and "Nothing is served" in started.stderr
+    shutil.rmtree(home / "bentos")
+    build()
+    assert file.read_text() == whole  # fetched anew
+    shutil.rmtree(home)
+    monkeypatch.setattr(world, "sha256", sha256)
+    stored = next(file for file in (world.root / "artifacts").rglob("MLmodel") if file.read_text() == whole)
+    change(stored)
+    try:
+        with pytest.raises(DeploymentError, match="someone changed them"):
+            build()
+    finally:
+        stored.write_text(whole)
+    build()
 
 
 def test_without_a_promoted_version_the_error_names_where_it_looked(tmp_path):
@@ -579,7 +627,9 @@ def test_a_variable_that_the_resource_names_reaches_the_server_and_asks_for_a_ne
     before = live.record("deployment", Deployment)
     plain, live.resource = (
         live.resource,
-        BentomlResource(home=str(live.home), tracking_uri=live.uri, server_environment=["DATABASE_*"]),
+        BentomlResource(
+            home=str(live.home), tracking_uri=live.uri, allow_pickle=True, server_environment=["DATABASE_*"]
+        ),
     )
     try:
         live.materialize("deployment")

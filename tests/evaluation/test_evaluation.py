@@ -296,6 +296,11 @@ class World:
         self.resource, self.instance, self.name = resource, instance, name
         self.client = resource.client()
 
+    def allow_pickles(self) -> None:
+        """Let models be loaded whose format may run code."""
+        uri = self.resource.tracking_uri
+        self.resource = MlflowResource(tracking_uri=uri, experiment="delay", allow_pickle=True)
+
     def train(
         self,
         columns: list[str],
@@ -491,6 +496,7 @@ def test_an_evaluation_is_numbers_tables_figures_a_run_and_a_card(world):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_versions_whose_code_has_one_name_each_run_their_own(world, tmp_path):
+    world.allow_pickles()
     world.train_with_code(1, tmp_path)
     world.client.set_registered_model_alias(world.name, "champion", "1")
     world.train_with_code(-1, tmp_path)
@@ -767,8 +773,13 @@ def test_features_that_sort_or_drop_rows_are_put_right_or_refused(world):
     assert "features failed: KeyError: 'nothing'" in error_of(world.run(rows, broken, ok=False))
 
 
-def test_a_pickle_is_measured_and_said_to_be_one(world):
+def test_a_pickle_is_measured_only_where_the_resource_allows_it_and_said_to_be_one(world):
     world.train(["hour"], serialization_format="cloudpickle")
+    refused = error_of(world.run(rows, evaluation(), ok=False))
+    assert (
+        "is stored as cloudpickle: a pickle runs whatever" in refused and "set allow_pickle on the resource" in refused
+    )
+    world.allow_pickles()
     result = world.run(rows, evaluation())
     assert metadata_of(result, "evaluation")["mlflow/evaluation/format"] == "cloudpickle"
     told = [event.user_message for event in world.instance.all_logs(result.run_id)]

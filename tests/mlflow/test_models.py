@@ -40,7 +40,8 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, QuantileTr
 from sklearn.svm import SVC
 
 from dagster_mlops.core.model_formats import stored_format
-from dagster_mlops.core.model_loading import DIGEST, FORMAT, load_stored, named_types
+from dagster_mlops.core.model_judgement import named_types
+from dagster_mlops.core.model_loading import DIGEST, FORMAT, load_stored
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.models.log import log_model as log_or_defer

@@ -5,19 +5,21 @@ import shutil
 import tempfile
 
 import dagster as dg
+import mlflow
 import optuna
 import pandas as pd
 import pytest
+from mlflow.models import infer_signature
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.model_loading import DIGEST, FORMAT
-from dagster_mlops.mlflow import MlflowResource, evaluation_asset, load_reference, reference_asset
+from dagster_mlops.mlflow import MlflowResource, evaluation_asset, load_reference, reference_asset, training_asset
 from dagster_mlops.mlflow.io_manager import mlflow_model_io_manager
 from dagster_mlops.mlflow.models.log import FittedModel, log_model
 from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.registry.versions import logged_model_id, register
 from dagster_mlops.mlflow.sweep import sweep_asset
-from dagster_mlops.provenance import TrainingRun
+from dagster_mlops.provenance import ModelVersion, TrainingRun
 from tests.support import known_warnings
 from tests.support.mlflow_servers import mlflow_server
 
@@ -61,6 +63,16 @@ def swept(trial: optuna.Trial, rows: pd.DataFrame) -> float:
     return power
 
 
+@training_asset(registered_model_name="raw")
+def raw(rows: pd.DataFrame) -> None:
+    model, features = LogisticRegression(max_iter=500).fit(rows[["hour"]], rows["late"]), rows[["hour"]]
+    described = {"signature": infer_signature(features, model.predict(features)), "input_example": features.head(2)}
+    types = ["sklearn.linear_model._logistic.LogisticRegression"]
+    mlflow.sklearn.log_model(  # pyright: ignore[reportPrivateImportUsage]
+        model, name="model", pip_requirements=[], serialization_format="skops", skops_trusted_types=types, **described
+    )
+
+
 @dg.asset(ins={"swept": dg.AssetIn(input_manager_key="models")})
 def read(returned: LogisticRegression, swept: LogisticRegression) -> float:
     return swept.C
@@ -73,7 +85,7 @@ reference = reference_asset(name="reference", model=returned, rows=rows, label="
 def test_everything_about_a_model_goes_through_the_server_and_nothing_is_left_on_the_machine(server, scratch, tmp_path):
     with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         result = dg.materialize(
-            [rows, returned, swept, read, evaluation, reference],
+            [rows, returned, swept, raw, read, evaluation, reference],
             instance=instance,
             resources={"mlflow": server, "models": mlflow_model_io_manager},
         )
@@ -85,6 +97,9 @@ def test_everything_about_a_model_goes_through_the_server_and_nothing_is_left_on
     model = client.get_logged_model(logged_model_id(client.get_model_version("swept", record.version)))
     assert (model.tags[FORMAT], len(model.tags[DIGEST])) == ("skops", 64)
     assert load_version(server, record, pyfunc=True).sha256 == model.tags[DIGEST]
+    # The hash of a model that MLflow's own function logged is that of what the server holds.
+    sealed = ModelVersion.from_metadata(result.asset_materializations_for_node("raw")[0].metadata)
+    assert sealed and len(sealed.sha256) == 64 and load_version(server, sealed).sha256 == sealed.sha256
     assert metadata["evaluation"]["mlflow/evaluation/metric/auc"].value == 1.0
     assert load_reference("returned/1", mlflow=server).equals(result.asset_value("reference"))
     assert [file for file in scratch.rglob("*") if file.is_file()] == [], "every download was for a moment"

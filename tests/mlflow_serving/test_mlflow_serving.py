@@ -45,7 +45,7 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.uri, self.state_dir, self.port = f"sqlite:///{root}/mlflow.db", root / "serving", free_port()
-        self.resource = MlflowServingResource(home=str(root / "packages"), tracking_uri=self.uri)
+        self.resource = MlflowServingResource(home=str(root / "packages"), tracking_uri=self.uri, allow_pickle=True)
         (root / "dagster").mkdir()
         self.instance = dg.DagsterInstance.local_temp(str(root / "dagster"))
         self.url, self.champion = f"http://127.0.0.1:{self.port}", "1"
@@ -59,7 +59,6 @@ class World:
 
         features = frame(200, seed)
         model = LogisticRegression().fit(features, features.wind > 10)
-        before = mlflow.get_tracking_uri()
         mlflow.set_tracking_uri(self.uri)
         if mlflow.get_experiment_by_name("delay") is None:
             mlflow.create_experiment("delay", artifact_location=f"file://{root}/artifacts")
@@ -72,12 +71,10 @@ class World:
                 serialization_format="cloudpickle", pyfunc_predict_fn="predict_proba",
             )  # fmt: skip
         mlflow.register_model(info.model_uri, "delay")
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None)  # pyright: ignore[reportArgumentType] - an address would stay in the environment
         return run.info.run_id
 
-    def materialize(self) -> dg.ExecuteInProcessResult:
-        """The champion, its package and its deployment, with the health check."""
-
+    def assets(self) -> list[Any]:
         @dg.asset
         def champion() -> dg.MaterializeResult:
             run = self.runs[int(self.champion) - 1]
@@ -93,11 +90,11 @@ class World:
             resource_key="mlflow_serving",
         )  # fmt: skip
         check = deployment_health_check(asset=deployment, resource_key="mlflow_serving", calls=5)
-        return dg.materialize(
-            [champion, golden, scoring_package_asset(promoted=champion), deployment, check],
-            resources={"mlflow_serving": self.resource},
-            instance=self.instance,
-        )
+        return [champion, golden, scoring_package_asset(promoted=champion), deployment, check]
+
+    def materialize(self) -> dg.ExecuteInProcessResult:
+        """The champion, its package and its deployment, with the health check."""
+        return dg.materialize(self.assets(), resources={"mlflow_serving": self.resource}, instance=self.instance)
 
     def record(self, asset: str, record_type: Any) -> Any:
         event: Any = self.instance.get_latest_materialization_event(dg.AssetKey(asset))
@@ -193,6 +190,14 @@ def test_lineage_says_deleted_faulty_and_inaccessible(world, tmp_path):
     assert isinstance(resolve(Ref("mlflow_serving", "package", "delay:torn", at=str(tmp_path))), Faulty)
 
 
+def test_a_pickle_is_packed_and_answers_golden_rows_only_where_the_resource_allows_it(world, tmp_path):
+    careful = MlflowServingResource(home=str(tmp_path), tracking_uri=world.uri)
+    with pytest.raises(DeploymentError, match=r"delay/\d is stored as cloudpickle.*set allow_pickle on the resource"):
+        dg.materialize(world.assets()[:3], resources={"mlflow_serving": careful})
+    with pytest.raises(DeploymentError, match=r"is stored as cloudpickle"):
+        careful.golden(world.record("scoring_package", Package), frame(20, seed=3), 10)
+
+
 def test_a_model_that_someone_changed_is_neither_served_nor_taken_for_the_registrys(world, tmp_path):
     package = world.record("scoring_package", Package)
     folder = shutil.copytree(Path(package.home) / package.tag.replace(":", "/"), tmp_path / "package")
@@ -201,8 +206,8 @@ def test_a_model_that_someone_changed_is_neither_served_nor_taken_for_the_regist
     (folder / "dagster_mlops.json").write_text(json.dumps(facts))
     described = folder / "model" / "MLmodel"
     described.write_text(described.read_text().replace("predict_fn: predict_proba", "predict_fn: predict"))
-    with pytest.raises(RuntimeError, match=r"someone changed them\. Nothing is served"):
+    with pytest.raises(RuntimeError, match=r"someone changed them\..* Nothing is served"):
         scoring_app(folder)
     registered = dataclasses.replace(package, sha256="0" * 64)
-    with pytest.raises(DeploymentError, match=r"its record says that 0000.* someone changed them"):
+    with pytest.raises(DeploymentError, match=r"0000.* is on record: someone changed them"):
         world.resource.golden(registered, frame(20, seed=3), 10)

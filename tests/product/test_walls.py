@@ -1,14 +1,14 @@
 """The walls of the house: who may import whom, and no way in a circle.
 
 core ← verbs ← tools ← lineage, cli. A verb imports no tool, a tool no other tool, and the rooms of a folder (a wing, or
-a file on its shelf) depend on each other in one direction only.
+a file on its shelf) depend on each other in one direction only. Stored models come in by one door.
 """
 
 import ast
 import functools
 import graphlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PACKAGE = "dagster_mlops"
@@ -99,3 +99,42 @@ def test_the_rooms_of_a_folder_depend_on_each_other_in_one_direction():
     for module, targets in _graph().items():
         rooms[_room(module)] |= {_room(target) for target in targets} - {_room(module)}
     assert _cycle(rooms) == []
+
+
+_DOOR = "core.model_loading"
+_LOADS_A_MODEL = {
+    _DOOR: "it judges first",
+    "mlflow.models.flavors": "the process that stored the model verifies it",
+    "bentoml.service": "a copied file: the hash is that of the model that was judged when the bento was built",
+    "mlflow_serving.scoring_app": "a copied file: the hash is that of the model that was judged for the package",
+    "mlflow.training._answers_script": "a process of its own: the files were compared with their record before",
+}
+_UNPICKLES = {
+    "mlflow.training._answers_script": "rows and answers that the same comparison has written",
+    "mlflow.training._values_script": "of the model above",
+    "mlflow.training.checkpoints": "weights only",
+}
+
+
+def _names_used(tree: ast.AST) -> Iterator[str]:
+    """The methods and functions that are called, as they are written, and what is imported from other packages."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func)
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(PACKAGE):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _users(*endings: str) -> set[str]:
+    """The modules that use a name with one of these endings."""
+    return {
+        module.removeprefix(f"{PACKAGE}.")
+        for module, file in MODULES.items()
+        if any(name.endswith(endings) for name in _names_used(ast.parse(file.read_text())))
+    }
+
+
+def test_a_stored_model_is_loaded_in_one_place_which_judges_it():
+    assert _users(".load_model", ".load_model_with_mlflow_config") == set(_LOADS_A_MODEL)
+    pickles = ("pickle.load", "pickle.loads", ".read_pickle", "joblib.load", "dill.load", "dill.loads", "torch.load")
+    assert _users(*pickles, "skops.load", "skops.io.load", "skops.io.loads", ".Unpickler") == set(_UNPICKLES)

@@ -5,6 +5,7 @@ while it works, so a build that outlived its killed Dagster worker and the re-ru
 Dagster, which would take a fifth of its time.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -15,7 +16,9 @@ import yaml
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive, write_atomically
-from dagster_mlops.core.model_digest import changed
+from dagster_mlops.core.model_digest import changed, model_digest
+from dagster_mlops.core.model_judgement import judge_model
+from dagster_mlops.errors import ModelVersionError
 
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
@@ -29,18 +32,22 @@ def answer(spec: dict[str, Any]) -> None:
         model = home / "models" / spec["model"].replace(":", "/")
         # BentoML copies file by file into its stores, so only a marker written last tells a whole item from a torn one.
         marker = model / ".dagster_mlops_whole"
-        if not marker.exists():
+        files, stored = model / "mlflow_model", marker.read_text() if marker.exists() else ""
+        if not stored or changed(model_digest(files), stored):  # torn, or someone changed it since
             shutil.rmtree(model, ignore_errors=True)
             bentoml.mlflow.import_model(spec["model"], spec["model_uri"], labels=spec["labels"])
-            if problem := changed(model / "mlflow_model", spec["sha256"]):
-                shutil.rmtree(model)
-                sys.exit(f"{spec['model_uri']}: {problem}. Nothing was built. Restore them, or train a new version.")
-            marker.touch()
-        described = yaml.safe_load((model / "mlflow_model" / "MLmodel").read_text())
+        rules = {"expected": [spec["sha256"]], "allow_pickle": spec["allow_pickle"], "trust": spec["trust"]}
+        try:
+            sha256 = judge_model(spec["model_uri"], files, **rules).sha256
+        except ModelVersionError as error:
+            shutil.rmtree(model)
+            sys.exit(str(error))
+        marker.write_text(sha256)
+        described = yaml.safe_load((files / "MLmodel").read_text())
         if spec["needs_signature"] and not described.get("signature"):
             sys.exit(f"{spec['model_uri']} has no signature. Log it with signature=infer_signature(X, predictions).")
         # What the model was logged with, so that a container image can load it.
-        logged = model / "mlflow_model" / "requirements.txt"
+        logged = files / "requirements.txt"
         requirements = logged.read_text().split("\n") if logged.exists() else []
         bento, facts_file = home / "bentos" / spec["tag"].replace(":", "/"), spec["facts_file"]
         if not (bento / "src" / facts_file).exists():
@@ -60,4 +67,7 @@ def answer(spec: dict[str, Any]) -> None:
                     "lock_packages": False,
                 },
             )
-            write_atomically(bento / "src" / facts_file, Path(spec["build_ctx"], facts_file).read_bytes())
+            # The server compares with what was judged here, even where no hash is on record.
+            facts = json.loads(Path(spec["build_ctx"], facts_file).read_text()) | {"sha256": sha256}
+            facts["record"]["sha256"] = sha256
+            write_atomically(bento / "src" / facts_file, json.dumps(facts, indent=1))

@@ -105,6 +105,8 @@ def bento_asset(
                 "facts_file": FACTS_FILE,
                 "build_ctx": str(context_dir),
                 "packages": list(packages),
+                "allow_pickle": resource.allow_pickle,
+                "trust": resource.trust,
                 "needs_signature": service is None,
                 "labels": {
                     **model,

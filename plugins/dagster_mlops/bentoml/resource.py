@@ -13,7 +13,7 @@ from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import STORES, child_environment, matching_variables
 from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.core.files import STATE, own_folder
-from dagster_mlops.core.resources import ToolResource
+from dagster_mlops.core.resources import LoadsModels
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
     from dagster_mlops.serving.golden_set import Golden
     from dagster_mlops.serving.packager import Server
+    from dagster_mlops.tools import StoredModel
 else:
     mlflow = LazyModule("mlflow", extra="bentoml")
 
@@ -31,7 +32,7 @@ else:
 _REGISTRY = ("MLFLOW_*", "DATABRICKS_*", "PG*", "MYSQL_*", *STORES)
 
 
-class BentomlResource(ToolResource):
+class BentomlResource(LoadsModels):
     """Hands out BentoML's own stores, and the environment in which a BentoML process sees them.
 
     BentoML reads ``BENTOML_HOME`` once per process. A Dagster process may serve several homes and should not have its
@@ -105,17 +106,16 @@ class BentomlResource(ToolResource):
         """
         from dagster_mlops.core.model_loading import load_stored  # for steps, not for code locations
         from dagster_mlops.serving.golden_set import score_golden
-        from dagster_mlops.tools import StoredModel
 
         model_uri = f"models:/{package.model_name}/{package.model_version}"
 
-        def fetch(place: Path) -> StoredModel:
+        def fetch(place: Path) -> "StoredModel":
             with self.registry():
                 folder = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=str(place))
-            return StoredModel.read(Path(folder), package.model(self.tracking_uri))
+            return self.stored(Path(folder), package.model(self.tracking_uri))
 
         try:
-            model = load_stored(fetch, pyfunc=True, allow_pickle=True).model
+            model = load_stored(fetch, pyfunc=True).model
         except (OSError, ValueError, ModelVersionError, mlflow.MlflowException) as error:
             place = mask_credentials(self.tracking_uri)
             raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # In a bento these stand beside this file; `bento_asset` rewrites the import.
-from dagster_mlops.core.model_digest import changed
+from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.serving.runtime import PredictionLog, features_of, outputs_of, records_of, signature_inputs
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
         def __init__(self) -> None:
             # BentoML answers /readyz only after this returns: unchanged, loaded, and warm.
             folder = bentoml.models.get(facts["model"]).path_of("mlflow_model")
-            if problem := changed(Path(folder), facts["sha256"]):
-                raise RuntimeError(f"{facts['model']}: {problem}. Nothing is served. Build the bento again.")
+            if problem := changed(model_digest(Path(folder)), facts["sha256"]):
+                raise RuntimeError(f"{facts['model']}: {problem} Nothing is served until the bento is built again.")
             sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
             self.model = bentoml.mlflow.load_model(facts["model"])
             signature_inputs(self.model)

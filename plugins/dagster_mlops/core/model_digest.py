@@ -28,9 +28,11 @@ def model_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def changed(folder: Path, sha256: str) -> str:
-    """The reason that the files of a model are not those with this hash; empty when they are, and without a hash."""
-    digest = model_digest(folder) if sha256 else ""
-    if digest == sha256:
+def changed(digest: str, expected: str) -> str:
+    """The reason that files with this hash are not those that were stored; empty when they are, or none is expected."""
+    if expected in ("", digest):
         return ""
-    return f"the model's files have the hash {digest[:16]}…, but {sha256[:16]}… was registered: someone changed them"
+    return (
+        f"the model's files have the hash {digest[:16]}…, but {expected[:16]}… is on record: someone changed them. "
+        "Restore them, or train a new version."
+    )

@@ -3,7 +3,6 @@
 import shutil
 import tempfile
 import weakref
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_code import ModelCode
-from dagster_mlops.core.model_digest import model_digest
-from dagster_mlops.core.model_formats import StoredFormat, stored_format
+from dagster_mlops.core.model_formats import StoredFormat
 from dagster_mlops.core.model_inputs import fitting_first
+from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import StoredModel
@@ -57,26 +56,21 @@ def load_stored(
 
     The one way to a model: fetch, compare its hash, judge its format, load.
 
-    `trust` names packages or types of your own that a skops file may name. A model that brings code runs that code, and
-    no module of the same name that another model or this process has imported.
+    `trust` names packages or types of your own that a skops file may name, beside those of the resource that fetches. A
+    model that brings code runs that code, and no module of the same name that another model or this process has
+    imported.
 
     Raises:
         ModelVersionError: its files were changed; it is a format that may run code while it is loaded and
-            `allow_pickle` is not set; or what `fetch` raises.
+            `allow_pickle` is not set, here or on the resource that fetches; or what `fetch` raises.
     """
     folder = Path(tempfile.mkdtemp(prefix="dagster-mlops-model-"))
     try:
         stored = fetch(folder)
-        digest = model_digest(stored.folder)  # before Python writes bytecode there
-        _unchanged(stored, digest)
         name = f"{stored.version.name}/{stored.version.version}"
-        form = stored_format(stored.flavors, files=named_types(stored.folder), trust=trust)
-        if form.runs_code and not allow_pickle:
-            raise ModelVersionError(
-                f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of anyone "
-                "with write access to the artifact store. If you trust them, set allow_pickle. To avoid this, "
-                "log the model with dagster_mlops.mlflow.models.log_model."
-            )
+        allow_pickle, trust = allow_pickle or stored.allow_pickle, [*trust, *stored.trust]
+        hashes = (stored.version.sha256, stored.sha256)
+        digest, form = judge_model(name, stored.folder, expected=hashes, allow_pickle=allow_pickle, trust=trust)
         flavor = "pyfunc" if pyfunc else next((flavor for flavor in _NATIVE if flavor in stored.flavors), "pyfunc")
         # An exported graph may hold pickles, which MLflow refuses with this setting. It would also refuse every skops
         # file, because it takes the trusted types from the model itself; what the file names was judged above.
@@ -102,24 +96,6 @@ def load_stored(
     return LoadedModel(model, stored.version, form, digest)
 
 
-def named_types(folder: Path) -> dict[str, list[str]]:
-    """The files of a model, by path below its folder, with the types that skops would not load by itself.
-
-    Raises:
-        ModelVersionError: a file calls itself skops and is not, so that no one can tell what it names.
-    """
-    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    try:
-        return {
-            name: extra("skops.io").get_untrusted_types(file=file) if file.suffix == ".skops" else []
-            for name, file in files.items()
-        }
-    except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise ModelVersionError(
-            f"a skops file of the model cannot be read: {str(error)[:300]}. It was changed."
-        ) from error
-
-
 def _answering(kind: Any, code: ModelCode) -> Any:
     """MLflow's class of models, whose predictions run the model's own code, on frames in the types of its signature.
 
@@ -133,18 +109,3 @@ def _answering(kind: Any, code: ModelCode) -> Any:
 
     Answering.__name__, Answering.__qualname__, Answering.__doc__ = kind.__name__, kind.__qualname__, kind.__doc__
     return Answering
-
-
-def _unchanged(stored: StoredModel, digest: str) -> None:
-    """Compare with the hash in the record that asked for the model, and with the registry's.
-
-    Raises:
-        ModelVersionError: one of them differs.
-    """
-    for witness, expected in (("its record", stored.version.sha256), ("the registry", stored.sha256)):
-        if expected not in ("", digest):
-            raise ModelVersionError(
-                f"the files of model version {stored.version.name}/{stored.version.version} have the hash "
-                f"{digest[:16]}…, but {witness} says that {expected[:16]}… was stored: someone changed them. Nothing "
-                "was loaded. Restore them, or train a new version."
-            )

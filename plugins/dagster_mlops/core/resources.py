@@ -7,12 +7,16 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
+from pydantic import Field
 
 from dagster_mlops.errors import ToolError
+from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.provenance.credentials import masked_strings, remember_credentials
+from dagster_mlops.tools import StoredModel
 
 _C = TypeVar("_C")
 _variables: defaultdict[tuple[type, str], set[str]] = defaultdict(set)  # by field, those that it was given
@@ -57,6 +61,27 @@ def _warn_of_literal(resource: str, field: str, place: str) -> None:
         f'Put the whole text into an environment variable and give dg.EnvVar("{variable}") in its place.',
         stacklevel=2,
     )
+
+
+class LoadsModels(ToolResource):
+    """A resource whose models are loaded: what loading them may involve beside reading data is said here, once."""
+
+    allow_pickle: bool = Field(
+        default=False,
+        description="Load models of any format: pickles and models with code of their own run what their writer put "
+        "into them. Default: data only.",
+    )
+    trust: list[str] = Field(
+        default=[], description="Your packages or types that a skops file may name, as for log_model(trust=…)."
+    )
+
+    def stored(self, folder: Path, version: ModelVersion, sha256: str = "") -> StoredModel:
+        """The model in an MLmodel folder, to be loaded on the terms of this resource.
+
+        Raises:
+            OSError: there is no MLmodel file.
+        """
+        return StoredModel.read(folder, version, sha256=sha256, allow_pickle=self.allow_pickle, trust=self.trust)
 
 
 def capable_resource(context: Any, key: str, capability: type[_C]) -> _C:

@@ -21,7 +21,7 @@ from dagster_mlops.evaluation.predictions import (
     Labels,
     in_row_order,
     labelled_rows,
-    load_model,
+    load_version,
     model_inputs,
     permutation_importance,
     predict,
@@ -71,7 +71,7 @@ def evaluate(
     frame = read_frame(rows)
     labelled = labelled_rows(frame, setup.label, setup.rows)
     labels = read_labels(labelled[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
-    loaded = load_model(context, models, record)
+    loaded = load_version(context, models, record)
     inputs = model_inputs(loaded.model, labelled, setup.features, setup.label)
     answer = predict(loaded.model, inputs, labels)
     rival_version, rival, no_rival = _rival(context, models, record, labelled, labels, setup)
@@ -130,7 +130,7 @@ def _rival(
     if not number:
         return "", None, f"no version held {setup.alias!r} before"
     try:
-        rival = load_model(context, models, models.version(record.name, number)).model
+        rival = load_version(context, models, models.version(record.name, number)).model
         return number, predict(rival, model_inputs(rival, labelled, setup.features, setup.label), labels), ""
     except (EvaluationError, ModelVersionError) as error:
         return number, None, f"{setup.alias} {number} cannot be scored on these rows: {error}"

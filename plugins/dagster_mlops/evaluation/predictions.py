@@ -97,14 +97,15 @@ def in_order(values: Collection[Any]) -> list[Any]:
     return sorted(values, key=lambda value: (type(value).__name__, value))
 
 
-def load_model(context: dg.AssetExecutionContext, models: HoldsModels, record: ModelVersion) -> LoadedModel:
-    """A version, loaded by MLflow from any format, because it was trained here; the format is logged.
+def load_version(context: dg.AssetExecutionContext, models: HoldsModels, record: ModelVersion) -> LoadedModel:
+    """A version, loaded by MLflow on the terms of the registry's resource; the format is logged.
 
     Raises:
-        ModelVersionError: It was deleted, its files are gone or were changed, or it cannot be loaded here.
+        ModelVersionError: It was deleted, its files are gone or were changed, loading it may run code and the resource
+            does not allow that, or it cannot be loaded here.
     """
     try:
-        loaded = load_stored(lambda folder: models.fetch(record, folder), pyfunc=True, allow_pickle=True)
+        loaded = load_stored(lambda folder: models.fetch(record, folder), pyfunc=True)
     except Exception as error:
         # The model's own code raises anything, beside MLflow's errors.
         raise ModelVersionError(

@@ -89,7 +89,7 @@ def reference_asset(
             few = sample is None or len(labelled) <= sample
             index = labelled.index if few else labelled.sample(sample, random_state=seed).index.sort_values()
             part = predictions.Labels(labels.task, labels.values[index], labels.classes)
-            model = predictions.load_model(context, models, record).model
+            model = predictions.load_version(context, models, record).model
             frame = _scored(model, labelled.loc[index].reset_index(drop=True), part, label, features, prediction)
             note, tool = _bind(models, version, frame), models.tool
         facts = {"version": f"{record.name}/{record.version}", "rows": len(frame)}

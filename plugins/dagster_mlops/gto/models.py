@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gto.base import Artifact, Version
     from gto.registry import GitRegistry
 
+    from dagster_mlops.gto.resource import GtoResource
+
 RECORD = f"{NAMESPACE}.record"
 _REFS = f"refs/{NAMESPACE}"
 _RIVAL_TIMEOUT = 2.0  # seconds
@@ -32,8 +34,9 @@ class GtoModels:
 
     tool = "gto"
 
-    def __init__(self, registry: "GitRegistry", repo: Path, remote: str | None, timeout: float) -> None:
-        self.registry, self.repo, self.remote, self.timeout = registry, repo, remote, timeout
+    def __init__(self, resource: "GtoResource", registry: "GitRegistry") -> None:
+        self.resource, self.registry = resource, registry
+        self.repo, self.remote, self.timeout = Path(resource.repo).absolute(), resource.remote, resource.timeout
 
     def synchronize(self) -> None:
         """Fetch the tags and refs of the registry from the remote.
@@ -140,7 +143,7 @@ class GtoModels:
             files = extra("dvc.api", extra="gto").DVCFileSystem(str(self.repo), rev=entity.commit_hexsha)
             files_below(files, path, error=ModelVersionError)
             files.get(path, str(folder / "model"), recursive=True)
-            return StoredModel.read(folder / "model", version)
+            return self.resource.stored(folder / "model", version)
         except (OSError, extra("dvc.exceptions", extra="gto").DvcException) as error:
             raise ModelVersionError(
                 f"the files of version {version.version} of {version.name!r} cannot be read: {path} at commit "

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from dagster_mlops.core.asset_records import dagster_facts, upstream_refs
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.resources import ToolResource
+from dagster_mlops.core.resources import LoadsModels
 from dagster_mlops.errors import RegistryError
 from dagster_mlops.gto.models import GtoModels
 from dagster_mlops.provenance import ModelVersion
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gto.registry import GitRegistry
 
 
-class GtoResource(ToolResource):
+class GtoResource(LoadsModels):
     """A model registry in git tags: ``churn@v1.2.0`` is a version, ``churn#champion#7`` gives it an alias (a stage).
 
         @dg.asset
@@ -63,7 +63,7 @@ class GtoResource(ToolResource):
             RegistryError: the folder is not a git repository, the remote cannot be read, or GTO refuses a name.
         """
         with self.open() as registry:
-            models = GtoModels(registry, Path(self.repo).absolute(), self.remote, self.timeout)
+            models = GtoModels(self, registry)
             models.synchronize()
             try:
                 yield models

@@ -11,7 +11,7 @@ from pydantic import Field
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.files import STATE
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.resources import ToolResource
+from dagster_mlops.core.resources import LoadsModels
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
@@ -34,7 +34,7 @@ class Tracking:
     experiment_id: str
 
 
-class MlflowResource(ToolResource):
+class MlflowResource(LoadsModels):
     """An MLflow server or database: MLflow's own client, and the fluent API pointed at it.
 
         mlflow = MlflowResource(tracking_uri="sqlite:////srv/mlflow/mlflow.db", experiment="arrival_delay")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.model_digest import model_digest
+from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
@@ -121,14 +121,9 @@ def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
 
 def _written_over(model: LoggedModel, folder: Path) -> Faulty | None:
     """The finding that the files of a model are not those that were stored."""
-    stored, digest = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST), model_digest(folder)
-    if stored in (None, digest):
-        return None
-    place = mask_credentials(str(model.artifact_location))
-    return Faulty(
-        f"the model's files at {place} have the hash {digest[:16]}…, but {stored[:16]}… was stored: someone changed "
-        "them. Restore them."
-    )
+    stored = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, "")
+    problem = changed(model_digest(folder), stored)
+    return Faulty(f"{mask_credentials(str(model.artifact_location))}: {problem}") if problem else None
 
 
 def _model_of(client: MlflowClient, ref: Ref) -> LoggedModel | Faulty:

@@ -1,5 +1,6 @@
 """A package for MLflow's scoring server: the promoted model version and the app that serves it."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -10,12 +11,12 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_mlops.core import model_digest
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
 from dagster_mlops.core.files import own_folder
+from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.core.options import asset_with
-from dagster_mlops.errors import DeploymentError
+from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.mlflow_serving.resource import MlflowServingResource
 from dagster_mlops.mlflow_serving.tool import FACTS_FILE, stored_package
 from dagster_mlops.provenance import ModelVersion, Package
@@ -64,16 +65,19 @@ def scoring_package_asset(
             **dagster_facts(context),
         )
         folder = resource.home_dir / record.tag.replace(":", "/")
-        stored = stored_package(folder)
-        if stored is None:
+        built = not stored_package(folder)
+        if built:
             _build(resource, record, code, folder)
         # The run that built it wrote the record that the package carries; a re-run repeats it.
+        stored = stored_package(folder)
+        if stored is None:
+            raise DeploymentError(f"{record.tag} was built but {folder} does not hold it. Build it again.")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(record.tag),
             metadata={
-                **(stored or record).to_metadata(),
+                **stored.to_metadata(),
                 "mlflow_serving/path": dg.MetadataValue.path(str(folder)),
-                "mlflow_serving/built": stored is None,
+                "mlflow_serving/built": built,
             },
         )
 
@@ -94,9 +98,13 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as scratch:
         draft = Path(scratch, "package")
         model = resource.download(record.model_name, record.model_version, draft / "model")
-        if problem := model_digest.changed(model, record.sha256):
-            name = f"{record.model_name}/{record.model_version}"
-            raise DeploymentError(f"{name}: {problem}. Nothing was built. Restore them, or train a new version.")
+        rules = {"expected": [record.sha256], "allow_pickle": resource.allow_pickle, "trust": resource.trust}
+        try:
+            judged = judge_model(f"{record.model_name}/{record.model_version}", model, **rules)
+        except ModelVersionError as error:
+            raise DeploymentError(f"Nothing was built: {error}") from error
+        # The server compares with what was judged here, even where no hash is on record.
+        record = dataclasses.replace(record, sha256=judged.sha256)
         write_copies(draft, code[:1])
         write_copies(draft / PACKAGE, code[1:])
         (draft / FACTS_FILE).write_text(json.dumps({"record": record.to_dict()}, indent=1))

@@ -11,7 +11,7 @@ from pydantic import Field
 from dagster_mlops.core.environment import matching_variables
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_loading import load_stored
-from dagster_mlops.core.resources import ToolResource
+from dagster_mlops.core.resources import LoadsModels
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 from dagster_mlops.serving import Server
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SERVER = ("MLFLOW_SCORING_SERVER_*", "MLFLOW_LOGGING_*", "MLFLOW_CONFIGURE_LOGGING", "UVICORN_*")
 
 
-class MlflowServingResource(ToolResource):
+class MlflowServingResource(LoadsModels):
     """MLflow's scoring server over models of an MLflow registry.
 
     resources = {
@@ -90,10 +90,10 @@ class MlflowServingResource(ToolResource):
 
         def fetch(place: Path) -> StoredModel:
             folder = self.download(package.model_name, package.model_version, place / "model")
-            return StoredModel.read(folder, package.model(self.tracking_uri))
+            return self.stored(folder, package.model(self.tracking_uri))
 
         try:
-            model = load_stored(fetch, pyfunc=True, allow_pickle=True).model
+            model = load_stored(fetch, pyfunc=True).model
         except ModelVersionError as error:
             raise DeploymentError(f"{name} cannot be loaded: {error}") from error
         return score_golden(model, name, frame, rows, outputs=_as_served)

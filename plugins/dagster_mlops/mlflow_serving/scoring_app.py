@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.core.model_digest import changed
+from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.serving.runtime import PredictionLog
 
 
@@ -23,8 +23,8 @@ def scoring_app(folder: Path) -> Any:
     from starlette.responses import JSONResponse, Response
 
     record = json.loads((folder / "dagster_mlops.json").read_text())["record"]
-    if problem := changed(folder / "model", record.get("sha256", "")):
-        raise RuntimeError(f"{record['tag']}: {problem}. Nothing is served. Build the package again.")
+    if problem := changed(model_digest(folder / "model"), record.get("sha256", "")):
+        raise RuntimeError(f"{record['tag']}: {problem} Nothing is served until the package is built again.")
     sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
     model = scoring_server.load_model_with_mlflow_config(str(folder / "model"))
     example = model.metadata.load_input_example(str(folder / "model"))

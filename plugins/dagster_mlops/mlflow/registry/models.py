@@ -84,7 +84,7 @@ class MlflowModels:
         try:
             local = Path(download(artifact_uri=entity.source, dst_path=str(folder / "model")))
             tags = self.client.get_logged_model(model_id).tags if model_id else {}
-            return StoredModel.read(local, version, sha256=tags.get(DIGEST) or tags.get(REGISTERED_DIGEST, ""))
+            return self.resource.stored(local, version, tags.get(DIGEST) or tags.get(REGISTERED_DIGEST, ""))
         except (mlflow.MlflowException, OSError) as error:
             raise ModelVersionError(
                 f"model version {name} cannot be read from {mask_credentials(self.resource.uri)}: "
@@ -244,7 +244,8 @@ def load_version(
         loaded = load_version(mlflow, find_version(mlflow, "arrival_delay@champion"))
         loaded.model.predict(rows)
 
-    `trust` names your packages or types that a skops file may contain, as for :func:`log_model`.
+    `trust` names your packages or types that a skops file may contain, as for :func:`log_model`. What the resource
+    allows is allowed here as well.
 
     Raises:
         ModelVersionError: the version or its files are gone, the files were changed, or their format may run code while

@@ -82,11 +82,14 @@ def only_model(
 def seal(client: MlflowClient, model: LoggedModel) -> str:
     """The hash of a model's files, which becomes a tag of one that MLflow's own function has logged.
 
-    Only where the files are at hand: from another store, they would have to be downloaded. Empty otherwise.
+    The files of one in another store are downloaded for it, once.
     """
-    folder = Path(str(model.artifact_location).removeprefix("file://"))
-    sha256 = model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, "")
-    if not sha256 and folder.is_dir():
+    if sha256 := model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, ""):
+        return sha256
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
+        folder = Path(str(model.artifact_location).removeprefix("file://"))
+        if not folder.is_dir():
+            folder = Path(artifact_store(model.artifact_location, client.tracking_uri).download_artifacts("", scratch))
         sha256 = model_digest(folder)
-        client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: sha256})
+    client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: sha256})
     return sha256

@@ -1,0 +1,69 @@
+"""The judgement on a stored model before anything loads it: its files are those on record, and are data or allowed."""
+
+import zipfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_digest import changed, model_digest
+from dagster_mlops.core.model_formats import StoredFormat, stored_format
+from dagster_mlops.errors import ModelVersionError
+
+
+class Judgement(NamedTuple):
+    """The hash and the format of a model that may be loaded."""
+
+    sha256: str
+    format: StoredFormat
+
+
+def judge_model(
+    name: str, folder: Path, *, expected: Collection[str], allow_pickle: bool, trust: Sequence[str] = ()
+) -> Judgement:
+    """Judge the model `name` in an MLmodel folder, before Python writes bytecode there.
+
+    Args:
+        name: How errors call it.
+        folder: It holds the MLmodel file.
+        expected: Hashes that the model must have, as its record and the registry say; empty ones say nothing.
+        allow_pickle: Whether loading it may run code.
+        trust: Packages or types that a skops file may name, beside the enumerated ones.
+
+    Raises:
+        ModelVersionError: it has another hash, or loading it may run code and that is not allowed.
+    """
+    sha256 = model_digest(folder)
+    for hash_on_record in expected:
+        if problem := changed(sha256, hash_on_record):
+            raise ModelVersionError(f"model {name}: {problem} Nothing was loaded.")
+    flavors = (yaml.safe_load((folder / "MLmodel").read_text()) or {}).get("flavors") or {}
+    form = stored_format(flavors, files=named_types(folder), trust=trust)
+    if form.runs_code and not allow_pickle:
+        hint = " If you trust what it names, list that in trust." if form.name == "skops" else ""
+        raise ModelVersionError(
+            f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of anyone with write "
+            f"access to the artifact store.{hint} If you trust them, set allow_pickle on the resource or the call "
+            "that loads it. To avoid this, log the model with dagster_mlops.mlflow.models.log_model."
+        )
+    return Judgement(sha256, form)
+
+
+def named_types(folder: Path) -> dict[str, list[str]]:
+    """The files of a model, by path below its folder, with the types that skops would not load by itself.
+
+    Raises:
+        ModelVersionError: a file calls itself skops and is not, so that no one can tell what it names.
+    """
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    try:
+        return {
+            name: extra("skops.io").get_untrusted_types(file=file) if file.suffix == ".skops" else []
+            for name, file in files.items()
+        }
+    except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise ModelVersionError(
+            f"a skops file of the model cannot be read: {str(error)[:300]}. It was changed."
+        ) from error
