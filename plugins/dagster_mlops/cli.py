@@ -20,6 +20,7 @@ import typer
 
 from dagster_mlops import __version__
 from dagster_mlops.core.commands import errors_shown
+from dagster_mlops.core.terminal import line, lines
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -58,7 +59,8 @@ def _load(entry: EntryPoint) -> typer.Typer:
         from dagster_mlops.provenance import mask_credentials
 
         reason = mask_credentials(f"{type(error).__name__}: {error}")
-    typer.echo(f"dagster-mlops: the commands {entry.name!r} ({entry.value}) cannot be loaded: {reason}", err=True)
+    text = f"dagster-mlops: the commands {entry.name!r} ({entry.value}) cannot be loaded: {reason}"
+    typer.echo(lines(text, indent="  "), err=True)
     sys.exit(USAGE)
 
 
@@ -230,7 +232,7 @@ def reproduce(
                     timeout=timeout,
                     variables=env or (),
                     tools=tools,
-                    tell=lambda line: typer.echo(line, err=True),
+                    tell=lambda text: typer.echo(line(text), err=True),
                 )
                 result, screen, same = verdict, screens.verdict_screen, verdict.reproduced
                 unknown = verdict.strength == "too little to tell"
@@ -326,7 +328,7 @@ def _end(
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(f"dagster-mlops: {message}", err=True)
+    typer.echo(lines(f"dagster-mlops: {message}", indent="  "), err=True)
     raise typer.Exit(USAGE)
 
 

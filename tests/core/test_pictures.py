@@ -13,7 +13,7 @@ from PIL import Image
 
 from dagster_mlops.core import pictures
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, label, markdown, new_figure
+from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, gallery, label, new_figure
 
 
 def noise(inches: float) -> Figure:
@@ -81,10 +81,10 @@ def test_a_missing_library_is_a_line_with_the_command_that_installs_it():
 
 
 def test_several_pictures_are_one_value_and_nothing_to_draw_is_none():
-    assert markdown([]) is None and markdown([drawn("empty", lambda: None, tool="mlflow")]) is None
-    value = markdown([Picture("one", b"\x89PNG"), failed("two", ValueError("no points"))])
+    assert gallery([]) is None and gallery([drawn("empty", lambda: None, tool="mlflow")]) is None
+    value = gallery([Picture("one", b"\x89PNG"), failed("two", ValueError("no points"))])
     assert isinstance(value, dg.MarkdownMetadataValue) and value.md_str is not None
-    assert value.md_str.split("\n\n")[1] == "two is not drawn: ValueError: no points"
+    assert value.md_str.split("\n\n")[1] == "two is not drawn: `ValueError: no points`"
 
 
 def test_a_label_is_short_and_holds_what_the_font_can_draw(recwarn):

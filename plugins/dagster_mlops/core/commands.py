@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import typer
 
+from dagster_mlops.core.terminal import lines
 from dagster_mlops.errors import DagsterMlopsError
 
 
@@ -14,5 +15,5 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except DagsterMlopsError as error:
-        typer.echo(f"dagster-mlops: {error}", err=True)
+        typer.echo(lines(f"dagster-mlops: {error}", indent="  "), err=True)
         raise typer.Exit(2) from error

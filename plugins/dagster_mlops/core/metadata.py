@@ -38,8 +38,8 @@ def table(key: str, rows: Iterable[Any], *, schema: dg.TableSchema | None = None
 
 
 def link(key: str, url: str | None) -> dict[str, dg.UrlMetadataValue]:
-    """A link under `key`; nothing if the tool has no page to link to."""
-    return {key: dg.MetadataValue.url(url)} if url else {}
+    """A link under `key`; nothing if the tool has no page on the web to link to."""
+    return {key: dg.MetadataValue.url(url)} if url and url.startswith(("http://", "https://")) else {}
 
 
 def shorten(text: str, length: int) -> str:

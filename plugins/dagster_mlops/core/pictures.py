@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.metadata import shorten
 from dagster_mlops.errors import MissingExtraError
@@ -31,21 +32,21 @@ class Picture:
     """A picture, or why there is none.
 
     >>> Picture(title="ROC", problem="ValueError: nothing to draw").markdown()
-    'ROC is not drawn: ValueError: nothing to draw'
+    'ROC is not drawn: `ValueError: nothing to draw`'
     """
 
     title: str
     content: bytes = b""
     problem: str = ""
 
-    def markdown(self) -> str:
+    def markdown(self) -> markdown.Markdown:
         """The picture inline; empty if there is nothing to show. Dagster has no metadata type for images."""
         if self.problem:
-            return f"{self.title} is not drawn: {self.problem}"
+            return markdown.formatted("{} is not drawn: {}", self.title, markdown.code(self.problem))
         if not self.content:
-            return ""
+            return markdown.Markdown()
         kind = next((kind for start, kind in _KINDS.items() if self.content.startswith(start)), "png")
-        return f"![{self.title}](data:image/{kind};base64,{base64.b64encode(self.content).decode()})"
+        return markdown.image(self.title, kind, base64.b64encode(self.content).decode())
 
 
 def drawn(title: str, draw: "Callable[[], Figure | bytes | None]", *, tool: str) -> Picture:
@@ -76,10 +77,10 @@ def failed(title: str, error: Exception) -> Picture:
     return Picture(title, problem=mask_credentials(reason)[:500])
 
 
-def markdown(pictures: Iterable[Picture]) -> dg.MarkdownMetadataValue | None:
+def gallery(pictures: Iterable[Picture]) -> dg.MarkdownMetadataValue | None:
     """Pictures below each other as one metadata value; None if there is nothing to show."""
-    text = "\n\n".join(filter(None, (picture.markdown() for picture in pictures)))
-    return dg.MetadataValue.md(text) if text else None
+    text = markdown.joined(picture.markdown() for picture in pictures)
+    return markdown.metadata(text) if text else None
 
 
 def new_figure(width: float, height: float, *, tool: str) -> "Figure":

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from dagster_mlops.core.commands import errors_shown
+from dagster_mlops.core.terminal import line
 
 app = typer.Typer(help="Versions of DVC datasets.", no_args_is_help=True)
 _Path = Annotated[str, typer.Argument(help="Path of the dataset, relative to the repository.")]
@@ -86,16 +87,15 @@ def restore(
     with errors_shown():
         record = restore_version(dvc, path, rev or md5 or "previous", force=force)
         locked_hash = dvc.data_version(path)
-    typer.echo(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}.")
+    typer.echo(line(f"{record.path} is {record.md5} again{f', in commit {record.rev}' if record.rev else ''}."))
     if locked_hash != record.md5:
-        typer.echo(
-            f"dvc.lock says {locked_hash}: `dvc repro` rebuilds that version, `dvc commit` accepts the restored one."
-        )
+        text = f"dvc.lock says {locked_hash}: `dvc repro` rebuilds that version, `dvc commit` accepts the restored one."
+        typer.echo(line(text))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     """Aligned columns, each as wide as its longest text: hashes are there to be copied, so nothing is cut off."""
     header = list(rows[0]) if rows else []
-    cells = [header, *([str("" if value is None else value) for value in row.values()] for row in rows)]
+    cells = [header, *([line(str("" if value is None else value)) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.asset_records import code_facts, dagster_facts, upstream_refs
 from dagster_mlops.core.code_state import CodeState, code_state
 from dagster_mlops.core.options import specs_with_options
@@ -136,18 +137,22 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
     if isinstance(item, TrackedData):
         origin = "Imported by" if item.imported else "Tracked by"
         facts = {PATH_KEY: item.path, "dvc/file": item.file}
-        description = item.desc or f"{origin} {item.file}"
+        description = item.desc or str(markdown.formatted("{} {}", origin, item.file))
         return dg.AssetSpec(key_parts(item.path), description=description, metadata=facts, kinds={"dvc"})
     command = "\n".join(item.cmd)
     facts = {
         STAGE: item.address,
-        CMD: dg.MetadataValue.md(f"```sh\n{command}\n```"),
+        CMD: markdown.metadata(markdown.block(command, "sh")),
         OUTS: [out.path for out in item.outs],
         **({PARAMS: dict(item.params)} if item.params else {}),
         **({"dvc/code": list(item.code)} if item.code else {}),
         **({"dvc/frozen": True} if item.frozen else {}),
     }
-    paragraphs = [item.desc or f"`{command}`", *(f"* `{out.path}`: {out.desc}" for out in item.outs if out.desc)]
+    paragraphs = [
+        item.desc or markdown.code(command),
+        # The descriptions of dvc.yaml may be Markdown.
+        *(f"* {markdown.code(out.path)}: {out.desc}" for out in item.outs if out.desc),
+    ]
     if item.frozen:
         paragraphs.append("Frozen in dvc.yaml: DVC does not run it, so it is only observed. To run it: `dvc unfreeze`.")
     return dg.AssetSpec(

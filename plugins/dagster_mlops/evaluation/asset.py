@@ -97,6 +97,7 @@ def evaluation_asset(
     @not_retried(EvaluationError, ModelVersionError)
     def evaluation(context: dg.AssetExecutionContext, **frames: Any) -> dg.MaterializeResult:
         # For steps, not for code locations.
+        from dagster_mlops.core.markdown import metadata
         from dagster_mlops.evaluation.evaluate import Setup, evaluate
         from dagster_mlops.evaluation.measure import Plan
         from dagster_mlops.evaluation.model_card import EVALUATION, KeepsEvaluations, Training, model_card, summary
@@ -126,10 +127,10 @@ def evaluation_asset(
             keeps_evaluations = isinstance(models, KeepsEvaluations)
             if keeps_evaluations:
                 training = models.training(version)
-            text = model_card(record, training, result, setup.card)
+            card_text = model_card(record, training, result, setup.card)
             if keeps_evaluations:
                 pngs = {name: picture.content for name, picture in pictures.items() if picture.content}
-                run_id, run_url = models.keep_evaluation(context, version, result, pngs, text)
+                run_id, run_url = models.keep_evaluation(context, version, result, pngs, str(card_text))
             models.note(version, EVALUATION, summary(result, run_id))
             tool, version_url = models.tool, models.url(version)
         prefix = f"{tool}/evaluation"
@@ -138,7 +139,7 @@ def evaluation_asset(
                 **metadata_of(result, pictures.values(), prefix),
                 **({f"{prefix}/run_id": run_id} if run_id else {}),
                 f"{prefix}/format": str(model_format),
-                f"{tool}/model_card": dg.MetadataValue.md(text),
+                f"{tool}/model_card": metadata(card_text),
                 **link(f"{prefix}/run_url", run_url),
                 **link(f"{tool}/version_url", version_url),
             },

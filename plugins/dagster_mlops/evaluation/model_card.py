@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import dagster as dg
 
+from dagster_mlops.core.markdown import Markdown, code, formatted, joined, table, text
 from dagster_mlops.evaluation import ui_metadata
 from dagster_mlops.evaluation.measure import Evaluation
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, TrainingRun
@@ -27,7 +28,7 @@ _MOST_ROWS = 30
 class Training:
     """The facts of a version's training that its model card shows.
 
-    `origin` says which run made the version, in Markdown; `licences` are those of the installed packages, by name.
+    `origin` says which run made the version; `licences` are those of the installed packages, by name.
     """
 
     registered: datetime | None = None
@@ -74,20 +75,21 @@ def summary(evaluation: Evaluation, run_id: str) -> str:
     return text if len(text) <= _SUMMARY_LIMIT else json.dumps({"run_id": run_id})
 
 
-def model_card(version: ModelVersion, training: Training, evaluation: Evaluation, texts: Mapping[str, str]) -> str:
+def model_card(version: ModelVersion, training: Training, evaluation: Evaluation, texts: Mapping[str, str]) -> Markdown:
     """The card of a version, from what is recorded of it; `texts` are sections by title, such as *Intended use*.
 
     Unchanged facts give an unchanged text: nothing in it depends on when or where it is written. The layout follows
     M. Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
     """
-    predicted = f"`{evaluation.label}`" + (f" = {evaluation.positive}" if evaluation.positive else "")
+    label, positive = code(evaluation.label), evaluation.positive
+    predicted = formatted("{} = {}", label, positive) if positive else label
     registered = f"Registered {training.registered:%Y-%m-%d %H:%M} UTC. " if training.registered else ""
     sections = {
         "": [
-            f"# {version.name}, version {version.version}",
-            f"{registered}Predicts {predicted} ({evaluation.task}).",
+            formatted("# {}, version {}", version.name, version.version),
+            formatted("{}Predicts {} ({}).", Markdown(registered), predicted, evaluation.task),
         ],
-        **{title: [text.strip()] for title, text in texts.items() if text.strip()},
+        **{title: [Markdown(section.strip())] for title, section in texts.items() if section.strip()},
         "Evaluation": _evaluation(evaluation),
         "Training data": _training_data(version, training.record),
         "How it was made": _making(training),
@@ -96,14 +98,13 @@ def model_card(version: ModelVersion, training: Training, evaluation: Evaluation
         "Most important inputs": _table(ui_metadata.importance_rows(evaluation)),
         "Licences": _licences(training.licences),
     }
-    return (
-        "\n\n".join(
-            "\n\n".join([*([f"## {title}"] if title else []), *paragraphs])
-            for title, paragraphs in sections.items()
-            if paragraphs
-        )
-        + "\n"
-    )
+    parts = [
+        part
+        for title, paragraphs in sections.items()
+        if paragraphs
+        for part in (formatted("## {}", title) if title else "", *paragraphs)
+    ]
+    return Markdown(joined(parts) + "\n")
 
 
 def shortened(card: str, note: str, limit: int) -> str:
@@ -123,61 +124,70 @@ def shortened(card: str, note: str, limit: int) -> str:
     return f"{beginning or card[: limit - len(note) - 2]}\n\n{note}"
 
 
-def _evaluation(evaluation: Evaluation) -> list[str]:
-    overall = evaluation.whole
-    rows = f"{overall.rows:,} rows of `{evaluation.rows_asset}` (content {evaluation.rows_hash[:12]})"
+def _evaluation(evaluation: Evaluation) -> list[Markdown]:
+    overall, asset, digest = evaluation.whole, code(evaluation.rows_asset), evaluation.rows_hash[:12]
+    rows = formatted("{:,} rows of {} (content {})", overall.rows, asset, digest)
     if evaluation.unlabelled:
-        rows += f", without {evaluation.unlabelled:,} that have no label"
+        rows = formatted("{}, without {:,} that have no label", rows, evaluation.unlabelled)
     if overall.why_not:
-        return [f"On {rows}, nothing was measured: {overall.why_not}."]
+        return [formatted("On {}, nothing was measured: {}.", rows, overall.why_not)]
+    careful = formatted("**Careful**: {}, on which it looks better than it is.", evaluation.warning)
+    bounds = "On {}; {:.0%} percentile intervals of {:,} resamples."
     paragraphs = [
-        *([f"**Careful**: {evaluation.warning}, on which it looks better than it is."] if evaluation.warning else []),
-        f"On {rows}; {evaluation.confidence:.0%} percentile intervals of {evaluation.resamples:,} resamples.",
-        ui_metadata.markdown_table(ui_metadata.metric_rows(evaluation)),
+        *([careful] if evaluation.warning else []),
+        formatted(bounds, rows, evaluation.confidence, evaluation.resamples),
+        table(ui_metadata.metric_rows(evaluation)),
     ]
     if overall.differences:
+        rival = evaluation.alias, evaluation.rival_version
         paragraphs += [
-            f"Against {evaluation.alias} {evaluation.rival_version}, on the same rows and resamples:",
-            ui_metadata.markdown_table(ui_metadata.comparison_rows(evaluation)),
+            formatted("Against {} {}, on the same rows and resamples:", *rival),
+            table(ui_metadata.comparison_rows(evaluation)),
         ]
     elif evaluation.no_rival:
-        paragraphs.append(f"Not compared with another version: {evaluation.no_rival}.")
+        paragraphs.append(formatted("Not compared with another version: {}.", evaluation.no_rival))
     return paragraphs
 
 
-def _training_data(record: ModelVersion, run: TrainingRun | None) -> list[str]:
-    lines = [f"- `{path}`, content `{md5}`" for path, md5 in sorted(record.datasets.items())]
+def _training_data(record: ModelVersion, run: TrainingRun | None) -> list[Markdown]:
+    lines = [formatted("- {}, content {}", code(path), code(md5)) for path, md5 in sorted(record.datasets.items())]
     if run and run.feature_service:
-        lines.append(f"- feature service `{run.feature_service}`, registry `{run.registry_hash[:12]}`")
-    return ["\n".join(lines)] if lines else []
+        service, registry = code(run.feature_service), code(run.registry_hash[:12])
+        lines.append(formatted("- feature service {}, registry {}", service, registry))
+    return [joined(lines, "\n")] if lines else []
 
 
-def _making(training: Training) -> list[str]:
+def _making(training: Training) -> list[Markdown]:
     """The facts on record, one a line."""
     run = training.record
     facts: dict[str, Any] = {
-        "code": run and run.code_commit and f"commit `{run.code_commit}`{', uncommitted changes' * bool(run.dirty)}",
-        "Dagster": run and run.dagster_run_id and f"asset `{run.dagster_asset}`, run `{run.dagster_run_id}`",
+        "code": run
+        and run.code_commit
+        and formatted("commit {}{}", code(run.code_commit), ", uncommitted changes" * bool(run.dirty)),
+        "Dagster": run
+        and run.dagster_run_id
+        and formatted("asset {}, run {}", code(run.dagster_asset), code(run.dagster_run_id)),
         "partition": run and run.dagster_partition,
         "environment": run and run.python and f"Python {run.python}, {run.platform}",
-        "lock file": run and run.lock_hash and f"`{run.lock_hash[:12]}`",
+        "lock file": run and run.lock_hash and code(run.lock_hash[:12]),
         "container": training.container,
         "GPU": training.gpu,
         "seed": None if run is None else run.seed,
     }
-    lines = [training.origin, *(f"{name}: {fact}" for name, fact in facts.items() if fact not in (None, ""))]
-    return ["\n".join(f"- {line}" for line in lines if line)] if any(lines) else []
+    present = {name: fact for name, fact in facts.items() if fact not in (None, "")}
+    lines = [text(training.origin), *(formatted("{}: {}", name, fact) for name, fact in present.items())]
+    return [joined((formatted("- {}", line) for line in lines if line), "\n")] if any(lines) else []
 
 
-def _licences(licences: Mapping[str, str]) -> list[str]:
+def _licences(licences: Mapping[str, str]) -> list[Markdown]:
     """The licences of the packages that were installed, most frequent first."""
     counts = Counter(licence or "not stated" for licence in licences.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return _table([{"licence": name, "packages": count} for name, count in ordered])
 
 
-def _table(rows: list[ui_metadata.Row]) -> list[str]:
+def _table(rows: list[ui_metadata.Row]) -> list[Markdown]:
     if not rows:
         return []
     left = len(rows) - _MOST_ROWS
-    return [ui_metadata.markdown_table(rows[:_MOST_ROWS]), *([f"… and {left} more."] if left > 0 else [])]
+    return [table(rows[:_MOST_ROWS]), *([formatted("… and {} more.", left)] if left > 0 else [])]

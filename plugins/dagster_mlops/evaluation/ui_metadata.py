@@ -1,13 +1,13 @@
 """An evaluation as Dagster shows it: numbers over time, tables and figures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_records import AnyContext, latest_event, misspelt
 from dagster_mlops.core.metadata import table
-from dagster_mlops.core.pictures import Picture, markdown
+from dagster_mlops.core.pictures import Picture, gallery
 from dagster_mlops.errors import EvaluationError
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.metrics import headline
@@ -22,7 +22,7 @@ def metadata_of(evaluation: Evaluation, pictures: Iterable[Picture], prefix: str
     """Numbers, tables of metrics, comparison and slices, the figures, and all of it as JSON, below `prefix`."""
     overall = evaluation.whole
     note = "; ".join(filter(None, [evaluation.warning, overall.why_not, evaluation.no_rival]))
-    figures = markdown(pictures)
+    figures = gallery(pictures)
     # The UI shows them in this order.
     return {
         f"{prefix}/version": f"{evaluation.model}/{evaluation.version}",
@@ -114,20 +114,6 @@ def slice_facts(evaluation: Evaluation) -> list[Row]:
 def importance_rows(evaluation: Evaluation) -> list[Row]:
     """Inputs by the loss of the headline metric without them."""
     return [{"input": name, "loss": f"{loss:.4f}"} for name, loss in list(evaluation.importance.items())[:20]]
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table.
-
-    >>> print(markdown_table([{"metric": "auc", "value": "0.74"}]))
-    | metric | value |
-    |---|---|
-    | auc | 0.74 |
-    """
-    lines = [rows[0].keys(), *(row.values() for row in rows)]
-    cells = [[str(cell).replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines]
-    head, *body = [f"| {' | '.join(line)} |" for line in cells]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def _interval(estimate: Estimate, spec: str = ".4f") -> str:

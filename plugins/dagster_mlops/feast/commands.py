@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dagster_mlops.core.commands import errors_shown
+from dagster_mlops.core.terminal import line
 
 app = typer.Typer(help="Training sets of a Feast repository.", no_args_is_help=True)
 
@@ -31,4 +32,4 @@ def rebuild(
     with errors_shown():
         datasets = replay.datasets_of(dvc) if dvc else None
         record = replay.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets)
-    typer.echo(f"Rebuilt {record.ref.id} in {out}: {record.rows} rows, content {record.content_hash}.")
+    typer.echo(line(f"Rebuilt {record.ref.id} in {out}: {record.rows} rows, content {record.content_hash}."))

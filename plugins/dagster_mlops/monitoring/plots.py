@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.arrays import np, pd
-from dagster_mlops.core.pictures import Figure, drawn, label, markdown, new_figure
+from dagster_mlops.core.pictures import Figure, drawn, gallery, label, new_figure
 
 _COLOURS = ("#9aa5b1", "#d9480f")
 
@@ -20,7 +20,7 @@ def distributions(
 
     Columns are float numbers or text. Nothing when there is nothing to draw.
     """
-    plot = markdown([drawn("Distributions", partial(_histograms, sides, columns), tool="evidently")])
+    plot = gallery([drawn("Distributions", partial(_histograms, sides, columns), tool="evidently")])
     return {key: plot} if plot else {}
 
 

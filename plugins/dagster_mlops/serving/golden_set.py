@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from dagster_mlops.core import row_values
 from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.failures import raised_as
@@ -27,7 +28,8 @@ class Golden:
         """The largest difference between the predictions at `url` and the expected ones.
 
         Raises:
-            DeploymentError: the server refuses a row, or a difference exceeds `tolerance`; the worst rows are named.
+            DeploymentError: the server refuses a row, or a difference exceeds `tolerance`. The worst rows are named by
+                their number; their values are shown on request only, because they may be a customer's.
         """
         served: list[Any] = []
         with http_client(url, timeout=timeout) as client:
@@ -35,9 +37,10 @@ class Golden:
                 body = {state.rows_field: self.rows[start : start + _BATCH]}
                 response = client.post(state.route, json=body, headers={"x-probe": state.probe})
                 if response.status_code != 200 or "predictions" not in response.json():
+                    answer = row_values.if_shown(repr(response.text[:500]), f"({row_values.HINT})")
                     raise DeploymentError(
-                        f"{url}{state.route} answers golden rows with {response.status_code} {response.text[:500]!r}. "
-                        f"The route must take {{'{state.rows_field}': [...]}} and return {{'predictions': [...]}}."
+                        f"{url}{state.route} answers golden rows with {response.status_code} {answer}. The route must "
+                        f"take {{'{state.rows_field}': [...]}} and return {{'predictions': [...]}}."
                     )
                 served.extend(response.json()["predictions"])
         if len(served) != len(self.rows):
@@ -47,15 +50,19 @@ class Golden:
         differences = [largest_difference(a, b) for a, b in zip(self.expected, served, strict=True)]
         worst = sorted(range(len(differences)), key=lambda i: -differences[i])[:5]
         if differences[worst[0]] > tolerance:
-            table = "\n".join(
-                f"  row {i}: registry {self.expected[i]}, served {served[i]}, features {self.rows[i]}" for i in worst
-            )
+            table = "\n".join(f"  row {i}: difference {differences[i]:g}{self._values(i, served)}" for i in worst)
+            features = f"Features: {', '.join(self.rows[0])}. {row_values.HINT}\n"
             raise DeploymentError(
                 f"{sum(d > tolerance for d in differences)} of {len(differences)} golden predictions differ from the "
                 f"registry model by more than {tolerance:g} (at most {differences[worst[0]]:g}). The worst:\n{table}\n"
+                f"{row_values.if_shown('', features)}"
                 "The new deployment took no traffic. Rebuild the package, or look at how the service prepares features."
             )
         return float(differences[worst[0]])
+
+    def _values(self, row: int, served: list[Any]) -> str:
+        values = f": registry {self.expected[row]}, served {served[row]}, features {self.rows[row]}"
+        return row_values.if_shown(values)
 
 
 def score_golden(

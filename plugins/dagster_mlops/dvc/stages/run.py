@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.child import ChildError, child_session, last_line
 from dagster_mlops.core.environment import whole_environment
 from dagster_mlops.core.git import git
@@ -237,5 +238,4 @@ def _failure(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: Dvc
 
 
 def _quoted(lines: "deque[str]") -> dg.MarkdownMetadataValue:
-    text = mask_credentials("\n".join(lines))
-    return dg.MetadataValue.md(f"```\n{text}\n```")
+    return markdown.metadata(markdown.block(mask_credentials("\n".join(lines))))

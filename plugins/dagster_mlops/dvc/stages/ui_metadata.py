@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.leaves import leaves
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.pictures import Figure, drawn, new_figure
@@ -67,7 +68,7 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     facts |= dict([*numbers.items()][:_MOST_NUMBERS])
     for plot in run.plots[:_MOST_CHARTS]:
         draw = partial(_chart, plot) if "points" in plot else (root / plot["files"][0]).read_bytes
-        facts[f"dvc/plots/{plot['title']}"] = dg.MetadataValue.md(drawn(plot["title"], draw, tool="dvc").markdown())
+        facts[f"dvc/plots/{plot['title']}"] = markdown.metadata(drawn(plot["title"], draw, tool="dvc").markdown())
     return facts
 
 

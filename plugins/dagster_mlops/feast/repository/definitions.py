@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import COLUMN_SCHEMA, table
 from dagster_mlops.errors import FeatureError
@@ -269,7 +270,10 @@ def _spec(thing: Definition, project: str, noun: str, prefix: Sequence[str], fac
     tags |= {"feast/permissions": list(thing.permissions)} if thing.permissions else {}
     return dg.AssetSpec(
         key=[*prefix, key],
-        description=thing.description or f"{noun} `{thing.name}` of Feast project `{project}`.",
+        description=thing.description
+        or str(
+            markdown.formatted("{} {} of Feast project {}.", noun, markdown.code(thing.name), markdown.code(project))
+        ),
         owners=_owners(thing.owner),
         tags={f"feast/{k}": v for k, v in thing.tags.items() if _TAG_VALUE.fullmatch(v) and _TAG_VALUE.fullmatch(k)},
         metadata={"feast/project": project, **facts, **tags, **original},

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from dagster_mlops.core.terminal import line
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.provenance import Dataset
 
@@ -47,14 +48,22 @@ def chain_tree(chain: Link) -> RenderableType:
             upstream = {up.ref: up for link in group for up in link.upstream}
             below.append((branch.add(_label(group)), tuple(upstream.values())))
         if repeated:
-            branch.add(Text(f"↑ shown elsewhere: {_names(repeated)}", style="dim"))
+            branch.add(Text(line(f"↑ shown elsewhere: {_names(repeated)}"), style="dim"))
         waiting.extend(reversed(below))
     return Group(root, Text(), _summary(chain))
 
 
-def grid(*styles: str) -> Table:
+class Grid(Table):
+    """A table in which a text is data: not rich's markup, and in one line."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add cells; a :class:`rich.text.Text` has its lines and styles already."""
+        super().add_row(*(Text(line(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+def grid(*styles: str) -> Grid:
     """A table of columns without lines, each in its style, in which long texts go on below."""
-    table = Table.grid(padding=(0, 2))
+    table = Grid(box=None, padding=(0, 2), collapse_padding=True, show_header=False, show_edge=False, pad_edge=False)
     for style in styles:
         table.add_column(style=style, overflow="fold")
     return table
@@ -62,7 +71,7 @@ def grid(*styles: str) -> Table:
 
 def conclusion(good: bool, yes: str, no: str) -> Text:
     """The last line of a screen: what holds, in green, or what does not, in red."""
-    return Text(f"✓ {yes}", style="green") if good else Text(f"✗ {no}", style="red")
+    return Text(line(f"✓ {yes}"), style="green") if good else Text(line(f"✗ {no}"), style="red")
 
 
 def grouped(things: Iterable[_T], key: Callable[[_T], Any]) -> list[list[_T]]:
@@ -82,21 +91,22 @@ def _family(link: Link) -> tuple[str, ...]:
 def _label(links: Sequence[Link]) -> Text:
     first = links[0]
     mark, colour = LOOKS.get(first.bucket, ("!", "magenta"))
-    label = Text.assemble((mark, colour), " ", (first.ref.role.replace("_", " "), "bold"), " ")
-    label.append(first.title if len(links) == 1 else _span(links))
+    label = Text.assemble((mark, colour), " ", (line(first.ref.role.replace("_", " ")), "bold"), " ")
+    label.append(line(first.title if len(links) == 1 else _span(links)))
     if first.bucket != "accessible":
-        label.append(f" {first.bucket.upper()}", style=f"bold {colour}")
-        label.append(f"\n{first.reason or 'no reason given'}", style=colour)
+        label.append(line(f" {first.bucket.upper()}"), style=f"bold {colour}")
+        label.append("\n" + line(first.reason or "no reason given"), style=colour)
         if len(links) > 1:
-            label.append(f" (first of {len(links)} alike)", style=colour)
+            label.append(line(f" (first of {len(links)} alike)"), style=colour)
         if first.bucket != "unknown":
-            label.append(f"\n{_SOURCES.get(first.source, 'this is what the tool still knows')}", style="italic")
+            label.append("\n" + line(_SOURCES.get(first.source, "this is what the tool still knows")), style="italic")
     elif first.source != "tool":
-        label.append(f"\n{_SOURCES[first.source]}", style="italic")
+        label.append("\n" + line(_SOURCES[first.source]), style="italic")
     if first.record:
         details = first.record.details() if len(links) == 1 else _totals(links)
-        lines = [" · ".join(details), first.record.made_by() if len(links) == 1 else ""]
-        label.append("".join(f"\n{line}" for line in lines if line), style="dim")
+        for text in (" · ".join(details), first.record.made_by() if len(links) == 1 else ""):
+            if text:
+                label.append("\n" + line(text), style="dim")
     return label
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dagster_mlops.core.terminal import line
 from dagster_mlops.lineage.chain.tree import conclusion, grid
 from dagster_mlops.lineage.production.overview import CheckStatus, Production, Promoted, Status
 
@@ -25,7 +26,8 @@ def status_screen(status: Status) -> RenderableType:
             Text("Nothing is in production: this Dagster instance has no deployment and no alias on record.\n")
         )
     counts = Counter(check.verdict for check in status.checks)
-    parts.append(Text(f"Checks: {', '.join(f'{n} {v}' for v, n in counts.most_common()) or 'none'}", style="bold"))
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    parts.append(Text(line(f"Checks: {verdicts or 'none'}"), style="bold"))
     parts += [_check(check) for check in status.checks if check.verdict != "passed"]
     passed = [check for check in status.checks if check.verdict == "passed"]
     for asset in dict.fromkeys(check.asset for check in passed):
@@ -33,11 +35,12 @@ def status_screen(status: Status) -> RenderableType:
         names = ", ".join(check.name for check in checks)
         parts.append(_line("passed", f"{asset}: {names}", max(check.when for check in checks)))
     parts += [Text("\nDrift", style="bold")] if status.drift else []
-    parts += [Text(f"  {report.id}: {' · '.join(report.details())}") for report in status.drift]
+    parts += [Text(line(f"  {report.id}: {' · '.join(report.details())}")) for report in status.drift]
     for record in status.other_records:
         texts = [record.made_by(), *record.details()]
-        parts.append(Text(f"\n{record.role.replace('_', ' ')} {record.title()}: {' · '.join(filter(None, texts))}"))
-    parts += [Text(f"\nUnreadable record: {line}", style="red") for line in status.unreadable]
+        name = f"{record.role.replace('_', ' ')} {record.title()}"
+        parts.append(Text("\n" + line(f"{name}: {' · '.join(filter(None, texts))}")))
+    parts += [Text("\n" + line(f"Unreadable record: {problem}"), style="red") for problem in status.unreadable]
     warned = f"no check fails, {counts['warned']} warn" if counts["warned"] else "every check holds"
     good = "Production answers" if status.live else "No deployment is on record"
     return Group(*parts, Text(), conclusion(status.healthy, f"{good}; {warned}.", _complaint(status)))
@@ -50,7 +53,7 @@ def _production(production: Production) -> RenderableType:
         state = f"stopped {deployment.stopped}"
     version = f"{deployment.model_name}/{deployment.model_version}"
     alias = f" ({', '.join(model.aliases)})" if model and model.aliases else ""
-    rows = {
+    rows: dict[str, str | Text] = {
         "deployment": f"{deployment.name}/{deployment.id}",
         "state": f"{state} at {deployment.url}" if deployment.url else state,
         "since": _when(production.since),
@@ -65,11 +68,15 @@ def _production(production: Production) -> RenderableType:
 def _promoted(promoted: Promoted) -> RenderableType:
     version = promoted.model_version
     name = f"{version.name}/{version.version}" if version else ""
-    rows = {"model version": f"{name} ({promoted.alias})", "since": _when(promoted.since), **_origin(promoted)}
+    rows: dict[str, str | Text] = {
+        "model version": f"{name} ({promoted.alias})",
+        "since": _when(promoted.since),
+        **_origin(promoted),
+    }
     return _table("Promoted, and not deployed on record", rows)
 
 
-def _origin(live: Production | Promoted) -> dict[str, str]:
+def _origin(live: Production | Promoted) -> dict[str, str | Text]:
     """The origin of a model in use, line by line."""
     run = live.training_run
     return {
@@ -83,35 +90,36 @@ def _origin(live: Production | Promoted) -> dict[str, str]:
     }
 
 
-def _table(title: str, rows: Mapping[str, str]) -> RenderableType:
+def _table(title: str, rows: Mapping[str, str | Text]) -> RenderableType:
     table = grid("dim", "")
     for name, text in rows.items():
         if text:
             table.add_row(name, text)
-    return Group(Text(title, style="bold"), table, Text())
+    return Group(Text(line(title), style="bold"), table, Text())
 
 
-def _data(live: Production | Promoted) -> str:
+def _data(live: Production | Promoted) -> Text:
     folders: dict[str, list[str]] = {}
     for dataset in live.datasets:
         folder = dataset.path.rpartition("/")[0] or dataset.path
         folders.setdefault(folder, []).append(dataset.md5[:8])
-    return "\n".join(
-        f"{folder}: {', '.join(hashes) if len(hashes) < 4 else f'{len(hashes)} files, {hashes[0]} … {hashes[-1]}'}"
+    shown = {
+        folder: ", ".join(hashes) if len(hashes) < 4 else f"{len(hashes)} files, {hashes[0]} … {hashes[-1]}"
         for folder, hashes in folders.items()
-    )
+    }
+    return Text("\n").join(Text(line(f"{folder}: {hashes}")) for folder, hashes in shown.items())
 
 
 def _line(verdict: str, text: str, when: float) -> Text:
     mark, colour = _VERDICTS.get(verdict, ("✗", "red"))
-    return Text.assemble("  ", (mark, colour), f" {text}", (f"  {_when(when)}", "dim"))
+    return Text.assemble("  ", (mark, colour), line(f" {text}"), (line(f"  {_when(when)}"), "dim"))
 
 
 def _check(check: CheckStatus) -> Text:
-    line = _line(check.verdict, f"{check.asset}: {check.name}", check.when)
-    line.append(f"  {check.verdict}{'' if check.blocking else ', does not block'}", style="bold")
-    line.append(f"\n      {check.description}" if check.description else "")
-    return line
+    shown = _line(check.verdict, f"{check.asset}: {check.name}", check.when)
+    shown.append(line(f"  {check.verdict}{'' if check.blocking else ', does not block'}"), style="bold")
+    shown.append("\n      " + line(check.description) if check.description else "")
+    return shown
 
 
 def _complaint(status: Status) -> str:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.core.metadata import shorten
+from dagster_mlops.core.terminal import line
 from dagster_mlops.lineage.chain.tree import LOOKS, conclusion, grid, grouped
 from dagster_mlops.lineage.reproduction.comparison import Difference, Explanation, Verdict
 from dagster_mlops.lineage.reproduction.recipe import Recipe
@@ -30,12 +31,12 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     for group in grouped(recipe.ingredients, lambda part: (part.kind, part.bucket, part.reason)):
         first = group[0]
         mark, colour = LOOKS.get(first.bucket, ("?", "yellow"))
-        text = Text(first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}")
+        text = Text(line(first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}"))
         if not first.needed:
-            text.append(f" ({_SPARED.get(first.kind, 'not needed')})", style="dim")
+            text.append(line(f" ({_SPARED.get(first.kind, 'not needed')})"), style="dim")
         if first.bucket != "accessible":
-            text.append(f" {first.bucket.upper()}", style=f"bold {colour}")
-            text.append(f"\n{first.reason}", style=colour)
+            text.append(line(f" {first.bucket.upper()}"), style=f"bold {colour}")
+            text.append("\n" + line(first.reason), style=colour)
         table.add_row(Text(mark, style=colour), first.kind, text)
     counts = Counter(ingredient.bucket for ingredient in recipe.ingredients if ingredient.needed)
     problems = ", ".join(f"{count} {bucket}" for bucket, count in counts.items() if bucket != "accessible")
@@ -43,7 +44,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     if recipe.complete and recipe.unknown:
         names = ", ".join(part.name for part in recipe.unknown[:6])
         text = f"? It can be run again, but nothing versions {names}: the verdict would be too little to tell."
-        return Group(_title(recipe), table, Text(), Text(text, style="yellow"))
+        return Group(_title(recipe), table, Text(), Text(line(text), style="yellow"))
     last = conclusion(recipe.complete, yes, f"Of {counts.total()} ingredients, {problems}.")
     return Group(_title(recipe), table, Text(), last)
 
@@ -54,14 +55,14 @@ def verdict_screen(verdict: Verdict) -> RenderableType:
     for finding in verdict.findings:
         mark, colour = _OUTCOMES[finding.outcome] if finding.decides else _ASIDE[finding.outcome]
         after = "" if finding.outcome == "matched" and finding.before else finding.after
-        row = (finding.kind, finding.name, _short(finding.before), Text(_short(after), style=colour))
+        row = (finding.kind, finding.name, _short(finding.before), Text(line(_short(after)), style=colour))
         table.add_row(Text(mark, style=colour), *row)
     run = verdict.original.run_id[:12]
     if verdict.strength == "too little to tell":
         open_ones = f"not compared: {', '.join(verdict.unknown[:6])}" if verdict.unknown else "nothing was compared"
         same = f" The same: {verdict.evidence}." if verdict.evidence else ""
-        last = Text(f"? Too little to tell whether run {run} came out the same; {open_ones}.{same}", style="yellow")
-        return Group(table, Text(), last)
+        text = f"? Too little to tell whether run {run} came out the same; {open_ones}.{same}"
+        return Group(table, Text(), Text(line(text), style="yellow"))
     yes = f"Reproduced: run {run} came out the same. Compared: {verdict.evidence}."
     differed = [name for name in verdict.different if name not in verdict.unknown]
     no = f"Not reproduced. Not the same: {', '.join(differed[:6])}."
@@ -76,17 +77,18 @@ def explanation_screen(why: Explanation) -> RenderableType:
     if why.metrics:
         parts += [Text("\nmetrics", style="bold"), _differences(why.metrics)]
     if why.unknown:
-        parts.append(Text(f"\nNot compared, because it was not recorded: {', '.join(why.unknown)}.", style="yellow"))
+        text = f"Not compared, because it was not recorded: {', '.join(why.unknown)}."
+        parts.append(Text("\n" + line(text), style="yellow"))
     kinds = Counter(cause.kind for cause in why.causes)
     counts = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
     last = f"They differ in {counts}." if counts else "Nothing on record differs."
-    return Group(*parts, Text(f"\n{last}", style="bold"))
+    return Group(*parts, Text("\n" + line(last), style="bold"))
 
 
 def _title(recipe: Recipe) -> Text:
     version = f"{recipe.version.name}/{recipe.version.version} " if recipe.version else ""
     details = " · ".join(recipe.run.details())
-    return Text.assemble((f"{version}run {recipe.run.run_id[:12]}", "bold"), (f"  {details}", "dim"))
+    return Text.assemble((line(f"{version}run {recipe.run.run_id[:12]}"), "bold"), (line(f"  {details}"), "dim"))
 
 
 def _differences(differences: Sequence[Difference]) -> Table:

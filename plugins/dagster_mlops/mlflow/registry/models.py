@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from dagster_mlops.core.arrays import pd
+from dagster_mlops.core import markdown
 from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST, LoadedModel, load_stored
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.core.run_files import CODE, LICENCES
+from dagster_mlops.core.spreadsheet import csv_text
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
@@ -113,15 +114,17 @@ class MlflowModels:
         created = self._entity(version.name, version.version).creation_timestamp / 1000
         registered, run = datetime.fromtimestamp(created, tz=UTC), or_none(self.client.get_run, version.run_id)
         if run is None:
-            origin = f"MLflow run `{version.run_id}` was purged." if version.run_id else "No run made it."
+            purged = markdown.formatted("MLflow run {} was purged.", markdown.code(version.run_id))
+            origin = purged if version.run_id else markdown.Markdown("No run made it.")
             return Training(registered=registered, origin=origin)
         url = self.resource.run_url(run.info.experiment_id, run.info.run_id)
-        link = f"[{run.info.run_id}]({url})" if url else f"`{run.info.run_id}`"
+        link = markdown.link(run.info.run_id, url) if url else markdown.code(run.info.run_id)
+        deleted = ", deleted" * (run.info.lifecycle_stage == "deleted")
         text = run.data.tags.get(RECORD)
         record = Record.from_json(text) if text else None
         return Training(
             registered=registered,
-            origin=f"MLflow run: {link}{', deleted' * (run.info.lifecycle_stage == 'deleted')}",
+            origin=markdown.formatted("MLflow run: {}{}", link, deleted),
             record=record if isinstance(record, TrainingRun) else None,
             params=run.data.params,
             container=run.data.tags.get(f"{NAMESPACE}.container", ""),
@@ -216,7 +219,7 @@ def _write(client: MlflowClient, run_id: str, evaluation: Evaluation, model_id: 
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         Path(scratch, "evaluation.json").write_text(evaluation.to_json())
         if rows := slice_facts(evaluation):
-            pd.DataFrame(rows).to_csv(Path(scratch, "slices.csv"), index=False)
+            Path(scratch, "slices.csv").write_text(csv_text(rows), newline="")
         for figure, png in pngs.items():
             Path(scratch, f"{figure}.png").write_bytes(png)
         client.log_artifacts(run_id, scratch, FOLDER)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.environment import environment
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities, mlflow
@@ -149,12 +150,13 @@ def _find_or_create(context: dg.AssetExecutionContext, tracking: "Tracking") -> 
     if earliest is None:
         job = "assets" if context.run.job_name.startswith("__") else context.run.job_name
         url = tracking.resource.dagster_run_url(root)
+        note = markdown.formatted("{} of {}", markdown.link(f"Dagster run {root[:8]}", url), markdown.code(job))
         tags = {
             **key,
             runs.DAGSTER_RUN: root,
             "mlflow.source.name": job,
             "mlflow.source.type": "JOB",
-            **({runs.DAGSTER_URL: url, runs.NOTE: f"[Dagster run {root[:8]}]({url}) of `{job}`"} if url else {}),
+            **({runs.DAGSTER_URL: url, runs.NOTE: str(note)} if url else {}),
         }
         began = time.monotonic()
         created = client.create_run(experiment_id, tags=tags, run_name=f"{job} {root[:8]}")

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.metadata import link, plain_value, table
-from dagster_mlops.core.pictures import Axes, Figure, drawn, failed, markdown, new_figure
+from dagster_mlops.core.pictures import Axes, Figure, drawn, failed, gallery, new_figure
 from dagster_mlops.core.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import entities, mlflow, optuna
@@ -170,7 +170,7 @@ def log_plots(search: Search) -> dict[str, Any]:
             mlflow.log_artifacts(folder)
     except Exception as error:  # noqa: BLE001 - see above
         pictures.append(failed("The search", error))
-    problems = markdown(picture for picture in pictures if picture.problem)
+    problems = gallery(picture for picture in pictures if picture.problem)
     return {"optuna/figures": problems} if problems else {}
 
 

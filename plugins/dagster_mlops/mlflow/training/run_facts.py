@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.core.asset_records import code_facts, dagster_facts, refs_read, upstream_reads
 from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.files import digest
@@ -125,6 +126,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
     inputs_text = [record.code_commit, record.dirty, record.lock_hash, training.seed, config, reads_text]
     system = capture.system_facts(context)
     url = resource.dagster_run_url(context.run.run_id)
+    run_link = markdown.link(f"run {context.run.run_id[:8]}", url or "")
     target = runs.target_of(step["dagster_asset"], step["dagster_partition"])
     tags = {
         runs.KEY: f"{context.run.root_run_id or context.run.run_id}/{target}",
@@ -147,7 +149,7 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
         "mlflow.source.name": step["dagster_asset"],
         "mlflow.source.type": "JOB",
         "mlflow.source.git.commit": code.commit,
-        runs.NOTE: f"Trained by Dagster: [run {context.run.run_id[:8]}]({url})" if url else "",
+        runs.NOTE: str(markdown.formatted("Trained by Dagster: {}", run_link)) if url else "",
     }
     name = step["dagster_asset"] + (f" {step['dagster_partition']}" if step["dagster_partition"] else "")
     step_file = capture.step_facts(context, training, code, reads, uncommitted=resource.uncommitted_code)

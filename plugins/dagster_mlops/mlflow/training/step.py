@@ -15,7 +15,7 @@ import dagster as dg
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, markdown
+from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, gallery
 from dagster_mlops.core.run_files import CODE, READS, SYSTEM, files_hash
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
@@ -269,7 +269,7 @@ def present_run(resource: MlflowResource, run: Run, record: TrainingRun) -> tupl
     metadata: dict[str, Any] = {f"{METRIC}/{name}": value for name, value in metrics.items()}
     metadata |= table("mlflow/params", [{"param": name, "value": v} for name, v in sorted(run.data.params.items())])
     metadata |= link(RUN_URL, resource.run_url(run.info.experiment_id, run.info.run_id))
-    if figures := markdown(_figures(resource, run)):
+    if figures := gallery(_figures(resource, run)):
         metadata["mlflow/figures"] = figures
     return metadata, dataclasses.replace(record, metrics=metrics, params=dict(sorted(run.data.params.items())))
 

@@ -1,0 +1,57 @@
+"""Rows of a golden set may be a customer's: messages name them, and show their values on request only."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving.golden_set import Golden
+
+ROWS = [{"name": f"Ann{i} Smith", "age": 40 + i} for i in range(7)]
+STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p"))
+
+
+class Server(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_POST(self) -> None:
+        rows = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["rows"]
+        body: Any = {"predictions": [0.5] * len(rows)} if self.status == 200 else {"detail": rows[0]}
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def message(status: int) -> str:
+    handler = type("Handler", (Server,), {"status": status})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            golden = Golden(rows=ROWS, expected=[0.0, *[0.123456] * 6])
+            with pytest.raises(DeploymentError) as refusal:
+                golden.compare(f"http://127.0.0.1:{server.server_port}", STATE, tolerance=0.01, timeout=10)
+        finally:
+            server.shutdown()
+    return str(refusal.value)
+
+
+def test_the_worst_rows_are_named_by_number_feature_and_difference():
+    text = message(200)
+    assert "row 0: difference 0.5" in text and text.count("  row ") == 5 and "Features: name, age." in text
+    assert "Smith" not in text and "0.123456" not in text and "DAGSTER_MLOPS_SHOW_ROWS=1" in text
+
+
+def test_a_refusal_does_not_quote_the_row_that_the_server_repeats():
+    text = message(422)
+    assert "answers golden rows with 422" in text and "Smith" not in text
+
+
+def test_values_are_shown_on_request(monkeypatch):
+    monkeypatch.setenv("DAGSTER_MLOPS_SHOW_ROWS", "1")
+    assert "registry 0.0, served 0.5, features {'name': 'Ann0 Smith'" in message(200) and "Smith" in message(422)
