@@ -134,9 +134,9 @@ def test_a_model_card_holds_its_form_with_any_name(label):
 
 def screens(label: str) -> dict[str, Any]:
     dataset = Dataset(path=f"{label}/x", md5="9f", repo="r", dagster_asset=label, tool_facts={"note": label})
-    lost = Link(Ref(label, label, label), "deleted", reason=label, source="carried")
+    link = Link(Ref(label, label, label), "deleted", reason=label, source="carried")
     other = Record(of=Ref("x", label, label), tool_facts={label: label})
-    chain = Link(dataset.ref, "accessible", record=dataset, source="tool", upstream=(lost, *[lost] * 2))
+    chain = Link(dataset.ref, "accessible", record=dataset, source="tool", upstream=(link, *[link] * 2))
     run = TrainingRun(tool="mlflow", run_id=label, tracking_uri="u", experiment=label, dagster_asset=label)
     version = ModelVersion(tool="mlflow", name=label, version="1", run_id="r", tracking_uri="u")
     things = {"package": None, "model_version": version, "training_run": run, "training_set": None}
@@ -221,8 +221,8 @@ def test_markdown_and_html_for_readers_are_written_in_one_module_each():
                 assert name == "evidently/upstream.py", place
             if name != "core/markdown.py" and re.search(r"(^|\.)Markdown$", function):
                 # Ours, except the sections of a card, which its author writes in Markdown.
-                own = ["section.strip()", "registered", "joined(parts) + '\\n'"]
-                assert all(is_constant(part) or ast.unparse(part) in own for part in call.args), place
+                markdown_of_ours = ["section.strip()", "registered", "joined(parts) + '\\n'"]
+                assert all(is_constant(part) or ast.unparse(part) in markdown_of_ours for part in call.args), place
             if re.search(r"(^|\.)formatted$", function):
                 assert is_constant(call.args[0]) or isinstance(call.args[0], ast.Name), place
 
@@ -271,6 +271,6 @@ def is_safe(node: ast.expr) -> bool:
 def test_screens_are_made_of_lines():
     for name in ("chain/tree.py", "production/screen.py", "reproduction/screen.py"):
         for function, call in calls(LIBRARY / "lineage" / name):
-            is_text = function in ("Text", "Text.assemble") or re.search(r"(label|text|shown)\.append$", function)
+            is_text = function in ("Text", "Text.assemble") or re.search(r"(label|text|row)\.append$", function)
             if is_text:
                 assert all(map(is_safe, call.args)), f"{name}:{call.lineno}"

@@ -103,11 +103,11 @@ def _data(live: Production | Promoted) -> Text:
     for dataset in live.datasets:
         folder = dataset.path.rpartition("/")[0] or dataset.path
         folders.setdefault(folder, []).append(dataset.md5[:8])
-    shown = {
+    texts = {
         folder: ", ".join(hashes) if len(hashes) < 4 else f"{len(hashes)} files, {hashes[0]} … {hashes[-1]}"
         for folder, hashes in folders.items()
     }
-    return Text("\n").join(Text(line(f"{folder}: {hashes}")) for folder, hashes in shown.items())
+    return Text("\n").join(Text(line(f"{folder}: {hashes}")) for folder, hashes in texts.items())
 
 
 def _line(verdict: str, text: str, when: float) -> Text:
@@ -116,10 +116,10 @@ def _line(verdict: str, text: str, when: float) -> Text:
 
 
 def _check(check: CheckStatus) -> Text:
-    shown = _line(check.verdict, f"{check.asset}: {check.name}", check.when)
-    shown.append(line(f"  {check.verdict}{'' if check.blocking else ', does not block'}"), style="bold")
-    shown.append("\n      " + line(check.description) if check.description else "")
-    return shown
+    row = _line(check.verdict, f"{check.asset}: {check.name}", check.when)
+    row.append(line(f"  {check.verdict}{'' if check.blocking else ', does not block'}"), style="bold")
+    row.append("\n      " + line(check.description) if check.description else "")
+    return row
 
 
 def _complaint(status: Status) -> str:
