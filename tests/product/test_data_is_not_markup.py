@@ -28,8 +28,9 @@ from dagster_mlops.lineage.chain.tree import chain_tree
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.lineage.production.overview import CheckStatus, Promoted, Status
 from dagster_mlops.lineage.production.screen import status_screen
+from dagster_mlops.lineage.reproduction.code import Ingredient
 from dagster_mlops.lineage.reproduction.comparison import Difference, Explanation, Finding, Verdict
-from dagster_mlops.lineage.reproduction.recipe import Ingredient, Recipe
+from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.lineage.reproduction.screen import explanation_screen, recipe_screen, verdict_screen
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, Report, TrainingRun
 from tests.support.hostile import LABELS
