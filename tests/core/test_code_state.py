@@ -221,3 +221,10 @@ def test_a_tracked_file_with_a_private_key_is_left_out_as_a_whole(checkout, tmp_
     state = code_state(checkout)
     assert state.diff == b"" and set(state.left_out) == {"train.py", "b \u00e9.py"} == set(state.without_keys)
     assert state.dirty_hash == ""
+
+
+def test_text_that_no_key_would_be_found_in_is_not_code(checkout):
+    (checkout / "settings.txt").write_text("password = hunter22\n", encoding="utf-16")
+    (checkout / "train.py").write_text("depth = 4\n")
+    state = code_state(checkout)
+    assert state.left_out == {"settings.txt": NOT_CODE} and b"settings.txt" not in state.diff and state.diff

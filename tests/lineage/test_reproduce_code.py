@@ -20,7 +20,7 @@ from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.training import packages as licences
-from dagster_mlops.mlflow.training.capture import capture_files
+from dagster_mlops.mlflow.training.capture import capture_files, holds_key
 from dagster_mlops.provenance import TrainingRun
 from tests.support import known_warnings
 from tests.support.training_project import Project
@@ -89,6 +89,16 @@ def test_a_secret_in_what_is_kept_leaves_the_file_whole():
     step = {"config": {"url": "https://h/x.csv?api_key=abc", "n": 1}}
     files = capture_files(code=CodeState(), lock=None, step=step, system={})
     assert json.loads(files["step.json"]) == {"config": {"url": "https://h/x.csv?api_key=***", "n": 1}}
+
+
+def test_a_lock_file_with_a_password_is_one_with_a_key(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    for index, found in (
+        ("https://packages.example.com/simple", False),
+        ("https://ann:s3cret@packages.example.com", True),
+    ):
+        lock.write_text(f"--extra-index-url {index}\nnumpy==2.3.0 --hash=sha256:1a2b\n")
+        assert holds_key(lock) is found
 
 
 # Code

@@ -123,7 +123,7 @@ def code_state(path: Path | None = None, *, made: Sequence[Path] = (), untracked
     below = [os.path.relpath(file, toplevel) for file in made if file.is_relative_to(toplevel)]
     selection = ("--", ":(top)", *(f":(top,exclude,literal){name}" for name in below)) if below else ()
     included, left_out = _untracked(Path(toplevel), selection, untracked)
-    diff, removed, masked = _without_keys(_diff(Path(toplevel), included, selection))
+    diff, removed, masked = _without_keys(_diff(Path(toplevel), included, selection), untracked)
     has_submodules = Path(toplevel, ".gitmodules").is_file()
     return CodeState(
         commit=commit,
@@ -133,10 +133,10 @@ def code_state(path: Path | None = None, *, made: Sequence[Path] = (), untracked
         toplevel=toplevel,
         left_out={
             **left_out,
-            **dict.fromkeys(removed, KEY),
+            **removed,
             **dict.fromkeys(_changed_submodules(Path(toplevel)) if has_submodules else (), OF_SUBMODULE),
         },
-        without_keys=(*removed, *masked),
+        without_keys=(*(name for name, reason in removed.items() if reason == KEY), *masked),
         submodules=_submodules(Path(toplevel)) if has_submodules else {},
     )
 
@@ -211,17 +211,24 @@ def _diff(toplevel: Path, untracked: list[bytes], selection: Sequence[str]) -> b
         return _ask(toplevel, *_SHOW, *selection, env=beside) or b""
 
 
-def _without_keys(diff: bytes) -> tuple[bytes, list[str], list[str]]:
-    """The diff without what looks like a key, the files that are not in it therefore, and those with marks in it.
+def _without_keys(diff: bytes, untracked: Untracked) -> tuple[bytes, dict[str, str], list[str]]:
+    """The diff without what looks like a key, the files that are not in it, with reasons, and those with marks in it.
 
     The hash of a marked file's content is zeroed: the code of a rerun has the mark instead, and thus the same diff.
     """
     parts = re.split(rb"(?m)^(?=diff --git )", diff) if diff else []
-    rest, removed, marked = [], [], []
+    rest: list[bytes] = []
+    removed: dict[str, str] = {}
+    marked: list[str] = []
     for part in parts:
         name = _name_of(part)
-        if names_key(name) or (b"\nGIT binary patch" not in part and holds_private_key(part)):
-            removed.append(name)
+        is_binary = b"\nGIT binary patch" in part
+        if names_key(name) or (not is_binary and holds_private_key(part)):
+            removed[name] = KEY
+            continue
+        if is_binary and b"\nnew file mode 1" in part and untracked == "code":
+            # Such as text in UTF-16, in which no key would be found.
+            removed[name] = NOT_CODE
             continue
         if (clean := without_keys(part, name)) is not part or MARK in part:
             marked.append(name)

@@ -5,7 +5,7 @@ miss a key of such a form; one of another form, under a name that says nothing, 
 """
 
 import re
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import PurePosixPath
 
 MARK = b"***REMOVED***"
@@ -59,7 +59,8 @@ _SOURCE = {
 }
 _NAMES_OF_SOURCE = ("secret.*", "secrets.*", "password.*", "passwords.*")
 _FOLDERS = {".aws", ".ssh", ".gnupg", ".kube", ".azure", ".gcloud", ".docker", ".oci", ".vault", ".password-store"}
-_PATHS = ("*/.config/gcloud/*", "*/.dvc/config.local", "*/.dvc/tmp/*")
+_PATHS = re.compile(r".*/\.config/gcloud/|.*/\.dvc/config\.local$|.*/\.dvc/tmp/")
+_PATTERN, _SOURCE_PATTERN = (re.compile("|".join(map(translate, names))) for names in (_NAMES, _NAMES_OF_SOURCE))
 
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi[A-Za-z0-9+/]{20}"
@@ -75,7 +76,7 @@ _TOKENS = rb"|".join(
         rb"\bgh[pousr]_\w{30,}|\bgithub_pat_\w{30,}",  # GitHub
         rb"\bgl(?:pat|dt|rt|ptt|cbt|soat)-[\w-]{20,}",  # GitLab
         rb"\bxox[abeoprs]-[\w-]{10,}|\bxapp-\d-[\w-]{10,}|hooks\.slack\.com/services/[\w/]{20,}",  # Slack
-        rb"\bsk-[\w-]{20,}|\b[rs]k_live_\w{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}",  # OpenAI, Anthropic; Stripe; SendGrid
+        rb"\bsk-(?=[\w-]*\d)[\w-]{20,}|\b[rs]k_live_\w{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}",  # OpenAI; Stripe; SendGrid
         rb"\bhf_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{30,}|\bnpm_[A-Za-z0-9]{36}|\bdapi[0-9a-f]{32}",  # Databricks the last
         rb"\bhv[sb]\.[\w-]{20,}|\bdop_v1_[0-9a-f]{40,}|\bdckr_pat_[\w-]{20,}|\bglc_[\w+/=]{30,}|\bATATT3[\w=-]{40,}",
         rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",  # JSON Web Tokens
@@ -92,14 +93,14 @@ _SECRET = (
 # A name that ends in such a word, and a text in quotes that is not a placeholder; in a call, the name is in quotes.
 _NAMED = (
     rb"(?:(?:%(word)s)['\"]?\]?\s*(?::\s*[\w.\[\]| ]+\s*)?(?:=>?|:)"
-    rb"|\b(?:get|getenv|setenv|setdefault)\(\s*['\"]\w*(?:%(word)s)['\"]\s*,)\s*[rbuRBU]?"
+    rb"|\b(?:get|getenv|setenv|setdefault)\(\s*['\"]\w*(?:%(word)s)['\"]\s*,)\s*[rbfu]{0,2}"
 )
-_TEXT = rb"(?P<quote_%(kind)s>['\"])(?P<%(kind)s>[^'\"\s{}<>$%%\[][^'\"\s{}<>$]{%(least)d,})(?P=quote_%(kind)s)"
+_TEXT = rb"(?P<quote_%(kind)s>\"\"\"|'''|['\"])(?P<%(kind)s>[^'\"\s{}]{%(least)d,})(?P=quote_%(kind)s)"
 _QUOTED = _NAMED + _TEXT
 # In files of settings, values stand without quotes.
 _BARE = (
     rb"^[+ -]?\s*(?:export\s+|-\s+)?[\w.-]*(?:%(word)s)\s*[:=]\s*"
-    rb"(?P<%(kind)s>[^\s'\"{}<>$%%#,;()\[\]]{%(least)d,})(?=\s*(?:$|#))"
+    rb"(?P<%(kind)s>[^\s'\"{}#,;()\[\]]{%(least)d,})(?=\s*(?:$|#))"
 )
 
 
@@ -110,7 +111,11 @@ def _forms(*assigned: tuple[bytes, bytes, bytes, int]) -> re.Pattern[bytes]:
     return re.compile(rb"|".join([rb"(?P<token>%s)" % _TOKENS, *parts]), re.MULTILINE)
 
 
-_ASSIGNED = ((_QUOTED, _PASSWORD, b"password", 3), (_QUOTED, _SECRET, b"secret", 7))
+_ASSIGNED = (
+    (_QUOTED, _PASSWORD, b"password", 4),
+    (_QUOTED, _SECRET, b"secret", 8),
+    (_QUOTED, rb"key", b"long_secret", 32),
+)
 _IN_CODE = _forms(*_ASSIGNED)
 _IN_SETTINGS = _forms(*_ASSIGNED, (_BARE, _PASSWORD, b"bare_password", 6), (_BARE, _SECRET, b"bare_secret", 8))
 _SETTINGS = {
@@ -128,29 +133,55 @@ _SETTINGS = {
     ".rst",
     "",
 }
-_KINDS = ("token", "password", "secret", "bare_password", "bare_secret")
+_KINDS = ("token", "password", "secret", "long_secret", "bare_password", "bare_secret")
 # A line without any of these holds none of the forms: the search for them is slow.
 _HINTS = (
-    *(b"pass", b"pwd", b"secret", b"token", b"credential", b"key", b"://", b"sig=", b"bearer", b"basic", b"akia"),
     *(
+        b"pass",
+        b"pwd",
+        b"secret",
+        b"token",
+        b"credential",
+        b"key",
+        b"sig=",
+        b"bearer",
+        b"basic",
+        b"akia",
         b"asia",
         b"abia",
+    ),
+    *(
         b"acca",
         b"aiza",
         b"ya29",
         b"gocspx",
-        b"gh",
-        b"gl",
+        b"ghp_",
+        b"gho_",
+        b"ghu_",
+        b"ghs_",
+        b"ghr_",
+        b"github_pat",
+        b"glpat-",
+        b"gldt-",
+    ),
+    *(
+        b"glrt-",
+        b"glptt-",
+        b"glcbt-",
+        b"glsoat-",
+        b"glc_",
         b"xox",
         b"xapp",
         b"slack",
         b"sk-",
         b"k_live",
+        b"sg.",
+        b"hf_",
     ),
-    *(b"sg.", b"hf_", b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
+    *(b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
 )
-# A word, or words with underscores, names something: a column, a secret in a vault.
-_WORDS = re.compile(rb"[A-Za-z]+(?:[_-][A-Za-z]+)*|[\d.e+-]+")
+_PLACEHOLDER = re.compile(rb"\$\w+|\$\(.*\)|<.*>|\[.*\]|%\(?\w+\)?s?|\*+|\.\.\.|x+", re.IGNORECASE)
+_WORDS = re.compile(rb"[A-Za-z]+(?:[._-][A-Za-z]+)*|[\d.e+-]+")
 
 
 def names_key(name: str) -> bool:
@@ -160,12 +191,8 @@ def names_key(name: str) -> bool:
     (True, True, False)
     """
     path = PurePosixPath(name.lower())
-    names = _NAMES_OF_SOURCE if path.suffix in _SOURCE else _NAMES
-    return (
-        any(fnmatchcase(path.name, pattern) for pattern in names)
-        or not _FOLDERS.isdisjoint(path.parts[:-1])
-        or any(fnmatchcase(f"/{path}", pattern) for pattern in _PATHS)
-    )
+    pattern = _SOURCE_PATTERN if path.suffix in _SOURCE else _PATTERN
+    return bool(pattern.match(path.name)) or not _FOLDERS.isdisjoint(path.parts[:-1]) or bool(_PATHS.match(f"/{path}"))
 
 
 def holds_private_key(text: bytes) -> bool:
@@ -181,13 +208,16 @@ def without_keys(text: bytes, name: str) -> bytes:
     """
     pattern = _IN_SETTINGS if PurePosixPath(name).suffix.lower() in _SETTINGS else _IN_CODE
     lowered = text.lower()
-    if not any(hint in lowered for hint in _HINTS):
+    hints = [hint for hint in _HINTS if hint in lowered]
+    hints += [b"@"] if b"@" in text and b"://" in text else []
+    if not hints:
         return text
     lines = text.split(b"\n")
-    for number, line in enumerate(lines):
-        lowered = line.lower()
-        if any(hint in lowered for hint in _HINTS):
-            lines[number] = pattern.sub(_marked, line)
+    for number, line in enumerate(lowered.split(b"\n")):
+        for hint in hints:
+            if hint in line:
+                lines[number] = pattern.sub(_marked, lines[number])
+                break
     masked = b"\n".join(lines)
     return text if masked == text else masked
 
@@ -196,6 +226,8 @@ def _marked(match: re.Match[bytes]) -> bytes:
     values = match.groupdict()
     kind = next(kind for kind in _KINDS if values.get(kind))
     # A password may be a word; another secret is hardly one.
+    if kind != "token" and (_PLACEHOLDER.fullmatch(values[kind]) or values[kind] == MARK):
+        return match[0]
     if "secret" in kind and _WORDS.fullmatch(values[kind]):
         return match[0]
     start, end = (place - match.start() for place in match.span(kind))

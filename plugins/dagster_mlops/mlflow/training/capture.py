@@ -17,6 +17,7 @@ from dagster_mlops.core.asset_records import Read
 from dagster_mlops.core.child import ChildError, run_program
 from dagster_mlops.core.code_state import KEY, LARGE, NOT_CODE, OF_SUBMODULE, CodeState
 from dagster_mlops.core.git import git
+from dagster_mlops.core.keys import without_keys
 from dagster_mlops.core.run_files import (
     CODE,
     DECISIVE,
@@ -41,7 +42,12 @@ _DRIVER_TIMEOUT = 5.0  # seconds
 
 
 def step_facts(
-    context: dg.AssetExecutionContext, training: Training, code: CodeState, reads: Sequence[Read], *, uncommitted: str
+    context: dg.AssetExecutionContext,
+    training: Training,
+    code: CodeState,
+    reads: Sequence[Read],
+    *,
+    uncommitted: str,
 ) -> dict[str, Any]:
     """The identity and the inputs of a step, so that another process can rerun it.
 
@@ -116,6 +122,12 @@ def capture_files(
     if lock and lock.stat().st_size <= _LOCK_LIMIT:
         files[lock.name] = lock.read_bytes()
     return files
+
+
+def holds_key(lock: Path) -> bool:
+    """True for a lock file with a password, such as one in the address of a package index."""
+    content = lock.read_bytes()
+    return without_keys(content, lock.name) is not content
 
 
 def log_files(store: ArtifactRepository, files: Mapping[str, bytes]) -> None:

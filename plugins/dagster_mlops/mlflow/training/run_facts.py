@@ -15,7 +15,7 @@ import dagster as dg
 
 from dagster_mlops.core import markdown
 from dagster_mlops.core.asset_records import code_facts, dagster_facts, refs_read, upstream_reads
-from dagster_mlops.core.code_state import LOCK_FILES, CodeState, code_state
+from dagster_mlops.core.code_state import KEY, LOCK_FILES, CodeState, code_state
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.run_files import CODE, DIFF, STEP, files_hash, sha256_of
 from dagster_mlops.errors import TrackingError
@@ -59,6 +59,8 @@ class RunFacts:
         files = capture.capture_files(code=self.code, lock=self.lock, step=self.step, system=self.system)
         if resource.uncommitted_code == "none":
             files.pop(DIFF, None)
+        if self.lock and self.lock.name in self.code.left_out:
+            files.pop(self.lock.name, None)
         hashes = {name: sha256_of(content) for name, content in files.items()}
         record = dataclasses.replace(self.record, run_id=run_id, attempt=attempt, files_hash=files_hash(hashes))
         # A new run was created with its tags. A description that the user has edited stays.
@@ -104,6 +106,8 @@ def run_facts(context: dg.AssetExecutionContext, resource: MlflowResource, train
     source = Path(inspect.getsourcefile(inspect.unwrap(training.function)) or ".")
     code = code_state(source, untracked="all" if resource.uncommitted_code == "all" else "code")
     lock = _lock_file(Path(code.toplevel) if code.toplevel else source.absolute().parent)
+    if lock and capture.holds_key(lock):  # its hash is on record, its content only in the commit
+        code = dataclasses.replace(code, left_out={**code.left_out, lock.name: KEY})
     step = {**dagster_facts(context), "dagster_partition": capture.partitions_of(context)}
     config = visible_config(context)
     record = TrainingRun(
