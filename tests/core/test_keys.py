@@ -2,6 +2,7 @@
 
 import pytest
 
+from dagster_mlops.core import secrets
 from dagster_mlops.core.keys import MARK, holds_private_key, names_key, without_keys
 
 # Made up, in the forms that the makers document; in parts, so that no scanner takes this file for a leak.
@@ -147,3 +148,11 @@ def test_a_private_key_is_found_by_its_first_line_and_by_its_middle():
         assert holds_private_key(text.encode()), text
     hashes = "".join(f"+{'0123456789abcdef' * 4}\n" for _ in range(3))
     assert not holds_private_key(f"{hashes}+-----BEGIN CERTIFICATE-----\n".encode())
+
+
+def test_a_credential_that_this_process_has_used_is_found_by_its_value(monkeypatch):
+    monkeypatch.setattr(secrets, "_values", ())
+    text = "+connect('correct-horse-9', caf\u00e9)\n".encode("latin-1")
+    assert without_keys(text, "a.py") is text
+    secrets.remember(["correct-horse-9"])
+    assert without_keys(text, "a.py") == text.replace(b"correct-horse-9", MARK)

@@ -8,6 +8,8 @@ import re
 from fnmatch import translate
 from pathlib import PurePosixPath
 
+from dagster_mlops.core.secrets import without_secrets
+
 MARK = b"***REMOVED***"
 """Stands in a line for a value that looks like a key."""
 
@@ -203,6 +205,8 @@ def holds_private_key(text: bytes) -> bool:
 def without_keys(text: bytes, name: str) -> bytes:
     """The text of a file with a mark in place of each value that looks like a key; the same object if none does.
 
+    So are the values of credentials that this process has used.
+
     >>> without_keys(b'token = "ghp_0123456789abcdefghijABCDEFGHIJ012345"', "a.py")
     b'token = "***REMOVED***"'
     """
@@ -210,16 +214,15 @@ def without_keys(text: bytes, name: str) -> bytes:
     lowered = text.lower()
     hints = [hint for hint in _HINTS if hint in lowered]
     hints += [b"@"] if b"@" in text and b"://" in text else []
-    if not hints:
-        return text
-    lines = text.split(b"\n")
-    for number, line in enumerate(lowered.split(b"\n")):
+    lines = text.split(b"\n") if hints else [text]
+    for number, line in enumerate(lowered.split(b"\n") if hints else ()):
         for hint in hints:
             if hint in line:
                 lines[number] = pattern.sub(_marked, lines[number])
                 break
-    masked = b"\n".join(lines)
-    return text if masked == text else masked
+    masked = without_secrets(b"\n".join(lines).decode(errors="surrogateescape"), MARK.decode())
+    encoded = masked.encode(errors="surrogateescape")
+    return text if encoded == text else encoded
 
 
 def _marked(match: re.Match[bytes]) -> bytes:

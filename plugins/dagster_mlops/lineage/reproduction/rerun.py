@@ -23,7 +23,7 @@ from dagster_mlops.lineage.reproduction.environment import (
 )
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.reproduction.tracked import restore_tracked
-from dagster_mlops.lineage.reproduction.whose import plain, refuse_unknown_code, whose_code
+from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code
 from dagster_mlops.tools import KeepsRuns, RebuildsData
 
 TIMEOUT = 6 * 3600.0  # seconds
@@ -111,7 +111,7 @@ def rerun(
         "golden": str(golden.absolute() if golden else _reference(recipe, tracker, folder)),
         "golden_name": "--golden" if golden else "the run's reference",
     }
-    tell(plain(f"training: {recipe.step['asset']}"))
+    tell(f"training: {recipe.step['asset']}")
     if unseen := names_not_passed(recipe.reads.get("variables", {}), variables):
         tell(f"environment variables that the recorded run read, and this one does not see: {', '.join(unseen)}")
     env = {**child_variables(variables), **recipe.switches, "DAGSTER_HOME": str(scratch), **_QUIET}

@@ -43,12 +43,7 @@ def whose_code(recipe: Recipe, repository: Path) -> list[str]:
         lines.append(f"code: with {len(changed)} uncommitted changes, which no commit has: {names}")
     user = run.tool_facts.get("user") or "an unknown user"
     lines.append(f"run: {run.run_id} at {run.tracking_uri}, written by {user}")
-    return [plain(line) for line in lines]
-
-
-def plain(text: str) -> str:
-    """The text without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return lines
 
 
 def _changed(recipe: Recipe) -> list[str]:
