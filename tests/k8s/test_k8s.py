@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,14 @@ import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import ExecutorConfigError
-from dagster_mlops.k8s import ExecutorComponent, GpuProfile, mlops_executor, validate_definitions, validate_k8s_config
+from dagster_mlops.k8s import (
+    ExecutorComponent,
+    GpuProfile,
+    PodPolicy,
+    mlops_executor,
+    validate_definitions,
+    validate_k8s_config,
+)
 from dagster_mlops.k8s.schema import committed, installed
 from tests.support import known_warnings
 
@@ -136,7 +144,8 @@ class Recorder:
         self.jobs.append((namespace, body))
 
 
-def test_a_step_becomes_a_job_that_the_kubernetes_schema_accepts(tmp_path):
+def launched(tmp_path: Path, definition: dg.JobDefinition, config: dict[str, Any], **launcher_config: Any) -> list:
+    """The Jobs, each after its namespace, that the one step of a job becomes with this config of the k8s executor."""
     # A step handler context is made by the executor's loop only; there is no public way to launch one step.
     from dagster._core.execution.api import create_execution_plan
     from dagster._core.execution.context.system import PlanData, PlanOrchestrationContext
@@ -169,18 +178,20 @@ def test_a_step_becomes_a_job_that_the_kubernetes_schema_accepts(tmp_path):
             "instance_config_map": "dagster-instance",
             "service_account_name": "dagster",
             "job_namespace": "other",
+            **launcher_config,
         },
     }
     with dg.instance_for_test(overrides={"run_launcher": launcher}) as instance:
-        job: Any = dg.reconstructable(remote)
+        job: Any = dg.reconstructable(globals()[definition.name])
         plan: Any = create_execution_plan(job)
-        run = instance.create_run_for_job(remote, execution_plan=plan, job_code_origin=job.get_python_origin())
-        create: Any = remote.executor_def.executor_creation_fn
+        [key] = plan.step_keys_to_execute
+        run = instance.create_run_for_job(definition, execution_plan=plan, job_code_origin=job.get_python_origin())
+        create: Any = definition.executor_def.executor_creation_fn
         executor = create(
             dg.InitExecutorContext(
                 job=job,
-                executor_def=remote.executor_def,
-                executor_config={"k8s": {"step_k8s_config": {"job_spec_config": {"backoff_limit": 0}}}},
+                executor_def=definition.executor_def,
+                executor_config={"k8s": config},
                 instance=instance,
             )
         )
@@ -203,18 +214,22 @@ def test_a_step_becomes_a_job_that_the_kubernetes_schema_accepts(tmp_path):
         step = StepHandlerContext(
             instance=instance,
             plan_context=context,
-            steps=[plan.get_step_by_key("train")],
+            steps=[plan.get_step_by_key(key)],
             execute_step_args=ExecuteStepArgs(
                 job_origin=job.get_python_origin(),
                 run_id=run.run_id,
-                step_keys_to_execute=["train"],
+                step_keys_to_execute=[key],
                 instance_ref=instance.get_ref(),
             ),
             dagster_run=run,
         )
         list(handler.launch_step(step))
+    return cluster.jobs
 
-    [(namespace, body)] = cluster.jobs
+
+def test_a_step_becomes_a_job_that_the_kubernetes_schema_accepts(tmp_path):
+    jobs = launched(tmp_path, remote, {"step_k8s_config": {"job_spec_config": {"backoff_limit": 0}}})
+    [(namespace, body)] = jobs
     manifest = manifest_of(body)
     pod = manifest["spec"]["template"]["spec"]
     assert namespace == "ml" and pod["serviceAccountName"] == "dagster"
@@ -226,6 +241,91 @@ def test_a_step_becomes_a_job_that_the_kubernetes_schema_accepts(tmp_path):
     assert pod["tolerations"] == [{"effect": "NoSchedule", "key": "nvidia.com/gpu", "operator": "Exists"}]
     assert manifest["spec"]["template"]["metadata"]["labels"]["dagster-mlops/gpu-profile"] == "h200"
     assert "execute_step" in json.dumps(container["args"])
+
+
+HOSTILE = {
+    "hostNetwork": {"pod_spec_config": {"host_network": True}},
+    "hostPID": {"pod_spec_config": {"hostPID": True}},
+    "/var/run": {"pod_spec_config": {"volumes": [{"name": "v", "host_path": {"path": "/mnt/data/../../var/run"}}]}},
+    "volume 'v'": {"pod_spec_config": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}},
+    "service account 'admin'": {"pod_spec_config": {"serviceAccountName": "admin"}},
+    "service account 'root'": {"pod_spec_config": {"service_account": "root"}},
+    "container: privileged": {"container_config": {"security_context": {"privileged": True}}},
+    "init": {"pod_spec_config": {"init_containers": [{"name": "i", "securityContext": {"privileged": True}}]}},
+    "capabilities SYS_ADMIN": {
+        "container_config": {"securityContext": {"capabilities": {"add": ["SYS_ADMIN", "KILL"]}}}
+    },
+    "hostPort 22": {"container_config": {"ports": [{"container_port": 22, "host_port": 22}]}},
+    "procMount: Unmasked": {"container_config": {"security_context": {"proc_mount": "Unmasked"}}},
+    "seccompProfile": {"pod_spec_config": {"security_context": {"seccomp_profile": {"type": "Unconfined"}}}},
+    "sysctl kernel.msgmax": {
+        "pod_spec_config": {"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}
+    },
+    "annotation": {
+        "pod_template_spec_metadata": {
+            "annotations": {"container.apparmor.security.beta.kubernetes.io/dagster": "unconfined"}
+        }
+    },
+    "hostIPC": {"job_spec_config": {"template": {"spec": {"host_ipc": True, "containers": []}}}},
+}
+
+
+@pytest.mark.parametrize("says", HOSTILE)
+def test_the_baseline_has_nothing_of_the_node_in_any_spelling(says):
+    config = HOSTILE[says]
+    text = "privileged" if says == "init" else re.escape(says)
+    with pytest.raises(ExecutorConfigError, match=rf"(?s)Tag asks for what the policy.*{text}.*to allow it"):
+        PodPolicy().refuse(config, "Tag")
+    PodPolicy(allow=["*"]).refuse(config, "Tag")
+    PodPolicy().refuse(config, "Tag", base=config)
+
+
+def test_what_the_policy_names_is_allowed_and_only_that():
+    policy = PodPolicy(
+        service_accounts=["admin"], host_paths=["/mnt/data"], capabilities=["SYS_ADMIN"], allow=["hostPID"]
+    )
+    for says in ("service account 'admin'", "capabilities SYS_ADMIN", "hostPID"):
+        policy.refuse(HOSTILE[says], "Tag")
+    mount = {"pod_spec_config": {"volumes": [{"name": "v", "hostPath": {"path": "/mnt/data/mnist"}}]}}
+    policy.refuse(mount, "Tag")
+    for says in ("/var/run", "service account 'root'", "hostNetwork"):
+        with pytest.raises(ExecutorConfigError, match=re.escape(says)):
+            policy.refuse(HOSTILE[says], "Tag")
+
+
+@dg.op(tags={"dagster-k8s/config": HOSTILE["volume 'v'"]})
+def reads_the_node() -> None: ...
+
+
+@dg.job(executor_def=mlops_executor(k8s={"job_image": "ml:1", "load_incluster_config": False}))
+def curious():
+    reads_the_node()
+
+
+def test_a_pod_that_breaks_the_policy_is_not_launched_whichever_layer_asks(tmp_path):
+    with pytest.raises(
+        ExecutorConfigError, match=r"(?s)The pod of step 'reads_the_node' asks .*folder '/' of the node"
+    ):
+        launched(tmp_path, curious, {})
+    with pytest.raises(ExecutorConfigError, match="service account 'admin'"):
+        launched(tmp_path, remote, {"service_account_name": "admin"})
+    with pytest.raises(ExecutorConfigError, match="namespace 'kube-system'"):
+        launched(tmp_path, remote, {"job_namespace": "kube-system"})
+    with pytest.raises(ExecutorConfigError, match="hostNetwork"):
+        launched(tmp_path, remote, {"per_step_k8s_config": {"train": HOSTILE["hostNetwork"]}})
+    # What dagster.yaml gives to all runs is its administrator's.
+    [(_, body)] = launched(tmp_path, remote, {}, volumes=[{"name": "data", "host_path": {"path": "/mnt"}}])
+    volumes = manifest_of(body)["spec"]["template"]["spec"]["volumes"]
+    assert {"path": "/mnt"} in [volume.get("hostPath") for volume in volumes]
+
+
+def test_tags_and_defaults_that_the_policy_refuses_are_found_when_definitions_load():
+    defs = dg.Definitions(jobs=[curious])
+    assert validate_definitions(defs) is defs
+    with pytest.raises(ExecutorConfigError, match="op 'reads_the_node' of job 'curious' asks"):
+        validate_definitions(defs, policy=PodPolicy())
+    with pytest.raises(ExecutorConfigError, match=r"per_step_k8s_config\.train asks"):
+        mlops_executor(k8s={"per_step_k8s_config": {"train": HOSTILE["hostNetwork"]}})
 
 
 FULL = GpuProfile(
@@ -358,7 +458,12 @@ def test_an_executor_in_yaml():
             component_cls=ExecutorComponent,
             defs_yaml_contents={
                 "type": "dagster_mlops.k8s.ExecutorComponent",
-                "attributes": {"default": "in_process", "preload_modules": ["pandas"], "k8s": {"job_namespace": "ml"}},
+                "attributes": {
+                    "default": "in_process",
+                    "preload_modules": ["pandas"],
+                    "k8s": {"job_namespace": "ml"},
+                    "policy": {"host_paths": ["/mnt/data"]},
+                },
             },
         )
         with sandbox.load_component_and_build_defs(defs_path=path) as (_, defs):

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from dagster_mlops.k8s.component import ExecutorComponent as ExecutorComponent
     from dagster_mlops.k8s.executor import mlops_executor as mlops_executor
     from dagster_mlops.k8s.gpu import GpuProfile as GpuProfile
+    from dagster_mlops.k8s.policy import PodPolicy as PodPolicy
     from dagster_mlops.k8s.validation import validate_definitions as validate_definitions
     from dagster_mlops.k8s.validation import validate_k8s_config as validate_k8s_config
 

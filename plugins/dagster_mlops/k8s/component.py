@@ -8,6 +8,7 @@ from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import Count, YamlFields
 from dagster_mlops.k8s.executor import Choice, mlops_executor
+from dagster_mlops.k8s.policy import PodPolicy
 
 
 class ExecutorComponent(YamlFields, dg.Component):
@@ -31,6 +32,7 @@ class ExecutorComponent(YamlFields, dg.Component):
     )
     max_concurrent: Count | None = Field(default=None, description="Maximum steps of one run at the same time.")
     k8s: Mapping[str, Any] | None = Field(default=None, description="Defaults of dagster-k8s' executor.")
+    policy: PodPolicy | None = Field(default=None, description="What pods of steps may do beside the baseline.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         return dg.Definitions(executor=mlops_executor(**self.__dict__))

@@ -8,7 +8,8 @@ import dagster as dg
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import ExecutorConfigError
-from dagster_mlops.k8s.upstream import process_config
+from dagster_mlops.k8s.policy import PodPolicy
+from dagster_mlops.k8s.upstream import Layers, before_launch, process_config
 from dagster_mlops.k8s.validation import validate_executor_config
 
 Choice = Literal["in_process", "multiprocess", "k8s"]
@@ -23,6 +24,7 @@ def mlops_executor(
     preload_modules: Sequence[str] = ("dagster",),
     max_concurrent: int | None = None,
     k8s: Mapping[str, Any] | None = None,
+    policy: PodPolicy | None = None,
 ) -> dg.ExecutorDefinition:
     """An executor that runs steps in process, in processes or in Kubernetes pods, for the same code location.
 
@@ -46,9 +48,12 @@ def mlops_executor(
             processes, and no limit in pods.
         k8s: Defaults of dagster-k8s' executor, e.g. ``job_namespace`` and ``step_k8s_config``; run config replaces them
             key by key.
+        policy: What pods of steps may do, checked as each is launched, whoever asked for it. Default: what Kubernetes'
+            baseline of pod security allows, and what ``dagster.yaml``, the code location and `k8s` give to all steps.
 
     Raises:
-        ExecutorConfigError: The default, the environment variable or `k8s` has an unknown name.
+        ExecutorConfigError: The default, the environment variable or `k8s` has an unknown name, or `k8s` asks for what
+            the policy does not allow.
     """
     choice = os.environ.get(VARIABLE) or default
     if choice not in get_args(Choice):
@@ -60,6 +65,9 @@ def mlops_executor(
     if max_concurrent is not None:
         pods.setdefault("max_concurrent", max_concurrent)
     validate_executor_config(pods, "mlops_executor(k8s=...)")
+    rules = policy or PodPolicy()
+    for op, config in (pods.get("per_step_k8s_config") or {}).items():
+        rules.refuse(config, f"mlops_executor(k8s=...).per_step_k8s_config.{op}")
 
     @dg.executor(
         name="mlops",
@@ -86,7 +94,12 @@ def mlops_executor(
             config.setdefault("start_method", {"forkserver": {"preload_modules": modules}})
             config["max_concurrent"] = config.get("max_concurrent") or max_concurrent
             return _created(dg.multiprocess_executor, config, context)
-        return _created(*_kubernetes({**pods, **config}, context), context)
+        executor = _created(*_kubernetes({**pods, **config}, context), context)
+
+        def check(step: str, layers: Layers) -> None:
+            rules.refuse(where=f"The pod of step {step!r}", **layers._asdict())
+
+        return before_launch(executor, pods, check)
 
     return mlops
 

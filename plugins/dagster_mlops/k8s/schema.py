@@ -10,6 +10,7 @@ new client version, regenerate it (a test compares it with the installed client)
 import functools
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def installed() -> Schema:
         pending |= {reference for kind in types.values() for reference in re.findall(r"[A-Z]\w+", kind)} - set(models)
     executor = extra("dagster_k8s").k8s_job_executor.config_schema.config_type.fields
     return {"executor": sorted(executor), "models": dict(sorted(models.items()))}
+
+
+def camel_case(value: Any, kind: str) -> Any:
+    """A config with the field names that a cluster gets; `kind` is its type in the Kubernetes client.
+
+    >>> camel_case({"host_network": True, "volumes": [{"host_path": {"path": "/"}}]}, "V1PodSpec")
+    {'hostNetwork': True, 'volumes': [{'hostPath': {'path': '/'}}]}
+    """
+    models = committed()["models"]
+    if kind.startswith("list[") and isinstance(value, list | tuple):
+        return [camel_case(item, kind[5:-1]) for item in value]
+    if kind not in models or not isinstance(value, Mapping):
+        return value
+    types = {name: of for snake, (camel, of) in models[kind].items() for name in (snake, camel)}
+    names = {snake: camel for snake, (camel, _) in models[kind].items()}
+    return {names.get(key, key): camel_case(item, types.get(key, "object")) for key, item in value.items()}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -13,6 +13,9 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.errors import ExecutorConfigError, MissingExtraError
 from dagster_mlops.k8s.schema import SECTIONS, Schema, committed, installed
+
+if TYPE_CHECKING:
+    from dagster_mlops.k8s.policy import PodPolicy
 
 CONFIG_TAG = "dagster-k8s/config"
 
@@ -75,12 +78,15 @@ def _refuse(problems: list[str], where: str) -> None:
         raise ExecutorConfigError(f"{where} is invalid:\n  " + "\n  ".join(problems))
 
 
-def validate_definitions(defs: dg.Definitions, *, with_client: bool = False) -> dg.Definitions:
+def validate_definitions(
+    defs: dg.Definitions, *, policy: "PodPolicy | None" = None, with_client: bool = False
+) -> dg.Definitions:
     """Check the Kubernetes config of every asset, check and job of `defs`, and return `defs`.
 
         defs = validate_definitions(dg.Definitions(assets=[...], executor=mlops_executor()))
 
     Args:
+        policy: Also refuse what this policy of the executor would refuse when a step is launched.
         with_client: Also build dagster-k8s' own config objects. It imports the Kubernetes client (seconds), so use it
             in a test rather than in the code location.
 
@@ -93,6 +99,8 @@ def validate_definitions(defs: dg.Definitions, *, with_client: bool = False) -> 
         config = tags[CONFIG_TAG]
         config = json.loads(config) if isinstance(config, str) else config
         validate_k8s_config(config, f"{CONFIG_TAG} of {where}")
+        if policy:
+            policy.refuse(config, f"{CONFIG_TAG} of {where}")
         if with_client:
             job = extra("dagster_k8s.job")
             with raised_as(ExecutorConfigError, f"{CONFIG_TAG} of {where} is refused by dagster-k8s", Exception):

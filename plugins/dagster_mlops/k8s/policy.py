@@ -1,0 +1,151 @@
+"""What pods of steps may not do on a cluster, whoever asked for it: an asset's tag, the run config or a default."""
+
+import posixpath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import dagster as dg
+from pydantic import ConfigDict, Field
+
+from dagster_mlops.errors import ExecutorConfigError
+from dagster_mlops.k8s.schema import SECTIONS, camel_case
+
+# Kubernetes' Pod Security Standards, level Baseline: https://kubernetes.io/docs/concepts/security/pod-security-standards
+_BASELINE_CAPABILITIES = {
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
+    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
+}  # fmt: skip
+_BASELINE_SYSCTLS = {
+    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
+}  # fmt: skip
+_SELINUX_TYPES = {"container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
+_HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
+_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+
+
+class PodPolicy(dg.Model, dg.Resolvable):
+    """What the pods of steps may have beside Kubernetes' baseline of pod security, and beside what all steps have.
+
+    The baseline has no privileged containers, no network, processes, ports or folders of the node, and no further
+    capabilities. What launcher (``dagster.yaml``), code location and ``mlops_executor(k8s=…)`` give to all steps is
+    allowed: service account, namespace, volumes.
+
+        mlops_executor(policy=PodPolicy(service_accounts=["trainer"], host_paths=["/mnt/datasets"]))
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    service_accounts: Sequence[str] = Field(default=(), description="Service accounts that steps may run as.")
+    namespaces: Sequence[str] = Field(default=(), description="Namespaces that steps may run in.")
+    host_paths: Sequence[str] = Field(default=(), description="Folders of the node that may be mounted, or parts of.")
+    capabilities: Sequence[str] = Field(
+        default=(), description="Linux capabilities beside the baseline's: IPC_LOCK for RDMA, say."
+    )
+    allow: Sequence[str] = Field(
+        default=(),
+        description="Fields of the baseline that may be set all the same, by their name in Kubernetes: hostNetwork, "
+        "privileged, …; all of them: '*'.",
+    )
+
+    def refuse(
+        self,
+        config: Mapping[str, Any],
+        where: str,
+        *,
+        namespace: str | None = None,
+        base: Mapping[str, Any] | None = None,
+        base_namespace: str | None = None,
+    ) -> None:
+        """Refuse a ``dagster-k8s/config`` that asks for more than the policy allows.
+
+        Args:
+            config: The config of a step, with that of all layers.
+            where: How errors call it.
+            namespace: The namespace of the step's pod.
+            base: What all steps have, which is allowed.
+            base_namespace: Their namespace.
+
+        Raises:
+            ExecutorConfigError: Names each field that the policy does not allow, and how to allow it.
+        """
+        found = dict.fromkeys(self._problems_of_all(config))
+        if namespace and namespace not in (base_namespace, *self.namespaces):
+            found["namespaces", f"namespace {namespace!r}"] = None
+        allowed = set(self._problems_of_all(base or {}))
+        found = [problem for problem in found if problem not in allowed and not {"*", problem[0]} & {*self.allow}]
+        if found:
+            lines = "".join(f"\n  {what} (to allow it: {_setting(field)})" for field, what in found)
+            raise ExecutorConfigError(
+                f"{where} asks for what the policy of the executor does not allow:{lines}\n"
+                "Leave it out, or allow it in mlops_executor(policy=PodPolicy(…))."
+            )
+
+    def _problems_of_all(self, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Fields that are not allowed, with what is wrong about them."""
+        given = {section: camel_case(config.get(section) or {}, SECTIONS[section]) for section in SECTIONS}
+        template = (given["job_spec_config"].get("template") or {}, given["job_config"].get("spec", {}).get("template"))
+        pods = [given["pod_spec_config"], *((t or {}).get("spec") or {} for t in template)]
+        metadata = [given["pod_template_spec_metadata"], *((t or {}).get("metadata") or {} for t in template)]
+        for pod in [*pods, {"containers": [given["container_config"]]}]:
+            yield from self._problems(pod)
+        for data in metadata:
+            for name, value in (data.get("annotations") or {}).items():
+                if name.startswith(_APPARMOR) and value != "runtime/default" and not value.startswith("localhost/"):
+                    yield "appArmorProfile", f"annotation {name}: {value}"
+
+    def _problems(self, pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        for name in _HOST_NAMESPACES:
+            if pod.get(name):
+                yield name, f"{name}: {pod[name]}"
+        account = pod.get("serviceAccountName") or pod.get("serviceAccount")
+        if account and account not in self.service_accounts:
+            yield "service_accounts", f"service account {account!r}"
+        for volume in pod.get("volumes") or ():
+            path = (volume.get("hostPath") or {}).get("path")
+            if path is not None and not any(_is_below(path, folder) for folder in self.host_paths):
+                yield "host_paths", f"folder {path!r} of the node, as volume {volume.get('name')!r}"
+        yield from _security_problems(pod.get("securityContext") or {}, "pod")
+        for kind in ("containers", "initContainers", "ephemeralContainers"):
+            for container in pod.get(kind) or ():
+                yield from self._container_problems(container)
+
+    def _container_problems(self, container: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        name, security = "container", container.get("securityContext") or {}
+        for port in container.get("ports") or ():
+            if port.get("hostPort"):
+                yield "hostPort", f"{name}: hostPort {port['hostPort']}"
+        for field in ("privileged", "procMount"):
+            if security.get(field) not in (None, False, "Default"):
+                yield field, f"{name}: {field}: {security[field]}"
+        added = {str(capability) for capability in (security.get("capabilities") or {}).get("add") or ()}
+        if more := added - _BASELINE_CAPABILITIES - set(self.capabilities):
+            yield "capabilities", f"{name}: capabilities {', '.join(sorted(more))}"
+        yield from _security_problems(security, name)
+
+
+def _security_problems(security: Mapping[str, Any], where: str) -> Iterator[tuple[str, str]]:
+    """Fields that the security contexts of pods and of containers have in common, beside the pod's own."""
+    for field in ("seccompProfile", "appArmorProfile"):
+        if (security.get(field) or {}).get("type") == "Unconfined":
+            yield field, f"{where}: {field} Unconfined"
+    if (security.get("windowsOptions") or {}).get("hostProcess"):
+        yield "hostProcess", f"{where}: hostProcess"
+    selinux = security.get("seLinuxOptions") or {}
+    if selinux.get("user") or selinux.get("role") or selinux.get("type", "container_t") not in _SELINUX_TYPES:
+        yield "seLinuxOptions", f"{where}: seLinuxOptions {dict(selinux)}"
+    for sysctl in security.get("sysctls") or ():
+        if sysctl.get("name") not in _BASELINE_SYSCTLS:
+            yield "sysctls", f"{where}: sysctl {sysctl.get('name')}"
+
+
+def _is_below(path: str, folder: str) -> bool:
+    """Whether a path of the node is a folder or below it, as far as its name tells: links of the node are not seen."""
+    return PurePosixPath(posixpath.normpath(path)).is_relative_to(posixpath.normpath(folder))
+
+
+def _setting(field: str) -> str:
+    return field if field in PodPolicy.model_fields else f'allow=["{field}"]'
