@@ -1,13 +1,13 @@
-"""What pods of steps may not do on a cluster, whoever asked for it: an asset's tag, the run config or a default."""
+"""The limits of what pods of steps may do on a cluster, whoever asks: an asset's tag, the run config or a default."""
 
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import dagster as dg
 from pydantic import ConfigDict, Field
 
+from dagster_mlops.core.yaml_fields import YamlFields
 from dagster_mlops.errors import ExecutorConfigError
 from dagster_mlops.k8s.schema import SECTIONS, camel_case
 
@@ -27,8 +27,8 @@ _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
-class PodPolicy(dg.Model, dg.Resolvable):
-    """What the pods of steps may have beside Kubernetes' baseline of pod security, and beside what all steps have.
+class PodPolicy(YamlFields):
+    """The fields that a step's pod may have beside those of all steps, and of Kubernetes' baseline of pod security.
 
     The baseline has no privileged containers, no network, processes, ports or folders of the node, and no further
     capabilities. What launcher (``dagster.yaml``), code location and ``mlops_executor(k8s=…)`` give to all steps is
@@ -72,13 +72,13 @@ class PodPolicy(dg.Model, dg.Resolvable):
         Raises:
             ExecutorConfigError: Names each field that the policy does not allow, and how to allow it.
         """
-        found = dict.fromkeys(self._problems_of_all(config))
+        problems = dict.fromkeys(self._problems_of_all(config))
         if namespace and namespace not in (base_namespace, *self.namespaces):
-            found["namespaces", f"namespace {namespace!r}"] = None
+            problems["namespaces", f"namespace {namespace!r}"] = None
         allowed = set(self._problems_of_all(base or {}))
-        found = [problem for problem in found if problem not in allowed and not {"*", problem[0]} & {*self.allow}]
-        if found:
-            lines = "".join(f"\n  {what} (to allow it: {_setting(field)})" for field, what in found)
+        refused = [p for p in problems if p not in allowed and not {"*", p[0]} & {*self.allow}]
+        if refused:
+            lines = "".join(f"\n  {what} (to allow it: {_setting(field)})" for field, what in refused)
             raise ExecutorConfigError(
                 f"{where} asks for what the policy of the executor does not allow:{lines}\n"
                 "Leave it out, or allow it in mlops_executor(policy=PodPolicy(…))."
@@ -86,11 +86,11 @@ class PodPolicy(dg.Model, dg.Resolvable):
 
     def _problems_of_all(self, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Fields that are not allowed, with what is wrong about them."""
-        given = {section: camel_case(config.get(section) or {}, SECTIONS[section]) for section in SECTIONS}
-        template = (given["job_spec_config"].get("template") or {}, given["job_config"].get("spec", {}).get("template"))
-        pods = [given["pod_spec_config"], *((t or {}).get("spec") or {} for t in template)]
-        metadata = [given["pod_template_spec_metadata"], *((t or {}).get("metadata") or {} for t in template)]
-        for pod in [*pods, {"containers": [given["container_config"]]}]:
+        parts = {section: camel_case(config.get(section) or {}, SECTIONS[section]) for section in SECTIONS}
+        template = (parts["job_spec_config"].get("template") or {}, parts["job_config"].get("spec", {}).get("template"))
+        pods = [parts["pod_spec_config"], *((t or {}).get("spec") or {} for t in template)]
+        metadata = [parts["pod_template_spec_metadata"], *((t or {}).get("metadata") or {} for t in template)]
+        for pod in [*pods, {"containers": [parts["container_config"]]}]:
             yield from self._problems(pod)
         for data in metadata:
             for name, value in (data.get("annotations") or {}).items():
@@ -143,7 +143,7 @@ def _security_problems(security: Mapping[str, Any], where: str) -> Iterator[tupl
 
 
 def _is_below(path: str, folder: str) -> bool:
-    """Whether a path of the node is a folder or below it, as far as its name tells: links of the node are not seen."""
+    """True if a path of the node is a folder or below it, as far as its name tells: links of the node are not seen."""
     return PurePosixPath(posixpath.normpath(path)).is_relative_to(posixpath.normpath(folder))
 
 

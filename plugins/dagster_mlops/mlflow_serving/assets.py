@@ -100,11 +100,11 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
         model = resource.download(record.model_name, record.model_version, draft / "model")
         rules = {"expected": [record.sha256], "allow_pickle": resource.allow_pickle, "trust": resource.trust}
         try:
-            judged = judge_model(f"{record.model_name}/{record.model_version}", model, **rules)
+            judgement = judge_model(f"{record.model_name}/{record.model_version}", model, **rules)
         except ModelVersionError as error:
             raise DeploymentError(f"Nothing was built: {error}") from error
         # The server compares with what was judged here, even where no hash is on record.
-        record = dataclasses.replace(record, sha256=judged.sha256)
+        record = dataclasses.replace(record, sha256=judgement.sha256)
         write_copies(draft, code[:1])
         write_copies(draft / PACKAGE, code[1:])
         (draft / FACTS_FILE).write_text(json.dumps({"record": record.to_dict()}, indent=1))
