@@ -37,6 +37,15 @@ app = typer.Typer(
 _Home = Annotated[
     Path | None, typer.Option(help="Folder of the Dagster instance (with dagster.yaml); default: $DAGSTER_HOME.")
 ]
+_Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Further place at which tools may be asked, with what lies below it. Others are --at, those in the "
+        "environment, and those at which the runs of the Dagster instance have made something.",
+        show_default=False,
+    ),
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -104,6 +113,7 @@ def trace(
         float | None,
         typer.Option(min=0.1, help="Seconds that a tool may take for an answer; default: ten.", show_default=False),
     ] = None,
+    allow: _Allow = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
 ) -> None:
@@ -119,7 +129,7 @@ def trace(
     from dagster_mlops.lineage.chain.walk import trace as trace_ref
 
     with _instance(dagster_home) as instance, _quiet(), errors_shown():
-        events, tools = EventLog(instance) if instance else None, Tools(timeout=timeout)
+        events, tools = EventLog(instance) if instance else None, Tools(timeout=timeout, allow=allow or ())
         log_variable = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
         logs = [str(folder.absolute()) for folder in log or ()] or ([log_variable] if log_variable else None)
         ref = find_ref(what, at=at, logs=logs, tools=tools, events=events)
@@ -188,6 +198,7 @@ def reproduce(
     definitions: Annotated[
         Path | None, typer.Option(help="File with the definitions, where they are outside of the checkout.")
     ] = None,
+    allow: _Allow = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
 ) -> None:
@@ -207,7 +218,7 @@ def reproduce(
     if keep and keep.exists():
         _fail(f"--keep {keep} already exists. Name a new folder.")
     with _instance(dagster_home) as instance, _quiet(), errors_shown(), _ended_by_sigterm(), ExitStack() as resources:
-        tools, events = Tools(), EventLog(instance) if instance else None
+        tools, events = Tools(allow=allow or ()), EventLog(instance) if instance else None
         unknown = False
         try:
             places = {"at": at, "repo": repo, "definitions": definitions}

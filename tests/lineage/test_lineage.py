@@ -129,6 +129,7 @@ PREDICTION = Prediction(
     output=0.31,
     upstream=(LIVE.ref,),
 )
+PLACES = ["/data", "/code", "/features", "/bentos", "/state", URI]
 CHAIN = [PREDICTION, LIVE, BENTO, VERSION, RUN, TRAINING_SET, *VIEWS, *RAW, COMMIT]
 
 
@@ -184,14 +185,14 @@ def _reached(chain: Link) -> set[Ref]:
 
 
 def test_a_prediction_is_traced_to_every_raw_file_and_the_commit(shelves):
-    chain = trace(PREDICTION.ref, tools=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves, allow=PLACES)
     assert chain.complete
     assert _reached(chain) == {record.ref for record in CHAIN}
     assert [record.md5 for record in chain.find(Dataset)] == [record.md5 for record in RAW]
 
 
 def test_each_thing_is_asked_once_however_often_it_is_named(shelves):
-    trace(PREDICTION.ref, tools=shelves)
+    trace(PREDICTION.ref, tools=shelves, allow=PLACES)
     asked = [ref for shelf in shelves.values() for ref in shelf.asked]
     assert len(asked) == len(set(asked)) == len(CHAIN)
 
@@ -207,7 +208,7 @@ def test_the_chain_goes_on_below_a_deleted_run_with_what_dagster_knows(shelves, 
 
 def test_a_tool_that_still_knows_the_deleted_thing_is_believed(shelves):
     shelves["mlflow"].resolve = lambda ref: Deleted("soft-deleted", {RUN.ref: RUN, VERSION.ref: VERSION}[ref])
-    chain = trace(PREDICTION.ref, tools=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves, allow=PLACES)
     links = {link.ref: link for link in chain.walk()}
     assert (links[RUN.ref].bucket, links[RUN.ref].source) == ("deleted", "tool")
     assert COMMIT.ref in links
@@ -215,7 +216,7 @@ def test_a_tool_that_still_knows_the_deleted_thing_is_believed(shelves):
 
 def test_without_dagster_the_facts_on_the_bento_lead_past_a_lost_registry(shelves):
     shelves["mlflow"] = Shelf()
-    chain = trace(PREDICTION.ref, tools=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves, allow=PLACES)
     links = {link.ref: link for link in chain.walk()}
     run = links[RUN.ref]
     assert (run.bucket, run.source) == ("deleted", "carried")
@@ -307,7 +308,8 @@ def test_a_chain_of_two_thousand_links_is_no_trouble():
 
 def test_a_training_set_leads_to_the_windows_it_was_made_from_and_none_after():
     windows = [
-        FeatureView(name="weather", project="p", repo="/f", version=f"v{n}", upstream=(RAW[n].ref,)) for n in range(4)
+        FeatureView(name="weather", project="p", repo="/features", version=f"v{n}", upstream=(RAW[n].ref,))
+        for n in range(4)
     ]
     trained = TrainingRun(run_id="r", tracking_uri=URI, upstream=tuple(window.ref for window in windows[:3]))
     with dg.DagsterInstance.ephemeral() as instance:
@@ -316,7 +318,7 @@ def test_a_training_set_leads_to_the_windows_it_was_made_from_and_none_after():
         _report(instance, trained, asset="model")
         _report(instance, windows[3], asset="weather")
         tools = {"mlflow": Shelf(trained), "feast": Shelf(*windows), "dvc": Shelf(*RAW)}
-        for chain in (trace(trained.ref, tools={}, instance=instance), trace(trained.ref, tools=tools)):
+        for chain in (trace(trained.ref, tools={}, instance=instance), trace(trained.ref, tools=tools, allow=PLACES)):
             assert [record.version for record in chain.find(FeatureView)] == ["v0", "v1", "v2"]
             assert {link.ref for link in chain.walk() if link.ref.tool == "dvc"} == {raw.ref for raw in RAW[:3]}
 
@@ -390,7 +392,7 @@ def _text(chain: Link, width: int = 80) -> str:
 
 
 def test_the_tree_shows_every_kind_in_eighty_columns(shelves):
-    text = _text(trace(PREDICTION.ref, tools=shelves))
+    text = _text(trace(PREDICTION.ref, tools=shelves, allow=PLACES))
     assert max(len(line) for line in text.splitlines()) <= 80
     for word in (
         "req-1",
@@ -406,7 +408,7 @@ def test_the_tree_shows_every_kind_in_eighty_columns(shelves):
 
 
 def test_many_siblings_share_a_line_in_the_tree_but_not_in_json(shelves):
-    chain = trace(PREDICTION.ref, tools=shelves)
+    chain = trace(PREDICTION.ref, tools=shelves, allow=PLACES)
     assert "dataset × 6: raw/flights/2013-01.parquet … raw/flights/2013-06.parquet" in _text(chain, 120)
     assert "6,015 rows" in _text(chain)
     assert sum(link["ref"]["role"] == "dataset" for link in chain.to_dict()["links"]) == 6
@@ -414,14 +416,14 @@ def test_many_siblings_share_a_line_in_the_tree_but_not_in_json(shelves):
 
 def test_a_lost_sibling_stands_out_of_its_group(shelves):
     del shelves["dvc"].records[RAW[5].ref]
-    text = _text(trace(PREDICTION.ref, tools=shelves), 120)
+    text = _text(trace(PREDICTION.ref, tools=shelves, allow=PLACES), 120)
     assert "dataset × 5" in text
     assert "✗ dataset raw/flights/2013-06.parquet" in text and "DELETED" in text and "is gone." in text
 
 
 def test_a_broken_chain_says_so_in_the_last_line(shelves):
     shelves["mlflow"] = Broken(Inaccessible("server is down"))
-    text = _text(trace(PREDICTION.ref, tools=shelves), 120)
+    text = _text(trace(PREDICTION.ref, tools=shelves, allow=PLACES), 120)
     assert "INACCESSIBLE" in text and "server is down" in text
     assert "2 inaccessible" in text.splitlines()[-1]
 
@@ -639,6 +641,7 @@ def test_the_real_tools_say_deleted_and_inaccessible(repository, tmp_path):
 
     def asked() -> tuple[int, dict[str, tuple[str, str]]]:
         command = [*python, "-m", "dagster_mlops.cli", "trace", f"mlflow:training_run:{run_id}", "--at", uri, "--json"]
+        command += ["--allow", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         links = json.loads(done.stdout)["links"]
         return done.returncode, {link["ref"]["role"]: (link["bucket"], link["source"]) for link in links}

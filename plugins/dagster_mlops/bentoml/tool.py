@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Inaccessible, Package, Record, Ref
 
@@ -43,7 +44,7 @@ class BentomlTool:
 
 
 def _bento(ref: Ref, home: Path) -> Answer:
-    folder = home / "bentos" / ref.id.replace(":", "/")
+    folder = inside(home / "bentos", ref.id.replace(":", "/"), error=DeploymentError)
     if not (folder / "bento.yaml").exists():
         return Deleted(f"the bento store of {home} no longer holds {ref.id}.")
     record = stored_bento(home, ref.id)
@@ -56,7 +57,7 @@ def _bento(ref: Ref, home: Path) -> Answer:
 
 def stored_bento(home: Path, tag: str) -> Package | None:
     """The record that the bento carries, read from its files; None when the store does not hold it whole."""
-    facts = home / "bentos" / tag.replace(":", "/") / "src" / FACTS_FILE
+    facts = inside(home / "bentos", f"{tag.replace(':', '/')}/src/{FACTS_FILE}", error=DeploymentError)
     if not facts.exists():  # written last, see _build_script.py
         return None
     record = Record.from_dict(json.loads(facts.read_text())["record"])

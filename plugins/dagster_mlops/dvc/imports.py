@@ -184,7 +184,9 @@ def _commit(url: str, rev: str) -> str:
     # The commit of an annotated tag is listed as <tag>^{}.
     names = (f"refs/heads/{rev}", f"refs/tags/{rev}^{{}}", f"refs/tags/{rev}", rev)
     source, hint = mask_credentials(url), "Try `git ls-remote` with it on this machine."
-    listing = run(Path.cwd(), "ls-remote", url, *names, problem=f"The source {source} cannot be reached", hint=hint)
+    listing = run(
+        Path.cwd(), "ls-remote", "--", url, *names, problem=f"The source {source} cannot be reached", hint=hint
+    )
     commits = {name: commit for commit, name in (line.split("\t") for line in listing.decode().splitlines())}
     if matches := [commits[name] for name in names if name in commits]:
         return matches[0]

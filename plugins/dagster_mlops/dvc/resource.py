@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.git import git
+from dagster_mlops.core.git import git, plain_revision
 from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import file_formats, lock_files, objects, pointers, remotes, repository
@@ -224,7 +224,7 @@ class DvcResource(ToolResource):
 
     def revision(self, path: str | Path, *, rev: str = "HEAD") -> str:
         """The git commit that gave a dataset's pointer the content it has at `rev`; empty without git."""
-        name = self.name_of(path)
+        name, rev = self.name_of(path), plain_revision(rev, error=DatasetError)
 
         def newest(*selection: str) -> str:
             return git(self.root, "log", "-1", "--format=%H", *selection).stdout.decode().strip()

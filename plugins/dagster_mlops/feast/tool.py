@@ -75,7 +75,9 @@ def _answer(store: FeatureStore, ref: Ref) -> Answer:
         return Faulty(f"the record of {ref} in the Feast registry cannot be read: {error}")
     if ref.role == "feature_view":
         view = thing.partition("@")[0]
-        if view not in {definition.name for definition in store.registry.list_all_feature_views(project)}:
+        # The code of on-demand views is a pickle, which would be loaded for their names.
+        views = store.registry.list_all_feature_views(project, skip_udf=True)
+        if view not in {definition.name for definition in views}:
             return Deleted(f"feature view {view!r} is no longer in project {project!r}", record)
         return Accessible(record) if record else Deleted(f"the registry has no record of {thing!r}")
     return _training_set(store, thing, record)

@@ -87,7 +87,10 @@ def training_set_asset(
 
             original = _original_record(context, feast, config.rebuild)
             result = rebuild(feast, original, datasets=getattr(context.resources, datasets) if datasets else None)
-            record = dataclasses.replace(original, **dagster_facts(context))
+            # Its place is that of this repository, whatever a record in the registry says.
+            record = dataclasses.replace(
+                original, of=None, repo=str(read_config(feast.repo).path), **dagster_facts(context)
+            )
             facts: dict[str, Any] = {"feast/rebuilt": original.ref.id}
         else:
             result, record, facts = _joined(

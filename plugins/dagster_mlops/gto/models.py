@@ -283,7 +283,7 @@ class GtoModels:
             return bare
         [code] = bare.upstream
         upstream = tuple(code if (ref.tool, ref.id) == (code.tool, code.id) else ref for ref in record.upstream)
-        return dataclasses.replace(record, tracking_uri=bare.tracking_uri, upstream=upstream)
+        return dataclasses.replace(record, of=None, tracking_uri=bare.tracking_uri, upstream=upstream)
 
     def _commit(self, rev: str) -> str:
         try:

@@ -72,6 +72,8 @@ class MlflowTool:
                 if isinstance(model, Faulty):
                     return model
                 source = str(model.artifact_location)
+                if elsewhere := _on_another_server(source, uri):
+                    return elsewhere
                 if not mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri):
                     return Deleted(f"the model's files are gone from {mask_credentials(source)}")
                 if not {DIGEST, REGISTERED_DIGEST} & model.tags.keys():
@@ -96,6 +98,8 @@ class MlflowTool:
             if isinstance(model, Faulty):
                 raise TrackingError(model.reason)
             download, source = mlflow.artifacts.download_artifacts, str(model.artifact_location)
+            if elsewhere := _on_another_server(source, uri):
+                raise TrackingError(elsewhere.reason)
             local = Path(download(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
             if problem := _written_over(model, local):
                 raise TrackingError(problem.reason)
@@ -117,6 +121,18 @@ def _connected(ref: Ref, subject: str) -> "Iterator[tuple[MlflowClient, str]]":
             yield connect(uri, timeout=3), uri
         except (OSError, mlflow.MlflowException) as error:
             raise TrackingError(f"{subject} of run {ref.id} cannot be read: {mask_credentials(str(error))}") from error
+
+
+def _on_another_server(source: str, uri: str) -> Inaccessible | None:
+    """The finding that a model's files are on another server, to which MLflow would send the token for this one."""
+    place, server = urlsplit(source), urlsplit(uri)
+    hosts = (place.hostname, place.port), (server.hostname, server.port)
+    if place.scheme not in ("http", "https", "mlflow-artifacts") or not place.netloc or hosts[0] == hosts[1]:
+        return None
+    return Inaccessible(
+        f"the model's files are at {mask_credentials(source)}, another server than {mask_credentials(uri)}: it is not "
+        "asked, because MLflow would send it the credentials for the tracking server."
+    )
 
 
 def _written_over(model: LoggedModel, folder: Path) -> Faulty | None:
@@ -188,7 +204,8 @@ def _training_run(client: MlflowClient, ref: Ref) -> Answer:
     record = Record.from_json(text)
     if not isinstance(record, TrainingRun) or record.run_id != ref.id:
         return Faulty(f"run {ref.id} has the record of something else: {record.ref}", record)
-    record = dataclasses.replace(record, metrics=finite_metrics(run), params=dict(sorted(run.data.params.items())))
+    facts = {"metrics": finite_metrics(run), "params": dict(sorted(run.data.params.items()))}
+    record = dataclasses.replace(record, of=None, tracking_uri=ref.at or record.tracking_uri, **facts)
     if deleted:
         return Deleted(
             f"run {ref.id} was deleted in MLflow; `mlflow runs restore` restores it until it is purged", record
@@ -223,6 +240,8 @@ def _model_version(client: MlflowClient, ref: Ref, uri: str) -> Answer:
         if model is None:
             return Faulty(f"version {number} of {name!r} points to {source}, which was deleted in MLflow", record)
         source = str(model.artifact_location)
+    if elsewhere := _on_another_server(source, uri):
+        return dataclasses.replace(elsewhere, record=record)
     if not mlflow.artifacts.list_artifacts(artifact_uri=source, tracking_uri=uri):
         return Faulty(
             f"the model files of version {number} of {name!r} are gone from {mask_credentials(source)}", record

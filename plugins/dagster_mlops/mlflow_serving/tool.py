@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Deployment, Faulty, Inaccessible, Package, Record, Ref
 from dagster_mlops.serving.answers import find_deployment
@@ -31,7 +32,7 @@ class MlflowServingTool:
 
 
 def _package(ref: Ref, home: Path) -> Answer:
-    folder = home / ref.id.replace(":", "/")
+    folder = inside(home, ref.id.replace(":", "/"), error=DeploymentError)
     if not folder.is_dir():
         return Deleted(f"{home} no longer holds {ref.id}.")
     record = stored_package(folder)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dagster_mlops.core import files
+from dagster_mlops.core.inside import inside
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError, ProvenanceError
@@ -78,8 +79,12 @@ def utc_now() -> str:
 
 
 def state_file(state_dir: Path, deployment_id: str) -> Path:
-    """The file with the state of a deployment."""
-    return state_dir / "deployments" / f"{deployment_id}.json"
+    """The file with the state of a deployment.
+
+    Raises:
+        DeploymentError: the id is not one of a deployment, but a path elsewhere.
+    """
+    return inside(state_dir / "deployments", f"{deployment_id}.json", error=DeploymentError)
 
 
 def load(path: Path) -> DeploymentState:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dagster_mlops.core.git import git
+from dagster_mlops.core.git import git, plain_revision
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, lock_files, pointers
 from dagster_mlops.dvc.store.contents import content_of
@@ -45,6 +45,7 @@ def history(dvc: DvcResource, path: str, *, rev: str = "HEAD", limit: int = 100)
     name = dvc.name_of(path)
     locked = None if (dvc.root / f"{name}.dvc").exists() else lock_files.locked_out(dvc.root, name)
     file = locked.file if locked else f"{name}.dvc"
+    rev = rev if rev == "--all" else plain_revision(rev, error=DatasetError)
     log = git(dvc.root, "log", f"-{limit}", "--format=%H %cI", rev, "--", f"./{file}")
     lines = [line.split() for line in log.stdout.decode().splitlines()]
     if not lines:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dagster_mlops.core.git import git
+from dagster_mlops.core.git import git, plain_revision
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.dvc.store.pointers import content_at, parsed
+from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
 _MOST_COMMITS = 50  # in which a hash is sought
@@ -88,7 +89,7 @@ def _names(root: Path, rev: str | None) -> list[str]:
     if rev is None:
         listing = git(root, "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", "*dvc.lock")
     else:
-        listing = git(root, "ls-tree", "-r", "--name-only", "-z", rev)
+        listing = git(root, "ls-tree", "-r", "--name-only", "-z", plain_revision(rev, error=DatasetError))
     names = [name for name in listing.stdout.decode().split("\0") if PurePosixPath(name).name == "dvc.lock"]
     return names or ["dvc.lock"]
 

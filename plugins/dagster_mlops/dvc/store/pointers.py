@@ -15,7 +15,7 @@ import yaml
 
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.git import git
+from dagster_mlops.core.git import git, plain_revision
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import remotes
@@ -218,6 +218,6 @@ def parsed(text: bytes) -> dict[str, Any]:
 def content_at(root: Path, file: str, rev: str | None) -> bytes | None:
     """The content of a file at a git revision or, with None, on disk; None if it is not there."""
     if rev is not None:
-        output = git(root, "show", f"{rev}:./{file}")
+        output = git(root, "show", f"{plain_revision(rev, error=DatasetError)}:./{file}")
         return output.stdout if output.returncode == 0 else None
     return (root / file).read_bytes() if (root / file).is_file() else None

@@ -79,7 +79,7 @@ def _is_newer(repo: Path, last: Mapping[str, str]) -> bool:
             return False
         if commit == last["commit"]:
             return dirty
-        return git(repo, "merge-base", "--is-ancestor", last["commit"], commit).returncode == 0
+        return git(repo, "merge-base", "--is-ancestor", "--", last["commit"], commit).returncode == 0
     if _checkout(repo):
         return False
     dg.get_dagster_logger().warning(f"replacing the definitions that {last.get('by')} applied at {last.get('at')}")

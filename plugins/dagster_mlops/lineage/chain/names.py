@@ -1,5 +1,6 @@
 """From what a user types or pastes to the ref that it names: one way for every command."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable
@@ -97,9 +98,10 @@ def _version(name: str, which: str, at: str, tools: Tools, events: EventLog | No
     if not which and first:
         return first.ref
     ref = Ref(tool, ModelVersion.role, f"{name}{which}", at=at)
+    tools.places.add(at)  # the caller's, from the event log or the environment
     answer = tools.ask(ref)
     if isinstance(answer.record, ModelVersion):
-        return answer.record.ref
+        return dataclasses.replace(answer.record.ref, at=at or answer.record.ref.at)
     on_record = next((record.ref for record in versions if which[1:] in record.aliases), None)
     return on_record if on_record and answer.bucket == "inaccessible" else ref
 

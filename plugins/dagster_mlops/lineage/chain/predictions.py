@@ -25,6 +25,7 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
     answers: list[str] = []
     for log in logs:
         ref = Ref(Prediction.tool, Prediction.role, request_id, at=log)
+        tools.places.add(log)  # a log that the caller names, or one in the caller's event log
         answer = tools.ask(ref)
         if isinstance(answer, Accessible):
             return ref

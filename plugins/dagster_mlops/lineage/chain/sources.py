@@ -2,15 +2,29 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dagster as dg
 
+from dagster_mlops.core.git import runs_no_code_of_checkouts
 from dagster_mlops.core.metadata import DATA_VERSION
-from dagster_mlops.errors import MissingExtraError, ProvenanceError
-from dagster_mlops.provenance import Accessible, Answer, Faulty, Inaccessible, Record, Ref, Unknown, raw_records
+from dagster_mlops.errors import MissingExtraError, ProvenanceError, ToolError
+from dagster_mlops.lineage.chain.places import Places
+from dagster_mlops.provenance import (
+    Accessible,
+    Answer,
+    Commit,
+    Deployment,
+    Faulty,
+    Inaccessible,
+    ModelVersion,
+    Record,
+    Ref,
+    Unknown,
+    raw_records,
+)
 from dagster_mlops.tools import Tool, answer_within, installed_tools, tool_for
 
 _C = TypeVar("_C")
@@ -29,14 +43,18 @@ _NEVER_KEPT = {
 class Tools:
     """The installed tools, or those given by name; one that did not answer in time is not asked again.
 
-    A tool may take `timeout` seconds for an answer; by default ten, and a minute with its first import.
+    A tool may take `timeout` seconds for an answer; by default ten, and a minute with its first import. It is asked
+    only at `places` that the caller has named: those in `allow` are some.
 
     >>> Tools({}).ask(Ref("dvc", "dataset", "raw.parquet@9f")).bucket
     'inaccessible'
     """
 
-    def __init__(self, tools: Mapping[str, Tool] | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self, tools: Mapping[str, Tool] | None = None, timeout: float | None = None, *, allow: Iterable[str] = ()
+    ) -> None:
         self._tools = installed_tools() if tools is None else tools
+        self.places = Places(allow)
         self._limit, self._timeout = timeout, timeout or _WITH_IMPORT
         # Of tools that need not be asked again: all of one, or one at an address.
         self._final: dict[str | tuple[str, str], Answer] = {}
@@ -52,6 +70,8 @@ class Tools:
             return Unknown(_NEVER_KEPT.get(ref.role, "nothing on record says which it was."))
         if ref.tool not in self._tools:
             return Inaccessible(f"No tool {ref.tool!r} is installed here; known: {', '.join(self.names) or 'none'}.")
+        if refusal := self.places.refusal(ref):
+            return refusal
         if earlier := self._final.get(ref.tool) or self._final.get((ref.tool, ref.at)):
             return earlier
         place = f"(asked at {ref.at or '?'})"
@@ -64,8 +84,11 @@ class Tools:
         """The tool of `ref`, if it has a capability; see :func:`dagster_mlops.tools.tool_for`.
 
         Raises:
-            ToolError: The tool is not installed, cannot be loaded, or lacks the capability.
+            ToolError: The tool is not installed, cannot be loaded, or lacks the capability, or the place of `ref` is
+                not one that the caller has named.
         """
+        if refusal := self.places.refusal(ref):
+            raise ToolError(refusal.reason)
         return tool_for(ref.tool, capability, self._tools)
 
     def has(self, ref: Ref, capability: type) -> bool:
@@ -74,7 +97,8 @@ class Tools:
 
     def _answer(self, ref: Ref) -> Answer:
         try:
-            return _checked(ref, self._tools[ref.tool].resolve(ref))
+            with runs_no_code_of_checkouts():
+                return _checked(ref, self._tools[ref.tool].resolve(ref))
         except MissingExtraError as error:
             self._final[ref.tool] = Inaccessible(str(error))
             return self._final[ref.tool]
@@ -135,6 +159,7 @@ class EventLog:
         self._instance = instance
         self._limit = limit
         self._entries: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+        self._places: set[str] = set()
         self._rounds = self._read()
         self.unreadable: list[str] = []
 
@@ -152,6 +177,20 @@ class EventLog:
         edges = (tuple(up for up in entry.record.upstream if up != ref) for entry in entries)
         record = dataclasses.replace(entries[0].record, upstream=next(filter(None, edges), ()))
         return dataclasses.replace(entries[0], record=record, first_seen=entries[-1].timestamp)
+
+    def names(self, place: str) -> bool:
+        """True if a run has made something at this place, or from a commit of a repository there.
+
+        The runs of the caller's team write the event log, each with the places of its own resources: the tracking URI
+        to which it has connected, the repository in which it has stored. That is so even of a record that comes out of
+        a tag or a pointer, such as that of a promoted version, since its own place is put in where it is read. What
+        such a record names *upstream* is as its writer put it, and does not count. A commit upstream counts if the
+        record was made by the run: that of anything but a model version, or what was only observed.
+        """
+        while place not in self._places:
+            if not next(self._rounds, False):
+                return False
+        return True
 
     def of_version(self, version: str, of: Ref | None = None) -> Entry | None:
         """The newest record of a version as Dagster's UI shows it: the data version or a hash, whole or its beginning.
@@ -227,6 +266,11 @@ class EventLog:
             ref = record.ref
             entry = Entry(record, asset, partition, timestamp, timestamp, tags.get(DATA_VERSION, ""))
             self._entries[ref.tool, ref.role, ref.id].append(entry)
+            self._places.add(ref.at)
+            if event.asset_materialization and not isinstance(record, ModelVersion):
+                self._places |= {up.at for up in record.upstream if up.role == Commit.role}
+            if isinstance(record, Deployment):
+                self._places.add(record.prediction_log)
 
 
 def _is_version(text: str, entry: Entry) -> bool:

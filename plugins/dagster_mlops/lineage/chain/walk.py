@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -79,6 +79,7 @@ def trace(
     tools: Mapping[str, Tool] | Tools | None = None,
     instance: dg.DagsterInstance | EventLog | None = None,
     timeout: float | None = None,
+    allow: Iterable[str] = (),
 ) -> Link:
     """Everything that a thing was made from, back to the raw data and the commit.
 
@@ -95,9 +96,15 @@ def trace(
             give an `EventLog`.
         timeout: Seconds after which a tool that does not answer counts as inaccessible; default: ten, besides the time
             that it takes to import the tool.
+        allow: Further places at which tools may be asked, each with what lies below it. Others are that of `ref`, those
+            at which the instance's runs have made something, and those in the environment. A thing elsewhere is
+            inaccessible: records are data, which others may have written.
     """
-    tools = tools if isinstance(tools, Tools) else Tools(tools, timeout)
+    tools = tools if isinstance(tools, Tools) else Tools(tools, timeout, allow=allow)
     events = EventLog(instance) if isinstance(instance, dg.DagsterInstance) else instance
+    tools.places.add(ref.at)
+    if events:
+        tools.places.trust(events)
     steps: dict[Ref, _Step] = {}
     waiting: deque[tuple[Ref, Record | None, float | None]] = deque([(ref, None, None)])
     while waiting:

@@ -1,7 +1,7 @@
 """The recipe of a training: everything that a repetition takes, and whether it is still there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def find_recipe(
     definitions: Path | None = None,
     tools: Tools | None = None,
     events: EventLog | None = None,
+    allow: Iterable[str] = (),
 ) -> Recipe:
     """The recipe of the training that `what` names, or of the one that made what it names; see :func:`find_ref`.
 
@@ -120,11 +121,14 @@ def find_recipe(
         definitions: File with the definitions, for a training whose definitions are outside of the checkout.
         tools: Tools to ask; default: the installed ones.
         events: Dagster's event log, which has addresses and fills gaps.
+        allow: Further places at which tools may be asked; see :func:`trace`.
 
     Raises:
         NotFoundError: No training run of that name is found.
     """
-    tools = tools or Tools()
+    tools = tools or Tools(allow=allow)
+    if repo:
+        tools.places.add(str(repo.absolute()))
     start = find_ref(what, at=at, tools=tools, events=events)
     chain = trace(start, tools=tools, instance=events)
     version = chain.record if isinstance(chain.record, ModelVersion) else None

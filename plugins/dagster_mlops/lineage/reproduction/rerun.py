@@ -75,7 +75,8 @@ def rerun(
     if not recipe.complete:
         problems = "; ".join(f"{part.kind} {part.name} is {part.bucket}: {part.reason}" for part in recipe.missing)
         raise ReproductionError(f"run {recipe.run.run_id} cannot be run again. {problems}")
-    tools = tools or Tools()
+    sources = (recipe.run.ref, *recipe.tracked.values(), *(record.ref for record in recipe.rebuilds.values()))
+    tools = tools or Tools(allow=[ref.at for ref in sources])  # all of which were asked for the recipe
     tracker = tools.tool_for(recipe.run.ref, KeepsRuns)
     assert recipe.repository is not None  # the recipe is complete
     if branches is not None:

@@ -101,6 +101,9 @@ def finite_metrics(run: Run) -> dict[str, float]:
 def version_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersion:
     """The record of a version with its current aliases; a bare one for a version that was registered by other means.
 
+    Its place, and that of its run, is where it was read: anyone may set the tag, and would name another server, which
+    a trace then asks with the caller's token.
+
     Raises:
         ProvenanceError: the version's record cannot be read.
     """
@@ -115,4 +118,9 @@ def version_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersi
         )
     elif record.version == _UNNUMBERED:
         record = dataclasses.replace(record, version=str(version.version))
-    return dataclasses.replace(record, aliases=tuple(sorted(version.aliases)))
+    at = {"tracking_uri": tracking_uri} if tracking_uri else {}
+    upstream = tuple(
+        dataclasses.replace(ref, at=tracking_uri) if tracking_uri and ref.role == TrainingRun.role else ref
+        for ref in record.upstream
+    )
+    return dataclasses.replace(record, of=None, upstream=upstream, aliases=tuple(sorted(version.aliases)), **at)
