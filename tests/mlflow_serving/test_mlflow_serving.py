@@ -138,7 +138,7 @@ def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_ke
 def test_a_prediction_is_traced_to_the_model_version(world):
     world.ask(frame(1), **{"X-Request-ID": "traced"})
     deployment, package = world.record("deployment", Deployment), world.record("scoring_package", Package)
-    chain = trace(Ref("bentoml", "prediction", "traced", at=deployment.prediction_log))
+    chain = trace(Ref("bentoml", "prediction", "traced", at=deployment.prediction_log), instance=world.instance)
     refs = {link.ref for link in chain.walk()}
     assert {deployment.ref, package.ref, Ref("mlflow", "model_version", "delay/1", at=world.uri)} <= refs
 
