@@ -164,7 +164,10 @@ class HoldsModels(Protocol):
     tool: str
 
     def version(self, name: str, which: str = "") -> ModelVersion:
-        """The record of the version `which`: a number, ``@alias``, or empty for the newest."""
+        """The record of the version `which`: a number, ``@alias``, or empty for the newest.
+
+        Its `tracking_uri` is where it was read, whatever a stored record says: lineage goes there.
+        """
         ...
 
     def metrics(self, version: ModelVersion) -> Mapping[str, float]:

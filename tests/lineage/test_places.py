@@ -104,6 +104,10 @@ def test_a_folder_is_allowed_by_its_real_path(tmp_path, monkeypatch):
         assert asked(f"{tmp_path}/{ours}"), ours
     for theirs in ("ours/../theirs", "ours/out", "ours/out/x", "ours-too", "", "envy", "ours/../../x"):
         assert not asked(f"{tmp_path}/{theirs}"), theirs
+    more = Places(["file:///srv", "https://ours/a"])
+    for theirs in ("file:///srv/../x", "file:///srv/%2E./x", "https://ours/a/..", "https://ours/b"):
+        assert more.refusal(Ref("mlflow", "training_run", "1", at=theirs)), theirs
+    assert not more.refusal(Ref("mlflow", "training_run", "1", at="file:///srv/a..b/..c"))
     assert asked("sqlite:///ours.db") and not asked("sqlite:///theirs.db") and asked("")
 
 
@@ -160,7 +164,8 @@ def test_the_event_log_names_places_where_runs_have_made_something_and_none_that
             trace(record.ref, tools=tools, instance=instance)
         log = EventLog(instance)
         assert find_ref("m/1", tools=Tools(tools), events=log) == promoted.ref
-        assert log.names("/code") and not log.names("/theirs/code")
+        assert log.names(COMMIT.ref) and not log.names(THEIRS.ref)
+        assert not log.names(FeatureView(name="v", project="p", repo="/code", version="1").ref), "only git looks there"
     assert set(spy.places) == {"http://registry", "/features", "sqlite:///ours.db", "/code", "/data"}
     assert "accessible" not in {link.bucket for link in chain.walk()}
     refused = {link.ref.at for link in chain.walk() if "names this place" in link.reason}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.git import runs_no_code_of_checkouts
 from dagster_mlops.errors import DagsterMlopsError, FeatureError, ProvenanceError
 from dagster_mlops.feast.lazy import FeatureStore
 from dagster_mlops.feast.rebuild import snapshot
@@ -50,7 +51,8 @@ class FeastTool:
             DagsterMlopsError: A dataset cannot be read back.
         """
         file = folder / "training_set.parquet"
-        rebuild_file(FeastResource(repo=ref.at), ref.id, file)
+        with runs_no_code_of_checkouts():  # the registry names the repositories of the data
+            rebuild_file(FeastResource(repo=ref.at), ref.id, file)
         return file
 
     def _ask(self, ref: Ref, repo: str) -> Answer:

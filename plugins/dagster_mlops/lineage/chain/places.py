@@ -1,6 +1,7 @@
 """The places that the caller has named: only there are tools asked, with the caller's credentials."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -15,12 +16,14 @@ _VARIABLES = (
     *("DAGSTER_MLOPS_PREDICTION_LOG", "DAGSTER_MLOPS_STATE_DIR"),
 )
 
+_UP = re.compile(r"(?i)/(\.|%2e){2}(/|$)")  # in an address; the real path of a folder has none
+
 
 class NamesPlaces(Protocol):
     """A source of places that the caller trusts, as Dagster's event log is."""
 
-    def names(self, place: str) -> bool:
-        """True if something was made at this place."""
+    def names(self, ref: Ref) -> bool:
+        """True if something was made at the place of this ref."""
         ...
 
 
@@ -56,7 +59,7 @@ class Places:
 
     def refusal(self, ref: Ref) -> Inaccessible | None:
         """The reason why a tool is not asked at the place of a ref; None if it may be."""
-        if not ref.at or self._has(ref.at):
+        if not ref.at or self._has(ref.at) or any(source.names(ref) for source in self._sources):
             return None
         return Inaccessible(
             f"{ref.tool} is not asked at {ref.at}: a record names this place, and you did not. If it is one of yours, "
@@ -64,12 +67,17 @@ class Places:
         )
 
     def _has(self, place: str) -> bool:
-        if place in self._named or any(source.names(place) for source in self._sources):
-            return True
         plain, variables = _plain(place), filter(None, map(os.environ.get, _VARIABLES))
-        allowed = any(plain == above or plain.startswith(f"{above.rstrip('/')}/") for above in self._allowed)
-        named = allowed or any(plain == _plain(mask_credentials(value)) for value in variables)
-        return named or plain == _checkout()
+        return (
+            place in self._named
+            or any(_is_in(plain, above) for above in self._allowed)
+            or any(plain == _plain(mask_credentials(value)) for value in variables)
+            or plain == _checkout()
+        )
+
+
+def _is_in(place: str, above: str) -> bool:
+    return place == above or (place.startswith(f"{above.rstrip('/')}/") and not _UP.search(place))
 
 
 def _checkout() -> str:

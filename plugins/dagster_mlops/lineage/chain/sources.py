@@ -22,6 +22,7 @@ from dagster_mlops.provenance import (
     ModelVersion,
     Record,
     Ref,
+    TrainingSet,
     Unknown,
     raw_records,
 )
@@ -160,6 +161,7 @@ class EventLog:
         self._limit = limit
         self._entries: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
         self._places: set[str] = set()
+        self._code_places: set[str] = set()
         self._rounds = self._read()
         self.unreadable: list[str] = []
 
@@ -178,16 +180,17 @@ class EventLog:
         record = dataclasses.replace(entries[0].record, upstream=next(filter(None, edges), ()))
         return dataclasses.replace(entries[0], record=record, first_seen=entries[-1].timestamp)
 
-    def names(self, place: str) -> bool:
-        """True if a run has made something at this place, or from a commit of a repository there.
+    def names(self, ref: Ref) -> bool:
+        """True if a run has made something at the place of a ref or, for git, from a commit of a repository there.
 
         The runs of the caller's team write the event log, each with the places of its own resources: the tracking URI
         to which it has connected, the repository in which it has stored. That is so even of a record that comes out of
         a tag or a pointer, such as that of a promoted version, since its own place is put in where it is read. What
         such a record names *upstream* is as its writer put it, and does not count. A commit upstream counts if the
-        record was made by the run: that of anything but a model version, or what was only observed.
+        run has made the record: not that of a model version or of a training set, which a registry may have kept, nor
+        of what was only observed.
         """
-        while place not in self._places:
+        while ref.at not in self._places and not (ref.role == Commit.role and ref.at in self._code_places):
             if not next(self._rounds, False):
                 return False
         return True
@@ -267,8 +270,8 @@ class EventLog:
             entry = Entry(record, asset, partition, timestamp, timestamp, tags.get(DATA_VERSION, ""))
             self._entries[ref.tool, ref.role, ref.id].append(entry)
             self._places.add(ref.at)
-            if event.asset_materialization and not isinstance(record, ModelVersion):
-                self._places |= {up.at for up in record.upstream if up.role == Commit.role}
+            if event.asset_materialization and not isinstance(record, ModelVersion | TrainingSet):
+                self._code_places |= {up.at for up in record.upstream if up.role == Commit.role}
             if isinstance(record, Deployment):
                 self._places.add(record.prediction_log)
 

@@ -145,6 +145,8 @@ def find_recipe(
     with raised_as(ProvenanceError, f"{CODE}/{STEP} of run {run.run_id} is damaged, not JSON", ValueError):
         step = json.loads(files.get(STEP, b"{}"))
     repository = find_repository(run, step, repo)
+    if repository and not tools.places.refusal(Ref("git", "commit", run.code_commit, at=str(repository))):
+        tools.places.add(str(repository))  # also for what else keeps files in this checkout
     inputs, rebuilds = _inputs(link, step, tools)
     tracked, unversioned = find_tracked(run, files, repository, tools)
     ingredients = [
