@@ -82,8 +82,8 @@ def _is_in(place: str, above: str) -> bool:
 
 def _checkout() -> str:
     """The checkout that holds the working directory; empty if none does."""
-    here = Path.cwd()
-    return next((str(folder) for folder in (here, *here.parents) if (folder / ".git").exists()), "")
+    folder = Path.cwd()
+    return next((str(top) for top in (folder, *folder.parents) if (top / ".git").exists()), "")
 
 
 def _plain(place: str) -> str:
