@@ -132,7 +132,9 @@ def test_no_tool_runs_what_a_checkout_names_and_none_starts_git_by_itself(checko
             if md5 in id:
                 subprocess.run([real, "config", "--unset", "extensions.partialClone"], cwd=top, check=True)  # not DVC's
             ref = Ref("t", role, id, at=str(top))
-            answers[id] = answer_within(20, lambda tool=tool, ref=ref: tool.resolve(ref)).bucket
+            answer = answer_within(20, lambda tool=tool, ref=ref: tool.resolve(ref))
+            assert answer
+            answers[id] = answer.bucket
     assert os.listdir(ran) == []
     assert list(answers.values()) == ["accessible", "deleted", "accessible", "faulty", "accessible"]
     calls = seen.read_text().splitlines()

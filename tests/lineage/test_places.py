@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from http.server import BaseHTTPRequestHandler
 
 import dagster as dg
 import pytest
@@ -33,8 +34,15 @@ pytestmark = [*known_warnings.UNCLOSED, *known_warnings.MLFLOW, *known_warnings.
 TOKEN = "the-company's-token"
 
 
+class _Elsewhere(QuietServer):
+    def __init__(self, handler: type[BaseHTTPRequestHandler]):
+        super().__init__(handler)
+        self.requests: list[tuple[str, str | None]] = []
+
+
 class _Recorder(QuietHandler):
     def _answer(self):
+        assert isinstance(self.server, _Elsewhere)
         self.server.requests.append((self.path, self.headers.get("Authorization")))
         self.send_response(404)
         self.end_headers()
@@ -47,8 +55,7 @@ def elsewhere(monkeypatch):
     """A server of someone else, which notes each request; and the caller's token in the environment."""
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", TOKEN)
     monkeypatch.delenv(ALLOW, raising=False)
-    server = QuietServer(_Recorder)
-    server.requests = []
+    server = _Elsewhere(_Recorder)
     with serving(server):
         yield server
 
@@ -134,7 +141,7 @@ class _Spy:
 COMMIT, THEIRS = Commit(sha="c0ffee" * 6, repo="/code"), Commit(sha="bad" * 12, repo="/theirs/code")
 
 
-def _report(instance, record, event=dg.AssetMaterialization):
+def _report(instance, record, event: type[dg.AssetMaterialization | dg.AssetObservation] = dg.AssetMaterialization):
     instance.report_runless_asset_event(event(record.role, metadata=record.to_metadata()))
 
 
@@ -158,7 +165,7 @@ def test_the_event_log_names_places_where_runs_have_made_something_and_none_that
             _report(instance, record)
         _report(instance, observed, dg.AssetObservation)
         spy = _Spy()
-        tools = dict.fromkeys(("git", "dvc", "feast", "mlflow"), spy)
+        tools = {name: spy for name in ("git", "dvc", "feast", "mlflow")}
         chain = trace(promoted.ref, tools=tools, instance=instance)
         for record in (run, observed):
             trace(record.ref, tools=tools, instance=instance)
@@ -234,15 +241,16 @@ def test_no_feature_view_is_unpickled_from_a_registry_that_a_record_names(tmp_pa
     import dill
     import feast
     from feast.on_demand_feature_view import on_demand_feature_view
+    from feast.types import Float64
 
     repo, marker = tmp_path / "theirs", tmp_path / "ran"
     repo.mkdir()
     settings = "project: p\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
     (repo / "feature_store.yaml").write_text(settings + "online_store: null\noffline_store: {type: file}\n")
     monkeypatch.chdir(tmp_path)
-    source = feast.RequestSource(name="r", schema=[feast.Field(name="x", dtype=feast.types.Float64)])
+    source = feast.RequestSource(name="r", schema=[feast.Field(name="x", dtype=Float64)])
 
-    @on_demand_feature_view(sources=[source], schema=[feast.Field(name="y", dtype=feast.types.Float64)])
+    @on_demand_feature_view(sources=[source], schema=[feast.Field(name="y", dtype=Float64)])
     def evil(rows):
         return rows.rename(columns={"x": "y"})
 
