@@ -8,7 +8,7 @@ from typing import Any
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.failures import raised_as
-from dagster_mlops.core.model_digest import changed
+from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import DagsterMlopsError, ReproductionError
 from dagster_mlops.lineage.chain.sources import Tools
@@ -96,7 +96,7 @@ def rerun(
     restore_tracked(recipe.tracked, code, tools)
     files = _rebuild(recipe, folder / "data", tools, tell)
     model = tracker.fetch_model(recipe.run.ref, folder / "model")
-    if recipe.version and (problem := changed(model, recipe.version.sha256)):
+    if recipe.version and (problem := changed(model_digest(model), recipe.version.sha256)):
         raise ReproductionError(f"{problem}.")
     scratch = folder / "dagster"
     scratch.mkdir()
