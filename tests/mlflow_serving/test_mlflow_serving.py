@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,8 @@ from dagster_mlops.serving.processes import free_port
 from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
+from tests.support.modes import readable_by_others
+from tests.support.worker_secrets import SECRETS, environments
 
 pytestmark = [
     pytest.mark.usefixtures("warm_tools"),
@@ -107,12 +110,15 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("mlflow_serving"))
-    try:
-        assert world.materialize().success
-        yield world
-    finally:
-        stop(world.state_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SECRETS.items():
+            patch.setenv(name, value)
+        world = World(tmp_path_factory.mktemp("mlflow_serving"))
+        try:
+            assert world.materialize().success
+            yield world
+        finally:
+            stop(world.state_dir)
 
 
 def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_kept(world):
@@ -133,6 +139,24 @@ def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_ke
     pd.testing.assert_frame_equal(logged[["hour", "wind"]].reset_index(drop=True), rows)
     csv = httpx.post(f"{world.url}/invocations", content="hour,wind\n1,2\n", headers={"content-type": "text/csv"})
     assert csv.status_code == 415
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_neither_the_server_nor_envoy_get_the_workers_secrets(world):
+    by_role = environments(world.state_dir)
+    assert {role.partition(":")[0] for role in by_role} == {"server", "envoy"}
+    leaks = {
+        name for group in by_role.values() for found in group for name in SECRETS if SECRETS[name].encode() in found
+    }
+    assert leaks == set()
+
+
+def test_what_a_deployment_writes_is_its_owners(world):
+    world.ask(frame(1), **{"X-Request-ID": "personal"})
+    assert readable_by_others(world.state_dir, world.resource.home_dir) == []
+    record = world.record("deployment", Deployment)
+    logs = [Path(record.state_dir, "logs"), *Path(record.prediction_log).iterdir()]
+    assert len(logs) > 1 and readable_by_others(*logs) == []
 
 
 def test_a_prediction_is_traced_to_the_model_version(world):

@@ -55,6 +55,13 @@ RULES = {
             "lineage/reproduction/environment.py",
         },
     ),
+    "writes to the disk at once": (
+        r"\bos\.f(data)?sync\(",
+        {
+            "core/files.py",
+            "serving/runtime/synced_file.py",  # which a package holds without the other
+        },
+    ),
     "runs git": (r"""\[\s*["']git["']""", {"core/git.py"}),
 }
 

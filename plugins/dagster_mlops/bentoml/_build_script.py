@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.files import exclusive, write_atomically
+from dagster_mlops.core.files import exclusive, sync_tree, write_atomically
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import ModelVersionError
@@ -42,7 +42,9 @@ def answer(spec: dict[str, Any]) -> None:
         except ModelVersionError as error:
             shutil.rmtree(model)
             sys.exit(str(error))
-        marker.write_text(sha256)
+        if sha256 != stored:
+            sync_tree(model)
+            write_atomically(marker, sha256, durable=True)
         described = yaml.safe_load((files / "MLmodel").read_text())
         if spec["needs_signature"] and not described.get("signature"):
             sys.exit(f"{spec['model_uri']} has no signature. Log it with signature=infer_signature(X, predictions).")
@@ -70,4 +72,5 @@ def answer(spec: dict[str, Any]) -> None:
             # The server compares with what was judged here, even where no hash is on record.
             facts = json.loads(Path(spec["build_ctx"], facts_file).read_text()) | {"sha256": sha256}
             facts["record"]["sha256"] = sha256
-            write_atomically(bento / "src" / facts_file, json.dumps(facts, indent=1))
+            sync_tree(bento)
+            write_atomically(bento / "src" / facts_file, json.dumps(facts, indent=1), durable=True)

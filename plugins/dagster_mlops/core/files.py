@@ -17,21 +17,26 @@ STATE = ".dagster_mlops"
 """The folder for what the plugins keep beside the user's files, unless another is named; git ignores it."""
 
 
-def write_atomically(file: Path, content: str | bytes, *, private: bool = False, durable: bool = False) -> None:
-    """Replace the content of `file`; a reader, or a crash, sees all of the old content or all of the new.
+def write_atomically(
+    file: Path, content: str | bytes, *, private: bool = False, durable: bool = False, draft: Path | None = None
+) -> None:
+    """Replace the content of `file`; a reader, or a kill of this process, sees all of the old or all of the new.
 
     Args:
         file: The file. Its folder is created where it is missing.
         content: Text is written as UTF-8.
         private: Whether it holds personal data or secrets; see :mod:`dagster_mlops.core.private_files`. The mode of the
             file that is replaced does not count.
-        durable: Whether the content is on the disk, not only in the system's memory, before it replaces the old.
+        durable: Whether a power cut, too, leaves all of the old or all of the new, and the new once this has returned:
+            the content is on the disk before it replaces the old, and its name before this returns.
+        draft: Path of the unfinished file on the same disk; beside `file` unless given.
     """
+    created = None if file.parent.exists() else file.parent.parent
     if private:
         private_folder(file.parent)
     else:
         file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
+    draft = draft or file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
     opener = open_private if private else partial(os.open, mode=0o666)
     try:
         with open(opener(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as stream:
@@ -40,9 +45,25 @@ def write_atomically(file: Path, content: str | bytes, *, private: bool = False,
                 stream.flush()
                 os.fsync(stream.fileno())
         os.replace(draft, file)
+        if durable:
+            _sync(file.parent, *([created] if created else []))
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def sync_tree(folder: Path) -> None:
+    """Write all files of a folder, and their names, to the disk."""
+    _sync(*(path for path in folder.rglob("*") if not path.is_symlink()), folder)
+
+
+def _sync(*places: Path) -> None:
+    for place in places:
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def own_folder(folder: Path) -> Path:

@@ -13,7 +13,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import dagster_facts, latest_records, upstream_refs
-from dagster_mlops.core.files import own_folder
+from dagster_mlops.core.files import own_folder, sync_tree
 from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import DeploymentError, ModelVersionError
@@ -110,4 +110,5 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
         (draft / FACTS_FILE).write_text(json.dumps({"record": record.to_dict()}, indent=1))
         if stored_package(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
+            sync_tree(draft)
             draft.rename(folder)

@@ -32,6 +32,7 @@ def deployment_asset(
     golden_rows: int = 200,
     route: str = "",
     prediction_log: str | Path | None = None,
+    log_sync_seconds: float = 1,
     environment: Mapping[str, str] | None = None,
     ready_timeout: float = 120,
     drain_seconds: float = 5,
@@ -58,6 +59,7 @@ def deployment_asset(
         golden_rows: The most rows that are compared, evenly spread over the golden set.
         route: The server's route for predictions, where it is not the packaging tool's usual one.
         prediction_log: Folder of the prediction log; ``state_dir/predictions`` unless given.
+        log_sync_seconds: Seconds of predictions that a power cut may cost; with 0, none that was answered.
         environment: More environment variables for the server.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
@@ -88,6 +90,7 @@ def deployment_asset(
             target=LocalTarget(folder, port, request_timeout),
             environment=dict(environment or {}),
             prediction_log=str(Path(prediction_log or folder / "predictions").expanduser().resolve()),
+            log_sync_seconds=log_sync_seconds,
             golden_hash=_frame_hash(golden, golden_rows, tolerance),
             golden=lambda: packager.golden(record, golden, golden_rows),
             facts=dagster_facts(context),

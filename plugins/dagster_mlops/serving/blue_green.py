@@ -34,6 +34,7 @@ class Plan:
     golden: Callable[[], Golden]
     environment: Mapping[str, str] = field(default_factory=dict)  # what the user adds to the server's own
     facts: Mapping[str, Any] = field(default_factory=dict)  # fields of the Deployment record, from the Dagster run
+    log_sync_seconds: float = 1
     route: str = ""  # the server's own unless given
     tolerance: float = 1e-9
     ready_timeout: float = 120
@@ -45,7 +46,7 @@ class Plan:
         package = self.package
         facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
         environment = {**self.server(0).environment, **self.environment}  # whatever its port
-        text = json.dumps([*facts, sorted(environment.items())])
+        text = json.dumps([*facts, self.log_sync_seconds, sorted(environment.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -144,6 +145,7 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
     environment = {
         "DAGSTER_MLOPS_DEPLOYMENT": f"{record.name}/{record.id}",
         "DAGSTER_MLOPS_PREDICTION_LOG": record.prediction_log,
+        "DAGSTER_MLOPS_PREDICTION_LOG_SYNC": f"{plan.log_sync_seconds:g}",
         "DAGSTER_MLOPS_PROBE": state.probe,
         **plan.environment,
     }

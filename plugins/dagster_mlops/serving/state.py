@@ -91,7 +91,7 @@ def load(path: Path) -> DeploymentState:
     """Read one state file.
 
     Raises:
-        DeploymentError: it is damaged; files are replaced by a rename, so a crash cannot be the cause.
+        DeploymentError: it is damaged; neither a kill nor a power cut can be the cause.
     """
     try:
         data = json.loads(path.read_text())

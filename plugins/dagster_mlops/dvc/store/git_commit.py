@@ -24,6 +24,7 @@ Entries: TypeAlias = dict[str, str]
 _T = TypeVar("_T")
 _ATTRIBUTES = ".gitattributes"
 _REPLACING = ("update-index", "--add", "--replace")  # a file may become a folder
+_ON_DISK = ("-c", "core.fsync=committed")  # by default, a power cut may cost the objects of a commit
 _KILLED = "If a .lock file is named and no git process runs there, one was killed: delete that file, then re-run."
 
 
@@ -226,7 +227,7 @@ def run(folder: Path, *arguments: str, problem: str = "", hint: str = "", **opti
     Raises:
         DatasetError: git fails: the `problem`, what git says, and a `hint`.
     """
-    process = git(folder, *arguments, **options)
+    process = git(folder, *_ON_DISK, *arguments, **options)
     if process.returncode:
         problem = problem or f"`git {' '.join(arguments)}` failed in {folder}"
         raise DatasetError(f"{problem}: {mask_credentials(process.stderr.decode().strip())} {hint}".rstrip())

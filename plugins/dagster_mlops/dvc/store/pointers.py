@@ -15,6 +15,7 @@ import yaml
 
 from dagster_mlops.core.advice import advice
 from dagster_mlops.core.extras import extra
+from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.git import git, plain_revision
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.dvc.lazy import Repo
@@ -176,9 +177,7 @@ def write_pointer(
         md5 = extra("dvc.utils").dict_md5(identity, exclude=[*annotations, "size", "nfiles", "isexec"])
         fields.update(md5=md5, frozen=True, deps=[dict(imported_from)])
     fields.setdefault("meta", {})[NAMESPACE] = record.to_dict()
-    new = scratch(repo)
-    new.write_text(serialize.dumps_yaml(fields))
-    os.replace(new, pointer)
+    write_atomically(pointer, serialize.dumps_yaml(fields), durable=True, draft=scratch(repo))
 
 
 def _followed(dependency: Mapping[str, Any]) -> dict[str, Any]:

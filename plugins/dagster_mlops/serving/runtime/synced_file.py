@@ -1,0 +1,76 @@
+"""A file to which lines are appended, and how much of it a power cut may cost."""
+
+import atexit
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from dagster_mlops.core.private_files import open_private
+
+
+class SyncedFile:
+    """An append-only file, whose content is on the disk at most `seconds` after it was appended.
+
+    With 0 seconds, :meth:`settle` waits for the disk; those who wait at the same time share one fsync. What was
+    appended is in the system's memory, and so survives the end of this process in any way.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self._file, self._seconds = open_private(path, os.O_WRONLY | os.O_APPEND), seconds
+        self._appending, self._syncing = threading.Lock(), threading.Lock()
+        self._appended = self._synced = 0
+        self._timer: threading.Timer | None = None
+        self._failure: OSError | None = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # the file's name
+        os.close(folder)
+        atexit.register(self._at_exit)
+
+    def append(self, data: bytes) -> int:
+        """Append in one write, and return the number of the append.
+
+        Raises:
+            OSError: the disk refuses it, or has refused what was appended before.
+        """
+        with self._appending:
+            if self._failure:
+                raise self._failure
+            while data:
+                data = data[os.write(self._file, data) :]
+            self._appended += 1
+            if self._seconds and self._timer is None:
+                self._timer = threading.Timer(self._seconds, self._later)
+                self._timer.daemon = True
+                self._timer.start()
+            return self._appended
+
+    def settle(self, number: int) -> None:
+        """With 0 seconds, wait until an append is on the disk."""
+        if not self._seconds:
+            self._sync(number)
+
+    def close(self) -> None:
+        """Write what is left to the disk, and close the file."""
+        self._sync(self._appended)
+        atexit.unregister(self._at_exit)
+        os.close(self._file)
+
+    def _sync(self, number: int) -> None:
+        with self._syncing:
+            if self._synced < number:
+                appended = self._appended
+                os.fsync(self._file)
+                self._synced = appended
+
+    def _later(self) -> None:
+        with self._appending:
+            self._timer, number = None, self._appended
+        try:
+            self._sync(number)
+        except OSError as error:
+            self._failure = error
+
+    def _at_exit(self) -> None:
+        with suppress(OSError):
+            self._sync(self._appended)
