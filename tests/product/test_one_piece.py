@@ -52,6 +52,7 @@ RULES = {
             "core/git.py",  # without git's own variables; the user's credential helpers may read any other
             "mlflow/training/reads.py",  # to see which of them a training reads
             "mlflow/upstream.py",  # MLflow's settings
+            "provenance/credentials.py",  # to mask its secrets
             "lineage/reproduction/environment.py",
         },
     ),
