@@ -68,7 +68,7 @@ def _compared(title: str, times: dict[str, list[list[float]]]) -> dict[str, Any]
         }
         rows.append((name, *found[name].values()))
     show(
-        f"{title}, {THREADS} at once, median of {len(by_round)}",
+        f"{title}, {THREADS} at once, median of {len(next(iter(times.values())))}",
         ["", "per second", "p50, ms", "p99, ms", "ratio"],
         rows,
     )
