@@ -11,6 +11,7 @@ import sklearn.base
 
 from dagster_mlops.core.model_code import ModelCode
 from dagster_mlops.core.model_loading import LoadedModel, load_stored
+from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import StoredModel
 from tests.support import known_warnings
@@ -156,3 +157,13 @@ def test_the_same_files_are_the_modules_of_the_process(save, tmp_path):
     other = save("other", files, -1)
     assert type(other.model.unwrap_python_model()) is not own.Model
     assert list(other.model.predict(ROWS)) == [-1.0, -2.0]
+
+
+@pytest.mark.parametrize("code", ["../elsewhere", "/", "code/../../elsewhere", "link"])
+def test_a_model_brings_no_code_from_outside_of_its_folder(tmp_path, code):
+    (tmp_path / "elsewhere").mkdir()
+    (folder := tmp_path / "model").mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "MLmodel").write_text(f"flavors: {{python_function: {{code: {code}}}}}")
+    with pytest.raises(DagsterMlopsError, match="not read and not written"):
+        ModelCode.of(folder)

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from dagster_mlops.core.inside import inside
+
 _LOCK = threading.RLock()
 
 
@@ -45,7 +47,7 @@ class ModelCode(MetaPathFinder):
         if flavors is None:
             return cls.of(folder, (yaml.safe_load((folder / "MLmodel").read_text()) or {}).get("flavors") or {})
         names = {str(flavor["code"]) for flavor in flavors.values() if flavor.get("code")}
-        return cls([folder / name for name in sorted(names) if (folder / name).is_dir()])
+        return cls([code for name in sorted(names) if (code := inside(folder, name)).is_dir()])
 
     @contextmanager
     def active(self) -> Iterator[None]:

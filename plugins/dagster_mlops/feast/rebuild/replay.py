@@ -11,6 +11,7 @@ from typing import Any
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.files import digest
+from dagster_mlops.core.inside import inside, plain_name
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.core.timestamps import to_microseconds
@@ -169,10 +170,10 @@ def _file_options(
         view for view in inputs.definitions["views"] if view["spec"].get("batch_source", {}).get("name") == source.name
     )
     options = definition["spec"]["batch_source"].get("file_options", {})
-    folder = scratch / "sources" / source.name.replace("/", "_")
+    folder = inside(scratch / "sources", source.name.replace("/", "_"), error=FeatureError)
     if source.versioned:
         for file in source.files:
-            target = folder / (file.name or Path(source.path).name)
+            target = inside(folder, file.name or Path(source.path).name, error=FeatureError)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(_stored_file(source, file, record, reader))
         return {**options, "uri": str(folder if source.files[0].name else folder / Path(source.path).name)}
@@ -194,7 +195,8 @@ def _stored_file(source: SourceVersion, file: SourceFile, record: TrainingSet, r
     path, _, md5 = file.dataset.rpartition("@")
     what = f"{record.ref} cannot be rebuilt without the recorded source {source.name!r}, {file.dataset}"
     with raised_as(FeatureError, what, DagsterMlopsError):
-        stored_file = reader(file.repo).read_path(path, md5=md5) / file.within
+        stored = reader(file.repo).read_path(path, md5=md5)
+        stored_file = stored / plain_name(file.within, error=FeatureError) if file.within else stored
     if not stored_file.is_file() or digest(stored_file, "md5") != file.md5:
         raise FeatureError(
             f"source {source.name!r}: {file.dataset} of {file.repo} no longer holds {file.within or 'the bytes'} that "

@@ -14,6 +14,7 @@ import dagster as dg
 from dagster_mlops.core.arrays import np
 from dagster_mlops.core.environment import environment
 from dagster_mlops.core.files import digest
+from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow, torch
 from dagster_mlops.mlflow.training.capture import artifact_store
@@ -195,7 +196,7 @@ def _names(store: ArtifactRepository) -> list[str]:
 def _fetch(store: ArtifactRepository, name: str, scratch: Path) -> tuple[Path, dict[str, Any]]:
     manifest = json.loads(Path(store.download_artifacts(f"{FOLDER}/{name}.json", str(scratch))).read_text())
     folder = Path(store.download_artifacts(f"{FOLDER}/{name}", str(scratch)))
-    if changed := [file for file, sha256 in manifest["files"].items() if digest(folder / file) != sha256]:
+    if changed := [file for file, sha256 in manifest["files"].items() if digest(inside(folder, file)) != sha256]:
         raise ValueError(f"{', '.join(changed)} has changed since it was saved")
     return folder, manifest
 
