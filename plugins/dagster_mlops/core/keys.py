@@ -4,6 +4,7 @@ The forms are those that their makers document, and values that are assigned to 
 miss a key of such a form; one of another form, under a name that says nothing, is not found.
 """
 
+import functools
 import re
 from fnmatch import translate
 from pathlib import PurePosixPath
@@ -62,7 +63,6 @@ _SOURCE = {
 _NAMES_OF_SOURCE = ("secret.*", "secrets.*", "password.*", "passwords.*")
 _FOLDERS = {".aws", ".ssh", ".gnupg", ".kube", ".azure", ".gcloud", ".docker", ".oci", ".vault", ".password-store"}
 _PATHS = re.compile(r".*/\.config/gcloud/|.*/\.dvc/config\.local$|.*/\.dvc/tmp/")
-_PATTERN, _SOURCE_PATTERN = (re.compile("|".join(map(translate, names))) for names in (_NAMES, _NAMES_OF_SOURCE))
 
 _PRIVATE_KEY = re.compile(
     rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi[A-Za-z0-9+/]{20}"
@@ -87,30 +87,27 @@ _TOKENS = rb"|".join(
         rb"(?<=[Bb]earer )[\w+/=.~-]{16,}|(?<=[Bb]asic )[\w+/=]{16,}",
     )
 )
-_PASSWORD = rb"(?:passw(?:or)?d|passphrase|pwd|(?<![A-Za-z])pass)"
+_WHERE = rb"(?:[_-]?(?:\d{1,3}|prod\w*|dev\w*|test\w*|stag\w*|live|old|new|base|main|default))?"
+_PASSWORD = rb"(?:passw(?:or)?d|passphrase|pwd|(?<![A-Za-z])pass)" + _WHERE
 _SECRET = (
     rb"(?:secret|token|credentials?|api[_-]?key|account[_-]?key|access[_-]?key[_-]?id|client-key-data"
     rb"|(?:secret|access|private|auth|encryption|signing)[_-]?key)"
-)
-# A name that ends in such a word, and a text in quotes that is not a placeholder; in a call, the name is in quotes.
+) + _WHERE
+# A name that ends in such a word, and a text in quotes; in a call, the name is in quotes. In notebooks, quotes are
+# escaped.
 _NAMED = (
-    rb"(?:(?:%(word)s)['\"]?\]?\s*(?::\s*[\w.\[\]| ]+\s*)?(?:=>?|:)"
+    rb"(?:(?:%(word)s)\\?['\"]?\]?\s*(?:: ?[\w.\[\]|]+(?: \| [\w.\[\]]+)? ?)?(?:=>?|:)"
     rb"|\b(?:get|getenv|setenv|setdefault)\(\s*['\"]\w*(?:%(word)s)['\"]\s*,)\s*[rbfu]{0,2}"
 )
-_TEXT = rb"(?P<quote_%(kind)s>\"\"\"|'''|['\"])(?P<%(kind)s>[^'\"\s{}]{%(least)d,})(?P=quote_%(kind)s)"
-_QUOTED = _NAMED + _TEXT
-# In files of settings, values stand without quotes.
-_BARE = (
-    rb"^[+ -]?\s*(?:export\s+|-\s+)?[\w.-]*(?:%(word)s)\s*[:=]\s*"
-    rb"(?P<%(kind)s>[^\s'\"{}#,;()\[\]]{%(least)d,})(?=\s*(?:$|#))"
+_TEXT = (
+    rb"(?P<quote_%(kind)s>\\?(?:\"\"\"|'''|['\"]))"
+    rb"(?P<%(kind)s>(?:[^'\"\s{}\\]|\\[^'\"]){%(least)d,})(?P=quote_%(kind)s)"
 )
-
-
-def _forms(*assigned: tuple[bytes, bytes, bytes, int]) -> re.Pattern[bytes]:
-    parts = [
-        rb"(?i:%s)" % (form % {b"word": word, b"kind": kind, b"least": least}) for form, word, kind, least in assigned
-    ]
-    return re.compile(rb"|".join([rb"(?P<token>%s)" % _TOKENS, *parts]), re.MULTILINE)
+_QUOTED = _NAMED + _TEXT
+# In files of settings and in scripts, values stand without quotes.
+_VALUE = rb"(?P<%(kind)s>[^\s'\"{}#,;&|()\[\]]{%(least)d,})"
+_BARE = rb"^[+ -]?\s*(?:export\s+|-\s+)?[\w.-]*(?:%(word)s)\s*[:=]\s*" + _VALUE + rb"(?=\s*(?:$|#))"
+_IN_COMMAND = rb"(?:^|[^\w.-])(?:[\w.-]*(?:%(word)s)=|--[\w-]*(?:%(word)s)\s+)" + _VALUE + rb"(?=[\s;&|]|$)"
 
 
 _ASSIGNED = (
@@ -118,69 +115,36 @@ _ASSIGNED = (
     (_QUOTED, _SECRET, b"secret", 8),
     (_QUOTED, rb"key", b"long_secret", 32),
 )
-_IN_CODE = _forms(*_ASSIGNED)
-_IN_SETTINGS = _forms(*_ASSIGNED, (_BARE, _PASSWORD, b"bare_password", 6), (_BARE, _SECRET, b"bare_secret", 8))
+_WITHOUT_QUOTES = (
+    (_BARE, _PASSWORD, b"bare_password", 6),
+    (_BARE, _SECRET, b"bare_secret", 8),
+    (_IN_COMMAND, _PASSWORD, b"password_in_command", 6),
+    (_IN_COMMAND, _SECRET, b"secret_in_command", 8),
+)
+
+
+@functools.cache  # compiled when a training has uncommitted code, not when a code location loads
+def _forms(*, settings: bool) -> re.Pattern[bytes]:
+    assigned = (*_ASSIGNED, *_WITHOUT_QUOTES) if settings else _ASSIGNED
+    parts = [
+        rb"(?i:%s)" % (form % {b"word": word, b"kind": kind, b"least": least}) for form, word, kind, least in assigned
+    ]
+    return re.compile(rb"|".join([rb"(?P<token>%s)" % _TOKENS, *parts]), re.MULTILINE)
+
+
 _SETTINGS = {
-    ".yaml",
-    ".yml",
-    ".ini",
-    ".cfg",
-    ".conf",
-    ".properties",
-    ".sh",
-    ".bash",
-    ".txt",
-    ".toml",
-    ".md",
-    ".rst",
-    "",
+    *(".yaml", ".yml", ".ini", ".cfg", ".conf", ".properties", ".toml", ".sh", ".bash", ".txt", ".md", ".rst", ""),
 }
-_KINDS = ("token", "password", "secret", "long_secret", "bare_password", "bare_secret")
+_KINDS = (
+    *("token", "password", "secret", "long_secret", "bare_password", "bare_secret"),
+    *("password_in_command", "secret_in_command"),
+)
 # A line without any of these holds none of the forms: the search for them is slow.
 _HINTS = (
-    *(
-        b"pass",
-        b"pwd",
-        b"secret",
-        b"token",
-        b"credential",
-        b"key",
-        b"sig=",
-        b"bearer",
-        b"basic",
-        b"akia",
-        b"asia",
-        b"abia",
-    ),
-    *(
-        b"acca",
-        b"aiza",
-        b"ya29",
-        b"gocspx",
-        b"ghp_",
-        b"gho_",
-        b"ghu_",
-        b"ghs_",
-        b"ghr_",
-        b"github_pat",
-        b"glpat-",
-        b"gldt-",
-    ),
-    *(
-        b"glrt-",
-        b"glptt-",
-        b"glcbt-",
-        b"glsoat-",
-        b"glc_",
-        b"xox",
-        b"xapp",
-        b"slack",
-        b"sk-",
-        b"k_live",
-        b"sg.",
-        b"hf_",
-    ),
-    *(b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
+    *(b"pass", b"pwd", b"secret", b"token", b"credential", b"key", b"sig=", b"bearer", b"basic", b"akia", b"asia"),
+    *(b"abia", b"acca", b"aiza", b"ya29", b"gocspx", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat"),
+    *(b"glpat-", b"gldt-", b"glrt-", b"glptt-", b"glcbt-", b"glsoat-", b"glc_", b"xox", b"xapp", b"slack", b"sk-"),
+    *(b"k_live", b"sg.", b"hf_", b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
 )
 _PLACEHOLDER = re.compile(rb"\$\w+|\$\(.*\)|<.*>|\[.*\]|%\(?\w+\)?s?|\*+|\.\.\.|x+", re.IGNORECASE)
 _WORDS = re.compile(rb"[A-Za-z]+(?:[._-][A-Za-z]+)*|[\d.e+-]+")
@@ -193,8 +157,13 @@ def names_key(name: str) -> bool:
     (True, True, False)
     """
     path = PurePosixPath(name.lower())
-    pattern = _SOURCE_PATTERN if path.suffix in _SOURCE else _PATTERN
+    pattern = _named(_NAMES_OF_SOURCE if path.suffix in _SOURCE else _NAMES)
     return bool(pattern.match(path.name)) or not _FOLDERS.isdisjoint(path.parts[:-1]) or bool(_PATHS.match(f"/{path}"))
+
+
+@functools.cache
+def _named(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, patterns)))
 
 
 def holds_private_key(text: bytes) -> bool:
@@ -210,7 +179,7 @@ def without_keys(text: bytes, name: str) -> bytes:
     >>> without_keys(b'token = "ghp_0123456789abcdefghijABCDEFGHIJ012345"', "a.py")
     b'token = "***REMOVED***"'
     """
-    pattern = _IN_SETTINGS if PurePosixPath(name).suffix.lower() in _SETTINGS else _IN_CODE
+    pattern = _forms(settings=PurePosixPath(name).suffix.lower() in _SETTINGS)
     lowered = text.lower()
     hints = [hint for hint in _HINTS if hint in lowered]
     hints += [b"@"] if b"@" in text and b"://" in text else []
