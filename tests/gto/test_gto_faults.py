@@ -146,10 +146,11 @@ def test_a_record_that_is_damaged_is_named_and_written_anew_by_the_next_registra
     for damage in (b"\xff\xfe{", b'{"schema": 99}', b"[" * 10_000, b'"text"'):
         with GtoResource(repo=str(repo)).models() as models:
             models._keep("refs/dagster_mlops/churn@v0.0.1/notes/dagster_mlops.record", damage)
+            assert models.version("churn").metrics == {}, "whoever may push stops no promotion by it"
             with pytest.raises(
                 ProvenanceError, match=r"version v0\.0\.1 of 'churn' cannot be read.*Register its commit"
             ):
-                models.version("churn")
+                models.recorded("churn", "v0.0.1")
         answer = GtoTool().resolve(Ref("gto", "model_version", "churn/v0.0.1", at=str(repo)))
         assert (
             isinstance(answer, Faulty) and answer.record and [ref.role for ref in answer.record.upstream] == ["commit"]

@@ -28,7 +28,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.code_state import CodeState
-from dagster_mlops.core.model_versions import PROMOTED
+from dagster_mlops.core.model_versions import PROMOTED, moves
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import (
@@ -43,7 +43,7 @@ from dagster_mlops.mlflow import (
 )
 from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.mlflow.registry import versions as registry
-from dagster_mlops.mlflow.registry.models import MlflowModels
+from dagster_mlops.mlflow.registry.models import MlflowModels, find_version
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
@@ -624,6 +624,22 @@ def test_a_process_is_dead_only_when_that_is_certain(instance, client, resource)
     assert not alive(host, sleeper.pid, process)
 
 
+def test_a_tag_that_someone_changed_does_not_stop_the_next_training(instance, resource, client, tmp_path):
+    worker = hanging_worker(client, tmp_path, "train", "model")
+    [left] = [run for run in runs_of(client) if runs.OWNER in run.data.tags]
+    for text in ("{", '["a", "b"]', "[" * 3000, "7", '{"host": 1, "pid": 2, "x": 3}'):
+        client.set_tag(left.info.run_id, runs.OWNER, text)
+        assert runs.is_alive(client.get_run(left.info.run_id), instance) is None, text
+    client.set_tag(left.info.run_id, runs.ATTEMPT, "many")
+    assert runs.attempt(client.get_run(left.info.run_id)) == 0
+    result = materialize(instance, resource, training_set, model)
+    told = [event.user_message for event in instance.all_logs(result.run_id)]
+    assert any(f"tag {runs.OWNER} of run {left.info.run_id} cannot be read" in text for text in told)
+    assert client.get_run(left.info.run_id).info.status == "RUNNING", "it may be alive"
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
 POSTPONED = """
 from __future__ import annotations
 import dagster as dg
@@ -736,14 +752,27 @@ def test_the_first_finite_candidate_becomes_champion_and_a_better_one_follows(in
     [event] = result.get_asset_materialization_events()
     assert data_version(event) == "delay/2"
     for number in ("1", "2"):
-        moves = json.loads(client.get_model_version("delay", number).tags[PROMOTED])
-        assert {name: moves[-1][name] for name in ("from", "to", "state", "metric", "dagster_run_id")} == {
+        history = json.loads(client.get_model_version("delay", number).tags[PROMOTED])
+        assert {name: history[-1][name] for name in ("from", "to", "state", "metric", "dagster_run_id")} == {
             "from": "1",
             "to": "2",
             "state": "done",
             "metric": "auc",
             "dagster_run_id": result.run_id,
         }
+
+
+def test_a_note_that_someone_changed_does_not_stop_a_promotion_and_is_not_lost(instance, resource, client, candidate):
+    candidate(auc=0.7)
+    promote(instance, resource)
+    for text in ("[{", '[{"alias": 1}]', '["moved"]', "7"):
+        client.set_model_version_tag("delay", "1", PROMOTED, text)
+        client.set_model_version_tag("delay", "1", runs.RECORD, text)
+        assert moves(MlflowModels(resource, client), find_version(resource, "delay/1")) == []
+    candidate(auc=0.8)
+    assert metadata_of(promote(instance, resource), "champion")["mlflow/promoted"] is True
+    tags = client.get_model_version("delay", "1").tags
+    assert tags[f"{PROMOTED}.unreadable"] == "7" and json.loads(tags[PROMOTED])[0]["to"] == "2"
 
 
 @pytest.mark.parametrize(

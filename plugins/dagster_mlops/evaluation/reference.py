@@ -11,11 +11,12 @@ import dagster as dg
 from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.failures import not_retried, raised_as
+from dagster_mlops.core.inside import plain_name
 from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
-from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.errors import DagsterMlopsError, EvaluationError, ModelVersionError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
 
@@ -126,14 +127,25 @@ def load_reference(model: str, *, registry: ModelRegistry) -> "pd.DataFrame":
                 f"version {version.version} of {name!r} has no reference (note {REFERENCE}). Materialize a "
                 "reference_asset right after its training."
             )
-        note = json.loads(notes[REFERENCE])
-        content = _read(models, version, note["path"])
-    if hashlib.sha256(content).hexdigest() != note["sha256"]:
+        path, sha256 = _read_note(notes[REFERENCE], version)
+        content = _read(models, version, path)
+    if hashlib.sha256(content).hexdigest() != sha256:
         raise ModelVersionError(
-            f"the reference of version {version.version} of {name!r} was changed: {note['path']} does not have the "
+            f"the reference of version {version.version} of {name!r} was changed: {path} does not have the "
             f"hash of the version's note {REFERENCE}."
         )
     return pd.read_parquet(io.BytesIO(content))
+
+
+def _read_note(text: str, version: ModelVersion) -> tuple[str, str]:
+    try:
+        note = json.loads(text)
+        return plain_name(note["path"]), str(note["sha256"])
+    except (ValueError, TypeError, KeyError, DagsterMlopsError) as error:
+        raise ModelVersionError(
+            f"the note {REFERENCE} of version {version.version} of {version.name!r} cannot be read ({error}): someone "
+            "changed it. Materialize the reference_asset of this version again."
+        ) from error
 
 
 def _scored(

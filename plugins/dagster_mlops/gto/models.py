@@ -4,13 +4,14 @@ import dataclasses
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.core.inside import files_below
+from dagster_mlops.core.notes import read_note
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
@@ -67,11 +68,26 @@ class GtoModels:
         return record
 
     def version(self, name: str, which: str = "") -> ModelVersion:
+        return self._version(name, which, self._lenient)
+
+    def recorded(self, name: str, version: str) -> ModelVersion:
+        """The record of a version, for lineage.
+
+        Raises:
+            ProvenanceError: it cannot be read.
+        """
+        return self._version(name, version, self._read_record)
+
+    def _lenient(self, text: str, bare: ModelVersion) -> ModelVersion:
+        of = f"record of version {bare.version} of {bare.name!r}"
+        return read_note(text, lambda text: self._read_record(text, bare), of=of, default=bare)
+
+    def _version(self, name: str, which: str, read: Callable[[str, ModelVersion], ModelVersion]) -> ModelVersion:
         artifact = self._artifact(name)
         entity = self._entity(artifact, which)
         record = self._bare(name, entity)
         if text := self.notes(record).get(RECORD):
-            record = self._read_record(text, record)
+            record = read(text, record)
         held = [stage for stage in artifact.unique_stages if _holder(artifact, stage) == entity.version]
         return dataclasses.replace(record, aliases=tuple(sorted(held)))
 

@@ -24,7 +24,7 @@ class GtoTool:
         try:
             with GtoResource(repo=ref.at, timeout=5).models() as models:
                 try:
-                    return Accessible(models.version(name, version))
+                    return Accessible(models.recorded(name, version))
                 except ProvenanceError as error:
                     return Faulty(str(error), models.bare(name, version))  # the tag still leads to the commit
         except ModelVersionError as error:

@@ -20,6 +20,7 @@ from dagster_mlops.core import markdown
 from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST, LoadedModel, load_stored
 from dagster_mlops.core.model_versions import parse_version
+from dagster_mlops.core.notes import read_note
 from dagster_mlops.core.run_files import CODE, LICENCES
 from dagster_mlops.core.spreadsheet import csv_text
 from dagster_mlops.errors import ModelVersionError
@@ -27,7 +28,7 @@ from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
 from dagster_mlops.evaluation.ui_metadata import slice_facts
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities, mlflow
-from dagster_mlops.mlflow.registry.versions import find, logged_model_id, version_record
+from dagster_mlops.mlflow.registry.versions import bare_record, find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import artifact, or_none
@@ -56,7 +57,13 @@ class MlflowModels:
 
     def version(self, name: str, which: str = "") -> ModelVersion:
         version = self._entity(name, which)
-        record = version_record(version, mask_credentials(self.resource.uri))
+        place = mask_credentials(self.resource.uri)
+        record = read_note(
+            version.tags.get(RECORD),
+            lambda _: version_record(version, place),
+            of=f"tag {RECORD} of version {version.version} of {version.name!r}",
+            default=bare_record(version, place),
+        )
         # MLflow copies tags, and with them the record, when a version is copied to another model.
         return dataclasses.replace(record, name=version.name, version=str(version.version))
 
@@ -120,8 +127,8 @@ class MlflowModels:
         url = self.resource.run_url(run.info.experiment_id, run.info.run_id)
         link = markdown.link(run.info.run_id, url) if url else markdown.code(run.info.run_id)
         deleted = ", deleted" * (run.info.lifecycle_stage == "deleted")
-        text = run.data.tags.get(RECORD)
-        record = Record.from_json(text) if text else None
+        tag = f"tag {RECORD} of run {version.run_id}"
+        record = read_note(run.data.tags.get(RECORD), Record.from_json, of=tag, default=None)
         return Training(
             registered=registered,
             origin=markdown.formatted("MLflow run: {}{}", link, deleted),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from dagster_mlops.core.bounds import as_logged
+from dagster_mlops.core.notes import read_note
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, MlflowModelVersion, Run
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import EXISTS, or_none, refused
@@ -44,7 +45,7 @@ def register(
         upstream=(record.ref,),
         **{fact: getattr(record, fact) for fact in _SHARED},
     )
-    by_hand = name in [version["name"] for version in json.loads(model.tags.get(_VERSIONS) or "[]")]
+    by_hand = name in _names_of_versions(model)
     versions = [
         version
         for version in (client.search_model_versions(f"run_id='{run_id}'") if is_retry or by_hand else ())
@@ -54,6 +55,13 @@ def register(
     if versions and RECORD not in version.tags:
         client.set_model_version_tag(name, str(version.version), RECORD, new_record.to_json())
     return dataclasses.replace(new_record, version=str(version.version))  # an int from sqlite, a str from a server
+
+
+def _names_of_versions(model: LoggedModel) -> list[str]:
+    def names(text: str) -> list[str]:
+        return [version["name"] for version in json.loads(text)]
+
+    return read_note(model.tags.get(_VERSIONS), names, of=f"tag {_VERSIONS} of model {model.model_id}", default=[])
 
 
 def logged_model_id(version: MlflowModelVersion) -> str:
@@ -110,13 +118,8 @@ def version_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersi
     text = version.tags.get(RECORD)
     record = Record.from_json(text) if text else None
     if not isinstance(record, ModelVersion):
-        record = ModelVersion(
-            name=version.name,
-            version=str(version.version),
-            run_id=version.run_id or "",
-            tracking_uri=tracking_uri,
-        )
-    elif record.version == _UNNUMBERED:
+        return bare_record(version, tracking_uri)
+    if record.version == _UNNUMBERED:
         record = dataclasses.replace(record, version=str(version.version))
     at = {"tracking_uri": tracking_uri} if tracking_uri else {}
     upstream = tuple(
@@ -124,3 +127,14 @@ def version_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersi
         for ref in record.upstream
     )
     return dataclasses.replace(record, of=None, upstream=upstream, aliases=tuple(sorted(version.aliases)), **at)
+
+
+def bare_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersion:
+    """The record of a version as the registry alone gives it."""
+    return ModelVersion(
+        name=version.name,
+        version=str(version.version),
+        run_id=version.run_id or "",
+        tracking_uri=tracking_uri,
+        aliases=tuple(sorted(version.aliases)),
+    )

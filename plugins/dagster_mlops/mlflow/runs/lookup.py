@@ -5,10 +5,12 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 from urllib.parse import quote
 
 import dagster as dg
 
+from dagster_mlops.core.notes import read_note
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import ProvenanceError, TrainingRunError
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
@@ -72,7 +74,10 @@ def find_run(context: dg.AssetExecutionContext, earlier: Sequence[Run], tags: Ma
         same_run = run.data.tags.get(DAGSTER_RUN) == tags[DAGSTER_RUN]
         if run.data.tags.get(KEY) != tags[KEY] or (not same_run and run.data.tags.get(INPUTS) != tags[INPUTS]):
             continue
-        if run.info.status == "RUNNING" and is_alive(run, context.instance, unless=tags[DAGSTER_RUN]):
+        alive = run.info.status == "RUNNING" and is_alive(run, context.instance, unless=tags[DAGSTER_RUN])
+        if alive is None:
+            continue
+        if alive:
             raise TrainingRunError(
                 f"MLflow run {run.info.run_id} of {tags[TARGET]} is being written by {run.data.tags.get(OWNER)} for "
                 f"Dagster run {run.data.tags.get(DAGSTER_RUN)}. Wait for it or terminate it, then re-run."
@@ -91,7 +96,7 @@ def create_run(client: MlflowClient, experiment_id: str, name: str, tags: Mappin
     """
     created = client.create_run(experiment_id, tags=dict(tags), run_name=name)
     rivals = search(client, [experiment_id], {KEY: tags[KEY], INPUTS: tags[INPUTS]}, running=True)
-    earliest = next(iter(rivals), created)
+    earliest = next((rival for rival in rivals if _owner(rival) is not None), created)
     if earliest.info.run_id != created.info.run_id:
         client.delete_run(created.info.run_id)
         raise TrainingRunError(
@@ -106,7 +111,7 @@ def close_orphans(
 ) -> list[str]:
     """Close those of the `earlier` runs, except `but`, that are RUNNING without a living process."""
     orphans = [
-        run for run in earlier if run is not but and run.info.status == "RUNNING" and not is_alive(run, instance)
+        run for run in earlier if run is not but and run.info.status == "RUNNING" and is_alive(run, instance) is False
     ]
     return [close_run(client, run, "KILLED", "its process died without closing it") for run in orphans]
 
@@ -160,19 +165,43 @@ def owner() -> str:
     return json.dumps([_host(), os.getpid(), identity(os.getpid())])
 
 
-def is_alive(run: Run, instance: dg.DagsterInstance, *, unless: str = "") -> bool:
+def is_alive(run: Run, instance: dg.DagsterInstance, *, unless: str = "") -> bool | None:
     """True when a run may still be written to: its process lives, or is elsewhere and its Dagster run goes on.
 
-    `unless` is a Dagster run that does not count: the caller's own.
+    None when its tags do not tell, because someone changed them. `unless` is a Dagster run that does not count: the
+    caller's own.
     """
     dagster_run_id = run.data.tags.get(DAGSTER_RUN, "")
     dagster_run = instance.get_run_by_id(dagster_run_id) if dagster_run_id else None
     if dagster_run is not None and dagster_run.is_finished:
         return False
-    host, pid, process = json.loads(run.data.tags.get(OWNER, "[null, 0, null]"))
-    if host != _host():
+    if (owner := _owner(run)) is None:
+        return None
+    if owner.host != _host():
         return not unless or dagster_run_id != unless
-    return pid != os.getpid() and process == identity(pid)
+    return owner.pid != os.getpid() and owner.process == identity(owner.pid)
+
+
+def attempt(run: Run) -> int:
+    """The number of the attempt that a run was written by, from 0."""
+    return read_note(run.data.tags.get(ATTEMPT), int, of=f"tag {ATTEMPT} of run {run.info.run_id}", default=0)
+
+
+class _Owner(NamedTuple):
+    host: str | None
+    pid: int
+    process: str | None
+
+
+def _owner(run: Run) -> _Owner | None:
+    """The process that writes a run; None where its tag cannot be read."""
+
+    def read(text: str) -> _Owner:
+        host, pid, process = json.loads(text)
+        return _Owner(host, int(pid), process)
+
+    text = run.data.tags.get(OWNER) or "[null, 0, null]"
+    return read_note(text, read, of=f"tag {OWNER} of run {run.info.run_id}", default=None)
 
 
 def search(

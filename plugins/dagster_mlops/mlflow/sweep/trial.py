@@ -92,7 +92,9 @@ def run_trial(
         return ended
 
 
-def close_left(search: Search, *, only: int | None = None, is_alive: Callable[[Run], bool] = lambda run: False) -> int:
+def close_left(
+    search: Search, *, only: int | None = None, is_alive: Callable[[Run], bool | None] = lambda run: False
+) -> int:
     """Close the runs that a dead process left open: with the state of their trial in the study, or as killed.
 
     `only` is the number of one trial; by default, all are closed.

@@ -68,7 +68,7 @@ def train_step(
         for run_id in runs.close_orphans(client, context.instance, earlier, but=previous):
             context.log.warning(f"Closed MLflow run {run_id}, which a dead process had left running.")
         model = _trained_before(client, context, previous, training, facts)
-        attempt = int(previous.data.tags.get(runs.ATTEMPT, 0)) + 1 if previous else 0
+        attempt = runs.attempt(previous) + 1 if previous else 0
 
         result, usage = None, {}
         with (
