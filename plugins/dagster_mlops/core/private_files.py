@@ -6,6 +6,7 @@ serve a model hold a copy of this file, so it needs Python's own library only.
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -46,6 +47,15 @@ def open_private(file: Path, flags: int, *, like: Path | None = None) -> int:
     if is_shared(like or file.parent):
         os.fchmod(descriptor, 0o660)
     return descriptor
+
+
+def touch_private(file: Path) -> None:
+    """Create an empty file where there is none, so that it is private when a tool fills it. SQLite takes it as new.
+
+    Where that fails, the tool fails, too, and says more about it.
+    """
+    with suppress(OSError):
+        os.close(open_private(file, os.O_RDONLY))
 
 
 def private_umask(folder: Path) -> int:

@@ -1,6 +1,5 @@
 """The connection to a Feast repository."""
 
-import os
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +7,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.private_files import open_private
+from dagster_mlops.core.private_files import touch_private
 from dagster_mlops.core.resources import ToolResource
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.feast.lazy import FeatureStore, pd
@@ -68,7 +67,7 @@ class FeastResource(ToolResource):
         if config.registry_file:
             config.registry_file.parent.mkdir(parents=True, exist_ok=True)
             if config.registry_type == "sql":
-                os.close(open_private(config.registry_file, os.O_RDWR))  # SQLite would let everyone read it
+                touch_private(config.registry_file)  # as SQLite would create it, everyone may read it
         module = extra("feast.repo_config", extra="feast")
         try:
             settings = module.load_repo_config(config.path, file)

@@ -131,7 +131,7 @@ def _create_database(file: Path) -> None:
         environment(_MLFLOW_SERVER_ARTIFACT_ROOT=artifacts_beside(file)),
     ):
         fresh = Path(folder, file.name)
-        os.close(open_private(fresh, os.O_RDWR, like=file.parent))  # as SQLite would create it, everyone may read it
+        os.close(open_private(fresh, os.O_RDONLY, like=file.parent))  # as SQLite would create it, everyone may read it
         mlflow.MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
         with suppress(FileExistsError):  # another process was faster
             os.link(fresh, file)

@@ -1,6 +1,5 @@
 """The Optuna study of a sweep: its storage, its ended trials, and those that a dead process lost."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import dagster as dg
 
-from dagster_mlops.core.private_files import open_private, private_folder
+from dagster_mlops.core.private_files import private_folder, touch_private
 from dagster_mlops.core.waits import retry
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, mlflow, optuna
@@ -67,7 +66,7 @@ def open_storage(url: str) -> "optuna.storages.RDBStorage":
     if file:
         not_an_input(file)
         private_folder(file.parent)
-        os.close(open_private(file, os.O_RDWR))  # as SQLite would create it, everyone may read it
+        touch_private(file)  # as SQLite would create it, everyone may read it
     options = {"connect_args": {"timeout": 60}} if file else {"pool_pre_ping": True}
     try:
         # When several processes create the tables at once, all but one fail.
