@@ -147,7 +147,8 @@ def test_the_users_own_repository_runs_its_filters_and_hooks(tmp_path):
     _git(tmp_path, "clone", "-q", "remote", "repo")
     ran.mkdir()
     (top / ".gitattributes").write_text("*.up filter=up\n")
-    _git(top, "config", "filter.up.smudge", "tr a-z A-Z")
+    (tmp_path / "settings").write_text('[filter "up"]\n\tsmudge = tr a-z A-Z\n\tclean = cat\n\trequired = true\n')
+    _git(top, "config", "include.path", str(tmp_path / "settings"))
     (top / "a.up").write_text("small")
     hook = top / ".git" / "hooks" / "pre-push"
     hook.parent.mkdir(exist_ok=True)

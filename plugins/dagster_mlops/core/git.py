@@ -25,10 +25,9 @@ _SETTINGS = {"core.fsmonitor": "false"}
 _READ_ONLY = {"core.hooksPath": os.devnull, "log.showSignature": "false", "protocol.allow": "never"}
 # Without a protocol, nothing runs that a remote needs: ssh, proxies, credential helpers. A partial clone is not filled.
 _NO_REMOTES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_EXTERNAL_DIFF": "", "GIT_ASKPASS": "true"}
-_LIST_FILTERS = ("config", "--includes", "--show-scope", "--name-only", "-z", "--get-regexp", r"^filter\.")
-_ITS_OWN = (b"local", b"worktree")
+_LIST_FILTERS = ("config", "--includes", "--name-only", "-z", "--get-regexp", r"^filter\.")
 _NO_PROGRAMS = {"log": ("--no-textconv", "--no-ext-diff"), "show": ("--no-textconv", "--no-ext-diff")}
-# While a checkout is not trusted: the filters that the configuration of each folder defines.
+# While a checkout is not trusted: the filters that git would run in each folder, without a program.
 _FILTERS_BY_FOLDER: ContextVar[dict[Path, dict[str, str]] | None] = ContextVar("filters_by_folder", default=None)
 
 
@@ -61,7 +60,7 @@ def runs_no_code_of_checkouts() -> Iterator[None]:
     """In the body, git only reads, and runs no program that a checkout names: no hook, filter, ssh command or pager.
 
     For a place that a record names. The user's own repository, in which datasets are stored, keeps its filters, and
-    the hooks and the ssh command of a push. Programs of the user's own configuration, such as git-lfs, run as well.
+    the hooks and the ssh command of a push. What git-lfs keeps counts as its pointer here.
     """
     token = _FILTERS_BY_FOLDER.set({})
     try:
@@ -85,9 +84,9 @@ def plain_revision(revision: str, *, error: type[DagsterMlopsError] = DagsterMlo
 
 
 def _filters(folder: Path, environment: Mapping[str, str], timeout: float) -> list[str]:
-    """The settings of filters that a checkout has itself: the attributes of its files name them."""
-    words = run_program(["git", *_LIST_FILTERS], cwd=folder, env=environment, timeout=timeout).stdout.split(b"\0")
-    return [os.fsdecode(name) for scope, name in zip(words[::2], words[1::2], strict=False) if scope in _ITS_OWN]
+    """The settings of all filters: a checkout's attributes name those to run, and its settings what git-lfs runs."""
+    names = run_program(["git", *_LIST_FILTERS], cwd=folder, env=environment, timeout=timeout).stdout.split(b"\0")
+    return [os.fsdecode(name) for name in names if name]
 
 
 def _with(environment: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
