@@ -15,6 +15,10 @@ RULES = {
         {"core/child.py"},
     ),
     "knows how a process is ended": (r"\bos\.killpg\b|start_new_session", {"core/child.py", "core/_child_script.py"}),
+    # It runs no program that a checkout names, where the checkout is not the user's.
+    "starts git": (r"""["']git["'], \*|\[["']git["']|^\s*(import|from) (git|dulwich|pygit2)\b""", {"core/git.py"}),
+    # A member may be named ../x: see core/inside.py.
+    "unpacks an archive": (r"\bextract(all)?\(|unpack_archive", set()),
     "locks a file": (
         r"^\s*(import|from) (fcntl|filelock|zc)\b",
         {
