@@ -25,7 +25,16 @@ A tool's own errors pass through with ``raise … from error``, so the upstream 
 
 
 class DagsterMlopsError(Exception):
-    """Base of every error raised here; catch it to catch them all."""
+    """Base of every error raised here; catch it to catch them all.
+
+    Credentials in its message are masked: messages quote tools, and go to logs, pages and terminals.
+    """
+
+    def __init__(self, *args: object) -> None:
+        # Records need these errors, and the mask is a part of their package.
+        from dagster_mlops.provenance.credentials import mask_credentials
+
+        super().__init__(*(mask_credentials(part) if isinstance(part, str) else part for part in args))
 
 
 class MissingExtraError(DagsterMlopsError, ImportError):

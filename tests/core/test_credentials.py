@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dagster_mlops.core import secrets
 from dagster_mlops.dvc import DvcResource
 from dagster_mlops.dvc.store.remotes import in_memory
+from dagster_mlops.errors import DagsterMlopsError, MissingExtraError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.provenance import Record, Ref, TrainingRun, credentials, mask_credentials
 from dagster_mlops.provenance.credentials import masked_strings, remember_credentials
@@ -274,3 +275,11 @@ def test_variables_with_the_names_of_credentials_are_masked_by_their_value(monke
     credentials._remember_environment.cache_clear()
     text = _first_words(f"{S}warehouse {S}queue /run/token")
     assert text == "The tool says: *** *** /run/token, and ends."
+
+
+def test_every_error_of_ours_is_masked_as_it_is_made():
+    remember_credentials({"password": f"{S}error"})
+    texts = [
+        str(error(f"the tool says {S}error, and password={S}")) for error in (DagsterMlopsError, MissingExtraError)
+    ]
+    assert texts == ["the tool says ***, and password=***"] * 2

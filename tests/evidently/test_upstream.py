@@ -9,6 +9,7 @@ from dagster_mlops.evidently.resource import quiet
 
 with quiet():
     from evidently.metrics import column_statistics
+    from evidently.presets import DataSummaryPreset
 
 
 def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_path):
@@ -35,6 +36,16 @@ def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_pa
     assert each_time > 10, f"Evidently does it by itself: drop {upstream.one_histogram_per_column}"
     assert once == 3
     assert ours and ours == theirs
+
+
+def test_a_category_ends_the_script_element_of_a_report(tmp_path):
+    tool, category = EvidentlyResource(reports=str(tmp_path)), "</script><b>"
+    data = tool.dataset(pd.DataFrame({"carrier": [category, "A"] * 30}))
+    with quiet():
+        snapshot = tool.run([DataSummaryPreset()], data)
+        theirs = snapshot.get_html_str(as_iframe=False)
+    assert category in theirs, f"Evidently escapes it by itself: drop {upstream.safe_html}"
+    assert category not in upstream.safe_html(snapshot)
 
 
 def without_ids(found):

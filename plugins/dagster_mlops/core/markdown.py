@@ -81,9 +81,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Markdown:
     return Markdown("\n".join([header, "|" + "---|" * len(rows[0]), *body]))
 
 
-def image(title: str, kind: str, base64: str) -> Markdown:
-    """An image in the text itself."""
-    return Markdown(f"![{text(title)}](data:image/{kind};base64,{base64})")
+def image(title: str, address: str) -> Markdown:
+    """An image of ours: the address is not escaped."""
+    return Markdown(f"![{text(title)}]({address})")
 
 
 def link(title: str, url: str) -> Markdown:

@@ -46,7 +46,7 @@ class Picture:
         if not self.content:
             return markdown.Markdown()
         kind = next((kind for start, kind in _KINDS.items() if self.content.startswith(start)), "png")
-        return markdown.image(self.title, kind, base64.b64encode(self.content).decode())
+        return markdown.image(self.title, f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}")
 
 
 def drawn(title: str, draw: "Callable[[], Figure | bytes | None]", *, tool: str) -> Picture:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+MASK = "***"
 _SHORTEST = 6  # characters
 _WORD = re.compile(r"[a-z]{1,10}|[A-Z]{1,10}|[A-Z][a-z]{1,9}|\d{1,9}|(?:/[a-z0-9._-]+)+/?")
 _values: tuple[str, ...] = ()
@@ -17,15 +18,15 @@ def remember(values: Iterable[str]) -> None:
     of MLflow in all messages.
     """
     global _values
-    new = {value for value in values if len(value) >= _SHORTEST and not _WORD.fullmatch(value) and "***" not in value}
+    new = {value for value in values if len(value) >= _SHORTEST and not _WORD.fullmatch(value) and MASK not in value}
     if not new <= set(_values):
         spelled = {form for value in new for form in (value, quote(value, safe=""), json.dumps(value)[1:-1])}
         _values = tuple(sorted({*_values, *spelled}, key=lambda value: (-len(value), value)))
 
 
-def without_secrets(text: str, mask: str) -> str:
-    """The text with `mask` in place of each value."""
+def without_secrets(text: str) -> str:
+    """The text with ``***`` in place of each value."""
     for value in _values:
         if value in text:
-            text = text.replace(value, mask)
+            text = text.replace(value, MASK)
     return text

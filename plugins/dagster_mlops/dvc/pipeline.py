@@ -29,7 +29,7 @@ from dagster_mlops.dvc.store.git_commit import message
 from dagster_mlops.dvc.store.lock_files import stages_in
 from dagster_mlops.dvc.store.pointers import content_hash
 from dagster_mlops.errors import DatasetError
-from dagster_mlops.provenance import Dataset
+from dagster_mlops.provenance import Dataset, mask_credentials
 
 GetAssetSpec = Callable[[Stage | TrackedData], dg.AssetSpec]
 
@@ -139,7 +139,7 @@ def stage_asset_spec(item: Stage | TrackedData) -> dg.AssetSpec:
         facts = {PATH_KEY: item.path, "dvc/file": item.file}
         description = item.desc or str(markdown.formatted("{} {}", origin, item.file))
         return dg.AssetSpec(key_parts(item.path), description=description, metadata=facts, kinds={"dvc"})
-    command = "\n".join(item.cmd)
+    command = mask_credentials("\n".join(item.cmd))
     facts = {
         STAGE: item.address,
         CMD: markdown.metadata(markdown.block(command, "sh")),

@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.html import json_in_script, with_policy
+from dagster_mlops.core.secrets import without_secrets
 from dagster_mlops.errors import MonitoringError
 
 _HISTOGRAMS: ContextVar[dict[str, Any] | None] = ContextVar("_HISTOGRAMS", default=None)
@@ -66,6 +67,6 @@ def safe_html(snapshot: Any) -> str:
             )
         # The JSON itself says where it ends: its strings may hold anything.
         _, stop = json.JSONDecoder().raw_decode(page, begin.end())
-        parts += [page[end : begin.end()], json_in_script(page[begin.end() : stop])]
+        parts += [page[end : begin.end()], json_in_script(without_secrets(page[begin.end() : stop]))]
         end = stop
     return with_policy("".join([*parts, page[end:]]))

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from dagster_mlops.core import secrets
 from dagster_mlops.provenance.credential_forms import is_secret, spans
 
-_MASK, _PASSES = "***", 8
+_PASSES = 8
 _REPEATED = 300  # characters of texts that are remembered
 
 
@@ -30,7 +30,7 @@ def mask_credentials(text: str) -> str:
     'redis:6379,password=*** and {"secret_access_key": "***", "tokenizer": "bert"}'
     """
     _remember_environment()
-    text = secrets.without_secrets(text, _MASK)
+    text = secrets.without_secrets(text)
     return _by_form(text) if len(text) < _REPEATED else _by_form.__wrapped__(text)
 
 
@@ -42,7 +42,7 @@ def _by_form(text: str) -> str:
         end = 0
         for start, stop, _ in spans(text):
             if start >= end:
-                parts += [text[end:start], _MASK]
+                parts += [text[end:start], secrets.MASK]
             end = max(end, stop)
         if not parts or (masked := "".join([*parts, text[end:]])) == text:
             return text
@@ -61,7 +61,7 @@ def masked_strings(value: Any, name: str = "") -> Any:
     {'db': {'password': '***'}, 'token': {'env': 'TOKEN'}}
     """
     if isinstance(value, str):
-        return _MASK if name and is_secret(name, value) else mask_credentials(value)
+        return secrets.MASK if name and is_secret(name, value) else mask_credentials(value)
     if isinstance(value, Mapping):
         return {key: masked_strings(below, str(key)) for key, below in value.items()}
     if isinstance(value, list | tuple):

@@ -138,6 +138,24 @@ def first_rows(example: Any, count: int) -> Any:
     return example[:count] if has_rows else example
 
 
+def mixed_rows(rows: Any) -> Any:
+    """A frame whose rows are made of the values of different rows, so that none of them describes a person.
+
+    Other examples, which have no columns, as they are.
+    """
+    module, count = type(rows).__module__.partition(".")[0], len(rows) if hasattr(rows, "__len__") else 0
+    if module not in ("pandas", "polars") or getattr(rows, "ndim", 2) != 2 or count < 2:
+        return rows
+    places = [list(range(first, rows.shape[1], count)) for first in range(min(count, rows.shape[1]))]
+    orders = [[(row + first) % count for row in range(count)] for first in range(count)]
+    if module == "polars":
+        groups = zip(places, orders, strict=False)
+        return rows.with_columns([rows.to_series(place)[order] for group, order in groups for place in group])
+    parts = [rows.iloc[order, group].set_axis(rows.index) for group, order in zip(places, orders, strict=False)]
+    columns = [place for group in places for place in group]
+    return pd.concat(parts, axis=1).iloc[:, sorted(range(len(columns)), key=columns.__getitem__)] if parts else rows
+
+
 def plain(value: Any) -> Any:
     """The value as MLflow accepts it: no tensor, no polars frame, no integers or booleans with missing values."""
     if hasattr(value, "detach"):

@@ -60,9 +60,10 @@ def log_model(
 
     The model's class decides on MLflow's flavour: scikit-learn and what has its interface, XGBoost, LightGBM, CatBoost,
     Keras, PyTorch, statsmodels or ``mlflow.pyfunc.PythonModel``. `example` is an input of the model, such as the
-    training frame: the signature describes all its rows, and five of them become the input example. The requirements
-    are the installed versions of the packages that the model consists of. Options of MLflow's own ``log_model``
-    (``pyfunc_predict_fn="predict_proba"``, ``code_paths``, ``registered_model_name``, …) take precedence.
+    training frame: the signature describes all its rows. The input example, which whoever reads the model sees, is five
+    rows, each mixed from the columns of the first five. The requirements are the installed versions of the packages that
+    the model consists of. Options of MLflow's own ``log_model`` (``pyfunc_predict_fn="predict_proba"``,
+    ``input_example``, ``code_paths``, ``registered_model_name``, …) take precedence.
 
     **Safe**: scikit-learn models are stored with skops, neural networks as graphs, boosters as data. A skops file may
     name classes of scikit-learn, NumPy, SciPy, pandas, LightGBM, XGBoost, CatBoost and imbalanced-learn, and of the
@@ -103,8 +104,10 @@ def _store(
     options = {**flavors.storing(model, flavor, serialization, trust, native), **native}
     function = native.get("pyfunc_predict_fn", "predict")
     plain_example, first = flavors.plain(example), flavors.first_rows
-    rows = native.get("input_example", first(example, _EXAMPLE_ROWS))
-    input_example = flavors.plain(rows) if "input_example" in native else first(plain_example, _EXAMPLE_ROWS)
+    # The model's readers see its input example: a row of the training frame may be a customer.
+    rows = native.get("input_example", flavors.mixed_rows(first(example, _EXAMPLE_ROWS)))
+    mixed_example = flavors.mixed_rows(first(plain_example, _EXAMPLE_ROWS))
+    input_example = flavors.plain(rows) if "input_example" in native else mixed_example
     if options.get("serialization_format") == "pt2" and len(input_example) == 1:
         rows = input_example = input_example.repeat(2, axis=0)  # exported for one row, a network accepts only one
     if not {"pip_requirements", "conda_env", "extra_pip_requirements"} & native.keys():
