@@ -60,9 +60,9 @@ def log_model(
 
     The model's class decides on MLflow's flavour: scikit-learn and what has its interface, XGBoost, LightGBM, CatBoost,
     Keras, PyTorch, statsmodels or ``mlflow.pyfunc.PythonModel``. `example` is an input of the model, such as the
-    training frame: the signature describes all its rows. The input example, which whoever reads the model sees, is five
-    rows, each mixed from the columns of the first five. The requirements are the installed versions of the packages that
-    the model consists of. Options of MLflow's own ``log_model`` (``pyfunc_predict_fn="predict_proba"``,
+    training frame: the signature describes all its rows. The input example, which whoever reads the model sees, is
+    five rows, each mixed from the columns of the first five. The requirements are the installed versions of the
+    packages that the model consists of. Options of MLflow's own ``log_model`` (``pyfunc_predict_fn="predict_proba"``,
     ``input_example``, ``code_paths``, ``registered_model_name``, …) take precedence.
 
     **Safe**: scikit-learn models are stored with skops, neural networks as graphs, boosters as data. A skops file may
