@@ -1,5 +1,6 @@
 """Forms in which text has credentials: values of names, URLs, headers, private keys, tokens with a prefix."""
 
+import functools
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -13,36 +14,34 @@ _SECRET = (
     r"|(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)(?<!cls_)(?<!sep_)(?<!mask_)(?<!page)(?<!page_)(?<!next)(?<!next_)token"
     r"|(?:api|access|account|private|secret|shared|subscription|encryption|signing|auth)[_-]?key"
 )
-_NAME = re.compile(rf"(?i)[\w.\- ]*(?:{_SECRET})")
-_HARMLESS = re.compile(
+_NAME = rf"(?i)[\w.\- ]*(?:{_SECRET})"
+_HARMLESS = (
     r"(?i)(?:none|null|true|false|yes|no|any|optional|str(?:ing)?|text|varchar|bytes|u?int(?:8|16|32|64)?|integer|long"
     r"|float(?:16|32|64)?|double|bool(?:ean)?|object|category|date|timestamp|)"
 )
-_VARIABLE = re.compile(r"(?:env:[A-Z]\w*|\$[A-Z]\w*|\$\{\w+\})\W{0,3}$")  # the name of an environment variable
+_VARIABLE = r"(?:env:[A-Z]\w*|\$[A-Z]\w*|\$\{\w+\})\W{0,3}$"  # the name of an environment variable
 
 # A run of word characters is read from its start only, and what a value covers is not read again: the time is linear in
 # the length of the text. Everything else that repeats has a bound.
-_PAIR = re.compile(
+_PAIR = (
     rf"(?i)(?<![\w.\-])[\w.\-]*?(?:(?P<secret>{_SECRET})|(?P<header>authorization|cookie)|(?P<query>signature|sig|key))"
     r"(?![\w.\-])(?P<by>\\{0,9}[\"']?\]?[ \t]{0,3}(?:={1,2}>?|:|%3D)[ \t]{0,3}|[ \t]{1,3})"
 )
 _PARTS_OF_NAMES = ("pass", "pwd", "bindpw", "secret", "credential", "token", "auth", "cookie", "sig", "key")
-_QUOTED = re.compile(r"(?i)(?:[brf]{1,2}|\w{1,30}\()?(?:([\"'])((?:(?!\1)[^\\\n]|\\.)*)|\\+[\"']([^\"'\\\n]*))")
+_QUOTED = r"(?i)(?:[brf]{1,2}|\w{1,30}\()?(?:([\"'])((?:(?!\1)[^\\\n]|\\.)*)|\\+[\"']([^\"'\\\n]*))"
 # Commas, semicolons and quotes may be part of a password, unless what follows begins something else.
-_UNQUOTED = re.compile(
-    r"(?i)(?:[^\s&;,\"'%]|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))+"
-)
-_PROSE = re.compile(r"[a-z]+(?=[ \t]+[A-Za-z])")  # password: check it
-_LINE = re.compile(r"[^\"'\n]+")
+_UNQUOTED = r"(?i)(?:[^\s&;,\"'%]|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))+"
+_PROSE = r"[a-z]+(?=[ \t]+[A-Za-z])"  # password: check it
+_LINE = r"[^\"'\n]+"
 
-_URL = re.compile(r"://([^\s\"]*)")
-_HOST = re.compile(  # of those that no password looks like
+_URL = r"://([^\s\"]*)"
+_HOST = (  # of those that no password looks like
     r"(?i)(?:localhost|[\w\-]{1,63}:\d{2,5}|\[[\w:.]{2,40}\]|(?:[\w\-]{1,63}\.){1,8}[a-z]{2,20}|(?:\d{1,3}\.){3}\d{1,3})"
     r"(?::\d{1,5})?(?=[/?#,;]|$)"
 )
-_PORT = re.compile(r"\d{2,5}$")
+_PORT = r"\d{2,5}$"
 
-_OTHER = [  # a text that has one of the words, and the form
+_FORMS = [  # a text that has one of the words, and the form
     (("%3A",), r"(?i)(?<=%3A%2F%2F)((?:[^%\s&]|%(?!40|2F|3A))*%3A(?:[^%\s&]|%(?!40|2F))*)(?=%40)"),
     (
         ("earer ", "EARER ", "asic ", "ASIC "),
@@ -59,7 +58,9 @@ _OTHER = [  # a text that has one of the words, and the form
     (("glpat-", "xox", "sk-"), r"(?<![\w\-])(?:glpat|xox[abprs]|sk)-[\w\-]{16,}"),
     (("AIza",), r"(?<![\w\-])AIza[\w\-]{30,}"),
 ]
-_FORMS = [(words, re.compile(pattern)) for words, pattern in _OTHER]
+
+
+_regex = functools.cache(re.compile)  # each when it is first used: compiling all would double the time of the import
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -68,7 +69,8 @@ def is_secret(name: str, value: str) -> bool:
     >>> is_secret("db_password", "x"), is_secret("password", "env:NAME"), is_secret("pad_token", "[PAD]")
     (True, False, False)
     """
-    return _NAME.fullmatch(name) is not None and not _harmless(name, value)
+    may_be = any(part in name.lower() for part in _PARTS_OF_NAMES)
+    return may_be and _regex(_NAME).fullmatch(name) is not None and not _harmless(name, value)
 
 
 def spans(text: str) -> list[Span]:
@@ -83,7 +85,7 @@ def spans(text: str) -> list[Span]:
     for words, form in _FORMS:
         for word in words:
             if word in text:
-                for match in form.finditer(text):
+                for match in _regex(form).finditer(text):
                     group = match.lastindex or 0
                     credentials.append((*match.span(group), match[group]))
                 break
@@ -92,7 +94,7 @@ def spans(text: str) -> list[Span]:
 
 def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
     end, later_urls = 0, deque(urls)
-    for match in _PAIR.finditer(text):
+    for match in _regex(_PAIR).finditer(text):
         start, by = match.start(), match["by"]
         while later_urls and later_urls[0][1] <= start:
             later_urls.popleft()
@@ -104,13 +106,13 @@ def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
             continue
         if by.startswith(":") and text.startswith("//", match.end()):  # a scheme
             continue
-        value = _QUOTED.match(text, match.end())
+        value = _regex(_QUOTED).match(text, match.end())
         if by.isspace() and not (name.startswith("--") or (value and name.lower() == "password")):
             continue
         group = (2 if value[1] else 3) if value else 0
         if not value:
-            value = (_LINE if match["header"] else _UNQUOTED).match(text, match.end())
-            if value is None or (":" in by and not match["header"] and _PROSE.match(text, match.end())):
+            value = _regex(_LINE if match["header"] else _UNQUOTED).match(text, match.end())
+            if value is None or (":" in by and not match["header"] and _regex(_PROSE).match(text, match.end())):
                 continue
         first, last = value.span(group)
         if in_query and not group and (fragment := text.find("#", first, last)) >= 0:
@@ -121,13 +123,13 @@ def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
 
 
 def _harmless(name: str, value: str) -> bool:
-    if _VARIABLE.match(value) or _HARMLESS.fullmatch(value.strip(" )]}.,;:|")):
+    if _regex(_VARIABLE).match(value) or _regex(_HARMLESS).fullmatch(value.strip(" )]}.,;:|")):
         return True
     return value.startswith(("/", "./", "~/")) and name.lower().rstrip("s").endswith("credential")
 
 
 def _of_urls(text: str) -> Iterator[Span]:
-    for region in _URL.finditer(text):
+    for region in _regex(_URL).finditer(text):
         start, end = region.span(1)
         # A list of URLs may have no spaces.
         while (following := text.find("://", start, end)) >= 0:
@@ -148,12 +150,12 @@ def _of_url(text: str, start: int, end: int) -> Iterator[Span]:
         # Alone before the @ stands a token in web addresses, elsewhere a user, a container (abfss) or a bucket
         # (s3://name@v1).
         cut = at if is_web else -1
-    elif at < 0 and ("[" in user or _PORT.match(password)):
+    elif at < 0 and ("[" in user or _regex(_PORT).match(password)):
         return
     else:
         # Databases take a password with a slash or an @ as it is.
         ats = [match.start() for match in re.finditer("@", rest)]
-        hosts = [place for place in ats if _HOST.match(rest, place + 1)]
+        hosts = [place for place in ats if _regex(_HOST).match(rest, place + 1)]
         cut = hosts[-1] if hosts else ats[-1]
     if cut > 0 or (cut == 0 and is_web):
         yield start, start + cut, rest[:cut].partition(":")[2] or rest[:cut]
