@@ -61,7 +61,12 @@ FORMS = [
     f'org.apache.kafka.PlainLoginModule required username="u" password="{S}";',
     f"password={S},{S};{S}",
     f"password={S}'{S}",
+    f"Driver=x;UID=u;PWD={{a {S};b}};Server=h",
+    f"ml:{S}@tcp(127.0.0.1:3306)/db",
     # variables, options and settings
+    f"spark.hadoop.fs.s3a.secret.key={S}",
+    f"fs.azure.account.key.acct.dfs.core.windows.net={S}=",
+    f"mysqldump -u ml -p{S} db",
     f"AWS_SECRET_ACCESS_KEY={S}",
     f"export AWS_SESSION_TOKEN={S}",
     f"PGPASSWORD={S} psql -h db",
@@ -178,6 +183,7 @@ HOSTILE = [
     "%3Aa", "-", "--password ", "?key=", ";,",
     "'a", "eyJ", "eyJaaaaaaaaa.", "ghp_", "sk-", " -u ", "oracle:thin:", "@", "a.", "a.a@", "[", " ", "authorization:",
     "SecretStr(", "password=a,a ", "identified by ", "://a:b@c password=x ",
+    "PWD={", "mysql -p", "mysql x", "u:a@tcp", "account.key.",
 ]  # fmt: skip
 
 
@@ -233,6 +239,8 @@ def test_a_credential_that_was_used_is_masked_by_its_value():
     texts = [f"for user ml: {S}/{S} is refused", f"{S}%2F{S}", 'Ab"9/d+f==', "Ab%229%2Fd%2Bf%3D%3D", '"Ab\\"9/d+f=="']
     assert not any(S in mask_credentials(text) or "d+f" in mask_credentials(text) for text in texts)
     assert mask_credentials(texts[3]) == "***"
+    remember_credentials(f"Authorization: Bearer {S}.jwt")
+    assert mask_credentials(f"refused: {S}.jwt!") == "refused: ***!"
     # The value is gone from records, too.
     assert S not in Ref("x", "thing", f"a {S}/{S}").id
 

@@ -12,7 +12,7 @@ Span = tuple[int, int, str]
 _SECRET = (
     r"passw(?:or)?d|passphrase|passcode|pwd|bindpw|(?<![a-z])pass|secret|credentials?|(?<![a-z])_auth"
     r"|(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)(?<!cls_)(?<!sep_)(?<!mask_)(?<!page)(?<!page_)(?<!next)(?<!next_)token"
-    r"|(?:api|access|account|private|secret|shared|subscription|encryption|signing|auth)[_-]?key"
+    r"|(?:api|access|account|private|secret|shared|subscription|encryption|signing|auth)[._-]?key|account\.key\.[\w.]{1,99}"
 )
 _NAME = rf"(?i)[\w.\- ]*(?:{_SECRET})"
 _HARMLESS = (
@@ -31,6 +31,7 @@ _PARTS_OF_NAMES = ("pass", "pwd", "bindpw", "secret", "credential", "token", "au
 _QUOTED = r"(?i)(?:[brf]{1,2}|\w{1,30}\()?(?:([\"'])((?:(?!\1)[^\\\n]|\\.)*)|\\+[\"']([^\"'\\\n]*))"
 # Commas, semicolons and quotes may be part of a password, unless what follows begins something else.
 _UNQUOTED = r"(?i)(?:[^\s&;,\"'%]|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))+"
+_BRACES = r"\{[^{}\n]{1,200}\}"  # of ODBC
 _PROSE = r"[a-z]+(?=[ \t]+[A-Za-z])"  # password: check it
 _LINE = r"[^\"'\n]+"
 
@@ -49,6 +50,8 @@ _FORMS = [  # a text that has one of the words, and the form
     ),
     (("login",), r"\blogin\s{1,9}\S{1,200}\s{1,9}password\s{1,9}(\S+)"),
     (("dentified", "DENTIFIED"), r"(?i)\bidentified by ['\"]?([^\s'\"]+)"),
+    (("mysql", "mariadb"), r"\b(?:mysql|mariadb)\w{0,9}[^\n]{0,200}?\s-p(\S+)"),
+    (("@tcp(", "@unix("), r"(?<![\w.\-])[\w.\-]{1,64}:([^\s@]{1,200})(?=@(?:tcp|unix)\()"),
     ((" -u", "--user"), r"(?<!\S)(?:-u|--user)[ =]{0,3}['\"]?[^\s:'\"]{1,200}:([^\s'\"]+)"),
     (("oracle:", "sqlplus"), r"\b(?:oracle:(?:thin|oci):|sqlplus )[^\s/@]{1,200}/([^\s@]+)(?=@)"),
     (("PRIVATE KEY",), r"(?s)-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{1,60}-----|\Z)"),
@@ -111,7 +114,9 @@ def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
             continue
         group = (2 if value[1] else 3) if value else 0
         if not value:
-            value = _regex(_LINE if match["header"] else _UNQUOTED).match(text, match.end())
+            value = (by.startswith("=") and _regex(_BRACES).match(text, match.end())) or _regex(
+                _LINE if match["header"] else _UNQUOTED
+            ).match(text, match.end())
             if value is None or (":" in by and not match["header"] and _regex(_PROSE).match(text, match.end())):
                 continue
         first, last = value.span(group)
@@ -119,7 +124,7 @@ def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
             last = fragment
         if first < last and not _harmless(name, text[first:last]):
             end = last
-            yield first, last, text[first:last]
+            yield first, last, text[first:last].rpartition(" ")[2] if match["header"] else text[first:last]
 
 
 def _harmless(name: str, value: str) -> bool:
