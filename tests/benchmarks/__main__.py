@@ -16,6 +16,7 @@ from tests.benchmarks import (
     pipelines,
     point_in_time,
     prediction_log,
+    records,
     reproduction,
     sweeps,
     tracking,
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "sweeps": sweeps.run,
     "evaluation": evaluation.run,
     "reproduction": reproduction.run,
+    "records": records.run,
 }
 
 
