@@ -90,7 +90,8 @@ def link(title: str, url: str) -> Markdown:
     """A link to a page on the web; the title alone where the address is not one."""
     if not re.fullmatch(r"https?://[^\s<>\\]+", url):
         return text(title)
-    return Markdown(f"[{text(title)}](<{url}>)")
+    address = url.replace("(", "%28").replace(")", "%29")
+    return Markdown(f"[{text(title)}]({address})")
 
 
 def metadata(content: Markdown) -> dg.MarkdownMetadataValue:
