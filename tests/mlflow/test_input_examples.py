@@ -1,9 +1,13 @@
 """The input example that is stored with a model holds no row of the training frame."""
 
+from typing import Any
+
 import mlflow
 import pandas as pd
 import polars as pl
 import pytest
+from mlflow.artifacts import download_artifacts
+from mlflow.models import Model
 from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.mlflow import MlflowResource
@@ -40,10 +44,10 @@ def test_columns_of_one_name_and_wide_frames_keep_their_places():
 def test_a_stored_model_shows_mixed_rows_unless_the_rows_are_given(tmp_path, given):
     features, resource = ROWS[["age", "income"]], MlflowResource(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     with resource.activate(), mlflow.start_run():
-        options = {"input_example": features.head(2)} if given else {}
+        options: dict[str, Any] = {"input_example": features.head(2)} if given else {}
         info = log_model(LinearRegression().fit(features, ROWS["income"]), features, **options)
         assert info
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri)
-        stored = mlflow.models.Model.load(folder).load_input_example(folder)
+        folder = download_artifacts(artifact_uri=info.model_uri)
+        stored: Any = Model.load(folder).load_input_example(folder)
     rows = set(features.itertuples(index=False, name=None))
     assert all((row in rows) == given for row in stored.itertuples(index=False, name=None))
