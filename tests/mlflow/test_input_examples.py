@@ -31,9 +31,8 @@ def test_no_row_of_the_example_is_a_row_of_the_frame_and_all_columns_keep_their_
 
 
 def test_columns_of_one_name_and_wide_frames_keep_their_places():
-    wide = pd.DataFrame(
-        [[row * 100 + column for column in range(23)] for row in range(5)], columns=list("aabcdefghijklmnopqrstuv")
-    )
+    wide = pd.DataFrame([[row * 100 + column for column in range(23)] for row in range(5)])
+    wide.columns = pd.Index(list("aabcdefghijklmnopqrstuv"))
     mixed = mixed_rows(wide)
     assert list(mixed.columns) == list(wide.columns)
     assert [[value % 100 for value in row] for row in mixed.to_numpy().tolist()] == [list(range(23))] * 5
