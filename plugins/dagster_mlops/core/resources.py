@@ -55,10 +55,11 @@ def _texts(value: Any, name: str, place: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _warn_of_literal(resource: str, field: str, place: str) -> None:
-    variable = f"{resource.removesuffix('Resource')}_{field}".upper() if place == field else "NAME"
+    variable = f"{resource.removesuffix('Resource')}_{field}".upper()
+    remedy = f'dg.EnvVar("{variable}")' if place == field else 'dg.EnvVar("NAME"), in YAML {env: NAME},'
     warnings.warn(
         f"{place} of {resource} holds a credential as text: it is in your code, and Dagster stores and shows it. "
-        f'Put the whole text into an environment variable and give dg.EnvVar("{variable}") in its place.',
+        f"Put the whole text into an environment variable and give {remedy} in its place.",
         stacklevel=2,
     )
 

@@ -35,7 +35,8 @@ class SyncedFile:
         """
         with self._appending:
             if self._failure:
-                raise self._failure
+                failure, self._failure = self._failure, None
+                raise failure
             while data:
                 data = data[os.write(self._file, data) :]
             self._appended += 1
