@@ -365,6 +365,47 @@ def test_whose_code_runs_is_said_before_it_runs(checkout):
     assert changes.endswith("with 1 uncommitted changes, which no commit has: x.py")
 
 
+def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(checkout, tmp_path):
+    marker, program = tmp_path / "marker", tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntouch {marker}\n")
+    program.chmod(0o755)
+    signed = git(checkout, "rev-parse", "HEAD^{tree}")
+    signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----"
+    body = f"tree {signed}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n{signature}\n\nsigned\n"
+    commit = (
+        subprocess.run(
+            ["git", "hash-object", "-t", "commit", "-w", "--stdin"],
+            cwd=checkout,
+            input=body.encode(),
+            capture_output=True,
+            check=True,
+        )
+        .stdout.decode()
+        .strip()
+    )
+    git(checkout, "update-ref", "HEAD", commit)
+    config = {
+        "gpg.program": program,
+        "log.showSignature": "true",
+        "core.fsmonitor": program,
+        "core.sshCommand": program,
+    }
+    partial = {"remote.origin.url": "ssh://example.com/x", "remote.origin.promisor": "true", "core.pager": program}
+    for name, value in {
+        **config,
+        **partial,
+        "extensions.partialClone": "origin",
+        "core.repositoryFormatVersion": "1",
+    }.items():
+        git(checkout, "config", name, str(value))
+    run = run_of(FILES, code_commit=commit)
+    assert find_repository(run, {"code": {"toplevel": str(checkout)}}, None) == checkout
+    missing = run_of(FILES, code_commit="1a2b" * 10)
+    assert find_repository(missing, {"code": {"toplevel": str(checkout)}}, None) is None
+    assert "signed" in whose_code(recipe_of(checkout), checkout)[0]
+    assert not marker.exists()
+
+
 def test_a_schedule_runs_commits_of_branches_only(checkout):
     refuse_unknown_code(recipe_of(checkout), checkout, ["*"])
     refuse_unknown_code(recipe_of(checkout), checkout, ["release/*", "main"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.code_state import APPLY
-from dagster_mlops.core.git import git
+from dagster_mlops.core.git import git, runs_no_code_of_checkouts
 from dagster_mlops.core.inside import inside, plain_name
 from dagster_mlops.core.run_files import CODE, DIFF, STEP
 from dagster_mlops.errors import ReproductionError
@@ -45,9 +45,10 @@ def find_repository(run: TrainingRun, step: Mapping[str, Any], repo: Path | None
         return None
     recorded = [step.get("code", {}).get("toplevel", "")]
     recorded += [ref.at for ref in run.upstream if ref.role == "commit" and ref.id == run.code_commit]
-    for folder in [repo] if repo else [*map(Path, filter(None, recorded)), Path.cwd()]:
-        if folder.is_dir() and git(folder, "cat-file", "-e", f"{run.code_commit}^{{commit}}").returncode == 0:
-            return top_level(folder)
+    with runs_no_code_of_checkouts():  # a record may name any folder
+        for folder in [repo] if repo else [*map(Path, filter(None, recorded)), Path.cwd()]:
+            if folder.is_dir() and git(folder, "cat-file", "-e", f"{run.code_commit}^{{commit}}").returncode == 0:
+                return top_level(folder)
     return None
 
 

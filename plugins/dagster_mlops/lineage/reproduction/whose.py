@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dagster_mlops.core.git import git
+from dagster_mlops.core.git import git, runs_no_code_of_checkouts
 from dagster_mlops.core.run_files import DIFF
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.lineage.reproduction.recipe import Recipe
@@ -34,8 +34,11 @@ def refuse_unknown_code(recipe: Recipe, repository: Path, branches: Sequence[str
 def whose_code(recipe: Recipe, repository: Path) -> list[str]:
     """Lines that say whose code runs: commit, author, address, uncommitted changes, and who wrote the run."""
     run = recipe.run
-    log = git(repository, "show", "--no-patch", "--format=%an <%ae>, %ad: %s", "--date=short", run.code_commit, "--")
-    origin = git(repository, "remote", "get-url", "origin").stdout.decode(errors="replace").strip()
+    with runs_no_code_of_checkouts():  # such as the program that its configuration names for signatures
+        log = git(
+            repository, "show", "--no-patch", "--format=%an <%ae>, %ad: %s", "--date=short", run.code_commit, "--"
+        )
+        origin = git(repository, "remote", "get-url", "origin").stdout.decode(errors="replace").strip()
     place = f"{repository}{f' ({mask_credentials(origin)})' if origin else ''}"
     lines = [f"code: commit {run.code_commit[:10]} of {place}, {log.stdout.decode(errors='replace').strip()}"]
     if changed := _changed(recipe):
