@@ -155,7 +155,9 @@ def test_a_private_key_is_found_by_its_first_line_and_by_its_middle():
     ):
         assert holds_private_key(text.encode()), text
     hashes = "".join(f"+{'0123456789abcdef' * 4}\n" for _ in range(3))
-    assert not holds_private_key(f"{hashes}+-----BEGIN CERTIFICATE-----\n".encode())
+    assert not holds_private_key(
+        f"{hashes}+-----BEGIN CERTIFICATE-----\n+caBundle: LS0tLS1CRUdJTiBDRVJUSUZJ\n".encode()
+    )
 
 
 def test_a_credential_that_this_process_has_used_is_found_by_its_value(monkeypatch):

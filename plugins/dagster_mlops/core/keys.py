@@ -65,11 +65,12 @@ _FOLDERS = {".aws", ".ssh", ".gnupg", ".kube", ".azure", ".gcloud", ".docker", "
 _PATHS = re.compile(r".*/\.config/gcloud/|.*/\.dvc/config\.local$|.*/\.dvc/tmp/")
 
 _PRIVATE_KEY = re.compile(
-    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi[A-Za-z0-9+/]{20}"
-    # The middle of one.
-    rb"|^[+ -]?[ \t]*(?=[^\n]*[A-Z])[A-Za-z0-9+/]{60,76}\n[+ -]?[ \t]*(?=[^\n]*[A-Z])[A-Za-z0-9+/]{60,76}$",
-    re.MULTILINE,
+    # The last one is base64 of a file that begins so, unless it is a certificate.
+    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi(?!BDRVJU)"
 )
+_BEGINNINGS = (b"PRIVATE KEY", b"PuTTY-User-Key-File-", b"AGE-SECRET-KEY-1", b"LS0tLS1CRUdJTi")
+# The middle of one: two lines of base64, which have capitals, unlike hashes.
+_MIDDLE = re.compile(rb"(?:\n[+ -]?[ \t]*(?=[^\n]*[A-Z])[A-Za-z0-9+/]{60,76}){2}(?=\n|$)")
 # Tokens in the forms that their makers document; the group is what is replaced.
 _TOKENS = rb"|".join(
     (
@@ -168,7 +169,8 @@ def _named(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 def holds_private_key(text: bytes) -> bool:
     """True for a text with a private key in it, which is more than a line."""
-    return _PRIVATE_KEY.search(text) is not None
+    may_begin = any(beginning in text for beginning in _BEGINNINGS)
+    return bool((may_begin and _PRIVATE_KEY.search(text)) or _MIDDLE.search(text))
 
 
 def without_keys(text: bytes, name: str) -> bytes:
