@@ -25,7 +25,7 @@ from dagster_mlops.lineage.reproduction.trust import requirements_problem, safe_
 from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.runs.lookup import RECORD
-from dagster_mlops.provenance import Accessible, Ref, TrainingRun
+from dagster_mlops.provenance import Accessible, ModelVersion, Ref, TrainingRun
 from tests.support import known_warnings
 from tests.support.training_project import PIPELINE, Project
 
@@ -138,6 +138,12 @@ def test_what_dagsters_event_log_has_is_a_second_witness():
         for written in (forged, dataclasses.replace(run, files_hash=""), dataclasses.replace(run, code_commit="1a2b")):
             recipe = made(written, other, events=events)
             assert buckets(recipe, "run")["record"] == "faulty" and not recipe.complete
+        assert made(run, FILES, events=events).version is None
+        version = ModelVersion(
+            name="delay", version="1", run_id=run.run_id, tracking_uri=run.tracking_uri, sha256="1a2b"
+        )
+        instance.report_runless_asset_event(dg.AssetMaterialization("model", metadata=version.to_metadata()))
+        assert made(run, FILES, events=EventLog(instance)).version == version, "has the hash of the model"
 
 
 # Variables

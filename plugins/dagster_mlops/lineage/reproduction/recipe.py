@@ -137,6 +137,9 @@ def find_recipe(
         where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at"
         raise NotFoundError(f"{what!r} does not name a training run that is known {where}. {chain.reason}")
     link, run = runs[0], runs[0].record
+    if version is None and events:  # it has the hash of the model, which in the tracker someone may have removed
+        versions = (record for record, _ in events.entries(ModelVersion))
+        version = next((record for record in versions if record.run_id == run.run_id and record.sha256), None)
     try:
         stored, problem = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
         files = {name: content for name, content in stored.items() if name in KEPT}
