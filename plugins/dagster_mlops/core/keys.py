@@ -9,7 +9,7 @@ import re
 from fnmatch import translate
 from pathlib import PurePosixPath
 
-from dagster_mlops.core.secrets import without_secrets
+from dagster_mlops.core.secrets import MASK, without_secrets
 
 MARK = b"***REMOVED***"
 """Stands in a line for a value that looks like a key."""
@@ -191,9 +191,20 @@ def without_keys(text: bytes, name: str) -> bytes:
             if hint in line:
                 lines[number] = pattern.sub(_marked, lines[number])
                 break
-    masked = without_secrets(b"\n".join(lines).decode(errors="surrogateescape"), MARK.decode())
-    encoded = masked.encode(errors="surrogateescape")
-    return text if encoded == text else encoded
+    clean = _without_used(b"\n".join(lines))
+    return text if clean == text else clean
+
+
+def _without_used(text: bytes) -> bytes:
+    """The text without the credentials that this process has used, each replaced by the mark of this module."""
+    decoded = text.decode(errors="surrogateescape")
+    if without_secrets(decoded) == decoded:
+        return text
+    clean = [
+        masked.replace(MASK, MARK.decode()) if (masked := without_secrets(line)) != line else line
+        for line in decoded.split("\n")
+    ]
+    return "\n".join(clean).encode(errors="surrogateescape")
 
 
 def _marked(match: re.Match[bytes]) -> bytes:
