@@ -19,9 +19,9 @@ the tool's own objects.
 import functools
 import threading
 from collections import UserDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -282,6 +282,31 @@ def tool_for(name: str, capability: type[_C], tools: Mapping[str, Tool] | None =
     capable = [other for other in tools if isinstance(tools[other], capability)]
     words = "".join(f" {char.lower()}" if char.isupper() else char for char in capability.__name__).strip()
     raise ToolError(f"{name!r} is not a tool that {words}; such tools: {', '.join(capable) or 'none'}.")
+
+
+_REFUSAL: ContextVar[Callable[[Ref], Inaccessible | None] | None] = ContextVar("refusal", default=None)
+
+
+@contextmanager
+def datasets_only_where(refusal: Callable[[Ref], Inaccessible | None]) -> Iterator[None]:
+    """In the body, :func:`datasets_at` refuses a place for which `refusal` has a reason."""
+    token = _REFUSAL.set(refusal)
+    try:
+        yield
+    finally:
+        _REFUSAL.reset(token)
+
+
+def datasets_at(tool: str, at: str) -> Datasets:
+    """The datasets that a tool keeps at a place which data names, such as the snapshot of a training set.
+
+    Raises:
+        ToolError: No such tool is installed, or the place is refused.
+    """
+    refuse = _REFUSAL.get()
+    if refuse and (refusal := refuse(Ref(tool, "dataset", "", at=at))):
+        raise ToolError(refusal.reason)
+    return tool_for(tool, KeepsDatasets).datasets(at)
 
 
 _LIMIT: ContextVar[float | None] = ContextVar("limit", default=None)

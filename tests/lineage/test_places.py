@@ -4,15 +4,19 @@ import json
 import os
 import subprocess
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
 
-from dagster_mlops.errors import ToolError
+from dagster_mlops.errors import ReproductionError, ToolError
+from dagster_mlops.feast.rebuild import replay
 from dagster_mlops.lineage import trace
 from dagster_mlops.lineage.chain.names import find_ref
 from dagster_mlops.lineage.chain.places import ALLOW, Places
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
+from dagster_mlops.lineage.reproduction import rerun
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.provenance import (
@@ -24,6 +28,7 @@ from dagster_mlops.provenance import (
     Record,
     Ref,
     TrainingRun,
+    TrainingSet,
 )
 from dagster_mlops.tools import KeepsRuns
 from tests.support import known_warnings
@@ -192,6 +197,24 @@ def test_a_capability_is_not_used_at_a_place_that_the_caller_has_not_named():
     tools = Tools({"mlflow": MlflowTool()})
     with pytest.raises(ToolError, match="is not asked at http://theirs: a record names this place"):
         tools.tool_for(Ref("mlflow", "training_run", "1", at="http://theirs"), KeepsRuns)
+
+
+def _recipe(training_set) -> Any:
+    return SimpleNamespace(rebuilds={"rows": training_set})
+
+
+def test_a_rebuild_opens_no_repository_that_only_a_registry_names(tmp_path):
+    training_set = TrainingSet(feature_service="s", project="p", repo="/ours", registry_hash="r", entity_hash="e")
+
+    class Rebuilds(_Spy):
+        def rebuild(self, ref, folder):
+            self.places.append(str(replay.datasets_of("/ours/data").root))  # pyright: ignore[reportAttributeAccessIssue]
+            return replay.datasets_of("/theirs")
+
+    tools, recipe = Tools({"feast": Rebuilds()}, allow=["/ours"]), _recipe(training_set)
+    with pytest.raises(ReproductionError, match=r"cannot be rebuilt: .* dvc is not asked at /theirs: a record names"):
+        rerun._rebuild(recipe, tmp_path, tools, print)
+    assert str(replay.datasets_of("/theirs").root) == "/theirs"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_the_record_in_a_tag_does_not_say_where_its_version_and_run_are(tmp_path):

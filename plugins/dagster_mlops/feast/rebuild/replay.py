@@ -24,7 +24,7 @@ from dagster_mlops.feast.rebuild.snapshot import Snapshot, SourceFile, SourceVer
 from dagster_mlops.feast.repository import registry
 from dagster_mlops.feast.resource import FeastResource
 from dagster_mlops.provenance import TrainingSet
-from dagster_mlops.tools import Datasets, KeepsDatasets, tool_for
+from dagster_mlops.tools import Datasets, datasets_at
 
 
 def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | None = None) -> Any:
@@ -136,7 +136,7 @@ def datasets_of(repo: str, tool: str = "dvc") -> Datasets:
         FeatureError: No tool of that name that keeps datasets is installed.
     """
     try:
-        return tool_for(tool, KeepsDatasets).datasets(repo)
+        return datasets_at(tool, repo)
     except ToolError as error:
         raise FeatureError(f"The datasets of {repo} cannot be read: {error} Or pass datasets=.") from error
 

@@ -24,7 +24,7 @@ from dagster_mlops.lineage.reproduction.environment import (
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.reproduction.tracked import restore_tracked
 from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code
-from dagster_mlops.tools import KeepsRuns, RebuildsData
+from dagster_mlops.tools import KeepsRuns, RebuildsData, datasets_only_where
 
 TIMEOUT = 6 * 3600.0  # seconds
 # No tool must write bytecode into the checkout, or connect to its maker, which would look like an input.
@@ -166,8 +166,10 @@ def _rebuild(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], N
     files = {}
     for number, (asset, record) in enumerate(recipe.rebuilds.items()):
         tell(f"data: {record.ref.tool} rebuilds {asset}, {record.ref.id}")
-        with raised_as(ReproductionError, f"the data of {asset} are lost, and cannot be rebuilt", DagsterMlopsError):
-            files[asset] = str(tools.tool_for(record.ref, RebuildsData).rebuild(record.ref, folder / str(number)))
+        tool = tools.tool_for(record.ref, RebuildsData)
+        problem = f"the data of {asset} are lost, and cannot be rebuilt"
+        with raised_as(ReproductionError, problem, DagsterMlopsError), datasets_only_where(tools.places.refusal):
+            files[asset] = str(tool.rebuild(record.ref, folder / str(number)))
     return files
 
 
