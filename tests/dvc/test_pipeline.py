@@ -341,13 +341,16 @@ def test_tracked_data_and_frozen_stages_are_observed_and_never_run(repo, instanc
 
 
 def test_a_failing_command_shows_itself_and_its_last_lines(repo, run):
-    (repo / "src/clean.sh").write_text("echo on the way; echo no memory left >&2; exit 3\n")
+    secret = "echo 'token=Zq7xK2 ```'; "
+    (repo / "src/clean.sh").write_text(f"{secret}echo on the way; echo no memory left >&2; exit 3\n")
     result = run("clean", "train/cnn", raise_on_error=False)
     [event] = [event for event in result.all_events if event.is_step_failure]
     failure = event.step_failure_data.user_failure_data
     assert "sh src/clean.sh prepared/clean.csv" in failure.description
     assert "no memory left" in failure.description
-    assert "on the way\nno memory left" in failure.metadata["dvc/output"].value
+    output = failure.metadata["dvc/output"].value
+    assert "on the way\nno memory left" in output and "Zq7xK2" not in output
+    assert output.startswith("````\n") and output.endswith("\n````")  # a fence that the output does not end
     assert _runs(repo) == ["clean"] and not result.get_asset_materialization_events()
     (repo / "src/clean.sh").write_text(FILES["src/clean.sh"])
     assert set(_outcomes(run("clean", "train/cnn"))) == {"clean", "train/cnn"}

@@ -224,7 +224,7 @@ def _failure(stage: Stage, answer: Mapping[str, Any], tail: deque[str], dvc: Dvc
             f"Stage {stage.address} of {dvc.root} waited {dvc.lock_timeout:g} s for another DVC process: {error} Wait "
             "for that process, stop it, or raise lock_timeout."
         )
-    command = " && ".join(stage.cmd)
+    command = mask_credentials(" && ".join(stage.cmd))
     metadata = {STAGE: stage.address, CMD: command, "dvc/output": _quoted(tail)}
     if answer["reason"] == "command":
         last = mask_credentials(last_line("\n".join(tail)))
