@@ -185,28 +185,33 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
         assert materialize(instance, resource, training_set, model, run_config=config_of("asked")).success
     after = proxy.seen[proxy.seen.index("END") + 1 :]
     tracking = [[call for call in calls if "mlflow-artifacts" not in call] for calls in (asked, after)]
-    assert tracking == [
-        [
-            "GET experiments/get-by-name",  # in place of set_experiment, and says whether the server is there
-            "GET /version",  # once in a Dagster run; no database is asked
-            "POST runs/search",  # ours: which run does this step continue, which ones are orphans
-            "POST runs/create",  # in place of start_run
-            "POST runs/log-batch",  # in place of log_params
-            "POST runs/log-inputs",  # in place of log_input
-        ],
-        [
-            "POST logged-models/search",  # ours: exactly one model
-            "POST runs/set-tag",  # ours: the hash of code/, as the training has read a variable
-            "GET runs/get",  # ours: the metrics for Dagster
-            "POST model-versions/create",  # this and the next two in place of register_model, which takes six
-            next(call for call in after if call.startswith("GET logged-models/m-")),
-            next(call for call in after if call.startswith("PATCH logged-models/m-")),
-            "POST runs/update",  # in place of end_run
-        ],
-    ]
+    assert (
+        tracking
+        == [
+            [
+                "GET experiments/get-by-name",  # in place of set_experiment, and says whether the server is there
+                "GET /version",  # once in a Dagster run; no database is asked
+                "POST runs/search",  # ours: which run does this step continue, which ones are orphans
+                "POST runs/create",  # in place of start_run
+                "POST runs/log-batch",  # in place of log_params
+                "POST runs/log-inputs",  # in place of log_input
+            ],
+            [
+                "POST logged-models/search",  # ours: exactly one model
+                "POST runs/set-tag",  # ours: the hash of code/, as the training has read a variable
+                *[call for call in after if " logged-models/m-" in call][:2],  # ours: the hash of the model's files
+                "GET runs/get",  # ours: the metrics for Dagster
+                "POST model-versions/create",  # this and the next two in place of register_model, which takes six
+                next(call for call in after if call.startswith("GET logged-models/m-")),
+                next(call for call in after if call.startswith("PATCH logged-models/m-")),
+                "POST runs/update",  # in place of end_run
+            ],
+        ]
+    )
     stored = [call for call in (*asked, *after) if "mlflow-artifacts" in call]
     assert len([call for call in stored if call.startswith("PUT")]) == 6  # code/: six files
-    assert len([call for call in stored if call.startswith("GET")]) == 3  # the MLmodel, and where figures may be
+    # The MLmodel, where figures may be, and for their hash a list of the model's files and each of them.
+    assert len([call for call in stored if call.startswith("GET")]) == 12
 
 
 @pytest.mark.thorough
