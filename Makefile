@@ -17,7 +17,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Hundreds of short processes import the library: without the bytecode of their first, each would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo ui mlflow-ui status stop test thorough check docs bench lock clean
+.PHONY: help setup demo ui mlflow-ui status stop test thorough check advisories docs bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -63,6 +63,9 @@ check: setup  ## lint, types, language, docs
 	$(BIN)/pyright
 	$(BIN)/python -m tests.language
 	$(BIN)/mkdocs build --strict --quiet
+
+advisories: setup  ## known vulnerabilities of the locked packages; DATABASE=all.zip reads a copy of OSV's export for PyPI
+	$(BIN)/python -m tests.advisories $(DATABASE:%=--database %)
 
 docs: setup  ## serve the documentation on http://127.0.0.1:8000
 	$(BIN)/mkdocs serve

@@ -16,6 +16,7 @@ from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, pointers, remotes
 from dagster_mlops.dvc.store.git_commit import run
+from dagster_mlops.dvc.store.site_cache import site_cache_variables
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials
 
@@ -164,7 +165,7 @@ def _downloaded(dvc: DvcResource, request: Mapping[str, Any], source: str, path:
     script = Path(__file__).with_name("_download_script.py")
     try:
         # Its git asks the user's credential helpers, which may read any variable.
-        variables = {**whole_environment(), "DVC_NO_ANALYTICS": "1"}
+        variables = {**whole_environment(), **site_cache_variables(dvc.root), "DVC_NO_ANALYTICS": "1"}
         answer = run_child(script, request, cwd=dvc.root, env=variables, timeout=timeout)
     except ChildError as failure:
         slow = f"it did not answer to the end within {timeout:g} s. Raise timeout= if it is only slow."

@@ -17,6 +17,7 @@ from dagster_mlops.dvc.store import file_formats, lock_files, objects, pointers,
 from dagster_mlops.dvc.store.contents import candidates, content_of
 from dagster_mlops.dvc.store.git_commit import Edit, commit, message, run, toplevel
 from dagster_mlops.dvc.store.git_content import checkout_from_git
+from dagster_mlops.dvc.store.site_cache import site_cache_option
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 
@@ -90,13 +91,14 @@ class DvcResource(ToolResource):
             DatasetError: an environment variable named in `remote_config` is not set.
         """
         options = remotes.in_memory(self.remote_config) | ({"url": self.remote_url} if self.remote_url else {})
+        core = site_cache_option(self.root)
         if not options:
-            return {}
+            return {"core": core}
         name = self.remote
         if not name and not self.remote_url:
             folder = extra("dvc.repo").Repo.find_dvc_dir(str(self.root))
             name = extra("dvc.config").Config(folder)["core"].get("remote")
-        return {"remote": {(name := name or self._remote): options}, "core": {"remote": name}}
+        return {"remote": {(name := name or self._remote): options}, "core": {"remote": name, **core}}
 
     def init(self, remote_url: str | None = None) -> None:
         """Create what is missing of the git repository, the DVC repository and its default remote.
@@ -118,7 +120,8 @@ class DvcResource(ToolResource):
             remote = (self._remote, remote_url) if remote_url else None
             repository.create(self.root, versioned=top is not None, remote=remote)
             if remote_url:
-                with closing(extra("dvc.repo").Repo(str(self.root))) as repo:
+                core = site_cache_option(self.root)
+                with closing(extra("dvc.repo").Repo(str(self.root), config={"core": core})) as repo:
                     url = repo.config["remote"].get(self._remote, {}).get("url")
                     if repo.config["core"].get("remote") != self._remote or remote_url != url:
                         with repository.locked(repo, self.lock_timeout):

@@ -20,6 +20,7 @@ from dagster_mlops.core.environment import child_environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest, write_atomically
 from dagster_mlops.core.git import git
+from dagster_mlops.dvc.store.site_cache import site_cache_variables
 from dagster_mlops.errors import DatasetError
 
 _FORMAT = 3  # of the description; part of its key
@@ -209,7 +210,8 @@ def _beside(root: Path, project: Project) -> list[str]:
 
 def _described(root: Path, timeout: float) -> dict[str, Any]:
     try:
-        script, variables = Path(__file__).with_name("_describe_script.py"), child_environment("DVC_*", "GIT_*")
+        script = Path(__file__).with_name("_describe_script.py")
+        variables = {**child_environment("DVC_*", "GIT_*"), **site_cache_variables(root)}
         answer = run_child(script, str(root), cwd=root, env=variables, timeout=timeout)
     except ChildError as failure:
         _version()  # raises MissingExtraError if DVC is not installed

@@ -26,6 +26,7 @@ from dagster_mlops.dvc.store.contents import Content
 from dagster_mlops.dvc.store.cut_off import parse_yaml
 from dagster_mlops.dvc.store.git_commit import Edit, refuse_unmerged
 from dagster_mlops.dvc.store.git_commit import run as git_output
+from dagster_mlops.dvc.store.site_cache import site_cache_variables
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 
@@ -116,7 +117,13 @@ def stage_runs(
     with child_session(
         Path(__file__).with_name("_reproduce_script.py"),
         cwd=dvc.root,
-        env={**whole_environment(), "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(env or {})},
+        env={
+            **whole_environment(),
+            **site_cache_variables(dvc.root),
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONUNBUFFERED": "1",
+            **(env or {}),
+        },
         output=show,
         grace=_GRACE,
     ) as child:
