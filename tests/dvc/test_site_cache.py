@@ -15,13 +15,14 @@ pytestmark = [pytest.mark.usefixtures("warm_dvc"), *known_warnings.DAGSTER_BETA]
 NOTE = "cmd: python -c \"import os; open('place', 'w').write(os.environ['DVC_SITE_CACHE_DIR'])\""
 
 
-def test_the_cache_is_in_a_private_folder_of_the_repository_in_this_process_and_in_those_of_stages(tmp_path):
+def test_the_cache_is_in_a_private_folder_of_the_user_in_this_process_and_in_those_of_stages(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     root = tmp_path / "data"
     dvc = DvcResource(repo=str(root), remote_url=str(tmp_path / "remote"))
     dvc.init()
     (root / "numbers.txt").write_text("1\n")
     dvc.store("numbers.txt")
-    place = root / ".dvc" / "tmp" / "dagster_mlops" / "site_cache"
+    place = tmp_path / "home" / "dagster_mlops" / "dvc_site_cache"
     with dvc.open() as repo:
         assert Path(repo.site_cache_dir).is_relative_to(place)
         assert stat.S_IMODE(place.stat().st_mode) == 0o700
@@ -33,7 +34,8 @@ def test_the_cache_is_in_a_private_folder_of_the_repository_in_this_process_and_
 
 def test_a_cache_that_the_user_chose_stays_in_use(tmp_path, monkeypatch):
     (tmp_path / ".dvc").mkdir()
-    assert site_cache(tmp_path / "below") == str(tmp_path / ".dvc" / "tmp" / "dagster_mlops" / "site_cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert site_cache(tmp_path / "below") == str(tmp_path / "home" / "dagster_mlops" / "dvc_site_cache")
     assert site_cache(Path("/")) == "" and site_cache_variables(Path("/")) == {}
     (tmp_path / ".dvc" / "config.local").write_text("[core]\n    site_cache_dir = /srv/dvc\n")
     assert site_cache(tmp_path) == ""
@@ -42,11 +44,10 @@ def test_a_cache_that_the_user_chose_stays_in_use(tmp_path, monkeypatch):
     assert site_cache(tmp_path) == ""
 
 
-def test_a_repository_that_can_only_be_read_has_its_cache_in_the_users_home(tmp_path, monkeypatch):
+def test_a_user_without_a_home_has_the_cache_in_the_repository(tmp_path, monkeypatch):
     (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "tmp").write_text("no folder can be made here")
+    (tmp_path / "home").write_text("no folder can be made here")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     place = Path(site_cache(tmp_path))
-    assert (
-        place == tmp_path / "home" / "dagster_mlops" / "dvc_site_cache" and stat.S_IMODE(place.stat().st_mode) == 0o700
-    )
+    assert place == tmp_path / ".dvc" / "tmp" / "dagster_mlops" / "site_cache"
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700

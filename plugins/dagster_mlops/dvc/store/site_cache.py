@@ -20,10 +20,12 @@ def site_cache(root: Path) -> str:
     folder = next((f / ".dvc" for f in (root, *root.parents) if (f / ".dvc").is_dir()), None)
     if folder is None or os.environ.get(_VARIABLE) or any(_chosen(folder / f) for f in ("config", "config.local")):
         return ""
-    with suppress(OSError):  # a repository that can only be read
-        return str(private_folder(folder / "tmp" / "dagster_mlops" / "site_cache"))
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return str(private_folder(Path(home) / "dagster_mlops" / "dvc_site_cache"))
+    # Not beside the data first: when its disk is full, DVC could not even say so.
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    for place in (home / "dagster_mlops" / "dvc_site_cache", folder / "tmp" / "dagster_mlops" / "site_cache"):
+        with suppress(OSError):  # a user without a home, a repository that can only be read
+            return str(private_folder(place))
+    return ""
 
 
 def site_cache_option(root: Path) -> dict[str, str]:
