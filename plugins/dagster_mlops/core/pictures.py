@@ -83,9 +83,36 @@ def gallery(pictures: Iterable[Picture]) -> dg.MarkdownMetadataValue | None:
     return markdown.metadata(text) if text else None
 
 
-def new_figure(width: float, height: float, *, tool: str) -> "Figure":
-    """An empty figure, in inches. Not pyplot's, which keeps every figure alive and picks a GUI backend."""
-    return extra("matplotlib.figure", extra=tool).Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, *, tool: str, layout: str | None = "constrained") -> "Figure":
+    """A figure of matplotlib in inches that no user interface has to close.
+
+    Without a `layout`, :func:`set_margins` gives it one, at half the cost: matplotlib draws a figure twice to find it.
+    """
+    return extra("matplotlib.figure", extra=tool).Figure(figsize=(width, height), layout=layout)
+
+
+def set_margins(figure: "Figure", *, left: float, between: float, rows: int = 1, columns: int = 1) -> None:
+    """Give a figure of `rows` and `columns` margins in inches.
+
+    Args:
+        figure: A figure without a layout.
+        left: Room for labels and numbers left of the first column.
+        between: The same, left of the other columns.
+        rows: Number of rows of axes.
+        columns: Number of columns.
+    """
+    below, above, right = 0.55, 0.35, 0.2
+    width, height = figure.get_size_inches()
+    axis_width = (width - left - right - between * (columns - 1)) / columns
+    axis_height = (height - below - above - (below + above) * (rows - 1)) / rows
+    figure.subplots_adjust(
+        left=left / width,
+        right=1 - right / width,
+        bottom=below / height,
+        top=1 - above / height,
+        wspace=between / axis_width,
+        hspace=(below + above) / axis_height,
+    )
 
 
 def label(value: Any, length: int = 14) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.metadata import link, plain_value, table
-from dagster_mlops.core.pictures import Axes, Figure, drawn, failed, gallery, new_figure
+from dagster_mlops.core.pictures import Axes, Figure, drawn, failed, gallery, label, new_figure, set_margins
 from dagster_mlops.core.run_files import CODE, REPRODUCES_TAG, TRIAL, TRIAL_TAG
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import entities, mlflow, optuna
@@ -22,6 +22,7 @@ from dagster_mlops.provenance import mask_credentials
 
 _ROWS = 20
 _PANELS = 6
+_LABEL = 16  # characters of a parameter beside its bar
 
 
 def conclude(
@@ -194,7 +195,7 @@ def importances(study: "optuna.Study") -> dict[str, float]:
 
 
 def _history(study: "optuna.Study", metric: str) -> "Figure":
-    figure = new_figure(9, 3.2, tool="mlflow")
+    figure = new_figure(9, 3.2, tool="mlflow", layout=None)
     history, shares = figure.subplots(1, 2, width_ratios=(3, 2))
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
@@ -210,8 +211,9 @@ def _history(study: "optuna.Study", metric: str) -> "Figure":
     history.xaxis.get_major_locator().set_params(integer=True)
     history.legend(fontsize="small")
     importance = list(importances(study).items())[:10][::-1]
-    shares.barh([name for name, _ in importance], [share for _, share in importance])
+    shares.barh([label(name, _LABEL) for name, _ in importance], [share for _, share in importance])
     shares.set(title="Importance of parameters" if importance else "Importance: too few different values", xlim=(0, 1))
+    set_margins(figure, left=0.8, between=1.7, columns=2)
     return figure
 
 
@@ -223,9 +225,9 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
         return None
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = new_figure(3.2 * columns, 2.6 * rows, tool="mlflow")
+    figure = new_figure(3.2 * columns, 2.6 * rows, tool="mlflow", layout=None)
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel, name in zip(panels, names, strict=False):
+    for position, (panel, name) in enumerate(zip(panels, names, strict=False)):
         trials = [trial for trial in complete if name in trial.params]
         values = [trial.params[name] for trial in trials]
         text = not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
@@ -238,9 +240,9 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
         )
         if getattr(trials[0].distributions[name], "log", False):
             panel.set_xscale("log")
-        panel.set(xlabel=name, ylabel=metric)
-        if panel is panels[0]:
-            figure.colorbar(points, ax=panels, label="trial", shrink=0.8)
+        panel.set(xlabel=label(name, 24), ylabel="" if position % columns else metric)
+    set_margins(figure, left=0.8, between=0.8, rows=rows, columns=columns)
+    figure.colorbar(points, ax=panels, label="trial", shrink=0.8)
     for panel in panels[len(names) :]:
         panel.set_visible(False)
     return figure
