@@ -163,6 +163,7 @@ def _cut_short(load: Callable[[], Any], message: str) -> bool:
     return False
 
 
+@pytest.mark.thorough
 def test_a_redis_that_is_killed_during_a_load_moves_no_watermark_and_the_next_run_is_right(tmp_path, free_port):
     port, kills = free_port(), 0
     server = redis_process(tmp_path, port)

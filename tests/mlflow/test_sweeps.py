@@ -158,6 +158,7 @@ def test_the_same_seed_suggests_the_same_and_parallel_trials_do_not_mix(instance
         assert run.data.metrics["loss"] == trial.value == trial.params["alpha"]
 
 
+@pytest.mark.thorough
 def test_the_re_execution_of_a_finished_sweep_searches_anew(instance, resource):
     repository = ReconstructableRepository.for_file(sweep_world.__file__, "WORLD")
     job, run_id = repository.get_reconstructable_job("sweep_one"), None

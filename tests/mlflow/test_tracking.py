@@ -219,6 +219,7 @@ def test_a_database_that_we_create_is_its_owners(empty_database):
     assert readable_by_others(empty_database) == []
 
 
+@pytest.mark.thorough
 def test_a_request_imports_no_other_tool(proxy: Proxy, cold_python):
     pytest.importorskip("feast")
     code = f"""
@@ -298,6 +299,7 @@ def test_what_one_dagster_run_trains_is_held_together(instance, resource, client
     assert alone.success and len(runs_of(client)) == 3, "one asset needs no parent"
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("own_forkserver")
 def test_steps_of_two_processes_have_one_parent_which_ends_as_they_did(instance, resource, client):
     world = ReconstructableRepository.for_file(__file__, "WORLD", str(Path(__file__).parents[2]))

@@ -106,7 +106,8 @@ def test_what_is_kept_by_default_is_in_one_folder_that_git_ignores(tmp_path, mon
     client = MlflowResource().client()
     run = client.create_run("0")
     client.log_text(run.info.run_id, "a model", "model.txt")
-    snapshot: Any = type("Snapshot", (), {"get_html_str": lambda *_, **__: "<html>", "json": lambda _: "{}"})()
+    page = "<html><head></head><script>var a = {}; var additional_graphs_a = {};</script></html>"
+    snapshot: Any = type("Snapshot", (), {"get_html_str": lambda *_, **__: page, "json": lambda _: "{}"})()
     EvidentlyResource().save(snapshot, folder="drift", name="1")
     assert {path.name for path in tmp_path.iterdir()} == {".git", ".dagster_mlops", "user.py"}
     state = code_state(tmp_path / "user.py")
