@@ -227,6 +227,7 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
     rows = -(-len(names) // columns)
     figure = new_figure(3.2 * columns, 2.6 * rows, tool="mlflow", layout=None)
     panels: list[Axes] = list(figure.subplots(rows, columns, squeeze=False).flat)
+    set_margins(figure, left=0.8, between=0.8, rows=rows, columns=columns)
     for position, (panel, name) in enumerate(zip(panels, names, strict=False)):
         trials = [trial for trial in complete if name in trial.params]
         values = [trial.params[name] for trial in trials]
@@ -241,8 +242,8 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
         if getattr(trials[0].distributions[name], "log", False):
             panel.set_xscale("log")
         panel.set(xlabel=label(name, 24), ylabel="" if position % columns else metric)
-    set_margins(figure, left=0.8, between=0.8, rows=rows, columns=columns)
-    figure.colorbar(points, ax=panels, label="trial", shrink=0.8)
+        if position == 0:
+            figure.colorbar(points, ax=panels, label="trial", shrink=0.8)
     for panel in panels[len(names) :]:
         panel.set_visible(False)
     return figure
