@@ -19,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import all_estimators
 from sklearn.utils._test_common.instance_generator import _construct_instances
 
+from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.core.model_formats import untrusted
 from dagster_mlops.core.model_loading import load_stored
 from dagster_mlops.core.trusted_types import TRUSTED_TYPES
@@ -131,6 +132,28 @@ def test_the_list_in_the_models_own_file_is_not_believed(tmp_path, model):
         _load(folder)
     stored = yaml.safe_load((folder / "MLmodel").read_text())
     assert stored["flavors"]["sklearn"]["skops_trusted_types"], "it lists them"
+
+
+def test_the_wrapper_loads_the_file_that_was_judged(tmp_path):
+    folder = _store(tmp_path / "model", StandardScaler().fit(X))
+    skops.io.dump(_hostile(tmp_path), tmp_path / "hostile.skops")
+    (tmp_path / "hostile.skops").rename(folder / "hostile.bin")
+    described = yaml.safe_load((folder / "MLmodel").read_text())
+    described["flavors"]["python_function"]["data"] = "hostile.bin"
+    (folder / "MLmodel").write_text(yaml.safe_dump(described))
+    with pytest.raises(ModelVersionError, match=r"hostile\.bin.* is not what its flavour sklearn names"):
+        _load(folder, pyfunc=True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_takes_in_the_next_one_is_another_model(tmp_path):
+    folder = _store(tmp_path / "model", StandardScaler().fit(X))
+    (folder / "requirements.txt").write_text("scikit-learn==1.7\n")
+    sha256 = model_digest(folder)
+    with (folder / "model.skops").open("ab") as file:
+        file.write(b"requirements.txt\0" + (folder / "requirements.txt").read_bytes())
+    (folder / "requirements.txt").unlink()
+    assert model_digest(folder) != sha256
 
 
 def test_a_second_skops_file_is_judged_as_the_first(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import yaml
@@ -17,14 +18,15 @@ def model_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     for name in sorted(files.keys() - {"registered_model_meta"}, key=Path):
-        digest.update(f"{name}\0".encode())
         if name == "MLmodel":
             described = yaml.safe_load(files[name].read_text()) or {}
             facts = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
-            digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-            continue
-        with files[name].open("rb") as content:
-            hashlib.file_digest(content, lambda: digest)
+            of_file = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        else:
+            with files[name].open("rb") as content:
+                of_file = hashlib.file_digest(content, "sha256")
+        # Of a fixed length, so that a file cannot hold the name and the content of the next one.
+        digest.update(os.fsencode(name) + b"\0" + of_file.digest())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from dagster_mlops.core.trusted_types import TRUSTED_TYPES
@@ -9,6 +10,7 @@ from dagster_mlops.core.trusted_types import TRUSTED_TYPES
 EXPORTED_PROGRAM, _TORCH_PICKLE = "data/model.pt2", "data/model.pth"
 _DATA_ONLY = {"xgboost": "XGBoost", "catboost": "CatBoost", "keras": "Keras"}
 _KNOWN = ("sklearn", "lightgbm", *_DATA_ONLY, "pytorch", "statsmodels")
+_DATA_FIELDS = {"sklearn": "pickled_model", "pytorch": "model_data"}  # "data" in the others
 _PICKLE = "a pickle runs whatever was put into it"
 _Flavors = Mapping[str, Mapping[str, Any]]
 _Files = Mapping[str, Collection[str]]
@@ -75,20 +77,31 @@ def _format(flavors: _Flavors, files: _Files, trust: Sequence[str]) -> StoredFor
     form = _native(name, flavors[name], files, trust)
     if python is None or form.runs_code:
         return form
-    loader, data = str(python.get("loader_module", "")), str(python.get("data", ""))
+    loader = str(python.get("loader_module", ""))
     if loader != f"mlflow.{name}":
         return StoredFormat(f"{form} with a loader", f"{loader or 'a loader without a name'} loads it")
-    if form.name == "skops" and (elsewhere := _no_skops_file(python.get("model_path") or data, files)):
-        return elsewhere
+    named, loaded = (
+        _data_of(name, flavors[name]),
+        [str(python[key]) for key in ("data", "model_path") if python.get(key)],
+    )
     # MLflow's loaders trust the MLmodel file beside the data, and take data without one for a pickle.
-    if "/" in data or any(file.endswith("/MLmodel") for file in files):
-        return StoredFormat(f"{form} elsewhere", f"its data, {data or 'a folder'}, is not beside its MLmodel file")
+    if {*loaded} - {named} or _leads_out(named) or any(file.endswith("/MLmodel") for file in files):
+        return StoredFormat(f"{form} elsewhere", f"its data, {loaded or named}, is not what its flavour {name} names")
     return form
 
 
-def _no_skops_file(path: Any, files: _Files) -> StoredFormat | None:
+def _data_of(name: str, conf: Mapping[str, Any]) -> str:
+    """The file or folder beside the MLmodel file from which MLflow's flavour `name` loads."""
+    return str(conf.get(_DATA_FIELDS.get(name, "data")) or "")
+
+
+def _leads_out(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
+def _no_skops_file(path: str, files: _Files) -> StoredFormat | None:
     """Only a skops file that lies in the folder was looked into."""
-    if str(path).endswith(".skops") and path in files:
+    if path.endswith(".skops") and path in files:
         return None
     return StoredFormat("skops elsewhere", f"its data, {path or 'without a name'}, is not a skops file of its folder")
 
@@ -100,7 +113,7 @@ def _native(name: str, conf: Mapping[str, Any], files: _Files, trust: Sequence[s
         how = str(conf.get("serialization_format", "pickle"))
         if how != "skops":
             return StoredFormat(how, _PICKLE)
-        if elsewhere := _no_skops_file(conf.get("pickled_model") or conf.get("data"), files):
+        if elsewhere := _no_skops_file(_data_of(name, conf), files):
             return elsewhere
         foreign = untrusted(set().union(*files.values()), trust)
         return StoredFormat("skops", f"it names {', '.join(foreign)}, which may be more than data" if foreign else "")
