@@ -4,6 +4,7 @@ A process writes down each fsync and each rename at the time it happens; another
 """
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from dagster_mlops.serving import PredictionLog
+from dagster_mlops.serving.runtime.synced_file import SyncedFile
 
 WATCH = """
 import os, sys
@@ -55,7 +57,22 @@ def test_a_durable_write_has_its_content_before_its_name_and_its_name_before_it_
     """
     content, *rest = events(tmp_path / "place", code)
     assert content.startswith("synced .state.")
-    assert rest == ["renamed state", "synced new", "synced place", "returned", "renamed state"]
+    names = [f"synced {name}" for name in ("new", "place", tmp_path.name)]
+    assert rest == ["renamed state", *names, "returned", "renamed state"]
+
+
+def test_all_new_folders_around_a_durable_file_have_their_names_on_the_disk(tmp_path):
+    code = """
+        from dagster_mlops.core.files import sync_tree, write_atomically
+        write_atomically(folder / "a" / "b" / "c" / "state", "1", durable=True, private=sys.argv[1].endswith("private"))
+        note("returned")
+        sync_tree(folder / "a" / "b")
+    """
+    for name in ("public", "private"):
+        (tmp_path / name).mkdir()
+        written, tree = " ".join(events(tmp_path / name, code)).split("returned")
+        for folder in ("c", "b", "a", name):
+            assert f"synced {folder} " in written and f"synced {folder}" in tree
 
 
 def test_each_step_of_a_deployment_is_on_the_disk_before_the_next(tmp_path):
@@ -93,8 +110,9 @@ def test_a_strict_log_waits_for_the_disk_and_a_usual_one_does_not(tmp_path):
     """
     strict = [event.partition(" ")[0] for event in events(tmp_path / "0", code)]
     usual = [event.partition(" ")[0] for event in events(tmp_path / "9", code)]
-    assert strict == ["synced", "synced", "answered", "synced", "answered", "synced", "answered", "left"]
-    assert usual == ["synced", "answered", "answered", "answered", "left", "synced"], "the first is the file's name"
+    names = ["synced", "synced"]  # of the folder and the file
+    assert strict == [*names, "synced", "answered", "synced", "answered", "synced", "answered", "left"]
+    assert usual == [*names, "answered", "answered", "answered", "left", "synced"]
 
 
 def test_a_usual_log_is_on_the_disk_after_its_seconds_without_another_write(tmp_path):
@@ -176,6 +194,44 @@ def test_a_log_whose_disk_failed_later_refuses_the_next_prediction(tmp_path):
     """
     assert "refused 28" in events(tmp_path, code)
     assert PredictionLog.find(tmp_path, "after"), "there is room again"
+
+
+def test_a_line_that_a_full_disk_cut_off_does_not_take_the_next_one_with_it(tmp_path, monkeypatch):
+    log, write = PredictionLog(tmp_path), os.write
+    log.write(inputs=[{}], outputs=[0], request_ids=["before"])
+
+    def fill(descriptor, data):
+        monkeypatch.setattr(os, "write", full)
+        return write(descriptor, data[:20])
+
+    def full(descriptor, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", fill)
+    with pytest.raises(OSError, match="No space"):
+        log.write(inputs=[{}], outputs=[0], request_ids=["refused"])
+    monkeypatch.setattr(os, "write", write)
+    log.write(inputs=[{}], outputs=[0], request_ids=["after"])
+    assert list(PredictionLog.read(tmp_path)["request_id"]) == ["before", "after"]
+
+
+def test_a_disk_that_fails_tells_all_who_wait_for_it(tmp_path, monkeypatch):
+    """Linux tells one caller, and drops what it could not write: the next fsync of the file succeeds."""
+    file, sync = SyncedFile(tmp_path / "log", 0), os.fsync
+    file.settle(file.append(b"0"))
+    waiting = [file.append(b"1"), file.append(b"2")]
+
+    def fail(descriptor):
+        monkeypatch.setattr(os, "fsync", sync)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for number in waiting:
+        with pytest.raises(OSError, match=r"\[Errno 5\]"):
+            file.settle(number)
+    file.settle(1)
+    file.settle(file.append(b"3"))
+    file.close()
 
 
 @pytest.mark.thorough

@@ -78,3 +78,18 @@ def test_what_a_tool_writes_in_a_child_is_private_too(tmp_path):
     code = "import sqlite3; sqlite3.connect('rows.db').execute('create table t (name)'); open('log', 'w')"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, umask=private_umask(tmp_path), check=True)
     assert mode(tmp_path / "rows.db") == mode(tmp_path / "log") == 0o600
+
+
+def test_folders_that_are_made_on_the_way_are_private_too(tmp_path):
+    """With a umask of 002, `state` would look like a folder that is shared with the group."""
+    tmp_path.chmod(0o755)
+    write_atomically(tmp_path / "state" / "reports" / "record", "a name", private=True)
+    assert mode(tmp_path / "state") == mode(tmp_path / "state" / "reports") == 0o700
+    assert mode(tmp_path / "state" / "reports" / "record") == 0o600
+
+
+def test_a_link_that_another_user_made_is_not_written_through(tmp_path):
+    (victim := tmp_path / "victim").write_text("precious")
+    (tmp_path / "lock.holder").symlink_to(victim)
+    with exclusive(tmp_path / "lock", 1):
+        assert victim.read_text() == "precious" and "process" in (tmp_path / "lock.holder").read_text()

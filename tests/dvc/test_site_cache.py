@@ -1,13 +1,15 @@
 """What DVC remembers between commands is in a folder that no other user of the machine can write to."""
 
+import os
 import stat
+import tempfile
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from dagster_mlops.core.site_cache import site_cache, site_cache_variables
 from dagster_mlops.dvc import DvcResource, pipeline_assets
-from dagster_mlops.dvc.store.site_cache import site_cache, site_cache_variables
 from tests.support import known_warnings
 
 pytestmark = [pytest.mark.usefixtures("warm_dvc"), *known_warnings.DAGSTER_BETA]
@@ -51,3 +53,41 @@ def test_a_user_without_a_home_has_the_cache_in_the_repository(tmp_path, monkeyp
     place = Path(site_cache(tmp_path))
     assert place == tmp_path / ".dvc" / "tmp" / "dagster_mlops" / "site_cache"
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("folder", "mode"), [("home", 0o775), ("home", 0o777), ("cache", 0o770), ("cache", 0o777)])
+def test_a_folder_that_others_can_write_to_is_not_used(monkeypatch, folder, mode):
+    # pytest's folders are closed to others, and so is what is below.
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        root.chmod(0o711)
+        home, place = root / "home", root / "home" / "dagster_mlops" / "dvc_site_cache"
+        place.mkdir(parents=True)
+        place.chmod(0o755)
+        (root / ".dvc").mkdir()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        assert site_cache(root) == str(place)
+        {"home": home, "cache": place}[folder].chmod(mode)
+        assert site_cache(root) == str(root / ".dvc" / "tmp" / "dagster_mlops" / "site_cache")
+
+
+def test_the_umask_does_not_open_the_cache(tmp_path, monkeypatch):
+    (tmp_path / ".dvc").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = os.umask(0o002)
+    try:
+        place = Path(site_cache(tmp_path))
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(f.stat().st_mode) for f in (place, place.parent, place.parent.parent)] == [0o700] * 3
+
+
+def test_a_user_with_neither_a_home_nor_a_repository_to_write_to_shares_no_cache(tmp_path, monkeypatch):
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "tmp").write_text("no folder can be made here")
+    (tmp_path / ".dvc" / "config").write_text("[core]\n# site_cache_dir = /srv/dvc\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.chdir(tmp_path)
+    place = Path(site_cache(tmp_path))
+    assert place.is_absolute() and stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert not (tmp_path / "relative").exists() and site_cache(tmp_path) == str(place)

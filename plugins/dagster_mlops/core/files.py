@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dagster_mlops.core.private_files import is_shared, open_private, private_folder
+from dagster_mlops.core.private_files import is_shared, open_private, private_folder, sync
 from dagster_mlops.errors import DagsterMlopsError
 
 STATE = ".dagster_mlops"
@@ -31,7 +31,7 @@ def write_atomically(
             the content is on the disk before it replaces the old, and its name before this returns.
         draft: Path of the unfinished file on the same disk; beside `file` unless given.
     """
-    created = None if file.parent.exists() else file.parent.parent
+    created = [folder for folder in file.parents if not folder.exists()] if durable else []
     if private:
         private_folder(file.parent)
     else:
@@ -46,24 +46,18 @@ def write_atomically(
                 os.fsync(stream.fileno())
         os.replace(draft, file)
         if durable:
-            _sync(file.parent, *([created] if created else []))
+            for folder in dict.fromkeys([file.parent, *(new.parent for new in created)]):
+                sync(folder)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
 
 
 def sync_tree(folder: Path) -> None:
-    """Write all files of a folder, and their names, to the disk."""
-    _sync(*(path for path in folder.rglob("*") if not path.is_symlink()), folder)
-
-
-def _sync(*places: Path) -> None:
-    for place in places:
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Write all files of a folder, their names, its name and that of the folder around it, to the disk."""
+    for path in [*folder.rglob("*"), folder, *folder.absolute().parents[:2]]:
+        if not path.is_symlink():
+            sync(path)
 
 
 def own_folder(folder: Path) -> Path:
@@ -97,7 +91,7 @@ def exclusive(file: Path, timeout: float, *, error: type[DagsterMlopsError] = Da
         raise error(f"{file} was held by {name} for {timeout:g} s. Wait for it or end it, then try again.") from None
     try:
         with suppress(OSError):  # the name only helps; another user may own the file
-            holder.write_text(f"process {os.getpid()}")
+            write_atomically(holder, f"process {os.getpid()}")  # not through a link to another file
         yield
     finally:
         lock.release()

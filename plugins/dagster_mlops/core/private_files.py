@@ -17,8 +17,12 @@ def is_shared(folder: Path) -> bool:
 
 
 def private_folder(folder: Path) -> Path:
-    """The folder, created as 0700, or 0770 in a shared one. One that exists keeps its mode, as do those around it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """The folder, created as 0700, or 0770 in a shared one, and so are those around it that are not there.
+
+    One that exists keeps its mode. After a power cut, a new one is still there.
+    """
+    if not folder.parent.exists():
+        private_folder(folder.parent)  # with a umask of 002, it would look like a shared one
     try:
         folder.mkdir(0o700)
     except FileExistsError:
@@ -27,7 +31,30 @@ def private_folder(folder: Path) -> Path:
     else:
         if is_shared(folder.parent):
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o070)
+        sync(folder.parent)
     return folder
+
+
+def sync(place: Path) -> None:
+    """Write the content of a file, or the names in a folder, to the disk."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_ours_alone(folder: Path) -> bool:
+    """True for a folder that this user owns, and into which, or into whose place, no other user can put files."""
+    for place in [*reversed(folder.resolve().parents), folder.resolve()]:
+        status = place.stat()
+        # In a folder with the sticky bit, such as /tmp, no one moves away what another user owns.
+        is_open = status.st_mode & 0o022 and (place == folder.resolve() or not status.st_mode & stat.S_ISVTX)
+        if is_open or status.st_uid not in (os.geteuid(), 0):
+            return False
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o011:
+            return True  # whatever is below, no one else gets there
+    return folder.stat().st_uid == os.geteuid()
 
 
 def open_private(file: Path, flags: int, *, like: Path | None = None) -> int:

@@ -10,13 +10,13 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.environment import whole_environment
+from dagster_mlops.core.site_cache import site_cache_variables
 from dagster_mlops.dvc.assets import key_parts, observed_dataset, stored_asset
 from dagster_mlops.dvc.history.comparison import stored_metadata
 from dagster_mlops.dvc.io_manager import PATH_KEY
 from dagster_mlops.dvc.resource import DvcResource
 from dagster_mlops.dvc.store import file_formats, pointers, remotes
 from dagster_mlops.dvc.store.git_commit import run
-from dagster_mlops.dvc.store.site_cache import site_cache_variables
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Ref, mask_credentials
 

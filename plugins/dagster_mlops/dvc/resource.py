@@ -12,12 +12,12 @@ from pydantic import Field
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git, plain_revision
 from dagster_mlops.core.resources import ToolResource
+from dagster_mlops.core.site_cache import site_cache_option
 from dagster_mlops.dvc.lazy import Repo
 from dagster_mlops.dvc.store import file_formats, lock_files, objects, pointers, remotes, repository
 from dagster_mlops.dvc.store.contents import candidates, content_of
 from dagster_mlops.dvc.store.git_commit import Edit, commit, message, run, toplevel
 from dagster_mlops.dvc.store.git_content import checkout_from_git
-from dagster_mlops.dvc.store.site_cache import site_cache_option
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import Dataset
 

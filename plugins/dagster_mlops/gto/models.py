@@ -12,6 +12,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.git import git
 from dagster_mlops.core.inside import files_below
 from dagster_mlops.core.notes import read_note
+from dagster_mlops.core.site_cache import site_cache_option
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
@@ -156,7 +157,8 @@ class GtoModels:
         path = described.path if described and described.path else version.name
         try:
             # It reads both what git holds and what DVC tracks at that commit.
-            files = extra("dvc.api", extra="gto").DVCFileSystem(str(self.repo), rev=entity.commit_hexsha)
+            open_files, core = extra("dvc.api", extra="gto").DVCFileSystem, site_cache_option(Path(self.repo))
+            files = open_files(str(self.repo), rev=entity.commit_hexsha, config={"core": core})
             files_below(files, path, error=ModelVersionError)
             files.get(path, str(folder / "model"), recursive=True)
             return self.resource.stored(folder / "model", version)

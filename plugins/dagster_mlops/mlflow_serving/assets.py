@@ -16,6 +16,7 @@ from dagster_mlops.core.asset_records import dagster_facts, latest_records, upst
 from dagster_mlops.core.files import own_folder, sync_tree
 from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.core.options import asset_with
+from dagster_mlops.core.private_files import private_folder, sync
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.mlflow_serving.resource import MlflowServingResource
 from dagster_mlops.mlflow_serving.tool import FACTS_FILE, stored_package
@@ -94,7 +95,7 @@ def scoring_package_asset(
 def _build(resource: MlflowServingResource, record: Package, code: list[Path], folder: Path) -> None:
     """Make the package beside its place and move it there whole."""
     own_folder(resource.home_dir)
-    folder.parent.mkdir(exist_ok=True)
+    private_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=".building-", dir=folder.parent) as scratch:
         draft = Path(scratch, "package")
         model = resource.download(record.model_name, record.model_version, draft / "model")
@@ -112,3 +113,4 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
             shutil.rmtree(folder, ignore_errors=True)
             sync_tree(draft)
             draft.rename(folder)
+            sync(folder.parent)

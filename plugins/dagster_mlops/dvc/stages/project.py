@@ -20,7 +20,7 @@ from dagster_mlops.core.environment import child_environment
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import digest, write_atomically
 from dagster_mlops.core.git import git
-from dagster_mlops.dvc.store.site_cache import site_cache_variables
+from dagster_mlops.core.site_cache import site_cache_variables
 from dagster_mlops.errors import DatasetError
 
 _FORMAT = 3  # of the description; part of its key

@@ -1,6 +1,7 @@
 """A file to which lines are appended, and how much of it a power cut may cost."""
 
 import atexit
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -20,6 +21,8 @@ class SyncedFile:
         self._file, self._seconds = open_private(path, os.O_WRONLY | os.O_APPEND), seconds
         self._appending, self._syncing = threading.Lock(), threading.Lock()
         self._appended = self._synced = 0
+        self._lost = range(0)  # appends that the disk refused
+        self._torn = False
         self._timer: threading.Timer | None = None
         self._failure: OSError | None = None
         folder = os.open(path.parent, os.O_RDONLY)
@@ -37,8 +40,11 @@ class SyncedFile:
             if self._failure:
                 failure, self._failure = self._failure, None
                 raise failure
+            data = b"\n" + data if self._torn else data
             while data:
-                data = data[os.write(self._file, data) :]
+                written = os.write(self._file, data)
+                # What a full disk cuts off must not take the next line with it.
+                self._torn, data = written < len(data), data[written:]
             self._appended += 1
             if self._seconds and self._timer is None:
                 self._timer = threading.Timer(self._seconds, self._later)
@@ -47,21 +53,33 @@ class SyncedFile:
             return self._appended
 
     def settle(self, number: int) -> None:
-        """With 0 seconds, wait until an append is on the disk."""
+        """With 0 seconds, wait until an append is on the disk.
+
+        Raises:
+            OSError: the disk refuses it.
+        """
         if not self._seconds:
             self._sync(number)
 
     def close(self) -> None:
         """Write what is left to the disk, and close the file."""
-        self._sync(self._appended)
+        if self._appended not in self._lost:
+            self._sync(self._appended)
         atexit.unregister(self._at_exit)
         os.close(self._file)
 
     def _sync(self, number: int) -> None:
         with self._syncing:
+            if number in self._lost:
+                raise OSError(errno.EIO, "the disk has refused what was appended")
             if self._synced < number:
                 appended = self._appended
-                os.fsync(self._file)
+                try:
+                    os.fsync(self._file)
+                except OSError:
+                    # The system tells one caller only: the next fsync succeeds, and what was to be written is gone.
+                    self._lost = range(self._synced + 1, appended + 1)
+                    raise
                 self._synced = appended
 
     def _later(self) -> None:

@@ -1,13 +1,17 @@
 """The folder for what DVC remembers about files between commands, in a place that no other user can write to."""
 
+import functools
 import os
+import re
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dagster_mlops.core.private_files import private_folder
+from dagster_mlops.core.private_files import is_ours_alone, private_folder
 
 _VARIABLE = "DVC_SITE_CACHE_DIR"
+_SETTING = re.compile(r"^\s*site_cache_dir\s*=", re.MULTILINE)
 
 
 def site_cache(root: Path) -> str:
@@ -22,10 +26,19 @@ def site_cache(root: Path) -> str:
         return ""
     # Not beside the data first: when its disk is full, DVC could not even say so.
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    for place in (home / "dagster_mlops" / "dvc_site_cache", folder / "tmp" / "dagster_mlops" / "site_cache"):
-        with suppress(OSError):  # a user without a home, a repository that can only be read
-            return str(private_folder(place))
-    return ""
+    if home.is_absolute():  # a user without a home has "~"
+        with suppress(OSError):
+            if is_ours_alone(place := private_folder(home / "dagster_mlops" / "dvc_site_cache")):
+                return str(place)
+    with suppress(OSError):  # whoever can write into the repository can run code in it by other means, too
+        return str(private_folder(folder / "tmp" / "dagster_mlops" / "site_cache"))
+    return _temporary().name
+
+
+@functools.cache
+def _temporary() -> "tempfile.TemporaryDirectory[str]":
+    """A folder for a user without a home whose repository can only be read: it ends with this process."""
+    return tempfile.TemporaryDirectory(prefix="dagster-mlops-site-cache-")
 
 
 def site_cache_option(root: Path) -> dict[str, str]:
@@ -41,4 +54,4 @@ def site_cache_variables(root: Path) -> Mapping[str, str]:
 
 
 def _chosen(file: Path) -> bool:
-    return file.is_file() and "site_cache_dir" in file.read_text(errors="replace")
+    return file.is_file() and _SETTING.search(file.read_text(errors="replace")) is not None
