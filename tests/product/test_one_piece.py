@@ -63,8 +63,8 @@ RULES = {
     "writes to the disk at once": (
         r"\bos\.f(data)?sync\(",
         {
-            "core/files.py",
-            "serving/runtime/synced_file.py",  # which a package holds without the other
+            "core/private_files.py",
+            "serving/runtime/synced_file.py",  # which shares one fsync among those who wait
         },
     ),
     "runs git": (r"""\[\s*["']git["']""", {"core/git.py"}),

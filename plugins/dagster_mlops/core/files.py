@@ -41,9 +41,8 @@ def write_atomically(
     try:
         with open(opener(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
-            if durable:
-                stream.flush()
-                os.fsync(stream.fileno())
+        if durable:
+            sync(draft)
         os.replace(draft, file)
         if durable:
             for folder in dict.fromkeys([file.parent, *(new.parent for new in created)]):

@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from dagster_mlops.core.private_files import open_private
+from dagster_mlops.core.private_files import open_private, sync
 
 
 class SyncedFile:
@@ -25,9 +25,7 @@ class SyncedFile:
         self._torn = False
         self._timer: threading.Timer | None = None
         self._failure: OSError | None = None
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # the file's name
-        os.close(folder)
+        sync(path.parent)  # the file's name
         atexit.register(self._at_exit)
 
     def append(self, data: bytes) -> int:
