@@ -99,6 +99,40 @@ FORMS = [
     f'{{"password": "a\\"{S}"}}',
     f"os.environ['DB_PASSWORD'] = '{S}'",
     f'{{"client_secret":"{S}","x":"y@z.com"}}',
+    # names with a suffix, in other words, and settings in columns
+    f"DB_PASSWORD_PROD={S}",
+    f"TOKEN_2: {S}",
+    f"passwords={S}",
+    f"pw={S}",
+    f"Passwort: {S}",
+    f"AZURE_STORAGE_KEY={S}",
+    f"FERNET_KEY={S}",
+    f"password            = {S}",
+    f"password: |\n  {S}",
+    f"host=db password=ab&{S} dbname=x",
+    f"password=${S}",
+    # a name that is a value itself
+    f"{{'name': 'DB_PASSWORD', 'value': '{S}'}}",
+    f'{{"name":"DB_PASSWORD","value":"{S}"}}',
+    f"- name: DB_PASSWORD\n  value: {S}",
+    f"('password', '{S}')",
+    f"Command '['mysql', '--password', '{S}']' returned 1",
+    f"['curl', '-u', 'ml:{S}']",
+    f"<password>{S}</password>",
+    f"<name>fs.s3a.secret.key</name><value>{S}</value>",
+    f'{{"passwords": ["aaa", "{S}"]}}',
+    # code
+    f'password: str = "{S}"',
+    f'password := "{S}"',
+    f"password = '''{S}'''",
+    f"password: 'it''s {S}'",
+    f"auth=('ml', '{S}')",
+    f"HTTPBasicAuth('ml', '{S}')",
+    f'Authorization: OAuth oauth_token="{S}", oauth_signature="{S}"',
+    f'"http:\\/\\/u:{S}@h\\/x"',
+    f"postgresql%3a%2f%2fml%3a{S}%40db%2fx",
+    f"odbc_connect%3DPWD%253D{S}",
+    f"sshpass -p {S} ssh h",
     # keys and tokens by themselves
     KEY,
     KEY[:60],
@@ -148,6 +182,9 @@ HARMLESS = [
     "GOOGLE_APPLICATION_CREDENTIALS=/srv/gcp.json",
     "feature views: driver_stats:conv_rate, driver_stats:acc_rate",
     "password=***, https://***@h, Authorization: ***",
+    "['token', 'age', 'secret', 'day'] and (token, age)",
+    "List<Token> tokens, if password > 3 or a>b, passed: 7, value: 3",
+    "token=$DB_TOKEN",
 ]
 
 
@@ -185,6 +222,8 @@ HOSTILE = [
     "%3Aa", "-", "--password ", "?key=", ";,",
     "'a", "eyJ", "eyJaaaaaaaaa.", "ghp_", "sk-", " -u ", "oracle:thin:", "@", "a.", "a.a@", "[", " ", "authorization:",
     "SecretStr(", "password=a,a ", "identified by ", "://a:b@c password=x ",
+    "'password', ", "('password',", "<password>", "password value=", "auth('", "sshpass -p ", "password = [", "'-u', '",
+    "password    ", "password: |\n ", "password, \n",
     "PWD={", "mysql -p", "mysql x", "u:a@tcp", "account.key.",
 ]  # fmt: skip
 
@@ -232,6 +271,8 @@ def test_a_value_is_masked_by_its_name_in_any_mapping():
     settings = {"store": {"password": S, "kind": "redis"}, "api-key": [S], "token": {"env": "TOKEN"}, "has_token": True}
     masked = {"store": {"password": "***", "kind": "redis"}, "api-key": ["***"], "token": {"env": "TOKEN"}}
     assert masked_strings(settings) == {**masked, "has_token": True}
+    assert masked_strings({"name": "DB_PASSWORD", "value": S}) == {"name": "DB_PASSWORD", "value": "***"}
+    assert masked_strings({f"postgresql://u:{S}@db": 5}) == {"postgresql://***@db": 5}
     columns = {"reset_token": "String", "raw/token": "9f2c", "password": "int64"}  # types, and hashes by path
     assert masked_strings(columns) == columns
 
@@ -241,6 +282,9 @@ def test_a_credential_that_was_used_is_masked_by_its_value():
     texts = [f"for user ml: {S}/{S} is refused", f"{S}%2F{S}", 'Ab"9/d+f==', "Ab%229%2Fd%2Bf%3D%3D", '"Ab\\"9/d+f=="']
     assert not any(S in mask_credentials(text) or "d+f" in mask_credentials(text) for text in texts)
     assert mask_credentials(texts[3]) == "***"
+    # As a path, as SQLAlchemy and as forms spell it.
+    spelled = ["Ab%229/d%2Bf%3D%3D", "Ab%229%2Fd+f%3D%3D", "Ab&quot;9/d+f=="]
+    assert [mask_credentials(text) for text in spelled] == ["***"] * 3
     remember_credentials(f"Authorization: Bearer {S}.jwt")
     assert mask_credentials(f"refused: {S}.jwt!") == "refused: ***!"
     # The value is gone from records, too.
@@ -285,6 +329,16 @@ def test_variables_with_the_names_of_credentials_are_masked_by_their_value(monke
     credentials._remember_environment.cache_clear()
     text = _first_words(f"{S}warehouse {S}queue /run/token")
     assert text == "The tool says: *** *** /run/token, and ends."
+
+
+def test_the_working_directory_of_a_shell_is_not_a_password(monkeypatch):
+    monkeypatch.setenv("PWD", "/Users/Ann/Project")
+    monkeypatch.setenv("OLDPWD", "/Users/Ann/Other")
+    credentials._remember_environment.cache_clear()
+    assert (
+        mask_credentials("/Users/Ann/Project/x.csv of /Users/Ann/Other")
+        == "/Users/Ann/Project/x.csv of /Users/Ann/Other"
+    )
 
 
 def test_every_error_of_ours_is_masked_as_it_is_made():

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
+from html import escape
+from urllib.parse import quote, quote_plus
 
 MASK = "***"
 _SHORTEST = 6  # characters
@@ -20,8 +21,14 @@ def remember(values: Iterable[str]) -> None:
     global _values
     new = {value for value in values if len(value) >= _SHORTEST and not _WORD.fullmatch(value) and MASK not in value}
     if not new <= set(_values):
-        spelled = {form for value in new for form in (value, quote(value, safe=""), json.dumps(value)[1:-1])}
+        spelled = {form for value in new for form in _spellings(value)}
         _values = tuple(sorted({*_values, *spelled}, key=lambda value: (-len(value), value)))
+
+
+def _spellings(value: str) -> tuple[str, ...]:
+    """The value as URLs, SQLAlchemy, forms, JSON and HTML spell it."""
+    encoded = (quote(value, safe=""), quote(value), quote(value, safe=" +"), quote_plus(value))
+    return value, *encoded, json.dumps(value)[1:-1], escape(value)
 
 
 def without_secrets(text: str) -> str:

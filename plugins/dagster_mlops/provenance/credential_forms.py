@@ -10,32 +10,48 @@ Span = tuple[int, int, str]
 
 # Tokens of language models and of paging are not credentials, nor are the keys of tables.
 _SECRET = (
-    r"passw(?:or)?d|passphrase|passcode|pwd|bindpw|(?<![a-z])pass|secret|credentials?|(?<![a-z])_auth"
+    r"(?<![a-z])pass|(?<![a-z])_auth|(?:passw(?:or)?ds?|passwort|passphrase|passcode|pwd|bindpw|(?<![a-z])pw|secrets?|credentials?"
     r"|(?<!bos_)(?<!eos_)(?<!pad_)(?<!unk_)(?<!cls_)(?<!sep_)(?<!mask_)(?<!page)(?<!page_)(?<!next)(?<!next_)token"
-    r"|(?:api|access|account|private|secret|shared|subscription|encryption|signing|auth)[._-]?key|account\.key\.[\w.]{1,99}"
+    r"|(?:api|access|account|private|secret|shared|subscription|encryption|signing|auth|storage|master|fernet)[._-]?keys?"
+    r")(?:[_-]?(?:\d{1,3}|prod|production|dev|test|staging|live|old|new|main|default|primary|secondary))?"
+    r"|account\.key\.[\w.]{1,99}"
 )
 _NAME = rf"(?i)[\w.\- ]*(?:{_SECRET})"
 _HARMLESS = (
     r"(?i)(?:none|null|true|false|yes|no|any|optional|str(?:ing)?|text|varchar|bytes|u?int(?:8|16|32|64)?|integer|long"
     r"|float(?:16|32|64)?|double|bool(?:ean)?|object|category|date|timestamp|)"
 )
-_VARIABLE = r"(?:env:[A-Z]\w*|\$[A-Z]\w*|\$\{\w+\})\W{0,3}$"  # the name of an environment variable
+_VARIABLE = r"(?:env:[A-Z]\w*|\$[A-Z][A-Z0-9_]*|\$\{\w+\})\W{0,3}$"  # the name of an environment variable
 
 # A run of word characters is read from its start only, and what a value covers is not read again: the time is linear in
 # the length of the text. Everything else that repeats has a bound.
+_BLOCK = r":[ \t]{1,3}[|>][+\-]?\n[ \t]{1,40}"  # of YAML
+_TYPED = r":[ \t]?(?:str|bytes|SecretStr|Optional\[str\]|str \| None)[ \t]?="  # in Python
+# The value of a name that is a value itself: {"name": "password", "value": …}, ("password", …), ["--password", …]
+_NEXT = (
+    r"(?:\\{0,9}[\"']?,\s{0,60}|\\{0,9}[\"']?\s{1,60})\\{0,9}[\"']?value\\{0,9}[\"']?[ \t]{0,3}[:=][ \t]{0,3}"
+    r"|[\"'],[ \t]{0,3}(?=[\"'])"
+)
+_XML = r"</(?:name|key)>\s{0,60}<value>|>"
 _PAIR = (
     rf"(?i)(?<![\w.\-])[\w.\-]*?(?:(?P<secret>{_SECRET})|(?P<header>authorization|cookie)|(?P<query>signature|sig|key))"
-    r"(?![\w.\-])(?P<by>\\{0,9}[\"']?\]?[ \t]{0,3}(?:={1,2}>?|:|%3D)[ \t]{0,3}|[ \t]{1,3})"
+    rf"(?![\w.\-])(?P<by>{_BLOCK}|\\{{0,9}}[\"']?\]?[ \t]{{0,40}}(?:={{1,2}}>?|:=|{_TYPED}|:|%(?:25)?3D)[ \t]{{0,40}}"
+    rf"|{_NEXT}|{_XML}|[ \t]{{1,3}})"
 )
-_PARTS_OF_NAMES = ("pass", "pwd", "bindpw", "secret", "credential", "token", "auth", "cookie", "sig", "key")
-_QUOTED = r"(?i)(?:[brf]{1,2}|\w{1,30}\()?(?:([\"'])((?:(?!\1)[^\\\n]|\\.)*)|\\+[\"']([^\"'\\\n]*))"
+_PARTS_OF_NAMES = ("pass", "pw", "secret", "credential", "token", "auth", "cookie", "sig", "key")
+_QUOTED = r"(?i)(?:[brf]{1,2}|\w{1,30}\()?(?:(\"\"\"|'''|[\"'])((?:(?!\1)[^\\\n]|\\.|\1\1)*)|\\+[\"']([^\"'\\\n]*))"
 # Commas, semicolons and quotes may be part of a password, unless what follows begins something else.
-_UNQUOTED = r"(?i)(?:[^\s&;,\"'%]|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))+"
+_UNQUOTED = (
+    r"(?i)(?:[^\s&;,\"'%]|&(?!(?:amp;)?[\w.\-]{1,40}=|\s|$)"
+    r"|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))+"
+)
 _BRACES = r"\{[^{}\n]{1,200}\}"  # of ODBC
+_LIST = r"\[[^\[\]\n]{1,500}\]"
 _PROSE = r"[a-z]+(?=[ \t]+[A-Za-z])"  # password: check it
-_LINE = r"[^\"'\n]+"
+_LINE = {"": r"[^\n]+", "'": r"(?:[^'\\\n]|\\.)+", '"': r"(?:[^\"\\\n]|\\.)+"}  # by the quote around it
+_ELEMENT = r"[^<\n]{1,500}(?=</)"
 
-_URL = r"://([^\s\"]*)"
+_URL = r":\\?/\\?/([^\s\"]*)"
 _HOST = (  # of those that no password looks like
     r"(?i)(?:localhost|[\w\-]{1,63}:\d{2,5}|\[[\w:.]{2,40}\]|(?:[\w\-]{1,63}\.){1,8}[a-z]{2,20}|(?:\d{1,3}\.){3}\d{1,3})"
     r"(?::\d{1,5})?(?=[/?#,;]|$)"
@@ -43,7 +59,7 @@ _HOST = (  # of those that no password looks like
 _PORT = r"\d{2,5}$"
 
 _FORMS = [  # a text that has one of the words, and the form
-    (("%3A",), r"(?i)(?<=%3A%2F%2F)((?:[^%\s&]|%(?!40|2F|3A))*%3A(?:[^%\s&]|%(?!40|2F))*)(?=%40)"),
+    (("%3A", "%3a"), r"(?i)(?<=%3A%2F%2F)((?:[^%\s&]|%(?!40|2F|3A))*%3A(?:[^%\s&]|%(?!40|2F))*)(?=%40)"),
     (
         ("earer ", "EARER ", "asic ", "ASIC "),
         r"(?<!\w)(?:[Bb]earer|BEARER|[Bb]asic|BASIC) {1,9}(?=[a-z]{0,99}[^a-z\s])([\w.~+/\-]{6,}=*)",
@@ -54,6 +70,12 @@ _FORMS = [  # a text that has one of the words, and the form
     (("@tcp(", "@unix("), r"(?<![\w.\-])[\w.\-]{1,64}:([^\s@]{1,200})(?=@(?:tcp|unix)\()"),
     ((" -u", "--user"), r"(?<!\S)(?:-u|--user)[ =]{0,3}['\"]?[^\s:'\"]{1,200}:([^\s'\"]+)"),
     (("oracle:", "sqlplus"), r"\b(?:oracle:(?:thin|oci):|sqlplus )[^\s/@]{1,200}/([^\s@]+)(?=@)"),
+    (("sshpass",), r"\bsshpass\s{1,9}-p\s{0,9}['\"]?([^\s'\"]+)"),
+    (("'-u'", '"-u"'), r"[\"']-u[\"'],[ ]?[\"'][^\"':\n]{1,200}:([^\"'\n]+)"),
+    (
+        ("auth", "Auth"),
+        r"(?i)auth\w{0,20}[ \t]{0,3}=?[ \t]{0,3}\([ \t]{0,3}[\"'][^\"'\n]{0,200}[\"'],[ \t]{0,3}[\"']([^\"'\n]+)",
+    ),
     (("PRIVATE KEY",), r"(?s)-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{1,60}-----|\Z)"),
     (("hooks.slack",), r"(?<=hooks\.slack\.com/services/)[\w/]+"),
     (("eyJ",), r"(?<![\w\-])eyJ[\w\-]{8,}\.[\w\-]{8,}(?:\.[\w\-]*)?"),
@@ -79,9 +101,9 @@ def is_secret(name: str, value: str) -> bool:
 def spans(text: str) -> list[Span]:
     """The credentials of a text, in order; some may overlap."""
     credentials: list[Span] = []
-    if "@" in text and "://" in text:
+    if "@" in text and ("://" in text or ":\\/\\/" in text):
         credentials += _of_urls(text)
-    if "=" in text or ":" in text or " " in text or "%3" in text:
+    if "=" in text or ":" in text or " " in text or "%3" in text or "%253" in text or ">" in text or "," in text:
         lower = text.lower()
         if any(word in lower for word in _PARTS_OF_NAMES):
             credentials += _of_pairs(text, list(credentials))
@@ -110,14 +132,20 @@ def _of_pairs(text: str, urls: list[Span]) -> Iterator[Span]:
         is_scheme = by.startswith(":") and text.startswith("//", match.end())
         if is_scheme or (before == "/" and by == "="):  # or a folder of a partition, such as token=a/part.parquet
             continue
+        if by == ">" and before != "<":
+            continue
+        by_place = by[:1] in "\"'" and by.rstrip(" \t").endswith(",")
+        if by_place and not (name.startswith("--") or text[max(0, start - 2) : start - 1] == "("):
+            continue
         value = _regex(_QUOTED).match(text, match.end())
-        if by.isspace() and not (name.startswith("--") or (value and name.lower() == "password")):
+        if by.strip(" \t") == "" and not (name.startswith("--") or (value and name.lower() == "password")):
             continue
         group = (2 if value[1] else 3) if value else 0
         if not value:
-            value = (by.startswith("=") and _regex(_BRACES).match(text, match.end())) or _regex(
-                _LINE if match["header"] else _UNQUOTED
-            ).match(text, match.end())
+            line = _LINE[before if before in ("'", '"') else ""] if match["header"] else _UNQUOTED
+            in_xml = by.endswith(">") and not by.startswith("=")
+            forms = (_ELEMENT,) if in_xml else (*((_BRACES,) if by.startswith("=") else ()), _LIST, line)
+            value = next(filter(None, (_regex(form).match(text, match.end()) for form in forms)), None)
             if value is None or (":" in by and not match["header"] and _regex(_PROSE).match(text, match.end())):
                 continue
         first, last = value.span(group)

@@ -63,7 +63,7 @@ def masked_strings(value: Any, name: str = "") -> Any:
     if isinstance(value, str):
         return secrets.MASK if name and is_secret(name, value) else mask_credentials(value)
     if isinstance(value, Mapping):
-        return {key: masked_strings(below, str(key)) for key, below in value.items()}
+        return {masked_strings(key): masked_strings(below, _name_of(value, key)) for key, below in value.items()}
     if isinstance(value, list | tuple):
         return [masked_strings(below, name) for below in value]
     return value
@@ -79,12 +79,18 @@ def _credentials_in(value: Any, name: str = "") -> Iterator[str]:
         yield from [value] if name and is_secret(name, value) else [secret for *_, secret in spans(value)]
     elif isinstance(value, Mapping):
         for key, below in value.items():
-            yield from _credentials_in(below, str(key))
+            yield from _credentials_in(below, _name_of(value, key))
     elif isinstance(value, list | tuple):
         for below in value:
             yield from _credentials_in(below, name)
 
 
+def _name_of(mapping: Mapping[Any, Any], key: Any) -> str:
+    """The name of a value: its key, or what is beside it, as in ``{"name": "password", "value": …}``."""
+    return str(mapping.get("name") or mapping.get("key") or key) if key == "value" else str(key)
+
+
 @functools.cache
 def _remember_environment() -> None:
-    remember_credentials(dict(os.environ))
+    # A shell's working directory, not a password.
+    remember_credentials({name: value for name, value in os.environ.items() if name not in ("PWD", "OLDPWD")})
