@@ -21,8 +21,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 ROOT = Path(__file__).parents[1]
+_FIRST = Version("0.dev0")
 _SERVICE = "https://api.osv.dev/v1"
-_PIN = re.compile(r"^([A-Za-z0-9][\w.\-]*)==([^\s;\\]+)", re.MULTILINE)
+_PIN = re.compile(r"^([A-Za-z0-9][\w.\-]*)(?:\[[^\]]*\])?[ ]*==[ ]*([^\s;\\+]+)", re.MULTILINE)
 
 
 def pins(lock: str) -> list[tuple[str, str]]:
@@ -47,10 +48,15 @@ def from_service(packages: Sequence[tuple[str, str]], service: str = _SERVICE) -
         OSError: the service cannot be reached.
     """
     queries = [{"package": {"name": n, "ecosystem": "PyPI"}, "version": v} for n, v in packages]
-    request = urllib.request.Request(f"{service}/querybatch", json.dumps({"queries": queries}).encode())
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        results = json.load(answer)["results"]
-    for name in sorted({found["id"] for result in results for found in result.get("vulns", [])}):
+    ids: set[str] = set()
+    while queries:  # an answer may come in pages
+        request = urllib.request.Request(f"{service}/querybatch", json.dumps({"queries": queries}).encode())
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            results = json.load(answer)["results"]
+        ids |= {found["id"] for result in results for found in result.get("vulns", [])}
+        pages = [result.get("next_page_token") for result in results]
+        queries = [{**query, "page_token": page} for query, page in zip(queries, pages, strict=True) if page]
+    for name in sorted(ids):
         with urllib.request.urlopen(f"{service}/vulns/{name}", timeout=60) as answer:
             yield json.load(answer)
 
@@ -63,14 +69,15 @@ def findings(
     An advisory that another one repeats (its alias) is reported once.
     """
     found: dict[str, tuple[str, str]] = {}
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for advisory in sorted(advisories, key=lambda entry: entry["id"]):
         names = {advisory["id"], *advisory.get("aliases", [])}
         for affected in _of_python(advisory):
             name = canonicalize_name(affected["package"]["name"])
             versions = [version for package, version in packages if package == name and _is_affected(version, affected)]
-            if versions and not advisory.get("withdrawn") and not names & seen:
-                seen |= names
+            repeated = {(name, one) for one in names}
+            if versions and not advisory.get("withdrawn") and not repeated & seen:
+                seen |= repeated
                 cve = next((alias for alias in sorted(names) if alias.startswith("CVE")), advisory["id"])
                 found[f"{cve} {name}"] = (advisory.get("summary", ""), _fix(versions[0], affected))
     return found
@@ -97,17 +104,19 @@ def _of_python(advisory: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_affected(version: str, affected: Mapping[str, Any]) -> bool:
-    if version in affected.get("versions", []):
-        return True
     ours = Version(version)
+    if any(text == version or _order(text) == ours for text in affected.get("versions", [])):
+        return True
     for span in _spans(affected):
         inside = False
         # OSV: events in the order of versions, each of which begins or ends a span.
-        for event in sorted(span, key=lambda event: _order(next(iter(event.values())))):
+        for event in sorted(span, key=lambda event: _order(next(iter(event.values()))) or _FIRST):
             [(kind, value)] = event.items()
-            if kind == "introduced" and ours >= _order(value):
+            place = _order(value)
+            if kind == "introduced" and ours >= (place or _FIRST):
                 inside = True
-            elif (kind == "fixed" and ours >= _order(value)) or (kind == "last_affected" and ours > _order(value)):
+            # An end that cannot be read ends nothing.
+            elif place and ((kind == "fixed" and ours >= place) or (kind == "last_affected" and ours > place)):
                 inside = False
         if inside:
             return True
@@ -116,19 +125,19 @@ def _is_affected(version: str, affected: Mapping[str, Any]) -> bool:
 
 def _fix(version: str, affected: Mapping[str, Any]) -> str:
     fixes = [event["fixed"] for span in _spans(affected) for event in span if "fixed" in event]
-    later = [fix for fix in fixes if _order(fix) > Version(version)]
-    return min(later, key=_order, default="")
+    later = [(place, fix) for fix in fixes if (place := _order(fix)) and place > Version(version)]
+    return min(later, default=(_FIRST, ""))[1]
 
 
 def _spans(affected: Mapping[str, Any]) -> list[list[dict[str, str]]]:
     return [span["events"] for span in affected.get("ranges", []) if span.get("type") == "ECOSYSTEM"]
 
 
-def _order(version: str) -> Version:
+def _order(version: str) -> Version | None:
     try:
         return Version(version)
     except InvalidVersion:
-        return Version("0")
+        return None
 
 
 def main() -> int:

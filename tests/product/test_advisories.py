@@ -1,12 +1,13 @@
 """The check of known vulnerabilities says what a reader of OSV's database would say."""
 
+import io
 import json
 import re
 import zipfile
 
 import pytest
 
-from tests.advisories import ROOT, findings, from_export, pins, report
+from tests.advisories import ROOT, findings, from_export, from_service, pins, report
 
 LOCK = """bentoml==1.4.39 \\
     --hash=sha256:00
@@ -63,3 +64,34 @@ def test_a_finding_is_answered_for_until_there_is_a_fix(accepted, fix, bad):
 def test_all_packages_of_the_lock_file_are_asked_for():
     lock = (ROOT / "requirements.lock").read_text()
     assert len(pins(lock)) == len(re.findall("^[^ #].*==", lock, re.MULTILINE)) > 200
+
+
+def test_no_form_of_a_pin_or_of_an_advisory_hides_a_finding():
+    assert pins("uvicorn[standard]==0.30 \\\ntorch==2.4.0+cu121\n") == [("uvicorn", "0.30"), ("torch", "2.4.0")]
+    package = {"ecosystem": "PyPI", "name": "bentoml"}
+    both = advisory("GHSA-8", "bentoml", {"introduced": "0"})
+    both["affected"] += advisory("", "diskcache", {"introduced": "0"})["affected"]
+    found = findings(
+        [
+            both,
+            advisory("GHSA-9", "bentoml", {"introduced": "0"}, {"fixed": "no version"}),
+            {"id": "GHSA-10", "affected": [{"package": package, "versions": ["1.4.39.0"]}]},
+        ],
+        pins(LOCK),
+    )
+    assert sorted(found) == ["GHSA-10 bentoml", "GHSA-8 bentoml", "GHSA-8 diskcache", "GHSA-9 bentoml"]
+
+
+def test_all_pages_of_the_services_answer_are_read(monkeypatch):
+    asked = []
+
+    def answer(request, timeout):
+        if isinstance(request, str):
+            return io.StringIO(json.dumps({"id": request.rpartition("/")[2]}))
+        [query] = json.loads(request.data)["queries"]
+        asked.append(query.get("page_token"))
+        page = {"vulns": [{"id": "GHSA-2"}]} if query.get("page_token") else {"next_page_token": "p"}
+        return io.StringIO(json.dumps({"results": [page]}))
+
+    monkeypatch.setattr("urllib.request.urlopen", answer)
+    assert [entry["id"] for entry in from_service([("bentoml", "1.4.39")])] == ["GHSA-2"] and asked == [None, "p"]

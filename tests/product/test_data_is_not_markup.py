@@ -191,10 +191,33 @@ def test_a_label_in_an_error_begins_no_line_of_ours(label):
 # --- a spreadsheet
 
 
-@pytest.mark.parametrize("label", ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(1)", "\t=1", "\r=1", "=HYPERLINK(1)"])
+@pytest.mark.parametrize(
+    "label",
+    ["=cmd|' /C calc'!A0", "+1+cmd", "-2+3", "@SUM(1)", "\t=1", "\r=1", "=HYPERLINK(1)", "\n=1", " =1", "\uff1d1"],
+)
 def test_a_label_is_no_formula(label):
     header, cells = csv.reader(io.StringIO(csv_text([{"slice": label, label: -0.5}]), newline=""))
     assert cells == [f"'{label}", "-0.5"] and header == ["slice", f"'{label}"]
+
+
+@pytest.mark.parametrize("separator", ";\t")
+def test_a_label_is_one_cell_for_a_spreadsheet_with_another_separator(separator):
+    text = csv_text([{"slice": f"UA{separator}=1+1"}, {"slice": "b"}])
+    assert list(csv.reader(io.StringIO(text, newline=""), delimiter=separator)) == [
+        ["slice"],
+        [f"UA{separator}=1+1"],
+        ["b"],
+    ]
+
+
+@pytest.mark.parametrize("char", "\u00ad\u034f\u115f\u2065\u2800\u3164\ufff9\uffa0\ue000\U000e0101\U0001d173")
+def test_a_name_with_something_that_cannot_be_seen_does_not_look_like_another(char):
+    assert terminal.line(f"cham{char}pion") == f"cham{char.encode('unicode_escape').decode()}pion"
+
+
+def test_what_is_read_is_left_as_it_is():
+    text = "naïve Ångström 12\u00a0345\u202f€ 東京\u3000駅 👩\u200d🔬 ❤\ufe0f می\u200cخواهم"
+    assert terminal.line(text) == text
 
 
 # --- the rule

@@ -18,7 +18,7 @@ _ANY_PROGRAM = """
     HF_HOME HF_HUB_* HF_DATASETS_* TRANSFORMERS_* NLTK_DATA
     DO_NOT_TRACK *_DO_NOT_TRACK *_DISABLE_TELEMETRY DVC_NO_ANALYTICS FEAST_USAGE
 """
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|PWD|CRED|AUTH|WEBHOOK")
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|PWD|CRED|AUTH|WEBHOOK", re.IGNORECASE)
 
 STORES = (
     *("AWS_*", "AZURE_*", "GOOGLE_*", "GCLOUD_*", "CLOUDSDK_*", "OSS_*", "B2_*", "HADOOP_*", "KRB5*", "FSSPEC_*"),
@@ -49,9 +49,14 @@ def child_environment(*names: str) -> dict[str, str]:
         names: Names of further variables, which may be secrets; ``*`` stands for any characters.
     """
 
-    # A pattern is wider than it looks (NVIDIA_API_KEY): what may be a secret has to be named by the caller.
+    from dagster_mlops.provenance.credential_forms import spans  # the command line starts without it
+
+    # A pattern is wider than it looks (NVIDIA_API_KEY, HF_HUB_PROXY): what may be a secret, or has one in its value,
+    # has to be named by the caller.
     basis = {
-        name: value for name, value in matching_variables(*_ANY_PROGRAM.split()).items() if not _SECRET.search(name)
+        name: value
+        for name, value in matching_variables(*_ANY_PROGRAM.split()).items()
+        if not _SECRET.search(name) and not spans(value)
     }
     return {**basis, **matching_variables("TOKENIZERS_PARALLELISM", *names)}
 

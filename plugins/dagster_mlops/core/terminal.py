@@ -1,13 +1,15 @@
 """Text for a terminal with data in it: data cannot move the cursor, change colours, or begin a line of its own."""
 
 import re
+import unicodedata
 
 # Controls, and what turns the direction of text or hides in it: https://trojansource.codes
 _BREAKS = re.compile(r"\r\n|[\t\n\v\f\r\x85\u2028\u2029]")
 _NEWLINES = re.compile(r"\r\n|[\n\v\f\x85\u2028\u2029]")
+_JOINERS = "\u200c\u200d"  # of Persian, of Indian scripts and of emoji
+# Letters and marks that are drawn as nothing, by Unicode's property Default_Ignorable_Code_Point, and an empty Braille.
 _UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ud800-\udfff"
-    r"\U000e0000-\U000e007f]"
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0\U000e0100-\U000e01ef]"
 )
 
 
@@ -30,4 +32,10 @@ def lines(text: str, *, indent: str = "") -> str:
 
 
 def _visible(text: str) -> str:
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return "".join(char if _is_seen(char) else char.encode("unicode_escape").decode() for char in text)
+
+
+def _is_seen(char: str) -> bool:
+    if char.isprintable():
+        return char.isascii() or not _UNSEEN.match(char)
+    return char in _JOINERS or unicodedata.category(char) == "Zs"
