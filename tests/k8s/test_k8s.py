@@ -266,6 +266,10 @@ HOSTILE = {
             "annotations": {"container.apparmor.security.beta.kubernetes.io/dagster": "unconfined"}
         }
     },
+    "host 10.0.0.1": {"container_config": {"liveness_probe": {"http_get": {"host": "10.0.0.1", "port": 80}}}},
+    "host 10.0.0.2": {
+        "pod_spec_config": {"containers": [{"lifecycle": {"preStop": {"tcpSocket": {"host": "10.0.0.2"}}}}]}
+    },
     "hostIPC": {"job_spec_config": {"template": {"spec": {"host_ipc": True, "containers": []}}}},
 }
 

@@ -13,6 +13,7 @@ import pytest
 
 from dagster_mlops.core.run_files import DIFF, KEPT, STEP, SYSTEM, files_hash, sha256_of
 from dagster_mlops.errors import ReproductionError
+from dagster_mlops.lineage.chain.places import ALLOW
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.lineage.reproduction.code import check_out, code_ingredients, find_repository, submodule
@@ -371,11 +372,12 @@ def test_whose_code_runs_is_said_before_it_runs(checkout):
     assert changes.endswith("with 1 uncommitted changes, which no commit has: x.py")
 
 
-def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(checkout, tmp_path):
+def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(checkout, tmp_path, monkeypatch):
+    monkeypatch.delenv(ALLOW)
     marker, program = tmp_path / "marker", tmp_path / "program"
     program.write_text(f"#!/bin/sh\ntouch {marker}\n")
     program.chmod(0o755)
-    signed = git(checkout, "rev-parse", "HEAD^{tree}")
+    signed, lock = git(checkout, "rev-parse", "HEAD^{tree}", "HEAD:requirements.lock").split()
     signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n x\n -----END PGP SIGNATURE-----"
     body = f"tree {signed}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n{signature}\n\nsigned\n"
     commit = (
@@ -409,6 +411,15 @@ def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(che
     missing = run_of(FILES, code_commit="1a2b" * 10)
     assert find_repository(missing, {"code": {"toplevel": str(checkout)}}, None) is None
     assert "signed" in whose_code(recipe_of(checkout), checkout)[0]
+    hook = checkout / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(program.read_text())
+    hook.chmod(0o755)
+    (checkout / ".git" / "objects" / lock[:2] / lock[2:]).unlink()  # as in a partial clone
+    diff = b"diff --git a/new.py b/new.py\nnew file mode 100644\n--- /dev/null\n+++ b/new.py\n@@ -0,0 +1 @@\n+x\n"
+    files = {**FILES, STEP: json.dumps({**STEP_FACTS, "code": {"toplevel": str(checkout)}}).encode(), DIFF: diff}
+    recipe = made(run_of(files, code_commit=commit, dirty=sha256_of(diff), lock_hash="1a2b"), files)
+    assert set(buckets(recipe, "code").values()) == {"accessible"} and recipe.repository == checkout
     assert not marker.exists()
 
 

@@ -627,7 +627,7 @@ def test_a_process_is_dead_only_when_that_is_certain(instance, client, resource)
 def test_a_tag_that_someone_changed_does_not_stop_the_next_training(instance, resource, client, tmp_path):
     worker = hanging_worker(client, tmp_path, "train", "model")
     [left] = [run for run in runs_of(client) if runs.OWNER in run.data.tags]
-    for text in ("{", '["a", "b"]', "[" * 3000, "7", '{"host": 1, "pid": 2, "x": 3}'):
+    for text in ("{", '["a", "b"]', "[" * 3000, "7", '["a", 1e999, "x"]', '{"host": 1, "pid": 2, "x": 3}'):
         client.set_tag(left.info.run_id, runs.OWNER, text)
         assert runs.is_alive(client.get_run(left.info.run_id), instance) is None, text
     client.set_tag(left.info.run_id, runs.ATTEMPT, "many")

@@ -24,6 +24,7 @@ _BASELINE_SYSCTLS = {
 }  # fmt: skip
 _SELINUX_TYPES = {"container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
+_PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 
 
@@ -87,7 +88,10 @@ class PodPolicy(YamlFields):
     def _problems_of_all(self, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Fields that are not allowed, with what is wrong about them."""
         parts = {section: camel_case(config.get(section) or {}, SECTIONS[section]) for section in SECTIONS}
-        template = (parts["job_spec_config"].get("template") or {}, parts["job_config"].get("spec", {}).get("template"))
+        template = (
+            parts["job_spec_config"].get("template") or {},
+            (parts["job_config"].get("spec") or {}).get("template"),
+        )
         pods = [parts["pod_spec_config"], *((t or {}).get("spec") or {} for t in template)]
         metadata = [parts["pod_template_spec_metadata"], *((t or {}).get("metadata") or {} for t in template)]
         for pod in [*pods, {"containers": [parts["container_config"]]}]:
@@ -121,6 +125,12 @@ class PodPolicy(YamlFields):
         for field in ("privileged", "procMount"):
             if security.get(field) not in (None, False, "Default"):
                 yield field, f"{name}: {field}: {security[field]}"
+        handlers = [container.get(probe) for probe in _PROBES]
+        handlers += [(container.get("lifecycle") or {}).get(hook) for hook in ("postStart", "preStop")]
+        for handler in filter(None, handlers):
+            for action in (handler.get("httpGet") or {}, handler.get("tcpSocket") or {}):
+                if action.get("host"):  # the node asks it, with the node's access to the network
+                    yield "hostProbes", f"{name}: a probe or hook of host {action['host']}"
         added = {str(capability) for capability in (security.get("capabilities") or {}).get("add") or ()}
         if more := added - _BASELINE_CAPABILITIES - set(self.capabilities):
             yield "capabilities", f"{name}: capabilities {', '.join(sorted(more))}"

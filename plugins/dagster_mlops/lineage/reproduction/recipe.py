@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.failures import raised_as
+from dagster_mlops.core.git import runs_no_code_of_checkouts
 from dagster_mlops.core.run_files import CODE, KEPT, PACKAGES, READS, STEP, SYSTEM, files_hash, sha256_of
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
 from dagster_mlops.lineage.chain.names import find_ref
@@ -148,21 +150,24 @@ def find_recipe(
     with raised_as(ProvenanceError, f"{CODE}/{STEP} of run {run.run_id} is damaged, not JSON", ValueError):
         step = json.loads(files.get(STEP, b"{}"))
     repository = find_repository(run, step, repo)
-    if repository and not tools.places.refusal(Ref("git", "commit", run.code_commit, at=str(repository))):
+    is_callers = repository and not tools.places.refusal(Ref("git", "commit", run.code_commit, at=str(repository)))
+    if is_callers:
         tools.places.add(str(repository))  # also for what else keeps files in this checkout
     inputs, rebuilds = _inputs(link, step, tools)
-    tracked, unversioned = find_tracked(run, files, repository, tools)
-    ingredients = [
-        Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
-        *([] if problem else _files(run, files, events)),
-        *code_ingredients(run, files, repository, problem),
-        _environment(run, files, repository),
-        _step(step, problem, definitions),
-        *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get("secrets", ())),
-        *inputs,
-        *unversioned,
-        _model(run, tools),
-    ]
+    # A checkout that only the record names has not been named to the reader, either.
+    with nullcontext() if is_callers else runs_no_code_of_checkouts():
+        tracked, unversioned = find_tracked(run, files, repository, tools)
+        ingredients = [
+            Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
+            *([] if problem else _files(run, files, events)),
+            *code_ingredients(run, files, repository, problem),
+            _environment(run, files, repository),
+            _step(step, problem, definitions),
+            *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get("secrets", ())),
+            *inputs,
+            *unversioned,
+            _model(run, tools),
+        ]
     return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds, tracked, definitions)
 
 
