@@ -2,14 +2,22 @@
 
 import json
 import threading
+import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any, cast
 
+import mlflow
+import pandas as pd
 import pytest
+from sklearn.linear_model import LinearRegression
 
-from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.errors import DagsterMlopsError, DeploymentError
+from dagster_mlops.evaluation.predictions import predict
+from dagster_mlops.serving.golden_set import Golden, score_golden
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
 
 ROWS = [{"name": f"Ann{i} Smith", "age": 40 + i} for i in range(7)]
 STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p"))
@@ -55,3 +63,21 @@ def test_a_refusal_does_not_quote_the_row_that_the_server_repeats():
 def test_values_are_shown_on_request(monkeypatch):
     monkeypatch.setenv("DAGSTER_MLOPS_SHOW_ROWS", "1")
     assert "registry 0.0, served 0.5, features {'name': 'Ann0 Smith'" in message(200) and "Smith" in message(422)
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_model_that_refuses_rows_does_not_quote_them(monkeypatch, tmp_path, shown):
+    """MLflow prints the frame, pandas the value."""
+    if shown:
+        monkeypatch.setenv("DAGSTER_MLOPS_SHOW_ROWS", "1")
+    good = pd.DataFrame({"age": [1.0, 2.0]})
+    signature = mlflow.models.infer_signature(good, [0.0, 1.0])
+    regression = LinearRegression().fit(good, [0.0, 1.0])
+    mlflow.sklearn.save_model(regression, tmp_path / "model", signature=signature, pip_requirements=["scikit-learn"])
+    model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
+    rows = pd.DataFrame({"age": ["Ann Smith", "52"]})
+    for attempt in (lambda: score_golden(model, "delay/1", rows, 5), lambda: predict(model, rows, cast("Any", None))):
+        with pytest.raises(DagsterMlopsError) as caught:
+            attempt()
+        told = "".join(traceback.format_exception(caught.value))
+        assert ("Ann Smith" in told) is shown and "MlflowException" in told and (shown or "SHOW_ROWS=1" in told)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import dagster as dg
 
+from dagster_mlops.core import row_values
 from dagster_mlops.core.arrays import PyFuncModel, np, pd
 from dagster_mlops.core.model_inputs import fitting
 from dagster_mlops.core.model_loading import LoadedModel, load_stored
@@ -180,10 +181,10 @@ def predict(model: PyFuncModel, inputs: "pd.DataFrame", labels: Labels) -> Predi
     """
     try:
         answer = model.predict(inputs)
-    except Exception as error:  # whatever the model's own code raises
-        raise EvaluationError(
-            f"the model cannot answer these rows: {type(error).__name__}: {mask_credentials(str(error))[:500]}"
-        ) from error
+    except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
+        raise EvaluationError(f"the model cannot answer these rows: {row_values.refusal(error)}") from row_values.cause(
+            error
+        )
     return read_prediction(answer, labels, len(inputs))
 
 

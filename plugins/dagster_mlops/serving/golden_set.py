@@ -6,7 +6,6 @@ from typing import Any
 
 from dagster_mlops.core import row_values
 from dagster_mlops.core.arrays import PyFuncModel, pd
-from dagster_mlops.core.extras import extra
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
@@ -96,8 +95,14 @@ def score_golden(
         )
     step = max(1, len(frame) // rows)
     sample = frame[names].iloc[::step].head(rows).reset_index(drop=True)
-    with raised_as(DeploymentError, f"{name} cannot score the golden set", extra("mlflow.exceptions").MlflowException):
+    try:
         expected = outputs(model, sample)
+    except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
+        types = {column: str(dtype) for column, dtype in sample.dtypes.items()}
+        raise DeploymentError(
+            f"{name} cannot score the golden set: {row_values.refusal(error)} It takes {signature_inputs(model)}; the "
+            f"golden set has {types}."
+        ) from row_values.cause(error)
     return Golden(rows=records_of(sample), expected=expected)
 
 
