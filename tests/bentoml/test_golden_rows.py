@@ -7,9 +7,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any, cast
 
-import mlflow
+import mlflow.pyfunc
+import mlflow.sklearn
 import pandas as pd
 import pytest
+from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.errors import DagsterMlopsError, DeploymentError
@@ -71,7 +73,7 @@ def test_a_model_that_refuses_rows_does_not_quote_them(monkeypatch, tmp_path, sh
     if shown:
         monkeypatch.setenv("DAGSTER_MLOPS_SHOW_ROWS", "1")
     good = pd.DataFrame({"age": [1.0, 2.0]})
-    signature = mlflow.models.infer_signature(good, [0.0, 1.0])
+    signature = infer_signature(good, [0.0, 1.0])
     regression = LinearRegression().fit(good, [0.0, 1.0])
     mlflow.sklearn.save_model(regression, tmp_path / "model", signature=signature, pip_requirements=["scikit-learn"])
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))

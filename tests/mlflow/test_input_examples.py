@@ -30,6 +30,13 @@ def test_no_row_of_the_example_is_a_row_of_the_frame_and_all_columns_keep_their_
     assert other.rows() == list(mixed_rows(ROWS.head(5)).itertuples(index=False, name=None))
 
 
+def test_the_rows_cannot_be_put_together_again():
+    """Whoever knows how rows are mixed sees the same example, whichever value was in which row."""
+    frame = pd.DataFrame({"a": [3, 1, 2], "b": list("xzy"), "c": [0.5, float("nan"), 0.1], "d": [None, "u", 1]})
+    other = frame.assign(a=[1, 2, 3], c=[float("nan"), 0.1, 0.5])
+    pd.testing.assert_frame_equal(mixed_rows(frame), mixed_rows(other))
+
+
 def test_columns_of_one_name_and_wide_frames_keep_their_places():
     wide = pd.DataFrame([[row * 100 + column for column in range(23)] for row in range(5)])
     wide.columns = pd.Index(list("aabcdefghijklmnopqrstuv"))

@@ -146,14 +146,24 @@ def mixed_rows(rows: Any) -> Any:
     module, count = type(rows).__module__.partition(".")[0], len(rows) if hasattr(rows, "__len__") else 0
     if module not in ("pandas", "polars") or getattr(rows, "ndim", 2) != 2 or count < 2:
         return rows
-    places = [list(range(first, rows.shape[1], count)) for first in range(min(count, rows.shape[1]))]
-    orders = [[(row + first) % count for row in range(count)] for first in range(count)]
+    # Turned by the place of the column only, the rows could be put together again: what is turned is in order.
     if module == "polars":
-        groups = zip(places, orders, strict=False)
-        return rows.with_columns([rows.to_series(place)[order] for group, order in groups for place in group])
-    parts = [rows.iloc[order, group].set_axis(rows.index) for group, order in zip(places, orders, strict=False)]
-    columns = [place for group in places for place in group]
-    return pd.concat(parts, axis=1).iloc[:, sorted(range(len(columns)), key=columns.__getitem__)] if parts else rows
+        columns = [rows.to_series(place) for place in range(rows.shape[1])]
+        return rows.with_columns([column[_turned(column, place)] for place, column in enumerate(columns)])
+    columns = [rows.iloc[:, place].array for place in range(rows.shape[1])]
+    mixed = {place: column.take(_turned(column, place)) for place, column in enumerate(columns)}
+    return pd.DataFrame(mixed, index=rows.index).set_axis(rows.columns, axis=1)
+
+
+def _turned(column: Any, steps: int) -> list[int]:
+    """The places of the values in their order, from another one on for each column."""
+    values = list(column)
+    try:
+        order = sorted(range(len(values)), key=lambda place: (values[place] != values[place], values[place]))
+    except TypeError:
+        order = sorted(range(len(values)), key=lambda place: str(values[place]))
+    steps %= len(order)
+    return order[steps:] + order[:steps]
 
 
 def plain(value: Any) -> Any:
