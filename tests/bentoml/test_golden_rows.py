@@ -7,11 +7,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any, cast
 
-import mlflow.pyfunc
-import mlflow.sklearn
+import mlflow
 import pandas as pd
 import pytest
-from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.errors import DagsterMlopsError, DeploymentError
@@ -70,12 +68,15 @@ def test_values_are_shown_on_request(monkeypatch):
 @pytest.mark.parametrize("shown", [False, True])
 def test_a_model_that_refuses_rows_does_not_quote_them(monkeypatch, tmp_path, shown):
     """MLflow prints the frame, pandas the value."""
+    from mlflow.models import infer_signature  # their import warns
+    from mlflow.sklearn import save_model
+
     if shown:
         monkeypatch.setenv("DAGSTER_MLOPS_SHOW_ROWS", "1")
     good = pd.DataFrame({"age": [1.0, 2.0]})
     signature = infer_signature(good, [0.0, 1.0])
     regression = LinearRegression().fit(good, [0.0, 1.0])
-    mlflow.sklearn.save_model(regression, tmp_path / "model", signature=signature, pip_requirements=["scikit-learn"])
+    save_model(regression, tmp_path / "model", signature=signature, pip_requirements=["scikit-learn"])
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     rows = pd.DataFrame({"age": ["Ann Smith", "52"]})
     for attempt in (lambda: score_golden(model, "delay/1", rows, 5), lambda: predict(model, rows, cast("Any", None))):
