@@ -296,14 +296,23 @@ def test_the_model_of_a_bento_is_the_one_on_record_and_is_data_or_nothing_is_bui
         build(allow_pickle=False)
     source = build()
     [file] = home.glob("models/delay/*/mlflow_model/MLmodel")
-    sha256 = json.loads((source / "dagster_mlops.json").read_text())["sha256"]
-    assert sha256 == model_digest(file.parent)
+    facts = json.loads((source / "dagster_mlops.json").read_text())
+    sha256 = facts["sha256"]
+    assert sha256 == model_digest(file.parent) and facts["environment"] == {}, "pickles are allowed"
     whole = change(file)
     # The file that BentoML imports when the server starts.
     start = [sys.executable, "-c", "from service import service; service.inner()"]
+    careful = {
+        **facts,
+        "sha256": model_digest(file.parent),
+        "environment": {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+    }
     environment = {**os.environ, "BENTOML_HOME": str(home)}
     started = subprocess.run(start, cwd=source, env=environment, capture_output=True, text=True, check=False)
     assert started.returncode and "someone changed them" in started.stderr and "Nothing is served" in started.stderr
+    (source / "dagster_mlops.json").write_text(json.dumps(careful))
+    started = subprocess.run(start, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    assert started.returncode and "model is disallowed" in started.stderr, "as for an exported graph with one inside"
     shutil.rmtree(home / "bentos")
     build()
     assert file.read_text() == whole  # fetched anew

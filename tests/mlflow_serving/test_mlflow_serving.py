@@ -14,8 +14,10 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 
 from dagster_mlops.core.model_digest import model_digest
+from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.lineage import trace
 from dagster_mlops.mlflow_serving import MlflowServingResource, scoring_package_asset
@@ -220,6 +222,24 @@ def test_a_pickle_is_packed_and_answers_golden_rows_only_where_the_resource_allo
         dg.materialize(world.assets()[:3], resources={"mlflow_serving": careful})
     with pytest.raises(DeploymentError, match=r"is stored as cloudpickle"):
         careful.golden(world.record("scoring_package", Package), frame(20, seed=3), 10)
+
+
+def test_a_server_loads_no_pickle_unless_its_package_was_built_with_one(world, tmp_path, monkeypatch):
+    """A graph of PyTorch is data by its files, and only MLflow looks for pickles inside as it loads it."""
+    package = world.record("scoring_package", Package)
+    folder = shutil.copytree(Path(package.home) / package.tag.replace(":", "/"), tmp_path / "package")
+    facts = json.loads((folder / "dagster_mlops.json").read_text())
+    assert facts["environment"] == {}, "pickles are allowed"
+    booster = tmp_path / "booster"
+    booster.mkdir()
+    flavor = {"data": "model.ubj", "model_class": "xgboost.core.Booster"}
+    (booster / "MLmodel").write_text(json.dumps({"flavors": {"xgboost": flavor}}))
+    facts["environment"] = judge_model("delay/1", booster, expected=(), allow_pickle=False).environment
+    assert judge_model("delay/1", booster, expected=(), allow_pickle=True).environment == {}
+    (folder / "dagster_mlops.json").write_text(json.dumps(facts))
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")  # and whatever it is set to, put back
+    with pytest.raises(MlflowException, match="model is disallowed"):
+        scoring_app(folder)
 
 
 def test_a_model_that_someone_changed_is_neither_served_nor_taken_for_the_registrys(world, tmp_path):

@@ -38,7 +38,7 @@ def answer(spec: dict[str, Any]) -> None:
             bentoml.mlflow.import_model(spec["model"], spec["model_uri"], labels=spec["labels"])
         rules = {"expected": [spec["sha256"]], "allow_pickle": spec["allow_pickle"], "trust": spec["trust"]}
         try:
-            sha256 = judge_model(spec["model_uri"], files, **rules).sha256
+            sha256, _, environment = judge_model(spec["model_uri"], files, **rules)
         except ModelVersionError as error:
             shutil.rmtree(model)
             sys.exit(str(error))
@@ -70,7 +70,8 @@ def answer(spec: dict[str, Any]) -> None:
                 },
             )
             # The server compares with what was judged here, even where no hash is on record.
-            facts = json.loads(Path(spec["build_ctx"], facts_file).read_text()) | {"sha256": sha256}
+            facts = json.loads(Path(spec["build_ctx"], facts_file).read_text())
+            facts |= {"sha256": sha256, "environment": dict(environment)}
             facts["record"]["sha256"] = sha256
             sync_tree(bento)
             write_atomically(bento / "src" / facts_file, json.dumps(facts, indent=1), durable=True)

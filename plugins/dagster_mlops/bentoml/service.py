@@ -57,6 +57,7 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
             if problem := changed(model_digest(Path(folder)), facts["sha256"]):
                 raise RuntimeError(f"{facts['model']}: {problem} Nothing is served until the bento is built again.")
             sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
+            os.environ.update(facts.get("environment", {}))  # with which it was judged that loading it runs no code
             self.model = bentoml.mlflow.load_model(facts["model"])
             signature_inputs(self.model)
             self.log = PredictionLog.from_environment(

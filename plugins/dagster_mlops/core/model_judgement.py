@@ -1,7 +1,7 @@
 """The judgement on a stored model before anything loads it: its files are those on record, and are data or allowed."""
 
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,15 @@ from dagster_mlops.errors import ModelVersionError
 
 
 class Judgement(NamedTuple):
-    """The hash and the format of a model that may be loaded."""
+    """The hash and the format of a model that may be loaded, and the variables that MLflow needs while it loads it.
+
+    An exported graph may hold pickles, which MLflow finds and refuses with this setting. It would also refuse every
+    skops file, because it takes the trusted types from the model itself; what the file names is judged here.
+    """
 
     sha256: str
     format: StoredFormat
+    environment: Mapping[str, str]
 
 
 def judge_model(
@@ -48,7 +53,8 @@ def judge_model(
             f"access to the artifact store.{hint} If you trust them, set allow_pickle on the resource or the call "
             "that loads it. To avoid this, log the model with dagster_mlops.mlflow.models.log_model."
         )
-    return Judgement(sha256, form)
+    strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    return Judgement(sha256, form, strict)
 
 
 def named_types(folder: Path) -> dict[str, list[str]]:

@@ -70,11 +70,8 @@ def load_stored(
         name = f"{stored.version.name}/{stored.version.version}"
         allow_pickle, trust = allow_pickle or stored.allow_pickle, [*trust, *stored.trust]
         hashes = (stored.version.sha256, stored.sha256)
-        digest, form = judge_model(name, stored.folder, expected=hashes, allow_pickle=allow_pickle, trust=trust)
+        digest, form, strict = judge_model(name, stored.folder, expected=hashes, allow_pickle=allow_pickle, trust=trust)
         flavor = "pyfunc" if pyfunc else next((flavor for flavor in _NATIVE if flavor in stored.flavors), "pyfunc")
-        # An exported graph may hold pickles, which MLflow refuses with this setting. It would also refuse every skops
-        # file, because it takes the trusted types from the model itself; what the file names was judged above.
-        strict = {} if allow_pickle or form.name == "skops" else {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
         code = ModelCode.of(stored.folder, stored.flavors)
         try:
             with environment(**strict), code.active():

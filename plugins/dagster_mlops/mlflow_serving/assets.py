@@ -106,9 +106,10 @@ def _build(resource: MlflowServingResource, record: Package, code: list[Path], f
             raise DeploymentError(f"Nothing was built: {error}") from error
         # The server compares with what was judged here, even where no hash is on record.
         record = dataclasses.replace(record, sha256=judgement.sha256)
+        facts = {"record": record.to_dict(), "environment": dict(judgement.environment)}
         write_copies(draft, code[:1])
         write_copies(draft / PACKAGE, code[1:])
-        (draft / FACTS_FILE).write_text(json.dumps({"record": record.to_dict()}, indent=1))
+        (draft / FACTS_FILE).write_text(json.dumps(facts, indent=1))
         if stored_package(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)
             sync_tree(draft)

@@ -22,10 +22,12 @@ def scoring_app(folder: Path) -> Any:
     from mlflow.pyfunc import scoring_server
     from starlette.responses import JSONResponse, Response
 
-    record = json.loads((folder / "dagster_mlops.json").read_text())["record"]
+    facts = json.loads((folder / "dagster_mlops.json").read_text())
+    record = facts["record"]
     if problem := changed(model_digest(folder / "model"), record.get("sha256", "")):
         raise RuntimeError(f"{record['tag']}: {problem} Nothing is served until the package is built again.")
     sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
+    os.environ.update(facts.get("environment", {}))  # with which it was judged that loading it runs no code
     model = scoring_server.load_model_with_mlflow_config(str(folder / "model"))
     example = model.metadata.load_input_example(str(folder / "model"))
     if example is not None:
