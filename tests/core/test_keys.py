@@ -55,6 +55,9 @@ def test_code_and_settings_are_none(name):
 KEYS = [
     ("a.py", 'password = "hunter22"', "hunter22"),
     ("a.py", "PASSWORD: str = 'hunter22'", "hunter22"),
+    ("a.py", 'DB_PW = "hunter22"', "hunter22"),
+    ("a.sh", "export AZURE_STORAGE_KEY=" + "Zq7xK2ab" * 3, "Zq7xK2ab" * 3),
+    ("a.yaml", "fernet_key: " + "Zq7xK2ab" * 3, "Zq7xK2ab" * 3),
     ("a.py", 'os.environ["DB_PASSWORD"] = "hunter22"', "hunter22"),
     ("a.py", 'connect(host="db", user="ml", password="s3cret!")', "s3cret!"),
     ("a.py", "boto = {'secret_access_key': 'wJalrXUtnFEMI/K7MDENG/bPxRfiCY'}", "wJalrXUtnFEMI/K7MDENG/bPxRfiCY"),

@@ -89,10 +89,10 @@ _TOKENS = rb"|".join(
     )
 )
 _WHERE = rb"(?:[_-]?(?:\d{1,3}|prod\w*|dev\w*|test\w*|stag\w*|live|old|new|base|main|default))?"
-_PASSWORD = rb"(?:passw(?:or)?d|passphrase|pwd|(?<![A-Za-z])pass)" + _WHERE
+_PASSWORD = rb"(?:passw(?:or)?d|passphrase|pwd|(?<![A-Za-z])pw|(?<![A-Za-z])pass)" + _WHERE
 _SECRET = (
     rb"(?:secret|token|credentials?|api[_-]?key|account[_-]?key|access[_-]?key[_-]?id|client-key-data"
-    rb"|(?:secret|access|private|auth|encryption|signing)[_-]?key)"
+    rb"|(?:secret|access|private|auth|encryption|signing|storage|master|fernet)[_-]?key)"
 ) + _WHERE
 # A name that ends in such a word, and a text in quotes; in a call, the name is in quotes. In notebooks, quotes are
 # escaped.
@@ -142,7 +142,7 @@ _KINDS = (
 )
 # A line without any of these holds none of the forms: the search for them is slow.
 _HINTS = (
-    *(b"pass", b"pwd", b"secret", b"token", b"credential", b"key", b"sig=", b"bearer", b"basic", b"akia", b"asia"),
+    *(b"pass", b"pw", b"secret", b"token", b"credential", b"key", b"sig=", b"bearer", b"basic", b"akia", b"asia"),
     *(b"abia", b"acca", b"aiza", b"ya29", b"gocspx", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat"),
     *(b"glpat-", b"gldt-", b"glrt-", b"glptt-", b"glcbt-", b"glsoat-", b"glc_", b"xox", b"xapp", b"slack", b"sk-"),
     *(b"k_live", b"sg.", b"hf_", b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
