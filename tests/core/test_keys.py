@@ -54,6 +54,7 @@ def test_code_and_settings_are_none(name):
 
 KEYS = [
     ("a.py", 'password = "hunter22"', "hunter22"),
+    ("settings.xml", "<server><password>hunter22</password></server>", "hunter22"),
     ("a.py", "PASSWORD: str = 'hunter22'", "hunter22"),
     ("a.py", 'DB_PW = "hunter22"', "hunter22"),
     ("a.sh", "export AZURE_STORAGE_KEY=" + "Zq7xK2ab" * 3, "Zq7xK2ab" * 3),
@@ -121,6 +122,7 @@ def test_a_key_in_a_line_of_a_diff_is_replaced_and_the_rest_of_the_line_stays(na
     ("name", "line"),
     [
         ("a.py", 'url = f"postgresql://ml:{password}@db/x"'),
+        ("settings.xml", "<password>${env.DB_PASSWORD}</password>"),
         ("a.py", 'token = os.environ["TOKEN"]'),
         ("a.py", 'storage = dg.EnvVar("OPTUNA_STORAGE_2024")'),
         ("a.py", 'pad_token = "<|endoftext|>"'),

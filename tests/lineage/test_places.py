@@ -94,6 +94,10 @@ def test_no_request_and_no_token_goes_to_a_server_that_a_log_line_names(elsewher
         ("http://127.0.0.1", "http://127.0.0.1:{port}"),
         ("http://127.0.0.1:1", "http://127.0.0.1:1@127.0.0.1:{port}/"),
         ("http://127.0.0.1:{port}/a", "http://127.0.0.1:{port}/ab"),
+        *(
+            ("http://127.0.0.1:{port}/a", f"http://127.0.0.1:{{port}}/a/{way_up}b")
+            for way_up in ("../", "%2e%2E/", "..%2f", "..\\", "..;/", "\t../", ".\t./", "..?")
+        ),
     ],
 )
 def test_a_server_with_a_name_like_one_of_ours_is_not_asked(elsewhere, tmp_path, allowed, hostile):

@@ -110,8 +110,13 @@ _VALUE = rb"(?P<%(kind)s>[^\s'\"{}#,;&|()\[\]]{%(least)d,})"
 _BARE = rb"^[+ -]?\s*(?:export\s+|-\s+)?[\w.-]*(?:%(word)s)\s*[:=]\s*" + _VALUE + rb"(?=\s*(?:$|#))"
 _IN_COMMAND = rb"(?:^|[^\w.-])(?:[\w.-]*(?:%(word)s)=|--[\w-]*(?:%(word)s)\s+)" + _VALUE + rb"(?=[\s;&|]|$)"
 
+# <password>…</password>, as of Maven.
+_IN_XML = rb"<[\w.:-]*(?:%(word)s)>(?P<%(kind)s>[^<>{}\s]{%(least)d,})</"
+
 
 _ASSIGNED = (
+    (_IN_XML, _PASSWORD, b"password_in_xml", 4),
+    (_IN_XML, _SECRET, b"secret_in_xml", 8),
     (_QUOTED, _PASSWORD, b"password", 4),
     (_QUOTED, _SECRET, b"secret", 8),
     (_QUOTED, rb"key", b"long_secret", 32),
@@ -138,7 +143,7 @@ _SETTINGS = {
 }
 _KINDS = (
     *("token", "password", "secret", "long_secret", "bare_password", "bare_secret"),
-    *("password_in_command", "secret_in_command"),
+    *("password_in_command", "secret_in_command", "password_in_xml", "secret_in_xml"),
 )
 # A line without any of these holds none of the forms: the search for them is slow.
 _HINTS = (

@@ -16,7 +16,8 @@ _VARIABLES = (
     *("DAGSTER_MLOPS_PREDICTION_LOG", "DAGSTER_MLOPS_STATE_DIR"),
 )
 
-_UP = re.compile(r"(?i)/(\.|%2e){2}(/|$)")  # in an address; the real path of a folder has none
+# In an address, whatever some server takes for a step up or a slash; the real path of a folder has none.
+_UP = re.compile(r"(?i)/(\.|%2e){2}([^\w.-]|$)|%2f|%5c|[\\\x00-\x1f]")
 
 
 class NamesPlaces(Protocol):
@@ -77,7 +78,7 @@ class Places:
 
 
 def _is_in(place: str, above: str) -> bool:
-    return place == above or (place.startswith(f"{above.rstrip('/')}/") and not _UP.search(place))
+    return place == above or (place.startswith(f"{above.rstrip('/')}/") and not ("://" in place and _UP.search(place)))
 
 
 def _checkout() -> str:
