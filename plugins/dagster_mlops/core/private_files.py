@@ -31,7 +31,8 @@ def private_folder(folder: Path) -> Path:
     else:
         if is_shared(folder.parent):
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o070)
-        sync(folder.parent)
+        with suppress(OSError):  # a folder that can be written to, but not read; network disks that know no such sync
+            sync(folder.parent)
     return folder
 
 
