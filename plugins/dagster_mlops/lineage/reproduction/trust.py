@@ -101,7 +101,7 @@ def _places(value: Any, name: str = "") -> Iterator[str]:
         for inner in value:
             yield from _places(inner, name)
     elif isinstance(value, str):
-        if "//" in value:
+        if "//" in value or (name in _NAMES_PLACE and ":" in value):  # installers take https:host for https://host
             is_foreign = urlsplit(value).hostname not in _PYPI
         else:
             is_foreign = name in _NAMES_PLACE and value != "." and leads_out(value)
