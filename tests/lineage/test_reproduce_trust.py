@@ -366,7 +366,8 @@ def test_a_python_that_is_not_a_version_is_not_started(checkout, tmp_path):
 
 def recipe_of(checkout: Path, **facts: Any) -> Recipe:
     run = run_of(FILES, **{"code_commit": git(checkout, "rev-parse", "HEAD"), "tool_facts": {"user": "ann"}, **facts})
-    return Recipe(run, None, Link(run.ref, "accessible"), {**FILES, DIFF: b"diff --git a/x.py b/x.py\n"}, checkout, ())
+    files = {**FILES, DIFF: b"diff --git a/x.py b/x.py\n"}
+    return Recipe(run, None, Link(run.ref, "accessible"), files, checkout, (), witness=run)
 
 
 def test_whose_code_runs_is_said_before_it_runs(checkout):
@@ -427,6 +428,21 @@ def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(che
     recipe = made(run_of(files, code_commit=commit, dirty=sha256_of(diff), lock_hash="1a2b"), files)
     assert set(buckets(recipe, "code").values()) == {"accessible"} and recipe.repository == checkout
     assert not marker.exists()
+
+
+def test_a_schedule_runs_nothing_that_is_only_in_the_tracker(checkout):
+    """A colleague with access to MLflow gives a run of his own a commit of a branch, and the champion's alias."""
+    recipe = dataclasses.replace(recipe_of(checkout), witness=None)
+    with pytest.raises(ReproductionError, match=r"is not in Dagster's event log: whoever can write to .* made it"):
+        refuse_unknown_code(recipe, checkout, ["*"])
+    run = run_of(FILES)
+    version = ModelVersion(name="m", version="1", run_id=run.run_id, sha256="1a2b", tracking_uri=run.tracking_uri)
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert made(run, FILES, events=EventLog(instance)).witness is None
+        facts = {**run.to_metadata(), **version.to_metadata()}
+        instance.report_runless_asset_event(dg.AssetMaterialization("m", metadata=facts))
+        known = made(run, FILES, events=EventLog(instance))
+    assert known.witness == run and known.witness_sha256 == "1a2b"
 
 
 def test_a_schedule_runs_commits_of_branches_only(checkout):

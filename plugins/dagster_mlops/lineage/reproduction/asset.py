@@ -52,8 +52,8 @@ def reproduction_asset(
         tracking_uri: Tracking URI; default: the one in Dagster's event log.
         repo: Checkout that has the commit; default: the working directory.
         branches: Patterns of branches, local or of a remote, one of which must have the commit. Then neither a commit
-            of no branch nor uncommitted changes run, which anyone who can write a run could name. None takes both,
-            and the recorded checkout as well.
+            of no branch nor uncommitted changes run, which anyone who can write a run could name, nor runs that are
+            not in Dagster's event log. None takes them all, and the recorded checkout as well.
         variables: Names of environment variables that the training may see, or patterns such as ``AWS_*``. Without,
             it sees those of the machine (``PATH``, ``HOME``, ``LANG``, proxies), and no passwords or tokens.
         severity: Severity of a failed check.

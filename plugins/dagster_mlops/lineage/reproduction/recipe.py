@@ -40,7 +40,9 @@ class Recipe:
     `files` are those that the run keeps below ``code/``, `repository` is the checkout that has its commit, if any,
     `chain` everything that it was made from, `rebuilds` the training sets, by asset, that are rebuilt because their
     dataset is lost, and `tracked` the datasets, by path in the checkout, that the training read there by itself.
-    `definitions` is the file that the caller names for definitions outside of the checkout.
+    `definitions` is the file that the caller names for definitions outside of the checkout. `witness` is the run's
+    record in Dagster's event log, and `witness_sha256` the hash of its model there: whoever can only write to the
+    tracker has made neither.
     """
 
     run: TrainingRun
@@ -52,6 +54,8 @@ class Recipe:
     rebuilds: Mapping[str, TrainingSet] = field(default_factory=dict)
     tracked: Mapping[str, Ref] = field(default_factory=dict)
     definitions: Path | None = None
+    witness: TrainingRun | None = None
+    witness_sha256: str = ""
 
     @property
     def missing(self) -> list[Ingredient]:
@@ -139,9 +143,10 @@ def find_recipe(
         where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at"
         raise NotFoundError(f"{what!r} does not name a training run that is known {where}. {chain.reason}")
     link, run = runs[0], runs[0].record
-    if version is None and events:  # it has the hash of the model, which in the tracker someone may have removed
-        versions = (record for record, _ in events.entries(ModelVersion))
-        version = next((record for record in versions if record.run_id == run.run_id and record.sha256), None)
+    versions = (record for record, _ in events.entries(ModelVersion)) if events else ()
+    version_on_record = next((record for record in versions if record.run_id == run.run_id and record.sha256), None)
+    version = version or version_on_record
+    witness = _witness(run, events)
     try:
         stored, problem = tools.tool_for(link.ref, KeepsRuns).files(link.ref, CODE), ""
         files = {name: content for name, content in stored.items() if name in KEPT}
@@ -159,7 +164,7 @@ def find_recipe(
         tracked, unversioned = find_tracked(run, files, repository, tools)
         ingredients = [
             Ingredient("run", f"MLflow run {run.run_id[:12]}", link.bucket, link.reason),
-            *([] if problem else _files(run, files, events)),
+            *([] if problem else _files(run, files, witness)),
             *code_ingredients(run, files, repository, problem),
             _environment(run, files, repository),
             _step(step, problem, definitions),
@@ -168,7 +173,26 @@ def find_recipe(
             *unversioned,
             _model(run, tools),
         ]
-    return Recipe(run, version, link, files, repository, tuple(ingredients), rebuilds, tracked, definitions)
+    return Recipe(
+        run,
+        version,
+        link,
+        files,
+        repository,
+        tuple(ingredients),
+        rebuilds,
+        tracked,
+        definitions,
+        witness,
+        version_on_record.sha256 if version_on_record else "",
+    )
+
+
+def _witness(run: TrainingRun, events: EventLog | None) -> TrainingRun | None:
+    """The run's record in Dagster's event log."""
+    entry = events.find(run.ref) if events else None
+    record = entry.record if entry else None
+    return record if isinstance(record, TrainingRun) and record.run_id == run.run_id else None
 
 
 def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path | None) -> Ingredient:
@@ -191,12 +215,12 @@ def _environment(run: TrainingRun, files: Mapping[str, bytes], repository: Path 
     return Ingredient("environment", "packages", "unknown", reason)
 
 
-def _files(run: TrainingRun, files: Mapping[str, bytes], events: EventLog | None) -> list[Ingredient]:
+def _files(run: TrainingRun, files: Mapping[str, bytes], witness: TrainingRun | None) -> list[Ingredient]:
     """The run's own files, where they have changed since it was made or may have."""
-    entry, name = events.find(run.ref) if events else None, f"files in {CODE}/"
-    if entry and isinstance(entry.record, TrainingRun) and entry.record.run_id == run.run_id:
+    name = f"files in {CODE}/"
+    if witness:
         for fact in _WITNESSED:
-            recorded = getattr(entry.record, fact)
+            recorded = getattr(witness, fact)
             if recorded != getattr(run, fact) and (recorded or fact != "files_hash"):
                 reason = f"its {fact} in the tracker is not the one in Dagster's event log: someone has changed it."
                 return [Ingredient("run", "record", "faulty", reason)]

@@ -9,8 +9,9 @@ from typing import Any
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.model_digest import changed, model_digest
+from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL, TRIAL_TAG
-from dagster_mlops.errors import DagsterMlopsError, ReproductionError
+from dagster_mlops.errors import DagsterMlopsError, ModelVersionError, ReproductionError
 from dagster_mlops.lineage.chain.sources import Tools
 from dagster_mlops.lineage.reproduction.code import check_out
 from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
@@ -63,7 +64,8 @@ def rerun(
         timeout: Time limit of the training in seconds.
         variables: Names of environment variables that the training may see, or patterns such as ``AWS_*``, beside
             those of the machine (`PATH`, `HOME`, `LANG`, proxies) and the recorded ones that change results.
-        branches: Patterns of branches, one of which must have the commit: then nothing uncommitted runs either.
+        branches: Patterns of branches, one of which must have the commit: then nothing uncommitted runs either, no run
+            that is not in Dagster's event log, and no model that is neither on record there nor data.
         tell: Called with each line of progress, first with those that say whose code will run.
 
     Raises:
@@ -96,8 +98,12 @@ def rerun(
     restore_tracked(recipe.tracked, code, tools)
     files = _rebuild(recipe, folder / "data", tools, tell)
     model = tracker.fetch_model(recipe.run.ref, folder / "model")
-    if recipe.version and (problem := changed(model_digest(model), recipe.version.sha256)):
-        raise ReproductionError(f"{problem}.")
+    for sha256 in (recipe.version.sha256 if recipe.version else "", recipe.witness_sha256):
+        if problem := changed(model_digest(model), sha256):
+            raise ReproductionError(problem)
+    if branches is not None and not recipe.witness_sha256:
+        with raised_as(ReproductionError, "its model has no hash in Dagster's event log", ModelVersionError):
+            judge_model(f"of run {recipe.run.run_id}", model, expected=(), allow_pickle=False)
     scratch = folder / "dagster"
     scratch.mkdir()
     trial = {TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {}

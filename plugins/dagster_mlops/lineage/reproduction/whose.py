@@ -16,12 +16,19 @@ _HINT = "A schedule runs what others have put into a branch. Run it by hand, or 
 
 
 def refuse_unknown_code(recipe: Recipe, repository: Path, branches: Sequence[str]) -> None:
-    """Refuse code that is not in the history of a branch with one of these names.
+    """Refuse code that is not in the history of a branch with one of these names, and runs that Dagster does not know.
+
+    Whoever can write to the tracker can add a run with a good commit, other packages and any file for a model.
 
     Raises:
-        ReproductionError: It is not.
+        ReproductionError: It is not, or the run is not in Dagster's event log.
     """
     run = recipe.run
+    if recipe.witness is None:
+        raise ReproductionError(
+            f"run {run.run_id} is not in Dagster's event log: whoever can write to {run.tracking_uri} may have made "
+            f"it. {_HINT}"
+        )
     if run.dirty:
         problem = f"{len(_changed(recipe))} uncommitted changes, which no branch has"
     elif branch_of(repository, run.code_commit, branches):
