@@ -15,6 +15,8 @@ READS = "reads.json"
 """In it: the files and addresses without a version that the training has read, and environment variables; if any."""
 PACKAGES, LICENCES = "environment.txt", "licences.json"
 """In it: the packages that were installed, and their licences."""
+CONFIG_NOT_KEPT = "config_not_kept"
+"""Field of the step: names of config values that were secrets. Not named after them: a list of secrets is masked."""
 KEPT = (STEP, SYSTEM, DIFF, TRIAL, READS, PACKAGES, LICENCES, *LOCK_FILES)
 """All of them: a rerun reads no other file of that folder."""
 

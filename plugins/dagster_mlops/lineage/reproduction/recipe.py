@@ -168,7 +168,10 @@ def find_recipe(
             *code_ingredients(run, files, repository, problem),
             _environment(run, files, repository),
             _step(step, problem, definitions),
-            *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get("secrets", ())),
+            *(
+                Ingredient("config", name or "value", "inaccessible", _SECRET)
+                for name in step.get("config_not_kept", ())
+            ),
             *inputs,
             *unversioned,
             _model(run, tools),

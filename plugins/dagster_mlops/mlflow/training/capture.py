@@ -51,7 +51,7 @@ def step_facts(
 ) -> dict[str, Any]:
     """The identity and the inputs of a step, so that another process can rerun it.
 
-    ``asset``, ``partition`` or ``partition_range``, the op's ``config``, the names of the config's values that are kept
+    ``asset``, ``partition`` or ``partition_range``, the op's ``config``, the names of secret values that are left
     without their ``secrets``, ``seed``, ``function``, the code ``location`` that defines it, if Dagster has one (paths
     in the checkout are relative to it), the checkout as ``code`` (with its origin, working directory and import path),
     and ``reads``: the upstream assets with their records, and with whether an IO manager loaded them.
@@ -65,7 +65,7 @@ def step_facts(
         "partition": context.partition_key if context.has_partition_key else "",
         **({"partition_range": list(_range(context))} if context.has_partition_key_range else {}),
         "config": config,
-        **({"secrets": list(secrets)} if secrets else {}),
+        **({"config_not_kept": list(secrets)} if secrets else {}),
         "seed": training.seed,
         "registered_model_name": training.registered_model_name,
         "function": f"{training.function.__module__}:{training.function.__qualname__}",
