@@ -9,7 +9,17 @@ from typing import Any
 
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.git import runs_no_code_of_checkouts
-from dagster_mlops.core.run_files import CODE, KEPT, PACKAGES, READS, STEP, SYSTEM, files_hash, sha256_of
+from dagster_mlops.core.run_files import (
+    CODE,
+    CONFIG_NOT_KEPT,
+    KEPT,
+    PACKAGES,
+    READS,
+    STEP,
+    SYSTEM,
+    files_hash,
+    sha256_of,
+)
 from dagster_mlops.errors import DagsterMlopsError, NotFoundError, ProvenanceError
 from dagster_mlops.lineage.chain.names import find_ref
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
@@ -168,10 +178,7 @@ def find_recipe(
             *code_ingredients(run, files, repository, problem),
             _environment(run, files, repository),
             _step(step, problem, definitions),
-            *(
-                Ingredient("config", name or "value", "inaccessible", _SECRET)
-                for name in step.get("config_not_kept", ())
-            ),
+            *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get(CONFIG_NOT_KEPT, ())),
             *inputs,
             *unversioned,
             _model(run, tools),

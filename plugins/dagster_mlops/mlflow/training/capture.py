@@ -20,6 +20,7 @@ from dagster_mlops.core.git import git
 from dagster_mlops.core.keys import without_keys
 from dagster_mlops.core.run_files import (
     CODE,
+    CONFIG_NOT_KEPT,
     DECISIVE,
     DIFF,
     KEPT,
@@ -51,10 +52,10 @@ def step_facts(
 ) -> dict[str, Any]:
     """The identity and the inputs of a step, so that another process can rerun it.
 
-    ``asset``, ``partition`` or ``partition_range``, the op's ``config``, the names of secret values that are left
-    without their ``secrets``, ``seed``, ``function``, the code ``location`` that defines it, if Dagster has one (paths
-    in the checkout are relative to it), the checkout as ``code`` (with its origin, working directory and import path),
-    and ``reads``: the upstream assets with their records, and with whether an IO manager loaded them.
+    ``asset``, ``partition`` or ``partition_range``, the op's ``config``, the names of secret values that are left out
+    of it (``config_not_kept``), ``seed``, ``function``, the code ``location`` that defines it, if Dagster has one
+    (paths in the checkout are relative to it), the checkout as ``code`` (with its origin, working directory and import
+    path), and ``reads``: the upstream assets with their records, and with whether an IO manager loaded them.
     """
     config, secrets = kept_config(context)
     for text in _warnings(code):
@@ -65,7 +66,7 @@ def step_facts(
         "partition": context.partition_key if context.has_partition_key else "",
         **({"partition_range": list(_range(context))} if context.has_partition_key_range else {}),
         "config": config,
-        **({"config_not_kept": list(secrets)} if secrets else {}),
+        **({CONFIG_NOT_KEPT: list(secrets)} if secrets else {}),
         "seed": training.seed,
         "registered_model_name": training.registered_model_name,
         "function": f"{training.function.__module__}:{training.function.__qualname__}",
