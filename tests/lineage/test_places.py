@@ -34,7 +34,12 @@ from dagster_mlops.tools import KeepsRuns
 from tests.support import known_warnings
 from tests.support.http_servers import QuietHandler, QuietServer, serving
 
-pytestmark = [*known_warnings.UNCLOSED, *known_warnings.MLFLOW, *known_warnings.DEPRECATED]
+pytestmark = [
+    *known_warnings.UNCLOSED,
+    *known_warnings.MLFLOW,
+    *known_warnings.DEPRECATED,
+    *known_warnings.FEAST_EXPERIMENTAL,
+]
 
 TOKEN = "the-company's-token"
 

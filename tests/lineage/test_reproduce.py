@@ -139,7 +139,8 @@ def test_an_asset_runs_the_training_again_and_its_check_says_what_is_missing(pro
     def evaluate(training: str):
         options = {"tracking_uri": project.uri, "repo": str(project.code), "variables": ["TEST_HOME"]}
         asset = reproduction_asset(training=training, environment="current", deps=["model"], **options)
-        done = dg.materialize([asset])
+        with dg.DagsterInstance.from_config(str(project.home / "dagster")) as instance:
+            done = dg.materialize([asset], instance=instance)
         [event], [found] = done.asset_materializations_for_node("reproduction"), done.get_asset_check_evaluations()
         return {name: value.value for name, value in event.metadata.items()}, found
 

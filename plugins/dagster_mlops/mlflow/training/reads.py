@@ -31,7 +31,7 @@ _SYSTEM = re.compile(
 _BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
 # What git and DVC keep in a repository and in DVC's cache of the machine: an IO manager opens it with the data.
 _OF_REPOSITORY = re.compile(
-    r"/\.(git|dvc)/|/\.git(ignore|attributes|modules)?$|/\.dvcignore$|\.dvc$|/dvc/repo/[0-9a-f]{32}/"
+    r"/\.(git|dvc)/|/\.git(ignore|attributes|modules)?$|/\.dvcignore$|\.dvc$|/dvc(_site_cache)?/repo/[0-9a-f]{32}/"
 )
 # Below the home folder: settings and fonts, but no other hidden folder: `~/.keras/datasets` holds data. Matplotlib's
 # list of fonts may be anywhere.
