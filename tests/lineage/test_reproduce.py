@@ -21,8 +21,9 @@ from dagster_mlops.lineage.reproduction.comparison import explain
 from dagster_mlops.lineage.reproduction.recipe import find_recipe
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, Ref, TrainingRun, TrainingSet
+from dagster_mlops.provenance import Accessible, Dataset, Inaccessible, TrainingRun, TrainingSet
 from tests.support import known_warnings
+from tests.support.answers import Answers
 from tests.support.training_project import PIPELINE, Project
 
 pytestmark = [
@@ -257,27 +258,6 @@ def test_a_training_set_whose_dataset_is_lost_is_made_again_by_feast(tmp_path, m
     (tmp_path / "more").mkdir()
     with pytest.raises(ReproductionError, match=r"data of training_set are lost, and cannot be rebuilt: .*clock"):
         rerun(recipe, tmp_path / "more", environment="current", variables=["TEST_HOME"])
-
-
-class Answers:
-    """A tool that gives these answers, and these files of a run."""
-
-    rerun = Path("rerun.py")
-
-    def __init__(self, answer, files: dict[str, bytes] | None = None) -> None:
-        self.answer, self.kept = answer, files or {}
-
-    def resolve(self, ref: Ref):
-        return self.answer
-
-    def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
-        return self.kept
-
-    def find_model(self, ref: Ref) -> None:
-        return None
-
-    def fetch_model(self, ref: Ref, folder: Path) -> Path:
-        raise AssertionError("nothing is run")
 
 
 @pytest.mark.parametrize("asset", ["joined", "somewhere else"])

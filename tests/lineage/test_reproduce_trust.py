@@ -28,6 +28,7 @@ from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import Accessible, ModelVersion, Ref, TrainingRun
 from tests.support import known_warnings
+from tests.support.answers import Answers
 from tests.support.training_project import PIPELINE, Project
 
 pytestmark = [*known_warnings.MLFLOW]
@@ -52,32 +53,15 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-class Tracker:
-    """A tracker that has one run with these files."""
-
-    rerun = Path("rerun.py")
-
-    def __init__(self, run: TrainingRun, files: dict[str, bytes]) -> None:
-        self.run, self.kept = run, files
-
-    def resolve(self, ref: Ref) -> Accessible:
-        return Accessible(self.run)
-
-    def files(self, ref: Ref, folder: str) -> dict[str, bytes]:
-        return self.kept
-
-    def find_model(self, ref: Ref) -> None:
-        return None
-
-    def fetch_model(self, ref: Ref, folder: Path) -> Path:
-        raise AssertionError("nothing is run")
-
-
 def made(
     run: TrainingRun, files: dict[str, bytes], *, repo: Path | None = None, events: EventLog | None = None
 ) -> Recipe:
     return find_recipe(
-        run.run_id, at=run.tracking_uri, repo=repo, tools=Tools({"mlflow": Tracker(run, files)}), events=events
+        run.run_id,
+        at=run.tracking_uri,
+        repo=repo,
+        tools=Tools({"mlflow": Answers(Accessible(run), files)}),
+        events=events,
     )
 
 
