@@ -38,7 +38,7 @@ from dagster_mlops.provenance import (
 )
 from dagster_mlops.serving import status, stop
 from dagster_mlops.serving.processes import free_port, marked
-from dagster_mlops.serving.runtime import records_of
+from dagster_mlops.serving.runtime import RowTooLarge, records_of
 from dagster_mlops.serving.state import load, load_all, lock, state_file
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
@@ -399,6 +399,7 @@ def test_golden_rows_are_not_logged_as_traffic(live):
         ({"rows": [{"hour": "noon", "wind": 1.0, "carrier": "AA"}]}, 400, "'hour' is not of type double"),
         ({"rows": [{"hour": None, "wind": 1.0, "carrier": "AA"}]}, 422, "Input X contains NaN"),
         ({"rows": [{"hour": 1.0, "wind": 1.0, "carrier": "AA"}], "ids": ["a", "b"]}, 400, "2 ids for 1 rows"),
+        ({"rows": [{"hour": 1.0, "wind": 1.0, "carrier": "AA"}], "ids": ["a b"]}, 400, "'a b' is not 1 to 200"),
         ({"row": []}, 400, "validation error"),
     ],
 )
@@ -703,6 +704,13 @@ def test_the_log_of_a_killed_writer_is_whole_but_for_its_last_line(tmp_path):
     found: Any = PredictionLog.find(tmp_path, str(told))
     assert found["output"] == told
     assert PredictionLog.find(tmp_path, "predic") is None
+
+
+def test_a_row_that_would_fill_the_log_is_refused(tmp_path):
+    log = PredictionLog(tmp_path)
+    with pytest.raises(RowTooLarge, match=r"1,0\d\d,\d{3} bytes as JSON; at most 1,048,576"):
+        log.write(inputs=[{"x": 1}, {"x": "y" * 2**20}], outputs=[0, 0], request_ids=["a", "b"])
+    assert PredictionLog.read(tmp_path).empty
 
 
 def test_the_log_is_read_by_time_and_by_deployment(tmp_path):

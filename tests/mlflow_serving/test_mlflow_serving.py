@@ -143,6 +143,23 @@ def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_ke
     assert csv.status_code == 415
 
 
+def test_a_client_decides_neither_the_names_nor_the_ids_nor_the_size_of_what_is_logged(world):
+    log = world.record("deployment", Deployment).prediction_log
+    more = frame(1).assign(dagster_asset="forged", **{"x" * 5000: 2.0})
+    assert world.ask(more, **{"X-Request-ID": "narrow"}).status_code == 200
+    logged = PredictionLog.find(log, "narrow")
+    assert logged and set(logged["inputs"]) == {"hour", "wind"}
+    before = len(PredictionLog.read(log))
+    for request_id in ("a b", "x" * 201, "\x01", "caf\xe9"):
+        refused = httpx.post(
+            f"{world.url}/invocations", json={"dataframe_records": records_of(frame(1))},
+            headers=[(b"X-Request-ID", request_id.encode("latin-1"))],
+        )  # fmt: skip
+        assert refused.status_code == 400, request_id
+    assert world.ask(frame(0)).status_code == 400
+    assert len(PredictionLog.read(log)) == before
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_neither_the_server_nor_envoy_get_the_workers_secrets(world):
     by_role = environments(world.state_dir)

@@ -3,20 +3,25 @@
 import json
 import logging
 import os
-import re
 import sys
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # In a bento these stand beside this file; `bento_asset` rewrites the import.
 from dagster_mlops.core.model_digest import changed, model_digest
-from dagster_mlops.serving.runtime import PredictionLog, features_of, outputs_of, records_of, signature_inputs
+from dagster_mlops.serving.runtime import (
+    PredictionLog,
+    RowTooLarge,
+    checked_id,
+    features_of,
+    ids_of_rows,
+    outputs_of,
+    records_of,
+    signature_inputs,
+)
 
 if TYPE_CHECKING:
     import bentoml
-
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 _logger = logging.getLogger("bentoml.dagster_mlops")
 
@@ -35,8 +40,8 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
     ``POST /predict`` takes ``{"rows": [{feature: value, …}, …], "ids": [optional id per row]}``. Each row is logged
     under its own request id: from ``ids``, else the ``X-Request-ID`` header (or a new UUID) for a single row, and
     ``<request id>/<n>`` counted from 0 for several. The answer holds ``request_id``, ``ids``, ``predictions``,
-    ``model`` and ``deployment``. Rows that do not fit the signature get 400, rows that the model refuses 422, with
-    the reason in ``error``; they are not logged. A prediction that cannot be logged is not answered.
+    ``model`` and ``deployment``. Ids and rows that do not fit get 400, rows that the model refuses 422, and rows
+    too large for the log 413, with the reason in ``error``; they are not logged. A prediction that cannot be logged is not answered.
     """
     import bentoml
 
@@ -75,12 +80,12 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
         def predict(
             self, ctx: bentoml.Context, rows: list[dict[str, Any]], ids: list[str] | None = None
         ) -> dict[str, Any]:
-            request_id = ctx.request.headers.get("x-request-id") or str(uuid.uuid4())
-            ctx.response.headers["X-Request-ID"] = request_id
             ctx.response.headers["X-Deployment"] = self.deployment
-            row_ids = ids or ([request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))])
+            request_id = ""
             try:
-                _check_ids(row_ids, rows)
+                request_id = checked_id(ctx.request.headers.get("x-request-id"))
+                ctx.response.headers["X-Request-ID"] = request_id
+                row_ids = ids_of_rows(request_id, rows, ids)
                 features = features_of(self.model, rows)
             except ValueError as error:
                 ctx.response.status_code = 400
@@ -93,7 +98,11 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
             # Golden rows and probes of the deployer are no production traffic; they prove themselves by a secret.
             probing = self.probe and ctx.request.headers.get("x-probe") == self.probe
             if self.log and not probing:
-                self.log.write(inputs=records_of(features), outputs=outputs, request_ids=row_ids)
+                try:
+                    self.log.write(inputs=records_of(features), outputs=outputs, request_ids=row_ids)
+                except RowTooLarge as error:
+                    ctx.response.status_code = 413
+                    return {"request_id": request_id, "error": str(error)}
             return {
                 "request_id": request_id,
                 "ids": row_ids,
@@ -103,13 +112,3 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
             }
 
     return MlflowService
-
-
-def _check_ids(ids: list[str], rows: list[dict[str, Any]]) -> None:
-    if not rows:
-        raise ValueError("'rows' is empty; send at least one row of features.")
-    if len(ids) != len(rows):
-        raise ValueError(f"{len(ids)} ids for {len(rows)} rows; send one id per row, or none.")
-    for row_id in ids:
-        if not _REQUEST_ID.fullmatch(row_id):
-            raise ValueError(f"request id {row_id[:80]!r} is not 1 to 200 printable ASCII characters without spaces.")

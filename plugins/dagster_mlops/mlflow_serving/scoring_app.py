@@ -4,20 +4,27 @@ import asyncio
 import json
 import os
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.model_digest import changed, model_digest
-from dagster_mlops.serving.runtime import PredictionLog
+from dagster_mlops.serving.runtime import (
+    PredictionLog,
+    RowTooLarge,
+    checked_id,
+    features_only,
+    ids_of_rows,
+    signature_inputs,
+)
 
 
 def scoring_app(folder: Path) -> Any:
     """The ASGI app of a package.
 
     ``POST /invocations`` takes MLflow's ``dataframe_records`` or ``dataframe_split``. Each row is logged under the
-    ``X-Request-ID`` header (or a new UUID), several under ``<request id>/<n>``. Other formats get 415: their rows have
-    no names to be logged under. A prediction that cannot be logged is not answered.
+    ``X-Request-ID`` header (or a new UUID), several under ``<request id>/<n>``, with the features of the model and
+    nothing else that the client sent. Other formats get 415: their rows have no names to be logged under. Ids that do
+    not fit get 400, and rows too large for the log 413. A prediction that cannot be logged is not answered.
     """
     from mlflow.pyfunc import scoring_server
     from starlette.responses import JSONResponse, Response
@@ -29,6 +36,7 @@ def scoring_app(folder: Path) -> Any:
     sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
     os.environ.update(facts.get("environment", {}))  # with which it was judged that loading it runs no code
     model = scoring_server.load_model_with_mlflow_config(str(folder / "model"))
+    features = signature_inputs(model).input_names()
     example = model.metadata.load_input_example(str(folder / "model"))
     if example is not None:
         model.predict(example)  # warm before /ping answers
@@ -41,22 +49,31 @@ def scoring_app(folder: Path) -> Any:
     probe = os.environ.get("DAGSTER_MLOPS_PROBE", "")
     app = scoring_server.init(model)
 
+    def refusal(code: int, error: object) -> Any:
+        return JSONResponse({"error_code": "INVALID_PARAMETER_VALUE", "message": str(error)}, status_code=code)
+
     @app.middleware("http")
     async def log_predictions(request: Any, call_next: Any) -> Any:
         if request.url.path != "/invocations":
             return await call_next(request)
-        request_id = request.headers.get("x-request-id") or str(uuid.uuid4())
         rows = _rows(await request.body())
         if rows is None:
-            error = "Send JSON with 'dataframe_records' or 'dataframe_split'."
-            return JSONResponse({"error_code": "INVALID_PARAMETER_VALUE", "message": error}, status_code=415)
+            return refusal(415, "Send JSON with 'dataframe_records' or 'dataframe_split'.")
+        try:
+            request_id = checked_id(request.headers.get("x-request-id"))
+            ids = ids_of_rows(request_id, rows)
+        except ValueError as error:
+            return refusal(400, error)
         answer = await call_next(request)
         content = b"".join([part async for part in answer.body_iterator])
         is_probe = probe and request.headers.get("x-probe") == probe
         if answer.status_code == 200 and log and not is_probe:
             outputs = json.loads(content)["predictions"]
-            ids = [request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))]
-            await asyncio.to_thread(log.write, inputs=rows, outputs=outputs, request_ids=ids)
+            logged = features_only(rows, features)
+            try:
+                await asyncio.to_thread(log.write, inputs=logged, outputs=outputs, request_ids=ids)
+            except RowTooLarge as error:
+                return refusal(413, error)
         headers = {"X-Request-ID": request_id}
         return Response(content, answer.status_code, headers, media_type="application/json")
 

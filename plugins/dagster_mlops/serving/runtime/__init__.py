@@ -1,6 +1,17 @@
 """The part of serving that runs beside the model; a package holds a copy, so that it needs neither Dagster nor this."""
 
-from .predictions import PredictionLog
+from .predictions import PredictionLog, RowTooLarge
+from .requests import checked_id, features_only, ids_of_rows
 from .scoring import features_of, outputs_of, records_of, signature_inputs
 
-__all__ = ["PredictionLog", "features_of", "outputs_of", "records_of", "signature_inputs"]
+__all__ = [
+    "PredictionLog",
+    "RowTooLarge",
+    "checked_id",
+    "features_of",
+    "features_only",
+    "ids_of_rows",
+    "outputs_of",
+    "records_of",
+    "signature_inputs",
+]

@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 # The record schema of dagster_mlops.provenance, spelt out because this file also runs where that one is not installed.
 SCHEMA = 1
+MOST_BYTES = 2**20
+"""Of one row: what a client sends is not to fill the disk, nor the memory of who reads the log."""
 _META = ("request_id", "timestamp", "deployment", "bento", "model_name", "model_version")
 
 _logger = logging.getLogger(__name__)
+
+
+class RowTooLarge(ValueError):
+    """A client sent a row that is larger than :data:`MOST_BYTES`."""
 
 
 class PredictionLog:
@@ -89,6 +95,7 @@ class PredictionLog:
 
         Raises:
             OSError: the disk refuses them, or has refused earlier ones.
+            RowTooLarge: none of the rows is logged.
         """
         timestamp = datetime.now(UTC)
         facts = {**self._facts, "timestamp": timestamp.isoformat(timespec="microseconds")}
@@ -96,6 +103,8 @@ class PredictionLog:
             json.dumps({**facts, "request_id": i, "inputs": row, "output": out}, separators=(",", ":"), default=str)
             for i, row, out in zip(request_ids, inputs, outputs, strict=True)
         ]
+        if (largest := max(map(len, lines), default=0)) > MOST_BYTES:
+            raise RowTooLarge(f"a row has {largest:,} bytes as JSON; at most {MOST_BYTES:,} are logged.")
         data = ("\n".join(lines) + "\n").encode()
         with self._lock:
             day = timestamp.strftime("%Y-%m-%d")
