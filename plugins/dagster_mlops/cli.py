@@ -20,6 +20,7 @@ import typer
 
 from dagster_mlops import __version__
 from dagster_mlops.core.commands import errors_shown
+from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.terminal import line, lines
 
 if TYPE_CHECKING:
@@ -198,6 +199,13 @@ def reproduce(
     definitions: Annotated[
         Path | None, typer.Option(help="File with the definitions, where they are outside of the checkout.")
     ] = None,
+    yes: Annotated[
+        bool,
+        typer.Option(
+            "--yes",
+            help="Install packages that only the record names, although Dagster's event log does not know the run.",
+        ),
+    ] = False,
     allow: _Allow = None,
     as_json: _Json = False,
     dagster_home: _Home = None,
@@ -232,7 +240,7 @@ def reproduce(
                 unknown = bool(recipe.complete and recipe.unknown)
             else:
                 if keep:
-                    keep.mkdir(parents=True)
+                    private_folder(keep.absolute())  # data and models are copied into it
                 folder = keep or Path(resources.enter_context(TemporaryDirectory(prefix="dagster-mlops-rerun-")))
                 verdict = rerun(
                     recipe,
@@ -242,6 +250,7 @@ def reproduce(
                     tolerance=tolerance,
                     timeout=timeout,
                     variables=env or (),
+                    consent=yes,
                     tools=tools,
                     tell=lambda text: typer.echo(line(text), err=True),
                 )

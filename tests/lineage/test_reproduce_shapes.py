@@ -24,6 +24,7 @@ from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.sweep.best import tried_before
 from dagster_mlops.mlflow.training.packages import requirements
 from tests.support import known_warnings
+from tests.support.modes import readable_by_others
 from tests.support.training_project import Project
 
 pytestmark = [
@@ -257,6 +258,13 @@ def test_what_cannot_be_asked_is_no_verdict(project, arguments, says, monkeypatc
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 2 and isinstance(done.exception, SystemExit), done.exception
     assert says in " ".join(done.output.split()), done.output
+
+
+def test_the_folder_of_a_rerun_is_its_owners(project, tmp_path):
+    folder = tmp_path / "new" / "work"
+    asked = ["reproduce", "returned/1", "--at", project.uri, "--keep", str(folder), "--golden", "/nowhere/rows.parquet"]
+    assert CliRunner().invoke(app, asked).exit_code == 2
+    assert folder.is_dir() and readable_by_others(tmp_path / "new") == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -23,7 +23,7 @@ from dagster_mlops.lineage.reproduction.recipe import Recipe, find_recipe
 from dagster_mlops.lineage.reproduction.rerun import rerun
 from dagster_mlops.lineage.reproduction.tracked import restore_tracked
 from dagster_mlops.lineage.reproduction.trust import requirements_problem, safe_step, step_problem, switches
-from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code
+from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code, whose_packages
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.provenance import Accessible, ModelVersion, Ref, TrainingRun
@@ -343,6 +343,32 @@ def test_a_python_that_is_not_a_version_is_not_started(checkout, tmp_path):
     with pytest.raises(ReproductionError):
         install("uv.lock", b"version = 1\n", python="0.1", folder=tmp_path / "venv", code=checkout)
     assert (tmp_path / "target").read_text() == "before"
+
+
+def test_packages_that_only_a_record_names_are_shown_and_need_consent(checkout, tmp_path):
+    commit = git(checkout, "rev-parse", "HEAD")
+    kept = {**FILES, "environment.txt": f"numpy==2.3.1\npytest=={pytest.__version__}\nReqeusts==2.0\n".encode()}
+    run = run_of(kept, code_commit=commit)
+    recipe = made(run, kept, repo=checkout)
+    assert recipe.complete
+    lines: list[str] = []
+    options: dict[str, Any] = {"tools": Tools({"mlflow": Answers(Accessible(run), kept)}, allow=[run.tracking_uri]), "tell": lines.append}
+    with pytest.raises(ReproductionError, match=r"has: reqeusts 2\.0\. The run is not in Dagster's .*--yes"):
+        rerun(recipe, tmp_path / "work", **options)
+    assert not (tmp_path / "work").exists(), "nothing was cloned or installed"
+    requirements = ("environment.txt", kept["environment.txt"])
+    shown = [
+        "packages: 1 neither locked in the checkout nor installed here: reqeusts 2.0",
+        "packages: 1 in another version: numpy 2.3.1 (here 2.3.0)",
+    ]
+    assert whose_packages(recipe, *requirements, consent=True) == shown
+    witnessed = dataclasses.replace(recipe, witness=run)
+    assert whose_packages(witnessed, *requirements, consent=False) == shown, "the event log has the hash of the file"
+    lock = (checkout / "requirements.lock").read_bytes()
+    assert whose_packages(recipe, "requirements.lock", lock, consent=False) == [], "it is of the commit"
+    uv = b'[[package]]\nname = "evil"\nversion = "1"\n[[packages]]\nname = "more.evil"\n'
+    with pytest.raises(ReproductionError, match=r"evil 1, more-evil \."):
+        whose_packages(recipe, "uv.lock", uv, consent=False)
 
 
 # Whose code

@@ -40,8 +40,9 @@ def mlflow_service(bento: str | Path, **config: Any) -> "bentoml.Service[Any]":
     ``POST /predict`` takes ``{"rows": [{feature: value, …}, …], "ids": [optional id per row]}``. Each row is logged
     under its own request id: from ``ids``, else the ``X-Request-ID`` header (or a new UUID) for a single row, and
     ``<request id>/<n>`` counted from 0 for several. The answer holds ``request_id``, ``ids``, ``predictions``,
-    ``model`` and ``deployment``. Ids and rows that do not fit get 400, rows that the model refuses 422, and rows
-    too large for the log 413, with the reason in ``error``; they are not logged. A prediction that cannot be logged is not answered.
+    ``model`` and ``deployment``. Ids and rows that do not fit get 400, rows that the model refuses 422, and rows too
+    large for the log 413, with the reason in ``error``; they are not logged. A prediction that cannot be logged is not
+    answered.
     """
     import bentoml
 

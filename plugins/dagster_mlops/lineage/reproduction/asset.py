@@ -88,6 +88,7 @@ def reproduction_asset(
                         timeout=timeout,
                         variables=variables,
                         branches=branches,
+                        consent=branches is None,
                         tools=tools,
                         tell=context.log.info,
                     )

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +79,24 @@ def packages(text: bytes | str) -> dict[str, str]:
         if between:
             versions[name] = version
     return versions
+
+
+def locked_versions(content: bytes) -> dict[str, str]:
+    """The version of each package, by normalized name, in a lock file of any of the forms that are installed.
+
+    >>> locked_versions(b"Scikit_Learn==1.7.0 --hash=sha256:1a\\n")
+    {'scikit-learn': '1.7.0'}
+    """
+    text = content.decode(errors="replace")
+    found = re.findall(r"(?m)^\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*==\s*([\w.!+-]+)", text)
+    # uv.lock, pylock.toml and poetry.lock have a table for each package, which begins with these two.
+    found += re.findall(r'(?m)^\[\[packages?\]\]\s*name = "([^"]+)"\s*(?:version = "([^"]+)")?', text)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def installed_versions() -> dict[str, str]:
+    """The version of each package that is installed here, by normalized name."""
+    return {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in distributions()}
 
 
 def find_uv() -> str | None:

@@ -24,7 +24,7 @@ from dagster_mlops.lineage.reproduction.environment import (
 )
 from dagster_mlops.lineage.reproduction.recipe import Recipe, records_read
 from dagster_mlops.lineage.reproduction.tracked import restore_tracked
-from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code
+from dagster_mlops.lineage.reproduction.whose import refuse_unknown_code, whose_code, whose_packages
 from dagster_mlops.tools import KeepsRuns, RebuildsData, datasets_only_where
 
 TIMEOUT = 6 * 3600.0  # seconds
@@ -48,6 +48,7 @@ def rerun(
     timeout: float = TIMEOUT,
     variables: Sequence[str] = (),
     branches: Sequence[str] | None = None,
+    consent: bool = False,
     tools: Tools | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
@@ -66,7 +67,9 @@ def rerun(
             those of the machine (`PATH`, `HOME`, `LANG`, proxies) and the recorded ones that change results.
         branches: Patterns of branches, one of which must have the commit: then nothing uncommitted runs either, no run
             that is not in Dagster's event log, and no model that is neither on record there nor data.
-        tell: Called with each line of progress, first with those that say whose code will run.
+        consent: True to install packages that neither the checkout's lock file nor this environment has, though the
+            run is not in Dagster's event log.
+        tell: Called with each line of progress, first with those that say whose code and packages will run.
 
     Raises:
         ReproductionError: A needed ingredient is missing, or the training fails.
@@ -85,13 +88,17 @@ def rerun(
         refuse_unknown_code(recipe, recipe.repository, branches)
     for line in whose_code(recipe, recipe.repository):
         tell(line)
+    requirements = None
+    if environment == "new":
+        requirements = find_requirements(recipe.run, recipe.files, recipe.repository)
+        assert requirements is not None  # the recipe is complete
+        for line in whose_packages(recipe, *requirements, consent=consent):
+            tell(line)
     code, diff = folder / "code", recipe.files[DIFF] if recipe.run.dirty else b""
     submodules = recipe.step["code"].get("submodules", {})
     check_out(recipe.repository, recipe.run.code_commit, code, submodules=submodules, diff=diff)
     python = Path(sys.executable)
-    if environment == "new":
-        requirements = find_requirements(recipe.run, recipe.files, recipe.repository)
-        assert requirements is not None  # the recipe is complete
+    if requirements:
         name, content = requirements
         tell(f"environment: installing the recorded {name}, Python {recipe.run.python}")
         python = install(name, content, python=recipe.run.python, folder=folder / "venv", code=code)

@@ -1,17 +1,22 @@
-"""The author of the code that a rerun will run: named before it runs; a schedule refuses what no branch has."""
+"""The author of what a rerun will run, code and packages: named before it runs, and refused where only a record has it.
+
+A schedule refuses code that no branch has; packages that are in use here need no consent.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dagster_mlops.core.code_state import LOCK_FILES
 from dagster_mlops.core.git import git, runs_no_code_of_checkouts
 from dagster_mlops.core.run_files import DIFF
 from dagster_mlops.errors import ReproductionError
+from dagster_mlops.lineage.reproduction.environment import committed, installed_versions, locked_versions
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 from dagster_mlops.lineage.reproduction.trust import branch_of
 from dagster_mlops.provenance import mask_credentials
 
-_MOST = 10  # names of changed files
+_MOST = 10  # names of changed files, or of packages
 _HINT = "A schedule runs what others have put into a branch. Run it by hand, or give reproduction_asset branches=None."
 
 
@@ -49,11 +54,44 @@ def whose_code(recipe: Recipe, repository: Path) -> list[str]:
     place = f"{repository}{f' ({mask_credentials(origin)})' if origin else ''}"
     lines = [f"code: commit {run.code_commit[:10]} of {place}, {log.stdout.decode(errors='replace').strip()}"]
     if changed := _changed(recipe):
-        names = ", ".join(changed[:_MOST]) + (", …" if len(changed) > _MOST else "")
-        lines.append(f"code: with {len(changed)} uncommitted changes, which no commit has: {names}")
+        lines.append(f"code: with {len(changed)} uncommitted changes, which no commit has: {_listed(changed)}")
     user = run.tool_facts.get("user") or "an unknown user"
     lines.append(f"run: {run.run_id} at {run.tracking_uri}, written by {user}")
     return lines
+
+
+def whose_packages(recipe: Recipe, name: str, content: bytes, *, consent: bool) -> list[str]:
+    """Lines that say which packages, of those to install, differ from what the checkout locks and what is here.
+
+    Those of the commit's lock file are as good as its code. A package builds and loads itself with the caller's rights,
+    and its name may be that of a popular one with a letter changed.
+
+    Raises:
+        ReproductionError: Neither has a package of that name, the run is not in Dagster's event log, and there is no
+            consent to what only the tracker says.
+    """
+    run = recipe.run
+    if content == committed(name, run, recipe.repository):
+        return []
+    here = installed_versions()
+    for lock in LOCK_FILES:
+        here |= locked_versions(committed(lock, run, recipe.repository) or b"")
+    asked = locked_versions(content)
+    new = [f"{package} {version}" for package, version in asked.items() if package not in here]
+    others = [f"{p} {version} (here {here[p]})" for p, version in asked.items() if here.get(p, version) != version]
+    if new and recipe.witness is None and not consent:
+        raise ReproductionError(
+            f"{name} of run {run.run_id} names packages that neither the checkout's lock file nor this environment "
+            f"has: {', '.join(new)}. The run is not in Dagster's event log, so that whoever can write to "
+            f"{run.tracking_uri} may have named them. If you know each of them, install them with --yes, or use "
+            "--environment current."
+        )
+    kinds = {"neither locked in the checkout nor installed here": new, "in another version": others}
+    return [f"packages: {len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST]) + (", …" if len(names) > _MOST else "")
 
 
 def _changed(recipe: Recipe) -> list[str]:
