@@ -352,7 +352,10 @@ def test_packages_that_only_a_record_names_are_shown_and_need_consent(checkout, 
     recipe = made(run, kept, repo=checkout)
     assert recipe.complete
     lines: list[str] = []
-    options: dict[str, Any] = {"tools": Tools({"mlflow": Answers(Accessible(run), kept)}, allow=[run.tracking_uri]), "tell": lines.append}
+    options: dict[str, Any] = {
+        "tools": Tools({"mlflow": Answers(Accessible(run), kept)}, allow=[run.tracking_uri]),
+        "tell": lines.append,
+    }
     with pytest.raises(ReproductionError, match=r"has: reqeusts 2\.0\. The run is not in Dagster's .*--yes"):
         rerun(recipe, tmp_path / "work", **options)
     assert not (tmp_path / "work").exists(), "nothing was cloned or installed"

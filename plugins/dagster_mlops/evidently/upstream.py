@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from dagster_mlops.core.extras import extra
-from dagster_mlops.core.html import json_in_script, with_policy
+from dagster_mlops.core.html import figures_without_links, json_in_script, with_policy
 from dagster_mlops.core.secrets import without_secrets
 from dagster_mlops.errors import MonitoringError
 
@@ -50,10 +50,10 @@ def _one_each(draw: Any) -> Any:
 
 
 def safe_html(snapshot: Any) -> str:
-    """The report as HTML in which names and values of the data run no code.
+    """The report as HTML in which names and values of the data run no code and are not links.
 
-    Evidently writes them into a script element as JSON, where ``</script>`` in a category ends the element. No option
-    escapes it.
+    Evidently writes them into a script element as JSON, where ``</script>`` in a category ends the element, and into
+    figures, where ``<a href=…>`` is a link. No option escapes them.
     https://github.com/evidentlyai/evidently/blob/v0.7.23/src/evidently/legacy/utils/dashboard.py
     """
     page: str = snapshot.get_html_str(as_iframe=False)
@@ -66,7 +66,8 @@ def safe_html(snapshot: Any) -> str:
                 "Install a version of Evidently that dagster-mlops has been tested with."
             )
         # The JSON itself says where it ends: its strings may hold anything.
-        _, stop = json.JSONDecoder().raw_decode(page, begin.end())
-        parts += [page[end : begin.end()], json_in_script(without_secrets(page[begin.end() : stop]))]
+        content, stop = json.JSONDecoder().raw_decode(page, begin.end())
+        text = json.dumps(figures_without_links(content))
+        parts += [page[end : begin.end()], json_in_script(without_secrets(text))]
         end = stop
     return with_policy("".join([*parts, page[end:]]))
