@@ -19,7 +19,7 @@ the tool's own objects.
 import functools
 import threading
 from collections import UserDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
@@ -30,6 +30,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import yaml
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.places import Places
 from dagster_mlops.errors import ToolError
 from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, ModelVersion, Ref
 
@@ -289,7 +290,7 @@ _REFUSAL: ContextVar[Callable[[Ref], Inaccessible | None] | None] = ContextVar("
 
 @contextmanager
 def datasets_only_where(refusal: Callable[[Ref], Inaccessible | None]) -> Iterator[None]:
-    """In the body, :func:`datasets_at` refuses a place for which `refusal` has a reason."""
+    """In the body, :func:`datasets_at` refuses the places for which `refusal` has a reason, and no others."""
     token = _REFUSAL.set(refusal)
     try:
         yield
@@ -297,14 +298,19 @@ def datasets_only_where(refusal: Callable[[Ref], Inaccessible | None]) -> Iterat
         _REFUSAL.reset(token)
 
 
-def datasets_at(tool: str, at: str) -> Datasets:
+def datasets_at(tool: str, at: str, *, allow: Iterable[str] = ()) -> Datasets:
     """The datasets that a tool keeps at a place which data names, such as the snapshot of a training set.
 
+    Args:
+        tool: Name of the tool.
+        at: The place.
+        allow: Places that the caller has named, beside those of every caller; see :class:`Places`.
+
     Raises:
-        ToolError: No such tool is installed, or the place is refused.
+        ToolError: No such tool is installed, or the place is not one that the caller has named.
     """
-    refuse = _REFUSAL.get()
-    if refuse and (refusal := refuse(Ref(tool, "dataset", "", at=at))):
+    refuse = _REFUSAL.get() or Places(allow).refusal
+    if refusal := refuse(Ref(tool, "dataset", "", at=at)):
         raise ToolError(refusal.reason)
     return tool_for(tool, KeepsDatasets).datasets(at)
 

@@ -267,7 +267,7 @@ def test_partitions_of_entities_are_put_together_in_their_order_again(shop, inst
     made = TrainingSet.from_metadata(event.metadata)
     assert made is not None and made.rows == 60
     assert list(done.output_for_node("training_set")["sale"]) == [*range(40, 60), *range(40)]
-    assert content_hash(rebuild(shop.feast, made), tool="feast") == made.content_hash
+    assert content_hash(rebuild(shop.feast, made, allow=[str(shop.root)]), tool="feast") == made.content_hash
 
 
 @pytest.mark.thorough
@@ -276,7 +276,16 @@ def test_the_command_rebuilds_from_the_repositories_that_the_record_names(shop, 
     shop.six_months_later()
     out = shop.root / "again.parquet"
     command = [sys.executable, "-W", "ignore", "-c", "from dagster_mlops.cli import main; main()", "feast"]
-    arguments = ["rebuild", made.content_hash[:10], "--repo", str(shop.repo), "--out", str(out)]
+    arguments = [
+        "rebuild",
+        made.content_hash[:10],
+        "--repo",
+        str(shop.repo),
+        "--out",
+        str(out),
+        "--allow",
+        str(shop.data),
+    ]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and made.content_hash in done.stdout, done.stderr
     assert content_hash(pq.read_table(out), tool="feast") == made.content_hash
@@ -323,17 +332,17 @@ def test_a_source_without_versions_and_without_created_times_is_rebuilt_only_whi
     text = DEFINITIONS.replace(', created_timestamp_column="created"', "")
     (shop.repo / "features.py").write_text(text)
     made, _ = shop.train(instance)
-    assert content_hash(rebuild(shop.feast, made), tool="feast") == made.content_hash
+    assert content_hash(rebuild(shop.feast, made, allow=[str(shop.root)]), tool="feast") == made.content_hash
     shop.write("lake/prices", pd.read_parquet(shop.root / "lake/prices.parquet").assign(price=0.0))
     with pytest.raises(FeatureError, match=r"source 'prices' .*was in no dataset, .*created_timestamp_column"):
-        rebuild(shop.feast, made)
+        rebuild(shop.feast, made, allow=[str(shop.root)])
 
 
 def test_entities_that_no_dataset_holds_cannot_be_rebuilt(shop, instance):
     assets = [dg.asset(name="sales_to_learn")(lambda: _entities()), shop.assets(_entities())[1]]
     made, _ = shop.train(instance, assets=assets)
     with pytest.raises(FeatureError, match="Store the entities by the DVC IO manager"):
-        rebuild(shop.feast, made)
+        rebuild(shop.feast, made, allow=[str(shop.root)])
 
 
 def test_a_source_that_changes_while_it_is_read_counts_as_without_version(shop):
@@ -363,7 +372,7 @@ def test_the_resolver_answers_by_what_is_kept(shop, instance, monkeypatch, tmp_p
     lost = FeastTool().resolve(made.ref)
     assert isinstance(lost, Deleted) and "no longer" in lost.reason and made.snapshot in lost.reason
     with pytest.raises(FeatureError, match=f"has no snapshot {made.snapshot}"):
-        rebuild(shop.feast, made)
+        rebuild(shop.feast, made, allow=[str(shop.root)])
     (shop.repo / "features.py").write_text(DEFINITIONS.replace("days=2", "days=3"))
     shop.feast.apply()
     redefined = FeastTool().resolve(made.ref)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dagster_mlops.lineage.chain.places import ALLOW
+from dagster_mlops.core.places import ALLOW
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,17 +4,18 @@ import json
 import os
 import subprocess
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from dagster_mlops.errors import ReproductionError, ToolError
+from dagster_mlops.core.places import ALLOW, Places
+from dagster_mlops.errors import FeatureError, ReproductionError, ToolError
 from dagster_mlops.feast.rebuild import replay
 from dagster_mlops.lineage import trace
 from dagster_mlops.lineage.chain.names import find_ref
-from dagster_mlops.lineage.chain.places import ALLOW, Places
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
 from dagster_mlops.lineage.reproduction import rerun
 from dagster_mlops.mlflow import MlflowResource
@@ -223,7 +224,17 @@ def test_a_rebuild_opens_no_repository_that_only_a_registry_names(tmp_path):
     tools, recipe = Tools({"feast": Rebuilds()}, allow=["/ours"]), _recipe(training_set)
     with pytest.raises(ReproductionError, match=r"cannot be rebuilt: .* dvc is not asked at /theirs: a record names"):
         rerun._rebuild(recipe, tmp_path, tools, print)
-    assert str(replay.datasets_of("/theirs").root) == "/theirs"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_rebuild_in_a_code_location_opens_only_the_repositories_that_its_caller_named(monkeypatch):
+    """Whoever can write to the Feast registry can name any repository, whose DVC settings are code."""
+    monkeypatch.delenv(ALLOW, raising=False)
+    for named in ({"allow": ["/ours"]}, {"allow": ["/ours/data"]}):
+        assert replay.datasets_of("/ours/data", **named).root == Path("/ours/data")  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(FeatureError, match=r"dvc is not asked at /theirs: .*--allow /theirs.* Or pass datasets="):
+        replay.datasets_of("/theirs", allow=["/ours"])
+    monkeypatch.setenv(ALLOW, "/theirs")
+    assert replay.datasets_of("/theirs")
 
 
 def test_the_record_in_a_tag_does_not_say_where_its_version_and_run_are(tmp_path):

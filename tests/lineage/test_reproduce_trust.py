@@ -11,9 +11,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from dagster_mlops.core.places import ALLOW
 from dagster_mlops.core.run_files import DIFF, KEPT, STEP, SYSTEM, files_hash, sha256_of
 from dagster_mlops.errors import ReproductionError
-from dagster_mlops.lineage.chain.places import ALLOW
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.lineage.reproduction.code import check_out, code_ingredients, find_repository, submodule

@@ -24,12 +24,16 @@ def rebuild(
     dvc: Annotated[
         str | None, typer.Option(help="DVC repository to read from; default: the repositories in the record.")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLACE", help="Repository in the record that may be opened, or a folder above it."),
+    ] = None,
 ) -> None:
     """Rebuild a training set from its recorded data and definitions, and verify that it is the same."""
     from dagster_mlops.feast.rebuild import replay
     from dagster_mlops.feast.resource import FeastResource
 
     with errors_shown():
-        datasets = replay.datasets_of(dvc) if dvc else None
-        record = replay.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets)
+        datasets = replay.datasets_of(dvc, allow=[dvc]) if dvc else None
+        record = replay.rebuild_file(FeastResource(repo=repo), ref, out, datasets=datasets, allow=allow or ())
     typer.echo(line(f"Rebuilt {record.ref.id} in {out}: {record.rows} rows, content {record.content_hash}."))

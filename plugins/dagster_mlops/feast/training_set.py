@@ -74,7 +74,8 @@ def training_set_asset(
             ``polars.DataFrame``, with which the value is an Arrow table; by default a pandas dataframe.
         full_feature_names: Name features ``view__feature``, for a service with two features of one name.
         datasets: Key of the resource that reads versions of datasets for a rebuild; by default the repositories in the
-            record are opened with their configured remotes.
+            record are opened with their configured remotes: those that hold the asset's inputs today, those of the
+            checkout, and those in ``DAGSTER_MLOPS_ALLOW``.
         asset_options: Further arguments of :func:`dagster.asset`. Name the feature view assets in ``deps``, so that the
             graph and the lineage show them.
     """
@@ -86,7 +87,12 @@ def training_set_asset(
             from dagster_mlops.feast.rebuild import rebuild  # for steps, not for code locations
 
             original = _original_record(context, feast, config.rebuild)
-            result = rebuild(feast, original, datasets=getattr(context.resources, datasets) if datasets else None)
+            result = rebuild(
+                feast,
+                original,
+                datasets=getattr(context.resources, datasets) if datasets else None,
+                allow=[record.ref.at for record in upstream_records(context)],
+            )
             # Its place is that of this repository, whatever a record in the registry says.
             record = dataclasses.replace(
                 original, of=None, repo=str(read_config(feast.repo).path), **dagster_facts(context)

@@ -3,7 +3,7 @@
 import copy
 import functools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.files import digest
 from dagster_mlops.core.inside import inside, plain_name
+from dagster_mlops.core.places import checkout_of
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.core.tables import as_table, sql_name
 from dagster_mlops.core.timestamps import to_microseconds
@@ -27,7 +28,9 @@ from dagster_mlops.provenance import TrainingSet
 from dagster_mlops.tools import Datasets, datasets_at
 
 
-def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | None = None) -> Any:
+def rebuild(
+    feast: FeastResource, record: TrainingSet, *, datasets: Datasets | None = None, allow: Iterable[str] = ()
+) -> Any:
     """The training set of `record`, rebuilt and verified to hold the same rows and columns.
 
     The entity dataframe and the files of the feature views' sources are read at their recorded versions; the feature
@@ -43,6 +46,8 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
         record: Record of the training set.
         datasets: Reader of datasets (a ``DvcResource``) instead of the repositories in the record, for one that has
             moved, or whose remote needs credentials.
+        allow: Repositories of the record that may be opened, or folders above them, beside the checkout of `feast`, the
+            working directory's, and those in ``DAGSTER_MLOPS_ALLOW``: whoever can write to the registry names others.
 
     Returns:
         A pandas dataframe, or an Arrow table if the entity dataframe was one.
@@ -51,11 +56,11 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
         FeatureError: Something is missing, or the result is not the same.
         DagsterMlopsError: A dataset cannot be read back.
     """
-    inputs = _snapshot(feast.store(), record)
+    inputs, places = _snapshot(feast.store(), record), [checkout_of(Path(feast.repo).resolve()) or feast.repo, *allow]
 
     @functools.cache
     def reader(repo: str, tool: str = "dvc") -> Datasets:
-        return datasets_of(repo, tool) if datasets is None else datasets
+        return datasets_of(repo, tool, allow=places) if datasets is None else datasets
 
     entities = _entities(inputs, record, reader)
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-rebuild-") as scratch:
@@ -81,7 +86,9 @@ def rebuild(feast: FeastResource, record: TrainingSet, *, datasets: Datasets | N
     return frame
 
 
-def rebuild_file(feast: FeastResource, ref: str, out: Path, *, datasets: Datasets | None = None) -> TrainingSet:
+def rebuild_file(
+    feast: FeastResource, ref: str, out: Path, *, datasets: Datasets | None = None, allow: Iterable[str] = ()
+) -> TrainingSet:
     """Rebuild the training set that `ref` names by :func:`rebuild`, and write it to the Parquet file `out`.
 
     Raises:
@@ -89,7 +96,7 @@ def rebuild_file(feast: FeastResource, ref: str, out: Path, *, datasets: Dataset
         DagsterMlopsError: A dataset cannot be read back.
     """
     record = find_record(feast, ref)
-    table = as_table(rebuild(feast, record, datasets=datasets), tool="feast")
+    table = as_table(rebuild(feast, record, datasets=datasets, allow=allow), tool="feast")
     out.parent.mkdir(parents=True, exist_ok=True)
     extra("pyarrow.parquet", extra="feast").write_table(table, out)
     return record
@@ -129,14 +136,14 @@ def _snapshot(store: FeatureStore, record: TrainingSet) -> Snapshot:
     return inputs
 
 
-def datasets_of(repo: str, tool: str = "dvc") -> Datasets:
+def datasets_of(repo: str, tool: str = "dvc", *, allow: Iterable[str] = ()) -> Datasets:
     """The datasets of a repository, with its configured remotes.
 
     Raises:
-        FeatureError: No tool of that name that keeps datasets is installed.
+        FeatureError: No tool of that name that keeps datasets is installed, or the caller has not named the place.
     """
     try:
-        return datasets_at(tool, repo)
+        return datasets_at(tool, repo, allow=allow)
     except ToolError as error:
         raise FeatureError(f"The datasets of {repo} cannot be read: {error} Or pass datasets=.") from error
 

@@ -10,8 +10,8 @@ import dagster as dg
 
 from dagster_mlops.core.git import runs_no_code_of_checkouts
 from dagster_mlops.core.metadata import DATA_VERSION
+from dagster_mlops.core.places import Places
 from dagster_mlops.errors import MissingExtraError, ProvenanceError, ToolError
-from dagster_mlops.lineage.chain.places import Places
 from dagster_mlops.provenance import (
     Accessible,
     Answer,

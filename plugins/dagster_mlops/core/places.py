@@ -73,7 +73,7 @@ class Places:
             place in self._named
             or any(_is_in(plain, above) for above in self._allowed)
             or any(plain == _plain(mask_credentials(value)) for value in variables)
-            or plain == _checkout()
+            or plain == checkout_of(Path.cwd())
         )
 
 
@@ -81,9 +81,8 @@ def _is_in(place: str, above: str) -> bool:
     return place == above or (place.startswith(f"{above.rstrip('/')}/") and not ("://" in place and _UP.search(place)))
 
 
-def _checkout() -> str:
-    """The checkout that holds the working directory; empty if none does."""
-    folder = Path.cwd()
+def checkout_of(folder: Path) -> str:
+    """The checkout that holds a folder; empty if none does."""
     return next((str(top) for top in (folder, *folder.parents) if (top / ".git").exists()), "")
 
 
