@@ -109,6 +109,54 @@ def test_a_checkout_that_is_not_trusted_runs_nothing(checkout, command):
     assert refused or answer.returncode == 0, answer.stderr
 
 
+@pytest.fixture(scope="module")
+def with_submodule(tmp_path_factory):
+    """A checkout whose submodule has changed and is poisoned; and a folder for what ran."""
+    root, ran = tmp_path_factory.mktemp("sub"), tmp_path_factory.mktemp("ran")
+    for name in ("lib", "top"):
+        _git(root, "init", "-q", name)
+        (root / name / "x.md").write_text("one")
+        _git(root / name, "add", ".")
+        _git(root / name, "commit", "-qm", "x")
+    top, lib = root / "top", root / "top" / "lib"
+    (root / "lib").rename(lib)
+    _git(top, "-c", "advice.addEmbeddedRepo=false", "add", "lib")
+    _git(top, "commit", "-qm", "lib")
+    (lib / "x.md").write_text("two")
+    _git(lib, "commit", "-qam", "y")
+    _git(top, "commit", "-qam", "lib again")
+    (lib / "x.md").write_text("six")
+    _poison(lib, ran)
+    settings = {"diff.submodule": "diff", "diff.ignoreSubmodules": "none", "status.submoduleSummary": "true"}
+    for name, value in {**settings, "submodule.lib.ignore": "none", "submodule.recurse": "true"}.items():
+        _git(top, "config", name, value)
+    (top / ".gitmodules").write_text('[submodule "lib"]\n\tpath = lib\n\turl = ../lib\n\tignore = none\n')
+    return top, ran
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("status", "--porcelain=v2", "--ignore-submodules=none"),
+        ("diff",),
+        ("-c", "diff.ignoreSubmodules=none", "diff", "--submodule=diff", "--ignore-submodules=none", "HEAD"),
+        ("diff", "--numstat", "HEAD~2", "HEAD"),
+        ("diff-index", "HEAD"),
+        ("show", "HEAD"),
+        ("log", "-p", "--all"),
+        ("submodule", "status", "--recursive"),
+        ("ls-files", "--modified"),
+    ],
+    ids=" ".join,
+)
+def test_a_submodule_of_a_checkout_that_is_not_trusted_runs_nothing(with_submodule, command):
+    top, ran = with_submodule
+    with runs_no_code_of_checkouts():
+        answer = git(top, *command)
+    assert os.listdir(ran) == [] and answer.returncode == 0, answer.stderr
+
+
 @pytest.mark.usefixtures("warm_dvc")
 def test_no_tool_runs_what_a_checkout_names_and_none_starts_git_by_itself(checkout, monkeypatch, tmp_path):
     top, ran = checkout

@@ -6,7 +6,7 @@ read is read without them: see :func:`runs_no_code_of_checkouts`.
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,6 +23,9 @@ _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 # A program that watches the files only makes git faster.
 _SETTINGS = {"core.fsmonitor": "false"}
 _READ_ONLY = {"core.hooksPath": os.devnull, "log.showSignature": "false", "protocol.allow": "never"}
+# In a submodule, git is started anew, by the submodule's own settings: its filters, text converters and so on.
+_READ_ONLY |= {"diff.submodule": "short", "status.submoduleSummary": "false", "submodule.recurse": "false"}
+_LOOKS_INTO_SUBMODULES = {"status", "diff", "diff-files", "diff-index"}
 # Without a protocol, nothing runs that a remote needs: ssh, proxies, credential helpers. A partial clone is not filled.
 _NO_REMOTES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_EXTERNAL_DIFF": "", "GIT_ASKPASS": "true"}
 _LIST_FILTERS = ("config", "--includes", "--name-only", "-z", "--get-regexp", r"^filter\.")
@@ -38,7 +41,7 @@ def git(
 
     An argument that comes from data has to follow ``--``, or to be a revision that :func:`plain_revision` has checked.
     """
-    command = ["git", arguments[0], *_NO_PROGRAMS.get(arguments[0], ()), *arguments[1:]]
+    command = ["git", *_without_programs(arguments)]
     environment = {name: value for name, value in os.environ.items() if name not in _AMBIENT} | _QUIET
     settings = dict(_SETTINGS)
     try:
@@ -60,7 +63,8 @@ def runs_no_code_of_checkouts() -> Iterator[None]:
     """In the body, git only reads, and runs no program that a checkout names: no hook, filter, ssh command or pager.
 
     For a place that a record names. The user's own repository, in which datasets are stored, keeps its filters, and
-    the hooks and the ssh command of a push. What git-lfs keeps counts as its pointer here.
+    the hooks and the ssh command of a push. What git-lfs keeps counts as its pointer here, and of a submodule only the
+    commit that it is on: what has changed in it is not looked at.
     """
     token = _FILTERS_BY_FOLDER.set({})
     try:
@@ -81,6 +85,17 @@ def plain_revision(revision: str, *, error: type[DagsterMlopsError] = DagsterMlo
     if not revision or revision.startswith("-") or any(char in revision for char in "\0\r\n"):
         raise error(f"{revision!r} is not a git revision. Name a branch, a tag or a commit.")
     return revision
+
+
+def _without_programs(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the options that keep a command from starting other programs."""
+    place = next(n for n, word in enumerate(arguments) if not word.startswith("-") and arguments[n - 1 : n] != ("-c",))
+    command, options = arguments[place], list(arguments[place + 1 :])
+    if command in _LOOKS_INTO_SUBMODULES and _FILTERS_BY_FOLDER.get() is not None:
+        # The repository's `submodule.<name>.ignore` goes before a setting, and not before an option.
+        options = [option for option in options if not option.startswith(("--ignore-submodules", "--submodule"))]
+        options = ["--ignore-submodules=dirty", *options]
+    return [*arguments[: place + 1], *_NO_PROGRAMS.get(command, ()), *options]
 
 
 def _filters(folder: Path, environment: Mapping[str, str], timeout: float) -> list[str]:
