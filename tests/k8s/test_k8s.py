@@ -270,6 +270,26 @@ HOSTILE = {
     "host 10.0.0.2": {
         "pod_spec_config": {"containers": [{"lifecycle": {"preStop": {"tcpSocket": {"host": "10.0.0.2"}}}}]}
     },
+    "volume 'v' of type gitRepo": {
+        "pod_spec_config": {"volumes": [{"name": "v", "git_repo": {"repository": "https://evil.example/x"}}]}
+    },
+    "volume 'v' of type flexVolume": {"pod_spec_config": {"volumes": [{"name": "v", "flexVolume": {"driver": "a/b"}}]}},
+    "volume 'v' of type nfs": {
+        "job_spec_config": {"template": {"spec": {"volumes": [{"name": "v", "nfs": {"server": "h", "path": "/"}}]}}}
+    },
+    "namespace 'other'": {"job_metadata": {"namespace": "other"}},
+    "namespace 'third'": {"job_config": {"spec": {"template": {"metadata": {"namespace": "third"}}}}},
+    "annotation seccomp": {
+        "pod_template_spec_metadata": {"annotations": {"seccomp.security.alpha.kubernetes.io/pod": "unconfined"}}
+    },
+    "annotation container.seccomp": {
+        "job_spec_config": {
+            "template": {"metadata": {"annotations": {"container.seccomp.security.alpha.kubernetes.io/a": True}}}
+        }
+    },
+    "ephemeral": {
+        "pod_spec_config": {"ephemeral_containers": [{"name": "e", "security_context": {"privileged": True}}]}
+    },
     "hostIPC": {"job_spec_config": {"template": {"spec": {"host_ipc": True, "containers": []}}}},
 }
 
@@ -277,11 +297,25 @@ HOSTILE = {
 @pytest.mark.parametrize("says", HOSTILE)
 def test_the_baseline_has_nothing_of_the_node_in_any_spelling(says):
     config = HOSTILE[says]
-    text = "privileged" if says == "init" else re.escape(says)
+    text = "privileged" if says in ("init", "ephemeral") else re.escape(says)
     with pytest.raises(ExecutorConfigError, match=rf"(?s)Tag asks for what the policy.*{text}.*to allow it"):
         PodPolicy().refuse(config, "Tag")
     PodPolicy(allow=["*"]).refuse(config, "Tag")
-    PodPolicy().refuse(config, "Tag", base=config)
+    if not says.startswith("namespace"):
+        PodPolicy().refuse(config, "Tag", base=config)
+
+
+def test_volumes_of_the_cluster_and_its_own_namespace_are_a_pods_to_name():
+    kinds = ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"]
+    volumes = [{"name": kind, kind: {}} for kind in kinds] + [{"name": "v", "nfs": None}]
+    config = {"pod_spec_config": {"volumes": volumes}, "job_metadata": {"namespace": "ml"}}
+    PodPolicy().refuse(config, "Tag", base_namespace="ml")
+    PodPolicy(namespaces=["ml"]).refuse(config, "Tag")
+    PodPolicy(allow=["nfs"]).refuse(HOSTILE["volume 'v' of type nfs"], "Tag")
+    on = {"container.apparmor.security.beta.kubernetes.io/a": "localhost/x"}
+    PodPolicy().refuse({"pod_template_spec_metadata": {"annotations": on}}, "Tag")
+    kubernetes = set(committed()["models"]["V1Volume"])
+    assert {"git_repo", "flex_volume", "host_path", "nfs"} < kubernetes, "the names of the schema"
 
 
 def test_what_the_policy_names_is_allowed_and_only_that():

@@ -200,6 +200,21 @@ def test_a_step_as_it_is_written_is_accepted():
     assert step_problem(step({"module": "shop.defs", "python_file": ""}, submodules={"lib": "1a2b" * 10})) == ""
 
 
+def test_no_model_is_read_from_a_tracker_that_only_a_step_names(monkeypatch):
+    """The IO manager of a rerun loads a model from where its record says that it is."""
+    monkeypatch.delenv(ALLOW, raising=False)
+
+    def inputs(tracking_uri: str, of: Ref | None = None) -> dict[str, str]:
+        version = ModelVersion(of=of, name="base", version="3", run_id="1a", tracking_uri=tracking_uri)
+        read = {"asset": "base", "loaded": True, "records": [version.to_dict()]}
+        kept = {STEP: json.dumps({**STEP_FACTS, "reads": [read]}).encode()}
+        return buckets(made(run_of(kept), kept), "data")
+
+    theirs, ours = "http://theirs.example", run_of({}).tracking_uri
+    assert inputs(theirs) == {"base/3": "inaccessible"} and inputs(ours) == {}
+    assert inputs(theirs, Ref("mlflow", "model_version", "base/3", at=ours)) == {"base/3": "inaccessible"}
+
+
 def test_definitions_and_a_working_directory_outside_of_the_checkout_are_the_callers_word():
     recorded = step({"python_file": "/srv/old/defs.py", "working_directory": "/home/me"})
     mine = Path("/srv/new/defs.py")

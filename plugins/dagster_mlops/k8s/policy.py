@@ -22,17 +22,28 @@ _BASELINE_SYSCTLS = {
     "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
 }  # fmt: skip
+# Of level Restricted: for other kinds, the node mounts a server that the pod names, or runs a program as root, such as
+# the hooks of a gitRepo (CVE-2024-10220).
+_VOLUMES = {
+    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret",
+}  # fmt: skip
 _SELINUX_TYPES = {"container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
 _HOST_NAMESPACES = ("hostNetwork", "hostPID", "hostIPC")
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
-_APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+# Annotations by which clusters before 1.30 turn a profile off: https://kubernetes.io/docs/reference/labels-annotations-taints
+_PROFILES = {
+    "container.apparmor.security.beta.kubernetes.io/": "appArmorProfile",
+    "container.seccomp.security.alpha.kubernetes.io/": "seccompProfile",
+    "seccomp.security.alpha.kubernetes.io/pod": "seccompProfile",
+}
+_PROFILES_ON = ("runtime/default", "docker/default", "localhost/")
 
 
 class PodPolicy(YamlFields):
     """The fields that a step's pod may have beside those of all steps, and of Kubernetes' baseline of pod security.
 
     The baseline has no privileged containers, no network, processes, ports or folders of the node, and no further
-    capabilities. What launcher (``dagster.yaml``), code location and ``mlops_executor(k8s=…)`` give to all steps is
+    capabilities. Volumes are of the kinds that level Restricted has. What launcher (``dagster.yaml``), code location and ``mlops_executor(k8s=…)`` give to all steps is
     allowed: service account, namespace, volumes.
 
         mlops_executor(policy=PodPolicy(service_accounts=["trainer"], host_paths=["/mnt/datasets"]))
@@ -74,8 +85,9 @@ class PodPolicy(YamlFields):
             ExecutorConfigError: Names each field that the policy does not allow, and how to allow it.
         """
         problems = dict.fromkeys(self._problems_of_all(config))
-        if namespace and namespace not in (base_namespace, *self.namespaces):
-            problems["namespaces", f"namespace {namespace!r}"] = None
+        for place in (namespace, *_namespaces(config)):
+            if place and place not in (base_namespace, *self.namespaces):
+                problems["namespaces", f"namespace {place!r}"] = None
         allowed = set(self._problems_of_all(base or {}))
         refused = [p for p in problems if p not in allowed and not {"*", p[0]} & {*self.allow}]
         if refused:
@@ -98,8 +110,9 @@ class PodPolicy(YamlFields):
             yield from self._problems(pod)
         for data in metadata:
             for name, value in (data.get("annotations") or {}).items():
-                if name.startswith(_APPARMOR) and value != "runtime/default" and not value.startswith("localhost/"):
-                    yield "appArmorProfile", f"annotation {name}: {value}"
+                for prefix, field in _PROFILES.items():
+                    if name.startswith(prefix) and not str(value).startswith(_PROFILES_ON):
+                        yield field, f"annotation {name}: {value}"
 
     def _problems(self, pod: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name in _HOST_NAMESPACES:
@@ -112,6 +125,9 @@ class PodPolicy(YamlFields):
             path = (volume.get("hostPath") or {}).get("path")
             if path is not None and not any(_is_below(path, folder) for folder in self.host_paths):
                 yield "host_paths", f"folder {path!r} of the node, as volume {volume.get('name')!r}"
+            for kind in volume.keys() - _VOLUMES - {"hostPath", "name"}:
+                if volume[kind] is not None:
+                    yield kind, f"volume {volume.get('name')!r} of type {kind}"
         yield from _security_problems(pod.get("securityContext") or {}, "pod")
         for kind in ("containers", "initContainers", "ephemeralContainers"):
             for container in pod.get(kind) or ():
@@ -145,11 +161,20 @@ def _security_problems(security: Mapping[str, Any], where: str) -> Iterator[tupl
     if (security.get("windowsOptions") or {}).get("hostProcess"):
         yield "hostProcess", f"{where}: hostProcess"
     selinux = security.get("seLinuxOptions") or {}
-    if selinux.get("user") or selinux.get("role") or selinux.get("type", "container_t") not in _SELINUX_TYPES:
+    if selinux.get("user") or selinux.get("role") or (selinux.get("type") or "container_t") not in _SELINUX_TYPES:
         yield "seLinuxOptions", f"{where}: seLinuxOptions {dict(selinux)}"
     for sysctl in security.get("sysctls") or ():
         if sysctl.get("name") not in _BASELINE_SYSCTLS:
             yield "sysctls", f"{where}: sysctl {sysctl.get('name')}"
+
+
+def _namespaces(config: Mapping[str, Any]) -> Iterator[str]:
+    """The namespaces in the metadata of a job and its pods, beside the one in which the executor creates the job."""
+    job, spec = config.get("job_config") or {}, config.get("job_spec_config") or {}
+    described = [config.get("job_metadata"), config.get("pod_template_spec_metadata"), job.get("metadata")]
+    templates = (spec.get("template"), (job.get("spec") or {}).get("template"))
+    for metadata in (*described, *((template or {}).get("metadata") for template in templates)):
+        yield (metadata or {}).get("namespace") or ""
 
 
 def _is_below(path: str, folder: str) -> bool:

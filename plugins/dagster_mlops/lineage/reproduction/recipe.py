@@ -295,6 +295,12 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
             reason += "" if needed else f"; {rebuilds[asset].ref.tool} rebuilds it"
         name = record.path if isinstance(record, Dataset) else link.ref.id
         ingredients.append(Ingredient("features" if features else "data", name, link.bucket, reason, needed))
+    asked = {link.ref for link in links}
+    for asset, inputs in records_read(step):
+        for record, _ in inputs:
+            place = _place(record)
+            if place not in asked and asset not in rebuilds and (refusal := tools.places.refusal(place)):
+                ingredients.append(Ingredient("data", place.id, refusal.bucket, refusal.reason))
     for read in step.get("reads", []):
         if read["loaded"] and not read["records"]:
             reason = "its IO manager keeps no versions: which one was read is unknown. Store it by one that does."
@@ -303,6 +309,11 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
             reason = "nothing keeps a version of it: a rerun cannot tell whether it is the same."
             ingredients.append(Ingredient("data", f"asset {read['asset']}", "unknown", reason, needed=False))
     return ingredients, rebuilds
+
+
+def _place(record: Record) -> Ref:
+    """The ref of what a record describes, at the place where an IO manager of a rerun reads it: that of its facts."""
+    return replace(record, of=None).ref if type(record).role else record.ref
 
 
 def records_read(step: Mapping[str, Any]) -> list[tuple[str, list[tuple[Record, Mapping[str, Any]]]]]:
