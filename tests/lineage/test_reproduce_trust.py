@@ -384,9 +384,14 @@ def test_packages_that_only_a_record_names_are_shown_and_need_consent(checkout, 
     assert whose_packages(witnessed, *requirements, consent=False) == shown, "the event log has the hash of the file"
     lock = (checkout / "requirements.lock").read_bytes()
     assert whose_packages(recipe, "requirements.lock", lock, consent=False) == [], "it is of the commit"
-    uv = b'[[package]]\nname = "evil"\nversion = "1"\n[[packages]]\nname = "more.evil"\n'
-    with pytest.raises(ReproductionError, match=r"evil 1, more-evil \."):
-        whose_packages(recipe, "uv.lock", uv, consent=False)
+    for name, text in {
+        "uv.lock": '[["package"]]\nversion = "1"\nname = "evil"\n',
+        "pylock.toml": 'packages = [{name = "EVIL", version = "1"}]\n',
+        "requirements.lock": "numpy==2.3.0\nevil[a, b] \\\n  == 1 --hash=sha256:1a\n",
+        "environment.txt": "numpy==2.3.0\x0bevil==1\n",
+    }.items():
+        with pytest.raises(ReproductionError, match=r"has: evil 1\. The run"):
+            whose_packages(recipe, name, text.encode(), consent=False)
 
 
 # Whose code

@@ -43,8 +43,8 @@ class PodPolicy(YamlFields):
     """The fields that a step's pod may have beside those of all steps, and of Kubernetes' baseline of pod security.
 
     The baseline has no privileged containers, no network, processes, ports or folders of the node, and no further
-    capabilities. Volumes are of the kinds that level Restricted has. What launcher (``dagster.yaml``), code location and ``mlops_executor(k8s=…)`` give to all steps is
-    allowed: service account, namespace, volumes.
+    capabilities; volumes are of the kinds that level Restricted has. What launcher (``dagster.yaml``), code location
+    and ``mlops_executor(k8s=…)`` give to all steps is allowed: service account, namespace, volumes.
 
         mlops_executor(policy=PodPolicy(service_accounts=["trainer"], host_paths=["/mnt/datasets"]))
     """

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib.metadata import distributions
@@ -16,7 +17,7 @@ from dagster_mlops.core.code_state import LOCK_FILES
 from dagster_mlops.core.git import git
 from dagster_mlops.core.run_files import DECISIVE, PACKAGES
 from dagster_mlops.errors import ReproductionError
-from dagster_mlops.lineage.reproduction.trust import COMMIT
+from dagster_mlops.lineage.reproduction.trust import COMMIT, requirement_lines
 from dagster_mlops.provenance import TrainingRun
 
 Environment = Literal["new", "current"]
@@ -32,6 +33,7 @@ _OF_MACHINE = (
 )
 _OF_PYTHON = {"VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME"}
 _OF_UV = ("UV_*",)  # the addresses of package indexes, with the passwords for them
+_TOML = ("uv.lock", "pylock.toml")
 _POETRY = "poetry.lock"  # has no address for most packages, so that uv cannot install from it
 
 
@@ -81,22 +83,35 @@ def packages(text: bytes | str) -> dict[str, str]:
     return versions
 
 
-def locked_versions(content: bytes) -> dict[str, str]:
-    """The version of each package, by normalized name, in a lock file of any of the forms that are installed.
+def locked_versions(name: str, content: bytes) -> dict[str, str]:
+    """The version of each package, by normalized name, in a lock file of this name; empty for one that is damaged.
 
-    >>> locked_versions(b"Scikit_Learn==1.7.0 --hash=sha256:1a\\n")
+    >>> locked_versions("requirements.lock", b"Scikit_Learn[all] ==1.7.0 --hash=sha256:1a")
     {'scikit-learn': '1.7.0'}
     """
-    text = content.decode(errors="replace")
-    found = re.findall(r"(?m)^\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*==\s*([\w.!+-]+)", text)
-    # uv.lock, pylock.toml and poetry.lock have a table for each package, which begins with these two.
-    found += re.findall(r'(?m)^\[\[packages?\]\]\s*name = "([^"]+)"\s*(?:version = "([^"]+)")?', text)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+    if name in (*_TOML, _POETRY):
+        try:
+            described = tomllib.loads(content.decode(errors="replace"))
+        except tomllib.TOMLDecodeError:
+            return {}
+        packages = [*described.get("package", ()), *described.get("packages", ())]
+        versions = [(str(package.get("name")), str(package.get("version", ""))) for package in packages]
+    else:
+        matches = (
+            re.match(r"([\w.-]+)\s*(?:\[[^\]]*\])?\s*==\s*([\w.!+-]+)", line) for line in requirement_lines(content)
+        )
+        versions = [match.group(1, 2) for match in matches if match]
+    return {_normalized(package): version for package, version in versions}
 
 
 def installed_versions() -> dict[str, str]:
     """The version of each package that is installed here, by normalized name."""
-    return {re.sub(r"[-_.]+", "-", d.metadata["Name"]).lower(): d.version for d in distributions()}
+    return {_normalized(package.metadata["Name"]): package.version for package in distributions()}
+
+
+def _normalized(package: str) -> str:
+    """https://packaging.python.org/specifications/name-normalization"""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def find_uv() -> str | None:

@@ -295,11 +295,11 @@ def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingr
             reason += "" if needed else f"; {rebuilds[asset].ref.tool} rebuilds it"
         name = record.path if isinstance(record, Dataset) else link.ref.id
         ingredients.append(Ingredient("features" if features else "data", name, link.bucket, reason, needed))
-    asked = {link.ref for link in links}
+    refs = {link.ref for link in links}
     for asset, inputs in records_read(step):
         for record, _ in inputs:
             place = _place(record)
-            if place not in asked and asset not in rebuilds and (refusal := tools.places.refusal(place)):
+            if place not in refs and asset not in rebuilds and (refusal := tools.places.refusal(place)):
                 ingredients.append(Ingredient("data", place.id, refusal.bucket, refusal.reason))
     for read in step.get("reads", []):
         if read["loaded"] and not read["records"]:

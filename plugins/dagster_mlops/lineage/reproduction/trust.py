@@ -84,12 +84,17 @@ def requirements_problem(name: str, content: bytes) -> str:
         except tomllib.TOMLDecodeError as error:
             return f"it is not TOML: {error}"
         return next((f"it names {place!r}" for place in _places(described)), "")
-    text = re.sub(r"\\\r?\n", " ", content.decode(errors="replace"))
-    for line in text.splitlines():
-        requirement = re.sub(r"(^|\s)#.*", "", line).strip()
-        if requirement and not _REQUIREMENT.fullmatch(requirement):
+    for requirement in requirement_lines(content):
+        if not _REQUIREMENT.fullmatch(requirement):
             return f"it has the line {requirement[:200]!r}"
     return ""
+
+
+def requirement_lines(content: bytes) -> list[str]:
+    """The lines of a file of requirements, without comments, and with those that are continued as one."""
+    text = re.sub(r"\\\r?\n", " ", content.decode(errors="replace"))
+    lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
+    return [line for line in lines if line]
 
 
 def _places(value: Any, name: str = "") -> Iterator[str]:

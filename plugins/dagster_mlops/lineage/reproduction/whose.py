@@ -73,12 +73,16 @@ def whose_packages(recipe: Recipe, name: str, content: bytes, *, consent: bool) 
     run = recipe.run
     if content == committed(name, run, recipe.repository):
         return []
-    here = installed_versions()
+    available = installed_versions()
     for lock in LOCK_FILES:
-        here |= locked_versions(committed(lock, run, recipe.repository) or b"")
-    asked = locked_versions(content)
-    new = [f"{package} {version}" for package, version in asked.items() if package not in here]
-    others = [f"{p} {version} (here {here[p]})" for p, version in asked.items() if here.get(p, version) != version]
+        available |= locked_versions(lock, committed(lock, run, recipe.repository) or b"")
+    recorded = locked_versions(name, content)
+    new = [f"{package} {version}" for package, version in recorded.items() if package not in available]
+    other_versions = [
+        f"{p} {version} (here {available[p]})"
+        for p, version in recorded.items()
+        if available.get(p, version) != version
+    ]
     if new and recipe.witness is None and not consent:
         raise ReproductionError(
             f"{name} of run {run.run_id} names packages that neither the checkout's lock file nor this environment "
@@ -86,7 +90,7 @@ def whose_packages(recipe: Recipe, name: str, content: bytes, *, consent: bool) 
             f"{run.tracking_uri} may have named them. If you know each of them, install them with --yes, or use "
             "--environment current."
         )
-    kinds = {"neither locked in the checkout nor installed here": new, "in another version": others}
+    kinds = {"neither locked in the checkout nor installed here": new, "in another version": other_versions}
     return [f"packages: {len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-def checked_id(chosen: str | None) -> str:
+def checked_id(client_id: str | None) -> str:
     """The id that a client chose for its request, or a new UUID.
 
     >>> checked_id("r1")
@@ -17,11 +17,11 @@ def checked_id(chosen: str | None) -> str:
     Raises:
         ValueError: A log line, a header or a reader would not have it as it is.
     """
-    if not chosen:
+    if not client_id:
         return str(uuid.uuid4())
-    if not _ID.fullmatch(chosen):
-        raise ValueError(f"request id {chosen[:80]!r} is not 1 to 200 printable ASCII characters without spaces.")
-    return chosen
+    if not _ID.fullmatch(client_id):
+        raise ValueError(f"request id {client_id[:80]!r} is not 1 to 200 printable ASCII characters without spaces.")
+    return client_id
 
 
 def ids_of_rows(request_id: str, rows: Sequence[Any], ids: Sequence[str] | None = None) -> list[str]:
