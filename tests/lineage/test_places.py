@@ -229,8 +229,8 @@ def test_a_rebuild_opens_no_repository_that_only_a_registry_names(tmp_path):
 def test_a_rebuild_in_a_code_location_opens_only_the_repositories_that_its_caller_named(monkeypatch):
     """Whoever can write to the Feast registry can name any repository, whose DVC settings are code."""
     monkeypatch.delenv(ALLOW, raising=False)
-    for named in ({"allow": ["/ours"]}, {"allow": ["/ours/data"]}):
-        assert replay.datasets_of("/ours/data", **named).root == Path("/ours/data")  # pyright: ignore[reportAttributeAccessIssue]
+    for named in ("/ours", "/ours/data"):
+        assert replay.datasets_of("/ours/data", allow=[named]).root == Path("/ours/data")  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(FeatureError, match=r"dvc is not asked at /theirs: .*--allow /theirs.* Or pass datasets="):
         replay.datasets_of("/theirs", allow=["/ours"])
     monkeypatch.setenv(ALLOW, "/theirs")
