@@ -428,5 +428,5 @@ def test_what_is_loaded_decides_and_not_what_stands_beside_it(flavors, files):
     ],
 )
 def test_formats_that_hold_data_only_are_known_as_such(flavors, name):
-    found = stored_format(flavors, files={**FILES, "data/model.pt2": ()})
+    found = stored_format(flavors, files={**FILES, "data/model.pt2": (), "data/model.keras": ()})
     assert (found.name, found.runs_code) == (name, "")

@@ -1,13 +1,14 @@
 """The format of a logged model: data only, or one that may run code when it is loaded."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from dagster_mlops.core.trusted_types import TRUSTED_TYPES
 
 EXPORTED_PROGRAM, _TORCH_PICKLE = "data/model.pt2", "data/model.pth"
+KERAS_FILE = "data/model.keras"
 _DATA_ONLY = {"xgboost": "XGBoost", "catboost": "CatBoost", "keras": "Keras"}
 _KNOWN = ("sklearn", "lightgbm", *_DATA_ONLY, "pytorch", "statsmodels")
 _DATA_FIELDS = {"sklearn": "pickled_model", "pytorch": "model_data"}  # "data" in the others
@@ -20,19 +21,22 @@ _Files = Mapping[str, Collection[str]]
 class StoredFormat:
     """The format of a logged model. `runs_code` says why loading it may run code; empty when it cannot.
 
+    `foreign` are the names in it that would have to be trusted.
+
     >>> str(StoredFormat("cloudpickle", "a pickle runs whatever was put into it"))
     'cloudpickle'
     """
 
     name: str
     runs_code: str = ""
+    foreign: tuple[str, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
         return self.name
 
 
 def untrusted(types: Iterable[str], trust: Sequence[str] = ()) -> list[str]:
-    """Those of the types named in a skops file that neither the allow-list nor `trust` covers.
+    """Those of the names in a model's file that neither the allow-list nor `trust` covers.
 
     `trust` names types, or packages with everything in them.
 
@@ -48,8 +52,8 @@ def untrusted(types: Iterable[str], trust: Sequence[str] = ()) -> list[str]:
 def stored_format(flavors: _Flavors, *, files: _Files, trust: Sequence[str] = ()) -> StoredFormat:
     """The format of a model whose MLmodel file has these flavours.
 
-    `files` are those of its folder, each with the types that it names: skops files are judged by what is in them, since
-    the list in the MLmodel file is the writer's own (mlflow/mlflow#25686).
+    `files` are those of its folder, each with the foreign names in it (:func:`.model_contents.foreign_names`): they are
+    judged by what is in them, since the list in the MLmodel file is the writer's own (mlflow/mlflow#25686).
 
     >>> flavors = {"sklearn": {"serialization_format": "skops", "pickled_model": "model.skops"}}
     >>> stored_format(flavors, files={"model.skops": ["numpy.dtype"]})
@@ -99,11 +103,19 @@ def _leads_out(name: str) -> bool:
     return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
-def _no_skops_file(path: str, files: _Files) -> StoredFormat | None:
-    """Only a skops file that lies in the folder was looked into."""
-    if path.endswith(".skops") and path in files:
-        return None
-    return StoredFormat("skops elsewhere", f"its data, {path or 'without a name'}, is not a skops file of its folder")
+def _by_content(form: str, path: str, suffix: str, files: _Files, trust: Sequence[str]) -> StoredFormat:
+    """The format of a file that names what loading it calls. Only one that lies in the folder was looked into."""
+    if not path.endswith(suffix) or path not in files:
+        return StoredFormat(
+            f"{form} elsewhere", f"its data, {path or 'without a name'}, is not a {suffix} file of its folder"
+        )
+    return _naming(form, untrusted(set().union(*files.values()), trust))
+
+
+def _naming(form: str, foreign: Sequence[str]) -> StoredFormat:
+    return StoredFormat(
+        form, f"it names {', '.join(foreign)}, which may be more than data" if foreign else "", tuple(foreign)
+    )
 
 
 def _native(name: str, conf: Mapping[str, Any], files: _Files, trust: Sequence[str]) -> StoredFormat:
@@ -113,17 +125,17 @@ def _native(name: str, conf: Mapping[str, Any], files: _Files, trust: Sequence[s
         how = str(conf.get("serialization_format", "pickle"))
         if how != "skops":
             return StoredFormat(how, _PICKLE)
-        if elsewhere := _no_skops_file(_data_of(name, conf), files):
-            return elsewhere
-        foreign = untrusted(set().union(*files.values()), trust)
-        return StoredFormat("skops", f"it names {', '.join(foreign)}, which may be more than data" if foreign else "")
+        return _by_content("skops", _data_of(name, conf), ".skops", files, trust)
     if name in _DATA_ONLY:
         if conf.get("save_exported_model"):
             return StoredFormat("TensorFlow", "a graph of TensorFlow may read and write files")
-        foreign = untrusted([str(conf["model_class"])] if "model_class" in conf else (), trust)
-        return StoredFormat(_DATA_ONLY[name], f"it is made by {foreign[0]}" if foreign else "")
+        if name == "keras":
+            return _by_content("Keras", f"{_data_of(name, conf)}/model.keras", ".keras", files, trust)
+        return _naming(_DATA_ONLY[name], untrusted([str(conf["model_class"])] if "model_class" in conf else (), trust))
     if name == "pytorch":
         # MLflow writes the format nowhere down: it loads model.pth where there is one.
         graph = EXPORTED_PROGRAM in files and _TORCH_PICKLE not in files and conf.get("model_data", "data") == "data"
-        return StoredFormat("pt2") if graph else StoredFormat("torch pickle", _PICKLE)
+        if not graph:
+            return StoredFormat("torch pickle", _PICKLE)
+        return _by_content("pt2", EXPORTED_PROGRAM, ".pt2", files, trust)
     return StoredFormat("pickle", _PICKLE)

@@ -27,9 +27,11 @@ def fitting(values: Any, kind: str) -> Any:
     return values
 
 
-def fitting_frame(frame: "pd.DataFrame", model: PyFuncModel) -> "pd.DataFrame":
-    """The columns of a frame that the model's signature names, in its types."""
+def fitting_frame(frame: "pd.DataFrame", model: PyFuncModel) -> Any:
+    """The columns of a frame that the model's signature names, in its types; for networks, an array in their type."""
     schema = model.metadata.get_input_schema()
+    if schema and schema.is_tensor_spec() and not schema.has_input_names() and len(schema.inputs[0].shape) == 2:
+        return frame.to_numpy(schema.inputs[0].type)
     specs = schema.input_dict() if schema and schema.has_input_names() else {}
     adapted = frame.copy(deep=False)
     for name, spec in specs.items():

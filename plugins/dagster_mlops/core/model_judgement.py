@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import yaml
 
-from dagster_mlops.core.extras import extra
+from dagster_mlops.core.model_contents import foreign_names
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_formats import StoredFormat, stored_format
 from dagster_mlops.errors import ModelVersionError
@@ -35,7 +35,7 @@ def judge_model(
         folder: It holds the MLmodel file.
         expected: Hashes that the model must have, as its record and the registry say; empty ones say nothing.
         allow_pickle: Whether loading it may run code.
-        trust: Packages or types that a skops file may name, beside the enumerated ones.
+        trust: Packages, types or operators that a file may name, beside the enumerated ones.
 
     Raises:
         ModelVersionError: it has another hash, or loading it may run code and that is not allowed.
@@ -47,7 +47,7 @@ def judge_model(
     flavors = (yaml.safe_load((folder / "MLmodel").read_text()) or {}).get("flavors") or {}
     form = stored_format(flavors, files=named_types(folder), trust=trust)
     if form.runs_code and not allow_pickle:
-        hint = " If you trust what it names, list that in trust." if form.name == "skops" else ""
+        hint = " If you trust what it names, list that in trust." if form.foreign else ""
         raise ModelVersionError(
             f"model version {name} is stored as {form}: {form.runs_code}. Loading it may run code of anyone with write "
             f"access to the artifact store.{hint} If you trust them, set allow_pickle on the resource or the call "
@@ -58,18 +58,19 @@ def judge_model(
 
 
 def named_types(folder: Path) -> dict[str, list[str]]:
-    """The files of a model, by path below its folder, with the types that skops would not load by itself.
+    """The files of a model, by path below its folder, with the foreign names in each.
 
     Raises:
-        ModelVersionError: a file calls itself skops and is not, so that no one can tell what it names.
+        ModelVersionError: a file is not what its name says, so that no one can tell what it names.
     """
-    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
-    try:
-        return {
-            name: extra("skops.io").get_untrusted_types(file=file) if file.suffix == ".skops" else []
-            for name, file in files.items()
-        }
-    except (ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise ModelVersionError(
-            f"a skops file of the model cannot be read: {str(error)[:300]}. It was changed."
-        ) from error
+    names: dict[str, list[str]] = {}
+    for file in folder.rglob("*"):
+        if not file.is_file():
+            continue
+        try:
+            names[file.relative_to(folder).as_posix()] = foreign_names(file)
+        except (ValueError, LookupError, TypeError, OSError, RecursionError, zipfile.BadZipFile) as error:
+            raise ModelVersionError(
+                f"a {file.suffix[1:]} file of the model cannot be read: {str(error)[:300]}. It was changed."
+            ) from error
+    return names

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_code import ModelCode
-from dagster_mlops.core.model_formats import untrusted
+from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, KERAS_FILE, untrusted
 from dagster_mlops.core.model_inputs import fitting_first
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow, torch
@@ -84,20 +84,33 @@ def storing(
             "skops stores only classes and functions that a module defines at its top level. Move lambdas and "
             'local classes there, or write log_model(…, serialization="pickle").'
         ) from error
-    foreign = untrusted(types, [*trust, *native.get("skops_trusted_types", ())])
-    if foreign:
-        local = [name for name in foreign if name.startswith("__main__.") or "<" in name]
+    if foreign := untrusted(types, [*trust, *native.get("skops_trusted_types", ())]):
         raise TrainingRunError(
-            f"{name_of(type(model))} holds {', '.join(foreign)}, which may be more than data. "
-            + (
-                f"Define {', '.join(local)} in a module that can be imported where the model is loaded. "
-                if local
-                else f"If you trust that, write log_model(…, trust={foreign}), and have it importable where the model "
-                "is loaded: installed, or below code_paths=[…]. "
-            )
-            + 'Or write serialization="pickle": then anyone who can write the file can run code where it is loaded.'
+            f'{distrust(model, foreign)} Or write serialization="pickle": then anyone who can write the file can run '
+            "code where it is loaded."
         )
     return {"serialization_format": "skops", "skops_trusted_types": types or None}
+
+
+def distrust(model: Any, foreign: Sequence[str]) -> str:
+    """Sentences on what in a model may be more than data, and the ways out."""
+    local = [name for name in foreign if name.startswith("__main__.") or "<" in name]
+    return f"{name_of(type(model))} holds {', '.join(foreign)}, which may be more than data. " + (
+        f"Define {', '.join(local)} in a module that can be imported where the model is loaded."
+        if local
+        else f"If you trust that, write log_model(…, trust={[*foreign]}), and have it importable where the model "
+        "is loaded: installed, or below code_paths=[…]."
+    )
+
+
+def files_as_written(info: ModelInfo, flavor: str, options: dict[str, Any]) -> dict[str, Sequence[str]]:
+    """The file of a model that was stored unverified, with the names in it as MLflow recorded them."""
+    if flavor == "pytorch":
+        return {EXPORTED_PROGRAM: ()} if options.get("serialization_format") == "pt2" else {}
+    if flavor == "keras":
+        return {KERAS_FILE: ()}
+    conf = info.flavors.get("sklearn") or info.flavors.get("lightgbm") or {}
+    return {str(conf.get("pickled_model") or conf.get("data")): conf.get("skops_trusted_types") or ()}
 
 
 def log_function(flavor: str) -> Callable[..., ModelInfo]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagster_mlops.core.model_digest import model_digest
-from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, stored_format
+from dagster_mlops.core.model_formats import stored_format
+from dagster_mlops.core.model_judgement import named_types
 from dagster_mlops.core.model_loading import DIGEST, FORMAT
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
@@ -66,9 +67,10 @@ def log_model(
     ``input_example``, ``code_paths``, ``registered_model_name``, …) take precedence.
 
     **Safe**: scikit-learn models are stored with skops, neural networks as graphs, boosters as data. A skops file may
-    name classes of scikit-learn, NumPy, SciPy, pandas, LightGBM, XGBoost, CatBoost and imbalanced-learn, and of the
-    packages or types in `trust`. ``serialization="pickle"`` allows any model, and lets anyone who can write the file
-    run code where it is loaded. The tag ``dagster_mlops.format`` of the logged model names the format.
+    name classes of scikit-learn, NumPy, SciPy, pandas, LightGBM, XGBoost, CatBoost and imbalanced-learn, a network the
+    layers and operators of Keras and PyTorch, and any the packages, types or operators in `trust`.
+    ``serialization="pickle"`` allows any model, and lets anyone who can write the file run code where it is loaded. The
+    tag ``dagster_mlops.format`` of the logged model names the format.
 
     `verify` loads the model back, compares its predictions for the example rows with those of the model in memory, and
     writes the hash of its files to the tag ``dagster_mlops.sha256``. It takes one download of the model.
@@ -100,6 +102,11 @@ def _store(
         raise TrainingRunError(
             "`example` is a Series. MLflow calls models with frames and arrays: let the pipeline start with "
             f"make_column_transformer((…, {example.name!r})), and pass the frame."
+        )
+    if flavor in ("pytorch", "keras") and hasattr(example, "columns"):
+        raise TrainingRunError(
+            "`example` is a frame, and MLflow calls networks with arrays. Write log_model(network, "
+            "frame.to_numpy('float32')). Evaluations can give it frames all the same."
         )
     options = {**flavors.storing(model, flavor, serialization, trust, native), **native}
     function = native.get("pyfunc_predict_fn", "predict")
@@ -138,25 +145,27 @@ def _store(
                 "file can run code where it is loaded."
             ) from error
     client = mlflow.MlflowClient()
-    conf = info.flavors.get("sklearn") or info.flavors.get("lightgbm") or {}
-    files = {str(conf.get("pickled_model") or conf.get("data")): conf.get("skops_trusted_types") or ()}
-    if options.get("serialization_format") == "pt2":
-        files[EXPORTED_PROGRAM] = ()
-    tags = {FORMAT: str(stored_format(info.flavors, files=files))}
-    if verify:
-        # MLflow would leave its download behind.
-        with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
-            tags[DIGEST], _ = files = _files(folder)
-            # MLflow has asked these very files already, but not apart from other code of the same name, nor in the
-            # types that it refuses, and a class of the user's may depend on the folder that it was saved in.
-            has_code = flavor == "pyfunc" or any(stored.get("code") for stored in info.flavors.values())
-            if has_code or flavors.refused_columns(example) or files not in checked:
-                try:
+    tags: dict[str, str] = {}
+    files = flavors.files_as_written(info, flavor, options)
+    try:
+        if verify:
+            # MLflow would leave its download behind.
+            with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
+                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
+                files = named_types(folder)
+                tags[DIGEST], _ = content = _files(folder)
+                # MLflow has asked these very files already, but not apart from other code of the same name, nor in the
+                # types that it refuses, and a class of the user's may depend on the folder that it was saved in.
+                has_code = flavor == "pyfunc" or any(stored.get("code") for stored in info.flavors.values())
+                if has_code or flavors.refused_columns(example) or content not in checked:
                     flavors.verify_stored(folder, info, flavor, input_example, predictions, function, example)
-                except Exception:
-                    client.finalize_logged_model(info.model_id, "FAILED")
-                    raise
+        form = stored_format(info.flavors, files=files, trust=[*trust, *native.get("skops_trusted_types", ())])
+        if serialization == "safe" and form.foreign:
+            raise TrainingRunError(flavors.distrust(model, form.foreign))
+    except Exception:
+        client.finalize_logged_model(info.model_id, "FAILED")
+        raise
+    tags[FORMAT] = str(form)
     client.set_logged_model_tags(info.model_id, tags)
     return info
 
