@@ -9,6 +9,7 @@ import json
 import random
 import re
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterator, Mapping
@@ -160,8 +161,10 @@ def _of_library(value: Any) -> list[tuple[str, Any]] | None:
     module = type(value).__module__.partition(".")[0]
     if module == "xgboost" and hasattr(value, "save_raw"):
         return [("json", json.loads(bytes(value.save_raw("json"))))]
-    # Of LightGBM, PyTorch and Keras.
-    for public in ("dump_model", "state_dict", "get_weights"):
+    if module == "catboost" and hasattr(value, "save_model"):
+        return _of_catboost(value)
+    # Of LightGBM, Keras and PyTorch. Keras's state under PyTorch has names that count the layers of the process.
+    for public in ("dump_model", "get_weights", "state_dict"):
         if callable(getattr(value, public, None)):
             return [(public, getattr(value, public)())]
     if module == "pandas" and hasattr(value, "to_numpy"):
@@ -170,6 +173,15 @@ def _of_library(value: Any) -> list[tuple[str, Any]] | None:
     if module == "scipy" and hasattr(value, "tocoo"):
         return [("values", value.toarray())]
     return None
+
+
+def _of_catboost(model: Any) -> list[tuple[str, Any]]:
+    """The trees of a model, which is otherwise stored as bytes with the time of its training in them."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.json")
+        model.save_model(str(file), format="json")
+        trees = json.loads(file.read_text())
+    return [("parameters", model.get_params()), *((name, part) for name, part in trees.items() if name != "model_info")]
 
 
 def _importable(kind: Any) -> bool:
