@@ -3,21 +3,19 @@
 Projects of tests take a copy of this file, so it imports nothing of the tests.
 """
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 
 def xgboost(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    from xgboost import XGBClassifier
-
-    return XGBClassifier(n_estimators=3, subsample=0.5, random_state=seed).fit(X, y), X
+    return _library("xgboost").XGBClassifier(n_estimators=3, subsample=0.5, random_state=seed).fit(X, y), X
 
 
 def xgboost_booster(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    from xgboost import DMatrix, train
-
-    return train({"subsample": 0.5, "seed": seed}, DMatrix(X, y), 3), X
+    xgboost = _library("xgboost")
+    return xgboost.train({"subsample": 0.5, "seed": seed}, xgboost.DMatrix(X, y), 3), X
 
 
 def xgboost_pipeline(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
@@ -25,16 +23,15 @@ def xgboost_pipeline(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
 
 
 def lightgbm(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    from lightgbm import LGBMRegressor
-
+    lightgbm = _library("lightgbm")
     sampled = {"subsample": 0.5, "subsample_freq": 1}
-    return LGBMRegressor(n_estimators=3, verbose=-1, random_state=seed, **sampled).fit(X, y), X
+    return lightgbm.LGBMRegressor(n_estimators=3, verbose=-1, random_state=seed, **sampled).fit(X, y), X
 
 
 def lightgbm_booster(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    from lightgbm import Dataset, train
-
-    return train({"bagging_fraction": 0.5, "bagging_freq": 1, "verbose": -1, "seed": seed}, Dataset(X, y), 3), X
+    lightgbm = _library("lightgbm")
+    options = {"bagging_fraction": 0.5, "bagging_freq": 1, "verbose": -1, "seed": seed}
+    return lightgbm.train(options, lightgbm.Dataset(X, y), 3), X
 
 
 def lightgbm_pipeline(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
@@ -42,9 +39,8 @@ def lightgbm_pipeline(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
 
 
 def catboost(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    from catboost import CatBoostClassifier
-
-    return CatBoostClassifier(iterations=3, verbose=0, allow_writing_files=False, random_seed=seed).fit(X, y), X
+    options = {"iterations": 3, "verbose": 0, "allow_writing_files": False, "random_seed": seed}
+    return _library("catboost").CatBoostClassifier(**options).fit(X, y), X
 
 
 def catboost_pipeline(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
@@ -52,9 +48,8 @@ def catboost_pipeline(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
 
 
 def torch(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    import torch
-    from torch import nn
-
+    torch = _library("torch")
+    nn = torch.nn
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(X.shape[1], 4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 1), nn.Sigmoid())
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
@@ -67,15 +62,19 @@ def torch(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
 
 
 def keras(X: Any, y: Any, seed: int) -> tuple[Any, Any]:
-    import keras
-    from keras.layers import Dense, Dropout
-
+    keras = _library("keras")
+    layer = keras.layers
     keras.utils.set_random_seed(seed)
-    layers = [keras.Input((X.shape[1],)), Dense(4, activation="relu"), Dropout(0.1), Dense(1, activation="sigmoid")]
-    network = keras.Sequential(layers)
+    hidden = [layer.Dense(4, activation="relu"), layer.Dropout(0.1)]
+    network = keras.Sequential([keras.Input((X.shape[1],)), *hidden, layer.Dense(1, activation="sigmoid")])
     network.compile(loss="binary_crossentropy")
     network.fit(X.to_numpy(), y.to_numpy(), epochs=2, verbose=0)
     return network, X.to_numpy("float32")
+
+
+def _library(name: str) -> Any:
+    """Without the types of a library, which may be installed or not."""
+    return importlib.import_module(name)
 
 
 def _scaled(model: Any) -> Any:
