@@ -528,6 +528,17 @@ def test_the_resolver_calls_a_dataset_inaccessible_when_repository_or_remote_is_
     assert isinstance(answer, Inaccessible) and "is not on this machine" in answer.reason
 
 
+def test_the_resolver_asks_no_remote_that_only_a_pointer_names(dvc, stored):
+    first, _ = stored
+    for name in ("config", "config.local"):
+        (dvc.root / ".dvc" / name).write_text("")
+    assert isinstance(DvcTool().resolve(first.ref), Accessible), "the cache has it"
+    shutil.rmtree(dvc.root / ".dvc" / "cache")
+    answer = DvcTool().resolve(first.ref)
+    assert isinstance(answer, Inaccessible) and answer.record == first
+    assert f"that of the record, {first.remote}, is not asked" in answer.reason and first.remote
+
+
 def test_the_resolver_calls_a_dataset_deleted_when_cache_and_remote_have_lost_it(dvc, stored):
     first, second = stored
     below = Path("files/md5") / first.md5[:2] / first.md5[2:]

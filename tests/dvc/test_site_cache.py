@@ -40,10 +40,14 @@ def test_a_cache_that_the_user_chose_stays_in_use(tmp_path, monkeypatch):
     assert site_cache(tmp_path / "below") == str(tmp_path / "home" / "dagster_mlops" / "dvc_site_cache")
     assert site_cache(Path("/")) == "" and site_cache_variables(Path("/")) == {}
     (tmp_path / ".dvc" / "config.local").write_text("[core]\n    site_cache_dir = /srv/dvc\n")
-    assert site_cache(tmp_path) == ""
+    assert site_cache(tmp_path) == "", "DVC reads it"
+    assert site_cache_variables(tmp_path / "below") == {"DVC_SITE_CACHE_DIR": "/srv/dvc"}, "also for clones of others"
     (tmp_path / ".dvc" / "config.local").unlink()
+    (tmp_path / ".dvc" / "config").write_text('["core"]\n  site_cache_dir = "/srv/d v#c"  # ours\n')
+    assert site_cache_variables(tmp_path) == {"DVC_SITE_CACHE_DIR": "/srv/d v#c"}
+    (tmp_path / ".dvc" / "config").unlink()
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", "/srv/dvc")
-    assert site_cache(tmp_path) == ""
+    assert site_cache(tmp_path) == "" and site_cache_variables(tmp_path) == {}
 
 
 def test_a_user_without_a_home_has_the_cache_in_the_repository(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from mlflow.sklearn import save_model
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.model_versions import moves
+from dagster_mlops.dvc import DvcResource
 from dagster_mlops.errors import ModelVersionError, RegistryError
 from dagster_mlops.evaluation import evaluation_asset, load_reference, reference_asset
 from dagster_mlops.gto import GtoResource
@@ -230,6 +231,23 @@ def test_what_is_not_there_is_said(local, tmp_path):
         GtoResource(repo=str(local.folder), remote="nowhere").models(),
     ):
         pass
+
+
+def test_a_version_that_dvc_tracks_is_read_with_a_memory_that_no_other_user_writes_to(local, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "trainer"))
+    dvc = DvcResource(repo=str(local.folder), push=False)
+    dvc.init()
+    (model := local.folder / "models" / "churn").mkdir(parents=True)
+    (model / "MLmodel").write_text(MLMODEL)
+    dvc.store("models/churn")
+    (local.folder / "artifacts.yaml").write_text("churn: {type: model, path: models/churn}\n")
+    git(local.folder, "add", "artifacts.yaml")
+    git(local.folder, "commit", "-qm", "Track the model")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "reader"))
+    with local.gto.models() as models:
+        stored = models.fetch(models.register("churn", rev="HEAD", version="v1.0.0", upstream=()), tmp_path)
+    assert (stored.folder / "MLmodel").read_text() == MLMODEL
+    assert list((tmp_path / "reader" / "dagster_mlops" / "dvc_site_cache" / "repo").iterdir())
 
 
 def test_the_example_in_the_docs_loads():

@@ -11,7 +11,7 @@ from pathlib import Path
 from dagster_mlops.core.private_files import is_ours_alone, private_folder
 
 _VARIABLE = "DVC_SITE_CACHE_DIR"
-_SETTING = re.compile(r"^\s*site_cache_dir\s*=", re.MULTILINE)
+_SETTING = re.compile(r"^\s*site_cache_dir\s*=\s*([\"']?)(.+?)\1\s*(?:#.*)?$", re.MULTILINE)
 
 
 def site_cache(root: Path) -> str:
@@ -21,8 +21,8 @@ def site_cache(root: Path) -> str:
     a neighbour runs code in it (CVE-2025-69872, without a fix in diskcache). A folder that the variable
     DVC_SITE_CACHE_DIR or the repository's ``core.site_cache_dir`` names stays in use.
     """
-    folder = next((f / ".dvc" for f in (root, *root.parents) if (f / ".dvc").is_dir()), None)
-    if folder is None or os.environ.get(_VARIABLE) or any(_chosen(folder / f) for f in ("config", "config.local")):
+    folder = _dvc_folder(root)
+    if folder is None or os.environ.get(_VARIABLE) or _chosen(folder):
         return ""
     # Not beside the data first: when its disk is full, DVC could not even say so.
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
@@ -48,10 +48,22 @@ def site_cache_option(root: Path) -> dict[str, str]:
 
 
 def site_cache_variables(root: Path) -> Mapping[str, str]:
-    """The same for the environment of a process that opens the repository, and others."""
+    """The same for the environment of a process that opens the repository, and clones of others.
+
+    A clone knows nothing of the folder that the repository's configuration names: it gets it, too.
+    """
     place = site_cache(root)
+    if not place and not os.environ.get(_VARIABLE) and (folder := _dvc_folder(root)):
+        place = _chosen(folder)
     return {_VARIABLE: place} if place else {}
 
 
-def _chosen(file: Path) -> bool:
-    return file.is_file() and _SETTING.search(file.read_text(errors="replace")) is not None
+def _dvc_folder(root: Path) -> Path | None:
+    return next((f / ".dvc" for f in (root, *root.parents) if (f / ".dvc").is_dir()), None)
+
+
+def _chosen(folder: Path) -> str:
+    """The folder that a repository's configuration names; empty if it names none."""
+    files = [file for name in ("config.local", "config") if (file := folder / name).is_file()]
+    settings = (_SETTING.search(file.read_text(errors="replace")) for file in files)
+    return next((setting[2].strip() for setting in settings if setting), "")

@@ -67,14 +67,10 @@ def _answer(ref: Ref) -> Answer:
     if not Path(ref.at).is_dir():
         return Inaccessible(f"the DVC repository {ref.at} is not on this machine")
     dvc = DvcResource(repo=ref.at)
-    with dvc.open(locked=False) as repo:
-        is_configured = bool(repo.config["remote"])
     record, pointers = _pointed_to(dvc, path, md5)
     if not record and not pointers:
         return Deleted(f"neither {ref.at} nor its history in git has a pointer of {path}")
-    # A clone of the repository may know the remote from the record only.
-    url = record.remote if record and not is_configured and "***" not in record.remote else None
-    with DvcResource(repo=ref.at, remote_url=url or None).open(locked=False) as repo:
+    with dvc.open(locked=False) as repo:
         answer = _content(repo, path, md5, record, *dvc.place_of(dvc.pointer_if_any(path)))
     if isinstance(answer, Deleted) and in_git(dvc.root, dvc.name_of(path), md5) is not None:
         return Accessible(record or Dataset(path=path, md5=md5, repo=str(dvc.root)))
@@ -112,6 +108,12 @@ def _content(
     if cached and _damaged(copy := Path(cached_path(repo, cached)), cached):
         return Faulty(f"the cached content of {path} is not {md5} any more: {copy}", record)
     if not may_be_pushed or not repo.config["remote"]:
+        if may_be_pushed and not cached and record and record.remote:
+            # A pointer that others have written is no reason to go there.
+            hint = "If it is one of yours, configure it: `dvc remote add --default --local NAME URL`."
+            return Inaccessible(
+                f"{repo.root_dir} has no remote; that of the record, {record.remote}, is not asked. {hint}", record
+            )
         why = f"{repo.root_dir} has no remote" if may_be_pushed else "its output has push: false"
         return accessible if cached else Deleted(f"{path}: {md5} is not in the cache, and {why}", record)
     remote = objects.remote_url(repo, remote_name)
