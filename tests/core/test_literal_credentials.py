@@ -6,9 +6,10 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.bentoml import BentomlResource
-from dagster_mlops.dvc import DvcResource
-from dagster_mlops.feast import FeastResource
-from dagster_mlops.mlflow import MlflowResource
+from dagster_mlops.dvc import DvcResource, imported_url_asset
+from dagster_mlops.feast import FeastResource, feature_server_health_check
+from dagster_mlops.lineage import reproduction_asset
+from dagster_mlops.mlflow import MlflowResource, sweep_asset, sweep_trials
 from dagster_mlops.mlflow_serving import MlflowServingResource
 
 SECRET = "Xy7-hidden"
@@ -29,6 +30,34 @@ LITERALS = [
         "offline_store['connection']['dsn'] of FeastResource",
         "NAME",
         lambda: FeastResource(repo=".", offline_store={"type": "postgres", "connection": {"dsn": URI}}),
+    ),
+]
+
+
+SWEEP = {"registered_model_name": "m", "metric": "auc", "direction": "maximize", "n_trials": 1}
+SERVER = {"asset": "a", "feature_service": "s", "entities": {"k": [1]}}
+LITERALS += [
+    ("storage of sweep_asset", "SWEEP_ASSET_STORAGE", lambda: sweep_asset(**SWEEP, storage=URI)),
+    ("storage of sweep_trials", "SWEEP_TRIALS_STORAGE", lambda: sweep_trials(**SWEEP, name="s", storage=URI)),
+    (
+        "tracking_uri of reproduction_asset",
+        "REPRODUCTION_ASSET_TRACKING_URI",
+        lambda: reproduction_asset(training="m/1", tracking_uri=URI),
+    ),
+    (
+        "url of feature_server_health_check",
+        "FEATURE_SERVER_HEALTH_CHECK_URL",
+        lambda: feature_server_health_check(**SERVER, url=URI),
+    ),
+    (
+        "token of feature_server_health_check",
+        "FEATURE_SERVER_HEALTH_CHECK_TOKEN",
+        lambda: feature_server_health_check(**SERVER, url="http://features", token=SECRET),
+    ),
+    (
+        "options['password'] of imported_url_asset",
+        "NAME",
+        lambda: imported_url_asset(path="a", url="https://host/a", options={"password": SECRET}),
     ),
 ]
 

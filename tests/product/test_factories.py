@@ -18,6 +18,7 @@ from dagster_mlops.bentoml import BentomlResource
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.checks import never_missing
 from dagster_mlops.dvc import DatasetCheck, DvcResource, dvc_io_manager
+from dagster_mlops.errors import DatasetError
 from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.feast import FeastResource
 from dagster_mlops.mlflow import MlflowResource
@@ -145,6 +146,23 @@ def repositories(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def beside_repositories(repositories, monkeypatch):
     monkeypatch.chdir(repositories)
+
+
+TAKES_ADDRESS = re.compile(r"(^|_)(url|uri|dsn|storage|token|password|address|endpoint)$")
+ADDRESSES = [
+    (name, argument)
+    for name, factory in FACTORIES.items()
+    for argument in inspect.signature(factory).parameters
+    if TAKES_ADDRESS.search(argument)
+]
+
+
+def test_an_argument_that_takes_an_address_warns_of_a_credential_or_refuses_it():
+    assert len(ADDRESSES) >= 7
+    for name, argument in ADDRESSES:
+        with pytest.raises((UserWarning, DatasetError), match=r"password|credential") as caught:
+            FACTORIES[name](**{**ARGUMENTS[name], argument: "https://me:Xy7-hidden@host/x?token=Xy7-hidden"})
+        assert "Xy7-hidden" not in str(caught.value), (name, argument)
 
 
 def _make(name: str, **options: Any) -> list[Any]:

@@ -36,10 +36,22 @@ class ToolResource(dg.ConfigurableResource):
             if isinstance(value, dg.EnvVar):
                 variables.add(value.env_var_name)
             is_resolved = value in [os.environ[variable] for variable in variables if variable in os.environ]
-            for place, name, text in _texts(value, field, field):
-                if not is_resolved and masked_strings({name: text}) != {name: text}:
-                    _warn_of_literal(type(self).__name__, field, place)
-                remember_credentials({name: text})
+            note_credentials(type(self).__name__, field, value, is_resolved=is_resolved)
+
+
+def note_credentials(owner: str, field: str, value: Any, *, is_resolved: bool = False) -> None:
+    """Mask the credentials in a field of a resource, or an argument of a factory, and warn of those written into it.
+
+    Args:
+        owner: Name of the resource's class, or of the factory.
+        field: Name of the field or argument.
+        value: Its value, which may have others in it.
+        is_resolved: True for the value of an environment variable.
+    """
+    for place, name, text in _texts(value, field, field):
+        if not is_resolved and masked_strings({name: text}) != {name: text}:
+            _warn_of_literal(owner, field, place)
+        remember_credentials({name: text})
 
 
 def _texts(value: Any, name: str, place: str) -> Iterator[tuple[str, str, str]]:
@@ -54,13 +66,13 @@ def _texts(value: Any, name: str, place: str) -> Iterator[tuple[str, str, str]]:
         yield place, name, value
 
 
-def _warn_of_literal(resource: str, field: str, place: str) -> None:
-    variable = f"{resource.removesuffix('Resource')}_{field}".upper()
+def _warn_of_literal(owner: str, field: str, place: str) -> None:
+    variable = f"{owner.removesuffix('Resource')}_{field}".upper()
     remedy = f'dg.EnvVar("{variable}")' if place == field else 'dg.EnvVar("NAME"), in YAML {env: NAME},'
     warnings.warn(
-        f"{place} of {resource} holds a credential as text: it is in your code, and Dagster stores and shows it. "
+        f"{place} of {owner} holds a credential as text: it is in your code, and Dagster stores and shows it. "
         f"Put the whole text into an environment variable and give {remedy} in its place.",
-        stacklevel=2,
+        stacklevel=4,
     )
 
 

@@ -28,7 +28,9 @@ def reserved_names() -> frozenset[str]:
 _INSTANCE: ContextVar[dg.DagsterInstance | None] = ContextVar("_INSTANCE", default=None)
 
 
-def loaded_value(context: Any, key: dg.AssetKey, *, partition: str | None = None) -> Any:
+def loaded_value(
+    context: Any, key: dg.AssetKey, *, partition: str | None = None, python_type: type | None = None
+) -> Any:
     """The value of an asset, as ``load_asset_value`` of a step's or check's context returns it, in half the time.
 
     For the two contexts that it gives to an IO manager, Dagster makes two instances with databases in memory, which
@@ -42,7 +44,7 @@ def loaded_value(context: Any, key: dg.AssetKey, *, partition: str | None = None
         module.ephemeral_instance_if_missing = _with_ours(module.ephemeral_instance_if_missing)
     token = _INSTANCE.set(context.instance)
     try:
-        return context.load_asset_value(key, partition_key=partition)
+        return context.load_asset_value(key, partition_key=partition, python_type=python_type)
     finally:
         _INSTANCE.reset(token)
 

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.environment import whole_environment
+from dagster_mlops.core.resources import note_credentials
 from dagster_mlops.core.site_cache import site_cache_variables
 from dagster_mlops.dvc.assets import key_parts, observed_dataset, stored_asset
 from dagster_mlops.dvc.history.comparison import stored_metadata
@@ -100,6 +101,8 @@ def imported_url_asset(
         DatasetError: `url` has a password; in a run: the source cannot be reached, does not answer in time, does
             not exist, or has no version.
     """
+
+    note_credentials("imported_url_asset", "options", options)
 
     def take(dvc: DvcResource, scratch: Path) -> _Import:
         target = dvc.locate(path)

@@ -14,6 +14,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.core.resources import note_credentials
 from dagster_mlops.errors import FeatureError
 from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.provenance.credentials import remember_credentials
@@ -54,6 +55,9 @@ def feature_server_health_check(
         min_present: Minimum share of values that are not missing, 0 to 1.
         check_options: Further arguments of :func:`dagster.asset_check`.
     """
+
+    for argument, value in {"url": url, "token": token}.items():
+        note_credentials("feature_server_health_check", argument, value)
 
     def judge(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         address, secret = (v.get_value() if isinstance(v, dg.EnvVar) else v for v in (url, token))

@@ -11,6 +11,7 @@ import dagster as dg
 from dagster_mlops.core.checks import never_missing
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.options import merged_options
+from dagster_mlops.core.resources import note_credentials
 from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
@@ -25,7 +26,7 @@ def reproduction_asset(
     golden: str | None = None,
     tolerance: float = 1e-9,
     timeout: float = 6 * 3600.0,
-    tracking_uri: str = "",
+    tracking_uri: str | dg.EnvVar = "",
     repo: str | None = None,
     branches: Sequence[str] | None = ("*",),
     variables: Sequence[str] = (),
@@ -49,7 +50,7 @@ def reproduction_asset(
             run keeps, or the model's input example.
         tolerance: Largest difference of metrics and predictions, relative to their size.
         timeout: Time limit of the training in seconds.
-        tracking_uri: Tracking URI; default: the one in Dagster's event log.
+        tracking_uri: Tracking URI, or a ``dg.EnvVar`` with it; default: the one in Dagster's event log.
         repo: Checkout that has the commit; default: the working directory.
         branches: Patterns of branches, local or of a remote, one of which must have the commit. Then neither a commit
             of no branch nor uncommitted changes run, which anyone who can write a run could name, nor runs that are
@@ -59,6 +60,7 @@ def reproduction_asset(
         severity: Severity of a failed check.
         asset_options: Further options of :func:`dagster.asset`, such as ``deps`` on the promotion asset.
     """
+    note_credentials("reproduction_asset", "tracking_uri", tracking_uri)
     description = f"{training}, run again on the recorded code, data and environment."
     options = merged_options(asset_options, name=name, description=description)
     prefix = options.pop("key_prefix", ())
@@ -75,9 +77,10 @@ def reproduction_asset(
 
         def judge() -> dg.AssetCheckResult:
             tools, events = Tools(), EventLog(context.instance)
+            address = (tracking_uri.get_value() if isinstance(tracking_uri, dg.EnvVar) else tracking_uri) or ""
             checkout = Path(repo or Path.cwd()) if repo or branches is not None else None
             try:
-                recipe = find_recipe(training, at=tracking_uri, repo=checkout, tools=tools, events=events)
+                recipe = find_recipe(training, at=address, repo=checkout, tools=tools, events=events)
                 with tempfile.TemporaryDirectory(prefix="dagster-mlops-rerun-") as scratch:
                     verdict = rerun(
                         recipe,

@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.resources import note_credentials
+from dagster_mlops.core.upstream import loaded_value
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.assets import training_asset
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -59,6 +61,7 @@ def sweep_asset(
     """
     refuse_checks(asset_options)
     refuse_metric(metric)
+    note_credentials("sweep_asset", "storage", storage)
     settings = Sweep(
         metric=metric,
         direction=direction,
@@ -147,7 +150,7 @@ class SweepFunction(TrainingFunction):
         def load(parameter: inspect.Parameter) -> Any:
             kind = parameter.annotation
             has_type = isinstance(kind, type) and kind is not inspect.Parameter.empty
-            return context.load_asset_value(keys[parameter.name], python_type=kind if has_type else None)
+            return loaded_value(context, keys[parameter.name], python_type=kind if has_type else None)
 
         return {parameter.name: load(parameter) for parameter in self.inputs}
 

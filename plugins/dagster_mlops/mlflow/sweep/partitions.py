@@ -13,6 +13,7 @@ from dagster_mlops.core.asset_records import NO_DATA, latest_event, upstream_ref
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.options import known_options
+from dagster_mlops.core.resources import note_credentials
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.assets import training_asset
@@ -89,6 +90,7 @@ def sweep_trials(
     """
     refuse_checks(asset_options)
     refuse_metric(metric)
+    note_credentials("sweep_trials", "storage", storage)
     path = dg.AssetKey(name).with_prefix(asset_options.get("key_prefix", ())).path
     unique = "_".join(path)
     partitions = dg.DynamicPartitionsDefinition(name=f"{unique}_trials")
