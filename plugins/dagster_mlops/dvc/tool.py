@@ -109,7 +109,7 @@ def _content(
         return Faulty(f"the cached content of {path} is not {md5} any more: {copy}", record)
     if not may_be_pushed or not repo.config["remote"]:
         if may_be_pushed and not cached and record and record.remote:
-            # A pointer that others have written is no reason to go there.
+            # Others may have written the pointer, so that it does not say where to go.
             hint = "If it is one of yours, configure it: `dvc remote add --default --local NAME URL`."
             return Inaccessible(
                 f"{repo.root_dir} has no remote; that of the record, {record.remote}, is not asked. {hint}", record
