@@ -230,7 +230,7 @@ def _without_keys(diff: bytes, untracked: Untracked) -> tuple[bytes, dict[str, s
             # Such as text in UTF-16, in which no key would be found.
             removed[name] = NOT_CODE
             continue
-        if (clean := without_keys(part, name)) is not part or MARK in part:
+        if (clean := without_keys(part, name, diff=True)) is not part or MARK in part:
             marked.append(name)
             part = re.sub(rb"(?m)^(index [0-9a-f]+\.\.)([0-9a-f]+)", lambda m: m[1] + b"0" * len(m[2]), clean, count=1)
         rest.append(part)

@@ -49,7 +49,7 @@ def child_environment(*names: str) -> dict[str, str]:
         names: Names of further variables, which may be secrets; ``*`` stands for any characters.
     """
 
-    from dagster_mlops.provenance.credential_forms import spans  # the command line starts without it
+    from dagster_mlops.core.credential_spans import spans  # the command line starts without it
 
     # A pattern is wider than it looks (NVIDIA_API_KEY, HF_HUB_PROXY): what may be a secret, or has one in its value,
     # has to be named by the caller.

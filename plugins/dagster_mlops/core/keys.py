@@ -1,159 +1,55 @@
-"""Keys, passwords and tokens, by their form: files by name, and values in lines of text.
+"""Keys, passwords and tokens in files: files by name, and values by the table of forms that masks of text use, too.
 
-The forms are those that their makers document, and values that are assigned to names such as `password`. It is hard to
-miss a key of such a form; one of another form, under a name that says nothing, is not found.
+It is hard to miss a key of such a form; one of another form, under a name that says nothing, is not found. In code, an
+expression such as `token = read()` stands where in text the value stands, so a use for files asks more of a value.
 """
 
 import functools
 import re
+from collections.abc import Iterator
 from fnmatch import translate
 from pathlib import PurePosixPath
 
+from dagster_mlops.core.credential_spans import Span, fixpoint, is_password, is_word, spans
 from dagster_mlops.core.secrets import MASK, without_secrets
 
 MARK = b"***REMOVED***"
 """Stands in a line for a value that looks like a key."""
 
-_NAMES = (
-    *(".env", ".env.*", "*.env", ".envrc", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.ppk"),
-    *("*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.asc", "*.gpg", "*.age", "*.der"),
-    *(
-        ".netrc",
-        "_netrc",
-        ".pypirc",
-        ".npmrc",
-        ".pgpass",
-        ".my.cnf",
-        ".htpasswd",
-        ".git-credentials",
-        ".boto",
-        ".s3cfg",
-    ),
-    *(
-        ".dockercfg",
-        ".dockerconfigjson",
-        ".databrickscfg",
-        ".vault-token",
-        "rclone.conf",
-        "kubeconfig*",
-        "*.kubeconfig",
-    ),
-    *("*.tfvars", "*.tfvars.json", "*.tfstate", "*.tfstate.*", "*credentials", "*credentials.*", "*credential.*"),
-    *("*service[-_]account*.json", "*serviceaccount*.json", "client_secret*.json", "gha-creds-*.json", "token.json"),
-    *("secret", "secrets", "secret.*", "secrets.*", "*[-_.]secret.*", "*[-_.]secrets.*", "password*", "passwords*"),
-)
+_NAMES = """
+    .env .env.* *.env .envrc env.prod* env.dev* env.stag* env.test* env.live* env.local* env.secret*
+    id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.ppk *.p12 *.pfx *.jks *.keystore *.kdbx *.asc *.gpg *.age *.der
+    .netrc _netrc .pypirc .npmrc .pgpass .my.cnf .htpasswd .git-credentials .boto .s3cfg .dockercfg .dockerconfigjson
+    .databrickscfg .vault-token rclone.conf kubeconfig* *.kubeconfig *.tfvars *.tfvars.json *.tfstate *.tfstate.*
+    *credentials *credentials.* *credential.* *service[-_]account*.json *serviceaccount*.json client_secret*.json
+    gha-creds-*.json *firebase-adminsdk*.json auth.json token.json key.json *[-_.]key.json vault.y*ml vault.json
+    secret secrets secret.* secrets.* *[-_.]secret.* *[-_.]secrets.* password* passwords*
+"""
 # Source is judged by its lines, unless it is named after what it holds.
-_SOURCE = {
-    ".py",
-    ".pyi",
-    ".pyx",
-    ".c",
-    ".h",
-    ".cc",
-    ".cpp",
-    ".cu",
-    ".rs",
-    ".go",
-    ".java",
-    ".scala",
-    ".r",
-    ".jl",
-    ".sql",
-}
-_NAMES_OF_SOURCE = ("secret.*", "secrets.*", "password.*", "passwords.*")
-_FOLDERS = {".aws", ".ssh", ".gnupg", ".kube", ".azure", ".gcloud", ".docker", ".oci", ".vault", ".password-store"}
+_SOURCE = ".py .pyi .pyx .c .h .cc .cpp .cu .rs .go .java .scala .r .jl .sql"
+_NAMES_OF_SOURCE = "secret.* secrets.* password.* passwords.*"
+_FOLDERS = ".aws .ssh .gnupg .kube .azure .gcloud .docker .oci .vault .password-store"
 _PATHS = re.compile(r".*/\.config/gcloud/|.*/\.dvc/config\.local$|.*/\.dvc/tmp/")
 
 _PRIVATE_KEY = re.compile(
     # The last one is base64 of a file that begins so, unless it is a certificate.
-    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi(?!BDRVJU)"
+    rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY|PuTTY-User-Key-File-\d:|AGE-SECRET-KEY-1|LS0tLS1CRUdJTi(?!BDRVJU)"
 )
-_BEGINNINGS = (b"PRIVATE KEY", b"PuTTY-User-Key-File-", b"AGE-SECRET-KEY-1", b"LS0tLS1CRUdJTi")
 # The middle of one: two lines of base64, which have capitals, unlike hashes.
-_MIDDLE = re.compile(rb"(?:\n[+ -]?[ \t]*(?=[^\n]*[A-Z])[A-Za-z0-9+/]{60,76}){2}(?=\n|$)")
-# Tokens in the forms that their makers document; the group is what is replaced.
-_TOKENS = rb"|".join(
-    (
-        rb"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b",  # AWS
-        rb"\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}",  # Google
-        rb"\bgh[pousr]_\w{30,}|\bgithub_pat_\w{30,}",  # GitHub
-        rb"\bgl(?:pat|dt|rt|ptt|cbt|soat)-[\w-]{20,}",  # GitLab
-        rb"\bxox[abeoprs]-[\w-]{10,}|\bxapp-\d-[\w-]{10,}|hooks\.slack\.com/services/[\w/]{20,}",  # Slack
-        rb"\bsk-(?=[\w-]*\d)[\w-]{20,}|\b[rs]k_live_\w{20,}|\bSG\.[\w-]{16,}\.[\w-]{16,}",  # OpenAI; Stripe; SendGrid
-        rb"\bhf_[A-Za-z0-9]{30,}|\bpypi-AgE[\w-]{30,}|\bnpm_[A-Za-z0-9]{36}|\bdapi[0-9a-f]{32}",  # Databricks the last
-        rb"\bhv[sb]\.[\w-]{20,}|\bdop_v1_[0-9a-f]{40,}|\bdckr_pat_[\w-]{20,}|\bglc_[\w+/=]{30,}|\bATATT3[\w=-]{40,}",
-        rb"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",  # JSON Web Tokens
-        rb"(?<=AccountKey=)[\w+/=]{20,}|(?<=SharedAccessKey=)[\w+/=]{20,}|(?<=[?&]sig=)[\w%+/=-]{20,}",  # Azure
-        rb"(?<=://)[^\s/:@'\"{}$<>]*:[^\s/@'\"{}$<>]{3,}(?=@)",  # user and password of an address
-        rb"(?<=[Bb]earer )[\w+/=.~-]{16,}|(?<=[Bb]asic )[\w+/=]{16,}",
-    )
+_MIDDLE = re.compile(rb"(?:\n[+ -]?[ \t]{0,40}(?=[^\n]{0,75}[A-Z])[A-Za-z0-9+/]{60,76}){2}(?=\n|$)")
+
+_SETTINGS = ".yaml .yml .ini .cfg .conf .properties .toml .sh .bash .txt .md .rst"
+"""Files in which values stand without quotes."""
+_PLACEHOLDER = re.compile(
+    r"\$\w+|\$\(.*\)|<.*>|\[.*\]|%\(?\w+\)?s?|\*+|\.\.\.|x+|:\w+|pass(?:word)?|pwd", re.IGNORECASE
 )
-_WHERE = rb"(?:[_-]?(?:\d{1,3}|prod\w*|dev\w*|test\w*|stag\w*|live|old|new|base|main|default))?"
-_PASSWORD = rb"(?:passw(?:or)?d|passphrase|pwd|(?<![A-Za-z])pw|(?<![A-Za-z])pass)" + _WHERE
-_SECRET = (
-    rb"(?:secret|token|credentials?|api[_-]?key|account[_-]?key|access[_-]?key[_-]?id|client-key-data"
-    rb"|(?:secret|access|private|auth|encryption|signing|storage|master|fernet)[_-]?key)"
-) + _WHERE
-# A name that ends in such a word, and a text in quotes; in a call, the name is in quotes. In notebooks, quotes are
-# escaped.
-_NAMED = (
-    rb"(?:(?:%(word)s)\\?['\"]?\]?\s*(?:: ?[\w.\[\]|]+(?: \| [\w.\[\]]+)? ?)?(?:=>?|:)"
-    rb"|\b(?:get|getenv|setenv|setdefault)\(\s*['\"]\w*(?:%(word)s)['\"]\s*,)\s*[rbfu]{0,2}"
-)
-_TEXT = (
-    rb"(?P<quote_%(kind)s>\\?(?:\"\"\"|'''|['\"]))"
-    rb"(?P<%(kind)s>(?:[^'\"\s{}\\]|\\[^'\"]){%(least)d,})(?P=quote_%(kind)s)"
-)
-_QUOTED = _NAMED + _TEXT
-# In files of settings and in scripts, values stand without quotes.
-_VALUE = rb"(?P<%(kind)s>[^\s'\"{}#,;&|()\[\]]{%(least)d,})"
-_BARE = rb"^[+ -]?\s*(?:export\s+|-\s+)?[\w.-]*(?:%(word)s)\s*[:=]\s*" + _VALUE + rb"(?=\s*(?:$|#))"
-_IN_COMMAND = rb"(?:^|[^\w.-])(?:[\w.-]*(?:%(word)s)=|--[\w-]*(?:%(word)s)\s+)" + _VALUE + rb"(?=[\s;&|]|$)"
-
-# <password>…</password>, as of Maven.
-_IN_XML = rb"<[\w.:-]*(?:%(word)s)>(?P<%(kind)s>[^<>{}\s]{%(least)d,})</"
-
-
-_ASSIGNED = (
-    (_IN_XML, _PASSWORD, b"password_in_xml", 4),
-    (_IN_XML, _SECRET, b"secret_in_xml", 8),
-    (_QUOTED, _PASSWORD, b"password", 4),
-    (_QUOTED, _SECRET, b"secret", 8),
-    (_QUOTED, rb"key", b"long_secret", 32),
-)
-_WITHOUT_QUOTES = (
-    (_BARE, _PASSWORD, b"bare_password", 6),
-    (_BARE, _SECRET, b"bare_secret", 8),
-    (_IN_COMMAND, _PASSWORD, b"password_in_command", 6),
-    (_IN_COMMAND, _SECRET, b"secret_in_command", 8),
-)
-
-
-@functools.cache  # compiled when a training has uncommitted code, not when a code location loads
-def _forms(*, settings: bool) -> re.Pattern[bytes]:
-    assigned = (*_ASSIGNED, *_WITHOUT_QUOTES) if settings else _ASSIGNED
-    parts = [
-        rb"(?i:%s)" % (form % {b"word": word, b"kind": kind, b"least": least}) for form, word, kind, least in assigned
-    ]
-    return re.compile(rb"|".join([rb"(?P<token>%s)" % _TOKENS, *parts]), re.MULTILINE)
-
-
-_SETTINGS = {
-    *(".yaml", ".yml", ".ini", ".cfg", ".conf", ".properties", ".toml", ".sh", ".bash", ".txt", ".md", ".rst", ""),
+_TEMPLATE = re.compile(r"[\s{}]")  # in a value in quotes: text, or a template
+_EXPRESSION = re.compile(r"[\s{}'\"#,;&|()\[\]]")  # in another one
+_END = {  # after a value without quotes: in settings, there below "name: ", and within a text in quotes
+    "anywhere": re.compile(r"[\s;&|\"'#]|%3B|%26|,[\w.\-]{1,40}=|$"),
+    "line": re.compile(r"[ \t]*(?:$|[#,}\]])", re.MULTILINE),
+    "text": re.compile(r"[\"'&]|[; ][ ]?[\w.\-]{1,40}="),
 }
-_KINDS = (
-    *("token", "password", "secret", "long_secret", "bare_password", "bare_secret"),
-    *("password_in_command", "secret_in_command", "password_in_xml", "secret_in_xml"),
-)
-# A line without any of these holds none of the forms: the search for them is slow.
-_HINTS = (
-    *(b"pass", b"pw", b"secret", b"token", b"credential", b"key", b"sig=", b"bearer", b"basic", b"akia", b"asia"),
-    *(b"abia", b"acca", b"aiza", b"ya29", b"gocspx", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_", b"github_pat"),
-    *(b"glpat-", b"gldt-", b"glrt-", b"glptt-", b"glcbt-", b"glsoat-", b"glc_", b"xox", b"xapp", b"slack", b"sk-"),
-    *(b"k_live", b"sg.", b"hf_", b"pypi-", b"npm_", b"dapi", b"hvs.", b"hvb.", b"dop_v1", b"dckr", b"atatt3", b"eyj"),
-)
-_PLACEHOLDER = re.compile(rb"\$\w+|\$\(.*\)|<.*>|\[.*\]|%\(?\w+\)?s?|\*+|\.\.\.|x+", re.IGNORECASE)
-_WORDS = re.compile(rb"[A-Za-z]+(?:[._-][A-Za-z]+)*|[\d.e+-]+")
 
 
 def names_key(name: str) -> bool:
@@ -163,62 +59,93 @@ def names_key(name: str) -> bool:
     (True, True, False)
     """
     path = PurePosixPath(name.lower())
-    pattern = _named(_NAMES_OF_SOURCE if path.suffix in _SOURCE else _NAMES)
-    return bool(pattern.match(path.name)) or not _FOLDERS.isdisjoint(path.parts[:-1]) or bool(_PATHS.match(f"/{path}"))
+    names = _NAMES_OF_SOURCE if path.suffix in _SOURCE.split() else _NAMES
+    pattern = _regex("|".join(map(translate, names.split())))
+    is_below = not set(path.parts[:-1]).isdisjoint(_FOLDERS.split())
+    return bool(pattern.match(path.name)) or is_below or bool(_PATHS.match(f"/{path}"))
 
 
-@functools.cache
-def _named(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, patterns)))
+_regex = functools.cache(re.compile)
 
 
 def holds_private_key(text: bytes) -> bool:
     """True for a text with a private key in it, which is more than a line."""
-    may_begin = any(beginning in text for beginning in _BEGINNINGS)
-    return bool((may_begin and _PRIVATE_KEY.search(text)) or _MIDDLE.search(text))
+    return bool(_PRIVATE_KEY.search(text) or _MIDDLE.search(text))
 
 
-def without_keys(text: bytes, name: str) -> bytes:
+def without_keys(text: bytes, name: str, *, diff: bool = False) -> bytes:
     """The text of a file with a mark in place of each value that looks like a key; the same object if none does.
 
-    So are the values of credentials that this process has used.
+    So are the values of credentials that this process has used. A mark covers no end of a line, so a `diff` of one file
+    stays one.
 
     >>> without_keys(b'token = "ghp_0123456789abcdefghijABCDEFGHIJ012345"', "a.py")
     b'token = "***REMOVED***"'
     """
-    pattern = _forms(settings=PurePosixPath(name).suffix.lower() in _SETTINGS)
-    lowered = text.lower()
-    hints = [hint for hint in _HINTS if hint in lowered]
-    hints += [b"@"] if b"@" in text and b"://" in text else []
-    lines = text.split(b"\n") if hints else [text]
-    for number, line in enumerate(lowered.split(b"\n") if hints else ()):
-        for hint in hints:
-            if hint in line:
-                lines[number] = pattern.sub(_marked, lines[number])
-                break
-    clean = _without_used(b"\n".join(lines))
-    return text if clean == text else clean
+    before = text.decode(errors="surrogateescape")
+    is_settings = PurePosixPath(name).suffix.lower() in ("", *_SETTINGS.split())
+    after = fixpoint(lambda content: _marked(content, is_settings, diff), before)
+    return text if after == before else after.encode(errors="surrogateescape")
 
 
-def _without_used(text: bytes) -> bytes:
-    """The text without the credentials that this process has used, each replaced by the mark of this module."""
-    decoded = text.decode(errors="surrogateescape")
-    if without_secrets(decoded) == decoded:
-        return text
-    clean = [
-        masked.replace(MASK, MARK.decode()) if (masked := without_secrets(line)) != line else line
-        for line in decoded.split("\n")
-    ]
-    return "\n".join(clean).encode(errors="surrogateescape")
+def _marked(text: str, is_settings: bool, diff: bool) -> str:
+    lines = text.split("\n")
+    for numbers, skipped in _sides(lines, diff):
+        for number, start, stop in reversed(_places([lines[number][skipped:] for number in numbers], is_settings)):
+            line = lines[numbers[number]]
+            lines[numbers[number]] = f"{line[: start + skipped]}{MARK.decode()}{line[stop + skipped :]}"
+    clean = "\n".join(lines)
+    if without_secrets(clean) != clean:
+        used = [(line, without_secrets(line)) for line in lines]
+        clean = "\n".join(line if line == rest else rest.replace(MASK, MARK.decode()) for line, rest in used)
+    return clean
 
 
-def _marked(match: re.Match[bytes]) -> bytes:
-    values = match.groupdict()
-    kind = next(kind for kind in _KINDS if values.get(kind))
-    # A password may be a word; another secret is hardly one.
-    if kind != "token" and (_PLACEHOLDER.fullmatch(values[kind]) or values[kind] == MARK):
-        return match[0]
-    if "secret" in kind and _WORDS.fullmatch(values[kind]):
-        return match[0]
-    start, end = (place - match.start() for place in match.span(kind))
-    return match[0][:start] + MARK + match[0][end:]
+def _sides(lines: list[str], diff: bool) -> Iterator[tuple[list[int], int]]:
+    """Numbers of the lines of a file, and the width of what a diff puts before each; of a diff, of both its sides."""
+    if not diff:
+        yield [*range(len(lines))], 0
+        return
+    first = next((number for number, line in enumerate(lines) if line.startswith("@@")), 0)
+    for sign in "+-":
+        if numbers := [n for n in range(first, len(lines)) if lines[n][:1] in (sign, " ", "@")]:
+            yield numbers, 1
+
+
+def _places(lines: list[str], is_settings: bool) -> list[tuple[int, int, int]]:
+    """Number of the line, start and end of each key; they are in order, and none overlaps."""
+    text = "\n".join(lines)
+    places: list[tuple[int, int, int]] = []
+    number, line_start, end = 0, 0, -1
+    for span in spans(text):
+        if span.start < end or not _is_key(text, span, is_settings):
+            continue
+        end = span.stop
+        for part in re.finditer(r"[^\n]+", text[span.start : end]):
+            start = span.start + part.start()
+            while start > line_start + len(lines[number]):
+                line_start += len(lines[number]) + 1
+                number += 1
+            places.append((number, start - line_start, start - line_start + len(part[0])))
+    return places
+
+
+def _is_key(text: str, span: Span, is_settings: bool) -> bool:
+    """True if a credential of a text is one in a file, too: code has expressions and templates in such places."""
+    value = span.secret
+    if span.by == "equal" or _PLACEHOLDER.fullmatch(value) or MARK.decode() in text[span.start : span.stop]:
+        return False
+    if span.by == "prefix":
+        return True
+    if (_TEMPLATE if span.quoted else _EXPRESSION).search(value) or is_word(span.name, value):
+        return False
+    least = 8 if not is_password(span.name) else 4 if span.quoted else 6
+    return len(value) >= least and (span.quoted or _may_be_bare(text, span, is_settings))
+
+
+def _may_be_bare(text: str, span: Span, is_settings: bool) -> bool:
+    """True if a value without quotes is a text here, not an expression: in settings, and in a text in quotes."""
+    is_tight = text[span.start - 1] == "=" or text.endswith("%3D", 0, span.start) or span.name.startswith("--")
+    if is_tight and _END["text"].match(text, span.stop):
+        return True
+    return is_settings and bool(_END["anywhere" if is_tight else "line"].match(text, span.stop))

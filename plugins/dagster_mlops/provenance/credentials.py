@@ -11,9 +11,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from dagster_mlops.core import secrets
-from dagster_mlops.provenance.credential_forms import is_secret, spans
+from dagster_mlops.core.credential_spans import fixpoint, is_secret, spans
 
-_PASSES = 8
 _REPEATED = 300  # characters of texts that are remembered
 
 
@@ -34,20 +33,19 @@ def mask_credentials(text: str) -> str:
     return _by_form(text) if len(text) < _REPEATED else _by_form.__wrapped__(text)
 
 
+def _without_spans(text: str) -> str:
+    parts: list[str] = []
+    end = 0
+    for start, stop, *_ in spans(text):
+        if start >= end:
+            parts += [text[end:start], secrets.MASK]
+        end = max(end, stop)
+    return "".join([*parts, text[end:]]) if parts else text
+
+
 @functools.lru_cache(maxsize=2048)  # the records of a run have the same address, asset and run
 def _by_form(text: str) -> str:
-    # What is left may have a form of its own: masking twice is masking once.
-    for _ in range(_PASSES):
-        parts: list[str] = []
-        end = 0
-        for start, stop, _ in spans(text):
-            if start >= end:
-                parts += [text[end:start], secrets.MASK]
-            end = max(end, stop)
-        if not parts or (masked := "".join([*parts, text[end:]])) == text:
-            return text
-        text = masked
-    return text
+    return fixpoint(_without_spans, text)
 
 
 def masked_strings(value: Any, name: str = "") -> Any:
@@ -76,7 +74,7 @@ def remember_credentials(value: Any) -> None:
 
 def _credentials_in(value: Any, name: str = "") -> Iterator[str]:
     if isinstance(value, str):
-        yield from [value] if name and is_secret(name, value) else [secret for *_, secret in spans(value)]
+        yield from [value] if name and is_secret(name, value) else [span.secret for span in spans(value)]
     elif isinstance(value, Mapping):
         for key, below in value.items():
             yield from _credentials_in(below, _name_of(value, key))
