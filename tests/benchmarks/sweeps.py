@@ -1,7 +1,8 @@
 """What the trials of a sweep cost beside plain Optuna with a child run of MLflow for each, written by hand.
 
-Processor seconds, all on sqlite. Both sides store a model whenever a trial is the best so far, and register the last.
-DAGSTER_MLOPS_TRIALS (60) is the number of trials; that of a sweep of two is what a sweep costs besides.
+Processor seconds, all on sqlite, with the databases of every tool made before. Both sides store a model whenever a
+trial is the best so far, and register the last. DAGSTER_MLOPS_TRIALS (60) is the number of trials; that of a sweep of
+two is what a sweep costs besides.
 """
 
 import os
@@ -60,6 +61,7 @@ def search(folder, trials):
         mlflow.register_model(best[-1][1].model_uri, "sweep")
 """
 SWEEP = """
+instance = dg.DagsterInstance.ephemeral()
 def search(folder, trials):
     options = {"metric": "loss", "direction": "minimize", "storage": f"sqlite:///{folder}/o.db"}
     @sweep_asset(registered_model_name="sweep", n_trials=trials, system_metrics=False, **options)
@@ -68,9 +70,8 @@ def search(folder, trials):
         log_model(model, X)
         return value
     resource = MlflowResource(tracking_uri=f"sqlite:///{folder}/m.db", experiment="sweep")
-    with dg.DagsterInstance.ephemeral() as instance:
-        quiet = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
-        dg.materialize([sweep], instance=instance, resources={"mlflow": resource}, run_config=quiet)
+    quiet = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+    dg.materialize([sweep], instance=instance, resources={"mlflow": resource}, run_config=quiet)
 """
 MEASURE = """
 cpu(search, {folder!r} + "/warm", 2)

@@ -1,6 +1,7 @@
 """A sweep tries what it was told, keeps the best model, and never repeats a finished trial."""
 
 import concurrent.futures
+import math
 import os
 import random
 import re
@@ -31,7 +32,7 @@ from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.registry.models import find_version, load_version
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
-from dagster_mlops.mlflow.sweep import sweep_asset, sweep_trials
+from dagster_mlops.mlflow.sweep import loop, sweep_asset, sweep_trials
 from dagster_mlops.mlflow.sweep.study import RUN_ID, Search, open_storage, open_study, requeue, settled
 from dagster_mlops.mlflow.sweep.trial import CUT_OFF, STATE, TRIAL, close_left, run_trial
 from dagster_mlops.provenance import Dataset, ModelVersion
@@ -156,6 +157,20 @@ def test_the_same_seed_suggests_the_same_and_parallel_trials_do_not_mix(instance
     for trial in studies[2].trials:
         run = agree_on[trial.user_attrs[RUN_ID]]
         assert run.data.metrics["loss"] == trial.value == trial.params["alpha"]
+
+
+def test_quick_trials_do_not_flood_the_log_but_news_is_logged_at_once(instance, resource, monkeypatch):
+    monkeypatch.setattr(loop, "_LOGGED_EVERY_S", 3600.0)
+    assert sweep(instance, resource, one, plan=Plan(trouble="prune")).success
+    run = instance.get_runs()[0]
+    messages = [entry.user_message for entry in instance.all_logs(run.run_id)]
+    logged = {int(number) for message in messages for number in re.findall(rf"/{TRIALS}: trial (\d+) ", message)}
+    news, best = {0, TRIALS - 1}, math.inf
+    for trial in study_of().trials:
+        if trial.state.name == "PRUNED" or trial.value < best:
+            news.add(trial.number)
+        best = min(best, trial.value if trial.state.name == "COMPLETE" else best)
+    assert logged == news and len(news) < TRIALS
 
 
 @pytest.mark.thorough

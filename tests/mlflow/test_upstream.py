@@ -1,7 +1,10 @@
 """Fails when MLflow or Optuna no longer needs one of our work-arounds."""
 
 import inspect
+import math
 import threading
+from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import importlib_metadata  # which MLflow uses
@@ -114,6 +117,43 @@ def test_the_reported_values_of_a_trial_are_shown_by_a_frozen_one_only():
         trial.report(step / 2, step)
     assert upstream.reported(trial) == {0: 0.0, 1: 0.5, 2: 1.0}
     assert not hasattr(trial, "intermediate_values"), f"use it in place of {upstream.reported}"
+
+
+@pytest.mark.parametrize(
+    ("state", "value", "reports"),
+    [
+        ("COMPLETE", 0.5, [0.1]),
+        ("PRUNED", None, [0.1, 0.2]),
+        ("PRUNED", None, [math.nan]),
+        ("PRUNED", None, []),
+        ("FAIL", None, [0.1]),
+    ],
+)
+def test_a_trial_is_told_without_reading_it_again(monkeypatch, state, value, reports):
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.set_user_attr("of", "the user")
+    for step, reported in enumerate(reports):
+        trial.report(reported, step)
+    reads = Counter()
+    get_trial = type(study._storage).get_trial
+
+    def counted(self, trial_id):
+        reads["trial"] += 1
+        return get_trial(self, trial_id)
+
+    monkeypatch.setattr(type(study._storage), "get_trial", counted)
+    ended = upstream.tell(study, trial, value, optuna.trial.TrialState[state])
+    assert reads["trial"] == 1
+    kept = study.trials[0]
+    fields = ("number", "state", "value", "params", "user_attrs", "distributions")
+    assert [getattr(ended, field) for field in fields] == [getattr(kept, field) for field in fields]
+    assert abs(ended.datetime_complete - kept.datetime_complete) < timedelta(seconds=10)
+    other = study.ask()
+    reads.clear()
+    study.tell(other, 1.0)
+    assert reads["trial"] == 2, f"Study.tell reads it once as well: use it in place of {upstream.tell}"
 
 
 def test_a_header_provider_joins_by_entry_point_only():

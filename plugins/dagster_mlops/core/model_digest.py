@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -19,15 +20,21 @@ def model_digest(folder: Path) -> str:
     files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
     for name in sorted(files.keys() - {"registered_model_meta"}, key=Path):
         if name == "MLmodel":
-            described = yaml.safe_load(files[name].read_text()) or {}
-            facts = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
-            of_file = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+            of_file = _digest_of_description(files[name].read_text())
         else:
             with files[name].open("rb") as content:
-                of_file = hashlib.file_digest(content, "sha256")
+                of_file = hashlib.file_digest(content, "sha256").digest()
         # Of a fixed length, so that a file cannot hold the name and the content of the next one.
-        digest.update(os.fsencode(name) + b"\0" + of_file.digest())
+        digest.update(os.fsencode(name) + b"\0" + of_file)
     return digest.hexdigest()
+
+
+@lru_cache(8)  # A model is hashed when it is stored and again when it is read back, and PyYAML takes milliseconds.
+def _digest_of_description(text: str) -> bytes:
+    # Read by the parser that MLflow reads it with: two parsers could be made to see two descriptions.
+    described = yaml.safe_load(text) or {}
+    facts = {key: value for key, value in described.items() if key not in _IDS_AND_TIMES}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).digest()
 
 
 def changed(digest: str, expected: str) -> str:

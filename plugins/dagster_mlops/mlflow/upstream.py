@@ -9,7 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
+from datetime import datetime
 from functools import cache
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +224,20 @@ def reported(trial: Any) -> dict[int, float]:
     https://github.com/optuna/optuna/blob/v5.0.0/optuna/trial/_trial.py
     """
     return trial._cached_frozen_trial.intermediate_values
+
+
+def tell(study: Any, trial: Any, value: float | None, state: Any) -> Any:
+    """End an ``optuna.Trial`` and return it frozen, as ``Study.tell`` does, which reads it from the storage for that.
+
+    What the function below ``Study.tell`` returns is another thing in each version of Optuna:
+    https://github.com/optuna/optuna/blob/v5.0.0/optuna/study/_tell.py
+    """
+    extra("optuna.study._tell")._tell_with_warning(study, trial, value, state)
+    ended = copy(trial._cached_frozen_trial)
+    last = ended.intermediate_values.get(ended.last_step, nan) if state.name == "PRUNED" else nan
+    ended.state, ended.value = state, value if isnan(last) else last
+    ended.datetime_complete = datetime.now()
+    return ended
 
 
 def _fluent() -> Any:

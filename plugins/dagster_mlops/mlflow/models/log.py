@@ -17,6 +17,7 @@ from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow
 from dagster_mlops.mlflow.models import flavors
 from dagster_mlops.mlflow.models.requirements import requirements
+from dagster_mlops.mlflow.server.client import stored_folder
 
 _EXAMPLE_ROWS = 5
 _PREDICTED_ROWS = 100  # enough for the type and shape of the predictions
@@ -73,7 +74,8 @@ def log_model(
     tag ``dagster_mlops.format`` of the logged model names the format.
 
     `verify` loads the model back, compares its predictions for the example rows with those of the model in memory, and
-    writes the hash of its files to the tag ``dagster_mlops.sha256``. It takes one download of the model.
+    writes the hash of its files to the tag ``dagster_mlops.sha256``. For that, a model that is stored on another
+    machine is downloaded once.
 
     Inside a trial of a sweep, None is returned: the model is stored later, when the trial's value is the best so far.
 
@@ -149,9 +151,8 @@ def _store(
     files = flavors.files_as_written(info, flavor, options)
     try:
         if verify:
-            # MLflow would leave its download behind.
             with tempfile.TemporaryDirectory(prefix="dagster-mlops-model-") as scratch:
-                folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=info.model_uri, dst_path=scratch))
+                folder = stored_folder(info.artifact_path, scratch)
                 files = named_types(folder)
                 tags[DIGEST], _ = content = _files(folder)
                 # MLflow has asked these very files already, but not apart from other code of the same name, nor in the

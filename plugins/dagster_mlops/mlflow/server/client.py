@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
+from dagster_mlops.core.extras import extra
+from dagster_mlops.mlflow.lazy import ArtifactRepository, MlflowClient, mlflow
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -38,6 +39,20 @@ def artifact(client: MlflowClient, run_id: str, path: str) -> bytes:
     """The content of a file among the artifacts of a run."""
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         return Path(client.download_artifacts(run_id, path, scratch)).read_bytes()
+
+
+def artifact_store(uri: object, tracking_uri: str | None = None) -> ArtifactRepository:
+    """The artifact store at a URI, without a request for the URI of a run or a model."""
+    return mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(str(uri), tracking_uri)
+
+
+def stored_folder(location: object, scratch: str, tracking_uri: str | None = None) -> Path:
+    """The folder of a model: where it lies, or a copy in `scratch` of what another machine has."""
+    store = artifact_store(location, tracking_uri)
+    is_here = isinstance(
+        store, extra("mlflow.store.artifact.local_artifact_repo", extra="mlflow").LocalArtifactRepository
+    )
+    return Path(store.download_artifacts("", None if is_here else scratch))
 
 
 def request_limits(*, timeout: int | None = None, retries: int | None = None) -> dict[str, str]:

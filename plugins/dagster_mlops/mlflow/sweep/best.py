@@ -22,6 +22,7 @@ from dagster_mlops.provenance import mask_credentials
 
 _ROWS = 20
 _PANELS = 6
+_TICKS = 4  # on an axis: matplotlib spends most of a small picture on them
 _LABEL = 16  # characters of a parameter beside its bar
 
 
@@ -209,10 +210,15 @@ def _history(study: "optuna.Study", metric: str) -> "Figure":
     history.step([trial.number for trial in complete], best, where="post", color="tab:red", label="best so far")
     history.set(title="Search", xlabel="trial", ylabel=metric)
     history.xaxis.get_major_locator().set_params(integer=True)
+    history.locator_params(nbins=_TICKS)
     history.legend(fontsize="small")
     importance = list(importances(study).items())[:10][::-1]
     shares.barh([label(name, _LABEL) for name, _ in importance], [share for _, share in importance])
-    shares.set(title="Importance of parameters" if importance else "Importance: too few different values", xlim=(0, 1))
+    shares.set(
+        title="Importance of parameters" if importance else "Importance: too few different values",
+        xlim=(0, 1),
+        xticks=(0, 0.5, 1),
+    )
     set_margins(figure, left=0.8, between=1.7, columns=2)
     return figure
 
@@ -239,8 +245,11 @@ def _slices(study: "optuna.Study", metric: str) -> "Figure | None":
             s=14,
             cmap="viridis",
         )
+        panel.locator_params(axis="y", nbins=_TICKS)
         if getattr(trials[0].distributions[name], "log", False):
             panel.set_xscale("log")
+        elif not text:
+            panel.locator_params(axis="x", nbins=_TICKS)
         panel.set(xlabel=label(name, 24), ylabel="" if position % columns else metric)
         if position == 0:
             figure.colorbar(points, ax=panels, label="trial", shrink=0.8)

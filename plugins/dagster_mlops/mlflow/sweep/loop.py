@@ -1,5 +1,6 @@
 """The loop of a sweep in one step: trials in threads, until all have ended, time is up, or the step is interrupted."""
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from dagster_mlops.mlflow.sweep.trial import close_left, run_trial
 from dagster_mlops.provenance import mask_credentials
 
 _OBSERVED_EVERY_S = 30.0
+_LOGGED_EVERY_S = 1.0  # at most, unless there is news: each line is a row of Dagster's database
 _KEY_LIMIT = 450  # characters: Optuna's names of studies have at most 512
 
 
@@ -88,7 +90,8 @@ def _run_trials(
     errors: list[BaseException] = []
     study = search.study
     missing = settings.n_trials - len(outcome.trials)
-    began, observed = time.monotonic(), time.monotonic()
+    began = observed = time.monotonic()
+    logged = -math.inf
 
     def take() -> bool:
         nonlocal missing
@@ -98,7 +101,7 @@ def _run_trials(
             return missing >= 0 and not late and not stop.is_set() and not exhausted.is_set()
 
     def work() -> None:
-        nonlocal observed
+        nonlocal observed, logged
         while take():
             with lock:
                 # On sqlite, two threads would get the same queued trial: Optuna finds and takes it in two steps.
@@ -115,7 +118,11 @@ def _run_trials(
                 return
             with lock:
                 outcome.trials.append(trial)
-                _log_progress(context, outcome, trial, settings)
+                now = time.monotonic()
+                if _has_news(outcome, trial, settings) or now - logged > _LOGGED_EVERY_S:
+                    logged = now
+                    _log_progress(context, outcome, trial, settings)
+                _warn_and_check(context, outcome, trial, settings)
                 if time.monotonic() - observed > _OBSERVED_EVERY_S:
                     observed = time.monotonic()
                     _observe(context, study, outcome)
@@ -154,23 +161,40 @@ def _run_trials(
         raise
 
 
+def _best(outcome: studies.Settled, settings: Sweep) -> tuple[int | None, dict[int, float]]:
+    """The number of the best trial, None before there is one, and the values of the complete ones."""
+    values = {t.number: t.value for t in outcome.trials if t.state.name == "COMPLETE" and t.value is not None}
+    choose = max if settings.direction == "maximize" else min
+    return choose(values, key=lambda number: values[number], default=None), values
+
+
+def _has_news(outcome: studies.Settled, trial: "optuna.trial.FrozenTrial", settings: Sweep) -> bool:
+    """True for the best trial so far, one that did not complete, and the last."""
+    number, _ = _best(outcome, settings)
+    return trial.number == number or trial.state.name != "COMPLETE" or len(outcome.trials) >= settings.n_trials
+
+
 def _log_progress(
     context: dg.AssetExecutionContext, outcome: studies.Settled, trial: "optuna.trial.FrozenTrial", settings: Sweep
 ) -> None:
-    """One line of progress.
-
-    Raises:
-        TrainingRunError: too many trials failed.
-    """
+    """One line of progress."""
     value = f"{settings.metric} {trial.value:.6g}" if trial.value is not None else ""
-    values = {t.number: t.value for t in outcome.trials if t.state.name == "COMPLETE" and t.value is not None}
-    choose = max if settings.direction == "maximize" else min
-    number = choose(values, key=lambda number: values[number], default=None)
+    number, values = _best(outcome, settings)
     best = "none yet" if number is None else f"best {values[number]:.6g} (trial {number})"
     context.log.info(
         f"{len(outcome.trials)}/{settings.n_trials}: trial {trial.number} {trial.state.name.lower()} {value}; {best}, "
         f"{outcome.count('PRUNED')} pruned, {outcome.count('FAIL')} failed."
     )
+
+
+def _warn_and_check(
+    context: dg.AssetExecutionContext, outcome: studies.Settled, trial: "optuna.trial.FrozenTrial", settings: Sweep
+) -> None:
+    """Warn of values to try that the function did not ask for.
+
+    Raises:
+        TrainingRunError: too many trials failed.
+    """
     unknown = sorted(studies.queued(trial).keys() - trial.params.keys())
     if unknown and trial.state.name == "COMPLETE":
         context.log.warning(

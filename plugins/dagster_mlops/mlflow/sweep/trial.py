@@ -80,7 +80,7 @@ def run_trial(
         if stopped():
             return None
         try:
-            ended = study.tell(trial, value, state=getattr(optuna.trial.TrialState, state))
+            ended = upstream.tell(study, trial, value, getattr(optuna.trial.TrialState, state))
         except RuntimeError:
             # A sampler with nothing left to suggest stops the study, which Optuna allows in its own loop only: the
             # trial has ended nevertheless.

@@ -30,7 +30,7 @@ from dagster_mlops.core.run_files import (
     SYSTEM,
     sha256_of,
 )
-from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow
+from dagster_mlops.mlflow.lazy import ArtifactRepository
 from dagster_mlops.mlflow.training.config_params import kept_config
 from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.mlflow.training.packages import installed_packages, requirements
@@ -99,11 +99,6 @@ def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
 def switches() -> dict[str, Any]:
     """The facts of the system that a training can change: variables, and PyTorch's switches."""
     return {"environment": {name: os.environ[name] for name in DECISIVE if name in os.environ}, "torch": _torch()}
-
-
-def artifact_store(uri: object, tracking_uri: str | None = None) -> ArtifactRepository:
-    """The artifact store at a URI, without a request for the URI of a run or a model."""
-    return mlflow.store.artifact.artifact_repository_registry.get_artifact_repository(str(uri), tracking_uri)
 
 
 def capture_files(

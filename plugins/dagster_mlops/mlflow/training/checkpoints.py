@@ -17,7 +17,7 @@ from dagster_mlops.core.files import digest
 from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ArtifactRepository, mlflow, torch
-from dagster_mlops.mlflow.training.capture import artifact_store
+from dagster_mlops.mlflow.server.client import artifact_store
 from dagster_mlops.provenance import NAMESPACE, mask_credentials
 
 FOLDER = "checkpoints"

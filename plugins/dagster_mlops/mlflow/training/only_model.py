@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import dagster as dg
 
@@ -12,7 +11,7 @@ from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.resource import Tracking
 from dagster_mlops.mlflow.runs import lookup as runs
-from dagster_mlops.mlflow.training.capture import artifact_store
+from dagster_mlops.mlflow.server.client import artifact_store, stored_folder
 
 _ONE_MODEL = "a training run logs exactly one model"
 _HOW = (
@@ -87,9 +86,6 @@ def seal(client: MlflowClient, model: LoggedModel) -> str:
     if sha256 := model.tags.get(DIGEST) or model.tags.get(REGISTERED_DIGEST, ""):
         return sha256
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-        folder = Path(str(model.artifact_location).removeprefix("file://"))
-        if not folder.is_dir():
-            folder = Path(artifact_store(model.artifact_location, client.tracking_uri).download_artifacts("", scratch))
-        sha256 = model_digest(folder)
+        sha256 = model_digest(stored_folder(model.artifact_location, scratch, client.tracking_uri))
     client.set_logged_model_tags(model.model_id, {REGISTERED_DIGEST: sha256})
     return sha256

@@ -22,6 +22,7 @@ from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
 from dagster_mlops.mlflow.resource import MlflowResource
 from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.server.client import artifact_store
 from dagster_mlops.mlflow.training import capture
 from dagster_mlops.mlflow.training.config_params import config_params, visible_config
 from dagster_mlops.mlflow.training.function import Training
@@ -80,7 +81,7 @@ class RunFacts:
             ]
             client.log_inputs(run_id, datasets)
         try:
-            store = capture.artifact_store(run.info.artifact_uri, resource.address)
+            store = artifact_store(run.info.artifact_uri, resource.address)
             capture.log_files(store, files)
         except Exception as error:  # each kind of store has its own errors
             raise TrackingError(

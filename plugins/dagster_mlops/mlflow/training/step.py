@@ -28,10 +28,10 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.active import open_run, parent_run
 from dagster_mlops.mlflow.runs.signals import delivered_outside_of_databases
 from dagster_mlops.mlflow.server.advice import check_version
-from dagster_mlops.mlflow.server.client import request_limits
+from dagster_mlops.mlflow.server.client import artifact_store, request_limits
 from dagster_mlops.mlflow.server.connection import sqlite_file
 from dagster_mlops.mlflow.training import only_model
-from dagster_mlops.mlflow.training.capture import artifact_store, log_json, not_kept, stored_hashes, switches
+from dagster_mlops.mlflow.training.capture import log_json, not_kept, stored_hashes, switches
 from dagster_mlops.mlflow.training.checkpoints import FOLDER
 from dagster_mlops.mlflow.training.determinism import repeatable
 from dagster_mlops.mlflow.training.function import Training
