@@ -107,7 +107,7 @@ def _untracked(root: Path, tracked: set[str]) -> Iterator[str]:
                 for entry in entries:
                     path = f"{folder}{entry.name}"
                     if not entry.is_dir(follow_symlinks=False):
-                        if _defines(path) and path not in tracked:
+                        if path not in tracked and _defines(path):
                             new.append(path)
                     elif path in folders:
                         level.append(f"{path}/")
