@@ -165,8 +165,8 @@ class _Change:
             with tempfile.TemporaryDirectory() as folder:
                 index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
                 run(self.top, "read-tree", head or "--empty", env=index)
-                gone = f"0 {'0' * len(head)}"
-                rows = "".join(f"{entry or gone}\t{path}\0" for path, entry in changed.items())
+                removal = f"0 {'0' * len(head)}"
+                rows = "".join(f"{entry or removal}\t{path}\0" for path, entry in changed.items())
                 run(self.top, *_REPLACING, "-z", "--index-info", stdin=os.fsencode(rows), env=index)
                 tree = run(self.top, "write-tree", env=index).decode().strip()
             parents = ["-p", head] if head else []

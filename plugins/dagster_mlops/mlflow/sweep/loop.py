@@ -118,13 +118,13 @@ def _run_trials(
                 return
             with lock:
                 outcome.trials.append(trial)
-                now = time.monotonic()
-                if _has_news(outcome, trial, settings) or now - logged > _LOGGED_EVERY_S:
-                    logged = now
+                clock_s = time.monotonic()
+                if _has_news(outcome, trial, settings) or clock_s - logged > _LOGGED_EVERY_S:
+                    logged = clock_s
                     _log_progress(context, outcome, trial, settings)
                 _warn_and_check(context, outcome, trial, settings)
-                if time.monotonic() - observed > _OBSERVED_EVERY_S:
-                    observed = time.monotonic()
+                if clock_s - observed > _OBSERVED_EVERY_S:
+                    observed = clock_s
                     _observe(context, study, outcome)
 
     def guarded() -> None:

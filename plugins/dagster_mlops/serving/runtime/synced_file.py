@@ -40,9 +40,9 @@ class SyncedFile:
                 raise failure
             data = b"\n" + data if self._torn else data
             while data:
-                written = os.write(self._file, data)
+                count = os.write(self._file, data)
                 # What a full disk cuts off must not take the next line with it.
-                self._torn, data = written < len(data), data[written:]
+                self._torn, data = count < len(data), data[count:]
             self._appended += 1
             if self._seconds and self._timer is None:
                 self._timer = threading.Timer(self._seconds, self._later)
