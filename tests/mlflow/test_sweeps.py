@@ -167,9 +167,10 @@ def test_quick_trials_do_not_flood_the_log_but_news_is_logged_at_once(instance, 
     logged = {int(number) for message in messages for number in re.findall(rf"/{TRIALS}: trial (\d+) ", message)}
     news, best = {0, TRIALS - 1}, math.inf
     for trial in study_of().trials:
-        if trial.state.name == "PRUNED" or trial.value < best:
+        value = math.inf if trial.value is None or trial.state.name == "PRUNED" else trial.value
+        if trial.state.name == "PRUNED" or value < best:
             news.add(trial.number)
-        best = min(best, trial.value if trial.state.name == "COMPLETE" else best)
+        best = min(best, value)
     assert logged == news and len(news) < TRIALS
 
 
