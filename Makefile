@@ -17,7 +17,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Hundreds of short processes import the library: without the bytecode of their first, each would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo ui mlflow-ui status stop test thorough check advisories docs bench lock clean
+.PHONY: help setup demo ui mlflow-ui status stop test thorough formats check advisories docs bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -56,6 +56,18 @@ test: setup  ## run the tests; TOOL=feast runs those of one folder of tests/
 
 thorough: setup  ## run the tests that `make test` leaves out, the same in other shapes; TOOL=feast as above
 	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m thorough $(TOOL:%=tests/%)
+
+formats: .venv-formats/.done  ## run the tests of boosters, PyTorch and Keras, which get an environment of their own
+	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE KERAS_BACKEND=torch .venv-formats/bin/pytest -m formats
+
+# What is locked, with these libraries on top. Set UV_FIND_LINKS to a folder with a CPU wheel of PyTorch: the usual one
+# for Linux brings gigabytes of CUDA.
+.venv-formats/.done: .venv/.done
+	@test -x .venv-formats/bin/python || $(PYTHON) -m venv .venv-formats
+	$(BIN)/uv pip sync --quiet --python .venv-formats/bin/python --require-hashes --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --python .venv-formats/bin/python --no-deps --editable .
+	$(BIN)/uv pip install --quiet --python .venv-formats/bin/python --group formats
+	@touch $@
 
 check: setup  ## lint, types, language, docs
 	$(BIN)/ruff check .

@@ -193,6 +193,7 @@ def test_wrong_use_is_an_error_that_names_the_right_one():
         torch_checkpoints(model=3)
 
 
+@pytest.mark.formats
 def test_a_state_that_could_not_be_read_again_is_an_error_at_the_first_checkpoint(run):
     pytest.importorskip("torch")
 
@@ -318,6 +319,7 @@ def test_a_training_that_is_killed_ends_with_the_weights_of_one_that_is_not(worl
     assert len(client.search_model_versions("name='digits'")) == 2
 
 
+@pytest.mark.formats
 def test_the_pytorch_example_that_is_killed_ends_with_the_predictions_of_one_that_is_not(world, tmp_path):
     pytest.importorskip("torch")
     instance, resource = world
@@ -361,10 +363,11 @@ def test_the_pytorch_example_that_is_killed_ends_with_the_predictions_of_one_tha
 def test_the_example_gets_a_gpu_by_its_profile_and_loads_without_torch(profile, limits, tmp_path):
     program = """
         import json, sys
+        before = {*sys.modules}  # a warm process has what its tools import where PyTorch is installed
         import dagster as dg
         from digits.definitions import defs
         dg.Definitions.validate_loadable(defs)
-        assert "torch" not in sys.modules
+        assert "torch" not in sys.modules.keys() - before
         model = defs.get_assets_def("digits_model")
         pod = json.loads(model.op.tags["dagster-k8s/config"])
         print(pod["container_config"]["resources"].get("limits", {}), model.op.pool)

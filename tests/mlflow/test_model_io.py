@@ -337,6 +337,7 @@ def test_a_model_that_is_a_pickle_for_those_who_serve_it_is_refused(instance, re
             load_version(resource, record, pyfunc=pyfunc)
 
 
+@pytest.mark.formats
 def test_a_graph_with_a_pickle_inside_is_refused(instance, resource):
     torch = pytest.importorskip("torch")
 

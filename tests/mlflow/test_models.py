@@ -338,6 +338,7 @@ def test_logging_takes_a_fraction_of_a_second(run):
     assert time.perf_counter() - started < 3
 
 
+@pytest.mark.formats
 def test_a_network_is_exported_as_it_predicts_not_as_it_trains(tracking, run):
     torch = pytest.importorskip("torch")
     network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
@@ -348,6 +349,7 @@ def test_a_network_is_exported_as_it_predicts_not_as_it_trains(tracking, run):
     np.testing.assert_allclose(said, network.eval()(torch.tensor(rows)).detach(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.formats
 def test_a_network_is_afterwards_as_it_was_part_by_part(tracking, run):
     torch = pytest.importorskip("torch")
     network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 1))
@@ -356,6 +358,7 @@ def test_a_network_is_afterwards_as_it_was_part_by_part(tracking, run):
     assert [module.training for module in network] == [True, False, True] and network.training
 
 
+@pytest.mark.formats
 def test_boosters_keep_their_own_format(tracking, run):
     lightgbm = pytest.importorskip("lightgbm")
     xgboost = pytest.importorskip("xgboost")

@@ -19,6 +19,7 @@ from dagster_mlops.core.files import exclusive, sync_tree, write_atomically
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.serving.runtime.scoring import TAKES_AN_ARRAY
 
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
@@ -48,6 +49,8 @@ def answer(spec: dict[str, Any]) -> None:
         described = yaml.safe_load((files / "MLmodel").read_text())
         if spec["needs_signature"] and not described.get("signature"):
             sys.exit(f"{spec['model_uri']} has no signature. Log it with signature=infer_signature(X, predictions).")
+        if spec["needs_signature"] and '"tensor"' in str(described["signature"].get("inputs")):
+            sys.exit(f"{spec['model_uri']}: {TAKES_AN_ARRAY}")
         # What the model was logged with, so that a container image can load it.
         logged = files / "requirements.txt"
         requirements = logged.read_text().split("\n") if logged.exists() else []

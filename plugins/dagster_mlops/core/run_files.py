@@ -29,6 +29,7 @@ DECISIVE = (
     "CUBLAS_WORKSPACE_CONFIG",
     "NVIDIA_TF32_OVERRIDE",
     "TF_DETERMINISTIC_OPS",
+    "KERAS_BACKEND",
 )
 """Environment variables that change a training's results, and hold no secrets: a run keeps them, and no others."""
 

@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.pyfunc import PyFuncModel
 
+TAKES_AN_ARRAY = (
+    "the model takes an array, as networks of Keras and PyTorch do, and the rows of a deployment have named columns. "
+    "Log an mlflow.pyfunc.PythonModel that takes the columns and calls the network."
+)
+
 
 def features_of(model: "PyFuncModel", rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     """The rows as the model's signature wants them: its columns, its order, its types; other keys are left out.
@@ -76,7 +81,9 @@ def signature_inputs(model: "PyFuncModel") -> Any:
         ValueError: the model was logged without a signature of named columns.
     """
     schema = model.metadata.get_input_schema()
-    if schema is None or schema.is_tensor_spec() or not schema.has_input_names():
+    if schema is not None and schema.is_tensor_spec():
+        raise ValueError(TAKES_AN_ARRAY)
+    if schema is None or not schema.has_input_names():
         raise ValueError(
             "the model has no signature with named columns. Log it with signature=infer_signature(X, predictions)."
         )
