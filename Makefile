@@ -57,16 +57,17 @@ test: setup  ## run the tests; TOOL=feast runs those of one folder of tests/
 thorough: setup  ## run the tests that `make test` leaves out, the same in other shapes; TOOL=feast as above
 	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE $(BIN)/pytest -m thorough $(TOOL:%=tests/%)
 
-formats: .venv-formats/.done  ## run the tests of boosters, PyTorch and Keras, which get an environment of their own
+formats: .venv-formats/.done  ## run the tests of boosters, PyTorch and Keras in their own environment; TORCH=torch==2.13.0+cpu
 	env -u DAGSTER_HOME -u DAGSTER_MLOPS_STATE KERAS_BACKEND=torch .venv-formats/bin/pytest -m formats
 
-# What is locked, with these libraries on top. Set UV_FIND_LINKS to a folder with a CPU wheel of PyTorch: the usual one
-# for Linux brings gigabytes of CUDA.
+# What is locked, with these libraries on top. The usual PyTorch for Linux brings gigabytes of CUDA; TORCH may be a file,
+# or a version such as torch==2.13.0+cpu that uv finds where UV_FIND_LINKS or UV_INDEX says.
+TORCH ?= torch>=2.10
 .venv-formats/.done: .venv/.done
 	@test -x .venv-formats/bin/python || $(PYTHON) -m venv .venv-formats
 	$(BIN)/uv pip sync --quiet --python .venv-formats/bin/python --require-hashes --compile-bytecode requirements.lock
 	$(BIN)/uv pip install --quiet --python .venv-formats/bin/python --no-deps --editable .
-	$(BIN)/uv pip install --quiet --python .venv-formats/bin/python --group formats
+	$(BIN)/uv pip install --quiet --python .venv-formats/bin/python --group formats '$(TORCH)'
 	@touch $@
 
 check: setup  ## lint, types, language, docs
