@@ -203,7 +203,8 @@ def reproduce(
         bool,
         typer.Option(
             "--yes",
-            help="Install packages that only the record names, although Dagster's event log does not know the run.",
+            help="Run uncommitted changes, and install packages, that only the tracker has: those of a run that the "
+            "event log of Dagster does not have.",
         ),
     ] = False,
     allow: _Allow = None,

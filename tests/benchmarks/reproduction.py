@@ -64,7 +64,7 @@ class World:
         """Exit code, answer and seconds of `dagster-mlops reproduce`."""
         shutil.rmtree(self.state / "data" / ".dvc" / "cache", ignore_errors=True)  # what an answer before has fetched
         command = [sys.executable, "-m", "dagster_mlops.cli", "reproduce", CHAMPION, "--json"]
-        command += ["--env", "DAGSTER_MLOPS_*", *arguments]
+        command += ["--env", "DAGSTER_MLOPS_*", "--yes", *arguments]  # the event log is gone
         at, began = ["--at", f"sqlite:///{self.database}"], time.monotonic()
         done = subprocess.run([*command, *at], cwd=self.code, env=self.env, capture_output=True, text=True, check=False)
         told = json.loads(done.stdout) if done.returncode < 2 else {"error": done.stderr.strip().splitlines()}

@@ -118,7 +118,7 @@ def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data
     pd.DataFrame({"late": 0, "hour": [h / 7 for h in range(100)]}).to_parquet(reference)
     client = MlflowResource(tracking_uri=project.uri).client()
     client.log_artifact(trained["changed"], str(reference), "monitoring")
-    code, verdict = cli(trained["changed"], "--environment", "current", "--env", "TEST_*")
+    code, verdict = cli(trained["changed"], "--environment", "current", "--env", "TEST_*", "--yes")
     assert code == 0 and verdict["reproduced"], verdict
     found = outcomes(verdict)
     decisive = ["code uncommitted changes", "data rows.parquet", "seed seed", "metric accuracy", "metric draw"]

@@ -69,7 +69,7 @@ def test_no_key_reaches_mlflow_and_the_verdict_is_open(tmp_path, monkeypatch):
 
     monkeypatch.setenv("TEST_HOME", str(project.home))
     (tmp_path / "work").mkdir()
-    verdict = rerun(recipe, tmp_path / "work", environment="current", variables=["TEST_HOME"])
+    verdict = rerun(recipe, tmp_path / "work", environment="current", variables=["TEST_HOME"], consent=True)
     assert verdict.strength == "too little to tell"
     assert set(verdict.different) == {f"code {name}" for name in of_code}
 
@@ -90,6 +90,6 @@ def test_capture_can_be_turned_off_or_on_for_more(tmp_path, monkeypatch):
     assert b"rows.csv" in recipe.files["uncommitted.diff"] and PASSWORD.encode() not in recipe.files["uncommitted.diff"]
     monkeypatch.setenv("TEST_HOME", str(project.home))
     (tmp_path / "work").mkdir()
-    verdict = rerun(recipe, tmp_path / "work", environment="current", variables=["TEST_*"])
+    verdict = rerun(recipe, tmp_path / "work", environment="current", variables=["TEST_*"], consent=True)
     assert verdict.reproduced, verdict.different
     assert os.listdir(tmp_path / "work" / "code").count("rows.csv") == 1

@@ -405,11 +405,15 @@ def recipe_of(checkout: Path, **facts: Any) -> Recipe:
 
 def test_whose_code_runs_is_said_before_it_runs(checkout):
     git(checkout, "remote", "add", "origin", "https://ann:s3cret@git.example.com/shop")
-    code, run = whose_code(recipe_of(checkout), checkout)
+    code, run = whose_code(recipe_of(checkout), checkout, consent=False)
     assert git(checkout, "log", "--format=%an <%ae>", "-1") in code and "git.example.com/shop" in code
     assert "s3cret" not in code and "written by ann" in run
-    _, changes, _ = whose_code(recipe_of(checkout, dirty="1a2b"), checkout)
+    _, changes, _ = whose_code(recipe_of(checkout, dirty="1a2b"), checkout, consent=False)
     assert changes.endswith("with 1 uncommitted changes, which no commit has: x.py")
+    unknown = dataclasses.replace(recipe_of(checkout, dirty="1a2b"), witness=None)
+    assert len(whose_code(unknown, checkout, consent=True)) == 3
+    with pytest.raises(ReproductionError, match=r"1 uncommitted changes, .* x\.py\. The run is not in .* --yes"):
+        whose_code(unknown, checkout, consent=False)
 
 
 def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(checkout, tmp_path, monkeypatch):
@@ -450,7 +454,7 @@ def test_a_checkout_that_a_record_names_runs_no_program_of_its_configuration(che
     assert find_repository(run, {"code": {"toplevel": str(checkout)}}, None) == checkout
     missing = run_of(FILES, code_commit="1a2b" * 10)
     assert find_repository(missing, {"code": {"toplevel": str(checkout)}}, None) is None
-    assert "signed" in whose_code(recipe_of(checkout), checkout)[0]
+    assert "signed" in whose_code(recipe_of(checkout), checkout, consent=False)[0]
     hook = checkout / ".git" / "hooks" / "post-index-change"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text(program.read_text())

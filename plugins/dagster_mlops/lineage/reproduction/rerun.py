@@ -67,8 +67,8 @@ def rerun(
             those of the machine (`PATH`, `HOME`, `LANG`, proxies) and the recorded ones that change results.
         branches: Patterns of branches, one of which must have the commit: then nothing uncommitted runs either, no run
             that is not in Dagster's event log, and no model that is neither on record there nor data.
-        consent: True to install packages that neither the checkout's lock file nor this environment has, though the
-            run is not in Dagster's event log.
+        consent: True to run uncommitted changes, and to install packages that neither the checkout's lock file nor
+            this environment has, though the run is not in Dagster's event log: only the tracker says so.
         tell: Called with each line of progress, first with those that say whose code and packages will run.
 
     Raises:
@@ -86,7 +86,7 @@ def rerun(
     assert recipe.repository is not None  # the recipe is complete
     if branches is not None:
         refuse_unknown_code(recipe, recipe.repository, branches)
-    for line in whose_code(recipe, recipe.repository):
+    for line in whose_code(recipe, recipe.repository, consent=consent):
         tell(line)
     requirements = None
     if environment == "new":

@@ -1,6 +1,7 @@
 """The author of what a rerun will run, code and packages: named before it runs, and refused where only a record has it.
 
-A schedule refuses code that no branch has; packages that are in use here need no consent.
+A schedule refuses code that no branch has. By hand, what only the tracker has needs consent: code that no commit has,
+and packages that are neither locked nor in use here, of a run that Dagster's event log does not know.
 """
 
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from dagster_mlops.core.code_state import LOCK_FILES
 from dagster_mlops.core.git import git, runs_no_code_of_checkouts
-from dagster_mlops.core.run_files import DIFF
+from dagster_mlops.core.run_files import CODE, DIFF
 from dagster_mlops.errors import ReproductionError
 from dagster_mlops.lineage.reproduction.environment import committed, installed_versions, locked_versions
 from dagster_mlops.lineage.reproduction.recipe import Recipe
@@ -43,8 +44,12 @@ def refuse_unknown_code(recipe: Recipe, repository: Path, branches: Sequence[str
     raise ReproductionError(f"run {run.run_id} was made by {problem}. {_HINT}")
 
 
-def whose_code(recipe: Recipe, repository: Path) -> list[str]:
-    """Lines that say whose code runs: commit, author, address, uncommitted changes, and who wrote the run."""
+def whose_code(recipe: Recipe, repository: Path, *, consent: bool) -> list[str]:
+    """Lines that say whose code runs: commit, author, address, uncommitted changes, and who wrote the run.
+
+    Raises:
+        ReproductionError: There are uncommitted changes, which only the tracker has, and no consent to them.
+    """
     run = recipe.run
     with runs_no_code_of_checkouts():  # such as the program that its configuration names for signatures
         log = git(
@@ -55,6 +60,11 @@ def whose_code(recipe: Recipe, repository: Path) -> list[str]:
     lines = [f"code: commit {run.code_commit[:10]} of {place}, {log.stdout.decode(errors='replace').strip()}"]
     if changed := _changed(recipe):
         lines.append(f"code: with {len(changed)} uncommitted changes, which no commit has: {_listed(changed)}")
+        if recipe.witness is None and not consent:
+            raise ReproductionError(
+                f"run {run.run_id} was made by {len(changed)} uncommitted changes, which no commit has: "
+                f"{_listed(changed)}. {_only_tracked(recipe)} Look at {CODE}/{DIFF} of the run; run them with --yes."
+            )
     user = run.tool_facts.get("user") or "an unknown user"
     lines.append(f"run: {run.run_id} at {run.tracking_uri}, written by {user}")
     return lines
@@ -86,12 +96,16 @@ def whose_packages(recipe: Recipe, name: str, content: bytes, *, consent: bool) 
     if new and recipe.witness is None and not consent:
         raise ReproductionError(
             f"{name} of run {run.run_id} names packages that neither the checkout's lock file nor this environment "
-            f"has: {', '.join(new)}. The run is not in Dagster's event log, so that whoever can write to "
-            f"{run.tracking_uri} may have named them. If you know each of them, install them with --yes, or use "
+            f"has: {', '.join(new)}. {_only_tracked(recipe)} If you know each of them, install them with --yes, or use "
             "--environment current."
         )
     kinds = {"neither locked in the checkout nor installed here": new, "in another version": other_versions}
     return [f"packages: {len(names)} {kind}: {_listed(names)}" for kind, names in kinds.items() if names]
+
+
+def _only_tracked(recipe: Recipe) -> str:
+    place = recipe.run.tracking_uri
+    return f"The run is not in Dagster's event log, so that whoever can write to {place} may have put them there."
 
 
 def _listed(names: Sequence[str]) -> str:
