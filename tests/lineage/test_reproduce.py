@@ -128,7 +128,7 @@ def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data
 
 
 def test_a_result_that_is_left_to_chance_is_not_reproduced_and_named(trained, cli):
-    code, verdict = cli(trained["chance"], "--environment", "current", "--env", "TEST_*")
+    code, verdict = cli(trained["chance"], "--environment", "current", "--env", "TEST_*", "--yes")
     assert code == 1 and not verdict["reproduced"]
     different = {name for name, outcome in outcomes(verdict).items() if outcome == "differed"}
     assert "metric draw" in different and not different & {"metric accuracy", "data rows.parquet", "seed seed"}
