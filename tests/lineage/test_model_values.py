@@ -17,6 +17,7 @@ import polars
 import pytest
 
 from dagster_mlops.mlflow.training import _answers_script as answers
+from dagster_mlops.mlflow.training import _rerun_script as rerun
 from dagster_mlops.mlflow.training import _values_script as values
 
 
@@ -103,6 +104,24 @@ def test_a_value_of_any_kind_that_differs_is_found(left, right):
 def test_a_value_that_nobody_can_judge_is_neither_the_same_nor_different(left, right):
     found = compared(left, right)
     assert found["opaque"] and not found["different"], found
+
+
+def test_weights_are_compared_by_place_and_not_by_a_name_that_counts_the_layers_of_a_process():
+    def network(name: str, weight: float) -> Any:
+        weights = [np.array([weight])]
+        return SimpleNamespace(get_weights=lambda: weights, state_dict=lambda: {name: weights[0]})
+
+    assert not compared(network("dense/kernel", 1.0), network("dense_7/kernel", 1.0))["different"]
+    assert compared(network("dense/kernel", 1.0), network("dense/kernel", 2.0))["different"]
+
+
+def test_the_order_in_which_mlflow_lists_trusted_types_is_no_difference(tmp_path):
+    for name, types in (("a", ["x.A", "x.B"]), ("b", ["x.B", "x.A"]), ("c", ["x.A", "x.C"])):
+        (tmp_path / name).mkdir()
+        described = {"mlflow_version": "3.17.2", "flavors": {"lightgbm": {"skops_trusted_types": types}}}
+        (tmp_path / name / "MLmodel").write_text(json.dumps(described))
+    assert rerun._changed_parts(tmp_path / "a", tmp_path / "b")["settings"] == []
+    assert rerun._changed_parts(tmp_path / "a", tmp_path / "c")["settings"]
 
 
 @pytest.mark.parametrize("name", ["fitted_at", "mean_fit_time", "rng", "random_state", "created_on", "trained_at_"])

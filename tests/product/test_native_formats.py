@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+import pickle
 import shutil
 import sys
 import zipfile
@@ -251,6 +252,26 @@ def test_a_pickle_in_the_place_of_a_graph_is_refused(world, tmp_path):
     torch.save(torch.nn.Linear(2, 1), folder / "data" / "model.pth")
     with pytest.raises(ModelVersionError, match="stored as torch pickle"):
         load(folder)
+
+
+class Hostile:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "lightgbm_booster", "catboost", "torch", "keras", "xgboost_pipeline"])
+@pytest.mark.parametrize("pyfunc", [False, True])
+def test_a_pickle_under_the_name_of_a_models_file_is_not_unpickled(world, tmp_path, kind, pyfunc):
+    folder, ran = stored(world, kind, tmp_path), tmp_path / "ran"
+    [file] = [file for suffix in ("ubj", "lgb", "cb", "pt2", "keras", "skops") for file in folder.rglob(f"*.{suffix}")]
+    file.write_bytes(pickle.dumps(Hostile(ran)))
+    with pytest.raises(Exception, match=""):  # an error of each library, where it is the first to see it
+        load(folder, pyfunc=pyfunc)
+    assert not ran.exists()
+    assert pickle.loads(file.read_bytes()) is None and ran.exists(), "it is hostile"
 
 
 @pytest.mark.parametrize("kind", ["xgboost", "keras"])
