@@ -349,7 +349,9 @@ def _end(
 
 
 def _fail(message: str) -> NoReturn:
-    typer.echo(lines(f"dagster-mlops: {message}", indent="  "), err=True)
+    from dagster_mlops.provenance import mask_credentials
+
+    typer.echo(lines(f"dagster-mlops: {mask_credentials(message)}", indent="  "), err=True)
     raise typer.Exit(USAGE)
 
 

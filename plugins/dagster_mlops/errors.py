@@ -20,18 +20,67 @@
     ├── NotFoundError            lineage: no prediction or training run has the id or name that was given
     └── ReproductionError        lineage: a training cannot be run again, or fails when it is
 
-A tool's own errors pass through with ``raise … from error``, so the upstream reason is never lost.
+A tool's own errors pass through with ``raise … from error``, so the upstream reason is never lost. Dagster stores and
+shows what an error was raised from, so credentials in it are masked, too.
 """
 
+import operator
+from typing import Any
 
-class DagsterMlopsError(Exception):
+
+def _link(name: str) -> Any:
+    link = vars(BaseException)[name]
+    return property(lambda error: masked_error(link.__get__(error)), link.__set__)
+
+
+class _MaskedChain(BaseException):
+    """An error whose cause and context, which tracebacks show, have their credentials masked."""
+
+    __cause__ = _link("__cause__")
+    __context__ = _link("__context__")
+
+
+def _copy(error: BaseException, text: str, arguments: tuple[Any, ...]) -> Any:
+    """An error of the same kind and name that shows this text."""
+    kind: Any = type(error)
+    names = {"__str__": lambda _: text, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    try:
+        # A syntax error is shown by its fields.
+        base: Any = Exception if isinstance(error, SyntaxError) else kind
+        return base.__new__(type(kind.__name__, (base,), names), *arguments)
+    except TypeError:  # pydantic's, for one, is made of other arguments
+        return type(kind.__name__, (Exception,), names)(text)
+
+
+def masked_error(error: BaseException | None, _above: frozenset[int] = frozenset()) -> Any:
+    """The error; if it or what it was raised from shows a credential, a copy of its kind that shows a mask instead."""
+    if error is None or isinstance(error, _MaskedChain) or id(error) in _above:
+        return error
+    # Records need these errors, and the mask is a part of their package.
+    from dagster_mlops.provenance.credentials import mask_credentials
+
+    text, notes = str(error), getattr(error, "__notes__", [])
+    below = [error.__cause__, error.__context__, *(error.exceptions if isinstance(error, BaseExceptionGroup) else ())]
+    masked_below = [masked_error(one, _above | {id(error)}) for one in below]
+    masked, masked_notes = mask_credentials(text), [mask_credentials(str(note)) for note in notes]
+    if masked == text and masked_notes == notes and all(map(operator.is_, below, masked_below)):
+        return error
+    is_group = isinstance(error, BaseExceptionGroup)
+    copy = _copy(error, masked, (mask_credentials(error.message), masked_below[2:]) if is_group else (masked,))
+    if isinstance(error, OSError) and isinstance(copy, OSError):
+        copy.errno = error.errno  # remedies are found by it
+    copy.__cause__, copy.__context__, copy.__suppress_context__ = *masked_below[:2], error.__suppress_context__
+    copy.__notes__ = masked_notes
+    return copy.with_traceback(error.__traceback__)
+
+
+class DagsterMlopsError(_MaskedChain, Exception):
     """Base of every error raised here; catch it to catch them all.
 
     Credentials in its message are masked: messages quote tools, and go to logs, pages and terminals.
     """
 
     def __init__(self, *args: object) -> None:
-        # Records need these errors, and the mask is a part of their package.
         from dagster_mlops.provenance.credentials import mask_credentials
 
         super().__init__(*(mask_credentials(part) if isinstance(part, str) else part for part in args))

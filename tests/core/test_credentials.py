@@ -191,6 +191,7 @@ HARMLESS = [
 @pytest.fixture(autouse=True)
 def _no_values(monkeypatch):
     monkeypatch.setattr(secrets, "_values", ())
+    monkeypatch.setattr(credentials, "_environment", {})
 
 
 @pytest.mark.parametrize("text", FORMS)
@@ -326,15 +327,46 @@ def test_variables_with_the_names_of_credentials_are_masked_by_their_value(monke
     monkeypatch.setenv("WAREHOUSE_PASSWORD", f"{S}warehouse")
     monkeypatch.setenv("QUEUE_URL", f"amqp://u:{S}queue@mq")
     monkeypatch.setenv("AUTH_TOKEN_FILE", "/run/token")
-    credentials._remember_environment.cache_clear()
     text = _first_words(f"{S}warehouse {S}queue /run/token")
     assert text == "The tool says: *** *** /run/token, and ends."
+
+
+def test_a_variable_that_is_set_later_is_masked_by_its_value_too(monkeypatch):
+    assert _first_words(f"{S}late") == f"The tool says: {S}late, and ends."
+    monkeypatch.setenv("LATE_PASSWORD", f"{S}late")
+    assert _first_words(f"{S}late") == "The tool says: ***, and ends."
+    monkeypatch.setenv("LATE_PASSWORD", f"{S}later")  # the same variables, another value
+    assert Ref("x", "thing", f"a {S}later").id == "a ***"
+
+
+class Warehouse(dg.ConfigurableResource):
+    """A user's own resource, whose fields and variables have names that say nothing."""
+
+    where: str
+    access: str
+
+
+def test_what_any_resource_reads_from_the_environment_is_masked_if_it_looks_generated(monkeypatch):
+    key = "wJalrXUtnFEMI0K7MDENGbPxRfiCY"
+    ordinary = ["eu-west-1", "true", "5432", "acme-models-2024", "TrainingPipelineV2East", "worker-7d9f8b6c5-x2x4z"]
+    ordinary += ["9f86d081884c7d659a2feaa0c55ad015", "3F2C8A1B-E9D0-4F7C-8A1B-E9D04F7C8A1B", "s3://Acme-Models2/Run1/x"]
+    for number, value in enumerate(ordinary):
+        monkeypatch.setenv(f"ORDINARY_{number}", value)
+    monkeypatch.setenv("WAREHOUSE_ACCESS", key)
+
+    @dg.asset
+    def rows(warehouse: Warehouse) -> None:
+        raise DagsterMlopsError(f"{warehouse.where}: {warehouse.access} of {' '.join(ordinary)}")
+
+    warehouse = Warehouse(where=dg.EnvVar("ORDINARY_0"), access=dg.EnvVar("WAREHOUSE_ACCESS"))
+    result = dg.materialize([rows], resources={"warehouse": warehouse}, raise_on_error=False)
+    [failure] = [event for event in result.all_events if event.is_step_failure]
+    assert key not in str(failure) and f"eu-west-1: *** of {' '.join(ordinary)}" in str(failure)
 
 
 def test_the_working_directory_of_a_shell_is_not_a_password(monkeypatch):
     monkeypatch.setenv("PWD", "/Users/Ann/Project")
     monkeypatch.setenv("OLDPWD", "/Users/Ann/Other")
-    credentials._remember_environment.cache_clear()
     assert (
         mask_credentials("/Users/Ann/Project/x.csv of /Users/Ann/Other")
         == "/Users/Ann/Project/x.csv of /Users/Ann/Other"

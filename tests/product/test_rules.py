@@ -161,3 +161,52 @@ def test_what_all_tools_share_takes_no_extra_of_one_of_them_for_granted():
         and any(keyword.arg == "extra" and isinstance(keyword.value, ast.Constant) for keyword in node.keywords)
     ]
     assert naming == [], "leave it to `extra` to look up who requires the module"
+
+
+# Errors that are not of ours: shown to a user of pytest, to a client who sent the value, and not at all.
+MAY_BE_RAISED_FROM_ANY = {
+    "testing/tools.py": "AssertionError",
+    "serving/runtime/scoring.py": "ValueError",
+    "core/commands.py": "typer.Exit",
+}
+
+
+class _Raises(ast.NodeVisitor):
+    """Errors that carry another one, which Dagster stores and shows: raised from it, or while it is handled."""
+
+    def __init__(self) -> None:
+        self.kinds: list[tuple[int, str, str]] = []
+        self._in_handler = False
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
+        before, self._in_handler = self._in_handler, True
+        self.generic_visit(node)
+        self._in_handler = before
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        cause = ast.unparse(node.cause) if node.cause else ""
+        if isinstance(node.exc, ast.Call) and cause != "None" and (cause or self._in_handler):
+            self.kinds.append((node.lineno, ast.unparse(node.exc.func), cause))
+
+
+def test_an_error_that_carries_another_masks_its_credentials():
+    """The errors of `errors.py` do; any other needs `from masked_error(error)`, or `from None`."""
+    ours = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, errors.DagsterMlopsError)
+    }
+    seen, bare = 0, []
+    for file in LIBRARY.rglob("*.py"):
+        raises = _Raises()
+        raises.visit(ast.parse(file.read_text()))
+        name = file.relative_to(LIBRARY).as_posix()
+        seen += len(raises.kinds)
+        # `kind` and `error` are parameters that take a class of ours.
+        allowed = {*ours, "kind", "error", MAY_BE_RAISED_FROM_ANY.get(name)}
+        bare += [
+            f"{name}:{line} raises {kind} from {cause or 'what it handles'}"
+            for line, kind, cause in raises.kinds
+            if kind.rpartition(".")[2] not in allowed and kind not in allowed and not cause.startswith("masked_error(")
+        ]
+    assert not bare and seen > 40

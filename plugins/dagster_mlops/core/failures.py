@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from dagster_mlops.errors import DagsterMlopsError
+from dagster_mlops.errors import DagsterMlopsError, masked_error
+from dagster_mlops.provenance import mask_credentials
 
 
 @contextmanager
@@ -37,4 +38,4 @@ def not_retried(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise dg.Failure(mask_credentials(str(error)), allow_retries=False) from masked_error(error)

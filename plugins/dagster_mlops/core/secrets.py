@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Iterable
 from html import escape
+from itertools import pairwise
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
 _SHORTEST = 6  # characters
 _WORD = re.compile(r"[a-z]{1,10}|[A-Z]{1,10}|[A-Z][a-z]{1,9}|\d{1,9}|(?:/[a-z0-9._-]+)+/?")
+_GENERATED = re.compile(r"(?!/)[A-Za-z0-9+/=_~.\-]{16,200}")
 _values: tuple[str, ...] = ()
 
 
@@ -23,6 +25,23 @@ def remember(values: Iterable[str]) -> None:
     if not new <= set(_values):
         spelled = {form for value in new for form in _spellings(value)}
         _values = tuple(sorted({*_values, *spelled}, key=lambda value: (-len(value), value)))
+
+
+def is_generated(value: str) -> bool:
+    """True for a value that looks like a generated key: small and capital letters and digits in no order.
+
+    Names, places, versions, hashes and identifiers have long runs of one kind of character, or no capitals.
+
+    >>> is_generated("wJalrXUtnFEMI0K7MDENGbPxRfiCY")
+    True
+    >>> is_generated("TrainingPipelineV2East") or is_generated("9f86d081884c7d659a2feaa0c55ad015")
+    False
+    """
+    if not _GENERATED.fullmatch(value):
+        return False
+    kinds = ["A" if letter.isupper() else "a" if letter.islower() else "0" for letter in value if letter.isalnum()]
+    changes = sum(first != second for first, second in pairwise(kinds))
+    return {*kinds} == {"A", "a", "0"} and changes >= len(kinds) / 2
 
 
 def _spellings(value: str) -> tuple[str, ...]:

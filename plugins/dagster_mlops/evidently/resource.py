@@ -18,6 +18,7 @@ from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently.upstream import safe_html
 from dagster_mlops.monitoring import Comparison, Score
 from dagster_mlops.monitoring.normalise import Frame, normalise
+from dagster_mlops.provenance import mask_credentials
 
 if TYPE_CHECKING:
     import evidently
@@ -126,7 +127,8 @@ class EvidentlyResource(ToolResource):
             if type(error).__name__ in _USERS_FAULTS:
                 raise MonitoringError(f"Evidently refuses the method of a column: {error}") from error
             if len(columns) == 1:
-                return Comparison([Score(columns[0], f"cannot be compared: {error}"[:200], drifted=True)])
+                reason = mask_credentials(f"cannot be compared: {error}")[:200]
+                return Comparison([Score(columns[0], reason, drifted=True)])
             # One column spoils the report: find it, and report on the others.
             single = {c: self.scores(_only(reference, [c]), _only(current, [c]), options, name=name) for c in columns}
             good = [column for column, answer in single.items() if answer.report]

@@ -15,7 +15,7 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of, refs_of
 from dagster_mlops.monitoring.measure import Comparison, Measures, compare
 from dagster_mlops.monitoring.normalise import normalise
-from dagster_mlops.provenance import Report
+from dagster_mlops.provenance import Report, mask_credentials
 
 Severity = Literal["WARN", "ERROR"]
 SHOWN = 20  # per-column floats and table rows, worst first; a tool's report has them all
@@ -158,7 +158,7 @@ def saved_report(tool: str, save: Callable[..., Path], **options: Any) -> dict[s
     try:
         return {f"{tool}/report": dg.MetadataValue.path(str(save(**options)))}
     except Exception as error:  # noqa: BLE001 - see above
-        return {f"{tool}/report": f"Not written: {type(error).__name__}: {error}"}
+        return {f"{tool}/report": mask_credentials(f"Not written: {type(error).__name__}: {error}")}
 
 
 def undecided(why: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:

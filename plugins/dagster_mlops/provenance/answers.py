@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.provenance.credentials import mask_credentials
 from dagster_mlops.provenance.record import Record
 
 
@@ -21,6 +22,9 @@ class _NotAccessible:
     reason: str
     record: Record | None = None
     bucket: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", mask_credentials(self.reason))  # most quote a tool
 
 
 class Inaccessible(_NotAccessible):

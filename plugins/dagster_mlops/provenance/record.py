@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import ProvenanceError
 from dagster_mlops.provenance import schema
-from dagster_mlops.provenance.credentials import mask_credentials, masked_strings
+from dagster_mlops.provenance.credentials import current_mask
 
 NAMESPACE = "dagster_mlops"
 
@@ -41,8 +41,9 @@ class Ref:
     at: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", mask_credentials(self.id))
-        object.__setattr__(self, "at", mask_credentials(self.at))
+        mask = current_mask()
+        object.__setattr__(self, "id", mask(self.id))
+        object.__setattr__(self, "at", mask(self.at))
 
     def __str__(self) -> str:
         return f"{self.tool}:{self.role}:{self.id}"
@@ -120,14 +121,13 @@ class Record:
             _CLASSES.setdefault(cls.role, cls)
 
     def __post_init__(self) -> None:
+        mask = current_mask()
         for spec in dataclasses.fields(self):
             value = getattr(self, spec.name)
-            if isinstance(value, str):
-                object.__setattr__(self, spec.name, mask_credentials(value))
+            if isinstance(value, str | Mapping):
+                object.__setattr__(self, spec.name, mask(value))
             elif isinstance(value, tuple) and spec.name != "upstream":
-                object.__setattr__(self, spec.name, tuple(masked_strings(value)))
-            elif isinstance(value, Mapping):
-                object.__setattr__(self, spec.name, masked_strings(value))
+                object.__setattr__(self, spec.name, tuple(mask(value)))
         names = {*_RESERVED, *(spec.name for spec in dataclasses.fields(self))}
         if conflicts := sorted(names & self.tool_facts.keys()):
             raise ProvenanceError(f"'tool_facts' has names that the record itself uses: {', '.join(conflicts)}.")

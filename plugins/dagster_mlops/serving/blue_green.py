@@ -13,7 +13,7 @@ from typing import Any
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.provenance import Deployment, Package
+from dagster_mlops.provenance import Deployment, Package, mask_credentials
 from dagster_mlops.serving import envoy, processes
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
@@ -82,7 +82,7 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
         except BaseException as error:
             target.shift(current)
             target.stop(new)
-            new.end("failed", str(error)[:2000])
+            new.end("failed", mask_credentials(str(error))[:2000])
             if current is None:  # a port that answers nothing but 503 would look like a deployment
                 envoy.stop(target.state_dir)
             raise

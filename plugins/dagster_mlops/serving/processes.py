@@ -89,4 +89,7 @@ def http_client(url: str, *, timeout: float) -> "httpx.Client":
 
 def tail(log: Path, lines: int = 15) -> str:
     """The last lines of a log, to be put into an error."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
+    from dagster_mlops.provenance import mask_credentials  # for steps, not for code locations
+
+    text = log.read_text(errors="replace") if log.exists() else "(no log)"
+    return mask_credentials("\n".join(text.splitlines()[-lines:]))

@@ -27,7 +27,7 @@ from dagster_mlops.dvc.store.contents import Content
 from dagster_mlops.dvc.store.cut_off import parse_yaml
 from dagster_mlops.dvc.store.git_commit import Edit, refuse_unmerged
 from dagster_mlops.dvc.store.git_commit import run as git_output
-from dagster_mlops.errors import DatasetError
+from dagster_mlops.errors import DatasetError, masked_error
 from dagster_mlops.provenance import mask_credentials
 
 _TAIL = 40  # lines of output shown when a stage fails
@@ -136,7 +136,7 @@ def stage_runs(
             except ChildError as failure:
                 facts = {"dvc/output": _quoted(tail), "dvc/exit_code": failure.returncode or 0}
                 text = f"DVC ended while it ran stage {stage.address}: {mask_credentials(failure.reason)}"
-                raise dg.Failure(text, facts) from failure
+                raise dg.Failure(text, facts) from masked_error(failure)
             if "error" in answer:
                 raise _failure(stage, answer, tail, dvc)
             return StageRun(seconds=time.monotonic() - started, **answer)

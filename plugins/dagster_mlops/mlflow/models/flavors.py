@@ -15,6 +15,7 @@ from dagster_mlops.core.model_formats import EXPORTED_PROGRAM, KERAS_FILE, untru
 from dagster_mlops.core.model_inputs import fitting_first
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow.lazy import ModelInfo, mlflow, torch
+from dagster_mlops.provenance import mask_credentials
 
 # MLflow's module by the package of a model's class. Estimators of the first packages are also scikit-learn's: the most
 # specific class decides.
@@ -238,9 +239,10 @@ def verify_stored(
                 predictions = function(rows) if function else None
     except Exception as error:
         raise TrainingRunError(
-            f"the model that was just stored cannot be used: {type(error).__name__}: {str(error)[:500]}\nIs `example` "
-            "an input of the model? MLflow calls models with plain columns, with text instead of pandas categories: "
-            "encode categories in a pipeline. For a model that MLflow never serves, set verify=False."
+            f"the model that was just stored cannot be used: {type(error).__name__}: "
+            f"{mask_credentials(str(error))[:500]}\nIs `example` an input of the model? MLflow calls models with plain "
+            "columns, with text instead of pandas categories: encode categories in a pipeline. For a model that MLflow "
+            "never serves, set verify=False."
         ) from error
     if not are_equal(expected, predictions):
         raise TrainingRunError(

@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.mlflow.lazy import MlflowClient, entities
+from dagster_mlops.provenance import mask_credentials
 
 _SAMPLE_S, _POINT_S, _SEND_S = 1.0, 10.0, 30.0  # seconds: between samples, points of a curve, requests
 
@@ -49,7 +50,7 @@ class _Watch:
         try:
             self._sample(_monitors())
         except Exception as error:  # noqa: BLE001 - whatever a driver or the system raises, the training continues
-            reason = f"{type(error).__name__}: {error}"
+            reason = mask_credentials(f"{type(error).__name__}: {error}")
             logging.getLogger(__name__).warning("the machine is no longer watched: %s", reason)
 
     def _sample(self, monitors: list[Any]) -> None:

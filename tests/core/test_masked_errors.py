@@ -1,0 +1,85 @@
+"""Errors that one of ours was raised from: what Dagster stores of them, and tracebacks show, has no credential."""
+
+import pickle
+import traceback
+
+import dagster as dg
+import pydantic
+import pytest
+
+from dagster_mlops.core.failures import not_retried, raised_as
+from dagster_mlops.errors import ToolError, masked_error
+
+PASSWORD = "Zq7xK2mN"
+TEXT = "host=db password=" + PASSWORD
+
+
+class Settings(pydantic.BaseModel):
+    port: int
+
+
+def _settings_error() -> Exception:
+    with pytest.raises(pydantic.ValidationError) as caught:
+        Settings(port=TEXT)  # type: ignore[arg-type]
+    return caught.value
+
+
+ERRORS = [
+    *(ValueError(TEXT), KeyError(TEXT), OSError(28, TEXT, "/data"), SyntaxError(TEXT), _settings_error()),
+    ExceptionGroup("many", [ValueError(TEXT)]),
+    UnicodeDecodeError("utf-8", b"x", 0, 1, TEXT),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_the_cause_of_an_error_of_ours_shows_a_mask(error):
+    with pytest.raises(ToolError) as caught, raised_as(ToolError, "it fails", Exception):
+        raise error
+    text = "".join(traceback.format_exception(caught.value))
+    assert PASSWORD not in text and "password=***" in text and text.count("Traceback") == 2
+    cause = caught.value.__cause__
+    assert type(cause).__name__ == type(error).__name__ and getattr(cause, "errno", None) == getattr(
+        error, "errno", None
+    )
+    assert "it fails" in str(pickle.loads(pickle.dumps(caught.value)))
+
+
+def test_a_cause_far_below_and_an_error_during_handling_show_a_mask():
+    def fail() -> None:
+        try:
+            raise ValueError(TEXT)
+        except ValueError as error:
+            raise RuntimeError("harmless") from error
+
+    with pytest.raises(ToolError) as caught:
+        try:
+            fail()
+        except RuntimeError:
+            raise ToolError("no from")  # noqa: B904
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_without_a_credential_stays_the_same_object():
+    cause = ValueError("5 rows")
+    error = ToolError("x")
+    error.__cause__ = cause
+    assert error.__cause__ is cause and masked_error(cause) is cause
+
+
+def test_a_step_that_fails_stores_no_credential():
+    @dg.asset
+    def broken() -> None:
+        with not_retried(ValueError):
+            raise ValueError(TEXT)
+
+    @dg.asset
+    def tool() -> None:
+        with raised_as(ToolError, "it fails", ValueError):
+            raise ValueError(TEXT)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([broken, tool], instance=instance, raise_on_error=False)
+        events = [event.to_json() for event in instance.all_logs(result.run_id)]
+    assert sum("password=***" in event for event in events) >= 2 and not [
+        event for event in events if PASSWORD in event
+    ]
