@@ -48,24 +48,16 @@ QUERY = "signature|sig|key|code"  # in the query of an address or a connection s
 PARTS_OF_NAMES = ("pass", "pw", "secret", "credential", "token", "auth", "cookie", "sig", "key", "code=")
 """Parts of all names above."""
 
-SECRET_NAMES = (
-    *("password", "DB_PASSWORD", "DB_PASSWORD_PROD", "PWD", "db_pw", "DB_PASS", "passphrase", "Passwort", "passwords"),
-    *(
-        "api_key",
-        "OPENAI_API_KEY_PROD",
-        "apikey",
-        "secret_access_key",
-        "AccountKey",
-        "fs.s3a.secret.key",
-        "client_secret",
-    ),
-    *("refresh_token", "TOKEN_2", "AZURE_STORAGE_KEY", "fernet_key", "client-key-data", "requirepass", "x-auth"),
-)
-OTHER_NAMES = (
-    *("max_token", "max_tokens", "num_tokens", "pad_token", "eos_token", "next_page_token", "tokenizer", "secretary"),
-    *("password_resets", "has_password_reset", "primary_key", "partition_key", "asset_key", "keys", "key", "author"),
-    *("passengers", "compass", "bypass", "passed", "secretName", "signature", "code", "sig"),
-)
+SECRET_NAMES = """
+    password DB_PASSWORD DB_PASSWORD_PROD PWD db_pw DB_PASS passphrase Passwort passwords api_key apikey
+    OPENAI_API_KEY_PROD secret_access_key AccountKey fs.s3a.secret.key client_secret refresh_token TOKEN_2 AZURE_STORAGE_KEY fernet_key
+    client-key-data requirepass x-auth
+"""
+OTHER_NAMES = """
+    max_token max_tokens num_tokens pad_token eos_token next_page_token tokenizer secretary password_resets primary_key
+    has_password_reset partition_key asset_key keys key author passengers compass bypass passed signature code
+    secretName
+"""
 
 # --- what stands between a name and its value
 
@@ -170,6 +162,7 @@ SEPARATORS = (
 
 # --- forms by themselves
 
+_PEM = "-----BEGIN"  # in parts, so that no scanner takes this file for a leak
 FORMS = (
     Form(
         *("password of an encoded address", ("%3A", "%3a")),
@@ -255,10 +248,9 @@ FORMS = (
     Form(
         *("private key", ("PRIVATE KEY",)),
         r"(?s)-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]{1,60}-----|\Z)",
-        # In parts, so that no scanner takes this file for a leak.
         (
-            "-----BEGIN RSA PRIVATE KEY-----\nMIIE§\nab§==\n-----END RSA PRIVATE KEY-----",
-            "-----BEGIN PRIVATE KEY-----\\nMIIE§",
+            f"{_PEM} RSA PRIVATE KEY-----\nMIIE§\nab§==\n-----END RSA PRIVATE KEY-----",
+            f"{_PEM} PRIVATE KEY-----\\nMIIE§",
         ),
     ),
     Form(
