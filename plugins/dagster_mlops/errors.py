@@ -61,7 +61,7 @@ def masked_error(error: BaseException | None, _above: frozenset[int] = frozenset
 
     text, notes = str(error), getattr(error, "__notes__", [])
     below = [error.__cause__, error.__context__, *(error.exceptions if isinstance(error, BaseExceptionGroup) else ())]
-    masked_below = [masked_error(one, _above | {id(error)}) for one in below]
+    masked_below = [masked_error(cause, _above | {id(error)}) for cause in below]
     masked, masked_notes = mask_credentials(text), [mask_credentials(str(note)) for note in notes]
     if masked == text and masked_notes == notes and all(map(operator.is_, below, masked_below)):
         return error

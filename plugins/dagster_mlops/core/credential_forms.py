@@ -49,9 +49,10 @@ PARTS_OF_NAMES = ("pass", "pw", "secret", "credential", "token", "auth", "cookie
 """Parts of all names above."""
 
 SECRET_NAMES = """
-    password DB_PASSWORD DB_PASSWORD_PROD PWD db_pw DB_PASS passphrase Passwort passwords api_key apikey
-    OPENAI_API_KEY_PROD secret_access_key AccountKey fs.s3a.secret.key client_secret refresh_token TOKEN_2 AZURE_STORAGE_KEY fernet_key
-    client-key-data requirepass x-auth
+    password DB_PASSWORD DB_PASSWORD_PROD
+    PWD db_pw DB_PASS passphrase Passwort passwords api_key apikey
+    OPENAI_API_KEY_PROD secret_access_key AccountKey fs.s3a.secret.key client_secret refresh_token TOKEN_2
+    AZURE_STORAGE_KEY fernet_key client-key-data requirepass x-auth
 """
 OTHER_NAMES = """
     max_token max_tokens num_tokens pad_token eos_token next_page_token tokenizer secretary password_resets primary_key

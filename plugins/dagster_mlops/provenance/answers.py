@@ -6,6 +6,8 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.provenance.credentials import mask_credentials
 from dagster_mlops.provenance.record import Record
 
+_LONGEST = 100_000  # characters
+
 
 @lazy_dataclass(frozen=True)
 class Accessible:
@@ -24,7 +26,9 @@ class _NotAccessible:
     bucket: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", mask_credentials(self.reason))  # most quote a tool
+        if isinstance(self.reason, str):  # most quote a tool; a broken tool may return anything
+            head, rest = self.reason[:_LONGEST], self.reason[_LONGEST:]  # of megabytes, pages show the beginning only
+            object.__setattr__(self, "reason", mask_credentials(head) + rest)
 
 
 class Inaccessible(_NotAccessible):
