@@ -448,8 +448,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 )
 def test_what_the_command_says_of_it(project, name, strength, because, monkeypatch):
     monkeypatch.setenv("TEST_EARLY", "import" if name == "by_module" else "")
-    asked = ["reproduce", f"{name}/1", "--at", project.uri, "--environment", "current", "--env", "TEST_*", "--json"]
-    done = CliRunner().invoke(app, asked)
+    asked = ["reproduce", f"{name}/1", "--at", project.uri, "--environment", "current", "--env", "TEST_*", "--yes"]
+    done = CliRunner().invoke(app, [*asked, "--json"])
     assert done.exit_code in (0, 1, 3), done.stderr
     result = json.loads(done.stdout)
     shown = [f for f in result["findings"] if f["decides"] and f["outcome"] != "matched"]
