@@ -352,7 +352,9 @@ def test_the_pytorch_example_that_is_killed_ends_with_the_predictions_of_one_tha
     client = resource.client()
     continued, whole = client.search_runs([resource.experiment_id(client)], order_by=["attributes.start_time ASC"])
     assert continued.data.tags[RESUMED] == "4" and whole.data.metrics["accuracy"] > 0.9
-    assert continued.data.metrics == whole.data.metrics
+    # On a busy machine a training takes long enough for measurements of the machine.
+    learned = [{n: v for n, v in run.data.metrics.items() if not n.startswith("system/")} for run in (continued, whole)]
+    assert learned[0] == learned[1]
     pixels = np.random.default_rng(1).integers(0, 17, (50, 64)).astype("float32")
     with resource.activate():
         first, second = (mlflow.pyfunc.load_model(f"models:/digits/{number}").predict(pixels) for number in (1, 2))
