@@ -2,6 +2,7 @@
 
 import pickle
 import traceback
+from pathlib import Path
 
 import dagster as dg
 import pydantic
@@ -9,6 +10,9 @@ import pytest
 
 from dagster_mlops.core.failures import not_retried, raised_as
 from dagster_mlops.errors import ToolError, masked_error
+from dagster_mlops.monitoring.checks import saved_report
+from dagster_mlops.provenance import Faulty, Inaccessible
+from dagster_mlops.serving.processes import tail
 
 PASSWORD = "Zq7xK2mN"
 TEXT = "host=db password=" + PASSWORD
@@ -83,3 +87,14 @@ def test_a_step_that_fails_stores_no_credential():
     assert sum("password=***" in event for event in events) >= 2 and not [
         event for event in events if PASSWORD in event
     ]
+
+
+def _fail(**options: object) -> Path:
+    raise ValueError(TEXT)
+
+
+def test_what_a_log_a_tool_or_a_report_says_is_quoted_with_a_mask(tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text(f"starts\n{TEXT}\n")
+    quotes = [tail(log), Inaccessible(TEXT).reason, Faulty(TEXT).reason, saved_report("tool", _fail)["tool/report"]]
+    assert all(PASSWORD not in quote and "password=***" in quote for quote in quotes)
