@@ -8,6 +8,8 @@ import functools
 import re
 from collections.abc import Iterator
 from fnmatch import translate
+from itertools import groupby
+from operator import itemgetter
 from pathlib import PurePosixPath
 
 from dagster_mlops.core.credential_spans import Span, fixpoint, is_password, is_word, spans
@@ -91,9 +93,13 @@ def without_keys(text: bytes, name: str, *, diff: bool = False) -> bytes:
 def _marked(text: str, is_settings: bool, diff: bool) -> str:
     lines = text.split("\n")
     for numbers, skipped in _sides(lines, diff):
-        for number, start, stop in reversed(_places([lines[number][skipped:] for number in numbers], is_settings)):
-            line = lines[numbers[number]]
-            lines[numbers[number]] = f"{line[: start + skipped]}{MARK.decode()}{line[stop + skipped :]}"
+        places = _places([lines[number][skipped:] for number in numbers], is_settings)
+        for number, keys in groupby(places, key=itemgetter(0)):
+            line, parts, end = lines[numbers[number]], [], 0
+            for _, start, stop in keys:
+                parts += [line[end : start + skipped], MARK.decode()]
+                end = stop + skipped
+            lines[numbers[number]] = "".join([*parts, line[end:]])
     clean = "\n".join(lines)
     if without_secrets(clean) != clean:
         used = [(line, without_secrets(line)) for line in lines]
