@@ -178,6 +178,11 @@ def validation_rows(training_set: DataFrame) -> DataFrame:
     return learned_and_later(training_set)[1].reset_index(drop=True)
 
 
+def day(rows: DataFrame) -> Series:
+    """The day of each flight: the weather and the delays of a day hang together."""
+    return rows["event_timestamp"].dt.tz_convert(NEW_YORK).dt.date
+
+
 arrival_delay_evaluation = evaluation_asset(
     name="arrival_delay_evaluation",
     model=arrival_delay_model,
@@ -185,6 +190,7 @@ arrival_delay_evaluation = evaluation_asset(
     label="late",
     features=model_inputs,
     slices=["origin", "carrier", {"evening": "departure_minute >= 1080", "long haul": "distance >= 2000"}],
+    group=day,
     baselines={"carrier and hour": timetable_rates},
     training_rows=training_set,
     importance_rows=1000,

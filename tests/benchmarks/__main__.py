@@ -16,6 +16,7 @@ from tests.benchmarks import (
     pipelines,
     point_in_time,
     prediction_log,
+    promotion,
     records,
     reproduction,
     sweeps,
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "tracking": tracking.run,
     "sweeps": sweeps.run,
     "evaluation": evaluation.run,
+    "promotion": promotion.run,
     "reproduction": reproduction.run,
     "records": records.run,
 }

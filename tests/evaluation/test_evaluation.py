@@ -862,7 +862,7 @@ def test_an_evaluation_check_without_any_evaluation_fails(world):
 
 def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged(world):
     world.train(["hour"], auc=0.9)
-    asset, promotion = evaluation(), world.promotion(min_wins=0.8)
+    asset, promotion = evaluation(), world.promotion()
 
     def attempt(ok: bool = True) -> dict[str, Any]:
         result = world.run(asset, promotion, select=[promotion], ok=ok)
@@ -878,13 +878,61 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     world.train(["hour", "distance"], auc=0.1)  # as good: it wins about half of the resamples
     world.run(rows, asset, select=[asset])
     told = table_of(attempt(), "mlflow/decision")[0]["verdict"]
-    assert world.champion() == "1" and ("min_wins is 80.0%" in told or "no improvement" in told)
+    assert world.champion() == "1" and ("shows a difference" in told or "no improvement" in told)
     world.client.set_registered_model_alias(world.name, "champion", "2")
     assert "version 2 holds 'champion'" in attempt(ok=False)["error"]
     world.run(rows, asset, select=[asset])
     assert attempt()["mlflow/promoted"] is True and world.champion() == "3"
     [*_, move] = json.loads(world.version("3").tags["dagster_mlops.promoted"])
     assert move["evaluation"]["rows_hash"] == ROWS.md5 and move["evaluation"]["wins"] == 1.0
+
+
+def test_candidates_share_an_error_rate_and_rows_that_judged_all_of_them_promote_no_other(world):
+    asset, promotion = evaluation(), world.promotion(error_rate=0.1, looks=2)
+
+    def attempt() -> dict[str, Any]:
+        world.run(rows, asset, select=[asset])
+        return metadata_of(world.run(asset, promotion, select=[promotion]), "champion")
+
+    world.train(["distance"])
+    world.run(rows, asset)
+    first = attempt()
+    assert first["mlflow/promoted"] is True and first["mlflow/judged"] == 1
+    world.train(["hour"])  # much better
+    second = attempt()
+    assert second["mlflow/promoted"] is True and second["mlflow/judged"] == 2
+    assert second["mlflow/error_budget"] == "these rows have judged 2 candidates; 0 more before they must be renewed"
+    [*_, move] = json.loads(world.version("2").tags["dagster_mlops.promoted"])
+    assert move["error_budget"] == {"error_rate": 0.1, "looks": 2, "judged": 2}
+    assert move["evaluation"]["test"] == "DeLong" and move["evaluation"]["p_value"] < 0.05
+    assert "p = " in move["why"] and "(DeLong), 0.05 or less shows a difference" in move["why"]
+    again = attempt()  # the same candidate is the same look
+    assert again["mlflow/judged"] == 2
+    world.client.set_registered_model_alias(world.name, "champion", "1")
+    world.train(["hour"])
+    third = attempt()
+    said = table_of(third, "mlflow/decision")[0]["verdict"]
+    assert third["mlflow/promoted"] is False and world.champion() == "1"
+    assert "these rows have judged 2 candidates, and the error rate of 0.1 covers 2: renew the rows" in said
+    promotion = world.promotion(error_rate=None)
+    assert metadata_of(world.run(asset, promotion, select=[promotion]), "champion")["mlflow/promoted"] is True
+    for wrong in ({"error_rate": 0.0}, {"error_rate": 5}, {"looks": 0}):
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match="error_rate="):
+            world.promotion(**wrong)
+
+
+def test_rows_that_hang_together_are_tested_together(world):
+    world.train(["distance"])
+    asset, promotion = evaluation(group="carrier"), world.promotion()
+    world.run(rows, asset)
+    world.run(asset, promotion, select=[promotion])
+    world.train(["hour"])
+    found = metadata_of(world.run(rows, asset, select=[asset]), "evaluation")
+    compared = table_of(found, "mlflow/evaluation/comparison")[0]
+    assert compared["p"] == "" and "groups are too few for a test" in compared["test"]
+    result = metadata_of(world.run(asset, promotion, select=[promotion]), "champion")
+    assert "not tested: 3 groups are too few" in table_of(result, "mlflow/decision")[0]["verdict"]
+    assert "has no column 'day_of' to group by" in error_of(world.run(rows, evaluation(group="day_of"), ok=False))
 
 
 def test_promotion_and_evaluation_agree_on_what_is_better(world):

@@ -72,7 +72,7 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 def _called_factory() -> tuple[str, set[str]]:
     """The name of the factory of this library that other code has called, with the arguments of all that it calls."""
     frame, name, arguments = inspect.currentframe(), "", set()
-    while frame and frame.f_globals["__name__"].startswith("dagster_mlops."):
+    while frame and frame.f_globals.get("__name__", "").startswith("dagster_mlops."):
         name = frame.f_code.co_qualname.partition(".")[0]  # a decorator's is that of its factory
         if inspect.isfunction(function := frame.f_globals.get(name)):
             arguments |= _parameters(function)

@@ -31,6 +31,7 @@ def evaluation_asset(
     classes: Sequence[Any] | None = None,
     features: "Features" = None,
     slices: "Sequence[SliceBy]" = (),
+    group: str | Callable[..., Any] | None = None,
     baselines: Mapping[str, Callable[..., Any]] | None = None,
     training_rows: AssetLike | dg.AssetIn | None = None,
     compare_with: str | None = "champion",
@@ -72,6 +73,9 @@ def evaluation_asset(
         features: Function that makes a model's inputs from the rows (without the label), or their names; the
             signature by default.
         slices: Columns, whose values are slices, and ``{name: condition}`` with a function of the rows, or a query.
+        group: Column, or function of the rows, whose equal values are rows that hang together, such as the day or the
+            customer: they are drawn and tested together. Rows of one day share its weather, so that a model may be
+            lucky on all of them at once.
         baselines: Functions of the rows (and of `training_rows`, if given) that answer as a model does. The best
             answer that is the same for all rows is always one.
         training_rows: An upstream asset with the rows and labels that these functions learn from.
@@ -118,6 +122,7 @@ def evaluation_asset(
             plan=plan,
             importance_rows=importance_rows,
             card=dict(card or {}),
+            group=group or "",
         )
         run_id, run_url, training = "", "", Training()
         with capable_resource(context, registry, ModelRegistry).models() as models:

@@ -80,6 +80,9 @@ class EvaluationComponent(YamlFields, dg.Component):
     slices: Sequence[str | Mapping[str, str]] = Field(
         default=(), description="Columns to slice by, and {name: condition} such as {night: departure_minute >= 1200}."
     )
+    group: str | FromTemplate | None = Field(
+        default=None, description="Column, or function of the rows, whose equal values are rows that hang together."
+    )
     baselines: dict[str, FromTemplate] = Field(
         default={}, description="Functions of the rows that answer as a model does, by name."
     )

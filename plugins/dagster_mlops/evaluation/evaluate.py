@@ -26,6 +26,7 @@ from dagster_mlops.evaluation.predictions import (
     permutation_importance,
     predict,
     read_frame,
+    read_groups,
     read_labels,
     read_prediction,
 )
@@ -49,6 +50,7 @@ class Setup:
     alias: str
     plan: Plan
     importance_rows: int
+    group: str | Callable[..., Any] = ""
     card: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -70,6 +72,7 @@ def evaluate(
     rows_hash = hashlib.sha256("\n".join(hashes).encode()).hexdigest() if len(hashes) > 1 else "".join(hashes)
     frame = read_frame(rows)
     labelled = labelled_rows(frame, setup.label, setup.rows)
+    groups = read_groups(labelled, setup.group, setup.rows) if setup.group else None
     labels = read_labels(labelled[setup.label], task=setup.task, positive=setup.positive, classes=setup.classes)
     loaded = load_version(context, models, record)
     inputs = model_inputs(loaded.model, labelled, setup.features, setup.label)
@@ -78,7 +81,7 @@ def evaluate(
     baselines = _baselines(labelled, labels, training_rows, setup)
 
     def part(name: str, mask: Any) -> Part:
-        return measure(name, labels, mask, answer, rival, {} if name else baselines, setup.plan)
+        return measure(name, labels, mask, answer, rival, {} if name else baselines, setup.plan, groups)
 
     overall = part("", np.ones(len(labelled), dtype=bool))
     metrics = ", ".join(f"{name} {metric.value:.4f}" for name, metric in overall.metrics.items())
@@ -91,6 +94,7 @@ def evaluate(
         label=setup.label,
         rows_asset=setup.rows.to_user_string(),
         rows_hash=rows_hash or content_hash(frame, tool="mlflow"),
+        group=setup.group if isinstance(setup.group, str) else getattr(setup.group, "__name__", "a function"),
         warning="the version was trained on these rows" * any(h in record.datasets.values() for h in hashes),
         unlabelled=len(frame) - len(labelled),
         positive=str(labels.classes[1]) if labels.task == "binary" else "",

@@ -22,6 +22,7 @@ from dagster_mlops.evaluation.metrics import (
     interval,
     scored,
 )
+from dagster_mlops.evaluation.paired_tests import PairedTest, paired_test
 from dagster_mlops.evaluation.predictions import Labels, in_row_order
 
 SliceBy = str | Mapping[str, "str | Callable[[pd.DataFrame], Any]"]
@@ -42,10 +43,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference(Estimate):
-    """Version minus rival, on the same rows. `wins` is the share of resamples in which the version is better."""
+    """Version minus rival, on the same rows. `wins` is the share of resamples in which the version is better.
+
+    `p_value` is the probability of such a difference, or a better one, if the version were not better, by the test
+    `test`; None if no test applies, for the reason that `test` then is.
+    """
 
     wins: float = 0.5
     verdict: Verdict = "no difference shown"
+    p_value: float | None = None
+    test: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class Evaluation:
     no_rival: str = ""  # why there is no comparison
     lower_is_better: tuple[str, ...] = ()
     warning: str = ""
+    group: str = ""  # column or function whose equal values are rows that hang together
     importance: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,10 +145,12 @@ def measure(
     rival: Prediction | None,
     baselines: Mapping[str, Prediction],
     plan: Plan,
+    groups: Array | None = None,
 ) -> Part:
     """The metrics of every model on the rows of `mask`, and the comparison of `model` with its rival.
 
-    The rival and the version are scored on the same resamples, so that what makes a resample easy cancels out.
+    The rival and the version are scored on the same resamples, so that what makes a resample easy cancels out. Rows of
+    one of the `groups`, numbered from 0, are drawn and tested together.
     """
     values = labels.values[mask]
     why_not = _too_few(values, labels, plan.min_rows)
@@ -150,7 +160,19 @@ def measure(
     options: dict[str, Any] = {"threshold": plan.threshold, "user_metrics": plan.user_metrics}
     models = [scored(labels.task, values, answer.take(mask), **options) for answer in answers]
     points = estimate(models)
-    samples = bootstrap(models, resamples=plan.resamples, seed=plan.seed)
+    within = None if groups is None else np.unique(groups[mask], return_inverse=True)[1]
+    samples = bootstrap(models, resamples=plan.resamples, seed=plan.seed, groups=within)
+
+    def difference(metric: str) -> Difference:
+        sign = 1 if greater_is_better(metric, plan.lower_is_better) else -1
+        change = metrics[metric].value - rivals[metric].value
+        return _difference(
+            change,
+            samples[0][metric] - samples[1][metric],
+            paired_test(metric, models[0], models[1], sign, within),
+            sign,
+            plan,
+        )
 
     def estimates(position: int) -> dict[str, Estimate]:
         return {
@@ -166,7 +188,7 @@ def measure(
         metrics=metrics,
         rival=rivals,
         differences={
-            metric: _difference(metric, metrics[metric].value - rivals[metric].value, samples[0], samples[1], plan)
+            metric: difference(metric)
             for metric in metrics
             if metric in rivals and greater_is_better(metric) is not None
         },
@@ -245,15 +267,11 @@ def _too_few(values: Array, labels: Labels, min_rows: int) -> str:
     return f"not enough rows of one class: {rarest}" if rarest < _RAREST_CLASS else ""
 
 
-def _difference(
-    metric: str, value: float, model: Mapping[str, Array], rival: Mapping[str, Array], plan: Plan
-) -> Difference:
-    samples: Any = model[metric] - rival[metric]
+def _difference(value: float, samples: Array, test: PairedTest, sign: int, plan: Plan) -> Difference:
     samples = samples[np.isfinite(samples)]
-    sign = 1 if greater_is_better(metric, plan.lower_is_better) else -1
     bounds = interval(samples, plan.confidence)
     # A tie is half a win, so that neither of two copies of one model is better.
     wins = float((np.sign(sign * samples).mean() + 1) / 2) if len(samples) else 0.5
     gains = [sign * bound for bound in bounds or (0, 0)]
     verdict: Verdict = "better" if min(gains) > 0 else "worse" if max(gains) < 0 else "no difference shown"
-    return Difference(value, *(bounds or (None, None)), wins, verdict)
+    return Difference(value, *(bounds or (None, None)), wins, verdict, test.better, test.why_not or test.method)

@@ -6,6 +6,7 @@ its means are one matrix product, and its AUC one pass over rows that were sorte
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 
 from dagster_mlops.core.arrays import np
@@ -125,12 +126,14 @@ def estimate(models: Sequence[Scored]) -> list[dict[str, float]]:
     return [{name: float(value[0]) for name, value in metrics.items()} for metrics in estimates]
 
 
-def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[dict[str, Array]]:
+def bootstrap(
+    models: Sequence[Scored], *, resamples: int, seed: int, groups: Array | None = None
+) -> list[dict[str, Array]]:
     """The metrics of each model on `resamples` resamples of the rows, the same resamples for all models.
 
-    The nonparametric bootstrap: as many rows as there are, drawn with replacement. Models are compared in pairs, on
-    equal rows. B. Efron and R. Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6, 13 and 16. Where a
-    metric is undefined, as AUC is without both classes, it is NaN.
+    The nonparametric bootstrap: as many rows as there are, drawn with replacement; or as many `groups` as there are,
+    each with all its rows. Models are compared in pairs, on equal rows. B. Efron and R. Tibshirani, An Introduction to
+    the Bootstrap, 1993, chapters 6, 13 and 16. Where a metric is undefined, as AUC is without both classes, it is NaN.
     """
     rows = len(models[0].labels)
     random = np.random.default_rng(seed)
@@ -141,11 +144,17 @@ def bootstrap(models: Sequence[Scored], *, resamples: int, seed: int) -> list[di
     left = resamples
     while left:
         block = min(left, max(1, _BLOCK // rows))
-        sample = random.integers(0, rows, (block, rows))
-        counts = _counts(sample, rows)
+        if groups is None:
+            sample = random.integers(0, rows, (block, rows))
+            counts = _counts(sample, rows)
+        else:
+            number = int(groups.max()) + 1
+            sample, counts = None, _counts(random.integers(0, number, (block, number)), number)[:, groups]
         for model, rank, values in zip(models, ranks, results, strict=True):
             values.append(_on(model, sample, counts, rank))
-        called_on.extend(sample[: max(0, most - len(called_on))])
+        if len(called_on) < most:
+            resampled = (np.repeat(np.arange(rows), times) for times in counts) if sample is None else sample
+            called_on.extend(islice(resampled, most - len(called_on)))
         left -= block
     return [
         {name: np.concatenate([part[name] for part in values]) for name in values[0]} | _called(model, called_on)
@@ -162,17 +171,24 @@ def interval(values: Array, confidence: float) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _counts(sample: Array, size: int) -> Array:
-    """The number of times that each of `size` things was drawn, by resample."""
+def _counts(sample: Array, size: int, times: Array | None = None) -> Array:
+    """The number of times that each of `size` things was drawn, by resample; each of `sample` `times`, or once."""
     block = len(sample)
     shifted = sample + np.arange(block)[:, None] * size
-    return np.bincount(shifted.ravel(), minlength=block * size).reshape(block, size)
+    weights = None if times is None else times.ravel()
+    return np.bincount(shifted.ravel(), weights, minlength=block * size).reshape(block, size)
 
 
-def _on(model: Scored, sample: Array, counts: Array, rank: tuple[Array, int] | None) -> dict[str, Array]:
+def _on(model: Scored, sample: Array | None, counts: Array, rank: tuple[Array, int] | None) -> dict[str, Array]:
+    """The metrics of resamples, given as the rows that were drawn (quicker) or as the counts of all rows."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        means = counts @ model.columns.T / sample.shape[1]
-        return {**(_areas(*rank, sample) if rank else {}), **model.finish(means)}
+        means = counts @ model.columns.T / counts.sum(axis=1, keepdims=True)
+        if rank is None:
+            return model.finish(means)
+        ranks, size = rank
+        every = np.broadcast_to(ranks, counts.shape)
+        by_rank = _counts(every, size, counts) if sample is None else _counts(ranks[sample], size)
+        return {**_areas(by_rank), **model.finish(means)}
 
 
 def _ranks(model: Scored) -> tuple[Array, int] | None:
@@ -183,13 +199,13 @@ def _ranks(model: Scored) -> tuple[Array, int] | None:
     return 2 * position + model.labels.astype(int), 2 * len(distinct)
 
 
-def _areas(ranks: Array, size: int, sample: Array) -> dict[str, Array]:
-    """The areas below the ROC and the precision-recall curve, by resample.
+def _areas(by_rank: Array) -> dict[str, Array]:
+    """The areas below the ROC and the precision-recall curve, by resample, from the counts of ranks.
 
     AUC is the Mann-Whitney statistic, ties count half (Hanley and McNeil, Radiology 143, 1982). pr_auc is average
     precision: the sum of precisions weighted by the recall they add, without interpolation.
     """
-    counts = _counts(ranks[sample], size).reshape(len(sample), -1, 2)
+    counts = by_rank.reshape(len(by_rank), -1, 2)
     negative, positive = counts[:, :, 0], counts[:, :, 1]
     above = np.cumsum(positive, axis=1)
     seen = above + np.cumsum(negative, axis=1)

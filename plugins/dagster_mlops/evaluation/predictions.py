@@ -56,6 +56,30 @@ def labelled_rows(rows: "pd.DataFrame", label: str, asset: dg.AssetKey) -> "pd.D
     return labelled
 
 
+def read_groups(labelled: "pd.DataFrame", by: str | Callable[..., Any], asset: dg.AssetKey) -> Any:
+    """The group of each row as a number from 0, by a column or a function of the rows; those without are a group.
+
+    Raises:
+        EvaluationError: There is no such column, or the function fails.
+    """
+    if callable(by):
+        try:
+            values = in_row_order(by(labelled), labelled)
+        except Exception as error:  # whatever the user's function raises
+            raise EvaluationError(
+                f"rows cannot be grouped: {type(error).__name__}: {error}. Give a function of the frame that returns "
+                "a value for each row."
+            ) from error
+    elif by in labelled:
+        values = labelled[by]
+    else:
+        raise EvaluationError(
+            f"{asset.to_user_string()} has no column {by!r} to group by; it has "
+            f"{', '.join(map(str, labelled.columns[:30]))}. Name the one whose rows hang together, such as the day."
+        )
+    return pd.factorize(pd.Series(values), use_na_sentinel=False)[0]
+
+
 def read_labels(labels: Any, *, task: Task | None, positive: Any, classes: Sequence[Any] | None) -> Labels:
     """Encode a series of labels, none of which is missing; the task follows from them unless it is given.
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import partitions_read
 from dagster_mlops.errors import EvaluationError
-from dagster_mlops.evaluation.measure import Evaluation
+from dagster_mlops.evaluation.measure import Difference, Evaluation
 from dagster_mlops.evaluation.metrics import greater_is_better
 from dagster_mlops.evaluation.ui_metadata import latest_evaluation
 from dagster_mlops.provenance import ModelVersion
@@ -15,14 +15,10 @@ from dagster_mlops.provenance import ModelVersion
 
 @dataclass(frozen=True)
 class SameRows:
-    """An evaluation of the candidate, to decide by `metric`; `min_wins` is the share of resamples it has to win.
-
-    `partition` is that of the evaluation, where it has partitions.
-    """
+    """An evaluation of the candidate, to decide by `metric`; `partition` is its own, where it has partitions."""
 
     evaluation: Evaluation
     metric: str
-    min_wins: float = 0.0
     partition: str = ""
 
     def candidate(self) -> float:
@@ -62,17 +58,17 @@ class SameRows:
             )
         return estimate.value
 
-    def confirm(self, why: str) -> tuple[bool, str]:
-        """True if a candidate that is better wins in enough resamples, and the reason."""
-        wins = self.evaluation.whole.differences[self.metric].wins
-        text = f"{why}; better in {wins:.1%} of resamples"
-        return (True, text) if wins >= self.min_wins else (False, f"{text}, min_wins is {self.min_wins:.1%}")
+    @property
+    def difference(self) -> Difference:
+        """Candidate minus rival."""
+        return self.evaluation.whole.differences[self.metric]
 
     def to_dict(self) -> dict[str, Any]:
         """The facts that a version's history of promotions keeps."""
         change = self.evaluation.whole.differences.get(self.metric)
         facts = {"rows": self.evaluation.whole.rows, "rows_hash": self.evaluation.rows_hash}
-        return {**facts, **({"wins": change.wins, "low": change.low, "high": change.high} if change else {})}
+        names = ("wins", "low", "high", "p_value", "test")
+        return {**facts, **({name: getattr(change, name) for name in names} if change else {})}
 
 
 def same_rows(
@@ -81,7 +77,6 @@ def same_rows(
     candidate: ModelVersion,
     alias: str,
     metric: str,
-    min_wins: float,
     *,
     greater: bool,
 ) -> SameRows:
@@ -109,7 +104,7 @@ def same_rows(
                     f"{key.to_user_string()} it is not. Set greater_is_better of the promotion, or lower_is_better of "
                     "the evaluation; a metric without a direction, such as 'bias', decides nothing."
                 )
-            return SameRows(evaluation, metric, min_wins, partition)
+            return SameRows(evaluation, metric, partition)
         problem = (
             f"{key.to_user_string()} is about {subject} and {evaluation.alias!r}, the candidate is "
             f"{version} for {alias!r}. Materialize the evaluation (with compare_with={alias!r}), then promote."

@@ -67,6 +67,8 @@ def comparison_rows(evaluation: Evaluation) -> list[Row]:
             f"{evaluation.alias} {evaluation.rival_version}": f"{overall.rival[name].value:.4f}",
             "difference": f"{change.value:+.4f}",
             "interval": _interval(change, "+.4f"),
+            "p": "" if change.p_value is None else f"{change.p_value:.2g}",
+            "test": change.test,
         }
         for name, change in overall.differences.items()
     ]

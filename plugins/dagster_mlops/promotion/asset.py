@@ -15,6 +15,7 @@ from dagster_mlops.core.model_versions import DONE, INTENDED, holder, made_by, m
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.promotion.error_budget import ErrorBudget, Look, next_look
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, ModelRegistry
 
@@ -35,7 +36,8 @@ def promotion_asset(
     alias: str = "champion",
     name: str = "champion",
     evaluation: AssetLike | None = None,
-    min_wins: float = 0.0,
+    error_rate: float | None = 0.05,
+    looks: int = 52,
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -48,7 +50,9 @@ def promotion_asset(
 
     Better means: `metric` of the version's run improves, by `min_improvement` or more. A tie, and a metric that is not
     finite, never win. With `evaluation`, an :func:`evaluation_asset`, the metric is that of both versions on its rows,
-    and the candidate has to win in a share of `min_wins` of its resamples. Nothing moves unless every blocking check of
+    and the difference must not be chance: of `looks` candidates that are no better, such as those of a year of weeks,
+    one is promoted with a probability of `error_rate` at most, so that each is asked for a p-value of
+    ``error_rate / looks``. ``error_rate=None`` takes every improvement. Nothing moves unless every blocking check of
     `candidate` and `evaluation` holds for its latest materialization.
     Both versions keep the move, its reason and its evidence in their note ``dagster_mlops.promoted``; in MLflow, a tag.
 
@@ -59,6 +63,7 @@ def promotion_asset(
     passed on.
     """
     refuse_alias(alias, registry, "alias")
+    budget = _budget(error_rate, looks)
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -67,9 +72,7 @@ def promotion_asset(
         resource = capable_resource(context, registry, ModelRegistry)
         challenger = made_by(context, guards[0], registered_model_name)
         compared = (
-            same_rows(context, guards[1], challenger, alias, metric, min_wins, greater=greater_is_better)
-            if evaluation
-            else None
+            same_rows(context, guards[1], challenger, alias, metric, greater=greater_is_better) if evaluation else None
         )
         # Where several partitions, first...last, made a version at once, any of them has its checks.
         partitions = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
@@ -78,8 +81,10 @@ def promotion_asset(
         evidence = require_gates(context, guards, partitions)
         with resource.models() as models:
             version = models.version(registered_model_name, challenger.version)
-            rule = Rule(metric, greater_is_better, min_improvement)
-            move = promote_version(models, version, alias, rule, evidence, context.run.run_id, compared)
+            rule, look = Rule(metric, greater_is_better, min_improvement), None
+            if compared and budget:
+                look = next_look(context, budget, models.tool, compared.evaluation.rows_hash, version.version)
+            move = promote_version(models, version, alias, rule, evidence, context.run.run_id, compared, look)
             record = holder(models, registered_model_name, alias)
             if record is None:
                 raise ModelVersionError(
@@ -92,6 +97,7 @@ def promotion_asset(
                 **record.to_metadata(),
                 f"{tool}/promoted": move.promoted,
                 **table(f"{tool}/decision", _decision(move, metric)),
+                **(look.to_metadata(tool) if look else {}),
                 f"{tool}/gates": evidence,
                 f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
                 **{f"{tool}/{role}_{metric}": value for role, value in move.values().items()},
@@ -108,6 +114,17 @@ def promotion_asset(
         required_resource_keys=[registry],
         deps=guards,
     )(promote)
+
+
+def _budget(error_rate: float | None, looks: int) -> ErrorBudget | None:
+    if error_rate is None:
+        return None
+    if not 0 < error_rate < 1 or looks < 1:
+        raise dg.DagsterInvalidDefinitionError(
+            f"error_rate={error_rate!r} with looks={looks!r}: the rate is between 0 and 1, such as 0.05, and at least "
+            "one candidate shares it. error_rate=None takes every improvement."
+        )
+    return ErrorBudget(error_rate, looks)
 
 
 @lazy_dataclass(frozen=True)
@@ -167,6 +184,7 @@ def promote_version(
     evidence: Mapping[str, bool],
     dagster_run_id: str,
     compared: "SameRows | None" = None,
+    look: Look | None = None,
 ) -> Move:
     """Move the alias to `candidate` if it wins: intent, move, verification, record; each step can be repeated.
 
@@ -185,8 +203,9 @@ def promote_version(
         if champion:
             champion_value = compared.holder(before) if compared else _metric(registry, champion, rule.metric)
         wins, why = rule.judge(value, champion_value)
-        if wins and champion and compared:
-            wins, why = compared.confirm(why)
+        if wins and champion and compared and look:
+            wins, confirmed = look.judge(compared.difference.p_value, compared.difference.test)
+            why = f"{why}; {confirmed}"
         decision = Move(wins, why, version, value, before, champion_value)
         if not wins:
             return decision
@@ -200,6 +219,7 @@ def promote_version(
             "values": decision.values(),
             "gates": dict(evidence),
             **({"evaluation": compared.to_dict()} if compared else {}),
+            **({"error_budget": look.to_dict()} if look else {}),
             "dagster_run_id": dagster_run_id,
             "state": INTENDED,
         }

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops.core.yaml_fields import NotNegative, Share, YamlFields
+from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, YamlFields
 from dagster_mlops.promotion.asset import promotion_asset
 
 
@@ -28,9 +28,11 @@ class PromotionComponent(YamlFields, dg.Component):
     evaluation: str | None = Field(
         default=None, description="Key of an evaluation asset: then both versions are compared on its rows."
     )
-    min_wins: Share = Field(
-        default=0.0, description="With an evaluation: the share of resamples that the candidate has to win."
+    error_rate: Share | None = Field(
+        default=0.05,
+        description="With an evaluation: how often, of `looks` candidates that are no better, one may be promoted.",
     )
+    looks: Count = Field(default=52, description="How many candidates share the error rate, such as those of a year.")
     greater_is_better: bool = Field(default=True, description="Set to false for errors and losses.")
     min_improvement: NotNegative = Field(default=0.0, description="How much better the candidate has to be, at least.")
     alias: str = Field(default="champion", description="The alias that moves.")
