@@ -63,7 +63,7 @@ def promotion_asset(
     passed on.
     """
     refuse_alias(alias, registry, "alias")
-    budget = _budget(error_rate, looks)
+    _refuse_budget(error_rate, looks)
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -82,7 +82,8 @@ def promotion_asset(
         with resource.models() as models:
             version = models.version(registered_model_name, challenger.version)
             rule, look = Rule(metric, greater_is_better, min_improvement), None
-            if compared and budget:
+            if compared and error_rate is not None:
+                budget = ErrorBudget(error_rate, looks)
                 look = next_look(context, budget, models.tool, compared.evaluation.rows_hash, version.version)
             move = promote_version(models, version, alias, rule, evidence, context.run.run_id, compared, look)
             record = holder(models, registered_model_name, alias)
@@ -116,15 +117,12 @@ def promotion_asset(
     )(promote)
 
 
-def _budget(error_rate: float | None, looks: int) -> ErrorBudget | None:
-    if error_rate is None:
-        return None
-    if not 0 < error_rate < 1 or looks < 1:
+def _refuse_budget(error_rate: float | None, looks: int) -> None:
+    if error_rate is not None and not (0 < error_rate < 1 and looks >= 1):
         raise dg.DagsterInvalidDefinitionError(
             f"error_rate={error_rate!r} with looks={looks!r}: the rate is between 0 and 1, such as 0.05, and at least "
             "one candidate shares it. error_rate=None takes every improvement."
         )
-    return ErrorBudget(error_rate, looks)
 
 
 @lazy_dataclass(frozen=True)
