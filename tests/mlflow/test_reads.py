@@ -6,9 +6,11 @@ import os
 import py_compile
 import runpy
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -164,6 +166,15 @@ def test_an_ignored_file_in_a_submodule_has_no_version(tmp_path):
         ("/usr/share/zoneinfo/UTC", True),
         ("/lib/x86_64-linux-gnu/libc.so.6", True),
         ("/opt/cuda/libcudart.so.12", True),
+        ("/usr/local/nvidia/lib64/libcuda.so.1", True),
+        ("/etc/ld.so.cache", True),
+        ("/etc/vulkan/icd.d/nvidia_icd.json", True),
+        ("/srv/libscore.so", False),
+        ("/srv/weights.pth", False),
+        ("/usr/src/app/data/rows.csv", False),
+        ("/usr/local/share/nltk_data/stopwords", False),
+        ("/etc/shop/params.yaml", False),
+        ("/etc/config/..2026_01_01/limits", False),
         ("/srv/worktree/.git", True),
         ("/srv/worktree/.gitattributes", True),
         ("/dev/urandom", True),
@@ -173,6 +184,7 @@ def test_an_ignored_file_in_a_submodule_has_no_version(tmp_path):
         ("/usr/data/rows.csv", False),
         ("~/.netrc", True),
         ("~/.config/matplotlib/matplotlibrc", True),
+        ("~/.config/shop/params.ini", False),
         ("~/.keras/keras.json", True),
         ("~/.keras/datasets/mnist.npz", False),
         ("~/.cache/huggingface/hub/model.bin", False),
@@ -188,6 +200,19 @@ def test_a_copy_of_this_file_knows_the_package_that_is_installed(tmp_path):
     copy = shutil.copy(str(reads.__file__), tmp_path / "a" / "b")
     package = str(Path(str(dagster_mlops.__file__)).parent)
     assert {package, str(tmp_path)} <= set(runpy.run_path(copy)["_installed"]())
+
+
+def test_a_folder_of_packages_is_one_that_python_installs_into(monkeypatch):
+    places = ["/opt/venv/lib/python3.11/site-packages", "/srv/shared-packages", "/usr/lib/python3/dist-packages"]
+    monkeypatch.setattr(sys, "path", places)
+    assert {places[0], places[2]} <= set(reads._installed()) and places[1] not in reads._installed()
+
+
+def test_a_library_that_was_built_in_the_checkout_is_of_its_code(tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text("*.so\n*.csv\n")
+    files = {str(tmp_path / name): str(tmp_path / name) for name in ("fast.so", "rows.csv")}
+    assert list(reads._uncommitted(files, CodeState(toplevel=str(tmp_path))).values()) == ["rows.csv"]
 
 
 WATCHED = """
@@ -208,6 +233,14 @@ def work():
             open(sys.argv[4] + ".new", "w").write("1")
             open(sys.argv[4] + ".new").read()
             socket.socket().connect_ex(("127.0.0.1", 1))
+            subprocess.run([sys.argv[5], "1"], check=True, capture_output=True)
+            socket.socket(socket.AF_UNIX).connect_ex(sys.argv[6])
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                socket.create_connection(server.getsockname()).close()
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind(sys.argv[6] + ".new")
+                server.listen()
+                socket.socket(socket.AF_UNIX).connect(sys.argv[6] + ".new")
     with open(sys.argv[1]): pass
     return 7
 
@@ -222,16 +255,20 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux tells what is opened")
-def test_what_c_and_other_processes_open_is_seen(tmp_path):
+def test_what_c_and_other_processes_open_and_run_is_seen_and_not_what_they_serve_themselves(tmp_path):
     files = [tmp_path / f"{number}.csv" for number in range(4)]
     for file in files:
         file.write_text("a\n1\n")
-    time.sleep(0.02)
-    command = [sys.executable, "-W", "ignore", "-c", WATCHED, *map(str, files)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    files.append(Path(shutil.copy("/bin/echo", tmp_path / "program")))
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as database:  # its path must be short
+        database.bind(f"{folder}/db")
+        database.listen()
+        time.sleep(0.02)
+        command = [sys.executable, "-W", "ignore", "-c", WATCHED, *map(str, files), f"{folder}/db"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
     seen = json.loads(done.stdout)
     assert [name for name in seen["files"] if name.startswith(str(tmp_path))] == [str(file) for file in files[1:]]
-    assert seen["addresses"] == ["127.0.0.1:1"]
+    assert seen["addresses"] == ["127.0.0.1:1", f"{folder}/db"]
 
 
 def test_addresses_are_named_without_their_password():

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import select
 import socket
 import struct
@@ -24,23 +25,32 @@ ON, OFF = "/dagster-mlops/watch-on", "/dagster-mlops/watch-off"
 """Opening one of these begins or ends the watch; there are no such files."""
 _DNS = 53
 _COARSE = 5  # Linux's clock of files, which is some milliseconds behind
-# By machine: its name in the kernel, the number of `seccomp`, and of each call the positions of the folder (-1: none),
-# of the path, and of the flags (-1: none).
-_MACHINES: dict[str, tuple[int, int, int, dict[int, tuple[int, int, int]]]] = {
+# The system's services, which tell names, users and times, and take logs.
+_SERVICES = re.compile(
+    r"^(/var)?/run/(systemd|dbus|nscd|avahi-daemon|cups|nvidia-\w+|sssd|uuidd|user/\d+/(bus|systemd|pulse|gnupg|keyring))\b"
+    r"|^/dev/log$|^/tmp/\.X11-unix/|^/var/lib/sss/"
+)
+# By machine: its name in the kernel, the numbers of `seccomp`, `connect` and `listen`, and of each other call (`open`,
+# `link`, `rename`, `execve` and those like them) the positions of the folder (-1: none), of the path, and of the flags.
+_MACHINES: dict[str, tuple[int, int, int, int, dict[int, tuple[int, int, int]]]] = {
     "x86_64": (
         0xC000003E,
         317,
         42,
+        50,
         {2: (-1, 0, 1), 257: (0, 1, 2), 437: (0, 1, -1), 86: (-1, 0, -1), 82: (-1, 0, -1), 265: (0, 1, -1)}
-        | {264: (0, 1, -1), 316: (0, 1, -1)},
+        | {264: (0, 1, -1), 316: (0, 1, -1), 59: (-1, 0, -1), 322: (0, 1, -1)},
     ),
     "aarch64": (
         0xC00000B7,
         277,
         203,
-        {56: (0, 1, 2), 437: (0, 1, -1), 37: (0, 1, -1), 38: (0, 1, -1), 276: (0, 1, -1)},
+        201,
+        {56: (0, 1, 2), 437: (0, 1, -1), 37: (0, 1, -1), 38: (0, 1, -1), 276: (0, 1, -1)}
+        | {221: (-1, 0, -1), 281: (0, 1, -1)},
     ),
 }
+_COPY_DESCRIPTOR = 438  # `pidfd_getfd`, on every machine
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _NOTIFY, _ALLOW = 0x7FC00000, 0x7FFF0000
 _NO_NEW_PRIVILEGES = 38
@@ -113,8 +123,8 @@ def _run(function: Callable[[], Any], answers: socket.socket) -> None:
 
 def _watched() -> int:
     """Make the kernel ask before each call of the table; the descriptor by which it asks, or -1."""
-    architecture, seccomp, connect, calls = _MACHINES[platform.machine()]
-    numbers = [connect, *calls]
+    architecture, seccomp, connect, listen, calls = _MACHINES[platform.machine()]
+    numbers = [connect, listen, *calls]
     # If it is another architecture or another call: allow it.
     program = [(0x20, 0, 0, 4), (0x15, 0, len(numbers) + 1, architecture), (0x20, 0, 0, 0)]
     program += [(0x15, len(numbers) - position, 0, number) for position, number in enumerate(numbers)]
@@ -133,12 +143,14 @@ class _Reads:
     def __init__(self) -> None:
         self._since, self._on = time.clock_gettime(_COARSE), False
         self._files: dict[str, None] = {}
-        self._addresses: dict[str, None] = {}
-        _, _, self._connect, self._calls = _MACHINES[platform.machine()]
+        self._addresses: dict[tuple[str, int], None] = {}
+        self._ports: set[int] = set()  # on which the watched processes serve, such as workers of their own
+        _, _, self._connect, self._listen, self._calls = _MACHINES[platform.machine()]
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def facts(self) -> dict[str, list[str]]:
-        return {"files": list(self._files), "addresses": list(self._addresses)}
+        foreign = [a for a in self._addresses if a[1] not in self._ports or not _is_of_this_machine(a[0])]
+        return {"files": list(self._files), "addresses": [f"{host}:{port}" if port else host for host, port in foreign]}
 
     def serve(self, listener: int) -> None:
         """Note one call, and let it go on."""
@@ -148,7 +160,9 @@ class _Reads:
         call, process, _, number, _, _, *arguments = struct.unpack("QIIiIQ6Q", request)
         with suppress(OSError, ValueError):
             if number == self._connect:
-                self._note_address(self._memory(process, arguments[1], min(arguments[2], 28)))
+                self._note_address(process, self._memory(process, arguments[1], min(arguments[2], 110)))
+            elif number == self._listen:
+                self._note_port(process, arguments[0])
             else:
                 self._note_file(process, arguments, *self._calls[number])
         self._libc.ioctl(listener, ctypes.c_ulong(_SEND), struct.pack("QqiI", call, 0, 0, 1))
@@ -161,20 +175,36 @@ class _Reads:
         mode = arguments[flags] if flags >= 0 else 0
         if not self._on or mode & os.O_ACCMODE == os.O_WRONLY or mode & (os.O_DIRECTORY | os.O_PATH | os.O_TRUNC):
             return
-        if not name.startswith("/"):
-            descriptor = ctypes.c_int(arguments[folder] & 0xFFFFFFFF).value if folder >= 0 else -1
-            place = "cwd" if descriptor < 0 else f"fd/{descriptor}"
-            name = f"{os.readlink(f'/proc/{process}/{place}')}/{name}"
-        name = os.path.normpath(name)
+        descriptor = ctypes.c_int(arguments[folder] & 0xFFFFFFFF).value if folder >= 0 else -1
+        name = _absolute(name, process, descriptor)
         if name not in self._files and os.path.isfile(name) and os.stat(name).st_ctime < self._since:
             self._files[name] = None
 
-    def _note_address(self, address: bytes) -> None:
-        family, port = struct.unpack_from("=H", address)[0], struct.unpack_from(">H", address, 2)[0]
-        if not self._on or port in (0, _DNS) or family not in (socket.AF_INET, socket.AF_INET6):
+    def _note_address(self, process: int, address: bytes) -> None:
+        [family] = struct.unpack_from("=H", address)
+        if not self._on:
             return
-        host = address[4:8] if family == socket.AF_INET else address[8:24]
-        self._addresses[f"{socket.inet_ntop(family, host)}:{port}"] = None
+        if family == socket.AF_UNIX:
+            path = os.fsdecode(address[2:].partition(b"\0")[0])
+            name = _absolute(path, process) if path else ""  # empty: a name that is not a file, as of the desktop
+            # One that was there before is a server's, such as a database's.
+            if name and not _SERVICES.search(name) and os.stat(name).st_ctime < self._since:
+                self._addresses[name, 0] = None
+        elif family in (socket.AF_INET, socket.AF_INET6):
+            [port] = struct.unpack_from(">H", address, 2)
+            if port not in (0, _DNS):
+                host = socket.inet_ntop(family, address[4:8] if family == socket.AF_INET else address[8:24])
+                self._addresses[host, port] = None
+
+    def _note_port(self, thread: int, descriptor: int) -> None:
+        with open(f"/proc/{thread}/status") as status:
+            process = next(int(line.split()[1]) for line in status if line.startswith("Tgid:"))
+        with os.fdopen(os.pidfd_open(process), "rb", buffering=0) as handle:
+            copy = self._libc.syscall(_COPY_DESCRIPTOR, handle.fileno(), descriptor, 0)
+        if copy >= 0:
+            with socket.socket(fileno=copy) as server:
+                if server.family != socket.AF_UNIX:
+                    self._ports.add(server.getsockname()[1])
 
     def _text(self, process: int, address: int) -> str:
         """The text in the memory of a process, which may end at the end of a page."""
@@ -190,3 +220,19 @@ class _Reads:
         if count != size:
             raise OSError(ctypes.get_errno(), "cannot be read")
         return content.raw
+
+
+def _absolute(name: str, process: int, folder: int = -1) -> str:
+    """The full path of a file that a process names from its working directory, or from an open folder."""
+    if not name.startswith("/"):
+        place = "cwd" if folder < 0 else f"fd/{folder}"
+        name = f"{os.readlink(f'/proc/{process}/{place}')}/{name}"
+    return os.path.normpath(name)
+
+
+def _is_of_this_machine(host: str) -> bool:
+    """True for an address on which this machine can serve."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as server, suppress(OSError):
+        server.bind((host, 0))
+        return True
+    return False

@@ -21,11 +21,17 @@ from dagster_mlops.provenance import Dataset, mask_credentials
 
 _MOST_FILES = 500
 _HASHED_LIMIT = 1_000_000_000  # bytes of all files together; the rest is named without a hash
-# Compiled code of the machine, and what Python, Numba and PyTorch compile and keep.
-_CODE = re.compile(r"\.so[.\d]*$|\.(pyi|pth|nbi|nbc|jar)$|/torchinductor_\w+/")
+# What Numba and PyTorch compile and keep, and the machine's libraries. A file `.pth` holds weights as often as paths.
+_CODE = re.compile(
+    r"\.(nbi|nbc)$|/torch(inductor_\w+|_extensions)/|^/(opt|usr|snap|run)/.*\.(so[.\d]*|jar)$", re.IGNORECASE
+)
+# Not `/usr/src`, where many an image has its application, and `/etc` only as far as no ConfigMap and no data are in it.
 _SYSTEM = re.compile(
-    r"^/(proc|sys|etc|bin|sbin|lib(32|64|x32)?|usr/(local/)?(s?bin|lib(32|64|exec)?|share|include|src)|usr/local/cuda[^/]*|nix/store)/"
+    r"^/(proc|sys|bin|sbin|lib(32|64|x32)?|usr/(local/)?(s?bin|lib(32|64|exec)?|share(?!/nltk_data)|include)"
+    r"|usr/local/(cuda|nvidia)[^/]*|nix/store)/"
     r"|^/dev/(?!shm/)|^/run/(?!media/|user/|mount/)"
+    r"|^/etc/(?!.*(/\.\.|\.(ya?ml|json|csv|tsv|parquet|toml|txt|pkl|pickle|joblib|npy|npz|db)$))"
+    r"|^/etc/(vulkan|glvnd|OpenCL|nvidia|docker|dask|ssl|fonts)/"
 )
 # A file in a cache of git or DVC is named by its content, and cannot have another one.
 _BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
@@ -33,13 +39,16 @@ _BY_CONTENT = re.compile(r"/[0-9a-f]{2}/[0-9a-f]{30,62}(\.dir)?$")
 _OF_REPOSITORY = re.compile(
     r"/\.(git|dvc)/|/\.git(ignore|attributes|modules)?$|/\.dvcignore$|\.dvc$|/dvc(_site_cache)?/repo/[0-9a-f]{32}/"
 )
-# Below the home folder: settings and fonts, but no other hidden folder: `~/.keras/datasets` holds data. Matplotlib's
-# list of fonts may be anywhere.
+# Below the home folder: settings of common tools and fonts, but no other hidden folder: `~/.keras/datasets` holds data,
+# and `~/.config/shop` may hold parameters. Matplotlib's list of fonts may be anywhere.
 _SETTINGS = re.compile(
     r"^\.[^/]+$|^\.keras/keras\.json$|^\.local/(lib|state|bin|share/fonts)/|^\.cache/(matplotlib|fontconfig|pip|uv)/"
-    r"|^\.(config|aws|azure|boto|gsutil|kube|docker|ssh|gnupg|netrc|jupyter|ipython|matplotlib|conda|mamba|pyenv|uv|dagster"
+    r"|^\.config/(matplotlib|fontconfig|pip|uv|git|gh|dvc|gcloud|dask|wandb|kaggle|jupyter|numba|snowflake|pypoetry|rclone)/"
+    r"|^\.(aws|azure|boto|gsutil|kube|docker|ssh|gnupg|netrc|jupyter|ipython|matplotlib|conda|mamba|pyenv|uv|dagster"
     r"|dagster_home|dagster_cloud_cli|dvc|mlflow|databricks|streamlit|nv|pip|cargo|rustup|triton|numba|fonts)/"
 )
+_PACKAGES = re.compile(r"/(site|dist)-packages(/|$)")
+_LIBRARY = re.compile(r"\.(so[.\d]*|jar)$")
 _FONTS = re.compile(r"/fontlist-v[\d.]+\.json$")
 # Variables of the machine and of the tools themselves, and what may be a weak secret, whose hash could be guessed.
 _NOT_NAMED = re.compile(
@@ -227,7 +236,7 @@ def _installed() -> list[str]:
     A rerun runs this file from the command's package, in an environment that may have another.
     """
     this = [str(Path(file).parent) for file in (Path(__file__).parents[1], dagster_mlops.__file__)]
-    packages = [place for place in sys.path if "-packages" in place]
+    packages = [place for place in sys.path if _PACKAGES.search(place)]
     return [*this, sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), *packages]
 
 
@@ -238,6 +247,7 @@ def _uncommitted(files: Mapping[str, str], code: CodeState) -> dict[str, str]:
     if not inside:
         return {name: name for name in files}
     kept_out = _ignored(top, inside.values(), code.submodules)
+    kept_out = {path for path in kept_out if not _LIBRARY.search(path)}  # built from the code of the commit
     left_out = {name.rstrip("/") for name in code.left_out}
     kept_out |= {path for path in inside.values() if not left_out.isdisjoint([path, *map(str, PurePath(path).parents)])}
     return {name: inside.get(name, name) for name in files if name not in inside or inside[name] in kept_out}
