@@ -18,13 +18,15 @@ warnings.simplefilter("ignore")  # before the imports, which warn first
 
 _VALUES = runpy.run_path(str(Path(__file__).with_name("_values_script.py")))
 _DEEPEST = 40
+_LARGE = 1000.0  # the largest size by which smaller numbers of a column are judged: noise around zero is the same
 # Names of values that another training of the same model need not repeat: of generators and of times.
 _DONE = "fit|fitted|score|train|trained|training|refit|elapsed|created|saved|started?|finished|ended|updated|logged"
-_CHANCE = re.compile(
-    rf"(^|[._])(rng|uuid|pid)([._]|$)|(^|\.)_?random(_state|_generator)?_?([.]|$)"
-    rf"|(^|[._])({_DONE})_?(times?|seconds|duration|at|on|date|timestamp)_?$",
-    re.IGNORECASE,
+_CHANCE = re.compile(r"(^|[._])rng([._]|$)|(^|\.)_?random(_state|_generator)?_?([.]|$)", re.IGNORECASE)
+_CHANCE_OF_ONE = re.compile(
+    rf"(^|[._])(uuid|pid)([._]|$)|(^|[._])({_DONE})_?(times?|seconds|duration|at|on|date|timestamp)_?$", re.IGNORECASE
 )
+# Of many values, only what a search of scikit-learn's keeps: `train_times` or `pid` may be what was learned from.
+_TIMES_OF_SEARCH = re.compile(r"(^|[._])(mean|std)_(fit|score)_time$")
 # A single value of such a name may be a time, or the weight of a feature that is one.
 _PERHAPS_TIME = re.compile(r"(^|[._])(times?|date|datetime|timestamp|ts|at|duration|elapsed|seconds)_?$", re.IGNORECASE)
 # A text that may name a place or a time: a path, a time of day, or an id.
@@ -138,8 +140,9 @@ def _column_difference(left: Any, right: Any) -> tuple[float, int]:
     if same.all():
         return 0.0, count
     sizes = np.abs(old[np.isfinite(old) & (old != 0)])
-    # Not of the largest number: one outlier would hide the differences of all others.
-    usual = np.quantile(sizes, 0.9, method="lower") if sizes.size else 0.0
+    # Not of the largest number: one outlier would hide the differences of all others. Nor may many large ones, such as
+    # totals and timestamps, hide those of the small ones.
+    usual = min(np.quantile(sizes, 0.9, method="lower"), _LARGE) if sizes.size else 0.0
     with np.errstate(all="ignore"):
         apart = (np.abs(old - new) / np.maximum(np.abs(old), usual))[~same].max()
     # NaN where one of them has no number; infinite where all were zero.
@@ -250,8 +253,9 @@ def _values_difference(old: dict[str, Any], new: dict[str, Any], tolerance: floa
             same = largest <= tolerance and not count
         else:
             same = left is not None and type(left) is type(right) and not isinstance(left, np.ndarray) and left == right
-        compared += np.size(right) * same
-        if same or _CHANCE.search(path):
+        compared += np.size(right) * same * (not path.endswith(_VALUES["TYPE"]))
+        many = any(isinstance(value, np.ndarray) and value.ndim for value in (left, right))
+        if same or _CHANCE.search(path) or (_TIMES_OF_SEARCH if many else _CHANCE_OF_ONE).search(path):
             continue
         single = isinstance(left, np.ndarray) and left.ndim == 0
         place = isinstance(left, str) and isinstance(right, str) and _PLACE_OR_TIME.search(left + right)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 _MOST_VALUES = 500_000
+TYPE = "(type)"
+"""Last part of the path of a name: that of an object's class, or of a class or function that is stored by its name."""
 _DEEPEST = 1000  # steps from the model to a value
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 # Objects of a process: they are made anew when a model is loaded, and hold nothing that it has learned.
@@ -119,6 +121,8 @@ def parts(value: Any) -> list[tuple[str, Any]]:
     """The named parts of a container or object: what it would be stored as."""
     import numpy as np
 
+    if isinstance(value, type | types.BuiltinFunctionType) and _importable(value):
+        return [(TYPE, value.__qualname__)]
     if value is None or isinstance(value, _OF_PROCESS) or type(value).__module__.startswith("numpy.random"):
         return []
     if isinstance(value, Mapping):
@@ -137,16 +141,17 @@ def parts(value: Any) -> list[tuple[str, Any]]:
         return [("function", value.__func__), ("self", value.__self__)]
     if (stored := _of_library(value)) is not None:
         return stored
-    own_class = [] if _importable(type(value)) else [("class", _class(type(value)))]
+    kind = type(value)
+    # Without its module, which a library may move.
+    own_class = [(TYPE, kind.__qualname__)] if _importable(kind) else [("class", _class(kind))]
     if type(value).__getstate__ is not object.__getstate__:
         return [*own_class, ("", value.__getstate__())]
-    kind = type(value)
     by_default = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
     if by_default and hasattr(value, "__dict__") and not hasattr(kind, "__slots__"):
         return [*own_class, *((str(name), inner) for name, inner in vars(value).items())]
     reduced = value.__reduce_ex__(4)
     if isinstance(reduced, str):
-        return []
+        return [(TYPE, reduced)]
     names = ("", "arguments", "state", "items", "entries")
     pieces = list(zip(names, reduced, strict=False))[1:]
     return [*own_class, *((name, list(piece) if name in names[3:] and piece else piece) for name, piece in pieces)]
@@ -158,21 +163,36 @@ def _numbered(values: Any) -> list[tuple[str, Any]]:
 
 def _of_library(value: Any) -> list[tuple[str, Any]] | None:
     """The parts of an object that its library stores in a form of its own."""
+    # A class of the user's may have methods of the same names.
+    modules = {kind.__module__.partition(".")[0] for kind in type(value).__mro__}
     module = type(value).__module__.partition(".")[0]
     if module == "xgboost" and hasattr(value, "save_raw"):
         return [("json", json.loads(bytes(value.save_raw("json"))))]
     if module == "catboost" and hasattr(value, "save_model"):
         return _of_catboost(value)
-    # Of LightGBM, Keras and PyTorch. Keras's state under PyTorch has names that count the layers of the process.
-    for public in ("dump_model", "get_weights", "state_dict"):
-        if callable(getattr(value, public, None)):
-            return [(public, getattr(value, public)())]
+    # Keras's state under PyTorch has names that count the layers of the process.
+    for library, public in (("lightgbm", "dump_model"), ("keras", "get_weights"), ("torch", "state_dict")):
+        if library in modules and callable(getattr(value, public, None)):
+            return [(public, getattr(value, public)()), *_plain_attributes(value, library)]
     if module == "pandas" and hasattr(value, "to_numpy"):
         labels = [(name, getattr(value, name, None)) for name in ("index", "columns") if value.ndim]
         return [("values", value.to_numpy()), *((n, label.to_numpy()) for n, label in labels if label is not None)]
     if module == "scipy" and hasattr(value, "tocoo"):
         return [("values", value.toarray())]
     return None
+
+
+def _plain_attributes(value: Any, library: str) -> list[tuple[str, Any]]:
+    """The attributes of PyTorch's modules that are not parameters, such as a threshold that was fitted."""
+    if library != "torch" or not hasattr(value, "modules"):
+        return []
+    simple = (bool, int, float, str, list, tuple)
+    return [
+        (f"{position}.{name}", inner)
+        for position, module in enumerate(value.modules())
+        for name, inner in vars(module).items()
+        if isinstance(inner, simple) and not name.startswith("_")
+    ]
 
 
 def _of_catboost(model: Any) -> list[tuple[str, Any]]:
@@ -199,7 +219,7 @@ def _class(kind: type) -> dict[str, Any]:
 def _function(function: types.FunctionType) -> list[tuple[str, Any]]:
     """The code and the values of a function that is stored by its content."""
     if _importable(function):
-        return []
+        return [(TYPE, function.__qualname__)]
     code, cells = function.__code__, function.__closure__ or ()
     values = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
     constants = [constant for constant in code.co_consts if not isinstance(constant, types.CodeType)]
