@@ -184,7 +184,7 @@ def reproduce(
         typer.Option(help="Parquet file of model inputs to compare predictions on; default: the run's reference."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Largest allowed relative difference of metrics and predictions.")
+        float, typer.Option(min=0.0, max=1.0, help="Largest allowed relative difference of metrics and predictions.")
     ] = 1e-9,
     timeout: Annotated[float, typer.Option(min=1.0, help="Time limit of the training in seconds.")] = 6 * 3600.0,
     keep: Annotated[

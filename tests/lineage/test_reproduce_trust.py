@@ -143,8 +143,11 @@ def test_the_recorded_machine_sets_only_the_variables_that_a_training_keeps():
         "PYTHONHASHSEED": "0\nLD_PRELOAD=/tmp/evil.so",
         "CUDA_VISIBLE_DEVICES": ["0"],
         "DAGSTER_HOME": "/srv/dagster",
+        "TZ": "Europe/Berlin",
     }
-    assert switches({"environment": recorded}) == {"OMP_NUM_THREADS": "4", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    kept = {"OMP_NUM_THREADS": "4", "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "TZ": "Europe/Berlin"}
+    assert switches({"environment": recorded}) == kept
+    assert all(switches({"environment": {"TZ": file}}) == {} for file in ("/tmp/evil", ":/tmp/evil", "Europe/../evil"))
     assert switches({"environment": ["PYTHONPATH=/tmp/evil"]}) == {} == switches({})
 
 

@@ -13,10 +13,13 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifi
 from sklearn.model_selection import GridSearchCV
 from sklearn.tree import DecisionTreeClassifier
 
+from dagster_mlops.errors import ReproductionError
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.lineage.reproduction import comparison
 from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
 from dagster_mlops.lineage.reproduction.recipe import Recipe
+from dagster_mlops.lineage.reproduction.rerun import _unlike_inputs
+from dagster_mlops.lineage.reproduction.rerun import rerun as run_again
 from dagster_mlops.mlflow.training import _answers_script as rerun
 from dagster_mlops.mlflow.training import _values_script as values
 from dagster_mlops.provenance import Ref, TrainingRun
@@ -139,6 +142,45 @@ def test_how_long_a_training_took_does_not_decide():
     before = run(metrics={"fit_seconds": 1.0, "mean_fit_time": 1.0, "mae_seconds": 1.0, "delay_time": 1.0})
     after = dict.fromkeys(before.metrics, 2.0)
     assert different(before, run(), metrics=after) == ["metric delay_time", "metric mae_seconds"]
+
+
+def test_a_metric_that_was_logged_after_the_training_does_not_decide():
+    before = run(metrics={"auc": 0.8, "production_auc": 0.7}, tool_facts={"later_metrics": ["production_auc"]})
+    assert different(before, run(), metrics={"auc": 0.8}) == []
+    assert different(before, run(), metrics={"auc": 0.8, "production_auc": 0.6}) == ["metric production_auc"]
+
+
+def test_the_evidence_names_a_tolerance_that_lets_more_than_noise_pass():
+    recipe = Recipe(run(), None, Link(run().ref, "accessible", record=run()), {}, None, ())
+    models = {**SAME, "files": {"then": {"a": "1"}, "now": {"a": "2"}}, "largest_difference": 0.01}
+    told = {"run": run().to_dict(), "metrics": {}, "params": {}, "models": models}
+    evidence = [judge(recipe, told, tolerance=t, environment="current").evidence for t in (1e-9, 0.05)]
+    assert evidence == ["", "predictions for 3 rows (within 0.05)"]
+
+
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, 1.0, -1.0])
+def test_a_tolerance_by_which_all_numbers_are_the_same_is_refused(tolerance, tmp_path):
+    recipe = Recipe(run(), None, Link(run().ref, "accessible", record=run()), {}, None, ())
+    with pytest.raises(ReproductionError, match="compares nothing"):
+        run_again(recipe, tmp_path, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ({"hour": [1.0], "late": [1]}, ""),
+        ({"hours": [1.0]}, "has no column hour, which the model takes"),
+        ({"hour": []}, "has no rows"),
+        (None, "cannot be read as a Parquet file"),
+    ],
+)
+def test_rows_to_compare_on_that_the_model_cannot_take_are_refused_before_the_training(rows, problem, tmp_path):
+    inputs = [{"name": "hour", "type": "double"}, {"name": "note", "type": "string", "required": False}]
+    (tmp_path / "MLmodel").write_text(json.dumps({"signature": {"inputs": json.dumps(inputs)}}))
+    file = tmp_path / "rows.parquet"
+    pd.DataFrame(rows).to_parquet(file) if rows else file.write_text("hour\n1\n")
+    found = _unlike_inputs(file, tmp_path)
+    assert problem in found and bool(problem) == bool(found)
 
 
 def test_an_infinite_metric_is_compared_as_that():

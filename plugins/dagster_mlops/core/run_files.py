@@ -30,6 +30,7 @@ DECISIVE = (
     "NVIDIA_TF32_OVERRIDE",
     "TF_DETERMINISTIC_OPS",
     "KERAS_BACKEND",
+    "TZ",
 )
 """Environment variables that change a training's results, and hold no secrets: a run keeps them, and no others."""
 
@@ -38,6 +39,8 @@ REPRODUCES_TAG = "dagster_mlops/reproduces"
 TRIAL_TAG = "dagster_mlops/trial"
 """The tag of a Dagster run whose sweeps do not search, but run the trial in it, a file `TRIAL`."""
 
+LATER_METRICS = "later_metrics"
+"""The fact of a training run that names the metrics which were logged after the training, as by an evaluation."""
 MONITORING = "monitoring"
 """The folder of a run with the reference distributions of its model, Parquet files."""
 

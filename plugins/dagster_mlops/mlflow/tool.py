@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from dagster_mlops.core.environment import environment
@@ -14,10 +15,11 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST
 from dagster_mlops.core.model_versions import parse_version
+from dagster_mlops.core.run_files import LATER_METRICS
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
-from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, mlflow
+from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_model_id, version_record
-from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, logged_models
+from dagster_mlops.mlflow.runs.lookup import RECORD, TRAINED, UNTIL, logged_models
 from dagster_mlops.mlflow.server.client import artifact, or_none, request_limits
 from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlite_file
 from dagster_mlops.provenance import Record, Ref, TrainingRun, mask_credentials
@@ -204,7 +206,9 @@ def _training_run(client: MlflowClient, ref: Ref) -> Answer:
     record = Record.from_json(text)
     if not isinstance(record, TrainingRun) or record.run_id != ref.id:
         return Faulty(f"run {ref.id} has the record of something else: {record.ref}", record)
-    facts = {"metrics": finite_metrics(run), "params": dict(sorted(run.data.params.items()))}
+    facts: dict[str, Any] = {"metrics": finite_metrics(run), "params": dict(sorted(run.data.params.items()))}
+    if later := _later_metrics(client, run):
+        facts["tool_facts"] = {**record.tool_facts, LATER_METRICS: later}
     record = dataclasses.replace(record, of=None, tracking_uri=ref.at or record.tracking_uri, **facts)
     if deleted:
         return Deleted(
@@ -215,6 +219,16 @@ def _training_run(client: MlflowClient, ref: Ref) -> Answer:
             f"the artifacts of run {ref.id} are gone from {mask_credentials(str(run.info.artifact_uri))}", record
         )
     return Accessible(record)
+
+
+def _later_metrics(client: MlflowClient, run: Run) -> list[str]:
+    """The metrics that were logged only after the training."""
+    tag = run.data.tags.get(UNTIL, "")
+    if not tag.isdecimal():
+        return []
+    until = int(tag)
+    late = [metric.key for metric in run.to_proto().data.metrics if metric.timestamp > until]
+    return [name for name in late if all(m.timestamp > until for m in client.get_metric_history(run.info.run_id, name))]
 
 
 def _model_version(client: MlflowClient, ref: Ref, uri: str) -> Answer:

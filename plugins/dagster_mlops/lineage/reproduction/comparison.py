@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dagster_mlops.core.bounds import as_logged
 from dagster_mlops.core.git import git
 from dagster_mlops.core.leaves import leaves
-from dagster_mlops.core.run_files import CODE, PACKAGES
+from dagster_mlops.core.run_files import CODE, LATER_METRICS, PACKAGES
 from dagster_mlops.lineage.chain.walk import plain
 from dagster_mlops.lineage.reproduction.code import WITHOUT_KEYS
 from dagster_mlops.lineage.reproduction.environment import packages
@@ -19,6 +19,8 @@ from dagster_mlops.provenance import Dataset, Record, TrainingRun, TrainingSet
 
 Outcome = Literal["matched", "differed", "not compared"]
 Strength = Literal["reproduced", "too little to tell", "not the same"]
+EXACT = 1e-9
+"""The tolerance of a comparison that allows noise of floating-point numbers only."""
 _KINDS = {"dataset": "data", "training_set": "features", "model_version": "model"}
 _NOT_READ = "not read"
 # Fewer tell nothing about a model whose learned values cannot be compared: labels are the same for many a model.
@@ -60,11 +62,15 @@ _UNWATCHED = Finding(
 
 @dataclass(frozen=True)
 class Verdict:
-    """A training run, the run that repeated it, and the findings of their comparison."""
+    """A training run, the run that repeated it, and the findings of their comparison.
+
+    `tolerance` is the largest relative difference of metrics and predictions that counts as the same.
+    """
 
     original: TrainingRun
     repetition: TrainingRun
     findings: tuple[Finding, ...]
+    tolerance: float = EXACT
 
     @property
     def different(self) -> list[str]:
@@ -95,7 +101,9 @@ class Verdict:
         same = [f for f in self.findings if f.outcome == "matched"]
         metrics = sum(f.kind == "metric" for f in same)
         names = [f"{metrics} metric{'s' * (metrics != 1)}"] if metrics else []
-        return ", ".join([*names, *(f.name for f in same if f.kind == "model" and (f.decides or f.name == "files"))])
+        names += [f.name for f in same if f.kind == "model" and (f.decides or f.name == "files")]
+        within = f" (within {self.tolerance:g})" if names and self.tolerance > EXACT else ""
+        return ", ".join(names) + within
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -124,10 +132,10 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         _compare("machine", "platform", before.platform, after.platform, decides=False),
         *([] if result.get("watched", True) else [_UNWATCHED]),
         *_each("params", f"all {len(before.params)}", params, before.params, result["params"], decides=True),
-        *_metrics(before.metrics, {name: as_logged(value) for name, value in result["metrics"].items()}, tolerance),
+        *_metrics(before, {name: as_logged(value) for name, value in result["metrics"].items()}, tolerance),
         *_models(result.get("models"), tolerance),
     ]
-    return Verdict(before, after, tuple(findings))
+    return Verdict(before, after, tuple(findings), tolerance)
 
 
 def _not_kept(recipe: Recipe) -> list[Finding]:
@@ -182,15 +190,17 @@ def _each(
     return [finding for finding in findings if finding.outcome == "differed"] or [same]
 
 
-def _metrics(before: Mapping[str, float], after: Mapping[str, float], tolerance: float) -> list[Finding]:
-    findings = []
+def _metrics(run: TrainingRun, after: Mapping[str, float], tolerance: float) -> list[Finding]:
+    findings, before = [], run.metrics
     # A record holds finite metrics only, so that a metric which is finite in the new run alone has been added.
     added = {name for name, value in after.items() if math.isfinite(value) and not name.startswith("system/")}
     for name in sorted(before.keys() | added):
         old, new = before.get(name), after.get(name)
         close = old is not None and new is not None and math.isclose(old, new, rel_tol=tolerance)
         texts = ["none" if value is None else f"{value:.9g}" for value in (old, new)]
-        decides = not _TIME_TAKEN.fullmatch(name)
+        is_later = new is None and name in run.tool_facts.get(LATER_METRICS, ())
+        texts = [texts[0], "logged after the training"] if is_later else texts
+        decides = not is_later and not _TIME_TAKEN.fullmatch(name)
         findings.append(Finding("metric", name, "matched" if close else "differed", texts[0], texts[1], decides))
     return findings
 
@@ -332,6 +342,7 @@ def explain(before: Recipe, after: Recipe) -> Explanation:
         *_named("data", *(_data(recipe) for recipe in (before, after))),
         *_named("features", *features),
         *_named("config", *(dict(leaves(step.get("config") or {})) for step in steps)),
+        *_named("config", *(dict(leaves({"resources": step.get("resources") or {}})) for step in steps)),
         *_named("params", _logged(before), _logged(after)),
         *_named("seed", {"seed": old.seed}, {"seed": new.seed}),
         *_named("environment", {"python": old.python}, {"python": new.python}),

@@ -1,10 +1,13 @@
 """Runs a training again, with its recorded code, data and environment, and compares the result."""
 
+import json
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from dagster_mlops.core.child import ChildError, run_child
 from dagster_mlops.core.failures import raised_as
@@ -14,7 +17,7 @@ from dagster_mlops.core.run_files import DIFF, MONITORING, REPRODUCES_TAG, TRIAL
 from dagster_mlops.errors import DagsterMlopsError, ModelVersionError, ReproductionError
 from dagster_mlops.lineage.chain.sources import Tools
 from dagster_mlops.lineage.reproduction.code import check_out
-from dagster_mlops.lineage.reproduction.comparison import Verdict, judge
+from dagster_mlops.lineage.reproduction.comparison import EXACT, Verdict, judge
 from dagster_mlops.lineage.reproduction.environment import (
     Environment,
     child_variables,
@@ -44,7 +47,7 @@ def rerun(
     *,
     environment: Environment = "new",
     golden: Path | None = None,
-    tolerance: float = 1e-9,
+    tolerance: float = EXACT,
     timeout: float = TIMEOUT,
     variables: Sequence[str] = (),
     branches: Sequence[str] | None = None,
@@ -74,6 +77,8 @@ def rerun(
     Raises:
         ReproductionError: A needed ingredient is missing, or the training fails.
     """
+    if not 0 <= tolerance < 1:  # at 1, any two numbers of one sign would be the same; NaN fails, too
+        raise ReproductionError(f"a tolerance of {tolerance} compares nothing. Give a share below 1, such as 1e-6.")
     if golden and not golden.is_file():
         raise ReproductionError(f"there is no file {golden} to compare predictions on.")
     recipe = recipe.in_environment(environment)
@@ -94,6 +99,15 @@ def rerun(
         assert requirements is not None  # the recipe is complete
         for line in whose_packages(recipe, *requirements, consent=consent):
             tell(line)
+    model = tracker.fetch_model(recipe.run.ref, folder / "model")
+    for sha256 in (recipe.version.sha256 if recipe.version else "", recipe.witness_sha256):
+        if problem := changed(model_digest(model), sha256):
+            raise ReproductionError(problem)
+    if branches is not None and not recipe.witness_sha256:
+        with raised_as(ReproductionError, "its model has no hash in Dagster's event log", ModelVersionError):
+            judge_model(f"of run {recipe.run.run_id}", model, expected=(), allow_pickle=False)
+    if golden and (problem := _unlike_inputs(golden, model)):
+        raise ReproductionError(problem)
     code, diff = folder / "code", recipe.files[DIFF] if recipe.run.dirty else b""
     submodules = recipe.step["code"].get("submodules", {})
     check_out(recipe.repository, recipe.run.code_commit, code, submodules=submodules, diff=diff)
@@ -104,13 +118,6 @@ def rerun(
         python = install(name, content, python=recipe.run.python, folder=folder / "venv", code=code)
     restore_tracked(recipe.tracked, code, tools)
     files = _rebuild(recipe, folder / "data", tools, tell)
-    model = tracker.fetch_model(recipe.run.ref, folder / "model")
-    for sha256 in (recipe.version.sha256 if recipe.version else "", recipe.witness_sha256):
-        if problem := changed(model_digest(model), sha256):
-            raise ReproductionError(problem)
-    if branches is not None and not recipe.witness_sha256:
-        with raised_as(ReproductionError, "its model has no hash in Dagster's event log", ModelVersionError):
-            judge_model(f"of run {recipe.run.run_id}", model, expected=(), allow_pickle=False)
     scratch = folder / "dagster"
     scratch.mkdir()
     trial = {TRIAL_TAG: recipe.files[TRIAL].decode()} if TRIAL in recipe.files else {}
@@ -172,6 +179,22 @@ def _compare_models(
             outside = list(dict.fromkeys(name for names in reads for name in names))
             return {**models, **facts, "drawn": is_drawn, "outside": outside, "rows_from": source, "problem": ""}
     return {**models, "problem": problem}
+
+
+def _unlike_inputs(golden: Path, model: Path) -> str:
+    """The reason why the rows in a file are not inputs of a model, by its signature; empty for those that may be."""
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.read_metadata(golden)
+    except (OSError, ValueError) as error:
+        return f"{golden} cannot be read as a Parquet file: {error}"
+    signature = yaml.safe_load((model / "MLmodel").read_text()).get("signature") or {}
+    columns = json.loads(signature.get("inputs") or "[]")
+    required = [column["name"] for column in columns if "name" in column and column.get("required", True)]
+    if missing := sorted(set(required) - set(file.schema.to_arrow_schema().names)):
+        return f"{golden} has no column {', '.join(missing[:5])}, which the model takes."
+    return "" if file.num_rows else f"{golden} has no rows."
 
 
 def _rebuild(recipe: Recipe, folder: Path, tools: Tools, tell: Callable[[str], None]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def verdict_screen(verdict: Verdict) -> RenderableType:
     table = grid("", "dim", "", "", "")
     for finding in verdict.findings:
         mark, colour = _OUTCOMES[finding.outcome] if finding.decides else _ASIDE[finding.outcome]
-        after = "" if finding.outcome == "matched" and finding.before else finding.after
+        after = "" if finding.outcome == "matched" and finding.before == finding.after else finding.after
         row = (finding.kind, finding.name, _short(finding.before), Text(line(_short(after)), style=colour))
         table.add_row(Text(mark, style=colour), *row)
     run = verdict.original.run_id[:12]

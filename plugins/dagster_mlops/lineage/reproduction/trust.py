@@ -21,6 +21,7 @@ COMMIT = re.compile(r"[0-9a-f]{4,64}")
 PYTHON = re.compile(r"\d+\.\d+(\.\d+)?([a-z]+\d+)?\+?")
 # Numbers, names of GPUs and of modes.
 _VALUE = re.compile(r"[\w.,:-]*")
+_ZONE = re.compile(r"\w[\w+-]*(/\w[\w+-]*)*")  # as `Europe/Berlin`: one that begins with a slash or a colon is a file
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 # `name==version`, with extras, a marker and hashes: https://packaging.python.org/specifications/version-specifiers/
 _REQUIREMENT = re.compile(
@@ -34,7 +35,8 @@ def switches(system: Mapping[str, Any]) -> dict[str, str]:
     """The variables of the recorded machine that a rerun sets: those that a training keeps, and no others."""
     recorded = system.get("environment")
     values = recorded if isinstance(recorded, dict) else {}
-    return {name: value for name in DECISIVE if isinstance(value := values.get(name), str) and _VALUE.fullmatch(value)}
+    texts = {name: value for name in DECISIVE if isinstance(value := values.get(name), str)}
+    return {name: value for name, value in texts.items() if (_ZONE if name == "TZ" else _VALUE).fullmatch(value)}
 
 
 def step_problem(step: Mapping[str, Any], *, definitions: Path | None = None) -> str:

@@ -21,6 +21,7 @@ from dagster_mlops.provenance import NAMESPACE, Record, TrainingRun, mask_creden
 KEY, TARGET, OWNER = f"{NAMESPACE}.key", f"{NAMESPACE}.target", f"{NAMESPACE}.owner"
 DAGSTER_RUN, INPUTS = f"{NAMESPACE}.dagster_run_id", f"{NAMESPACE}.inputs_hash"
 RECORD, TRAINED, ATTEMPT = f"{NAMESPACE}.record", f"{NAMESPACE}.trained", f"{NAMESPACE}.attempt"
+UNTIL = f"{NAMESPACE}.trained_until"  # the end of the training in milliseconds: what is logged later is not part of it
 CLOSED = f"{NAMESPACE}.closed"  # why a run that did not finish was closed
 DAGSTER_URL = f"{NAMESPACE}.dagster_url"
 PARENT, NOTE = "mlflow.parentRunId", "mlflow.note.content"  # MLflow's own

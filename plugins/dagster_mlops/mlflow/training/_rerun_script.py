@@ -17,7 +17,7 @@ import runpy
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ContextDecorator, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -114,16 +114,19 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
         defs = _definitions(step)
     key = dg.AssetKey.from_user_string(step["asset"])
     files = {dg.AssetKey.from_user_string(asset): Path(file) for asset, file in task["files"].items()}
+    resources = _watched_resources(defs, key)
     computed = [a for a in defs.assets or () if not (isinstance(a, dg.AssetsDefinition) and a.keys & files.keys())]
     rerun_defs = dg.Definitions(
         assets=[*computed, *(dg.AssetSpec(asset).with_io_manager_key("files") for asset in files)],
-        resources={**(defs.resources or {}), "mlflow": resource, "files": Files(files)},
+        resources={**resources, "mlflow": resource, "files": Files(files)},
         loggers=defs.loggers,
         executor=dg.in_process_executor,
     )
     job = rerun_defs.resolve_implicit_global_asset_job_def()
     op = rerun_defs.resolve_assets_def(key).op.name
     config: dict[str, Any] = {"ops": {op: {"config": step["config"]}}} if step["config"] else {}
+    if step.get("resources"):
+        config["resources"] = step["resources"]
     if not defs.loggers:
         config["loggers"] = {"console": {"config": {"log_level": "INFO"}}}
     (scratch / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
@@ -171,6 +174,45 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
         file.write_bytes(pickle.dumps(content))
         results["models"].setdefault("rows_files", []).append([source, str(file)])
     return json.loads(json.dumps(results, default=str))
+
+
+def _watched_resources(defs: dg.Definitions, asset: dg.AssetKey) -> dict[str, Any]:
+    """The resources, of which those of the training's function are watched as they start: they may read or connect."""
+    resources = dict(defs.resources or {})
+    waiting, done = [*defs.resolve_assets_def(asset).op.required_resource_keys], {"mlflow"}
+    while waiting:
+        if (name := waiting.pop()) in done or name not in resources:
+            continue
+        done.add(name)
+        resource = resources[name]
+        if type(resource).__module__.startswith("dagster_mlops."):
+            continue
+        if hasattr(resource, "get_resource_definition"):
+            resource = resource.get_resource_definition()
+        if isinstance(resource, dg.ResourceDefinition) and not isinstance(resource, dg.IOManagerDefinition):
+            waiting += resource.required_resource_keys
+            resources[name] = _watched_resource(resource)
+    return resources
+
+
+def _watched_resource(resource: dg.ResourceDefinition) -> dg.ResourceDefinition:
+    """The same resource, whose function is watched until it returns or yields its value."""
+    function: Any = resource.resource_fn
+    takes_context = bool(inspect.signature(function).parameters)
+
+    def start(context: Any) -> Iterator[Any]:
+        with ExitStack() as stack:
+            with _watched():
+                value = function(context) if takes_context else function()
+                if inspect.isgenerator(value):
+                    generator = value
+                    value = stack.enter_context(contextmanager(lambda: generator)())
+                elif isinstance(value, ContextDecorator):
+                    value = stack.enter_context(value)  # pyright: ignore[reportArgumentType]
+            yield value
+
+    needed = set(resource.required_resource_keys)
+    return dg.ResourceDefinition(start, config_schema=resource.config_schema, required_resource_keys=needed)
 
 
 def _inputs(defs: dg.Definitions, step: dict[str, Any], seeds: list[dict[str, Any]], scratch: Path) -> Iterator[Any]:

@@ -31,7 +31,7 @@ from dagster_mlops.core.run_files import (
     sha256_of,
 )
 from dagster_mlops.mlflow.lazy import ArtifactRepository
-from dagster_mlops.mlflow.training.config_params import kept_config
+from dagster_mlops.mlflow.training.config_params import kept_config, kept_resources
 from dagster_mlops.mlflow.training.function import Training
 from dagster_mlops.mlflow.training.packages import installed_packages, requirements
 from dagster_mlops.provenance.credentials import masked_strings
@@ -52,12 +52,15 @@ def step_facts(
 ) -> dict[str, Any]:
     """The identity and the inputs of a step, so that another process can rerun it.
 
-    ``asset``, ``partition`` or ``partition_range``, the op's ``config``, the names of secret values that are left out
-    of it (``config_not_kept``), ``seed``, ``function``, the code ``location`` that defines it, if Dagster has one
-    (paths in the checkout are relative to it), the checkout as ``code`` (with its origin, working directory and import
-    path), and ``reads``: the upstream assets with their records, and with whether an IO manager loaded them.
+    ``asset``, ``partition`` or ``partition_range``, the op's ``config`` and that of its ``resources``, the names of
+    secret values that are left out of both (``config_not_kept``), ``seed``, ``function``, the code ``location`` that
+    defines it, if Dagster has one (paths in the checkout are relative to it), the checkout as ``code`` (its origin,
+    working directory and import path), and ``reads``: the upstream assets with their records, and with whether an IO
+    manager loaded them.
     """
     config, secrets = kept_config(context)
+    resources, secrets_of_resources = kept_resources(context)
+    secrets += secrets_of_resources
     for text in _warnings(code):
         context.log.warning(text)
     return {
@@ -66,6 +69,7 @@ def step_facts(
         "partition": context.partition_key if context.has_partition_key else "",
         **({"partition_range": list(_range(context))} if context.has_partition_key_range else {}),
         "config": config,
+        **({"resources": resources} if resources else {}),
         **({CONFIG_NOT_KEPT: list(secrets)} if secrets else {}),
         "seed": training.seed,
         "registered_model_name": training.registered_model_name,
@@ -98,7 +102,11 @@ def system_facts(context: dg.AssetExecutionContext) -> dict[str, Any]:
 
 def switches() -> dict[str, Any]:
     """The facts of the system that a training can change: variables, and PyTorch's switches."""
-    return {"environment": {name: os.environ[name] for name in DECISIVE if name in os.environ}, "torch": _torch()}
+    # A machine without TZ has its time zone in a link, by name.
+    zone = os.path.realpath("/etc/localtime").partition("/zoneinfo/")[2]
+    variables = {"TZ": zone} if zone else {}
+    variables |= {name: os.environ[name] for name in DECISIVE if name in os.environ}
+    return {"environment": variables, "torch": _torch()}
 
 
 def capture_files(

@@ -32,6 +32,18 @@ def kept_config(context: dg.AssetExecutionContext) -> tuple[Any, tuple[str, ...]
     return None if config is _DEFAULT else config, tuple(secrets)
 
 
+def kept_resources(context: dg.AssetExecutionContext) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The run's config for the resources of the training's function, and the names of its secrets, as above.
+
+    Without MLflow's: a rerun has one of its own.
+    """
+    secrets: list[str] = []
+    names = context.op_execution_context.op_def.required_resource_keys - {"mlflow"}
+    resources: Any = context.run.run_config.get("resources") or {}
+    given = {name: resources[name] for name in sorted(names & resources.keys())}
+    return _keep(given, given, ("resources",), secrets), tuple(secrets)
+
+
 def config_params(config: Any, kept_in: str) -> dict[str, str]:
     """Params of a config: nested names are joined by dots, lists are JSON, a value that is too long ends in its hash.
 

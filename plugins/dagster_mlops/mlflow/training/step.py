@@ -95,6 +95,7 @@ def train_step(
                 hashes |= stored_hashes(artifact_store(run.info.artifact_uri, resource.address), hashes)
             record = _with_files(client, record, hashes)
             mlflow.flush_async_logging()
+            client.set_tag(run_id, runs.UNTIL, str(int(time.time() * 1000)))
             sha256 = only_model.seal(client, model)
             run = client.get_run(run_id)
             try:
