@@ -173,26 +173,13 @@ def _of_library(value: Any) -> list[tuple[str, Any]] | None:
     # Keras's state under PyTorch has names that count the layers of the process.
     for library, public in (("lightgbm", "dump_model"), ("keras", "get_weights"), ("torch", "state_dict")):
         if library in modules and callable(getattr(value, public, None)):
-            return [(public, getattr(value, public)()), *_plain_attributes(value, library)]
+            return [(public, getattr(value, public)())]
     if module == "pandas" and hasattr(value, "to_numpy"):
         labels = [(name, getattr(value, name, None)) for name in ("index", "columns") if value.ndim]
         return [("values", value.to_numpy()), *((n, label.to_numpy()) for n, label in labels if label is not None)]
     if module == "scipy" and hasattr(value, "tocoo"):
         return [("values", value.toarray())]
     return None
-
-
-def _plain_attributes(value: Any, library: str) -> list[tuple[str, Any]]:
-    """The attributes of PyTorch's modules that are not parameters, such as a threshold that was fitted."""
-    if library != "torch" or not hasattr(value, "modules"):
-        return []
-    simple = (bool, int, float, str, list, tuple)
-    return [
-        (f"{position}.{name}", inner)
-        for position, module in enumerate(value.modules())
-        for name, inner in vars(module).items()
-        if isinstance(inner, simple) and not name.startswith("_")
-    ]
 
 
 def _of_catboost(model: Any) -> list[tuple[str, Any]]:
