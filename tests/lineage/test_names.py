@@ -133,6 +133,29 @@ def test_a_run_is_named_by_its_id(world):
     assert chain["ref"]["id"] == world.run_id and chain["links"][0]["bucket"] == "accessible"
 
 
+def test_what_the_pages_of_dagster_and_mlflow_show_can_be_pasted(world):
+    with dg.DagsterInstance.from_config(str(world.home)) as instance:
+        [dagster_run] = [run.run_id for run in instance.get_runs()]
+        version, run = (Ref("mlflow", role, id, at=world.uri) for role, id in _version_and_run(world))
+        names = {
+            "churn_model": version,
+            "http://localhost:3000/assets/churn_model?view=lineage": version,
+            "http://localhost:5000/#/models/churn/versions/1": version,
+            dagster_run: version,
+            dagster_run[:8]: version,
+            f"http://localhost:3000/runs/{dagster_run}?selection=x": version,
+            f"http://localhost:5000/#/experiments/1/runs/{world.run_id}": run,
+            f"http://localhost:5000/#/experiments/1/runs/{world.run_id}/artifacts": run,
+            f"runs:/{world.run_id}/model": run,
+            world.run_id[:12]: run,
+        }
+        assert {name: find_ref(name, events=EventLog(instance)) for name in names} == names
+
+
+def _version_and_run(world: World) -> list[tuple[str, str]]:
+    return [("model_version", "churn/1"), ("training_run", world.run_id)]
+
+
 @pytest.mark.parametrize("name", ["churn@champion", "churn/1"])
 def test_without_dagster_the_address_of_mlflow_is_enough(world, name, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", world.uri)

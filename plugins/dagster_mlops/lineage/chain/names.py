@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import NotFoundError
@@ -13,6 +14,12 @@ from dagster_mlops.provenance import ModelVersion, Ref, TrainingRun, mask_creden
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _REF = re.compile(r"([\w.-]+):([a-z_]+):(.+)")
+# The pages of a run, a model version and an asset in the UIs of MLflow and Dagster, and MLflow's own name of a run.
+_PAGES = (
+    (re.compile(r"(?:https?://.*/)?runs:?/([0-9a-f-]{32,36})(?:[/?#].*)?"), r"\1"),
+    (re.compile(r"https?://.*/models/([^/?#]+)/versions/(\d+)(?:[/?#].*)?"), r"\1/\2"),
+    (re.compile(r"https?://.*/assets/([^?#]+)(?:[?#].*)?"), r"\1"),
+)
 _TRACKER = "mlflow"  # the tool of a model or run that no event of Dagster names
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 
@@ -31,8 +38,10 @@ def find_ref(
 
     Args:
         what: ``MODEL@ALIAS``, ``MODEL/VERSION`` or ``MODEL`` (its newest version), with or without ``models:/``; the id
-            of a training run; the request id of a prediction; a ref, ``tool:role:id``; or a version as Dagster's UI
-            shows it, alone or as the end of a ref.
+            of a training run; the request id of a prediction; a ref, ``tool:role:id``; a version as Dagster's UI
+            shows it, alone or as the end of a ref; or, for the newest thing that it made, the key of an asset or the id
+            of a Dagster run. Ids may be the first characters, and the address of a page in MLflow's or Dagster's UI
+            names what is on it.
         at: Where the tool keeps it; default: the place on Dagster's record, else ``MLFLOW_TRACKING_URI``.
         logs: Prediction logs to search; default: those of all deployments on Dagster's record.
         tools: Tools to ask; default: the installed ones.
@@ -41,7 +50,7 @@ def find_ref(
     Raises:
         NotFoundError: Nothing has this name; the message says where it was looked for.
     """
-    tools, what = tools or Tools(), what.strip()
+    tools, what = tools or Tools(), _on_page(what.strip())
     if (parts := _REF.fullmatch(what)) and (parts[1] in tools.names or not logs):
         return _as_recorded(Ref(*parts.groups(), at=at), tools, events)
     name, which = parse_version(what)
@@ -66,6 +75,13 @@ def find_ref(
             return ref
         reasons.append(f"MLflow at {mask_credentials(address)} has no model of this name.")
     raise NotFoundError("\n".join([f"nothing here is named {what!r}.", *reasons, *_looked_for(events)]))
+
+
+def _on_page(text: str) -> str:
+    for pattern, name in _PAGES:
+        if page := pattern.fullmatch(text):
+            return unquote(page.expand(name)).rstrip("/")
+    return text
 
 
 def _as_recorded(ref: Ref, tools: Tools, events: EventLog | None) -> Ref:

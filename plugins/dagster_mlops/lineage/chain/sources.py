@@ -22,6 +22,7 @@ from dagster_mlops.provenance import (
     ModelVersion,
     Record,
     Ref,
+    TrainingRun,
     TrainingSet,
     Unknown,
     raw_records,
@@ -198,10 +199,11 @@ class EventLog:
     def of_version(self, version: str, of: Ref | None = None) -> Entry | None:
         """The newest record of a version as Dagster's UI shows it: the data version or a hash, whole or its beginning.
 
-        With `of`, of the thing which that ref names up to its last ``@``; the version is what comes after.
+        So of an asset, by its key, and of a run of Dagster or of a tracker. With `of`, of the thing that this ref names
+        up to its last ``@``; the version is what comes after.
         """
         name, _, version = version.rpartition("@") if of else ("", "", version)
-        if len(version) < _SHORTEST:
+        if of and len(version) < _SHORTEST:
             return None
         while True:
             matching = [
@@ -211,7 +213,10 @@ class EventLog:
                 if _is_version(version, entry) and (of is None or _is_of(entry.record.ref, of, name))
             ]
             if matching or not next(self._rounds, False):
-                return max(matching, key=lambda entry: entry.timestamp, default=None)
+                # A training makes a version and its run at the same time; the version leads to the run.
+                newest = max(matching, key=lambda entry: entry.timestamp, default=None)
+                same = (e for e in matching if newest and e.timestamp == newest.timestamp)
+                return next((entry for entry in same if isinstance(entry.record, ModelVersion)), newest)
 
     def entries(self, role: type[_R]) -> list[tuple[_R, Entry]]:
         """The records of one class in the first pages, newest first; `Record` itself gives those of unknown roles."""
@@ -279,7 +284,10 @@ class EventLog:
 def _is_version(text: str, entry: Entry) -> bool:
     # The id of a feature view has the beginning of its version, that of a training set those of three hashes.
     _, has_version, version = entry.record.ref.id.rpartition("@")
-    parts = [entry.version, *(version.split("+") if has_version else ())]
+    run = entry.record.run_id if isinstance(entry.record, TrainingRun) else ""
+    parts = [entry.version, entry.record.dagster_run_id, run, *(version.split("+") if has_version else ())]
+    if text == entry.asset or len(text) < _SHORTEST:
+        return text == entry.asset
     return any(part.startswith(text) or (len(part) >= _SHORTEST and text.startswith(part)) for part in parts)
 
 
