@@ -208,6 +208,15 @@ def local_time(rows: pd.DataFrame) -> None:
     log_tree(rows)
 
 @training
+def noted(rows: pd.DataFrame) -> None:
+    import datetime, mlflow, tempfile
+    mlflow.log_params({
+        "trained_at": datetime.datetime.now().isoformat(), "settings": str(Path(__file__).with_name("settings.yaml")),
+        "folder": tempfile.mkdtemp(),
+    })
+    log_tree(rows)
+
+@training
 def warm(rows: pd.DataFrame) -> None:
     import mlflow
     try:
@@ -351,6 +360,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         ("own_manager", "reproduced", ""),
         ("measured_later", "reproduced", ""),
         ("local_time", "reproduced", ""),
+        ("noted", "reproduced", ""),
         ("warm", "not the same", "metric before"),
     ],
 )

@@ -144,6 +144,24 @@ def test_how_long_a_training_took_does_not_decide():
     assert different(before, run(), metrics=after) == ["metric delay_time", "metric mae_seconds"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "decides"),
+    [
+        ("2026-01-02T03:04:05.678", "2026-07-02T03:04:09.123", False),
+        ("20260102_030405", "20260702_030405", False),
+        ("/tmp/tmp3hx1", "/tmp/tmpk2b9", False),
+        ("2026-01-02 00:00:00", "2026-07-02 00:00:00", True),
+        ("2026-01-02", "2026-07-02", True),
+        ("2026-01-02T03:04:05", "None", True),
+        ("/data/a.csv", "/tmp/a.csv", True),
+        ("0.1", "0.2", True),
+    ],
+)
+def test_a_param_that_is_the_time_of_its_run_does_not_decide(before, after, decides):
+    found = different(run(params={"p": before}), run(), params={"p": after})
+    assert found == (["params p"] if decides else [])
+
+
 def test_a_metric_that_was_logged_after_the_training_does_not_decide():
     before = run(metrics={"auc": 0.8, "production_auc": 0.7}, tool_facts={"later_metrics": ["production_auc"]})
     assert different(before, run(), metrics={"auc": 0.8}) == []

@@ -198,7 +198,7 @@ def test_a_step_asks_the_server_no_more_than_this(instance, proxy: Proxy):
             ],
             [
                 "POST logged-models/search",  # ours: exactly one model
-                "POST runs/set-tag",  # ours: the hash of code/, as the training has read a variable
+                "POST runs/log-batch",  # ours: the hash of code/, and when the training ended
                 *[call for call in after if " logged-models/m-" in call][:2],  # ours: the hash of the model's files
                 "GET runs/get",  # ours: the metrics for Dagster
                 "POST model-versions/create",  # this and the next two in place of register_model, which takes six

@@ -35,6 +35,12 @@ _TIME_TAKEN = re.compile(
 )
 
 
+# The text of a param that is a time of day or a temporary folder, of either run. Midnight rather limits the data.
+_OF_THE_RUN = re.compile(
+    r"(?!.*00:?00:?00)\d{4}-?\d\d-?\d\d[T _-]?\d\d:?\d\d:?\d\d\S*|/(private/)?(tmp|var/(tmp|folders))/\S+"
+)
+
+
 @dataclass(frozen=True)
 class Finding:
     """One comparison of two runs. The training is reproduced if every finding that `decides` has matched.
@@ -118,7 +124,6 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
     """
     before, after = recipe.run, Record.from_dict(result["run"])
     assert isinstance(after, TrainingRun)
-    params = sorted({*before.params, *result["params"]})
     findings = [
         _compare("code", "commit", before.code_commit[:10], after.code_commit[:10]),
         _compare("code", "uncommitted changes", before.dirty[:10] or "none", after.dirty[:10] or "none"),
@@ -131,7 +136,7 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         *_packages(recipe.files.get(PACKAGES), result.get("packages")),
         _compare("machine", "platform", before.platform, after.platform, decides=False),
         *([] if result.get("watched", True) else [_UNWATCHED]),
-        *_each("params", f"all {len(before.params)}", params, before.params, result["params"], decides=True),
+        *_params(before.params, result["params"]),
         *_metrics(before, {name: as_logged(value) for name, value in result["metrics"].items()}, tolerance),
         *_models(result.get("models"), tolerance),
     ]
@@ -188,6 +193,15 @@ def _each(
     findings = [_compare(kind, name, str(old.get(name)), str(new.get(name)), decides=decides) for name in names]
     same = Finding(kind, all_of_them, "matched", decides=decides)
     return [finding for finding in findings if finding.outcome == "differed"] or [same]
+
+
+def _params(before: Mapping[str, str], after: Mapping[str, str]) -> list[Finding]:
+    """Params that differ; one that is the time or a temporary folder of either run is shown, but does not decide."""
+    names = sorted(before.keys() | after.keys())
+    return [
+        replace(finding, decides=not all(_OF_THE_RUN.fullmatch(text) for text in (finding.before, finding.after)))
+        for finding in _each("params", f"all {len(before)}", names, before, after, decides=True)
+    ]
 
 
 def _metrics(run: TrainingRun, after: Mapping[str, float], tolerance: float) -> list[Finding]:

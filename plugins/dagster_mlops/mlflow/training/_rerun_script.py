@@ -100,7 +100,7 @@ def _takes(function: Callable[..., Any], argument: str) -> bool:
 
 
 def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
-    step, scratch = task["step"], Path(task["scratch"])
+    step, scratch, top = task["step"], Path(task["scratch"]), str(Path.cwd())
     from dagster_mlops.mlflow import MlflowResource
     from dagster_mlops.provenance import TrainingRun
 
@@ -153,7 +153,9 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
     assert record is not None
     client = resource.client()
     run = client.get_run(record.run_id)
-    results: dict[str, Any] = {"run": record.to_dict(), "metrics": run.data.metrics, "params": run.data.params}
+    # A param may be a path in the checkout, which is elsewhere now.
+    params = {name: value.replace(top, step["code"].get("toplevel", top)) for name, value in run.data.params.items()}
+    results: dict[str, Any] = {"run": record.to_dict(), "metrics": run.data.metrics, "params": params}
     for name, file in {"packages": "environment.txt", "reads": "reads.json"}.items():
         path = _local(str(run.info.artifact_uri)) / "code" / file
         if path.is_file():

@@ -19,7 +19,7 @@ from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, gall
 from dagster_mlops.core.run_files import CODE, READS, SYSTEM, files_hash
 from dagster_mlops.errors import TrainingRunError
 from dagster_mlops.mlflow import upstream
-from dagster_mlops.mlflow.lazy import ArtifactRepository, LoggedModel, MlflowClient, Run, mlflow
+from dagster_mlops.mlflow.lazy import ArtifactRepository, LoggedModel, MlflowClient, Run, entities, mlflow
 from dagster_mlops.mlflow.metadata_keys import METRIC, RUN_URL, STUDY_NAME, VERSION_URL
 from dagster_mlops.mlflow.models import requirements
 from dagster_mlops.mlflow.registry.versions import finite_metrics, logged_model_id, register
@@ -93,9 +93,8 @@ def train_step(
                     client.set_tag(run_id, runs.TRAINED, model.model_id)
             if attempt or STUDY_NAME in ((result and result.metadata) or {}):
                 hashes |= stored_hashes(artifact_store(run.info.artifact_uri, resource.address), hashes)
-            record = _with_files(client, record, hashes)
             mlflow.flush_async_logging()
-            client.set_tag(run_id, runs.UNTIL, str(int(time.time() * 1000)))
+            record = _at_end(client, record, hashes)
             sha256 = only_model.seal(client, model)
             run = client.get_run(run_id)
             try:
@@ -195,16 +194,14 @@ def _log_reads(
         hashes[READS] = log_json(artifact_store(run.info.artifact_uri, tracking.resource.address), READS, read)
 
 
-def _with_files(client: MlflowClient, record: TrainingRun, hashes: Mapping[str, str]) -> TrainingRun:
-    """The record with the hash of all files that a rerun will read; the run's tag of it is brought up to date.
+def _at_end(client: MlflowClient, record: TrainingRun, hashes: Mapping[str, str]) -> TrainingRun:
+    """The record with the hash of all files that a rerun will read; the run gets a tag of it, and one of the time.
 
     The hash travels in records, and in Dagster's event log, apart from the files: a change of these is noticed.
     """
-    sha256 = files_hash(hashes)
-    if sha256 == record.files_hash:
-        return record
-    record = dataclasses.replace(record, files_hash=sha256)
-    client.set_tag(record.run_id, runs.RECORD, runs.record_tag(record))
+    record = dataclasses.replace(record, files_hash=files_hash(hashes))
+    tags = {runs.UNTIL: str(int(time.time() * 1000)), runs.RECORD: runs.record_tag(record)}
+    client.log_batch(record.run_id, tags=[entities.RunTag(name, value) for name, value in tags.items()])
     return record
 
 
