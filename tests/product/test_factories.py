@@ -21,7 +21,7 @@ from dagster_mlops.dvc import DatasetCheck, DvcResource, dvc_io_manager
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.mlflow import MlflowResource
+from dagster_mlops.mlflow import MlflowResource, promotion_asset
 from tests.support import known_warnings
 
 pytestmark = [
@@ -403,3 +403,9 @@ def test_a_misspelt_option_is_blamed_on_the_factory_that_was_called(name):
         _make(name, desription="x")
     if "takes no option" in str(refusal.value):
         assert "Did you mean 'description'?" in str(refusal.value)
+
+
+def test_code_that_is_run_without_a_module_gets_the_same_blame():
+    code = "make(candidate='a', registered_model_name='m', metric='auc', desription='x')"
+    with pytest.raises(TypeError, match=r"^promotion_asset\(\) takes no option 'desription'"):
+        exec(compile(code, "cell", "exec"), {"make": promotion_asset, "__builtins__": {}})
