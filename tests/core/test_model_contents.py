@@ -2,6 +2,7 @@
 
 import copy
 import json
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,11 @@ EXPRESSION = "graph_module/graph/tensor_values/x/sizes/0/as_expr/expr_str"
         (f"{NODES}/0/inputs/0/arg/as_tensor/name", f"x={CODE}"),
         (f"{NODES}/0/inputs/1/arg/as_string", CODE),
         ("graph_module/graph/tensor_values/a(b)", {}),
+        ("graph_module/graph/tensor_values/metadata", {"sizes": [{"as_expr": {"expr_str": CODE}}]}),
+        ("graph_module/graph/tensor_values/metadata", [{"as_expr": {"expr_str": CODE}}]),
+        ("path_name", "Weight_0"),
+        ("path_name", "weight_x.pt"),
+        ("path_name", "custom_obj_0"),
         ("graph_module/module_call_graph/0/fqn", CODE),
         ("graph_module/module_call_graph/0/signature/in_spec", json.dumps([1, {"type": "shop.Order"}])),
         ("graph_module/module_call_graph/0/signature/in_spec", json.dumps([1, {"context": json.dumps([CODE])}])),
@@ -110,10 +116,46 @@ def test_compiled_code_in_a_graph_is_foreign(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_file_whose_readers_could_see_different_things_is_refused(tmp_path):
-    graph(tmp_path, GRAPH, **{"model/models/model.json": b"{}"})
+@pytest.mark.parametrize("name", ["model/models/model.json", "model/models/MODEL.json"])
+def test_a_file_whose_readers_could_see_different_members_is_refused(tmp_path, name):
+    graph(tmp_path, GRAPH, **{name: b"{}"})
     with pytest.raises(ModelVersionError, match=r"a pt2 file of the model cannot be read: .*two members of one name"):
         named_types(tmp_path)
+
+
+def with_two_directories(file: Path) -> None:
+    """PyTorch reads the directory in the middle, which the end names, and Python the one before the end."""
+    other = file.read_bytes()
+    start = struct.unpack("<4s4H2LH", other[-22:])[-2]
+    file.write_bytes(other[:-22] + bytes(7) + other[start:-22] + other[-22:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_two_directories,
+        lambda file: file.write_bytes(b"#!" + file.read_bytes()),
+        lambda file: file.write_bytes(file.read_bytes() + b"PK"),
+        lambda file: file.write_bytes(file.read_bytes()[:-2] + b"\2\0PK"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pt2", "keras"])
+def test_a_file_whose_readers_could_see_different_directories_is_refused(tmp_path, suffix, change):
+    file = graph(tmp_path, GRAPH) if suffix == "pt2" else network(tmp_path)
+    assert foreign_names(file) == []
+    change(file)
+    with pytest.raises(ModelVersionError, match=rf"a {suffix} file of the model cannot be read"):
+        named_types(tmp_path)
+
+
+def test_an_archive_of_very_many_members_has_one_reading_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)  # beyond it, the end has a second form
+    file = graph(tmp_path, GRAPH)
+    assert b"PK\x06\x07" in file.read_bytes()[-42:]
+    assert foreign_names(file) == []
+    file.write_bytes(b"#!" + file.read_bytes())
+    with pytest.raises(ValueError, match="its directory is not where it says"):
+        foreign_names(file)
 
 
 @pytest.mark.parametrize("suffix", ["pt2", "keras", "skops"])
@@ -134,6 +176,22 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, suffix):
         ({**LAYER, "registered_name": "shop>Dense"}, "shop>Dense"),
         ({**RELU, "module": "os", "config": "system"}, "os.system"),
         ({**LAYER, "config": {"activation": {**LAYER, "module": "shop"}}}, "shop.Dense"),
+        ({**LAYER, "module": "keras", "class_name": "layers.TFSMLayer"}, "keras.layers.TFSMLayer"),
+        ({**LAYER, "class_name": "FlaxLayer"}, "keras.layers.FlaxLayer"),
+        ({**LAYER, "module": "keras.src.utils.torch_utils", "class_name": "Net"}, "keras.src.utils.torch_utils.Net"),
+        ({**LAYER, "module": "keras.models", "class_name": "load_model"}, "keras.models.load_model"),
+        ({**LAYER, "module": "keras.callbacks", "class_name": "CSVLogger"}, "keras.callbacks.CSVLogger"),
+        ({**LAYER, "module": ["keras"]}, "['keras'].Dense"),
+        ({**RELU, "module": "keras.utils", "config": "get_file"}, "keras.utils.get_file"),
+        ({**RELU, "module": "keras.datasets.mnist", "config": "load_data"}, "keras.datasets.mnist.load_data"),
+        ({**RELU, "config": "shop>sell"}, "builtins.shop>sell"),
+        ({**LAYER, "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}}, "/etc/passwd"),
+        ({**LAYER, "class_name": "StringLookup", "config": {"vocabulary": ["passwd"]}}, None),
+        ({**LAYER, "module": "keras.src.backend.torch.optimizers.torch_sgd", "class_name": "SGD"}, None),
+        ({**RELU, "module": "keras.activations"}, None),
+        ({**LAYER, "module": "keras.src.ops.numpy", "class_name": "Add"}, None),
+        ({**LAYER, "module": "keras", "class_name": "DTypePolicy"}, None),
+        ({"class_name": "__tensor__", "config": {"value": 1.0, "dtype": "float32"}}, None),
     ],
 )
 def test_layers_and_functions_that_are_not_of_keras_or_run_code_are_foreign(tmp_path, layer, name):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.archives import check_one_reading
 from dagster_mlops.core.extras import extra
 
 # Operators that compute and nothing else: `aten.from_file` would read or write one, and `torch.load` is an attribute
@@ -22,7 +23,10 @@ _OPERATOR = re.compile(
 _TYPE = re.compile(r"builtins\.(tuple|list|dict)|collections\.OrderedDict|torch\.return_types\.\w+|[a-z]+")
 # PyTorch writes the names of a graph into Python code, and runs it.
 _WORD = re.compile(r"[\w.+/-]*")
+# MLflow takes what begins so for numbers; PyTorch takes the weights of a model of such a name for a pickle.
+_PAYLOAD = re.compile(r"(weight|tensor)_\d+")
 _TEXT = re.compile(r"[\w.,:+/> -]*")  # such as the equation of an einsum, which becomes a literal
+_PATTERNS = {"type": _TYPE, "as_string": _TEXT, "as_strings": _TEXT, "path_name": _PAYLOAD}
 # Sizes are Python expressions, which SymPy evaluates. These are the nodes of those that PyTorch writes.
 _EXPRESSION = re.compile(r"[\w ()\[\].,='+\-*/<>%!]*")
 _NODES = (
@@ -38,8 +42,19 @@ _FUNCTION = re.compile(
 )
 _METHOD = re.compile(r"size|stride|storage_offset|shape|isnan|inf")
 _MOST = 60  # letters of a strange text that are shown
-# Keras's layers that run a function, a pickle or a graph of TensorFlow from the file.
-_KERAS_CODE = frozenset(("__lambda__", "__typespec__", "Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer"))
+# Keras finds each function of its own by name: some of its other modules read files, fetch them or change settings.
+_KERAS_PARTS = (
+    "layers|activations|constraints|initializers|losses|metrics|ops|optimizers|quantizers|random|regularizers"
+    "|dtype_policies"
+)
+_KERAS_CLASS = re.compile(
+    r"keras\.(Sequential|Model|Variable|KerasTensor|\w*DTypePolicy)"
+    r"|keras\.src\.models\.(\w+\.)?(Sequential|Functional|Model)"
+    rf"|keras\.(src\.(backend\.\w+\.)?)?({_KERAS_PARTS})(\.\w+)+|\w+"
+)
+_KERAS_FUNCTION = re.compile(rf"(builtins|keras\.({_KERAS_PARTS}))\.\w+")
+# Those that run a function, a pickle or a graph of TensorFlow from the file.
+_KERAS_CODE = re.compile(r"__lambda__|__typespec__|(.*\.)?(Lambda|TFSMLayer|TorchModuleWrapper|JaxLayer|FlaxLayer)")
 
 
 def foreign_names(file: Path) -> list[str]:
@@ -52,7 +67,10 @@ def foreign_names(file: Path) -> list[str]:
         ValueError, LookupError, TypeError, OSError, zipfile.BadZipFile: it is not what its name says.
     """
     readers: dict[str, Callable[[Path], Iterator[str]]] = {".skops": _of_skops, ".keras": _of_keras, ".pt2": _of_graph}
-    return sorted(set(readers[file.suffix](file))) if file.suffix in readers else []
+    if file.suffix not in readers:
+        return []
+    check_one_reading(file)
+    return sorted(set(readers[file.suffix](file)))
 
 
 def _of_skops(file: Path) -> Iterator[str]:
@@ -61,7 +79,6 @@ def _of_skops(file: Path) -> Iterator[str]:
 
 def _of_keras(file: Path) -> Iterator[str]:
     with zipfile.ZipFile(file) as archive:
-        _one_of_each(archive)
         yield from _keras_names(json.loads(archive.read("config.json")))
 
 
@@ -73,12 +90,14 @@ def _keras_names(value: Any) -> Iterator[str]:
         return
     if "class_name" in value:
         name, module, registered = (str(value.get(key) or "") for key in ("class_name", "module", "registered_name"))
-        if module and module != "builtins" and module.partition(".")[0] != "keras":
-            yield f"{module}.{value.get('config') if name == 'function' else name}"
-        elif ">" in registered:  # of a registered class, which Keras prefers to its own
-            yield registered
-        elif name in _KERAS_CODE:
-            yield f"{module}.{name}".lstrip(".")
+        is_function = name == "function"
+        path = f"{module}.{value.get('config') if is_function else name}".lstrip(".")
+        if ">" in registered:  # of a registered class, which Keras prefers to its own
+            yield path if module.partition(".")[0] not in ("", "builtins", "keras") else registered
+        elif _KERAS_CODE.fullmatch(path) or not (_KERAS_FUNCTION if is_function else _KERAS_CLASS).fullmatch(path):
+            yield path
+        if isinstance(config := value.get("config"), dict) and isinstance(file := config.get("vocabulary"), str):
+            yield file
     for inner in value.values():
         yield from _keras_names(inner)
 
@@ -86,18 +105,11 @@ def _keras_names(value: Any) -> Iterator[str]:
 def _of_graph(file: Path) -> Iterator[str]:
     """MLflow looks for pickles in the same file, as it loads it."""
     with zipfile.ZipFile(file) as archive:
-        _one_of_each(archive)
         for member in archive.infolist():
             if "aotinductor" in member.filename:  # compiled code
                 yield member.filename
             elif (content := _json(archive.read(member))) is not None:
                 yield from _graph_names(content)
-
-
-def _one_of_each(archive: zipfile.ZipFile) -> None:
-    """Two readers of an archive may take different ones of two members of a name."""
-    if len(set(archive.namelist())) != len(archive.namelist()):
-        raise ValueError("it holds two members of one name")
 
 
 def _json(content: bytes) -> Any:
@@ -111,7 +123,7 @@ def _graph_names(value: Any, key: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from [] if _WORD.fullmatch(name) else [_short(name)]
-            if name != "metadata":  # comments on the graph
+            if name != "metadata" or not _is_comment(inner):
                 yield from _graph_names(inner, name)
     elif isinstance(value, list):
         for inner in value:
@@ -123,12 +135,17 @@ def _graph_names(value: Any, key: str = "") -> Iterator[str]:
             yield _short(value)
 
 
+def _is_comment(value: Any) -> bool:
+    """True for texts about the graph, which run nowhere; a tensor could have the same name."""
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
 def _is_of_graph(text: str, key: str) -> bool:
     if key in ("target", "as_operator"):
         return bool(_OPERATOR.fullmatch(text))
     if key in ("expr_str", "guards_code"):
         return _is_arithmetic(text)
-    return bool({"type": _TYPE, "as_string": _TEXT, "as_strings": _TEXT}.get(key, _WORD).fullmatch(text))
+    return bool(_PATTERNS.get(key, _WORD).fullmatch(text))
 
 
 def _is_arithmetic(text: str) -> bool:
