@@ -197,6 +197,15 @@ class HoldsModels(Protocol):
 
 
 @runtime_checkable
+class TakesTurns(Protocol):
+    """A registry that cannot compare and set an alias in one step: its promoters take turns instead."""
+
+    def turn(self, name: str) -> AbstractContextManager[None]:
+        """Wait until no other promoter of the model `name` is at it, and keep others waiting inside the block."""
+        ...
+
+
+@runtime_checkable
 class KeepsFiles(Protocol):
     """A registry that keeps files beside the model of a version; a missing file is a ModelVersionError."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.error_budget import ErrorBudget, Look, next_look
 from dagster_mlops.provenance import ModelVersion
-from dagster_mlops.tools import HoldsModels, ModelRegistry
+from dagster_mlops.tools import HoldsModels, ModelRegistry, TakesTurns
 
 if TYPE_CHECKING:
     from dagster_mlops.evaluation.promotion_evidence import SameRows
@@ -190,6 +191,20 @@ def promote_version(
         ModelVersionError: a version or metric is missing, or other promotions kept moving the alias.
         EvaluationError: `compared` is not about the two versions, or lacks the metric.
     """
+    with registry.turn(candidate.name) if isinstance(registry, TakesTurns) else nullcontext():
+        return _promote(registry, candidate, alias, rule, evidence, dagster_run_id, compared, look)
+
+
+def _promote(
+    registry: HoldsModels,
+    candidate: ModelVersion,
+    alias: str,
+    rule: Rule,
+    evidence: Mapping[str, bool],
+    dagster_run_id: str,
+    compared: "SameRows | None",
+    look: Look | None,
+) -> Move:
     name, version = candidate.name, candidate.version
     value = compared.candidate() if compared else _metric(registry, candidate, rule.metric)
     for _ in range(_TRIES):

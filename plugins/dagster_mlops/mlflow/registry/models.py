@@ -10,6 +10,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
 from dagster_mlops.evaluation.ui_metadata import slice_facts
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities, mlflow
+from dagster_mlops.mlflow.registry.turns import turn
 from dagster_mlops.mlflow.registry.versions import bare_record, find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
@@ -73,11 +75,14 @@ class MlflowModels:
         return {name: as_logged(value) for name, value in metrics.items()}
 
     def move(self, name: str, alias: str, to: str, *, expected: str) -> bool:
-        # MLflow cannot compare and set: check right before, so that a rival has milliseconds, and right after.
+        # MLflow cannot compare and set. Promoters take turns; by hand, or with another tool, one has milliseconds.
         if self._holder(name, alias) != expected:
             return False
         self.client.set_registered_model_alias(name, alias, to)
         return self._holder(name, alias) == to
+
+    def turn(self, name: str) -> AbstractContextManager[None]:
+        return turn(self.client, name)
 
     def notes(self, version: ModelVersion) -> Mapping[str, str]:
         return self._entity(version.name, version.version).tags
