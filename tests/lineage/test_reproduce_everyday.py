@@ -40,6 +40,7 @@ from dagster_mlops.mlflow import MlflowResource, training_asset
 from dagster_mlops.mlflow.models import log_model
 
 HOME = Path(os.environ["TEST_HOME"])
+RATE = float(os.environ.get("SHOP_RATE", 1))
 AGAIN = "dagster-mlops-rerun" in os.getcwd()
 
 @dg.asset(io_manager_key="dvc_io_manager")
@@ -217,6 +218,12 @@ def noted(rows: pd.DataFrame) -> None:
     log_tree(rows)
 
 @training
+def rated(rows: pd.DataFrame) -> None:
+    import mlflow
+    mlflow.log_metric("rate", RATE)
+    log_tree(rows)
+
+@training
 def warm(rows: pd.DataFrame) -> None:
     import mlflow
     try:
@@ -315,6 +322,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     given = {**json.loads(IN_PROCESS), "resources": {"given": {"config": {"scale": 3.0}}}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEST_PORT", str(server.server_port))
+        patch.setenv("SHOP_RATE", "2")
         apart = "local_time", "by_given_resource"
         others = " and ".join(['key:"*"', *(f"not key:{name}" for name in apart)])
         project.python(*materialize, "--config-json", IN_PROCESS, "--select", others)
@@ -361,6 +369,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         ("measured_later", "reproduced", ""),
         ("local_time", "reproduced", ""),
         ("noted", "reproduced", ""),
+        ("rated", "not the same", "metric rate"),
         ("warm", "not the same", "metric before"),
     ],
 )
@@ -373,6 +382,7 @@ def test_what_the_command_says_of_it(project, name, strength, because):
     shown = [f for f in result["findings"] if f["decides"] and f["outcome"] != "matched"]
     assert result["strength"] == strength, shown
     assert because in " ".join(f"{f['kind']} {f['name']}" for f in shown)
+    assert "environment variable SHOP_RATE" in [f"{f['kind']} {f['name']}" for f in result["findings"]]
 
 
 def test_a_version_of_another_model_of_the_run_is_not_judged_by_the_one_that_the_training_returned(project):

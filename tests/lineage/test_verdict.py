@@ -138,6 +138,13 @@ def test_a_machine_that_cannot_watch_a_rerun_is_named():
         assert [finding.name for finding in found.findings if finding.name == "watch"] == named and found.reproduced
 
 
+def test_a_variable_that_the_code_asks_for_and_does_not_see_is_named():
+    recipe = Recipe(run(), None, Link(run().ref, "accessible", record=run()), {}, None, ())
+    told = {"run": run().to_dict(), "metrics": {}, "params": {}, "models": {**SAME, "learned": LEARNED}}
+    found = judge(recipe, {**told, "hidden": ["SHOP_RATE"]}, tolerance=1e-9, environment="current")
+    assert found.reproduced and "environment variable SHOP_RATE" in [f"{f.kind} {f.name}" for f in found.findings]
+
+
 def test_how_long_a_training_took_does_not_decide():
     before = run(metrics={"fit_seconds": 1.0, "mean_fit_time": 1.0, "mae_seconds": 1.0, "delay_time": 1.0})
     after = dict.fromkeys(before.metrics, 2.0)

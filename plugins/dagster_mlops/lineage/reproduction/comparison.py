@@ -66,6 +66,11 @@ _UNWATCHED = Finding(
 )
 
 
+_HIDDEN = Finding(
+    "environment", "", "not compared", "", "the code asks for it: set here, hidden without --env", decides=False
+)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A training run, the run that repeated it, and the findings of their comparison.
@@ -136,6 +141,7 @@ def judge(recipe: Recipe, result: Mapping[str, Any], *, tolerance: float, enviro
         *_packages(recipe.files.get(PACKAGES), result.get("packages")),
         _compare("machine", "platform", before.platform, after.platform, decides=False),
         *([] if result.get("watched", True) else [_UNWATCHED]),
+        *(replace(_HIDDEN, name=f"variable {name}") for name in result.get("hidden", ())),
         *_params(before.params, result["params"]),
         *_metrics(before, {name: as_logged(value) for name, value in result["metrics"].items()}, tolerance),
         *_models(result.get("models"), tolerance),
