@@ -141,8 +141,8 @@ def rerun(
     if "rerun" in (models := result.get("models") or {}):
         tell("comparison: each model answers in a process of its own")
         result["models"] = _compare_models(tracker.rerun, task, models, tolerance, tell, **options)
-    hidden = names_not_passed(result.get("asked", ()), variables)
-    return judge(recipe, {**result, "hidden": hidden}, tolerance=tolerance, environment=environment)
+    hidden_variables = names_not_passed(result.get("absent", ()), variables)
+    return judge(recipe, {**result, "hidden": hidden_variables}, tolerance=tolerance, environment=environment)
 
 
 def _compare_models(

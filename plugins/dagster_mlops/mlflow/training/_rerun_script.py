@@ -27,14 +27,14 @@ import dagster as dg  # noqa: E402
 
 _MOST_ROWS, _FEW = 1000, 100  # on which models are compared
 _noted: dict[str, None] = {}  # files that were read while this process watched
-_asked: set[str] = set()  # variables, that are not set
+_absent: set[str] = set()  # variables that the code has asked for, and that are not set
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
     """Run the step and return the results; or those of another script beside this one, if the request names it.
 
     Also the ``reads``, files and addresses that no commit and no record versions, the variables that the code has
-    ``asked`` for and that are not set, and whether the kernel ``watched``.
+    asked for and that are ``absent``, and whether the kernel ``watched``.
     """
     top = Path.cwd()
 
@@ -46,18 +46,14 @@ def answer(task: dict[str, Any]) -> dict[str, Any]:
         else:
             with _examples() as examples:
                 result = _rerun(task, examples)
-        return [result, list(_noted), sorted(_asked)]
+        return [result, list(_noted), sorted(_absent)]
 
-    (result, noted, asked), seen = _beside("_syscalls_script.py")["run_watched"](work)
+    (result, noted, absent_variables), seen = _beside("_syscalls_script.py")["run_watched"](work)
     reads, of_training = _unversioned(task, top, noted, seen or {}), result.get("reads", {})
     files = {**reads.get("files", {}), **of_training.get("files", {})}
     addresses = list(dict.fromkeys([*of_training.get("addresses", ()), *reads.get("addresses", ())]))
-    facts = {
-        "reads": {**reads, **of_training, "files": files, "addresses": addresses},
-        "watched": seen is not None,
-        "asked": asked,
-    }
-    return {**result, **facts}
+    facts = {**reads, **of_training, "files": files, "addresses": addresses}
+    return {**result, "reads": facts, "watched": seen is not None, "absent": absent_variables}
 
 
 def _beside(name: str) -> dict[str, Any]:
@@ -67,10 +63,11 @@ def _beside(name: str) -> dict[str, Any]:
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    with _beside("reads.py")["watched_reads"]() as reads:
+    module = _beside("reads.py")
+    with module["watched_reads"]() as reads:
         yield
     _noted.update(reads.files)
-    _asked.update(reads.variables - os.environ.keys())
+    _absent.update(n for n in reads.variables - os.environ.keys() if not module["_NOT_NAMED"].search(n))
 
 
 def _unversioned(task: dict[str, Any], top: Path, noted: list[str], seen: dict[str, list[str]]) -> dict[str, Any]:
