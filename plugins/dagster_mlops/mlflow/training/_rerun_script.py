@@ -67,7 +67,8 @@ def _watched() -> Iterator[None]:
     with module["watched_reads"]() as reads:
         yield
     _noted.update(reads.files)
-    _absent.update(n for n in reads.variables - os.environ.keys() if not module["_NOT_NAMED"].search(n))
+    names = {name for name in reads.variables if isinstance(name, str) and not module["_NOT_NAMED"].search(name)}
+    _absent.update(names - {*os.environ})
 
 
 def _unversioned(task: dict[str, Any], top: Path, noted: list[str], seen: dict[str, list[str]]) -> dict[str, Any]:
@@ -185,11 +186,11 @@ def _rerun(task: dict[str, Any], examples: list[Any]) -> dict[str, Any]:
 def _watched_resources(defs: dg.Definitions, asset: dg.AssetKey) -> dict[str, Any]:
     """The resources, of which those of the training's function are watched as they start: they may read or connect."""
     resources = dict(defs.resources or {})
-    waiting, done = [*defs.resolve_assets_def(asset).op.required_resource_keys], {"mlflow"}
+    waiting, visited = [*defs.resolve_assets_def(asset).op.required_resource_keys], {"mlflow"}
     while waiting:
-        if (name := waiting.pop()) in done or name not in resources:
+        if (name := waiting.pop()) in visited or name not in resources:
             continue
-        done.add(name)
+        visited.add(name)
         resource = resources[name]
         if type(resource).__module__.startswith("dagster_mlops."):
             continue

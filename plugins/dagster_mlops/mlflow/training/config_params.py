@@ -40,8 +40,8 @@ def kept_resources(context: dg.AssetExecutionContext) -> tuple[dict[str, Any], t
     secrets: list[str] = []
     names = context.op_execution_context.op_def.required_resource_keys - {"mlflow"}
     resources: Any = context.run.run_config.get("resources") or {}
-    given = {name: resources[name] for name in sorted(names & resources.keys())}
-    return _keep(given, given, ("resources",), secrets), tuple(secrets)
+    values = {name: resources[name] for name in sorted(names & resources.keys())}
+    return _keep(values, values, ("resources",), secrets), tuple(secrets)
 
 
 def config_params(config: Any, kept_in: str) -> dict[str, str]:
