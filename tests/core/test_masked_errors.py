@@ -1,6 +1,8 @@
 """Errors that one of ours was raised from: what Dagster stores of them, and tracebacks show, has no credential."""
 
 import pickle
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -68,6 +70,47 @@ def test_an_error_without_a_credential_stays_the_same_object():
     error = ToolError("x")
     error.__cause__ = cause
     assert error.__cause__ is cause and masked_error(cause) is cause
+
+
+def test_notes_and_values_that_are_no_text_show_a_mask():
+    error = ToolError(ValueError(TEXT))
+    error.add_note(TEXT)
+    shown = "".join(traceback.format_exception(error))
+    assert shown.count("host=db password=***") == 2 and PASSWORD not in shown
+    assert PASSWORD not in str(ToolError({"dsn": TEXT}))
+
+
+_UNCAUGHT = f"""
+import sys, threading
+from dagster_mlops.errors import ToolError
+
+def fail():
+    try:
+        raise ValueError("host=db password=" + "".join({[*PASSWORD]!r}))
+    except ValueError as error:
+        raise ToolError("it fails") from error
+
+def use():
+    try:
+        fail()
+    except ToolError:
+        raise RuntimeError("mine")
+
+if "thread" in sys.argv:
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+else:
+    use()
+"""
+
+
+@pytest.mark.parametrize("place", ["main", "thread"])
+def test_python_prints_an_error_that_nothing_catches_with_a_mask(place):
+    """Python before 3.13 prints it without asking for its attributes."""
+    ended = subprocess.run([sys.executable, "-c", _UNCAUGHT, place], capture_output=True, text=True)
+    assert "password=***" in ended.stderr and PASSWORD not in ended.stderr
+    assert ended.stderr.count("Traceback") == 3 and "direct cause" in ended.stderr
 
 
 def test_a_step_that_fails_stores_no_credential():
