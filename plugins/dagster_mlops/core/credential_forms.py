@@ -29,6 +29,7 @@ class Form(NamedTuple):
 
 _ENVIRONMENTS = (
     r"\d{1,3}|prod(?:uction)?|dev(?:elopment)?|test|staging|live|old|new|base|main|default|primary|secondary"
+    r"|value|plain(?:text)?|b64|base64|ro|rw|v\d"
 )
 PASSWORD = (
     r"(?<![a-z])pass|passw(?:or)?ds?|passwort|passphrase|passcode|pwd|(?<![a-z])(?:bind)?pw|requirepass|masterauth"
@@ -40,18 +41,19 @@ _NOT_TOKENS = "".join(
 )
 _KEYS = "api|access|account|private|secret|shared|subscription|encryption|signing|auth|storage|master|fernet"
 SECRET = (
-    rf"(?:{PASSWORD}|(?<![a-z])_auth|(?<![\w\-])x[_-]auth|secrets?|credentials?|{_NOT_TOKENS}token|client-key-data"
-    rf"|(?:{_KEYS})[._-]?keys?)(?:[_-]?(?:{_ENVIRONMENTS}))?|account\.key\.[\w.]{{1,99}}"
+    rf"(?:{PASSWORD}|(?<![a-z])_auth|(?<![\w\-])x[_-]auth|secrets?|credentials?|creds|{_NOT_TOKENS}token"
+    rf"|client-key-data|(?:{_KEYS})[._-]?keys?)(?:[._-]?(?:{_ENVIRONMENTS}))?|account\.key\.[\w.]{{1,99}}"
 )
 HEADER = "authorization|cookie"
 QUERY = "signature|sig|key|code"  # in the query of an address or a connection string only
-PARTS_OF_NAMES = ("pass", "pw", "secret", "credential", "token", "auth", "cookie", "sig", "key", "code=")
+PARTS_OF_NAMES = ("pass", "pw", "secret", "cred", "token", "auth", "cookie", "sig", "key", "code=")
 """Parts of all names above."""
 
 SECRET_NAMES = """
     password DB_PASSWORD DB_PASSWORD_PROD
     PWD db_pw DB_PASS passphrase Passwort passwords api_key apikey
     OPENAI_API_KEY_PROD secret_access_key AccountKey fs.s3a.secret.key client_secret refresh_token TOKEN_2
+    db.password.value secret_value db_password_ro apiTokenV2 password.0 db_creds
     AZURE_STORAGE_KEY fernet_key client-key-data requirepass x-auth
 """
 OTHER_NAMES = """
@@ -63,6 +65,7 @@ OTHER_NAMES = """
 # --- what stands between a name and its value
 
 _QUOTE = r"\\{0,9}[\"']?"
+_MARKUP = r"(?:\x1b\[[\d;]{0,20}m|`|\*{1,2}(?!\*))?"  # of a terminal's colours, or of Markdown
 SEPARATORS = (
     Form(
         "block",
@@ -86,8 +89,15 @@ SEPARATORS = (
         ("- name: DB_PASSWORD\n  valueFrom:\n    secretKeyRef: {name: db}",),
     ),
     Form(
-        *("item", (), r"[\"'],\s{0,60}(?=[\"'])"),
-        ('["--password","§"]', "['mysql', '--password', '§']", "('password', '§')", 'os.getenv("API_TOKEN", "§")'),
+        *("item", (), r"[\"'],\s{0,60}(?=b?[\"'])"),
+        (
+            '["--password","§"]',
+            "['mysql', '--password', '§']",
+            "('password', '§')",
+            "(b'x-api-key', b'§')",
+            '["X-Api-Key", "§"]',
+            'os.getenv("API_TOKEN", "§")',
+        ),
         (
             "['token', 'age', 'secret', 'day'] and (token, age)",
             "('int32_key', 'int64_key')",
@@ -118,8 +128,9 @@ SEPARATORS = (
     Form(
         "assigned",
         (),
-        rf"{_QUOTE}\]?[ \t]{{0,40}}(?:=>?|:=|:[ \t]?(?:str|bytes|SecretStr|Optional\[str\]|str \| None)[ \t]?=|:"
-        r"|%(?:25)?3D)[ \t]{0,40}",
+        rf"{_QUOTE}(?:\[[\w\"'\-]{{1,40}}\]|\])?{_MARKUP}[ \t]{{0,40}}"
+        r"(?:=>?|:=|:[ \t]?(?:str|bytes|SecretStr|Optional\[str\]|str \| None)[ \t]?=|:|%(?:25)?3D)"
+        rf"{_MARKUP}[ \t]{{0,40}}{_MARKUP}",
         (
             *(
                 "host=db password=§ dbname=x",
@@ -134,6 +145,11 @@ SEPARATORS = (
                 'x = "Server=h;Pwd=§;Encrypt=yes"',
                 "odbc?x=DRIVER%3DODBC%3BPWD%3D§%3BDATABASE%3Dx",
             ),
+            *("passwords[0]=§", "password['db'] = '§'", "**Password:** §", "**password**: `§`", "`password`: `§`"),
+            *(
+                "\x1b[36mpassword\x1b[0m=\x1b[35m'§'\x1b[0m",
+                "https://h/x?key=§#a",
+            ),
             *("https://h/x?code=§", "https://h/x?key=§", "page=2&key=§&sort=a", "redis:6379,key=§", "x-auth: §"),
             *(
                 "Authorization: Token §",
@@ -143,6 +159,7 @@ SEPARATORS = (
             ),
         ),
         (
+            *('{"password":{"type":"string"}, "token": {"x": 1}}', "password: {type: string}", "{'password': {}}"),
             *("password=${TOKEN} secret=None", "password=env:DB_PASSWORD", "password: {{ db_password }}", "keys=a,b"),
             *("s3://bucket/key=3/token=abc/part.parquet", "key: 9f86d081884c7d659a2feaa0c55ad015"),
             *(
@@ -156,8 +173,13 @@ SEPARATORS = (
     ),
     Form(
         *("spaced", (), r"[ \t]{1,3}"),
-        ("mlflow server --token § --port 5000", "ALTER USER u WITH PASSWORD '§'", "requirepass §"),
-        ('secret "db-access" not found', "--token TOKEN", "a password is needed"),
+        (
+            "mlflow server --token § --port 5000",
+            "ALTER USER u WITH PASSWORD '§'",
+            "requirepass §",
+            "(TYPE s3, SECRET '§')",
+        ),
+        ("secret 'db-access' not found", 'secret "db-access" not found', "--token TOKEN", "a password is needed"),
     ),
 )
 
@@ -224,12 +246,31 @@ FORMS = (
         ),
         ("jdbc:oracle:thin:scott/§@//h:1521/x",),
     ),
+    Form(
+        *("key in words", ("key", "Key", "KEY")),
+        rf"(?i)\b(?:{_KEYS}) keys?(?: provided)?(?:[ ]?[:=]| is)[ ]{{0,3}}[\"'`*]{{0,3}}"
+        r"(?=[^\s\"'`]{0,99}\d)([^\s\"'`,;)]{8,})",
+        ("API key: §", "Incorrect API key provided: §", "Secret access key: '§'", "the api key is §"),
+        ("API key: my_key", "the storage key 2026-01"),
+    ),
+    Form(
+        *("password of other clients", ("docker", "podman", "az login", "mongo", "redis-cli", "-storepass")),
+        r"(?:\b(?:(?:docker|podman|az) login|mongo(?:sh|dump|restore|import|export)?)\b[^\n]{0,200}?\s-p"
+        r"|\bredis-cli\b[^\n]{0,200}?\s-a|\s-storepass)[ ]{1,3}[\"']?([^\s\"'\-][^\s\"']*)",
+        ("docker login -u ml -p § r.io", "mongosh -u ml -p '§' h", "redis-cli -h h -a §", "keytool -storepass §"),
+        ("docker run -p 5000:5000 image",),
+    ),
+    Form(
+        *("login of Docker", ('auth"',), r"\"auth\\?\":\s?\\?\"([A-Za-z0-9+/]{8,}={0,2})\""),
+        ('{"auths": {"r.io": {"auth": "§§"}}}',),
+        ('{"auth": "oauth2"}',),
+    ),
     Form("password of sshpass", ("sshpass",), r"\bsshpass\s{1,9}-p\s{0,9}['\"]?([^\s'\"]+)", ("sshpass -p § ssh h",)),
     Form(
-        *("password of requests", ("auth", "Auth")),
-        r"(?:(?<![a-z])auth|Auth)[ \t]{0,3}=?"
+        *("password of requests", ("auth", "Auth", "cred")),
+        r"(?:(?<![a-z])auth|Auth|cred(?:ential)?s)[ \t]{0,3}=?"
         r"[ \t]{0,3}\([ \t]{0,3}[\"'][^\"'\n]{0,200}[\"'],[ \t]{0,3}[\"']([^\"'\n]+)",
-        ("auth=('ml', '§')", 'HTTPBasicAuth("ml", "§")'),
+        ("auth=('ml', '§')", "credentials=('ml', '§')", 'HTTPBasicAuth("ml", "§")'),
         ("authors = ('Ann', 'Bob')",),
     ),
     Form(
@@ -255,10 +296,14 @@ FORMS = (
         ),
     ),
     Form(
-        "Slack's hooks",
-        ("hooks.slack",),
-        r"(?<=hooks\.slack\.com/services/)[\w/]+",
-        ("https://hooks.slack.com/services/T0/B0/§",),
+        "hooks of Slack, Discord, Teams and Telegram",
+        ("hooks.slack", "/webhook", "telegram.org/bot"),
+        r"(?:hooks\.slack\.com/services/|discord(?:app)?\.com/api/webhooks/|webhook\.office\.com/webhookb2/"
+        r"|api\.telegram\.org/bot)([\w/@:\-]+)",
+        (
+            *("https://hooks.slack.com/services/T0/B0/§", "https://discord.com/api/webhooks/12/§"),
+            *("https://x.webhook.office.com/webhookb2/§", "https://api.telegram.org/bot12:§/sendMessage"),
+        ),
     ),
     Form("signature of Azure", ("sig=",), r"(?<=[?&]sig=)[\w%+/=\-]{6,}", ("https://h/c?sr=b&sig=§%3D",)),
     Form(
@@ -303,6 +348,31 @@ FORMS = (
         r"(?<!\w)(?:pypi-AgE[\w\-]{30,}|dapi[0-9a-f]{32}|hv[sb]\.[\w\-]{16,}|dop_v1_[0-9a-f]{40,}|dckr_pat_[\w\-]{16,}|ATATT3[\w=\-]{40,})",
         ("hvs.§§", "dckr_pat_§§"),
     ),
+    Form(
+        *(
+            "Groq, xAI, NVIDIA, Replicate, Pinecone, LangSmith, Weights & Biases, Prefect, Notion, Linear and others",
+            (
+                *("gsk_", "xai-", "nvapi-", "pplx-", "r8_", "pcsk_", "lsv2_", "wandb_v1_", "pnu_", "pnb_", "ntn_"),
+                *(
+                    "lin_api_",
+                    "shpat_",
+                    "sq0atp-",
+                    "NRAK-",
+                    "dp.pt.",
+                    "PMAK-",
+                    "sntrys_",
+                    "HRKU-",
+                    ".atlasv1.",
+                    "AGE-SECRET",
+                ),
+            ),
+        ),
+        r"(?<![\w\-])(?:(?:gsk|r8|pcsk|lsv2|wandb_v1|pnu|pnb|ntn|lin_api|shpat|sntrys)_(?=[a-zA-Z_]{0,99}\d)\w{24,}"
+        r"|(?:xai|nvapi|pplx|sq0atp|NRAK|PMAK|HRKU)-(?=[a-zA-Z_\-]{0,99}\d)[\w\-]{20,}"
+        r"|dp\.pt\.\w{30,}|\w{14}\.atlasv1\.[\w\-]{40,}|AGE-SECRET-KEY-1[A-Z0-9]{20,})",
+        ("gsk_§§§§", "nvapi-§§§", "dp.pt.§§§§"),
+        ("pnb_and_other_names_of_columns_in_words",),
+    ),
 )
 
 # --- values
@@ -322,6 +392,8 @@ _CHARACTER = (
     r"|[;,](?!\s|$|[\w.\- \"']{1,40}[=:])|[\"'](?![\s,;&)}\]:>.\\]|$)|%(?!3B|26))"
 )
 UNQUOTED, SHORT = rf"(?i){_CHARACTER}+", rf"(?i){_CHARACTER}{{1,500}}"
+UNQUOTED_QUERY = rf"(?i)(?:(?!#){_CHARACTER})+"  # a fragment follows it
+OBJECT = r"\{\s*(?:\\{0,9}[\"']|\w+\s*:|\})"  # of JSON or YAML
 KEY_FILE = r"[~.]{0,2}(?:/[\w.\-]{1,100}){1,20}\.(?:pem|key|crt|json|p8|p12)"
 BRACES = r"\{[^{}\n]{1,200}\}"  # of ODBC
 LIST = r"\[[^\[\]]{1,2000}\]"

@@ -158,12 +158,15 @@ def _belongs(match: re.Match[str], name: str, by: str) -> bool:
         case "tag":
             return before == "<"
         case "item":
-            return name.startswith("--") or text[max(0, start - 2) : start - 1] == "("
+            opening = text[max(0, start - 3) : start].rstrip("\"'").removesuffix("b")[-1:]
+            return name.startswith("--") or opening == "(" or (opening == "[" and "-" in name)  # a header
         case "line":
             return name.startswith("--")
         case "spaced":
-            is_option = name.startswith("--") or name.lower() in ("requirepass", "masterauth")
-            return is_option or (name.lower() == "password" and _regex(r"([\"'])(?!\1)").match(text, after) is not None)
+            if name.startswith("--") or name.lower() in ("requirepass", "masterauth"):
+                return True
+            quote = _regex(r"([\"'])(?!\1)").match(text, after)  # of SQL
+            return quote is not None and (name.lower() == "password" or (name.isupper() and quote[0] == "'"))
         case "cell":
             row = text[text.rfind("\n", max(0, start - 200), start) + 1 : start].strip()
             return row.startswith("|") and "|" not in row[1:]
@@ -212,11 +215,10 @@ def _values(match: re.Match[str], name: str, by: str) -> Iterator[tuple[int, int
     elif value := _regex(table.LIST).match(text, after):
         for part in _regex(table.IN_LIST).finditer(text, value.start() + 1, value.end() - 1):
             yield *part.span("text" if part["quote"] else 0), bool(part["quote"])
-    elif ":" in match[by] and _regex(table.PROSE).match(text, after):
+    elif ":" in match[by] and _regex(rf"{table.PROSE}|{table.OBJECT}").match(text, after):
         return
-    elif value := _regex(table.UNQUOTED).match(text, after):
-        fragment = text.find("#", *value.span()) if before in ("?", "&", "#") else -1
-        yield value.start(), fragment if fragment >= 0 else value.end(), False
+    elif value := _regex(table.UNQUOTED_QUERY if before in ("?", "&", "#") else table.UNQUOTED).match(text, after):
+        yield *value.span(), False
 
 
 def _of_lines(match: re.Match[str], name: str, by: str) -> Iterator[tuple[int, int, bool]]:

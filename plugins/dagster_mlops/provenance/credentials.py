@@ -62,6 +62,8 @@ def masked_strings(value: Any, name: str = "") -> Any:
     {'urls': ['https://host/rows.csv?api_key=***', 's3://bucket/rows'], 'rate': 0.1}
     >>> masked_strings({"db": {"password": "secret"}, "token": {"env": "TOKEN"}})
     {'db': {'password': '***'}, 'token': {'env': 'TOKEN'}}
+    >>> masked_strings({"password": {"value": "secret"}, "args": ["--token", "a1b2c3", "--port", "80"]})
+    {'password': {'value': '***'}, 'args': ['--token', '***', '--port', '80']}
     """
     return current_mask()(value, name)
 
@@ -76,9 +78,9 @@ def _with_masks(value: Any, name: str = "") -> Any:
     if isinstance(value, str):
         return secrets.MASK if name and is_secret(name, value) else _masked(value)
     if isinstance(value, Mapping):
-        return {_with_masks(key): _with_masks(below, _name_of(value, key)) for key, below in value.items()}
+        return {_with_masks(key): _with_masks(below, _name_of(value, key, name)) for key, below in value.items()}
     if isinstance(value, list | tuple):
-        return [_with_masks(below, name) for below in value]
+        return [_with_masks(below, _option(before) or name) for before, below in zip(("", *value), value, strict=False)]
     return value
 
 
@@ -92,15 +94,23 @@ def _credentials_in(value: Any, name: str = "") -> Iterator[str]:
         yield from [value] if name and is_secret(name, value) else [span.secret for span in spans(value)]
     elif isinstance(value, Mapping):
         for key, below in value.items():
-            yield from _credentials_in(below, _name_of(value, key))
+            yield from _credentials_in(below, _name_of(value, key, name))
     elif isinstance(value, list | tuple):
-        for below in value:
-            yield from _credentials_in(below, name)
+        for before, below in zip(("", *value), value, strict=False):
+            yield from _credentials_in(below, _option(before) or name)
 
 
-def _name_of(mapping: Mapping[Any, Any], key: Any) -> str:
-    """The name of a value: its key, or what is beside it, as in ``{"name": "password", "value": …}``."""
-    return str(mapping.get("name") or mapping.get("key") or key) if key == "value" else str(key)
+def _name_of(mapping: Mapping[Any, Any], key: Any, name: str) -> str:
+    """The name of a value: its key, or what is beside or above it, as in ``{"name": "password", "value": …}``."""
+    if key not in ("value", "Value", "ParameterValue"):
+        return str(key)
+    beside = (mapping.get(place) for place in ("name", "key", "Name", "Key", "ParameterKey"))
+    return str(next(filter(None, beside), name or key))
+
+
+def _option(word: Any) -> str:
+    """The name of an argument that follows this word of a command."""
+    return word if isinstance(word, str) and word.startswith("--") else ""
 
 
 _OTHER = ("PWD", "OLDPWD", "PYTEST_CURRENT_TEST")  # a shell's working directories, and a test with its arguments
