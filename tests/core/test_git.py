@@ -26,6 +26,7 @@ pytestmark = [*known_warnings.DVC, *known_warnings.UNCLOSED]
 # Settings of a checkout that name a program.
 PROGRAMS = ["core.fsmonitor", "core.sshCommand", "core.askPass", "core.pager", "core.editor", "core.gitProxy"]
 PROGRAMS += ["credential.helper", "gpg.program", "diff.external", "diff.evil.textconv", "diff.evil.command"]
+EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 PROGRAMS += ["filter.evil.clean", "filter.evil.smudge", "filter.evil.process", "filter.a=b.smudge"]
 SETTINGS = {
     "log.showSignature": "true",
@@ -90,6 +91,8 @@ def checkout(tmp_path_factory):
         ("show", "HEAD:./x.txt.dvc"),
         ("show", "--no-patch", "HEAD"),
         ("show", NOWHERE),
+        ("diff", EMPTY_TREE, "HEAD"),
+        ("diff-tree", "-p", EMPTY_TREE, "HEAD"),
         ("cat-file", "--filters", "HEAD:./x.txt.dvc"),
         ("cat-file", "-e", NOWHERE),
         ("ls-files", "--cached", "--others", "--exclude-standard"),

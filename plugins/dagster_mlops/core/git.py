@@ -29,7 +29,8 @@ _LOOKS_INTO_SUBMODULES = {"status", "diff", "diff-files", "diff-index"}
 # Without a protocol, nothing runs that a remote needs: ssh, proxies, credential helpers. A partial clone is not filled.
 _NO_REMOTES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_EXTERNAL_DIFF": "", "GIT_ASKPASS": "true"}
 _LIST_FILTERS = ("config", "--includes", "--name-only", "-z", "--get-regexp", r"^filter\.")
-_NO_PROGRAMS = {"log": ("--no-textconv", "--no-ext-diff"), "show": ("--no-textconv", "--no-ext-diff")}
+_PROGRAMS_OFF = ("--no-textconv", "--no-ext-diff")
+_NO_PROGRAMS = dict.fromkeys(("log", "show", "diff", "diff-tree", "diff-index", "diff-files"), _PROGRAMS_OFF)
 # While a checkout is not trusted: the filters that git would run in each folder, without a program.
 _FILTERS_BY_FOLDER: ContextVar[dict[Path, dict[str, str]] | None] = ContextVar("filters_by_folder", default=None)
 
