@@ -29,8 +29,8 @@ _LOOKS_INTO_SUBMODULES = {"status", "diff", "diff-files", "diff-index"}
 # Without a protocol, nothing runs that a remote needs: ssh, proxies, credential helpers. A partial clone is not filled.
 _NO_REMOTES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_EXTERNAL_DIFF": "", "GIT_ASKPASS": "true"}
 _LIST_FILTERS = ("config", "--includes", "--name-only", "-z", "--get-regexp", r"^filter\.")
-_PROGRAMS_OFF = ("--no-textconv", "--no-ext-diff")
-_NO_PROGRAMS = dict.fromkeys(("log", "show", "diff", "diff-tree", "diff-index", "diff-files"), _PROGRAMS_OFF)
+_SHOW_CHANGES = {"log", "show", "diff", "diff-tree", "diff-index", "diff-files"}
+_NO_PROGRAMS = ("--no-textconv", "--no-ext-diff")
 # While a checkout is not trusted: the filters that git would run in each folder, without a program.
 _FILTERS_BY_FOLDER: ContextVar[dict[Path, dict[str, str]] | None] = ContextVar("filters_by_folder", default=None)
 
@@ -96,7 +96,7 @@ def _without_programs(arguments: Sequence[str]) -> list[str]:
         # The repository's `submodule.<name>.ignore` goes before a setting, and not before an option.
         options = [option for option in options if not option.startswith(("--ignore-submodules", "--submodule"))]
         options = ["--ignore-submodules=dirty", *options]
-    return [*arguments[: place + 1], *_NO_PROGRAMS.get(command, ()), *options]
+    return [*arguments[: place + 1], *(_NO_PROGRAMS if command in _SHOW_CHANGES else ()), *options]
 
 
 def _filters(folder: Path, environment: Mapping[str, str], timeout: float) -> list[str]:
