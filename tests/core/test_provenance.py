@@ -172,6 +172,15 @@ def test_two_roles_of_record_share_one_asset():
     assert ModelVersion.from_metadata(made.to_metadata()) is None
 
 
+def test_what_people_look_for_is_above_the_record_and_stays_as_it_is():
+    made = Dataset(path="x.parquet", md5="9f", repo="/data")
+    run = TrainingRun(run_id="r", tracking_uri="sqlite:///m.db")
+    metadata = run.to_metadata(made.to_metadata({"auc": 0.8, "dvc/path": "shown"}))
+    assert [*metadata][:2] == ["auc", "dvc/path"] and metadata["dvc/path"] == "shown"
+    assert [*metadata][-2:] == ["dagster_mlops/dataset", "dagster_mlops/training_run"]
+    assert list(records_in(metadata)) == [made, run]
+
+
 MONTHS = dg.MonthlyPartitionsDefinition("2013-01-01", end_date="2013-04-01")
 
 

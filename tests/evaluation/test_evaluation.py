@@ -451,6 +451,7 @@ def test_an_evaluation_is_numbers_tables_figures_a_run_and_a_card(world):
     found = metadata_of(world.run(rows, asset), "evaluation")
 
     assert found["mlflow/evaluation/version"] == f"{world.name}/2"
+    assert [*found][-1] == "mlflow/evaluation/result", "the tables, the figures and the card are above it"
     assert (found["mlflow/evaluation/rows"], found["mlflow/evaluation/unlabelled"]) == (1170, 30)
     labelled = flights(1200, 2).dropna()
     clock = known.roc_auc_score(labelled["late"], labelled["hour"])

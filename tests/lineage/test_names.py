@@ -128,6 +128,15 @@ def test_a_model_has_the_same_names_for_every_command(world, name):
     assert json.loads(done.stdout)["run"]["run_id"] == world.run_id
 
 
+def test_a_rerun_that_is_impossible_says_so_and_what_to_do(world, monkeypatch):
+    monkeypatch.setattr("dagster_mlops.lineage.reproduction.recipe.find_uv", lambda: None)
+    arguments = ["reproduce", "churn@champion", "--environment", "current", "--dagster-home", str(world.home)]
+    done = CliRunner().invoke(cli.app, arguments)
+    shown = " ".join(done.stdout.split())
+    assert done.exit_code == cli.INCOMPLETE and "It cannot be run again: of 5 ingredients, 3 unknown." in shown
+    assert "Commit it, and train again." in shown and "pip install uv" not in shown, "the current one needs no uv"
+
+
 def test_a_run_is_named_by_its_id(world):
     _, chain = world.trace(world.run_id)
     assert chain["ref"]["id"] == world.run_id and chain["links"][0]["bucket"] == "accessible"

@@ -275,6 +275,7 @@ def test_the_asset_shows_what_the_run_found_and_names_its_version(instance, reso
     result = materialize(instance, resource, training_set, model)
     seen = metadata_of(result, "model")
     assert seen["mlflow/metric/auc"] == 0.8 and "mlflow/metric/broken" not in seen
+    assert [*seen].index("mlflow/metric/auc") < [*seen].index("mlflow/run_id"), "numbers first, then the record"
     assert seen["mlflow/training_seconds"] > 0
     [event] = [e for e in result.get_asset_materialization_events() if e.asset_key == model.key]
     assert data_version(event) == "delay/1"

@@ -17,7 +17,7 @@ from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.evaluation import evaluation_checks
 from dagster_mlops.evidently import EvidentlyResource, drift_check
 from dagster_mlops.lineage.reproduction import environment
-from dagster_mlops.lineage.reproduction.recipe import _environment
+from dagster_mlops.lineage.reproduction.recipe import _environment, _step
 from dagster_mlops.mlflow import MlflowResource, metric_checks, promotion_asset
 from dagster_mlops.provenance import TrainingRun
 from tests.support import known_warnings
@@ -94,6 +94,12 @@ def test_assets_of_other_code_locations_are_named_or_declared():
     assets = [rain_model, rain_features, forecast]
     assert validate_asset_names(dg.Definitions(assets=assets), elsewhere=["lake/flights"]).assets
     assert validate_asset_names(dg.Definitions(assets=[*assets, dg.AssetSpec(dg.AssetKey(["lake", "flights"]))])).assets
+
+
+@pytest.mark.parametrize(("is_committed", "says"), [(False, "in no git repository"), (True, "--definitions")])
+def test_definitions_outside_of_git_are_not_taken_for_those_of_someone_else(is_committed, says):
+    step = {"asset": "rain_model", "partition": None, "location": {"python_file": "/home/ann/definitions.py"}}
+    assert says in _step(step, "", None, is_committed=is_committed).reason
 
 
 def test_what_is_kept_by_default_is_in_one_folder_that_git_ignores(tmp_path, monkeypatch):

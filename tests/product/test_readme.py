@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
@@ -23,6 +24,18 @@ def test_the_python_example_loads():
     names: dict = {}
     exec(compile(block("python"), "README.md", "exec"), names)
     dg.Definitions.validate_loadable(names["defs"])
+
+
+@pytest.mark.thorough
+def test_the_python_example_runs_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(block("python"), "README.md", "exec"), names)
+    job = names["defs"].get_implicit_global_asset_job_def()
+    result = job.execute_in_process()
+    assert result.success and all(check.passed for check in result.get_asset_check_evaluations())
+    [champion] = result.asset_materializations_for_node("champion")
+    assert champion.metadata["mlflow/promoted"].value is True
 
 
 def test_the_yaml_example_builds_its_asset():

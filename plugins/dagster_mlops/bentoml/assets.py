@@ -126,14 +126,15 @@ def bento_asset(
         item = resource.bentos().get(record.tag)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(record.tag),
-            metadata={
-                **stored.to_metadata(),
-                "bentoml/bytes": item.file_size,
-                "bentoml/path": dg.MetadataValue.path(item.path),
-                "bentoml/dockerfile": dg.MetadataValue.path(item.path_of("env/docker/Dockerfile")),
-                "bentoml/model_tag": facts["model"],
-                "bentoml/built": built,
-            },
+            metadata=stored.to_metadata(
+                {
+                    "bentoml/bytes": item.file_size,
+                    "bentoml/path": dg.MetadataValue.path(item.path),
+                    "bentoml/dockerfile": dg.MetadataValue.path(item.path_of("env/docker/Dockerfile")),
+                    "bentoml/model_tag": facts["model"],
+                    "bentoml/built": built,
+                }
+            ),
         )
 
     return asset_with(

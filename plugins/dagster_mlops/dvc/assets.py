@@ -188,4 +188,4 @@ def observation(dvc: DvcResource, path: str, *, rev: str | None) -> Observation:
     """The version and the metadata of a dataset that :func:`observed_dataset` finds."""
     record = observed_dataset(dvc, path, rev=rev)
     rows = {ROW_COUNT: record.rows} if record.rows is not None else {}
-    return dg.DataVersion(record.md5), {**record.to_metadata(), **rows}
+    return dg.DataVersion(record.md5), record.to_metadata(rows)

@@ -203,7 +203,7 @@ def _observed(items: Mapping[dg.AssetKey, Stage | TrackedData], dvc: DvcResource
         if not (edited := _edited(dvc, {item.path: dvc.pointer(item.path)["outs"][0]})):
             return observation(dvc, item.path, rev=None)
         record = Dataset(path=item.path, md5=edited[item.path], repo=str(dvc.root))
-        return dg.DataVersion(record.md5), {**record.to_metadata(), EDITED: [item.path]}
+        return dg.DataVersion(record.md5), record.to_metadata({EDITED: [item.path]})
     file = dvc.root / Path(item.file).with_name("dvc.lock")
     entry = stages_in(file.read_bytes() if file.exists() else b"").get(item.name)
     if not entry:

@@ -105,7 +105,7 @@ def evaluation_asset(
         from dagster_mlops.evaluation.evaluate import Setup, evaluate
         from dagster_mlops.evaluation.measure import Plan
         from dagster_mlops.evaluation.model_card import EVALUATION, KeepsEvaluations, Training, model_card, summary
-        from dagster_mlops.evaluation.ui_metadata import metadata_of
+        from dagster_mlops.evaluation.ui_metadata import RESULT, metadata_of
 
         plan = Plan(resamples, confidence, seed, min_rows, threshold, dict(metrics or {}), frozenset(lower_is_better))
         setup = Setup(
@@ -147,6 +147,7 @@ def evaluation_asset(
                 f"{tool}/model_card": metadata(card_text),
                 **link(f"{prefix}/run_url", run_url),
                 **link(f"{tool}/version_url", version_url),
+                f"{tool}/{RESULT}": dg.MetadataValue.json(result.to_dict()),
             },
             data_version=dg.DataVersion(result.digest),
         )

@@ -19,7 +19,7 @@ Row = Mapping[str, str | int]
 
 
 def metadata_of(evaluation: Evaluation, pictures: Iterable[Picture], prefix: str) -> dict[str, Any]:
-    """Numbers, tables of metrics, comparison and slices, the figures, and all of it as JSON, below `prefix`."""
+    """Numbers, tables of metrics, comparison and slices, and the figures, below `prefix`."""
     overall = evaluation.whole
     note = "; ".join(filter(None, [evaluation.warning, overall.why_not, evaluation.no_rival]))
     figures = gallery(pictures)
@@ -37,7 +37,6 @@ def metadata_of(evaluation: Evaluation, pictures: Iterable[Picture], prefix: str
         **{f"{prefix}/metric/{name}": estimate.value for name, estimate in overall.metrics.items()},
         **{f"{prefix}/difference/{name}": change.value for name, change in overall.differences.items()},
         **({f"{prefix}/wins": overall.differences[headline(overall.differences)].wins} if overall.differences else {}),
-        f"{prefix}/result": dg.MetadataValue.json(evaluation.to_dict()),
     }
 
 

@@ -153,7 +153,7 @@ def _feature_view_asset(*, spec: dg.AssetSpec, view: str, options: Mapping[str, 
                     **{**dagster_facts(context), "dagster_partition": partition or ""},
                 )
                 registry.put_record(store, record)
-                metadata = {**record.to_metadata(), **_window_metadata(fact)}
+                metadata = record.to_metadata(_window_metadata(fact))
                 context.add_asset_metadata(metadata, partition_key=partition)
         content = _digest(definition, *(fact.content_hash for fact in facts))
         return dg.MaterializeResult(

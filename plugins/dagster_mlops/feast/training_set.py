@@ -102,7 +102,7 @@ def training_set_asset(
             result, record, facts = _joined(
                 context, feast, entities, feature_service, timestamp_column, full_feature_names
             )
-        return dg.Output(result, metadata={**record.to_metadata(), **facts, **_measures(feast, record, result)})
+        return dg.Output(result, metadata=record.to_metadata({**facts, **_measures(feast, record, result)}))
 
     if entities_type is not None:  # the type that Dagster requests from the IO manager
         training_set.__annotations__["entities"] = entities_type

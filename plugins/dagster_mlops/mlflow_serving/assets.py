@@ -75,11 +75,9 @@ def scoring_package_asset(
             raise DeploymentError(f"{record.tag} was built but {folder} does not hold it. Build it again.")
         return dg.MaterializeResult(
             data_version=dg.DataVersion(record.tag),
-            metadata={
-                **stored.to_metadata(),
-                "mlflow_serving/path": dg.MetadataValue.path(str(folder)),
-                "mlflow_serving/built": built,
-            },
+            metadata=stored.to_metadata(
+                {"mlflow_serving/path": dg.MetadataValue.path(str(folder)), "mlflow_serving/built": built}
+            ),
         )
 
     return asset_with(

@@ -119,7 +119,7 @@ def drift_check(
         return dg.AssetCheckResult(
             passed=passed,
             severity=dg.AssetCheckSeverity(severity),
-            metadata={**record.to_metadata(), **metadata},
+            metadata=record.to_metadata(metadata),
             description=_conclusion(result),
         )
 

@@ -95,16 +95,17 @@ def promotion_asset(
             tool, url = models.tool, models.url(record)
         context.log.info(f"{alias} of {registered_model_name} is version {record.version}: {move.why}")
         return dg.MaterializeResult(
-            metadata={
-                **record.to_metadata(),
-                f"{tool}/promoted": move.promoted,
-                **table(f"{tool}/decision", _decision(move, metric)),
-                **(look.to_metadata(tool) if look else {}),
-                f"{tool}/gates": evidence,
-                f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
-                **{f"{tool}/{role}_{metric}": value for role, value in move.values().items()},
-                **link(f"{tool}/version_url", url),
-            },
+            metadata=record.to_metadata(
+                {
+                    f"{tool}/promoted": move.promoted,
+                    f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
+                    **table(f"{tool}/decision", _decision(move, metric)),
+                    **(look.to_metadata(tool) if look else {}),
+                    **{f"{tool}/{role}_{metric}": value for role, value in move.values().items()},
+                    f"{tool}/gates": evidence,
+                    **link(f"{tool}/version_url", url),
+                }
+            ),
             data_version=dg.DataVersion(f"{record.name}/{record.version}"),
         )
 

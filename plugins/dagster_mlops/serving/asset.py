@@ -105,11 +105,12 @@ def deployment_asset(
         return dg.MaterializeResult(
             # The same package answers the same, whichever process serves it.
             data_version=dg.DataVersion(record.tag),
-            metadata={
-                **live.record.to_metadata(),
-                **link(f"{live.record.tool}/url", live.record.url),
-                **{f"{live.record.tool}/{fact}": value for fact, value in facts.items()},
-            },
+            metadata=live.record.to_metadata(
+                {
+                    **link(f"{live.record.tool}/url", live.record.url),
+                    **{f"{live.record.tool}/{fact}": value for fact, value in facts.items()},
+                }
+            ),
         )
 
     return asset_with(

@@ -119,8 +119,8 @@ def stored_metadata(
     columns: dg.TableSchema | None,
 ) -> dict[str, Any]:
     """The metadata of a version that was just stored: record, rows, columns, what changed since the previous one."""
-    facts = {**new.to_metadata(), **_change(dvc, context.instance, key, new, columns), ROW_COUNT: rows}
-    return {name: fact for name, fact in {**facts, COLUMN_SCHEMA: columns}.items() if fact is not None}
+    facts = {ROW_COUNT: rows, **_change(dvc, context.instance, key, new, columns), COLUMN_SCHEMA: columns}
+    return new.to_metadata({name: fact for name, fact in facts.items() if fact is not None})
 
 
 def _change(

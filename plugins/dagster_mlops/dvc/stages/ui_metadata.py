@@ -58,8 +58,6 @@ def inputs(stage: Stage, run: StageRun, repo: str, tracked: Container[str]) -> l
 def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path) -> dict[str, Any]:
     """The Dagster metadata: numbers as plain numbers, which the UI plots over time."""
     facts: dict[str, Any] = {STAGE: stage.address, "dvc/outcome": run.outcome, "dvc/seconds": round(run.seconds, 3)}
-    if records:
-        facts |= records[0].to_metadata()
     for record in records[1:]:
         facts[f"{NAMESPACE}/dataset/{record.path}"] = dg.MetadataValue.json(record.to_dict())
     if len(records) > 1:
@@ -69,7 +67,7 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     for plot in run.plots[:_MOST_CHARTS]:
         draw = partial(_chart, plot) if "points" in plot else (root / plot["files"][0]).read_bytes
         facts[f"dvc/plots/{plot['title']}"] = markdown.metadata(drawn(plot["title"], draw, tool="dvc").markdown())
-    return facts
+    return records[0].to_metadata(facts) if records else facts
 
 
 def _named(prefix: str, by_file: Mapping[str, Any]) -> dict[str, Any]:

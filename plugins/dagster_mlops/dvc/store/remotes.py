@@ -103,7 +103,7 @@ def attempt(action: Callable[[], _T], problem: str, fix: Callable[[str], str]) -
     try:
         return retry(action, is_transient=_may_pass, timeout=_PATIENCE, pauses=_PAUSES)
     except Exception as error:  # any of a dozen storage libraries
-        reason = mask_credentials(str(error) or type(error).__name__)
+        reason = mask_credentials(str(error) or type(error).__name__).rstrip(".") + "."
         raise DatasetError(f"{problem}: {reason} {fix(advice(error, REMEDIES))}") from error
 
 

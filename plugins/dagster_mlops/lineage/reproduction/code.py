@@ -57,7 +57,8 @@ def code_ingredients(
 ) -> list[Ingredient]:
     """Commit, uncommitted changes and submodules; `files` are those below ``code/``, or `problem` says why not."""
     if not run.code_commit:
-        return [Ingredient("code", "commit", "unknown", "the code was not in a git repository when the run was made.")]
+        reason = "the code was not in a git repository when the run was made. Commit it, and train again."
+        return [Ingredient("code", "commit", "unknown", reason)]
     short = f"commit {run.code_commit[:10]}"
     if not COMMIT.fullmatch(run.code_commit):
         return [

@@ -177,7 +177,7 @@ def find_recipe(
             *([] if problem else _files(run, files, witness)),
             *code_ingredients(run, files, repository, problem),
             _environment(run, files, repository),
-            _step(step, problem, definitions),
+            _step(step, problem, definitions, is_committed=bool(run.code_commit)),
             *(Ingredient("config", name or "value", "inaccessible", _SECRET) for name in step.get(CONFIG_NOT_KEPT, ())),
             *inputs,
             *unversioned,
@@ -242,9 +242,11 @@ def _files(run: TrainingRun, files: Mapping[str, bytes], witness: TrainingRun | 
     return [Ingredient("run", name, "faulty", reason)]
 
 
-def _step(step: Mapping[str, Any], problem: str, definitions: Path | None) -> Ingredient:
+def _step(step: Mapping[str, Any], problem: str, definitions: Path | None, *, is_committed: bool) -> Ingredient:
     if step:
         name = f"asset {step['asset']}{f' [{p}]' if (p := step['partition']) else ''}"
+        if step.get("location") and not is_committed:
+            return Ingredient("step", name, "unknown", "its definitions were in no git repository, either.")
         if foreign := step_problem(step, definitions=definitions):
             return Ingredient("step", name, "faulty", foreign)
         if step.get("location"):

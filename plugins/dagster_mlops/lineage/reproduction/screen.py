@@ -30,11 +30,12 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
     table = grid("", "dim", "")
     for group in grouped(recipe.ingredients, lambda part: (part.kind, part.bucket, part.reason)):
         first = group[0]
-        mark, colour = LOOKS.get(first.bucket, ("?", "yellow"))
+        is_spared = first.kind == "environment" and not first.needed
+        mark, colour = _ASIDE["matched"] if is_spared else LOOKS.get(first.bucket, ("?", "yellow"))
         text = Text(line(first.name if len(group) == 1 else f"{len(group)} × {first.name} … {group[-1].name}"))
         if not first.needed:
             text.append(line(f" ({_SPARED.get(first.kind, 'not needed')})"), style="dim")
-        if first.bucket != "accessible":
+        if first.bucket != "accessible" and not is_spared:
             text.append(line(f" {first.bucket.upper()}"), style=f"bold {colour}")
             text.append("\n" + line(first.reason), style=colour)
         table.add_row(Text(mark, style=colour), first.kind, text)
@@ -45,7 +46,7 @@ def recipe_screen(recipe: Recipe) -> RenderableType:
         names = ", ".join(part.name for part in recipe.unknown[:6])
         text = f"? It can be run again, but nothing versions {names}: the verdict would be too little to tell."
         return Group(_title(recipe), table, Text(), Text(line(text), style="yellow"))
-    last = conclusion(recipe.complete, yes, f"Of {counts.total()} ingredients, {problems}.")
+    last = conclusion(recipe.complete, yes, f"It cannot be run again: of {counts.total()} ingredients, {problems}.")
     return Group(_title(recipe), table, Text(), last)
 
 

@@ -116,16 +116,15 @@ def train_step(
         metadata, record = present_run(resource, run, record)
         version_url = resource.version_url(version.name, version.version)
     result = result or dg.MaterializeResult()
+    shown = {
+        **metadata,
+        **link(VERSION_URL, version_url),
+        **table("mlflow/code_not_kept", not_kept(facts.code)),
+        **usage,
+        **(result.metadata or {}),
+    }
     return dg.MaterializeResult(
-        metadata={
-            **record.to_metadata(),
-            **version.to_metadata(),
-            **metadata,
-            **table("mlflow/code_not_kept", not_kept(facts.code)),
-            **usage,
-            **link(VERSION_URL, version_url),
-            **(result.metadata or {}),
-        },
+        metadata=version.to_metadata(record.to_metadata(shown)),
         check_results=result.check_results,
         tags=result.tags,
         data_version=dg.DataVersion(f"{version.name}/{version.version}"),
