@@ -263,18 +263,18 @@ class Record:
             raise ProvenanceError(f"A record is not JSON: {schema.short(text)}.") from error
         return Record.from_dict(data)
 
-    def to_metadata(self, shown: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def to_metadata(self, above: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The record as Dagster metadata: each fact as ``<tool>/<name>``, the whole under ``dagster_mlops/<role>``.
 
         Args:
-            shown: Other metadata of the same asset, which people look for first. Dagster's UI keeps the order, so that
+            above: Other metadata of the same asset, which people look for first. Dagster's UI keeps the order, so that
                 it comes before the facts, and whole records come last. A fact never replaces what it has.
         """
         skip = ("dagster_run_id", "dagster_asset", "dagster_partition")
         facts = {name: value for name, value in {**self._facts(), **self.tool_facts}.items() if name not in skip}
         flat = {f"{self.tool}/{name}": value for name, value in facts.items()}
-        shown = shown or {}
-        metadata = {**shown, **flat, f"{NAMESPACE}/{self.role}": dg.MetadataValue.json(self.to_dict()), **shown}
+        above = above or {}
+        metadata = {**above, **flat, f"{NAMESPACE}/{self.role}": dg.MetadataValue.json(self.to_dict()), **above}
         return dict(sorted(metadata.items(), key=lambda item: item[0].startswith(f"{NAMESPACE}/")))
 
     @classmethod

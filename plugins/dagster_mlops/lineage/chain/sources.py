@@ -37,7 +37,7 @@ _PAGE = 1_000  # events of an asset
 _SHORTEST = 7  # characters of a version, as of git
 _NEVER_KEPT = {
     "asset": "its IO manager keeps no versions and writes no record, so that the version that was read is unknown.",
-    "commit": "the code was not in a git repository when this was made. Commit it, and make this again.",
+    "commit": "the code was not in a git repository when this was made. Commit it before the next run.",
     "dataset": "no asset was read when this was made, and what its code has opened by itself is on no record.",
 }
 

@@ -35,7 +35,8 @@ TIMEOUT = 6 * 3600.0  # seconds
 _QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
 _PASSED = (
     "It sees no environment variables but those of the machine. Name the others that it needs: --env NAME, or "
-    "variables=[…] of the asset."
+    "variables=[…] of the asset. It runs in a clone of the code: a relative path of a resource leads into the clone, "
+    "which has only what git has."
 )
 _ANSWER_TIMEOUT = 1800.0  # seconds: a large model on thousands of rows
 _ANSWERS = "_answers_script.py"  # beside a tracker's script of reruns

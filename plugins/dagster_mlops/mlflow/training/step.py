@@ -116,7 +116,7 @@ def train_step(
         metadata, record = present_run(resource, run, record)
         version_url = resource.version_url(version.name, version.version)
     result = result or dg.MaterializeResult()
-    shown = {
+    above = {
         **metadata,
         **link(VERSION_URL, version_url),
         **table("mlflow/code_not_kept", not_kept(facts.code)),
@@ -124,7 +124,7 @@ def train_step(
         **(result.metadata or {}),
     }
     return dg.MaterializeResult(
-        metadata=version.to_metadata(record.to_metadata(shown)),
+        metadata=version.to_metadata(record.to_metadata(above)),
         check_results=result.check_results,
         tags=result.tags,
         data_version=dg.DataVersion(f"{version.name}/{version.version}"),
