@@ -96,10 +96,11 @@ def test_assets_of_other_code_locations_are_named_or_declared():
     assert validate_asset_names(dg.Definitions(assets=[*assets, dg.AssetSpec(dg.AssetKey(["lake", "flights"]))])).assets
 
 
-@pytest.mark.parametrize(("is_committed", "says"), [(False, "in no git repository"), (True, "--definitions")])
-def test_definitions_outside_of_git_are_not_taken_for_those_of_someone_else(is_committed, says):
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_definitions_outside_of_git_can_be_run_again_once_they_are_committed(is_committed):
     step = {"asset": "rain_model", "partition": None, "location": {"python_file": "/home/ann/definitions.py"}}
-    assert says in _step(step, "", None, is_committed=is_committed).reason
+    part = _step(step, "", None, is_committed=is_committed)
+    assert part.bucket == "faulty" and ("commit it, and train again" in part.reason) is not is_committed
 
 
 def test_what_is_kept_by_default_is_in_one_folder_that_git_ignores(tmp_path, monkeypatch):

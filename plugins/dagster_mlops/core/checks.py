@@ -102,4 +102,4 @@ def never_missing(
             description=mask_credentials(f"{crash}{error}"),
             metadata={f"{tool}/error": trace[-_TRACEBACK:]},
         )
-    return result._replace(metadata={**result.metadata, f"{tool}/seconds": time.monotonic() - started})
+    return result._replace(metadata={**result.metadata, f"{tool}/seconds": round(time.monotonic() - started, 3)})

@@ -245,10 +245,9 @@ def _files(run: TrainingRun, files: Mapping[str, bytes], witness: TrainingRun | 
 def _step(step: Mapping[str, Any], problem: str, definitions: Path | None, *, is_committed: bool) -> Ingredient:
     if step:
         name = f"asset {step['asset']}{f' [{p}]' if (p := step['partition']) else ''}"
-        if step.get("location") and not is_committed:
-            return Ingredient("step", name, "unknown", "its definitions were in no git repository, either.")
         if foreign := step_problem(step, definitions=definitions):
-            return Ingredient("step", name, "faulty", foreign)
+            hint = "" if is_committed else " Code outside of git has no checkout: commit it, and train again."
+            return Ingredient("step", name, "faulty", foreign + hint)
         if step.get("location"):
             return Ingredient("step", name, "accessible")
         reason = "a script passed its assets to dg.materialize(…): the file or module that defines them is unknown."
