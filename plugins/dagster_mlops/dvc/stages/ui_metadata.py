@@ -58,8 +58,6 @@ def inputs(stage: Stage, run: StageRun, repo: str, tracked: Container[str]) -> l
 def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path) -> dict[str, Any]:
     """The Dagster metadata: numbers as plain numbers, which the UI plots over time."""
     facts: dict[str, Any] = {STAGE: stage.address, "dvc/outcome": run.outcome, "dvc/seconds": round(run.seconds, 3)}
-    for record in records[1:]:
-        facts[f"{NAMESPACE}/dataset/{record.path}"] = dg.MetadataValue.json(record.to_dict())
     if len(records) > 1:
         facts |= table(OUTS, [{"path": r.path, "md5": r.md5, "bytes": r.bytes or 0} for r in records])
     numbers = {**_named(PARAMS, run.entry.get("params", {})), **_named("dvc/metrics", run.metrics)}
@@ -67,7 +65,9 @@ def metadata(stage: Stage, run: StageRun, records: Sequence[Dataset], root: Path
     for plot in run.plots[:_MOST_CHARTS]:
         draw = partial(_chart, plot) if "points" in plot else (root / plot["files"][0]).read_bytes
         facts[f"dvc/plots/{plot['title']}"] = markdown.metadata(drawn(plot["title"], draw, tool="dvc").markdown())
-    return records[0].to_metadata(facts) if records else facts
+    facts = records[0].to_metadata(facts) if records else facts
+    others = {f"{NAMESPACE}/dataset/{record.path}": dg.MetadataValue.json(record.to_dict()) for record in records[1:]}
+    return {**facts, **others}
 
 
 def _named(prefix: str, by_file: Mapping[str, Any]) -> dict[str, Any]:
