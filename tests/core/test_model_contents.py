@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dagster_mlops.core.model_contents import foreign_names
+from dagster_mlops.core.model_formats import stored_format
 from dagster_mlops.core.model_judgement import named_types
 from dagster_mlops.errors import ModelVersionError
 
@@ -201,3 +202,13 @@ def test_layers_and_functions_that_are_not_of_keras_or_run_code_are_foreign(tmp_
 def test_other_files_name_nothing(tmp_path):
     (tmp_path / "model.ubj").write_bytes(b"{L")
     assert named_types(tmp_path) == {"model.ubj": []}
+
+
+@pytest.mark.parametrize("place", ["../other/model.ubj", "/srv/model.ubj"])
+def test_data_outside_of_the_folder_is_refused_whoever_would_load_it(place):
+    """The hash of a model covers its folder."""
+    flavors = {"xgboost": {"data": place}}
+    assert "is outside of its folder" in stored_format(flavors, files={}).runs_code
+    python = {"loader_module": "mlflow.xgboost", "data": place}
+    assert stored_format({**flavors, "python_function": python}, files={}).runs_code
+    assert not stored_format({"xgboost": {"data": "model.ubj"}}, files={}).runs_code

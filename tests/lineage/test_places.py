@@ -102,7 +102,7 @@ def test_no_request_and_no_token_goes_to_a_server_that_a_log_line_names(elsewher
         ("http://127.0.0.1:{port}/a", "http://127.0.0.1:{port}/ab"),
         *(
             ("http://127.0.0.1:{port}/a", f"http://127.0.0.1:{{port}}/a/{way_up}b")
-            for way_up in ("../", "%2e%2E/", "..%2f", "..\\", "..;/", "\t../", ".\t./", "..?")
+            for way_up in ("../", "%2e%2E/", "..%2f", "..\\", "%252e%252e/", "..;/", "\t../", ".\t./", "..?")
         ),
     ],
 )

@@ -78,18 +78,19 @@ def _format(flavors: _Flavors, files: _Files, trust: Sequence[str]) -> StoredFor
         code = "model_code_path" in flavors["python_function"]
         return StoredFormat("Python code", "it is a Python file") if code else StoredFormat("cloudpickle", _PICKLE)
     [name] = native
-    form = _native(name, flavors[name], files, trust)
-    if python is None or form.runs_code:
+    form, named = _native(name, flavors[name], files, trust), _data_of(name, flavors[name])
+    if form.runs_code:
+        return form
+    if _leads_out(named):  # to what the hash of the model does not cover
+        return StoredFormat(f"{form} elsewhere", f"its data, {named}, is outside of its folder")
+    if python is None:
         return form
     loader = str(python.get("loader_module", ""))
     if loader != f"mlflow.{name}":
         return StoredFormat(f"{form} with a loader", f"{loader or 'a loader without a name'} loads it")
-    named, loaded = (
-        _data_of(name, flavors[name]),
-        [str(python[key]) for key in ("data", "model_path") if python.get(key)],
-    )
+    loaded = [str(python[key]) for key in ("data", "model_path") if python.get(key)]
     # MLflow's loaders trust the MLmodel file beside the data, and take data without one for a pickle.
-    if {*loaded} - {named} or _leads_out(named) or any(file.endswith("/MLmodel") for file in files):
+    if {*loaded} - {named} or any(file.endswith("/MLmodel") for file in files):
         return StoredFormat(f"{form} elsewhere", f"its data, {loaded or named}, is not what its flavour {name} names")
     return form
 

@@ -17,7 +17,7 @@ _VARIABLES = (
 )
 
 # In an address, whatever some server takes for a step up or a slash; the real path of a folder has none.
-_UP = re.compile(r"(?i)/(\.|%2e){2}([^\w.-]|$)|%2f|%5c|[\\\x00-\x1f]")
+_UP = re.compile(r"(?i)/(\.|%2e){2}([^\w.-]|$)|%2f|%5c|%25|[\\\x00-\x1f]")
 
 
 class NamesPlaces(Protocol):
