@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from dagster_mlops.errors import DagsterMlopsError, masked_error
+from dagster_mlops.core.masked_errors import masked_error
+from dagster_mlops.errors import DagsterMlopsError
 from dagster_mlops.provenance import mask_credentials
 
 

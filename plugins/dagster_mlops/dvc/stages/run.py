@@ -18,6 +18,7 @@ from dagster_mlops.core import markdown
 from dagster_mlops.core.child import ChildError, child_session, last_line
 from dagster_mlops.core.environment import whole_environment
 from dagster_mlops.core.git import git
+from dagster_mlops.core.masked_errors import masked_error
 from dagster_mlops.core.site_cache import site_cache_variables
 from dagster_mlops.dvc.metadata_keys import CMD, STAGE
 from dagster_mlops.dvc.resource import DvcResource
@@ -27,7 +28,7 @@ from dagster_mlops.dvc.store.contents import Content
 from dagster_mlops.dvc.store.cut_off import parse_yaml
 from dagster_mlops.dvc.store.git_commit import Edit, refuse_unmerged
 from dagster_mlops.dvc.store.git_commit import run as git_output
-from dagster_mlops.errors import DatasetError, masked_error
+from dagster_mlops.errors import DatasetError
 from dagster_mlops.provenance import mask_credentials
 
 _TAIL = 40  # lines of output shown when a stage fails
