@@ -76,6 +76,7 @@ def test_the_time_grows_with_the_length_of_a_hostile_text_and_no_faster(use, for
         assert _seconds(use, large) < 64 * max(_seconds(use, small), 0.002), piece
 
 
+@pytest.mark.thorough
 def test_a_megabyte_on_one_line_is_searched_to_its_end():
     hostile = 'password=, key=" --token ' * 40_000
     text = f"{hostile}\npassword='{S}'"

@@ -14,6 +14,7 @@ from dagster_mlops.evaluation.metrics import Prediction, Scored, bootstrap, inte
 from dagster_mlops.evaluation.paired_tests import paired_test
 from dagster_mlops.evaluation.predictions import Labels
 
+SIZE = 24
 WEIGHTED: dict[str, Any] = {
     "auc": known.roc_auc_score,
     "pr_auc": known.average_precision_score,
@@ -37,29 +38,29 @@ def drawn(random: np.random.Generator, rows: int, *, noise: float = 1.0) -> tupl
 
 
 @pytest.mark.parametrize("metric", WEIGHTED)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_the_variance_is_that_of_the_weights_of_rows(metric, seed):
     random = np.random.default_rng(seed)
-    labels, first, second = drawn(random, 60)
+    labels, first, second = drawn(random, SIZE)
     labels[:2] = 0, 1
     first, second = np.round(first, 1) * 0.98 + 0.01, np.round(second, 1) * 0.98 + 0.01  # many ties
     sign = -1 if metric in ("log_loss", "brier") else 1
-    groups = np.arange(60)  # each row a group: McNemar and DeLong are other formulas for single rows
+    groups = np.arange(SIZE)  # each row a group: McNemar and DeLong are other formulas for single rows
     value = paired_test(metric, model(labels, first), model(labels, second), sign, groups).better
     function, step = WEIGHTED[metric], 1e-4
 
     def difference(weights: Any) -> float:
         return sign * (function(labels, first, sample_weight=weights) - function(labels, second, sample_weight=weights))
 
-    values = np.array([difference(1 + step * row) - difference(1 - step * row) for row in np.eye(60)]) / (2 * step)
-    variance = (values**2).sum() * 60 / 59
+    values = np.array([difference(1 + step * row) - difference(1 - step * row) for row in np.eye(SIZE)]) / (2 * step)
+    variance = (values**2).sum() * SIZE / (SIZE - 1)
     if variance < 1e-12:
         return
-    t = difference(np.ones(60)) / np.sqrt(variance)
-    skew = stats.skew(values) / np.sqrt(60)
+    t = difference(np.ones(SIZE)) / np.sqrt(variance)
+    skew = stats.skew(values) / np.sqrt(SIZE)
     corrected = t + skew * t**2 / 3 + skew**2 * t**3 / 27 + skew / 6
-    assert value == pytest.approx(stats.t.sf(min(t, corrected), 59), rel=1e-2, abs=1e-6)
+    assert value == pytest.approx(stats.t.sf(min(t, corrected), SIZE - 1), rel=1e-2, abs=1e-6)
 
 
 def test_accuracy_is_mcnemars_exact_test_and_auc_is_delongs():

@@ -209,7 +209,8 @@ def test_a_feature_server_without_the_feature_service_is_unhealthy(served):
 
 
 def test_nothing_listening_is_unhealthy_and_the_password_of_its_address_stays_secret(free_port):
-    found = health(f"http://ml:secret@127.0.0.1:{free_port()}")
+    with pytest.warns(UserWarning, match="holds a credential as text"):
+        found = health(f"http://ml:secret@127.0.0.1:{free_port()}")
     assert not found.passed and "refused" in (found.description or "") and "secret" not in str(found)
 
 

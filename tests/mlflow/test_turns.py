@@ -1,6 +1,7 @@
 """Promoters of a model take turns: of two at once, the better version ends as champion, and the moves are true."""
 
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -37,33 +38,36 @@ def model(client: Any, name: str, *values: float, champion: str = "1") -> None:
         client.set_registered_model_alias(name, "champion", champion)
 
 
-def promote_each(uri: str, version: str, rounds: int, barrier: Any) -> None:
-    resource = MlflowResource(tracking_uri=uri)
-    models = MlflowModels(resource, resource.client())
+def promote_each(models: MlflowModels | str, version: str, rounds: int, barrier: Any) -> None:
+    if isinstance(models, str):
+        resource = MlflowResource(tracking_uri=models)
+        models = MlflowModels(resource, resource.client())
     for number in range(rounds):
         candidate = models.version(f"model{number}", version)
         barrier.wait()
         promote_version(models, candidate, "champion", Rule("auc"), {}, f"run of {version}")
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(100, marks=pytest.mark.thorough)])
-def test_of_two_promoters_in_processes_the_better_version_ends_as_champion(resource, rounds):
+@pytest.mark.parametrize(
+    ("kind", "rounds"),
+    [(threading, 3), pytest.param(SERVER, 100, marks=pytest.mark.thorough)],
+    ids=["threads", "processes"],
+)
+def test_of_two_promoters_at_once_the_better_version_ends_as_champion(resource, kind, rounds):
     client = resource.client()
     champions = ["" if number % 2 else "1" for number in range(rounds)]
     for number, before in enumerate(champions):
         model(client, f"model{number}", 0.7, 0.8, 0.9, champion=before)
     SERVER.set_forkserver_preload(PRELOADED)
-    barrier = SERVER.Barrier(2)
-    processes = [
-        SERVER.Process(target=promote_each, args=(resource.tracking_uri, version, rounds, barrier))
-        for version in ("2", "3")
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(300)
-        assert process.exitcode == 0
     models = MlflowModels(resource, client)
+    make, shared = (kind.Thread, models) if kind is threading else (kind.Process, resource.tracking_uri)
+    barrier = kind.Barrier(2)
+    promoters = [make(target=promote_each, args=(shared, version, rounds, barrier)) for version in ("2", "3")]
+    for promoter in promoters:
+        promoter.start()
+    for promoter in promoters:
+        promoter.join(300)
+        assert getattr(promoter, "exitcode", 0) == 0
     for number, before in enumerate(champions):
         name = f"model{number}"
         assert str(client.get_model_version_by_alias(name, "champion").version) == "3"
@@ -80,6 +84,7 @@ def hold(uri: str, entered: str) -> None:
         time.sleep(60)
 
 
+@pytest.mark.thorough
 def test_the_turn_of_a_killed_promoter_ends_with_its_lease(resource, tmp_path):
     client = resource.client()
     model(client, "delay", 0.7)
