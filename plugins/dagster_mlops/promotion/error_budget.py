@@ -1,11 +1,11 @@
 """The chance of a wrong promotion, spread over the candidates that one error rate covers.
 
 Equally good candidates that are compared again and again with a champion on the same rows replace it sooner or later:
-at 95 %, once in four series of twelve. Each of `looks` candidates therefore gets an equal part of the rate. That bound
+at 95 %, in three years of ten. Each of `looks` candidates therefore gets an equal part of the rate. That bound
 (Bonferroni's) holds however the tests depend on each other, and these do: they share the rows and the champion. It also
 holds for candidates that were chosen by earlier verdicts, since until a wrong promotion these verdicts are all "no"
 (A. Blum and M. Hardt, The Ladder, 2015). `python -m tests.benchmarks promotion` compares it with spending that is
-adapted to the p-values, which either exceeds the rate on shared rows or has less power after the first months.
+adapted to the p-values, which finds fewer of the better candidates in the middle of a year.
 """
 
 from collections.abc import Mapping
