@@ -60,7 +60,7 @@ def read_groups(labelled: "pd.DataFrame", by: str | Callable[..., Any], asset: d
     """The group of each row as a number from 0, by a column or a function of the rows; those without are a group.
 
     Raises:
-        EvaluationError: There is no such column, or the function fails.
+        EvaluationError: The column is missing, or the function fails.
     """
     if callable(by):
         try:

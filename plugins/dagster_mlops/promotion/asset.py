@@ -193,58 +193,45 @@ def promote_version(
         EvaluationError: `compared` is not about the two versions, or lacks the metric.
     """
     with registry.turn(candidate.name) if isinstance(registry, TakesTurns) else nullcontext():
-        return _promote(registry, candidate, alias, rule, evidence, dagster_run_id, compared, look)
-
-
-def _promote(
-    registry: HoldsModels,
-    candidate: ModelVersion,
-    alias: str,
-    rule: Rule,
-    evidence: Mapping[str, bool],
-    dagster_run_id: str,
-    compared: "SameRows | None",
-    look: Look | None,
-) -> Move:
-    name, version = candidate.name, candidate.version
-    value = compared.candidate() if compared else _metric(registry, candidate, rule.metric)
-    for _ in range(_TRIES):
-        champion = holder(registry, name, alias)
-        before = champion.version if champion else ""
-        if before == version:
-            return _complete(registry, candidate, alias, value)
-        champion_value = None
-        if champion:
-            champion_value = compared.holder(before) if compared else _metric(registry, champion, rule.metric)
-        wins, why = rule.judge(value, champion_value)
-        if wins and champion and compared and look:
-            wins, confirmed = look.judge(compared.difference.p_value, compared.difference.test)
-            why = f"{why}; {confirmed}"
-        decision = Move(wins, why, version, value, before, champion_value)
-        if not wins:
-            return decision
-        event = {
-            "alias": alias,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "from": before,
-            "to": version,
-            "why": why,
-            "metric": rule.metric,
-            "values": decision.values(),
-            "gates": dict(evidence),
-            **({"evaluation": compared.to_dict()} if compared else {}),
-            **({"error_budget": look.to_dict()} if look else {}),
-            "dagster_run_id": dagster_run_id,
-            "state": INTENDED,
-        }
-        write_move(registry, candidate, event)
-        if registry.move(name, alias, version, expected=before):
-            _record(registry, name, event)
-            return decision
-    raise ModelVersionError(
-        f"alias {alias!r} of {name!r} kept moving while version {version} was being promoted. Run one promotion at a "
-        "time (give the asset a pool with limit 1), then re-run this one."
-    )
+        name, version = candidate.name, candidate.version
+        value = compared.candidate() if compared else _metric(registry, candidate, rule.metric)
+        for _ in range(_TRIES):
+            champion = holder(registry, name, alias)
+            before = champion.version if champion else ""
+            if before == version:
+                return _complete(registry, candidate, alias, value)
+            champion_value = None
+            if champion:
+                champion_value = compared.holder(before) if compared else _metric(registry, champion, rule.metric)
+            wins, why = rule.judge(value, champion_value)
+            if wins and champion and compared and look:
+                wins, confirmed = look.judge(compared.difference.p_value, compared.difference.test)
+                why = f"{why}; {confirmed}"
+            decision = Move(wins, why, version, value, before, champion_value)
+            if not wins:
+                return decision
+            event = {
+                "alias": alias,
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "from": before,
+                "to": version,
+                "why": why,
+                "metric": rule.metric,
+                "values": decision.values(),
+                "gates": dict(evidence),
+                **({"evaluation": compared.to_dict()} if compared else {}),
+                **({"error_budget": look.to_dict()} if look else {}),
+                "dagster_run_id": dagster_run_id,
+                "state": INTENDED,
+            }
+            write_move(registry, candidate, event)
+            if registry.move(name, alias, version, expected=before):
+                _record(registry, name, event)
+                return decision
+        raise ModelVersionError(
+            f"alias {alias!r} of {name!r} kept moving while version {version} was being promoted. Run one promotion "
+            "at a time (give the asset a pool with limit 1), then re-run this one."
+        )
 
 
 def _metric(registry: HoldsModels, version: ModelVersion, metric: str) -> float:
