@@ -72,8 +72,10 @@ def _in_a_file(text: str) -> bytes:
 def test_the_time_grows_with_the_length_of_a_hostile_text_and_no_faster(use, form):
     for piece in dict.fromkeys(piece for text in form.examples for piece in (text.partition("§")[0], text) if piece):
         small, large = (piece * (size // len(piece)) for size in (10_000, 160_000))
-        # Sixteen times the text: a use with a quadratic part would take up to 256 times as long.
-        assert _seconds(use, large) < 64 * max(_seconds(use, small), 0.002), piece
+        # Sixteen times the text: a use with a quadratic part would take up to 256 times as long, each time. Once may be
+        # slow for other reasons: the first use compiles the forms, and a busy machine takes its time where it likes.
+        limit = 64 * max(_seconds(use, small), 0.002)
+        assert any(_seconds(use, large) < limit for _ in range(5)), piece
 
 
 @pytest.mark.thorough
