@@ -97,8 +97,9 @@ def test_a_lock_file_with_a_password_is_one_with_a_key(tmp_path):
         ("https://packages.example.com/simple", False),
         ("https://ann:s3cret@packages.example.com", True),
     ):
-        lock.write_text(f"--extra-index-url {index}\nnumpy==2.3.0 --hash=sha256:1a2b\n")
-        assert holds_key(lock) is found
+        for hashes in ("--hash=sha256:1a2b", f"\\\n    --hash=sha256:{'0a' * 32} \\\n    --hash=sha256:{'0b' * 32}"):
+            lock.write_text(f"numpy==2.3.0 {hashes}\n--extra-index-url {index}\npandas==2.3.0 {hashes}\n")
+            assert holds_key(lock) is found
 
 
 # Code

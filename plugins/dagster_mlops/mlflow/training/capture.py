@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -38,6 +39,7 @@ from dagster_mlops.provenance.credentials import masked_strings
 
 _SCHEMA = 1
 _LOCK_LIMIT = 20_000_000  # bytes
+_HASH = re.compile(rb"(?:--hash=)?\bsha256:[0-9a-f]{64}\b[ \\\n]*")  # as pip, uv and Poetry write the hash of a package
 _MOST_NAMED = 20
 _DRIVER_TIMEOUT = 5.0  # seconds
 
@@ -130,7 +132,7 @@ def capture_files(
 
 def holds_key(lock: Path) -> bool:
     """True for a lock file with a password, such as one in the address of a package index."""
-    content = lock.read_bytes()
+    content = _HASH.sub(b"", lock.read_bytes())  # most of its text, and no more than that
     return without_keys(content, lock.name) is not content
 
 
