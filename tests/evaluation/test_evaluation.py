@@ -878,7 +878,7 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     assert attempt()["mlflow/promoted"] is False and world.champion() == "1"
     world.train(["hour", "distance"], auc=0.1)  # as good: it wins about half of the resamples
     world.run(rows, asset, select=[asset])
-    told = table_of(attempt(), "mlflow/decision")[0]["verdict"]
+    told = table_of(attempt(), "mlflow/decision")[0]["why"]
     assert world.champion() == "1" and ("shows a difference" in told or "no improvement" in told)
     world.client.set_registered_model_alias(world.name, "champion", "2")
     assert "version 2 holds 'champion'" in attempt(ok=False)["error"]
@@ -912,7 +912,7 @@ def test_candidates_share_an_error_rate_and_rows_that_judged_all_of_them_promote
     world.client.set_registered_model_alias(world.name, "champion", "1")
     world.train(["hour"])
     third = attempt()
-    said = table_of(third, "mlflow/decision")[0]["verdict"]
+    said = table_of(third, "mlflow/decision")[0]["why"]
     assert third["mlflow/promoted"] is False and world.champion() == "1"
     assert "these rows have judged 2 candidates, and the error rate of 0.1 covers 2: renew the rows" in said
     promotion = world.promotion(error_rate=None)
@@ -932,7 +932,7 @@ def test_rows_that_hang_together_are_tested_together(world):
     compared = table_of(found, "mlflow/evaluation/comparison")[0]
     assert compared["p"] == "" and "groups are too few for a test" in compared["test"]
     result = metadata_of(world.run(asset, promotion, select=[promotion]), "champion")
-    assert "not tested: 3 groups are too few" in table_of(result, "mlflow/decision")[0]["verdict"]
+    assert "not tested: 3 groups are too few" in table_of(result, "mlflow/decision")[0]["why"]
     assert "has no column 'day_of' to group by" in error_of(world.run(rows, evaluation(group="day_of"), ok=False))
 
 

@@ -275,10 +275,12 @@ def test_processes_that_move_different_aliases_at_once_all_win_and_rivals_for_on
 
 _KILLED = """
 import os, signal, sys
+from functools import partial
 from pathlib import Path
 from dagster_mlops.gto import GtoResource
 from dagster_mlops.gto import models as module
-from dagster_mlops.promotion.asset import Rule, promote_version
+from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.moves import promote_version
 
 folder, what, dies_before = sys.argv[1], sys.argv[2], int(sys.argv[3])
 git, calls = module.git, iter(range(1_000))
@@ -293,7 +295,8 @@ with GtoResource(repo=folder, remote="origin").models() as models:
     if what == "register":
         models.register("churn", rev="HEAD", version=None, upstream=(), metrics={"auc": 0.8})
     else:
-        promote_version(models, models.version("churn", what), "champion", Rule("auc"), {}, "run")
+        version = models.version("churn", what)
+        promote_version(models, version, "champion", partial(Gate(Rule("auc"), {}).judge, models, version), "run")
 """
 
 

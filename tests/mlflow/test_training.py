@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
-from dagster_mlops.promotion import asset as promotion
-from dagster_mlops.promotion.asset import Rule, promote_version
+from dagster_mlops.promotion import moves as promotion
+from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 from tests.support import known_warnings
 
@@ -879,7 +881,8 @@ def test_of_two_promotions_at_the_same_moment_the_better_one_wins(resource, clie
             return super().move(name, alias, to, expected=expected)
 
     models = Raced(resource, client)
-    promote_version(models, models.version("delay", "2"), "champion", Rule("auc"), {}, "run")
+    version = models.version("delay", "2")
+    promote_version(models, version, "champion", partial(Gate(Rule("auc"), {}).judge, models, version), "run")
     assert champion(client) == winner
 
 

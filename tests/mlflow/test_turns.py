@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.registry.turns import TURN, turn
-from dagster_mlops.promotion.asset import Rule, promote_version
+from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.moves import promote_version
 from tests.support import known_warnings
 from tests.support.mlflow_processes import PRELOADED, SERVER
 
@@ -45,7 +47,8 @@ def promote_each(models: MlflowModels | str, version: str, rounds: int, barrier:
     for number in range(rounds):
         candidate = models.version(f"model{number}", version)
         barrier.wait()
-        promote_version(models, candidate, "champion", Rule("auc"), {}, f"run of {version}")
+        judge = partial(Gate(Rule("auc"), {}).judge, models, candidate)
+        promote_version(models, candidate, "champion", judge, f"run of {version}")
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ import math
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from dagster_mlops.core.model_versions import DONE, holder, moves
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.promotion.asset import Rule, promote_version
+from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses
 from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
@@ -97,18 +99,19 @@ def _check_files(models: HoldsModels, first: ModelVersion, second: ModelVersion)
 
 def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
     """A promotion that dies before it has recorded its move is completed by the next one, once."""
-    alias, rule = "contract-healing", Rule(metric)
+    alias, gate = "contract-healing", Gate(Rule(metric), {})
+    judge = partial(gate.judge, models, second)
     for dies_at in ("move", "note"):
-        promote_version(models, first, alias, rule, {}, "contract")
+        promote_version(models, first, alias, partial(gate.judge, models, first), "contract")
         try:
-            promote_version(cast(HoldsModels, _Dying(models, dies_at)), second, alias, rule, {}, "contract")
+            promote_version(cast(HoldsModels, _Dying(models, dies_at)), second, alias, judge, "contract")
         except _Killed:
             pass
         else:
             raise AssertionError(f"the promotion did not reach {dies_at}")
-        decision = promote_version(models, second, alias, rule, {}, "contract")
+        decision = promote_version(models, second, alias, judge, "contract")
         assert decision.promoted and _held(models, first.name, alias) == second.version
-        repetition = promote_version(models, second, alias, rule, {}, "contract")
+        repetition = promote_version(models, second, alias, judge, "contract")
         assert not repetition.promoted, "a promotion that is run again moves nothing"
         for version in (first, second):
             history = [move for move in moves(models, version) if move["alias"] == alias]

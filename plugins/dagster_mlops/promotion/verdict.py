@@ -1,0 +1,37 @@
+"""The verdict of a gate on a candidate: a row for each rule, and what they rest on."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.metadata import about
+
+HOLDS, FAILS = "holds", "fails"
+
+
+@lazy_dataclass(frozen=True)
+class Row:
+    """The judgement of one rule."""
+
+    rule: str = about("condition for the alias")
+    verdict: str = about(f"'{HOLDS}' or '{FAILS}'")
+    candidate: str = about("value of the candidate")
+    champion: str = about("value of the version that holds the alias")
+    limit: str = about("value that the candidate has to reach")
+    why: str = about("reason")
+
+
+@lazy_dataclass(frozen=True)
+class Verdict:
+    """True in `promotes` if the candidate may have the alias.
+
+    `values` are the finite metric values by role: ``candidate`` and ``champion_before``. `facts` is the evidence, as
+    plain data for JSON.
+    """
+
+    promotes: bool
+    why: str
+    rows: tuple[Row, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
