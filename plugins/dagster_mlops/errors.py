@@ -12,6 +12,7 @@
     ├── TrainingRunError         MLflow: a training run broke its contract (no model, no signature, …)
     ├── ModelVersionError        MLflow: a registered model, version or alias is not there
     ├── RegistryError            a model registry cannot be read or written as configured
+    ├── HistoryError             the history of a model has been changed, or cannot be read or signed
     ├── EvaluationError          MLflow: a model version cannot be measured on the rows given
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
     ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
@@ -72,6 +73,10 @@ class ModelVersionError(DagsterMlopsError):
 
 class RegistryError(DagsterMlopsError):
     """A model registry cannot be read or written as configured."""
+
+
+class HistoryError(DagsterMlopsError):
+    """The history of a model has been changed, or cannot be read, signed or continued."""
 
 
 class EvaluationError(DagsterMlopsError):

@@ -206,6 +206,27 @@ class TakesTurns(Protocol):
 
 
 @runtime_checkable
+class KeepsHistory(Protocol):
+    """A registry that keeps the history of each model: numbered texts that nothing here replaces, and a head."""
+
+    def history(self, name: str) -> Mapping[int, str]:
+        """The entries of the model `name` by their number, from 0; empty for a text that is not whole."""
+        ...
+
+    def append(self, name: str, number: int, entry: str) -> bool:
+        """Keep an entry under a number, in one step; False if another entry has it."""
+        ...
+
+    def head(self, name: str) -> str:
+        """The head that was kept last; empty for none."""
+        ...
+
+    def keep_head(self, name: str, head: str) -> None:
+        """Keep a short text about the whole history, in another place than its entries."""
+        ...
+
+
+@runtime_checkable
 class KeepsFiles(Protocol):
     """A registry that keeps files beside the model of a version; a missing file is a ModelVersionError."""
 

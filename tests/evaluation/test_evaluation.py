@@ -52,8 +52,11 @@ from dagster_mlops.mlflow import (
 )
 from dagster_mlops.mlflow.models.log import log_model
 from dagster_mlops.mlflow.registry import models as store
+from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
+from dagster_mlops.promotion.history.entry import Entry
+from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import Dataset, ModelVersion
 from tests.support import known_warnings
 from tests.support.mlflow_processes import run_until_killed
@@ -295,6 +298,9 @@ class World:
     def __init__(self, resource: MlflowResource, instance: dg.DagsterInstance, name: str) -> None:
         self.resource, self.instance, self.name = resource, instance, name
         self.client = resource.client()
+
+    def last_move(self) -> Entry:
+        return moves_of(MlflowModels(self.resource, self.client), self.name, "champion")[-1]
 
     def allow_pickles(self) -> None:
         """Let models be loaded whose format may run code."""
@@ -884,7 +890,7 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     assert "version 2 holds 'champion'" in attempt(ok=False)["error"]
     world.run(rows, asset, select=[asset])
     assert attempt()["mlflow/promoted"] is True and world.champion() == "3"
-    [*_, move] = json.loads(world.version("3").tags["dagster_mlops.promoted"])
+    move = world.last_move().facts
     assert move["evaluation"]["rows_hash"] == ROWS.md5 and move["evaluation"]["wins"] == 1.0
 
 
@@ -903,10 +909,11 @@ def test_candidates_share_an_error_rate_and_rows_that_judged_all_of_them_promote
     second = attempt()
     assert second["mlflow/promoted"] is True and second["mlflow/judged"] == 2
     assert second["mlflow/error_budget"] == "these rows have judged 2 candidates; 0 more before they must be renewed"
-    [*_, move] = json.loads(world.version("2").tags["dagster_mlops.promoted"])
+    last = world.last_move()
+    move = last.facts
     assert move["error_budget"] == {"error_rate": 0.1, "looks": 2, "judged": 2}
     assert move["evaluation"]["test"] == "DeLong" and move["evaluation"]["p_value"] < 0.05
-    assert "p = " in move["why"] and "(DeLong), 0.05 or less shows a difference" in move["why"]
+    assert "p = " in last.why and "(DeLong), 0.05 or less shows a difference" in last.why
     again = attempt()  # the same candidate is the same look
     assert again["mlflow/judged"] == 2
     world.client.set_registered_model_alias(world.name, "champion", "1")

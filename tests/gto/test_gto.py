@@ -15,7 +15,6 @@ from mlflow.models import infer_signature
 from mlflow.sklearn import save_model
 from sklearn.linear_model import LogisticRegression
 
-from dagster_mlops.core.model_versions import moves
 from dagster_mlops.dvc import DvcResource
 from dagster_mlops.errors import ModelVersionError, RegistryError
 from dagster_mlops.evaluation import evaluation_asset, load_reference, reference_asset
@@ -24,6 +23,7 @@ from dagster_mlops.gto.tool import GtoTool
 from dagster_mlops.lineage import trace
 from dagster_mlops.lineage.production.overview import status
 from dagster_mlops.promotion import promotion_asset
+from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import Commit, Deployment, ModelVersion, Ref
 from dagster_mlops.testing import check_registry
 from tests.support import known_warnings
@@ -133,7 +133,8 @@ def test_a_promotion_is_what_gto_shows_and_keeps_its_history(local):
     assert local.in_stage() == {"v0.0.2"}
     with local.gto.models() as models:
         version = models.version("churn", "@champion")
-        assert [(m["from"], m["to"], m["state"]) for m in moves(models, version)] == [("v0.0.1", "v0.0.2", "done")]
+        moves = [(move.before, move.after) for move in moves_of(models, "churn", "champion")]
+        assert moves == [("", "v0.0.1"), ("v0.0.1", "v0.0.2")]
         assert version.aliases == ("champion",) and version.metrics == {"auc": 0.8}
     local.train(0.75)
     local.promote()
@@ -163,7 +164,7 @@ def test_clones_share_versions_moves_and_history_by_the_remote(shared, tmp_path)
     with clone.gto.models() as theirs, shared.gto.models() as ours:
         version = theirs.version("churn", "@champion")
         assert version == ours.version("churn", "@champion") or version.tracking_uri == str(clone.folder)
-        assert moves(theirs, version)[-1]["state"] == "done"
+        assert [move.after for move in moves_of(theirs, "churn", "champion")] == ["v0.0.1"]
         assert theirs.metrics(version) == {"auc": 0.7}
 
 

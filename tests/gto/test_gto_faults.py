@@ -1,6 +1,5 @@
 """GTO's registry when something is wrong with the tags, the names, the remote or a process."""
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
 from dagster_mlops.gto import GtoResource
 from dagster_mlops.gto.tool import GtoTool
+from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import Faulty, ModelVersion, Ref
 from tests.support import known_warnings
 
@@ -280,7 +280,7 @@ from pathlib import Path
 from dagster_mlops.gto import GtoResource
 from dagster_mlops.gto import models as module
 from dagster_mlops.promotion.gate import Gate, Rule
-from dagster_mlops.promotion.moves import promote_version
+from dagster_mlops.promotion.moves import Author, promote_version
 
 folder, what, dies_before = sys.argv[1], sys.argv[2], int(sys.argv[3])
 git, calls = module.git, iter(range(1_000))
@@ -296,7 +296,8 @@ with GtoResource(repo=folder, remote="origin").models() as models:
         models.register("churn", rev="HEAD", version=None, upstream=(), metrics={"auc": 0.8})
     else:
         version = models.version("churn", what)
-        promote_version(models, version, "champion", partial(Gate(Rule("auc"), {}).judge, models, version), "run")
+        judge = partial(Gate(Rule("auc"), {}).judge, models, version)
+        promote_version(models, version, "champion", judge, Author("test"))
 """
 
 
@@ -331,9 +332,9 @@ def test_a_registration_and_a_promotion_that_are_killed_anywhere_are_completed_b
         run_killed(ours, f"v0.0.{number}", 999)
         with GtoResource(repo=str(theirs), remote="origin").models() as models:
             assert models.version("churn", "@champion").version == f"v0.0.{number}"
-            for name in ("v0.0.1", f"v0.0.{number}"):
-                notes = models.notes(models.version("churn", name))
-                assert {m["state"] for m in json.loads(notes["dagster_mlops.promoted"])} == {"done"}
+            moves = moves_of(models, "churn", "champion")
+            assert [move.before for move in moves[1:]] == [move.after for move in moves[:-1]], "no move is missing"
+            assert moves[-1].after == f"v0.0.{number}" and moves[-1].kind == "promotion"
         if not killed:
             break
     assert step > 5

@@ -29,7 +29,6 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.core.code_state import CodeState
-from dagster_mlops.core.model_versions import PROMOTED, moves
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import TrackingError
 from dagster_mlops.mlflow import (
@@ -44,14 +43,14 @@ from dagster_mlops.mlflow import (
 )
 from dagster_mlops.mlflow.models import log_model
 from dagster_mlops.mlflow.registry import versions as registry
-from dagster_mlops.mlflow.registry.models import MlflowModels, find_version
+from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
-from dagster_mlops.promotion import moves as promotion
 from dagster_mlops.promotion.gate import Gate, Rule
-from dagster_mlops.promotion.moves import promote_version
+from dagster_mlops.promotion.history.log import moves_of
+from dagster_mlops.promotion.moves import Author, promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 from tests.support import known_warnings
 
@@ -754,28 +753,10 @@ def test_the_first_finite_candidate_becomes_champion_and_a_better_one_follows(in
     assert isinstance(version, ModelVersion) and version.aliases == ("champion",)
     [event] = result.get_asset_materialization_events()
     assert data_version(event) == "delay/2"
-    for number in ("1", "2"):
-        history = json.loads(client.get_model_version("delay", number).tags[PROMOTED])
-        assert {name: history[-1][name] for name in ("from", "to", "state", "metric", "dagster_run_id")} == {
-            "from": "1",
-            "to": "2",
-            "state": "done",
-            "metric": "auc",
-            "dagster_run_id": result.run_id,
-        }
-
-
-def test_a_note_that_someone_changed_does_not_stop_a_promotion_and_is_not_lost(instance, resource, client, candidate):
-    candidate(auc=0.7)
-    promote(instance, resource)
-    for text in ("[{", '[{"alias": 1}]', '["moved"]', "7"):
-        client.set_model_version_tag("delay", "1", PROMOTED, text)
-        client.set_model_version_tag("delay", "1", runs.RECORD, text)
-        assert moves(MlflowModels(resource, client), find_version(resource, "delay/1")) == []
-    candidate(auc=0.8)
-    assert metadata_of(promote(instance, resource), "champion")["mlflow/promoted"] is True
-    tags = client.get_model_version("delay", "1").tags
-    assert tags[f"{PROMOTED}.unreadable"] == "7" and json.loads(tags[PROMOTED])[0]["to"] == "2"
+    [first, second] = moves_of(MlflowModels(resource, client), "delay", "champion")
+    assert (first.before, first.after, second.before, second.after) == ("", "1", "1", "2")
+    assert second.facts["dagster_run_id"] == result.run_id and second.facts["gate"][0]["verdict"] == "holds"
+    assert second.kind == "promotion" and second.why == "auc 0.8 against 0.7: improvement 0.1"
 
 
 @pytest.mark.parametrize(
@@ -823,28 +804,25 @@ def test_a_candidate_without_a_version_is_an_error_that_names_the_asset(instance
     assert "found no version of 'delay' on model; there is no record" in error_of(promote(instance, resource))
 
 
-@pytest.mark.parametrize("killed_after", ["intent", "move", "first record"])
+@pytest.mark.parametrize("killed_before", ["the entry", "the move", "the head"])
 def test_a_promotion_killed_at_any_point_ends_the_same_when_run_again(
-    instance, resource, client, candidate, monkeypatch, killed_after
+    instance, resource, client, candidate, monkeypatch, killed_before
 ):
     candidate(auc=0.7)
     promote(instance, resource)
     candidate(auc=0.8)
     with monkeypatch.context() as patch:
-        if killed_after == "intent":
-            patch.setattr(MlflowModels, "move", _Counted(MlflowModels.move, die_at=1))
-        elif killed_after == "move":
-            patch.setattr(promotion, "_record", _Counted(promotion._record, die_at=1))
-        else:
-            patch.setattr(MlflowModels, "note", _Counted(MlflowModels.note, die_at=3))
+        name = {"the entry": "append", "the move": "move", "the head": "keep_head"}[killed_before]
+        patch.setattr(MlflowModels, name, _Counted(getattr(MlflowModels, name), die_at=1))
         assert "Killed" in error_of(promote(instance, resource))
-    assert metadata_of(promote(instance, resource), "champion")["mlflow/promoted"] is True
+    again = metadata_of(promote(instance, resource), "champion")["mlflow/promoted"]
+    assert again is (killed_before != "the head"), "that one had moved it"
     assert metadata_of(promote(instance, resource), "champion")["mlflow/promoted"] is False
     assert champion(client) == "2"
-    histories = [json.loads(client.get_model_version("delay", number).tags[PROMOTED]) for number in ("1", "2")]
-    assert [[(e["from"], e["to"], e["state"]) for e in history] for history in histories] == [
-        [("", "1", "done"), ("1", "2", "done")],
-        [("1", "2", "done")],
+    moves = moves_of(MlflowModels(resource, client), "delay", "champion")
+    assert [(move.before, move.after, move.kind) for move in moves] == [
+        ("", "1", "promotion"),
+        ("1", "2", "promotion"),
     ]
 
 
@@ -882,7 +860,7 @@ def test_of_two_promotions_at_the_same_moment_the_better_one_wins(resource, clie
 
     models = Raced(resource, client)
     version = models.version("delay", "2")
-    promote_version(models, version, "champion", partial(Gate(Rule("auc"), {}).judge, models, version), "run")
+    promote_version(models, version, "champion", partial(Gate(Rule("auc"), {}).judge, models, version), Author("test"))
     assert champion(client) == winner
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import mlflow
 import pytest
 
-from dagster_mlops.core.model_versions import moves
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.registry.turns import TURN, turn
 from dagster_mlops.promotion.gate import Gate, Rule
-from dagster_mlops.promotion.moves import promote_version
+from dagster_mlops.promotion.history.log import moves_of
+from dagster_mlops.promotion.moves import Author, promote_version
 from tests.support import known_warnings
 from tests.support.mlflow_processes import PRELOADED, SERVER
 
@@ -48,7 +48,7 @@ def promote_each(models: MlflowModels | str, version: str, rounds: int, barrier:
         candidate = models.version(f"model{number}", version)
         barrier.wait()
         judge = partial(Gate(Rule("auc"), {}).judge, models, candidate)
-        promote_version(models, candidate, "champion", judge, f"run of {version}")
+        promote_version(models, candidate, "champion", judge, Author(f"run of {version}"))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_of_two_promoters_at_once_the_better_version_ends_as_champion(resource, 
     for number, before in enumerate(champions):
         name = f"model{number}"
         assert str(client.get_model_version_by_alias(name, "champion").version) == "3"
-        history = {(m["from"], m["to"]) for v in "123" for m in moves(models, models.version(name, v))}
-        assert history in ({(before, "3")}, {(before, "2"), ("2", "3")}), (
+        history = [(move.before, move.after) for move in moves_of(models, name, "champion")]
+        assert history in ([(before, "3")], [(before, "2"), ("2", "3")]), (
             "each move left the version that held the alias"
         )
         assert not [tag for tag in client.get_registered_model(name).tags if tag.startswith(TURN)]

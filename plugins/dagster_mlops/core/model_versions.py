@@ -1,22 +1,15 @@
-"""Model versions of any registry: names, the one that an asset made last, the holder and the moves of an alias."""
+"""Model versions of any registry: names, the one that an asset made last, the holder of an alias."""
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_records import misspelt, upstream_records
-from dagster_mlops.core.notes import read_note
-from dagster_mlops.errors import ModelVersionError, ProvenanceError
-from dagster_mlops.provenance import NAMESPACE, Dataset, ModelVersion
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.provenance import Dataset, ModelVersion
 from dagster_mlops.tools import HoldsModels
 
-PROMOTED = f"{NAMESPACE}.promoted"
-"""Key of the note on a model version with the alias moves that it took part in: a JSON list, oldest first."""
 _ALIAS, _RESERVED = re.compile(r"[\w-]+"), re.compile(r"latest|v\d+", re.IGNORECASE)
-INTENDED, DONE = "intended", "done"  # states of such a move
 
 
 def parse_version(text: str) -> tuple[str, str]:
@@ -83,35 +76,3 @@ def holder(registry: HoldsModels, name: str, alias: str) -> ModelVersion | None:
         return registry.version(name, f"@{alias}")
     except ModelVersionError:
         return None
-
-
-def moves(registry: HoldsModels, version: ModelVersion) -> list[dict[str, Any]]:
-    """The alias moves that a version took part in, oldest first; none where their note cannot be read."""
-    of = f"note {PROMOTED} of version {version.version} of {version.name!r}"
-    return read_note(registry.notes(version).get(PROMOTED), _read_moves, of=of, default=[])
-
-
-def _read_moves(text: str) -> list[dict[str, Any]]:
-    history = json.loads(text)
-    for move in history:
-        for name in ("alias", "from", "to", "state", "at"):
-            if not isinstance(move[name], str):
-                raise ProvenanceError(f"the {name!r} of a move is {move[name]!r}, not a text.")
-        if not isinstance(move["why"], str) or not isinstance(move["values"], dict):
-            raise ProvenanceError("a move has no reason, or no values.")
-    return history
-
-
-def write_move(registry: HoldsModels, version: ModelVersion, move: Mapping[str, Any]) -> None:
-    """Add an alias move to a version's history, or complete the one that was intended before."""
-    earlier_moves = moves(registry, version)
-    if not earlier_moves and (unreadable := registry.notes(version).get(PROMOTED, "[]")) != "[]":
-        registry.note(version, f"{PROMOTED}.unreadable", unreadable)  # rather than write over what someone may want
-    history = [earlier for earlier in earlier_moves if not _is_earlier_form(earlier, move)]
-    registry.note(version, PROMOTED, json.dumps([*history, dict(move)]))
-
-
-def _is_earlier_form(earlier: Mapping[str, Any], move: Mapping[str, Any]) -> bool:
-    """True if `earlier` is the same move, intended before or written twice because of a kill in between."""
-    same = all(earlier[name] == move[name] for name in ("alias", "from", "to"))
-    return same and (earlier["state"] == INTENDED or earlier["at"] == move["at"])

@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_mlops.core.arrays import PyFuncModel, np, pd
 from dagster_mlops.core.model_formats import StoredFormat
-from dagster_mlops.core.model_versions import content_hashes, holder, moves
+from dagster_mlops.core.model_versions import content_hashes, holder
 from dagster_mlops.core.pictures import Picture
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -30,6 +30,7 @@ from dagster_mlops.evaluation.predictions import (
     read_labels,
     read_prediction,
 )
+from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels
 
@@ -129,8 +130,8 @@ def _rival(
     number = champion.version if champion else ""
     if champion and number == record.version:
         # Evaluated again after its promotion: compare with the version that it replaced.
-        promotions = [move for move in moves(models, champion) if (move["alias"], move["to"]) == (setup.alias, number)]
-        number = promotions[-1]["from"] if promotions else ""
+        moves = [move for move in moves_of(models, record.name, setup.alias) if move.after == number]
+        number = moves[-1].before if moves else ""
     if not number:
         return "", None, f"no version held {setup.alias!r} before"
     try:

@@ -15,6 +15,7 @@ from dagster_mlops.core.notes import read_note
 from dagster_mlops.core.site_cache import site_cache_option
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import ModelVersionError, ProvenanceError, RegistryError
+from dagster_mlops.gto.history import REFS, HistoryRefs, tag_name
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, Ref, mask_credentials
 from dagster_mlops.tools import StoredModel
 
@@ -25,13 +26,12 @@ if TYPE_CHECKING:
     from dagster_mlops.gto.resource import GtoResource
 
 RECORD = f"{NAMESPACE}.record"
-_REFS = f"refs/{NAMESPACE}"
 _RIVAL_TIMEOUT = 2.0  # seconds
 _PATIENCE = 3  # seconds
 _UNKNOWN_USER = "dagster-mlops <dagster-mlops@localhost>"
 
 
-class GtoModels:
+class GtoModels(HistoryRefs):
     """The registry in a git repository, shared by a remote where one is named."""
 
     tool = "gto"
@@ -50,7 +50,7 @@ class GtoModels:
             return
         try:
             # Not --quiet: git would be silent about tags that it rejects.
-            self._git("fetch", "--", self.remote, "refs/tags/*:refs/tags/*", f"+{_REFS}/*:{_REFS}/*")
+            self._git("fetch", "--", self.remote, "refs/tags/*:refs/tags/*", f"+{REFS}/*:{REFS}/*")
         except RegistryError as error:
             remotes = ", ".join(self._git("remote").decode().split()) or "none"
             raise RegistryError(
@@ -110,9 +110,9 @@ class GtoModels:
             return False
         if to == expected:
             return True
-        changes = {f"{_tag(name)}#{alias}#{number + 1}": self._entity(artifact, to).commit_hexsha}
+        changes = {f"{tag_name(name)}#{alias}#{number + 1}": self._entity(artifact, to).commit_hexsha}
         if expected:  # in GTO several versions may be in a stage, an alias has one
-            changes[f"{_tag(name)}#{alias}!#{number + 2}"] = self._entity(artifact, expected).commit_hexsha
+            changes[f"{tag_name(name)}#{alias}!#{number + 2}"] = self._entity(artifact, expected).commit_hexsha
         # GTO orders tags by their time, in whole seconds: wait for the next one. Of a clock that is behind, go on.
         if 0 <= latest - int(time.time()) < _PATIENCE:
             time.sleep(latest + 1 - time.time())
@@ -201,7 +201,7 @@ class GtoModels:
                 "another number, or leave out version=."
             )
         message = f"Registering artifact {name} version {version}"
-        self._create_tags({f"{_tag(name)}@{version}": commit}, int(time.time()), message)
+        self._create_tags({f"{tag_name(name)}@{version}": commit}, int(time.time()), message)
         return self._entity(self._artifact(name), version)
 
     def _entity(self, artifact: "Artifact", which: str) -> "Version":
@@ -240,7 +240,7 @@ class GtoModels:
         """The greatest number and the latest time among the tags of a model."""
         form = "--format=%(refname:strip=2) %(creatordate:unix)"
         tags = [line.rsplit(" ", 1) for line in self._git("for-each-ref", form, "refs/tags").decode().splitlines()]
-        model_tags = [(tag, int(when)) for tag, when in tags if re.split("[@#]", tag)[0] == _tag(name)]
+        model_tags = [(tag, int(when)) for tag, when in tags if re.split("[@#]", tag)[0] == tag_name(name)]
         return max((_number(tag) for tag, _ in model_tags), default=0), max((when for _, when in model_tags), default=0)
 
     def _create_tags(self, commits: Mapping[str, str], when: int, message: str) -> None:
@@ -262,11 +262,6 @@ class GtoModels:
         text = f"object {commit}\ntype commit\ntag {tag}\ntagger {user} {when} +0000\n\n{message}\n"
         return self._git("mktag", stdin=text.encode()).decode().strip()
 
-    def _keep(self, ref: str, content: bytes) -> None:
-        blob = self._git("hash-object", "-w", "--stdin", stdin=content).decode().strip()
-        self._push(f"+{blob}:{ref}")
-        self._git("update-ref", ref, blob)
-
     def _push(self, *refspecs: str) -> None:
         if not self.remote:
             return
@@ -275,7 +270,7 @@ class GtoModels:
         except RegistryError as error:
             raise RegistryError(
                 f"the remote {self.remote!r} of the model registry refuses this: {error}\nGive the user that "
-                f"Dagster runs as the right to push refs/tags/* and {_REFS}/*, then run this again."
+                f"Dagster runs as the right to push refs/tags/* and {REFS}/*, then run this again."
             ) from error
 
     def _bare(self, name: str, entity: "Version") -> ModelVersion:
@@ -315,18 +310,13 @@ class GtoModels:
         return Ref("git", "commit", entity.commit_hexsha, at=str(self.repo))
 
     def _place(self, version: ModelVersion) -> str:
-        return f"{_REFS}/{_tag(version.name)}@{version.version}"
+        return f"{REFS}/{tag_name(version.name)}@{version.version}"
 
     def _git(self, *arguments: str, stdin: bytes = b"") -> bytes:
         process = git(self.repo, *arguments, stdin=stdin, timeout=self.timeout)
         if process.returncode:
             raise RegistryError(f"`git {arguments[0]}` in {self.repo} failed: {_text(process.stderr)}")
         return process.stdout
-
-
-def _tag(name: str) -> str:
-    """The name of a model as it stands in a tag, where GTO writes = for a colon."""
-    return name.replace(":", "=")
 
 
 def _holder(artifact: "Artifact", stage: str) -> str:

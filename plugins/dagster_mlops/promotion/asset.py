@@ -14,7 +14,8 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.error_budget import ErrorBudget, next_look
 from dagster_mlops.promotion.gate import Gate, Rule
-from dagster_mlops.promotion.moves import promote_version
+from dagster_mlops.promotion.history.event_log import mirror
+from dagster_mlops.promotion.moves import author_of, promote_version
 from dagster_mlops.tools import ModelRegistry
 
 
@@ -46,7 +47,8 @@ def promotion_asset(
     one is promoted with a probability of `error_rate` at most, so that each is asked for a p-value of
     ``error_rate / looks``. ``error_rate=None`` takes every improvement. Nothing moves unless every blocking check of
     `candidate` and `evaluation` holds for its latest materialization.
-    Both versions keep the move, its reason and its evidence in their note ``dagster_mlops.promoted``; in MLflow, a tag.
+    Each move, its reason and its evidence are an entry of the model's history, which the registry and Dagster's event
+    log both keep; `dagster-mlops history` shows it.
 
     The asset is the version that holds the alias: its record, and ``<name>/<version>`` as data version, so that what
     depends on it stays fresh when the candidate lost. Running it again, also after a kill, gives the same state.
@@ -79,7 +81,7 @@ def promotion_asset(
                 look = next_look(context, budget, models.tool, compared.evaluation.rows_hash, version.version)
             gate = Gate(Rule(metric, greater_is_better, min_improvement), evidence, compared, look)
             judge = partial(gate.judge, models, version)
-            move = promote_version(models, version, alias, judge, context.run.run_id)
+            move = promote_version(models, version, alias, judge, author_of(context))
             verdict = move.verdict
             record = holder(models, registered_model_name, alias)
             if record is None:
@@ -98,6 +100,7 @@ def promotion_asset(
                     **(look.to_metadata(tool) if look else {}),
                     **{f"{tool}/{role}_{metric}": value for role, value in verdict.values.items()},
                     f"{tool}/gates": evidence,
+                    **mirror(context, tool, move.history),
                     **link(f"{tool}/version_url", url),
                 }
             ),

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from dagster_mlops.core.model_versions import DONE, holder, moves
+from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.gate import Gate, Rule
-from dagster_mlops.promotion.moves import promote_version
+from dagster_mlops.promotion.history.log import History, moves_of
+from dagster_mlops.promotion.moves import Author, promote_version
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses
-from dagster_mlops.tools import HoldsModels, KeepsFiles, ModelRegistry
+from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry
 
 _NOTE = 'Größe: 3 · "quoted"\nsecond line'
 
@@ -47,6 +48,7 @@ def check_registry(
         _check_notes(registry, models, first, second)
         _check_files(models, first, second)
         _check_healing(models, first, second, metric)
+        _check_history(registry, models, model)
     if atomic:
         _check_rivals(registry, first, second)
 
@@ -97,26 +99,46 @@ def _check_files(models: HoldsModels, first: ModelVersion, second: ModelVersion)
     refuses(lambda: models.read_file(second, path), "read_file of a file that is not there", ModelVersionError)
 
 
+def _check_history(registry: ModelRegistry, models: HoldsModels, name: str) -> None:
+    if not isinstance(models, KeepsHistory):
+        return
+    ours, theirs = History(models, models, name), History(models, models, name)
+    move = {"kind": "contract", "alias": "contract-history", "before": "", "after": "", "by": "contract"}
+    assert ours.append(**move, why=_NOTE, facts={"long": "Größe: 3" * 4000}), "an entry is kept"
+    assert not theirs.append(**move, why="another", facts={}), "an entry that is there is not replaced"
+    assert models.append(name, len(ours.texts) - 1, ours.texts[-1]), "the same entry again is there already"
+    models.keep_head(name, theirs.head())
+    models.keep_head(name, ours.head())
+    with registry.models() as reopened:
+        assert isinstance(reopened, KeepsHistory)
+        assert History(reopened, reopened, name).texts == ours.texts, "entries are kept as they are, long ones too"
+        assert reopened.head(name) == ours.head(), "the last head counts"
+        assert not reopened.history("contract-no-model") and not reopened.head("contract-no-model")
+
+
 def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
-    """A promotion that dies before it has recorded its move is completed by the next one, once."""
-    alias, gate = "contract-healing", Gate(Rule(metric), {})
+    """A promotion that dies after its entry, or after the move, is completed by the next one, and is on record once."""
+    alias, gate, author = "contract-healing", Gate(Rule(metric), {}), Author("contract")
     judge = partial(gate.judge, models, second)
-    for dies_at in ("move", "note"):
-        promote_version(models, first, alias, partial(gate.judge, models, first), "contract")
+    keeper = models if isinstance(models, KeepsHistory) else None
+    for dies_at in ("move", *(["keep_head"] if keeper else [])):
+        promote_version(models, first, alias, partial(gate.judge, models, first), author)
+        dying = _Dying(models, dies_at)
         try:
-            promote_version(cast(HoldsModels, _Dying(models, dies_at)), second, alias, judge, "contract")
+            promote_version(
+                cast(HoldsModels, dying), second, alias, judge, author, cast(KeepsHistory, keeper and dying)
+            )
         except _Killed:
             pass
         else:
             raise AssertionError(f"the promotion did not reach {dies_at}")
-        decision = promote_version(models, second, alias, judge, "contract")
-        assert decision.promoted and _held(models, first.name, alias) == second.version
-        repetition = promote_version(models, second, alias, judge, "contract")
+        decision = promote_version(models, second, alias, judge, author)
+        assert decision.promoted is (dies_at == "move") and _held(models, first.name, alias) == second.version
+        repetition = promote_version(models, second, alias, judge, author)
         assert not repetition.promoted, "a promotion that is run again moves nothing"
-        for version in (first, second):
-            history = [move for move in moves(models, version) if move["alias"] == alias]
-            states = [move["state"] for move in history if move["to"] == second.version]
-            assert states and set(states) == {DONE}, f"the history of {version.version} has an unfinished move"
+        if keeper:
+            moves = [(move.before, move.after) for move in moves_of(models, first.name, alias)]
+            assert moves == [("", first.version), (first.version, second.version)], f"the history says {moves}"
         alias += "-2"
 
 

@@ -29,6 +29,7 @@ from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
 from dagster_mlops.evaluation.ui_metadata import slice_facts
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities, mlflow
+from dagster_mlops.mlflow.registry import history
 from dagster_mlops.mlflow.registry.turns import turn
 from dagster_mlops.mlflow.registry.versions import bare_record, find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -83,6 +84,18 @@ class MlflowModels:
 
     def turn(self, name: str) -> AbstractContextManager[None]:
         return turn(self.client, name)
+
+    def history(self, name: str) -> Mapping[int, str]:
+        return history.entries(self.client, name)
+
+    def append(self, name: str, number: int, entry: str) -> bool:
+        return history.append(self.client, name, number, entry)
+
+    def head(self, name: str) -> str:
+        return history.head(self.client, name)
+
+    def keep_head(self, name: str, head: str) -> None:
+        history.keep_head(self.client, name, head)
 
     def notes(self, version: ModelVersion) -> Mapping[str, str]:
         return self._entity(version.name, version.version).tags

@@ -1,0 +1,94 @@
+"""The history of a registered model in MLflow: params of one run, which MLflow lets no one change.
+
+A param is created once, in one step of the database: of two promoters that write the same number, one is refused. The
+run is named by a tag of the registered model, and found by its own tag where that one is gone.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from dagster_mlops.errors import HistoryError
+from dagster_mlops.mlflow.lazy import MlflowClient, Run
+from dagster_mlops.mlflow.runs import lookup as runs
+from dagster_mlops.mlflow.server.client import EXISTS, INVALID, or_none, refused
+from dagster_mlops.provenance import NAMESPACE
+
+EXPERIMENT = "dagster-mlops history"
+"""Experiment of these runs."""
+RUN, OF, HEAD = f"{NAMESPACE}.history", f"{NAMESPACE}.history_of", f"{NAMESPACE}.history_head"
+"""Tags: of a registered model with the id of the run; of the run with the name of the model; of a model, its head."""
+_PART = 5500  # characters; MLflow's limit for a param is 6000
+_ENTRY = re.compile(r"(\d{8})")
+_FIRST_PART = re.compile(r"([0-9a-f]{16}) (\d{1,4}) ")
+
+
+def entries(client: MlflowClient, model: str) -> dict[int, str]:
+    """The entries by number; an empty text for one whose parts are not all there.
+
+    Raises:
+        HistoryError: the run is gone.
+    """
+    run = _run(client, model)
+    params = run.data.params if run else {}
+    return {int(key): _whole(params, key) for key in sorted(params) if _ENTRY.fullmatch(key)}
+
+
+def append(client: MlflowClient, model: str, number: int, entry: str) -> bool:
+    """Write an entry: first its further parts under the entry's own hash, then the param that makes it the number's."""
+    run = _run(client, model) or _new_run(client, model)
+    if number == 0:
+        client.set_registered_model_tag(model, RUN, run.info.run_id)
+    sha, parts = _hash(entry), [entry[first : first + _PART] for first in range(0, len(entry), _PART)]
+    for order, part in enumerate(parts[1:], 1):
+        client.log_param(run.info.run_id, f"{number:08d}.{sha}.{order}", part)
+    value = f"{sha} {len(parts)} {parts[0]}"
+    return not refused(INVALID, lambda: client.log_param(run.info.run_id, f"{number:08d}", value))
+
+
+def head(client: MlflowClient, model: str) -> str:
+    registered = or_none(client.get_registered_model, model)
+    return registered.tags.get(HEAD, "") if registered else ""
+
+
+def keep_head(client: MlflowClient, model: str, text: str) -> None:
+    client.set_registered_model_tag(model, HEAD, text)
+
+
+def _whole(params: Mapping[str, str], key: str) -> str:
+    match = _FIRST_PART.match(params[key])
+    if not match:
+        return ""
+    names = [f"{key}.{match[1]}.{order}" for order in range(1, int(match[2]))]
+    text = "".join([params[key][match.end() :], *(params.get(name, "") for name in names)])
+    return text if _hash(text) == match[1] else ""
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _run(client: MlflowClient, model: str) -> Run | None:
+    registered = or_none(client.get_registered_model, model)
+    run_id = registered.tags.get(RUN, "") if registered else ""
+    if run_id:
+        run = or_none(client.get_run, run_id)
+        if run is None or run.info.lifecycle_stage == "deleted":
+            raise HistoryError(
+                f"the history of {model!r} is gone: MLflow run {run_id} of experiment {EXPERIMENT!r} was deleted. "
+                "Restore the run in MLflow; if it was purged, write its entries again from Dagster's event log: "
+                f"`dagster-mlops history restore {model}`."
+            )
+        return run
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    return next(runs.search(client, [experiment.experiment_id], {OF: model}), None) if experiment else None
+
+
+def _new_run(client: MlflowClient, model: str) -> Run:
+    refused(EXISTS, lambda: client.create_experiment(EXPERIMENT))  # another process may have created it
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None or experiment.lifecycle_stage == "deleted":
+        raise HistoryError(f"MLflow's experiment {EXPERIMENT!r} was deleted. Restore it: it has the histories.")
+    run = client.create_run(experiment.experiment_id, run_name=f"history of {model}", tags={OF: model})
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return run

@@ -1,0 +1,83 @@
+"""Entries of a model's history: each is an in-toto statement about the version that an alias moved to."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.errors import HistoryError
+from dagster_mlops.promotion.history.envelope import STATEMENT, Envelope, unseal
+
+PROMOTION, ROLLBACK, BY_HAND = "promotion", "rollback", "by hand"
+"""Kinds of a move. One by hand was made in the registry's own UI or API, and noticed later."""
+_TYPE = "https://in-toto.io/Statement/v1"
+_PREDICATE = "https://github.com/dagster-mlops/dagster-mlops/promotion/v1"
+_TEXTS = ("kind", "model", "alias", "before", "after", "at", "by", "why", "root")
+
+
+@lazy_dataclass(frozen=True)
+class Entry:
+    """A move of an alias.
+
+    Attributes:
+        index: Its place in the history, from 0.
+        kind: ``promotion``, ``rollback`` or ``by hand``.
+        model: The registered model.
+        alias: The alias.
+        before: The version that held the alias; empty for none.
+        after: The version that holds it now; empty for none.
+        at: When it was decided, ISO 8601, UTC. Of a move by hand, when it was noticed.
+        by: Who decided: a person, a schedule, a sensor.
+        why: The reason.
+        root: The root of the history's Merkle tree before this entry, which thereby vouches for all earlier ones.
+        sha256: Hash of the files of `after`; empty where the registry has none.
+        facts: The evidence, as plain data: the rows of the gate, metric values, checks, the Dagster run.
+    """
+
+    index: int
+    kind: str
+    model: str
+    alias: str
+    before: str
+    after: str
+    at: str
+    by: str
+    why: str
+    root: str
+    sha256: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def statement(self) -> dict[str, Any]:
+        """The in-toto statement. A version without a hash of its files is named by its number."""
+        name = f"{self.model}/{self.after}" if self.after else self.model
+        digest = {"sha256": self.sha256} if self.sha256 else {"version": self.after or "none"}
+        predicate = {name: getattr(self, name) for name in (*_TEXTS, "index")}
+        return {
+            "_type": _TYPE,
+            "subject": [{"name": name, "digest": digest}],
+            "predicateType": _PREDICATE,
+            "predicate": {**predicate, "facts": dict(self.facts)},
+        }
+
+
+def read_entry(text: str) -> tuple[Entry, Envelope]:
+    """An entry and the envelope that it came in.
+
+    Raises:
+        HistoryError: it is not an entry.
+    """
+    envelope = unseal(text, STATEMENT)
+    statement = envelope.content()
+    try:
+        if (statement["_type"], statement["predicateType"]) != (_TYPE, _PREDICATE):
+            raise HistoryError(f"a statement of another kind: {str(statement['predicateType'])[:100]}")
+        predicate = statement["predicate"]
+        texts, facts, index = {name: predicate[name] for name in _TEXTS}, predicate["facts"], predicate["index"]
+        sha256 = statement["subject"][0]["digest"].get("sha256", "")
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise HistoryError(f"a statement without its facts: {type(error).__name__}: {error}") from error
+    if not all(isinstance(value, str) for value in (*texts.values(), sha256)) or type(index) is not int:
+        raise HistoryError("a statement with facts of a wrong type")
+    if not isinstance(facts, dict):
+        raise HistoryError("a statement whose evidence is not a mapping")
+    return Entry(index=index, **texts, sha256=sha256, facts=facts), envelope

@@ -1,0 +1,95 @@
+"""The history in Dagster's event log: each promotion brings the entries that the log lacks, and the head."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+import dagster as dg
+
+from dagster_mlops.promotion.history.log import History
+
+HISTORY = "history"
+"""End of a metadata key, after the registry's name: ``{"model": …, "first": number, "entries": […], "head": …}``."""
+_PAGE = 500  # events
+_AT_ONCE = 200  # entries in one event
+
+
+class Mirror:
+    """The entries and heads of a model that the events of a promotion asset bring."""
+
+    def __init__(self, instance: dg.DagsterInstance, key: dg.AssetKey, tool: str, model: str) -> None:
+        self.instance, self.key, self.tool, self.model = instance, key, tool, model
+
+    def _parts(self, *, observed: bool) -> Iterator[Mapping[str, Any]]:
+        """The parts that events bring, newest first."""
+        fetch = self.instance.fetch_observations if observed else self.instance.fetch_materializations
+        cursor, has_more = None, True
+        while has_more:
+            page = fetch(self.key, limit=_PAGE, cursor=cursor)
+            cursor, has_more = page.cursor, page.has_more
+            for record in page.records:
+                event = record.event_log_entry.asset_materialization or record.event_log_entry.asset_observation
+                value = getattr((event.metadata if event else {}).get(f"{self.tool}/{HISTORY}"), "value", None)
+                if _is_part(value) and value["model"] == self.model:
+                    yield value
+
+    @functools.cached_property
+    def parts(self) -> list[Mapping[str, Any]]:
+        """All parts."""
+        return [*self._parts(observed=False), *self._parts(observed=True)]
+
+    def history(self) -> dict[int, list[str]]:
+        """The texts by number: several where events differ, the newest first."""
+        texts: dict[int, list[str]] = {}
+        for part in self.parts:
+            for number, text in enumerate(part["entries"], part["first"]):
+                if text not in texts.setdefault(number, []):
+                    texts[number].append(text)
+        return texts
+
+    def heads(self) -> list[str]:
+        """The heads, newest first."""
+        return [part["head"] for part in self.parts if part["head"]]
+
+    def size(self) -> int:
+        """The number of entries that the log has, by its newest events."""
+        newest = (next(self._parts(observed=observed), None) for observed in (False, True))
+        return max((part["first"] + len(part["entries"]) for part in newest if part), default=0)
+
+    def missing(self, history: History) -> list[dict[str, Any]]:
+        """The parts that the log lacks, in order; the last one also where it lacks none, for its head."""
+        first, head = min(self.size(), len(history.texts)), history.head()
+        starts = range(first, len(history.texts), _AT_ONCE) or [first]
+        return [
+            {
+                "model": self.model,
+                "first": start,
+                "entries": list(history.texts[start : start + _AT_ONCE]),
+                "head": head if start == starts[-1] else "",
+            }
+            for start in starts
+        ]
+
+
+def mirror(context: dg.AssetExecutionContext, tool: str, history: History) -> dict[str, dg.JsonMetadataValue]:
+    """Bring what the event log lacks: the last part as metadata of this materialization, others as observations."""
+    *earlier, last = Mirror(context.instance, context.asset_key, tool, history.model).missing(history)
+    for part in earlier:
+        context.log_event(dg.AssetObservation(context.asset_key, metadata=part_metadata(tool, part)))
+    return part_metadata(tool, last)
+
+
+def part_metadata(tool: str, part: Mapping[str, Any]) -> dict[str, dg.JsonMetadataValue]:
+    """The metadata of an event that brings a part."""
+    return {f"{tool}/{HISTORY}": dg.MetadataValue.json(dict(part))}
+
+
+def _is_part(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("model"), str)
+        and type(value.get("first")) is int
+        and isinstance(value.get("entries"), list)
+        and all(isinstance(text, str) for text in value["entries"])
+        and isinstance(value.get("head"), str)
+    )

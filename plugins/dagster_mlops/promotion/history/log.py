@@ -1,0 +1,194 @@
+"""The history of one model, as a promoter reads and continues it: an entry is written before its alias moves.
+
+So a promoter that dies in between leaves an entry from which the next one completes the move. The head, written after
+the move, says how far the aliases have followed: a later difference between alias and history was made by hand.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.model_versions import holder
+from dagster_mlops.core.notes import read_note
+from dagster_mlops.errors import HistoryError, ModelVersionError
+from dagster_mlops.promotion.history.entry import BY_HAND, Entry, read_entry
+from dagster_mlops.promotion.history.envelope import HEAD, STATEMENT, seal, signing_key, unseal
+from dagster_mlops.promotion.history.merkle import Tree
+from dagster_mlops.tools import HoldsModels, KeepsHistory
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+
+class Unkept:
+    """The history of a registry that keeps none, for as long as the process runs."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, str] = {}
+
+    def history(self, name: str) -> Mapping[int, str]:
+        return self.texts
+
+    def append(self, name: str, number: int, entry: str) -> bool:
+        return self.texts.setdefault(number, entry) == entry
+
+    def head(self, name: str) -> str:
+        return ""
+
+    def keep_head(self, name: str, head: str) -> None:
+        pass
+
+
+@lazy_dataclass(frozen=True)
+class Head:
+    """The size of a history and the root of its Merkle tree."""
+
+    model: str
+    size: int
+    root: str
+
+    @classmethod
+    def read(cls, text: str) -> "Head":
+        """Read the head in an envelope.
+
+        Raises:
+            HistoryError: it is not one.
+        """
+        content = unseal(text, HEAD).content()
+        try:
+            head = cls(content["model"], content["size"], content["root"])
+        except (KeyError, TypeError) as error:
+            raise HistoryError(f"a head without its facts: {error}") from error
+        if not (isinstance(head.model, str) and type(head.size) is int and isinstance(head.root, str)):
+            raise HistoryError("a head with facts of a wrong type")
+        return head
+
+
+class History:
+    """The entries of a model, and how they continue. Open it inside a turn, where the registry has turns.
+
+    Raises:
+        HistoryError: an entry is missing, or the signing key cannot be read.
+    """
+
+    def __init__(self, registry: HoldsModels, keeper: KeepsHistory, model: str) -> None:
+        self.registry, self.keeper, self.model = registry, keeper, model
+        self._key: Ed25519PrivateKey | None = signing_key()
+        texts = keeper.history(model)
+        self.texts = [texts[number] for number in range(len(texts)) if texts.get(number)]
+        head = read_note(keeper.head(model), Head.read, of=f"head of the history of {model!r}", default=None)
+        self._confirmed = head.size if head else 0
+        if len(self.texts) < max(len(texts), self._confirmed):
+            raise HistoryError(
+                f"the history of {model!r} has {len(self.texts)} entries in order, where there were "
+                f"{max(*texts, self._confirmed - 1) + 1}. See which are gone with `dagster-mlops history verify "
+                f"{model}`, and write them again with `dagster-mlops history restore {model}`."
+            )
+        self._tree = Tree()
+        for text in self.texts:
+            self._tree.append(text.encode())
+        self.completed: dict[str, Entry] = {}
+
+    def last(self, alias: str) -> Entry | None:
+        """The last move of an alias."""
+        for text in reversed(self.texts):
+            entry, _ = read_entry(text)
+            if entry.alias == alias:
+                return entry
+        return None
+
+    def head(self) -> str:
+        """The head of the entries that are there now."""
+        content = {"model": self.model, "size": self._tree.size, "root": self._tree.root()}
+        return seal(HEAD, content, self._key)
+
+    def settle(self, alias: str) -> str:
+        """The version that holds the alias, in agreement with the history; empty for none.
+
+        A move of any alias that a killed promoter has left is completed; one of this alias by hand gets its entry.
+        """
+        begun = {read_entry(text)[0].alias for text in self.texts[self._confirmed :]}
+        for each in sorted(begun - {alias}):
+            self._settled(each)
+        version = self._settled(alias)
+        if self._confirmed < len(self.texts):
+            self._confirm()
+        return version
+
+    def _settled(self, alias: str) -> str:
+        last, version = self.last(alias), self._holder(alias)
+        if last is None or version == last.after:
+            return version
+        if version == last.before and self._confirmed <= last.index and self._is_there(last.after):
+            if self.registry.move(self.model, alias, last.after, expected=version):
+                self.completed[alias] = last
+            return self._holder(alias)
+        why = "moved in the registry by other means than a promotion"
+        self.append(BY_HAND, alias, last.after, version, by="unknown", why=why, facts={})
+        return version
+
+    def move(
+        self, kind: str, alias: str, before: str, after: str, *, by: str, why: str, facts: Mapping[str, Any]
+    ) -> bool:
+        """Write an entry and move the alias; False if another promoter was quicker."""
+        if not self.append(kind, alias, before, after, by=by, why=why, facts=facts):
+            return False
+        if not self.registry.move(self.model, alias, after, expected=before):
+            return False
+        self._confirm()
+        return True
+
+    def append(
+        self, kind: str, alias: str, before: str, after: str, *, by: str, why: str, facts: Mapping[str, Any]
+    ) -> bool:
+        """Write an entry, without a move; False if another promoter has written one at this place."""
+        entry = Entry(
+            index=len(self.texts),
+            kind=kind,
+            model=self.model,
+            alias=alias,
+            before=before,
+            after=after,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            by=by,
+            why=why,
+            root=self._tree.root(),
+            sha256=self.registry.version(self.model, after).sha256 if after else "",
+            facts=facts,
+        )
+        text = seal(STATEMENT, entry.statement(), self._key)
+        if not self.keeper.append(self.model, entry.index, text):
+            return False
+        self.texts.append(text)
+        self._tree.append(text.encode())
+        return True
+
+    def _confirm(self) -> None:
+        self.keeper.keep_head(self.model, self.head())
+        self._confirmed = len(self.texts)
+
+    def _holder(self, alias: str) -> str:
+        version = holder(self.registry, self.model, alias)
+        return version.version if version else ""
+
+    def _is_there(self, version: str) -> bool:
+        try:
+            return bool(version) and bool(self.registry.version(self.model, version))
+        except ModelVersionError:  # deleted
+            return False
+
+
+def keeper_of(registry: HoldsModels, otherwise: KeepsHistory | None = None) -> KeepsHistory:
+    """The registry if it keeps histories, else `otherwise`, else a history that ends with the process."""
+    return registry if isinstance(registry, KeepsHistory) else otherwise or Unkept()
+
+
+def moves_of(registry: HoldsModels, model: str, alias: str) -> list[Entry]:
+    """The moves of an alias that the registry has on record, oldest first; unreadable ones are left out."""
+    texts = keeper_of(registry).history(model)
+    entries = [
+        read_note(texts[number], lambda text: read_entry(text)[0], of=f"entry {number} of {model!r}", default=None)
+        for number in sorted(texts)
+    ]
+    return [entry for entry in entries if entry and entry.alias == alias]

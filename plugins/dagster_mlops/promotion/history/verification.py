@@ -1,0 +1,188 @@
+"""Verification of a history: its entries in each store, their signatures and order, its heads, the aliases current.
+
+An entry has the root of the Merkle tree of all before it, and is signed where there is a key. So a change shows in one
+of three ways: its signature does not hold, a later root does not follow from it, or two stores differ.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.errors import HistoryError
+from dagster_mlops.promotion.history.entry import Entry, read_entry
+from dagster_mlops.promotion.history.envelope import HEAD, unseal
+from dagster_mlops.promotion.history.log import Head
+from dagster_mlops.promotion.history.merkle import Tree
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    Keys = Mapping[str, Ed25519PublicKey]
+
+_AGAIN = "a promotion was interrupted (run it again, and it is written)"
+_MISSING = f"it is missing: removed, or {_AGAIN}"
+
+
+@lazy_dataclass(frozen=True)
+class Finding:
+    """A problem: with an entry (by number), a head or an alias (None), in a store."""
+
+    entry: int | None
+    store: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{'' if self.entry is None else f'entry {self.entry}, '}{self.store}: {self.problem}"
+
+
+@lazy_dataclass(frozen=True)
+class Store:
+    """A place with entries and heads: texts by number, of which there may be several, and heads, the newest first."""
+
+    name: str
+    texts: Mapping[int, Sequence[str]]
+    heads: Sequence[str]
+
+
+@lazy_dataclass(frozen=True)
+class Held:
+    """A version that holds an alias current, and the hash of its files as the registry has it."""
+
+    version: str
+    sha256: str
+
+
+@lazy_dataclass(frozen=True)
+class Verification:
+    """The outcome: without findings nothing was changed. `strength` names those who could have hidden a change."""
+
+    model: str
+    entries: tuple[Entry, ...]
+    root: str
+    findings: tuple[Finding, ...]
+    strength: str
+
+    @property
+    def holds(self) -> bool:
+        """True if nothing was found."""
+        return not self.findings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        findings = [dict(vars(finding)) for finding in self.findings]
+        facts = {"model": self.model, "entries": len(self.entries), "root": self.root, "strength": self.strength}
+        return {**facts, "holds": self.holds, "findings": findings}
+
+
+@lazy_dataclass(frozen=True)
+class _Read:
+    """A text with its entry, or the reason why there is none; the id of a trusted key that signed it."""
+
+    text: str
+    entry: Entry | None
+    problem: str = ""
+    signer: str = ""
+
+
+def verify(model: str, stores: Sequence[Store], holders: Mapping[str, Held], keys: "Keys") -> Verification:
+    """Compare the stores with each other, with their heads, the public keys and the versions that hold aliases."""
+    texts = list(dict.fromkeys(chain.from_iterable(chain.from_iterable(store.texts.values()) for store in stores)))
+    with ThreadPoolExecutor() as threads:  # the library that verifies signatures lets other threads run
+        reads = dict(zip(texts, threads.map(lambda text: _read(text, keys), texts), strict=True))
+    size = max([0, *(number + 1 for store in stores for number in store.texts)])
+    tree, roots, entries, signed = Tree(), [Tree().root()], [], 0
+    findings: list[Finding] = []
+    for number in range(size):
+        sound = ""
+        for store in stores:
+            candidates = [reads[text] for text in store.texts.get(number, ()) if text]
+            if not candidates:
+                findings.append(Finding(number, store.name, _MISSING))
+            for read in candidates:
+                problem = read.problem or _misplaced(read.entry, model, number, roots[-1])
+                if not problem and keys and signed and not read.signer:
+                    problem = "no key that you trust has signed it, as one has those before"
+                if not problem and sound and read.text != sound:
+                    problem = "it is not the entry that another store has"
+                if problem:
+                    findings.append(Finding(number, store.name, problem))
+                sound = sound or ("" if problem else read.text)
+        # Without a sound one, go on with what is there: the entries after it then say whether they followed from it.
+        text = sound or next((text for store in stores for text in store.texts.get(number, ()) if text), "")
+        if read := reads.get(text):
+            entries += [read.entry] if read.entry else []
+            signed += bool(read.signer)
+        tree.append(text.encode())
+        roots.append(tree.root())
+    for store in stores:
+        findings += _of_heads(model, store, keys, roots)
+    findings += _of_aliases(entries, holders)
+    return Verification(model, tuple(entries), roots[-1], tuple(findings), _strength(stores, signed, size, keys))
+
+
+def _read(text: str, keys: "Keys") -> _Read:
+    if not text:
+        return _Read(text, None)
+    try:
+        entry, envelope = read_entry(text)
+    except HistoryError as error:
+        return _Read(text, None, str(error))
+    try:
+        return _Read(text, entry, signer=envelope.signer(keys))
+    except HistoryError as error:
+        return _Read(text, entry, str(error))
+
+
+def _misplaced(entry: Entry | None, model: str, number: int, root: str) -> str:
+    if entry is None:
+        return ""
+    if entry.model != model:
+        return f"it belongs to {entry.model!r}"
+    if entry.index != number:
+        return f"entry {entry.index} stands in its place"
+    if entry.root != root:
+        return "the entries before it are not those on which it was written"
+    return ""
+
+
+def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str]) -> Iterable[Finding]:
+    size, newest = len(roots) - 1, 0
+    for text in store.heads:
+        try:
+            unseal(text, HEAD).signer(keys)
+            head = Head.read(text)
+        except HistoryError as error:
+            yield Finding(None, store.name, f"a head cannot be read: {error}")
+            continue
+        newest = max(newest, head.size)
+        if head.model != model:
+            yield Finding(None, store.name, f"a head of {head.model!r}")
+        elif head.size > size:
+            for number in range(size, head.size):
+                yield Finding(number, store.name, f"it is gone: a head counts {head.size} entries")
+        elif head.root != roots[head.size]:
+            yield Finding(head.size - 1, store.name, "a head says that the entries up to here were others")
+    if store.heads and newest < size:
+        yield Finding(None, store.name, f"its head is of {newest} entries, of {size}: an old one, or {_AGAIN}")
+
+
+def _of_aliases(entries: Sequence[Entry], holders: Mapping[str, Held]) -> Iterable[Finding]:
+    for alias, entry in {entry.alias: entry for entry in entries}.items():
+        current = holders.get(alias, Held("", ""))
+        if current.version != entry.after:
+            versions = f"version {current.version or 'none'} holds it, and by the history {entry.after or 'none'}"
+            yield Finding(None, f"alias {alias}", f"{versions}: moved by hand, which the next promotion writes down")
+        elif entry.sha256 and current.sha256 != entry.sha256:
+            yield Finding(entry.index, f"version {entry.after}", "its files are not those that were promoted")
+
+
+def _strength(stores: Sequence[Store], signed: int, size: int, keys: "Keys") -> str:
+    names = " and ".join(store.name for store in stores)
+    if not keys:
+        return f"signatures not verified, no public key is given: whoever can write to {names} could have changed both"
+    if not signed:
+        return f"no entry has a signature of your keys: whoever can write to {names} could have changed both"
+    unsigned = f", and the {size - signed} before by the first of them" if size > signed else ""
+    return f"{signed} entries are signed by {', '.join(keys)}{unsigned}: only who has the key could have changed them"
