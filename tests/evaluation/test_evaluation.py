@@ -432,6 +432,12 @@ def table_of(metadata: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return [dict(record.data) for record in metadata[key].records]
 
 
+def why(result: dg.ExecuteInProcessResult) -> str:
+    """The reason of the only row of a decision."""
+    [row] = table_of(metadata_of(result, "champion"), "mlflow/decision")
+    return row["why"]
+
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory, empty_database) -> MlflowResource:
     file = shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
@@ -643,7 +649,7 @@ def test_a_champion_that_cannot_answer_these_rows_is_named_and_promotion_refuses
     assert note.startswith("champion 1 cannot be scored on these rows: the model takes 'distant', which the rows lack")
     [verdict] = result.get_asset_check_evaluations()
     assert not verdict.passed and "cannot be scored" in str(verdict.description)
-    assert "move the alias by hand" in error_of(world.run(asset, promotion, select=[promotion], ok=False))
+    assert "move the alias by hand" in why(world.run(asset, promotion, select=[promotion]))
     made = evaluation(features=lambda rows: rows.assign(distant=rows["distance"] + 1))
     assert "mlflow/evaluation/wins" in metadata_of(world.run(rows, made), "evaluation")
 
@@ -871,23 +877,23 @@ def test_promotion_decides_on_the_same_rows_and_not_by_what_the_runs_have_logged
     world.train(["hour"], auc=0.9)
     asset, promotion = evaluation(), world.promotion()
 
-    def attempt(ok: bool = True) -> dict[str, Any]:
-        result = world.run(asset, promotion, select=[promotion], ok=ok)
-        return metadata_of(result, "champion") if ok else {"error": error_of(result)}
+    def attempt() -> dict[str, Any]:
+        return metadata_of(world.run(asset, promotion, select=[promotion]), "champion")
 
-    assert "evaluation has no evaluation yet" in attempt(ok=False)["error"]
+    refused = world.run(asset, promotion, select=[promotion], ok=False)
+    assert "evaluation has no evaluation yet" in error_of(refused)
     world.run(rows, asset)
     assert attempt()["mlflow/promoted"] is True
     world.train(["distance"], auc=0.99)  # on rows of its own choice
-    assert "the candidate is" in attempt(ok=False)["error"]
+    assert "the candidate is" in why(world.run(asset, promotion, select=[promotion]))
     world.run(rows, asset, select=[asset])
     assert attempt()["mlflow/promoted"] is False and world.champion() == "1"
     world.train(["hour", "distance"], auc=0.1)  # as good: it wins about half of the resamples
     world.run(rows, asset, select=[asset])
-    told = table_of(attempt(), "mlflow/decision")[0]["why"]
+    told = why(world.run(asset, promotion, select=[promotion]))
     assert world.champion() == "1" and ("shows a difference" in told or "no improvement" in told)
     world.client.set_registered_model_alias(world.name, "champion", "2")
-    assert "version 2 holds 'champion'" in attempt(ok=False)["error"]
+    assert "version 2 holds 'champion'" in why(world.run(asset, promotion, select=[promotion]))
     world.run(rows, asset, select=[asset])
     assert attempt()["mlflow/promoted"] is True and world.champion() == "3"
     move = world.last_move().facts
@@ -951,7 +957,7 @@ def test_promotion_and_evaluation_agree_on_what_is_better(world):
         promotion = world.promotion(metric=metric, greater_is_better=greater)
         told = error_of(world.run(asset, promotion, select=[promotion], ok=False))
         direction = "more" if greater else "less"
-        assert f"for promotion {direction} of '{metric}' is better, and for evaluation it is not" in told
+        assert f"for promotion {direction} of '{metric}' is better, and for the evaluation it is not" in told
     promotion = world.promotion(metric="rmse", greater_is_better=False)
     assert metadata_of(world.run(asset, promotion, select=[promotion]), "champion")["mlflow/promoted"]
 
@@ -1028,7 +1034,11 @@ def test_each_partition_is_judged_and_promoted_by_its_own_evaluation(database, t
         assert run("each", "mon").success and world.champion() == good
         # Tuesday's model is made again: no verdict is about it.
         world.train(["hour", "distance"], partition="tue")
-        assert "Materialize the evaluation" in error_of(run("last"))
+        assert run("last").success and world.champion() == good
+        event = instance.get_latest_materialization_event(LAST.key)
+        assert event and event.asset_materialization
+        [row] = event.asset_materialization.metadata["mlflow/decision"].value.records  # pyright: ignore
+        assert "Materialize the evaluation" in str(row.data["why"])
 
 
 @pytest.mark.thorough

@@ -275,11 +275,12 @@ def test_processes_that_move_different_aliases_at_once_all_win_and_rivals_for_on
 
 _KILLED = """
 import os, signal, sys
-from functools import partial
 from pathlib import Path
 from dagster_mlops.gto import GtoResource
 from dagster_mlops.gto import models as module
-from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.case import Case
+from dagster_mlops.promotion.gate import Gate
+from dagster_mlops.promotion import Improvement
 from dagster_mlops.promotion.moves import Author, promote_version
 
 folder, what, dies_before = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -296,8 +297,8 @@ with GtoResource(repo=folder, remote="origin").models() as models:
         models.register("churn", rev="HEAD", version=None, upstream=(), metrics={"auc": 0.8})
     else:
         version = models.version("churn", what)
-        judge = partial(Gate(Rule("auc"), {}).judge, models, version)
-        promote_version(models, version, "champion", judge, Author("test"))
+        gate = Gate([Improvement(metric="auc")], Case(models, version))
+        promote_version(models, version, "champion", gate.judge, Author("test"))
 """
 
 

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,9 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
-from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion import Improvement
+from dagster_mlops.promotion.case import Case
+from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.moves import Author, promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
@@ -860,7 +861,8 @@ def test_of_two_promotions_at_the_same_moment_the_better_one_wins(resource, clie
 
     models = Raced(resource, client)
     version = models.version("delay", "2")
-    promote_version(models, version, "champion", partial(Gate(Rule("auc"), {}).judge, models, version), Author("test"))
+    gate = Gate([Improvement(metric="auc")], Case(models, version))
+    promote_version(models, version, "champion", gate.judge, Author("test"))
     assert champion(client) == winner
 
 

@@ -3,7 +3,6 @@
 import shutil
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.registry.turns import TURN, turn
-from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion import Improvement
+from dagster_mlops.promotion.case import Case
+from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.moves import Author, promote_version
 from tests.support import known_warnings
@@ -47,7 +48,7 @@ def promote_each(models: MlflowModels | str, version: str, rounds: int, barrier:
     for number in range(rounds):
         candidate = models.version(f"model{number}", version)
         barrier.wait()
-        judge = partial(Gate(Rule("auc"), {}).judge, models, candidate)
+        judge = Gate([Improvement(metric="auc")], Case(models, candidate)).judge
         promote_version(models, candidate, "champion", judge, Author(f"run of {version}"))
 
 

@@ -46,13 +46,15 @@ class Difference(Estimate):
     """Version minus rival, on the same rows. `wins` is the share of resamples in which the version is better.
 
     `p_value` is the probability of such a difference, or a better one, if the version were not better, by the test
-    `test`; None if no test applies, for the reason that `test` then is.
+    `test`; `p_worse` that of such a one, or a worse one, if it were not worse. They are None if no test applies, for
+    the reason that `test` then is.
     """
 
     wins: float = 0.5
     verdict: Verdict = "no difference shown"
     p_value: float | None = None
     test: str = ""
+    p_worse: float | None = None
 
 
 @dataclass(frozen=True)
@@ -274,4 +276,6 @@ def _difference(value: float, samples: Array, test: PairedTest, sign: int, plan:
     wins = float((np.sign(sign * samples).mean() + 1) / 2) if len(samples) else 0.5
     gains = [sign * bound for bound in bounds or (0, 0)]
     verdict: Verdict = "better" if min(gains) > 0 else "worse" if max(gains) < 0 else "no difference shown"
-    return Difference(value, *(bounds or (None, None)), wins, verdict, test.better, test.why_not or test.method)
+    return Difference(
+        value, *(bounds or (None, None)), wins, verdict, test.better, test.why_not or test.method, test.worse
+    )

@@ -17,19 +17,21 @@ _STEP = 1e-6  # of the size of a column's values, for the derivative of a metric
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A one-sided test of two models.
+    """Two one-sided tests of two models.
 
     `better` is the probability of a difference as good as the measured one, or better, if the model were not better
-    than its rival; None where no test applies, for the reason `why_not`.
+    than its rival; `worse` that of one as bad, or worse, if it were not worse. None where no test applies, for the
+    reason `why_not`.
     """
 
     method: str
     better: float | None = None
+    worse: float | None = None
     why_not: str = ""
 
 
 def paired_test(metric: str, model: Scored, rival: Scored, sign: int, groups: Array | None = None) -> PairedTest:
-    """Test whether `model` is better than `rival` by a metric of both; `sign` is -1 where less is better.
+    """Test whether `model` is better, or worse, than `rival` by a metric of both; `sign` is -1 where less is better.
 
     * **Accuracy of single rows**: McNemar's exact test (Psychometrika 12, 1947).
     * **AUC of single rows**: DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), by midranks as in Sun and Xu
@@ -41,13 +43,14 @@ def paired_test(metric: str, model: Scored, rival: Scored, sign: int, groups: Ar
     A metric of the user's that is not a mean over rows has no influence values, and is not tested.
     """
     if groups is None and metric == "accuracy":
-        return PairedTest("McNemar", _mcnemar(model.columns[0] - rival.columns[0]))
+        gains = model.columns[0] - rival.columns[0]
+        return PairedTest("McNemar", _mcnemar(gains), _mcnemar(-gains))
     effects = [_influence(metric, scored) for scored in (model, rival)]
     if effects[0] is None or effects[1] is None:
         return PairedTest("", why_not=f"{metric} is neither a mean over rows nor an area under a curve")
     difference, values = (sign * (mine - other) for mine, other in zip(*effects, strict=True))
     if groups is None and metric == "auc":
-        return PairedTest("DeLong", _delong(difference, values, model.labels))
+        return PairedTest("DeLong", *(_delong(side * difference, side * values, model.labels) for side in (1, -1)))
     method = "influence values"
     if groups is not None:
         values = np.bincount(groups, weights=values)
@@ -56,7 +59,7 @@ def paired_test(metric: str, model: Scored, rival: Scored, sign: int, groups: Ar
             return PairedTest(
                 method, why_not=f"{len(values)} groups are too few for a test, which takes {_FEWEST_GROUPS}"
             )
-    return PairedTest(method, _student(difference, values))
+    return PairedTest(method, *(_student(side * difference, side * values) for side in (1, -1)))
 
 
 def _mcnemar(gains: Array) -> float:

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from dagster_mlops.mlflow.sweep.asset import sweep_asset as sweep_asset
     from dagster_mlops.mlflow.sweep.partitions import PartitionedSweep as PartitionedSweep
     from dagster_mlops.mlflow.sweep.partitions import sweep_trials as sweep_trials
+    from dagster_mlops.promotion import AtLeast as AtLeast
+    from dagster_mlops.promotion import AtMost as AtMost
+    from dagster_mlops.promotion import Better as Better
+    from dagster_mlops.promotion import CompleteProvenance as CompleteProvenance
+    from dagster_mlops.promotion import GreenChecks as GreenChecks
+    from dagster_mlops.promotion import Improvement as Improvement
+    from dagster_mlops.promotion import NotWorseOnSlices as NotWorseOnSlices
     from dagster_mlops.promotion import PromotionComponent as PromotionComponent
     from dagster_mlops.promotion import promotion_asset as promotion_asset
 

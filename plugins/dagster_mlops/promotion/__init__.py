@@ -7,6 +7,16 @@ from dagster_mlops.core.lazy_door import lazy_door
 if TYPE_CHECKING:
     from dagster_mlops.core.gates import require_gates as require_gates
     from dagster_mlops.promotion.asset import promotion_asset as promotion_asset
+    from dagster_mlops.promotion.case import Case as Case
+    from dagster_mlops.promotion.case import Rule as Rule
     from dagster_mlops.promotion.component import PromotionComponent as PromotionComponent
+    from dagster_mlops.promotion.rules.bounds import AtLeast as AtLeast
+    from dagster_mlops.promotion.rules.bounds import AtMost as AtMost
+    from dagster_mlops.promotion.rules.checks import GreenChecks as GreenChecks
+    from dagster_mlops.promotion.rules.improvement import Better as Better
+    from dagster_mlops.promotion.rules.improvement import Improvement as Improvement
+    from dagster_mlops.promotion.rules.provenance import CompleteProvenance as CompleteProvenance
+    from dagster_mlops.promotion.rules.slices import NotWorseOnSlices as NotWorseOnSlices
+    from dagster_mlops.promotion.verdict import Row as Row
 
 __getattr__, __dir__ = lazy_door(__name__)

@@ -1,6 +1,6 @@
-"""Promotion: an alias moves to the candidate when it beats the version that holds it."""
+"""Promotion: an alias moves to the candidate when every rule holds."""
 
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,11 +11,13 @@ from dagster_mlops.core.metadata import link, table
 from dagster_mlops.core.model_versions import holder, made_by, refuse_alias
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
-from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.promotion.error_budget import ErrorBudget, next_look
-from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.promotion.case import Case, Rule
+from dagster_mlops.promotion.error_budget import judged
+from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.event_log import mirror
 from dagster_mlops.promotion.moves import author_of, promote_version
+from dagster_mlops.promotion.rules.improvement import Better, Improvement
 from dagster_mlops.tools import ModelRegistry
 
 
@@ -23,9 +25,10 @@ def promotion_asset(
     *,
     candidate: AssetLike,
     registered_model_name: str,
-    metric: str,
+    metric: str | None = None,
     greater_is_better: bool = True,
     min_improvement: float = 0.0,
+    rules: Sequence[Rule] = (),
     alias: str = "champion",
     name: str = "champion",
     evaluation: AssetLike | None = None,
@@ -34,19 +37,21 @@ def promotion_asset(
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
-    """An asset that moves `alias` to the version that the asset `candidate` made, if it beats the current holder.
+    """An asset that moves `alias` to the version that the asset `candidate` made, if every rule holds.
 
         champion = promotion_asset(
             candidate=dg.AssetKey("arrival_delay_model"), registered_model_name="arrival_delay", metric="auc",
-            min_improvement=0.002,
+            min_improvement=0.002, rules=[AtMost(metric="log_loss", limit=0.5), CompleteProvenance()],
         )
 
-    Better means: `metric` of the version's run improves, by `min_improvement` or more. A tie, and a metric that is not
-    finite, never win. With `evaluation`, an :func:`evaluation_asset`, the metric is that of both versions on its rows,
-    and the difference must not be chance: of `looks` candidates that are no better, such as those of a year of weeks,
-    one is promoted with a probability of `error_rate` at most, so that each is asked for a p-value of
-    ``error_rate / looks``. ``error_rate=None`` takes every improvement. Nothing moves unless every blocking check of
-    `candidate` and `evaluation` holds for its latest materialization.
+    `metric` is the rule that the candidate is better: its metric improves on the current holder's by `min_improvement`
+    or more. A tie, and a metric that is not finite, never win. With `evaluation`, an :func:`evaluation_asset`, metrics
+    are those of both versions on its rows, and the difference must not be chance: of `looks` candidates that are no
+    better, such as those of a year of weeks, one is promoted with a probability of `error_rate` at most, so that each
+    is asked for a p-value of ``error_rate / looks``. ``error_rate=None`` takes every improvement. `rules` are further
+    conditions. A rule that cannot be judged, because a value is missing, fails and says what to do.
+
+    Nothing moves unless every blocking check of `candidate` and `evaluation` holds for its latest materialization, too.
     Each move, its reason and its evidence are an entry of the model's history, which the registry and Dagster's event
     log both keep; `dagster-mlops history` shows it.
 
@@ -57,37 +62,44 @@ def promotion_asset(
     passed on.
     """
     refuse_alias(alias, registry, "alias")
-    _refuse_budget(error_rate, looks)
+    all_rules: tuple[Rule, ...] = tuple(rules)
+    if metric:
+        compared: dict[str, Any] = {"metric": metric, "greater_is_better": greater_is_better}
+        budget = {"error_rate": 0.05 if error_rate is None else error_rate, "looks": looks}
+        first: Rule = Better(**compared, min_improvement=min_improvement, **budget)
+        if evaluation is None or error_rate is None:
+            first = Improvement(**compared, absolute=min_improvement)
+        all_rules = (first, *all_rules)
+    _refuse(all_rules, evaluation is not None)
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from dagster_mlops.evaluation.promotion_evidence import same_rows  # for steps, not for code locations
+        from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows  # for steps, not for code locations
 
         resource = capable_resource(context, registry, ModelRegistry)
         challenger = made_by(context, guards[0], registered_model_name)
-        compared = (
-            same_rows(context, guards[1], challenger, alias, metric, greater=greater_is_better) if evaluation else None
-        )
+        rows: SameRows | EvaluationError | None = None
         # Where several partitions, first...last, made a version at once, any of them has its checks.
         partitions = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
-        if compared:
-            partitions[guards[1]] = compared.partition
+        if evaluation is not None:
+            try:
+                rows = same_rows(context, guards[1], challenger, alias)
+                partitions[guards[1]] = rows.partition
+            except EvaluationError as error:
+                rows = error
         evidence = require_gates(context, guards, partitions)
         with resource.models() as models:
-            version = models.version(registered_model_name, challenger.version)
-            look = None
-            if compared and error_rate is not None:
-                budget = ErrorBudget(error_rate, looks)
-                look = next_look(context, budget, models.tool, compared.evaluation.rows_hash, version.version)
-            gate = Gate(Rule(metric, greater_is_better, min_improvement), evidence, compared, look)
-            judge = partial(gate.judge, models, version)
-            move = promote_version(models, version, alias, judge, author_of(context))
-            verdict = move.verdict
+            version, count = models.version(registered_model_name, challenger.version), 1
+            if isinstance(rows, SameRows):
+                count = judged(context, models.tool, rows.evaluation.rows_hash, version.version)
+            gate = Gate(all_rules, Case(models, version, None, rows, count, guards[0], context), evidence)
+            move = promote_version(models, version, alias, gate.judge, author_of(context))
+            verdict, look = move.verdict, gate.look
             record = holder(models, registered_model_name, alias)
             if record is None:
                 raise ModelVersionError(
-                    f"{registered_model_name!r} has no {alias!r}: {verdict.why}. Train a version with a finite "
-                    f"{metric!r}."
+                    f"{registered_model_name!r} has no {alias!r}: {verdict.why.rstrip('.')}. Train a version for which "
+                    "every rule holds."
                 )
             tool, url = models.tool, models.url(record)
         context.log.info(f"{alias} of {registered_model_name} is version {record.version}: {verdict.why}")
@@ -95,10 +107,10 @@ def promotion_asset(
             metadata=record.to_metadata(
                 {
                     f"{tool}/promoted": move.promoted,
-                    f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
                     **table(f"{tool}/decision", verdict.rows),
+                    f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
                     **(look.to_metadata(tool) if look else {}),
-                    **{f"{tool}/{role}_{metric}": value for role, value in verdict.values.items()},
+                    **{f"{tool}/{role}_{gate.metric}": value for role, value in verdict.values.items()},
                     f"{tool}/gates": evidence,
                     **mirror(context, tool, move.history),
                     **link(f"{tool}/version_url", url),
@@ -110,16 +122,24 @@ def promotion_asset(
     return asset_with(
         asset_options,
         name=name,
-        description=f"Alias `{alias}` of `{registered_model_name}`, won by {metric}.",
+        description=f"Alias `{alias}` of `{registered_model_name}`. Rules: {'; '.join(r.name for r in all_rules)}.",
         kinds=[registry],
         required_resource_keys=[registry],
         deps=guards,
     )(promote)
 
 
-def _refuse_budget(error_rate: float | None, looks: int) -> None:
-    if error_rate is not None and not (0 < error_rate < 1 and looks >= 1):
+def _refuse(rules: Sequence[Rule], has_evaluation: bool) -> None:
+    if not rules:
         raise dg.DagsterInvalidDefinitionError(
-            f"error_rate={error_rate!r} with looks={looks!r}: the rate is between 0 and 1, such as 0.05, and at least "
-            "one candidate shares it. error_rate=None takes every improvement."
+            "promotion_asset has no rule, so that every candidate would win. Give metric='auc', or rules=[…]."
         )
+    for rule in rules:
+        if isinstance(rule, type) or not callable(getattr(rule, "judge", None)) or not getattr(rule, "name", ""):
+            raise dg.DagsterInvalidDefinitionError(
+                f"{rule!r} is not a rule. Give objects such as AtLeast(metric='auc', limit=0.7)."
+            )
+        if getattr(rule, "needs_evaluation", False) and not has_evaluation:
+            raise dg.DagsterInvalidDefinitionError(
+                f"the rule {rule.name!r} compares on the rows of an evaluation. Name one by evaluation=."
+            )

@@ -1,14 +1,17 @@
 """Promotion in YAML."""
 
+from collections.abc import Sequence
+
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, YamlFields
 from dagster_mlops.promotion.asset import promotion_asset
+from dagster_mlops.promotion.rule_fields import ResolvedRule
 
 
 class PromotionComponent(YamlFields, dg.Component):
-    """Moves an alias to the version that a training asset made, when it beats the one that holds the alias.
+    """Moves an alias to the version that a training asset made, when every rule holds.
 
     ```yaml
     type: dagster_mlops.mlflow.PromotionComponent
@@ -17,6 +20,9 @@ class PromotionComponent(YamlFields, dg.Component):
       registered_model_name: arrival_delay
       metric: auc
       min_improvement: 0.002
+      rules:
+        - {type: at_most, metric: log_loss, limit: 0.5}
+        - {type: complete_provenance}
     ```
 
     The resource that `registry` names, by default ``mlflow`` (an ``MlflowResource``), holds the models.
@@ -24,7 +30,10 @@ class PromotionComponent(YamlFields, dg.Component):
 
     candidate: str = Field(description="Key of the training asset whose version wants the alias.")
     registered_model_name: str = Field(description="The registered model.")
-    metric: str = Field(description="Metric that decides: of the training run, or of the evaluation.")
+    metric: str | None = Field(
+        default=None, description="Metric that has to be better: of the training run, or of the evaluation."
+    )
+    rules: Sequence[ResolvedRule] = Field(default=(), description="Further rules, all of which have to hold.")
     evaluation: str | None = Field(
         default=None, description="Key of an evaluation asset: then both versions are compared on its rows."
     )

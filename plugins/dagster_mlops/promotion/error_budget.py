@@ -87,8 +87,8 @@ class Look:
         }
 
 
-def next_look(context: dg.AssetExecutionContext, budget: ErrorBudget, tool: str, rows_hash: str, version: str) -> Look:
-    """The look of a candidate at these rows, after those that the promotion asset has on record in Dagster."""
+def judged(context: dg.AssetExecutionContext, tool: str, rows_hash: str, version: str) -> int:
+    """The number of candidates that these rows have judged, with this one, by what Dagster has of the promotion."""
     versions, cursor, has_more = {version}, None, True
     while has_more:
         page = context.instance.fetch_materializations(context.assets_def.key, limit=_PAGE, cursor=cursor)
@@ -97,4 +97,4 @@ def next_look(context: dg.AssetExecutionContext, budget: ErrorBudget, tool: str,
             facts: Mapping[str, Any] = event.asset_materialization.metadata if event.asset_materialization else {}
             if (rows := facts.get(f"{tool}/{ROWS}")) and rows.value == rows_hash:
                 versions.add(str(facts[f"{tool}/{CANDIDATE}"].value))
-    return Look(budget, rows_hash, version, len(versions))
+    return len(versions)

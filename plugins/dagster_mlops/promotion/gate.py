@@ -1,109 +1,86 @@
-"""The gate of a promotion: its rule, judged on a candidate and the version that holds the alias."""
+"""The gate of a promotion: its rules, judged on a candidate and the version that holds the alias."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import field
+from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.core.metadata import shorten
+from dagster_mlops.errors import DagsterMlopsError
+from dagster_mlops.promotion.case import Case, Rule
 from dagster_mlops.promotion.error_budget import Look
-from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
-from dagster_mlops.provenance import ModelVersion
-from dagster_mlops.tools import HoldsModels
+from dagster_mlops.promotion.rules.improvement import Better
+from dagster_mlops.promotion.verdict import HOLDS, Row, Verdict
+from dagster_mlops.provenance import ModelVersion, mask_credentials
 
-if TYPE_CHECKING:
-    from dagster_mlops.evaluation.promotion_evidence import SameRows
-
-
-@lazy_dataclass(frozen=True)
-class Rule:
-    """The condition on which a candidate is better."""
-
-    metric: str
-    greater_is_better: bool = True
-    min_improvement: float = 0.0
-
-    def judge(self, candidate: float, champion: float | None) -> tuple[bool, str]:
-        """True if the candidate wins, and the reason.
-
-        >>> Rule("auc", min_improvement=0.01).judge(0.745, 0.74)
-        (False, 'auc 0.745 against 0.74: improvement 0.005 is less than 0.01')
-        >>> Rule("rmse", greater_is_better=False).judge(1.5, 2.0)
-        (True, 'rmse 1.5 against 2: improvement 0.5')
-        """
-        if not math.isfinite(candidate):
-            return False, f"the candidate's {self.metric} is {candidate}"
-        if champion is None:
-            return True, f"{self.metric} {candidate:.6g}: the first to hold the alias"
-        if not math.isfinite(champion):
-            return True, f"{self.metric} {candidate:.6g} against {champion}"
-        improvement = (candidate - champion) * (1 if self.greater_is_better else -1)
-        compared = f"{self.metric} {candidate:.6g} against {champion:.6g}"
-        if improvement <= 0:
-            return False, f"{compared}: no improvement"
-        # A billionth of slack: 0.745 - 0.74 is a little less than 0.005 in binary.
-        if improvement < self.min_improvement * (1 - 1e-9):
-            return False, f"{compared}: improvement {improvement:.6g} is less than {self.min_improvement:.6g}"
-        return True, f"{compared}: improvement {improvement:.6g}"
+_REASON = 1000  # characters; it goes into a note on both versions
 
 
 @lazy_dataclass(frozen=True)
 class Gate:
-    """The decision about a candidate: a rule, and the comparison on the same rows with its share of the error rate.
+    """The decision about a candidate: it may have the alias if every rule holds.
 
     `checks` are the verdicts of asset checks, as ``asset:check`` → passed.
     """
 
-    rule: Rule
-    checks: Mapping[str, bool]
-    compared: "SameRows | None" = None
-    look: Look | None = None
+    rules: Sequence[Rule]
+    case: Case
+    checks: Mapping[str, bool] = field(default_factory=dict)
 
-    def judge(self, registry: HoldsModels, candidate: ModelVersion, champion: ModelVersion | None) -> Verdict:
-        """The verdict on a candidate, beside the version that holds the alias.
+    @property
+    def look(self) -> Look | None:
+        """The candidate's share of the error rate of the first rule that has one."""
+        budgets = [rule.budget for rule in self.rules if isinstance(rule, Better)]
+        rows = self.case.rows
+        if not budgets or rows is None:
+            return None
+        return Look(budgets[0], rows.evaluation.rows_hash, self.case.candidate.version, self.case.judged)
 
-        Raises:
-            ModelVersionError: a metric is missing.
-            EvaluationError: the comparison is not about the two versions, or lacks the metric.
-        """
-        rule, compared, look = self.rule, self.compared, self.look
-        value = compared.candidate() if compared else _metric(registry, candidate, rule.metric)
-        before = None
-        if champion and champion.version != candidate.version:
-            before = compared.holder(champion.version) if compared else _metric(registry, champion, rule.metric)
-        promotes, why = rule.judge(value, before)
-        if promotes and before is not None and compared and look:
-            promotes, confirmed = look.judge(compared.difference.p_value, compared.difference.test)
-            why = f"{why}; {confirmed}"
-        by_role = {"candidate": value, "champion_before": before}
+    @property
+    def metric(self) -> str:
+        """The first metric that a rule names."""
+        return next((name for rule in self.rules if (name := getattr(rule, "metric", ""))), "")
+
+    def judge(self, champion: ModelVersion | None) -> Verdict:
+        """The verdict on the candidate, beside the version that holds the alias; a row for each rule, at least."""
+        other = champion if champion and champion.version != self.case.candidate.version else None
+        case = dataclasses.replace(self.case, champion=other)
+        rows = tuple(row for rule in self.rules for row in _judged(rule, case))
+        failing = [row for row in rows if row.verdict != HOLDS]
+        decisive = failing or rows
+        whys = [row.why if len(rows) == 1 else f"{row.rule}: {row.why}" for row in decisive]
+        rows_of_both, look = case.rows, self.look
         facts: dict[str, Any] = {
-            "metric": rule.metric,
+            "metric": self.metric,
             "checks": dict(self.checks),
-            **({"evaluation": compared.to_dict()} if compared else {}),
+            **({"evaluation": rows_of_both.to_dict(self.metric)} if rows_of_both else {}),
             **({"error_budget": look.to_dict()} if look else {}),
         }
-        row = Row(
-            rule=f"better {rule.metric}",
-            verdict=HOLDS if promotes else FAILS,
-            candidate=f"{value:.6g}",
-            champion="" if before is None else f"{before:.6g}",
-            limit=f"{rule.min_improvement:.6g}" if rule.min_improvement else "",
-            why=why,
-        )
         return Verdict(
-            promotes=promotes,
-            why=why,
-            rows=(row,),
-            values={role: number for role, number in by_role.items() if number is not None and math.isfinite(number)},
+            promotes=bool(rows) and not failing,
+            why=shorten("; ".join(whys), _REASON),
+            rows=rows,
+            values=_values(case, self.metric),
             facts=facts,
         )
 
 
-def _metric(registry: HoldsModels, version: ModelVersion, metric: str) -> float:
-    metrics = registry.metrics(version)
-    if metric not in metrics:
-        raise ModelVersionError(
-            f"version {version.version} of {version.name!r} has no metric {metric!r}; run {version.run_id} has "
-            f"{', '.join(sorted(metrics)) or 'none'}. Log it in the training function, or promote on one that is there."
-        )
-    return float(metrics[metric])
+def _judged(rule: Rule, case: Case) -> Sequence[Row]:
+    try:
+        rows = rule.judge(case)
+    except Exception as error:  # noqa: BLE001 - whatever broke, the other rules keep their rows, and this one fails
+        crash = "" if isinstance(error, DagsterMlopsError) else f"the rule crashed: {type(error).__name__}: "
+        rows = [Row.of(rule.name, False, mask_credentials(f"{crash}{error}"))]
+    return rows or [Row.of(rule.name, False, "the rule has no verdict: its judge() returned no row")]
+
+
+def _values(case: Case, metric: str) -> dict[str, float]:
+    """The finite values of a metric, by role."""
+    values: dict[str, float | None] = {}
+    for role, read in (("candidate", case.metric), ("champion_before", case.champion_metric)):
+        with suppress(Exception):  # a rule has it as its reason
+            values[role] = read(metric)
+    return {role: value for role, value in values.items() if value is not None and math.isfinite(value)}

@@ -21,6 +21,20 @@ class Row:
     limit: str = about("value that the candidate has to reach")
     why: str = about("reason")
 
+    @classmethod
+    def of(
+        cls, rule: str, holds: bool, why: str, *, candidate: Any = None, champion: Any = None, limit: Any = None
+    ) -> "Row":
+        """A row with numbers in six digits, and an empty cell for None.
+
+        >>> Row.of("auc at least 0.7", True, "0.7 or more", candidate=0.75).candidate
+        '0.75'
+        """
+        values = (
+            "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in (candidate, champion, limit)
+        )
+        return cls(rule, HOLDS if holds else FAILS, *values, why)
+
 
 @lazy_dataclass(frozen=True)
 class Verdict:

@@ -1,0 +1,311 @@
+"""Every rule of a promotion judges by its evidence, says why in a row, and fails where a value is missing."""
+
+import itertools
+import math
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dagster_mlops.mlflow import (
+    AtLeast,
+    AtMost,
+    Better,
+    CompleteProvenance,
+    GreenChecks,
+    Improvement,
+    NotWorseOnSlices,
+)
+from dagster_mlops.promotion import Case, Row, promotion_asset
+from dagster_mlops.promotion.rules.slices import holm
+from dagster_mlops.provenance import Ref, TrainingRun
+from tests.promotion.conftest import evaluated
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
+
+FAILED_WARN = (False, dg.AssetCheckSeverity.WARN)
+finite = st.floats(-1e6, 1e6)
+
+
+def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["verdict"] for row in rows]
+
+
+# Metrics
+
+
+def test_each_rule_has_a_row_and_all_have_to_hold(challenged):
+    rules = [AtLeast(metric="auc", limit=0.8), AtMost(metric="log_loss", limit=0.3)]
+    rows = challenged.decide(*rules, metric="auc", min_improvement=0.05)
+    assert [(row["rule"], row["verdict"], row["candidate"], row["champion"], row["limit"]) for row in rows] == [
+        ("better auc, by 0.05", "holds", "0.8", "0.7", "0.75"),
+        ("auc at least 0.8", "holds", "0.8", "0.7", "0.8"),
+        ("log_loss at most 0.3", "fails", "0.4", "0.5", "0.3"),
+    ]
+    assert rows[-1]["why"] == "0.4 is not at most 0.3"
+    metadata = challenged.materialize(*rules[:1], Improvement(metric="log_loss", greater_is_better=False, relative=0.1))
+    assert metadata["mlflow/promoted"] and metadata["mlflow/champion_version"] == 2
+    assert list(metadata)[:2] == ["mlflow/promoted", "mlflow/decision"], "what people look for comes first"
+
+
+METRIC_RULES = [
+    AtLeast(metric="auc", limit=0.1),
+    AtMost(metric="auc", limit=0.9),
+    Improvement(metric="auc"),
+    Improvement(metric="auc", greater_is_better=False),
+    Improvement(metric="auc", absolute=0.01),
+    Improvement(metric="auc", relative=0.01),
+]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
+def test_a_value_that_is_missing_or_not_finite_fails_each_rule_and_hides_no_other(world, value):
+    """MLflow's database returns infinity as the largest number."""
+    world.crown(world.train(auc=0.7, f1=0.5))
+    world.train(f1=0.6, **({} if value is None else {"auc": value}))
+    rows = world.decide(*METRIC_RULES, Improvement(metric="f1"))
+    assert verdicts(rows) == ["fails"] * len(METRIC_RULES) + ["holds"]
+    fix = "Log it in the training function" if value is None else "Train a version with a finite auc"
+    assert [row["why"] for row in rows[:-1] if fix not in row["why"]] == []
+
+
+def test_a_champion_without_the_metric_fails_what_compares_and_nothing_else(world):
+    world.crown(world.train(f1=0.5))
+    world.train(auc=0.8)
+    bound, compared = world.decide(AtLeast(metric="auc", limit=0.7), Improvement(metric="auc"))
+    assert (bound["verdict"], bound["champion"], compared["verdict"]) == ("holds", "", "fails")
+    assert "version 1 of 'delay' has no metric 'auc'" in compared["why"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(finite, finite, st.sampled_from([{}, {"absolute": 0.5}, {"relative": 0.1}]))
+@example(0.745, 0.735, {"absolute": 0.01})
+@example(1.0, 0.0, {"relative": 0.1})
+def test_an_improvement_is_a_difference_in_its_direction_of_the_amount_or_more(candidate, champion, amount):
+    rule = Improvement(metric="x", **amount)
+    holds, _, limit = rule.compare(candidate, champion)
+    needed = amount.get("absolute", amount.get("relative", 0) * abs(champion))
+    difference = candidate - champion
+    if abs(difference - needed) > 1e-6 * max(1, needed):
+        assert holds is (difference > 0 and difference >= needed and not (amount.get("relative") and champion == 0))
+    assert not (holds and candidate <= champion) and not rule.compare(champion, champion)[0], "a tie never wins"
+    assert limit is None or limit == pytest.approx(champion + needed)
+    mirrored = Improvement(metric="x", greater_is_better=False, **amount)
+    assert mirrored.compare(-candidate, -champion)[0] is holds
+
+
+# The evaluation's rows
+
+
+def test_better_is_beyond_chance_and_not_worse_looks_at_each_slice(challenged):
+    challenged.evaluate("2", "1", evaluated())
+    better, worse = challenged.decide(Better(metric="auc"), NotWorseOnSlices(metric="auc"), evaluation="evaluation")
+    assert better["verdict"] == "fails" and ("no improvement" in better["why"] or "p = " in better["why"])
+    assert worse["verdict"] == "holds" and worse["rule"] == "auc not worse on any slice"
+    assert "none of 3 slices is worse; the lowest p = " in worse["why"] and " rows; 0.05 or less" in worse["why"]
+    assert "Not tested: carrier=HA (not enough rows: 20, min_rows=50)" in worse["why"]
+
+
+def test_a_slice_that_is_worse_has_a_row_with_its_test_and_rows(challenged):
+    challenged.evaluate("2", "1", evaluated(loss_on="UA"))
+    summary, row = challenged.decide(NotWorseOnSlices(metric="auc"), evaluation="evaluation")
+    assert summary["verdict"] == "fails" and "1 of 3 slices is worse" in summary["why"]
+    assert row["rule"] == "auc on carrier=UA" and float(row["candidate"]) < float(row["champion"])
+    assert "(DeLong), adjusted " in row["why"] and "200 rows; 0.05 or less shows a loss (Holm, 3 slices)" in row["why"]
+
+
+def test_an_evaluation_that_cannot_judge_fails_the_rules_that_need_it(challenged):
+    rules = [NotWorseOnSlices(metric="auc"), Better(metric="auc"), AtLeast(metric="auc", limit=0.5)]
+
+    def whys(*judges: Any) -> list[str]:
+        rows = challenged.decide(*judges, CompleteProvenance(committed_code=False), evaluation="evaluation")
+        assert set(verdicts(rows)) == {"fails"} and rows[-1]["rule"] == "complete provenance"
+        return [row["why"] for row in rows[:-1]]
+
+    assert all("evaluation has no evaluation yet" in why for why in whys(*rules))
+    challenged.evaluate("1", "2")
+    assert all("is about delay/1" in why and "Materialize the evaluation" in why for why in whys(*rules))
+    challenged.evaluate("2", "7")
+    assert all("compares with version 7. Materialize the evaluation" in why for why in whys(*rules[:2]))
+    challenged.evaluate("2", "1", slices=[])
+    assert "the evaluation has no slices. Give it some: slices=[" in whys(rules[0])[0]
+    assert "are not compared by 'rmse', but by accuracy, auc, " in whys(NotWorseOnSlices(metric="rmse"))[0]
+    assert "has no finite 'rmse'; it has accuracy, auc" in whys(AtLeast(metric="rmse", limit=0))[0]
+    direction = whys(Better(metric="brier"))[0]
+    assert "Set greater_is_better of the promotion" in direction
+    challenged.evaluate("2", "1", evaluated(sizes={"AA": 300, "HA": 20, "B6": 30}), slices=[])
+    challenged.evaluate("2", "1", evaluated(sizes={"AA": 45, "HA": 20}))
+    assert "none of 2 slices is tested: carrier=AA (not enough rows: 45" in whys(rules[0])[0]
+    result = evaluated().to_dict()
+    for part in result["slices"]:
+        for difference in part["differences"].values():
+            del difference["p_worse"]  # as an earlier version of this library stored it
+    challenged.evaluate("2", "1", slices=result["slices"])
+    assert "evaluate again: no test of a loss" in whys(rules[0])[0]
+
+
+def test_the_first_to_hold_the_alias_has_nothing_to_be_worse_than():
+    case = Case(registry=None, candidate=None, evaluation=None)  # pyright: ignore[reportArgumentType]
+    [row] = NotWorseOnSlices(metric="auc").judge(case)
+    assert row.verdict == "holds" and row.why == "the first to hold the alias"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
+def test_holms_adjusted_p_values_are_those_of_the_closed_test(values):
+    """A slice is worse if each set of slices with it is, by Bonferroni's test: Marcus, Peritz and Gabriel, 1976."""
+    adjusted, numbers = holm(dict(enumerate(values))), range(len(values))  # pyright: ignore[reportArgumentType]
+    sets = [subset for size in numbers for subset in itertools.combinations(numbers, size + 1)]
+    for number in numbers:
+        joint = [min(1, len(subset) * min(values[each] for each in subset)) for subset in sets if number in subset]
+        assert adjusted[number] == pytest.approx(max(joint))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("metric", "k"), [("auc", 6), ("accuracy", 6), ("log_loss", 12)])
+def test_an_equally_good_candidate_is_refused_in_the_asked_share_at_most(metric, k):
+    rounds, rate = 300, 0.1
+    refused = 0
+    for seed in range(rounds):
+        evaluation = evaluated(seed=seed, sizes={f"s{number}": 150 for number in range(k)})
+        p_values = {part.name: part.differences[metric].p_worse for part in evaluation.slices}
+        refused += min(holm({name: p for name, p in p_values.items() if p is not None}).values()) <= rate
+    assert refused / rounds <= rate + 2.6 * math.sqrt(rate * (1 - rate) / rounds), refused
+    assert refused > 0, "a test that never refuses shows nothing"
+
+
+def test_a_loss_is_tested_on_its_own_side():
+    part = evaluated(loss_on="UA").slices[1]
+    for change in part.differences.values():
+        assert change.p_value is not None and change.p_worse is not None
+        assert change.p_worse < 0.01 < 0.9 < change.p_value
+    assert np.isclose(part.differences["auc"].p_value + part.differences["auc"].p_worse, 1)
+
+
+# Provenance and checks
+
+
+def trained_run(world: Any, run_id: str, **facts: Any) -> TrainingRun:
+    defaults = {"code_commit": "c" * 40, "upstream": (Ref("dvc", "dataset", "rows.parquet@" + "d" * 32),), **facts}
+    return TrainingRun(run_id=run_id, tracking_uri=world.resource.uri, **defaults)
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "why"),
+    [
+        ({}, {}, ""),
+        ({"dirty": "d" * 64}, {}, "Commit them, then train it again"),
+        ({"dirty": "d" * 64}, {"committed_code": False}, ""),
+        ({"code_commit": ""}, {}, "Train it in a git repository"),
+        ({"upstream": ()}, {}, "Make the training asset depend on its data"),
+        ({"upstream": (Ref.unknown("asset", "raw/x"),)}, {}, "raw/x has no version on record"),
+        ({"upstream": (Ref.unknown("asset", "raw/x"),)}, {"unversioned": ["raw/x"]}, ""),
+        ({"upstream": (Ref.unknown("asset", "raw/x"),)}, {"versioned_inputs": False}, ""),
+        (None, {}, "no commit of its code is on record"),
+    ],
+)
+@pytest.mark.parametrize("place", ["dagster", "mlflow"])
+def test_provenance_is_read_from_dagster_or_else_from_the_registry(world, facts, options, why, place):
+    world.crown(world.train(auc=0.7))
+    run = world.client.create_run("0").info.run_id
+    record = None if facts is None else trained_run(world, run, **facts)
+    if record and place == "mlflow":
+        world.client.set_tag(run, "dagster_mlops.record", record.to_json())
+    world.train(*([record] if record and place == "dagster" else ()), run=run)
+    [row] = world.decide(CompleteProvenance(**options))
+    assert (row["verdict"], why in row["why"]) == ("fails" if why else "holds", True), row
+
+
+def test_named_checks_are_green_and_young(challenged, monkeypatch):
+    rule = GreenChecks(checks=["predictions:drift", "predictions:fair"], max_age=timedelta(hours=1))
+    rows = challenged.decide(rule)
+    assert verdicts(rows) == ["fails", "fails"] and "it was never evaluated" in rows[0]["why"]
+    for severity in (dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR):
+        challenged.check("fair", True)
+        challenged.check("drift", False, severity)
+        rows = challenged.decide(rule)
+        assert verdicts(rows) == ["fails", "holds"] and "it failed. Fix the cause" in rows[0]["why"]
+    challenged.check("drift", True)
+    assert verdicts(challenged.decide(AtLeast(metric="auc", limit=0.9), rule)) == ["fails", "holds", "holds"]
+    clock = SimpleNamespace(time=lambda: time.time() + 7200)
+    monkeypatch.setattr("dagster_mlops.promotion.rules.checks.time", clock)
+    rows = challenged.decide(rule)
+    assert (
+        verdicts(rows) == ["fails", "fails"] and "and at most 1:00:00 is allowed. Evaluate it again" in rows[0]["why"]
+    )
+
+
+# Rules of one's own, and rules that are refused
+
+
+class Prime:
+    """A rule of a user."""
+
+    name = "prime version"
+
+    def judge(self, case: Case) -> list[Row]:
+        number = int(case.candidate.version)
+        return [Row.of(self.name, number in (2, 3, 5, 7), f"{1 / (number - 2):g}")]
+
+
+def test_a_rule_of_the_users_own_that_crashes_fails_and_hides_no_other(challenged):
+    rows = challenged.decide(Prime(), AtLeast(metric="auc", limit=0.5))
+    assert verdicts(rows) == ["fails", "holds"]
+    assert rows[0]["why"] == "the rule crashed: ZeroDivisionError: division by zero"
+    challenged.train(auc=0.9)
+    assert verdicts(challenged.decide(Prime())) == ["holds"]
+
+
+WRONG: list[tuple[Any, dict[str, Any], str]] = [
+    (AtLeast, {"metric": "auc", "limit": math.nan}, "limit=nan is not a finite number"),
+    (AtLeast, {"metric": "auc", "limit": math.inf}, "limit=inf is not a finite number"),
+    (AtMost, {"metric": "auc", "limit": "0.7"}, "limit='0.7' is not a finite number"),
+    (AtMost, {"metric": "", "limit": 1}, "metric='' is not a name"),
+    (Improvement, {"metric": "auc", "absolute": 0.1, "relative": 0.1}, "give absolute or relative, not both"),
+    (Improvement, {"metric": "auc", "absolute": -0.1}, "absolute=-0.1 is not a finite number from 0 on"),
+    (Improvement, {"metric": "auc", "relative": math.nan}, "relative=nan is not a finite number"),
+    (Improvement, {"metric": "auc", "greater_is_better": "minimize"}, "greater_is_better is True or False"),
+    (Better, {"metric": "auc", "min_improvement": math.inf}, "min_improvement=inf is not a finite number"),
+    (Better, {"metric": "auc", "error_rate": 0}, "the rate is between 0 and 1"),
+    (Better, {"metric": "auc", "error_rate": math.nan}, "the rate is between 0 and 1"),
+    (Better, {"metric": "auc", "looks": 0}, "at least one candidate shares it"),
+    (NotWorseOnSlices, {"metric": "auc", "error_rate": 1}, "error_rate=1 is not between 0 and 1"),
+    (CompleteProvenance, {"committed_code": False, "versioned_inputs": False}, "it asks for nothing"),
+    (CompleteProvenance, {"unversioned": "raw/x"}, "Give a list of asset keys"),
+    (GreenChecks, {"checks": []}, "is not a list such as ['predictions:drift']"),
+    (GreenChecks, {"checks": "predictions:drift"}, "is not a list such as ['predictions:drift']"),
+    (GreenChecks, {"checks": ["drift"]}, "['drift'] do not name asset and check"),
+    (GreenChecks, {"checks": ["a:b"], "max_age": timedelta(-1)}, "is not a time above 0"),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "fix"), WRONG)
+def test_a_rule_that_can_never_hold_or_never_fail_is_refused_with_the_fix(kind, arguments, fix):
+    with pytest.raises(dg.DagsterInvalidDefinitionError) as refusal:
+        kind(**arguments)
+    assert fix in str(refusal.value) and str(refusal.value).startswith(kind.__name__)
+
+
+@pytest.mark.parametrize(
+    ("options", "fix"),
+    [
+        ({}, "promotion_asset has no rule"),
+        ({"rules": ["auc"]}, "'auc' is not a rule"),
+        ({"rules": [AtLeast]}, "is not a rule"),
+        ({"rules": [Better(metric="auc")]}, "Name one by evaluation="),
+        ({"rules": [NotWorseOnSlices(metric="auc")]}, "Name one by evaluation="),
+        ({"metric": "auc", "min_improvement": -1}, "min_improvement=-1 is not a finite number"),
+        ({"metric": "auc", "error_rate": 5}, "error_rate=5"),
+    ],
+)
+def test_a_promotion_whose_rules_cannot_be_judged_is_refused_when_definitions_load(options, fix):
+    with pytest.raises(dg.DagsterInvalidDefinitionError) as refusal:
+        promotion_asset(candidate="model", registered_model_name="delay", **options)
+    assert fix in str(refusal.value)
