@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.asset_records import asset_graph
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.gates import check_problem
@@ -48,7 +49,7 @@ class GreenChecks:
 
     def _row(self, context: dg.AssetExecutionContext, check: str) -> Row:
         asset, _, name = check.rpartition(":")
-        key = dg.AssetCheckKey(dg.AssetKey.from_user_string(asset), name)
+        key = dg.AssetCheckKey(asset_key(asset), name)
         record, rule = context.instance.get_latest_asset_check_evaluation_record(key), f"{check} is green"
         if record is None:
             names = [each.name for each in asset_graph(context).get_check_keys_for_assets({key.asset_key})]
