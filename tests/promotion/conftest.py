@@ -85,11 +85,11 @@ def evaluated(*, seed: int = 0, loss_on: str = "", sizes: Mapping[str, int] | No
     labels = Labels("binary", (random.random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(float), (0, 1))
     noise = np.where(carriers == loss_on, 6.0, 0.5)
     scores = [1 / (1 + np.exp(-odds - size * random.normal(size=len(odds)))) for size in (noise, 0.5)]
-    models = [Prediction("probability", values, (0, 1)) for values in scores]
+    model, rival = (Prediction("probability", values, (0, 1)) for values in scores)
     plan = Plan(resamples=20)
 
     def part(name: str, mask: Any) -> Any:
-        return measure(name, labels, mask, *models, {}, plan)
+        return measure(name, labels, mask, model, rival, {}, plan)
 
     return Evaluation(
         model="delay", version="2", run_id="", task="binary", label="late", rows_asset="rows", rows_hash="e" * 32,

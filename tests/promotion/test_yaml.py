@@ -50,7 +50,7 @@ def loaded(attributes: dict[str, Any], variables: str = "") -> dg.AssetsDefiniti
 
 def rules_of(asset: dg.AssetsDefinition) -> Any:
     """The rules of a promotion, from its function."""
-    function: Any = asset.op.compute_fn.decorated_fn  # pyright: ignore[reportAttributeAccessIssue]
+    function: Any = asset.op.compute_fn.decorated_fn  # pyright: ignore[reportFunctionMemberAccess]
     return dict(zip(function.__code__.co_freevars, function.__closure__, strict=True))["all_rules"].cell_contents
 
 

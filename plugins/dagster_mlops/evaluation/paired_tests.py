@@ -50,7 +50,8 @@ def paired_test(metric: str, model: Scored, rival: Scored, sign: int, groups: Ar
         return PairedTest("", why_not=f"{metric} is neither a mean over rows nor an area under a curve")
     difference, values = (sign * (mine - other) for mine, other in zip(*effects, strict=True))
     if groups is None and metric == "auc":
-        return PairedTest("DeLong", *(_delong(side * difference, side * values, model.labels) for side in (1, -1)))
+        better, worse = (_delong(side * difference, side * values, model.labels) for side in (1, -1))
+        return PairedTest("DeLong", better, worse)
     method = "influence values"
     if groups is not None:
         values = np.bincount(groups, weights=values)
@@ -59,7 +60,8 @@ def paired_test(metric: str, model: Scored, rival: Scored, sign: int, groups: Ar
             return PairedTest(
                 method, why_not=f"{len(values)} groups are too few for a test, which takes {_FEWEST_GROUPS}"
             )
-    return PairedTest(method, *(_student(side * difference, side * values) for side in (1, -1)))
+    better, worse = (_student(side * difference, side * values) for side in (1, -1))
+    return PairedTest(method, better, worse)
 
 
 def _mcnemar(gains: Array) -> float:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 import dagster as dg
 from pydantic import BaseModel, Discriminator, Field, Tag, create_model
@@ -26,7 +26,7 @@ TYPES: dict[str, Any] = {
     "green_checks": GreenChecks,
 }
 """The rules by the name of their type in YAML."""
-_DURATIONS: dict[Any, Any] = {timedelta: ResolvedDuration, timedelta | None: ResolvedDuration | None}
+_DURATIONS: dict[Any, Any] = {timedelta: ResolvedDuration, timedelta | None: Optional[ResolvedDuration]}  # noqa: UP045
 
 
 def _fields(rule: Any) -> type[YamlFields]:
@@ -47,8 +47,9 @@ def _fields(rule: Any) -> type[YamlFields]:
 def _model(name: str) -> type[BaseModel]:
     """The model that Dagster reads a rule with; its type cannot be a template, because it chooses the model."""
     derived = _FIELDS[name].model()
+    only: Any = Literal[name]
     described = Field(description=f"The rule {TYPES[name].__name__}.")
-    return create_model(derived.__name__, __base__=derived, type=(Literal[name], described))
+    return create_model(derived.__name__, __base__=derived, type=(only, described))
 
 
 def rule_type(value: Any) -> str:
@@ -61,11 +62,12 @@ def rule_type(value: Any) -> str:
 _TEMPLATE = "template"
 _FIELDS = {name: _fields(rule) for name, rule in TYPES.items()}
 _TAGGED = (*(Annotated[_model(name), Tag(name)] for name in TYPES), Annotated[str, Tag(_TEMPLATE)])
+_YAML: Any = Annotated[Union[_TAGGED], Discriminator(rule_type)]  # noqa: UP007 - of as many as there are
 
 
 def _rule(context: dg.ResolutionContext, value: Any) -> Rule:
     if isinstance(value, str):
-        rule = context.resolve_value(value)
+        rule: Any = context.resolve_value(value)
         if isinstance(rule, str):
             raise ValueError(f"{value!r} is a text. Write {{type: at_least, …}}, or a template that gives a rule.")
         return rule
@@ -74,8 +76,5 @@ def _rule(context: dg.ResolutionContext, value: Any) -> Rule:
 
 
 # Any, because a template may give a rule of the user's.
-ResolvedRule = Annotated[
-    Any,
-    dg.Resolver(_rule, model_field_type=Annotated[Union[_TAGGED], Discriminator(rule_type)]),  # noqa: UP007 - as many as there are
-]
+ResolvedRule = Annotated[Any, dg.Resolver(_rule, model_field_type=_YAML)]
 """``{type: at_least, metric: auc, limit: 0.7}``, or a template that gives a rule."""

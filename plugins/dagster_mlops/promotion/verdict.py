@@ -30,10 +30,12 @@ class Row:
         >>> Row.of("auc at least 0.7", True, "0.7 or more", candidate=0.75).candidate
         '0.75'
         """
-        values = (
-            "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in (candidate, champion, limit)
-        )
-        return cls(rule, HOLDS if holds else FAILS, *values, why)
+        cells = [_cell(value) for value in (candidate, champion, limit)]
+        return cls(rule, HOLDS if holds else FAILS, cells[0], cells[1], cells[2], why)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @lazy_dataclass(frozen=True)

@@ -4,15 +4,16 @@ import math
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import cast
 
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.case import Case
+from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.log import History, moves_of
 from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses
 from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry
@@ -118,11 +119,11 @@ def _check_history(registry: ModelRegistry, models: HoldsModels, name: str) -> N
 
 def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
     """A promotion that dies after its entry, or after the move, is completed by the next one, and is on record once."""
-    alias, gate, author = "contract-healing", Gate(Rule(metric), {}), Author("contract")
-    judge = partial(gate.judge, models, second)
+    alias, author, rules = "contract-healing", Author("contract"), [Improvement(metric=metric)]
+    judge = Gate(rules, Case(models, second)).judge
     keeper = models if isinstance(models, KeepsHistory) else None
     for dies_at in ("move", *(["keep_head"] if keeper else [])):
-        promote_version(models, first, alias, partial(gate.judge, models, first), author)
+        promote_version(models, first, alias, Gate(rules, Case(models, first)).judge, author)
         dying = _Dying(models, dies_at)
         try:
             promote_version(
