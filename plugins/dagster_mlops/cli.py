@@ -1,33 +1,34 @@
 """The `dagster-mlops` command: where a prediction comes from, and what is in production."""
 
-import codecs
-import io
-import json
-import logging
 import os
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
 from dagster_mlops import __version__
-from dagster_mlops.core.commands import errors_shown
+from dagster_mlops.core.commands import (
+    HOME_HINT,
+    NO_INSTANCE,
+    USAGE,
+    Home,
+    Json,
+    dagster_instance,
+    end,
+    errors_shown,
+    fail,
+    quiet,
+)
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.terminal import line, lines
-
-if TYPE_CHECKING:
-    import dagster as dg
-    from rich.console import RenderableType
-
-COMPLETE, INCOMPLETE, USAGE, UNKNOWN = 0, 1, 2, 3
+from dagster_mlops.promotion.commands import app as history_app
 
 app = typer.Typer(
     help="The life of a model across Dagster, DVC, Feast, MLflow, BentoML and Evidently.",
@@ -35,9 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_Home = Annotated[
-    Path | None, typer.Option(help="Folder of the Dagster instance (with dagster.yaml); default: $DAGSTER_HOME.")
-]
 _Allow = Annotated[
     list[str] | None,
     typer.Option(
@@ -47,7 +45,9 @@ _Allow = Annotated[
         show_default=False,
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+app.add_typer(history_app, name="history")
 
 
 def main() -> None:
@@ -115,8 +115,8 @@ def trace(
         typer.Option(min=0.1, help="Seconds that a tool may take for an answer; default: ten.", show_default=False),
     ] = None,
     allow: _Allow = None,
-    as_json: _Json = False,
-    dagster_home: _Home = None,
+    as_json: Json = False,
+    dagster_home: Home = None,
 ) -> None:
     """Trace a prediction, model or dataset to the exact data, features, model and code that it was made from.
 
@@ -129,17 +129,17 @@ def trace(
     from dagster_mlops.lineage.chain.tree import chain_tree
     from dagster_mlops.lineage.chain.walk import trace as trace_ref
 
-    with _instance(dagster_home) as instance, _quiet(), errors_shown():
+    with dagster_instance(dagster_home) as instance, quiet(), errors_shown():
         events, tools = EventLog(instance) if instance else None, Tools(timeout=timeout, allow=allow or ())
         log_variable = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
         logs = [str(folder.absolute()) for folder in log or ()] or ([log_variable] if log_variable else None)
         ref = find_ref(what, at=at, logs=logs, tools=tools, events=events)
         chain = trace_ref(ref, tools=tools, instance=events)
-    _end(chain, chain_tree, chain.complete, as_json, hint="" if instance else _NO_INSTANCE)
+    end(chain, chain_tree, chain.complete, as_json, hint="" if instance else NO_INSTANCE)
 
 
 @app.command()
-def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
+def status(as_json: Json = False, dagster_home: Home = None) -> None:
     """Show what is in production, since when, on which data, and whether all checks hold.
 
     Exit code 0: production answers and every check holds. 1: one of them does not. 2: there is no Dagster instance.
@@ -147,11 +147,11 @@ def status(as_json: _Json = False, dagster_home: _Home = None) -> None:
     from dagster_mlops.lineage.production.overview import status as status_of
     from dagster_mlops.lineage.production.screen import status_screen
 
-    with _instance(dagster_home) as instance, _quiet():
+    with dagster_instance(dagster_home) as instance, quiet():
         if not instance:
-            _fail(f"there is no Dagster instance to ask: {_HOME_HINT}")
+            fail(f"there is no Dagster instance to ask: {HOME_HINT}")
         production = status_of(instance)
-    _end(production, status_screen, production.healthy, as_json)
+    end(production, status_screen, production.healthy, as_json)
 
 
 class _Environment(StrEnum):
@@ -208,8 +208,8 @@ def reproduce(
         ),
     ] = False,
     allow: _Allow = None,
-    as_json: _Json = False,
-    dagster_home: _Home = None,
+    as_json: Json = False,
+    dagster_home: Home = None,
 ) -> None:
     """Run a training again with its recorded code, data and environment, and compare the result.
 
@@ -223,10 +223,16 @@ def reproduce(
     from dagster_mlops.lineage.reproduction.rerun import rerun
 
     if bool(what) == bool(explain):
-        _fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
+        fail("name one training, as in `dagster-mlops reproduce MODEL@champion`, or two with --explain A B.")
     if keep and keep.exists():
-        _fail(f"--keep {keep} already exists. Name a new folder.")
-    with _instance(dagster_home) as instance, _quiet(), errors_shown(), _ended_by_sigterm(), ExitStack() as resources:
+        fail(f"--keep {keep} already exists. Name a new folder.")
+    with (
+        dagster_instance(dagster_home) as instance,
+        quiet(),
+        errors_shown(),
+        _ended_by_sigterm(),
+        ExitStack() as resources,
+    ):
         tools, events = Tools(allow=allow or ()), EventLog(instance) if instance else None
         unknown = False
         try:
@@ -258,51 +264,8 @@ def reproduce(
                 result, screen, same = verdict, screens.verdict_screen, verdict.reproduced
                 unknown = verdict.strength == "too little to tell"
         except OSError as error:  # a full disk, a folder that cannot be made: no answer, rather than "not the same"
-            _fail(f"the training cannot be run again here: {error}")
-    _end(result, screen, same, as_json, unknown=unknown)
-
-
-_HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pass --dagster-home DIR."
-_NO_INSTANCE = f"Only the tools were asked. To fill gaps from Dagster's event log: {_HOME_HINT}"
-
-
-@contextmanager
-def _instance(home: Path | None) -> "Iterator[dg.DagsterInstance | None]":
-    """The instance of `home`, $DAGSTER_HOME or a ``dg dev`` that runs without both; None if there is none of them."""
-    from dagster_mlops.core.environment import add_project_environment, environment, project_folder
-
-    add_project_environment()
-    temporary = [str(history.parent) for history in project_folder().glob(".tmp_dagster_home_*/history")]
-    folder = home or next(map(Path, filter(None, [os.environ.get("DAGSTER_HOME"), *temporary])), None)
-    if not folder:
-        yield None
-        return
-    folder = folder.absolute()
-    # Dagster would silently found an empty instance in any folder that exists.
-    if not any((folder / name).exists() for name in ("dagster.yaml", "history", "storage")):
-        _fail(f"{folder} holds no Dagster instance (no dagster.yaml, history or storage): {_HOME_HINT}")
-    import dagster as dg
-
-    with environment(DAGSTER_HOME=str(folder)):
-        try:
-            instance = dg.DagsterInstance.get()
-        except Exception as error:  # noqa: BLE001 - a database that is down, a bad dagster.yaml: any reason is worth telling
-            _fail(f"the Dagster instance of {folder} cannot be opened: {type(error).__name__}: {error}")
-        with instance:
-            yield instance
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps what tools print and warn out of the answer."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
+            fail(f"the training cannot be run again here: {error}")
+    end(result, screen, same, as_json, unknown=unknown)
 
 
 @contextmanager
@@ -313,46 +276,6 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-_SPELLED = {"✓": "+", "✗": "x", "×": "x", "→": "->", "…": "...", "·": "-", "↑": "^"}
-
-
-def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Replacement of characters that a terminal without Unicode cannot show."""
-    assert isinstance(error, UnicodeEncodeError)
-    return "".join(_SPELLED.get(char, "?") for char in error.object[error.start : error.end]), error.end
-
-
-def _end(
-    result: Any,
-    screen: "Callable[[Any], RenderableType]",
-    good: bool,
-    as_json: bool,
-    *,
-    hint: str = "",
-    unknown: bool = False,
-) -> NoReturn:
-    """Print a result, and end with the exit code that says whether it is good."""
-    from rich.console import Console
-
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
-    else:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            codecs.register_error("dagster_mlops.spell", _spell)
-            sys.stdout.reconfigure(errors="dagster_mlops.spell")
-        Console(highlight=False).print(screen(result))
-        if hint:
-            typer.echo(hint)
-    raise typer.Exit(UNKNOWN if unknown else COMPLETE if good else INCOMPLETE)
-
-
-def _fail(message: str) -> NoReturn:
-    from dagster_mlops.provenance import mask_credentials
-
-    typer.echo(lines(f"dagster-mlops: {mask_credentials(message)}", indent="  "), err=True)
-    raise typer.Exit(USAGE)
 
 
 if __name__ == "__main__":

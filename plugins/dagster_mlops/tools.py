@@ -227,6 +227,15 @@ class KeepsHistory(Protocol):
 
 
 @runtime_checkable
+class RenewsHistory(Protocol):
+    """A registry in which the place of a history can be deleted, so that its entries have to be written again."""
+
+    def renew_history(self, name: str) -> None:
+        """Take the deleted place of the history of the model `name` back, or else a new one, which is empty."""
+        ...
+
+
+@runtime_checkable
 class KeepsFiles(Protocol):
     """A registry that keeps files beside the model of a version; a missing file is a ModelVersionError."""
 
@@ -245,6 +254,19 @@ class ModelRegistry(Protocol):
 
     def models(self) -> AbstractContextManager[HoldsModels]:
         """The registry, connected for the length of a ``with`` block."""
+        ...
+
+
+@runtime_checkable
+class OpensModels(Tool, Protocol):
+    """A tool that opens its model registry at a place, for commands, which have no resource."""
+
+    def has_registry(self, at: str) -> bool:
+        """True for a place that is one of this tool's registries by its form; nothing is asked there."""
+        ...
+
+    def models_at(self, at: str) -> AbstractContextManager[HoldsModels]:
+        """The registry at a place, connected for the length of a ``with`` block, or a DagsterMlopsError."""
         ...
 
 

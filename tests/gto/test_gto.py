@@ -1,5 +1,6 @@
 """Git tags as a model registry: GTO itself reads what we write, and rivals, kills and a remote leave one holder."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,9 @@ from gto.constants import VersionSort
 from mlflow.models import infer_signature
 from mlflow.sklearn import save_model
 from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
 
+from dagster_mlops import cli
 from dagster_mlops.dvc import DvcResource
 from dagster_mlops.errors import ModelVersionError, RegistryError
 from dagster_mlops.evaluation import evaluation_asset, load_reference, reference_asset
@@ -120,6 +123,21 @@ def test_gto_keeps_the_contract_of_a_registry(request, where):
     repository: Repository = request.getfixturevalue(where)
     worse, better = repository.train(0.7), repository.train(0.8)
     check_registry(repository.gto, model="churn", worse=worse, better=better, metric="auc")
+
+
+def test_the_commands_read_the_history_in_a_repository(shared, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    for auc in (0.7, 0.8):
+        shared.train(auc)
+        shared.promote()
+
+    def answer(*arguments: str) -> Any:
+        done = CliRunner().invoke(cli.app, ["history", *arguments, "--registry", str(shared.folder), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    assert [move["after"] for move in answer("churn")["moves"]] == ["v0.0.1", "v0.0.2"]
+    assert answer("verify", "churn", "--files")["entries"] == 2
 
 
 def test_a_promotion_is_what_gto_shows_and_keeps_its_history(local):

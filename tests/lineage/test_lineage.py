@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dagster_mlops import cli
+from dagster_mlops.core.commands import COMPLETE, INCOMPLETE, USAGE
 from dagster_mlops.errors import MissingExtraError, NotFoundError
 from dagster_mlops.git import GitTool
 from dagster_mlops.lineage import EventLog, Link, status, trace
@@ -544,7 +545,7 @@ def _run(*arguments: object):
 
 def test_trace_takes_a_full_ref_and_fails_when_a_link_is_lost(home):
     result = _run("trace", BENTO.ref, "--at", BENTO.home, "--json", "--dagster-home", home)
-    assert result.exit_code == cli.INCOMPLETE, result.output
+    assert result.exit_code == INCOMPLETE, result.output
     chain = json.loads(result.stdout)
     assert chain["complete"] is False
     assert {link["ref"]["role"] for link in chain["links"]} >= {"package", "model_version", "training_run", "dataset"}
@@ -553,32 +554,32 @@ def test_trace_takes_a_full_ref_and_fails_when_a_link_is_lost(home):
 def test_trace_of_a_commit_is_complete(repository):
     repo, sha = repository
     result = _run("trace", f"git:commit:{sha}", "--at", repo)
-    assert result.exit_code == cli.COMPLETE, result.output
+    assert result.exit_code == COMPLETE, result.output
     assert "Begin" in result.stdout and "complete" in result.stdout
 
 
 def test_trace_of_an_unknown_request_names_the_logs(home):
     result = _run("trace", "req-unknown", "--dagster-home", home)
-    assert result.exit_code == cli.USAGE
+    assert result.exit_code == USAGE
     assert "/state/predictions" in result.stderr
 
 
 def test_trace_without_any_log_or_instance_says_what_to_set(monkeypatch):
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     result = _run("trace", "req-1")
-    assert result.exit_code == cli.USAGE
+    assert result.exit_code == USAGE
     assert "DAGSTER_HOME" in result.stderr and "--log" in result.stderr
 
 
 def test_a_folder_that_is_no_dagster_home_is_not_made_one(tmp_path):
     result = _run("status", "--dagster-home", tmp_path)
-    assert result.exit_code == cli.USAGE and "holds no Dagster instance" in result.stderr
+    assert result.exit_code == USAGE and "holds no Dagster instance" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_status_shows_production_and_its_checks_on_one_screen(home):
     result = _run("status", "--dagster-home", home)
-    assert result.exit_code == cli.INCOMPLETE  # nothing listens on port 9
+    assert result.exit_code == INCOMPLETE  # nothing listens on port 9
     for word in ("arrival_delay/d1", "DOES NOT ANSWER", "auc 0.71", "raw/flights", "healthy", "drift"):
         assert word in result.stdout
     assert len(result.stdout.splitlines()) < 30
@@ -647,9 +648,9 @@ def test_the_real_tools_say_deleted_and_inaccessible(repository, tmp_path):
         return done.returncode, {link["ref"]["role"]: (link["bucket"], link["source"]) for link in links}
 
     everything = {kind: ("accessible", "tool") for kind in ("training_run", "dataset", "commit")}
-    assert asked() == (cli.COMPLETE, everything)
+    assert asked() == (COMPLETE, everything)
     delete = f"import mlflow; mlflow.MlflowClient({uri!r}).delete_run({run_id!r})"
     subprocess.run([*python, "-c", delete], check=True, capture_output=True, timeout=240)
     (tmp_path / "remote").rename(tmp_path / "remote that is gone")
     lost = {"training_run": ("deleted", "tool"), "dataset": ("inaccessible", "tool")}
-    assert asked() == (cli.INCOMPLETE, everything | lost)
+    assert asked() == (INCOMPLETE, everything | lost)

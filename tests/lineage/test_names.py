@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from dagster_mlops import cli
 from dagster_mlops.core.code_state import code_state
+from dagster_mlops.core.commands import COMPLETE, INCOMPLETE, USAGE
 from dagster_mlops.core.files import own_folder
 from dagster_mlops.lineage import EventLog, status, trace
 from dagster_mlops.lineage.chain.names import find_ref
@@ -85,7 +86,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def test_what_was_never_kept_is_unknown_and_the_chain_is_not_complete(world):
     code, chain = world.trace("churn@champion")
-    assert code == cli.INCOMPLETE and chain["complete"] is False
+    assert code == INCOMPLETE and chain["complete"] is False
     found = {(link["ref"]["role"], link["bucket"]): link["reason"] for link in chain["links"]}
     assert {key for key in found if key[1] != "accessible"} == {("asset", "unknown"), ("commit", "unknown")}
     assert "git" in found["commit", "unknown"] and "IO manager" in found["asset", "unknown"]
@@ -133,7 +134,7 @@ def test_a_rerun_that_is_impossible_says_so_and_what_to_do(world, monkeypatch):
     arguments = ["reproduce", "churn@champion", "--environment", "current", "--dagster-home", str(world.home)]
     done = CliRunner().invoke(cli.app, arguments)
     shown = " ".join(done.stdout.split())
-    assert done.exit_code == cli.INCOMPLETE and "It cannot be run again: of 5 ingredients, 3 unknown." in shown
+    assert done.exit_code == INCOMPLETE and "It cannot be run again: of 5 ingredients, 3 unknown." in shown
     assert "Commit it, and train again." in shown and "pip install uv" not in shown, "the current one needs no uv"
 
 
@@ -178,7 +179,7 @@ def test_without_dagster_the_address_of_mlflow_is_enough(world, name, monkeypatc
 def test_an_unknown_name_is_told_what_is_known_and_not_to_set_what_is_set(world, command, name, monkeypatch):
     monkeypatch.setenv("DAGSTER_HOME", str(world.home))
     done = CliRunner().invoke(cli.app, [command, name])
-    assert done.exit_code == cli.USAGE
+    assert done.exit_code == USAGE
     assert name in done.stderr and "models churn" in done.stderr and "--at" in done.stderr
     assert "DAGSTER_HOME" not in done.stderr
 
@@ -190,13 +191,13 @@ def test_the_champion_of_a_registry_that_is_down_is_the_last_on_record(world, tm
         code, chain = world.trace("churn@champion")
     finally:
         (tmp_path / "away.db").rename(database)
-    assert code == cli.INCOMPLETE and chain["ref"]["id"] == "churn/1"
+    assert code == INCOMPLETE and chain["ref"]["id"] == "churn/1"
     assert chain["links"][0]["bucket"] == "inaccessible" and chain["links"][0]["source"] == "dagster"
 
 
 def test_status_names_the_champion_where_nothing_serves_it(world):
     done = CliRunner().invoke(cli.app, ["status", "--dagster-home", str(world.home)])
-    assert done.exit_code == cli.COMPLETE, done.output
+    assert done.exit_code == COMPLETE, done.output
     assert "churn/1 (champion)" in done.stdout and "auc 0.75" in done.stdout
     [promoted] = json.loads(
         CliRunner().invoke(cli.app, ["status", "--json", "--dagster-home", str(world.home)]).stdout
@@ -256,7 +257,7 @@ def test_the_command_finds_what_the_project_says(world, tmp_path, monkeypatch):
     assert "churn/1" in CliRunner().invoke(cli.app, ["status"]).stdout
     os.environ.pop("DAGSTER_HOME", None)
     (tmp_path / ".env").unlink()
-    assert CliRunner().invoke(cli.app, ["status"]).exit_code == cli.USAGE
+    assert CliRunner().invoke(cli.app, ["status"]).exit_code == USAGE
     (tmp_path / ".tmp_dagster_home_x").symlink_to(world.home)  # of a `dg dev` that runs without DAGSTER_HOME
     assert "churn/1" in CliRunner().invoke(cli.app, ["status"]).stdout
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dagster_mlops.core.environment import environment
@@ -25,6 +25,9 @@ from dagster_mlops.mlflow.server.connection import connect, is_file_store, sqlit
 from dagster_mlops.provenance import Record, Ref, TrainingRun, mask_credentials
 from dagster_mlops.provenance.answers import Accessible, Answer, Deleted, Faulty, Inaccessible, Unknown
 from dagster_mlops.tools import answer_within, time_limit
+
+if TYPE_CHECKING:
+    from dagster_mlops.mlflow.registry.models import MlflowModels
 
 _TIMEOUT = 9.0  # seconds
 _QUIET = {**request_limits(timeout=10, retries=1), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -106,6 +109,28 @@ class MlflowTool:
             if problem := _written_over(model, local):
                 raise TrackingError(problem.reason)
             return local
+
+    def has_registry(self, at: str) -> bool:
+        """True for a URI, of a server or a database."""
+        return "://" in at
+
+    @contextmanager
+    def models_at(self, at: str) -> "Iterator[MlflowModels]":
+        """The registry of a server or database that is there.
+
+        Raises:
+            TrackingError: it is not, cannot be reached, or refuses.
+        """
+        from dagster_mlops.mlflow.resource import MlflowResource
+
+        uri = at if mask_credentials(at) != at else _uri(Ref("mlflow", "model_version", "", at=at))
+        if isinstance(uri, Inaccessible):
+            raise TrackingError(uri.reason)
+        try:
+            with MlflowResource(tracking_uri=uri, request_timeout=30, request_retries=1).models() as models:
+                yield models
+        except mlflow.MlflowException as error:
+            raise TrackingError(f"MLflow at {mask_credentials(at)} refuses: {str(error)[:500]}") from error
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from dagster_mlops.core.screens import conclusion
 from dagster_mlops.core.terminal import line
 from dagster_mlops.lineage.chain.walk import Link
 from dagster_mlops.provenance import Dataset
@@ -51,27 +51,6 @@ def chain_tree(chain: Link) -> RenderableType:
             branch.add(Text(line(f"↑ shown elsewhere: {_names(repeated)}"), style="dim"))
         waiting.extend(reversed(below))
     return Group(root, Text(), _summary(chain))
-
-
-class Grid(Table):
-    """A table in which a text is data: not rich's markup, and in one line."""
-
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add cells; a :class:`rich.text.Text` has its lines and styles already."""
-        super().add_row(*(Text(line(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
-
-
-def grid(*styles: str) -> Grid:
-    """A table of columns without lines, each in its style, in which long texts go on below."""
-    table = Grid(box=None, padding=(0, 2), collapse_padding=True, show_header=False, show_edge=False, pad_edge=False)
-    for style in styles:
-        table.add_column(style=style, overflow="fold")
-    return table
-
-
-def conclusion(good: bool, yes: str, no: str) -> Text:
-    """The last line of a screen: what holds, in green, or what does not, in red."""
-    return Text(line(f"✓ {yes}"), style="green") if good else Text(line(f"✗ {no}"), style="red")
 
 
 def grouped(things: Iterable[_T], key: Callable[[_T], Any]) -> list[list[_T]]:

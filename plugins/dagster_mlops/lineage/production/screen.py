@@ -7,8 +7,8 @@ from datetime import datetime
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
-from dagster_mlops.lineage.chain.tree import conclusion, grid
 from dagster_mlops.lineage.production.overview import CheckStatus, Production, Promoted, Status
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}

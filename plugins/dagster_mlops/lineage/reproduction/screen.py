@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dagster_mlops.core.metadata import shorten
+from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
-from dagster_mlops.lineage.chain.tree import LOOKS, conclusion, grid, grouped
+from dagster_mlops.lineage.chain.tree import LOOKS, grouped
 from dagster_mlops.lineage.reproduction.comparison import Difference, Explanation, Verdict
 from dagster_mlops.lineage.reproduction.recipe import Recipe
 

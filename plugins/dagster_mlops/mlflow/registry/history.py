@@ -55,6 +55,18 @@ def keep_head(client: MlflowClient, model: str, text: str) -> None:
     client.set_registered_model_tag(model, HEAD, text)
 
 
+def renew(client: MlflowClient, model: str) -> None:
+    """Restore the deleted run of a history; a new one takes the place of a run that was purged."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment and experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    run = or_none(client.get_run, client.get_registered_model(model).tags.get(RUN, ""))
+    if run is None:
+        client.set_registered_model_tag(model, RUN, _new_run(client, model).info.run_id)
+    elif run.info.lifecycle_stage == "deleted":
+        client.restore_run(run.info.run_id)
+
+
 def _whole(params: Mapping[str, str], key: str) -> str:
     match = _FIRST_PART.match(params[key])
     if not match:

@@ -97,6 +97,9 @@ class MlflowModels:
     def keep_head(self, name: str, head: str) -> None:
         history.keep_head(self.client, name, head)
 
+    def renew_history(self, name: str) -> None:
+        history.renew(self.client, name)
+
     def notes(self, version: ModelVersion) -> Mapping[str, str]:
         return self._entity(version.name, version.version).tags
 

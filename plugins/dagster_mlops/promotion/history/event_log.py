@@ -29,9 +29,9 @@ class Mirror:
             cursor, has_more = page.cursor, page.has_more
             for record in page.records:
                 event = record.event_log_entry.asset_materialization or record.event_log_entry.asset_observation
-                value = getattr((event.metadata if event else {}).get(f"{self.tool}/{HISTORY}"), "value", None)
-                if _is_part(value) and value["model"] == self.model:
-                    yield value
+                for tool, part in parts_in(event.metadata if event else {}):
+                    if (tool, part["model"]) == (self.tool, self.model):
+                        yield part
 
     @functools.cached_property
     def parts(self) -> list[Mapping[str, Any]]:
@@ -82,6 +82,14 @@ def mirror(context: dg.AssetExecutionContext, tool: str, history: History) -> di
 def part_metadata(tool: str, part: Mapping[str, Any]) -> dict[str, dg.JsonMetadataValue]:
     """The metadata of an event that brings a part."""
     return {f"{tool}/{HISTORY}": dg.MetadataValue.json(dict(part))}
+
+
+def parts_in(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The parts that an event brings, each with the name of its registry."""
+    for key, value in metadata.items():
+        tool, _, end = key.rpartition("/")
+        if end == HISTORY and _is_part(part := getattr(value, "value", None)):
+            yield tool, part
 
 
 def _is_part(value: Any) -> TypeGuard[Mapping[str, Any]]:

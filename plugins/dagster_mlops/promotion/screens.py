@@ -1,0 +1,78 @@
+"""Screens of `dagster-mlops history`."""
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from dagster_mlops.core.screens import conclusion, grid
+from dagster_mlops.core.terminal import line
+from dagster_mlops.core.timestamps import utc
+from dagster_mlops.promotion.audit import Restored
+from dagster_mlops.promotion.history.entry import Entry
+from dagster_mlops.promotion.history.verification import Verification
+from dagster_mlops.promotion.reading import Reading, Snapshot
+
+
+def history_screen(reading: Reading) -> RenderableType:
+    """The moves, newest first, and the place that answered."""
+    table = grid("", "bold", "", "", "dim")
+    for move in reversed(reading.moves):
+        table.add_row(_when(move.at), move.alias, _versions(move), f"{move.kind} by {move.by}", move.why)
+    count = f"{len(reading.moves)} move{'' if len(reading.moves) == 1 else 's'}"
+    last = Text(line(f"{count} of {reading.model}, newest first, times in UTC, from {reading.source}."), style="dim")
+    return Group(table, Text(), *_notes(reading.notes), last)
+
+
+def holders_screen(snapshot: Snapshot) -> RenderableType:
+    """The versions that held the aliases at some time."""
+    table = grid("bold", "", "dim", "yellow")
+    for each in snapshot.holders:
+        since = f"since {_when(each.since)}, {each.kind} by {each.by}" if each.since else ""
+        table.add_row(each.alias, f"version {each.version}" if each.version else "no version", since, each.note)
+    last = f"Aliases of {snapshot.model} at {_when(snapshot.at, 'seconds')} UTC, from {snapshot.source}."
+    return Group(table, Text(), *_notes(snapshot.notes), Text(line(last), style="dim"))
+
+
+def verification_screen(verification: Verification) -> RenderableType:
+    """The findings by entry, the strength, and the verdict as the last line."""
+    findings = grid("red", "", "")
+    for finding in verification.findings:
+        number = "" if finding.entry is None else f"entry {finding.entry}"
+        findings.add_row(number, finding.store, finding.problem)
+    size, count = len(verification.entries), len(verification.findings)
+    facts = grid("dim", "")
+    facts.add_row("entries", str(size))
+    facts.add_row("root", verification.root)
+    facts.add_row("strength", verification.strength)
+    good = f"The history of {verification.model} holds: {size} entries, none was changed or is missing."
+    bad = f"The history of {verification.model} does not hold: {count} finding{'' if count == 1 else 's'}."
+    parts = [findings, Text()] if count else []
+    return Group(facts, Text(), *parts, conclusion(verification.holds, good, bad))
+
+
+def restored_screen(restored: Restored) -> RenderableType:
+    """The entries that were written, by place."""
+    table = grid("bold", "")
+    for place, numbers in restored.entries.items():
+        table.add_row(place, f"{len(numbers)} written: {_span(numbers)}" if numbers else "has all entries")
+    return table
+
+
+def _span(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers)) if len(numbers) < 10 else f"{numbers[0]} … {numbers[-1]}"
+
+
+def _notes(notes: tuple[str, ...]) -> list[Text]:
+    return [Text(line(f"! {note}"), style="yellow") for note in notes]
+
+
+def _versions(move: Entry) -> str:
+    return f"{move.before or 'none'} → {move.after or 'none'}"
+
+
+def _when(text: str, precision: str = "minutes") -> str:
+    from datetime import datetime
+
+    try:
+        return utc(datetime.fromisoformat(text)).replace(tzinfo=None).isoformat(" ", precision)
+    except ValueError:
+        return text

@@ -1,0 +1,119 @@
+"""Places of a model's history, as commands find them: its registry, and the assets of Dagster that promote it.
+
+A registry is opened only where the caller's environment, the caller, or a run of the caller's Dagster has named it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.places import checkout_of
+from dagster_mlops.errors import HistoryError, ProvenanceError
+from dagster_mlops.promotion.history.event_log import Mirror, parts_in
+from dagster_mlops.promotion.history.verification import Store
+from dagster_mlops.provenance import ModelVersion, mask_credentials
+from dagster_mlops.tools import HoldsModels, OpensModels, installed_tools, tool_for
+
+EVENT_LOG = "Dagster's event log"
+"""Name of this store in findings and on screens."""
+
+
+@lazy_dataclass(frozen=True)
+class Promoter:
+    """An asset whose events bring the history of a model: its key, its registry, its latest version, and when."""
+
+    key: dg.AssetKey
+    tool: str
+    version: ModelVersion | None
+    timestamp: float
+
+
+@lazy_dataclass(frozen=True)
+class Sources:
+    """The registry of a model, by tool and place, and the assets that promote the model there."""
+
+    model: str
+    tool: str
+    place: str
+    instance: dg.DagsterInstance | None
+    promoters: Sequence[Promoter]
+
+    @property
+    def registry(self) -> str:
+        """Name of the registry in findings and on screens."""
+        return f"{self.tool} at {mask_credentials(self.place)}"
+
+    @contextmanager
+    def models(self) -> Iterator[HoldsModels]:
+        """The registry, connected.
+
+        Raises:
+            DagsterMlopsError: it cannot be opened.
+        """
+        with tool_for(self.tool, OpensModels).models_at(self.place) as models:
+            yield models
+
+    def event_log(self) -> Store:
+        """The entries and heads in Dagster's event log, of all assets that promote the model."""
+        texts: dict[int, list[str]] = {}
+        heads: list[str] = []
+        for promoter in self.promoters:
+            assert self.instance  # it has named them
+            mirror = Mirror(self.instance, promoter.key, promoter.tool, self.model)
+            for number, of_number in mirror.history().items():
+                texts.setdefault(number, []).extend(text for text in of_number if text not in texts[number])
+            heads += mirror.heads()
+        return Store(EVENT_LOG, texts, heads)
+
+
+def find_sources(model: str, instance: dg.DagsterInstance | None, place: str = "") -> Sources:
+    """The places of a history. The registry is at `place`, else where a promotion was last, else in the environment.
+
+    Raises:
+        HistoryError: there is no registry in any of the three.
+    """
+    promoters = sorted(_promoters(instance, model), key=lambda each: -each.timestamp) if instance else []
+    last = next((each for each in promoters if each.version), None)
+    if not place and last and last.version:
+        tool, place = last.tool, last.version.ref.at
+    else:
+        place = place or os.environ.get("MLFLOW_TRACKING_URI", "") or checkout_of(Path.cwd())
+        tool = _tool_at(place)
+    if not tool:
+        where = f"{mask_credentials(place)} is none" if place else f"no asset of Dagster promotes {model!r}"
+        raise HistoryError(
+            f"the registry of {model!r} was not found: {where}. Name it by --registry PLACE (MLflow's tracking URI, or "
+            "the folder of a git repository), set MLFLOW_TRACKING_URI, or name your Dagster instance by --dagster-home."
+        )
+    return Sources(model, tool, place, instance, [each for each in promoters if each.tool == tool])
+
+
+def _tool_at(place: str) -> str:
+    tools = installed_tools()
+    able = (
+        name for name in tools if place and isinstance(tool := tools[name], OpensModels) and tool.has_registry(place)
+    )
+    return next(able, "")
+
+
+def _promoters(instance: dg.DagsterInstance, model: str) -> Iterator[Promoter]:
+    for record in instance.get_asset_records():
+        entry, key = record.asset_entry.last_materialization, record.asset_entry.asset_key
+        if entry is None:  # a history that was restored into a new event log is only observed
+            observed = instance.fetch_observations(key, limit=1).records
+            entry = observed[0].event_log_entry if observed else None
+        event = (entry.asset_materialization or entry.asset_observation) if entry else None
+        for tool, part in parts_in(event.metadata if event else {}):
+            if part["model"] == model and entry and event:
+                yield Promoter(key, tool, _version(event), entry.timestamp)
+
+
+def _version(event: dg.AssetMaterialization | dg.AssetObservation) -> ModelVersion | None:
+    try:
+        return ModelVersion.from_metadata(event.metadata)
+    except ProvenanceError:  # of a later version of this library
+        return None
