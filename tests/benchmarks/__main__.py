@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.benchmarks import (
     datasets,
     evaluation,
+    history,
     lifecycle,
     load_cost,
     materialization,
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "sweeps": sweeps.run,
     "evaluation": evaluation.run,
     "promotion": promotion.run,
+    "history": history.run,
     "reproduction": reproduction.run,
     "records": records.run,
 }

@@ -11,6 +11,7 @@ from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
+from dagster_mlops.promotion.history.entry import REQUEST
 from dagster_mlops.promotion.history.log import History, moves_of
 from dagster_mlops.promotion.moves import Author, promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
@@ -104,7 +105,7 @@ def _check_history(registry: ModelRegistry, models: HoldsModels, name: str) -> N
     if not isinstance(models, KeepsHistory):
         return
     ours, theirs = History(models, models, name), History(models, models, name)
-    move = {"kind": "contract", "alias": "contract-history", "before": "", "after": "", "by": "contract"}
+    move = {"kind": REQUEST, "alias": "contract-history", "before": "", "after": "", "by": "contract"}
     assert ours.append(**move, why=_NOTE, facts={"long": "Größe: 3" * 4000}), "an entry is kept"
     assert not theirs.append(**move, why="another", facts={}), "an entry that is there is not replaced"
     assert models.append(name, len(ours.texts) - 1, ours.texts[-1]), "the same entry again is there already"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from dagster_mlops.errors import HistoryError
-from dagster_mlops.mlflow.lazy import MlflowClient, Run
+from dagster_mlops.mlflow.lazy import MlflowClient
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.server.client import EXISTS, INVALID, or_none, refused
 from dagster_mlops.provenance import NAMESPACE
@@ -29,21 +29,29 @@ def entries(client: MlflowClient, model: str) -> dict[int, str]:
     Raises:
         HistoryError: the run is gone.
     """
-    run = _run(client, model)
-    params = run.data.params if run else {}
+    run_id = _run_id(client, model)
+    if not run_id:
+        return {}
+    run = or_none(client.get_run, run_id)
+    if run is None or run.info.lifecycle_stage == "deleted":
+        raise HistoryError(
+            f"the history of {model!r} is gone: MLflow run {run_id} of experiment {EXPERIMENT!r} was deleted. "
+            "Restore the run in MLflow; if it was purged, write its entries again from Dagster's event log: "
+            f"`dagster-mlops history restore {model}`."
+        )
+    params = run.data.params
     return {int(key): _whole(params, key) for key in sorted(params) if _ENTRY.fullmatch(key)}
 
 
 def append(client: MlflowClient, model: str, number: int, entry: str) -> bool:
     """Write an entry: first its further parts under the entry's own hash, then the param that makes it the number's."""
-    run = _run(client, model) or _new_run(client, model)
+    run_id = _run_id(client, model) or _new_run(client, model)
     if number == 0:
-        client.set_registered_model_tag(model, RUN, run.info.run_id)
+        client.set_registered_model_tag(model, RUN, run_id)
     sha, parts = _hash(entry), [entry[first : first + _PART] for first in range(0, len(entry), _PART)]
     for order, part in enumerate(parts[1:], 1):
-        client.log_param(run.info.run_id, f"{number:08d}.{sha}.{order}", part)
-    value = f"{sha} {len(parts)} {parts[0]}"
-    return not refused(INVALID, lambda: client.log_param(run.info.run_id, f"{number:08d}", value))
+        client.log_param(run_id, f"{number:08d}.{sha}.{order}", part)
+    return not refused(INVALID, lambda: client.log_param(run_id, f"{number:08d}", f"{sha} {len(parts)} {parts[0]}"))
 
 
 def head(client: MlflowClient, model: str) -> str:
@@ -80,27 +88,20 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _run(client: MlflowClient, model: str) -> Run | None:
+def _run_id(client: MlflowClient, model: str) -> str:
     registered = or_none(client.get_registered_model, model)
-    run_id = registered.tags.get(RUN, "") if registered else ""
-    if run_id:
-        run = or_none(client.get_run, run_id)
-        if run is None or run.info.lifecycle_stage == "deleted":
-            raise HistoryError(
-                f"the history of {model!r} is gone: MLflow run {run_id} of experiment {EXPERIMENT!r} was deleted. "
-                "Restore the run in MLflow; if it was purged, write its entries again from Dagster's event log: "
-                f"`dagster-mlops history restore {model}`."
-            )
-        return run
+    if registered and (run_id := registered.tags.get(RUN)):
+        return run_id
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    return next(runs.search(client, [experiment.experiment_id], {OF: model}), None) if experiment else None
+    run = next(runs.search(client, [experiment.experiment_id], {OF: model}), None) if experiment else None
+    return run.info.run_id if run else ""
 
 
-def _new_run(client: MlflowClient, model: str) -> Run:
+def _new_run(client: MlflowClient, model: str) -> str:
     refused(EXISTS, lambda: client.create_experiment(EXPERIMENT))  # another process may have created it
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None or experiment.lifecycle_stage == "deleted":
         raise HistoryError(f"MLflow's experiment {EXPERIMENT!r} was deleted. Restore it: it has the histories.")
     run = client.create_run(experiment.experiment_id, run_name=f"history of {model}", tags={OF: model})
     client.set_terminated(run.info.run_id, "FINISHED")
-    return run
+    return run.info.run_id

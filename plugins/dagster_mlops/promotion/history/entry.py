@@ -10,6 +10,9 @@ from dagster_mlops.promotion.history.envelope import STATEMENT, Envelope, unseal
 
 PROMOTION, ROLLBACK, BY_HAND = "promotion", "rollback", "by hand"
 """Kinds of a move. One by hand was made in the registry's own UI or API, and noticed later."""
+REQUEST, APPROVAL, REJECTION = "request", "approval", "rejection"
+"""Kinds of other entries: about a version (`after`) that may get the alias, which `before` holds."""
+_MOVES = (PROMOTION, ROLLBACK, BY_HAND)
 _TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://github.com/dagster-mlops/dagster-mlops/promotion/v1"
 _TEXTS = ("kind", "model", "alias", "before", "after", "at", "by", "why", "root")
@@ -17,11 +20,11 @@ _TEXTS = ("kind", "model", "alias", "before", "after", "at", "by", "why", "root"
 
 @lazy_dataclass(frozen=True)
 class Entry:
-    """A move of an alias.
+    """A move of an alias, or a step on the way to one.
 
     Attributes:
         index: Its place in the history, from 0.
-        kind: ``promotion``, ``rollback`` or ``by hand``.
+        kind: ``promotion``, ``rollback``, ``by hand``, ``request``, ``approval`` or ``rejection``.
         model: The registered model.
         alias: The alias.
         before: The version that held the alias; empty for none.
@@ -46,6 +49,11 @@ class Entry:
     root: str
     sha256: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_move(self) -> bool:
+        """True if the alias moved."""
+        return self.kind in _MOVES
 
     def statement(self) -> dict[str, Any]:
         """The in-toto statement. A version without a hash of its files is named by its number."""

@@ -41,7 +41,7 @@ class Envelope:
         """
         try:
             return json.loads(self.payload)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HistoryError(f"a signed statement is not JSON: {error}") from error
 
     def signer(self, keys: Mapping[str, "Ed25519PublicKey"]) -> str:

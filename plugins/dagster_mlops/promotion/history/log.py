@@ -94,7 +94,7 @@ class History:
         """The last move of an alias."""
         for text in reversed(self.texts):
             entry, _ = read_entry(text)
-            if entry.alias == alias:
+            if entry.alias == alias and entry.is_move:
                 return entry
         return None
 
@@ -191,4 +191,4 @@ def moves_of(registry: HoldsModels, model: str, alias: str) -> list[Entry]:
         read_note(texts[number], lambda text: read_entry(text)[0], of=f"entry {number} of {model!r}", default=None)
         for number in sorted(texts)
     ]
-    return [entry for entry in entries if entry and entry.alias == alias]
+    return [entry for entry in entries if entry and entry.is_move and entry.alias == alias]

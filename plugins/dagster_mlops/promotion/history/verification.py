@@ -149,7 +149,7 @@ def _misplaced(entry: Entry | None, model: str, number: int, root: str) -> str:
 
 def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str]) -> Iterable[Finding]:
     size, newest = len(roots) - 1, 0
-    for text in store.heads:
+    for text in filter(None, store.heads):
         try:
             unseal(text, HEAD).signer(keys)
             head = Head.read(text)
@@ -164,12 +164,12 @@ def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str]) -> I
                 yield Finding(number, store.name, f"it is gone: a head counts {head.size} entries")
         elif head.root != roots[head.size]:
             yield Finding(head.size - 1, store.name, "a head says that the entries up to here were others")
-    if store.heads and newest < size:
+    if newest < size:
         yield Finding(None, store.name, f"its head is of {newest} entries, of {size}: an old one, or {_AGAIN}")
 
 
 def _of_aliases(entries: Sequence[Entry], holders: Mapping[str, Held]) -> Iterable[Finding]:
-    for alias, entry in {entry.alias: entry for entry in entries}.items():
+    for alias, entry in {entry.alias: entry for entry in entries if entry.is_move}.items():
         current = holders.get(alias, Held("", ""))
         if current.version != entry.after:
             versions = f"version {current.version or 'none'} holds it, and by the history {entry.after or 'none'}"
