@@ -7,7 +7,6 @@ costs in a registry with two versions and no past.
 import os
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from mlflow.entities import Metric, Param
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry import history
 from dagster_mlops.mlflow.registry.models import MlflowModels
-from dagster_mlops.promotion.gate import Gate, Rule
+from dagster_mlops.promotion.case import Case
+from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.entry import PROMOTION, Entry
 from dagster_mlops.promotion.history.envelope import (
     HEAD,
@@ -33,6 +33,7 @@ from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.history.merkle import Tree
 from dagster_mlops.promotion.history.verification import Held, Store, verify
 from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.rules.improvement import Improvement
 from tests.benchmarks.measure import show
 
 VERSIONS, ENTRIES = 2_000, 10_000
@@ -81,7 +82,7 @@ def write_past(models: MlflowModels, instance: dg.DagsterInstance, name: str) ->
 def promotion(models: MlflowModels, name: str, version: str) -> float:
     """Seconds of a promotion, with the mirror's look into the event log left out."""
     candidate = models.version(name, version)
-    judge = partial(Gate(Rule("auc"), {}).judge, models, candidate)
+    judge = Gate([Improvement(metric="auc")], Case(models, candidate)).judge
     start = time.perf_counter()
     promote_version(models, candidate, "champion", judge, Author("benchmark"))
     return time.perf_counter() - start
