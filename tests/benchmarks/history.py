@@ -56,7 +56,7 @@ def registry(models: MlflowModels, name: str, versions: int) -> None:
 
 def write_past(models: MlflowModels, instance: dg.DagsterInstance, name: str) -> None:
     """The entries, in both places: in MLflow by its batches, which take fewer requests than the promoters' own."""
-    client, tree, key, params = models.client, Tree(), signing_key(), []
+    client, tree, key, params, head, after = models.client, Tree(), signing_key(), [], "", ""
     run_id = history._new_run(client, name)
     client.set_registered_model_tag(name, history.RUN, run_id)
     for number in range(ENTRIES):

@@ -70,7 +70,7 @@ def renew(client: MlflowClient, model: str) -> None:
         client.restore_experiment(experiment.experiment_id)
     run = or_none(client.get_run, client.get_registered_model(model).tags.get(RUN, ""))
     if run is None:
-        client.set_registered_model_tag(model, RUN, _new_run(client, model).info.run_id)
+        client.set_registered_model_tag(model, RUN, _new_run(client, model))
     elif run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
 
