@@ -27,13 +27,21 @@ class World:
         self.resource, self.instance, self.client = resource, instance, resource.client()
         self.client.create_registered_model("delay")
 
-    def train(self, *records: Record, run: Any = None, **metrics: float) -> str:
+    def train(
+        self,
+        *records: Record,
+        run: str = "",
+        source: Any = "",
+        datasets: Mapping[str, str] | None = None,
+        **metrics: float,
+    ) -> str:
         """A version with these metrics, the latest of `model`, whose materialization also has the `records`."""
         run_id = run or self.client.create_run("0").info.run_id
         for name, value in metrics.items():
             self.client.log_metric(run_id, name, value)
-        version = str(self.client.create_model_version("delay", f"/models/{run_id}", run_id).version)
-        record = ModelVersion(name="delay", version=version, run_id=run_id, tracking_uri=self.resource.uri)
+        version = str(self.client.create_model_version("delay", str(source or f"/models/{run_id}"), run_id).version)
+        facts = {"run_id": run_id, "tracking_uri": self.resource.uri, "datasets": datasets or {}}
+        record = ModelVersion(name="delay", version=version, **facts)
         self.client.set_model_version_tag("delay", version, lookup.RECORD, record.to_json())
         metadata = {key: value for each in (record, *records) for key, value in each.to_metadata().items()}
         self.instance.report_runless_asset_event(dg.AssetMaterialization("model", metadata=metadata))

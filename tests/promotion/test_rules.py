@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shutil
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -17,13 +18,18 @@ from dagster_mlops.mlflow import (
     AtMost,
     Better,
     CompleteProvenance,
+    FreshData,
     GreenChecks,
     Improvement,
+    MlflowResource,
+    ModelSize,
     NotWorseOnSlices,
+    PredictionTime,
 )
+from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.promotion import Case, Row, promotion_asset
 from dagster_mlops.promotion.rules.slices import holm
-from dagster_mlops.provenance import Ref, TrainingRun
+from dagster_mlops.provenance import ModelVersion, Ref, TrainingRun
 from tests.promotion.conftest import evaluated
 from tests.support import known_warnings
 
@@ -192,9 +198,19 @@ def test_a_loss_is_tested_on_its_own_side():
 # Provenance and checks
 
 
-def trained_run(world: Any, run_id: str, **facts: Any) -> TrainingRun:
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory, empty_database) -> MlflowModels:
+    """A registry with the model `delay`."""
+    file = shutil.copy(empty_database, tmp_path_factory.mktemp("mlflow"))
+    resource = MlflowResource(tracking_uri=f"sqlite:///{file}")
+    models = MlflowModels(resource, resource.client())
+    models.client.create_registered_model("delay")
+    return models
+
+
+def trained_run(run_id: str, **facts: Any) -> TrainingRun:
     defaults = {"code_commit": "c" * 40, "upstream": (Ref("dvc", "dataset", "rows.parquet@" + "d" * 32),), **facts}
-    return TrainingRun(run_id=run_id, tracking_uri=world.resource.uri, **defaults)
+    return TrainingRun(run_id=run_id, tracking_uri="sqlite://", **defaults)
 
 
 @pytest.mark.parametrize(
@@ -211,16 +227,23 @@ def trained_run(world: Any, run_id: str, **facts: Any) -> TrainingRun:
         (None, {}, "no commit of its code is on record"),
     ],
 )
-@pytest.mark.parametrize("place", ["dagster", "mlflow"])
-def test_provenance_is_read_from_dagster_or_else_from_the_registry(world, facts, options, why, place):
+def test_provenance_is_complete_where_nothing_is_missing_in_the_record_of_the_run(registry, facts, options, why):
+    run = registry.client.create_run("0").info.run_id
+    if facts is not None:
+        registry.client.set_tag(run, "dagster_mlops.record", trained_run(run, **facts).to_json())
+    candidate = ModelVersion(name="delay", version="1", run_id=run, tracking_uri="")
+    registry.client.create_model_version("delay", f"/models/{run}", run)
+    [row] = CompleteProvenance(**options).judge(Case(registry, candidate))
+    assert (row.verdict, why in row.why) == ("fails" if why else "holds", True), row
+
+
+def test_provenance_is_read_from_dagster_first(world):
     world.crown(world.train(auc=0.7))
-    run = world.client.create_run("0").info.run_id
-    record = None if facts is None else trained_run(world, run, **facts)
-    if record and place == "mlflow":
-        world.client.set_tag(run, "dagster_mlops.record", record.to_json())
-    world.train(*([record] if record and place == "dagster" else ()), run=run)
-    [row] = world.decide(CompleteProvenance(**options))
-    assert (row["verdict"], why in row["why"]) == ("fails" if why else "holds", True), row
+    for dirty, verdict in (("d" * 64, "fails"), ("", "holds")):
+        run = world.client.create_run("0").info.run_id
+        world.train(trained_run(run, dirty=dirty), run=run)
+        [row] = world.decide(CompleteProvenance())
+        assert row["verdict"] == verdict and row["candidate"] == "c" * 10
 
 
 def test_named_checks_are_green_and_young(challenged, monkeypatch):
@@ -283,6 +306,14 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (GreenChecks, {"checks": "predictions:drift"}, "is not a list such as ['predictions:drift']"),
     (GreenChecks, {"checks": ["drift"]}, "['drift'] do not name asset and check"),
     (GreenChecks, {"checks": ["a:b"], "max_age": timedelta(-1)}, "is not a time above 0"),
+    (FreshData, {"assets": [], "max_age": timedelta(1)}, "is not a list such as ['training_set']"),
+    (FreshData, {"assets": "rows", "max_age": timedelta(1)}, "is not a list such as ['training_set']"),
+    (FreshData, {"assets": ["rows"], "max_age": timedelta(0)}, "is not a time above 0"),
+    (FreshData, {"assets": ["rows"], "max_age": 7}, "is not a time above 0"),
+    (ModelSize, {"max_megabytes": math.nan}, "is not a finite number above 0"),
+    (ModelSize, {"max_megabytes": 0}, "is not a finite number above 0"),
+    (PredictionTime, {"max_milliseconds": -1}, "is not a finite number above 0"),
+    (PredictionTime, {"max_milliseconds": math.inf}, "is not a finite number above 0"),
 ]
 
 

@@ -6,6 +6,7 @@ from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
     from dagster_mlops.evaluation.asset import evaluation_asset as evaluation_asset
+    from dagster_mlops.evaluation.calibration import calibration_error as calibration_error
     from dagster_mlops.evaluation.checks import evaluation_checks as evaluation_checks
     from dagster_mlops.evaluation.component import EvaluationChecks as EvaluationChecks
     from dagster_mlops.evaluation.component import EvaluationComponent as EvaluationComponent

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from dagster_mlops.evaluation import EvaluationChecks as EvaluationChecks
     from dagster_mlops.evaluation import EvaluationComponent as EvaluationComponent
     from dagster_mlops.evaluation import MetricBounds as MetricBounds
+    from dagster_mlops.evaluation import calibration_error as calibration_error
     from dagster_mlops.evaluation import evaluation_asset as evaluation_asset
     from dagster_mlops.evaluation import evaluation_checks as evaluation_checks
     from dagster_mlops.evaluation import reference_asset as reference_asset
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion import AtLeast as AtLeast
     from dagster_mlops.promotion import AtMost as AtMost
     from dagster_mlops.promotion import Better as Better
+    from dagster_mlops.promotion import CompatibleSignature as CompatibleSignature
     from dagster_mlops.promotion import CompleteProvenance as CompleteProvenance
+    from dagster_mlops.promotion import FreshData as FreshData
     from dagster_mlops.promotion import GreenChecks as GreenChecks
     from dagster_mlops.promotion import Improvement as Improvement
+    from dagster_mlops.promotion import ModelSize as ModelSize
     from dagster_mlops.promotion import NotWorseOnSlices as NotWorseOnSlices
+    from dagster_mlops.promotion import PredictionTime as PredictionTime
     from dagster_mlops.promotion import PromotionComponent as PromotionComponent
     from dagster_mlops.promotion import promotion_asset as promotion_asset
 

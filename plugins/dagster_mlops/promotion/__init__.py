@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion.rules.bounds import AtLeast as AtLeast
     from dagster_mlops.promotion.rules.bounds import AtMost as AtMost
     from dagster_mlops.promotion.rules.checks import GreenChecks as GreenChecks
+    from dagster_mlops.promotion.rules.fresh_data import FreshData as FreshData
     from dagster_mlops.promotion.rules.improvement import Better as Better
     from dagster_mlops.promotion.rules.improvement import Improvement as Improvement
+    from dagster_mlops.promotion.rules.prediction_time import PredictionTime as PredictionTime
     from dagster_mlops.promotion.rules.provenance import CompleteProvenance as CompleteProvenance
     from dagster_mlops.promotion.rules.slices import NotWorseOnSlices as NotWorseOnSlices
+    from dagster_mlops.promotion.rules.stored_model import CompatibleSignature as CompatibleSignature
+    from dagster_mlops.promotion.rules.stored_model import ModelSize as ModelSize
     from dagster_mlops.promotion.verdict import Row as Row
 
 __getattr__, __dir__ = lazy_door(__name__)

@@ -1,6 +1,9 @@
 """Promotion: an alias moves to the candidate when every rule holds."""
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
@@ -88,12 +91,16 @@ def promotion_asset(
             except EvaluationError as error:
                 rows = error
         evidence = require_gates(context, guards, partitions)
-        with resource.models() as models:
+        with resource.models() as models, TemporaryDirectory(prefix="dagster-mlops-") as scratch:
             version, count = models.version(registered_model_name, challenger.version), 1
             if isinstance(rows, SameRows):
                 count = judged(context, models.tool, rows.evaluation.rows_hash, version.version)
-            gate = Gate(all_rules, Case(models, version, None, rows, count, guards[0], context), evidence)
-            move = promote_version(models, version, alias, gate.judge, author_of(context))
+            fetch = cache(lambda stored: models.fetch(stored, Path(scratch, stored.version)))
+            case = Case(models, version, None, rows, count, guards[0], context, fetch)
+            gate = Gate(all_rules, case, evidence)
+            judge = cache(gate.judge)
+            judge(holder(models, registered_model_name, alias))  # what takes long, before others wait for their turn
+            move = promote_version(models, version, alias, judge, author_of(context))
             verdict, look = move.verdict, gate.look
             record = holder(models, registered_model_name, alias)
             if record is None:

@@ -11,10 +11,10 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.promotion.verdict import Row
 from dagster_mlops.provenance import ModelVersion
-from dagster_mlops.tools import HoldsModels
+from dagster_mlops.tools import HoldsModels, StoredModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dagster_mlops.evaluation.promotion_evidence import SameRows
 
@@ -35,6 +35,7 @@ class Case:
     judged: int = 1
     asset: dg.AssetKey = field(default_factory=lambda: dg.AssetKey("candidate"))  # that made the candidate
     context: Any = None  # of the step
+    fetch: "Callable[[ModelVersion], StoredModel] | None" = None  # copies the files of a version, once
 
     def same_rows(self) -> "SameRows":
         """The evaluation of the candidate.
@@ -67,6 +68,16 @@ class Case:
                 f"the candidate's {name} is {value}, which never wins. Train a version with a finite {name}."
             )
         return value
+
+    def stored(self, version: ModelVersion) -> "StoredModel":
+        """The stored files of a version.
+
+        Raises:
+            ModelVersionError: They are gone, or were changed.
+        """
+        if self.fetch is None:
+            raise ModelVersionError(f"the files of version {version.version} of {version.name!r} are not at hand.")
+        return self.fetch(version)
 
     def champion_metric(self, name: str) -> float | None:
         """The same of the version that holds the alias, perhaps not finite; None where no other version does.

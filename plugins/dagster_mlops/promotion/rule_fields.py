@@ -1,20 +1,25 @@
 """Rules of a promotion in YAML: the fields of each, below its `type`."""
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Optional, Union
 
 import dagster as dg
 from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 
+from dagster_mlops.core.asset_keys import AssetLike
 from dagster_mlops.core.yaml_fields import ResolvedDuration, YamlFields
 from dagster_mlops.promotion.case import Rule
 from dagster_mlops.promotion.rules.bounds import AtLeast, AtMost
 from dagster_mlops.promotion.rules.checks import GreenChecks
+from dagster_mlops.promotion.rules.fresh_data import FreshData
 from dagster_mlops.promotion.rules.improvement import Better, Improvement
 from dagster_mlops.promotion.rules.options import DESCRIPTION
+from dagster_mlops.promotion.rules.prediction_time import PredictionTime
 from dagster_mlops.promotion.rules.provenance import CompleteProvenance
 from dagster_mlops.promotion.rules.slices import NotWorseOnSlices
+from dagster_mlops.promotion.rules.stored_model import CompatibleSignature, ModelSize
 
 TYPES: dict[str, Any] = {
     "at_least": AtLeast,
@@ -24,16 +29,24 @@ TYPES: dict[str, Any] = {
     "not_worse_on_slices": NotWorseOnSlices,
     "complete_provenance": CompleteProvenance,
     "green_checks": GreenChecks,
+    "fresh_data": FreshData,
+    "compatible_signature": CompatibleSignature,
+    "model_size": ModelSize,
+    "prediction_time": PredictionTime,
 }
 """The rules by the name of their type in YAML."""
-_DURATIONS: dict[Any, Any] = {timedelta: ResolvedDuration, timedelta | None: Optional[ResolvedDuration]}  # noqa: UP045
+_IN_YAML: dict[Any, Any] = {
+    Sequence[AssetLike]: Sequence[str],
+    timedelta: ResolvedDuration,
+    timedelta | None: Optional[ResolvedDuration],  # noqa: UP045 - Annotated has no |
+}
 
 
 def _fields(rule: Any) -> type[YamlFields]:
     """The fields of a rule's dataclass as those of a component, and its type."""
     fields: dict[str, Any] = {
         field.name: (
-            _DURATIONS.get(field.type, field.type),
+            _IN_YAML.get(field.type, field.type),
             Field(
                 default=... if field.default is dataclasses.MISSING else field.default,
                 description=field.metadata[DESCRIPTION],
