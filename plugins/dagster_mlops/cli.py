@@ -29,6 +29,7 @@ from dagster_mlops.core.commands import (
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.terminal import line, lines
 from dagster_mlops.promotion.commands import app as history_app
+from dagster_mlops.promotion.rollback_command import rollback
 
 app = typer.Typer(
     help="The life of a model across Dagster, DVC, Feast, MLflow, BentoML and Evidently.",
@@ -48,6 +49,7 @@ _Allow = Annotated[
 
 
 app.add_typer(history_app, name="history")
+app.command()(rollback)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from mlflow.entities import Metric, Param
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry import history
 from dagster_mlops.mlflow.registry.models import MlflowModels
+from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.entry import PROMOTION, Entry
@@ -32,7 +33,7 @@ from dagster_mlops.promotion.history.event_log import Mirror, part_metadata
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.history.merkle import Tree
 from dagster_mlops.promotion.history.verification import Held, Store, verify
-from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from tests.benchmarks.measure import show
 

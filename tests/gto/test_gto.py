@@ -132,12 +132,20 @@ def test_the_commands_read_the_history_in_a_repository(shared, monkeypatch):
         shared.promote()
 
     def answer(*arguments: str) -> Any:
-        done = CliRunner().invoke(cli.app, ["history", *arguments, "--registry", str(shared.folder), "--json"])
+        done = CliRunner().invoke(cli.app, [*arguments, "--registry", str(shared.folder), "--json"])
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    assert [move["after"] for move in answer("churn")["moves"]] == ["v0.0.1", "v0.0.2"]
-    assert answer("verify", "churn", "--files")["entries"] == 2
+    assert [move["after"] for move in answer("history", "churn")["moves"]] == ["v0.0.1", "v0.0.2"]
+    assert answer("history", "verify", "churn", "--files")["entries"] == 2
+    answer("rollback", "churn", "--reason", "late orders")
+    assert shared.in_stage() == {"v0.0.1"}
+    # The remote that shares the registry has both the move and its entry.
+    refs = git(shared.folder, "ls-remote", "origin")
+    assert "churn#champion#4" in refs and "entries/00000002" in refs
+    shared.promote()  # of the version that was rolled back from
+    assert shared.in_stage() == {"v0.0.1"}
+    assert answer("history", "verify", "churn")["holds"]
 
 
 def test_a_promotion_is_what_gto_shows_and_keeps_its_history(local):

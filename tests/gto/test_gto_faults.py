@@ -281,7 +281,8 @@ from dagster_mlops.gto import models as module
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion import Improvement
-from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.author import Author
+from dagster_mlops.promotion.moves import promote_version
 
 folder, what, dies_before = sys.argv[1], sys.argv[2], int(sys.argv[3])
 git, calls = module.git, iter(range(1_000))

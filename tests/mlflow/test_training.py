@@ -48,10 +48,11 @@ from dagster_mlops.mlflow.tool import MlflowTool
 from dagster_mlops.mlflow.training import run_facts as training_facts
 from dagster_mlops.mlflow.training import step as training
 from dagster_mlops.promotion import Improvement
+from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.log import moves_of
-from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
 from tests.support import known_warnings
 

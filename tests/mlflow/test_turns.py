@@ -14,10 +14,11 @@ from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.registry.turns import TURN, turn
 from dagster_mlops.promotion import Improvement
+from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.log import moves_of
-from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.moves import promote_version
 from tests.support import known_warnings
 from tests.support.mlflow_processes import PRELOADED, SERVER
 

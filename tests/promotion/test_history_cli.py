@@ -24,30 +24,19 @@ def template(tmp_path_factory):
     world = Promotions(tmp_path_factory.mktemp("template"))
     for auc in (0.70, 0.75):
         world.promote(world.train(auc))
+    world.save()
     return world
 
 
 @pytest.fixture
 def world(template):
     """The same places, as they were before a test: what is named in them stays valid."""
-    saved = template.folder.with_name("saved")
-    if not saved.exists():
-        shutil.copytree(template.folder, saved)
     yield template
-    for name in ("home", "models"):
-        shutil.rmtree(template.folder / name)
-        shutil.copytree(saved / name, template.folder / name)
-    restore_database(saved / "mlflow.db", template.folder / "mlflow.db")
-
-
-def restore_database(source, target):
-    """Write a database over one that is open elsewhere."""
-    with closing(sqlite3.connect(source)) as before, closing(sqlite3.connect(target)) as after:
-        before.backup(after)
+    template.reset()
 
 
 def sql(world, *statements):
-    with closing(sqlite3.connect(world.folder / "mlflow.db")) as database:
+    with closing(sqlite3.connect(world.file)) as database:
         for statement in statements:
             database.execute(statement)
         database.commit()
@@ -72,7 +61,7 @@ def test_history_shows_the_moves_newest_first(world):
     ]
     assert answer["moves"][1]["facts"]["values"]["candidate"] == 0.75 and answer["notes"] == []
     other = world.command("history", MODEL, "--alias", "challenger")
-    assert other.exit_code == 0 and "0 moves" in other.stdout
+    assert other.exit_code == 0 and "0 entries" in other.stdout
 
 
 def test_the_version_at_some_time(world):
@@ -103,12 +92,12 @@ def test_a_move_by_hand_is_told_before_and_after_it_is_written_down(world):
 
 
 def test_without_its_registry_the_event_log_answers(world):
-    (world.folder / "mlflow.db").rename(world.folder / "lost.db")
+    (world.file).rename(world.folder / "lost.db")
     try:
         answer = world.json("history", MODEL)
         verified = world.command("history", "verify", MODEL)
     finally:
-        (world.folder / "lost.db").rename(world.folder / "mlflow.db")
+        (world.folder / "lost.db").rename(world.file)
     assert answer["source"] == "Dagster's event log" and len(answer["moves"]) == 2
     assert "not on this machine" in answer["notes"][0]
     assert verified.exit_code == 2 and "not on this machine" in verified.stderr

@@ -1,6 +1,9 @@
 """A model that is promoted in a real MLflow database and a real Dagster instance, without training."""
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,26 @@ class Promotions:
     """The registry of `folder`, whose versions are promoted by the asset ``champion`` of a Dagster instance."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.home, self.uri = folder, folder / "home", f"sqlite:///{folder / 'mlflow.db'}"
+        self.folder, self.home, self.file = folder, folder / "home", folder / "mlflow.db"
+        self.uri = f"sqlite:///{self.file}"
         self.home.mkdir(parents=True)
         (self.home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
         self.resource = MlflowResource(tracking_uri=self.uri)
         self.client: MlflowClient = self.resource.client()
         self.client.create_registered_model(MODEL)
+
+    def save(self) -> None:
+        """Keep a copy of everything, to which :meth:`reset` returns."""
+        shutil.copytree(self.folder, self.folder.with_name(f"{self.folder.name}-saved"))
+
+    def reset(self) -> None:
+        """Return to the copy. The database is open: its content is replaced, and not the file."""
+        saved = self.folder.with_name(f"{self.folder.name}-saved")
+        for name in ("home", "models"):
+            shutil.rmtree(self.folder / name)
+            shutil.copytree(saved / name, self.folder / name)
+        with closing(sqlite3.connect(saved / "mlflow.db")) as before, closing(sqlite3.connect(self.file)) as database:
+            before.backup(database)
 
     def train(self, auc: float) -> str:
         """A new version with files, a record of their hash, and a run with a metric."""
@@ -63,7 +80,7 @@ class Promotions:
         with self.instance() as instance:
             result = dg.materialize([delay_model, CHAMPION], instance=instance, resources={"mlflow": self.resource})
             [event] = result.asset_materializations_for_node("champion")
-        return {key: value.value for key, value in event.metadata.items()}
+        return {key: getattr(value, "value", value) for key, value in event.metadata.items()}
 
     def holder(self) -> str:
         """The version that holds the alias."""

@@ -15,11 +15,12 @@ from dagster_mlops.core.model_versions import holder, made_by, refuse_alias
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.promotion.author import author_of
 from dagster_mlops.promotion.case import Case, Rule
 from dagster_mlops.promotion.error_budget import judged
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.event_log import mirror
-from dagster_mlops.promotion.moves import author_of, promote_version
+from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Better, Improvement
 from dagster_mlops.tools import ModelRegistry
 

@@ -28,8 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     subcommand_metavar="MODEL | COMMAND",
 )
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.", show_default=False)]
-_Registry = Annotated[
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the registered model.", show_default=False)]
+Registry = Annotated[
     str,
     typer.Option(
         metavar="PLACE",
@@ -52,7 +52,7 @@ _Keys = Annotated[
 
 @app.command()
 def show(
-    model: _Model,
+    model: Model,
     alias: Annotated[str, typer.Option(help="Only this alias; default: all.", show_default=False)] = "",
     at: Annotated[
         str,
@@ -64,7 +64,7 @@ def show(
             show_default=False,
         ),
     ] = "",
-    registry: _Registry = "",
+    registry: Registry = "",
     as_json: Json = False,
     dagster_home: Home = None,
 ) -> None:
@@ -88,12 +88,12 @@ def show(
 
 @app.command()
 def verify(
-    model: _Model,
+    model: Model,
     key: _Keys = None,
     files: Annotated[
         bool, typer.Option("--files", help="Download the files of the versions that hold aliases, and hash them.")
     ] = False,
-    registry: _Registry = "",
+    registry: Registry = "",
     as_json: Json = False,
     dagster_home: Home = None,
 ) -> None:
@@ -113,7 +113,7 @@ def verify(
 
 @app.command()
 def restore(
-    model: _Model, key: _Keys = None, registry: _Registry = "", as_json: Json = False, dagster_home: Home = None
+    model: Model, key: _Keys = None, registry: Registry = "", as_json: Json = False, dagster_home: Home = None
 ) -> None:
     """Write the entries that the registry or Dagster's event log lacks, from the other one; none is replaced.
 

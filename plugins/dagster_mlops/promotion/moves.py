@@ -1,51 +1,22 @@
 """Moves of an alias to a better version: decided, recorded and made while no other promoter is at it."""
 
-import getpass
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
-
-import dagster as dg
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import PROMOTION, Entry
 from dagster_mlops.promotion.history.log import History, keeper_of
+from dagster_mlops.promotion.history.rollbacks import rollbacks
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
 
 # How often a promotion looks again when another one moves the alias at the same time.
 _TRIES = 5
-_AUTOMATIONS = ("schedule", "sensor")
-
-
-@lazy_dataclass(frozen=True)
-class Author:
-    """The one who moves an alias, and the Dagster run and asset by which it happens, if any."""
-
-    by: str
-    dagster_run_id: str = ""
-    dagster_asset: str = ""
-
-    def facts(self) -> dict[str, str]:
-        """The facts for an entry."""
-        return {"dagster_run_id": self.dagster_run_id, "dagster_asset": self.dagster_asset}
-
-
-def author_of(context: dg.AssetExecutionContext) -> Author:
-    """The schedule or sensor that launched a run, else the user that its process runs as."""
-    tags = context.run.tags
-    automation = next((f"{kind} {tags[name]}" for kind in _AUTOMATIONS if (name := f"dagster/{kind}_name") in tags), "")
-    return Author(automation or user(), context.run.run_id, context.asset_key.to_user_string())
-
-
-def user() -> str:
-    """The name of the person or service that this process runs as; ``unknown`` for a user id without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # of Python 3.12 and 3.13
-        return "unknown"
 
 
 @lazy_dataclass(frozen=True)
@@ -83,6 +54,8 @@ def promote_version(
             if before == version:
                 return _held(history, history.completed.get(alias), judge(candidate))
             verdict = judge(registry.version(name, before) if before else None)
+            if rollback := rollbacks(history.entries(alias)).get(version):
+                verdict = _refused(verdict, rollback)
             if not verdict.promotes:
                 return Move(False, verdict, before, history)
             facts = {**evidence(verdict), **author.facts()}
@@ -106,6 +79,14 @@ def _held(history: History, completed: Entry | None, verdict: Verdict) -> Move:
         row = Row("another version", FAILS, *("", "", ""), why)
         return Move(False, Verdict(False, why, (row,), verdict.values, verdict.facts), "", history)
     return Move(True, recorded_verdict(completed), completed.before, history)
+
+
+def _refused(verdict: Verdict, rollback: Entry) -> Verdict:
+    """The verdict on a version that a person has rolled back from, with a row that says so."""
+    version, why = rollback.before, f"{rollback.by} rolled back from it on {rollback.at[:10]}: {rollback.why}"
+    command = f"dagster-mlops rollback {rollback.model} --alias {rollback.alias} --lift {version} --reason …"
+    row = Row.of("not rolled back", False, f"{why}. To lift it: `{command}`", candidate=version)
+    return replace(verdict, promotes=False, why=why, rows=(*verdict.rows, row))
 
 
 def recorded_verdict(entry: Entry) -> Verdict:

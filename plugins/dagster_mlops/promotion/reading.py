@@ -91,7 +91,7 @@ def read_history(sources: Sources, alias: str = "") -> Reading:
         numbers = ", ".join(map(str, damaged))
         notes.append(f"entries that are missing or cannot be read: {numbers}. `history verify` says what is known.")
     moves = [move for move in moves if alias in ("", move.alias)]
-    last = {move.alias: move.after for move in moves}
+    last = {move.alias: move.after for move in moves if move.is_move}
     holders = {name: version for name, version in holders.items() if name in last}
     for name, version in sorted(holders.items()):
         if version != last[name]:
@@ -127,6 +127,7 @@ def holders_at(reading: Reading, at: datetime) -> Snapshot:
 
 
 def _holder_at(alias: str, moves: Iterable[Entry], at: datetime) -> Holder:
+    moves = [move for move in moves if move.is_move]
     before = [move for move in moves if _time(move) <= at]
     later = next((move for move in moves if _time(move) > at), None)
     note = ""

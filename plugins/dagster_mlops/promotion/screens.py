@@ -7,9 +7,12 @@ from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
 from dagster_mlops.core.timestamps import utc
 from dagster_mlops.promotion.audit import Restored
-from dagster_mlops.promotion.history.entry import Entry
+from dagster_mlops.promotion.history.entry import LIFT, Entry
 from dagster_mlops.promotion.history.verification import Verification
 from dagster_mlops.promotion.reading import Reading, Snapshot
+from dagster_mlops.promotion.rollback import Rollback
+
+_NO_ASSET = "No asset of Dagster was updated: none is known that promotes to this alias. The next promotion does it."
 
 
 def history_screen(reading: Reading) -> RenderableType:
@@ -17,7 +20,7 @@ def history_screen(reading: Reading) -> RenderableType:
     table = grid("", "bold", "", "", "dim")
     for move in reversed(reading.moves):
         table.add_row(_when(move.at), move.alias, _versions(move), f"{move.kind} by {move.by}", move.why)
-    count = f"{len(reading.moves)} move{'' if len(reading.moves) == 1 else 's'}"
+    count = f"{len(reading.moves)} entr{'y' if len(reading.moves) == 1 else 'ies'}"
     last = Text(line(f"{count} of {reading.model}, newest first, times in UTC, from {reading.source}."), style="dim")
     return Group(table, Text(), *_notes(reading.notes), last)
 
@@ -57,6 +60,19 @@ def restored_screen(restored: Restored) -> RenderableType:
     return table
 
 
+def rollback_screen(rollback: Rollback) -> RenderableType:
+    """The move, what it holds against, and what Dagster knows of it."""
+    entry = rollback.entry
+    if entry.kind == LIFT:
+        outcome = f"Version {entry.after} of {entry.model} may be promoted to {entry.alias} again."
+    else:
+        outcome = f"{entry.alias} of {entry.model} is version {entry.after} again, no longer {entry.before}."
+    lift = f"dagster-mlops rollback {entry.model} --alias {entry.alias} --lift {entry.before} --reason …"
+    notes = [] if entry.kind == LIFT else [f"Version {entry.before} is not promoted again until you lift this: {lift}"]
+    asset = f"Dagster's asset {rollback.asset} has this event." if rollback.asset else _NO_ASSET
+    return Group(Text(line(f"✓ {outcome}"), style="green"), *(Text(line(note)) for note in (*notes, asset)))
+
+
 def _span(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers)) if len(numbers) < 10 else f"{numbers[0]} … {numbers[-1]}"
 
@@ -66,7 +82,7 @@ def _notes(notes: tuple[str, ...]) -> list[Text]:
 
 
 def _versions(move: Entry) -> str:
-    return f"{move.before or 'none'} → {move.after or 'none'}"
+    return f"{move.before or 'none'} → {move.after or 'none'}" if move.is_move else f"({move.after})"
 
 
 def _when(text: str, precision: str = "minutes") -> str:

@@ -9,11 +9,12 @@ from typing import cast
 
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.entry import REQUEST
 from dagster_mlops.promotion.history.log import History, moves_of
-from dagster_mlops.promotion.moves import Author, promote_version
+from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses

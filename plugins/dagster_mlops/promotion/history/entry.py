@@ -10,8 +10,11 @@ from dagster_mlops.promotion.history.envelope import STATEMENT, Envelope, unseal
 
 PROMOTION, ROLLBACK, BY_HAND = "promotion", "rollback", "by hand"
 """Kinds of a move. One by hand was made in the registry's own UI or API, and noticed later."""
-REQUEST, APPROVAL, REJECTION = "request", "approval", "rejection"
-"""Kinds of other entries: about a version (`after`) that may get the alias, which `before` holds."""
+REQUEST, APPROVAL, REJECTION, LIFT = "request", "approval", "rejection", "lift"
+"""Kinds of other entries: about a version (`after`) that may get the alias, which `before` holds.
+
+A lift ends a rollback: the version that was left may be promoted again.
+"""
 _MOVES = (PROMOTION, ROLLBACK, BY_HAND)
 _TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://github.com/dagster-mlops/dagster-mlops/promotion/v1"
@@ -24,7 +27,7 @@ class Entry:
 
     Attributes:
         index: Its place in the history, from 0.
-        kind: ``promotion``, ``rollback``, ``by hand``, ``request``, ``approval`` or ``rejection``.
+        kind: ``promotion``, ``rollback``, ``by hand``, ``request``, ``approval``, ``rejection`` or ``lift``.
         model: The registered model.
         alias: The alias.
         before: The version that held the alias; empty for none.

@@ -98,6 +98,10 @@ class History:
                 return entry
         return None
 
+    def entries(self, alias: str) -> list[Entry]:
+        """All entries about an alias, oldest first; unreadable ones are left out."""
+        return _entries(self.model, alias, dict(enumerate(self.texts)))
+
     def head(self) -> str:
         """The head of the entries that are there now."""
         content = {"model": self.model, "size": self._tree.size, "root": self._tree.root()}
@@ -113,14 +117,14 @@ class History:
             self._settled(each)
         version = self._settled(alias)
         if self._confirmed < len(self.texts):
-            self._confirm()
+            self.confirm()
         return version
 
     def _settled(self, alias: str) -> str:
         last, version = self.last(alias), self._holder(alias)
         if last is None or version == last.after:
             return version
-        if version == last.before and self._confirmed <= last.index and self._is_there(last.after):
+        if version == last.before and self._confirmed <= last.index and self.is_there(last.after):
             if self.registry.move(self.model, alias, last.after, expected=version):
                 self.completed[alias] = last
             return self._holder(alias)
@@ -136,7 +140,7 @@ class History:
             return False
         if not self.registry.move(self.model, alias, after, expected=before):
             return False
-        self._confirm()
+        self.confirm()
         return True
 
     def append(
@@ -164,7 +168,8 @@ class History:
         self._tree.append(text.encode())
         return True
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
+        """Write the head: the aliases have followed all entries."""
         self.keeper.keep_head(self.model, self.head())
         self._confirmed = len(self.texts)
 
@@ -172,7 +177,8 @@ class History:
         version = holder(self.registry, self.model, alias)
         return version.version if version else ""
 
-    def _is_there(self, version: str) -> bool:
+    def is_there(self, version: str) -> bool:
+        """True if the registry has this version, which may have been deleted."""
         try:
             return bool(version) and bool(self.registry.version(self.model, version))
         except ModelVersionError:  # deleted
@@ -186,9 +192,12 @@ def keeper_of(registry: HoldsModels, otherwise: KeepsHistory | None = None) -> K
 
 def moves_of(registry: HoldsModels, model: str, alias: str) -> list[Entry]:
     """The moves of an alias that the registry has on record, oldest first; unreadable ones are left out."""
-    texts = keeper_of(registry).history(model)
+    return [entry for entry in _entries(model, alias, keeper_of(registry).history(model)) if entry.is_move]
+
+
+def _entries(model: str, alias: str, texts: Mapping[int, str]) -> list[Entry]:
     entries = [
         read_note(texts[number], lambda text: read_entry(text)[0], of=f"entry {number} of {model!r}", default=None)
         for number in sorted(texts)
     ]
-    return [entry for entry in entries if entry and entry.is_move and entry.alias == alias]
+    return [entry for entry in entries if entry and entry.alias == alias]

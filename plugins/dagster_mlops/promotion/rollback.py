@@ -1,0 +1,147 @@
+"""Rollback of an alias to an earlier version, in one step, which holds until a person lifts it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import dagster as dg
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.metadata import DATA_VERSION, link
+from dagster_mlops.errors import HistoryError, ModelVersionError
+from dagster_mlops.promotion.author import Author
+from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
+from dagster_mlops.promotion.history.event_log import Mirror, part_metadata
+from dagster_mlops.promotion.history.log import History
+from dagster_mlops.promotion.history.rollbacks import rollbacks
+from dagster_mlops.promotion.sources import Promoter, Sources
+from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
+
+_TRIES = 5
+
+
+@lazy_dataclass(frozen=True)
+class Rollback:
+    """The entry of a rollback, or of one that was lifted, and the asset of Dagster that was updated; empty for none."""
+
+    entry: Entry
+    asset: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain data for JSON."""
+        names = ("model", "alias", "kind", "before", "after", "at", "by", "why")
+        return {**{name: getattr(self.entry, name) for name in names}, "asset": self.asset}
+
+
+def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author: Author) -> Rollback:
+    """Move an alias to version `to`, or to the one that held it before, without those that were rolled back or deleted.
+
+    Raises:
+        DagsterMlopsError: the registry cannot be asked or keeps no history; or there is no such model, alias or
+            version.
+    """
+
+    def step(models: HoldsModels, history: History) -> Entry | None:
+        before = history.settle(alias)
+        completed = history.completed.get(alias)
+        if completed and completed.kind == ROLLBACK and to in ("", completed.after):
+            return completed  # of a command that was killed: not one more
+        if not before:
+            raise ModelVersionError(
+                f"no version of {sources.model!r} holds {alias!r}. Name the alias by --alias: `dagster-mlops history "
+                f"{sources.model}` shows those that were moved."
+            )
+        after = models.version(sources.model, to).version if to else _earlier(models, history, alias, before)
+        if after == before:
+            raise HistoryError(f"version {after} of {sources.model!r} holds {alias!r} already.")
+        facts = author.facts()
+        if not history.move(ROLLBACK, alias, before, after, by=author.by, why=reason, facts=facts):
+            return None
+        return history.last(alias)
+
+    return _step(sources, alias, step)
+
+
+def lift(sources: Sources, alias: str, version: str, *, reason: str, author: Author) -> Rollback:
+    """Let a version that was rolled back from be promoted again.
+
+    Raises:
+        DagsterMlopsError: the registry cannot be asked or keeps no history; or the version was not rolled back from.
+    """
+
+    def step(models: HoldsModels, history: History) -> Entry | None:
+        current, in_force = history.settle(alias), rollbacks(history.entries(alias))
+        if version not in in_force:
+            raise HistoryError(
+                f"version {version} of {sources.model!r} was not rolled back from {alias!r}, or that was lifted. "
+                f"In force: {', '.join(in_force) or 'no rollback'}."
+            )
+        if not history.append(LIFT, alias, current, version, by=author.by, why=reason, facts=author.facts()):
+            return None
+        history.confirm()
+        return history.entries(alias)[-1]
+
+    return _step(sources, alias, step)
+
+
+def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History], Entry | None]) -> Rollback:
+    model = sources.model
+    with sources.models() as models:
+        models.version(model)  # an unknown model has an error of its own
+        if not isinstance(models, KeepsHistory):
+            raise HistoryError(f"{sources.registry} keeps no history, in which a rollback has to be written down.")
+        with models.turn(model) if isinstance(models, TakesTurns) else nullcontext():
+            for _ in range(_TRIES):
+                history = History(models, models, model)
+                if entry := step(models, history):
+                    return Rollback(entry, _reported(sources, models, history, entry))
+        raise ModelVersionError(
+            f"alias {alias!r} of {model!r} kept moving meanwhile. See who moves it, and repeat this."
+        )
+
+
+def _earlier(models: HoldsModels, history: History, alias: str, current: str) -> str:
+    """The last holder before the current one that is still there and was not rolled back from."""
+    entries = history.entries(alias)
+    refused = {current, "", *rollbacks(entries)}
+    for version in dict.fromkeys(entry.before for entry in reversed(entries) if entry.is_move):
+        if version not in refused and history.is_there(version):
+            return version
+    raise HistoryError(
+        f"no version held {alias!r} of {history.model!r} before version {current} that is still there and was not "
+        "rolled back from. Name a version: --to VERSION."
+    )
+
+
+def _reported(sources: Sources, models: HoldsModels, history: History, entry: Entry) -> str:
+    """Tell Dagster at once: the asset that promotes to this alias is another version, and its events have the entry."""
+    promoter = _promoter(sources.promoters, history.entries(entry.alias), entry.alias)
+    if promoter is None or sources.instance is None:
+        return ""
+    tool, record = models.tool, models.version(entry.model, f"@{entry.alias}")
+    *earlier, last = Mirror(sources.instance, promoter.key, tool, entry.model).missing(history)
+    for part in earlier:
+        observation = dg.AssetObservation(promoter.key, metadata=part_metadata(tool, part))
+        sources.instance.report_runless_asset_event(observation)
+    version = int(record.version) if record.version.isdigit() else record.version
+    metadata = {
+        f"{tool}/champion_version": version,
+        f"{tool}/{entry.kind}": entry.why,
+        **part_metadata(tool, last),
+        **link(f"{tool}/version_url", models.url(record)),
+    }
+    event = dg.AssetMaterialization(
+        promoter.key,
+        metadata=record.to_metadata(metadata),
+        tags={DATA_VERSION: f"{record.name}/{record.version}"},
+    )
+    sources.instance.report_runless_asset_event(event)
+    return promoter.key.to_user_string()
+
+
+def _promoter(promoters: Sequence[Promoter], entries: Sequence[Entry], alias: str) -> Promoter | None:
+    """The asset that has moved this alias, else one whose version holds it."""
+    assets = [entry.facts.get("dagster_asset") for entry in reversed(entries)]
+    by_name = {promoter.key.to_user_string(): promoter for promoter in promoters}
+    moved = (by_name[asset] for asset in assets if asset in by_name)
+    holds = (promoter for promoter in promoters if promoter.version and alias in promoter.version.aliases)
+    return next(moved, next(holds, None))

@@ -1,0 +1,121 @@
+"""A rollback is one step to the version before; it holds against automation until a person lifts it."""
+
+import dagster as dg
+import pytest
+
+from dagster_mlops.promotion.history.entry import ROLLBACK
+from dagster_mlops.promotion.history.log import History
+from tests.support import known_warnings
+from tests.support.promotions import CHAMPION, MODEL, Promotions
+
+pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Three versions, each promoted."""
+    world = Promotions(tmp_path_factory.mktemp("template"))
+    for auc in (0.70, 0.75, 0.80):
+        world.promote(world.train(auc))
+    world.save()
+    return world
+
+
+@pytest.fixture
+def world(template):
+    yield template
+    template.reset()
+
+
+def roll_back(world, *arguments):
+    return world.json("rollback", MODEL, "--reason", "late orders", *arguments)
+
+
+def test_a_rollback_is_one_step_that_dagster_knows_at_once(world):
+    outcome = roll_back(world)
+    assert (outcome["before"], outcome["after"], outcome["kind"], outcome["asset"]) == ("3", "2", ROLLBACK, "champion")
+    assert world.holder() == "2"
+    move = world.json("history", MODEL)["moves"][-1]
+    assert (move["why"], move["kind"], bool(move["by"])) == ("late orders", ROLLBACK, True)
+    assert world.json("history", "verify", MODEL)["holds"]  # the event log has the entry, too
+    with world.instance() as instance:
+        event = instance.get_latest_materialization_event(CHAMPION.key)
+        assert event and event.asset_materialization
+        assert (event.asset_materialization.tags or {})["dagster/data_version"] == f"{MODEL}/2"
+        seen = []
+
+        @dg.asset(deps=[CHAMPION])
+        def deployment(context: dg.AssetExecutionContext) -> None:
+            from dagster_mlops.core.asset_records import upstream_records
+
+            seen.extend(record.ref.id for record in upstream_records(context))
+
+        assert dg.materialize([deployment], instance=instance).success
+    assert seen == [f"{MODEL}/2"]
+    shown = world.command("status")
+    assert f"{MODEL}/2 (champion)" in shown.stdout
+
+
+def test_it_holds_against_promotions_until_it_is_lifted(world):
+    roll_back(world)
+    seen = world.promote("3")
+    assert seen["mlflow/promoted"] is False and world.holder() == "2"
+    [row] = [record.data for record in seen["mlflow/decision"].records if record.data["rule"] == "not rolled back"]
+    assert row["verdict"] == "fails" and "late orders" in row["why"] and "--lift 3" in row["why"]
+    refused = world.command("rollback", MODEL, "--reason", "fixed", "--lift", "2")
+    assert refused.exit_code == 2 and "In force: 3" in refused.stderr
+    assert roll_back(world, "--lift", "3")["kind"] == "lift" and world.holder() == "2"
+    assert world.promote("3")["mlflow/promoted"] is True and world.holder() == "3"
+    assert world.json("history", "verify", MODEL)["holds"]
+
+
+def test_a_newer_version_and_a_move_by_hand_go_on(world):
+    roll_back(world)
+    world.client.set_registered_model_alias(MODEL, "champion", "3")  # a person's decision
+    world.promote("3")
+    world.client.set_registered_model_alias(MODEL, "champion", "2")
+    assert world.promote("3")["mlflow/promoted"] is True
+    assert [move["kind"] for move in world.json("history", MODEL)["moves"]][3:] == [
+        "rollback",
+        "by hand",
+        "by hand",
+        "promotion",
+    ]
+    roll_back(world)
+    assert world.promote(world.train(0.9))["mlflow/promoted"] is True and world.holder() == "4"
+
+
+def test_it_skips_versions_that_were_rolled_back_from_or_deleted(world):
+    world.promote(world.train(0.9))
+    assert roll_back(world)["after"] == "3"
+    world.client.delete_model_version(MODEL, "2")
+    assert roll_back(world)["after"] == "1"
+    nothing = world.command("rollback", MODEL, "--reason", "late orders")
+    assert nothing.exit_code == 2 and "--to VERSION" in nothing.stderr
+    assert roll_back(world, "--to", "4")["after"] == "4" and world.holder() == "4"
+
+
+def test_a_killed_rollback_is_completed_and_not_made_twice(world):
+    with world.resource.models() as models:
+        history = History(models, models, MODEL)
+        history.append(ROLLBACK, "champion", "3", "2", by="ann", why="late orders", facts={})
+    assert world.holder() == "3"
+    assert roll_back(world)["by"] == "ann" and world.holder() == "2"
+    assert len(world.json("history", MODEL)["moves"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["delays", "--reason", "late"], "'delays'"),
+        ([MODEL, "--reason", " "], "needs a reason"),
+        ([MODEL, "--reason", "late", "--to", "3"], "already"),
+        ([MODEL, "--reason", "late", "--to", "9"], "no version 9"),
+        ([MODEL, "--reason", "late", "--alias", "challenger"], "--alias"),
+        ([MODEL, "--reason", "late", "--to", "1", "--lift", "2"], "one of them"),
+    ],
+)
+def test_what_cannot_be_done_is_said(world, arguments, told):
+    refused = world.command("rollback", *arguments, "--registry", world.uri)
+    assert refused.exit_code == 2 and told in refused.stderr.replace("\n", " "), refused.output
+    assert world.holder() == "3"
