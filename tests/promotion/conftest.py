@@ -85,11 +85,13 @@ class World:
         return rows
 
 
-def evaluated(*, seed: int = 0, loss_on: str = "", sizes: Mapping[str, int] | None = None) -> Evaluation:
+def evaluated(
+    *, seed: int = 0, loss_on: str = "", sizes: Mapping[str, int] | None = None, rarity: float = 0.0
+) -> Evaluation:
     """An evaluation of two equally good models on slices, on one of which (`loss_on`) the version is much worse."""
     random, sizes = np.random.default_rng(seed), sizes or {"AA": 200, "UA": 200, "B6": 180, "HA": 20}
     carriers = np.repeat(list(sizes), list(sizes.values()))
-    odds = random.normal(size=len(carriers)) * 2
+    odds = random.normal(size=len(carriers)) * 2 - rarity
     labels = Labels("binary", (random.random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(float), (0, 1))
     noise = np.where(carriers == loss_on, 6.0, 0.5)
     scores = [1 / (1 + np.exp(-odds - size * random.normal(size=len(odds)))) for size in (noise, 0.5)]

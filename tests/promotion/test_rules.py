@@ -28,6 +28,7 @@ from dagster_mlops.mlflow import (
 )
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.promotion import Case, Row, promotion_asset
+from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.rules.slices import holm
 from dagster_mlops.provenance import ModelVersion, Ref, TrainingRun
 from tests.promotion.conftest import evaluated
@@ -153,7 +154,13 @@ def test_an_evaluation_that_cannot_judge_fails_the_rules_that_need_it(challenged
         for difference in part["differences"].values():
             del difference["p_worse"]  # as an earlier version of this library stored it
     challenged.evaluate("2", "1", slices=result["slices"])
-    assert "evaluate again: no test of a loss" in whys(rules[0])[0]
+    assert "no p-value of a loss of auc. Evaluate again" in whys(rules[0])[0]
+    result["slices"][0]["differences"]["auc"]["p_worse"] = math.nan
+    challenged.evaluate("2", "1", slices=result["slices"][:1])
+    assert "no p-value of a loss of auc. Evaluate again" in whys(rules[0])[0]
+    del result["slices"][0]["differences"]["auc"]
+    challenged.evaluate("2", "1", slices=result["slices"][:1])
+    assert "on carrier=AA, auc is not finite for both versions" in whys(rules[0])[0]
 
 
 def test_the_first_to_hold_the_alias_has_nothing_to_be_worse_than():
@@ -174,13 +181,16 @@ def test_holms_adjusted_p_values_are_those_of_the_closed_test(values):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("metric", "k"), [("auc", 6), ("accuracy", 6), ("log_loss", 12)])
-def test_an_equally_good_candidate_is_refused_in_the_asked_share_at_most(metric, k):
+@pytest.mark.parametrize(
+    ("metric", "k", "rarity"), [("auc", 6, 0), ("accuracy", 6, 0), ("log_loss", 12, 0), ("auc", 8, 4)]
+)
+def test_an_equally_good_candidate_is_refused_in_the_asked_share_at_most(metric, k, rarity):
+    """Also on slices in which one of the labels is rare."""
     rounds, rate = 300, 0.1
     refused = 0
     for seed in range(rounds):
-        evaluation = evaluated(seed=seed, sizes={f"s{number}": 150 for number in range(k)})
-        p_values = {part.name: part.differences[metric].p_worse for part in evaluation.slices}
+        evaluation = evaluated(seed=seed, sizes={f"s{number}": 150 for number in range(k)}, rarity=rarity)
+        p_values = {part.name: part.differences[metric].p_worse for part in evaluation.slices if not part.why_not}
         refused += min(holm({name: p for name, p in p_values.items() if p is not None}).values()) <= rate
     assert refused / rounds <= rate + 2.6 * math.sqrt(rate * (1 - rate) / rounds), refused
     assert refused > 0, "a test that never refuses shows nothing"
@@ -224,7 +234,7 @@ def trained_run(run_id: str, **facts: Any) -> TrainingRun:
         ({"upstream": (Ref.unknown("asset", "raw/x"),)}, {}, "raw/x has no version on record"),
         ({"upstream": (Ref.unknown("asset", "raw/x"),)}, {"unversioned": ["raw/x"]}, ""),
         ({"upstream": (Ref.unknown("asset", "raw/x"),)}, {"versioned_inputs": False}, ""),
-        (None, {}, "no commit of its code is on record"),
+        (None, {}, "has no record. Train by training_asset"),
     ],
 )
 def test_provenance_is_complete_where_nothing_is_missing_in_the_record_of_the_run(registry, facts, options, why):
@@ -233,7 +243,7 @@ def test_provenance_is_complete_where_nothing_is_missing_in_the_record_of_the_ru
         registry.client.set_tag(run, "dagster_mlops.record", trained_run(run, **facts).to_json())
     candidate = ModelVersion(name="delay", version="1", run_id=run, tracking_uri="")
     registry.client.create_model_version("delay", f"/models/{run}", run)
-    [row] = CompleteProvenance(**options).judge(Case(registry, candidate))
+    [row] = Gate([CompleteProvenance(**options)], Case(registry, candidate)).judge(None).rows
     assert (row.verdict, why in row.why) == ("fails" if why else "holds", True), row
 
 

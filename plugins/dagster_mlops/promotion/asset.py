@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import dagster as dg
@@ -96,7 +96,7 @@ def promotion_asset(
             version, count = models.version(registered_model_name, challenger.version), 1
             if isinstance(rows, SameRows):
                 count = judged(context, models.tool, rows.evaluation.rows_hash, version.version)
-            fetch = cache(lambda stored: models.fetch(stored, Path(scratch, stored.version)))
+            fetch = cache(lambda stored: models.fetch(stored, Path(mkdtemp(dir=scratch))))
             case = Case(models, version, None, rows, count, guards[0], context, fetch)
             gate = Gate(all_rules, case, evidence)
             judge = cache(gate.judge)

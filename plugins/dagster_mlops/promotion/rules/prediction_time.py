@@ -39,12 +39,12 @@ class PredictionTime:
 
         model = load_version(case.context, case.registry, case.candidate).model
         example = model.input_example
-        if example is None or not hasattr(example, "__getitem__") or not len(example):
+        if example is None:
             raise ModelVersionError(
                 f"version {case.candidate.version} of {case.candidate.name!r} has no input example to measure it on. "
                 "Log models with input_example=rows.head(3)."
             )
-        row = example.iloc[:1] if hasattr(example, "iloc") else example[:1]
+        row = example.iloc[:1] if hasattr(example, "iloc") else example if isinstance(example, dict) else example[:1]
         milliseconds = percentile_95(lambda: model.predict(row))
         holds = milliseconds <= self.max_milliseconds
         why = f"95 of {_CALLS} calls of one row took at most {milliseconds:.3g} ms on this machine"

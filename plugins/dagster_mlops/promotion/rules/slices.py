@@ -1,5 +1,6 @@
 """Not worse than the champion on any slice of the evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,7 +12,7 @@ from dagster_mlops.promotion.rules.options import is_finite, option, refuse_no_m
 from dagster_mlops.promotion.verdict import Row
 
 if TYPE_CHECKING:
-    from dagster_mlops.evaluation.measure import Difference, Part
+    from dagster_mlops.evaluation.measure import Part
 
 _MOST = 10  # slices that a reason names
 
@@ -49,9 +50,8 @@ class NotWorseOnSlices:
         parts = rows.evaluation.slices
         if not parts:
             raise EvaluationError("the evaluation has no slices. Give it some: slices=['carrier', …].")
-        tests = {part.name: _test(part, self.metric) for part in parts}
-        values = {part: test for part, test in tests.items() if isinstance(test, float)}
-        left_out = [f"{part} ({test})" for part, test in tests.items() if isinstance(test, str)]
+        values = {part.name: p for part in parts if (p := _p_value(part, self.metric)) is not None}
+        left_out = [f"{part.name} ({_why_not(part, self.metric)})" for part in parts if part.name not in values]
         if not values:
             raise EvaluationError(
                 f"none of {len(parts)} slices is tested: {_first(left_out)}. Evaluate on more rows, or choose another "
@@ -60,7 +60,7 @@ class NotWorseOnSlices:
         adjusted = holm(values)
         level = f"{self.error_rate:.2g} or less shows a loss (Holm, {len(values)} slices)"
         worse = [part for part in parts if adjusted.get(part.name, 1.0) <= self.error_rate]
-        lowest = min(adjusted, key=lambda name: values[name])
+        lowest = min(values, key=lambda name: values[name])
         size = next(part.rows for part in parts if part.name == lowest)
         summary = (
             f"{len(worse) or 'none'} of {len(values)} slices is worse; the lowest p = {values[lowest]:.2g}, adjusted "
@@ -68,7 +68,7 @@ class NotWorseOnSlices:
         )
         summary += f". Not tested: {_first(left_out)}" if left_out else ""
         return [
-            Row.of(self.name, not worse, summary, limit=self.error_rate),
+            Row.of(self.name, not worse, summary, limit=f"p above {self.error_rate:g}"),
             *(
                 Row.of(
                     f"{self.metric} on {part.name}",
@@ -77,7 +77,6 @@ class NotWorseOnSlices:
                     f"{adjusted[part.name]:.2g}, {part.rows} rows; {level}",
                     candidate=part.metrics[self.metric].value,
                     champion=part.rival[self.metric].value,
-                    limit=self.error_rate,
                 )
                 for part in worse
             ),
@@ -97,14 +96,26 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def _test(part: "Part", metric: str) -> float | str:
-    """The p-value of a loss on a slice, or the reason why it has none."""
-    change: Difference | None = part.differences.get(metric)
+def _p_value(part: "Part", metric: str) -> float | None:
+    """The p-value of a loss on a slice; None where it has too few rows for a test.
+
+    Raises:
+        EvaluationError: It has enough rows, and still no p-value.
+    """
+    if part.why_not:
+        return None
+    change = part.differences.get(metric)
     if change is None:
-        return part.why_not or f"no finite {metric} of both versions"
-    if change.p_worse is None:
-        return "evaluate again: no test of a loss" if change.p_value is not None else change.test
+        raise EvaluationError(f"on {part.name}, {metric} is not finite for both versions. Choose another metric.")
+    if change.p_worse is None and change.p_value is None:
+        return None
+    if change.p_worse is None or math.isnan(change.p_worse):
+        raise EvaluationError(f"on {part.name}, there is no p-value of a loss of {metric}. Evaluate again.")
     return change.p_worse
+
+
+def _why_not(part: "Part", metric: str) -> str:
+    return part.why_not or part.differences[metric].test
 
 
 def _first(texts: Sequence[str]) -> str:

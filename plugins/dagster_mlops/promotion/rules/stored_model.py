@@ -66,8 +66,8 @@ class CompatibleSignature:
                 self.name,
                 not problems,
                 f"{why}. {advice}" if problems else "every input that the champion gets still works",
-                candidate=f"{len(candidate)} inputs",
-                champion=f"{len(champion)} inputs",
+                candidate=f"inputs: {len(candidate)}",
+                champion=f"inputs: {len(champion)}",
             )
         ]
 
