@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ from dagster_mlops.mlflow import (
     PredictionTime,
 )
 from dagster_mlops.mlflow.registry.models import MlflowModels
+from dagster_mlops.mlflow.registry.turns import TURN
 from dagster_mlops.promotion import Case, Row, promotion_asset
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.rules.slices import holm
@@ -112,6 +114,9 @@ def test_an_improvement_is_a_difference_in_its_direction_of_the_amount_or_more(c
 
 def test_better_is_beyond_chance_and_not_worse_looks_at_each_slice(challenged):
     challenged.evaluate("2", "1", evaluated())
+    of_rows, of_run = (AtLeast(metric="auc", limit=0.1, of_run=of_run) for of_run in (False, True))
+    rows = challenged.decide(of_rows, of_run, AtMost(metric="auc", limit=0), evaluation="evaluation")
+    assert rows[1]["candidate"] == "0.8" != rows[0]["candidate"] and rows[1]["champion"] == "0.7"
     better, worse = challenged.decide(Better(metric="auc"), NotWorseOnSlices(metric="auc"), evaluation="evaluation")
     assert better["verdict"] == "fails" and ("no improvement" in better["why"] or "p = " in better["why"])
     assert worse["verdict"] == "holds" and worse["rule"] == "auc not worse on any slice"
@@ -294,6 +299,37 @@ def test_a_rule_of_the_users_own_that_crashes_fails_and_hides_no_other(challenge
     assert rows[0]["why"] == "the rule crashed: ZeroDivisionError: division by zero"
     challenged.train(auc=0.9)
     assert verdicts(challenged.decide(Prime())) == ["holds"]
+
+
+def test_the_rule_on_the_page_judges_by_what_the_training_has_logged(world):
+    page = Path(__file__).parents[2].joinpath("docs", "promotion.md").read_text()
+    namespace: dict[str, Any] = {}
+    exec(page.split("```python\n")[2].split("```")[0], namespace)
+    world.crown(world.train(inputs=12))
+    for count, verdict in ((41, "fails"), (40, "holds")):
+        world.train(inputs=count)
+        assert verdicts(world.decide(namespace["FewerInputs"]())) == [verdict]
+
+
+class Slow:
+    """A rule that knows how often it was asked, and if others had to wait for that."""
+
+    name = "slow"
+
+    def __init__(self) -> None:
+        self.turns: list[bool] = []
+
+    def judge(self, case: Case) -> list[Row]:
+        model: Any = case.registry
+        tags = model.client.get_registered_model("delay").tags
+        self.turns.append(any(tag.startswith(TURN) for tag in tags))
+        return [Row.of(self.name, False, "too slow")]
+
+
+def test_rules_are_judged_once_and_before_other_promotions_have_to_wait(challenged):
+    rule = Slow()
+    challenged.decide(rule)
+    assert rule.turns == [False]
 
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [

@@ -1,5 +1,6 @@
 """Bounds on a metric of the candidate, whatever the champion has."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ class AtLeast:
 
     metric: str = option("Metric: of the evaluation, where the promotion has one, else of the training run.")
     limit: float = option("Smallest acceptable value.")
+    of_run: bool = option("Take the metric that the training run has logged, in any case.", default=False)
 
     def __post_init__(self) -> None:
         _refuse(self, self.metric, self.limit)
@@ -30,7 +32,7 @@ class AtLeast:
 
     def judge(self, case: Case) -> Sequence[Row]:
         """The candidate's value beside the limit, and the champion's."""
-        return [_row(self.name, case, self.metric, self.limit, sign=1)]
+        return [_row(self, case, sign=1)]
 
 
 @lazy_dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class AtMost:
 
     metric: str = option("Metric: of the evaluation, where the promotion has one, else of the training run.")
     limit: float = option("Greatest acceptable value.")
+    of_run: bool = option("Take the metric that the training run has logged, in any case.", default=False)
 
     def __post_init__(self) -> None:
         _refuse(self, self.metric, self.limit)
@@ -53,7 +56,7 @@ class AtMost:
 
     def judge(self, case: Case) -> Sequence[Row]:
         """The candidate's value beside the limit, and the champion's."""
-        return [_row(self.name, case, self.metric, self.limit, sign=-1)]
+        return [_row(self, case, sign=-1)]
 
 
 def _refuse(rule: object, metric: str, limit: Any) -> None:
@@ -62,8 +65,10 @@ def _refuse(rule: object, metric: str, limit: Any) -> None:
     refuse_useless(what, {f"limit={limit!r} is not a finite number, such as 0.7": not is_finite(limit)})
 
 
-def _row(name: str, case: Case, metric: str, limit: float, *, sign: int) -> Row:
-    value = case.metric(metric)
+def _row(rule: AtLeast | AtMost, case: Case, *, sign: int) -> Row:
+    if rule.of_run:
+        case = dataclasses.replace(case, evaluation=None)
+    value, limit = case.metric(rule.metric), rule.limit
     holds = sign * (value - limit) >= 0
     why = f"{value:.6g} is {'' if holds else 'not '}{'at least' if sign > 0 else 'at most'} {limit:.6g}"
-    return Row.of(name, holds, why, candidate=value, champion=case.champion_value(metric), limit=limit)
+    return Row.of(rule.name, holds, why, candidate=value, champion=case.champion_value(rule.metric), limit=limit)
