@@ -375,6 +375,7 @@ def test_a_rule_that_can_never_hold_or_never_fail_is_refused_with_the_fix(kind, 
     [
         ({}, "promotion_asset has no rule"),
         ({"rules": ["auc"]}, "'auc' is not a rule"),
+        ({"rules": Prime()}, "Give a list: rules=["),
         ({"rules": [AtLeast]}, "is not a rule"),
         ({"rules": [Better(metric="auc")]}, "Name one by evaluation="),
         ({"rules": [NotWorseOnSlices(metric="auc")]}, "Name one by evaluation="),

@@ -66,6 +66,8 @@ def promotion_asset(
     passed on.
     """
     refuse_alias(alias, registry, "alias")
+    if hasattr(rules, "judge"):
+        raise dg.DagsterInvalidDefinitionError(f"rules={rules!r} is one rule. Give a list: rules=[…].")
     all_rules: tuple[Rule, ...] = tuple(rules)
     if metric:
         compared: dict[str, Any] = {"metric": metric, "greater_is_better": greater_is_better}
@@ -94,7 +96,7 @@ def promotion_asset(
         evidence = require_gates(context, guards, partitions)
         with resource.models() as models, TemporaryDirectory(prefix="dagster-mlops-") as scratch:
             version, count = models.version(registered_model_name, challenger.version), 1
-            if isinstance(rows, SameRows):
+            if isinstance(rows, SameRows) and any(isinstance(rule, Better) for rule in all_rules):
                 count = judged(context, models.tool, rows.evaluation.rows_hash, version.version)
             fetch = cache(lambda stored: models.fetch(stored, Path(mkdtemp(dir=scratch))))
             case = Case(models, version, None, rows, count, guards[0], context, fetch)
