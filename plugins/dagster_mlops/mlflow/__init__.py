@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dagster_mlops.mlflow.sweep.asset import sweep_asset as sweep_asset
     from dagster_mlops.mlflow.sweep.partitions import PartitionedSweep as PartitionedSweep
     from dagster_mlops.mlflow.sweep.partitions import sweep_trials as sweep_trials
+    from dagster_mlops.promotion import Approval as Approval
     from dagster_mlops.promotion import AtLeast as AtLeast
     from dagster_mlops.promotion import AtMost as AtMost
     from dagster_mlops.promotion import Better as Better
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion import NotWorseOnSlices as NotWorseOnSlices
     from dagster_mlops.promotion import PredictionTime as PredictionTime
     from dagster_mlops.promotion import PromotionComponent as PromotionComponent
+    from dagster_mlops.promotion import approval_asset as approval_asset
+    from dagster_mlops.promotion import approval_sensor as approval_sensor
     from dagster_mlops.promotion import promotion_asset as promotion_asset
 
 __getattr__, __dir__ = lazy_door(__name__)

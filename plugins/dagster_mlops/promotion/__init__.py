@@ -6,6 +6,9 @@ from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
     from dagster_mlops.core.gates import require_gates as require_gates
+    from dagster_mlops.promotion.approval import Approval as Approval
+    from dagster_mlops.promotion.approval_assets import approval_asset as approval_asset
+    from dagster_mlops.promotion.approval_assets import approval_sensor as approval_sensor
     from dagster_mlops.promotion.asset import promotion_asset as promotion_asset
     from dagster_mlops.promotion.case import Case as Case
     from dagster_mlops.promotion.case import Rule as Rule

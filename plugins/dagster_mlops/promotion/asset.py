@@ -15,6 +15,7 @@ from dagster_mlops.core.model_versions import holder, made_by, refuse_alias
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
+from dagster_mlops.promotion.approval import Approval
 from dagster_mlops.promotion.author import author_of
 from dagster_mlops.promotion.case import Case, Rule
 from dagster_mlops.promotion.error_budget import judged
@@ -22,6 +23,7 @@ from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.event_log import mirror
 from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Better, Improvement
+from dagster_mlops.promotion.verdict import WAITS
 from dagster_mlops.tools import ModelRegistry
 
 
@@ -38,6 +40,7 @@ def promotion_asset(
     evaluation: AssetLike | None = None,
     error_rate: float | None = 0.05,
     looks: int = 52,
+    approval: Approval | None = None,
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -53,7 +56,9 @@ def promotion_asset(
     are those of both versions on its rows, and the difference must not be chance: of `looks` candidates that are no
     better, such as those of a year of weeks, one is promoted with a probability of `error_rate` at most, so that each
     is asked for a p-value of ``error_rate / looks``. ``error_rate=None`` takes every improvement. `rules` are further
-    conditions. A rule that cannot be judged, because a value is missing, fails and says what to do.
+    conditions. A rule that cannot be judged, because a value is missing, fails and says what to do. With an `approval`,
+    people have to agree once all rules hold. No run waits for them: this one ends with the request, and the alias moves
+    when the asset is materialized after their approval, which :func:`approval_sensor` does.
 
     Nothing moves unless every blocking check of `candidate` and `evaluation` holds for its latest materialization, too.
     Each move, its reason and its evidence are an entry of the model's history, which the registry and Dagster's event
@@ -77,6 +82,8 @@ def promotion_asset(
             first = Improvement(**compared, absolute=min_improvement)
         all_rules = (first, *all_rules)
     _refuse(all_rules, evaluation is not None)
+    if approval:
+        approval.refuse_impossible()
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -103,30 +110,31 @@ def promotion_asset(
             gate = Gate(all_rules, case, evidence)
             judge = cache(gate.judge)
             judge(holder(models, registered_model_name, alias))  # what takes long, before others wait for their turn
-            move = promote_version(models, version, alias, judge, author_of(context))
+            move = promote_version(models, version, alias, judge, author_of(context), approval=approval)
             verdict, look = move.verdict, gate.look
             record = holder(models, registered_model_name, alias)
-            if record is None:
+            waits = any(row.verdict == WAITS for row in verdict.rows)
+            if record is None and not waits:
                 raise ModelVersionError(
                     f"{registered_model_name!r} has no {alias!r}: {verdict.why.rstrip('.')}. Train a version for which "
                     "every rule holds."
                 )
-            tool, url = models.tool, models.url(record)
-        context.log.info(f"{alias} of {registered_model_name} is version {record.version}: {verdict.why}")
+            tool, url = models.tool, models.url(record) if record else ""
+        current = record.version if record else "none"
+        context.log.info(f"{alias} of {registered_model_name} is version {current}: {verdict.why}")
+        facts = {
+            f"{tool}/promoted": move.promoted,
+            **table(f"{tool}/decision", verdict.rows),
+            f"{tool}/champion_version": int(current) if current.isdigit() else current,
+            **(look.to_metadata(tool) if look else {}),
+            **{f"{tool}/{role}_{gate.metric}": value for role, value in verdict.values.items()},
+            f"{tool}/gates": evidence,
+            **mirror(context, tool, move.history),
+            **link(f"{tool}/version_url", url),
+        }
         return dg.MaterializeResult(
-            metadata=record.to_metadata(
-                {
-                    f"{tool}/promoted": move.promoted,
-                    **table(f"{tool}/decision", verdict.rows),
-                    f"{tool}/champion_version": int(record.version) if record.version.isdigit() else record.version,
-                    **(look.to_metadata(tool) if look else {}),
-                    **{f"{tool}/{role}_{gate.metric}": value for role, value in verdict.values.items()},
-                    f"{tool}/gates": evidence,
-                    **mirror(context, tool, move.history),
-                    **link(f"{tool}/version_url", url),
-                }
-            ),
-            data_version=dg.DataVersion(f"{record.name}/{record.version}"),
+            metadata=record.to_metadata(facts) if record else facts,
+            data_version=dg.DataVersion(f"{registered_model_name}/{current}"),
         )
 
     return asset_with(

@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.errors import HistoryError, ModelVersionError
+from dagster_mlops.promotion.approval import Approval
 from dagster_mlops.promotion.author import Author
+from dagster_mlops.promotion.decisions import with_approval
 from dagster_mlops.promotion.history.entry import PROMOTION, Entry
 from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.history.rollbacks import rollbacks
@@ -36,8 +38,11 @@ def promote_version(
     judge: Callable[[ModelVersion | None], Verdict],
     author: Author,
     keeper: KeepsHistory | None = None,
+    approval: Approval | None = None,
 ) -> Move:
     """Move the alias to `candidate` if `judge`, asked with the holder, says so; each step can be repeated.
+
+    With an `approval`, people have to agree as well: until then the move is not made, and the history has a request.
 
     `keeper` keeps the history if the registry does not.
 
@@ -46,6 +51,11 @@ def promote_version(
         EvaluationError: the evidence is not about the two versions.
         HistoryError: the history of the model is damaged, or cannot be signed.
     """
+    if approval and not isinstance(registry, KeepsHistory):
+        raise HistoryError(
+            f"the registry {registry.tool!r} keeps no history, which has requests and approvals. Promote without "
+            "approval=, or in a registry that does, such as MLflow's."
+        )
     name, version, keeper = candidate.name, candidate.version, keeper_of(registry, keeper)
     with registry.turn(name) if isinstance(registry, TakesTurns) else nullcontext():
         for _ in range(_TRIES):
@@ -56,20 +66,19 @@ def promote_version(
             verdict = judge(registry.version(name, before) if before else None)
             if rollback := rollbacks(history.entries(alias)).get(version):
                 verdict = _refused(verdict, rollback)
-            if not verdict.promotes:
+            if verdict.promotes and approval:
+                verdict = with_approval(approval, history, candidate, alias, before, verdict, author)
+            if verdict and not verdict.promotes:
                 return Move(False, verdict, before, history)
-            facts = {**evidence(verdict), **author.facts()}
+            if verdict is None:
+                continue
+            facts = {**verdict.evidence(), **author.facts()}
             if history.move(PROMOTION, alias, before, version, by=author.by, why=verdict.why, facts=facts):
                 return Move(True, verdict, before, history)
         raise ModelVersionError(
             f"alias {alias!r} of {name!r} kept moving while version {version} was being promoted. Run one promotion "
             "at a time (give the asset a pool with limit 1), then re-run this one."
         )
-
-
-def evidence(verdict: Verdict) -> dict[str, Any]:
-    """The facts of a verdict for an entry."""
-    return {"gate": [dict(vars(row)) for row in verdict.rows], "values": dict(verdict.values), **verdict.facts}
 
 
 def _held(history: History, completed: Entry | None, verdict: Verdict) -> Move:

@@ -7,7 +7,7 @@ from typing import Any
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import about
 
-HOLDS, FAILS = "holds", "fails"
+HOLDS, FAILS, WAITS = "holds", "fails", "waits"
 
 
 @lazy_dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Row:
     """The judgement of one rule."""
 
     rule: str = about("condition for the alias")
-    verdict: str = about(f"'{HOLDS}' or '{FAILS}'")
+    verdict: str = about(f"'{HOLDS}', '{FAILS}' or, for people, '{WAITS}'")
     candidate: str = about("value of the candidate")
     champion: str = about("value of the version that holds the alias")
     limit: str = about("value that the candidate has to reach")
@@ -51,3 +51,7 @@ class Verdict:
     rows: tuple[Row, ...] = ()
     values: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def evidence(self) -> dict[str, Any]:
+        """The facts for an entry of the history."""
+        return {"gate": [dict(vars(row)) for row in self.rows], "values": dict(self.values), **self.facts}

@@ -79,6 +79,12 @@ def mirror(context: dg.AssetExecutionContext, tool: str, history: History) -> di
     return part_metadata(tool, last)
 
 
+def mirror_now(instance: dg.DagsterInstance, key: dg.AssetKey, tool: str, history: History) -> None:
+    """Bring what the event log lacks by observations of a promotion asset, outside of its runs."""
+    for part in Mirror(instance, key, tool, history.model).missing(history):
+        instance.report_runless_asset_event(dg.AssetObservation(key, metadata=part_metadata(tool, part)))
+
+
 def part_metadata(tool: str, part: Mapping[str, Any]) -> dict[str, dg.JsonMetadataValue]:
     """The metadata of an event that brings a part."""
     return {f"{tool}/{HISTORY}": dg.MetadataValue.json(dict(part))}

@@ -102,6 +102,16 @@ class History:
         """All entries about an alias, oldest first; unreadable ones are left out."""
         return _entries(self.model, alias, dict(enumerate(self.texts)))
 
+    def since_last_move(self, alias: str) -> list[Entry]:
+        """The entries after the last move of an alias."""
+        entries: list[Entry] = []
+        for text in reversed(self.texts):
+            entry, _ = read_entry(text)
+            if entry.alias == alias and entry.is_move:
+                break
+            entries.append(entry)
+        return entries[::-1]
+
     def head(self) -> str:
         """The head of the entries that are there now."""
         content = {"model": self.model, "size": self._tree.size, "root": self._tree.root()}
@@ -112,8 +122,8 @@ class History:
 
         A move of any alias that a killed promoter has left is completed; one of this alias by hand gets its entry.
         """
-        begun = {read_entry(text)[0].alias for text in self.texts[self._confirmed :]}
-        for each in sorted(begun - {alias}):
+        aliases = {read_entry(text)[0].alias for text in self.texts[self._confirmed :]}
+        for each in sorted(aliases - {alias}):
             self._settled(each)
         version = self._settled(alias)
         if self._confirmed < len(self.texts):

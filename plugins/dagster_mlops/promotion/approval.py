@@ -1,0 +1,157 @@
+"""Approval of a promotion by people: asked for and given in the history of the model, so that no run waits for it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.terminal import line
+from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION, REQUEST, Entry
+from dagster_mlops.promotion.verdict import FAILS, HOLDS, WAITS, Row
+from dagster_mlops.provenance import NAMESPACE, ModelVersion
+from dagster_mlops.tools import HoldsModels, Tool, installed_tools
+
+NOTE = f"{NAMESPACE}.approve"
+"""Key of a note on a model version (in MLflow, a tag) by which a person approves: ``name`` or ``name: comment``."""
+_UNTIL = "%Y-%m-%d %H:%M UTC"
+
+
+@lazy_dataclass(frozen=True)
+class Approval:
+    """The people whose approval a promotion needs once its gate holds.
+
+        promotion_asset(..., approval=Approval(people=2, approvers=["ann", "bob", "cleo"], separate_duties=True))
+
+    Args:
+        people: Number of different people who have to approve.
+        approvers: Names that count; by default, any.
+        valid_days: Days for which a request is open; after them, the next run asks anew.
+        separate_duties: The author of the commit, the user who ran the training and the one who launched the promotion
+            do not count. A person is compared with an author's name, address, and the address up to its @.
+    """
+
+    people: int = 1
+    approvers: Sequence[str] = ()
+    valid_days: float = 7.0
+    separate_duties: bool = False
+
+    def refuse_impossible(self) -> None:
+        """Refuse a number of people that can never be reached.
+
+        Raises:
+            DagsterInvalidDefinitionError: it cannot.
+        """
+        several = {name.strip().lower() for name in self.approvers}
+        if not 1 <= self.people <= (len(several) or self.people):
+            raise dg.DagsterInvalidDefinitionError(
+                f"Approval(people={self.people}) of {len(several)} approvers: at least one person approves, and at "
+                "most as many as there are approvers."
+            )
+        if not 0 < self.valid_days < 36_500:
+            raise dg.DagsterInvalidDefinitionError(
+                f"Approval(valid_days={self.valid_days}): give the days for which a request is open, such as 7."
+            )
+
+    def judge(self, request: Entry, decisions: Iterable[Entry], barred: Iterable[str]) -> Row:
+        """The row of a request: holds when enough people have approved, fails when one has rejected, else waits."""
+        latest = {entry.by.strip().lower(): entry for entry in decisions}
+        names = {name.strip().lower() for name in self.approvers}
+        counted = {
+            name: entry
+            for name, entry in latest.items()
+            if (not names or name in names) and not (self.separate_duties and is_one_of(name, barred))
+        }
+        ignored = sorted(entry.by for name, entry in latest.items() if name not in counted)
+        rejections = [entry for entry in counted.values() if entry.kind == REJECTION]
+        approvals = sorted(entry.by for entry in counted.values() if entry.kind == APPROVAL)
+        note = f"; {', '.join(ignored)} may not approve this" if ignored else ""
+        if rejections:
+            verdict, why = FAILS, f"rejected by {rejections[0].by}: {rejections[0].why}"
+        elif len(approvals) >= self.people:
+            verdict, why = HOLDS, f"approved by {', '.join(approvals)}"
+        else:
+            until = self.ends(request).strftime(_UNTIL)
+            command = f"dagster-mlops approve {line(request.model)} {request.after}"
+            verdict, why = WAITS, f"open until {until}; approve by `{command}`{note}"
+        title = f"approved by {self.people} {'person' if self.people == 1 else 'people'}"
+        return Row(title, verdict, ", ".join(approvals) or "0", "", str(self.people), why)
+
+    def ends(self, request: Entry) -> datetime:
+        """The time at which a request ends."""
+        return datetime.fromisoformat(request.at) + timedelta(days=self.valid_days)
+
+    def open_request(self, entries: Sequence[Entry], alias: str, before: str, version: str) -> Entry | None:
+        """The last request for a version, if the same version still holds the alias and it has not ended."""
+        request = next((entry for entry in requests(entries, alias) if entry.after == version), None)
+        is_open = request and request.before == before and datetime.now(UTC) < self.ends(request)
+        return request if is_open else None
+
+
+def requests(entries: Sequence[Entry], alias: str) -> list[Entry]:
+    """The requests since the last move of an alias, newest first: a move ends them."""
+    since: list[Entry] = []
+    for entry in reversed(entries):
+        if entry.alias == alias and entry.is_move:
+            break
+        if entry.alias == alias and entry.kind == REQUEST:
+            since.append(entry)
+    return since
+
+
+def decisions(entries: Sequence[Entry], request: Entry) -> list[Entry]:
+    """The approvals and rejections of a request, oldest first."""
+    return [
+        entry
+        for entry in entries
+        if entry.index > request.index
+        and entry.kind in (APPROVAL, REJECTION)
+        and (entry.alias, entry.after) == (request.alias, request.after)
+    ]
+
+
+def is_one_of(person: str, authors: Iterable[str]) -> bool:
+    """True if a person is one of these authors, by name or address.
+
+    >>> is_one_of("ann", ["Ann Lee <ann@example.com>"]), is_one_of("ann lee", ["Ann Lee <ann@example.com>"])
+    (True, True)
+    >>> is_one_of("bob", ["Ann Lee <ann@example.com>"])
+    False
+    """
+    person = person.strip().lower()
+    for author in authors:
+        name, _, address = author.lower().partition("<")
+        address = address.rstrip("> ")
+        if person and person in (name.strip(), address, address.partition("@")[0], author.strip().lower()):
+            return True
+    return False
+
+
+def authors_of(version: ModelVersion) -> list[str]:
+    """The user who ran the training of a version, and the author of its commit, as far as their tools can say."""
+    tools, names, refs = installed_tools(), [], list(version.upstream)
+    for ref in refs:
+        tool = tools.get(ref.tool)
+        if ref.role not in ("training_run", "commit") or not isinstance(tool, Tool):
+            continue
+        record = getattr(tool.resolve(ref), "record", None)
+        if record is not None:
+            names += [str(record.tool_facts.get("user", "")), str(getattr(record, "author", ""))]
+            refs += [each for each in record.upstream if each.role == "commit"]
+    return [name for name in names if name]
+
+
+def notes_of(registry: HoldsModels, version: ModelVersion) -> list[str]:
+    """The notes by which people approve a version: that of the key, and those of ``key.anything``."""
+    return [text for name, text in registry.notes(version).items() if name == NOTE or name.startswith(f"{NOTE}.")]
+
+
+def note_of(text: str) -> tuple[str, str]:
+    """The person and the comment of a note.
+
+    >>> note_of("ann: good on the weekend, too"), note_of("bob")
+    (('ann', 'good on the weekend, too'), ('bob', ''))
+    """
+    name, _, comment = text.partition(":")
+    return re.sub(r"\s+", " ", name).strip()[:100], comment.strip()[:500]

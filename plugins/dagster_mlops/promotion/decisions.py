@@ -1,0 +1,107 @@
+"""Requests for approval, and decisions about them, as entries of a model's history."""
+
+import dataclasses
+from contextlib import nullcontext
+
+from dagster_mlops.errors import HistoryError
+from dagster_mlops.promotion.approval import Approval, authors_of, decisions, note_of, notes_of, requests
+from dagster_mlops.promotion.author import Author
+from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, read_entry
+from dagster_mlops.promotion.history.log import History, keeper_of
+from dagster_mlops.promotion.verdict import HOLDS, Verdict
+from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
+
+
+def with_approval(
+    approval: Approval,
+    history: History,
+    candidate: ModelVersion,
+    alias: str,
+    before: str,
+    verdict: Verdict,
+    author: Author,
+) -> Verdict | None:
+    """The verdict of a gate that holds, with a row about people; None if another promoter was quicker.
+
+    Without an open request, one is made: it keeps the rows that people decide about.
+    """
+    entries = history.since_last_move(alias)
+    request = approval.open_request(entries, alias, before, candidate.version)
+    if request is None:
+        facts = {**verdict.evidence(), **author.facts()}
+        if not history.append(REQUEST, alias, before, candidate.version, by=author.by, why=verdict.why, facts=facts):
+            return None
+        entries = history.since_last_move(alias)
+        request = entries[-1]
+    if not _take_notes(history, candidate, request):
+        return None
+    history.confirm()
+    entries = decisions(history.since_last_move(alias), request)
+    barred = [*authors_of(candidate), request.by] if approval.separate_duties else []
+    row = approval.judge(request, entries, barred)
+    approvals = [{"by": entry.by, "at": entry.at, "why": entry.why} for entry in entries if entry.kind == APPROVAL]
+    return dataclasses.replace(
+        verdict,
+        promotes=row.verdict == HOLDS,
+        why=f"{verdict.why}; {row.why}" if row.verdict == HOLDS else f"{row.rule}: {row.why}",
+        rows=(*verdict.rows, row),
+        facts={**verdict.facts, "approvals": approvals},
+    )
+
+
+def decide(
+    registry: HoldsModels,
+    model: str,
+    kind: str,
+    *,
+    by: str,
+    why: str = "",
+    version: str = "",
+    alias: str = "champion",
+    keeper: KeepsHistory | None = None,
+) -> tuple[Entry, History]:
+    """Write an approval or a rejection of the open request for a version, by default of the only one.
+
+    Raises:
+        HistoryError: there is no such request, or several, or no person is named.
+    """
+    if not by.strip():
+        raise HistoryError("Name the person who decides.")
+    with registry.turn(model) if isinstance(registry, TakesTurns) else nullcontext():
+        history = History(registry, keeper_of(registry, keeper), model)
+        history.settle(alias)
+        waiting = {request.after: request for request in reversed(requests(history.since_last_move(alias), alias))}
+        version = version or (next(iter(waiting)) if len(waiting) == 1 else "")
+        if version not in waiting:
+            versions = ", ".join(waiting) or "none"
+            raise HistoryError(
+                f"no promotion of {model!r} to {alias!r} waits for a decision about version "
+                f"{version or '(not named)'}; waiting: {versions}. A promotion asset with approval= asks for one when "
+                "its rules hold."
+            )
+        request = waiting[version]
+        facts = {"request": request.index}
+        if not history.append(kind, alias, request.before, version, by=by.strip(), why=why, facts=facts):
+            raise HistoryError(f"another promoter of {model!r} was quicker. Decide again.")
+        history.confirm()
+        entry, _ = read_entry(history.texts[-1])
+        return entry, history
+
+
+def _take_notes(history: History, candidate: ModelVersion, request: Entry) -> bool:
+    """Write the approvals that people have given by notes on the version; each note counts once."""
+    texts = notes_of(history.registry, candidate)
+    if not texts:
+        return True
+    entries = [entry for entry, _ in map(read_entry, history.texts) if entry.kind == APPROVAL]
+    for text in texts:
+        person, comment = note_of(text)
+        if not person or any(e.after == candidate.version and e.facts.get("note") == text for e in entries):
+            continue
+        facts = {"request": request.index, "note": text}
+        if not history.append(
+            APPROVAL, request.alias, request.before, candidate.version, by=person, why=comment, facts=facts
+        ):
+            return False
+    return True
