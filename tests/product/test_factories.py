@@ -85,6 +85,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "reference": "raw/weather",
     },
     "pipeline_assets": {"repo": "pipeline"},
+    "approval_asset": {"promotion": "raw/weather", "registered_model_name": "delay"},
+    "approval_sensor": {"promotion": "raw/weather", "registered_model_name": "delay"},
     "promotion_asset": {
         "candidate": "raw/weather", "evaluation": "raw/weather", "registered_model_name": "delay", "metric": "auc"
     },

@@ -2,11 +2,16 @@
 
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
+from dagster.components.testing import create_defs_folder_sandbox
+from typer.testing import CliRunner
 
+from dagster_mlops.cli import app
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.mlflow.registry.models import MlflowModels
@@ -15,16 +20,23 @@ from dagster_mlops.promotion.approval import NOTE
 from dagster_mlops.promotion.approval_assets import ApprovalConfig
 from dagster_mlops.promotion.author import Author, user
 from dagster_mlops.promotion.case import Case
+from dagster_mlops.promotion.component import PromotionComponent
 from dagster_mlops.promotion.decisions import decide
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION, REQUEST, Entry
+from dagster_mlops.promotion.history.event_log import Mirror
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.moves import Move, promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from tests.support import known_warnings
 
-pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW]
+pytestmark = [
+    pytest.mark.usefixtures("warm_tools"),
+    *known_warnings.MLFLOW,
+    *known_warnings.DEPRECATED,
+    *known_warnings.DAGSTER_BETA,
+]
 
 
 @pytest.fixture
@@ -183,7 +195,7 @@ def test_in_dagster_no_run_is_open_while_people_decide_and_the_sensor_promotes_a
     definitions = dg.Definitions(assets=[model, PROMOTION, BY_HAND], sensors=[SENSOR], resources={"mlflow": resource})
 
     def run(asset: Any, config: ApprovalConfig | None = None) -> dg.ExecuteInProcessResult:
-        given = {"run_config": dg.RunConfig({"approval": config})} if config else {}
+        given: Any = {"run_config": dg.RunConfig({"approval": config})} if config else {}
         job = definitions.resolve_implicit_global_asset_job_def()
         return job.execute_in_process(asset_selection=[asset.key], instance=instance, **given)
 
@@ -212,3 +224,44 @@ def test_in_dagster_no_run_is_open_while_people_decide_and_the_sensor_promotes_a
     [move] = moves_of(models, "delay", "champion")
     assert move.facts["approvals"][0]["why"] == "good on weekends"
     assert user() and datetime.fromisoformat(move.at) > datetime.now(UTC) - timedelta(minutes=5)
+
+
+def test_a_decision_on_the_command_line_is_an_entry_of_both_places(instance, resource, models, tmp_path):
+    @dg.asset
+    def model() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata=models.version("delay", "1").to_metadata())
+
+    ran = dg.materialize([model, PROMOTION], instance=instance, resources={"mlflow": resource})
+    assert ran.success
+    (tmp_path / "dagster.yaml").touch()
+    told = CliRunner().invoke(
+        app, ["approve", "delay", "--as", "ann", "--comment", "fine", "--dagster-home", str(tmp_path)]
+    )
+    assert told.exit_code == 0, told.output
+    assert "approval of version 1 of delay for champion by ann: entry 1" in told.stdout
+    assert Mirror(instance, PROMOTION.key, "mlflow", "delay").size() == 2 == len(models.history("delay"))
+    assert promote(models, "1", Approval()).promoted
+    late = CliRunner().invoke(app, ["approve", "delay", "--registry", resource.tracking_uri])
+    assert late.exit_code == 2 and "waiting: none" in late.output
+
+
+def test_the_example_in_yaml_brings_the_asset_and_the_sensor():
+    page = (Path(__file__).parents[2] / "docs" / "promotion_approval.md").read_text()
+    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=PromotionComponent, defs_yaml_contents=document)
+        with sandbox.load_component_and_build_defs(path) as (_, definitions):
+            keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+            assert {"champion", "champion_approval"} <= keys
+            assert [sensor.name for sensor in definitions.sensors or ()] == ["champion_after_approval"]
+
+
+def test_the_example_in_python_is_definitions_that_load():
+    page = (Path(__file__).parents[2] / "docs" / "promotion_approval.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    resources = {"mlflow": MlflowResource(tracking_uri="sqlite:///x.db")}
+    assets = [names["champion"], names["approval"], dg.AssetSpec("arrival_delay_model")]
+    dg.Definitions.validate_loadable(
+        dg.Definitions(assets=assets, sensors=[names["after_approval"]], resources=resources)
+    )

@@ -129,7 +129,7 @@ def promotion_asset(
             **(look.to_metadata(tool) if look else {}),
             **{f"{tool}/{role}_{gate.metric}": value for role, value in verdict.values.items()},
             f"{tool}/gates": evidence,
-            **mirror(context, tool, move.history),
+            **mirror(context, tool, move.history, version.ref.at),
             **link(f"{tool}/version_url", url),
         }
         return dg.MaterializeResult(

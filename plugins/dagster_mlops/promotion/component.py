@@ -6,8 +6,21 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, YamlFields
+from dagster_mlops.promotion.approval import Approval
+from dagster_mlops.promotion.approval_assets import approval_asset, approval_sensor
 from dagster_mlops.promotion.asset import promotion_asset
 from dagster_mlops.promotion.rule_fields import ResolvedRule
+
+
+class ApprovalFields(YamlFields):
+    """The people whose approval a promotion needs once its rules hold: an ``Approval``."""
+
+    people: Count = Field(default=1, description="Number of different people who have to approve.")
+    approvers: Sequence[str] = Field(default=(), description="Names that count; by default, any.")
+    valid_days: NotNegative = Field(default=7.0, description="Days for which a request is open.")
+    separate_duties: bool = Field(
+        default=False, description="Set to true so that authors of the commit, the training and the run do not count."
+    )
 
 
 class PromotionComponent(YamlFields, dg.Component):
@@ -44,6 +57,11 @@ class PromotionComponent(YamlFields, dg.Component):
     looks: Count = Field(default=52, description="How many candidates share the error rate, such as those of a year.")
     greater_is_better: bool = Field(default=True, description="Set to false for errors and losses.")
     min_improvement: NotNegative = Field(default=0.0, description="How much better the candidate has to be, at least.")
+    approval: ApprovalFields | None = Field(
+        default=None,
+        description="People who have to agree. Adds the asset <name>_approval, by which they do, and a sensor that "
+        "promotes after it.",
+    )
     alias: str = Field(default="champion", description="The alias that moves.")
     name: str = Field(default="champion", description="Name of the asset.")
     registry: str = Field(default="mlflow", description="Key of the resource that holds the models.")
@@ -52,4 +70,16 @@ class PromotionComponent(YamlFields, dg.Component):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The promotion asset."""
-        return dg.Definitions(assets=[promotion_asset(**vars(self))])
+        if self.approval is None:
+            return dg.Definitions(assets=[promotion_asset(**vars(self))])
+        promotion = promotion_asset(**{**vars(self), "approval": Approval(**vars(self.approval))})
+        waits = {
+            "promotion": promotion,
+            "registered_model_name": self.registered_model_name,
+            "alias": self.alias,
+            "registry": self.registry,
+        }
+        by_hand = approval_asset(**waits, name=f"{self.name}_approval", group_name=self.group_name)
+        return dg.Definitions(
+            assets=[promotion, by_hand], sensors=[approval_sensor(**waits, name=f"{self.name}_after_approval")]
+        )

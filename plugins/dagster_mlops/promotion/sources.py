@@ -29,6 +29,7 @@ class Promoter:
     key: dg.AssetKey
     tool: str
     version: ModelVersion | None
+    place: str
     timestamp: float
 
 
@@ -77,9 +78,9 @@ def find_sources(model: str, instance: dg.DagsterInstance | None, place: str = "
         HistoryError: there is no registry in any of the three.
     """
     promoters = sorted(_promoters(instance, model), key=lambda each: -each.timestamp) if instance else []
-    last = next((each for each in promoters if each.version), None)
-    if not place and last and last.version:
-        tool, place = last.tool, last.version.ref.at
+    last = next((each for each in promoters if each.place), None)
+    if not place and last:
+        tool, place = last.tool, last.place
     else:
         place = place or os.environ.get("MLFLOW_TRACKING_URI", "") or checkout_of(Path.cwd())
         tool = _tool_at(place)
@@ -109,7 +110,9 @@ def _promoters(instance: dg.DagsterInstance, model: str) -> Iterator[Promoter]:
         event = (entry.asset_materialization or entry.asset_observation) if entry else None
         for tool, part in parts_in(event.metadata if event else {}):
             if part["model"] == model and entry and event:
-                yield Promoter(key, tool, _version(event), entry.timestamp)
+                version = _version(event)
+                place = version.ref.at if version else str(part.get("at", ""))
+                yield Promoter(key, tool, version, place, entry.timestamp)
 
 
 def _version(event: dg.AssetMaterialization | dg.AssetObservation) -> ModelVersion | None:

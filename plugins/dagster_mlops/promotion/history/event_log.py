@@ -71,12 +71,17 @@ class Mirror:
         ]
 
 
-def mirror(context: dg.AssetExecutionContext, tool: str, history: History) -> dict[str, dg.JsonMetadataValue]:
-    """Bring what the event log lacks: the last part as metadata of this materialization, others as observations."""
+def mirror(
+    context: dg.AssetExecutionContext, tool: str, history: History, place: str
+) -> dict[str, dg.JsonMetadataValue]:
+    """Bring what the event log lacks: the last part as metadata of this materialization, others as observations.
+
+    `place` is that of the registry, for commands: an alias that no version holds yet has no record that says so.
+    """
     *earlier, last = Mirror(context.instance, context.asset_key, tool, history.model).missing(history)
     for part in earlier:
         context.log_event(dg.AssetObservation(context.asset_key, metadata=part_metadata(tool, part)))
-    return part_metadata(tool, last)
+    return part_metadata(tool, {**last, "at": place})
 
 
 def mirror_now(instance: dg.DagsterInstance, key: dg.AssetKey, tool: str, history: History) -> None:
