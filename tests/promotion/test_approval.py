@@ -250,7 +250,9 @@ def test_the_example_in_yaml_brings_the_asset_and_the_sensor():
     document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(component_cls=PromotionComponent, defs_yaml_contents=document)
-        with sandbox.load_component_and_build_defs(path) as (_, definitions):
+        resources = dg.Definitions(resources={"mlflow": MlflowResource(tracking_uri="sqlite:///x.db")})
+        with sandbox.load_component_and_build_defs(path) as (_, built):
+            definitions = dg.Definitions.merge(built, resources)
             keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
             assert {"champion", "champion_approval"} <= keys
             assert [sensor.name for sensor in definitions.sensors or ()] == ["champion_after_approval"]
