@@ -20,6 +20,7 @@ from tests.benchmarks import (
     promotion,
     records,
     reproduction,
+    slices,
     sweeps,
     tracking,
 )
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "sweeps": sweeps.run,
     "evaluation": evaluation.run,
     "promotion": promotion.run,
+    "slices": slices.run,
     "history": history.run,
     "reproduction": reproduction.run,
     "records": records.run,
