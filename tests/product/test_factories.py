@@ -59,6 +59,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "data_quality_check": {"asset": "raw/weather"},
     "dataset_asset": {},
     "dataset_checks": {"asset": "raw/weather", "checks": typing.get_args(DatasetCheck)},
+    "alias_sensor": {"registered_model_name": "delay", "asset_selection": ["raw/weather"]},
     "deployment_asset": {"bento": "raw/weather", "golden_set": "raw/weather", "state_dir": "state"},
     "deployment_health_check": {"asset": "raw/weather"},
     "deployment_health_sensor": {"deployment": "raw/weather"},

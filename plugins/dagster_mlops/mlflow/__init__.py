@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion import NotWorseOnSlices as NotWorseOnSlices
     from dagster_mlops.promotion import PredictionTime as PredictionTime
     from dagster_mlops.promotion import PromotionComponent as PromotionComponent
+    from dagster_mlops.promotion import alias_sensor as alias_sensor
     from dagster_mlops.promotion import approval_asset as approval_asset
     from dagster_mlops.promotion import approval_sensor as approval_sensor
     from dagster_mlops.promotion import promotion_asset as promotion_asset

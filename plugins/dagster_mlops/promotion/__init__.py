@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion.rules.slices import NotWorseOnSlices as NotWorseOnSlices
     from dagster_mlops.promotion.rules.stored_model import CompatibleSignature as CompatibleSignature
     from dagster_mlops.promotion.rules.stored_model import ModelSize as ModelSize
+    from dagster_mlops.promotion.sensor import alias_sensor as alias_sensor
     from dagster_mlops.promotion.verdict import Row as Row
 
 __getattr__, __dir__ = lazy_door(__name__)

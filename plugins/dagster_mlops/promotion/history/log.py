@@ -64,6 +64,12 @@ class Head:
             raise HistoryError("a head with facts of a wrong type")
         return head
 
+    @classmethod
+    def size_of(cls, text: str, model: str) -> int:
+        """The size that a head of this model says; 0 for a text that is not one."""
+        head = read_note(text, cls.read, of=f"head of the history of {model!r}", default=None)
+        return head.size if head and head.model == model else 0
+
 
 class History:
     """The entries of a model, and how they continue. Open it inside a turn, where the registry has turns.
@@ -206,8 +212,15 @@ def moves_of(registry: HoldsModels, model: str, alias: str) -> list[Entry]:
 
 
 def _entries(model: str, alias: str, texts: Mapping[int, str]) -> list[Entry]:
-    entries = [
-        read_note(texts[number], lambda text: read_entry(text)[0], of=f"entry {number} of {model!r}", default=None)
+    return [entry for entry in readable(model, texts).values() if entry.alias == alias]
+
+
+def readable(model: str, texts: Mapping[int, str]) -> dict[int, Entry]:
+    """The entries that can be read, by number and in order."""
+    entries = {
+        number: read_note(
+            texts[number], lambda text: read_entry(text)[0], of=f"entry {number} of {model!r}", default=None
+        )
         for number in sorted(texts)
-    ]
-    return [entry for entry in entries if entry and entry.alias == alias]
+    }
+    return {number: entry for number, entry in entries.items() if entry}

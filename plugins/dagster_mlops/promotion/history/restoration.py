@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.notes import read_note
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.promotion.history.log import Head
 from dagster_mlops.promotion.history.verification import Store, verify
@@ -62,13 +61,8 @@ def whole(model: str, registry: Store, log: Store, keys: "Keys") -> Whole:
     if findings:
         raise HistoryError(f"nothing was written, because the history of {model!r} is not sound: {findings[0]}")
     texts = tuple(merged[number][0] for number in sorted(merged))
-    sizes = {text: _size(model, text) for text in heads}
+    sizes = {text: size for text in heads if (size := Head.size_of(text, model))}
     return Whole(model, texts, max(sizes, key=lambda text: sizes[text], default=""))
-
-
-def _size(model: str, text: str) -> int:
-    head = read_note(text, Head.read, of=f"head of the history of {model!r}", default=None)
-    return head.size if head and head.model == model else -1
 
 
 def write(keeper: KeepsHistory, history: Whole, existing: Mapping[int, str]) -> list[int]:
