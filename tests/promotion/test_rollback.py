@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 
+from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.promotion.history.entry import ROLLBACK
 from dagster_mlops.promotion.history.log import History
 from tests.support import known_warnings
@@ -102,6 +103,20 @@ def test_a_killed_rollback_is_completed_and_not_made_twice(world):
     assert world.holder() == "3"
     assert roll_back(world)["by"] == "ann" and world.holder() == "2"
     assert len(world.json("history", MODEL)["moves"]) == 4
+
+
+def test_of_two_people_at_once_the_second_goes_back_no_further(world, monkeypatch):
+    turn = MlflowModels.turn
+
+    def after_another_one(models, name):
+        monkeypatch.setattr(MlflowModels, "turn", turn)
+        roll_back(world)
+        return turn(models, name)
+
+    monkeypatch.setattr(MlflowModels, "turn", after_another_one)
+    second = world.command("rollback", MODEL, "--reason", "late orders, too")
+    assert second.exit_code == 2 and "someone else was quicker" in second.stderr.replace("\n", " "), second.output
+    assert world.holder() == "2"
 
 
 @pytest.mark.parametrize(

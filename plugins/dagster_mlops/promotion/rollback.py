@@ -7,6 +7,7 @@ import dagster as dg
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import DATA_VERSION, link
+from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
@@ -40,11 +41,16 @@ def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author
             version.
     """
 
-    def step(models: HoldsModels, history: History) -> Entry | None:
+    def step(models: HoldsModels, history: History, seen: str) -> Entry | None:
         before = history.settle(alias)
         completed = history.completed.get(alias)
         if completed and completed.kind == ROLLBACK and to in ("", completed.after):
             return completed  # of a command that was killed: not one more
+        if before != seen and not completed:  # of two people at once, the second would go back one version more
+            raise HistoryError(
+                f"version {before or 'none'} of {sources.model!r} holds {alias!r}, no longer {seen or 'none'}: someone "
+                f"else was quicker. See `dagster-mlops history {sources.model}`."
+            )
         if not before:
             raise ModelVersionError(
                 f"no version of {sources.model!r} holds {alias!r}. Name the alias by --alias: `dagster-mlops history "
@@ -68,7 +74,7 @@ def lift(sources: Sources, alias: str, version: str, *, reason: str, author: Aut
         DagsterMlopsError: the registry cannot be asked or keeps no history; or the version was not rolled back from.
     """
 
-    def step(models: HoldsModels, history: History) -> Entry | None:
+    def step(models: HoldsModels, history: History, seen: str) -> Entry | None:
         current, in_force = history.settle(alias), rollbacks(history.entries(alias))
         if version not in in_force:
             raise HistoryError(
@@ -83,16 +89,18 @@ def lift(sources: Sources, alias: str, version: str, *, reason: str, author: Aut
     return _step(sources, alias, step)
 
 
-def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History], Entry | None]) -> Rollback:
+def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History, str], Entry | None]) -> Rollback:
     model = sources.model
     with sources.models() as models:
         models.version(model)  # an unknown model has an error of its own
         if not isinstance(models, KeepsHistory):
             raise HistoryError(f"{sources.registry} keeps no history, in which a rollback has to be written down.")
+        version = holder(models, model, alias)
+        seen = version.version if version else ""
         with models.turn(model) if isinstance(models, TakesTurns) else nullcontext():
             for _ in range(_TRIES):
                 history = History(models, models, model)
-                if entry := step(models, history):
+                if entry := step(models, history, seen):
                     return Rollback(entry, _reported(sources, models, history, entry))
         raise ModelVersionError(
             f"alias {alias!r} of {model!r} kept moving meanwhile. See who moves it, and repeat this."
