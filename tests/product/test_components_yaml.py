@@ -465,6 +465,7 @@ RENAMED = {
     feast_fields.TrainingSet: {"checks", "partitions"},
     feast_fields.Push: {"checks", "partitions"},
     EvaluationComponent: {"checks", "trained"},
+    PromotionComponent: {"after_move"},  # of a sensor
 }
 OF_ASSETS = set(inspect.signature(dg.asset).parameters)  # handed on by factories that take options
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import HistoryError, TrackingError
 from dagster_mlops.mlflow import MlflowResource
-from dagster_mlops.promotion import alias_sensor
+from dagster_mlops.promotion import PromotionComponent, alias_sensor
 from dagster_mlops.promotion.history.entry import PROMOTION
 from dagster_mlops.promotion.history.log import History
 from tests.support import known_warnings
@@ -142,3 +143,18 @@ def test_what_is_wrong_ends_the_tick_and_leaves_the_cursor(world, ticks):
         evaluate(away, ticks.cursor)
     with pytest.raises(HistoryError, match="nothing to run"):
         alias_sensor(registered_model_name=MODEL)
+
+
+def test_a_component_makes_the_sensor():
+    attributes = {"candidate": "delay_model", "registered_model_name": MODEL, "metric": "auc"}
+    document = {
+        "type": "dagster_mlops.mlflow.PromotionComponent",
+        "attributes": {**attributes, "after_move": ["serving/deployment"]},
+    }
+    others = dg.Definitions(assets=[dg.AssetSpec(["serving", "deployment"])], resources={"mlflow": MlflowResource()})
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=PromotionComponent, defs_yaml_contents=document)
+        with sandbox.load_component_and_build_defs(path) as (_, built):
+            [sensor] = list(dg.Definitions.merge(built, others).sensors or ())
+    assert sensor.name == "champion_after_move"
+    assert "serving/deployment" in str(sensor.asset_selection)

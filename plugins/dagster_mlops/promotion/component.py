@@ -1,15 +1,18 @@
 """Promotion in YAML."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, YamlFields
 from dagster_mlops.promotion.approval import Approval
 from dagster_mlops.promotion.approval_assets import approval_asset, approval_sensor
 from dagster_mlops.promotion.asset import promotion_asset
 from dagster_mlops.promotion.rule_fields import ResolvedRule
+from dagster_mlops.promotion.sensor import alias_sensor
 
 
 class ApprovalFields(YamlFields):
@@ -62,6 +65,11 @@ class PromotionComponent(YamlFields, dg.Component):
         description="People who have to agree. Adds the asset <name>_approval, by which they do, and a sensor that "
         "promotes after it.",
     )
+    after_move: Sequence[str] | None = Field(
+        default=None,
+        description="Keys of the assets that run after each move of the alias, such as a deployment after a rollback: "
+        "an ``alias_sensor``.",
+    )
     alias: str = Field(default="champion", description="The alias that moves.")
     name: str = Field(default="champion", description="Name of the asset.")
     registry: str = Field(default="mlflow", description="Key of the resource that holds the models.")
@@ -69,17 +77,21 @@ class PromotionComponent(YamlFields, dg.Component):
     pool: str | None = Field(default=None, description="Dagster pool, to run one promotion at a time.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The promotion asset."""
-        if self.approval is None:
-            return dg.Definitions(assets=[promotion_asset(**vars(self))])
-        promotion = promotion_asset(**{**vars(self), "approval": Approval(**vars(self.approval))})
-        waits = {
-            "promotion": promotion,
+        """The promotion asset, with the asset and the sensors of its approval and of what runs after it."""
+        where: dict[str, Any] = {
             "registered_model_name": self.registered_model_name,
             "alias": self.alias,
             "registry": self.registry,
         }
-        by_hand = approval_asset(**waits, name=f"{self.name}_approval", group_name=self.group_name)
-        return dg.Definitions(
-            assets=[promotion, by_hand], sensors=[approval_sensor(**waits, name=f"{self.name}_after_approval")]
-        )
+        assets, sensors = list[dg.AssetsDefinition](), list[dg.SensorDefinition]()
+        approval = Approval(**vars(self.approval)) if self.approval else None
+        of_asset = {name: value for name, value in vars(self).items() if name != "after_move"}
+        promotion = promotion_asset(**{**of_asset, "approval": approval})
+        if approval:
+            waits = {**where, "promotion": promotion}
+            assets.append(approval_asset(**waits, name=f"{self.name}_approval", group_name=self.group_name))
+            sensors.append(approval_sensor(**waits, name=f"{self.name}_after_approval"))
+        if self.after_move:
+            selection = [asset_key(asset) for asset in self.after_move]
+            sensors.append(alias_sensor(**where, name=f"{self.name}_after_move", asset_selection=selection))
+        return dg.Definitions(assets=[promotion, *assets], sensors=sensors)

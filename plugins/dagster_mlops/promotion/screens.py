@@ -7,7 +7,7 @@ from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
 from dagster_mlops.core.timestamps import utc
 from dagster_mlops.promotion.audit import Restored
-from dagster_mlops.promotion.history.entry import LIFT, Entry
+from dagster_mlops.promotion.history.entry import BY_HAND, LIFT, Entry
 from dagster_mlops.promotion.history.verification import Verification
 from dagster_mlops.promotion.reading import Reading, Snapshot
 from dagster_mlops.promotion.rollback import Rollback
@@ -19,7 +19,7 @@ def history_screen(reading: Reading) -> RenderableType:
     """The moves, newest first, and the place that answered."""
     table = grid("", "bold", "", "", "dim")
     for move in reversed(reading.moves):
-        table.add_row(_when(move.at), move.alias, _versions(move), f"{move.kind} by {move.by}", move.why)
+        table.add_row(_when(move.at), move.alias, _versions(move), _by(move.kind, move.by), move.why)
     count = f"{len(reading.moves)} entr{'y' if len(reading.moves) == 1 else 'ies'}"
     last = Text(line(f"{count} of {reading.model}, newest first, times in UTC, from {reading.source}."), style="dim")
     return Group(table, Text(), *_notes(reading.notes), last)
@@ -29,7 +29,7 @@ def holders_screen(snapshot: Snapshot) -> RenderableType:
     """The versions that held the aliases at some time."""
     table = grid("bold", "", "dim", "yellow")
     for each in snapshot.holders:
-        since = f"since {_when(each.since)}, {each.kind} by {each.by}" if each.since else ""
+        since = f"since {_when(each.since)}, {_by(each.kind, each.by)}" if each.since else ""
         table.add_row(each.alias, f"version {each.version}" if each.version else "no version", since, each.note)
     last = f"Aliases of {snapshot.model} at {_when(snapshot.at, 'seconds')} UTC, from {snapshot.source}."
     return Group(table, Text(), *_notes(snapshot.notes), Text(line(last), style="dim"))
@@ -71,6 +71,10 @@ def rollback_screen(rollback: Rollback) -> RenderableType:
     notes = [] if entry.kind == LIFT else [f"Version {entry.before} is not promoted again until you lift this: {lift}"]
     asset = f"Dagster's asset {rollback.asset} has this event." if rollback.asset else _NO_ASSET
     return Group(Text(line(f"✓ {outcome}"), style="green"), *(Text(line(note)) for note in (*notes, asset)))
+
+
+def _by(kind: str, author: str) -> str:
+    return kind if kind == BY_HAND else f"{kind} by {author}"
 
 
 def _span(numbers: tuple[int, ...]) -> str:
