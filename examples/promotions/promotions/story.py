@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime
 
 import dagster as dg
+from typer import echo
 
 from promotions.definitions import (
     KNOWN_AT_DEPARTURE,
@@ -29,9 +30,9 @@ CLI = [sys.executable, "-m", "dagster_mlops.cli"]
 
 def command(*arguments: str) -> str:
     """Run a `dagster-mlops` command, show it with its output, and return the output."""
-    print(f"\n$ dagster-mlops {' '.join(arguments)}", flush=True)
+    echo(f"\n$ dagster-mlops {' '.join(arguments)}")
     done = subprocess.run([*CLI, *arguments], capture_output=True, text=True)
-    print(done.stdout + done.stderr, flush=True)
+    echo(done.stdout + done.stderr)
     return done.stdout
 
 
@@ -47,7 +48,7 @@ def run(instance: dg.DagsterInstance, *assets: dg.AssetsDefinition, config: obje
             facts = event.materialization.metadata
             for record in facts["mlflow/decision"].records:  # pyright: ignore[reportAttributeAccessIssue]
                 row = record.data
-                print(f"  {row['verdict']:5}  {row['rule']}: {row['why']}")
+                echo(f"  {row['verdict']:5}  {row['rule']}: {row['why']}")
             return str(facts["mlflow/champion_version"].value)
     return ""
 
@@ -58,24 +59,24 @@ def main() -> None:
 
     def note(step: str, version: str) -> None:
         by_time.append((datetime.now(UTC).isoformat(timespec="milliseconds"), version))
-        print(f"→ {step}: champion is version {version}", flush=True)
+        echo(f"→ {step}: champion is version {version}")
         time.sleep(0.01)  # two moves are not in one millisecond
 
     everything = [june, late_flights, late_flights_on_june, champion]
     with dg.DagsterInstance.get() as instance:
-        print("January's model, the first:")
+        echo("January's model, the first:")
         run(instance, *everything, config=Plan(months=[1], columns=KNOWN_BEFORE))
         command("approve", MODEL, "--as", "ann", "--comment", "the first")
         note("January's model", run(instance, champion))
-        print("\nA model that knows the distance only:")
+        echo("\nA model that knows the distance only:")
         note("the worse model", run(instance, *everything, config=Plan(months=[1], columns=["distance"])))
-        print("\nA model of five months that knows the delay at departure:")
+        echo("\nA model of five months that knows the delay at departure:")
         better = Plan(months=[1, 2, 3, 4, 5], columns=KNOWN_AT_DEPARTURE)
         note("the better model, before a person has looked", run(instance, *everything, config=better))
         run(instance, approval)
         note("the better model, approved", run(instance, champion))
     command("rollback", MODEL, "--reason", "the delay at departure arrives too late in production")
-    print("\nThe same candidate again:")
+    echo("\nThe same candidate again:")
     with dg.DagsterInstance.get() as instance:
         note("after the rollback", run(instance, champion))
     command("history", MODEL)

@@ -23,6 +23,7 @@ from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.event_log import mirror
 from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Better, Improvement
+from dagster_mlops.promotion.timeline import timeline
 from dagster_mlops.promotion.verdict import WAITS
 from dagster_mlops.tools import ModelRegistry
 
@@ -122,9 +123,11 @@ def promotion_asset(
             tool, url = models.tool, models.url(record) if record else ""
         current = record.version if record else "none"
         context.log.info(f"{alias} of {registered_model_name} is version {current}: {verdict.why}")
+        picture = timeline(move.history.entries(alias), alias, tool=registry)
         facts = {
             f"{tool}/promoted": move.promoted,
             **table(f"{tool}/decision", verdict.rows),
+            **({f"{tool}/timeline": picture} if picture else {}),
             f"{tool}/champion_version": int(current) if current.isdigit() else current,
             **(look.to_metadata(tool) if look else {}),
             **{f"{tool}/{role}_{gate.metric}": value for role, value in verdict.values.items()},

@@ -1,17 +1,21 @@
 """The history in Dagster's event log: each promotion brings the entries that the log lacks, and the head."""
 
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import dagster as dg
 
+from dagster_mlops.core import markdown
 from dagster_mlops.promotion.history.log import History
 
 HISTORY = "history"
-"""End of a metadata key, after the registry's name: ``{"model": …, "first": number, "entries": […], "head": …}``."""
+"""End of a metadata key, after the registry's name: ``{"model": …, "first": number, "entries": […], "head": …}``, as
+code in Markdown: its lines are long, and would make the table of the asset's page wider than the page."""
 _PAGE = 500  # events
 _AT_ONCE = 200  # entries in one event
+_BEHIND_A_LINK = 1000  # characters from which Dagster's UI shows Markdown when someone asks for it
 
 
 class Mirror:
@@ -73,7 +77,7 @@ class Mirror:
 
 def mirror(
     context: dg.AssetExecutionContext, tool: str, history: History, place: str
-) -> dict[str, dg.JsonMetadataValue]:
+) -> dict[str, dg.MarkdownMetadataValue]:
     """Bring what the event log lacks: the last part as metadata of this materialization, others as observations.
 
     `place` is that of the registry, for commands: an alias that no version holds yet has no record that says so.
@@ -90,17 +94,24 @@ def mirror_now(instance: dg.DagsterInstance, key: dg.AssetKey, tool: str, histor
         instance.report_runless_asset_event(dg.AssetObservation(key, metadata=part_metadata(tool, part)))
 
 
-def part_metadata(tool: str, part: Mapping[str, Any]) -> dict[str, dg.JsonMetadataValue]:
+def part_metadata(tool: str, part: Mapping[str, Any]) -> dict[str, dg.MarkdownMetadataValue]:
     """The metadata of an event that brings a part."""
-    return {f"{tool}/{HISTORY}": dg.MetadataValue.json(dict(part))}
+    return {f"{tool}/{HISTORY}": markdown.metadata(markdown.block(json.dumps(dict(part)).ljust(_BEHIND_A_LINK)))}
 
 
 def parts_in(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The parts that an event brings, each with the name of its registry."""
     for key, value in metadata.items():
         tool, _, end = key.rpartition("/")
-        if end == HISTORY and _is_part(part := getattr(value, "value", None)):
+        if end == HISTORY and _is_part(part := _json(str(getattr(value, "value", "")))):
             yield tool, part
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text[text.find("{") : text.rfind("}") + 1])
+    except (ValueError, RecursionError):  # not ours
+        return None
 
 
 def _is_part(value: Any) -> TypeGuard[Mapping[str, Any]]:

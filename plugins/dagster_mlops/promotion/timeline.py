@@ -1,0 +1,42 @@
+"""Picture of an alias over time: the version that held it, and how it came there."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.core.pictures import Figure, drawn, gallery, label, new_figure
+from dagster_mlops.promotion.history.entry import BY_HAND, PROMOTION, ROLLBACK, Entry
+
+_SHOWN = 40  # moves
+_MARKS = {PROMOTION: ("o", "tab:green"), ROLLBACK: ("v", "tab:red"), BY_HAND: ("s", "tab:gray")}
+
+
+def timeline(entries: Sequence[Entry], alias: str, *, tool: str) -> dg.MarkdownMetadataValue | None:
+    """The last moves of an alias as metadata; None without any."""
+    moves = [entry for entry in entries if entry.is_move][-_SHOWN:]
+    return gallery([drawn(f"{alias} over time", lambda: _figure(moves, alias, tool), tool=tool)]) if moves else None
+
+
+def _figure(moves: Sequence[Entry], alias: str, tool: str) -> Figure:
+    figure = new_figure(7, 2.4, tool=tool)
+    axes = figure.subplots()
+    versions = list(dict.fromkeys(move.after or "none" for move in moves))
+    versions.sort(key=lambda version: (not version.isdigit(), int(version) if version.isdigit() else 0))
+    times: Any = [datetime.fromisoformat(move.at) for move in moves]
+    heights = [versions.index(move.after or "none") for move in moves]
+    ends: Any = [*times, datetime.now(times[-1].tzinfo)]
+    axes.step(ends, [*heights, heights[-1]], where="post", color="tab:blue")
+    x: Any
+    for kind, (mark, colour) in _MARKS.items():
+        points = [number for number, move in enumerate(moves) if move.kind == kind]
+        if points:
+            x, y = [times[number] for number in points], [heights[number] for number in points]
+            axes.plot(x, y, mark, color=colour, linestyle="none", label=kind)
+    axes.set_yticks(range(len(versions)), [label(version) for version in versions])
+    axes.set_ylabel("version")
+    axes.set_title(f"{label(alias, 40)} over time (UTC)", fontsize=10)
+    axes.legend(fontsize=8, loc="upper left")
+    figure.autofmt_xdate()
+    return figure
