@@ -17,7 +17,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Hundreds of short processes import the library: without the bytecode of their first, each would compile it again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo ui mlflow-ui status stop test thorough formats check advisories docs bench lock clean
+.PHONY: help setup demo promotions ui mlflow-ui status stop test thorough formats check advisories docs bench lock clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,6 +37,14 @@ $(DAGSTER_HOME)/dagster.yaml: resources/dagster.yaml
 
 demo: setup $(DAGSTER_HOME)/dagster.yaml  ## run the whole lifecycle on real flights, then say where to look
 	@$(BIN)/python -m assets.demo
+
+# Its own state and Dagster home, below that of the demo.
+promotions: PROMOTIONS := $(STATE)/promotions
+promotions: setup  ## a year of promotions in a minute: a refusal, an approval, a rollback, and what the history says
+	@rm -rf $(PROMOTIONS) && mkdir -p $(PROMOTIONS)/dagster && cp resources/dagster.yaml $(PROMOTIONS)/dagster
+	@cd examples/promotions && DAGSTER_HOME=$(PROMOTIONS)/dagster PROMOTIONS_STATE=$(PROMOTIONS) \
+	  $(CURDIR)/$(BIN)/python -W ignore -m promotions.story
+	@echo "Look at 'champion': cd examples/promotions && DAGSTER_HOME=$(PROMOTIONS)/dagster PROMOTIONS_STATE=$(PROMOTIONS) dg dev"
 
 ui: setup $(DAGSTER_HOME)/dagster.yaml  ## open the Dagster UI on http://127.0.0.1:3000
 	$(BIN)/dg dev --host 127.0.0.1 --port 3000

@@ -39,7 +39,8 @@ def command(*arguments: str) -> str:
 def run(instance: dg.DagsterInstance, *assets: dg.AssetsDefinition, config: object = None) -> str:
     """Materialize assets, show the rows of the gate if the champion is one of them, and return the champion."""
     job = defs.resolve_implicit_global_asset_job_def()
-    run_config = dg.RunConfig({late_flights.key.path[-1]: config}) if config else None
+    given = {late_flights.key.path[-1]: config} if config else {}
+    run_config = dg.RunConfig(given, loggers={"console": {"config": {"log_level": "ERROR"}}})
     result = job.execute_in_process(
         instance=instance, asset_selection=[asset.key for asset in assets], run_config=run_config
     )

@@ -50,8 +50,10 @@ class Gate:
         case = dataclasses.replace(self.case, champion=other)
         rows = tuple(row for rule in self.rules for row in _judged(rule, case))
         failing = [row for row in rows if row.verdict != HOLDS]
-        decisive = failing or rows
-        whys = [row.why if len(rows) == 1 else f"{row.rule}: {row.why}" for row in decisive]
+        # The reason for a promotion is its first rule, which is the metric if there is one: the table has them all.
+        decisive = failing or rows[:1]
+        whys = [row.why if len(rows) == 1 or not failing else f"{row.rule}: {row.why}" for row in decisive]
+        whys += [f"{len(rows) - 1} more hold"] if len(rows) > 1 and not failing else []
         rows_of_both, look = case.rows, self.look
         facts: dict[str, Any] = {
             "metric": self.metric,
