@@ -126,6 +126,7 @@ def test_a_promotion_that_was_killed_starts_a_run_when_it_has_moved_the_alias(wo
     assert ticks.tick() == []
 
 
+@pytest.mark.thorough
 def test_a_model_without_versions_waits_for_its_first_promotion(tmp_path):
     world = Promotions(tmp_path / "new")
     ticks = Ticks(world)

@@ -73,12 +73,12 @@ class Promotions:
     def promote(self, version: str) -> dict[str, Any]:
         """Materialize the version, and then the asset that promotes it; the metadata of that one."""
 
-        @dg.asset
-        def delay_model() -> dg.MaterializeResult:
-            return dg.MaterializeResult(metadata=self.record(version).to_metadata())
-
+        made = dg.AssetMaterialization("delay_model", metadata=self.record(version).to_metadata())
         with self.instance() as instance:
-            result = dg.materialize([delay_model, CHAMPION], instance=instance, resources={"mlflow": self.resource})
+            instance.report_runless_asset_event(made)
+            assets = [dg.AssetSpec("delay_model"), CHAMPION]
+            resources = {"mlflow": self.resource}
+            result = dg.materialize(assets, selection=[CHAMPION], instance=instance, resources=resources)
             [event] = result.asset_materializations_for_node("champion")
         return {key: getattr(value, "value", value) for key, value in event.metadata.items()}
 
