@@ -220,7 +220,9 @@ def test_two_promoters_that_are_killed_again_and_again_leave_a_history_that_hold
     for number in range(300):
         aucs[register(client, "delay", number / 300)] = number / 300
     SERVER.set_forkserver_preload(PRELOADED)
-    for seed in range(25):
+    rounds = count()
+    while (seed := next(rounds)) < 25 or len(moves_of(MlflowModels(resource, client), "delay", "champion")) < 30:
+        assert seed < 150, "hardly a promotion comes to its end"
         promoters = [
             SERVER.Process(target=promote_for_ever, args=(resource.tracking_uri, 2 * seed + each)) for each in (0, 1)
         ]
@@ -237,5 +239,4 @@ def test_two_promoters_that_are_killed_again_and_again_leave_a_history_that_hold
     promote(models, "delay", "300")
     moves = check(models, "delay", aucs, ("champion",))["champion"]
     assert {move.kind for move in moves} == {PROMOTION} and moves[-1].after == "300"
-    assert len(moves) > 25
     print(f"{len(moves)} moves")
