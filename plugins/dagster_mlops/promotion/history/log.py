@@ -13,7 +13,7 @@ from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.notes import read_note
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.history.entry import BY_HAND, Entry, read_entry
-from dagster_mlops.promotion.history.envelope import HEAD, STATEMENT, seal, signing_key, unseal
+from dagster_mlops.promotion.history.envelope import HEAD, SIGNING_KEY, STATEMENT, seal, signing_key, unseal
 from dagster_mlops.promotion.history.merkle import Tree
 from dagster_mlops.tools import HoldsModels, KeepsHistory
 
@@ -162,7 +162,16 @@ class History:
     def append(
         self, kind: str, alias: str, before: str, after: str, *, by: str, why: str, facts: Mapping[str, Any]
     ) -> bool:
-        """Write an entry, without a move; False if another promoter has written one at this place."""
+        """Write an entry, without a move; False if another promoter has written one at this place.
+
+        Raises:
+            HistoryError: the history is signed, and there is no key here: the entry would count as a forged one.
+        """
+        if self.texts and not self._key and read_entry(self.texts[-1])[1].signatures:
+            raise HistoryError(
+                f"the history of {self.model!r} is signed, and {SIGNING_KEY} is not set here. Set it to the key, or do "
+                "this where promotions run."
+            )
         entry = Entry(
             index=len(self.texts),
             kind=kind,
