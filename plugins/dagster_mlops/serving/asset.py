@@ -34,6 +34,7 @@ def deployment_asset(
     prediction_log: str | Path | None = None,
     log_sync_seconds: float = 1,
     environment: Mapping[str, str] | None = None,
+    promoted_to: str = "",
     ready_timeout: float = 120,
     drain_seconds: float = 5,
     request_timeout: float = 30,
@@ -61,12 +62,15 @@ def deployment_asset(
         prediction_log: Folder of the prediction log; ``state_dir/predictions`` unless given.
         log_sync_seconds: Seconds of predictions that a power cut may cost; with 0, none that was answered.
         environment: More environment variables for the server.
+        promoted_to: An alias such as ``champion``: serve only the version whose promotion to it is on record in the
+            model's history, with these files, and signed by a key in ``DAGSTER_MLOPS_PUBLIC_KEYS``.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
     key = asset_key(package)
 
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
         # For steps, not for code locations.
+        from dagster_mlops.promotion.statement import require_statement
         from dagster_mlops.serving.blue_green import Plan, rollout
         from dagster_mlops.serving.packager import Packages
         from dagster_mlops.serving.target import LocalTarget
@@ -82,6 +86,9 @@ def deployment_asset(
             error=DeploymentError,
             hint="Materialize it first, or name the asset that builds the package.",
         )
+        if promoted_to:
+            statement = require_statement(record, promoted_to)
+            context.log.info(f"Entry {statement.index} of the history promoted version {statement.after}.")
         folder = Path(state_dir).expanduser().resolve()
         plan = Plan(
             name=name,

@@ -185,4 +185,4 @@ def _strength(stores: Sequence[Store], signed: int, size: int, keys: "Keys") -> 
     if not signed:
         return f"no entry has a signature of your keys: whoever can write to {names} could have changed both"
     unsigned = f", and the {size - signed} before by the first of them" if size > signed else ""
-    return f"{signed} entries are signed by {', '.join(keys)}{unsigned}: only who has the key could have changed them"
+    return f"{signed} of {size} entries are signed by {', '.join(keys)}{unsigned}: only who has the key could have changed them"
