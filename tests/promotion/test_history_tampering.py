@@ -207,7 +207,7 @@ def test_a_verdict_says_how_strong_it_is(monkeypatch):
     monkeypatch.setenv(envelopes.SIGNING_KEY, private := new_key()[0])
     signed, heads = written(3)
     strength = Two(signed, heads, 0).verified(trusted_keys()).strength
-    assert strength.startswith("3 entries are signed by ") and "only who has the key" in strength
+    assert ": 3 of 3 entries; " in strength and "only who has the key" in strength
     # A key came with the third entry: the two before it are vouched for by its root.
     tree = Tree()
     for text in early:
@@ -217,7 +217,7 @@ def test_a_verdict_says_how_strong_it_is(monkeypatch):
     tree.append(texts[-1].encode())
     head = seal(HEAD, {"model": "delay", "size": 3, "root": tree.root()}, signing_key())
     result = Two(texts, [head] * 3, 0).verified(trusted_keys())
-    assert result.holds and "1 entries are signed" in result.strength and "the 2 before" in result.strength
+    assert result.holds and ": 1 of 3 entries, which vouch for the 2 before" in result.strength
     monkeypatch.setenv(envelopes.SIGNING_KEY, new_key()[0])  # the key of someone else
     other = Two(signed, heads, 0).verified(trusted_keys())
     assert "no entry has a signature of your keys" in other.strength and private

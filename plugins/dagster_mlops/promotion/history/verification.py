@@ -184,5 +184,6 @@ def _strength(stores: Sequence[Store], signed: int, size: int, keys: "Keys") -> 
         return f"signatures not verified, no public key is given: whoever can write to {names} could have changed both"
     if not signed:
         return f"no entry has a signature of your keys: whoever can write to {names} could have changed both"
-    unsigned = f", and the {size - signed} before by the first of them" if size > signed else ""
-    return f"{signed} of {size} entries are signed by {', '.join(keys)}{unsigned}: only who has the key could have changed them"
+    unsigned = f", which vouch for the {size - signed} before them" if size > signed else ""
+    signers = f"signed by {', '.join(keys)}: {signed} of {size} entries{unsigned}"
+    return f"{signers}; only who has the key could have changed them"
