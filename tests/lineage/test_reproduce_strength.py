@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from dagster_mlops.cli import UNKNOWN, app
+from dagster_mlops.cli import app
+from dagster_mlops.core.commands import UNKNOWN
 from dagster_mlops.lineage import reproduction_asset
 from dagster_mlops.lineage.reproduction.comparison import Verdict
 from dagster_mlops.lineage.reproduction.rerun import rerun

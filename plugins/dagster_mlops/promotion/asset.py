@@ -20,10 +20,7 @@ from dagster_mlops.promotion.author import author_of
 from dagster_mlops.promotion.case import Case, Rule
 from dagster_mlops.promotion.error_budget import judged
 from dagster_mlops.promotion.gate import Gate
-from dagster_mlops.promotion.history.event_log import mirror
-from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Better, Improvement
-from dagster_mlops.promotion.timeline import timeline
 from dagster_mlops.promotion.verdict import WAITS
 from dagster_mlops.tools import ModelRegistry
 
@@ -88,7 +85,11 @@ def promotion_asset(
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows  # for steps, not for code locations
+        # For steps, not for code locations.
+        from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows
+        from dagster_mlops.promotion.history.event_log import mirror
+        from dagster_mlops.promotion.moves import promote_version
+        from dagster_mlops.promotion.timeline import timeline
 
         resource = capable_resource(context, registry, ModelRegistry)
         challenger = made_by(context, guards[0], registered_model_name)
