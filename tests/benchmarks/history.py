@@ -59,7 +59,7 @@ def write_past(models: MlflowModels, instance: dg.DagsterInstance, name: str) ->
     """The entries, in both places: in MLflow by its batches, which take fewer requests than the promoters' own."""
     client, tree, key, params, head, after = models.client, Tree(), signing_key(), [], "", ""
     run_id = history._new_run(client, name)
-    client.set_registered_model_tag(name, history.RUN, run_id)
+    history._name_run(client, name, run_id)
     for number in range(ENTRIES):
         before, after = (str(each % (VERSIONS - 1) + 1) for each in (number, number + 1))
         facts = {"gate": ROWS, "values": {"candidate": 0.8}, "dagster_run_id": "0" * 36, "dagster_asset": "champion"}

@@ -378,6 +378,7 @@ def test_each_prediction_is_one_row_under_its_request_id(live):
     pd.testing.assert_frame_equal(logged.loc[["a", "b", "c"], COLUMNS].reset_index(drop=True), rows, check_dtype=False)
 
 
+@pytest.mark.thorough
 def test_bentoml_keeps_the_contract_of_a_packager(live):
     check_packager(live.resource, live.record("bento", Package), frame(60, seed=3))
 

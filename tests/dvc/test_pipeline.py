@@ -257,6 +257,7 @@ def test_dvc_executes_a_stage_once_and_leaves_what_did_not_change(repo, run):
     assert _sh(repo, DVC, "status", "clean", "train@cnn", "report/dvc.yaml") == "Data and pipelines are up to date."
 
 
+@pytest.mark.thorough
 def test_a_subset_runs_alone_and_the_run_cache_is_honoured(repo, run):
     versions = _versions(run("clean"))
     assert _runs(repo) == ["clean"]
@@ -491,6 +492,7 @@ def test_a_killed_step_takes_its_command_along_and_the_next_run_finishes(slow, r
         assert _sh(slow, "pgrep", "-f", f"sleep {seconds}$", check=False) == ""
 
 
+@pytest.mark.thorough
 def test_stages_run_in_parallel_unless_they_make_the_same_thing(slow):
     first = _process(slow, "slow")
     _until(lambda: "begin" in _runs(slow))
@@ -539,6 +541,7 @@ def test_an_asset_reads_the_version_that_a_stage_made(repo, instance):
     assert result.output_for_node("words") == 3
 
 
+@pytest.mark.thorough
 def test_one_step_per_stage_keeps_the_order(repo, run):
     result = run("clean", "train/cnn", "train/gbm", step_per_stage=True)
     assert {e.step_key for e in result.get_step_success_events()} == {

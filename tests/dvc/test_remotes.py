@@ -324,6 +324,7 @@ def test_an_object_that_was_cut_off_in_the_bucket_is_noticed_and_mended_by_the_n
     assert client.get_object(Bucket=bucket, Key=key)["Body"].read() == b"one"
 
 
+@pytest.mark.thorough
 def test_a_remote_that_accepts_and_says_nothing_ends_in_bounded_time(dvc, stored, proxy, monkeypatch):
     monkeypatch.setattr("dagster_mlops.dvc.store.remotes._PAUSES", ())
     monkeypatch.setattr("dagster_mlops.dvc.store.remotes.READ_TIMEOUT", 1)

@@ -541,6 +541,7 @@ def test_evaluated_again_also_after_its_promotion_nothing_new_is_written(world):
     assert cards[0] == cards[1] and "Against champion 1" in cards[0] and len(world.runs()) == 2
 
 
+@pytest.mark.thorough
 def test_an_evaluation_that_died_while_it_was_written_is_completed(world, monkeypatch):
     world.train(["hour"])
     asset = evaluation()

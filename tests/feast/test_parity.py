@@ -229,6 +229,7 @@ def test_values_of_another_event_are_stale_or_made_up_even_where_they_are_equal(
     assert "from 2024-01-10T21:36:00+00:00 instead of" in differing(shop.verdict("usage"))["visits:amount"]
 
 
+@pytest.mark.thorough
 def test_rows_that_arrive_late_make_the_online_store_stale_until_they_are_loaded(shop):
     visits([(7, 5.0, 50.0)]).to_parquet(shop.root / "visits" / "late.parquet", index=False)
     found = differing(shop.verdict("usage"))
@@ -282,6 +283,7 @@ def test_on_demand_features_fail_on_wrong_inputs_and_on_code_that_looks_at_its_n
     assert "online 1.0" in found["price_rank:rank"]
 
 
+@pytest.mark.thorough
 def test_values_that_other_code_computed_at_training_fail_and_name_the_on_demand_feature(shop):
     trained = shop.feast.historical_features(REQUESTS.assign(event_timestamp=START + 8.5 * DAY), "prices")
     trained = trained.assign(amount=[99.0, None, 35.0, 38.0, 38.0, None])

@@ -127,6 +127,7 @@ def test_a_training_with_uncommitted_code_comes_out_the_same_after_code_and_data
     assert len(client.search_model_versions("name='delay'")) == 3, "the registry is as it was"
 
 
+@pytest.mark.thorough
 def test_a_result_that_is_left_to_chance_is_not_reproduced_and_named(trained, cli):
     code, verdict = cli(trained["chance"], "--environment", "current", "--env", "TEST_*", "--yes")
     assert code == 1 and not verdict["reproduced"]

@@ -145,6 +145,7 @@ def test_a_search_does_not_fail_for_its_pictures(instance, resource, monkeypatch
     assert text.count("is not drawn") == 2 and "sweep_history.png" in text and "mlflow/figures" not in event.metadata
 
 
+@pytest.mark.thorough
 def test_the_same_seed_suggests_the_same_and_parallel_trials_do_not_mix(instance, resource):
     for asset in (one, one, two):
         assert sweep(instance, resource, asset).success

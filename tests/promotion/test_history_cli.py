@@ -42,9 +42,13 @@ def sql(world, *statements):
         database.commit()
 
 
+def run_of(world):
+    return world.client.get_registered_model(MODEL).tags["dagster_mlops.history"].split()[0]
+
+
 def purge(world):
     """Take the run of the history out of MLflow, as `mlflow gc` does."""
-    run = world.client.get_registered_model(MODEL).tags["dagster_mlops.history"]
+    run = run_of(world)
     sql(world, *(f"delete from {table} where run_uuid = '{run}'" for table in ("params", "tags", "runs")))
     return run
 
@@ -121,9 +125,7 @@ def test_restore_gives_the_registry_what_only_the_event_log_has(world, how):
     if how == "entry":
         sql(world, "delete from params where key = '00000000'")
     else:
-        run = (
-            purge(world) if how == "purged" else world.client.get_registered_model(MODEL).tags["dagster_mlops.history"]
-        )
+        run = purge(world) if how == "purged" else run_of(world)
         if how == "deleted":
             world.client.delete_run(run)
         refused = world.command("history", "verify", MODEL)

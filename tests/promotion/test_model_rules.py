@@ -92,6 +92,7 @@ def test_the_size_is_that_of_all_files_and_missing_files_fail(world, tmp_path):
     assert (gone["verdict"], bound["verdict"]) == ("fails", "holds") and "cannot be read" in gone["why"]
 
 
+@pytest.mark.thorough
 def test_the_time_of_a_row_is_measured_on_the_example_of_the_model(world, tmp_path):
     rows: Any = pd.DataFrame({"hour": [0.0, 1.0, 22.0, 23.0]})
     classifier = LogisticRegression().fit(rows, [0, 0, 1, 1])

@@ -96,13 +96,13 @@ def test_it_skips_versions_that_were_rolled_back_from_or_deleted(world):
     assert roll_back(world, "--to", "4")["after"] == "4" and world.holder() == "4"
 
 
-def test_a_killed_rollback_is_completed_and_not_made_twice(world):
+def test_a_killed_rollback_is_undone_and_made_by_the_next_one(world):
     with world.resource.models() as models:
         history = History(models, models, MODEL)
         history.append(ROLLBACK, "champion", "3", "2", by="ann", why="late orders", facts={})
     assert world.holder() == "3"
-    assert roll_back(world)["by"] == "ann" and world.holder() == "2"
-    assert len(world.json("history", MODEL)["moves"]) == 4
+    assert roll_back(world)["after"] == "2" and world.holder() == "2"
+    assert [move["kind"] for move in world.json("history", MODEL)["moves"]][3:] == ["rollback", "undone", "rollback"]
 
 
 def test_of_two_people_at_once_the_second_goes_back_no_further(world, monkeypatch):

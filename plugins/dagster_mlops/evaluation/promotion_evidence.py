@@ -117,7 +117,9 @@ def same_rows(context: dg.AssetExecutionContext, key: dg.AssetKey, candidate: Mo
             problem = problem or str(error)
             continue
         subject = f"{evaluation.model}/{evaluation.version}"
-        if subject == version and evaluation.alias == alias:
+        # A new model with the name of one that was deleted counts its versions from 1.
+        same_run = candidate.run_id in (evaluation.run_id, "") or not evaluation.run_id
+        if subject == version and same_run and evaluation.alias == alias:
             return SameRows(evaluation, partition)
         problem = (
             f"{key.to_user_string()} is about {subject} and {evaluation.alias!r}, the candidate is "

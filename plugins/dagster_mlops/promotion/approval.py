@@ -44,6 +44,12 @@ class Approval:
             DagsterInvalidDefinitionError: it cannot.
         """
         several = {name.strip().lower() for name in self.approvers}
+        if isinstance(self.approvers, str) or "" in several:
+            raise dg.DagsterInvalidDefinitionError(
+                f"Approval(approvers={self.approvers!r}): give a list of names, such as ['ann', 'bob']."
+            )
+        if type(self.people) is not int or not isinstance(self.valid_days, int | float):
+            raise dg.DagsterInvalidDefinitionError(f"{self}: people is a whole number, and valid_days a number.")
         if not 1 <= self.people <= (len(several) or self.people):
             raise dg.DagsterInvalidDefinitionError(
                 f"Approval(people={self.people}) of {len(several)} approvers: at least one person approves, and at "
@@ -116,16 +122,18 @@ def is_one_of(person: str, authors: Iterable[str]) -> bool:
 
     >>> is_one_of("ann", ["Ann Lee <ann@example.com>"]), is_one_of("ann lee", ["Ann Lee <ann@example.com>"])
     (True, True)
-    >>> is_one_of("bob", ["Ann Lee <ann@example.com>"])
-    False
+    >>> is_one_of("bob", ["Ann Lee <ann@example.com>"]), is_one_of("root@example.com", ["root"])
+    (False, True)
     """
-    person = person.strip().lower()
-    for author in authors:
-        name, _, address = author.lower().partition("<")
-        address = address.rstrip("> ")
-        if person and person in (name.strip(), address, address.partition("@")[0], author.strip().lower()):
-            return True
-    return False
+    names = _names(person)
+    return any(names & _names(author) for author in authors)
+
+
+def _names(person: str) -> set[str]:
+    """The names of a person: the name, the address, and the address up to its @."""
+    name, _, address = person.strip().lower().partition("<")
+    address = address.rstrip("> ") or (name if "@" in name else "")
+    return {name.strip(), address, address.partition("@")[0]} - {""}
 
 
 def authors_of(version: ModelVersion) -> list[str]:
@@ -140,6 +148,15 @@ def authors_of(version: ModelVersion) -> list[str]:
             names += [str(record.tool_facts.get("user", "")), str(getattr(record, "author", ""))]
             refs += [each for each in record.upstream if each.role == "commit"]
     return [name for name in names if name]
+
+
+def new_notes(registry: HoldsModels, version: ModelVersion, request: Entry) -> set[str]:
+    """The notes by which people approve a version that are newer than the request: none can approve what was not asked.
+
+    MLflow copies tags with a version, and a training may set them.
+    """
+    older = request.facts.get("notes")
+    return {*notes_of(registry, version)} - {*(older if isinstance(older, list) else ())}
 
 
 def notes_of(registry: HoldsModels, version: ModelVersion) -> list[str]:

@@ -1,6 +1,7 @@
 """Approval in Dagster's UI: an asset by which a person decides, and a sensor that promotes after it."""
 
 import hashlib
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,8 @@ from dagster_mlops.core.metadata import table
 from dagster_mlops.core.model_versions import refuse_alias
 from dagster_mlops.core.options import asset_with, known_options
 from dagster_mlops.core.resources import capable_resource
-from dagster_mlops.promotion.approval import decisions, notes_of, requests
+from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.promotion.approval import decisions, new_notes, requests
 from dagster_mlops.promotion.author import user
 from dagster_mlops.promotion.decisions import decide
 from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION
@@ -132,9 +134,11 @@ def approval_sensor(
         facts: list[str] = []
         for request in requests(entries, alias):
             answers = decisions(entries, request)
-            facts += [f"{entry.index} {entry.by} {entry.at}" for entry in answers]
-            recorded = {entry.facts.get("note") for entry in answers}
-            facts += sorted({*notes_of(models, models.version(registered_model_name, request.after))} - recorded)
+            facts += [f"{entry.index} {entry.by} {entry.at}" for entry in answers if "note" not in entry.facts]
+            notes = {str(entry.facts["note"]) for entry in answers if "note" in entry.facts}
+            with suppress(ModelVersionError):  # a version that was deleted while it waited
+                notes |= new_notes(models, models.version(registered_model_name, request.after), request)
+            facts += sorted(notes)
         return hashlib.sha256("\n".join(facts).encode()).hexdigest() if facts else ""
 
     return after_approval

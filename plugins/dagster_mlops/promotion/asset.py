@@ -87,7 +87,7 @@ def promotion_asset(
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         # For steps, not for code locations.
         from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows
-        from dagster_mlops.promotion.history.event_log import mirror
+        from dagster_mlops.promotion.history.event_log import mirror, mirror_now
         from dagster_mlops.promotion.moves import promote_version
         from dagster_mlops.promotion.timeline import timeline
 
@@ -117,6 +117,7 @@ def promotion_asset(
             record = holder(models, registered_model_name, alias)
             waits = any(row.verdict == WAITS for row in verdict.rows)
             if record is None and not waits:
+                mirror_now(context.instance, context.asset_key, models.tool, move.history)
                 raise ModelVersionError(
                     f"{registered_model_name!r} has no {alias!r}: {verdict.why.rstrip('.')}. Train a version for which "
                     "every rule holds."

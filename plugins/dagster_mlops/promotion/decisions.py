@@ -4,11 +4,11 @@ import dataclasses
 from contextlib import nullcontext
 
 from dagster_mlops.errors import HistoryError
-from dagster_mlops.promotion.approval import Approval, authors_of, decisions, note_of, notes_of, requests
+from dagster_mlops.promotion.approval import Approval, authors_of, decisions, new_notes, note_of, notes_of, requests
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, read_entry
 from dagster_mlops.promotion.history.log import History, keeper_of
-from dagster_mlops.promotion.verdict import HOLDS, Verdict
+from dagster_mlops.promotion.verdict import FAILS, HOLDS, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
 
@@ -29,7 +29,8 @@ def with_approval(
     entries = history.since_last_move(alias)
     request = approval.open_request(entries, alias, before, candidate.version)
     if request is None:
-        facts = {**verdict.evidence(), **author.facts()}
+        notes = notes_of(history.registry, candidate)
+        facts = {**verdict.evidence(), **author.facts(), "notes": notes}
         if not history.append(REQUEST, alias, before, candidate.version, by=author.by, why=verdict.why, facts=facts):
             return None
         entries = history.since_last_move(alias)
@@ -37,9 +38,12 @@ def with_approval(
     if not _take_notes(history, candidate, request):
         return None
     history.confirm()
-    entries = decisions(history.since_last_move(alias), request)
-    barred = [*authors_of(candidate), request.by] if approval.separate_duties else []
-    row = approval.judge(request, entries, barred)
+    entries = [e for e in decisions(history.since_last_move(alias), request) if history.is_trusted(e)]
+    authors = authors_of(candidate) if approval.separate_duties else []
+    row = approval.judge(request, entries, [*authors, request.by] if approval.separate_duties else [])
+    if approval.separate_duties and not authors and row.verdict == HOLDS:
+        why = "the authors of this version are unknown, because its training run cannot be read"
+        row = dataclasses.replace(row, verdict=FAILS, why=why)
     approvals = [{"by": entry.by, "at": entry.at, "why": entry.why} for entry in entries if entry.kind == APPROVAL]
     return dataclasses.replace(
         verdict,
@@ -91,8 +95,9 @@ def decide(
 
 def _take_notes(history: History, candidate: ModelVersion, request: Entry) -> bool:
     """Write the approvals that people have given by notes on the version; each note counts once."""
-    texts = notes_of(history.registry, candidate)
-    if not texts:
+    texts = sorted(new_notes(history.registry, candidate, request))
+    others = {e.alias for e, _ in map(read_entry, history.texts) if e.kind == REQUEST and e.after == request.after}
+    if not texts or others != {request.alias}:  # of several aliases, a note does not say which one
         return True
     entries = [entry for entry, _ in map(read_entry, history.texts) if entry.kind == APPROVAL]
     for text in texts:

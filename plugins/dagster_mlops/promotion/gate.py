@@ -72,7 +72,10 @@ class Gate:
 
 def _judged(rule: Rule, case: Case) -> Sequence[Row]:
     try:
-        rows = rule.judge(case)
+        rows = list(rule.judge(case))  # a rule may be a generator
+        if wrong := next((row for row in rows if not isinstance(row, Row)), None):
+            raise TypeError(f"judge() gives Row objects, and not {type(wrong).__name__}")
+        rows = [Row(*(str(value) for value in vars(row).values())) for row in rows]
     except Exception as error:  # noqa: BLE001 - whatever broke, the other rules keep their rows, and this one fails
         crash = "" if isinstance(error, DagsterMlopsError) else f"the rule crashed: {type(error).__name__}: "
         rows = [Row.of(rule.name, False, mask_credentials(f"{crash}{error}"))]

@@ -12,7 +12,7 @@ from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.decisions import with_approval
 from dagster_mlops.promotion.history.entry import PROMOTION, Entry
 from dagster_mlops.promotion.history.log import History, keeper_of
-from dagster_mlops.promotion.history.rollbacks import rollbacks
+from dagster_mlops.promotion.history.rollbacks import rollback_of
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
@@ -62,9 +62,9 @@ def promote_version(
             history = History(registry, keeper, name)
             before = history.settle(alias)
             if before == version:
-                return _held(history, history.completed.get(alias), judge(candidate))
+                return Move(False, _already(judge(candidate)), "", history)
             verdict = judge(registry.version(name, before) if before else None)
-            if rollback := rollbacks(history.entries(alias)).get(version):
+            if rollback := rollback_of(candidate, history.entries(alias)):
                 verdict = _refused(verdict, rollback)
             if verdict.promotes and approval:
                 verdict = with_approval(approval, history, candidate, alias, before, verdict, author)
@@ -81,13 +81,10 @@ def promote_version(
         )
 
 
-def _held(history: History, completed: Entry | None, verdict: Verdict) -> Move:
-    """The outcome for a version that holds the alias already, perhaps since a promotion that was killed."""
-    if completed is None:
-        why = "it holds the alias already"
-        row = Row("another version", FAILS, *("", "", ""), why)
-        return Move(False, Verdict(False, why, (row,), verdict.values, verdict.facts), "", history)
-    return Move(True, recorded_verdict(completed), completed.before, history)
+def _already(verdict: Verdict) -> Verdict:
+    why = "it holds the alias already"
+    row = Row("another version", FAILS, *("", "", ""), why)
+    return Verdict(False, why, (row,), verdict.values, verdict.facts)
 
 
 def _refused(verdict: Verdict, rollback: Entry) -> Verdict:

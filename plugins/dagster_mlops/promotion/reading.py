@@ -8,7 +8,7 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.timestamps import utc
 from dagster_mlops.errors import DagsterMlopsError, HistoryError
-from dagster_mlops.promotion.history.entry import BY_HAND, Entry, read_entry
+from dagster_mlops.promotion.history.entry import BY_HAND, Entry, made, read_entry
 from dagster_mlops.promotion.history.log import keeper_of
 from dagster_mlops.promotion.sources import EVENT_LOG, Sources
 
@@ -127,7 +127,7 @@ def holders_at(reading: Reading, at: datetime) -> Snapshot:
 
 
 def _holder_at(alias: str, moves: Iterable[Entry], at: datetime) -> Holder:
-    moves = [move for move in moves if move.is_move]
+    moves = [move for move in made(moves) if move.is_move]
     before = [move for move in moves if _time(move) <= at]
     later = next((move for move in moves if _time(move) > at), None)
     note = ""

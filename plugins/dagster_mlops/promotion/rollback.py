@@ -10,7 +10,7 @@ from dagster_mlops.core.metadata import DATA_VERSION, link
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.author import Author
-from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
+from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry, made
 from dagster_mlops.promotion.history.event_log import Mirror, part_metadata
 from dagster_mlops.promotion.history.log import History
 from dagster_mlops.promotion.history.rollbacks import rollbacks
@@ -43,10 +43,7 @@ def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author
 
     def step(models: HoldsModels, history: History, seen: str) -> Entry | None:
         before = history.settle(alias)
-        completed = history.completed.get(alias)
-        if completed and completed.kind == ROLLBACK and to in ("", completed.after):
-            return completed  # of a command that was killed: not one more
-        if before != seen and not completed:  # of two people at once, the second would go back one version more
+        if before != seen:  # of two people at once, the second would go back one version more
             raise HistoryError(
                 f"version {before or 'none'} of {sources.model!r} holds {alias!r}, no longer {seen or 'none'}: someone "
                 f"else was quicker. See `dagster-mlops history {sources.model}`."
@@ -111,7 +108,7 @@ def _earlier(models: HoldsModels, history: History, alias: str, current: str) ->
     """The last holder before the current one that is still there and was not rolled back from."""
     entries = history.entries(alias)
     refused = {current, "", *rollbacks(entries)}
-    for version in dict.fromkeys(entry.before for entry in reversed(entries) if entry.is_move):
+    for version in dict.fromkeys(entry.before for entry in reversed(made(entries)) if entry.is_move):
         if version not in refused and history.is_there(version):
             return version
     raise HistoryError(

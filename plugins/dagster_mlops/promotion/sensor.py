@@ -12,7 +12,7 @@ from dagster_mlops.core.model_versions import holder, refuse_alias
 from dagster_mlops.core.options import known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import HistoryError
-from dagster_mlops.promotion.history.entry import BY_HAND
+from dagster_mlops.promotion.history.entry import BY_HAND, made
 from dagster_mlops.promotion.history.log import Head, keeper_of, readable
 from dagster_mlops.provenance import NAMESPACE
 from dagster_mlops.tools import HoldsModels, KeepsHistory, ModelRegistry
@@ -103,9 +103,9 @@ def look(models: HoldsModels, model: str, alias: str, cursor: Cursor | None) -> 
     if cursor and (size, version) == (cursor.entries, cursor.version):
         return [], cursor
     texts = keeper.history(model)
-    entries = {
-        number: entry for number, entry in readable(model, texts).items() if entry.alias == alias and entry.is_move
-    }
+    size = min(size, len(texts))  # anyone may write a head
+    real = made(entry for entry in readable(model, texts).values() if entry.alias == alias)
+    entries = {entry.index: entry for entry in real if entry.is_move}
     # The entry of a promotion comes before its move, and the head after it: one that has not moved yet has to wait.
     waiting = [entry for number, entry in entries.items() if number >= size]
     if not waiting or waiting[-1].after == version:

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.pictures import Figure, drawn, gallery, label, new_figure
-from dagster_mlops.promotion.history.entry import BY_HAND, PROMOTION, ROLLBACK, Entry
+from dagster_mlops.promotion.history.entry import BY_HAND, PROMOTION, ROLLBACK, Entry, made
 
 _SHOWN = 40  # moves
 _MARKS = {PROMOTION: ("o", "tab:green"), ROLLBACK: ("v", "tab:red"), BY_HAND: ("s", "tab:gray")}
@@ -15,7 +15,7 @@ _MARKS = {PROMOTION: ("o", "tab:green"), ROLLBACK: ("v", "tab:red"), BY_HAND: ("
 
 def timeline(entries: Sequence[Entry], alias: str, *, tool: str) -> dg.MarkdownMetadataValue | None:
     """The last moves of an alias as metadata; None without any."""
-    moves = [entry for entry in entries if entry.is_move][-_SHOWN:]
+    moves = [entry for entry in made(entries) if entry.is_move][-_SHOWN:]
     return gallery([drawn(f"{alias} over time", lambda: _figure(moves, alias, tool), tool=tool)]) if moves else None
 
 

@@ -1,5 +1,6 @@
 """The verdict of a gate on a candidate: a row for each rule, and what they rest on."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -54,4 +55,6 @@ class Verdict:
 
     def evidence(self) -> dict[str, Any]:
         """The facts for an entry of the history."""
-        return {"gate": [dict(vars(row)) for row in self.rows], "values": dict(self.values), **self.facts}
+        facts = {"gate": [dict(vars(row)) for row in self.rows], "values": dict(self.values), **self.facts}
+        # JSON has no NaN and no infinity, and people's rules may bring other types: they become text.
+        return json.loads(json.dumps(facts, default=str), parse_constant=str)

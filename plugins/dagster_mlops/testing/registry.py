@@ -120,7 +120,7 @@ def _check_history(registry: ModelRegistry, models: HoldsModels, name: str) -> N
 
 
 def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:
-    """A promotion that dies after its entry, or after the move, is completed by the next one, and is on record once."""
+    """A promotion that dies after its entry, or after the move, is made by the next one, and is on record once."""
     alias, author, rules = "contract-healing", Author("contract"), [Improvement(metric=metric)]
     judge = Gate(rules, Case(models, second)).judge
     keeper = models if isinstance(models, KeepsHistory) else None

@@ -17,7 +17,8 @@ from dagster_mlops.provenance import NAMESPACE
 EXPERIMENT = "dagster-mlops history"
 """Experiment of these runs."""
 RUN, OF, HEAD = f"{NAMESPACE}.history", f"{NAMESPACE}.history_of", f"{NAMESPACE}.history_head"
-"""Tags: of a registered model with the id of the run; of the run with the name of the model; of a model, its head."""
+"""Tags: of a registered model with the id of the run and the hash of the model's name; of the run with that hash; of a
+registered model with its head."""
 _PART = 5500  # characters; MLflow's limit for a param is 6000
 _ENTRY = re.compile(r"(\d{8})")
 _FIRST_PART = re.compile(r"([0-9a-f]{16}) (\d{1,4}) ")
@@ -47,7 +48,7 @@ def append(client: MlflowClient, model: str, number: int, entry: str) -> bool:
     """Write an entry: first its further parts under the entry's own hash, then the param that makes it the number's."""
     run_id = _run_id(client, model) or _new_run(client, model)
     if number == 0:
-        client.set_registered_model_tag(model, RUN, run_id)
+        _name_run(client, model, run_id)
     sha, parts = _hash(entry), [entry[first : first + _PART] for first in range(0, len(entry), _PART)]
     for order, part in enumerate(parts[1:], 1):
         client.log_param(run_id, f"{number:08d}.{sha}.{order}", part)
@@ -68,9 +69,9 @@ def renew(client: MlflowClient, model: str) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment and experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
-    run = or_none(client.get_run, client.get_registered_model(model).tags.get(RUN, ""))
+    run = or_none(client.get_run, _run_id(client, model) or "none")
     if run is None:
-        client.set_registered_model_tag(model, RUN, _new_run(client, model))
+        _name_run(client, model, _new_run(client, model))
     elif run.info.lifecycle_stage == "deleted":
         client.restore_run(run.info.run_id)
 
@@ -89,11 +90,15 @@ def _hash(text: str) -> str:
 
 
 def _run_id(client: MlflowClient, model: str) -> str:
+    """The run, by the tag of the model if it is of this name: a model that was renamed brings that of another one."""
     registered = or_none(client.get_registered_model, model)
-    if registered and (run_id := registered.tags.get(RUN)):
+    run_id, _, owner = (registered.tags.get(RUN, "") if registered else "").partition(" ")
+    if run_id and owner == _hash(model):
         return run_id
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    run = next(runs.search(client, [experiment.experiment_id], {OF: model}), None) if experiment else None
+    # By the hash: a name may have quotes, with which a filter says something else.
+    search = runs.search(client, [experiment.experiment_id], {OF: _hash(model)}) if experiment else iter(())
+    run = next(search, None)
     return run.info.run_id if run else ""
 
 
@@ -102,6 +107,10 @@ def _new_run(client: MlflowClient, model: str) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None or experiment.lifecycle_stage == "deleted":
         raise HistoryError(f"MLflow's experiment {EXPERIMENT!r} was deleted. Restore it: it has the histories.")
-    run = client.create_run(experiment.experiment_id, run_name=f"history of {model}", tags={OF: model})
+    run = client.create_run(experiment.experiment_id, run_name=f"history of {model}", tags={OF: _hash(model)})
     client.set_terminated(run.info.run_id, "FINISHED")
     return run.info.run_id
+
+
+def _name_run(client: MlflowClient, model: str, run_id: str) -> None:
+    client.set_registered_model_tag(model, RUN, f"{run_id} {_hash(model)}")

@@ -67,7 +67,7 @@ def _others(client: MlflowClient, name: str, key: str, lease_s: float) -> dict[s
     for tag, text in client.get_registered_model(name).tags.items():
         if not tag.startswith(TURN) or tag == key:
             continue
-        with suppress(ValueError, KeyError, TypeError):  # anyone may set a tag, which must stop nothing
+        with suppress(Exception):  # anyone may set a tag, which must stop nothing
             other = json.loads(text)
             # One that claims to live longer than any lease is not ours.
             if time.time() < float(other["until"]) < time.time() + 3 * lease_s:

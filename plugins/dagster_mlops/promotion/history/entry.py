@@ -1,6 +1,6 @@
 """Entries of a model's history: each is an in-toto statement about the version that an alias moved to."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -8,14 +8,15 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.promotion.history.envelope import STATEMENT, Envelope, unseal
 
-PROMOTION, ROLLBACK, BY_HAND = "promotion", "rollback", "by hand"
-"""Kinds of a move. One by hand was made in the registry's own UI or API, and noticed later."""
+PROMOTION, ROLLBACK, BY_HAND, UNDONE = "promotion", "rollback", "by hand", "undone"
+"""Kinds of a move. One by hand was made in the registry's own UI or API, and noticed later. One that is undone takes
+back the entry before it, whose promoter ended between the entry and the move."""
 REQUEST, APPROVAL, REJECTION, LIFT = "request", "approval", "rejection", "lift"
 """Kinds of other entries: about a version (`after`) that may get the alias, which `before` holds.
 
 A lift ends a rollback: the version that was left may be promoted again.
 """
-_MOVES = (PROMOTION, ROLLBACK, BY_HAND)
+_MOVES = (PROMOTION, ROLLBACK, BY_HAND, UNDONE)
 _TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://github.com/dagster-mlops/dagster-mlops/promotion/v1"
 _TEXTS = ("kind", "model", "alias", "before", "after", "at", "by", "why", "root")
@@ -27,7 +28,7 @@ class Entry:
 
     Attributes:
         index: Its place in the history, from 0.
-        kind: ``promotion``, ``rollback``, ``by hand``, ``request``, ``approval``, ``rejection`` or ``lift``.
+        kind: ``promotion``, ``rollback``, ``undone``, ``by hand``, ``request``, ``approval``, ``rejection``, ``lift``.
         model: The registered model.
         alias: The alias.
         before: The version that held the alias; empty for none.
@@ -92,3 +93,15 @@ def read_entry(text: str) -> tuple[Entry, Envelope]:
     if not isinstance(facts, dict):
         raise HistoryError("a statement whose evidence is not a mapping")
     return Entry(index=index, **texts, sha256=sha256, facts=facts), envelope
+
+
+def made(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries of one alias, oldest first, without moves that were not made, and what undid them."""
+    real: list[Entry] = []
+    for entry in entries:
+        if entry.kind == UNDONE:
+            place = next((place for place in reversed(range(len(real))) if real[place].is_move), None)
+            real = [each for number, each in enumerate(real) if number != place]
+        else:
+            real.append(entry)
+    return real

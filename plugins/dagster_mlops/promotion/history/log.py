@@ -1,24 +1,36 @@
 """The history of one model, as a promoter reads and continues it: an entry is written before its alias moves.
 
-So a promoter that dies in between leaves an entry from which the next one completes the move. The head, written after
-the move, says how far the aliases have followed: a later difference between alias and history was made by hand.
+So no move is without an entry. A promoter that dies in between leaves an entry without its move: the next one writes
+that it was not made, and judges again. No move is made later on an old verdict: the rules, the model and the alias may
+be others by then. The head, written after the move, tells an entry without a move from a move by hand.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.notes import read_note
 from dagster_mlops.errors import HistoryError, ModelVersionError
-from dagster_mlops.promotion.history.entry import BY_HAND, Entry, read_entry
-from dagster_mlops.promotion.history.envelope import HEAD, SIGNING_KEY, STATEMENT, seal, signing_key, unseal
+from dagster_mlops.promotion.history.entry import BY_HAND, UNDONE, Entry, made, read_entry
+from dagster_mlops.promotion.history.envelope import (
+    HEAD,
+    SIGNING_KEY,
+    STATEMENT,
+    seal,
+    signing_key,
+    trusted_keys,
+    unseal,
+)
 from dagster_mlops.promotion.history.merkle import Tree
 from dagster_mlops.tools import HoldsModels, KeepsHistory
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from dagster_mlops.promotion.history.verification import Keys
 
 
 class Unkept:
@@ -60,14 +72,23 @@ class Head:
             head = cls(content["model"], content["size"], content["root"])
         except (KeyError, TypeError) as error:
             raise HistoryError(f"a head without its facts: {error}") from error
-        if not (isinstance(head.model, str) and type(head.size) is int and isinstance(head.root, str)):
+        if not (isinstance(head.model, str) and type(head.size) is int and isinstance(head.root, str)) or head.size < 0:
             raise HistoryError("a head with facts of a wrong type")
         return head
 
     @classmethod
-    def size_of(cls, text: str, model: str) -> int:
-        """The size that a head of this model says; 0 for a text that is not one."""
-        head = read_note(text, cls.read, of=f"head of the history of {model!r}", default=None)
+    def size_of(cls, text: str, model: str, keys: "Keys | None" = None) -> int:
+        """The size that a head of this model says; 0 for a text that is not one, or that none of the `keys` has signed.
+
+        Anyone may set a tag: where there is a key, one that says more than there is stops no promotion.
+        """
+
+        def read(text: str) -> Head:
+            if keys and not unseal(text, HEAD).signer(keys):
+                raise HistoryError("it has no signature of a key that is trusted here")
+            return cls.read(text)
+
+        head = read_note(text, read, of=f"head of the history of {model!r}", default=None)
         return head.size if head and head.model == model else 0
 
 
@@ -82,19 +103,19 @@ class History:
         self.registry, self.keeper, self.model = registry, keeper, model
         self._key: Ed25519PrivateKey | None = signing_key()
         texts = keeper.history(model)
-        self.texts = [texts[number] for number in range(len(texts)) if texts.get(number)]
-        head = read_note(keeper.head(model), Head.read, of=f"head of the history of {model!r}", default=None)
-        self._confirmed = head.size if head else 0
-        if len(self.texts) < max(len(texts), self._confirmed):
+        # What stands behind a gap is not of a promoter: the number after the last is free until one has written it.
+        self.texts = [*takewhile(bool, (texts.get(number, "") for number in range(len(texts))))]
+        self._confirmed = Head.size_of(keeper.head(model), model, trusted_keys() if self._key else {})
+        if len(self.texts) < self._confirmed:
             raise HistoryError(
-                f"the history of {model!r} has {len(self.texts)} entries in order, where there were "
-                f"{max(*texts, self._confirmed - 1) + 1}. See which are gone with `dagster-mlops history verify "
-                f"{model}`, and write them again with `dagster-mlops history restore {model}`."
+                f"the history of {model!r} has {len(self.texts)} entries in order, where its head counts "
+                f"{self._confirmed}. See which are gone with `dagster-mlops history verify "
+                f"{model}`, and write them again with `dagster-mlops history restore {model}`. If none is, someone has "
+                "changed the head, in MLflow the tag dagster_mlops.history_head of the model: remove it."
             )
         self._tree = Tree()
         for text in self.texts:
             self._tree.append(text.encode())
-        self.completed: dict[str, Entry] = {}
 
     def last(self, alias: str) -> Entry | None:
         """The last move of an alias."""
@@ -109,14 +130,10 @@ class History:
         return _entries(self.model, alias, dict(enumerate(self.texts)))
 
     def since_last_move(self, alias: str) -> list[Entry]:
-        """The entries after the last move of an alias."""
-        entries: list[Entry] = []
-        for text in reversed(self.texts):
-            entry, _ = read_entry(text)
-            if entry.alias == alias and entry.is_move:
-                break
-            entries.append(entry)
-        return entries[::-1]
+        """The entries about an alias after its last move."""
+        entries = made(self.entries(alias))
+        last = max((number for number, entry in enumerate(entries) if entry.is_move), default=-1)
+        return entries[last + 1 :]
 
     def head(self) -> str:
         """The head of the entries that are there now."""
@@ -126,7 +143,7 @@ class History:
     def settle(self, alias: str) -> str:
         """The version that holds the alias, in agreement with the history; empty for none.
 
-        A move of any alias that a killed promoter has left is completed; one of this alias by hand gets its entry.
+        An entry of any alias whose move was not made is undone by another; a move of this alias by hand gets its entry.
         """
         aliases = {read_entry(text)[0].alias for text in self.texts[self._confirmed :]}
         for each in sorted(aliases - {alias}):
@@ -140,13 +157,15 @@ class History:
         last, version = self.last(alias), self._holder(alias)
         if last is None or version == last.after:
             return version
-        if version == last.before and self._confirmed <= last.index and self.is_there(last.after):
-            if self.registry.move(self.model, alias, last.after, expected=version):
-                self.completed[alias] = last
-            return self._holder(alias)
-        why = "moved in the registry by other means than a promotion"
-        self.append(BY_HAND, alias, last.after, version, by="unknown", why=why, facts={})
+        kind, why = BY_HAND, "moved in the registry by other means than a promotion"
+        if version == last.before and self._confirmed <= last.index:
+            kind, why = UNDONE, f"entry {last.index} was written, and its move was not made: its promoter ended"
+        self.append(kind, alias, last.after, version, by="unknown", why=why, facts={})
         return version
+
+    def is_trusted(self, entry: Entry) -> bool:
+        """False for an entry without a signature of a trusted key, where this promoter has a key."""
+        return self._key is None or bool(read_entry(self.texts[entry.index])[1].signer(trusted_keys()))
 
     def move(
         self, kind: str, alias: str, before: str, after: str, *, by: str, why: str, facts: Mapping[str, Any]
@@ -217,7 +236,8 @@ def keeper_of(registry: HoldsModels, otherwise: KeepsHistory | None = None) -> K
 
 def moves_of(registry: HoldsModels, model: str, alias: str) -> list[Entry]:
     """The moves of an alias that the registry has on record, oldest first; unreadable ones are left out."""
-    return [entry for entry in _entries(model, alias, keeper_of(registry).history(model)) if entry.is_move]
+    entries = made(_entries(model, alias, keeper_of(registry).history(model)))
+    return [entry for entry in entries if entry.is_move]
 
 
 def _entries(model: str, alias: str, texts: Mapping[int, str]) -> list[Entry]:

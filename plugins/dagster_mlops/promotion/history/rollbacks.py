@@ -1,8 +1,9 @@
 """Rollbacks in force: versions that were rolled back from, until a person lifts that or moves the alias there."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
+from dagster_mlops.provenance import ModelVersion
 
 
 def rollbacks(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -14,3 +15,12 @@ def rollbacks(entries: Iterable[Entry]) -> dict[str, Entry]:
         if entry.kind == ROLLBACK:
             in_force[entry.before] = entry
     return in_force
+
+
+def rollback_of(version: ModelVersion, entries: Sequence[Entry]) -> Entry | None:
+    """The rollback in force from this version, or from one with the same files; None without one."""
+    in_force = rollbacks(entries)
+    if version.version in in_force or not version.sha256:
+        return in_force.get(version.version)
+    files = {entry.after: entry.sha256 for entry in entries if entry.is_move}
+    return next((entry for before, entry in in_force.items() if files.get(before) == version.sha256), None)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
     Keys = Mapping[str, Ed25519PublicKey]
 
-_AGAIN = "a promotion was interrupted (run it again, and it is written)"
+_AGAIN = (
+    "a promotion was interrupted, or ran where this place was not asked (the next one writes it, and so does "
+    "`dagster-mlops history restore`)"
+)
+_MOST = 1000  # entries that one head misses, as findings
 _MISSING = f"it is missing: removed, or {_AGAIN}"
 
 
@@ -117,7 +121,9 @@ def verify(model: str, stores: Sequence[Store], holders: Mapping[str, Held], key
         tree.append(text.encode())
         roots.append(tree.root())
     for store in stores:
-        findings += _of_heads(model, store, keys, roots)
+        findings += _of_heads(model, store, keys, roots, bool(signed))
+    if keys and entries and not signed:
+        findings.append(Finding(None, "signatures", "no entry is signed by a key that you trust"))
     findings += _of_aliases(entries, holders)
     return Verification(model, tuple(entries), roots[-1], tuple(findings), _strength(stores, signed, size, keys))
 
@@ -147,11 +153,11 @@ def _misplaced(entry: Entry | None, model: str, number: int, root: str) -> str:
     return ""
 
 
-def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str]) -> Iterable[Finding]:
+def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str], is_signed: bool) -> Iterable[Finding]:
     size, newest = len(roots) - 1, 0
     for text in filter(None, store.heads):
         try:
-            unseal(text, HEAD).signer(keys)
+            signer = unseal(text, HEAD).signer(keys)
             head = Head.read(text)
         except HistoryError as error:
             yield Finding(None, store.name, f"a head cannot be read: {error}")
@@ -159,8 +165,10 @@ def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str]) -> I
         newest = max(newest, head.size)
         if head.model != model:
             yield Finding(None, store.name, f"a head of {head.model!r}")
+        elif is_signed and not signer and head.size == newest:
+            yield Finding(None, store.name, "no key that you trust has signed its newest head")
         elif head.size > size:
-            for number in range(size, head.size):
+            for number in range(size, min(head.size, size + _MOST)):
                 yield Finding(number, store.name, f"it is gone: a head counts {head.size} entries")
         elif head.root != roots[head.size]:
             yield Finding(head.size - 1, store.name, "a head says that the entries up to here were others")
