@@ -221,8 +221,8 @@ def test_two_promoters_that_are_killed_again_and_again_leave_a_history_that_hold
         aucs[register(client, "delay", number / 300)] = number / 300
     SERVER.set_forkserver_preload(PRELOADED)
     rounds = count()
-    while (seed := next(rounds)) < 25 or len(moves_of(MlflowModels(resource, client), "delay", "champion")) < 30:
-        assert seed < 150, "hardly a promotion comes to its end"
+    while (seed := next(rounds)) < 25 or len(moves_of(MlflowModels(resource, client), "delay", "champion")) < 12:
+        assert seed < 100, "hardly a promotion comes to its end"
         promoters = [
             SERVER.Process(target=promote_for_ever, args=(resource.tracking_uri, 2 * seed + each)) for each in (0, 1)
         ]

@@ -10,7 +10,7 @@ from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.approval import Approval
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.decisions import with_approval
-from dagster_mlops.promotion.history.entry import PROMOTION, Entry
+from dagster_mlops.promotion.history.entry import PROMOTION, ROLLBACK, Entry
 from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.history.rollbacks import rollback_of
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
@@ -64,7 +64,8 @@ def promote_version(
             if before == version:
                 return Move(False, _already(judge(candidate)), "", history)
             verdict = judge(registry.version(name, before) if before else None)
-            if rollback := rollback_of(candidate, history.entries(alias)):
+            entries = history.entries(alias) if history.may_have(ROLLBACK) else []
+            if rollback := rollback_of(candidate, entries):
                 verdict = _refused(verdict, rollback)
             if verdict.promotes and approval:
                 verdict = with_approval(approval, history, candidate, alias, before, verdict, author)

@@ -19,6 +19,7 @@ from dagster_mlops.promotion.history.envelope import (
     HEAD,
     SIGNING_KEY,
     STATEMENT,
+    may_say,
     seal,
     signing_key,
     trusted_keys,
@@ -128,6 +129,10 @@ class History:
     def entries(self, alias: str) -> list[Entry]:
         """All entries about an alias, oldest first; unreadable ones are left out."""
         return _entries(self.model, alias, dict(enumerate(self.texts)))
+
+    def may_have(self, kind: str) -> bool:
+        """False if no entry is of this kind."""
+        return any(may_say(text, "kind", kind) for text in self.texts)
 
     def since_last_move(self, alias: str) -> list[Entry]:
         """The entries about an alias after its last move."""
