@@ -125,7 +125,7 @@ def promotion_asset(
             tool, url = models.tool, models.url(record) if record else ""
         current = record.version if record else "none"
         context.log.info(f"{alias} of {registered_model_name} is version {current}: {verdict.why}")
-        picture = timeline(move.history.entries(alias), alias, tool=registry)
+        picture = timeline(move.history.newest(alias), alias, tool=registry)
         facts = {
             f"{tool}/promoted": move.promoted,
             **table(f"{tool}/decision", verdict.rows),

@@ -1,21 +1,22 @@
 """Picture of an alias over time: the version that held it, and how it came there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.pictures import Figure, drawn, gallery, label, new_figure
-from dagster_mlops.promotion.history.entry import BY_HAND, PROMOTION, ROLLBACK, Entry, made
+from dagster_mlops.promotion.history.entry import BY_HAND, PROMOTION, ROLLBACK, Entry
 
 _SHOWN = 40  # moves
 _MARKS = {PROMOTION: ("o", "tab:green"), ROLLBACK: ("v", "tab:red"), BY_HAND: ("s", "tab:gray")}
 
 
-def timeline(entries: Sequence[Entry], alias: str, *, tool: str) -> dg.MarkdownMetadataValue | None:
-    """The last moves of an alias as metadata; None without any."""
-    moves = [entry for entry in made(entries) if entry.is_move][-_SHOWN:]
+def timeline(newest: Iterable[Entry], alias: str, *, tool: str) -> dg.MarkdownMetadataValue | None:
+    """The last moves of an alias as metadata, from its entries, newest first; None without any."""
+    moves = [*islice((entry for entry in newest if entry.is_move), _SHOWN)][::-1]
     return gallery([drawn(f"{alias} over time", lambda: _figure(moves, alias, tool), tool=tool)]) if moves else None
 
 

@@ -5,7 +5,7 @@ that it was not made, and judges again. No move is made later on an old verdict:
 be others by then. The head, written after the move, tells an entry without a move from a move by hand.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -136,9 +136,21 @@ class History:
 
     def since_last_move(self, alias: str) -> list[Entry]:
         """The entries about an alias after its last move."""
-        entries = made(self.entries(alias))
-        last = max((number for number, entry in enumerate(entries) if entry.is_move), default=-1)
-        return entries[last + 1 :]
+        return [*takewhile(lambda entry: not entry.is_move, self.newest(alias))][::-1]
+
+    def newest(self, alias: str) -> Iterator[Entry]:
+        """The entries about an alias, newest first, without moves that were not made. It reads few of many."""
+        undone = 0
+        for text in reversed(self.texts):
+            entry, _ = read_entry(text)
+            if entry.alias != alias:
+                continue
+            if entry.kind == UNDONE:
+                undone += 1
+            elif entry.is_move and undone:
+                undone -= 1
+            else:
+                yield entry
 
     def head(self) -> str:
         """The head of the entries that are there now."""
@@ -189,7 +201,7 @@ class History:
         """Write an entry, without a move; False if another promoter has written one at this place.
 
         Raises:
-            HistoryError: the history is signed, and there is no key here: the entry would count as a forged one.
+            HistoryError: the history is signed, and the key is not here: the entry would count as a forged one.
         """
         if self.texts and not self._key and read_entry(self.texts[-1])[1].signatures:
             raise HistoryError(
