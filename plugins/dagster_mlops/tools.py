@@ -21,7 +21,7 @@ import threading
 from collections import UserDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, copy_context
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -203,6 +203,11 @@ class TakesTurns(Protocol):
     def turn(self, name: str) -> AbstractContextManager[None]:
         """Wait until no other promoter of the model `name` is at it, and keep others waiting inside the block."""
         ...
+
+
+def turn_of(registry: object, name: str) -> AbstractContextManager[None]:
+    """The turn of a promoter of the model `name`; without a wait where a registry compares and sets in one step."""
+    return registry.turn(name) if isinstance(registry, TakesTurns) else nullcontext()
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ from dagster_mlops.promotion import PromotionComponent, alias_sensor
 from dagster_mlops.promotion.history.entry import PROMOTION
 from dagster_mlops.promotion.history.log import History
 from tests.support import known_warnings
-from tests.support.promotions import MODEL, Promotions
+from tests.support.promotions import MODEL, Promotions, promoted
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
@@ -52,12 +52,7 @@ class Ticks:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Two versions, promoted one after the other."""
-    world = Promotions(tmp_path_factory.mktemp("template"))
-    for auc in (0.70, 0.75):
-        world.promote(world.train(auc))
-    world.save()
-    return world
+    return promoted(tmp_path_factory.mktemp("template"), 0.70, 0.75)
 
 
 @pytest.fixture

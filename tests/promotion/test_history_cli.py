@@ -13,19 +13,14 @@ from dagster_mlops import cli
 from dagster_mlops.promotion.history.entry import read_entry
 from dagster_mlops.promotion.history.envelope import SIGNING_KEY, STATEMENT, seal
 from tests.support import known_warnings
-from tests.support.promotions import MODEL, Promotions
+from tests.support.promotions import MODEL, promoted
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Two versions, promoted one after the other."""
-    world = Promotions(tmp_path_factory.mktemp("template"))
-    for auc in (0.70, 0.75):
-        world.promote(world.train(auc))
-    world.save()
-    return world
+    return promoted(tmp_path_factory.mktemp("template"), 0.70, 0.75)
 
 
 @pytest.fixture

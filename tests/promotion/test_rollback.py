@@ -7,19 +7,14 @@ from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.promotion.history.entry import ROLLBACK
 from dagster_mlops.promotion.history.log import History
 from tests.support import known_warnings
-from tests.support.promotions import CHAMPION, MODEL, Promotions
+from tests.support.promotions import CHAMPION, MODEL, promoted
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """Three versions, each promoted."""
-    world = Promotions(tmp_path_factory.mktemp("template"))
-    for auc in (0.70, 0.75, 0.80):
-        world.promote(world.train(auc))
-    world.save()
-    return world
+    return promoted(tmp_path_factory.mktemp("template"), 0.70, 0.75, 0.80)
 
 
 @pytest.fixture

@@ -159,10 +159,10 @@ def test_an_evaluation_that_cannot_judge_fails_the_rules_that_need_it(challenged
         for difference in part["differences"].values():
             del difference["p_worse"]  # as an earlier version of this library stored it
     challenged.evaluate("2", "1", slices=result["slices"])
-    assert "no p-value of a loss of auc. Evaluate again" in whys(rules[0])[0]
+    assert "the p-value of a loss of auc is missing. Evaluate again" in whys(rules[0])[0]
     result["slices"][0]["differences"]["auc"]["p_worse"] = math.nan
     challenged.evaluate("2", "1", slices=result["slices"][:1])
-    assert "no p-value of a loss of auc. Evaluate again" in whys(rules[0])[0]
+    assert "the p-value of a loss of auc is missing. Evaluate again" in whys(rules[0])[0]
     del result["slices"][0]["differences"]["auc"]
     challenged.evaluate("2", "1", slices=result["slices"][:1])
     assert "on carrier=AA, auc is not finite for both versions" in whys(rules[0])[0]

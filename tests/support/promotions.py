@@ -21,6 +21,15 @@ MODEL = "arrival_delay"
 CHAMPION = promotion_asset(candidate="delay_model", registered_model_name=MODEL, metric="auc")
 
 
+def promoted(folder: Path, *aucs: float) -> "Promotions":
+    """A registry with a version for each AUC, promoted one after the other, and a saved copy of it."""
+    world = Promotions(folder)
+    for auc in aucs:
+        world.promote(world.train(auc))
+    world.save()
+    return world
+
+
 class Promotions:
     """The registry of `folder`, whose versions are promoted by the asset ``champion`` of a Dagster instance."""
 

@@ -3,7 +3,6 @@
 import dataclasses
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from dagster_mlops.promotion.history.restoration import Whole, whole, write
 from dagster_mlops.promotion.history.verification import Finding, Held, Store, Verification, verify
 from dagster_mlops.promotion.sources import EVENT_LOG, Sources
 from dagster_mlops.provenance import ModelVersion
-from dagster_mlops.tools import HoldsModels, KeepsHistory, RenewsHistory, TakesTurns
+from dagster_mlops.tools import HoldsModels, KeepsHistory, RenewsHistory, turn_of
 
 if TYPE_CHECKING:
     from dagster_mlops.promotion.history.verification import Keys
@@ -91,7 +90,7 @@ def restore(sources: Sources, keys: "Keys") -> Restored:
         if not isinstance(models, KeepsHistory):
             raise HistoryError(f"{sources.registry} keeps no history: it is in Dagster's event log only.")
         models.version(model)
-        with models.turn(model) if isinstance(models, TakesTurns) else nullcontext():
+        with turn_of(models, model):
             log = sources.event_log()
             try:
                 registry = _of_registry(sources, models)
@@ -102,7 +101,7 @@ def restore(sources: Sources, keys: "Keys") -> Restored:
                 registry = _of_registry(sources, models)
             history = whole(model, registry, log, keys)
             if not history.texts:
-                raise HistoryError(f"there is no history of {model!r}, neither in {registry.name} nor in {EVENT_LOG}.")
+                raise HistoryError(f"{registry.name} and {EVENT_LOG} have no history of {model!r}.")
             existing = {number: texts[0] for number, texts in registry.texts.items()}
             entries[registry.name] = tuple(write(models, history, existing))
             if sources.instance:

@@ -1,7 +1,6 @@
 """Requests for approval, and decisions about them, as entries of a model's history."""
 
 import dataclasses
-from contextlib import nullcontext
 
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.promotion.approval import Approval, authors_of, decisions, new_notes, note_of, notes_of, requests
@@ -10,7 +9,7 @@ from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, read
 from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Verdict
 from dagster_mlops.provenance import ModelVersion
-from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
+from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
 
 
 def with_approval(
@@ -68,11 +67,11 @@ def decide(
     """Write an approval or a rejection of the open request for a version, by default of the only one.
 
     Raises:
-        HistoryError: there is no such request, or several, or no person is named.
+        HistoryError: such a request is missing, there are several, or the person is not named.
     """
     if not by.strip():
         raise HistoryError("Name the person who decides.")
-    with registry.turn(model) if isinstance(registry, TakesTurns) else nullcontext():
+    with turn_of(registry, model):
         history = History(registry, keeper_of(registry, keeper), model)
         history.settle(alias)
         waiting = {request.after: request for request in reversed(requests(history.since_last_move(alias), alias))}
@@ -96,13 +95,15 @@ def decide(
 def _take_notes(history: History, candidate: ModelVersion, request: Entry) -> bool:
     """Write the approvals that people have given by notes on the version; each note counts once."""
     texts = sorted(new_notes(history.registry, candidate, request))
-    others = {e.alias for e, _ in map(read_entry, history.texts) if e.kind == REQUEST and e.after == request.after}
-    if not texts or others != {request.alias}:  # of several aliases, a note does not say which one
+    if not texts:
         return True
-    entries = [entry for entry, _ in map(read_entry, history.texts) if entry.kind == APPROVAL]
+    entries = [entry for entry, _ in map(read_entry, history.texts) if entry.after == request.after]
+    if {entry.alias for entry in entries if entry.kind == REQUEST} != {request.alias}:
+        return True  # it waits for several aliases, and a note does not say which one
+    counted = {entry.facts.get("note") for entry in entries if entry.kind == APPROVAL}
     for text in texts:
         person, comment = note_of(text)
-        if not person or any(e.after == candidate.version and e.facts.get("note") == text for e in entries):
+        if not person or text in counted:
             continue
         facts = {"request": request.index, "note": text}
         if not history.append(

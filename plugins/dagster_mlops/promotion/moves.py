@@ -1,7 +1,6 @@
 """Moves of an alias to a better version: decided, recorded and made while no other promoter is at it."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +14,7 @@ from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.history.rollbacks import rollback_of
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
-from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
+from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
 
 # How often a promotion looks again when another one moves the alias at the same time.
 _TRIES = 5
@@ -57,7 +56,7 @@ def promote_version(
             "approval=, or in a registry that does, such as MLflow's."
         )
     name, version, keeper = candidate.name, candidate.version, keeper_of(registry, keeper)
-    with registry.turn(name) if isinstance(registry, TakesTurns) else nullcontext():
+    with turn_of(registry, name):
         for _ in range(_TRIES):
             history = History(registry, keeper, name)
             before = history.settle(alias)

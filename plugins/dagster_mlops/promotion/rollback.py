@@ -1,7 +1,6 @@
 """Rollback of an alias to an earlier version, in one step, which holds until a person lifts it."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import dagster as dg
 
@@ -15,7 +14,7 @@ from dagster_mlops.promotion.history.event_log import Mirror, part_metadata
 from dagster_mlops.promotion.history.log import History
 from dagster_mlops.promotion.history.rollbacks import rollbacks
 from dagster_mlops.promotion.sources import Promoter, Sources
-from dagster_mlops.tools import HoldsModels, KeepsHistory, TakesTurns
+from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
 
 _TRIES = 5
 
@@ -37,8 +36,8 @@ def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author
     """Move an alias to version `to`, or to the one that held it before, without those that were rolled back or deleted.
 
     Raises:
-        DagsterMlopsError: the registry cannot be asked or keeps no history; or there is no such model, alias or
-            version.
+        DagsterMlopsError: the registry cannot be asked or keeps no history; or the model, alias or version is not
+            in it.
     """
 
     def step(models: HoldsModels, history: History, seen: str) -> Entry | None:
@@ -94,7 +93,7 @@ def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History, st
             raise HistoryError(f"{sources.registry} keeps no history, in which a rollback has to be written down.")
         version = holder(models, model, alias)
         seen = version.version if version else ""
-        with models.turn(model) if isinstance(models, TakesTurns) else nullcontext():
+        with turn_of(models, model):
             for _ in range(_TRIES):
                 history = History(models, models, model)
                 if entry := step(models, history, seen):

@@ -75,7 +75,7 @@ def find_sources(model: str, instance: dg.DagsterInstance | None, place: str = "
     """The places of a history. The registry is at `place`, else where a promotion was last, else in the environment.
 
     Raises:
-        HistoryError: there is no registry in any of the three.
+        HistoryError: none of the three has a registry.
     """
     promoters = sorted(_promoters(instance, model), key=lambda each: -each.timestamp) if instance else []
     last = next((each for each in promoters if each.place), None)

@@ -20,7 +20,7 @@ def require_statement(package: Package, alias: str) -> Entry:
     keys, model = trusted_keys(), next((ref for ref in package.upstream if ref.role == ModelVersion.role), None)
     if not keys:
         raise GateError(
-            f"{version} is to be served only if its promotion is signed, and there is no public key to verify it with. "
+            f"{version} is to be served only if its promotion is signed, and the public key to verify it is missing. "
             f"Set {PUBLIC_KEYS}."
         )
     if model is None:

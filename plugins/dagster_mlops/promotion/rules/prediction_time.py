@@ -19,7 +19,7 @@ class PredictionTime:
     """The candidate answers one row within a time, as measured in this step: 95 of 100 calls, after a warm-up.
 
     The row is the first of the input example that is stored with the model. The machine is that of the promotion, which
-    need not be as fast as the server, and there is no network in between: it is a bound on the model itself.
+    need not be as fast as the server, without a network in between: it is a bound on the model itself.
     """
 
     max_milliseconds: float = option("Time within which 95 of 100 single rows are answered, in milliseconds.")

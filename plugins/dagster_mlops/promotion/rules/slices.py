@@ -110,7 +110,7 @@ def _p_value(part: "Part", metric: str) -> float | None:
     if change.p_worse is None and change.p_value is None:
         return None
     if change.p_worse is None or math.isnan(change.p_worse):
-        raise EvaluationError(f"on {part.name}, there is no p-value of a loss of {metric}. Evaluate again.")
+        raise EvaluationError(f"on {part.name}, the p-value of a loss of {metric} is missing. Evaluate again.")
     return change.p_worse
 
 
