@@ -9,9 +9,10 @@ from enum import StrEnum
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dagster_mlops import __version__
 from dagster_mlops.core.commands import (
@@ -25,6 +26,7 @@ from dagster_mlops.core.commands import (
     errors_shown,
     fail,
     quiet,
+    refuse_bytes,
 )
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.terminal import line, lines
@@ -32,7 +34,17 @@ from dagster_mlops.promotion.approve_command import approve
 from dagster_mlops.promotion.commands import app as history_app
 from dagster_mlops.promotion.rollback_command import rollback
 
+
+class _Root(TyperGroup):
+    """All commands: what they are given is text."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        refuse_bytes(args)
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Root,
     help="The life of a model across Dagster, DVC, Feast, MLflow, BentoML and Evidently.",
     no_args_is_help=True,
     add_completion=False,

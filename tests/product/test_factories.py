@@ -168,6 +168,24 @@ def test_an_argument_that_takes_an_address_warns_of_a_credential_or_refuses_it()
         assert "Xy7-hidden" not in str(caught.value), (name, argument)
 
 
+NAMES = [
+    (name, argument)
+    for name, factory in FACTORIES.items()
+    for argument in inspect.signature(factory).parameters
+    if argument in ("registered_model_name", "alias")
+]
+
+
+def test_an_empty_name_of_a_model_or_an_alias_is_refused_when_definitions_load():
+    assert {name for name, _ in NAMES} >= {"promotion_asset", "approval_asset", "approval_sensor", "alias_sensor"}
+    for name, argument in NAMES:
+        _make(name)
+        for registry in ({}, {"registry": "gto"})[: 1 + ("registry" in inspect.signature(FACTORIES[name]).parameters)]:
+            for empty in ("", "  "):
+                with pytest.raises(dg.DagsterInvalidDefinitionError, match=f"{argument}='.*' is empty"):
+                    _make(name, **{argument: empty}, **registry)
+
+
 def _make(name: str, **options: Any) -> list[Any]:
     """What a factory makes of its arguments and some more: assets, specs, checks and sensors."""
     made = FACTORIES[name](**{**ARGUMENTS[name], **options})

@@ -60,7 +60,7 @@ def test_history_shows_the_moves_newest_first(world):
     ]
     assert answer["moves"][1]["facts"]["values"]["candidate"] == 0.75 and answer["notes"] == []
     other = world.command("history", MODEL, "--alias", "challenger")
-    assert other.exit_code == 0 and "0 entries" in other.stdout
+    assert other.exit_code == 2 and "about 'challenger'" in other.stderr and "champion" in other.stderr
 
 
 def test_the_version_at_some_time(world):
@@ -72,8 +72,10 @@ def test_the_version_at_some_time(world):
 
     assert version(moves[0]["at"]) == "1" and version(moves[1]["at"]) == "2"
     assert version(moves[1]["at"][:10]) == "2" and version("2020-01-01") == ""
-    wrong = world.command("history", MODEL, "--at", "yesterday")
-    assert wrong.exit_code == 2 and "2026-05-01T12:00" in wrong.stderr
+    assert version("9999-12-31") == "2"
+    for at in ("yesterday", "0001-01-01T00:00+14:00", "9999-12-31T23:59-01:00"):
+        wrong = world.command("history", MODEL, "--at", at)
+        assert wrong.exit_code == 2 and "2026-05-01T12:00" in wrong.stderr
 
 
 def test_a_move_by_hand_is_told_before_and_after_it_is_written_down(world):

@@ -1,5 +1,9 @@
 """A rollback is one step to the version before; it holds against automation until a person lifts it."""
 
+import sqlite3
+from contextlib import closing
+from itertools import product
+
 import dagster as dg
 import pytest
 
@@ -114,6 +118,33 @@ def test_of_two_people_at_once_the_second_goes_back_no_further(world, monkeypatc
     assert world.holder() == "2"
 
 
+def full(*databases):
+    """Let databases write nothing, as on a full disk."""
+    for file in databases:
+        with closing(sqlite3.connect(file)) as database:
+            names = database.execute("select name from sqlite_master where type = 'table'").fetchall()
+            for (name,), verb in product(names, ("insert", "update")):
+                stop = "begin select raise(fail, 'database or disk is full'); end"
+                database.execute(f"create trigger full_{name}_{verb} before {verb} on {name} {stop}")
+
+
+def test_a_database_that_cannot_be_written_is_named_and_so_is_what_was_done(world):
+    full(world.file)
+    refused = world.command("rollback", MODEL, "--reason", "late")
+    assert refused.exit_code == 2 and "database or disk is full" in refused.stderr and "INSERT" not in refused.stderr
+    assert world.holder() == "3"
+    world.reset()
+    full(*world.home.rglob("*.db"))
+    done = world.command("rollback", MODEL, "--reason", "late")
+    told = " ".join(done.stdout.split())
+    assert done.exit_code == 1 and "Dagster does not know it yet: IntegrityError" in told and world.holder() == "2"
+
+
+def test_a_long_reason_is_short_on_screens_and_whole_in_json(world):
+    assert roll_back(world, "--reason", "x" * 10_000)["why"] == "x" * 10_000
+    assert world.command("history", MODEL).stdout.count("x") < 500
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -121,6 +152,10 @@ def test_of_two_people_at_once_the_second_goes_back_no_further(world, monkeypatc
         ([MODEL, "--reason", " "], "needs a reason"),
         ([MODEL, "--reason", "late", "--to", "3"], "already"),
         ([MODEL, "--reason", "late", "--to", "9"], "no version 9"),
+        ([MODEL, "--reason", "late", "--to", "9" * 30], "no version 999"),
+        ([MODEL, "--reason", "x" * 10_001], "a reason of 10,001 characters is too long: at most 10,000"),
+        ([MODEL, "--reason", "late\udce9"], r"not text in UTF-8: 'late\udce9'"),
+        ([f"{MODEL}\udce9", "--reason", "late"], "not text in UTF-8"),
         ([MODEL, "--reason", "late", "--alias", "challenger"], "--alias"),
         ([MODEL, "--reason", "late", "--to", "1", "--lift", "2"], "one of them"),
     ],

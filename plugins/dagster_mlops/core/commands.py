@@ -7,14 +7,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import click
 import typer
 
-from dagster_mlops.core.terminal import lines
+from dagster_mlops.core.terminal import error_line, is_utf8, lines
 from dagster_mlops.errors import DagsterMlopsError
 
 if TYPE_CHECKING:
@@ -32,12 +33,32 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """End the command with exit code 2 and the message of an error, without a traceback."""
+    """End the command with exit code 2 and the message of an error, without a traceback.
+
+    Errors of the machine, and those that libraries define, are about a place: a database that is read-only, a full
+    disk. Python's others are mistakes of ours, and keep their traceback.
+    """
     try:
         yield
+    except (typer.Exit, typer.Abort, click.ClickException):
+        raise
     except DagsterMlopsError as error:
         typer.echo(lines(f"dagster-mlops: {error}", indent="  "), err=True)
         raise typer.Exit(USAGE) from error
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__ == "builtins":
+            raise
+        fail(
+            f"{error_line(error)}. If this names a database or a folder: it may be read-only, locked or out "
+            "of reach, or its disk is full. Put that right, and run the command again."
+        )
+
+
+def refuse_bytes(arguments: Iterable[str]) -> None:
+    """End the command if an argument is not text in UTF-8, which no place could store or find."""
+    for argument in arguments:
+        if not is_utf8(argument):
+            fail(f"an argument is not text in UTF-8: {argument[:100]!a}.")
 
 
 HOME_HINT = "set DAGSTER_HOME to the folder that holds its dagster.yaml, or pass --dagster-home DIR."

@@ -26,12 +26,26 @@ def parse_version(text: str) -> tuple[str, str]:
     return (name, version) if slash else (text, "")
 
 
-def refuse_alias(alias: str, registry: str, argument: str) -> None:
-    """Refuse an alias that MLflow refuses only when it is written, after the training, or resolves by itself.
+def refuse_model(name: str, registry: str) -> None:
+    """Refuse a name of a registered model that no registry has, or that MLflow refuses only after the training.
 
     Raises:
-        DagsterInvalidDefinitionError: it is one, and the resource key `registry` is MLflow's.
+        DagsterInvalidDefinitionError: it is one.
     """
+    if not name.strip():
+        raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r} is empty. Name the registered model.")
+    if registry == "mlflow" and set(name) & set("/:"):
+        raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r}: MLflow takes no '/' and no ':' there.")
+
+
+def refuse_alias(alias: str, registry: str, argument: str) -> None:
+    """Refuse an empty alias, and one that MLflow refuses only when it is written, after the training, or resolves.
+
+    Raises:
+        DagsterInvalidDefinitionError: it is one, and the resource key `registry` is MLflow's, or it is empty.
+    """
+    if not alias.strip():
+        raise dg.DagsterInvalidDefinitionError(f"{argument}={alias!r} is empty. Name the alias, such as 'champion'.")
     if registry != "mlflow" or (_ALIAS.fullmatch(alias) and not _RESERVED.fullmatch(alias) and len(alias) <= 255):
         return
     raise dg.DagsterInvalidDefinitionError(

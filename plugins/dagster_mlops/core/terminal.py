@@ -6,6 +6,7 @@ import unicodedata
 # Controls, and what turns the direction of text or hides in it: https://trojansource.codes
 _BREAKS = re.compile(r"\r\n|[\t\n\v\f\r\x85\u2028\u2029]")
 _NEWLINES = re.compile(r"\r\n|[\n\v\f\x85\u2028\u2029]")
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
 _JOINERS = "\u200c\u200d"  # of Persian, of Indian scripts and of emoji
 # Letters and marks that are drawn as nothing, by Unicode's property Default_Ignorable_Code_Point, and an empty Braille.
 _UNSEEN = re.compile(
@@ -20,6 +21,24 @@ def line(text: str) -> str:
     'late \\x1b[32m✓ complete\\u202e'
     """
     return text if text.isascii() and text.isprintable() else _visible(_BREAKS.sub(" ", text))
+
+
+def is_utf8(text: str) -> bool:
+    r"""False for a text with bytes that are not UTF-8, which Python has from a command line as lone surrogates.
+
+    >>> is_utf8("Zürich"), is_utf8("Z\udcfcrich")
+    (True, False)
+    """
+    return text.isascii() or not _SURROGATES.search(text)
+
+
+def error_line(error: Exception) -> str:
+    r"""An error in one line: its type, and the first line of its message, before a database quotes its statement.
+
+    >>> error_line(OSError("database or disk is full\n[SQL: INSERT …]"))
+    'OSError: database or disk is full'
+    """
+    return f"{type(error).__name__}: {line(next(iter(str(error).splitlines()), ''))[:500]}"
 
 
 def lines(text: str, *, indent: str = "") -> str:

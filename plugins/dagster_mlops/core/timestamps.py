@@ -15,6 +15,21 @@ def utc(timestamp: datetime) -> datetime:
     return timestamp.replace(tzinfo=UTC) if timestamp.tzinfo is None else timestamp.astimezone(UTC)
 
 
+def read_timestamp(text: str) -> datetime:
+    """The time that an ISO 8601 text names, in UTC.
+
+    >>> read_timestamp("2013-01-01T14:00+14:00").isoformat()
+    '2013-01-01T00:00:00+00:00'
+
+    Raises:
+        ValueError: it names none, or one outside of the years 1 to 9999 in UTC.
+    """
+    try:
+        return utc(datetime.fromisoformat(text))
+    except OverflowError:
+        raise ValueError(f"{text!r} is outside of the years 1 to 9999 in UTC") from None
+
+
 def to_microseconds(timestamp: datetime) -> int:
     """Microseconds since 1970 in UTC."""
     return (utc(timestamp) - _EPOCH) // MICROSECOND

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_mlops.core.model_versions import refuse_model
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.mlflow.metadata_keys import REGISTERED_AS
 from dagster_mlops.mlflow.resource import MlflowResource
@@ -47,10 +48,7 @@ def training_asset(
     The resource key is ``mlflow``.
     """
 
-    if not registered_model_name.strip() or set(registered_model_name) & set("/:"):
-        raise dg.DagsterInvalidDefinitionError(
-            f"registered_model_name={registered_model_name!r}: MLflow accepts no empty name, and none with '/' or ':'."
-        )
+    refuse_model(registered_model_name, "mlflow")
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):

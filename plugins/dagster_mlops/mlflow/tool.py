@@ -16,6 +16,7 @@ from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_loading import DIGEST, REGISTERED_DIGEST
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.core.run_files import LATER_METRICS
+from dagster_mlops.core.terminal import error_line
 from dagster_mlops.errors import DagsterMlopsError, ProvenanceError, TrackingError
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, Run, mlflow
 from dagster_mlops.mlflow.registry.versions import find, finite_metrics, logged_model_id, version_record
@@ -130,7 +131,7 @@ class MlflowTool:
             with MlflowResource(tracking_uri=uri, request_timeout=30, request_retries=1).models() as models:
                 yield models
         except mlflow.MlflowException as error:
-            raise TrackingError(f"MLflow at {mask_credentials(at)} refuses: {str(error)[:500]}") from error
+            raise TrackingError(f"MLflow at {mask_credentials(at)} refuses: {error_line(error)}") from error
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.metadata import shorten
 from dagster_mlops.core.terminal import line
+from dagster_mlops.core.timestamps import read_timestamp
 from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION, REQUEST, Entry
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, WAITS, Row
 from dagster_mlops.provenance import NAMESPACE, ModelVersion
@@ -15,6 +17,7 @@ from dagster_mlops.tools import HoldsModels, Tool, installed_tools
 
 NOTE = f"{NAMESPACE}.approve"
 """Key of a note on a model version (in MLflow, a tag) by which a person approves: ``name`` or ``name: comment``."""
+_REASON = 300  # characters
 _UNTIL = "%Y-%m-%d %H:%M UTC"
 
 
@@ -74,7 +77,7 @@ class Approval:
         approvals = sorted(entry.by for entry in counted.values() if entry.kind == APPROVAL)
         note = f"; {', '.join(ignored)} may not approve this" if ignored else ""
         if rejections:
-            verdict, why = FAILS, f"rejected by {rejections[0].by}: {rejections[0].why}"
+            verdict, why = FAILS, f"rejected by {rejections[0].by}: {shorten(rejections[0].why, _REASON)}"
         elif len(approvals) >= self.people:
             verdict, why = HOLDS, f"approved by {', '.join(approvals)}"
         else:
@@ -86,13 +89,21 @@ class Approval:
 
     def ends(self, request: Entry) -> datetime:
         """The time at which a request ends."""
-        return datetime.fromisoformat(request.at) + timedelta(days=self.valid_days)
+        return ends(request, self.valid_days)
 
     def open_request(self, entries: Sequence[Entry], alias: str, before: str, version: str) -> Entry | None:
         """The last request for a version, if the same version still holds the alias and it has not ended."""
         request = next((entry for entry in requests(entries, alias) if entry.after == version), None)
         is_open = request and request.before == before and datetime.now(UTC) < self.ends(request)
         return request if is_open else None
+
+
+def ends(request: Entry, valid_days: float) -> datetime:
+    """The time at which a request ends; one without a time, which this library does not write, has ended."""
+    try:
+        return read_timestamp(request.at) + timedelta(days=valid_days)
+    except (ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def requests(entries: Sequence[Entry], alias: str) -> list[Entry]:

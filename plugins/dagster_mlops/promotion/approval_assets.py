@@ -8,7 +8,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.metadata import table
-from dagster_mlops.core.model_versions import refuse_alias
+from dagster_mlops.core.model_versions import refuse_alias, refuse_model
 from dagster_mlops.core.options import asset_with, known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
@@ -48,6 +48,7 @@ def approval_asset(
     where several wait, and ``approve: false`` to reject. It has the rows of the gate that the person decides about, and
     must not be in a job that runs by itself. Everything else that :func:`dagster.asset` takes is passed on.
     """
+    refuse_model(registered_model_name, registry)
     refuse_alias(alias, registry, "alias")
     key = asset_key(promotion)
 
@@ -106,6 +107,8 @@ def approval_sensor(
     It asks the registry every `minimum_interval_seconds`. Each decision launches one run, which judges the gate again.
     Everything else that :func:`dagster.sensor` takes is passed on.
     """
+    refuse_model(registered_model_name, registry)
+    refuse_alias(alias, registry, "alias")
     key = asset_key(promotion)
 
     @dg.sensor(

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.model_versions import holder, made_by, refuse_alias
+from dagster_mlops.core.model_versions import holder, made_by, refuse_alias, refuse_model
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -68,6 +68,7 @@ def promotion_asset(
     `registry` is the key of the resource that holds the models. Everything else that :func:`dagster.asset` takes is
     passed on.
     """
+    refuse_model(registered_model_name, registry)
     refuse_alias(alias, registry, "alias")
     if hasattr(rules, "judge"):
         raise dg.DagsterInvalidDefinitionError(f"rules={rules!r} is one rule. Give a list: rules=[…].")

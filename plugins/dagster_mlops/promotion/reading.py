@@ -1,12 +1,12 @@
 """A model's history as people read it: its moves, and the version that held each alias at some time."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.model_versions import holder
-from dagster_mlops.core.timestamps import utc
+from dagster_mlops.core.timestamps import read_timestamp
 from dagster_mlops.errors import DagsterMlopsError, HistoryError
 from dagster_mlops.promotion.history.entry import BY_HAND, Entry, made, read_entry
 from dagster_mlops.promotion.history.log import keeper_of
@@ -68,7 +68,7 @@ def read_history(sources: Sources, alias: str = "") -> Reading:
     """The moves on record, of one alias or of all: from the registry or, without it, from Dagster's event log.
 
     Raises:
-        DagsterMlopsError: neither has an entry, and why.
+        DagsterMlopsError: neither has an entry, and why; or none is about this alias.
     """
     moves, damaged, source, holders, notes = [], [], sources.registry, {}, []
     try:
@@ -90,6 +90,11 @@ def read_history(sources: Sources, alias: str = "") -> Reading:
     if damaged:
         numbers = ", ".join(map(str, damaged))
         notes.append(f"entries that are missing or cannot be read: {numbers}. `history verify` says what is known.")
+    aliases = sorted({move.alias for move in moves})
+    if alias and alias not in aliases:
+        raise HistoryError(
+            f"{source} has no entry about {alias!r} of {sources.model!r}, but about {', '.join(aliases)}."
+        )
     moves = [move for move in moves if alias in ("", move.alias)]
     last = {move.alias: move.after for move in moves if move.is_move}
     holders = {name: version for name, version in holders.items() if name in last}
@@ -141,7 +146,7 @@ def _holder_at(alias: str, moves: Iterable[Entry], at: datetime) -> Holder:
 
 def _time(move: Entry) -> datetime:
     try:
-        return utc(datetime.fromisoformat(move.at))
+        return read_timestamp(move.at)
     except ValueError:
         raise HistoryError(f"entry {move.index} has no time: {move.at!r}") from None
 
@@ -157,9 +162,7 @@ def read_time(text: str) -> datetime:
     ('2026-05-01T12:00:00+00:00', '2026-05-01T23:59:59.999999+00:00')
     """
     try:
-        at = datetime.fromisoformat(text)
+        at = read_timestamp(text)
     except ValueError:
         raise HistoryError(f"{text!r} is not a date or time such as 2026-05-01 or 2026-05-01T12:00.") from None
-    if len(text) <= len("2026-05-01"):
-        at = datetime.combine(at, time(), UTC) + timedelta(days=1, microseconds=-1)
-    return utc(at)
+    return datetime.combine(at, time.max, UTC) if len(text) <= len("2026-05-01") else at

@@ -7,6 +7,7 @@ import dagster as dg
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.metadata import DATA_VERSION, link
 from dagster_mlops.core.model_versions import holder
+from dagster_mlops.core.terminal import error_line
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry, made
@@ -21,15 +22,21 @@ _TRIES = 5
 
 @lazy_dataclass(frozen=True)
 class Rollback:
-    """The entry of a rollback, or of one that was lifted, and the asset of Dagster that was updated; empty for none."""
+    """The entry of a rollback, or of one that was lifted, in which registry, and the asset of Dagster that was updated.
+
+    `asset` is empty for none; `problem` says why Dagster does not know.
+    """
 
     entry: Entry
-    asset: str
+    registry: str
+    asset: str = ""
+    problem: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Plain data for JSON."""
         names = ("model", "alias", "kind", "before", "after", "at", "by", "why")
-        return {**{name: getattr(self.entry, name) for name in names}, "asset": self.asset}
+        entry = {name: getattr(self.entry, name) for name in names}
+        return {**entry, "registry": self.registry, "asset": self.asset, "problem": self.problem}
 
 
 def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author: Author) -> Rollback:
@@ -97,7 +104,10 @@ def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History, st
             for _ in range(_TRIES):
                 history = History(models, models, model)
                 if entry := step(models, history, seen):
-                    return Rollback(entry, _reported(sources, models, history, entry))
+                    try:
+                        return Rollback(entry, sources.registry, _reported(sources, models, history, entry))
+                    except Exception as error:  # noqa: BLE001 - of Dagster's database, after the registry has moved
+                        return Rollback(entry, sources.registry, problem=error_line(error))
         raise ModelVersionError(
             f"alias {alias!r} of {model!r} kept moving meanwhile. See who moves it, and repeat this."
         )

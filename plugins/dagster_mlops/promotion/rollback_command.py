@@ -35,7 +35,8 @@ def rollback(
 ) -> None:
     """Return an alias to the version that held it before. The version that it leaves is not promoted until you lift it.
 
-    A move of the alias to that version by hand lifts it, too. Exit code 0: done. 2: the command cannot run.
+    A move of the alias to that version by hand lifts it, too. Exit code 0: done. 1: done, but Dagster does not know it
+    yet. 2: the command cannot run.
     """
     from dagster_mlops.promotion.author import Author, user
     from dagster_mlops.promotion.rollback import lift as lift_rollback
@@ -53,4 +54,4 @@ def rollback(
             outcome = lift_rollback(sources, alias, lift, reason=reason, author=author)
         else:
             outcome = roll_back(sources, alias, to=to, reason=reason, author=author)
-    end(outcome, rollback_screen, True, as_json)
+    end(outcome, rollback_screen, not outcome.problem, as_json)

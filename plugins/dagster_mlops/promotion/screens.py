@@ -3,9 +3,10 @@
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from dagster_mlops.core.metadata import shorten
 from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
-from dagster_mlops.core.timestamps import utc
+from dagster_mlops.core.timestamps import read_timestamp
 from dagster_mlops.promotion.audit import Restored
 from dagster_mlops.promotion.history.entry import BY_HAND, LIFT, Entry
 from dagster_mlops.promotion.history.verification import Verification
@@ -15,11 +16,16 @@ from dagster_mlops.promotion.rollback import Rollback
 _NO_ASSET = "No asset of Dagster was updated: none is known that promotes to this alias. The next promotion does it."
 
 
+_REASON, _NAME = 300, 100  # characters of a reason and of a name; JSON has all of them
+
+
 def history_screen(reading: Reading) -> RenderableType:
     """The moves, newest first, and the place that answered."""
     table = grid("", "bold", "", "", "dim")
     for move in reversed(reading.moves):
-        table.add_row(_when(move.at), move.alias, _versions(move), _by(move.kind, move.by), move.why)
+        table.add_row(
+            _when(move.at), move.alias, _versions(move), _by(move.kind, move.by), shorten(line(move.why), _REASON)
+        )
     count = f"{len(reading.moves)} entr{'y' if len(reading.moves) == 1 else 'ies'}"
     last = Text(line(f"{count} of {reading.model}, newest first, times in UTC, from {reading.source}."), style="dim")
     return Group(table, Text(), *_notes(reading.notes), last)
@@ -69,12 +75,15 @@ def rollback_screen(rollback: Rollback) -> RenderableType:
         outcome = f"{entry.alias} of {entry.model} is version {entry.after} again, no longer {entry.before}."
     lift = f"dagster-mlops rollback {entry.model} --alias {entry.alias} --lift {entry.before} --reason …"
     notes = [] if entry.kind == LIFT else [f"Version {entry.before} is not promoted again until you lift this: {lift}"]
+    notes.append(f"Registry: {rollback.registry}.")
     asset = f"Dagster's asset {rollback.asset} has this event." if rollback.asset else _NO_ASSET
+    if rollback.problem:
+        asset = f"Dagster does not know it yet: {rollback.problem}. The next promotion writes it there."
     return Group(Text(line(f"✓ {outcome}"), style="green"), *(Text(line(note)) for note in (*notes, asset)))
 
 
 def _by(kind: str, author: str) -> str:
-    return kind if kind == BY_HAND else f"{kind} by {author}"
+    return kind if kind == BY_HAND else f"{kind} by {shorten(line(author), _NAME)}"
 
 
 def _span(numbers: tuple[int, ...]) -> str:
@@ -90,9 +99,7 @@ def _versions(move: Entry) -> str:
 
 
 def _when(text: str, precision: str = "minutes") -> str:
-    from datetime import datetime
-
     try:
-        return utc(datetime.fromisoformat(text)).replace(tzinfo=None).isoformat(" ", precision)
+        return read_timestamp(text).replace(tzinfo=None).isoformat(" ", precision)
     except ValueError:
         return text

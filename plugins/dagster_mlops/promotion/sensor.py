@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.model_versions import holder, refuse_alias
+from dagster_mlops.core.model_versions import holder, refuse_alias, refuse_model
 from dagster_mlops.core.options import known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import HistoryError
@@ -51,6 +51,7 @@ def alias_sensor(
     Raises:
         HistoryError: nothing to run; in a tick: the history is damaged.
     """
+    refuse_model(registered_model_name, registry)
     refuse_alias(alias, registry, "alias")
     if not any(sensor_options.get(target) for target in _TARGETS):
         raise HistoryError(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 
 from dagster_mlops.core.bounds import as_logged
@@ -12,6 +13,7 @@ from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import EXISTS, or_none, refused
 from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
 
+_NUMBER = re.compile(r"[0-9]{1,9}")
 # The version in a stored record, which is written before the registry assigns a number from 1. Readers fill it in.
 _UNNUMBERED = "0"
 # Facts of a version that are those of its training run.
@@ -75,8 +77,8 @@ def find(client: MlflowClient, name: str, which: str) -> "MlflowModelVersion | N
     """A version by its number, its ``@alias``, or the newest one when `which` is empty."""
     if which.startswith("@"):
         return or_none(client.get_model_version_by_alias, name, which[1:])
-    if which:
-        return or_none(client.get_model_version, name, which)
+    if which:  # a database refuses a number that is too large for its column, in words of its own
+        return or_none(client.get_model_version, name, which) if _NUMBER.fullmatch(which) else None
     versions: list[MlflowModelVersion] = list(client.search_model_versions(f"name='{name}'"))
     return max(versions, key=lambda version: int(version.version), default=None)
 

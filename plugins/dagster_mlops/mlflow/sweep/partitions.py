@@ -12,6 +12,7 @@ from dagster_mlops.core.asset_keys import asset_deps
 from dagster_mlops.core.asset_records import NO_DATA, latest_event, upstream_refs
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
+from dagster_mlops.core.model_versions import refuse_model
 from dagster_mlops.core.options import known_options
 from dagster_mlops.core.resources import note_credentials
 from dagster_mlops.errors import TrainingRunError
@@ -90,6 +91,7 @@ def sweep_trials(
     """
     refuse_checks(asset_options)
     refuse_metric(metric)
+    refuse_model(registered_model_name, "mlflow")
     note_credentials("sweep_trials", "storage", storage)
     path = dg.AssetKey(name).with_prefix(asset_options.get("key_prefix", ())).path
     unique = "_".join(path)

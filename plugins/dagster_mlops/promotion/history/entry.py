@@ -5,6 +5,7 @@ from dataclasses import field
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.terminal import is_utf8
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.promotion.history.envelope import STATEMENT, Envelope, unseal
 
@@ -20,6 +21,22 @@ _MOVES = (PROMOTION, ROLLBACK, BY_HAND, UNDONE)
 _TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://github.com/dagster-mlops/dagster-mlops/promotion/v1"
 _TEXTS = ("kind", "model", "alias", "before", "after", "at", "by", "why", "root")
+
+
+LONGEST_NAME, LONGEST_REASON, LARGEST = 200, 10_000, 5_000_000
+"""Characters of the name of an author, of a reason and of a whole entry, at most: in MLflow 910 params."""
+
+
+def refuse_text(what: str, text: str, most: int) -> None:
+    """Refuse a text that a person gave for an entry, and that others could not read.
+
+    Raises:
+        HistoryError: it is longer than `most` characters, or has bytes that are not UTF-8.
+    """
+    if len(text) > most:
+        raise HistoryError(f"{what} of {len(text):,} characters is too long: at most {most:,}. Put a link to the rest.")
+    if not is_utf8(text):
+        raise HistoryError(f"{what} is not text in UTF-8: {text[:100]!a}.")
 
 
 @lazy_dataclass(frozen=True)

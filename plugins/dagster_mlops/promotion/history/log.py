@@ -14,7 +14,17 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.notes import read_note
 from dagster_mlops.errors import HistoryError, ModelVersionError
-from dagster_mlops.promotion.history.entry import BY_HAND, UNDONE, Entry, made, read_entry
+from dagster_mlops.promotion.history.entry import (
+    BY_HAND,
+    LARGEST,
+    LONGEST_NAME,
+    LONGEST_REASON,
+    UNDONE,
+    Entry,
+    made,
+    read_entry,
+    refuse_text,
+)
 from dagster_mlops.promotion.history.envelope import (
     HEAD,
     SIGNING_KEY,
@@ -201,8 +211,11 @@ class History:
         """Write an entry, without a move; False if another promoter has written one at this place.
 
         Raises:
-            HistoryError: the history is signed, and the key is not here: the entry would count as a forged one.
+            HistoryError: the history is signed, and the key is not here: the entry would count as a forged one. Or it
+                has a text that is too long, or not in UTF-8.
         """
+        refuse_text("the name of an author", by, LONGEST_NAME)
+        refuse_text("a reason", why, LONGEST_REASON)
         if self.texts and not self._key and read_entry(self.texts[-1])[1].signatures:
             raise HistoryError(
                 f"the history of {self.model!r} is signed, and {SIGNING_KEY} is not set here. Set it to the key, or do "
@@ -223,6 +236,7 @@ class History:
             facts=facts,
         )
         text = seal(STATEMENT, entry.statement(), self._key)
+        refuse_text("an entry", text, LARGEST)
         if not self.keeper.append(self.model, entry.index, text):
             return False
         self.texts.append(text)

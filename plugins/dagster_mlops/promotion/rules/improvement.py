@@ -69,7 +69,7 @@ class Improvement:
         if not math.isfinite(candidate):
             return False, f"the candidate's {self.metric} is {candidate}", None
         if champion is None:
-            return True, f"{self.metric} {candidate:.6g}: the first to hold the alias", None
+            return True, f"{self.metric} {candidate:.6g}: no other version holds the alias", None
         if not math.isfinite(champion):
             return True, f"the {self.metric} of the version that holds the alias is {champion}", None
         sign = 1 if self.greater_is_better else -1

@@ -43,7 +43,7 @@ class NotWorseOnSlices:
     def judge(self, case: Case) -> Sequence[Row]:
         """A row for all slices, and one for each that is worse."""
         if case.champion is None:
-            return [Row.of(self.name, True, "the first to hold the alias")]
+            return [Row.of(self.name, True, "no other version holds the alias")]
         rows = case.same_rows()
         rows.refuse_other(case.champion.version)
         rows.difference(self.metric)

@@ -54,7 +54,7 @@ class CompatibleSignature:
     def judge(self, case: Case) -> Sequence[Row]:
         """The inputs of both, and those with which clients would fail."""
         if case.champion is None:
-            return [Row.of(self.name, True, "the first to hold the alias")]
+            return [Row.of(self.name, True, "no other version holds the alias")]
         candidate, champion = _inputs(case, case.candidate), _inputs(case, case.champion)
         problems = [
             problem for name, column in candidate.items() if (problem := _problem(name, column, champion.get(name)))
