@@ -34,7 +34,7 @@ def refuse_model(name: str, registry: str) -> None:
     """
     if not name.strip():
         raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r} is empty. Name the registered model.")
-    if registry == "mlflow" and set(name) & set("/:"):
+    if registry.startswith("mlflow") and set(name) & set("/:"):
         raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r}: MLflow takes no '/' and no ':' there.")
 
 
@@ -42,11 +42,12 @@ def refuse_alias(alias: str, registry: str, argument: str) -> None:
     """Refuse an empty alias, and one that MLflow refuses only when it is written, after the training, or resolves.
 
     Raises:
-        DagsterInvalidDefinitionError: it is one, and the resource key `registry` is MLflow's, or it is empty.
+        DagsterInvalidDefinitionError: it is one, and the key `registry` is MLflow's by its name, or it is empty.
     """
     if not alias.strip():
         raise dg.DagsterInvalidDefinitionError(f"{argument}={alias!r} is empty. Name the alias, such as 'champion'.")
-    if registry != "mlflow" or (_ALIAS.fullmatch(alias) and not _RESERVED.fullmatch(alias) and len(alias) <= 255):
+    is_fine = _ALIAS.fullmatch(alias) and not _RESERVED.fullmatch(alias) and len(alias) <= 255
+    if is_fine or not registry.startswith("mlflow"):
         return
     raise dg.DagsterInvalidDefinitionError(
         f"{argument}={alias!r} is not an alias that MLflow accepts: it takes letters, digits, '_' and '-', and means "

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion import FreshData as FreshData
     from dagster_mlops.promotion import GreenChecks as GreenChecks
     from dagster_mlops.promotion import Improvement as Improvement
+    from dagster_mlops.promotion import Lifecycle as Lifecycle
     from dagster_mlops.promotion import ModelSize as ModelSize
     from dagster_mlops.promotion import NotWorseOnSlices as NotWorseOnSlices
     from dagster_mlops.promotion import PredictionTime as PredictionTime

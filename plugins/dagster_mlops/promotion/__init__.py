@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion.case import Case as Case
     from dagster_mlops.promotion.case import Rule as Rule
     from dagster_mlops.promotion.component import PromotionComponent as PromotionComponent
+    from dagster_mlops.promotion.lifecycle import Lifecycle as Lifecycle
     from dagster_mlops.promotion.rules.bounds import AtLeast as AtLeast
     from dagster_mlops.promotion.rules.bounds import AtMost as AtMost
     from dagster_mlops.promotion.rules.checks import GreenChecks as GreenChecks

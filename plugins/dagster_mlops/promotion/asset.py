@@ -20,6 +20,7 @@ from dagster_mlops.promotion.author import author_of
 from dagster_mlops.promotion.case import Case, Rule
 from dagster_mlops.promotion.error_budget import judged
 from dagster_mlops.promotion.gate import Gate
+from dagster_mlops.promotion.lifecycle import Lifecycle
 from dagster_mlops.promotion.rules.improvement import Better, Improvement
 from dagster_mlops.promotion.verdict import WAITS
 from dagster_mlops.tools import ModelRegistry
@@ -39,6 +40,7 @@ def promotion_asset(
     error_rate: float | None = 0.05,
     looks: int = 52,
     approval: Approval | None = None,
+    lifecycle: Lifecycle | None = None,
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -56,7 +58,8 @@ def promotion_asset(
     is asked for a p-value of ``error_rate / looks``. ``error_rate=None`` takes every improvement. `rules` are further
     conditions. A rule that cannot be judged, because a value is missing, fails and says what to do. With an `approval`,
     people have to agree once all rules hold. No run waits for them: this one ends with the request, and the alias moves
-    when the asset is materialized after their approval, which :func:`approval_sensor` does.
+    when the asset is materialized after their approval, which :func:`approval_sensor` does. A `lifecycle` names further
+    aliases, which only show where a version is on its way: as candidate, challenger or previous champion.
 
     Nothing moves unless every blocking check of `candidate` and `evaluation` holds for its latest materialization, too.
     Each move, its reason and its evidence are an entry of the model's history, which the registry and Dagster's event
@@ -83,6 +86,8 @@ def promotion_asset(
     _refuse(all_rules, evaluation is not None)
     if approval:
         approval.refuse_impossible()
+    if lifecycle:
+        lifecycle.refuse_impossible(alias, has_approval=approval is not None)
     guards = [asset_key(asset) for asset in (candidate, evaluation) if asset is not None]
 
     def promote(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -90,13 +95,16 @@ def promotion_asset(
         from dagster_mlops.evaluation.promotion_evidence import SameRows, same_rows
         from dagster_mlops.promotion.history.event_log import mirror, mirror_now
         from dagster_mlops.promotion.moves import promote_version
+        from dagster_mlops.promotion.pointers import require_aliases, show_candidate
         from dagster_mlops.promotion.timeline import timeline
 
         resource = capable_resource(context, registry, ModelRegistry)
         challenger = made_by(context, guards[0], registered_model_name)
         rows: SameRows | EvaluationError | None = None
+        # The candidate may be another promotion: then an asset before it made the version, in a partition of its own.
+        trained = asset_key(challenger.dagster_asset) if challenger.dagster_asset else guards[0]
         # Where several partitions, first...last, made a version at once, any of them has its checks.
-        partitions = {guards[0]: challenger.dagster_partition.rpartition("...")[2]}
+        partitions = {guards[0]: challenger.dagster_partition.rpartition("...")[2] if trained == guards[0] else ""}
         if evaluation is not None:
             try:
                 rows = same_rows(context, guards[1], challenger, alias)
@@ -106,14 +114,18 @@ def promotion_asset(
         evidence = require_gates(context, guards, partitions)
         with resource.models() as models, TemporaryDirectory(prefix="dagster-mlops-") as scratch:
             version, count = models.version(registered_model_name, challenger.version), 1
+            if lifecycle:
+                require_aliases(models)
+                show_candidate(models, version, alias, lifecycle)
             if isinstance(rows, SameRows) and any(isinstance(rule, Better) for rule in all_rules):
                 count = judged(context, models.tool, rows.evaluation.rows_hash, version.version)
             fetch = cache(lambda stored: models.fetch(stored, Path(mkdtemp(dir=scratch))))
-            case = Case(models, version, None, rows, count, guards[0], context, fetch)
+            case = Case(models, version, None, rows, count, trained, context, fetch)
             gate = Gate(all_rules, case, evidence)
             judge = cache(gate.judge)
             judge(holder(models, registered_model_name, alias))  # what takes long, before others wait for their turn
-            move = promote_version(models, version, alias, judge, author_of(context), approval=approval)
+            author = author_of(context)
+            move = promote_version(models, version, alias, judge, author, approval=approval, lifecycle=lifecycle)
             verdict, look = move.verdict, gate.look
             record = holder(models, registered_model_name, alias)
             waits = any(row.verdict == WAITS for row in verdict.rows)

@@ -11,6 +11,7 @@ from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, YamlFields
 from dagster_mlops.promotion.approval import Approval
 from dagster_mlops.promotion.approval_assets import approval_asset, approval_sensor
 from dagster_mlops.promotion.asset import promotion_asset
+from dagster_mlops.promotion.lifecycle import Lifecycle
 from dagster_mlops.promotion.rule_fields import ResolvedRule
 from dagster_mlops.promotion.sensor import alias_sensor
 
@@ -24,6 +25,16 @@ class ApprovalFields(YamlFields):
     separate_duties: bool = Field(
         default=False, description="Set to true so that authors of the commit, the training and the run do not count."
     )
+
+
+class LifecycleFields(YamlFields):
+    """Names of the aliases that follow the promoted one: a ``Lifecycle``."""
+
+    candidate: str = Field(default="", description="Alias of the version that a run judges, for as long as it does.")
+    challenger: str = Field(
+        default="", description="Alias of the version for which all rules hold, for as long as its request is open."
+    )
+    previous: str = Field(default="", description="Alias of the version to which a rollback returns.")
 
 
 class PromotionComponent(YamlFields, dg.Component):
@@ -65,6 +76,10 @@ class PromotionComponent(YamlFields, dg.Component):
         description="People who have to agree. Adds the asset <name>_approval, by which they do, and a sensor that "
         "promotes after it.",
     )
+    lifecycle: LifecycleFields | None = Field(
+        default=None,
+        description="Further aliases that show where a version is on its way. By default, only `alias` is set.",
+    )
     after_move: Sequence[str] | None = Field(
         default=None,
         description="Keys of the assets that run after each move of the alias, such as a deployment after a rollback: "
@@ -86,7 +101,8 @@ class PromotionComponent(YamlFields, dg.Component):
         assets, sensors = list[dg.AssetsDefinition](), list[dg.SensorDefinition]()
         approval = Approval(**vars(self.approval)) if self.approval else None
         of_asset = {name: value for name, value in vars(self).items() if name != "after_move"}
-        promotion = promotion_asset(**{**of_asset, "approval": approval})
+        lifecycle = Lifecycle(**vars(self.lifecycle)) if self.lifecycle else None
+        promotion = promotion_asset(**{**of_asset, "approval": approval, "lifecycle": lifecycle})
         if approval:
             waits = {**where, "promotion": promotion}
             assets.append(approval_asset(**waits, name=f"{self.name}_approval", group_name=self.group_name))

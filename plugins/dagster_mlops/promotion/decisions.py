@@ -7,7 +7,7 @@ from dagster_mlops.promotion.approval import Approval, authors_of, decisions, ne
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, read_entry
 from dagster_mlops.promotion.history.log import History, keeper_of
-from dagster_mlops.promotion.verdict import FAILS, HOLDS, Verdict
+from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
 
@@ -37,12 +37,7 @@ def with_approval(
     if not _take_notes(history, candidate, request):
         return None
     history.confirm()
-    entries = [e for e in decisions(history.since_last_move(alias), request) if history.is_trusted(e)]
-    authors = authors_of(candidate) if approval.separate_duties else []
-    row = approval.judge(request, entries, [*authors, request.by] if approval.separate_duties else [])
-    if approval.separate_duties and not authors and row.verdict == HOLDS:
-        why = "the authors of this version are unknown, because its training run cannot be read"
-        row = dataclasses.replace(row, verdict=FAILS, why=why)
+    row, entries = answered(approval, history, candidate, request)
     approvals = [{"by": entry.by, "at": entry.at, "why": entry.why} for entry in entries if entry.kind == APPROVAL]
     return dataclasses.replace(
         verdict,
@@ -51,6 +46,18 @@ def with_approval(
         rows=(*verdict.rows, row),
         facts={**verdict.facts, "approvals": approvals},
     )
+
+
+def answered(approval: Approval, history: History, candidate: ModelVersion, request: Entry) -> tuple[Row, list[Entry]]:
+    """The row of a request by what people have said, and the entries in which they did."""
+    answers = decisions(history.since_last_move(request.alias), request)
+    entries = [entry for entry in answers if history.is_trusted(entry)]
+    authors = authors_of(candidate) if approval.separate_duties else []
+    row = approval.judge(request, entries, [*authors, request.by] if approval.separate_duties else [])
+    if approval.separate_duties and not authors and row.verdict == HOLDS:
+        why = "the authors of this version are unknown, because its training run cannot be read"
+        row = dataclasses.replace(row, verdict=FAILS, why=why)
+    return row, entries
 
 
 def decide(

@@ -12,6 +12,8 @@ from dagster_mlops.promotion.decisions import with_approval
 from dagster_mlops.promotion.history.entry import PROMOTION, ROLLBACK, Entry
 from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.history.rollbacks import rollback_of
+from dagster_mlops.promotion.lifecycle import Lifecycle
+from dagster_mlops.promotion.pointers import LIFECYCLE, follow
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
@@ -38,12 +40,13 @@ def promote_version(
     author: Author,
     keeper: KeepsHistory | None = None,
     approval: Approval | None = None,
+    lifecycle: Lifecycle | None = None,
 ) -> Move:
     """Move the alias to `candidate` if `judge`, asked with the holder, says so; each step can be repeated.
 
     With an `approval`, people have to agree as well: until then the move is not made, and the history has a request.
 
-    `keeper` keeps the history if the registry does not.
+    `keeper` keeps the history if the registry does not. The aliases of a `lifecycle` follow.
 
     Raises:
         ModelVersionError: a version or metric is missing, or other promotions kept moving the alias.
@@ -55,30 +58,48 @@ def promote_version(
             f"the registry {registry.tool!r} keeps no history, which has requests and approvals. Promote without "
             "approval=, or in a registry that does, such as MLflow's."
         )
-    name, version, keeper = candidate.name, candidate.version, keeper_of(registry, keeper)
-    with turn_of(registry, name):
-        for _ in range(_TRIES):
-            history = History(registry, keeper, name)
-            before = history.settle(alias)
-            if before == version:
-                return Move(False, _already(judge(candidate)), "", history)
-            verdict = judge(registry.version(name, before) if before else None)
-            entries = history.entries(alias) if history.may_have(ROLLBACK) else []
-            if rollback := rollback_of(candidate, entries):
-                verdict = _refused(verdict, rollback)
-            if verdict.promotes and approval:
-                verdict = with_approval(approval, history, candidate, alias, before, verdict, author)
-            if verdict and not verdict.promotes:
-                return Move(False, verdict, before, history)
-            if verdict is None:
-                continue
-            facts = {**verdict.evidence(), **author.facts()}
-            if history.move(PROMOTION, alias, before, version, by=author.by, why=verdict.why, facts=facts):
-                return Move(True, verdict, before, history)
-        raise ModelVersionError(
-            f"alias {alias!r} of {name!r} kept moving while version {version} was being promoted. Run one promotion "
-            "at a time (give the asset a pool with limit 1), then re-run this one."
-        )
+    keeper, names = keeper_of(registry, keeper), lifecycle.names() if lifecycle else {}
+    with turn_of(registry, candidate.name):
+        move = _moved(registry, candidate, alias, judge, author, keeper, approval, names)
+        follow(registry, move.history, alias, names, candidate=candidate.version, approval=approval)
+    return move
+
+
+def _moved(
+    registry: HoldsModels,
+    candidate: ModelVersion,
+    alias: str,
+    judge: Callable[[ModelVersion | None], Verdict],
+    author: Author,
+    keeper: KeepsHistory,
+    approval: Approval | None,
+    names: Mapping[str, str],
+) -> Move:
+    name, version = candidate.name, candidate.version
+    for _ in range(_TRIES):
+        history = History(registry, keeper, name)
+        before = history.settle(alias)
+        if before == version:
+            return Move(False, _already(judge(candidate)), "", history)
+        verdict = judge(registry.version(name, before) if before else None)
+        if names:
+            verdict = replace(verdict, facts={**verdict.facts, LIFECYCLE: dict(names)})
+        entries = history.entries(alias) if history.may_have(ROLLBACK) else []
+        if rollback := rollback_of(candidate, entries):
+            verdict = _refused(verdict, rollback)
+        if verdict.promotes and approval:
+            verdict = with_approval(approval, history, candidate, alias, before, verdict, author)
+        if verdict and not verdict.promotes:
+            return Move(False, verdict, before, history)
+        if verdict is None:
+            continue
+        facts = {**verdict.evidence(), **author.facts()}
+        if history.move(PROMOTION, alias, before, version, by=author.by, why=verdict.why, facts=facts):
+            return Move(True, verdict, before, history)
+    raise ModelVersionError(
+        f"alias {alias!r} of {name!r} kept moving while version {version} was being promoted. Run one promotion "
+        "at a time (give the asset a pool with limit 1), then re-run this one."
+    )
 
 
 def _already(verdict: Verdict) -> Verdict:

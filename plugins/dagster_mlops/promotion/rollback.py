@@ -10,10 +10,11 @@ from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.terminal import error_line
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.author import Author
-from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry, made
+from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
 from dagster_mlops.promotion.history.event_log import Mirror, part_metadata
 from dagster_mlops.promotion.history.log import History
-from dagster_mlops.promotion.history.rollbacks import rollbacks
+from dagster_mlops.promotion.history.rollbacks import earlier_holder, rollbacks
+from dagster_mlops.promotion.pointers import follow, recorded_names
 from dagster_mlops.promotion.sources import Promoter, Sources
 from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
 
@@ -59,7 +60,12 @@ def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author
                 f"no version of {sources.model!r} holds {alias!r}. Name the alias by --alias: `dagster-mlops history "
                 f"{sources.model}` shows those that were moved."
             )
-        after = models.version(sources.model, to).version if to else _earlier(models, history, alias, before)
+        after = models.version(sources.model, to).version if to else earlier_holder(history, alias, before)
+        if not after:
+            raise HistoryError(
+                f"no version held {alias!r} of {sources.model!r} before version {before} that is still there and was "
+                "not rolled back from. Name a version: --to VERSION."
+            )
         if after == before:
             raise HistoryError(f"version {after} of {sources.model!r} holds {alias!r} already.")
         facts = author.facts()
@@ -104,6 +110,7 @@ def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History, st
             for _ in range(_TRIES):
                 history = History(models, models, model)
                 if entry := step(models, history, seen):
+                    follow(models, history, alias, recorded_names(history, alias))
                     try:
                         return Rollback(entry, sources.registry, _reported(sources, models, history, entry))
                     except Exception as error:  # noqa: BLE001 - of Dagster's database, after the registry has moved
@@ -111,19 +118,6 @@ def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History, st
         raise ModelVersionError(
             f"alias {alias!r} of {model!r} kept moving meanwhile. See who moves it, and repeat this."
         )
-
-
-def _earlier(models: HoldsModels, history: History, alias: str, current: str) -> str:
-    """The last holder before the current one that is still there and was not rolled back from."""
-    entries = history.entries(alias)
-    refused = {current, "", *rollbacks(entries)}
-    for version in dict.fromkeys(entry.before for entry in reversed(made(entries)) if entry.is_move):
-        if version not in refused and history.is_there(version):
-            return version
-    raise HistoryError(
-        f"no version held {alias!r} of {history.model!r} before version {current} that is still there and was not "
-        "rolled back from. Name a version: --to VERSION."
-    )
 
 
 def _reported(sources: Sources, models: HoldsModels, history: History, entry: Entry) -> str:

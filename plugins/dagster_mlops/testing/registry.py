@@ -18,7 +18,7 @@ from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses
-from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry
+from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry, SetsAliases
 
 _NOTE = 'Größe: 3 · "quoted"\nsecond line'
 
@@ -48,6 +48,7 @@ def check_registry(
         first, second = models.version(model, worse), models.version(model, better)
         _check_names(models, first, second, metric)
         _check_moves(models, first, second)
+        _check_pointers(models, first, second)
         _check_notes(registry, models, first, second)
         _check_files(models, first, second)
         _check_healing(models, first, second, metric)
@@ -83,6 +84,15 @@ def _check_moves(models: HoldsModels, first: ModelVersion, second: ModelVersion)
     assert _held(models, name, alias) == first.version
     assert alias in models.version(name, first.version).aliases, "the record names the aliases"
     assert alias not in models.version(name, second.version).aliases, "an alias has one holder"
+
+
+def _check_pointers(models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:
+    if not isinstance(models, SetsAliases):
+        return
+    name, alias = first.name, "contract-pointer"
+    for version in (first.version, second.version, second.version, "", ""):
+        models.set_alias(name, alias, version)
+        assert _held(models, name, alias) == version, "an alias can be set and removed at any time, also twice"
 
 
 def _check_notes(registry: ModelRegistry, models: HoldsModels, first: ModelVersion, second: ModelVersion) -> None:

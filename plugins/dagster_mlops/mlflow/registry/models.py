@@ -82,6 +82,12 @@ class MlflowModels:
         self.client.set_registered_model_alias(name, alias, to)
         return self._holder(name, alias) == to
 
+    def set_alias(self, name: str, alias: str, to: str) -> None:
+        if to:
+            self.client.set_registered_model_alias(name, alias, to)
+        else:
+            self.client.delete_registered_model_alias(name, alias)
+
     def turn(self, name: str) -> AbstractContextManager[None]:
         return turn(self.client, name)
 

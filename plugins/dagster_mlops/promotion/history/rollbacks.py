@@ -1,9 +1,13 @@
 """Rollbacks in force: versions that were rolled back from, until a person lifts that or moves the alias there."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
+from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry, made
 from dagster_mlops.provenance import ModelVersion
+
+if TYPE_CHECKING:
+    from dagster_mlops.promotion.history.log import History
 
 
 def rollbacks(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -24,3 +28,11 @@ def rollback_of(version: ModelVersion, entries: Sequence[Entry]) -> Entry | None
         return in_force.get(version.version)
     files = {entry.after: entry.sha256 for entry in entries if entry.is_move}
     return next((entry for before, entry in in_force.items() if files.get(before) == version.sha256), None)
+
+
+def earlier_holder(history: "History", alias: str, current: str) -> str:
+    """The last holder before `current` that is still there and was not rolled back from; empty for none."""
+    entries = history.entries(alias)
+    refused = {current, "", *rollbacks(entries)}
+    versions = dict.fromkeys(entry.before for entry in reversed(made(entries)) if entry.is_move)
+    return next((version for version in versions if version not in refused and history.is_there(version)), "")
