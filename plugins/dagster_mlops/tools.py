@@ -32,7 +32,7 @@ import yaml
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.places import Places
 from dagster_mlops.errors import ToolError
-from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, ModelVersion, Ref
+from dagster_mlops.provenance import Answer, Deleted, Faulty, Inaccessible, ModelVersion, Ref, TrainingRun
 
 GROUP = "dagster_mlops.tools"
 _C = TypeVar("_C")
@@ -259,6 +259,35 @@ class KeepsFiles(Protocol):
 
     def read_file(self, version: ModelVersion, path: str) -> bytes:
         """A file that was kept with a version."""
+        ...
+
+
+@runtime_checkable
+class TakesModels(Protocol):
+    """A registry in which files of a version from elsewhere become a version."""
+
+    def take(
+        self,
+        record: ModelVersion,
+        folder: Path,
+        *,
+        metrics: Mapping[str, float],
+        files: Mapping[str, bytes],
+        training: TrainingRun | None,
+    ) -> ModelVersion:
+        """Make the model in `folder`, which may be changed, a version; its complete record. The same again is that one.
+
+        Args:
+            record: The record of the version, without number and place. `sha256` is the hash of the files, which is
+                compared where they lie in the end, and the one ref in `upstream` is the version that they come from.
+            folder: The MLmodel folder.
+            metrics: All metrics of the version.
+            files: Files to keep with the version, by path, in place of earlier ones: see :class:`KeepsFiles`.
+            training: The record of the training that made the model, where there is one.
+
+        Raises:
+            ModelVersionError: the files are not those on record.
+        """
         ...
 
 

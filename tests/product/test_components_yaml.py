@@ -44,7 +44,7 @@ from dagster_mlops.feast import (
 )
 from dagster_mlops.feast import component_fields as feast_fields
 from dagster_mlops.feast.repository import load_repository
-from dagster_mlops.promotion import PromotionComponent, promotion_asset
+from dagster_mlops.promotion import ModelCopyComponent, PromotionComponent, model_copy_asset, promotion_asset
 from dagster_mlops.provenance import Dataset, records_in
 from tests.support import known_warnings
 
@@ -450,6 +450,7 @@ FACTORIES = {
     dvc_fields.RevisionSensor: revision_sensor,
     dvc_fields.DvcRepository: DvcResource,
     PromotionComponent: promotion_asset,
+    ModelCopyComponent: model_copy_asset,
     EvaluationComponent: evaluation_asset,
     EvaluationChecks: evaluation_checks,
 }

@@ -88,6 +88,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "pipeline_assets": {"repo": "pipeline"},
     "approval_asset": {"promotion": "raw/weather", "registered_model_name": "delay"},
     "approval_sensor": {"promotion": "raw/weather", "registered_model_name": "delay"},
+    "model_copy_asset": {
+        "name": "copy", "registered_model_name": "delay", "source": "mlflow_dev", "candidate": "raw/weather"
+    },
     "promotion_asset": {
         "candidate": "raw/weather", "evaluation": "raw/weather", "registered_model_name": "delay", "metric": "auc"
     },

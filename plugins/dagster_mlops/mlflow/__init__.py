@@ -33,13 +33,16 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion import GreenChecks as GreenChecks
     from dagster_mlops.promotion import Improvement as Improvement
     from dagster_mlops.promotion import Lifecycle as Lifecycle
+    from dagster_mlops.promotion import ModelCopyComponent as ModelCopyComponent
     from dagster_mlops.promotion import ModelSize as ModelSize
     from dagster_mlops.promotion import NotWorseOnSlices as NotWorseOnSlices
     from dagster_mlops.promotion import PredictionTime as PredictionTime
     from dagster_mlops.promotion import PromotionComponent as PromotionComponent
+    from dagster_mlops.promotion import SourcePromotion as SourcePromotion
     from dagster_mlops.promotion import alias_sensor as alias_sensor
     from dagster_mlops.promotion import approval_asset as approval_asset
     from dagster_mlops.promotion import approval_sensor as approval_sensor
+    from dagster_mlops.promotion import model_copy_asset as model_copy_asset
     from dagster_mlops.promotion import promotion_asset as promotion_asset
 
 __getattr__, __dir__ = lazy_door(__name__)

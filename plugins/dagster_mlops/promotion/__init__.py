@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion.case import Case as Case
     from dagster_mlops.promotion.case import Rule as Rule
     from dagster_mlops.promotion.component import PromotionComponent as PromotionComponent
+    from dagster_mlops.promotion.copy_component import ModelCopyComponent as ModelCopyComponent
     from dagster_mlops.promotion.lifecycle import Lifecycle as Lifecycle
+    from dagster_mlops.promotion.model_copy import model_copy_asset as model_copy_asset
     from dagster_mlops.promotion.rules.bounds import AtLeast as AtLeast
     from dagster_mlops.promotion.rules.bounds import AtMost as AtMost
     from dagster_mlops.promotion.rules.checks import GreenChecks as GreenChecks
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from dagster_mlops.promotion.rules.prediction_time import PredictionTime as PredictionTime
     from dagster_mlops.promotion.rules.provenance import CompleteProvenance as CompleteProvenance
     from dagster_mlops.promotion.rules.slices import NotWorseOnSlices as NotWorseOnSlices
+    from dagster_mlops.promotion.rules.source_promotion import SourcePromotion as SourcePromotion
     from dagster_mlops.promotion.rules.stored_model import CompatibleSignature as CompatibleSignature
     from dagster_mlops.promotion.rules.stored_model import ModelSize as ModelSize
     from dagster_mlops.promotion.sensor import alias_sensor as alias_sensor

@@ -149,7 +149,9 @@ def _names(person: str) -> set[str]:
 
 def authors_of(version: ModelVersion) -> list[str]:
     """The user who ran the training of a version, and the author of its commit, as far as their tools can say."""
-    tools, names, refs = installed_tools(), [], list(version.upstream)
+    tools, refs = installed_tools(), list(version.upstream)
+    carried = version.tool_facts.get("authors")  # of a copy, whose training is on record elsewhere
+    names = [str(name) for name in carried] if isinstance(carried, list | tuple) else []
     for ref in refs:
         tool = tools.get(ref.tool)
         if ref.role not in ("training_run", "commit") or not isinstance(tool, Tool):

@@ -19,6 +19,7 @@ from dagster_mlops.promotion.rules.options import DESCRIPTION
 from dagster_mlops.promotion.rules.prediction_time import PredictionTime
 from dagster_mlops.promotion.rules.provenance import CompleteProvenance
 from dagster_mlops.promotion.rules.slices import NotWorseOnSlices
+from dagster_mlops.promotion.rules.source_promotion import SourcePromotion
 from dagster_mlops.promotion.rules.stored_model import CompatibleSignature, ModelSize
 
 TYPES: dict[str, Any] = {
@@ -33,6 +34,7 @@ TYPES: dict[str, Any] = {
     "compatible_signature": CompatibleSignature,
     "model_size": ModelSize,
     "prediction_time": PredictionTime,
+    "source_promotion": SourcePromotion,
 }
 """The rules by the name of their type in YAML."""
 _IN_YAML: dict[Any, Any] = {

@@ -156,6 +156,11 @@ class ModelVersion(Record, role="model_version", made_from="training_run", id="{
         return [_text("alias {}", ", ".join(self.aliases)), pairs(self.metrics), _text("run {:.12}", self.run_id)]
 
     def implies(self, ref: Ref) -> Record | None:
+        if ref.role == ModelVersion.role:  # that this one is a copy of
+            name, _, version = ref.id.rpartition("/")
+            facts = {"name": name, "version": version, "tracking_uri": ref.at, "run_id": "", "aliases": ()}
+            datasets = tuple(Ref(Dataset.tool, Dataset.role, f"{path}@{md5}") for path, md5 in self.datasets.items())
+            return _partial(ModelVersion, ref, self, **facts, upstream=datasets)
         if ref.role != TrainingRun.role:
             return _dataset(ref)
         upstream = tuple(Ref(Dataset.tool, Dataset.role, f"{path}@{md5}") for path, md5 in self.datasets.items())

@@ -5,8 +5,9 @@ import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.author import Author
@@ -18,7 +19,7 @@ from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses
-from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry, SetsAliases
+from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry, SetsAliases, TakesModels
 
 _NOTE = 'Größe: 3 · "quoted"\nsecond line'
 
@@ -51,6 +52,7 @@ def check_registry(
         _check_pointers(models, first, second)
         _check_notes(registry, models, first, second)
         _check_files(models, first, second)
+        _check_copies(models, first)
         _check_healing(models, first, second, metric)
         _check_history(registry, models, model)
     if atomic:
@@ -127,6 +129,24 @@ def _check_history(registry: ModelRegistry, models: HoldsModels, name: str) -> N
         assert History(reopened, reopened, name).texts == ours.texts, "entries are kept as they are, long ones too"
         assert reopened.head(name) == ours.head(), "the last head counts"
         assert not reopened.history("contract-no-model") and not reopened.head("contract-no-model")
+
+
+def _check_copies(models: HoldsModels, first: ModelVersion) -> None:
+    if not isinstance(models, TakesModels):
+        return
+    content, versions = {"contract/copy.txt": b"statement"}, list[ModelVersion]()
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as folder:
+            stored = models.fetch(first, Path(folder)).folder
+            facts: Any = {"version": "0", "tracking_uri": "", "sha256": model_digest(stored), "upstream": (first.ref,)}
+            record = ModelVersion(tool=models.tool, name=f"{first.name}-contract-copy", **facts)
+            versions.append(models.take(record, stored, metrics=models.metrics(first), files=content, training=None))
+    assert versions[0] == versions[1], "the same version is copied once"
+    copy = models.version(versions[0].name)
+    assert copy == versions[0] and copy.upstream == (first.ref,), "the copy names its origin"
+    with tempfile.TemporaryDirectory() as folder:
+        assert model_digest(models.fetch(copy, Path(folder)).folder) == copy.sha256, "the files are those on record"
+    assert dict(models.metrics(copy)) == dict(models.metrics(first)), "the metrics come along"
 
 
 def _check_healing(models: HoldsModels, first: ModelVersion, second: ModelVersion, metric: str) -> None:

@@ -126,6 +126,19 @@ class MlflowModels:
                 f"{mask_credentials(str(error))[:500]}"
             ) from error
 
+    def take(
+        self,
+        record: ModelVersion,
+        folder: Path,
+        *,
+        metrics: Mapping[str, float],
+        files: Mapping[str, bytes],
+        training: TrainingRun | None,
+    ) -> ModelVersion:
+        from dagster_mlops.mlflow.registry.copies import take  # it uses this class
+
+        return take(self, record, folder, metrics, files, training)
+
     def url(self, version: ModelVersion) -> str:
         return self.resource.version_url(version.name, version.version)
 

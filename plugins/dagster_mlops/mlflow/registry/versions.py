@@ -53,7 +53,7 @@ def register(
         for version in (client.search_model_versions(f"run_id='{run_id}'") if is_retry or by_hand else ())
         if version.name == name and logged_model_id(version) == model.model_id
     ]
-    version = versions[0] if versions else _create_version(client, name, model, run_id, new_record)
+    version = versions[0] if versions else create_version(client, name, model, run_id, new_record)
     if versions and RECORD not in version.tags:
         client.set_model_version_tag(name, str(version.version), RECORD, new_record.to_json())
     return dataclasses.replace(new_record, version=str(version.version))  # an int from sqlite, a str from a server
@@ -83,14 +83,19 @@ def find(client: MlflowClient, name: str, which: str) -> "MlflowModelVersion | N
     return max(versions, key=lambda version: int(version.version), default=None)
 
 
-def _create_version(
-    client: MlflowClient, name: str, model: LoggedModel, run_id: str, record: ModelVersion
+def create_version(
+    client: MlflowClient,
+    name: str,
+    model: LoggedModel,
+    run_id: str,
+    record: ModelVersion,
+    tags: Mapping[str, str] | None = None,
 ) -> "MlflowModelVersion":
-    """Create a version with its record. MLflow's own `register_model` takes six requests."""
+    """Create a version with its record and other tags. MLflow's own `register_model` takes six requests."""
 
     def create() -> "MlflowModelVersion":
-        source, tags = f"models:/{model.model_id}", {RECORD: record.to_json()}
-        return client.create_model_version(name, source, run_id, tags=tags, model_id=model.model_id)
+        source, all_tags = f"models:/{model.model_id}", {RECORD: record.to_json(), **(tags or {})}
+        return client.create_model_version(name, source, run_id, tags=all_tags, model_id=model.model_id)
 
     version = or_none(create)
     if version is None:
