@@ -163,7 +163,7 @@ def test_only_the_statement_of_these_files_counts(places, monkeypatch):
     assert judged() == ""
     assert "and the copy is of arrival_delay/1" in judged(version="1")
     assert "the alias 'champion'" in judged(SourcePromotion(alias="staging"))
-    assert "and not 'another'" in judged(SourcePromotion(model="another"))
+    assert "and not 'another'" in judged(SourcePromotion(source_model="another"))
     [text] = good.texts
     changed = json.loads(text)
     changed["payload"] = base64.b64encode(base64.b64decode(changed["payload"]).replace(b"0.8", b"0.9")).decode()

@@ -22,7 +22,9 @@ class SourcePromotion:
     """
 
     alias: str = option("Alias to which it was promoted in the source.", default="champion")
-    model: str = option("Registered model in the source; by default, named as that of the candidate.", default="")
+    source_model: str = option(
+        "Registered model in the source; by default, named as that of the candidate.", default=""
+    )
     signed: bool = option("Fail also where no public key is given to verify the signature by.", default=False)
 
     def __post_init__(self) -> None:
@@ -48,8 +50,8 @@ class SourcePromotion:
         unsigned = [entry for entry, envelope in entries if keys and not envelope.signer(keys)]
         move, sha256 = entries[-1][0], model_digest(case.stored(candidate).folder)
         problems = {
-            f"it is about {move.model!r}, and not {self.model or candidate.name!r}": (
-                move.model != (self.model or candidate.name)
+            f"it is about {move.model!r}, and not {self.source_model or candidate.name!r}": (
+                move.model != (self.source_model or candidate.name)
             ),
             f"it is about {move.model}/{move.after}, and the copy is of {source.id}": (
                 f"{move.model}/{move.after}" != source.id
