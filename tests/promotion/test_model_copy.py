@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.core.model_digest import model_digest
@@ -279,3 +280,15 @@ def test_a_copy_that_cannot_be_is_refused_when_definitions_load(fields, words):
         messages.append(str(error))
         error = error.__cause__
     assert words in "\n".join(messages)
+
+
+def test_the_examples_on_the_page_are_definitions():
+    page = Path(__file__).parents[2].joinpath("docs", "promotion_environments.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    assert names["champion"].dependency_keys == {names["delay_copy"].key}
+    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(component_cls=ModelCopyComponent, defs_yaml_contents=document)
+        with sandbox.load_component_and_build_defs(path) as (_, defs):
+            assert [getattr(asset, "key", None) for asset in defs.assets or ()] == [dg.AssetKey("delay_copy")]
