@@ -117,7 +117,9 @@ def test_an_approval_is_of_one_candidate_against_one_champion(models):
 def test_only_approvers_count_and_a_request_ends(models):
     listed = Approval(approvers=["Ann", "bob"])
     promote(models, "1", listed)
-    decide(models, "delay", APPROVAL, by="eve")
+    with pytest.raises(HistoryError, match=r"'eve' is not one of the approvers of 'delay': Ann, bob"):
+        decide(models, "delay", APPROVAL, by="eve")
+    models.note(models.version("delay", "1"), NOTE, "eve: fine")
     move = promote(models, "1", listed)
     assert verdict(move) == "waits" and "eve may not approve this" in move.verdict.why
     decide(models, "delay", APPROVAL, by="ann")

@@ -1,8 +1,10 @@
 """Approval of a promotion by people: asked for and given in the history of the model, so that no run waits for it."""
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -63,14 +65,32 @@ class Approval:
                 f"Approval(valid_days={self.valid_days}): give the days for which a request is open, such as 7."
             )
 
+    def facts(self) -> dict[str, Any]:
+        """The facts for the request."""
+        return {**vars(self), "approvers": [*self.approvers]}
+
+    @classmethod
+    def of(cls, request: Entry) -> "Approval | None":
+        """The approval that a request asks for; None if it does not say."""
+        try:
+            approval = cls(**request.facts["approval"])
+            approval.refuse_impossible()
+        except (KeyError, TypeError, AttributeError, dg.DagsterInvalidDefinitionError):
+            return None
+        return approval
+
+    def names(self, person: str) -> bool:
+        """True if the name of a person is one that counts."""
+        names = {name.strip().lower() for name in self.approvers}
+        return not names or person.strip().lower() in names
+
     def judge(self, request: Entry, decisions: Iterable[Entry], barred: Iterable[str]) -> Row:
         """The row of a request: holds when enough people have approved, fails when one has rejected, else waits."""
         latest = {entry.by.strip().lower(): entry for entry in decisions}
-        names = {name.strip().lower() for name in self.approvers}
         counted = {
             name: entry
             for name, entry in latest.items()
-            if (not names or name in names) and not (self.separate_duties and is_one_of(name, barred))
+            if self.names(name) and not (self.separate_duties and is_one_of(name, barred))
         }
         ignored = sorted(entry.by for name, entry in latest.items() if name not in counted)
         rejections = [entry for entry in counted.values() if entry.kind == REJECTION]
@@ -81,9 +101,9 @@ class Approval:
         elif len(approvals) >= self.people:
             verdict, why = HOLDS, f"approved by {', '.join(approvals)}"
         else:
+            so_far = f"{len(approvals)} of {self.people} so far; " * bool(approvals)
             until = self.ends(request).strftime(_UNTIL)
-            command = f"dagster-mlops approve {line(request.model)} {request.after}"
-            verdict, why = WAITS, f"open until {until}; approve by `{command}`{note}"
+            verdict, why = WAITS, f"{so_far}open until {until}; approve by `{command_for(request)}`{note}"
         title = f"approved by {self.people} {'person' if self.people == 1 else 'people'}"
         return Row(title, verdict, ", ".join(approvals) or "0", "", str(self.people), why)
 
@@ -104,6 +124,12 @@ def ends(request: Entry, valid_days: float) -> datetime:
         return read_timestamp(request.at) + timedelta(days=valid_days)
     except (ValueError, OverflowError):
         return datetime.min.replace(tzinfo=UTC)
+
+
+def command_for(request: Entry) -> str:
+    """The command by which a person approves."""
+    alias = f" --alias {shlex.quote(line(request.alias))}" * (request.alias != "champion")
+    return f"dagster-mlops approve {shlex.quote(line(request.model))} {request.after}{alias}"
 
 
 def requests(entries: Sequence[Entry], alias: str) -> list[Entry]:

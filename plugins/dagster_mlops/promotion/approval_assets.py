@@ -1,25 +1,32 @@
 """Approval in Dagster's UI: an asset by which a person decides, and a sensor that promotes after it."""
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.asset_records import asset_graph
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.model_versions import refuse_alias, refuse_model
 from dagster_mlops.core.options import asset_with, known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.approval import decisions, new_notes, requests
-from dagster_mlops.promotion.author import user
+from dagster_mlops.promotion.author import author_of, user
 from dagster_mlops.promotion.decisions import decide
 from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION
 from dagster_mlops.promotion.history.event_log import mirror_now
 from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.moves import recorded_verdict
+from dagster_mlops.promotion.verdict import WAITS, Verdict
+from dagster_mlops.provenance import NAMESPACE
 from dagster_mlops.tools import HoldsModels, ModelRegistry
+
+APPROVES = f"{NAMESPACE}/approves"
+"""Key in the metadata of an approval asset: the promotion asset that it is about."""
 
 
 class ApprovalConfig(dg.Config):
@@ -37,6 +44,7 @@ def approval_asset(
     registered_model_name: str,
     alias: str = "champion",
     name: str = "approval",
+    by: str = "",
     registry: str = "mlflow",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -44,15 +52,19 @@ def approval_asset(
 
         approval = approval_asset(promotion=champion, registered_model_name="arrival_delay")
 
-    Its config names the person (``by``; by default the user that the run's process is), a ``comment``, the ``version``
-    where several wait, and ``approve: false`` to reject. It has the rows of the gate that the person decides about, and
-    must not be in a job that runs by itself. Everything else that :func:`dagster.asset` takes is passed on.
+    Its config names the person (``by``; by default that of the option `by`, else the user that the run's process is), a
+    ``comment``, the ``version`` where several wait, and ``approve: false`` to reject. It shows the rows of the gate
+    that the person decides about. In a run that a schedule or sensor has launched, or that makes the promotion as well,
+    such as *Materialize all*, it decides nothing. Everything else that :func:`dagster.asset` takes is passed on.
     """
     refuse_model(registered_model_name, registry)
     refuse_alias(alias, registry, "alias")
     key = asset_key(promotion)
 
-    def approve(context: dg.AssetExecutionContext, config: ApprovalConfig) -> dg.MaterializeResult:
+    def approve(context: dg.AssetExecutionContext, config: ApprovalConfig) -> Iterator[dg.MaterializeResult]:
+        if author_of(context).by != user() or key in context.job_def.asset_layer.selected_asset_keys:
+            context.log.warning("Nothing was decided: a person decides in a run of this asset alone.")
+            return
         resource = capable_resource(context, registry, ModelRegistry)
         kind = APPROVAL if config.approve else REJECTION
         with resource.models() as models:
@@ -60,7 +72,7 @@ def approval_asset(
                 models,
                 registered_model_name,
                 kind,
-                by=config.by or user(),
+                by=config.by or by or user(),
                 why=config.comment,
                 version=config.version,
                 alias=alias,
@@ -68,7 +80,7 @@ def approval_asset(
             request = next(each for each in history.since_last_move(alias) if each.index == entry.facts["request"])
             tool = models.tool
         mirror_now(context.instance, key, tool, history)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 f"{tool}/decided": kind,
                 f"{tool}/version": entry.after,
@@ -81,12 +93,27 @@ def approval_asset(
     return asset_with(
         asset_options,
         name=name,
-        description=f"Approval of the version that waits for `{alias}` of `{registered_model_name}`. Materialize it to "
-        "approve.",
+        description=f"Approval{f' by {by}' if by else ''} of the version that waits for `{alias}` of "
+        f"`{registered_model_name}`. Materialize it to approve. Shift-click *Materialize* to give a name or a comment, or "
+        "to reject.",
         kinds=[registry],
+        metadata={APPROVES: dg.MetadataValue.asset(key)},
+        output_required=False,
         required_resource_keys=[registry],
-        deps=[key],
+        # Downstream of the promotion, it would be out of date after each one, though no decision is open.
     )(approve)
+
+
+def waiting_metadata(context: dg.AssetExecutionContext, tool: str, verdict: Verdict) -> dict[str, Any]:
+    """What a promotion waits for, and the assets by which people approve it, one click away; empty if it does not wait."""
+    row = next((row for row in verdict.rows if row.verdict == WAITS), None)
+    if row is None:
+        return {}
+    graph, this = asset_graph(context), dg.MetadataValue.asset(context.asset_key)
+    keys = [key for key in graph.get_all_asset_keys() if graph.get(key).metadata.get(APPROVES) == this]
+    links = [dg.MetadataValue.asset(key) for key in sorted(keys)]
+    names = [f"{tool}/approve", *(f"{tool}/approve_{number}" for number in range(2, len(links) + 1))]
+    return {f"{tool}/waits_for": f"{row.rule}: {row.why}", **dict(zip(names, links, strict=False))}
 
 
 def approval_sensor(

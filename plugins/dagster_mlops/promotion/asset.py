@@ -16,6 +16,7 @@ from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
 from dagster_mlops.promotion.approval import Approval
+from dagster_mlops.promotion.approval_assets import waiting_metadata
 from dagster_mlops.promotion.author import author_of
 from dagster_mlops.promotion.case import Case, Rule
 from dagster_mlops.promotion.error_budget import judged
@@ -141,6 +142,7 @@ def promotion_asset(
         picture = timeline(move.history.newest(alias), alias, tool=registry)
         facts = {
             f"{tool}/promoted": move.promoted,
+            **waiting_metadata(context, tool, verdict),
             **table(f"{tool}/decision", verdict.rows),
             **({f"{tool}/timeline": picture} if picture else {}),
             f"{tool}/champion_version": int(current) if current.isdigit() else current,

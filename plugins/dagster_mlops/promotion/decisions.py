@@ -29,7 +29,7 @@ def with_approval(
     request = approval.open_request(entries, alias, before, candidate.version)
     if request is None:
         notes = notes_of(history.registry, candidate)
-        facts = {**verdict.evidence(), **author.facts(), "notes": notes}
+        facts = {**verdict.evidence(), **author.facts(), "notes": notes, "approval": approval.facts()}
         if not history.append(REQUEST, alias, before, candidate.version, by=author.by, why=verdict.why, facts=facts):
             return None
         entries = history.since_last_move(alias)
@@ -91,6 +91,11 @@ def decide(
                 "its rules hold."
             )
         request = waiting[version]
+        if (approval := Approval.of(request)) and not approval.names(by):
+            raise HistoryError(
+                f"{by.strip()!r} is not one of the approvers of {model!r}: {', '.join(approval.approvers)}. Name the one "
+                "who decides: `--as NAME` of the command, or `by` in the config of the asset."
+            )
         facts = {"request": request.index}
         if not history.append(kind, alias, request.before, version, by=by.strip(), why=why, facts=facts):
             raise HistoryError(f"another promoter of {model!r} was quicker. Decide again.")
