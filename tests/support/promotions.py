@@ -79,15 +79,14 @@ class Promotions:
     def instance(self) -> dg.DagsterInstance:
         return dg.DagsterInstance.from_config(str(self.home))
 
-    def promote(self, version: str) -> dict[str, Any]:
+    def promote(self, version: str, by: dg.AssetsDefinition = CHAMPION) -> dict[str, Any]:
         """Materialize the version, and then the asset that promotes it; the metadata of that one."""
-
         made = dg.AssetMaterialization("delay_model", metadata=self.record(version).to_metadata())
         with self.instance() as instance:
             instance.report_runless_asset_event(made)
-            assets = [dg.AssetSpec("delay_model"), CHAMPION]
+            assets = [dg.AssetSpec("delay_model"), by]
             resources = {"mlflow": self.resource}
-            result = dg.materialize(assets, selection=[CHAMPION], instance=instance, resources=resources)
+            result = dg.materialize(assets, selection=[by], instance=instance, resources=resources)
             [event] = result.asset_materializations_for_node("champion")
         return {key: getattr(value, "value", value) for key, value in event.metadata.items()}
 

@@ -20,6 +20,10 @@ from dagster_mlops.tools import HoldsModels, Tool, installed_tools
 NOTE = f"{NAMESPACE}.approve"
 """Key of a note on a model version (in MLflow, a tag) by which a person approves: ``name`` or ``name: comment``."""
 _REASON = 300  # characters
+
+
+WAITS_FOR = "waits_for"
+"""End of a metadata key, after the registry's name: a promotion asset has it while its last run waits for people."""
 _UNTIL = "%Y-%m-%d %H:%M UTC"
 
 
@@ -84,14 +88,17 @@ class Approval:
         names = {name.strip().lower() for name in self.approvers}
         return not names or person.strip().lower() in names
 
-    def judge(self, request: Entry, decisions: Iterable[Entry], barred: Iterable[str]) -> Row:
-        """The row of a request: holds when enough people have approved, fails when one has rejected, else waits."""
-        latest = {entry.by.strip().lower(): entry for entry in decisions}
-        counted = {
+    def counted(self, decisions: Iterable[Entry], barred: Iterable[str]) -> dict[str, Entry]:
+        """The last decision of each person who may decide."""
+        return {
             name: entry
-            for name, entry in latest.items()
+            for name, entry in _latest(decisions).items()
             if self.names(name) and not (self.separate_duties and is_one_of(name, barred))
         }
+
+    def judge(self, request: Entry, decisions: Sequence[Entry], barred: Sequence[str]) -> Row:
+        """The row of a request: holds when enough people have approved, fails when one has rejected, else waits."""
+        latest, counted = _latest(decisions), self.counted(decisions, barred)
         ignored = sorted(entry.by for name, entry in latest.items() if name not in counted)
         rejections = [entry for entry in counted.values() if entry.kind == REJECTION]
         approvals = sorted(entry.by for entry in counted.values() if entry.kind == APPROVAL)
@@ -124,6 +131,10 @@ def ends(request: Entry, valid_days: float) -> datetime:
         return read_timestamp(request.at) + timedelta(days=valid_days)
     except (ValueError, OverflowError):
         return datetime.min.replace(tzinfo=UTC)
+
+
+def _latest(decisions: Iterable[Entry]) -> dict[str, Entry]:
+    return {entry.by.strip().lower(): entry for entry in decisions}
 
 
 def command_for(request: Entry) -> str:

@@ -14,7 +14,7 @@ from dagster_mlops.core.model_versions import refuse_alias, refuse_model
 from dagster_mlops.core.options import asset_with, known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.promotion.approval import decisions, new_notes, requests
+from dagster_mlops.promotion.approval import WAITS_FOR, decisions, new_notes, requests
 from dagster_mlops.promotion.author import author_of, user
 from dagster_mlops.promotion.decisions import decide
 from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION
@@ -94,8 +94,8 @@ def approval_asset(
         asset_options,
         name=name,
         description=f"Approval{f' by {by}' if by else ''} of the version that waits for `{alias}` of "
-        f"`{registered_model_name}`. Materialize it to approve. Shift-click *Materialize* to give a name or a comment, or "
-        "to reject.",
+        f"`{registered_model_name}`. Materialize it to approve. Shift-click *Materialize* to give a name or a comment, "
+        "or to reject.",
         kinds=[registry],
         metadata={APPROVES: dg.MetadataValue.asset(key)},
         output_required=False,
@@ -105,7 +105,7 @@ def approval_asset(
 
 
 def waiting_metadata(context: dg.AssetExecutionContext, tool: str, verdict: Verdict) -> dict[str, Any]:
-    """What a promotion waits for, and the assets by which people approve it, one click away; empty if it does not wait."""
+    """The row about people, and links to the assets by which they approve; empty if the promotion does not wait."""
     row = next((row for row in verdict.rows if row.verdict == WAITS), None)
     if row is None:
         return {}
@@ -113,7 +113,7 @@ def waiting_metadata(context: dg.AssetExecutionContext, tool: str, verdict: Verd
     keys = [key for key in graph.get_all_asset_keys() if graph.get(key).metadata.get(APPROVES) == this]
     links = [dg.MetadataValue.asset(key) for key in sorted(keys)]
     names = [f"{tool}/approve", *(f"{tool}/approve_{number}" for number in range(2, len(links) + 1))]
-    return {f"{tool}/waits_for": f"{row.rule}: {row.why}", **dict(zip(names, links, strict=False))}
+    return {f"{tool}/{WAITS_FOR}": f"{row.rule}: {row.why}", **dict(zip(names, links, strict=False))}
 
 
 def approval_sensor(

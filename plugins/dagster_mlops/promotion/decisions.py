@@ -93,8 +93,8 @@ def decide(
         request = waiting[version]
         if (approval := Approval.of(request)) and not approval.names(by):
             raise HistoryError(
-                f"{by.strip()!r} is not one of the approvers of {model!r}: {', '.join(approval.approvers)}. Name the one "
-                "who decides: `--as NAME` of the command, or `by` in the config of the asset."
+                f"{by.strip()!r} is not one of the approvers of {model!r}: {', '.join(approval.approvers)}. Name "
+                "the one who decides: `--as NAME` of the command, or `by` in the config of the asset."
             )
         facts = {"request": request.index}
         if not history.append(kind, alias, request.before, version, by=by.strip(), why=why, facts=facts):

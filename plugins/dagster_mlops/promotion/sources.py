@@ -13,6 +13,7 @@ import dagster as dg
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.places import checkout_of
 from dagster_mlops.errors import HistoryError, ProvenanceError
+from dagster_mlops.promotion.approval import WAITS_FOR
 from dagster_mlops.promotion.history.event_log import Mirror, parts_in
 from dagster_mlops.promotion.history.verification import Store
 from dagster_mlops.provenance import ModelVersion, mask_credentials
@@ -24,13 +25,18 @@ EVENT_LOG = "Dagster's event log"
 
 @lazy_dataclass(frozen=True)
 class Promoter:
-    """An asset whose events bring the history of a model: its key, its registry, its latest version, and when."""
+    """An asset whose events bring the history of a model: its key, its registry, its latest version, and when.
+
+    `waits` is true if its latest run has ended by asking people.
+    """
 
     key: dg.AssetKey
+    model: str
     tool: str
     version: ModelVersion | None
     place: str
     timestamp: float
+    waits: bool = False
 
 
 @lazy_dataclass(frozen=True)
@@ -77,8 +83,8 @@ def find_sources(model: str, instance: dg.DagsterInstance | None, place: str = "
     Raises:
         HistoryError: none of the three has a registry.
     """
-    promoters = sorted(_promoters(instance, model), key=lambda each: -each.timestamp) if instance else []
-    last = next((each for each in promoters if each.place), None)
+    assets = sorted(promoters(instance, model), key=lambda each: -each.timestamp) if instance else []
+    last = next((each for each in assets if each.place), None)
     if not place and last:
         tool, place = last.tool, last.place
     else:
@@ -90,7 +96,7 @@ def find_sources(model: str, instance: dg.DagsterInstance | None, place: str = "
             f"the registry of {model!r} was not found: {where}. Name it by --registry PLACE (MLflow's tracking URI, or "
             "the folder of a git repository), set MLFLOW_TRACKING_URI, or name your Dagster instance by --dagster-home."
         )
-    return Sources(model, tool, place, instance, [each for each in promoters if each.tool == tool])
+    return Sources(model, tool, place, instance, [each for each in assets if each.tool == tool])
 
 
 def _tool_at(place: str) -> str:
@@ -101,7 +107,8 @@ def _tool_at(place: str) -> str:
     return next(able, "")
 
 
-def _promoters(instance: dg.DagsterInstance, model: str) -> Iterator[Promoter]:
+def promoters(instance: dg.DagsterInstance, model: str = "") -> Iterator[Promoter]:
+    """The assets that promote a model, or any."""
     for record in instance.get_asset_records():
         entry, key = record.asset_entry.last_materialization, record.asset_entry.asset_key
         if entry is None:  # a history that was restored into a new event log is only observed
@@ -109,10 +116,11 @@ def _promoters(instance: dg.DagsterInstance, model: str) -> Iterator[Promoter]:
             entry = observed[0].event_log_entry if observed else None
         event = (entry.asset_materialization or entry.asset_observation) if entry else None
         for tool, part in parts_in(event.metadata if event else {}):
-            if part["model"] == model and entry and event:
+            if model in ("", part["model"]) and entry and event:
                 version = _version(event)
                 place = version.ref.at if version else str(part.get("at", ""))
-                yield Promoter(key, tool, version, place, entry.timestamp)
+                waits = f"{tool}/{WAITS_FOR}" in event.metadata
+                yield Promoter(key, part["model"], tool, version, place, entry.timestamp, waits)
 
 
 def _version(event: dg.AssetMaterialization | dg.AssetObservation) -> ModelVersion | None:

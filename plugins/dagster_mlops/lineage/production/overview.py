@@ -1,4 +1,4 @@
-"""The status of production: deployments with their models and data, and all asset checks."""
+"""The status of production: deployments with their models and data, promotions that wait, and all asset checks."""
 
 import socket
 from collections.abc import Collection
@@ -12,6 +12,7 @@ from dagster_mlops.core.gates import check_problem
 from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 from dagster_mlops.lineage.chain.sources import EventLog
 from dagster_mlops.lineage.chain.walk import plain, trace
+from dagster_mlops.promotion.open_requests import OpenRequest, open_requests
 from dagster_mlops.provenance import Record
 from dagster_mlops.provenance.roles import Dataset, Deployment, ModelVersion, Package, Report, TrainingRun, TrainingSet
 
@@ -82,6 +83,7 @@ class Status:
     drift: tuple[Report, ...]  # the latest report of each check, newest first
     unreadable: tuple[str, ...] = ()
     other_records: tuple[Record, ...] = ()  # of unknown roles: the latest of each asset and partition
+    waiting: tuple[OpenRequest, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -106,7 +108,7 @@ class Status:
 
 
 def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
-    """The status of production on record in a Dagster instance; no tool is asked.
+    """The status of production on record in a Dagster instance; only promotions that wait ask their registry.
 
         current = status(dg.DagsterInstance.get())
         print(current.healthy, [production.deployment.url for production in current.production])
@@ -136,6 +138,7 @@ def status(instance: dg.DagsterInstance, *, runs: int = 200) -> Status:
         drift=tuple(drift),
         unreadable=tuple(events.unreadable),
         other_records=tuple(unknown[key] for key in sorted(unknown)),
+        waiting=tuple(open_requests(instance)),
     )
 
 

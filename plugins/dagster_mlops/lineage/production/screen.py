@@ -10,6 +10,8 @@ from rich.text import Text
 from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
 from dagster_mlops.lineage.production.overview import CheckStatus, Production, Promoted, Status
+from dagster_mlops.promotion.open_requests import OpenRequest
+from dagster_mlops.promotion.verdict import WAITS
 
 _VERDICTS = {"passed": ("✓", "green"), "warned": ("~", "yellow"), "running": ("…", "blue")}
 
@@ -25,6 +27,7 @@ def status_screen(status: Status) -> RenderableType:
         parts.append(
             Text("Nothing is in production: this Dagster instance has no deployment and no alias on record.\n")
         )
+    parts += [_open_request(request) for request in status.waiting]
     counts = Counter(check.verdict for check in status.checks)
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     parts.append(Text(line(f"Checks: {verdicts or 'none'}"), style="bold"))
@@ -74,6 +77,22 @@ def _promoted(promoted: Promoted) -> RenderableType:
         **_origin(promoted),
     }
     return _table("Promoted, and not deployed on record", rows)
+
+
+def _open_request(request: OpenRequest) -> RenderableType:
+    needed = f" of {request.people}" if request.people else ""
+    names = f": {', '.join(request.approvals)}" if request.approvals else ""
+    rows: dict[str, str | Text] = {
+        "model version": f"{request.model}/{request.version}",
+        "alias": f"{request.alias}, now version {request.before or 'none'}",
+        "since": f"{request.since[:16].replace('T', ' ')} UTC, asked by {request.by}",
+        "rules": request.why,
+        "approvals": f"{len(request.approvals)}{needed}{names}",
+        "state": request.state,
+        "next": request.command if request.verdict == WAITS else f"the next run of {request.asset} acts on it",
+        "as of": f"{request.source}. {request.problem}" if request.problem else "",
+    }
+    return _table("Waits for approval", rows)
 
 
 def _origin(live: Production | Promoted) -> dict[str, str | Text]:
