@@ -218,6 +218,8 @@ def _keys(made: list[Any]) -> set[dg.AssetKey]:
             keys |= {dep.asset_key for spec in checks for dep in spec.additional_deps}
             if not isinstance(definition, dg.AssetChecksDefinition):
                 keys |= {*definition.keys, *definition.keys_by_input_name.values()}
+                links = [value for spec in definition.specs for value in spec.metadata.values()]
+                keys |= {link.asset_key for link in links if isinstance(link, dg.DagsterAssetMetadataValue)}
     return keys
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
-from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.mlflow import AtLeast, MlflowResource
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.runs.lookup import RECORD
@@ -106,7 +106,8 @@ def test_a_challenger_waits_for_people_and_no_longer(models, monkeypatch):
     assert aliases(models) == {"champion": "1", "challenger": "2"}
     assert not promote(models, "3", waits, ALL)
     assert aliases(models)["challenger"] == "3", "the last that was asked for"
-    decide(models, "delay", REJECTION, by="zoe", version="3")
+    with pytest.raises(HistoryError, match="'zoe' is not one of the approvers"):
+        decide(models, "delay", REJECTION, by="zoe", version="3")
     assert not promote(models, "3", waits, ALL)
     assert aliases(models)["challenger"] == "3", "zoe has no say"
     decide(models, "delay", REJECTION, by="ann", version="3")
