@@ -16,9 +16,9 @@ _MARKS = {PROMOTION: ("o", "tab:green"), ROLLBACK: ("v", "tab:red"), BY_HAND: ("
 
 def timeline(newest: Iterable[Entry], alias: str, *, tool: str) -> dg.MarkdownMetadataValue | None:
     """The last moves of an alias as metadata, from its entries, newest first; None without any."""
-    shown = [*islice((entry for entry in newest if entry.is_move or entry.kind == REQUEST), _SHOWN)][::-1]
-    moves = [entry for entry in shown if entry.is_move]
-    requests = {entry.after: entry for entry in shown if not moves or entry.index > moves[-1].index}
+    newest_entries = [*islice((entry for entry in newest if entry.is_move or entry.kind == REQUEST), _SHOWN)][::-1]
+    moves = [entry for entry in newest_entries if entry.is_move]
+    requests = {entry.after: entry for entry in newest_entries if not moves or entry.index > moves[-1].index}
     if not moves:
         return None
     return gallery([drawn(f"{alias} over time", lambda: _figure(moves, [*requests.values()], alias, tool), tool=tool)])
