@@ -85,6 +85,7 @@ champion = promotion_asset(
     rules=[AtLeast(metric="auc", limit=0.6), NotWorseOnSlices(metric="auc")],
     approval=Approval(),
     group_name="promotions",
+    pool="promotions",
 )
 approval = approval_asset(promotion=champion, registered_model_name=MODEL, group_name="promotions")
 
