@@ -20,7 +20,7 @@ class DagsterProcesses:
     def __init__(self, home: Path, location: Path, environment: dict[str, str]) -> None:
         self.home, self.location = home, location
         self.environment = {**os.environ, **environment, "DAGSTER_HOME": str(home)}
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, subprocess.Popen[Any]] = {}
 
     def start(self, name: str, *arguments: str) -> None:
         """Start ``dagster-webserver`` or ``dagster-daemon`` in a process group."""
