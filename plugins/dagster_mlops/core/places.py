@@ -86,6 +86,11 @@ def checkout_of(folder: Path) -> str:
     return next((str(top) for top in (folder, *folder.parents) if (top / ".git").exists()), "")
 
 
+def is_same(place: str, other: str) -> bool:
+    """True for one place in two spellings."""
+    return _plain(mask_credentials(place)) == _plain(mask_credentials(other))
+
+
 def _plain(place: str) -> str:
     """A place in one spelling: of a folder its real path, so that neither ``..`` nor a link leads out of it."""
     if "://" in place:

@@ -29,8 +29,9 @@ def approve(
     from dagster_mlops.promotion.author import user
     from dagster_mlops.promotion.decisions import decide
     from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION
-    from dagster_mlops.promotion.history.event_log import mirror_now
+    from dagster_mlops.promotion.history.event_log import identity, mirror_now
     from dagster_mlops.promotion.sources import find_sources
+    from dagster_mlops.provenance import mask_credentials
 
     kind = REJECTION if reject else APPROVAL
     with dagster_instance(dagster_home) as instance, quiet(), errors_shown():
@@ -38,7 +39,7 @@ def approve(
         with sources.models() as models:
             entry, history = decide(models, model, kind, by=by or user(), why=comment, version=version, alias=alias)
         if instance:
-            for promoter in sources.promoters:
-                mirror_now(instance, promoter.key, promoter.tool, history)
+            for promoter in sources.here(identity(history.texts[0])):
+                mirror_now(instance, promoter.key, promoter.tool, history, mask_credentials(sources.place))
     text = f"{entry.kind} of version {entry.after} of {model} for {alias} by {entry.by}: entry {entry.index}"
     typer.echo(line(f"{text}. Materialize the promotion asset to move the alias; approval_sensor() does it by itself."))

@@ -131,7 +131,7 @@ def promotion_asset(
             record = holder(models, registered_model_name, alias)
             waits = any(row.verdict == WAITS for row in verdict.rows)
             if record is None and not waits:
-                mirror_now(context.instance, context.asset_key, models.tool, move.history)
+                mirror_now(context.instance, context.asset_key, models.tool, move.history, version.ref.at)
                 raise ModelVersionError(
                     f"{registered_model_name!r} has no {alias!r}: {verdict.why.rstrip('.')}. Train a version for which "
                     "every rule holds."

@@ -14,11 +14,11 @@ from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.history.entry import read_entry
-from dagster_mlops.promotion.history.event_log import part_metadata
+from dagster_mlops.promotion.history.event_log import identity, part_metadata
 from dagster_mlops.promotion.history.restoration import Whole, whole, write
 from dagster_mlops.promotion.history.verification import Finding, Held, Store, Verification, verify
 from dagster_mlops.promotion.sources import EVENT_LOG, Sources
-from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.provenance import ModelVersion, mask_credentials
 from dagster_mlops.tools import HoldsModels, KeepsHistory, RenewsHistory, turn_of
 
 if TYPE_CHECKING:
@@ -33,11 +33,15 @@ def audit(sources: Sources, keys: "Keys", *, files: bool = False) -> Verificatio
     """
     model, findings = sources.model, list[Finding]()
     with sources.models() as models:
-        stores = [sources.event_log()] if sources.promoters else []
+        stores: list[Store] = []
         try:
-            stores[:0] = [_of_registry(sources, models)] if isinstance(models, KeepsHistory) else []
+            stores = [_of_registry(sources, models)] if isinstance(models, KeepsHistory) else []
         except HistoryError as error:
             findings.append(Finding(None, sources.registry, str(error)))
+        if sources.promoters:
+            log = sources.event_log(_identity(*stores))
+            stores += [log] if log.texts or log.heads else []
+            findings += [] if log.texts or log.heads else [Finding(None, EVENT_LOG, _of_others(sources))]
         if not any(store.texts or store.heads for store in stores):
             models.version(model)  # an unknown model has an error of its own
             raise HistoryError(str(findings[0]) if findings else f"{sources.registry} has no history of {model!r}.")
@@ -49,6 +53,20 @@ def audit(sources: Sources, keys: "Keys", *, files: bool = False) -> Verificatio
                 findings.append(Finding(None, f"version {version.version}", problem))
     verification = verify(model, stores, holders, keys)
     return dataclasses.replace(verification, findings=(*verification.findings, *findings))
+
+
+def _of_others(sources: Sources) -> str:
+    places = "; ".join(map(str, sources.promoters))
+    return (
+        f"it has no entry of this history, but those of {sources.model!r} in {places}. If that is the same registry at "
+        "another address, its history was replaced. If it is another one, no promotion of this Dagster instance was "
+        "here: verify this one without it."
+    )
+
+
+def _identity(*stores: Store) -> str:
+    """The identity of the history that a registry has; empty without its first entry."""
+    return identity(next((text for store in stores for text in store.texts.get(0, ())), ""))
 
 
 def _of_registry(sources: Sources, models: Any) -> Store:
@@ -91,14 +109,14 @@ def restore(sources: Sources, keys: "Keys") -> Restored:
             raise HistoryError(f"{sources.registry} keeps no history: it is in Dagster's event log only.")
         models.version(model)
         with turn_of(models, model):
-            log = sources.event_log()
             try:
                 registry = _of_registry(sources, models)
             except HistoryError:
-                if not (isinstance(models, RenewsHistory) and log.texts):
+                if not (isinstance(models, RenewsHistory) and sources.event_log("").texts):
                     raise
                 models.renew_history(model)
                 registry = _of_registry(sources, models)
+            log = sources.event_log(_identity(registry))
             history = whole(model, registry, log, keys)
             if not history.texts:
                 raise HistoryError(f"{registry.name} and {EVENT_LOG} have no history of {model!r}.")
@@ -111,11 +129,12 @@ def restore(sources: Sources, keys: "Keys") -> Restored:
 
 def _observe(sources: Sources, instance: dg.DagsterInstance, history: Whole, log: Store) -> tuple[int, ...]:
     """Bring the event log what it lacks, by observations of the asset that promotes the model."""
-    asset = str(read_entry(history.texts[-1])[0].facts.get("dagster_asset", ""))
-    if not sources.promoters and not asset:
+    asset, of = str(read_entry(history.texts[-1])[0].facts.get("dagster_asset", "")), identity(history.texts[0])
+    promoters = sources.here(of)
+    if not promoters and not asset:
         return ()
-    key = sources.promoters[0].key if sources.promoters else asset_key(asset)
-    parts = history.parts(log.texts)
+    key = promoters[0].key if promoters else asset_key(asset)
+    parts = [{**part, "history": of, "at": mask_credentials(sources.place)} for part in history.parts(log.texts)]
     for part in parts:
         instance.report_runless_asset_event(dg.AssetObservation(key, metadata=part_metadata(sources.tool, part)))
     return tuple(number for part in parts for number in range(part["first"], part["first"] + len(part["entries"])))

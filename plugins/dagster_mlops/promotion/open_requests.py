@@ -82,7 +82,9 @@ def _of_model(sources: Sources, seconds: float) -> list[OpenRequest]:
         answer, problem = None, error_line(error)
     if answer is not None:
         return answer  # pyright: ignore[reportReturnType]
-    texts = {number: of_number[0] for number, of_number in sources.event_log().texts.items()}
+    texts = {
+        number: of_number[0] for number, of_number in sources.event_log(sources.promoters[0].history).texts.items()
+    }
     problem = f"{sources.registry} cannot be asked: {problem}"
     return [replace(each, problem=problem) for each in _in_history(sources, EVENT_LOG, texts)]
 

@@ -9,6 +9,7 @@ from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.timestamps import read_timestamp
 from dagster_mlops.errors import DagsterMlopsError, HistoryError
 from dagster_mlops.promotion.history.entry import BY_HAND, Entry, made, read_entry
+from dagster_mlops.promotion.history.event_log import identity
 from dagster_mlops.promotion.history.log import keeper_of
 from dagster_mlops.promotion.sources import EVENT_LOG, Sources
 
@@ -70,10 +71,10 @@ def read_history(sources: Sources, alias: str = "") -> Reading:
     Raises:
         DagsterMlopsError: neither has an entry, and why; or none is about this alias.
     """
-    moves, damaged, source, holders, notes = [], [], sources.registry, {}, []
+    moves, damaged, source, holders, notes, texts = [], [], sources.registry, {}, [], dict[int, str]()
     try:
         with sources.models() as models:
-            texts = keeper_of(models).history(sources.model)
+            texts = dict(keeper_of(models).history(sources.model))
             moves, damaged = _entries(texts)
             holders = {name: _holder(models, sources.model, name) for name in {move.alias for move in moves}}
             if not texts:
@@ -82,7 +83,7 @@ def read_history(sources: Sources, alias: str = "") -> Reading:
     except DagsterMlopsError as error:
         problem = error
     if not moves:
-        stored = sources.event_log().texts
+        stored = sources.event_log(identity(texts.get(0, ""))).texts
         moves, damaged = _entries({number: texts[0] for number, texts in stored.items()})
         if not moves:
             raise problem

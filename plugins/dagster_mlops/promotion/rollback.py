@@ -11,11 +11,12 @@ from dagster_mlops.core.terminal import error_line
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
-from dagster_mlops.promotion.history.event_log import Mirror, part_metadata
+from dagster_mlops.promotion.history.event_log import Mirror, identity, part_metadata
 from dagster_mlops.promotion.history.log import History
 from dagster_mlops.promotion.history.rollbacks import earlier_holder, rollbacks
 from dagster_mlops.promotion.pointers import follow, recorded_names
 from dagster_mlops.promotion.sources import Promoter, Sources
+from dagster_mlops.provenance import mask_credentials
 from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
 
 _TRIES = 5
@@ -122,11 +123,13 @@ def _step(sources: Sources, alias: str, step: Callable[[HoldsModels, History, st
 
 def _reported(sources: Sources, models: HoldsModels, history: History, entry: Entry) -> str:
     """Tell Dagster at once: the asset that promotes to this alias is another version, and its events have the entry."""
-    promoter = _promoter(sources.promoters, history.entries(entry.alias), entry.alias)
+    promoter = _promoter(sources.here(identity(history.texts[0])), history.entries(entry.alias), entry.alias)
     if promoter is None or sources.instance is None:
         return ""
     tool, record = models.tool, models.version(entry.model, f"@{entry.alias}")
-    *earlier, last = Mirror(sources.instance, promoter.key, tool, entry.model).missing(history)
+    *earlier, last = Mirror(sources.instance, promoter.key, tool, entry.model).missing(
+        history, mask_credentials(sources.place)
+    )
     for part in earlier:
         observation = dg.AssetObservation(promoter.key, metadata=part_metadata(tool, part))
         sources.instance.report_runless_asset_event(observation)

@@ -6,15 +6,16 @@ A registry is opened only where the caller's environment, the caller, or a run o
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.places import checkout_of
+from dagster_mlops.core.places import checkout_of, is_same
 from dagster_mlops.errors import HistoryError, ProvenanceError
 from dagster_mlops.promotion.approval import WAITS_FOR
-from dagster_mlops.promotion.history.event_log import Mirror, parts_in
+from dagster_mlops.promotion.history.event_log import Mirror, identity_in, parts_in
 from dagster_mlops.promotion.history.verification import Store
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 from dagster_mlops.tools import HoldsModels, OpensModels, installed_tools, tool_for
@@ -27,7 +28,8 @@ EVENT_LOG = "Dagster's event log"
 class Promoter:
     """An asset whose events bring the history of a model: its key, its registry, its latest version, and when.
 
-    `waits` is true if its latest run has ended by asking people.
+    `waits` is true if its latest run has ended by asking people. `history` is the identity of the history; empty where
+    an earlier version of this library wrote the event.
     """
 
     key: dg.AssetKey
@@ -35,13 +37,18 @@ class Promoter:
     tool: str
     version: ModelVersion | None
     place: str
+    history: str
     timestamp: float
     waits: bool = False
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.timestamp, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return f"{self.tool} at {mask_credentials(self.place)} (asset {self.key.to_user_string()}, {when})"
 
 
 @lazy_dataclass(frozen=True)
 class Sources:
-    """The registry of a model, by tool and place, and the assets that promote the model there."""
+    """The registry of a model, by tool and place, and the assets that promote a model of this name with this tool."""
 
     model: str
     tool: str
@@ -64,16 +71,40 @@ class Sources:
         with tool_for(self.tool, OpensModels).models_at(self.place) as models:
             yield models
 
-    def event_log(self) -> Store:
-        """The entries and heads in Dagster's event log, of all assets that promote the model."""
+    def here(self, history: str) -> Sequence[Promoter]:
+        """The assets that promote the model in this registry: by its place, else by the identity of its history."""
+        by_place = [each for each in self.promoters if is_same(each.place, self.place)]
+        return by_place or [each for each in self.promoters if each.history in ("", history)]
+
+    def event_log(self, history: str) -> Store:
+        """The entries and heads in Dagster's event log of the history with this identity, and of any at this place.
+
+        The place counts, because whoever replaces a whole history in a registry changes its identity; the identity,
+        because the address of a registry may be another one by now. Without both, it is the only history that there is.
+
+        Raises:
+            HistoryError: there are several.
+        """
+        assert self.instance or not self.promoters  # it has named them
+        mirrors = [Mirror(self.instance, each.key, each.tool, self.model) for each in self.promoters if self.instance]
+        places: dict[str, set[str]] = {}
+        for part in (part for mirror in mirrors for part in mirror.parts):
+            places.setdefault(identity_in(part), set()).add(part.get("at", ""))
+        identities = {each for each, at in places.items() if any(is_same(place, self.place) for place in at if place)}
+        identities = (identities | {history}) & {*places, ""}
+        if not history and not identities - {""}:
+            identities = {*places}
+            if len(identities - {""}) > 1:
+                raise HistoryError(
+                    f"{self.registry} has no history of {self.model!r}, and {EVENT_LOG} has several, of "
+                    f"{'; '.join(map(str, self.promoters))}. Name the place of one: --registry PLACE."
+                )
         texts: dict[int, list[str]] = {}
         heads: list[str] = []
-        for promoter in self.promoters:
-            assert self.instance  # it has named them
-            mirror = Mirror(self.instance, promoter.key, promoter.tool, self.model)
-            for number, of_number in mirror.history().items():
+        for mirror in mirrors if identities else ():
+            for number, of_number in mirror.history(identities).items():
                 texts.setdefault(number, []).extend(text for text in of_number if text not in texts[number])
-            heads += mirror.heads()
+            heads += mirror.heads(identities)
         return Store(EVENT_LOG, texts, heads)
 
 
@@ -81,11 +112,17 @@ def find_sources(model: str, instance: dg.DagsterInstance | None, place: str = "
     """The places of a history. The registry is at `place`, else where a promotion was last, else in the environment.
 
     Raises:
-        HistoryError: none of the three has a registry.
+        HistoryError: none of the three has a registry, or promotions were in several.
     """
     assets = sorted(promoters(instance, model), key=lambda each: -each.timestamp) if instance else []
-    last = next((each for each in assets if each.place), None)
+    last, *earlier = [each for each in assets if each.place] or [None]
     if not place and last:
+        rivals = [each for each in earlier if each and (each.tool != last.tool or not is_same(each.place, last.place))]
+        if rivals:
+            raise HistoryError(
+                f"{model!r} is promoted in several registries: {'; '.join(map(str, [last, *rivals]))}. Name one: "
+                "--registry PLACE."
+            )
         tool, place = last.tool, last.place
     else:
         place = place or os.environ.get("MLFLOW_TRACKING_URI", "") or checkout_of(Path.cwd())
@@ -120,7 +157,8 @@ def promoters(instance: dg.DagsterInstance, model: str = "") -> Iterator[Promote
                 version = _version(event)
                 place = version.ref.at if version else str(part.get("at", ""))
                 waits = f"{tool}/{WAITS_FOR}" in event.metadata
-                yield Promoter(key, part["model"], tool, version, place, entry.timestamp, waits)
+                at = (version, place, identity_in(part), entry.timestamp)
+                yield Promoter(key, part["model"], tool, *at, waits)
 
 
 def _version(event: dg.AssetMaterialization | dg.AssetObservation) -> ModelVersion | None:
