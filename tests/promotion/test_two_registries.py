@@ -10,6 +10,9 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.mlflow import promotion_asset
+from dagster_mlops.mlflow.registry.history import HEAD
+from dagster_mlops.promotion.history.entry import PROMOTION
+from dagster_mlops.promotion.history.log import History
 from tests.support import known_warnings
 from tests.support.promotions import MODEL, Promotions, promoted
 
@@ -48,30 +51,38 @@ def verified(world: Promotions, place: str) -> dict[str, Any]:
     return world.json("history", "verify", MODEL, "--registry", place)
 
 
-def test_each_history_is_verified_by_itself_at_whatever_address(two):
-    world, other = two
-    assert verified(world, world.uri)["holds"] and verified(world, world.uri)["entries"] == 2
-    assert verified(world, other.uri)["holds"] and verified(world, other.uri)["entries"] == 1
-    link = world.folder.parent / "link.db"
-    link.symlink_to(world.file)
-    try:
-        moved = verified(world, f"sqlite:///{link}")
-    finally:
-        link.unlink()
-    assert moved["holds"] and moved["entries"] == 2 and "event log" in moved["strength"]
+@pytest.fixture
+def link(two):
+    """Another address of the first registry."""
+    path = two[0].folder.parent / "link.db"
+    path.symlink_to(two[0].file)
+    yield f"sqlite:///{path}"
+    path.unlink()
 
 
-def test_a_history_that_was_replaced_as_a_whole_is_found_at_its_address_and_at_another_one(two):
+def test_each_history_is_verified_by_itself_at_whatever_address(two, link):
     world, other = two
-    with closing(sqlite3.connect(other.file)) as forged, closing(sqlite3.connect(world.file)) as database:
-        run = other.client.get_registered_model(MODEL).tags["dagster_mlops.history"].split()[0]
-        [text] = forged.execute("select value from params where run_uuid = ? and key = '00000000'", [run]).fetchone()
-        database.execute("delete from params where key = '00000001'")
-        database.execute("update params set value = ? where key = '00000000'", [text.replace(" 1 ", " 1  ")])
+    for place, size in ((world.uri, 2), (other.uri, 1), (link, 2)):
+        answer = verified(world, place)
+        assert answer["holds"] and answer["entries"] == size and "event log" in answer["strength"], place
+
+
+def test_a_history_that_was_replaced_as_a_whole_is_found_at_its_address_and_at_another_one(two, link):
+    world, _ = two
+    with closing(sqlite3.connect(world.file)) as database:
+        database.execute("delete from params where key like '0000000%'")
         database.commit()
+    world.client.delete_registered_model_tag(MODEL, HEAD)
+    with world.resource.models() as models:
+        forged = History(models, models, MODEL)
+        forged.append(PROMOTION, "champion", "", "2", by="eve", why="forged", facts={})
+        forged.confirm()
     assert {finding["entry"] for finding in verified(world, world.uri)["findings"]} >= {0, 1}
+    [finding] = verified(world, link)["findings"]
+    assert "its history was replaced" in finding["problem"]
 
 
+@pytest.mark.thorough
 def test_a_registry_in_which_no_promotion_of_this_dagster_was_is_one_finding(two, tmp_path):
     world, _ = two
     third = Promotions(tmp_path / "third")
@@ -102,6 +113,7 @@ def test_a_rollback_and_a_restored_event_log_reach_their_own_asset_only(two):
     assert [*written.values()] == [[], []]
 
 
+@pytest.mark.thorough
 def test_parts_of_an_earlier_version_stay_readable(two, monkeypatch):
     from dagster_mlops.promotion.history import event_log
 
