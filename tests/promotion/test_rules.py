@@ -92,6 +92,15 @@ def test_a_champion_without_the_metric_fails_what_compares_and_nothing_else(worl
     assert "version 1 of 'delay' has no metric 'auc'" in compared["why"]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_champion_whose_metric_is_not_finite_fails_what_compares(world, value):
+    world.crown(world.train(auc=value))
+    world.train(auc=0.8)
+    bound, compared = world.decide(AtLeast(metric="auc", limit=0.7), Improvement(metric="auc"))
+    assert (bound["verdict"], compared["verdict"]) == ("holds", "fails")
+    assert "version 1, which holds the alias, is" in compared["why"] and "by hand" in compared["why"]
+
+
 @settings(max_examples=150, deadline=None)
 @given(finite, finite, st.sampled_from([{}, {"absolute": 0.5}, {"relative": 0.1}]))
 @example(0.745, 0.735, {"absolute": 0.01})
@@ -122,6 +131,18 @@ def test_better_is_beyond_chance_and_not_worse_looks_at_each_slice(challenged):
     assert worse["verdict"] == "holds" and worse["rule"] == "auc not worse on any slice"
     assert "none of 3 slices is worse; the lowest p = " in worse["why"] and " rows; 0.05 or less" in worse["why"]
     assert "Not tested: carrier=HA (not enough rows: 20, min_rows=50)" in worse["why"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("p_value", -0.1), ("p_value", 1.1), ("p_value", math.nan), ("p_worse", 2.0), ("value", math.inf)],
+)
+def test_an_evaluation_on_record_with_an_impossible_number_promotes_nothing(challenged, name, value):
+    result = evaluated().to_dict()
+    result["whole"]["differences"]["auc"][name] = value
+    challenged.evaluate("2", "1", whole=result["whole"])
+    for row in challenged.decide(Better(metric="auc"), NotWorseOnSlices(metric="auc"), evaluation="evaluation"):
+        assert row["verdict"] == "fails" and "evaluation" in row["why"], row
 
 
 def test_a_slice_that_is_worse_has_a_row_with_its_test_and_rows(challenged):
@@ -159,9 +180,6 @@ def test_an_evaluation_that_cannot_judge_fails_the_rules_that_need_it(challenged
         for difference in part["differences"].values():
             del difference["p_worse"]  # as an earlier version of this library stored it
     challenged.evaluate("2", "1", slices=result["slices"])
-    assert "the p-value of a loss of auc is missing. Evaluate again" in whys(rules[0])[0]
-    result["slices"][0]["differences"]["auc"]["p_worse"] = math.nan
-    challenged.evaluate("2", "1", slices=result["slices"][:1])
     assert "the p-value of a loss of auc is missing. Evaluate again" in whys(rules[0])[0]
     del result["slices"][0]["differences"]["auc"]
     challenged.evaluate("2", "1", slices=result["slices"][:1])

@@ -5,9 +5,9 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.errors import EvaluationError
@@ -32,11 +32,15 @@ _MOST_SLICES = 20
 _RAREST_CLASS = 5  # rows; with fewer, the metrics of this class in a slice are chance
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+"""A float from 0 to 1; of a stored evaluation, others are refused."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A metric with its confidence interval, which is open where resamples gave none."""
 
-    value: float
+    value: FiniteFloat
     low: float | None = None
     high: float | None = None
 
@@ -52,9 +56,9 @@ class Difference(Estimate):
 
     wins: float = 0.5
     verdict: Verdict = "no difference shown"
-    p_value: float | None = None
+    p_value: Probability | None = None
     test: str = ""
-    p_worse: float | None = None
+    p_worse: Probability | None = None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Case:
             ModelVersionError: It was not logged.
         """
         rows = self.evaluation is not None
-        value = self.same_rows().candidate(name) if rows else logged(self.registry, self.candidate, name)
+        value = as_logged(self.same_rows().candidate(name) if rows else logged(self.registry, self.candidate, name))
         if not math.isfinite(value):
             raise EvaluationError(
                 f"the candidate's {name} is {value}, which never wins. Train a version with a finite {name}."
@@ -80,17 +80,24 @@ class Case:
         return self.fetch(version)
 
     def champion_metric(self, name: str) -> float | None:
-        """The same of the version that holds the alias, perhaps not finite; None where no other version does.
+        """The same of the version that holds the alias; None where no other version does.
 
         Raises:
-            EvaluationError: It was not measured on these rows.
+            EvaluationError: It was not measured on these rows, or is not finite.
             ModelVersionError: It was not logged.
         """
-        if self.champion is None:
+        if (champion := self.champion) is None:
             return None
-        if self.evaluation is not None:
-            return self.same_rows().holder(self.champion.version, name)
-        return logged(self.registry, self.champion, name)
+        rows = self.evaluation is not None
+        value = as_logged(
+            self.same_rows().holder(champion.version, name) if rows else logged(self.registry, champion, name)
+        )
+        if not math.isfinite(value):
+            raise EvaluationError(
+                f"the {name} of version {champion.version}, which holds the alias, is {value}: nothing can be compared "
+                "with it. Compare another metric, or move the alias by hand."
+            )
+        return value
 
     def champion_value(self, name: str) -> float | None:
         """The same, and None where it is missing: for a reader, not for a verdict."""
@@ -112,7 +119,7 @@ def logged(registry: HoldsModels, version: ModelVersion, metric: str) -> float:
             f"version {version.version} of {version.name!r} has no metric {metric!r}; run {version.run_id} has "
             f"{', '.join(sorted(metrics)) or 'none'}. Log it in the training function, or promote on one that is there."
         )
-    return as_logged(float(metrics[metric]))
+    return float(metrics[metric])
 
 
 class Rule(Protocol):

@@ -1,7 +1,6 @@
 """Better than the champion: by an amount, or also beyond chance on the same rows."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -66,12 +65,8 @@ class Improvement:
         >>> Improvement(metric="rmse", greater_is_better=False).compare(1.5, 2.0)
         (True, 'rmse 1.5 against 2: improvement 0.5', None)
         """
-        if not math.isfinite(candidate):
-            return False, f"the candidate's {self.metric} is {candidate}", None
         if champion is None:
             return True, f"{self.metric} {candidate:.6g}: no other version holds the alias", None
-        if not math.isfinite(champion):
-            return True, f"the {self.metric} of the version that holds the alias is {champion}", None
         sign = 1 if self.greater_is_better else -1
         improvement, compared = sign * (candidate - champion), f"{self.metric} {candidate:.6g} against {champion:.6g}"
         if self.relative and not champion:

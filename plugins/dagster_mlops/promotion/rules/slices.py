@@ -1,6 +1,5 @@
 """Not worse than the champion on any slice of the evaluation."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -109,7 +108,7 @@ def _p_value(part: "Part", metric: str) -> float | None:
         raise EvaluationError(f"on {part.name}, {metric} is not finite for both versions. Choose another metric.")
     if change.p_worse is None and change.p_value is None:
         return None
-    if change.p_worse is None or math.isnan(change.p_worse):
+    if change.p_worse is None:
         raise EvaluationError(f"on {part.name}, the p-value of a loss of {metric} is missing. Evaluate again.")
     return change.p_worse
 
