@@ -466,7 +466,7 @@ RENAMED = {
     feast_fields.TrainingSet: {"checks", "partitions"},
     feast_fields.Push: {"checks", "partitions"},
     EvaluationComponent: {"checks", "trained"},
-    PromotionComponent: {"after_move"},  # of a sensor
+    PromotionComponent: {"after_move", "minimum_interval_seconds"},  # of sensors
 }
 OF_ASSETS = set(inspect.signature(dg.asset).parameters)  # handed on by factories that take options
 

@@ -145,12 +145,12 @@ def test_a_component_makes_the_sensor():
     attributes = {"candidate": "delay_model", "registered_model_name": MODEL, "metric": "auc"}
     document = {
         "type": "dagster_mlops.mlflow.PromotionComponent",
-        "attributes": {**attributes, "after_move": ["serving/deployment"]},
+        "attributes": {**attributes, "after_move": ["serving/deployment"], "minimum_interval_seconds": 5},
     }
     others = dg.Definitions(assets=[dg.AssetSpec(["serving", "deployment"])], resources={"mlflow": MlflowResource()})
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(component_cls=PromotionComponent, defs_yaml_contents=document)
         with sandbox.load_component_and_build_defs(path) as (_, built):
             [sensor] = list(dg.Definitions.merge(built, others).sensors or ())
-    assert sensor.name == "champion_after_move"
+    assert (sensor.name, sensor.minimum_interval_seconds) == ("champion_after_move", 5)
     assert "serving/deployment" in str(sensor.asset_selection)

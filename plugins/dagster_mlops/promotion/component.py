@@ -85,6 +85,10 @@ class PromotionComponent(YamlFields, dg.Component):
         description="Keys of the assets that run after each move of the alias, such as a deployment after a rollback: "
         "an ``alias_sensor``.",
     )
+    minimum_interval_seconds: Count | None = Field(
+        default=None,
+        description="Seconds between the ticks of the sensors; default: 30 after approvals, 60 after moves.",
+    )
     alias: str = Field(default="champion", description="The alias that moves.")
     name: str = Field(default="champion", description="Name of the asset.")
     registry: str = Field(default="mlflow", description="Key of the resource that holds the models.")
@@ -100,14 +104,17 @@ class PromotionComponent(YamlFields, dg.Component):
         }
         assets, sensors = list[dg.AssetsDefinition](), list[dg.SensorDefinition]()
         approval = Approval(**vars(self.approval)) if self.approval else None
-        of_asset = {name: value for name, value in vars(self).items() if name != "after_move"}
+        seconds = self.minimum_interval_seconds
+        every: dict[str, Any] = {"minimum_interval_seconds": seconds} if seconds else {}
+        of_sensors = ("after_move", "minimum_interval_seconds")
+        of_asset = {name: value for name, value in vars(self).items() if name not in of_sensors}
         lifecycle = Lifecycle(**vars(self.lifecycle)) if self.lifecycle else None
         promotion = promotion_asset(**{**of_asset, "approval": approval, "lifecycle": lifecycle})
         if approval:
             waits = {**where, "promotion": promotion}
             assets.append(approval_asset(**waits, name=f"{self.name}_approval", group_name=self.group_name))
-            sensors.append(approval_sensor(**waits, name=f"{self.name}_after_approval"))
+            sensors.append(approval_sensor(**waits, **every, name=f"{self.name}_after_approval"))
         if self.after_move:
             selection = [asset_key(asset) for asset in self.after_move]
-            sensors.append(alias_sensor(**where, name=f"{self.name}_after_move", asset_selection=selection))
+            sensors.append(alias_sensor(**where, **every, name=f"{self.name}_after_move", asset_selection=selection))
         return dg.Definitions(assets=[promotion, *assets], sensors=sensors)

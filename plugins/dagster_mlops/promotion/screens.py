@@ -52,7 +52,8 @@ def verification_screen(verification: Verification) -> RenderableType:
     facts.add_row("entries", str(size))
     facts.add_row("root", verification.root)
     facts.add_row("strength", verification.strength)
-    good = f"The history of {verification.model} holds: {size} entries, none was changed or is missing."
+    entries = f"{size} entr{'y' if size == 1 else 'ies'}"
+    good = f"The history of {verification.model} holds: {entries}, none was changed or is missing."
     bad = f"The history of {verification.model} does not hold: {count} finding{'' if count == 1 else 's'}."
     parts = [findings, Text()] if count else []
     return Group(facts, Text(), *parts, conclusion(verification.holds, good, bad))

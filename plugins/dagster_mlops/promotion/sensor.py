@@ -44,7 +44,8 @@ def alias_sensor(
         alias: The alias.
         registry: Key of the resource that holds the models.
         name: Name of the sensor; default: made of the model and the alias.
-        minimum_interval_seconds: Seconds between ticks. One without a move takes two requests to MLflow.
+        minimum_interval_seconds: Seconds between ticks, not less than the 5 of Dagster's daemon. One without a move
+            takes three requests to MLflow.
         default_status: Status until someone switches the sensor on or off.
         sensor_options: Whatever else :func:`dagster.sensor` takes, such as the ``job`` or ``asset_selection`` to run.
 

@@ -136,7 +136,7 @@ def _line(verdict: str, text: str, when: float) -> Text:
 
 def _check(check: CheckStatus) -> Text:
     row = _line(check.verdict, f"{check.asset}: {check.name}", check.when)
-    row.append(line(f"  {check.verdict}{'' if check.blocking else ', does not block'}"), style="bold")
+    row.append(line(f"  {check.verdict}{', does not block' if check.blocking is False else ''}"), style="bold")
     row.append("\n      " + line(check.description) if check.description else "")
     return row
 
