@@ -354,13 +354,13 @@ def test_a_model_that_the_function_has_registered_is_registered_once_and_carries
 
 def test_a_name_that_mlflow_would_refuse_after_the_training_is_refused_when_definitions_load():
     for name in ("team/delay", "delay:1", " "):
-        with pytest.raises(dg.DagsterInvalidDefinitionError, match="is empty|MLflow takes no"):
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"is empty|MLflow takes no"):
             training_asset(registered_model_name=name)
 
 
 @pytest.mark.parametrize("alias", ["v1", "V12", "a/b", "latest", "Latest", "", "über all"])
 def test_an_alias_that_mlflow_would_refuse_after_the_training_is_refused_when_definitions_load(alias):
-    with pytest.raises(dg.DagsterInvalidDefinitionError, match="is empty|not an alias that MLflow accepts"):
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"is empty|not an alias that MLflow accepts"):
         promotion_asset(candidate="model", registered_model_name="delay", metric="auc", alias=alias)
     if alias:
         with pytest.raises(dg.DagsterInvalidDefinitionError, match="compare_with="):
