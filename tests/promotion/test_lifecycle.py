@@ -260,6 +260,7 @@ def test_a_registry_that_removes_no_alias_refuses_them_before_it_judges():
         require_aliases(registry)
 
 
+@pytest.mark.thorough
 def test_a_promotion_whose_candidate_is_another_promotion(world):
     """A version comes to `champion` by way of `challenger`: each alias has a gate, checks and entries of its own."""
     parts = dg.StaticPartitionsDefinition(["north", "south"])

@@ -121,6 +121,7 @@ def test_a_copy_has_files_record_metrics_and_statement_and_is_made_once(places, 
         assert prod.fetch(copy, tmp_path / "later").folder.is_dir(), "the copy needs no source"
 
 
+@pytest.mark.thorough
 def test_files_that_were_changed_are_not_copied_nor_taken_for_the_copy(places):
     version = places.dev.train(0.7)
     places.dev.promote(version)
@@ -191,6 +192,7 @@ def test_a_version_that_left_the_alias_brings_no_statement(places):
     assert "the last move there was by hand, without a gate" in places.row()["why"]
 
 
+@pytest.mark.thorough
 def test_a_destination_that_is_dead_and_one_that_takes_no_files_are_errors(places):
     places.dev.promote(places.dev.train(0.7))
     places.prod = MlflowResource(tracking_uri="http://127.0.0.1:9", connect_timeout=1)
@@ -243,6 +245,7 @@ def test_a_copy_that_is_killed_at_any_step_leaves_no_version_without_record_and_
     assert places.versions() == ["1"]
 
 
+@pytest.mark.thorough
 def test_another_model_of_the_same_registry_gets_a_copy_and_the_same_is_refused(places):
     places.dev.promote(places.dev.train(0.7))
     copy = model_copy_asset(name="copy", registered_model_name=MODEL, source="dev", registry="dev", to_name="released")
