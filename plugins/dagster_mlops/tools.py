@@ -212,7 +212,7 @@ def turn_of(registry: object, name: str) -> AbstractContextManager[None]:
 
 @runtime_checkable
 class SetsAliases(Protocol):
-    """A registry in which an alias is no more than a pointer, which can be set and removed at any time."""
+    """A registry in which an alias is a pointer: it can be set and removed at any time."""
 
     def set_alias(self, name: str, alias: str, to: str) -> None:
         """Set `alias` to version `to`, whatever version holds it; remove it where `to` is empty."""

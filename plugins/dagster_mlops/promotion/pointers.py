@@ -58,7 +58,7 @@ def follow(
         history: The history of the model, in agreement with its alias.
         alias: The promoted alias.
         names: The aliases by role.
-        candidate: The version that is no longer judged; empty where no run judges one.
+        candidate: The version that a run has judged; empty without a run.
         approval: The approval that a promotion to the alias needs; None where the caller does not know it.
     """
     for role, name in names.items():

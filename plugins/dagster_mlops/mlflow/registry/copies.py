@@ -88,8 +88,8 @@ def _run(
         record = {runs.RECORD: runs.record_tag(training)} if training else {}
         run = client.create_run(experiment, run_name=f"copy of {source.id}", tags={COPY: identity, **record})
     if missing := {name: value for name, value in metrics.items() if name not in run.data.metrics}:
-        now = run.info.start_time
-        client.log_batch(run.info.run_id, metrics=[entities.Metric(*each, now, 0) for each in missing.items()])
+        start = run.info.start_time
+        client.log_batch(run.info.run_id, metrics=[entities.Metric(*each, start, 0) for each in missing.items()])
     client.set_terminated(run.info.run_id, "FINISHED")
     return run
 
