@@ -418,13 +418,13 @@ def time_limit(default: float) -> float:
     return _LIMIT.get() or default
 
 
-def answer_within(seconds: float, ask: Callable[[], Answer], *, limit: float | None = None) -> Answer | None:
+def answer_within(seconds: float, ask: Callable[[], _C], *, limit: float | None = None) -> _C | None:
     """The answer of `ask`, or None when it does not return in time; `limit` is its :func:`time_limit`, if given.
 
     It runs in a daemon thread: a database driver cannot be interrupted, but a thread can be left behind. An exception
     of `ask` is raised here.
     """
-    future: Future[Answer] = Future()
+    future: Future[_C] = Future()
 
     def work() -> None:
         try:

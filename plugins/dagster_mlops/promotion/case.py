@@ -61,8 +61,10 @@ class Case:
             EvaluationError: It was not measured, or is not finite.
             ModelVersionError: It was not logged.
         """
-        rows = self.evaluation is not None
-        value = as_logged(self.same_rows().candidate(name) if rows else logged(self.registry, self.candidate, name))
+        if self.evaluation is not None:
+            value = as_logged(self.same_rows().candidate(name))
+        else:
+            value = logged(self.registry, self.candidate, name)
         if not math.isfinite(value):
             raise EvaluationError(
                 f"the candidate's {name} is {value}, which never wins. Train a version with a finite {name}."
@@ -88,10 +90,10 @@ class Case:
         """
         if (champion := self.champion) is None:
             return None
-        rows = self.evaluation is not None
-        value = as_logged(
-            self.same_rows().holder(champion.version, name) if rows else logged(self.registry, champion, name)
-        )
+        if self.evaluation is not None:
+            value = as_logged(self.same_rows().holder(champion.version, name))
+        else:
+            value = logged(self.registry, champion, name)
         if not math.isfinite(value):
             raise EvaluationError(
                 f"the {name} of version {champion.version}, which holds the alias, is {value}: nothing can be compared "
@@ -119,7 +121,7 @@ def logged(registry: HoldsModels, version: ModelVersion, metric: str) -> float:
             f"version {version.version} of {version.name!r} has no metric {metric!r}; run {version.run_id} has "
             f"{', '.join(sorted(metrics)) or 'none'}. Log it in the training function, or promote on one that is there."
         )
-    return float(metrics[metric])
+    return as_logged(float(metrics[metric]))
 
 
 class Rule(Protocol):

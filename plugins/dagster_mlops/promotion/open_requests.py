@@ -76,15 +76,14 @@ def _of_model(sources: Sources, seconds: float) -> list[OpenRequest]:
             return [*_in_history(sources, sources.registry, texts, models)]
 
     try:
-        answer = answer_within(seconds, ask, limit=seconds)  # pyright: ignore[reportArgumentType]
+        answer = answer_within(seconds, ask, limit=seconds)
         problem = f"it did not answer within {seconds:g} s"
     except Exception as error:  # noqa: BLE001 - of any registry: Dagster has the request as well
         answer, problem = None, error_line(error)
     if answer is not None:
-        return answer  # pyright: ignore[reportReturnType]
-    texts = {
-        number: of_number[0] for number, of_number in sources.event_log(sources.promoters[0].history).texts.items()
-    }
+        return answer
+    log = sources.event_log(sources.promoters[0].history)
+    texts = {number: of_number[0] for number, of_number in log.texts.items()}
     problem = f"{sources.registry} cannot be asked: {problem}"
     return [replace(each, problem=problem) for each in _in_history(sources, EVENT_LOG, texts)]
 
