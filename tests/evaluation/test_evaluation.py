@@ -58,7 +58,7 @@ from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.promotion.history.entry import Entry
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import Dataset, ModelVersion
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 from tests.support.mlflow_processes import run_until_killed
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
@@ -1213,10 +1213,7 @@ def test_evaluations_their_checks_and_promotion_on_them_can_be_written_in_yaml()
 
 
 def test_the_example_in_the_docs_runs(database, tmp_path):
-    page = Path(__file__).parents[2].joinpath("docs", "mlflow_evaluation.md").read_text()
-    namespace: dict[str, Any] = {}
-    for block in page.split("```python\n")[1:]:
-        exec(block.split("```")[0], namespace)
+    namespace = pages.names(*pages.blocks("mlflow_evaluation.md", "python"))
     dg.Definitions.validate_loadable(namespace["defs"])
     names = ["training_rows", "validation_rows", "arrival_delay_model", "evaluation", "champion", "reference"]
     assets = [namespace[name] for name in [*names, "champion_reference"]]

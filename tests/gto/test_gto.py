@@ -29,7 +29,7 @@ from dagster_mlops.promotion import promotion_asset
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import Commit, Deployment, ModelVersion, Ref
 from dagster_mlops.testing import check_registry
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 
 pytestmark = [
     pytest.mark.usefixtures("warm_tools"),
@@ -278,9 +278,7 @@ def test_a_version_that_dvc_tracks_is_read_with_a_memory_that_no_other_user_writ
 
 
 def test_the_example_in_the_docs_loads():
-    page = Path(__file__).parents[2].joinpath("docs", "gto.md").read_text()
-    namespace: dict[str, Any] = {}
-    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    namespace = pages.names(pages.blocks("gto.md", "python")[0])
     dg.Definitions.validate_loadable(namespace["defs"])
 
 

@@ -54,7 +54,7 @@ from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.provenance import Dataset, ModelVersion, Record, Ref, TrainingRun, TrainingSet, records_in
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 
 pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
@@ -1040,9 +1040,7 @@ def test_promotion_and_checks_can_be_written_in_yaml():
 
 
 def test_the_example_in_the_docs_runs(instance, resource, client):
-    page = Path(__file__).parents[2].joinpath("docs", "mlflow.md").read_text()
-    namespace: dict[str, Any] = {}
-    exec(page.split("```python\n")[1].split("```")[0], namespace)
+    namespace = pages.names(pages.blocks("mlflow.md", "python")[0])
     namespace["defs"].validate_loadable(namespace["defs"])
     assets = [namespace[name] for name in ("training_set", "arrival_delay_model", "champion")]
     assert dg.materialize(assets, instance=instance, resources={"mlflow": resource}).success

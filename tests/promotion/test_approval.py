@@ -2,12 +2,10 @@
 
 import shutil
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 from typer.testing import CliRunner
 
@@ -29,7 +27,7 @@ from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.promotion.moves import Move, promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 
 pytestmark = [
     pytest.mark.usefixtures("warm_tools"),
@@ -248,8 +246,7 @@ def test_a_decision_on_the_command_line_is_an_entry_of_both_places(instance, res
 
 
 def test_the_example_in_yaml_brings_the_asset_and_the_sensor():
-    page = (Path(__file__).parents[2] / "docs" / "promotion_approval.md").read_text()
-    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    document = pages.document("promotion_approval.md")
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(component_cls=PromotionComponent, defs_yaml_contents=document)
         resources = dg.Definitions(resources={"mlflow": MlflowResource(tracking_uri="sqlite:///x.db")})
@@ -261,9 +258,7 @@ def test_the_example_in_yaml_brings_the_asset_and_the_sensor():
 
 
 def test_the_example_in_python_is_definitions_that_load():
-    page = (Path(__file__).parents[2] / "docs" / "promotion_approval.md").read_text()
-    names: dict[str, Any] = {}
-    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    names = pages.names(pages.blocks("promotion_approval.md", "python")[0])
     resources = {"mlflow": MlflowResource(tracking_uri="sqlite:///x.db")}
     assets = [names["champion"], names["approval"], dg.AssetSpec("arrival_delay_model")]
     dg.Definitions.validate_loadable(

@@ -4,12 +4,10 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import HistoryError, ModelVersionError
@@ -30,7 +28,7 @@ from dagster_mlops.promotion.rollback import lift, roll_back
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.promotion.sources import Sources
 from dagster_mlops.provenance import ModelVersion
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 
 pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 ALL = Lifecycle(candidate="candidate", challenger="challenger", previous="previous")
@@ -236,12 +234,9 @@ def test_an_alias_that_cannot_be_is_refused_when_definitions_load(lifecycle, wor
 
 
 def test_the_examples_on_the_page_are_definitions():
-    page = (Path(__file__).parents[2] / "docs" / "promotion.md").read_text().partition("## The lifecycle")[2]
-    names: dict[str, Any] = {}
-    for block in page.split("```python\n")[1:]:
-        exec(block.partition("```")[0], names)
+    names = pages.names(*pages.blocks("promotion.md", "python", after="## The lifecycle"))
     assert names["champion"].dependency_keys == {names["challenger"].key}
-    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    document = pages.document("promotion.md", after="## The lifecycle")
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(component_cls=PromotionComponent, defs_yaml_contents=document)
         with sandbox.load_component_and_build_defs(path) as (_, defs):

@@ -13,7 +13,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.core.model_digest import model_digest
@@ -25,7 +24,7 @@ from dagster_mlops.promotion.history import envelope as envelopes
 from dagster_mlops.promotion.history.envelope import new_key
 from dagster_mlops.promotion.history.log import moves_of
 from dagster_mlops.provenance import ModelVersion
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 from tests.support.promotions import CHAMPION, MODEL, Promotions
 
 pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
@@ -286,11 +285,9 @@ def test_a_copy_that_cannot_be_is_refused_when_definitions_load(fields, words):
 
 
 def test_the_examples_on_the_page_are_definitions():
-    page = Path(__file__).parents[2].joinpath("docs", "promotion_environments.md").read_text()
-    names: dict[str, Any] = {}
-    exec(page.partition("```python\n")[2].partition("```")[0], names)
+    names = pages.names(pages.blocks("promotion_environments.md", "python")[0])
     assert names["champion"].dependency_keys == {names["delay_copy"].key}
-    document = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    document = pages.document("promotion_environments.md")
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(component_cls=ModelCopyComponent, defs_yaml_contents=document)
         with sandbox.load_component_and_build_defs(path) as (_, defs):

@@ -5,7 +5,6 @@ import math
 import shutil
 import time
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,7 +33,7 @@ from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.rules.slices import holm
 from dagster_mlops.provenance import ModelVersion, Ref, TrainingRun
 from tests.promotion.conftest import evaluated
-from tests.support import known_warnings
+from tests.support import known_warnings, pages
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
@@ -320,9 +319,7 @@ def test_a_rule_of_the_users_own_that_crashes_fails_and_hides_no_other(challenge
 
 
 def test_the_rule_on_the_page_judges_by_what_the_training_has_logged(world):
-    page = Path(__file__).parents[2].joinpath("docs", "promotion.md").read_text()
-    namespace: dict[str, Any] = {}
-    exec(page.split("```python\n")[2].split("```")[0], namespace)
+    namespace = pages.names(pages.blocks("promotion.md", "python", after="## A rule of your own")[0])
     world.crown(world.train(inputs=12))
     for count, verdict in ((41, "fails"), (40, "holds")):
         world.train(inputs=count)
