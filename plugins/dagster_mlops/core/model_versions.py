@@ -26,6 +26,15 @@ def parse_version(text: str) -> tuple[str, str]:
     return (name, version) if slash else (text, "")
 
 
+def registry_kind(registry: str) -> str:
+    """The tool of a model registry by its resource key, of which there may be one for each environment.
+
+    >>> registry_kind("mlflow_prod"), registry_kind("gto")
+    ('mlflow', 'gto')
+    """
+    return "mlflow" if registry.startswith("mlflow") else registry
+
+
 def refuse_model(name: str, registry: str) -> None:
     """Refuse a name of a registered model that no registry has, or that MLflow refuses only after the training.
 
@@ -34,7 +43,7 @@ def refuse_model(name: str, registry: str) -> None:
     """
     if not name.strip():
         raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r} is empty. Name the registered model.")
-    if registry.startswith("mlflow") and set(name) & set("/:"):
+    if registry_kind(registry) == "mlflow" and set(name) & set("/:"):
         raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r}: MLflow takes no '/' and no ':' there.")
 
 
@@ -47,7 +56,7 @@ def refuse_alias(alias: str, registry: str, argument: str) -> None:
     if not alias.strip():
         raise dg.DagsterInvalidDefinitionError(f"{argument}={alias!r} is empty. Name the alias, such as 'champion'.")
     is_fine = _ALIAS.fullmatch(alias) and not _RESERVED.fullmatch(alias) and len(alias) <= 255
-    if is_fine or not registry.startswith("mlflow"):
+    if is_fine or registry_kind(registry) != "mlflow":
         return
     raise dg.DagsterInvalidDefinitionError(
         f"{argument}={alias!r} is not an alias that MLflow accepts: it takes letters, digits, '_' and '-', and means "

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.failures import not_retried
 from dagster_mlops.core.metadata import link
-from dagster_mlops.core.model_versions import made_by, refuse_alias
+from dagster_mlops.core.model_versions import made_by, refuse_alias, registry_kind
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -156,7 +156,7 @@ def evaluation_asset(
         asset_options,
         name=name,
         description=f"The latest version of {model_key.to_user_string()} on {rows_key.to_user_string()}.",
-        kinds=[registry],
+        kinds=[registry_kind(registry)],
         required_resource_keys=[registry],
         deps=[model_key],
         ins={argument: asset_input(frame) for argument, frame in ins.items()},

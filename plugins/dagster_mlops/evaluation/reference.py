@@ -12,7 +12,7 @@ from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.failures import not_retried, raised_as
 from dagster_mlops.core.inside import plain_name
-from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version
+from dagster_mlops.core.model_versions import content_hashes, made_by, parse_version, registry_kind
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.run_files import MONITORING
@@ -103,7 +103,7 @@ def reference_asset(
         name=name,
         description=f"Rows that {model_key.to_user_string()} was trained on, with predictions of its latest version.",
         dagster_type=dg.Any,  # its IO manager decides what can be stored
-        kinds=[registry],
+        kinds=[registry_kind(registry)],
         required_resource_keys=[registry],
         deps=[model_key],
         ins={"rows": asset_input(rows)},

@@ -10,7 +10,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.asset_records import asset_graph
 from dagster_mlops.core.metadata import table
-from dagster_mlops.core.model_versions import refuse_alias, refuse_model
+from dagster_mlops.core.model_versions import refuse_alias, refuse_model, registry_kind
 from dagster_mlops.core.options import asset_with, known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
@@ -96,7 +96,7 @@ def approval_asset(
         description=f"Approval{f' by {by}' if by else ''} of the version that waits for `{alias}` of "
         f"`{registered_model_name}`. Materialize it to approve. Shift-click *Materialize* to give a name or a comment, "
         "or to reject.",
-        kinds=[registry],
+        kinds=[registry_kind(registry)],
         metadata={APPROVES: dg.MetadataValue.asset(key)},
         output_required=False,
         required_resource_keys=[registry],

@@ -11,7 +11,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.model_versions import holder, made_by, refuse_alias, refuse_model
+from dagster_mlops.core.model_versions import holder, made_by, refuse_alias, refuse_model, registry_kind
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -161,7 +161,7 @@ def promotion_asset(
         asset_options,
         name=name,
         description=f"Alias `{alias}` of `{registered_model_name}`. Rules: {'; '.join(r.name for r in all_rules)}.",
-        kinds=[registry],
+        kinds=[registry_kind(registry)],
         required_resource_keys=[registry],
         deps=guards,
     )(promote)

@@ -11,7 +11,7 @@ from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.model_digest import changed, model_digest
-from dagster_mlops.core.model_versions import made_by, refuse_alias, refuse_model
+from dagster_mlops.core.model_versions import made_by, refuse_alias, refuse_model, registry_kind
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError, ToolError
@@ -117,7 +117,7 @@ def model_copy_asset(
         asset_options,
         name=name,
         description=f"Copy of `{registered_model_name}` from `{source}` in `{registry}`, as `{target}`.",
-        kinds=["mlflow"] if registry.startswith("mlflow") else [registry],
+        kinds=[registry_kind(registry)],
         required_resource_keys={source, registry},
         deps=guards,
     )(copy)

@@ -29,7 +29,7 @@ from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
 from dagster_mlops.evaluation.ui_metadata import slice_facts
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities, mlflow
-from dagster_mlops.mlflow.registry import history
+from dagster_mlops.mlflow.registry import copies, history
 from dagster_mlops.mlflow.registry.turns import turn
 from dagster_mlops.mlflow.registry.versions import bare_record, find, logged_model_id, version_record
 from dagster_mlops.mlflow.runs import lookup as runs
@@ -135,9 +135,7 @@ class MlflowModels:
         files: Mapping[str, bytes],
         training: TrainingRun | None,
     ) -> ModelVersion:
-        from dagster_mlops.mlflow.registry.copies import take  # it uses this class
-
-        return take(self, record, folder, metrics, files, training)
+        return copies.take(self, record, folder, metrics, files, training)
 
     def url(self, version: ModelVersion) -> str:
         return self.resource.version_url(version.name, version.version)
