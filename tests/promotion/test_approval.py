@@ -145,6 +145,22 @@ def test_authors_do_not_approve_their_own(models, monkeypatch):
     assert promote(models, "1", apart, by="launcher").promoted
 
 
+def test_the_command_says_what_a_decision_has_changed_and_takes_none_about_a_request_that_has_ended(models):
+    launcher, apart = "launcher", Approval(people=2, separate_duties=True)
+    promote(models, "1", apart, by=launcher)
+
+    def told(person: str) -> str:
+        result = CliRunner().invoke(app, ["approve", "delay", "--as", person, "--registry", models.resource.uri])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    assert "launcher may not approve this" in told(launcher) and "1 of 2 so far" in (second := told("ann"))
+    assert "Materialize" not in second
+    promote(models, "2", Approval(valid_days=1e-9))
+    with pytest.raises(HistoryError, match="about version 2 of 'delay' has ended"):
+        decide(models, "delay", APPROVAL, by="ann", version="2")
+
+
 def test_a_note_on_the_version_approves_once(models):
     promote(models, "1", Approval())
     version = models.version("delay", "1")
@@ -239,6 +255,7 @@ def test_a_decision_on_the_command_line_is_an_entry_of_both_places(instance, res
     )
     assert told.exit_code == 0, told.output
     assert "approval of version 1 of delay for champion by ann: entry 1" in told.stdout
+    assert "approved by 1 person: holds; approved by ann\nMaterialize the promotion asset" in told.stdout
     assert Mirror(instance, PROMOTION.key, "mlflow", "delay").size() == 2 == len(models.history("delay"))
     assert promote(models, "1", Approval()).promoted
     late = CliRunner().invoke(app, ["approve", "delay", "--registry", resource.tracking_uri])

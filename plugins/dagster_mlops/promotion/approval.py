@@ -118,10 +118,14 @@ class Approval:
         """The time at which a request ends."""
         return ends(request, self.valid_days)
 
+    def has_ended(self, request: Entry) -> bool:
+        """True from the time at which a request ends."""
+        return datetime.now(UTC) >= self.ends(request)
+
     def open_request(self, entries: Sequence[Entry], alias: str, before: str, version: str) -> Entry | None:
         """The last request for a version, if the same version still holds the alias and it has not ended."""
         request = next((entry for entry in requests(entries, alias) if entry.after == version), None)
-        is_open = request and request.before == before and datetime.now(UTC) < self.ends(request)
+        is_open = request and request.before == before and not self.has_ended(request)
         return request if is_open else None
 
 

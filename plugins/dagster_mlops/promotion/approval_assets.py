@@ -16,7 +16,7 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.approval import WAITS_FOR, decisions, new_notes, requests
 from dagster_mlops.promotion.author import author_of, user
-from dagster_mlops.promotion.decisions import decide
+from dagster_mlops.promotion.decisions import decide, request_of
 from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION
 from dagster_mlops.promotion.history.event_log import mirror_now
 from dagster_mlops.promotion.history.log import History, keeper_of
@@ -77,7 +77,7 @@ def approval_asset(
                 version=config.version,
                 alias=alias,
             )
-            request = next(each for each in history.since_last_move(alias) if each.index == entry.facts["request"])
+            request = request_of(history, entry)
             tool = models.tool
         mirror_now(context.instance, key, tool, history)
         yield dg.MaterializeResult(

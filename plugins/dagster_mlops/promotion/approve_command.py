@@ -27,10 +27,11 @@ def approve(
     """
     # Dagster takes a second to import, which `--help` need not wait for.
     from dagster_mlops.promotion.author import user
-    from dagster_mlops.promotion.decisions import decide
+    from dagster_mlops.promotion.decisions import decide, outcome
     from dagster_mlops.promotion.history.entry import APPROVAL, REJECTION
     from dagster_mlops.promotion.history.event_log import identity, mirror_now
     from dagster_mlops.promotion.sources import find_sources
+    from dagster_mlops.promotion.verdict import HOLDS
     from dagster_mlops.provenance import mask_credentials
 
     kind = REJECTION if reject else APPROVAL
@@ -38,8 +39,13 @@ def approve(
         sources = find_sources(model, instance, registry)
         with sources.models() as models:
             entry, history = decide(models, model, kind, by=by or user(), why=comment, version=version, alias=alias)
+            row = outcome(history, entry)
         if instance:
             for promoter in sources.here(identity(history.texts[0])):
                 mirror_now(instance, promoter.key, promoter.tool, history, mask_credentials(sources.place))
     text = f"{entry.kind} of version {entry.after} of {model} for {alias} by {entry.by}: entry {entry.index}"
-    typer.echo(line(f"{text}. Materialize the promotion asset to move the alias; approval_sensor() does it by itself."))
+    typer.echo(line(text))
+    if row:
+        typer.echo(line(f"{row.rule}: {row.verdict}; {row.why}"))
+    if row is None or row.verdict == HOLDS:
+        typer.echo("Materialize the promotion asset to move the alias; approval_sensor() does it by itself.")

@@ -74,7 +74,7 @@ def decide(
     """Write an approval or a rejection of the open request for a version, by default of the only one.
 
     Raises:
-        HistoryError: such a request is missing, there are several, or the person is not named.
+        HistoryError: such a request is missing or has ended, there are several, or the person is not named.
     """
     if not by.strip():
         raise HistoryError("Name the person who decides.")
@@ -91,7 +91,12 @@ def decide(
                 "its rules hold."
             )
         request = waiting[version]
-        if (approval := Approval.of(request)) and not approval.names(by):
+        if (approval := Approval.of(request)) and approval.has_ended(request):
+            raise HistoryError(
+                f"the request of {request.at[:10]} about version {version} of {model!r} has ended. Materialize the "
+                "promotion asset: it asks anew if its rules still hold."
+            )
+        if approval and not approval.names(by):
             raise HistoryError(
                 f"{by.strip()!r} is not one of the approvers of {model!r}: {', '.join(approval.approvers)}. Name "
                 "the one who decides: `--as NAME` of the command, or `by` in the config of the asset."
@@ -102,6 +107,20 @@ def decide(
         history.confirm()
         entry, _ = read_entry(history.texts[-1])
         return entry, history
+
+
+def request_of(history: History, decision: Entry) -> Entry:
+    """The request that a decision is about, before the alias moves."""
+    return next(e for e in history.since_last_move(decision.alias) if e.index == decision.facts["request"])
+
+
+def outcome(history: History, decision: Entry) -> Row | None:
+    """The row of the request that a decision is about, after it; None where the request does not say what it needs."""
+    request = request_of(history, decision)
+    approval = Approval.of(request)
+    if approval is None:
+        return None
+    return answered(approval, history, history.registry.version(history.model, decision.after), request)[0]
 
 
 def _take_notes(history: History, candidate: ModelVersion, request: Entry) -> bool:
