@@ -29,6 +29,7 @@ from dagster_mlops.promotion.history.envelope import (
     HEAD,
     SIGNING_KEY,
     STATEMENT,
+    Envelope,
     may_say,
     seal,
     signing_key,
@@ -72,20 +73,21 @@ class Head:
     root: str
 
     @classmethod
-    def read(cls, text: str) -> "Head":
-        """Read the head in an envelope.
+    def read(cls, text: str) -> "tuple[Head, Envelope]":
+        """A head and the envelope that it came in.
 
         Raises:
             HistoryError: it is not one.
         """
-        content = unseal(text, HEAD).content()
+        envelope = unseal(text, HEAD)
+        content = envelope.content()
         try:
             head = cls(content["model"], content["size"], content["root"])
         except (KeyError, TypeError) as error:
             raise HistoryError(f"a head without its facts: {error}") from error
         if not (isinstance(head.model, str) and type(head.size) is int and isinstance(head.root, str)) or head.size < 0:
             raise HistoryError("a head with facts of a wrong type")
-        return head
+        return head, envelope
 
     @classmethod
     def size_of(cls, text: str, model: str, keys: "Keys | None" = None) -> int:
@@ -95,9 +97,10 @@ class Head:
         """
 
         def read(text: str) -> Head:
-            if keys and not unseal(text, HEAD).signer(keys):
+            head, envelope = cls.read(text)
+            if keys and not envelope.signer(keys):
                 raise HistoryError("it has no signature of a key that is trusted here")
-            return cls.read(text)
+            return head
 
         head = read_note(text, read, of=f"head of the history of {model!r}", default=None)
         return head.size if head and head.model == model else 0

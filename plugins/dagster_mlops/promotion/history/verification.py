@@ -4,15 +4,14 @@ An entry has the root of the Merkle tree of all before it, and is signed where t
 of three ways: its signature does not hold, a later root does not follow from it, or two stores differ.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.promotion.history.entry import Entry, read_entry
-from dagster_mlops.promotion.history.envelope import HEAD, unseal
 from dagster_mlops.promotion.history.log import Head
 from dagster_mlops.promotion.history.merkle import Tree
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     Keys = Mapping[str, Ed25519PublicKey]
 
+_T = TypeVar("_T")
 _AGAIN = (
     "a promotion was interrupted, or ran where this place was not asked (the next one writes it, and so does "
     "`dagster-mlops history restore`)"
@@ -94,10 +94,7 @@ class _Read:
 def verify(model: str, stores: Sequence[Store], holders: Mapping[str, Held], keys: "Keys") -> Verification:
     """Compare the stores with each other, with their heads, the public keys and the versions that hold aliases."""
     texts = list(dict.fromkeys(chain.from_iterable(chain.from_iterable(store.texts.values()) for store in stores)))
-    parts = [texts[start : start + _PART] for start in range(0, len(texts), _PART)]
-    with ThreadPoolExecutor() as threads:  # the library that verifies signatures lets other threads run
-        results = threads.map(lambda part: [_read(text, keys) for text in part], parts)
-        reads = dict(zip(texts, chain.from_iterable(results), strict=True))
+    reads = _in_threads(lambda text: _read(text, keys), texts)
     size = max([0, *(number + 1 for store in stores for number in store.texts)])
     tree, roots, entries, signed = Tree(), [Tree().root()], [], 0
     findings: list[Finding] = []
@@ -131,6 +128,14 @@ def verify(model: str, stores: Sequence[Store], holders: Mapping[str, Held], key
     return Verification(model, tuple(entries), roots[-1], tuple(findings), _strength(stores, signed, size, keys))
 
 
+def _in_threads(read: Callable[[str], _T], texts: Sequence[str]) -> dict[str, _T]:
+    """What `read` makes of each text. The library that verifies signatures lets other threads run."""
+    parts = [texts[start : start + _PART] for start in range(0, len(texts), _PART)]
+    with ThreadPoolExecutor() as threads:
+        results = threads.map(lambda part: [read(text) for text in part], parts)
+        return dict(zip(texts, chain.from_iterable(results), strict=True))
+
+
 def _read(text: str, keys: "Keys") -> _Read:
     if not text:
         return _Read(text, None)
@@ -156,15 +161,23 @@ def _misplaced(entry: Entry | None, model: str, number: int, root: str) -> str:
     return ""
 
 
+def _read_head(text: str, keys: "Keys") -> tuple[Head, str] | HistoryError:
+    """A head with the id of a trusted key that signed it, or the reason why it cannot be read."""
+    try:
+        head, envelope = Head.read(text)
+        return head, envelope.signer(keys)
+    except HistoryError as error:
+        return error
+
+
 def _of_heads(model: str, store: Store, keys: "Keys", roots: Sequence[str], is_signed: bool) -> Iterable[Finding]:
     size, newest = len(roots) - 1, 0
-    for text in filter(None, store.heads):
-        try:
-            signer = unseal(text, HEAD).signer(keys)
-            head = Head.read(text)
-        except HistoryError as error:
-            yield Finding(None, store.name, f"a head cannot be read: {error}")
+    heads = [*dict.fromkeys(filter(None, store.heads))]
+    for read in _in_threads(lambda text: _read_head(text, keys), heads).values():
+        if isinstance(read, HistoryError):
+            yield Finding(None, store.name, f"a head cannot be read: {read}")
             continue
+        head, signer = read
         newest = max(newest, head.size)
         if head.model != model:
             yield Finding(None, store.name, f"a head of {head.model!r}")
