@@ -129,7 +129,7 @@ def verify(model: str, stores: Sequence[Store], holders: Mapping[str, Held], key
 
 
 def _in_threads(read: Callable[[str], _T], texts: Sequence[str]) -> dict[str, _T]:
-    """What `read` makes of each text. The library that verifies signatures lets other threads run."""
+    """The result of `read` for each text. The library that verifies signatures lets other threads run."""
     parts = [texts[start : start + _PART] for start in range(0, len(texts), _PART)]
     with ThreadPoolExecutor() as threads:
         results = threads.map(lambda part: [read(text) for text in part], parts)
