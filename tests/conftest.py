@@ -102,6 +102,10 @@ def own_forkserver() -> Iterator[None]:
     forkserver._forkserver._stop()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def pytest_runtest_setup() -> None:
+    quick_databases.install_mlflow()  # the first test that needs MLflow's database has imported it
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """What a tool leaves open is collected with the file that says so: later, it would fail a test of another file."""

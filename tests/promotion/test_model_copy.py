@@ -136,6 +136,7 @@ def test_files_that_were_changed_are_not_copied_nor_taken_for_the_copy(places):
     assert places.versions() == ["1"]
 
 
+@pytest.mark.thorough
 def test_only_the_statement_of_these_files_counts(places, monkeypatch):
     private, public = new_key()
     first, second = places.dev.train(0.7), places.dev.train(0.8)
@@ -176,6 +177,7 @@ def test_only_the_statement_of_these_files_counts(places, monkeypatch):
     assert "has signed it" in judged(), "the key of someone else"
 
 
+@pytest.mark.thorough
 def test_a_version_that_left_the_alias_brings_no_statement(places):
     first, second = places.dev.train(0.7), places.dev.train(0.8)
     places.dev.promote(first)

@@ -73,8 +73,13 @@ def install() -> None:
 
     SqliteEventLogStorage.__init__ = with_index
     SqliteEventLogStorage._initdb = with_tables
+    install_mlflow()
+
+
+def install_mlflow() -> None:
+    """The same for MLflow, once it is imported: its import would cost more than this spares."""
     mlflow: Any = sys.modules.get("mlflow.store.db.utils")
-    if mlflow:  # or its import would cost more than it spares
+    if mlflow and not hasattr(mlflow._initialize_tables, "__wrapped__"):
         mlflow._initialize_tables = _from_template(mlflow._initialize_tables)
 
 
