@@ -91,7 +91,7 @@ class World:
             return frame(60, seed=3)
 
         deployment = deployment_asset(
-            package="scoring_package", golden_set=golden, state_dir=self.state_dir, port=self.port, drain_seconds=1,
+            package="scoring_package", golden_set=golden, state_dir=self.state_dir, port=self.port, replicas=1,
             resource_key="mlflow_serving",
         )  # fmt: skip
         check = deployment_health_check(asset=deployment, resource_key="mlflow_serving", calls=5)

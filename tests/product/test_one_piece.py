@@ -24,6 +24,7 @@ RULES = {
         {
             "core/files.py",
             "feast/point_in_time/writing.py",  # locks folders, which a FileLock cannot
+            "serving/program.py",  # a lock that the program takes over, and so holds as long as it runs
         },
     ),
     "names a process by the clock": (r"\bcreate_time\(", {"core/processes.py"}),
@@ -46,7 +47,6 @@ RULES = {
             "mlflow/runs/active.py",  # once, for as long as another process may take
             "mlflow/runs/signals.py",  # before a signal is sent once more
             "mlflow/sweep/loop.py",  # between two looks at threads that end by themselves
-            "serving/blue_green.py",  # while a deployment answers its last requests
         },
     ),
     "hands on the environment": (

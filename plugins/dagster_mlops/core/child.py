@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from dagster_mlops.errors import DagsterMlopsError
 
@@ -256,6 +256,14 @@ def start(
         pass_fds=keep,
         start_new_session=True,
     )
+
+
+def become(command: Sequence[str], *, env: Mapping[str, str], output: int, umask: int) -> NoReturn:
+    """Replace the program of this process by another, which writes to the file descriptor `output`."""
+    os.umask(umask)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.execvpe(command[0], list(command), dict(env))
 
 
 @contextmanager

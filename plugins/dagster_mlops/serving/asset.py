@@ -35,8 +35,9 @@ def deployment_asset(
     log_sync_seconds: float = 1,
     environment: Mapping[str, str] | None = None,
     promoted_to: str = "",
+    replicas: int = 2,
     ready_timeout: float = 120,
-    drain_seconds: float = 5,
+    drain_seconds: float | None = None,
     request_timeout: float = 30,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -103,12 +104,13 @@ def deployment_asset(
             facts=dagster_facts(context),
             route=route,
             tolerance=tolerance,
+            replicas=replicas,
             ready_timeout=ready_timeout,
-            drain_seconds=drain_seconds,
+            drain_seconds=request_timeout if drain_seconds is None else drain_seconds,
         )
         live, started = rollout(plan, context.log)
-        facts = {fact: getattr(live, fact) for fact in ("pid", "ready_seconds", "switch_seconds")}
-        facts |= {"server_port": live.port, "started_server": started, "gates": evidence}
+        facts = {fact: getattr(live, fact) for fact in ("ready_seconds", "switch_seconds")}
+        facts |= {"server_ports": list(live.ports), "started_server": started, "gates": evidence}
         return dg.MaterializeResult(
             # The same package answers the same, whichever process serves it.
             data_version=dg.DataVersion(record.tag),

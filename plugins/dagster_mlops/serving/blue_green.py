@@ -14,10 +14,11 @@ from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment, Package, mask_credentials
-from dagster_mlops.serving import envoy, processes
+from dagster_mlops.serving import processes, supervision
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.state import ENDED, SERVER, DeploymentState, load_all, lock, utc_now
+from dagster_mlops.serving.reconcile import take_stock
+from dagster_mlops.serving.state import DeploymentState, lock, utc_now
 from dagster_mlops.serving.target import LocalTarget, probe
 
 
@@ -37,8 +38,9 @@ class Plan:
     log_sync_seconds: float = 1
     route: str = ""  # the server's own unless given
     tolerance: float = 1e-9
+    replicas: int = 2
     ready_timeout: float = 120
-    drain_seconds: float = 5
+    drain_seconds: float = 30
 
     @property
     def fingerprint(self) -> str:
@@ -46,7 +48,7 @@ class Plan:
         package = self.package
         facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
         environment = {**self.server(0).environment, **self.environment}  # whatever its port
-        text = json.dumps([*facts, self.log_sync_seconds, sorted(environment.items())])
+        text = json.dumps([*facts, self.log_sync_seconds, self.replicas, sorted(environment.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -63,52 +65,61 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
     """
     target = plan.target
     with lock(target.state_dir, timeout=plan.ready_timeout):
-        current = _take_stock(target, log)
-        envoy.ensure(target.state_dir, target.port)
-        if current and current.fingerprint == plan.fingerprint and current.alive() and not probe(current.url, current):
-            target.shift(current)
-            if current.golden_hash != plan.golden_hash:
-                current = _verified(plan, current, plan.golden())
-            target.await_public(current)
-            return current.save(phase="live"), False
-        start = time.monotonic()
-        new = _start(plan, log)
+        current = take_stock(target, log.info)
         try:
-            golden = plan.golden()
-            new = _await_ready(plan, new, start, log).save(phase="verifying")
-            new = _verified(plan, new, golden)
-            log.info(f"{len(golden.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
-            new = _switch(target, new, current)
-        except BaseException as error:
-            target.shift(current)
-            target.stop(new)
-            new.end("failed", mask_credentials(str(error))[:2000])
+            return _roll_out(plan, current, log)
+        except BaseException:
             if current is None:  # a port that answers nothing but 503 would look like a deployment
-                envoy.stop(target.state_dir)
+                target.close()
             raise
-        new = new.save(phase="live", record=dataclasses.replace(new.record, traffic=1.0))
-        if current:
-            _retire(plan, current, new, log)
-        return new, True
 
 
-def _take_stock(target: LocalTarget, log: Logger) -> DeploymentState | None:
-    """Finish or undo what a killed rollout left, and return the deployment that traffic goes to, dead or alive."""
-    states = [state for state in load_all(target.state_dir) if state.phase not in ENDED]
-    routed = envoy.routed(target.state_dir)
-    serving = [s for s in states if s.id == routed and s.phase in ("switching", "live")]
-    serving += [s for s in states if s.phase == "live" and s.id != routed]
-    current = next((s for s in serving if s.alive()), serving[0] if serving else None)
-    for role, group in processes.marked(target.state_dir).items():
-        if role.startswith(SERVER) and not (current and role == current.role):
-            processes.stop(group)
-            log.info(f"Stopped {role.removeprefix(SERVER)}, which an interrupted rollout left behind.")
-    for state in states:
-        if current is None or state.id != current.id:
-            state.end("stopped", "interrupted")
-    if current and current.phase == "switching":
-        current = current.save(phase="live", record=dataclasses.replace(current.record, traffic=1.0))
-    return current
+def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple[DeploymentState, bool]:
+    target = plan.target
+    target.open()
+    if current and current.fingerprint == plan.fingerprint and _is_back(plan, current, log):
+        target.shift(current)
+        if current.golden_hash != plan.golden_hash:
+            current = _verified(plan, current, plan.golden())
+        target.await_public(current)
+        return current.save(phase="live"), False
+    start = time.monotonic()
+    new = _start(plan, log)
+    try:
+        golden = plan.golden()
+        new = _await_ready(plan, new, start, log).save(phase="verifying")
+        new = _verified(plan, new, golden)
+        log.info(f"{len(golden.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
+        supervision.accept(target.state_dir, new.role)
+        new = _switch(target, new, current)
+    except BaseException as error:
+        target.withdraw(new, current)
+        new.end("failed", mask_credentials(str(error))[:2000])
+        raise
+    new = new.save(phase="live", record=dataclasses.replace(new.record, traffic=1.0))
+    if current:
+        _retire(plan, current, new, log)
+    target.forget({new.id, current.id if current else ""})
+    return new, True
+
+
+def _is_back(plan: Plan, state: DeploymentState, log: Logger) -> bool:
+    """True when each replica answers, also one whose supervisor has to start it again first."""
+
+    def problem() -> str:
+        return next(filter(None, (probe(url, state) for url in state.urls)), "")
+
+    if not problem():
+        return True
+    if not supervision.exists(plan.target.state_dir, state.role):
+        return False
+    log.info(f"{state.id} does not answer on each of its ports; waiting for its supervisor to start it again.")
+    try:
+        wait_while(problem, timeout=plan.ready_timeout, error=TimeoutError, pause=0.1)
+    except TimeoutError as error:
+        log.warning(f"{state.id} is replaced: {error} after {plan.ready_timeout:g} s.")
+        return False
+    return True
 
 
 def _start(plan: Plan, log: Logger) -> DeploymentState:
@@ -129,12 +140,13 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         upstream=(package.ref,),
         **plan.facts,
     )
-    port = processes.free_port()
-    server = plan.server(port)
+    ports = processes.free_ports(plan.replicas)
+    servers = [plan.server(port) for port in ports]
+    server = servers[0]
     state = DeploymentState(
         record=record,
         phase="starting",
-        port=port,
+        ports=ports,
         fingerprint=plan.fingerprint,
         golden_hash=plan.golden_hash,
         probe=secrets.token_hex(16),
@@ -149,8 +161,13 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         "DAGSTER_MLOPS_PROBE": state.probe,
         **plan.environment,
     }
-    log.info(f"Serving {package.tag} on {state.url} as {state.id}; its output is in {target.log_file(state)}.")
-    return target.start(state, server, environment)
+    places = ", ".join(state.urls)
+    log.info(f"Serving {package.tag} on {places} as {state.id}; its output is in {target.log_file(state)}.")
+    try:
+        return target.start(state, servers, environment)
+    except BaseException as error:
+        state.end("failed", mask_credentials(str(error))[:2000])
+        raise
 
 
 def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) -> DeploymentState:
@@ -164,8 +181,8 @@ def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) 
 
     def problem() -> str:
         nonlocal reported
-        reason = probe(state.url, state)
-        if reason and not state.alive():
+        reason = next(filter(None, (probe(url, state) for url in state.urls)), "")
+        if reason and supervision.has_ended(plan.target.state_dir, state.role):
             raise failure("ended before it was ready")
         if reason and time.monotonic() - reported >= 5:
             reported = time.monotonic()
@@ -178,7 +195,8 @@ def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) 
 
 
 def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentState:
-    difference = golden.compare(state.url, state, tolerance=plan.tolerance, timeout=plan.target.request_timeout)
+    timeout = plan.target.request_timeout
+    difference = max(golden.compare(url, state, tolerance=plan.tolerance, timeout=timeout) for url in state.urls)
     sample = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
     golden_file = plan.target.state_dir / "golden" / f"{state.id}.json"
     write_atomically(golden_file, json.dumps(sample), private=True, durable=True)
@@ -187,7 +205,7 @@ def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentS
 
 
 def _switch(target: LocalTarget, new: DeploymentState, current: DeploymentState | None) -> DeploymentState:
-    """Through the proxy by header first; only when that answers, for everyone."""
+    """Through the proxy by the secret first; only when that answers, for everyone."""
     target.shift(current, new)
     target.await_public(new, selected=True)
     new = new.save(phase="switching")
@@ -199,9 +217,9 @@ def _switch(target: LocalTarget, new: DeploymentState, current: DeploymentState 
 
 def _retire(plan: Plan, old: DeploymentState, new: DeploymentState, log: Logger) -> None:
     old.save(phase="draining")
-    if old.alive():
-        log.info(f"Draining {old.id} for {plan.drain_seconds:g} s.")
-        time.sleep(plan.drain_seconds)
+    start = time.monotonic()
+    left = plan.target.drain(old, timeout=plan.drain_seconds)
+    log.info(f"{old.id} was drained for {time.monotonic() - start:.1f} s; {left} requests are cut off.")
     plan.target.shift(new)
     plan.target.stop(old)
     old.end("stopped")

@@ -33,3 +33,16 @@ def stop(state_dir: _StateDir) -> None:
 
     with errors_shown():
         typer.echo(f"stopped {stop_all(state_dir)} process(es)")
+
+
+@app.command()
+def repair(state_dir: _StateDir) -> None:
+    """Start again what has ended, and undo changes of Envoy's files; nothing happens where all is well.
+
+    It needs no Dagster: run it after a reboot, or from a timer.
+    """
+    from dagster_mlops.serving.reconcile import repair as repair_all
+
+    with errors_shown():
+        for action in repair_all(state_dir):
+            typer.echo(action)

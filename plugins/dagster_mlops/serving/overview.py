@@ -1,12 +1,12 @@
 """Status of the deployments in a state folder, and how to stop them."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.serving import envoy, processes
+from dagster_mlops.serving import envoy, processes, supervision
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
-from dagster_mlops.serving.target import probe
+from dagster_mlops.serving.target import LocalTarget, probe
 
 _OF_RECORD = ("name", "id", "package", "model_name", "model_version", "url")
 
@@ -17,7 +17,8 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
     It only reads, and answers within seconds.
 
     Each has ``name, id, package, model_name, model_version, url, phase, started, pids, live`` (traffic goes to it),
-    ``healthy`` (and it answers through the public port) and, in words, ``reason``.
+    ``healthy`` (and it answers through the public port), ``supervised`` (what ends is started again) and, in words,
+    ``reason``.
 
         any(d["healthy"] for d in status("state/serving"))
     """
@@ -27,13 +28,18 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
     states = load_all(folder)
     left = [state for state in states if state.phase not in ENDED]
     rows = []
-    for state in left or [state for state in states[-1:] if state.phase == "failed"]:
+    last_to_end = sorted(states, key=lambda state: state.record.stopped)[-1:]
+    for state in left or [state for state in last_to_end if state.phase == "failed"]:
         live = state.id == routed and state.phase in ("switching", "live")
         problem = _problem(state, running) if live else state.error or "takes no traffic"
         row: dict[str, Any] = {name: getattr(state.record, name) for name in _OF_RECORD}
         row |= {"phase": state.phase, "started": state.record.started}
+        groups = [state.role, *(role for role in running if role.startswith(envoy.ROLE))]
         row["pids"] = sorted(process.pid for process in running.get(state.role, ()))
+        row["supervised"] = all(supervision.is_supervised(folder, role) for role in groups)
         reason = problem or "answers through the public port"
+        if live and not row["supervised"]:
+            reason += "; a supervisor is gone, run `dagster-mlops serving repair`"
         rows.append({**row, "live": live, "healthy": live and not problem, "reason": reason})
     return rows
 
@@ -48,20 +54,17 @@ def stop(state_dir: str | Path) -> int:
     if not folder.exists():
         return 0
     with lock(folder, timeout=30):
-        count = 0
-        for _ in range(3):  # a supervisor may start a worker while it is being stopped
-            count += processes.stop(process for group in processes.marked(folder).values() for process in group)
+        count = sum(supervision.stop(folder, role) for role in processes.marked(folder))
         for state in load_all(folder):
             if state.phase not in ENDED:
                 state.end("stopped")
-        if envoy.routed(folder):
-            envoy.route(folder, None, {})
+        LocalTarget(folder, 0).close()
     return count
 
 
-def _problem(state: DeploymentState, running: Iterable[str]) -> str:
+def _problem(state: DeploymentState, roles: Collection[str]) -> str:
     if not state.alive():
-        return f"the server process {state.pid} is gone"
-    if not any(role.startswith(envoy.ROLE) for role in running):
+        return "no server process runs"
+    if not any(role.startswith(envoy.ROLE) for role in roles):
         return "the Envoy process is gone"
     return probe(state.record.url, state)

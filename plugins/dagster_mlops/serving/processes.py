@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ else:
 # and writing that down leaves nothing that cannot be found.
 STATE_DIR = "DAGSTER_MLOPS_STATE_DIR"
 ROLE = "DAGSTER_MLOPS_ROLE"
+PROGRAM = "DAGSTER_MLOPS_PROGRAM"  # which of the role's programs it is
 
 
 def spawn(command: Sequence[str], *, state_dir: Path, role: str, environment: Mapping[str, str], log: Path) -> int:
@@ -59,6 +60,14 @@ def marked(state_dir: Path) -> dict[str, list["psutil.Process"]]:
     return processes
 
 
+def mark(process: "psutil.Process", name: str) -> str:
+    """The value of one of the marks of a process; empty where it has none, or has ended."""
+    try:
+        return process.environ().get(name, "")
+    except (psutil.Error, OSError):
+        return ""
+
+
 def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
     """End the processes: politely to those at the top, who end their children; after `grace` seconds by force."""
     processes = list(processes)
@@ -77,9 +86,16 @@ def stop(processes: Iterable["psutil.Process"], *, grace: float = 10) -> int:
 
 def free_port() -> int:
     """A loopback port that no process listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Different loopback ports that no process listens on."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def http_client(url: str, *, timeout: float) -> "httpx.Client":

@@ -17,20 +17,24 @@ def deployment_health_sensor(
     *,
     deployment: AssetLike,
     name: str | None = None,
+    repair_seconds: float = 120,
     retry_seconds: float = 600,
     minimum_interval_seconds: int = 30,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
     **sensor_options: Any,
 ) -> dg.SensorDefinition:
-    """A sensor that re-materializes a ``deployment_asset`` whose live server or proxy died, e.g. after a reboot.
+    """A sensor that repairs a live ``deployment_asset``, and re-materializes one that stays down.
 
-    A deployment that was never made, was stopped on purpose, or is being replaced right now is left alone. Each death
-    asks for one run, and for another every `retry_seconds` while it lasts. The sensor must run on the machine that
-    serves.
+    Servers and Envoy are started again by their supervisors. Each evaluation starts supervisors that are gone, such as
+    after a reboot, and undoes changes of Envoy's files; see :func:`dagster_mlops.serving.repair`. A deployment that was
+    never made, was stopped on purpose, or is being replaced right now is left alone. The sensor must run on the machine
+    that serves.
 
         sensors = [deployment_health_sensor(deployment=deployment)]
 
     Args:
+        repair_seconds: Seconds that a deployment may be down before a run is requested.
+        retry_seconds: Seconds until another run is requested while it is still down.
         sensor_options: Whatever else :func:`dagster.sensor` takes, such as the ``job`` to run instead of the deployment
             asset alone.
     """
@@ -42,7 +46,7 @@ def deployment_health_sensor(
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
         **{
-            "description": f"Redeploys {key.to_user_string()} when it died.",
+            "description": f"Repairs {key.to_user_string()}, and redeploys it when it stays down.",
             **target,
             **known_options(sensor_options, dg.sensor),
         },
@@ -50,12 +54,15 @@ def deployment_health_sensor(
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         # For evaluations, not for code locations.
         from dagster_mlops.serving.overview import status
+        from dagster_mlops.serving.reconcile import repair
         from dagster_mlops.serving.state import busy
 
         try:
             record = live_record(context, key)
         except DeploymentError:
             return dg.SkipReason(f"{key.to_user_string()} was never deployed.")
+        for action in repair(record.state_dir):
+            context.log.info(action)
         live = next((row for row in status(record.state_dir) if row["live"]), None)
         if live is None:
             return dg.SensorResult(skip_reason="No deployment is live; it was stopped on purpose.", cursor="")
@@ -66,11 +73,14 @@ def deployment_health_sensor(
         outage = json.loads(context.cursor) if context.cursor else {}
         # The first tick that sees it down names the death, so that a later one of the same deployment is another event.
         since = outage["since"] if outage.get("id") == live["id"] else time.time()
-        attempt = int((time.time() - since) / retry_seconds)
+        cursor, down = json.dumps({"id": live["id"], "since": since}), time.time() - since
         context.log.info(f"{live['id']} is down: {live['reason']}.")
+        if down < repair_seconds:
+            return dg.SensorResult(skip_reason=f"{live['id']} is being started by its supervisor.", cursor=cursor)
+        attempt = int((down - repair_seconds) / retry_seconds)
         request = dg.RunRequest(
             run_key=f"{live['id']}:{since:.3f}:{attempt}", tags={"dagster_mlops/redeploys": live["id"]}
         )
-        return dg.SensorResult(run_requests=[request], cursor=json.dumps({"id": live["id"], "since": since}))
+        return dg.SensorResult(run_requests=[request], cursor=cursor)
 
     return health

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +10,9 @@ from pathlib import Path
 from dagster_mlops.core import files
 from dagster_mlops.core.inside import inside
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Deployment, Record
+from dagster_mlops.serving import supervision
 from dagster_mlops.serving.processes import marked
 
 # starting → verifying → switching → live → draining → stopped, or failed from the first three
@@ -21,19 +22,17 @@ SERVER = "server:"  # begins the mark of every process of a deployment
 
 @lazy_dataclass(frozen=True, kw_only=True)
 class DeploymentState:
-    """One deployment: its intent, its process, how far it came."""
+    """One deployment: its intent, its replicas, how far it came."""
 
     record: Deployment
     phase: str
-    port: int
+    ports: Sequence[int]  # one for each replica
     fingerprint: str
     golden_hash: str
-    probe: str  # secret that marks golden requests, so that they are not logged as production traffic
+    probe: str  # secret of golden requests, which are not logged as traffic, and of requests before it is live
     route: str
     readiness: str = "/readyz"
     rows_field: str = "rows"
-    pid: int = 0
-    process: str = ""  # its identity, which tells it from a later one with the same pid
     ready_seconds: float = 0
     switch_seconds: float = 0
     error: str = ""
@@ -43,9 +42,9 @@ class DeploymentState:
         return self.record.id
 
     @property
-    def url(self) -> str:
-        """The server itself, behind the proxy."""
-        return f"http://127.0.0.1:{self.port}"
+    def urls(self) -> list[str]:
+        """The replicas themselves, behind the proxy."""
+        return [f"http://127.0.0.1:{port}" for port in self.ports]
 
     @property
     def role(self) -> str:
@@ -53,11 +52,11 @@ class DeploymentState:
         return f"{SERVER}{self.id}"
 
     def alive(self) -> bool:
-        """The process that was started still runs; its readiness is another question."""
-        if self.process:
-            return identity(self.pid) == self.process
-        # A file of version 0.1.0 has no identity; the mark in the environment of its process says the same.
-        return any(process.pid == self.pid for process in marked(Path(self.record.state_dir)).get(self.role, ()))
+        """A replica runs; its readiness is another question."""
+        folder = Path(self.record.state_dir)
+        replicas = supervision.alive(folder, self.role)
+        # The server of version 0.1.0 has no supervisor; the mark in the environment of its process says the same.
+        return any(replicas.values()) if replicas else self.role in marked(folder)
 
     def save(self, **changes: object) -> "DeploymentState":
         """A copy with the changes, after it was written to disk."""
@@ -96,6 +95,8 @@ def load(path: Path) -> DeploymentState:
     try:
         data = json.loads(path.read_text())
         record = Record.from_dict(data.pop("record"))
+        if "port" in data:  # of version 0.1.0
+            data["ports"] = [data["port"]]
         fields = {field.name for field in dataclasses.fields(DeploymentState)}
         if not isinstance(record, Deployment):
             raise ProvenanceError(f"holds a {record.role} record")

@@ -1,20 +1,24 @@
 """The place that serves packages: server processes on this machine, behind one Envoy."""
 
-from collections.abc import Mapping
+import dataclasses
+import json
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dagster_mlops.core.processes import identity
+from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import envoy, processes
+from dagster_mlops.serving import envoy, envoy_config, processes, supervision
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.state import DeploymentState
+from dagster_mlops.serving.state import SERVER, DeploymentState
 
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """Starts servers for a state folder, and sends the traffic of one loopback port to one of them.
+    """Starts servers for a state folder, and sends the traffic of one loopback port to one deployment.
 
     Every process carries a mark in its environment, so that servers are found again without a record of them.
     """
@@ -23,34 +27,61 @@ class LocalTarget:
     port: int
     request_timeout: float = 30
 
+    @classmethod
+    def stored(cls, state_dir: Path) -> "LocalTarget | None":
+        """The target that was last opened for a state folder; None without one."""
+        file = state_dir / "envoy" / "target.json"
+        return cls(state_dir=state_dir, **json.loads(file.read_text())) if file.exists() else None
+
     @property
     def url(self) -> str:
         """The public address, which stays the same whichever deployment answers."""
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, state: DeploymentState, server: Server, environment: Mapping[str, str]) -> DeploymentState:
-        """Start the server of a deployment, detached from this process."""
-        pid = processes.spawn(
-            server.command,
-            state_dir=self.state_dir,
-            role=state.role,
-            environment={**server.environment, **environment},
-            log=self.log_file(state),
-        )
-        return state.save(pid=pid, process=identity(pid))
+    def open(self) -> bool:
+        """Have Envoy listen on the public port; True if there was work to do."""
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name != "state_dir"}
+        place = self.state_dir / "envoy" / "target.json"
+        write_atomically(place, json.dumps(settings), private=True, durable=True)
+        return envoy.ensure(self.state_dir, self.port)
 
-    def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> None:
-        """Send all traffic to `live`; it and `standby` can be reached through the public port by a header."""
-        backends = {state.id: (state.port, state.readiness) for state in (live, standby) if state}
-        envoy.route(self.state_dir, live.id if live else None, backends, request_timeout=self.request_timeout)
+    def close(self) -> None:
+        """Stop listening, and remove what only served that."""
+        envoy.stop(self.state_dir)
+        for name in ("envoy", "run"):
+            shutil.rmtree(self.state_dir / name, ignore_errors=True)
+        for name in ("golden", "predictions"):
+            with suppress(OSError):  # it has files, or is not there
+                (self.state_dir / name).rmdir()
+
+    def start(
+        self, state: DeploymentState, servers: Sequence[Server], environment: Mapping[str, str]
+    ) -> DeploymentState:
+        """Start the replicas of a deployment, detached from this process."""
+        programs = {
+            f"replica-{number}": supervision.Program(
+                server.command, {**server.environment, **environment}, self.log_file(state)
+            )
+            for number, server in enumerate(servers)
+        }
+        supervision.start(self.state_dir, state.role, programs, restart=False, grace=self.request_timeout)
+        return state.save()
+
+    def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> bool:
+        """Send all traffic to `live`; `standby` can be reached through the public port by its secret.
+
+        True if it was not so before.
+        """
+        first, second = (_backend(state) if state else None for state in (live, standby))
+        return envoy.route(self.state_dir, first, second, request_timeout=self.request_timeout)
 
     def await_public(self, state: DeploymentState, *, selected: bool = False, timeout: float = 30) -> None:
-        """Wait until the deployment answers through the public port; `selected` asks for it by header.
+        """Wait until the deployment answers through the public port; `selected` asks for it by its secret.
 
         Raises:
             DeploymentError: it does not within `timeout` seconds.
         """
-        headers = {envoy.SELECT_HEADER: state.id} if selected else {}
+        headers = {envoy_config.SELECT_HEADER: state.probe} if selected else {}
         wait_while(
             lambda: probe(self.url, state, headers),
             timeout=timeout,
@@ -61,17 +92,43 @@ class LocalTarget:
             ),
         )
 
+    def drain(self, state: DeploymentState, *, timeout: float) -> int:
+        """Wait until a deployment that gets no more requests has answered those it has; the number still open."""
+        looks = 0
+
+        def unanswered() -> bool:
+            nonlocal looks
+            # A request between two tries is not counted.
+            looks = 0 if envoy.open_requests(self.state_dir, state.id) else looks + 1
+            return looks < 3
+
+        with suppress(TimeoutError):
+            wait_while(unanswered, timeout=timeout, error=lambda _: TimeoutError(), pause=0.1)
+        return envoy.open_requests(self.state_dir, state.id)
+
+    def withdraw(self, state: DeploymentState, current: DeploymentState | None) -> None:
+        """Stop a deployment that failed on its way; `current` gets all traffic, as before."""
+        self.shift(current, state)
+        self.drain(state, timeout=self.request_timeout)
+        self.shift(current)
+        self.stop(state)
+        supervision.remove(self.state_dir, state.role)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Remove what was kept to start deployments again, but for those with the `ids`."""
+        supervision.keep(self.state_dir, {f"{SERVER}{deployment}" for deployment in ids} | envoy.roles(self.state_dir))
+
     def stop(self, state: DeploymentState) -> None:
         """Stop every process of the deployment."""
-        processes.stop(processes.marked(self.state_dir).get(state.role, []))
+        supervision.stop(self.state_dir, state.role)
 
     def log_file(self, state: DeploymentState) -> Path:
-        """The file that the server's output goes to."""
+        """The file that the servers' output goes to."""
         return self.state_dir / "logs" / f"{state.id}.log"
 
 
 def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = None) -> str:
-    """The reason why the deployment does not answer at `url`, its own or the public one; empty when it does."""
+    """The reason why the deployment does not answer at `url`, a replica's or the public one; empty when it does."""
     try:
         with processes.http_client(url, timeout=5) as client:
             response = client.get(state.readiness, headers=headers)
@@ -79,5 +136,9 @@ def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = 
         return f"{url} does not answer ({type(error).__name__})"
     if response.status_code != 200:
         return f"{url}{state.readiness} answers {response.status_code}"
-    responder = state.id if url == state.url else response.headers.get(envoy.DEPLOYMENT_HEADER)
+    responder = state.id if url in state.urls else response.headers.get(envoy_config.DEPLOYMENT_HEADER)
     return "" if responder == state.id else f"{url} is answered by {responder}"
+
+
+def _backend(state: DeploymentState) -> envoy_config.Backend:
+    return envoy_config.Backend(state.id, state.ports, state.readiness, state.probe)

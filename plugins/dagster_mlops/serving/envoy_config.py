@@ -1,0 +1,187 @@
+"""Envoy's configuration documents: the public listener, the replicas of each deployment, and who gets which request.
+
+Functions make documents of plain values; `envoy.py` writes them and runs Envoy.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+
+DEPLOYMENT_HEADER = "x-deployment"
+SELECT_HEADER = "x-select-deployment"  # with a deployment's secret, it reaches that one, live or not
+PROBE_HEADER = "x-probe"  # with the secret of the live deployment, it marks a golden row
+ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socket has at most 107 characters
+
+
+@lazy_dataclass(frozen=True)
+class Backend:
+    """The replicas of one deployment. Who knows its secret may select it, or send it golden rows."""
+
+    name: str
+    ports: Sequence[int]
+    readiness: str
+    secret: str
+
+
+def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
+    """The part that Envoy reads once: its listener, and the files that it watches for the rest."""
+    request_id = _typed("extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False)
+    router = _typed("extensions.filters.http.router.v3.Router")
+    manager = _typed(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="public",
+        rds={"route_config_name": "live", "config_source": _watched(state_dir, "rds.json")},
+        # Each client is a stranger, on loopback, too: Envoy removes the x-envoy-* headers by which one could set
+        # timeouts and retries.
+        use_remote_address=True,
+        internal_address_config={"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
+        # A request id that the caller chose is the one that is logged and traced: keep it, bit for bit.
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        request_id_extension={"typed_config": request_id},
+        http_filters=[{"name": "envoy.filters.http.router", "typed_config": router}],
+    )
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+    listener = {
+        "name": "public",
+        "address": _address(port),
+        # Otherwise a second Envoy could bind the same port and silently take a share of the traffic.
+        "enable_reuse_port": False,
+        "filter_chains": [{"filters": filters}],
+    }
+    return {
+        "node": {"id": "public", "cluster": "public"},
+        "admin": {"address": {"pipe": {"path": ADMIN, "mode": 0o600}}},
+        "static_resources": {"listeners": [listener]},
+        "dynamic_resources": {"cds_config": _watched(state_dir, "cds.json")},
+    }
+
+
+def clusters(backends: Sequence[Backend]) -> str:
+    """The document of all replicas."""
+    return json.dumps({"resources": [_cluster(backend) for backend in backends]}, indent=1)
+
+
+def routes(live: Backend | None, standby: Backend | None, *, request_timeout: float) -> str:
+    """The document that sends requests to `live`, and those with the secret of `standby` there."""
+    entries = []
+    if standby:
+        entries.append(_route(standby, request_timeout, {SELECT_HEADER: standby.secret}, [SELECT_HEADER, PROBE_HEADER]))
+    if live:
+        entries.append(_route(live, request_timeout, {PROBE_HEADER: live.secret}, [SELECT_HEADER]))
+        entries.append(_route(live, request_timeout, {}, [SELECT_HEADER, PROBE_HEADER]))
+    else:
+        body = {"inline_string": json.dumps({"error": "no deployment is live"})}
+        entries.append({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": body}})
+    hosts = [{"name": "live", "domains": ["*"], "routes": entries}]
+    config = _typed("config.route.v3.RouteConfiguration", name="live", virtual_hosts=hosts)
+    return json.dumps({"resources": [config]}, indent=1)
+
+
+def live_cluster(document: str) -> str | None:
+    """The deployment that a document of routes sends requests to."""
+    try:
+        last = json.loads(document)["resources"][0]["virtual_hosts"][0]["routes"][-1]
+        return last.get("route", {}).get("cluster")
+    except (ValueError, LookupError, AttributeError, TypeError):  # someone changed the file
+        return None
+
+
+def _typed(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": f"type.googleapis.com/envoy.{kind}", **fields}
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _watched(state_dir: Path, name: str) -> dict[str, Any]:
+    folder = str(state_dir / "envoy" / "live")
+    source = {"path": f"{folder}/{name}", "watched_directory": {"path": folder}}
+    return {"resource_api_version": "V3", "path_config_source": source}
+
+
+def _cluster(backend: Backend) -> dict[str, Any]:
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in backend.ports]}]
+    # A closed port is noticed in less than a second. A server that only takes long has twice the timeout.
+    health_check = {
+        "timeout": "2s",
+        "interval": "0.5s",
+        "no_traffic_interval": "0.5s",
+        "unhealthy_interval": "0.25s",
+        "unhealthy_edge_interval": "0.25s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        "http_health_check": {"path": backend.readiness},
+    }
+    # Two connections that broke in a row keep requests away until the next health check that succeeds. Answers, such as
+    # a 500, do not count: the same model answers everywhere.
+    outlier_detection = {
+        "split_external_local_origin_errors": True,
+        "consecutive_local_origin_failure": 2,
+        "enforcing_consecutive_local_origin_failure": 100,
+        "enforcing_consecutive_5xx": 0,
+        "enforcing_consecutive_gateway_failure": 0,
+        "enforcing_success_rate": 0,
+        "enforcing_local_origin_success_rate": 0,
+        "enforcing_failure_percentage": 0,
+        "enforcing_failure_percentage_local_origin": 0,
+        "interval": "0.5s",
+        "base_ejection_time": "2s",
+        "max_ejection_time": "2s",
+        "max_ejection_percent": 100,
+    }
+    protocol = _typed(
+        "extensions.upstreams.http.v3.HttpProtocolOptions",
+        explicit_http_config={"http_protocol_options": {}},
+        # The backend's HTTP server drops idle connections after 5 s; be first, or a request may meet the drop.
+        common_http_protocol_options={"idle_timeout": "3s"},
+    )
+    return _typed(
+        "config.cluster.v3.Cluster",
+        name=backend.name,
+        type="STATIC",
+        lb_policy="LEAST_REQUEST",
+        connect_timeout="1s",
+        load_assignment={"cluster_name": backend.name, "endpoints": endpoints},
+        # With no healthy replica, answer 503 at once, rather than "panic" and try the dead ones.
+        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        health_checks=[health_check],
+        outlier_detection=outlier_detection,
+        # By default, three retries at a time: fewer than the requests that a dead replica had.
+        circuit_breakers={"thresholds": [{"max_retries": 1024}]},
+        typed_extension_protocol_options={"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": protocol},
+    )
+
+
+def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed: Sequence[str]) -> dict[str, Any]:
+    header = {
+        "header": {"key": DEPLOYMENT_HEADER, "value": backend.name},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+    }
+    match = [{"name": name, "string_match": {"exact": value}} for name, value in headers.items()]
+    return {
+        "match": {"prefix": "/", "headers": match},
+        "route": {
+            "cluster": backend.name,
+            "timeout": f"{timeout:g}s",
+            # Safe for any request: these say that the replica has not seen it. One whose connection broke later may
+            # have been scored and logged; only its client knows whether it may be scored twice.
+            "retry_policy": {
+                "retry_on": "connect-failure,reset-before-request,refused-stream",
+                "num_retries": 3,
+                "retry_host_predicate": [
+                    {
+                        "name": "envoy.retry_host_predicates.previous_hosts",
+                        "typed_config": _typed("extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"),
+                    }
+                ],
+                "host_selection_retry_max_attempts": 5,
+            },
+        },
+        "request_headers_to_remove": list(removed),
+        "response_headers_to_add": [header],
+    }

@@ -1,0 +1,152 @@
+"""Groups of programs that are started again when they end, each with a supervisor that outlives the Dagster run.
+
+A group is the servers of one deployment, or Envoy. Its folder holds all that its supervisor needs, so a supervisor that
+was killed is replaced by starting another: its programs go on meanwhile, and `program.py` takes no second copy of them.
+"""
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from dagster_mlops.core.environment import child_environment
+from dagster_mlops.core.files import write_atomically
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.private_files import private_folder
+from dagster_mlops.core.processes import identity
+from dagster_mlops.serving import processes
+
+SUPERVISOR, WAITING = "supervisor", "waiting"  # marks of a supervisor, and of a program that is not yet what it runs
+_QUICK = 5  # seconds; a program that ends sooner is started again after a pause, which grows
+
+
+@lazy_dataclass(frozen=True)
+class Program:
+    """A command, what it gets of the environment beside what any program needs to run, and the file of its output."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+
+
+def start(
+    state_dir: Path, role: str, programs: Mapping[str, Program], *, restart: bool = True, grace: float = 10
+) -> None:
+    """Start a group of programs, by name. None of its processes may be there.
+
+    Args:
+        role: The mark of all its processes.
+        restart: False for programs that are started again only after :func:`accept`.
+        grace: Seconds that workers of a killed program have to end what they have begun.
+    """
+    remove(state_dir, role)
+    folder = private_folder(_folder(state_dir, role))
+    sections = [
+        "[supervisord]",
+        "nodaemon = true",
+        "logfile = /dev/null",  # its output goes there, too
+        "logfile_maxbytes = 0",
+        f"pidfile = {_quoted(folder / 'supervisord.pid')}",
+    ]
+    for name, program in programs.items():
+        private_folder(program.log.parent)
+        marks = {processes.STATE_DIR: str(state_dir), processes.ROLE: role, processes.PROGRAM: name}
+        spec = {
+            "command": list(program.command),
+            "environment": {**child_environment(), **program.environment, **marks},
+            "log": str(program.log),
+            "restart": restart,
+            "grace": grace,
+        }
+        file = folder / f"{name}.json"
+        write_atomically(file, json.dumps(spec, indent=1), private=True, durable=True)
+        command = [sys.executable, "-P", "-m", f"{__package__}.program", str(file)]
+        sections += [
+            f"[program:{name}]",
+            f"command = {_quoted(shlex.join(command))}",
+            f'environment = {processes.PROGRAM}="{WAITING}"',
+            "autorestart = true",
+            f"startsecs = {_QUICK}",
+            "startretries = 1000000",
+            f"stopwaitsecs = {grace:.0f}",
+            "killasgroup = true",
+        ]
+    write_atomically(folder / "supervisord.conf", "\n".join(sections) + "\n", private=True, durable=True)
+    ensure(state_dir, role)
+
+
+def ensure(state_dir: Path, role: str) -> bool:
+    """Start the supervisor of a group where it does not run; True if it had to be started."""
+    if is_supervised(state_dir, role):
+        return False
+    conf = _folder(state_dir, role) / "supervisord.conf"
+    processes.spawn(
+        [sys.executable, "-P", "-m", f"{__package__}.upstream", "-c", str(conf)],
+        state_dir=state_dir,
+        role=role,
+        environment={processes.PROGRAM: SUPERVISOR},
+        log=state_dir / "logs" / "supervisor.log",
+    )
+    return True
+
+
+def accept(state_dir: Path, role: str) -> None:
+    """From now on, start the programs of a group again when they end."""
+    for file in _folder(state_dir, role).glob("*.json"):
+        spec = json.loads(file.read_text())
+        if not spec["restart"]:
+            write_atomically(file, json.dumps({**spec, "restart": True}, indent=1), private=True, durable=True)
+
+
+def alive(state_dir: Path, role: str) -> dict[str, bool]:
+    """By program of a group, whether it runs; a program that has not been started yet is not among them."""
+    files = _folder(state_dir, role).glob("*.lock")
+    starts = {file.stem: file.read_text().split() for file in files}
+    return {name: identity(int(last[-1].split(":")[-2])) == last[-1] for name, last in starts.items() if last}
+
+
+def has_ended(state_dir: Path, role: str) -> bool:
+    """True when a program of the group ran and does so no more."""
+    return not all(alive(state_dir, role).values())
+
+
+def is_supervised(state_dir: Path, role: str) -> bool:
+    """True while the supervisor of a group runs."""
+    group = processes.marked(state_dir).get(role, [])
+    return any(processes.mark(process, processes.PROGRAM) == SUPERVISOR for process in group)
+
+
+def stop(state_dir: Path, role: str, *, grace: float = 10) -> int:
+    """End a group, its supervisor first; returns the number of processes."""
+    count = 0
+    while group := processes.marked(state_dir).get(role, []):  # a program may have been about to start
+        count += processes.stop(group, grace=grace)
+    return count
+
+
+def exists(state_dir: Path, role: str) -> bool:
+    """True for a group that can be started again."""
+    return (_folder(state_dir, role) / "supervisord.conf").exists()
+
+
+def keep(state_dir: Path, roles: Collection[str]) -> None:
+    """Remove the folders of all groups but some."""
+    folders = {_folder(state_dir, role) for role in roles}
+    for folder in (state_dir / "run").glob("*"):
+        if folder not in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(state_dir: Path, role: str) -> None:
+    """Remove the folder of a group that has ended: it holds the environment of its programs."""
+    shutil.rmtree(_folder(state_dir, role), ignore_errors=True)
+
+
+def _folder(state_dir: Path, role: str) -> Path:
+    return state_dir / "run" / role.replace(":", "-")
+
+
+def _quoted(text: object) -> str:
+    return str(text).replace("%", "%%")

@@ -1,0 +1,57 @@
+"""A server of a package that starts in a fraction of a second: a row's prediction is a multiple of its ``x``.
+
+A row may ask for ``seconds`` before it is answered. Answers name the headers of the request. `SIGTERM` ends the server
+once it has answered what it has begun.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from dagster_mlops.serving.runtime import PredictionLog, checked_id, ids_of_rows
+
+FACTOR, DEPLOYMENT = float(sys.argv[2]), os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "")
+LOG = PredictionLog.from_environment(tool="small", model_name="small", model_version=sys.argv[2])
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer(200, {"ready": True})
+
+    def do_POST(self) -> None:
+        rows = json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"]
+        time.sleep(max(row.get("seconds", 0) for row in rows))
+        outputs = [FACTOR * row["x"] for row in rows]
+        request_id = checked_id(self.headers.get("x-request-id"))
+        if LOG and self.headers.get("x-probe") != os.environ["DAGSTER_MLOPS_PROBE"]:
+            LOG.write(inputs=rows, outputs=outputs, request_ids=ids_of_rows(request_id, rows))
+        answer = {"predictions": outputs, "deployment": DEPLOYMENT, "pid": os.getpid()}
+        self._answer(200, {**answer, "headers": [name.lower() for name in self.headers]})
+
+    def _answer(self, code: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True  # those of idle connections
+    request_queue_size = 1024
+
+
+if __name__ == "__main__":
+    server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    print(f"serving {sys.argv[2]}", flush=True)
+    server.serve_forever(poll_interval=0.05)
