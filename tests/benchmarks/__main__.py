@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks import (
+    canary,
     datasets,
     evaluation,
     history,
@@ -39,6 +40,7 @@ BENCHMARKS = {
     "sweeps": sweeps.run,
     "evaluation": evaluation.run,
     "promotion": promotion.run,
+    "canary": canary.run,
     "slices": slices.run,
     "history": history.run,
     "reproduction": reproduction.run,

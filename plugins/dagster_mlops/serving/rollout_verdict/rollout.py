@@ -1,0 +1,184 @@
+"""The state of a rollout between looks, and its verdict after each of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dagster_mlops.core.metadata import about
+from dagster_mlops.serving.rollout_verdict.evidence import Differences, Errors, Evidence, Latency, Outputs
+from dagster_mlops.serving.rollout_verdict.observations import Batch
+from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
+
+GO, BACK, NOT_YET = "go", "back", "not yet"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Evidence of one kind."""
+
+    kind: str = about("Kind of evidence.")
+    canary: float = about("Share of failed requests, median latency, shift of the outputs, or share that differs.")
+    baseline: float = about("The same of the baseline.")
+    values: int = about("Requests to the canary with such a value.")
+    against: float = about("Evidence that the canary is worse, as e-value. The mean of all kinds decides.")
+    in_favour: float = about("Evidence that it does less than the stated harm, as e-value. Each kind decides.")
+    note: str = about("The reason why there is no evidence.")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict after a look.
+
+    Args:
+        value: ``go`` to the next share of the traffic, ``back``, or ``not yet``.
+        share: Share of the traffic that the canary is to get now.
+        final: True if the rollout has ended.
+        reason: A sentence.
+        requests_needed: Estimate of the requests to the canary that are missing for ``go``; none after it.
+        requests: Requests to the canary so far.
+        against: Evidence against the canary, as e-value: a mean of all kinds.
+        parts: Evidence of each kind.
+    """
+
+    value: Literal["go", "back", "not yet"]
+    share: float
+    final: bool
+    reason: str
+    requests_needed: int
+    requests: int
+    against: float
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """The evidence after one look, for a picture."""
+
+    requests: int
+    share: float
+    against: float
+    in_favour: float
+
+
+@dataclass
+class Rollout:
+    """A canary or shadow deployment under test: batches in, verdicts out.
+
+    The same batches give the same verdicts, so that a rollout that was killed goes on from its log.
+
+    >>> rollout = Rollout(Canary(steps=(0.5,)))
+    >>> from dagster_mlops.serving.rollout_verdict.observations import Arm
+    >>> rollout.look(Batch(canary=Arm(requests=50, errors=50), baseline=Arm(requests=50))).value
+    'back'
+    """
+
+    options: Canary | Shadow
+    history: list[Look] = field(default_factory=list)
+    step: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+    _last: Verdict | None = None
+    _before_step: int = 0
+
+    def __post_init__(self) -> None:
+        options = self.options
+        if isinstance(options, Canary):
+            self._shares = (*options.steps, 1.0)
+            # The harm to all users is the harm to the canary's, times their share.
+            self._margins = tuple(1 / share for share in self._shares[1:])
+        else:
+            self._shares, self._margins = (0.0, 1.0), (1.0,)
+        kinds: list[Evidence] = [Errors(options.more_errors, self._margins)]
+        if options.slowdown is not None:
+            kinds.append(Latency(options.slowdown, options.tolerated_slowdown, options.grace, self._margins))
+        if isinstance(options, Shadow):
+            kinds.append(Differences(options.tolerance, options.tolerated_differences, options.differences))
+        elif options.output_shift is not None:
+            kinds.append(Outputs(options.output_shift))
+        self._kinds = kinds
+
+    @property
+    def share(self) -> float:
+        """Share of the traffic that the canary is to get."""
+        return self._last.share if self._last else self._shares[0]
+
+    def look(self, batch: Batch) -> Verdict:
+        """The verdict after one more batch. A final one stays."""
+        if self._last and self._last.final:
+            return self._last
+        for kind in self._kinds:
+            kind.add(batch, self.requests)
+        self.requests += batch.canary.requests
+        self.seconds += batch.seconds if batch.seconds > 0 else 0.0  # unless the clock was set back
+        margin = self._margins[self.step]
+        parts = self._parts(margin)
+        weights = [kind.weight for kind in self._kinds]
+        against = sum(w * part.against for w, part in zip(weights, parts, strict=True)) / sum(weights)
+        in_favour = min(part.in_favour for part in parts)
+        self.history.append(Look(self.requests, self.share, against, in_favour))
+        self._last = self._verdict(against, in_favour, parts)
+        return self._last
+
+    def _verdict(self, against: float, in_favour: float, parts: tuple[Part, ...]) -> Verdict:
+        options, last_step = self.options, self.step == len(self._margins) - 1
+        missing = [f"{part.kind}: {part.note}" for part in parts if part.note]
+        needed = 0
+
+        def verdict(value: Literal["go", "back", "not yet"], share: float, final: bool, reason: str) -> Verdict:
+            return Verdict(value, share, final, reason, needed, self.requests, against, parts)
+
+        if against >= 1 / options.error_rate:
+            worst = max(parts, key=lambda part: part.against)
+            return verdict(
+                BACK, 0.0, True,
+                f"{worst.kind} of the canary are worse: {worst.canary:.4g} against {worst.baseline:.4g} "
+                f"(e-value {against:.3g}, {1 / options.error_rate:g} or more shows it)",
+            )  # fmt: skip
+        # Whatever earlier shares have shown, one without any traffic shows nothing.
+        if in_favour >= 1 / options.miss_rate and self.requests > self._before_step and not missing:
+            if not last_step:
+                for kind in self._kinds:
+                    kind.drop(self._margins[self.step])
+            self.step, self._before_step = self.step + 1, self.requests
+            reason = f"harm is excluded that is {self._margins[self.step - 1]:g} times the stated one or more"
+            return verdict(GO, self._shares[self.step], last_step, reason)
+        if self.requests >= options.max_requests or self.seconds >= options.max_seconds:
+            why = "; ".join(missing) or "neither harm nor its absence was shown"
+            return verdict(
+                BACK, 0.0, True,
+                f"undecided after {self.requests} requests to the canary in {self.seconds:.0f} s: {why}",
+            )  # fmt: skip
+        needed = self._needed(parts)
+        reason = "; ".join(missing) or f"about {needed} more requests to the canary are needed"
+        return verdict(NOT_YET, self.share, False, reason)
+
+    def _parts(self, margin: float) -> tuple[Part, ...]:
+        parts = []
+        for kind in self._kinds:
+            facts = kind.facts()
+            values = (_number(kind.against()), _number(kind.in_favour(margin)))
+            parts.append(
+                Part(kind.name, facts["canary"], facts["baseline"], int(facts["values"]), *values, kind.missing())
+            )
+        return tuple(parts)
+
+    def _needed(self, parts: Sequence[Part]) -> int:
+        """Requests until the slowest kind has its evidence, if that grows as it did."""
+        target, left = math.log(1 / self.options.miss_rate), self.options.max_requests - self.requests
+        needed = [1.0]
+        for part in parts:
+            reached = math.log(max(part.in_favour, 1e-300))
+            if reached >= target:
+                continue
+            if part.kind == Errors.name and reached <= 0 and not part.canary > part.baseline:
+                needed.append(target / (self._margins[self.step] * self.options.more_errors))
+            elif reached <= 0:
+                return max(left, 1)
+            else:
+                needed.append((target - reached) / reached * part.values)
+        return max(1, min(left, math.ceil(max(needed))))
+
+
+def _number(log_value: float) -> float:
+    return math.exp(min(log_value, 690.0))
