@@ -318,3 +318,16 @@ def test_a_promotion_whose_candidate_is_another_promotion(world):
             alias: [move.after for move in moves_of(models, "delay", alias)] for alias in ("challenger", "champion")
         }
     assert paths == {"challenger": ["1", "2", "3"], "champion": ["1", "3"]}
+
+
+def test_no_version_gets_the_alias_of_another_gate_by_a_lifecycle(models):
+    waiting = Lifecycle(challenger="staging")
+    promote(models, "1")
+    promote(models, "2", Approval(), waiting)
+    assert models.version("delay", "@staging").version == "2"
+    candidate = models.version("delay", "2")
+    judge = Gate([AtLeast(metric="auc", limit=0.99)], Case(models, candidate)).judge
+    with pytest.raises(ModelVersionError, match="by the lifecycle of 'champion', and no gate has judged"):
+        promote_version(models, candidate, "staging", judge, Author("ann"))
+    models.set_alias("delay", "staging", "")
+    assert promote_version(models, candidate, "staging", judge, Author("ann")).promoted is False

@@ -194,6 +194,22 @@ def test_a_version_that_left_the_alias_brings_no_statement(places):
 
 
 @pytest.mark.thorough
+def test_a_rollback_carries_the_promotion_of_its_version_and_counts_for_no_other(places):
+    first, second, third = (places.dev.train(auc) for auc in (0.7, 0.8, 0.9))
+    for version in (first, second):
+        places.dev.promote(version)
+    assert places.dev.json("rollback", MODEL, "--reason", "late")["after"] == first
+    outcome = places.promote()
+    assert outcome["copy"]["mlflow/statement"] == "2 entries about champion"
+    assert outcome["prod_champion"]["mlflow/promoted"] is True
+    places.dev.client.set_registered_model_alias(MODEL, "champion", third)  # by hand
+    places.dev.promote(second)
+    places.dev.client.set_registered_model_alias(MODEL, "champion", first)
+    places.dev.json("rollback", MODEL, "--reason", "it was fine", "--to", third, "--registry", places.dev.uri)
+    assert "the last move there was rollback, without a gate" in places.row()["why"]
+
+
+@pytest.mark.thorough
 def test_a_destination_that_is_dead_and_one_that_takes_no_files_are_errors(places):
     places.dev.promote(places.dev.train(0.7))
     places.prod = MlflowResource(tracking_uri="http://127.0.0.1:9", connect_timeout=1)

@@ -95,6 +95,15 @@ def test_it_skips_versions_that_were_rolled_back_from_or_deleted(world):
     assert roll_back(world, "--to", "4")["after"] == "4" and world.holder() == "4"
 
 
+def test_it_returns_to_no_version_that_has_never_held_the_alias(world):
+    version = world.train(0.1)
+    refused = world.command("rollback", MODEL, "--reason", "late orders", "--to", version)
+    assert refused.exit_code == 2 and "has never held 'champion'" in refused.stderr.replace("\n", " ")
+    refused = world.command("rollback", MODEL, "--reason", "late orders", "--to", "1", "--alias", "latest")
+    assert refused.exit_code == 2 and "has never held 'latest'" in refused.stderr.replace("\n", " ")
+    assert world.holder() == "3" and len(world.json("history", MODEL)["moves"]) == 3
+
+
 def test_a_killed_rollback_is_undone_and_made_by_the_next_one(world):
     with world.resource.models() as models:
         history = History(models, models, MODEL)

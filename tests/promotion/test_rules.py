@@ -6,7 +6,7 @@ import shutil
 import time
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import pytest
@@ -28,7 +28,7 @@ from dagster_mlops.mlflow import (
 )
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.mlflow.registry.turns import TURN
-from dagster_mlops.promotion import Case, Row, promotion_asset
+from dagster_mlops.promotion import Approval, Case, Row, promotion_asset
 from dagster_mlops.promotion.gate import Gate
 from dagster_mlops.promotion.rules.slices import holm
 from dagster_mlops.provenance import ModelVersion, Ref, TrainingRun
@@ -385,6 +385,9 @@ def test_a_rule_that_can_never_hold_or_never_fail_is_refused_with_the_fix(kind, 
     assert fix in str(refusal.value) and str(refusal.value).startswith(kind.__name__)
 
 
+RULES = [AtLeast(metric="auc", limit=0.7)]
+
+
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
@@ -396,9 +399,24 @@ def test_a_rule_that_can_never_hold_or_never_fail_is_refused_with_the_fix(kind, 
         ({"rules": [NotWorseOnSlices(metric="auc")]}, "Name one by evaluation="),
         ({"metric": "auc", "min_improvement": -1}, "min_improvement=-1 is not a finite number"),
         ({"metric": "auc", "error_rate": 5}, "error_rate=5"),
+        ({"metric": "auc", "evaluation": "evaluation", "error_rate": 5}, "error_rate=5"),
+        ({"metric": " "}, "metric=' ' is not a name"),
+        ({"rules": RULES, "min_improvement": 0.01}, "min_improvement=0.01"),
+        ({"rules": RULES, "greater_is_better": False}, "greater_is_better=False"),
+        ({"rules": RULES, "evaluation": "evaluation", "looks": 9}, "looks=9"),
+        ({"metric": "auc", "error_rate": 0.01}, "error_rate=0.01"),
+        ({"rules": RULES, "approval": {}}, "approval={} is not an object such as Approval()"),
+        ({"rules": RULES, "lifecycle": {}}, "lifecycle={} is not an object such as Lifecycle()"),
+        ({"rules": RULES, "approval": Approval(separate_duties=cast(Any, "no"))}, "separate_duties. people"),
+        ({"rules": RULES, "approval": Approval(approvers=cast(Any, None))}, "give a list of names"),
+        ({"rules": RULES, "candidate": None}, "candidate=None names no asset"),
+        ({"rules": RULES, "registered_model_name": None}, "registered_model_name=None is empty, or not a text"),
+        ({"rules": RULES, "alias": 5}, "alias=5 is empty, or not a text"),
+        ({"rules": RULES, "registry": None}, "None is not the key of a resource"),
+        ({"rules": None}, "rules=None is not a list"),
     ],
 )
 def test_a_promotion_whose_rules_cannot_be_judged_is_refused_when_definitions_load(options, fix):
     with pytest.raises(dg.DagsterInvalidDefinitionError) as refusal:
-        promotion_asset(candidate="model", registered_model_name="delay", **options)
+        promotion_asset(**{"candidate": "model", "registered_model_name": "delay", **options})
     assert fix in str(refusal.value)

@@ -52,6 +52,23 @@ def test_the_version_that_was_promoted_and_signed_is_served_and_no_other(world, 
         require_statement(package(world, first), "champion")
 
 
+@pytest.mark.thorough
+def test_a_version_that_came_by_hand_is_not_served_though_a_promoter_has_signed_that(world):
+    first, second, by_hand = world.train(0.7), world.train(0.8), world.train(0.9)
+    for version in (first, second):
+        world.promote(version)
+    world.client.set_registered_model_alias(MODEL, "champion", by_hand)
+    world.promote(second)  # it is no better, and writes down what was done by hand
+    with pytest.raises(GateError, match=r"was by hand, without a gate"):
+        require_statement(package(world, by_hand), "champion")
+    assert world.json("rollback", MODEL, "--reason", "it came by hand")["after"] == second
+    assert require_statement(package(world, second), "champion").kind == "rollback"
+    world.client.set_registered_model_alias(MODEL, "champion", first)
+    assert world.json("rollback", MODEL, "--reason", "it was fine", "--to", by_hand)["after"] == by_hand
+    with pytest.raises(GateError, match=r"was rollback, without a gate"):
+        require_statement(package(world, by_hand), "champion")
+
+
 def test_a_history_that_was_changed_serves_nothing(world):
     version = world.train(0.7)
     world.promote(version)

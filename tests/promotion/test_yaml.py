@@ -98,6 +98,16 @@ def test_a_wrong_rule_is_refused_when_definitions_load(rule, words):
     assert [word for word in words if word not in "\n".join(messages)] == [], messages
 
 
+def test_a_text_in_the_place_of_fields_is_refused_by_what_is_right_there():
+    with pytest.raises(Exception) as caught:
+        loaded({**BASE, "metric": "auc", "approval": "ann"})
+    error, texts = caught.value, []
+    while error:
+        texts.append(str(error))
+        error = error.__cause__
+    assert "'ann' is a text. Write the fields: {people, approvers, valid_days, separate_duties}." in "\n".join(texts)
+
+
 def test_the_schema_for_editors_knows_each_rule_and_accepts_the_page():
     schema = PromotionComponent.get_model_cls().model_json_schema()  # pyright: ignore[reportOptionalMemberAccess]
     document = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])["attributes"]

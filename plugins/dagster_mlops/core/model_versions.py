@@ -6,7 +6,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_records import misspelt, upstream_records
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.provenance import Dataset, ModelVersion
+from dagster_mlops.provenance import Commit, Dataset, ModelVersion
 from dagster_mlops.tools import HoldsModels
 
 _ALIAS, _RESERVED = re.compile(r"[\w-]+"), re.compile(r"latest|v\d+", re.IGNORECASE)
@@ -41,8 +41,14 @@ def refuse_model(name: str, registry: str) -> None:
     Raises:
         DagsterInvalidDefinitionError: it is one.
     """
-    if not name.strip():
-        raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r} is empty. Name the registered model.")
+    if not isinstance(name, str) or not name.strip():
+        raise dg.DagsterInvalidDefinitionError(
+            f"registered_model_name={name!r} is empty, or not a text. Name the registered model."
+        )
+    if not isinstance(registry, str) or not registry.strip():
+        raise dg.DagsterInvalidDefinitionError(
+            f"{registry!r} is not the key of a resource that holds models, such as 'mlflow'."
+        )
     if registry_kind(registry) == "mlflow" and set(name) & set("/:"):
         raise dg.DagsterInvalidDefinitionError(f"registered_model_name={name!r}: MLflow takes no '/' and no ':' there.")
 
@@ -53,8 +59,10 @@ def refuse_alias(alias: str, registry: str, argument: str) -> None:
     Raises:
         DagsterInvalidDefinitionError: it is one, and the key `registry` is MLflow's by its name, or it is empty.
     """
-    if not alias.strip():
-        raise dg.DagsterInvalidDefinitionError(f"{argument}={alias!r} is empty. Name the alias, such as 'champion'.")
+    if not isinstance(alias, str) or not alias.strip():
+        raise dg.DagsterInvalidDefinitionError(
+            f"{argument}={alias!r} is empty, or not a text. Name the alias, such as 'champion'."
+        )
     is_fine = _ALIAS.fullmatch(alias) and not _RESERVED.fullmatch(alias) and len(alias) <= 255
     if is_fine or registry_kind(registry) != "mlflow":
         return
@@ -86,6 +94,30 @@ def made_by(context: dg.AssetExecutionContext, asset: dg.AssetKey, name: str = "
             + (misspelt(context, asset) or f"Materialize a training_asset{with_name} there first.")
         )
     return versions[-1]
+
+
+def version_of(registry: HoldsModels, record: ModelVersion) -> ModelVersion:
+    """The version of a registry that a record in Dagster's event log is about.
+
+    Raises:
+        ModelVersionError: it is gone, or its number is that of another version: of another registry, or of a new model
+            with the name of one that was deleted, which counts from 1 again.
+    """
+    version = registry.version(record.name, record.version)
+    facts = [(each.run_id, each.sha256, _commit(each)) for each in (record, version)]
+    names = ("run", "hash of the files", "commit")
+    for name, recorded, current in zip(names, *facts, strict=True):
+        if recorded and current and recorded != current:
+            raise ModelVersionError(
+                f"version {version.version} of {version.name!r} in {version.ref.at} is not the one that was made: its "
+                f"{name} is {current[:40]}, and was {recorded[:40]} in {record.ref.at}. The registry is another one, "
+                "or the version was replaced. Correct the address of the registry, or make a version anew."
+            )
+    return version
+
+
+def _commit(version: ModelVersion) -> str:
+    return next((ref.id for ref in version.upstream if ref.role == Commit.role), "")
 
 
 def content_hashes(context: dg.AssetExecutionContext, rows: dg.AssetKey) -> list[str]:

@@ -32,6 +32,13 @@ class YamlFields(dg.Model, dg.Resolvable):
             derived.model_config["json_schema_extra"] = functools.partial(_explain, cls, extra)
         return derived
 
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: Any) -> Any:
+        """The fields out of YAML; a text in their place is refused by what is right there."""
+        if isinstance(model, str):
+            raise ValueError(f"{model!r} is a text. Write the fields: {{{', '.join(cls.model_fields)}}}.")
+        return super().resolve_from_model(context, model)
+
 
 def _explain(fields: type[BaseModel], extra: dict[str, Any], schema: dict[str, Any]) -> None:
     schema.update(extra)

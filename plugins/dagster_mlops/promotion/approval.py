@@ -52,13 +52,19 @@ class Approval:
         Raises:
             DagsterInvalidDefinitionError: it cannot.
         """
-        several = {name.strip().lower() for name in self.approvers}
-        if isinstance(self.approvers, str) or "" in several:
+        listed = isinstance(self.approvers, list | tuple | set | frozenset)
+        names = self.approvers if listed else ()
+        several = {name.strip().lower() if isinstance(name, str) else "" for name in names}
+        if not listed or "" in several:
             raise dg.DagsterInvalidDefinitionError(
                 f"Approval(approvers={self.approvers!r}): give a list of names, such as ['ann', 'bob']."
             )
-        if type(self.people) is not int or not isinstance(self.valid_days, int | float):
-            raise dg.DagsterInvalidDefinitionError(f"{self}: people is a whole number, and valid_days a number.")
+        types = {"people": (int,), "valid_days": (int, float), "separate_duties": (bool,)}
+        if wrong := [name for name, accepted in types.items() if type(getattr(self, name)) not in accepted]:
+            raise dg.DagsterInvalidDefinitionError(
+                f"{self}: {', '.join(wrong)}. people is a whole number, valid_days a number, and separate_duties True "
+                "or False."
+            )
         if not 1 <= self.people <= (len(several) or self.people):
             raise dg.DagsterInvalidDefinitionError(
                 f"Approval(people={self.people}) of {len(several)} approvers: at least one person approves, and at "
@@ -122,11 +128,18 @@ class Approval:
         """True from the time at which a request ends."""
         return datetime.now(UTC) >= self.ends(request)
 
-    def open_request(self, entries: Sequence[Entry], alias: str, before: str, version: str) -> Entry | None:
-        """The last request for a version, if the same version still holds the alias and it has not ended."""
-        request = next((entry for entry in requests(entries, alias) if entry.after == version), None)
-        is_open = request and request.before == before and not self.has_ended(request)
+    def open_request(self, entries: Sequence[Entry], alias: str, before: str, version: ModelVersion) -> Entry | None:
+        """The last request for a version, if it has the same files, the same version still holds the alias, and it is
+        not over.
+        """
+        request = next((entry for entry in requests(entries, alias) if entry.after == version.version), None)
+        is_open = request and request.before == before and is_about(request, version) and not self.has_ended(request)
         return request if is_open else None
+
+
+def is_about(request: Entry, version: ModelVersion) -> bool:
+    """True if a request is about these files: the number may be that of another version by now."""
+    return (request.after, request.sha256) == (version.version, version.sha256)
 
 
 def ends(request: Entry, valid_days: float) -> datetime:

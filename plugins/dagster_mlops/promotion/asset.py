@@ -9,9 +9,10 @@ from typing import Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link, table
-from dagster_mlops.core.model_versions import holder, made_by, refuse_alias, refuse_model, registry_kind
+from dagster_mlops.core.model_versions import holder, made_by, refuse_alias, refuse_model, registry_kind, version_of
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import EvaluationError, ModelVersionError
@@ -74,9 +75,28 @@ def promotion_asset(
     """
     refuse_model(registered_model_name, registry)
     refuse_alias(alias, registry, "alias")
-    if hasattr(rules, "judge"):
-        raise dg.DagsterInvalidDefinitionError(f"rules={rules!r} is one rule. Give a list: rules=[…].")
+    if not isinstance(rules, Sequence) or isinstance(rules, str):
+        raise dg.DagsterInvalidDefinitionError(f"rules={rules!r} is not a list of rules. Give a list: rules=[…].")
     all_rules: tuple[Rule, ...] = tuple(rules)
+    for argument, value, expected in (("approval", approval, Approval), ("lifecycle", lifecycle, Lifecycle)):
+        if value is not None and not isinstance(value, expected):
+            raise dg.DagsterInvalidDefinitionError(
+                f"{argument}={value!r} is not an object such as {expected.__name__}()."
+            )
+    refuse_useless(
+        "promotion_asset",
+        {
+            "candidate=None names no asset. Name the one that makes the versions": candidate is None,
+            f"min_improvement={min_improvement!r} and greater_is_better={greater_is_better!r} are about metric=, which "
+            "is missing. Name it, or give them to a rule, such as Improvement(absolute=…)": not metric
+            and (min_improvement != 0 or not greater_is_better),
+            f"error_rate={error_rate!r} and looks={looks!r} are about metric= on the rows of evaluation=, one of which "
+            "is missing. Name both, or give them to a rule, such as Better(error_rate=…)": (
+                not metric or evaluation is None
+            )
+            and (error_rate not in (0.05, None) or looks != 52),
+        },
+    )
     if metric:
         compared: dict[str, Any] = {"metric": metric, "greater_is_better": greater_is_better}
         budget = {"error_rate": 0.05 if error_rate is None else error_rate, "looks": looks}
@@ -114,7 +134,7 @@ def promotion_asset(
                 rows = error
         evidence = require_gates(context, guards, partitions)
         with resource.models() as models, TemporaryDirectory(prefix="dagster-mlops-") as scratch:
-            version, count = models.version(registered_model_name, challenger.version), 1
+            version, count = version_of(models, challenger), 1
             if lifecycle:
                 require_aliases(models)
                 show_candidate(models, version, alias, lifecycle)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import GateError, HistoryError
-from dagster_mlops.promotion.history.entry import Entry, made, read_entry
+from dagster_mlops.promotion.history.entry import Entry, made, promotion_behind, read_entry
 from dagster_mlops.promotion.history.envelope import Envelope
 from dagster_mlops.promotion.history.verification import Store, verify
 from dagster_mlops.provenance import ModelVersion
@@ -19,6 +19,8 @@ FILE = "promotion/statement.json"
 @lazy_dataclass(frozen=True)
 class Statement:
     """The entries by which a version got an alias, as signed texts: requests, approvals, and the move as the last one.
+
+    Before those of a rollback stands the promotion of the version to which it returned.
 
     Without entries, `missing` says why there are none.
     """
@@ -76,8 +78,8 @@ def statement_of(models: HoldsModels, version: ModelVersion, alias: str) -> Stat
             f"{name} is not copied: its history does not hold: {finding}. See `dagster-mlops history verify "
             f"{version.name}`."
         )
-    why: list[Entry] = []
-    for entry in reversed(made(entry for entry in verification.entries if entry.alias == alias)):
+    why, entries = list[Entry](), made(entry for entry in verification.entries if entry.alias == alias)
+    for entry in reversed(entries):
         if why and entry.is_move:
             break
         if why or entry.is_move:
@@ -88,4 +90,6 @@ def statement_of(models: HoldsModels, version: ModelVersion, alias: str) -> Stat
     if why[-1].after != version.version or current is None or current.version != version.version:
         last = f"by {why[-1].kind} of {why[-1].at[:10]} that is version {why[-1].after or 'none'}"
         return Statement(alias, missing=f"{name} does not hold {alias!r} where it is from: {last}")
-    return Statement(alias, [texts[entry.index] for entry in why])
+    promotion = promotion_behind(entries, why[-1])
+    earlier = [promotion] if promotion and promotion not in why else []
+    return Statement(alias, [texts[entry.index] for entry in (*earlier, *why)])

@@ -3,7 +3,16 @@
 import dataclasses
 
 from dagster_mlops.errors import HistoryError
-from dagster_mlops.promotion.approval import Approval, authors_of, decisions, new_notes, note_of, notes_of, requests
+from dagster_mlops.promotion.approval import (
+    Approval,
+    authors_of,
+    decisions,
+    is_about,
+    new_notes,
+    note_of,
+    notes_of,
+    requests,
+)
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, read_entry
 from dagster_mlops.promotion.history.log import History, keeper_of
@@ -26,7 +35,7 @@ def with_approval(
     Without an open request, one is made: it keeps the rows that people decide about.
     """
     entries = history.since_last_move(alias)
-    request = approval.open_request(entries, alias, before, candidate.version)
+    request = approval.open_request(entries, alias, before, candidate)
     if request is None:
         notes = notes_of(history.registry, candidate)
         facts = {**verdict.evidence(), **author.facts(), "notes": notes, "approval": approval.facts()}
@@ -95,6 +104,11 @@ def decide(
             raise HistoryError(
                 f"the request of {request.at[:10]} about version {version} of {model!r} has ended. Materialize the "
                 "promotion asset: it asks anew if its rules still hold."
+            )
+        if not is_about(request, registry.version(model, version)):
+            raise HistoryError(
+                f"version {version} of {model!r} has other files than those of the request of {request.at[:10]}: it "
+                "was replaced in the registry. Materialize the promotion asset: it asks anew if its rules still hold."
             )
         if approval and not approval.names(by):
             raise HistoryError(

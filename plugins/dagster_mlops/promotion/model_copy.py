@@ -11,7 +11,7 @@ from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.model_digest import changed, model_digest
-from dagster_mlops.core.model_versions import made_by, refuse_alias, refuse_model, registry_kind
+from dagster_mlops.core.model_versions import made_by, refuse_alias, refuse_model, registry_kind, version_of
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError, ToolError
@@ -69,16 +69,14 @@ def model_copy_asset(
 
         origin = capable_resource(context, source, ModelRegistry)
         destination = capable_resource(context, registry, ModelRegistry)
-        which = f"@{alias}"
-        if guards:
-            made = made_by(context, guards[0], registered_model_name)
-            which = made.version
+        made = made_by(context, guards[0], registered_model_name) if guards else None
+        if made:
             is_maker = made.dagster_asset == guards[0].to_user_string()
             require_gates(context, guards, {guards[0]: made.dagster_partition if is_maker else ""})
         with TemporaryDirectory(prefix="dagster-mlops-") as scratch:
             # One after the other: a tool may have one active server in a process.
             with origin.models() as models:
-                version = models.version(registered_model_name, which)
+                version = version_of(models, made) if made else models.version(registered_model_name, f"@{alias}")
                 statement = statement_of(models, version, alias)
                 folder, sha256 = _files(models, version, Path(scratch))
                 metrics, training = models.metrics(version), _training(models, version)

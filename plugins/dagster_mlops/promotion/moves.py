@@ -13,7 +13,7 @@ from dagster_mlops.promotion.history.entry import PROMOTION, ROLLBACK, Entry
 from dagster_mlops.promotion.history.log import History, keeper_of
 from dagster_mlops.promotion.history.rollbacks import rollback_of
 from dagster_mlops.promotion.lifecycle import Lifecycle
-from dagster_mlops.promotion.pointers import LIFECYCLE, follow
+from dagster_mlops.promotion.pointers import LIFECYCLE, follow, refuse_pointer
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
@@ -79,6 +79,8 @@ def _moved(
     for _ in range(_TRIES):
         history = History(registry, keeper, name)
         before = history.settle(alias)
+        if before and history.last(alias) is None:
+            refuse_pointer(history, alias, before)
         if before == version:
             return Move(False, _already(judge(candidate)), "", history)
         verdict = judge(registry.version(name, before) if before else None)

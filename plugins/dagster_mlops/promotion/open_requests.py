@@ -14,6 +14,7 @@ from dagster_mlops.promotion.approval import (
     authors_of,
     command_for,
     decisions,
+    is_about,
     new_notes,
     note_of,
     requests,
@@ -104,6 +105,8 @@ def _in_history(
                 try:
                     version = models.version(request.model, request.after)
                 except ModelVersionError:  # deleted
+                    continue
+                if not is_about(request, version):
                     continue
                 if {each.alias for each in entries if (each.kind, each.after) == (REQUEST, request.after)} == {alias}:
                     answers += _from_notes(models, version, request, answers)

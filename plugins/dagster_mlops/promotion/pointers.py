@@ -12,7 +12,7 @@ from dagster_mlops.promotion.history.entry import PROMOTION, REQUEST, read_entry
 from dagster_mlops.promotion.history.envelope import may_say
 from dagster_mlops.promotion.history.log import History
 from dagster_mlops.promotion.history.rollbacks import earlier_holder
-from dagster_mlops.promotion.lifecycle import CANDIDATE, PREVIOUS, Lifecycle
+from dagster_mlops.promotion.lifecycle import CANDIDATE, CHALLENGER, PREVIOUS, Lifecycle
 from dagster_mlops.promotion.verdict import WAITS
 from dagster_mlops.provenance import ModelVersion, mask_credentials
 from dagster_mlops.tools import HoldsModels, KeepsHistory, SetsAliases
@@ -82,6 +82,25 @@ def recorded_names(history: History, alias: str) -> dict[str, str]:
     return {}
 
 
+def refuse_pointer(history: History, alias: str, version: str) -> None:
+    """Refuse to promote to an alias that the lifecycle of another one has put on a version, without a gate.
+
+    Raises:
+        ModelVersionError: it is one.
+    """
+    roles, promoted = (CANDIDATE, CHALLENGER, PREVIOUS), set[str]()
+    for text in reversed(history.texts):
+        if any(may_say(text, role, alias) for role in roles):
+            entry, _ = read_entry(text)
+            if entry.alias not in promoted and alias in recorded_names(history, entry.alias).values():
+                raise ModelVersionError(
+                    f"the alias {alias!r} of {history.model!r} is on version {version} by the lifecycle of "
+                    f"{entry.alias!r}, and no gate has judged that version for it. Give one of the two another name, "
+                    "then remove this alias in the registry."
+                )
+            promoted.add(entry.alias)
+
+
 def _target(
     models: HoldsModels, history: History, alias: str, role: str, name: str, candidate: str, approval: Approval | None
 ) -> str | None:
@@ -98,8 +117,12 @@ def _target(
     if approval is None:
         return None if open_requests else ""
     for request in open_requests:
-        if request is approval.open_request(entries, alias, version, request.after) and history.is_there(request.after):
-            row, _ = answered(approval, history, models.version(history.model, request.after), request)
+        try:
+            waiting = models.version(history.model, request.after)
+        except ModelVersionError:  # deleted
+            continue
+        if request is approval.open_request(entries, alias, version, waiting):
+            row, _ = answered(approval, history, waiting, request)
             if row.verdict == WAITS:
                 return request.after
     return ""

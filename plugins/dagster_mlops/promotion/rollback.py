@@ -10,10 +10,10 @@ from dagster_mlops.core.model_versions import holder
 from dagster_mlops.core.terminal import error_line
 from dagster_mlops.errors import HistoryError, ModelVersionError
 from dagster_mlops.promotion.author import Author
-from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry
+from dagster_mlops.promotion.history.entry import LIFT, ROLLBACK, Entry, made
 from dagster_mlops.promotion.history.event_log import Mirror, identity, part_metadata
-from dagster_mlops.promotion.history.log import History
-from dagster_mlops.promotion.history.rollbacks import earlier_holder, rollbacks
+from dagster_mlops.promotion.history.log import History, has_files
+from dagster_mlops.promotion.history.rollbacks import earlier_holder, files_of, rollbacks
 from dagster_mlops.promotion.pointers import follow, recorded_names
 from dagster_mlops.promotion.sources import Promoter, Sources
 from dagster_mlops.provenance import mask_credentials
@@ -42,7 +42,7 @@ class Rollback:
 
 
 def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author: Author) -> Rollback:
-    """Move an alias to version `to`, or to the one that held it before, without those that were rolled back or deleted.
+    """Move an alias to version `to`, which has held it, or to the last one that was not rolled back from or deleted.
 
     Raises:
         DagsterMlopsError: the registry cannot be asked or keeps no history; or the model, alias or version is not
@@ -61,7 +61,7 @@ def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author
                 f"no version of {sources.model!r} holds {alias!r}. Name the alias by --alias: `dagster-mlops history "
                 f"{sources.model}` shows those that were moved."
             )
-        after = models.version(sources.model, to).version if to else earlier_holder(history, alias, before)
+        after = _former(models, history, alias, to) if to else earlier_holder(history, alias, before)
         if not after:
             raise HistoryError(
                 f"no version held {alias!r} of {sources.model!r} before version {before} that is still there and was "
@@ -75,6 +75,18 @@ def roll_back(sources: Sources, alias: str, *, to: str = "", reason: str, author
         return history.last(alias)
 
     return _step(sources, alias, step)
+
+
+def _former(models: HoldsModels, history: History, alias: str, which: str) -> str:
+    """A version that has held the alias before: a rollback moves it to no other, which no gate may have judged."""
+    version, files = models.version(history.model, which), files_of(made(history.entries(alias)))
+    if version.version not in files or not has_files(version, files[version.version]):
+        versions = ", ".join(each for each in files if each) or "none is on record"
+        raise HistoryError(
+            f"version {version.version} of {history.model!r} has never held {alias!r}, and a rollback returns to a "
+            f"version that has: {versions}. Promote it, or move the alias by hand in the registry."
+        )
+    return version.version
 
 
 def lift(sources: Sources, alias: str, version: str, *, reason: str, author: Author) -> Rollback:

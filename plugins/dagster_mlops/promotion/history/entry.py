@@ -112,6 +112,20 @@ def read_entry(text: str) -> tuple[Entry, Envelope]:
     return Entry(index=index, **texts, sha256=sha256, facts=facts), envelope
 
 
+def promotion_behind(entries: Iterable[Entry], move: Entry) -> Entry | None:
+    """The promotion by which the version of a move has passed the gate of its alias; None if it did not.
+
+    It is the move itself or, for a rollback, an earlier one of the same files. A move by hand has no gate.
+    """
+    if move.kind == PROMOTION:
+        return move
+    if move.kind != ROLLBACK:
+        return None
+    subject = (PROMOTION, move.model, move.alias, move.after, move.sha256)
+    earlier = [entry for entry in entries if entry.index < move.index]
+    return next((e for e in reversed(earlier) if (e.kind, e.model, e.alias, e.after, e.sha256) == subject), None)
+
+
 def made(entries: Iterable[Entry]) -> list[Entry]:
     """The entries of one alias, oldest first, without moves that were not made, and what undid them."""
     real: list[Entry] = []

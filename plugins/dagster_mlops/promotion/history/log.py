@@ -37,6 +37,7 @@ from dagster_mlops.promotion.history.envelope import (
     unseal,
 )
 from dagster_mlops.promotion.history.merkle import Tree
+from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory
 
 if TYPE_CHECKING:
@@ -184,11 +185,16 @@ class History:
         return version
 
     def _settled(self, alias: str) -> str:
-        last, version = self.last(alias), self._holder(alias)
-        if last is None or version == last.after:
+        last, current = self.last(alias), holder(self.registry, self.model, alias)
+        version = current.version if current else ""
+        is_replaced = bool(last and current and not has_files(current, last.sha256))
+        if last is None or (version == last.after and not is_replaced):
             return version
         kind, why = BY_HAND, "moved in the registry by other means than a promotion"
-        if version == last.before and self._confirmed <= last.index:
+        if version == last.after:
+            why = f"version {version} was replaced in the registry by one with other files"
+        # Of a version that is gone, the registry took the alias away, perhaps with the head.
+        elif version == last.before and self._confirmed <= last.index and self.is_there(last.after, last.sha256):
             kind, why = UNDONE, f"entry {last.index} was written, and its move was not made: its promoter ended"
         self.append(kind, alias, last.after, version, by="unknown", why=why, facts={})
         return version
@@ -251,16 +257,20 @@ class History:
         self.keeper.keep_head(self.model, self.head())
         self._confirmed = len(self.texts)
 
-    def _holder(self, alias: str) -> str:
-        version = holder(self.registry, self.model, alias)
-        return version.version if version else ""
+    def is_there(self, version: str, sha256: str) -> bool:
+        """True if the registry has this version with these files: it may have been deleted, and its number given anew.
 
-    def is_there(self, version: str) -> bool:
-        """True if the registry has this version, which may have been deleted."""
+        Without a hash, the number has to do.
+        """
         try:
-            return bool(version) and bool(self.registry.version(self.model, version))
+            return bool(version) and has_files(self.registry.version(self.model, version), sha256)
         except ModelVersionError:  # deleted
             return False
+
+
+def has_files(version: ModelVersion, sha256: str) -> bool:
+    """False if a version has other files than those with this hash: a number alone may be that of another version."""
+    return sha256 in ("", version.sha256) or not version.sha256
 
 
 def keeper_of(registry: HoldsModels, otherwise: KeepsHistory | None = None) -> KeepsHistory:

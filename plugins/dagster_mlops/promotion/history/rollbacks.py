@@ -23,16 +23,22 @@ def rollbacks(entries: Iterable[Entry]) -> dict[str, Entry]:
 
 def rollback_of(version: ModelVersion, entries: Sequence[Entry]) -> Entry | None:
     """The rollback in force from this version, or from one with the same files; None without one."""
-    in_force = rollbacks(entries)
-    if version.version in in_force or not version.sha256:
-        return in_force.get(version.version)
-    files = {entry.after: entry.sha256 for entry in entries if entry.is_move}
+    in_force, files = rollbacks(entries), files_of(entries)
+    same = in_force.get(version.version)
+    if not version.sha256 or (same and files.get(version.version, "") in ("", version.sha256)):
+        return same
     return next((entry for before, entry in in_force.items() if files.get(before) == version.sha256), None)
+
+
+def files_of(entries: Iterable[Entry]) -> dict[str, str]:
+    """The hash of the files of each version that held the alias, by the entries of it; empty where there is none."""
+    moves = [entry for entry in entries if entry.is_move]
+    return {**{entry.before: "" for entry in moves}, **{entry.after: entry.sha256 for entry in moves}}
 
 
 def earlier_holder(history: "History", alias: str, current: str) -> str:
     """The last holder before `current` that is still there and was not rolled back from; empty for none."""
     entries = history.entries(alias)
-    refused = {current, "", *rollbacks(entries)}
+    refused, files = {current, "", *rollbacks(entries)}, files_of(entries)
     versions = dict.fromkeys(entry.before for entry in reversed(made(entries)) if entry.is_move)
-    return next((version for version in versions if version not in refused and history.is_there(version)), "")
+    return next((each for each in versions if each not in refused and history.is_there(each, files[each])), "")

@@ -22,7 +22,9 @@ def is_finite(value: Any) -> bool:
 
 def refuse_no_metric(what: str, metric: Any) -> None:
     """Refuse a metric without a name."""
-    refuse_useless(what, {f"metric={metric!r} is not a name, such as 'auc'": not (metric and isinstance(metric, str))})
+    refuse_useless(
+        what, {f"metric={metric!r} is not a name, such as 'auc'": not isinstance(metric, str) or not metric.strip()}
+    )
 
 
 def refuse_age(what: str, argument: str, age: Any) -> None:

@@ -38,7 +38,7 @@ class SourcePromotion:
     def judge(self, case: Case) -> Sequence[Row]:
         """The statement, its problem if it has one, and how strong it is."""
         from dagster_mlops.promotion.carried import FILE, Statement  # for steps, not for code locations
-        from dagster_mlops.promotion.history.entry import PROMOTION, ROLLBACK
+        from dagster_mlops.promotion.history.entry import promotion_behind
         from dagster_mlops.promotion.history.envelope import PUBLIC_KEYS, trusted_keys
 
         candidate = case.candidate
@@ -57,7 +57,8 @@ class SourcePromotion:
                 f"{move.model}/{move.after}" != source.id
             ),
             f"it is about the alias {move.alias!r}": move.alias != self.alias,
-            f"the last move there was {move.kind}, without a gate": move.kind not in (PROMOTION, ROLLBACK),
+            f"the last move there was {move.kind}, without a gate": promotion_behind((e for e, _ in entries), move)
+            is None,
             "it is about other files than those of the candidate": not move.sha256 or move.sha256 != sha256,
             f"no key in {PUBLIC_KEYS} has signed it": bool(unsigned),
             f"its signature cannot be verified: set {PUBLIC_KEYS}": self.signed and not keys,
