@@ -13,11 +13,19 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.core.model_digest import model_digest
 from dagster_mlops.lineage import trace
-from dagster_mlops.mlflow import MlflowResource, ModelCopyComponent, SourcePromotion, model_copy_asset, promotion_asset
+from dagster_mlops.mlflow import (
+    MlflowResource,
+    ModelCopyComponent,
+    PromotionComponent,
+    SourcePromotion,
+    model_copy_asset,
+    promotion_asset,
+)
 from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.promotion.carried import FILE, Statement
 from dagster_mlops.promotion.history import envelope as envelopes
@@ -305,8 +313,13 @@ def test_a_copy_that_cannot_be_is_refused_when_definitions_load(fields, words):
 def test_the_examples_on_the_page_are_definitions():
     names = pages.names(pages.blocks("promotion_environments.md", "python")[0])
     assert names["champion"].dependency_keys == {names["delay_copy"].key}
-    document = pages.document("promotion_environments.md")
-    with create_defs_folder_sandbox() as sandbox:
-        path = sandbox.scaffold_component(component_cls=ModelCopyComponent, defs_yaml_contents=document)
-        with sandbox.load_component_and_build_defs(path) as (_, defs):
-            assert [getattr(asset, "key", None) for asset in defs.assets or ()] == [dg.AssetKey("delay_copy")]
+    for text, component, key in zip(
+        pages.blocks("promotion_environments.md", "yaml"),
+        (ModelCopyComponent, PromotionComponent),
+        ("delay_copy", "prod_champion"),
+        strict=True,
+    ):
+        with create_defs_folder_sandbox() as sandbox:
+            path = sandbox.scaffold_component(component_cls=component, defs_yaml_contents=yaml.safe_load(text))
+            with sandbox.load_component_and_build_defs(path) as (_, defs):
+                assert [getattr(asset, "key", None) for asset in defs.assets or ()] == [dg.AssetKey(key)]
