@@ -76,6 +76,7 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(100_000)  # the usual 700 look through what lives on for a twentieth of the time
     gc.enable()
 
 
@@ -123,6 +124,15 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def _working_directory(tmp_path: os.PathLike, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools that write into the working directory shall not write into the checkout."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _figures_without_pixels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib spends half of an evaluation's time on pixels, which only the tests marked `pixels` look at."""
+    from dagster_mlops.core import pictures
+
+    if not request.node.get_closest_marker("pixels"):
+        monkeypatch.setattr(pictures, "_png", lambda figure: b"\x89PNG of " + str(figure).encode())
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from dagster_mlops.core import pictures
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.pictures import MOST_BYTES, Picture, drawn, failed, gallery, label, new_figure
 
+pytestmark = pytest.mark.pixels
+
 
 def noise(inches: float) -> Figure:
     figure = new_figure(inches, inches, tool="mlflow")

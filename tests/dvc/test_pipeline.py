@@ -274,6 +274,7 @@ def test_a_subset_runs_alone_and_the_run_cache_is_honoured(repo, run):
     assert _outcomes(run("train/gbm", force=True)) == {"train/gbm": "executed"}
 
 
+@pytest.mark.pixels
 def test_parameters_metrics_and_charts_are_facts_on_the_asset(run):
     facts = _facts(run("clean", "train/cnn", "train/gbm", "charts"))
     cnn = facts["train/cnn"]

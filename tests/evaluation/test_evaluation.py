@@ -451,6 +451,7 @@ def world(database, request, tmp_path):
         yield World(database, instance, request.node.name.split("[")[0])
 
 
+@pytest.mark.pixels
 def test_an_evaluation_is_numbers_tables_figures_a_run_and_a_card(world):
     world.train(["distance"])
     world.client.set_registered_model_alias(world.name, "champion", "1")
@@ -695,6 +696,7 @@ def test_a_rare_class_is_among_the_rows_that_importance_is_found_on(world):
     assert first["input"] == "hour" and float(first["loss"]) > 0.1 > abs(float(second["loss"]))
 
 
+@pytest.mark.pixels
 def test_a_figure_that_cannot_be_drawn_does_not_fail_the_evaluation():
     labels = Labels("regression", np.array([-1e308, 1.0, 2.0]))
     model = Prediction("number", np.array([1e308, 1.0, 2.0]))  # their difference is infinite

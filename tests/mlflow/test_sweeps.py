@@ -103,6 +103,7 @@ def agree(resource, study) -> None:
     assert all(run.info.status == "KILLED" for run in children.values())
 
 
+@pytest.mark.pixels
 def test_the_best_trials_model_becomes_the_version_and_every_trial_is_a_run_below_it(instance, resource):
     result = sweep(instance, resource, one)
     assert result.success
@@ -209,7 +210,9 @@ def test_pruned_and_failed_trials_are_told_apart_and_do_not_end_the_sweep(instan
     [
         ("fail", 4, "4 of 4 trials failed, and max_failed is 3"),
         ("no model", 1, "a trial logs exactly one model, this one logged 0"),
-        ("text", 1, "returns the value of the metric, a number; this one returned 'much'"),
+        pytest.param(
+            "text", 1, "returns the value of the metric, a number; this one returned 'much'", marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_what_every_trial_would_do_again_ends_the_sweep_at_once(instance, resource, trouble, trials, says):
