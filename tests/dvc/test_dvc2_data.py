@@ -55,6 +55,7 @@ CONTENTS = {
     "binary": BINARY,
     "folder": {"one.csv": CRLF, "below/two.bin": BINARY},
 }
+QUICK = {("text", "cache"), ("folder", "cache"), ("text with the line ends of Windows", "remote"), ("folder", "remote")}
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,16 @@ def _content(place: Path) -> bytes | dict[str, bytes]:
     return {file.relative_to(place).as_posix(): file.read_bytes() for file in place.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
-@pytest.mark.parametrize("into", ["cache", "remote"])
+@pytest.mark.parametrize(
+    ("content", "into"),
+    [
+        pytest.param(
+            CONTENTS[name], into, id=f"{into}-{name}", marks=() if (name, into) in QUICK else pytest.mark.thorough
+        )
+        for into in ("cache", "remote")
+        for name in CONTENTS
+    ],
+)
 def test_a_version_of_dvc_2_is_read_by_pointer_hash_and_revision_and_is_accessible(project, content, into):
     md5, commit = _tracked(project, content, into=into)
     dvc = project.resource()

@@ -49,20 +49,19 @@ def test_what_dvc_refuses_is_refused_at_load_with_its_reason(template, tmp_path,
     assert "Fix it" in str(refused.value) and "\x1b" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("path", "file"),
-    [
-        ("folder/one.txt", "folder.dvc"),
-        ("above", "above/two.txt.dvc"),
-        ("made.txt", "dvc.yaml"),
-        ("out/three.txt", "dvc.yaml"),
-        ("moved/four.txt", "elsewhere.dvc"),
-        ("five.txt", None),  # a repository below has one
-        ("folder.txt", None),
-        ("new/folder", None),
-    ],
-)
-def test_a_dataset_that_overlaps_an_output_is_refused_as_dvc_add_does(template, tmp_path, path, file):
+OVERLAPS = {
+    "folder/one.txt": "folder.dvc",
+    "above": "above/two.txt.dvc",
+    "made.txt": "dvc.yaml",
+    "out/three.txt": "dvc.yaml",
+    "moved/four.txt": "elsewhere.dvc",
+    "five.txt": None,  # a repository below has one
+    "folder.txt": None,
+    "new/folder": None,
+}
+
+
+def test_a_dataset_that_overlaps_an_output_is_refused_as_dvc_add_does(template, tmp_path):
     project = template.copy(tmp_path / "project")
     project.write({"folder/one.txt": "1", "above/two.txt": "2"})
     project.dvc("add", "-q", "folder", "above/two.txt")
@@ -80,16 +79,17 @@ def test_a_dataset_that_overlaps_an_output_is_refused_as_dvc_add_does(template, 
     for number in range(2):  # what the first call has read, the second one remembers
         project.write({f"other{number}.txt": "1"})
         dvc.store(f"other{number}.txt")
-    for name in (path, f"{path}.more"):
-        target = project.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            target.write_text("new")
-    if file is None:
-        assert dvc.store(path).md5
-        return
-    with pytest.raises(DatasetError, match=rf"overlaps with .*, an output of .*{file}.*dvc remove {file}"):
-        dvc.store(path)
-    assert not (project.folder / f"{path}.dvc").exists()
-    if not path.startswith(("folder/", "out/", "moved/")):
-        assert dvc.store(f"{path}.more").md5
+    for path, file in OVERLAPS.items():
+        for name in (path, f"{path}.more"):
+            target = project.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                target.write_text("new")
+        if file is None:
+            assert dvc.store(path).md5
+            continue
+        with pytest.raises(DatasetError, match=rf"overlaps with .*, an output of .*{file}.*dvc remove {file}"):
+            dvc.store(path)
+        assert not (project.folder / f"{path}.dvc").exists()
+        if not path.startswith(("folder/", "out/", "moved/")):
+            assert dvc.store(f"{path}.more").md5

@@ -32,7 +32,7 @@ MOMENTS = st.builds(
 EVENTS = st.lists(st.tuples(st.integers(0, 4), MOMENTS), max_size=6)
 
 
-@pytest.fixture(params=["UTC", "America/New_York"])
+@pytest.fixture(params=[pytest.param("UTC", marks=pytest.mark.thorough), "America/New_York"])
 def zone(request, monkeypatch):
     """The time zone of the machine, by which Feast's SQLite store counts its seconds."""
     monkeypatch.setenv("TZ", request.param)

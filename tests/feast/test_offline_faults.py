@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.usefixtures("warm_tools"), *known_warnings.DEPRECATED]
 KILLS = int(os.environ.get("DAGSTER_MLOPS_KILLS", "4"))  # of each kind
 SPILL_ROWS = int(os.environ.get("DAGSTER_MLOPS_SPILL_ROWS", "400000"))
 PLACES = ["file.parquet", "folder", "delta"]
+# A push to a folder is a file beside the others, as in Delta Lake but for its log.
+PUSHED = ["file.parquet", pytest.param("folder", marks=pytest.mark.thorough), "delta"]
 
 
 def started(work, *arguments):
@@ -113,7 +115,7 @@ def full_disk(size: int):
 # --- several processes, and killed ones
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PUSHED)
 def test_no_row_is_lost_when_several_processes_push_to_one_source(tmp_path, place):
     source = made(tmp_path / place)
     pushing = [started(writers.push, tmp_path, str(source), i, 6) for i in range(3)]
@@ -125,7 +127,7 @@ def test_no_row_is_lost_when_several_processes_push_to_one_source(tmp_path, plac
     assert not hidden(tmp_path)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PUSHED)
 def test_a_process_killed_while_it_pushes_leaves_whole_batches_and_each_one_once(tmp_path, place):
     source = made(tmp_path / place)
     for i in range(KILLS):

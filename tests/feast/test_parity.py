@@ -194,16 +194,19 @@ PLANTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("feature", PLANTED)
-def test_one_wrong_value_fails_and_names_its_feature_and_entity(shop, feature):
-    event = visits([(7, 2.1, 17.0)])
-    event[feature] = [PLANTED[feature]]
-    shop.plant("visits", event)
+def test_one_wrong_value_of_each_type_fails_and_names_its_feature_and_entity(shop):
+    users = dict(zip(PLANTED, range(7, 25, 2), strict=True))
+    for feature, user in users.items():
+        event = visits([(user, 0.3 * user, 10.0 + user)])
+        event[feature] = [PLANTED[feature]]
+        shop.plant("visits", event)
     evaluation = shop.verdict("usage")
     found = differing(evaluation)
-    assert not evaluation.passed and list(found) == [f"visits:{feature}"]
-    assert found[f"visits:{feature}"].startswith("user_id=7: offline ")
-    assert f"visits:{feature} (1)" in (evaluation.description or "")
+    assert not evaluation.passed and found.keys() == {f"visits:{feature}" for feature in PLANTED}
+    for feature, user in users.items():
+        assert rows_of(evaluation)[f"visits:{feature}"]["different"] == 1
+        assert found[f"visits:{feature}"].startswith(f"user_id={user}: offline ")
+    assert "visits:amount (1)" in (evaluation.description or "")
 
 
 def test_a_missing_key_a_lost_feature_and_a_value_of_another_type_fail(shop):

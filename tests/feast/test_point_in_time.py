@@ -147,7 +147,9 @@ def registry(tmp_path_factory):
     return store.registry
 
 
-@pytest.mark.parametrize("seed", range(EXAMPLES))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.thorough if seed >= 20 else ()) for seed in range(EXAMPLES)]
+)
 def test_every_value_is_what_its_definition_says(seed, registry, tmp_path):
     chance = random.Random(seed)
     views = [drawn_table(chance) for _ in range(chance.randint(1, 3))]

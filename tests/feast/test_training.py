@@ -312,20 +312,22 @@ def _without(shop, what):
     shutil.rmtree(shop.data / ".dvc/cache")
 
 
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
+def test_a_rebuild_names_the_ingredient_that_is_missing(shop, instance, tmp_path_factory):
+    made, _ = shop.train(instance)
+    complete = tmp_path_factory.mktemp("complete") / "shop"
+    shutil.copytree(shop.root, complete)
+    for what, message in (
         ("entities", r"without its entities sales_to_learn\.parquet@"),
         ("source", r"without the recorded source 'stock', stock\.parquet@"),
         ("lake", r"source 'prices' cannot be read as of"),
         ("backdated", r"is not the same: .*Sources without versions.*: prices"),
-    ],
-)
-def test_a_rebuild_names_the_ingredient_that_is_missing(shop, instance, what, message):
-    made, _ = shop.train(instance)
-    _without(shop, what)
-    with pytest.raises(FeatureError, match=message):
-        rebuild(shop.feast, made, datasets=shop.dvc)
+    ):
+        _without(shop, what)
+        with pytest.raises(FeatureError, match=message):
+            rebuild(shop.feast, made, datasets=shop.dvc)
+        for place in ("data", "lake", "remote"):
+            shutil.rmtree(shop.root / place)
+            shutil.copytree(complete / place, shop.root / place)
 
 
 def test_a_source_without_versions_and_without_created_times_is_rebuilt_only_while_it_stays_as_it_is(shop, instance):

@@ -761,26 +761,24 @@ def test_the_first_finite_candidate_becomes_champion_and_a_better_one_follows(in
     assert second.kind == "promotion" and second.why == "auc 0.8 against 0.7: improvement 0.1"
 
 
-@pytest.mark.parametrize(
-    ("metrics", "options"),
-    [
-        ({"auc": 0.7}, {}),
-        ({"auc": 0.6}, {}),
-        ({"auc": math.nan}, {}),
-        ({"auc": math.inf}, {}),
-        ({"auc": -math.inf}, {"greater_is_better": False}),
-        ({"auc": 0.705}, {"min_improvement": 0.01}),
-        ({"auc": 0.9}, {"greater_is_better": False}),
-    ],
-)
-def test_a_candidate_that_is_not_better_changes_nothing(instance, resource, client, candidate, metrics, options):
+def test_a_candidate_that_is_not_better_changes_nothing(instance, resource, client, candidate):
     candidate(auc=0.7)
     promote(instance, resource)
-    candidate(**metrics)
-    result = promote(instance, resource, **options)
-    assert metadata_of(result, "champion")["mlflow/promoted"] is False
-    [event] = result.get_asset_materialization_events()
-    assert champion(client) == "1" and data_version(event) == "delay/1"
+    cases: list[tuple[float, dict[str, Any]]] = [
+        (0.7, {}),
+        (0.6, {}),
+        (math.nan, {}),
+        (math.inf, {}),
+        (-math.inf, {"greater_is_better": False}),
+        (0.705, {"min_improvement": 0.01}),
+        (0.9, {"greater_is_better": False}),
+    ]
+    for auc, options in cases:
+        candidate(auc=auc)
+        result = promote(instance, resource, **options)
+        assert metadata_of(result, "champion")["mlflow/promoted"] is False, (auc, options)
+        [event] = result.get_asset_materialization_events()
+        assert champion(client) == "1" and data_version(event) == "delay/1"
 
 
 def test_without_a_champion_a_metric_that_is_not_finite_is_an_error(instance, resource, candidate):
@@ -806,7 +804,10 @@ def test_a_candidate_without_a_version_is_an_error_that_names_the_asset(instance
     assert "found no version of 'delay' on model; there is no record" in error_of(promote(instance, resource))
 
 
-@pytest.mark.parametrize("killed_before", ["the entry", "the move", "the head"])
+@pytest.mark.parametrize(
+    "killed_before",
+    ["the move", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("the entry", "the head"))],
+)
 def test_a_promotion_killed_at_any_point_ends_the_same_when_run_again(
     instance, resource, client, candidate, monkeypatch, killed_before
 ):

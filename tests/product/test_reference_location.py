@@ -212,6 +212,7 @@ def as_of(entities: pd.DataFrame, tables: dict[str, pd.DataFrame], *, expire: bo
     return joined.sort_values("row", ignore_index=True).drop(columns="row")
 
 
+@pytest.mark.thorough
 def test_the_training_set_is_a_hand_written_as_of_join_for_all_flights_in_order(year):
     flights = data.source_table("flights")
     entities = training.departures(flights, data.source_table("airports"))
