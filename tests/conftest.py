@@ -76,7 +76,6 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
-    gc.set_threshold(100_000)  # the usual 700 look through what lives on for a twentieth of the time
     gc.enable()
 
 

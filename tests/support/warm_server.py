@@ -143,7 +143,6 @@ if __name__ == "__main__":
         importlib.import_module(name)
     warnings.showwarning = shown
     databases.install()
-    gc.set_threshold(100_000)  # as in the tests
     gc.enable()
     gc.freeze()  # what is imported stays in memory that all forks share
     serve(socket.socket(fileno=int(sys.argv[1])))
