@@ -521,9 +521,9 @@ def test_a_request_is_found_in_the_logs_of_every_deployment_ever(instance, shelv
     assert "/state/predictions" in str(refusal.value) and "/state/older" in str(refusal.value)
 
 
-def test_an_unknown_request_is_told_how_many_rows_were_searched(tmp_path, shelves):
+def test_an_unknown_request_is_told_how_much_was_searched(tmp_path, shelves):
     (tmp_path / "2013-07-01.jsonl").write_text('{"request_id": "a"}\n{"request_id": "b"}\n')
-    with pytest.raises(NotFoundError, match=r"2 rows in 1 files"):
+    with pytest.raises(NotFoundError, match=r"1 file\(s\) with 40 bytes"):
         find_prediction("c", [str(tmp_path)], tools=Tools(shelves))
 
 

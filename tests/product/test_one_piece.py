@@ -12,7 +12,10 @@ LIBRARY = Path(__file__).parents[2] / "plugins" / "dagster_mlops"
 RULES = {
     "starts a process": (
         r"\bsubprocess\.(run|Popen|call|check_\w+)\b|\bos\.(system|exec\w+|spawn\w+)\(",
-        {"core/child.py"},
+        {
+            "core/child.py",
+            "serving/runtime/background.py",  # which runs in a package, too, that has no core/child.py
+        },
     ),
     "knows how a process is ended": (r"\bos\.killpg\b|start_new_session", {"core/child.py", "core/_child_script.py"}),
     # It runs no program that a checkout names, where the checkout is not the user's.
@@ -25,6 +28,8 @@ RULES = {
             "core/files.py",
             "feast/point_in_time/writing.py",  # locks folders, which a FileLock cannot
             "serving/program.py",  # a lock that the program takes over, and so holds as long as it runs
+            "serving/runtime/rotation.py",  # these two run in a package, too, that has no core/files.py
+            "serving/runtime/synced_file.py",
         },
     ),
     "names a process by the clock": (r"\bcreate_time\(", {"core/processes.py"}),

@@ -21,6 +21,8 @@ from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.serving.runtime.scoring import TAKES_AN_ARRAY
 
+# The prediction log writes by the first, and rotates by the second. MLflow brings that, in a version of its own.
+LOG_PACKAGES = ("orjson", "pyarrow")
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
 
@@ -67,7 +69,7 @@ def answer(spec: dict[str, Any]) -> None:
                 exclude=[facts_file],
                 models=[spec["model"]],
                 python={
-                    "packages": sorted({*spec["packages"], *(line.strip() for line in requirements if line.strip())}),
+                    "packages": sorted({*LOG_PACKAGES, *spec["packages"], *filter(None, map(str.strip, requirements))}),
                     # Locking would resolve the requirements over the network.
                     "lock_packages": False,
                 },

@@ -246,9 +246,12 @@ class Prediction(Record, role="prediction", made_from="deployment", id="{request
     model_version: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     output: Any = None
+    trace_id: str = ""  # of W3C Trace Context
+    seconds: float | None = None  # latency of the request
 
     def _details(self) -> list[str]:
-        return [self.timestamp, f"output {short(self.output)}", pairs(self.inputs)]
+        trace = [f"trace {self.trace_id}"] if self.trace_id else []
+        return [self.timestamp, f"output {short(self.output)}", pairs(self.inputs), *trace]
 
     def implies(self, ref: Ref) -> Record | None:
         if ref.role != Deployment.role:

@@ -9,6 +9,7 @@ import typer
 from dagster_mlops.core.commands import errors_shown
 
 app = typer.Typer(help="Deployments on this machine.", no_args_is_help=True)
+_LogDir = Annotated[Path, typer.Argument(help="Folder of the prediction log.", show_default=False)]
 _StateDir = Annotated[Path, typer.Argument(help="The deployment's state_dir.", show_default=False)]
 
 
@@ -46,3 +47,19 @@ def repair(state_dir: _StateDir) -> None:
     with errors_shown():
         for action in repair_all(state_dir):
             typer.echo(action)
+
+
+@app.command()
+def compact(log_dir: _LogDir) -> None:
+    """Make Parquet files of the finished segments of a prediction log, as its servers do from time to time."""
+    from dagster_mlops.core.extras import extra
+    from dagster_mlops.errors import DeploymentError
+
+    with errors_shown():
+        for module in ("orjson", "pyarrow"):
+            extra(module, extra="bentoml")
+        from dagster_mlops.serving.runtime.rotation import rotate
+
+        if not log_dir.is_dir():
+            raise DeploymentError(f"{log_dir} is not a folder. Name that of a prediction log.")
+        typer.echo(f"{rotate(log_dir)} segment(s) became Parquet")

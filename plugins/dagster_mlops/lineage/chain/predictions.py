@@ -29,7 +29,7 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
         answer = tools.ask(ref)
         if isinstance(answer, Accessible):
             return ref
-        answers.append(f"\n  {log} ({_rows(log)}): {answer.reason}")
+        answers.append(f"\n  {log} ({_files(log)}): {answer.reason}")
     if not answers:
         raise NotFoundError(
             f"{request_id!r} was not looked for: the Dagster instance has no record of a deployment, so no prediction "
@@ -42,6 +42,6 @@ def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None
     )
 
 
-def _rows(log: str) -> str:
-    rows = [file.read_bytes().count(b"\n") for file in Path(log).glob("**/*.jsonl") if file.is_file()]
-    return f"{sum(rows):,} rows in {len(rows)} files" if rows else "no rows here"
+def _files(log: str) -> str:
+    sizes = [file.stat().st_size for pattern in ("*.jsonl", "*.parquet") for file in Path(log).glob(pattern)]
+    return f"{len(sizes)} file(s) with {sum(sizes):,} bytes" if sizes else "no rows here"

@@ -3,6 +3,7 @@
 from .predictions import PredictionLog, RowTooLarge
 from .requests import checked_id, features_only, ids_of_rows
 from .scoring import features_of, outputs_of, records_of, signature_inputs
+from .trace_context import trace_id_of
 
 __all__ = [
     "PredictionLog",
@@ -14,4 +15,5 @@ __all__ = [
     "outputs_of",
     "records_of",
     "signature_inputs",
+    "trace_id_of",
 ]

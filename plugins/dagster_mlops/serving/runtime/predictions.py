@@ -1,16 +1,16 @@
-"""One row per prediction that a deployment answered, in append-only JSON lines."""
+"""One row per prediction that a deployment answered, in append-only JSON lines that are rotated to Parquet."""
 
-import json
-import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.private_files import private_folder
+from dagster_mlops.serving.runtime.background import rotate_soon
+from dagster_mlops.serving.runtime.segments import header, row_line, row_start
 from dagster_mlops.serving.runtime.synced_file import SyncedFile
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 MOST_BYTES = 2**20
 """Of one row: what a client sends is not to fill the disk, nor the memory of who reads the log."""
-_META = ("request_id", "timestamp", "deployment", "bento", "model_name", "model_version")
-
-_logger = logging.getLogger(__name__)
+SEGMENT_BYTES = 2**26
 
 
 class RowTooLarge(ValueError):
@@ -32,16 +30,21 @@ class RowTooLarge(ValueError):
 class PredictionLog:
     """Writes and reads the prediction log of one or more deployments.
 
-    Every process writes files of its own, one per day, and every call is one ``O_APPEND`` write: workers never wait for
-    each other, and a worker killed in the middle leaves at most one torn last line, which readers skip. A power cut
-    costs the rows of the last `sync_seconds` at most; with 0, each is on the disk before :meth:`write` returns. Each
-    line is a complete provenance record of kind ``prediction``.
+    Every process writes segments of its own, and every call is one ``O_APPEND`` write: workers never wait for each
+    other, and a worker killed in the middle leaves at most one torn last line, which readers skip. A power cut costs
+    the rows of the last `sync_seconds` at most; with 0, each is on the disk before :meth:`write` returns. A segment is
+    finished with `segment_bytes`, or with the day, or with its process, and becomes Parquet; see
+    :mod:`~dagster_mlops.serving.runtime.rotation`.
 
     >>> import tempfile
     >>> log = PredictionLog(tempfile.mkdtemp(), deployment="delay/1", model_name="delay", model_version="3")
     >>> log.write(inputs=[{"hour": 7}], outputs=[0.25], request_ids=["a"])
     >>> log.find(log.log_dir, "a")["output"]
     0.25
+
+    Args:
+        segment_bytes: Size with which a segment is finished.
+        rotate: Whether a new segment starts a process that rotates the finished ones.
     """
 
     def __init__(
@@ -55,23 +58,26 @@ class PredictionLog:
         state_dir: str = "",
         tool: str = "bentoml",
         sync_seconds: float = 1.0,
+        segment_bytes: int = SEGMENT_BYTES,
+        rotate: bool = True,
     ) -> None:
         self.log_dir = str(log_dir)
-        self._facts = {
+        facts = {
             "schema": SCHEMA,
-            "kind": "prediction",
             "prediction_log": self.log_dir,
             "deployment": deployment,
             "bento": bento,
             "model_name": model_name,
             "model_version": model_version,
+            "host": os.uname().nodename,
         }
         if deployment:
             upstream = {"tool": tool, "kind": "deployment", "id": deployment, "at": state_dir}
-            self._facts["upstream"] = [upstream]
-        self._suffix = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+            facts["upstream"] = [upstream]
+        self._header = header(facts)
+        self._writer, self._segments = f"{os.getpid()}-{uuid.uuid4().hex[:8]}", 0
         self._lock = threading.Lock()
-        self._sync_seconds = sync_seconds
+        self._sync_seconds, self._segment_bytes, self._rotate = sync_seconds, segment_bytes, rotate
         self._day = ""
         self._file: SyncedFile | None = None
         private_folder(Path(log_dir))
@@ -90,32 +96,64 @@ class PredictionLog:
             **facts,
         )
 
-    def write(self, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any], request_ids: Sequence[str]) -> None:
+    def write(
+        self,
+        *,
+        inputs: Sequence[Mapping[str, Any]],
+        outputs: Sequence[Any],
+        request_ids: Sequence[str],
+        trace_id: str = "",
+        seconds: float | None = None,
+    ) -> None:
         """Append one row per prediction; when it returns, the rows survive a kill of this process.
+
+        Args:
+            inputs: The features of each row, by name, as the model has seen them; see
+                :func:`~dagster_mlops.serving.runtime.row_json.encode` for values that JSON does not have.
+            outputs: The output for each row.
+            request_ids: An id for each row.
+            trace_id: Id of the trace that the request belongs to; see :func:`trace_id_of`.
+            seconds: Latency of the request.
 
         Raises:
             OSError: the disk refuses them, or has refused earlier ones.
             RowTooLarge: none of the rows is logged.
+            TypeError: a value has no form in JSON; none of the rows is logged.
         """
-        timestamp = datetime.now(UTC)
-        facts = {**self._facts, "timestamp": timestamp.isoformat(timespec="microseconds")}
+        time = datetime.now(UTC)
+        shared: dict[str, Any] = {"timestamp": time.isoformat(timespec="microseconds")}
+        if trace_id:
+            shared["trace_id"] = trace_id
+        if seconds is not None:
+            shared["seconds"] = float(seconds)
+        start = row_start(shared)
         lines = [
-            json.dumps({**facts, "request_id": i, "inputs": row, "output": out}, separators=(",", ":"), default=str)
+            row_line(start, {"request_id": i, "inputs": row, "output": out})
             for i, row, out in zip(request_ids, inputs, outputs, strict=True)
         ]
-        if (largest := max(map(len, lines), default=0)) > MOST_BYTES:
+        if not lines:
+            return
+        if (largest := max(map(len, lines))) > MOST_BYTES:
             raise RowTooLarge(f"a row has {largest:,} bytes as JSON; at most {MOST_BYTES:,} are logged.")
-        data = ("\n".join(lines) + "\n").encode()
+        data = b"\n".join(lines) + b"\n"
         with self._lock:
-            day = timestamp.strftime("%Y-%m-%d")
-            if day != self._day:
-                if self._file:
-                    self._file.close()
-                self._file = SyncedFile(Path(self.log_dir) / f"{day}-{self._suffix}", self._sync_seconds)
-                self._day = day
-            assert self._file is not None  # of this day
-            file, number = self._file, self._file.append(data)
+            file = self._segment(f"{time:%Y-%m-%d}")
+            number = file.append(data, self._header)
         file.settle(number)
+
+    def _segment(self, day: str) -> SyncedFile:
+        """The segment to write to, which is a new one after that of the day before, and after a full one."""
+        if self._file is None or day > self._day or self._file.bytes >= self._segment_bytes:
+            if self._file:
+                self._file.close()
+                self._file = None
+            name = f"{day}-{self._writer}-{self._segments}.jsonl"
+            self._segments += 1
+            self._file = SyncedFile(Path(self.log_dir, name), self._sync_seconds)
+            self._day = day
+            if self._rotate:
+                rotate_soon(self.log_dir, day)
+        return self._file
 
     @staticmethod
     def read(
@@ -124,61 +162,63 @@ class PredictionLog:
         end: datetime | None = None,
         *,
         deployment: str | None = None,
+        columns: Collection[str] | None = None,
     ) -> "pd.DataFrame":
         """The logged predictions with ``start <= timestamp < end``, one row each, oldest first.
 
-        Columns are ``request_id, timestamp (UTC), deployment, bento, model_name, model_version``, then each input under
-        its own name (``input.<name>`` where that would hide another column), then ``output``.
+        Columns are ``request_id, timestamp (UTC), deployment, bento, model_name, model_version, trace_id, seconds``,
+        then each input under its own name (``input.<name>`` where that would hide another column), then ``output``. Of
+        some `columns`, only those are read.
         """
-        import pandas as pd
+        from dagster_mlops.serving.runtime.log_frames import frame_of
+        from dagster_mlops.serving.runtime.reading import Scan
 
-        rows = []
-        for record in _records(log_dir, start, end):
-            if deployment is not None and record.get("deployment") != deployment:
-                continue
-            row = {name: record.get(name, "") for name in _META}
-            for name, value in record.get("inputs", {}).items():
-                row[f"input.{name}" if name in _META or name == "output" else name] = value
-            row["output"] = record.get("output")
-            rows.append(row)
-        frame = pd.DataFrame(rows) if rows else pd.DataFrame({name: [] for name in (*_META, "output")})
-        frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True, format="ISO8601")
-        frame = frame.sort_values(["timestamp", "request_id"], kind="stable", ignore_index=True)
-        return frame.reindex(columns=[*(name for name in frame.columns if name != "output"), "output"])
+        return frame_of(Scan(Path(log_dir), start, end, deployment, columns).tables(), columns)
+
+    @staticmethod
+    def frames(
+        log_dir: str | Path,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        deployment: str | None = None,
+        columns: Collection[str] | None = None,
+    ) -> "Iterator[pd.DataFrame]":
+        """The dataframe of :meth:`read` in parts that fit into memory; each is ordered by itself."""
+        from dagster_mlops.serving.runtime.log_frames import frame_of
+        from dagster_mlops.serving.runtime.reading import Scan
+
+        for table in Scan(Path(log_dir), start, end, deployment, columns).tables():
+            yield frame_of([table], columns)
+
+    @staticmethod
+    def read_after(
+        log_dir: str | Path,
+        cursor: str = "",
+        *,
+        deployment: str | None = None,
+        columns: Collection[str] | None = None,
+        most: int = 100_000,
+    ) -> "tuple[pd.DataFrame, str]":
+        """The predictions that were not read with the cursors before, and the cursor for the next ones.
+
+        Who stores the cursor with the result of its work sees each prediction exactly once, also across restarts, and
+        while segments are rotated. An empty frame says that there are no more for now.
+
+        Args:
+            cursor: The cursor that the last call returned; empty to start with the first prediction.
+            most: Rows after which the frame ends. One whose segment is rotated already may have 20,000 more.
+        """
+        from dagster_mlops.serving.runtime.log_frames import frame_of
+        from dagster_mlops.serving.runtime.progress import Progress
+        from dagster_mlops.serving.runtime.reading import Scan
+
+        scan = Scan(Path(log_dir), None, None, deployment, columns, most, Progress(cursor))
+        return frame_of(scan.tables(), columns), str(scan.progress)
 
     @staticmethod
     def find(log_dir: str | Path, request_id: str) -> dict[str, Any] | None:
         """The whole record of one prediction, the latest if an id was used twice, or None."""
-        needle = json.dumps(request_id).encode()
-        for path in sorted(Path(log_dir).glob("*.jsonl"), reverse=True):
-            if needle in path.read_bytes():
-                records = [record for record in _lines(path) if record.get("request_id") == request_id]
-                if records:
-                    return records[-1]
-        return None
+        from dagster_mlops.serving.runtime.finding import find
 
-
-def _records(log_dir: str | Path, start: datetime | None, end: datetime | None) -> Iterator[dict[str, Any]]:
-    first, last = (at.astimezone(UTC).isoformat(timespec="microseconds") if at else "" for at in (start, end))
-    for path in sorted(Path(log_dir).glob("*.jsonl")):
-        day = path.name[:10]
-        if (first and day < first[:10]) or (last and day > last[:10]):
-            continue
-        for record in _lines(path):
-            at = record.get("timestamp", "")
-            if (not first or at >= first) and (not last or at < last):
-                yield record
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                # A killed worker tears only its last line; a worker still writing has not ended it yet.
-                if line.endswith(b"\n"):
-                    _logger.warning("%s line %d is damaged and was skipped", path, number)
-                continue
-            if isinstance(record, dict):
-                yield record
+        return find(log_dir, request_id)

@@ -1,0 +1,81 @@
+"""Rows of a prediction log as dataframes: a column for each feature, with the values as they were logged."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.serving.runtime.row_json import decode
+from dagster_mlops.serving.runtime.row_tables import ABSENT, INPUT, MODEL, merged, metadata, records, values
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+FACTS = ("request_id", "timestamp", *MODEL, "trace_id", "seconds")
+
+
+def frame_of(tables: "Iterable[pa.Table]", columns: "Collection[str] | None" = None) -> "pd.DataFrame":
+    """The rows of all tables, oldest first.
+
+    Raises:
+        ValueError: no row has one of the `columns`.
+    """
+    import pandas as pd
+
+    parts = list(tables)
+    if parts:
+        frame = _frame(merged(parts)).sort_values(["timestamp", "request_id"], kind="stable", ignore_index=True)
+    else:
+        frame = pd.DataFrame({name: [] for name in (*FACTS, "output")}, dtype=object)
+        frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
+    if columns is None:
+        return frame.reindex(columns=[*(name for name in frame.columns if name != "output"), "output"])
+    if parts and (missing := [name for name in columns if name not in frame.columns]):
+        raise ValueError(
+            f"no row has {', '.join(map(repr, missing))}: not a feature, nor one of {', '.join(FACTS)}, output."
+        )
+    return frame.reindex(columns=list(columns))
+
+
+def _frame(table: "pa.Table") -> "pd.DataFrame":
+    import pandas as pd
+
+    forms = metadata(table)["forms"]
+    rests = table["rest"].combine_chunks().dictionary.to_pylist()
+    if any('"inputs"' in text and "inputs" in decode(text) for text in rests):
+        columns = pd.DataFrame([_row(record) for record in records(table, forms)]).to_dict("series")
+        columns["timestamp"] = table["timestamp"].to_pandas()
+    else:
+        columns = {
+            _title(name): _series(table[name], name, forms) for name in (*FACTS, *forms) if name in table.column_names
+        }
+    return pd.DataFrame({**columns, "timestamp": columns["timestamp"].dt.as_unit("ns")})
+
+
+def _series(column: Any, name: str, forms: Mapping[str, Sequence[str]]) -> "pd.Series":
+    import pandas as pd
+
+    kind = forms.get(name, [""])[0]
+    if kind == "json":
+        return pd.Series([None if value is ABSENT else value for value in values(column, forms[name])])
+    if kind == "int" and column.null_count:  # as numbers with a fraction, where those are exact
+        import pyarrow.compute as pc
+
+        largest = max(map(abs, pc.min_max(column).as_py().values()))
+        return column.to_pandas(integer_object_nulls=largest > 2**53)
+    return (column.cast("string") if name in MODEL else column).to_pandas()
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    inputs = record.get("inputs")
+    features = inputs if isinstance(inputs, dict) else {}
+    facts = {name: record.get(name) for name in FACTS}
+    return {
+        **facts,
+        **{_title(f"{INPUT}{name}"): value for name, value in features.items()},
+        "output": record.get("output"),
+    }
+
+
+def _title(name: str) -> str:
+    plain = name.removeprefix(INPUT)
+    return name if plain in FACTS or plain == "output" else plain
