@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dagster_mlops.serving import PredictionLog, commands
+from dagster_mlops.serving import LogRules, PredictionLog, commands, deployment_asset
 from dagster_mlops.serving.runtime import rotation, trace_id_of
 from dagster_mlops.serving.runtime.progress import Progress
 from dagster_mlops.serving.runtime.reading import Scan
@@ -44,7 +45,7 @@ ROWS = st.lists(
     st.tuples(
         st.one_of(
             st.fixed_dictionaries({"a": st.integers(-9, 9), "b": st.floats(allow_nan=False), "c": TEXT}),
-            st.dictionaries(st.sampled_from(["a", "b", "output", "", "rest"]), JSON, max_size=4),
+            st.dictionaries(st.sampled_from(["a", "A", "output", "", "\0"]), JSON, max_size=4),
             st.dictionaries(st.text(max_size=3), JSON, max_size=3),
         ),
         JSON,
@@ -496,3 +497,102 @@ def test_the_command_rotates_at_once(tmp_path, capsys):
     with pytest.raises(typer.Exit):
         commands.compact(tmp_path / "none")
     assert "is not a folder. Name that of a prediction log." in capsys.readouterr().err
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+
+KEY = {"DAGSTER_MLOPS_PREDICTION_LOG_KEY": "a secret of 16 characters"}
+
+
+def _ruled(monkeypatch, folder, rules, **variables) -> PredictionLog:
+    """The log of a server that has been started with these rules."""
+    for name, value in {"DAGSTER_MLOPS_PREDICTION_LOG": str(folder), **rules.to_environment(), **variables}.items():
+        monkeypatch.setenv(name, value)
+    log = PredictionLog.from_environment()
+    assert log
+    return log
+
+
+def test_private_features_never_reach_the_disk(tmp_path, monkeypatch):
+    rules = LogRules(private={"name": "drop", "customer": "hash"})
+    log = _ruled(monkeypatch, tmp_path, rules, **KEY)
+    rows = [{"name": "Ada", "customer": customer, "hour": 7} for customer in ("c-1", "c-2", "c-1", None)]
+    log.write(inputs=rows, outputs=[0] * 4, request_ids=list("abcd"))
+    assert not any(text in file.read_bytes() for file in tmp_path.iterdir() for text in (b"Ada", b"c-1"))
+    frame = PredictionLog.read(tmp_path)
+    first, second, third, fourth = frame["customer"]
+    assert first == third != second and fourth is None and len(first) == 32 and "name" not in frame
+    record: Any = PredictionLog.find(tmp_path, "a")
+    assert record["private"] == {"name": "drop", "customer": "hash"} and record["inputs"]["hour"] == 7
+    other = _ruled(monkeypatch, tmp_path / "b", rules, DAGSTER_MLOPS_PREDICTION_LOG_KEY="another of 16 characters")
+    other.write(inputs=rows[:1], outputs=[0], request_ids=["a"])
+    assert list(PredictionLog.read(tmp_path / "b")["customer"]) != [first], "without the key it cannot be guessed"
+
+
+def test_a_hash_without_a_key_is_refused_when_the_server_starts(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"DAGSTER_MLOPS_PREDICTION_LOG_KEY has less than 16 characters"):
+        _ruled(monkeypatch, tmp_path, LogRules(private={"customer": "hash"}), DAGSTER_MLOPS_PREDICTION_LOG_KEY="short")
+
+
+@pytest.mark.parametrize(
+    "rules", [{"share": 0}, {"share": 1.1}, {"private": {"x": "mask"}}, {"refused": "ignore"}, {"patience": 0}], ids=str
+)
+def test_rules_without_a_meaning_are_refused_before_anything_runs(tmp_path, rules):
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="log_rules"):
+        deployment_asset(
+            package="bento", golden_set="rows", state_dir=tmp_path, resource_key="bentoml", log_rules=LogRules(**rules)
+        )
+    with pytest.raises(ValueError, match="LogRules"):
+        PredictionLog(tmp_path, rules=LogRules(**rules))
+
+
+def test_a_share_of_the_rows_is_the_same_on_every_server(tmp_path, monkeypatch):
+    ids = [f"r{n}" for n in range(1000)]
+    for folder in ("a", "b"):
+        log = _ruled(monkeypatch, tmp_path / folder, LogRules(share=0.1))
+        log.write(inputs=[{}] * 1000, outputs=[0] * 1000, request_ids=ids)
+    first, second = (PredictionLog.read(tmp_path / folder) for folder in "ab")
+    assert list(first["request_id"]) == list(second["request_id"]) and 60 < len(first) < 140
+    assert (PredictionLog.find(tmp_path / "a", first["request_id"][0]) or {})["logged_share"] == 0.1
+
+
+def test_rows_that_the_disk_refuses_are_an_error_or_counted_as_the_rules_say(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    strict, lenient = PredictionLog(tmp_path), PredictionLog(tmp_path, rules=LogRules(refused="answer"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            strict.write(inputs=[{}], outputs=[0], request_ids=["a"])
+        for n in range(3):
+            lenient.write(inputs=[{}] * 2, outputs=[0] * 2, request_ids=[f"{n}/0", f"{n}/1"])
+    assert PredictionLog.losses(tmp_path) == []
+    lenient.write(inputs=[{}], outputs=[0], request_ids=["after"])
+    lenient.write(inputs=[{}], outputs=[0], request_ids=["later"])
+    [loss] = PredictionLog.losses(tmp_path)
+    assert loss["rows"] == 6 and "No space left" in loss["reason"] and loss["since"] <= loss["until"]
+    assert list(PredictionLog.read(tmp_path)["request_id"]) == ["after", "later"]
+
+
+def test_a_disk_that_is_stuck_holds_up_a_request_for_its_patience_only(tmp_path, monkeypatch):
+    log, write, waits, goes_on = PredictionLog(tmp_path, rules=LogRules(patience=0.05)), os.write, *_events()
+
+    def stuck(file, data):
+        waits.set()
+        goes_on.wait()
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", stuck)
+    first = threading.Thread(target=lambda: log.write(inputs=[{}], outputs=[0], request_ids=["first"]))
+    first.start()
+    waits.wait()
+    with pytest.raises(TimeoutError, match=r"busy with earlier rows for 0\.05 s"):
+        log.write(inputs=[{}], outputs=[0], request_ids=["second"])
+    goes_on.set()
+    first.join()
+    assert list(PredictionLog.read(tmp_path)["request_id"]) == ["first"]
+
+
+def _events():
+    return threading.Event(), threading.Event()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dagster_mlops.serving.packager import Packages as Packages
     from dagster_mlops.serving.packager import Server as Server
     from dagster_mlops.serving.reconcile import repair as repair
+    from dagster_mlops.serving.runtime import LogRules as LogRules
     from dagster_mlops.serving.runtime import PredictionLog as PredictionLog
     from dagster_mlops.serving.sensors import deployment_health_sensor as deployment_health_sensor
 

@@ -4,15 +4,14 @@ from pathlib import Path
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Record, Ref
+from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.state import load, state_file
 
 
 def find_prediction(ref: Ref, log_dir: Path) -> Answer:
     """The answer of a prediction log."""
     for module in ("duckdb", "orjson", "pyarrow"):
-        extra(module, extra="bentoml")
-    from dagster_mlops.serving.runtime import PredictionLog
-
+        extra(module)
     entry = PredictionLog.find(log_dir, ref.id)
     if entry is None:
         return Deleted(f"no prediction with request id {ref.id!r} in {log_dir}; never logged, or its file was removed.")

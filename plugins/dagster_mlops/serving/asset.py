@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
 from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest
+from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.options import asset_with
@@ -18,6 +19,9 @@ from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
+
+if TYPE_CHECKING:
+    from dagster_mlops.serving.runtime import LogRules
 
 
 def deployment_asset(
@@ -33,6 +37,7 @@ def deployment_asset(
     route: str = "",
     prediction_log: str | Path | None = None,
     log_sync_seconds: float = 1,
+    log_rules: "LogRules | None" = None,
     environment: Mapping[str, str] | None = None,
     promoted_to: str = "",
     replicas: int = 2,
@@ -62,12 +67,16 @@ def deployment_asset(
         route: The server's route for predictions, where it is not the packaging tool's usual one.
         prediction_log: Folder of the prediction log; ``state_dir/predictions`` unless given.
         log_sync_seconds: Seconds of predictions that a power cut may cost; with 0, none that was answered.
+        log_rules: Features that the log leaves out or hashes, the share of rows that it has, and the answer when the
+            disk refuses one.
         environment: More environment variables for the server.
         promoted_to: An alias such as ``champion``: serve only the version whose promotion to it is on record in the
             model's history, with these files, and signed by a key in ``DAGSTER_MLOPS_PUBLIC_KEYS``.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
     key = asset_key(package)
+    if log_rules:
+        refuse_useless(f"deployment_asset {name!r}: log_rules", log_rules.faults())
 
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
         # For steps, not for code locations.
@@ -90,13 +99,19 @@ def deployment_asset(
         if promoted_to:
             statement = require_statement(record, promoted_to)
             context.log.info(f"Entry {statement.index} of the history promoted version {statement.after}.")
+        private = log_rules.private if log_rules else {}
+        if missing := sorted(set(private) - set(map(str, getattr(golden, "columns", private)))):
+            raise DeploymentError(
+                f"log_rules: the golden set has no feature {', '.join(map(repr, missing))}, so {name!r} would log it "
+                "unchanged. Correct private=."
+            )
         folder = Path(state_dir).expanduser().resolve()
         plan = Plan(
             name=name,
             package=record,
             server=lambda server_port: packager.server(record, server_port),
             target=LocalTarget(folder, port, request_timeout),
-            environment=dict(environment or {}),
+            environment={**(log_rules.to_environment() if log_rules else {}), **(environment or {})},
             prediction_log=str(Path(prediction_log or folder / "predictions").expanduser().resolve()),
             log_sync_seconds=log_sync_seconds,
             golden_hash=_frame_hash(golden, golden_rows, tolerance),

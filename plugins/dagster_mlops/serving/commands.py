@@ -57,7 +57,7 @@ def compact(log_dir: _LogDir) -> None:
 
     with errors_shown():
         for module in ("orjson", "pyarrow"):
-            extra(module, extra="bentoml")
+            extra(module)
         from dagster_mlops.serving.runtime.rotation import rotate
 
         if not log_dir.is_dir():

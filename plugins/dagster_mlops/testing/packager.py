@@ -7,7 +7,7 @@ from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import environment as environment_variables
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving import Packages, processes
+from dagster_mlops.serving import Packages, PredictionLog, processes
 from dagster_mlops.serving.golden_set import largest_difference
 
 
@@ -27,8 +27,6 @@ def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", 
         AssertionError: the server is not ready in time, predicts differently from the registered model, keeps no log of
             its predictions, logs a golden row, or gets the worker's secrets.
     """
-    from dagster_mlops.serving import PredictionLog  # needs what the packaging tool's extra brings
-
     golden = packager.golden(package, frame, 10)
     assert 0 < len(golden.rows) == len(golden.expected) <= 10, "the golden set has not at most 10 rows"
     assert packager.alias_version(package.model_name, "an-alias-that-nothing-has") is None, "an unknown alias is found"

@@ -1,5 +1,6 @@
 """One row per prediction that a deployment answered, in append-only JSON lines that are rotated to Parquet."""
 
+import errno
 import os
 import threading
 import uuid
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.serving.runtime.background import rotate_soon
+from dagster_mlops.serving.runtime.log_losses import Losses, losses
+from dagster_mlops.serving.runtime.log_rules import LogRules
 from dagster_mlops.serving.runtime.segments import header, row_line, row_start
 from dagster_mlops.serving.runtime.synced_file import SyncedFile
 
@@ -45,6 +48,7 @@ class PredictionLog:
     Args:
         segment_bytes: Size with which a segment is finished.
         rotate: Whether a new segment starts a process that rotates the finished ones.
+        rules: Private features, the share of rows that is logged, and the answer when the disk refuses them.
     """
 
     def __init__(
@@ -60,8 +64,11 @@ class PredictionLog:
         sync_seconds: float = 1.0,
         segment_bytes: int = SEGMENT_BYTES,
         rotate: bool = True,
+        rules: LogRules | None = None,
     ) -> None:
         self.log_dir = str(log_dir)
+        self._rules = (rules or LogRules()).check()
+        self._key = self._rules.key()
         facts = {
             "schema": SCHEMA,
             "prediction_log": self.log_dir,
@@ -70,12 +77,14 @@ class PredictionLog:
             "model_name": model_name,
             "model_version": model_version,
             "host": os.uname().nodename,
+            **self._rules.facts(),
         }
         if deployment:
             upstream = {"tool": tool, "kind": "deployment", "id": deployment, "at": state_dir}
             facts["upstream"] = [upstream]
         self._header = header(facts)
         self._writer, self._segments = f"{os.getpid()}-{uuid.uuid4().hex[:8]}", 0
+        self._losses = Losses(self.log_dir, self._writer, {"deployment": deployment})
         self._lock = threading.Lock()
         self._sync_seconds, self._segment_bytes, self._rotate = sync_seconds, segment_bytes, rotate
         self._day = ""
@@ -93,6 +102,7 @@ class PredictionLog:
             deployment=os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", ""),
             state_dir=os.environ.get("DAGSTER_MLOPS_STATE_DIR", ""),
             sync_seconds=float(os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG_SYNC", "1")),
+            rules=LogRules.from_environment(),
             **facts,
         )
 
@@ -116,7 +126,8 @@ class PredictionLog:
             seconds: Latency of the request.
 
         Raises:
-            OSError: the disk refuses them, or has refused earlier ones.
+            OSError: the disk refuses them, or has refused earlier ones, or is busy with those for too long; not where
+                the rules say that predictions are answered all the same.
             RowTooLarge: none of the rows is logged.
             TypeError: a value has no form in JSON; none of the rows is logged.
         """
@@ -128,17 +139,33 @@ class PredictionLog:
             shared["seconds"] = float(seconds)
         start = row_start(shared)
         lines = [
-            row_line(start, {"request_id": i, "inputs": row, "output": out})
+            row_line(start, {"request_id": i, "inputs": self._rules.without_private(row, self._key), "output": out})
             for i, row, out in zip(request_ids, inputs, outputs, strict=True)
+            if self._rules.logs(i)
         ]
         if not lines:
             return
         if (largest := max(map(len, lines))) > MOST_BYTES:
             raise RowTooLarge(f"a row has {largest:,} bytes as JSON; at most {MOST_BYTES:,} are logged.")
         data = b"\n".join(lines) + b"\n"
-        with self._lock:
-            file = self._segment(f"{time:%Y-%m-%d}")
+        try:
+            self._append(data, f"{time:%Y-%m-%d}")
+        except OSError as error:
+            if self._rules.refused == "error":
+                raise
+            self._losses.count(len(lines), error)
+        else:
+            self._losses.write_down()
+
+    def _append(self, data: bytes, day: str) -> None:
+        if not self._lock.acquire(timeout=self._rules.patience):
+            text = f"the disk has been busy with earlier rows for {self._rules.patience:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, text, self.log_dir)
+        try:
+            file = self._segment(day)
             number = file.append(data, self._header)
+        finally:
+            self._lock.release()
         file.settle(number)
 
     def _segment(self, day: str) -> SyncedFile:
@@ -215,6 +242,14 @@ class PredictionLog:
 
         scan = Scan(Path(log_dir), None, None, deployment, columns, most, Progress(cursor))
         return frame_of(scan.tables(), columns), str(scan.progress)
+
+    @staticmethod
+    def losses(log_dir: str | Path) -> list[dict[str, Any]]:
+        """Predictions that were answered and not logged, as ``LogRules(refused="answer")`` allows, by writer and time.
+
+        Each has ``rows``, ``since``, ``until``, ``reason`` and ``deployment``.
+        """
+        return losses(log_dir)
 
     @staticmethod
     def find(log_dir: str | Path, request_id: str) -> dict[str, Any] | None:

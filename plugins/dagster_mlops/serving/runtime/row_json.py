@@ -10,10 +10,6 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-import orjson
-
-_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
-
 
 def encode(value: Any) -> bytes:
     """The value as one line of JSON.
@@ -30,8 +26,10 @@ def encode(value: Any) -> bytes:
     Raises:
         TypeError: JSON has no form for it, such as bytes.
     """
+    import orjson
+
     try:
-        text = orjson.dumps(value, _plain, _OPTIONS)
+        text = orjson.dumps(value, _plain, orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS)
     except TypeError:
         return _by_python(value)
     return text if b"null" not in text or _is_finite(value) else _by_python(value)
@@ -39,8 +37,9 @@ def encode(value: Any) -> bytes:
 
 def decode(text: bytes | str) -> Any:
     """The value that :func:`encode` wrote."""
-    is_pythons = text[:1] in (" ", b" ")
-    return json.loads(text) if is_pythons else orjson.loads(text)
+    import orjson
+
+    return json.loads(text) if text[:1] in (" ", b" ") else orjson.loads(text)
 
 
 def _by_python(value: Any) -> bytes:

@@ -10,9 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
-import orjson
-
-from dagster_mlops.serving.runtime.row_json import encode
+from dagster_mlops.serving.runtime.row_json import decode, encode
 
 _HEADER = b'{"kind":"prediction_log",'
 _ROW = b'{"timestamp":'  # by orjson; what Python's json has written begins with a space
@@ -95,8 +93,8 @@ def first_header(file: BinaryIO) -> dict[str, Any]:
 def parse(line: bytes) -> dict[str, Any] | None:
     """A line as a dictionary; None for one that is damaged."""
     try:
-        # Python's json, too, for what other versions have written: orjson rounds integers beyond 64 bits.
-        row = orjson.loads(line) if line.startswith((_ROW, _HEADER)) else json.loads(line)
+        # Python's json for what earlier versions have written, as orjson rounds integers beyond 64 bits.
+        row = decode(line) if line.startswith((_ROW, _HEADER)) else json.loads(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None
