@@ -53,7 +53,9 @@ ROWS = st.lists(
     min_size=1,
     max_size=8,
 )
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def exactly(value: Any) -> str:
@@ -213,7 +215,7 @@ def test_parts_of_a_log_are_read_by_time_deployment_and_column(tmp_path):
         for n in range(3):
             log.write(inputs=[{"hour": n, "text": "x"}], outputs=[n / 2], request_ids=[f"{deployment}-{n}"])
         finish(log)
-    every = PredictionLog.read(tmp_path)
+    every: Any = PredictionLog.read(tmp_path)
     middle: datetime = every["timestamp"][2].to_pydatetime()
     for _ in ("lines", "parquet"):
         assert list(PredictionLog.read(tmp_path, end=middle)["request_id"]) == list(every["request_id"][:2])
@@ -551,7 +553,8 @@ def test_a_share_of_the_rows_is_the_same_on_every_server(tmp_path, monkeypatch):
     for folder in ("a", "b"):
         log = _ruled(monkeypatch, tmp_path / folder, LogRules(share=0.1))
         log.write(inputs=[{}] * 1000, outputs=[0] * 1000, request_ids=ids)
-    first, second = (PredictionLog.read(tmp_path / folder) for folder in "ab")
+    answers: list[Any] = [PredictionLog.read(tmp_path / folder) for folder in "ab"]
+    first, second = answers
     assert list(first["request_id"]) == list(second["request_id"]) and 60 < len(first) < 140
     assert (PredictionLog.find(tmp_path / "a", first["request_id"][0]) or {})["logged_share"] == 0.1
 

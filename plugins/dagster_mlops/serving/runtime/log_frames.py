@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.serving.runtime.row_json import decode
-from dagster_mlops.serving.runtime.row_tables import ABSENT, INPUT, MODEL, merged, metadata, records, values
+from dagster_mlops.serving.runtime.row_tables import ABSENT, INPUT, MODEL, compute, merged, metadata, records, values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +58,7 @@ def _series(column: Any, name: str, forms: Mapping[str, Sequence[str]]) -> "pd.S
     if kind == "json":
         return pd.Series([None if value is ABSENT else value for value in values(column, forms[name])])
     if kind == "int" and column.null_count:  # as numbers with a fraction, where those are exact
-        import pyarrow.compute as pc
-
-        largest = max(map(abs, pc.min_max(column).as_py().values()))
+        largest = max(map(abs, compute().min_max(column).as_py().values()))
         return column.to_pandas(integer_object_nulls=largest > 2**53)
     return (column.cast("string") if name in MODEL else column).to_pandas()
 

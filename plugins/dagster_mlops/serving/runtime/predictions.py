@@ -92,7 +92,7 @@ class PredictionLog:
         private_folder(Path(log_dir))
 
     @classmethod
-    def from_environment(cls, **facts: str) -> "PredictionLog | None":
+    def from_environment(cls, **facts: Any) -> "PredictionLog | None":
         """The log that the deployment asked for through its environment, or None when served without a deployment."""
         log_dir = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
         if not log_dir:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.serving.runtime.log_folder import Part, RotatedFile, listing
 from dagster_mlops.serving.runtime.progress import Progress
-from dagster_mlops.serving.runtime.row_tables import INPUT, metadata, table_of, with_forms
+from dagster_mlops.serving.runtime.row_tables import INPUT, compute, metadata, table_of, with_forms
 from dagster_mlops.serving.runtime.segments import lines
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class Scan:
         return None if self.columns is None else frozenset(self.columns)
 
     def _chosen(self, table: "pa.Table") -> Iterator["pa.Table"]:
-        import pyarrow.compute as pc
-
+        pc = compute()
         for test, bound in ((pc.greater_equal, self.start), (pc.less, self.end)):
             if bound:
                 table = table.filter(test(table["timestamp"], bound.astimezone(UTC)))
@@ -122,7 +121,7 @@ class Scan:
 
 def _mask(table: "pa.Table", parts: Sequence[tuple[Part, list[tuple[int, int]]]]) -> Any:
     """True for the rows of the parts, without those in the ranges that were read before."""
-    import pyarrow.compute as pc
+    pc = compute()
 
     def between(segment: str, start: int, end: int) -> Any:
         inside = pc.and_(pc.greater_equal(table["position"], start), pc.less(table["position"], end))

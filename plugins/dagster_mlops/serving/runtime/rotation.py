@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.private_files import open_private, sync
 from dagster_mlops.serving.runtime.log_folder import Listing, Part, RotatedFile, listing
-from dagster_mlops.serving.runtime.row_tables import merged, metadata, table_of, with_forms
+from dagster_mlops.serving.runtime.row_tables import compute, merged, metadata, table_of, with_forms
 from dagster_mlops.serving.runtime.segments import Line, first_header, is_locked_by_its_writer, lines
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def _rotate_day(folder: Path, day: str, names: list[str], files: Listing) -> Non
             _write(folder, day, [*tables, *map(_read, more)], [*parts, *(part for file in more for part in file.parts)])
         for path in [*sources, *(file.path for file in more)]:
             path.unlink()
-        tables.clear(), parts.clear(), sources.clear()
+        for pending in (tables, parts, sources):
+            pending.clear()
 
     for name in names:
         for part, table in _parts(folder / name, files.segments[name]):
@@ -110,9 +111,9 @@ def _parts(path: Path, start: int) -> "Iterator[tuple[Part, pa.Table | None]]":
 
 
 def _write(folder: Path, day: str, tables: "list[pa.Table]", parts: list[Part]) -> None:
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    pc = compute()
     table = merged(tables)
     tables.clear()
     forms = metadata(table)["forms"]

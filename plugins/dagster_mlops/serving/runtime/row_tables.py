@@ -110,6 +110,13 @@ def merged(tables: "Sequence[pa.Table]") -> "pa.Table":
     return with_forms(pa.concat_tables(parts).unify_dictionaries(), forms)
 
 
+def compute() -> Any:
+    """The functions of Arrow, which it makes when it is loaded, so that type checkers see none of them."""
+    import pyarrow.compute
+
+    return pyarrow.compute
+
+
 def with_forms(table: "pa.Table", forms: Mapping[str, Sequence[str]], **facts: Any) -> "pa.Table":
     """The table with the forms of its columns, and more facts about itself."""
     forms = {name: form for name, form in forms.items() if name in table.column_names}
