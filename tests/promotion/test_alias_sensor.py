@@ -134,6 +134,9 @@ def test_what_is_wrong_ends_the_tick_and_leaves_the_cursor(world, ticks):
     cursor = json.dumps({**json.loads(str(ticks.cursor)), "entries": 9})
     with pytest.raises(HistoryError, match="history restore"):
         evaluate(world.resource, cursor)
+    for text in ("7", "{}", "[1]", "null", '{"entries": "2", "version": 1}', '{"entries": 2, "version": "2", "of": 9}'):
+        with pytest.raises(HistoryError, match="is not a position of this sensor"):
+            evaluate(world.resource, text)
     away = MlflowResource(tracking_uri="http://127.0.0.1:9", connect_timeout=1)
     with pytest.raises(TrackingError, match=r"127\.0\.0\.1:9"):
         evaluate(away, ticks.cursor)

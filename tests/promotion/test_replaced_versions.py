@@ -6,9 +6,12 @@ import dagster as dg
 import pytest
 
 from dagster_mlops.core.model_digest import model_digest
+from dagster_mlops.core.model_versions import version_of
+from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.promotion import Approval, AtLeast, model_copy_asset, promotion_asset
 from dagster_mlops.promotion.history.log import moves_of
+from dagster_mlops.provenance import ModelVersion, Ref
 from tests.support import known_warnings
 from tests.support.promotions import CHAMPION, MODEL, Promotions, promoted
 
@@ -66,6 +69,28 @@ def test_a_version_is_not_that_of_another_registry_with_its_number(world, tmp_pa
         error = outcome_of(world, asset, mlflow=other.resource, source=other.resource)
         assert f"version {version} of '{MODEL}' in {other.uri} is not the one that was made: its run is" in error
     assert other.holder() == "1"
+
+
+def test_one_commit_in_common_is_enough():
+    """In git, the bare record of a version names its commit alone, where its training may have read others."""
+
+    def version(*commits: str) -> ModelVersion:
+        upstream = tuple(Ref("git", "commit", commit, at="/repo") for commit in commits)
+        return ModelVersion(tool="gto", name=MODEL, version="v1.0.0", tracking_uri="/repo", upstream=upstream)
+
+    class Tags:
+        """A registry in git with one version."""
+
+        def __init__(self, record: ModelVersion) -> None:
+            self.record = record
+
+        def version(self, name: str, which: str) -> ModelVersion:
+            return self.record
+
+    bare: Any = Tags(version("b" * 40))
+    assert version_of(bare, version("a" * 40, "b" * 40)) is bare.record
+    with pytest.raises(ModelVersionError, match="its commit is bbb"):
+        version_of(bare, version("a" * 40))
 
 
 def test_an_approval_is_of_files_and_not_of_a_number(world):

@@ -104,20 +104,22 @@ def version_of(registry: HoldsModels, record: ModelVersion) -> ModelVersion:
             with the name of one that was deleted, which counts from 1 again.
     """
     version = registry.version(record.name, record.version)
-    facts = [(each.run_id, each.sha256, _commit(each)) for each in (record, version)]
-    names = ("run", "hash of the files", "commit")
-    for name, recorded, current in zip(names, *facts, strict=True):
-        if recorded and current and recorded != current:
+    for name, recorded, current in zip(_IDENTITY, _identities(record), _identities(version), strict=True):
+        if recorded and current and recorded.isdisjoint(current):
             raise ModelVersionError(
                 f"version {version.version} of {version.name!r} in {version.ref.at} is not the one that was made: its "
-                f"{name} is {current[:40]}, and was {recorded[:40]} in {record.ref.at}. The registry is another one, "
-                "or the version was replaced. Correct the address of the registry, or make a version anew."
+                f"{name} is {min(current)[:40]}, and was {min(recorded)[:40]} in {record.ref.at}. The registry is "
+                "another one, or the version was replaced. Correct the address of the registry, or make a version anew."
             )
     return version
 
 
-def _commit(version: ModelVersion) -> str:
-    return next((ref.id for ref in version.upstream if ref.role == Commit.role), "")
+_IDENTITY = ("run", "hash of the files", "commit")
+
+
+def _identities(version: ModelVersion) -> tuple[set[str], ...]:
+    commits = {ref.id for ref in version.upstream if ref.role == Commit.role}
+    return {version.run_id} - {""}, {version.sha256} - {""}, commits
 
 
 def content_hashes(context: dg.AssetExecutionContext, rows: dg.AssetKey) -> list[str]:

@@ -70,7 +70,7 @@ def alias_sensor(
         },
     )
     def moves(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        cursor = Cursor(**json.loads(context.cursor)) if context.cursor else None
+        cursor = Cursor.read(context.cursor) if context.cursor else None
         with capable_resource(context, registry, ModelRegistry).models() as models:
             requests, after = look(models, registered_model_name, alias, cursor)
         reason = None
@@ -96,6 +96,25 @@ class Cursor:
     version: str
     by_hand: bool = False
     count: int = 0
+
+    @classmethod
+    def read(cls, text: str) -> "Cursor":
+        """The state in the position of a sensor, which anyone may set in Dagster's UI.
+
+        Raises:
+            HistoryError: it is not one.
+        """
+        try:
+            cursor = cls(**json.loads(text))
+            types = [type(value) for value in vars(cursor).values()]
+        except (ValueError, TypeError, RecursionError):
+            types = []
+        if types != [int, str, bool, int]:
+            raise HistoryError(
+                f"{text[:100]!r} is not a position of this sensor. Set its cursor to nothing, in Dagster's UI or by "
+                "`dagster sensor cursor --delete`: it then starts with the present, and earlier moves start no runs."
+            )
+        return cursor
 
 
 def look(models: HoldsModels, model: str, alias: str, cursor: Cursor | None) -> tuple[list[dg.RunRequest], Cursor]:
