@@ -106,15 +106,14 @@ class Cursor:
         """
         try:
             cursor = cls(**json.loads(text))
-            types = [type(value) for value in vars(cursor).values()]
+            if [type(value) for value in vars(cursor).values()] == [int, str, bool, int]:
+                return cursor
         except (ValueError, TypeError, RecursionError):
-            types = []
-        if types != [int, str, bool, int]:
-            raise HistoryError(
-                f"{text[:100]!r} is not a position of this sensor. Set its cursor to nothing, in Dagster's UI or by "
-                "`dagster sensor cursor --delete`: it then starts with the present, and earlier moves start no runs."
-            )
-        return cursor
+            pass
+        raise HistoryError(
+            f"{text[:100]!r} is not a position of this sensor. Set its cursor to nothing, in Dagster's UI or by "
+            "`dagster sensor cursor --delete`: it then starts with the present, and earlier moves start no runs."
+        )
 
 
 def look(models: HoldsModels, model: str, alias: str, cursor: Cursor | None) -> tuple[list[dg.RunRequest], Cursor]:
