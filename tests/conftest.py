@@ -49,7 +49,7 @@ gc.disable()  # while the tests and their tools are imported, all of which stays
 # one when the others are done: by itself, xdist begins with the files of most tests.
 SLOWEST = {
     "product/test_lifecycle": 140, "dvc/test_pipeline": 95, "mlflow/test_sweeps": 80, "mlflow/test_training": 78,
-    "bentoml/test_bentoml": 74, "feast/test_stores": 65, "mlflow/test_tracking": 62, "evaluation/test_evaluation": 54,
+    "bentoml/test_bentoml": 74, "feast/test_stores": 65, "mlflow/test_tracking": 62, "evaluation/test_evaluation": 30,
     "dvc/test_datasets": 52, "dvc/test_remotes": 52, "feast/test_training": 44, "feast/test_feast": 42,
     "dvc/test_assets": 35, "product/test_reference_location": 35, "mlflow/test_model_io": 35, "dvc/test_faults": 30,
     "feast/test_parity": 28, "gto/test_gto": 27, "lineage/test_reproduce": 27, "product/test_packaging": 26,

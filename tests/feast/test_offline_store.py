@@ -616,7 +616,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("place", ["file.parquet", "folder", "delta"])
+@pytest.mark.parametrize("place", ["file.parquet", pytest.param("folder", marks=pytest.mark.thorough), "delta"])
 def test_what_is_pushed_saved_and_logged_in_s3_is_whole_and_leaves_nothing_beside_it(tmp_path, place, s3, monkeypatch):
     endpoint, disk = s3
     for variable, value in s3_options(endpoint).items():

@@ -171,6 +171,7 @@ def test_older_events_lose_although_the_newer_ones_lack_a_feature_that_was_added
     assert shop.amounts([1]) == [11.0]
 
 
+@NO_REDIS
 def test_values_that_had_expired_at_a_moment_are_missing_as_they_are_offline(shop):
     shop.write("a", [(1, 0.5, 10.0), (2, 2.0, 20.0)])
     shop.apply()
