@@ -224,7 +224,7 @@ class KeepsHistory(Protocol):
     """A registry that keeps the history of each model: numbered texts that nothing here replaces, and a head."""
 
     def history(self, name: str) -> Mapping[int, str]:
-        """The entries of the model `name` by their number, from 0; empty for a text that is not whole."""
+        """The texts of the model `name` by their number, from 0: entries, and whatever others wrote in their place."""
         ...
 
     def append(self, name: str, number: int, entry: str) -> bool:
@@ -262,31 +262,31 @@ class KeepsFiles(Protocol):
         ...
 
 
+@lazy_dataclass(frozen=True)
+class ModelCopy:
+    """A version from elsewhere: its record without number and place, and what belongs to it.
+
+    `sha256` of the record is the hash of the files, and the one ref in its `upstream` is the version that they are of.
+    The MLmodel `folder` may be changed. `files` are kept with the version: see :class:`KeepsFiles`. `training` is the
+    record of the training, where there is one.
+    """
+
+    record: ModelVersion
+    folder: Path
+    metrics: Mapping[str, float]
+    files: Mapping[str, bytes]
+    training: TrainingRun | None = None
+
+
 @runtime_checkable
 class TakesModels(Protocol):
     """A registry in which files of a version from elsewhere become a version."""
 
-    def take(
-        self,
-        record: ModelVersion,
-        folder: Path,
-        *,
-        metrics: Mapping[str, float],
-        files: Mapping[str, bytes],
-        training: TrainingRun | None,
-    ) -> ModelVersion:
-        """Make the model in `folder`, which may be changed, a version; its complete record. The same again is that one.
-
-        Args:
-            record: The record of the version, without number and place. `sha256` is the hash of the files, which is
-                compared where they lie in the end, and the one ref in `upstream` is the version that they come from.
-            folder: The MLmodel folder.
-            metrics: All metrics of the version.
-            files: Files to keep with the version, by path, in place of earlier ones: see :class:`KeepsFiles`.
-            training: The record of the training that made the model, where there is one.
+    def take(self, copy: ModelCopy) -> ModelVersion:
+        """Make a copy a version, and give its complete record. The same copy again is the same version.
 
         Raises:
-            ModelVersionError: the files are not those on record.
+            ModelVersionError: the files, where they lie in the end, are not those on record.
         """
         ...
 

@@ -146,6 +146,15 @@ def test_the_commands_read_the_history_in_a_repository(shared, monkeypatch):
     shared.promote()  # of the version that was rolled back from
     assert shared.in_stage() == {"v0.0.1"}
     assert answer("history", "verify", "churn")["holds"]
+    # Someone else writes where the next entry belongs, with a line that looks like another ref.
+    entries = "refs/dagster_mlops/history/churn/entries"
+    (shared.folder / "false").write_text(f"x\n{entries}/00000000 y\n")
+    git(shared.folder, "update-ref", f"{entries}/00000003", git(shared.folder, "hash-object", "-w", "false"))
+    (shared.folder / "false").unlink()
+    shared.train(0.9)
+    shared.promote()
+    verified = answer("history", "verify", "churn")
+    assert verified["holds"] and [note["entry"] for note in verified["notes"]] == [3]
 
 
 def test_a_promotion_is_what_gto_shows_and_keeps_its_history(local):

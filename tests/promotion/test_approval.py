@@ -1,6 +1,10 @@
 """Approval by people: no run waits, each way of deciding counts once, and nobody approves a promotion of their own."""
 
+import importlib
+import json
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,6 +32,7 @@ from dagster_mlops.promotion.moves import Move, promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from tests.support import known_warnings, pages
+from tests.support.promotions import full
 
 pytestmark = [
     pytest.mark.usefixtures("warm_tools"),
@@ -132,16 +137,56 @@ def entries(models: MlflowModels) -> list[Entry]:
     return History(models, models, "delay").since_last_move("champion")
 
 
-def test_authors_do_not_approve_their_own(models, monkeypatch):
-    apart = Approval(separate_duties=True)
-    monkeypatch.setattr(
-        "dagster_mlops.promotion.decisions.authors_of", lambda version: ["Ann Lee <ann@example.com>", "trainer"]
+TRAINING = """
+import mlflow
+import numpy as np
+from dagster_mlops.mlflow import training_asset
+
+
+class Always(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
+@training_asset(registered_model_name="delay")
+def model() -> None:
+    mlflow.log_metric("auc", 0.8)
+    mlflow.pyfunc.log_model(
+        name="model", python_model=Always(), input_example=np.zeros((1, 1)), pip_requirements=[]
     )
-    promote(models, "1", apart, by="launcher")
-    for person in ("ann", "ann@example.com", "Ann Lee", "trainer", "launcher"):
+"""
+
+
+@pytest.mark.thorough
+def test_authors_of_code_and_training_do_not_approve_their_own_and_others_of_the_repository_do(
+    tmp_path, monkeypatch, resource, instance
+):
+    def git(*command: str) -> None:
+        identity = ["-c", "user.name=merger", "-c", "user.email=merger@example.com"]
+        subprocess.run(["git", *identity, *command], cwd=code, check=True)
+
+    def commit(author: str, name: str, text: str) -> None:
+        (code / name).write_text(text)
+        git("add", ".")
+        git("commit", "-q", "-m", "Change", f"--author={author}")
+
+    (code := tmp_path / "code").mkdir()
+    git("init", "-q")
+    commit("Bob Ray <bob@example.com>", "README", "Delays.")
+    commit("Ann Lee <ann.lee@example.com>", "delays.py", TRAINING)
+    monkeypatch.syspath_prepend(str(code))
+    monkeypatch.setenv("LOGNAME", "trainer")
+    training = importlib.import_module("delays").model
+    trained = dg.materialize([training], instance=instance, resources={"mlflow": resource})
+    monkeypatch.delitem(sys.modules, "delays")
+    apart, models = Approval(separate_duties=True), MlflowModels(resource, resource.client())
+    assert trained.success and verdict(promote(models, "1", apart, by="launcher")) == "waits"
+    for person in ("ann.lee", "ann.lee@example.com", "Ann Lee", "trainer", "launcher"):
         decide(models, "delay", APPROVAL, by=person)
-        assert verdict(promote(models, "1", apart, by="launcher")) == "waits", person
-    decide(models, "delay", APPROVAL, by="bob")
+        move = promote(models, "1", apart, by="launcher")
+        names, is_refused, _ = move.verdict.why.partition(" may not approve this")
+        assert verdict(move) == "waits" and is_refused and person in names
+    decide(models, "delay", APPROVAL, by="bob")  # who has written another commit of the repository
     assert promote(models, "1", apart, by="launcher").promoted
 
 
@@ -149,13 +194,17 @@ def test_the_command_says_what_a_decision_has_changed_and_takes_none_about_a_req
     launcher, apart = "launcher", Approval(people=2, separate_duties=True)
     promote(models, "1", apart, by=launcher)
 
-    def told(person: str) -> str:
-        result = CliRunner().invoke(app, ["approve", "delay", "--as", person, "--registry", models.resource.uri])
-        assert result.exit_code == 0, result.output
-        return result.stdout
+    def told(person: str, code: int, *options: str) -> str:
+        command = ["approve", "delay", "--as", person, "--registry", models.resource.uri, *options]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == code, result.output
+        return " ".join(result.stdout.split())
 
-    assert "launcher may not approve this" in told(launcher) and "1 of 2 so far" in (second := told("ann"))
-    assert "Materialize" not in second
+    assert "It does not count: launcher may not decide about this version." in told(launcher, 1)
+    second = json.loads(told("ann", 0, "--json"))
+    facts = {"kind": "approval", "version": "1", "by": "ann", "counts": True, "verdict": "waits", "problem": ""}
+    assert second | facts == second and "1 of 2 so far" in second["state"]
+    assert "the authors of this version are unknown" in told("bob", 0), "it has no training that can be read"
     promote(models, "2", Approval(valid_days=1e-9))
     with pytest.raises(HistoryError, match="about version 2 of 'delay' has ended"):
         decide(models, "delay", APPROVAL, by="ann", version="2")
@@ -254,12 +303,19 @@ def test_a_decision_on_the_command_line_is_an_entry_of_both_places(instance, res
         app, ["approve", "delay", "--as", "ann", "--comment", "fine", "--dagster-home", str(tmp_path)]
     )
     assert told.exit_code == 0, told.output
-    assert "approval of version 1 of delay for champion by ann: entry 1" in told.stdout
-    assert "approved by 1 person: holds; approved by ann\nMaterialize the promotion asset" in told.stdout
+    text = " ".join(told.stdout.split())
+    assert "approval of version 1 of delay for champion by ann: entry 1" in text
+    assert "approved by 1 person: holds; approved by ann Materialize the promotion asset" in text
     assert Mirror(instance, PROMOTION.key, "mlflow", "delay").size() == 2 == len(models.history("delay"))
     assert promote(models, "1", Approval()).promoted
     late = CliRunner().invoke(app, ["approve", "delay", "--registry", resource.tracking_uri])
     assert late.exit_code == 2 and "waiting: none" in late.output
+    promote(models, "2", Approval())
+    full(*tmp_path.rglob("history/**/*.db"), *tmp_path.rglob("storage/*.db"))
+    half = CliRunner().invoke(app, ["approve", "delay", "--as", "bob", "--json", "--dagster-home", str(tmp_path)])
+    recorded = json.loads(half.stdout)
+    assert half.exit_code == 3 and "event log does not have it: IntegrityError" in recorded["problem"]
+    assert recorded["verdict"] == "holds" and promote(models, "2", Approval()).promoted
 
 
 def test_the_example_in_yaml_brings_the_asset_and_the_sensor():

@@ -152,7 +152,7 @@ def test_restore_brings_a_new_event_log_the_history(world):
 def test_restore_replaces_nothing(world):
     sql(world, "update params set value = '0123456789abcdef 1 {}' where key = '00000001'")
     damaged = world.command("history", "restore", MODEL)
-    assert damaged.exit_code == 2 and "another text as entry 1" in damaged.stderr, damaged.output
+    assert damaged.exit_code == 2 and "differ in entry 1" in damaged.stderr, damaged.output
     with world.resource.models() as models:
         entry, _ = read_entry(models.history(MODEL)[0])
     forged = seal(STATEMENT, dataclasses.replace(entry, why="forged").statement(), None)

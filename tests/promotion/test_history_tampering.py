@@ -200,6 +200,52 @@ def test_with_a_key_the_same_change_of_both_stores_is_found_too(monkeypatch, kin
         assert {finding.entry for finding in result.findings} & numbers, kind.__name__
 
 
+def foreign(rng: random.Random) -> str:
+    """A text that someone without a key writes where the next entry belongs."""
+    return rng.choice(["", "x", "{}", json.dumps({"payloadType": STATEMENT}), f"0123456789abcdef 2 {rng.random()}"])
+
+
+@pytest.mark.parametrize("place", [0, SIZE - 1, SIZE, "both ends"])
+def test_a_foreign_text_at_the_end_is_a_note_also_when_entries_have_followed(keys, place):
+    for seed in range(5):
+        rng = random.Random(seed)
+        first = [foreign(rng)] if place in (0, "both ends") else []
+        early, heads = written(SIZE - 1 if place == SIZE - 1 else SIZE, first)
+        texts, later = written(SIZE + 1, [*early, foreign(rng)]) if place == SIZE - 1 else (early, [])
+        two = Two(texts, heads + later, 0)
+        if place in (SIZE, "both ends"):
+            two.mine[SIZE] = foreign(rng)
+        if place != SIZE - 1:
+            two.holder = Held(str(SIZE), FILES)
+        result = two.verified(keys)
+        assert result.holds, result.findings
+        assert {note.entry for note in result.notes} == ({0, SIZE} if place == "both ends" else {place})
+        assert all("is not an entry here" in note.problem for note in result.notes)
+
+
+def test_a_foreign_text_in_the_place_of_an_entry_is_found_in_one_store_and_in_both(keys):
+    texts, heads = written(SIZE)
+    for number in (0, 1, SIZE // 2, SIZE - 1):
+        for changed in ((0,), (1,), (0, 1)):
+            two = Two(texts, heads, 0)
+            for each in changed:
+                two.texts[each][number] = "x"
+            result = two.verified(keys)
+            assert number in {finding.entry for finding in result.findings}, (number, changed)
+            two.texts[0][SIZE], two.heads[0] = "y", [heads[max(number - 1, 0)]]  # and its head is an old one
+            result = two.verified(keys)
+            assert number in {finding.entry for finding in result.findings}, (number, changed)
+
+
+def test_a_text_behind_a_gap_costs_no_time_and_an_entry_there_is_found(keys):
+    texts, heads = written(3)
+    two = Two(texts, heads, 0)
+    two.mine[99_999_999] = "x"
+    assert two.verified(keys).holds and [note.entry for note in two.verified(keys).notes] == [99_999_999]
+    two.mine[99_999_999] = texts[0]
+    assert [finding.entry for finding in two.verified(keys).findings] == [99_999_999]
+
+
 def test_a_verdict_says_how_strong_it_is(monkeypatch):
     monkeypatch.delenv(envelopes.SIGNING_KEY, raising=False)
     early, _ = written(2)

@@ -1,6 +1,9 @@
 """Others may set tags, rename and delete: no version gets an alias by that, and no promotion stops for good."""
 
+import dataclasses
 import json
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
@@ -13,10 +16,10 @@ from dagster_mlops.promotion import Approval
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.case import Case
 from dagster_mlops.promotion.gate import Gate
-from dagster_mlops.promotion.history.entry import BY_HAND, PROMOTION, UNDONE, read_entry
-from dagster_mlops.promotion.history.envelope import HEAD, SIGNING_KEY, new_key, seal, trusted_keys
+from dagster_mlops.promotion.history.entry import APPROVAL, BY_HAND, PROMOTION, UNDONE, read_entry
+from dagster_mlops.promotion.history.envelope import HEAD, SIGNING_KEY, STATEMENT, new_key, seal, trusted_keys
 from dagster_mlops.promotion.history.log import History, moves_of
-from dagster_mlops.promotion.history.verification import Held, Store, verify
+from dagster_mlops.promotion.history.verification import Held, Store, Verification, verify
 from dagster_mlops.promotion.moves import Move, promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.promotion.verdict import Row
@@ -39,6 +42,12 @@ class World(Promotions):
 
     def champion(self, model: str = MODEL) -> str:
         return str(self.client.get_registered_model(model).aliases.get("champion", ""))
+
+    def verified(self) -> Verification:
+        models = self.models
+        version = models.version(MODEL, "@champion")
+        store = Store("mlflow", {n: [text] for n, text in models.history(MODEL).items()}, [models.head(MODEL)])
+        return verify(MODEL, [store], {"champion": Held(version.version, version.sha256)}, trusted_keys())
 
     def kinds(self) -> list[str]:
         texts = self.models.history(MODEL)
@@ -144,6 +153,46 @@ def test_an_empty_history_with_a_head_and_a_number_behind_a_gap(world):
     world.client.delete_registered_model_tag(MODEL, runs.RUN)
     with pytest.raises(HistoryError, match="has 0 entries in order, where its head counts 3"):
         world.attempt(world.train(0.95))
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_texts_that_are_not_entries_stop_no_promotion_and_are_noted(world, signed, monkeypatch):
+    if signed:
+        monkeypatch.setenv(SIGNING_KEY, new_key()[0])
+    world.attempt(world.train(0.7))
+    run = runs._run_id(world.client, MODEL)
+    for number, text in enumerate(["x", "", "0123456789abcdef 2 the rest is missing"], 1):
+        world.client.log_param(run, f"{number:08d}", text)
+    version = world.train(0.8)
+    assert world.attempt(version).promoted and world.champion() == version
+    world.models.append(MODEL, 5, "x")
+    assert not world.attempt(world.train(0.1)).promoted
+    world.models.append(MODEL, 6, world.models.history(MODEL)[4])  # an entry of another place
+    assert [finding.entry for finding in world.verified().findings] == [6]
+    version = world.train(0.9)
+    assert world.attempt(version).promoted and world.champion() == version
+    assert world.verified().holds and [note.entry for note in world.verified().notes] == [1, 2, 3, 5, 6]
+    assert [move.index for move in moves_of(world.models, MODEL, "champion")] == [0, 4, 7]
+
+
+def test_a_promotion_goes_on_behind_no_entry_that_was_changed(world):
+    world.attempt(world.train(0.7))
+    world.attempt(world.train(0.8))
+    for text in ("x", "0123456789abcdef 1 {}"):
+        with closing(sqlite3.connect(world.file)) as database, database:
+            database.execute("update params set value = ? where key = '00000001'", [text])
+        with pytest.raises(HistoryError, match="its first 2 entries are not those of its head"):
+            world.attempt(world.train(0.9))
+
+
+def test_an_approval_that_claims_the_place_of_a_signed_entry_does_not_count(world, monkeypatch):
+    monkeypatch.setenv(SIGNING_KEY, new_key()[0])
+    version = world.train(0.7)
+    world.attempt(version, approval=Approval())
+    request = read_entry(world.models.history(MODEL)[0])[0]
+    forged = dataclasses.replace(request, kind=APPROVAL, by="eve", facts={"request": 0})
+    world.models.append(MODEL, 1, seal(STATEMENT, forged.statement(), None))
+    assert not world.attempt(version, approval=Approval()).promoted
 
 
 def test_with_a_key_only_signed_heads_and_entries_hold(world, monkeypatch):

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ class Places:
                 for event in result.get_asset_materialization_events()
                 if event.asset_key
             }
+
+    def promote_alone(self, *rules: Any) -> dict[str, Any]:
+        """The row of the rule in a run that does not copy again, as that after an approval."""
+        promoted = promotion_asset(
+            candidate=COPY, registered_model_name=MODEL, registry="prod", rules=rules, name="alone", alias="alone"
+        )
+        with self.dev.instance() as instance:
+            resources = {"dev": self.dev.resource, "prod": self.prod}
+            result = dg.materialize(
+                [COPY, promoted], selection=[promoted], instance=instance, resources=resources, raise_on_error=False
+            )
+            if failures := result.get_step_failure_events():
+                return {"why": failures[0].step_failure_data.error.to_string()}  # pyright: ignore[reportOptionalMemberAccess]
+            [event] = result.get_asset_materialization_events()
+        [record] = event.materialization.metadata["mlflow/decision"].records  # pyright: ignore[reportAttributeAccessIssue]
+        return dict(record.data)
 
     def row(self, *rules: Any, **options: Any) -> dict[str, Any]:
         """The row of the rule."""
@@ -167,10 +184,10 @@ def test_only_the_statement_of_these_files_counts(places, monkeypatch):
         with places.prod.models() as models:
             folder = places.folder / os.urandom(4).hex()
             case = Case(models, models.version(MODEL, version), fetch=lambda stored: models.fetch(stored, folder))
-            verdict = Gate(rules or [SourcePromotion()], case).judge(None)
+            verdict = Gate(rules or [SourcePromotion(max_age=None)], case).judge(None)
         return "" if verdict.promotes else verdict.why
 
-    assert judged() == ""
+    assert judged() == "" and "event log, candidate did not bring it" in judged(SourcePromotion())
     assert "and the copy is of arrival_delay/1" in judged(version="1")
     assert "the alias 'champion'" in judged(SourcePromotion(alias="staging"))
     assert "and not 'another'" in judged(SourcePromotion(source_model="another"))
@@ -215,6 +232,23 @@ def test_a_rollback_carries_the_promotion_of_its_version_and_counts_for_no_other
     places.dev.client.set_registered_model_alias(MODEL, "champion", first)
     places.dev.json("rollback", MODEL, "--reason", "it was fine", "--to", third, "--registry", places.dev.uri)
     assert "the last move there was rollback, without a gate" in places.row()["why"]
+
+
+@pytest.mark.thorough
+def test_a_statement_counts_for_a_time_after_the_copy_has_seen_it_in_the_source(places):
+    first, second = places.dev.train(0.7), places.dev.train(0.8)
+    for version in (first, second):
+        places.dev.promote(version)
+        assert places.row()["verdict"] == "holds"
+    done = places.dev.command("rollback", MODEL, "--reason", "late", "--registry", places.dev.uri)
+    assert done.exit_code == 0, done.output
+    # The copy of the second has its statement, and the source has gone back.
+    short = SourcePromotion(max_age=timedelta(microseconds=1))
+    assert "copy saw this in the source" in places.promote_alone(short)["why"]
+    assert places.promote_alone(SourcePromotion())["verdict"] == "holds", "for seven days, unless the copy looks again"
+    assert places.row()["candidate"] == f"{MODEL}/1", "the copy brings what the source has gone back to"
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"max_age=.* is not a time above 0"):
+        SourcePromotion(max_age=timedelta(0))
 
 
 @pytest.mark.thorough

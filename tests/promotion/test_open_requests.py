@@ -1,10 +1,15 @@
 """`dagster-mlops status` shows the promotions that wait for people, by their registry or, without it, by Dagster."""
 
+import dataclasses
+import json
+
 import dagster as dg
 import pytest
 
 from dagster_mlops.promotion import Approval, promotion_asset
 from dagster_mlops.promotion.approval import NOTE
+from dagster_mlops.promotion.history.entry import read_entry
+from dagster_mlops.promotion.history.envelope import SIGNING_KEY, STATEMENT, new_key, seal, trusted_keys
 from dagster_mlops.promotion.open_requests import open_requests
 from tests.support import known_warnings
 from tests.support.promotions import MODEL, Promotions
@@ -45,6 +50,22 @@ def test_status_shows_who_has_approved_and_how_to_approve_until_the_alias_moves(
     assert "the next run of champion acts on it" in " ".join(world.command("status").stdout.split())
     world.promote("2", by=ASKING)
     assert world.holder() == "2" and world.json("status")["waiting"] == []
+
+
+@pytest.mark.thorough
+def test_with_a_key_only_signed_approvals_are_counted_and_without_one_the_line_says_so(world, monkeypatch):
+    monkeypatch.setenv(SIGNING_KEY, new_key()[0])
+    world.command("approve", MODEL, "--as", "ann")
+    with world.resource.models() as models:
+        entry, _ = read_entry(models.history(MODEL)[2])
+        forged = dataclasses.replace(entry, index=3, by="bob").statement()
+        signatures = [{"keyid": next(iter(trusted_keys())), "sig": "e30="}]
+        models.append(MODEL, 3, json.dumps({**json.loads(seal(STATEMENT, forged, None)), "signatures": signatures}))
+    [request] = world.json("status")["waiting"]
+    assert request["approvals"] == ["ann"] and request["verdict"] == "waits"
+    monkeypatch.delenv(SIGNING_KEY)
+    [request] = world.json("status")["waiting"]
+    assert request["approvals"] == ["ann", "bob"] and "signatures are not verified" in request["state"]
 
 
 @pytest.mark.thorough

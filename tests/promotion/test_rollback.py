@@ -1,9 +1,5 @@
 """A rollback is one step to the version before; it holds against automation until a person lifts it."""
 
-import sqlite3
-from contextlib import closing
-from itertools import product
-
 import dagster as dg
 import pytest
 
@@ -11,7 +7,7 @@ from dagster_mlops.mlflow.registry.models import MlflowModels
 from dagster_mlops.promotion.history.entry import ROLLBACK
 from dagster_mlops.promotion.history.log import History
 from tests.support import known_warnings
-from tests.support.promotions import CHAMPION, MODEL, promoted
+from tests.support.promotions import CHAMPION, MODEL, full, promoted
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.DAGSTER_BETA]
 
@@ -125,16 +121,6 @@ def test_of_two_people_at_once_the_second_goes_back_no_further(world, monkeypatc
     second = world.command("rollback", MODEL, "--reason", "late orders, too")
     assert second.exit_code == 2 and "someone else was quicker" in second.stderr.replace("\n", " "), second.output
     assert world.holder() == "2"
-
-
-def full(*databases):
-    """Let databases write nothing, as on a full disk."""
-    for file in databases:
-        with closing(sqlite3.connect(file)) as database:
-            names = database.execute("select name from sqlite_master where type = 'table'").fetchall()
-            for (name,), verb in product(names, ("insert", "update")):
-                stop = "begin select raise(fail, 'database or disk is full'); end"
-                database.execute(f"create trigger full_{name}_{verb} before {verb} on {name} {stop}")
 
 
 def test_a_database_that_cannot_be_written_is_named_and_so_is_what_was_done(world):

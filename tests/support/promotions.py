@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ def promoted(folder: Path, *aucs: float) -> "Promotions":
         world.promote(world.train(auc))
     world.save()
     return world
+
+
+def full(*databases: Path) -> None:
+    """Let databases write nothing, as on a full disk."""
+    for file in databases:
+        with closing(sqlite3.connect(file)) as database:
+            names = database.execute("select name from sqlite_master where type = 'table'").fetchall()
+            for (name,), verb in product(names, ("insert", "update")):
+                stop = "begin select raise(fail, 'database or disk is full'); end"
+                database.execute(f"create trigger full_{name}_{verb} before {verb} on {name} {stop}")
 
 
 class Promotions:

@@ -8,7 +8,7 @@ from dagster_mlops.provenance import Accessible, Answer, Commit, Deleted, Faulty
 from dagster_mlops.tools import time_limit
 
 _TIMEOUT = 5.0
-_FORMAT = "--format=%H%x00%aI%x00%an%x00%s"
+_FORMAT = "--format=%H%x00%aI%x00%an%x00%ae%x00%s"
 
 
 class GitTool:
@@ -35,8 +35,11 @@ class GitTool:
         if commit.returncode == LATE:
             return Inaccessible(f"{commit.stderr.decode()} in {ref.at}.")
         if commit.returncode == 0:
-            sha, authored, author, subject = commit.stdout.decode(errors="replace").rstrip("\n").split("\0")
-            return Accessible(Commit(sha=sha, repo=ref.at, authored=authored, author=author, subject=subject))
+            sha, authored, author, address, subject = commit.stdout.decode(errors="replace").rstrip("\n").split("\0")
+            facts = {"address": address}
+            return Accessible(
+                Commit(sha=sha, repo=ref.at, authored=authored, author=author, subject=subject, tool_facts=facts)
+            )
         if inside.stdout.strip() == b"true":
             return Inaccessible(f"{ref.at} is a shallow clone without this commit. Run: git fetch --unshallow")
         return Deleted(f"commit {ref.id[:12]} is not in {ref.at} (rewritten, or never pushed from where it was made).")

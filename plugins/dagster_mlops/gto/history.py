@@ -8,7 +8,7 @@ from dagster_mlops.errors import RegistryError
 from dagster_mlops.provenance import NAMESPACE
 
 REFS = f"refs/{NAMESPACE}"
-_ENTRY = re.compile(r".*/(\d{8}) (.*)")
+_ENTRY = re.compile(r".*/(\d{8})")
 
 
 class HistoryRefs(ABC):
@@ -25,9 +25,16 @@ class HistoryRefs(ABC):
 
     def history(self, name: str) -> Mapping[int, str]:
         self.synchronize()
-        form = "--format=%(refname) %(raw)"
-        lines = self._git("for-each-ref", form, f"{_place(name)}/entries/").decode(errors="replace").splitlines()
-        return {int(match[1]): match[2] for line in lines if (match := _ENTRY.fullmatch(line))}
+        # With the size of each text, because one that someone else wrote may have lines that look like other refs.
+        form = "--format=%(refname) %(raw:size)%0a%(raw)"
+        rest, texts = self._git("for-each-ref", form, f"{_place(name)}/entries/"), dict[int, str]()
+        while rest:
+            line, _, rest = rest.partition(b"\n")
+            ref, _, size = line.decode(errors="replace").rpartition(" ")
+            if match := _ENTRY.fullmatch(ref):
+                texts[int(match[1])] = rest[: int(size)].decode(errors="replace")
+            rest = rest[int(size) + 1 :]
+        return texts
 
     def append(self, name: str, number: int, entry: str) -> bool:
         ref, blob = f"{_place(name)}/entries/{number:08d}", self._blob(entry.encode())

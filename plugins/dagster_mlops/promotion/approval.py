@@ -212,7 +212,9 @@ def authors_of(version: ModelVersion) -> list[str]:
             continue
         record = getattr(tool.resolve(ref), "record", None)
         if record is not None:
-            names += [str(record.tool_facts.get("user", "")), str(getattr(record, "author", ""))]
+            facts = record.tool_facts
+            address = f" <{facts['address']}>" if facts.get("address") else ""
+            names += [str(facts.get("user", "")), f"{getattr(record, 'author', '')}{address}".strip()]
             refs += [each for each in record.upstream if each.role == "commit"]
     return [name for name in names if name]
 

@@ -13,8 +13,8 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import HistoryError, ModelVersionError
-from dagster_mlops.promotion.history.entry import read_entry
 from dagster_mlops.promotion.history.event_log import identity, part_metadata
+from dagster_mlops.promotion.history.log import readable
 from dagster_mlops.promotion.history.restoration import Whole, whole, write
 from dagster_mlops.promotion.history.verification import Finding, Held, Store, Verification, verify
 from dagster_mlops.promotion.sources import EVENT_LOG, Sources
@@ -129,7 +129,9 @@ def restore(sources: Sources, keys: "Keys") -> Restored:
 
 def _observe(sources: Sources, instance: dg.DagsterInstance, history: Whole, log: Store) -> tuple[int, ...]:
     """Bring the event log what it lacks, by observations of the asset that promotes the model."""
-    asset, of = str(read_entry(history.texts[-1])[0].facts.get("dagster_asset", "")), identity(history.texts[0])
+    entries = readable(history.model, dict(enumerate(history.texts))).values()
+    asset = next((str(entry.facts.get("dagster_asset", "")) for entry in reversed(entries)), "")
+    of = identity(history.texts[0])
     promoters = sources.here(of)
     if not promoters and not asset:
         return ()

@@ -1,5 +1,6 @@
 """The statement that travels with a copied version: why it holds an alias in the registry that it came from."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -58,6 +59,11 @@ class Statement:
         if self.missing or not self.texts:
             raise HistoryError(self.missing or "it is empty")
         return [read_entry(text) for text in self.texts]
+
+
+def statement_hash(content: bytes) -> str:
+    """The hash of the file, by which the copy asset says which one it has brought."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def statement_of(models: HoldsModels, version: ModelVersion, alias: str) -> Statement:

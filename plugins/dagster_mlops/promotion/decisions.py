@@ -15,7 +15,7 @@ from dagster_mlops.promotion.approval import (
 )
 from dagster_mlops.promotion.author import Author
 from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, read_entry
-from dagster_mlops.promotion.history.log import History, keeper_of
+from dagster_mlops.promotion.history.log import History, keeper_of, readable
 from dagster_mlops.promotion.verdict import FAILS, HOLDS, Row, Verdict
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, KeepsHistory, turn_of
@@ -46,7 +46,7 @@ def with_approval(
     if not _take_notes(history, candidate, request):
         return None
     history.confirm()
-    row, entries = answered(approval, history, candidate, request)
+    row, entries, _ = answered(approval, history, candidate, request)
     approvals = [{"by": entry.by, "at": entry.at, "why": entry.why} for entry in entries if entry.kind == APPROVAL]
     return dataclasses.replace(
         verdict,
@@ -57,16 +57,18 @@ def with_approval(
     )
 
 
-def answered(approval: Approval, history: History, candidate: ModelVersion, request: Entry) -> tuple[Row, list[Entry]]:
-    """The row of a request by what people have said, and the entries in which they did."""
+def answered(
+    approval: Approval, history: History, candidate: ModelVersion, request: Entry
+) -> tuple[Row, list[Entry], list[Entry]]:
+    """The row of a request by what people have said, the entries in which they did, and those that count."""
     answers = decisions(history.since_last_move(request.alias), request)
     entries = [entry for entry in answers if history.is_trusted(entry)]
     authors = authors_of(candidate) if approval.separate_duties else []
-    row = approval.judge(request, entries, [*authors, request.by] if approval.separate_duties else [])
+    row = approval.judge(request, entries, barred := [*authors, request.by])
     if approval.separate_duties and not authors and row.verdict == HOLDS:
         why = "the authors of this version are unknown, because its training run cannot be read"
         row = dataclasses.replace(row, verdict=FAILS, why=why)
-    return row, entries
+    return row, entries, [*approval.counted(entries, barred).values()]
 
 
 def decide(
@@ -128,21 +130,13 @@ def request_of(history: History, decision: Entry) -> Entry:
     return next(e for e in history.since_last_move(decision.alias) if e.index == decision.facts["request"])
 
 
-def outcome(history: History, decision: Entry) -> Row | None:
-    """The row of the request that a decision is about, after it; None where the request does not say what it needs."""
-    request = request_of(history, decision)
-    approval = Approval.of(request)
-    if approval is None:
-        return None
-    return answered(approval, history, history.registry.version(history.model, decision.after), request)[0]
-
-
 def _take_notes(history: History, candidate: ModelVersion, request: Entry) -> bool:
     """Write the approvals that people have given by notes on the version; each note counts once."""
     texts = sorted(new_notes(history.registry, candidate, request))
     if not texts:
         return True
-    entries = [entry for entry, _ in map(read_entry, history.texts) if entry.after == request.after]
+    all_entries = readable(history.model, dict(enumerate(history.texts))).values()
+    entries = [entry for entry in all_entries if entry.after == request.after]
     if {entry.alias for entry in entries if entry.kind == REQUEST} != {request.alias}:
         return True  # it waits for several aliases, and a note does not say which one
     counted = {entry.facts.get("note") for entry in entries if entry.kind == APPROVAL}

@@ -15,8 +15,9 @@ from dagster_mlops.core.model_versions import made_by, refuse_alias, refuse_mode
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError, ToolError
+from dagster_mlops.promotion.rules.source_promotion import STATEMENT_HASH
 from dagster_mlops.provenance import ModelVersion, TrainingRun
-from dagster_mlops.tools import HoldsModels, ModelRegistry, TakesModels
+from dagster_mlops.tools import HoldsModels, ModelCopy, ModelRegistry, TakesModels
 
 
 def model_copy_asset(
@@ -65,7 +66,11 @@ def model_copy_asset(
     guards = [asset_key(candidate)] if candidate is not None else []
 
     def copy(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from dagster_mlops.promotion.carried import FILE, statement_of  # for steps, not for code locations
+        from dagster_mlops.promotion.carried import (  # for steps, not for code locations
+            FILE,
+            statement_hash,
+            statement_of,
+        )
 
         origin = capable_resource(context, source, ModelRegistry)
         destination = capable_resource(context, registry, ModelRegistry)
@@ -97,13 +102,14 @@ def model_copy_asset(
                         f"the registry {models.tool!r} takes no files of a version from elsewhere (in GTO, a version "
                         "is a commit of its repository). Copy into a registry that does, such as MLflow's."
                     )
-                files = {FILE: statement.to_bytes()}
-                new = models.take(record, folder, metrics=metrics, files=files, training=training)
+                content = statement.to_bytes()
+                new = models.take(ModelCopy(record, folder, metrics, {FILE: content}, training))
                 tool, url = models.tool, models.url(new)
         context.log.info(
             f"{target}/{new.version} is {version.ref.id}. {statement.missing or 'Its statement came along.'}"
         )
         facts = {
+            f"{tool}/{STATEMENT_HASH}": statement_hash(content),
             f"{tool}/statement": statement.missing or f"{len(statement.texts)} entries about {alias}",
             **link(f"{tool}/version_url", url),
         }

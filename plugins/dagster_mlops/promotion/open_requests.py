@@ -19,13 +19,15 @@ from dagster_mlops.promotion.approval import (
     note_of,
     requests,
 )
-from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, made
+from dagster_mlops.promotion.history.entry import APPROVAL, REQUEST, Entry, made, read_entry
+from dagster_mlops.promotion.history.envelope import PUBLIC_KEYS, trusted_keys
 from dagster_mlops.promotion.history.log import keeper_of, readable
 from dagster_mlops.promotion.sources import EVENT_LOG, Sources, promoters
 from dagster_mlops.promotion.verdict import WAITS
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.tools import HoldsModels, answer_within
 
+_UNVERIFIED = f"; signatures are not verified, because {PUBLIC_KEYS} is not set here"
 _SECONDS = 10.0  # for the answer of a registry; importing MLflow takes some of them
 
 
@@ -92,12 +94,17 @@ def _of_model(sources: Sources, seconds: float) -> list[OpenRequest]:
 def _in_history(
     sources: Sources, source: str, texts: Mapping[int, str], models: HoldsModels | None = None
 ) -> Iterator[OpenRequest]:
-    entries = [*readable(sources.model, texts).values()]
+    entries, keys = [*readable(sources.model, texts).values()], trusted_keys()
     for alias in sorted({entry.alias for entry in entries if entry.kind == REQUEST}):
         of_alias = made(entry for entry in entries if entry.alias == alias)
         # Of each version the newest request, which comes first.
         for request in {each.after: each for each in reversed(requests(of_alias, alias))}.values():
-            answers, authors = decisions(of_alias, request), [request.by]
+            answers, unverified, authors = decisions(of_alias, request), "", [request.by]
+            envelopes = {entry.index: read_entry(texts[entry.index])[1] for entry in answers}
+            if keys:
+                answers = [entry for entry in answers if envelopes[entry.index].is_signed(keys)]
+            elif any(envelope.signatures for envelope in envelopes.values()):
+                unverified = _UNVERIFIED
             if models:
                 current = holder(models, request.model, alias)
                 if (current.version if current else "") != request.before:
@@ -112,7 +119,8 @@ def _in_history(
                     answers += _from_notes(models, version, request, answers)
                 if (approval := Approval.of(request)) and approval.separate_duties:
                     authors += authors_of(version)
-            yield _described(request, answers, authors, sources, source)
+            described = _described(request, answers, authors, sources, source)
+            yield replace(described, state=f"{described.state}{unverified}")
 
 
 def _described(

@@ -1,6 +1,6 @@
 """The aliases of a lifecycle, set to what the history says: after each promotion and each rollback, in their turn."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
@@ -8,9 +8,9 @@ from dagster_mlops.core.model_versions import holder
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.promotion.approval import Approval, requests
 from dagster_mlops.promotion.decisions import answered
-from dagster_mlops.promotion.history.entry import PROMOTION, REQUEST, read_entry
+from dagster_mlops.promotion.history.entry import PROMOTION, REQUEST
 from dagster_mlops.promotion.history.envelope import may_say
-from dagster_mlops.promotion.history.log import History
+from dagster_mlops.promotion.history.log import History, in_order, readable
 from dagster_mlops.promotion.history.rollbacks import earlier_holder
 from dagster_mlops.promotion.lifecycle import CANDIDATE, CHALLENGER, PREVIOUS, Lifecycle
 from dagster_mlops.promotion.verdict import WAITS
@@ -38,8 +38,7 @@ def require_aliases(models: HoldsModels) -> None:
 def show_candidate(models: HoldsModels, version: ModelVersion, alias: str, lifecycle: Lifecycle) -> None:
     """Set the alias of the version that is judged for `alias` from now on. What fails is logged, and stops nothing."""
     if lifecycle.candidate and alias not in version.aliases and isinstance(models, KeepsHistory):
-        texts = models.history(version.name).values()
-        _set(models, version.name, lifecycle.candidate, version.version, texts)
+        _set(models, version.name, lifecycle.candidate, version.version, in_order(models.history(version.name)))
 
 
 def follow(
@@ -73,9 +72,8 @@ def follow(
 
 def recorded_names(history: History, alias: str) -> dict[str, str]:
     """The aliases by role that the last promotion, or request for one, has on record."""
-    for text in reversed(history.texts):
-        entry, _ = read_entry(text)
-        if entry.alias == alias and entry.kind in (PROMOTION, REQUEST):
+    for entry in history.newest(alias):
+        if entry.kind in (PROMOTION, REQUEST):
             names = entry.facts.get(LIFECYCLE)
             by_role = names.items() if isinstance(names, dict) else ()
             return {role: name for role, name in by_role if isinstance(name, str) and name != alias}
@@ -89,16 +87,15 @@ def refuse_pointer(history: History, alias: str, version: str) -> None:
         ModelVersionError: it is one.
     """
     roles, promoted = (CANDIDATE, CHALLENGER, PREVIOUS), set[str]()
-    for text in reversed(history.texts):
-        if any(may_say(text, role, alias) for role in roles):
-            entry, _ = read_entry(text)
-            if entry.alias not in promoted and alias in recorded_names(history, entry.alias).values():
-                raise ModelVersionError(
-                    f"the alias {alias!r} of {history.model!r} is on version {version} by the lifecycle of "
-                    f"{entry.alias!r}, and no gate has judged that version for it. Give one of the two another name, "
-                    "then remove this alias in the registry."
-                )
-            promoted.add(entry.alias)
+    texts = {n: text for n, text in enumerate(history.texts) if any(may_say(text, role, alias) for role in roles)}
+    for entry in reversed(readable(history.model, texts).values()):
+        if entry.alias not in promoted and alias in recorded_names(history, entry.alias).values():
+            raise ModelVersionError(
+                f"the alias {alias!r} of {history.model!r} is on version {version} by the lifecycle of "
+                f"{entry.alias!r}, and no gate has judged that version for it. Give one of the two another name, "
+                "then remove this alias in the registry."
+            )
+        promoted.add(entry.alias)
 
 
 def _target(
@@ -122,16 +119,16 @@ def _target(
         except ModelVersionError:  # deleted
             continue
         if request is approval.open_request(entries, alias, version, waiting):
-            row, _ = answered(approval, history, waiting, request)
+            row, *_ = answered(approval, history, waiting, request)
             if row.verdict == WAITS:
                 return request.after
     return ""
 
 
-def _set(models: HoldsModels, model: str, alias: str, version: str, texts: Iterable[str]) -> None:
+def _set(models: HoldsModels, model: str, alias: str, version: str, texts: Sequence[str]) -> None:
     try:
-        entries = (read_entry(text)[0] for text in texts if may_say(text, "alias", alias))
-        if any(entry.alias == alias and entry.is_move for entry in entries):
+        entries = readable(model, {n: text for n, text in enumerate(texts) if may_say(text, "alias", alias)})
+        if any(entry.alias == alias and entry.is_move for entry in entries.values()):
             raise ModelVersionError("versions are promoted to it, and one name cannot be both")
         current = holder(models, model, alias)
         if isinstance(models, SetsAliases) and (current.version if current else "") != version:

@@ -1,5 +1,7 @@
 """Screens of `dagster-mlops history`."""
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -8,10 +10,12 @@ from dagster_mlops.core.screens import conclusion, grid
 from dagster_mlops.core.terminal import line
 from dagster_mlops.core.timestamps import read_timestamp
 from dagster_mlops.promotion.audit import Restored
+from dagster_mlops.promotion.decision_outcome import Decision
 from dagster_mlops.promotion.history.entry import BY_HAND, LIFT, Entry
-from dagster_mlops.promotion.history.verification import Verification
+from dagster_mlops.promotion.history.verification import Finding, Verification
 from dagster_mlops.promotion.reading import Reading, Snapshot
 from dagster_mlops.promotion.rollback import Rollback
+from dagster_mlops.promotion.verdict import HOLDS
 
 _NO_ASSET = "No asset of Dagster was updated: none is known that promotes to this alias. The next promotion does it."
 
@@ -43,10 +47,7 @@ def holders_screen(snapshot: Snapshot) -> RenderableType:
 
 def verification_screen(verification: Verification) -> RenderableType:
     """The findings by entry, the strength, and the verdict as the last line."""
-    findings = grid("red", "", "")
-    for finding in verification.findings:
-        number = "" if finding.entry is None else f"entry {finding.entry}"
-        findings.add_row(number, finding.store, finding.problem)
+    findings, notes = (_findings(verification.findings, "red"), _findings(verification.notes, "yellow"))
     size, count = len(verification.entries), len(verification.findings)
     facts = grid("dim", "")
     facts.add_row("entries", str(size))
@@ -55,8 +56,16 @@ def verification_screen(verification: Verification) -> RenderableType:
     entries = f"{size} entr{'y' if size == 1 else 'ies'}"
     good = f"The history of {verification.model} holds: {entries}, none was changed or is missing."
     bad = f"The history of {verification.model} does not hold: {count} finding{'' if count == 1 else 's'}."
-    parts = [findings, Text()] if count else []
+    parts = [*([notes, Text()] if verification.notes else []), *([findings, Text()] if count else [])]
     return Group(facts, Text(), *parts, conclusion(verification.holds, good, bad))
+
+
+def _findings(findings: Sequence[Finding], style: str) -> RenderableType:
+    table = grid(style, "", "")
+    for finding in findings:
+        number = "" if finding.entry is None else f"entry {finding.entry}"
+        table.add_row(number, finding.store, line(finding.problem))
+    return table
 
 
 def restored_screen(restored: Restored) -> RenderableType:
@@ -81,6 +90,22 @@ def rollback_screen(rollback: Rollback) -> RenderableType:
     if rollback.problem:
         asset = f"Dagster does not know it yet: {rollback.problem}. The next promotion writes it there."
     return Group(Text(line(f"✓ {outcome}"), style="green"), *(Text(line(note)) for note in (*notes, asset)))
+
+
+def decision_screen(decision: Decision) -> RenderableType:
+    """The decision, if it counts, what is still missing, and what to do next."""
+    entry, row = decision.entry, decision.row
+    what = f"{entry.kind} of version {entry.after} of {entry.model} for {entry.alias} by {entry.by}"
+    notes = [f"{what}: entry {entry.index} of {decision.registry}"]
+    if not decision.counts:
+        notes.append(f"It does not count: {entry.by} may not decide about this version.")
+    if row:
+        notes.append(f"{row.rule}: {row.verdict}; {row.why}")
+    if decision.problem:
+        notes.append(f"The decision is recorded, but {decision.problem}. The next run of the promotion asset has it.")
+    elif row is None or row.verdict == HOLDS:
+        notes.append("Materialize the promotion asset to move the alias; approval_sensor() does it by itself.")
+    return Group(*(Text(line(note)) for note in notes))
 
 
 def _by(kind: str, author: str) -> str:

@@ -13,7 +13,7 @@ from dagster_mlops.core.options import known_options
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import HistoryError
 from dagster_mlops.promotion.history.entry import BY_HAND, made
-from dagster_mlops.promotion.history.log import Head, keeper_of, readable
+from dagster_mlops.promotion.history.log import Head, in_order, keeper_of, readable
 from dagster_mlops.provenance import NAMESPACE
 from dagster_mlops.tools import HoldsModels, KeepsHistory, ModelRegistry
 
@@ -119,12 +119,12 @@ class Cursor:
 def look(models: HoldsModels, model: str, alias: str, cursor: Cursor | None) -> tuple[list[dg.RunRequest], Cursor]:
     """The runs for the moves since `cursor`, and the next cursor."""
     keeper = keeper_of(models)
-    size, version = Head.size_of(keeper.head(model), model), _holder(models, model, alias)
+    size, version = Head.last_of(keeper.head(model), model).size, _holder(models, model, alias)
     if cursor and (size, version) == (cursor.entries, cursor.version):
         return [], cursor
-    texts = keeper.history(model)
+    texts = in_order(keeper.history(model))
     size = min(size, len(texts))  # anyone may write a head
-    real = made(entry for entry in readable(model, texts).values() if entry.alias == alias)
+    real = made(entry for entry in readable(model, dict(enumerate(texts))).values() if entry.alias == alias)
     entries = {entry.index: entry for entry in real if entry.is_move}
     # The entry of a promotion comes before its move, and the head after it: one that has not moved yet has to wait.
     waiting = [entry for number, entry in entries.items() if number >= size]
@@ -148,7 +148,7 @@ def look(models: HoldsModels, model: str, alias: str, cursor: Cursor | None) -> 
             seen, is_noticed = entry.after, False
     by_hand, count = is_noticed, cursor.count
     if version != seen and not waiting:
-        if len(keeper.history(model)) > len(texts):  # a promotion came in between
+        if len(in_order(keeper.history(model))) > len(texts):  # a promotion came in between
             return requests, Cursor(size, seen, by_hand, count)
         kind = BY_HAND if isinstance(models, KeepsHistory) else "unknown"
         by_hand, count = True, count + 1

@@ -19,7 +19,15 @@ from dagster_mlops.promotion.moves import promote_version
 from dagster_mlops.promotion.rules.improvement import Improvement
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.testing.tools import refuses
-from dagster_mlops.tools import HoldsModels, KeepsFiles, KeepsHistory, ModelRegistry, SetsAliases, TakesModels
+from dagster_mlops.tools import (
+    HoldsModels,
+    KeepsFiles,
+    KeepsHistory,
+    ModelCopy,
+    ModelRegistry,
+    SetsAliases,
+    TakesModels,
+)
 
 _NOTE = 'Größe: 3 · "quoted"\nsecond line'
 
@@ -140,7 +148,7 @@ def _check_copies(models: HoldsModels, first: ModelVersion) -> None:
             stored = models.fetch(first, Path(folder)).folder
             facts: Any = {"version": "0", "tracking_uri": "", "sha256": model_digest(stored), "upstream": (first.ref,)}
             record = ModelVersion(tool=models.tool, name=f"{first.name}-contract-copy", **facts)
-            versions.append(models.take(record, stored, metrics=models.metrics(first), files=content, training=None))
+            versions.append(models.take(ModelCopy(record, stored, models.metrics(first), content)))
     assert versions[0] == versions[1], "the same version is copied once"
     copy = models.version(versions[0].name)
     assert copy == versions[0] and copy.upstream == (first.ref,), "the copy names its origin"

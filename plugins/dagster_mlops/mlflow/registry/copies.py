@@ -22,7 +22,8 @@ from dagster_mlops.mlflow.registry.turns import turn
 from dagster_mlops.mlflow.registry.versions import create_version
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.server.client import EXISTS, refused, stored_folder
-from dagster_mlops.provenance import NAMESPACE, ModelVersion, Ref, TrainingRun, mask_credentials
+from dagster_mlops.provenance import NAMESPACE, ModelVersion, mask_credentials
+from dagster_mlops.tools import ModelCopy
 
 if TYPE_CHECKING:
     from dagster_mlops.mlflow.registry.models import MlflowModels
@@ -31,38 +32,32 @@ COPY = f"{NAMESPACE}.copy"
 """Tag of a version that is a copy, and of its run: the hash of what it is a copy of."""
 
 
-def take(
-    models: "MlflowModels",
-    record: ModelVersion,
-    folder: Path,
-    metrics: Mapping[str, float],
-    files: Mapping[str, bytes],
-    training: TrainingRun | None,
-) -> ModelVersion:
+def take(models: "MlflowModels", new: ModelCopy) -> ModelVersion:
     """See :class:`dagster_mlops.tools.TakesModels`. Each step can be repeated; the version comes last, with its record.
 
     The copy has a run, which has the metrics of the training, its record and the files: evaluations and rules find them
     there, as those of a version that was trained here.
     """
-    [source], place = record.upstream, mask_credentials(models.resource.uri)
+    record, place = new.record, mask_credentials(models.resource.uri)
+    [source] = record.upstream
     if (source.at, source.id.rpartition("/")[0]) == (place, record.name):
         raise ModelVersionError(f"{source.id} is a version of {record.name!r} in {place} already. Name another model.")
     identity = hashlib.sha256(json.dumps([source.to_dict(), record.sha256]).encode()).hexdigest()
     copy = _existing(models, record, identity)
     if copy is None:
         refused(EXISTS, lambda: models.client.create_registered_model(record.name))
-        run = _run(models, source, identity, metrics, training)
-        new = dataclasses.replace(record, run_id=run.info.run_id, tracking_uri=place)
-        model = _stored(models, run, folder, record.sha256)
-        _keep(models, new, files)
+        run = _run(models, new, identity)
+        here = dataclasses.replace(record, run_id=run.info.run_id, tracking_uri=place)
+        model = _stored(models, run, new.folder, record.sha256)
+        _keep(models, here, new.files)
         with turn(models.client, record.name):
             copy = _existing(models, record, identity)
             if copy is None:  # another process may have been quicker
-                version = create_version(models.client, record.name, model, new.run_id, new, {COPY: identity})
+                version = create_version(models.client, record.name, model, here.run_id, here, {COPY: identity})
                 return models.version(record.name, str(version.version))
     with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as scratch:
         _verify(models.fetch(copy, Path(scratch)).folder, record.sha256, f"{copy.name}/{copy.version}")
-    _keep(models, copy, files)
+    _keep(models, copy, new.files)
     return copy
 
 
@@ -77,17 +72,17 @@ def _existing(models: "MlflowModels", record: ModelVersion, identity: str) -> Mo
     return None
 
 
-def _run(
-    models: "MlflowModels", source: Ref, identity: str, metrics: Mapping[str, float], training: TrainingRun | None
-) -> Run:
+def _run(models: "MlflowModels", copy: ModelCopy, identity: str) -> Run:
     """The run of a copy: one that a killed process has left is continued."""
     client = models.client
     experiment = models.resource.experiment_id(client)
     run = next(runs.search(client, [experiment], {COPY: identity}), None)
     if run is None:
-        record = {runs.RECORD: runs.record_tag(training)} if training else {}
-        run = client.create_run(experiment, run_name=f"copy of {source.id}", tags={COPY: identity, **record})
-    if missing := {name: value for name, value in metrics.items() if name not in run.data.metrics}:
+        record = {runs.RECORD: runs.record_tag(copy.training)} if copy.training else {}
+        run = client.create_run(
+            experiment, run_name=f"copy of {copy.record.upstream[0].id}", tags={COPY: identity, **record}
+        )
+    if missing := {name: value for name, value in copy.metrics.items() if name not in run.data.metrics}:
         start = run.info.start_time
         client.log_batch(run.info.run_id, metrics=[entities.Metric(*each, start, 0) for each in missing.items()])
     client.set_terminated(run.info.run_id, "FINISHED")

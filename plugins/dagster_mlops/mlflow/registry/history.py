@@ -25,7 +25,7 @@ _FIRST_PART = re.compile(r"([0-9a-f]{16}) (\d{1,4}) ")
 
 
 def entries(client: MlflowClient, model: str) -> dict[int, str]:
-    """The entries by number; an empty text for one whose parts are not all there.
+    """The entries by number; the param itself where it is not an entry with all its parts.
 
     Raises:
         HistoryError: the run is gone.
@@ -79,10 +79,10 @@ def renew(client: MlflowClient, model: str) -> None:
 def _whole(params: Mapping[str, str], key: str) -> str:
     match = _FIRST_PART.match(params[key])
     if not match:
-        return ""
+        return params[key]
     names = [f"{key}.{match[1]}.{order}" for order in range(1, int(match[2]))]
     text = "".join([params[key][match.end() :], *(params.get(name, "") for name in names)])
-    return text if _hash(text) == match[1] else ""
+    return text if _hash(text) == match[1] else params[key]
 
 
 def _hash(text: str) -> str:

@@ -36,7 +36,7 @@ from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import artifact, or_none
 from dagster_mlops.provenance import NAMESPACE, ModelVersion, Record, TrainingRun, mask_credentials
-from dagster_mlops.tools import StoredModel
+from dagster_mlops.tools import ModelCopy, StoredModel
 
 if TYPE_CHECKING:
     from dagster_mlops.mlflow.resource import MlflowResource
@@ -126,16 +126,8 @@ class MlflowModels:
                 f"{mask_credentials(str(error))[:500]}"
             ) from error
 
-    def take(
-        self,
-        record: ModelVersion,
-        folder: Path,
-        *,
-        metrics: Mapping[str, float],
-        files: Mapping[str, bytes],
-        training: TrainingRun | None,
-    ) -> ModelVersion:
-        return copies.take(self, record, folder, metrics, files, training)
+    def take(self, copy: ModelCopy) -> ModelVersion:
+        return copies.take(self, copy)
 
     def url(self, version: ModelVersion) -> str:
         return self.resource.version_url(version.name, version.version)

@@ -71,6 +71,12 @@ class Entry:
     sha256: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
+    def misplaced(self, model: str, number: int) -> str:
+        """The reason why this is not entry `number` of the history of `model`; empty if it is."""
+        if self.model != model:
+            return f"it belongs to {self.model!r}"
+        return "" if self.index == number else f"entry {self.index} stands in its place"
+
     @property
     def is_move(self) -> bool:
         """True if the alias moved."""
@@ -110,6 +116,18 @@ def read_entry(text: str) -> tuple[Entry, Envelope]:
     if not isinstance(facts, dict):
         raise HistoryError("a statement whose evidence is not a mapping")
     return Entry(index=index, **texts, sha256=sha256, facts=facts), envelope
+
+
+def entry_at(model: str, number: int, text: str) -> tuple[Entry, Envelope]:
+    """The entry that stands at this place of a history, and the envelope that it came in.
+
+    Raises:
+        HistoryError: it is not an entry, or one of another place, whose signature says nothing about this one.
+    """
+    entry, envelope = read_entry(text)
+    if problem := entry.misplaced(model, number):
+        raise HistoryError(problem)
+    return entry, envelope
 
 
 def promotion_behind(entries: Iterable[Entry], move: Entry) -> Entry | None:

@@ -59,6 +59,13 @@ class Envelope:
                 return name
         return ""
 
+    def is_signed(self, keys: Mapping[str, "Ed25519PublicKey"]) -> bool:
+        """True if one of the keys has signed this statement; a false signature is none."""
+        try:
+            return bool(self.signer(keys))
+        except HistoryError:
+            return False
+
 
 def seal(kind: str, content: Mapping[str, Any], key: "Ed25519PrivateKey | None") -> str:
     """The envelope of a statement as one line of JSON, signed where there is a key."""

@@ -6,8 +6,9 @@ be others by then. The head, written after the move, tells an entry without a mo
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import takewhile
+from itertools import count, islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
@@ -21,6 +22,7 @@ from dagster_mlops.promotion.history.entry import (
     LONGEST_REASON,
     UNDONE,
     Entry,
+    entry_at,
     made,
     read_entry,
     refuse_text,
@@ -91,8 +93,8 @@ class Head:
         return head, envelope
 
     @classmethod
-    def size_of(cls, text: str, model: str, keys: "Keys | None" = None) -> int:
-        """The size that a head of this model says; 0 for a text that is not one, or that none of the `keys` has signed.
+    def last_of(cls, text: str, model: str, keys: "Keys | None" = None) -> "Head":
+        """The head of this model; one of no entries for another text, or one that none of the `keys` has signed.
 
         Anyone may set a tag: where there is a key, one that says more than there is stops no promotion.
         """
@@ -104,7 +106,7 @@ class Head:
             return head
 
         head = read_note(text, read, of=f"head of the history of {model!r}", default=None)
-        return head.size if head and head.model == model else 0
+        return head if head and head.model == model else cls(model, 0, Tree().root())
 
 
 class History:
@@ -117,28 +119,30 @@ class History:
     def __init__(self, registry: HoldsModels, keeper: KeepsHistory, model: str) -> None:
         self.registry, self.keeper, self.model = registry, keeper, model
         self._key: Ed25519PrivateKey | None = signing_key()
-        texts = keeper.history(model)
-        # What stands behind a gap is not of a promoter: the number after the last is free until one has written it.
-        self.texts = [*takewhile(bool, (texts.get(number, "") for number in range(len(texts))))]
-        self._confirmed = Head.size_of(keeper.head(model), model, trusted_keys() if self._key else {})
-        if len(self.texts) < self._confirmed:
+        # The head first: a promoter that writes meanwhile must not make it newer than the entries.
+        head = Head.last_of(keeper.head(model), model, trusted_keys() if self._key else {})
+        # A text that is not an entry stays, and the next entry vouches for it: who may write one stops no promotion.
+        self.texts = in_order(keeper.history(model))
+        self._confirmed, self._tree, root = head.size, Tree(), ""
+        for text in self.texts:
+            self._tree.append(text.encode())
+            if self._tree.size == head.size:
+                root = self._tree.root()
+        if head.size and root != head.root:
+            problem = (
+                f"has {len(self.texts)} entries in order, where its head counts {head.size}"
+                if len(self.texts) < head.size
+                else f"was changed: its first {head.size} entries are not those of its head"
+            )
             raise HistoryError(
-                f"the history of {model!r} has {len(self.texts)} entries in order, where its head counts "
-                f"{self._confirmed}. See which are gone with `dagster-mlops history verify "
+                f"the history of {model!r} {problem}. See which are gone with `dagster-mlops history verify "
                 f"{model}`, and write them again with `dagster-mlops history restore {model}`. If none is, someone has "
                 "changed the head, in MLflow the tag dagster_mlops.history_head of the model: remove it."
             )
-        self._tree = Tree()
-        for text in self.texts:
-            self._tree.append(text.encode())
 
     def last(self, alias: str) -> Entry | None:
         """The last move of an alias."""
-        for text in reversed(self.texts):
-            entry, _ = read_entry(text)
-            if entry.alias == alias and entry.is_move:
-                return entry
-        return None
+        return next((entry for entry, _ in self._newest() if entry.alias == alias and entry.is_move), None)
 
     def entries(self, alias: str) -> list[Entry]:
         """All entries about an alias, oldest first; unreadable ones are left out."""
@@ -155,8 +159,7 @@ class History:
     def newest(self, alias: str) -> Iterator[Entry]:
         """The entries about an alias, newest first, without moves that were not made. It reads few of many."""
         undone = 0
-        for text in reversed(self.texts):
-            entry, _ = read_entry(text)
+        for entry, _ in self._newest():
             if entry.alias != alias:
                 continue
             if entry.kind == UNDONE:
@@ -165,6 +168,12 @@ class History:
                 undone -= 1
             else:
                 yield entry
+
+    def _newest(self) -> Iterator[tuple[Entry, Envelope]]:
+        """All entries, newest first, without texts that are not an entry of their place."""
+        for number in reversed(range(len(self.texts))):
+            with suppress(HistoryError):
+                yield entry_at(self.model, number, self.texts[number])
 
     def head(self) -> str:
         """The head of the entries that are there now."""
@@ -176,7 +185,8 @@ class History:
 
         An entry of any alias whose move was not made is undone by another; a move of this alias by hand gets its entry.
         """
-        aliases = {read_entry(text)[0].alias for text in self.texts[self._confirmed :]}
+        unconfirmed = takewhile(lambda read: read[0].index >= self._confirmed, self._newest())
+        aliases = {entry.alias for entry, _ in unconfirmed}
         for each in sorted(aliases - {alias}):
             self._settled(each)
         version = self._settled(alias)
@@ -201,7 +211,7 @@ class History:
 
     def is_trusted(self, entry: Entry) -> bool:
         """False for an entry without a signature of a trusted key, where this promoter has a key."""
-        return self._key is None or bool(read_entry(self.texts[entry.index])[1].signer(trusted_keys()))
+        return self._key is None or read_entry(self.texts[entry.index])[1].is_signed(trusted_keys())
 
     def move(
         self, kind: str, alias: str, before: str, after: str, *, by: str, why: str, facts: Mapping[str, Any]
@@ -225,7 +235,7 @@ class History:
         """
         refuse_text("the name of an author", by, LONGEST_NAME)
         refuse_text("a reason", why, LONGEST_REASON)
-        if self.texts and not self._key and read_entry(self.texts[-1])[1].signatures:
+        if not self._key and any(envelope.signatures for _, envelope in islice(self._newest(), 1)):
             raise HistoryError(
                 f"the history of {self.model!r} is signed, and {SIGNING_KEY} is not set here. Set it to the key, or do "
                 "this where promotions run."
@@ -278,6 +288,11 @@ def keeper_of(registry: HoldsModels, otherwise: KeepsHistory | None = None) -> K
     return registry if isinstance(registry, KeepsHistory) else otherwise or Unkept()
 
 
+def in_order(texts: Mapping[int, str]) -> list[str]:
+    """The texts of a history. One behind a gap is not of a promoter: each writes the number after the last."""
+    return [texts[number] for number in takewhile(texts.__contains__, count())]
+
+
 def moves_of(registry: HoldsModels, model: str, alias: str) -> list[Entry]:
     """The moves of an alias that the registry has on record, oldest first; unreadable ones are left out."""
     entries = made(_entries(model, alias, keeper_of(registry).history(model)))
@@ -292,7 +307,10 @@ def readable(model: str, texts: Mapping[int, str]) -> dict[int, Entry]:
     """The entries that can be read, by number and in order."""
     entries = {
         number: read_note(
-            texts[number], lambda text: read_entry(text)[0], of=f"entry {number} of {model!r}", default=None
+            texts[number],
+            lambda text, number=number: entry_at(model, number, text)[0],
+            of=f"entry {number} of {model!r}",
+            default=None,
         )
         for number in sorted(texts)
     }

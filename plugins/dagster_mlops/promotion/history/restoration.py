@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import HistoryError
-from dagster_mlops.promotion.history.log import Head
+from dagster_mlops.promotion.history.log import Head, in_order
 from dagster_mlops.promotion.history.verification import Store, verify
 from dagster_mlops.tools import KeepsHistory
 
@@ -48,20 +48,22 @@ def whole(model: str, registry: Store, log: Store, keys: "Keys") -> Whole:
     merged: dict[int, list[str]] = {}
     for store in (registry, log):
         for number, texts in store.texts.items():
-            merged.setdefault(number, []).extend(text for text in texts if text)
+            merged.setdefault(number, []).extend(texts)
     for number, texts in sorted(merged.items()):
         if len(set(texts)) > 1:
             raise HistoryError(
                 f"{registry.name} and {log.name} differ in entry {number} of {model!r}: one of them was changed, so "
-                f"nothing was written. `dagster-mlops history verify {model}` says which one a key has signed."
+                f"nothing was written. `dagster-mlops history verify {model}` says which one can be read, and which a "
+                "key has signed. Nothing here replaces an entry: keep a copy of the other one, remove it (in MLflow, "
+                "by `mlflow gc` of the run with the history), and restore again."
             )
     heads = [*registry.heads, *log.heads]
     together = Store(f"{registry.name} and {log.name}", {number: texts[:1] for number, texts in merged.items()}, heads)
     findings = [finding for finding in verify(model, [together], {}, keys).findings if finding.entry is not None]
     if findings:
         raise HistoryError(f"nothing was written, because the history of {model!r} is not sound: {findings[0]}")
-    texts = tuple(merged[number][0] for number in sorted(merged))
-    sizes = {text: size for text in heads if (size := Head.size_of(text, model))}
+    texts = tuple(in_order({number: texts[0] for number, texts in merged.items()}))
+    sizes = {text: size for text in heads if (size := Head.last_of(text, model).size)}
     return Whole(model, texts, max(sizes, key=lambda text: sizes[text], default=""))
 
 
@@ -71,14 +73,10 @@ def write(keeper: KeepsHistory, history: Whole, existing: Mapping[int, str]) -> 
     Raises:
         HistoryError: the registry has another text as one of them.
     """
-    missing = [number for number in range(len(history.texts)) if not existing.get(number)]
+    missing = [number for number in range(len(history.texts)) if number not in existing]
     for number in missing:
         if not keeper.append(history.model, number, history.texts[number]):
-            raise HistoryError(
-                f"the registry has another text as entry {number} of {history.model!r}, which cannot be read: someone "
-                "changed it. Nothing here replaces an entry. Keep a copy of it, remove it from the registry (in "
-                "MLflow, by `mlflow gc` of the run with the history), and restore again."
-            )
+            raise HistoryError(f"someone else wrote entry {number} of {history.model!r} meanwhile. Restore again.")
     if history.head and keeper.head(history.model) != history.head:
         keeper.keep_head(history.model, history.head)
     return missing
