@@ -227,12 +227,12 @@ def test_a_foreign_text_in_the_place_of_an_entry_is_found_in_one_store_and_in_bo
     texts, heads = written(SIZE)
     for number in (0, 1, SIZE // 2, SIZE - 1):
         for changed in ((0,), (1,), (0, 1)):
-            two = Two(texts, heads, 0)
+            two, old_head = Two(texts, heads, 0), heads[max(number - 1, 0)]
             for each in changed:
                 two.texts[each][number] = "x"
             result = two.verified(keys)
             assert number in {finding.entry for finding in result.findings}, (number, changed)
-            two.texts[0][SIZE], two.heads[0] = "y", [heads[max(number - 1, 0)]]  # and its head is an old one
+            two.texts[0][SIZE], two.heads[0] = "y", [old_head]
             result = two.verified(keys)
             assert number in {finding.entry for finding in result.findings}, (number, changed)
 
