@@ -22,33 +22,39 @@ def frame_of(tables: "Iterable[pa.Table]", columns: "Collection[str] | None" = N
     import pandas as pd
 
     parts = list(tables)
+    is_empty = not parts
     if parts:
-        frame = _frame(merged(parts)).sort_values(["timestamp", "request_id"], kind="stable", ignore_index=True)
+        table = merged(parts)
+        parts.clear()
+        keys = [("timestamp", "ascending"), ("request_id", "ascending")]
+        frame = _frame(table.take(compute().sort_indices(table, sort_keys=keys)), columns)
     else:
         frame = pd.DataFrame({name: [] for name in (*FACTS, "output")}, dtype=object)
         frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
     if columns is None:
         return frame.reindex(columns=[*(name for name in frame.columns if name != "output"), "output"])
-    if parts and (missing := [name for name in columns if name not in frame.columns]):
+    if not is_empty and (missing := [name for name in columns if name not in frame.columns]):
         raise ValueError(
             f"no row has {', '.join(map(repr, missing))}: not a feature, nor one of {', '.join(FACTS)}, output."
         )
     return frame.reindex(columns=list(columns))
 
 
-def _frame(table: "pa.Table") -> "pd.DataFrame":
+def _frame(table: "pa.Table", columns: "Collection[str] | None") -> "pd.DataFrame":
     import pandas as pd
 
     forms = metadata(table)["forms"]
     rests = table["rest"].combine_chunks().dictionary.to_pylist()
     if any('"inputs"' in text and "inputs" in decode(text) for text in rests):
-        columns = pd.DataFrame([_row(record) for record in records(table, forms)]).to_dict("series")
-        columns["timestamp"] = table["timestamp"].to_pandas()
+        series = pd.DataFrame([_row(record) for record in records(table, forms)]).to_dict("series")
+        series["timestamp"] = table["timestamp"].to_pandas()
     else:
-        columns = {
-            _title(name): _series(table[name], name, forms) for name in (*FACTS, *forms) if name in table.column_names
-        }
-    return pd.DataFrame({**columns, "timestamp": columns["timestamp"].dt.as_unit("ns")})
+        names = [name for name in (*FACTS, *forms) if name in table.column_names]
+        chosen_names = [name for name in names if columns is None or _title(name) in columns]
+        series = {_title(name): _series(table[name], name, forms) for name in chosen_names}
+    if "timestamp" in series:
+        series["timestamp"] = series["timestamp"].dt.as_unit("ns")
+    return pd.DataFrame(series)
 
 
 def _series(column: Any, name: str, forms: Mapping[str, Sequence[str]]) -> "pd.Series":
