@@ -22,7 +22,11 @@ from tests.benchmarks.measure import console, show
 
 ROWS, PER_CALL = 200_000, 1000
 FILE_ROWS = 1_000_000
-FACTS = {"deployment": "delay/3-19581e27de7c-1767225600", "bento": "delay:3-19581e27de7c", "model_version": "3"}
+FACTS: dict[str, Any] = {
+    "deployment": "delay/3-19581e27de7c-1767225600",
+    "bento": "delay:3-19581e27de7c",
+    "model_version": "3",
+}
 
 
 def run(rounds: int | None = None) -> dict[str, Any]:
@@ -69,7 +73,7 @@ def _both_ways(folder: Path, rounds: int) -> dict[str, Any]:
 def _as_it_grows(folder: Path, rounds: int) -> dict[int, float]:
     """Seconds to find a request among 1, 10 and 100 files of a million rows; nine are different, and the rest links."""
     files = [_file(folder / "files", number) for number in range(10)]
-    needle = pd.read_parquet(files[0], columns=["request_id"])["request_id"][12_345]
+    needle: Any = pd.read_parquet(files[0], columns=["request_id"])["request_id"][12_345]
     found: dict[int, float] = {}
     for count in (1, 10, 100):
         place = folder / f"files-{count}"

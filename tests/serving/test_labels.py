@@ -1,6 +1,7 @@
 """Labels that arrive later: each prediction gets the one that was known for it, by a rule."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,12 +19,12 @@ def at(hours: int) -> datetime:
 
 
 def predictions(*rows) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["request_id", "flight", "timestamp"])
+    frame = pd.DataFrame(rows, columns=pd.Index(["request_id", "flight", "timestamp"]))
     return frame.assign(timestamp=pd.to_datetime(frame["timestamp"], utc=True))
 
 
 def labels(*rows, on="flight") -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=[on, "late", "landed"])
+    frame = pd.DataFrame(rows, columns=pd.Index([on, "late", "landed"]))
     return frame.assign(landed=pd.to_datetime(frame["landed"], utc=True))
 
 
@@ -66,13 +67,13 @@ def test_by_request_id_a_correction_replaces_a_label_from_its_time_on():
     frame = predictions(("r1", "x", at(0)), ("r2", "x", at(0)))
     events = labels(("r1", True, at(1)), ("r1", False, at(5)), ("r3", True, at(1)), on="request_id")
     for hour, late in ((4, True), (5, False)):
-        answer = join_labels(frame, events, label="late", time="landed", as_of=at(hour))
+        answer: Any = join_labels(frame, events, label="late", time="landed", as_of=at(hour))
         assert answer["late"][0] is late and pd.isna(answer["late"][1])
 
 
 def test_what_would_be_a_guess_is_refused():
     frame, events = predictions(("r1", "x", at(0))), labels(("x", True, at(1)))
-    join = {"label": "late", "time": "landed", "on": "flight"}
+    join: Any = {"label": "late", "time": "landed", "on": "flight"}
     with pytest.raises(MonitoringError, match=r"1 label.s. differ from another of the same 'flight' and 'landed'"):
         join_labels(frame, pd.concat([events, labels(("x", False, at(1)))]), **join)
     with pytest.raises(MonitoringError, match="must be a time with a time zone"):

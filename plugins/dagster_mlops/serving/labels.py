@@ -1,7 +1,7 @@
 """Labels that arrive later, joined to the predictions of a log as they were known at a time."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.errors import MonitoringError
@@ -47,7 +47,7 @@ def join_labels(
     _check(labels, [on, label, time], time, "the labels")
     if clash := {label, time} & set(predictions.columns):
         raise MonitoringError(f"the predictions have columns {sorted(clash)} already. Rename those of the labels.")
-    events = labels[[on, label, time]].dropna().drop_duplicates()
+    events: Any = labels[[on, label, time]].dropna().drop_duplicates()
     events[time] = events[time].dt.tz_convert("UTC").dt.as_unit("ns")
     if (repeats := events.duplicated([on, time])).any():
         raise MonitoringError(
@@ -57,7 +57,7 @@ def join_labels(
     known_until = pd.Timestamp(as_of or datetime.now(UTC))
     if known_until.tzinfo is None:
         raise MonitoringError(f"as_of={as_of} has no time zone.")
-    left = predictions[[on, "timestamp"]].reset_index(drop=True)
+    left: Any = predictions[[on, "timestamp"]].reset_index(drop=True)
     left[_ROW] = left.index
     left["timestamp"] = left["timestamp"].dt.tz_convert("UTC").dt.as_unit("ns")
     left = left.dropna()
