@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from dagster_mlops.serving.packager import Packages as Packages
     from dagster_mlops.serving.packager import Server as Server
     from dagster_mlops.serving.reconcile import repair as repair
+    from dagster_mlops.serving.rollout_verdict.observations import Answer as Answer
+    from dagster_mlops.serving.rollout_verdict.observations import AnswerLog as AnswerLog
+    from dagster_mlops.serving.rollout_verdict.observations import Arm as Arm
+    from dagster_mlops.serving.rollout_verdict.observations import Batch as Batch
+    from dagster_mlops.serving.rollout_verdict.observations import Counters as Counters
+    from dagster_mlops.serving.rollout_verdict.options import Canary as Canary
+    from dagster_mlops.serving.rollout_verdict.options import Shadow as Shadow
+    from dagster_mlops.serving.rollout_verdict.result import rollout_check_result as rollout_check_result
+    from dagster_mlops.serving.rollout_verdict.rollout import Part as Part
+    from dagster_mlops.serving.rollout_verdict.rollout import Rollout as Rollout
+    from dagster_mlops.serving.rollout_verdict.rollout import Verdict as Verdict
+    from dagster_mlops.serving.rollout_verdict.traffic import Traffic as Traffic
+    from dagster_mlops.serving.rollout_verdict.traffic import run_rollout as run_rollout
     from dagster_mlops.serving.runtime import LogRules as LogRules
     from dagster_mlops.serving.runtime import PredictionLog as PredictionLog
     from dagster_mlops.serving.sensors import deployment_health_sensor as deployment_health_sensor

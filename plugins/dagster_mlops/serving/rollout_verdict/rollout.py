@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dagster_mlops.core.metadata import about
-from dagster_mlops.serving.rollout_verdict.evidence import Differences, Errors, Evidence, Latency, Outputs
+from dagster_mlops.serving.rollout_verdict.evidence import Errors, Evidence, Latency
 from dagster_mlops.serving.rollout_verdict.observations import Batch
 from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
+from dagster_mlops.serving.rollout_verdict.output_evidence import Differences, Outputs
 
 GO, BACK, NOT_YET = "go", "back", "not yet"
+_TREND = 200  # requests after the grace before which evidence has no trend
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,9 @@ class Part:
     baseline: float = about("The same of the baseline.")
     values: int = about("Requests to the canary with such a value.")
     against: float = about("Evidence that the canary is worse, as e-value. The mean of all kinds decides.")
-    in_favour: float = about("Evidence that it does less than the stated harm, as e-value. Each kind decides.")
+    in_favour: float | None = about(
+        "The same that it does less than the harm. Each kind decides that can speak for it."
+    )
     note: str = about("The reason why there is no evidence.")
 
 
@@ -32,7 +36,7 @@ class Verdict:
 
     Args:
         value: ``go`` to the next share of the traffic, ``back``, or ``not yet``.
-        share: Share of the traffic that the canary is to get now.
+        share: Share of the traffic that the canary is to get now; 0 for a shadow deployment, whatever the verdict.
         final: True if the rollout has ended.
         reason: A sentence.
         requests_needed: Estimate of the requests to the canary that are missing for ``go``; none after it.
@@ -74,12 +78,12 @@ class Rollout:
     """
 
     options: Canary | Shadow
-    history: list[Look] = field(default_factory=list)
-    step: int = 0
-    requests: int = 0
-    seconds: float = 0.0
-    _last: Verdict | None = None
-    _before_step: int = 0
+    history: list[Look] = field(default_factory=list, init=False)
+    step: int = field(default=0, init=False)
+    requests: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+    verdict: Verdict | None = field(default=None, init=False)
+    _before_step: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         options = self.options
@@ -88,7 +92,7 @@ class Rollout:
             # The harm to all users is the harm to the canary's, times their share.
             self._margins = tuple(1 / share for share in self._shares[1:])
         else:
-            self._shares, self._margins = (0.0, 1.0), (1.0,)
+            self._shares, self._margins = (0.0, 0.0), (1.0,)
         kinds: list[Evidence] = [Errors(options.more_errors, self._margins)]
         if options.slowdown is not None:
             kinds.append(Latency(options.slowdown, options.tolerated_slowdown, options.grace, self._margins))
@@ -101,12 +105,12 @@ class Rollout:
     @property
     def share(self) -> float:
         """Share of the traffic that the canary is to get."""
-        return self._last.share if self._last else self._shares[0]
+        return self.verdict.share if self.verdict else self._shares[0]
 
     def look(self, batch: Batch) -> Verdict:
         """The verdict after one more batch. A final one stays."""
-        if self._last and self._last.final:
-            return self._last
+        if self.verdict and self.verdict.final:
+            return self.verdict
         for kind in self._kinds:
             kind.add(batch, self.requests)
         self.requests += batch.canary.requests
@@ -115,10 +119,10 @@ class Rollout:
         parts = self._parts(margin)
         weights = [kind.weight for kind in self._kinds]
         against = sum(w * part.against for w, part in zip(weights, parts, strict=True)) / sum(weights)
-        in_favour = min(part.in_favour for part in parts)
+        in_favour = min(math.inf if part.in_favour is None else part.in_favour for part in parts)
         self.history.append(Look(self.requests, self.share, against, in_favour))
-        self._last = self._verdict(against, in_favour, parts)
-        return self._last
+        self.verdict = self._verdict(against, in_favour, parts)
+        return self.verdict
 
     def _verdict(self, against: float, in_favour: float, parts: tuple[Part, ...]) -> Verdict:
         options, last_step = self.options, self.step == len(self._margins) - 1
@@ -132,7 +136,7 @@ class Rollout:
             worst = max(parts, key=lambda part: part.against)
             return verdict(
                 BACK, 0.0, True,
-                f"{worst.kind} of the canary are worse: {worst.canary:.4g} against {worst.baseline:.4g} "
+                f"the canary is worse by its {worst.kind}: {worst.canary:.4g} against {worst.baseline:.4g} "
                 f"(e-value {against:.3g}, {1 / options.error_rate:g} or more shows it)",
             )  # fmt: skip
         # Whatever earlier shares have shown, one without any traffic shows nothing.
@@ -141,7 +145,8 @@ class Rollout:
                 for kind in self._kinds:
                     kind.drop(self._margins[self.step])
             self.step, self._before_step = self.step + 1, self.requests
-            reason = f"harm is excluded that is {self._margins[self.step - 1]:g} times the stated one or more"
+            size = "the stated size" if last_step else f"{self._margins[self.step - 1]:g} times the stated size"
+            reason = f"harm of {size} is excluded"
             return verdict(GO, self._shares[self.step], last_step, reason)
         if self.requests >= options.max_requests or self.seconds >= options.max_seconds:
             why = "; ".join(missing) or "neither harm nor its absence was shown"
@@ -156,8 +161,8 @@ class Rollout:
     def _parts(self, margin: float) -> tuple[Part, ...]:
         parts = []
         for kind in self._kinds:
-            facts = kind.facts()
-            values = (_number(kind.against()), _number(kind.in_favour(margin)))
+            facts, in_favour = kind.facts(), kind.in_favour(margin)
+            values = (_number(kind.against()), None if in_favour == math.inf else _number(in_favour))
             parts.append(
                 Part(kind.name, facts["canary"], facts["baseline"], int(facts["values"]), *values, kind.missing())
             )
@@ -168,15 +173,17 @@ class Rollout:
         target, left = math.log(1 / self.options.miss_rate), self.options.max_requests - self.requests
         needed = [1.0]
         for part in parts:
-            reached = math.log(max(part.in_favour, 1e-300))
+            reached = target if part.in_favour is None else math.log(max(part.in_favour, 1e-300))
             if reached >= target:
                 continue
             if part.kind == Errors.name and reached <= 0 and not part.canary > part.baseline:
                 needed.append(target / (self._margins[self.step] * self.options.more_errors))
-            elif reached <= 0:
-                return max(left, 1)
-            else:
+            elif reached > 0:
                 needed.append((target - reached) / reached * part.values)
+            elif (until_trend := self.options.grace + _TREND - self.requests) > 0:
+                needed.append(until_trend)
+            else:
+                return max(left, 1)
         return max(1, min(left, math.ceil(max(needed))))
 
 
