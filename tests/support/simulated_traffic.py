@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from scipy.signal import lfilter
@@ -73,6 +74,13 @@ class Ended:
     seconds: float
 
 
+class HasShare(Protocol):
+    """A rollout, or whatever else knows the canary's share of the traffic."""
+
+    @property
+    def share(self) -> float: ...
+
+
 class Process:
     """First-order autocorrelation with standard deviation 1, which goes on from call to call."""
 
@@ -86,7 +94,7 @@ class Process:
         return result
 
 
-def canary_batches(rollout: Rollout, traffic: Traffic, random: np.random.Generator, *, looks: float = 20.0):
+def canary_batches(rollout: HasShare, traffic: Traffic, random: np.random.Generator, *, looks: float = 20.0):
     """Batches in which the canary gets about `looks` requests at the rollout's share, their size, and users hit."""
     clock, served = random.uniform(0, DAY), 0
     load, noises = Process(random, traffic.shared_memory), [Process(random, traffic.memory) for _ in range(2)]
