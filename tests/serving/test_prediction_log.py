@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.serving import LogRules, PredictionLog, commands, deployment_asset
-from dagster_mlops.serving.runtime import rotation, trace_id_of
+from dagster_mlops.serving.runtime import rotation, row_tables, trace_id_of
 from dagster_mlops.serving.runtime.progress import Progress
 from dagster_mlops.serving.runtime.reading import Scan
 from dagster_mlops.serving.runtime.rotation import rotate
@@ -177,6 +177,16 @@ def test_what_was_logged_is_read_before_and_after_rotation(tmp_path_factory, row
     assert len(list(folder.glob("*.parquet"))) == 1
     assert list(map(exactly, stored(folder))) == list(map(exactly, union)) and len(union) == 2 * len(rows) + len(more)
     assert (union[-1]["trace_id"], union[-1]["seconds"]) == ("t", 0.5)
+
+
+def test_rows_with_more_features_than_columns_are_read_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_tables, "MOST_FEATURES", 2)
+    logged(tmp_path, [({"a": 1, "b": 2.5, "output": "x"}, 0), ({"a": 1, "b": None}, [1])])
+    before, frame = stored(tmp_path), PredictionLog.read(tmp_path)
+    rotate(tmp_path)
+    assert stored(tmp_path) == before and before[0]["inputs"] == {"a": 1, "b": 2.5, "output": "x"}
+    pd.testing.assert_frame_equal(PredictionLog.read(tmp_path), frame)
+    assert PredictionLog.read(tmp_path, columns=["b"])["b"][0] == 2.5
 
 
 OLD = {
@@ -355,6 +365,21 @@ def test_a_reader_sees_each_row_once_wherever_a_rotation_is_killed(tmp_path, mon
         seen += list(answer[0]["request_id"])
         cursor = answer[1]
     assert sorted(seen) == sorted(every)
+
+
+def test_a_full_disk_ends_a_rotation_without_a_loss_and_without_a_draft(tmp_path, monkeypatch):
+    logged(tmp_path, [({"n": n}, 0) for n in range(3)])
+    (tmp_path / "export.parquet").write_text("a user's own file")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, "sync", full)
+        with pytest.raises(OSError, match="No space"):
+            rotate(tmp_path)
+    assert not list(tmp_path.glob(".*.tmp")) and len(PredictionLog.read(tmp_path)) == 3
+    assert rotate(tmp_path) == 1 and len(PredictionLog.read(tmp_path)) == 3 and PredictionLog.find(tmp_path, "r0001")
 
 
 @pytest.mark.thorough

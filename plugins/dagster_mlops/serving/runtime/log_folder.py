@@ -5,12 +5,15 @@ and a row that is in two files for a while, because a rotation was killed, is re
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from dagster_mlops.serving.runtime.row_tables import metadata
+
+_NAME = re.compile(r"[^.].*\.jsonl|\d{4}-\d\d-\d\d-[0-9a-f]{16}\.parquet")  # not the exports of a user
 
 
 class Part(NamedTuple):
@@ -98,7 +101,6 @@ def rotated_file(path: Path) -> RotatedFile:
 def _names(log_dir: str | Path) -> list[str]:
     try:
         with os.scandir(log_dir) as entries:
-            files = [entry.name for entry in entries if entry.name.endswith((".jsonl", ".parquet")) and entry.is_file()]
-        return sorted(name for name in files if not name.startswith("."))
+            return sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name) and entry.is_file())
     except FileNotFoundError:
         return []

@@ -130,14 +130,16 @@ def _write(folder: Path, day: str, tables: "list[pa.Table]", parts: list[Part]) 
         options["bloom_filter_options"] = {"request_id": {"ndv": GROUP_ROWS, "fpp": 0.01}}
     name = f"{day}-{uuid.uuid4().hex[:16]}.parquet"
     draft = folder / f".{name}.tmp"
-    with (
-        open(open_private(draft, os.O_WRONLY), "wb") as file,
-        pq.ParquetWriter(file, table.schema, **options) as writer,
-    ):
-        for start in range(0, len(table), GROUP_ROWS):  # one group at a time: the whole is not in memory twice
-            writer.write_table(table.take(order.slice(start, GROUP_ROWS)))
-    sync(draft)
-    draft.rename(folder / name)
+    try:
+        descriptor = open_private(draft, os.O_WRONLY)
+        with open(descriptor, "wb") as file, pq.ParquetWriter(file, table.schema, **options) as writer:
+            for start in range(0, len(table), GROUP_ROWS):  # one group at a time: the whole is not in memory twice
+                writer.write_table(table.take(order.slice(start, GROUP_ROWS)))
+        sync(draft)
+        draft.rename(folder / name)
+    except OSError:
+        draft.unlink(missing_ok=True)  # the disk may be full, and the log needs what room there is
+        raise
     sync(folder)
 
 

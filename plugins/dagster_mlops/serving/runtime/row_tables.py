@@ -130,8 +130,11 @@ def metadata(table: Any) -> dict[str, Any]:
 
 
 def records(table: "pa.Table", forms: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """The whole records of the rows, as they were logged."""
+    """The whole records of the rows, as they were logged; of a table with some columns, those facts."""
     data = {name: values(table[name], forms.get(name)) for name in table.column_names}
+    for name in ("timestamp", "request_id", "trace_id", "seconds"):
+        data.setdefault(name, [None] * len(table))
+    data.setdefault("output", [ABSENT] * len(table))
     features = [name for name in data if name.startswith(INPUT)]
     for n in range(len(table)):
         record: dict[str, Any] = {}
