@@ -11,13 +11,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from dagster_mlops.core.processes import identity
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import PredictionLog, envoy, processes, repair, status, stop, supervision
+from dagster_mlops.serving import PredictionLog, envoy, processes, repair, rollback, status, stop, supervision
+from dagster_mlops.serving.commands import app
 from dagster_mlops.serving.envoy_config import Backend
 from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.overview import log_file
 from dagster_mlops.serving.state import load_all
 from tests.support.small_packages import Deployment
 
@@ -218,6 +221,38 @@ def test_a_first_deployment_that_fails_leaves_the_logs_that_the_error_names_and_
     assert folders == ["deployments", "logs"]
     [failed] = status(deployment.state_dir)
     assert failed["phase"] == "failed" and "could not convert" in failed["reason"]
+
+
+def test_a_rollback_serves_the_package_before_and_the_asset_does_not_undo_it(live):
+    for version in ("4", "5"):
+        live.roll_out(version)
+    back = rollback(live.state_dir)
+    assert (back.record.package, back.undone_package) == ("small:4", "small:5")
+    assert live.ask().json()["deployment"] == f"small/{back.id}"
+    [row] = status(live.state_dir)
+    assert row["healthy"] and row["rolled_back_package"] == "small:5"
+    kept, started = live.roll_out("5")
+    assert (kept.id, started) == (back.id, False)
+    assert live.ask().json()["predictions"] == [4.0]
+
+    again = rollback(live.state_dir)
+    assert (again.record.package, again.undone_package) == ("small:5", "small:4")
+    assert live.roll_out("6")[1], "another package is deployed"
+    stop(live.state_dir)
+    with pytest.raises(DeploymentError, match="has no deployment that is live"):
+        rollback(live.state_dir)
+
+
+def test_the_logs_are_shown_by_name_with_credentials_masked(live):
+    state = state_of(live)
+    with log_file(live.state_dir).open("a") as stream:
+        stream.write("password=hunter2-long-secret\n")
+    shown = CliRunner().invoke(app, ["logs", str(live.state_dir), "--lines", "2"])
+    assert "serving" in shown.output and "hunter2" not in shown.output
+    assert CliRunner().invoke(app, ["logs", str(live.state_dir), state.id, "--lines", "0"]).output == ""
+    assert "supervisord started" in CliRunner().invoke(app, ["logs", str(live.state_dir), "supervisor"]).output
+    refused = CliRunner().invoke(app, ["logs", str(live.state_dir), "nothing"])
+    assert refused.exit_code and "it has: " in refused.output
 
 
 @pytest.mark.thorough

@@ -126,9 +126,11 @@ def deployment_asset(
         live, started = rollout(plan, context.log)
         facts = {fact: getattr(live, fact) for fact in ("ready_seconds", "switch_seconds")}
         facts |= {"server_ports": list(live.ports), "started_server": started, "gates": evidence}
+        if live.undone_package == record.tag:
+            facts["rolled_back_package"] = record.tag
         return dg.MaterializeResult(
             # The same package answers the same, whichever process serves it.
-            data_version=dg.DataVersion(record.tag),
+            data_version=dg.DataVersion(live.record.package),
             metadata=live.record.to_metadata(
                 {
                     **link(f"{live.record.tool}/url", live.record.url),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.files import write_atomically
@@ -77,19 +78,45 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
 def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple[DeploymentState, bool]:
     target = plan.target
     target.open()
-    if current and current.fingerprint == plan.fingerprint and _is_back(plan, current, log):
+    if current and current.fingerprint == plan.fingerprint and _is_back(current, log):
         target.shift(current)
         if current.golden_hash != plan.golden_hash:
-            current = _verified(plan, current, plan.golden())
+            stricter = dataclasses.replace(current, tolerance=plan.tolerance)
+            current = _verified(stricter, target, plan.golden()).save(golden_hash=plan.golden_hash)
         target.await_public(current)
-        return current.save(phase="live"), False
+        return current.save(phase="live", ready_timeout=plan.ready_timeout, drain_seconds=plan.drain_seconds), False
+    if current and plan.package.tag == current.undone_package:
+        # Whoever rolled back did so for a reason: a schedule does not undo it.
+        log.warning(
+            f"{plan.package.tag} was rolled back and stays so; {current.id} serves {current.record.package}. Build "
+            f"another package, or run `dagster-mlops serving rollback {target.state_dir}` to return to it."
+        )
+        if not _is_back(current, log):
+            raise DeploymentError(f"{current.id}, to which {plan.package.tag} was rolled back, does not answer.")
+        return current, False
     start = time.monotonic()
-    new = _start(plan, log)
+    return bring_live(_start(plan, current, log), current, target, plan.golden, start, log), True
+
+
+def bring_live(
+    new: DeploymentState,
+    current: DeploymentState | None,
+    target: LocalTarget,
+    golden: Callable[[], Golden],
+    start: float,
+    log: Logger,
+) -> DeploymentState:
+    """Verify a deployment that was started, send the traffic to it, and stop the one before.
+
+    Args:
+        golden: Makes the golden set while the servers start.
+        start: Time of the start, on the monotonic clock.
+    """
     try:
-        golden = plan.golden()
-        new = _await_ready(plan, new, start, log).save(phase="verifying")
-        new = _verified(plan, new, golden)
-        log.info(f"{len(golden.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
+        rows = golden()
+        new = _await_ready(new, target, start, log).save(phase="verifying")
+        new = _verified(new, target, rows)
+        log.info(f"{len(rows.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
         supervision.accept(target.state_dir, new.role)
         new = _switch(target, new, current)
     except BaseException as error:
@@ -98,12 +125,12 @@ def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple
         raise
     new = new.save(phase="live", record=dataclasses.replace(new.record, traffic=1.0))
     if current:
-        _retire(plan, current, new, log)
+        _retire(current, new, target, log)
     target.forget({new.id, current.id if current else ""})
-    return new, True
+    return new
 
 
-def _is_back(plan: Plan, state: DeploymentState, log: Logger) -> bool:
+def _is_back(state: DeploymentState, log: Logger) -> bool:
     """True when each replica answers, also one whose supervisor has to start it again first."""
 
     def problem() -> str:
@@ -111,24 +138,23 @@ def _is_back(plan: Plan, state: DeploymentState, log: Logger) -> bool:
 
     if not problem():
         return True
-    if not supervision.exists(plan.target.state_dir, state.role):
+    if not supervision.exists(Path(state.record.state_dir), state.role):
         return False
     log.info(f"{state.id} does not answer on each of its ports; waiting for its supervisor to start it again.")
     try:
-        wait_while(problem, timeout=plan.ready_timeout, error=TimeoutError, pause=0.1)
+        wait_while(problem, timeout=state.ready_timeout, error=TimeoutError, pause=0.1)
     except TimeoutError as error:
-        log.warning(f"{state.id} is replaced: {error} after {plan.ready_timeout:g} s.")
+        log.warning(f"{state.id} is replaced: {error} after {state.ready_timeout:g} s.")
         return False
     return True
 
 
-def _start(plan: Plan, log: Logger) -> DeploymentState:
+def _start(plan: Plan, current: DeploymentState | None, log: Logger) -> DeploymentState:
     package, target = plan.package, plan.target
-    version = package.tag.partition(":")[2]
     record = Deployment(
         tool=package.tool,
         name=plan.name,
-        id=f"{version}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}",
+        id=new_id(package.tag),
         package=package.tag,
         model_name=package.model_name,
         model_version=package.model_version,
@@ -153,6 +179,10 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         readiness=server.readiness,
         route=plan.route or server.route,
         rows_field=server.rows_field,
+        former=current.id if current else "",
+        tolerance=plan.tolerance,
+        ready_timeout=plan.ready_timeout,
+        drain_seconds=plan.drain_seconds,
     ).save()
     environment = {
         "DAGSTER_MLOPS_DEPLOYMENT": f"{record.name}/{record.id}",
@@ -170,8 +200,14 @@ def _start(plan: Plan, log: Logger) -> DeploymentState:
         raise
 
 
-def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) -> DeploymentState:
-    log_file = plan.target.log_file(state)
+def new_id(package: str) -> str:
+    """The id of another deployment of a package, by its tag."""
+    version, second = package.partition(":")[2], time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    return f"{version}-{second}-{secrets.token_hex(2)}"
+
+
+def _await_ready(state: DeploymentState, target: LocalTarget, start: float, log: Logger) -> DeploymentState:
+    log_file = target.log_file(state)
     begin = reported = time.monotonic()
 
     def failure(reason: str) -> DeploymentError:
@@ -182,26 +218,30 @@ def _await_ready(plan: Plan, state: DeploymentState, start: float, log: Logger) 
     def problem() -> str:
         nonlocal reported
         reason = next(filter(None, (probe(url, state) for url in state.urls)), "")
-        if reason and supervision.has_ended(plan.target.state_dir, state.role):
+        if reason and supervision.has_ended(target.state_dir, state.role):
             raise failure("ended before it was ready")
         if reason and time.monotonic() - reported >= 5:
             reported = time.monotonic()
             log.info(f"{state.id} is not ready after {reported - begin:.0f} s.")
         return reason
 
-    late = f"was not ready within {plan.ready_timeout:g} s"
-    wait_while(problem, timeout=plan.ready_timeout, error=lambda _: failure(late), pause=0.1)
+    late = f"was not ready within {state.ready_timeout:g} s"
+    wait_while(problem, timeout=state.ready_timeout, error=lambda _: failure(late), pause=0.1)
     return state.save(ready_seconds=round(time.monotonic() - start, 3))
 
 
-def _verified(plan: Plan, state: DeploymentState, golden: Golden) -> DeploymentState:
-    timeout = plan.target.request_timeout
-    difference = max(golden.compare(url, state, tolerance=plan.tolerance, timeout=timeout) for url in state.urls)
+def _verified(state: DeploymentState, target: LocalTarget, golden: Golden) -> DeploymentState:
+    timeout = target.request_timeout
+    difference = max(golden.compare(url, state, tolerance=state.tolerance, timeout=timeout) for url in state.urls)
     sample = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
-    golden_file = plan.target.state_dir / "golden" / f"{state.id}.json"
-    write_atomically(golden_file, json.dumps(sample), private=True, durable=True)
+    write_atomically(golden_file(state), json.dumps(sample), private=True, durable=True)
     record = dataclasses.replace(state.record, golden_rows=len(golden.rows), golden_max_difference=difference)
-    return state.save(record=record, golden_hash=plan.golden_hash)
+    return state.save(record=record)
+
+
+def golden_file(state: DeploymentState) -> Path:
+    """Golden rows of a deployment, and what the registered model predicted for them when it went live."""
+    return Path(state.record.state_dir) / "golden" / f"{state.id}.json"
 
 
 def _switch(target: LocalTarget, new: DeploymentState, current: DeploymentState | None) -> DeploymentState:
@@ -215,11 +255,11 @@ def _switch(target: LocalTarget, new: DeploymentState, current: DeploymentState 
     return new.save(switch_seconds=round(time.monotonic() - start, 3))
 
 
-def _retire(plan: Plan, old: DeploymentState, new: DeploymentState, log: Logger) -> None:
+def _retire(old: DeploymentState, new: DeploymentState, target: LocalTarget, log: Logger) -> None:
     old.save(phase="draining")
     start = time.monotonic()
-    left = plan.target.drain(old, timeout=plan.drain_seconds)
+    left = target.drain(old, timeout=new.drain_seconds)
     log.info(f"{old.id} was drained for {time.monotonic() - start:.1f} s; {left} requests are cut off.")
-    plan.target.shift(new)
-    plan.target.stop(old)
+    target.shift(new)
+    target.stop(old)
     old.end("stopped")

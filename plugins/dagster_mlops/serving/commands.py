@@ -1,6 +1,7 @@
-"""`dagster-mlops serving`: show or stop the deployments of a state folder."""
+"""`dagster-mlops serving`: show, repair, roll back or stop the deployments of a state folder."""
 
 import json
+from collections import deque
 from pathlib import Path
 from typing import Annotated
 
@@ -63,3 +64,41 @@ def compact(log_dir: _LogDir) -> None:
         if not log_dir.is_dir():
             raise DeploymentError(f"{log_dir} is not a folder. Name that of a prediction log.")
         typer.echo(f"{rotate(log_dir)} segment(s) became Parquet")
+
+
+@app.command()
+def rollback(state_dir: _StateDir) -> None:
+    """Serve the package before the live one again, verified on its golden rows; again: return to the live one.
+
+    The deployment asset does not undo it: asked for the same package, it changes nothing and says so.
+    """
+    from dagster_mlops.serving.former import rollback as roll_back
+
+    with errors_shown():
+        live = roll_back(state_dir)
+    typer.echo(f"{live.id} serves {live.record.package}; {live.undone_package} was rolled back.")
+
+
+@app.command()
+def logs(
+    state_dir: _StateDir,
+    name: Annotated[str, typer.Argument(help="Id of a deployment, `envoy` or `supervisor`; the last deployment.")] = "",
+    lines: Annotated[int, typer.Option(help="Lines from the end.", min=0)] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
+) -> None:
+    """Print the end of a log, with credentials masked."""
+    from dagster_mlops.core.waits import wait_while
+    from dagster_mlops.provenance import mask_credentials
+    from dagster_mlops.serving.overview import log_file
+
+    with errors_shown():
+        file = log_file(state_dir, name)
+    with file.open(errors="replace") as stream:
+        last = deque(stream, maxlen=lines)
+        typer.echo(mask_credentials("".join(last)), nl=False)
+
+        def print_more() -> bool:
+            typer.echo(mask_credentials("".join(stream.readlines())), nl=False)
+            return follow
+
+        wait_while(print_more, timeout=float("inf"), error=RuntimeError, pause=0.5)

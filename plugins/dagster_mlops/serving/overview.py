@@ -4,6 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from dagster_mlops.core.inside import inside
+from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy, processes, supervision
 from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
 from dagster_mlops.serving.target import LocalTarget, probe
@@ -17,8 +19,8 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
     It only reads, and answers within seconds.
 
     Each has ``name, id, package, model_name, model_version, url, phase, started, pids, live`` (traffic goes to it),
-    ``healthy`` (and it answers through the public port), ``supervised`` (what ends is started again) and, in words,
-    ``reason``.
+    ``healthy`` (and it answers through the public port), ``supervised`` (what ends is started again),
+    ``rolled_back_package`` (taken out of service by a rollback to this deployment) and, in words, ``reason``.
 
         any(d["healthy"] for d in status("state/serving"))
     """
@@ -33,7 +35,7 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
         live = state.id == routed and state.phase in ("switching", "live")
         problem = _problem(state, running) if live else state.error or "takes no traffic"
         row: dict[str, Any] = {name: getattr(state.record, name) for name in _OF_RECORD}
-        row |= {"phase": state.phase, "started": state.record.started}
+        row |= {"phase": state.phase, "started": state.record.started, "rolled_back_package": state.undone_package}
         groups = [state.role, *(role for role in running if role.startswith(envoy.ROLE))]
         row["pids"] = sorted(process.pid for process in running.get(state.role, ()))
         row["supervised"] = all(supervision.is_supervised(folder, role) for role in groups)
@@ -60,6 +62,21 @@ def stop(state_dir: str | Path) -> int:
                 state.end("stopped")
         LocalTarget(folder, 0).close()
     return count
+
+
+def log_file(state_dir: str | Path, name: str = "") -> Path:
+    """The log of a deployment, by its id, or of ``envoy`` or ``supervisor``; of the last deployment by default.
+
+    Raises:
+        DeploymentError: There is no such log.
+    """
+    folder = Path(state_dir).expanduser().resolve()
+    last = [state.id for state in load_all(folder)][-1:]
+    file = inside(folder / "logs", f"{name or ''.join(last)}.log", error=DeploymentError)
+    if not file.is_file():
+        names = ", ".join(sorted(path.stem for path in file.parent.glob("*.log"))) or "none"
+        raise DeploymentError(f"{folder} has no log of {name or 'a deployment'!r}; it has: {names}.")
+    return file
 
 
 def _problem(state: DeploymentState, roles: Collection[str]) -> str:

@@ -58,6 +58,10 @@ def repair(state_dir: str | Path) -> list[str]:
     with if_free(folder / "lock") as free:
         if not free:
             return actions
+        for state in load_all(folder):
+            # The sensor that calls this has a minute.
+            if state.phase == "draining" and (left := target.drain(state, timeout=20)):
+                return [f"{state.id} has yet to answer {left} requests; nothing else is repaired until then."]
         current = take_stock(target, actions.append)
         if current is None:
             return actions

@@ -33,6 +33,11 @@ class DeploymentState:
     route: str
     readiness: str = "/readyz"
     rows_field: str = "rows"
+    former: str = ""  # the deployment that was live before
+    undone_package: str = ""  # that a rollback to this deployment took out of service
+    tolerance: float = 1e-9
+    ready_timeout: float = 120
+    drain_seconds: float = 30
     ready_seconds: float = 0
     switch_seconds: float = 0
     error: str = ""

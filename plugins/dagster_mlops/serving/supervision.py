@@ -77,6 +77,12 @@ def start(
     ensure(state_dir, role)
 
 
+def programs(state_dir: Path, role: str) -> dict[str, Program]:
+    """The programs of a group, as they were started."""
+    specs = {file.stem: json.loads(file.read_text()) for file in sorted(_folder(state_dir, role).glob("*.json"))}
+    return {name: Program(spec["command"], spec["environment"], Path(spec["log"])) for name, spec in specs.items()}
+
+
 def ensure(state_dir: Path, role: str) -> bool:
     """Start the supervisor of a group where it does not run; True if it had to be started."""
     if is_supervised(state_dir, role):
