@@ -22,6 +22,7 @@ from tests.benchmarks import (
     promotion,
     records,
     reproduction,
+    serving_faults,
     slices,
     sweeps,
     tracking,
@@ -47,6 +48,7 @@ BENCHMARKS = {
     "history": history.run,
     "reproduction": reproduction.run,
     "records": records.run,
+    "serving_faults": serving_faults.run,
 }
 
 

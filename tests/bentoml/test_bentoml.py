@@ -14,6 +14,7 @@ import dagster as dg
 import httpx
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 
@@ -423,18 +424,15 @@ def test_a_rerun_leaves_a_healthy_deployment_alone(live):
 
 
 def test_servers_listen_on_loopback_only(live):
-    import psutil
-
     processes = [p for found in marked(live.state_dir).values() for p in found]
     listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
     assert listening == {"127.0.0.1"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_neither_the_server_nor_its_workers_nor_envoy_get_the_workers_secrets(live):
+def test_neither_the_server_nor_its_supervisor_nor_envoy_get_the_workers_secrets(live):
     by_role = environments(live.state_dir)
     assert {role.partition(":")[0] for role in by_role} == {"server", "envoy"}
-    assert max(map(len, by_role.values())) >= 3, "BentoML's workers are not among them"
     leaks = {
         name for group in by_role.values() for found in group for name in SECRETS if SECRETS[name].encode() in found
     }
@@ -632,6 +630,61 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
     [after] = status(live.state_dir)
     assert after["healthy"] and after["id"] == record.id
     assert tick(live, first.cursor).run_requests == []
+
+
+@pytest.mark.thorough
+def test_a_killed_server_of_one_of_two_replicas_costs_its_own_requests_at_most(live):
+    live.materialize("deployment", replicas=2)
+    record = live.record("deployment", Deployment)
+    replicas = [process for process in map(psutil.Process, status(live.state_dir)[0]["pids"]) if _serves(process)]
+    assert len(replicas) == 2, "each is one process, whose port is closed when it ends"
+    with Traffic(live) as traffic:
+        wait_for(lambda: len(traffic.codes) > 5)
+        replicas[0].kill()
+        wait_for(lambda: all(answers(url) for url in load(state_file(live.state_dir, record.id)).urls))
+        count = len(traffic.codes)
+        wait_for(lambda: len(traffic.codes) > count + 20)
+    assert sum(code != 200 for code in traffic.codes) <= 1, "one request is in flight at a time"
+    assert status(live.state_dir)[0]["id"] == record.id
+
+
+def _serves(process: psutil.Process) -> bool:
+    return "dagster_mlops.bentoml.upstream" in process.cmdline()
+
+
+@pytest.mark.thorough
+def test_threads_and_the_timeout_reach_the_service(live):
+    """A service of the user's own that says what it was configured with."""
+    (live.root / "own_service.py").write_text(
+        "import json, bentoml\n"
+        "from pathlib import Path\n"
+        "from dagster_mlops_serving import features_of, outputs_of\n"
+        "facts = json.loads(Path(__file__).with_name('dagster_mlops.json').read_text())\n"
+        "@bentoml.service(name='own', traffic={'timeout': 3, 'max_concurrency': 9})\n"
+        "class Own:\n"
+        "    def __init__(self):\n"
+        "        self.model = bentoml.mlflow.load_model(facts['model'])\n"
+        "    @bentoml.api\n"
+        "    def predict(self, rows: list[dict]) -> dict:\n"
+        "        outputs = outputs_of(self.model, features_of(self.model, rows))\n"
+        "        return {'predictions': outputs, 'config': Own.config}\n"
+    )
+    try:
+        live.materialize(threads=3, request_timeout=17)
+        config = live.ask(frame(1)).json()["config"]
+    finally:
+        (live.root / "own_service.py").unlink()
+    assert config["threads"] == 3 and config["traffic"] == {"timeout": 17, "max_concurrency": 9}
+    with pytest.raises(DeploymentError, match=r"BentomlResource does not take workers=.* use replicas="):
+        live.materialize("deployment", workers=2)
+    live.materialize()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.thorough

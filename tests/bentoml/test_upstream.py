@@ -15,3 +15,13 @@ def test_the_public_functions_know_one_store_only():
         for functions, ours in ((bentoml.bentos, upstream.bento_store), (bentoml.models, upstream.model_store)):
             public = {p for p in inspect.signature(getattr(functions, name)).parameters if not p.startswith("_")}
             assert not public & {"store", "home", "path", "bento_store", "model_store"}, f"use it in place of {ours}"
+
+
+def test_the_public_server_has_no_mode_without_a_worker_and_no_option_for_threads():
+    from _bentoml_impl.worker import service  # warns when it is imported
+    from bentoml_cli.serve import build_serve_command
+
+    options = {option.name for option in build_serve_command().commands["serve"].params}
+    assert "port" in options and not options & {"standalone", "single_process", "no_workers", "fd", "threads"}
+    assert {"bento_identifier", "fd", "worker_id"} <= {option.name for option in service.main.params}
+    assert "from _bentoml_impl.loader import load\n" in inspect.getsource(service), "it is the one that we wrap"

@@ -1,6 +1,7 @@
 """The bento and model stores of one BENTOML_HOME, and the MLflow registry that its models come from."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
     from dagster_mlops.serving.golden_set import Golden
-    from dagster_mlops.serving.packager import Server
+    from dagster_mlops.serving.packager import Server, ServerSettings
     from dagster_mlops.tools import StoredModel
 else:
     mlflow = LazyModule("mlflow", extra="bentoml")
@@ -93,10 +94,29 @@ class BentomlResource(LoadsModels):
 
     def server(self, package: Package, port: int) -> "Server":
         """BentoML's own server of a bento; see :class:`dagster_mlops.serving.Packages`."""
-        from dagster_mlops.serving.packager import Server  # for steps, not for code locations
+        from dagster_mlops.serving.packager import ServerSettings  # for steps, not for code locations
 
-        serve = [sys.executable, "-m", "bentoml", "serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
-        return Server(command=serve, environment=self._server_environment(package.home))
+        return self.tuned_server(package, port, ServerSettings())
+
+    def tuned_server(self, package: Package, port: int, settings: "ServerSettings") -> "Server":
+        """The same with settings, which take the place of those of the bento's service.
+
+        BentoML has none for workers: a bento of one service is one process, and ``replicas=`` are more of them.
+        """
+        from dagster_mlops.serving.packager import Server, refuse  # for steps, not for code locations
+
+        refuse(self, workers=settings.workers)
+        bento = Path(package.home) / "bentos" / package.tag.replace(":", "/")
+        if upstream.is_one_process(bento):
+            traffic = {"timeout": settings.timeout} if settings.timeout else {}
+            threads = {"threads": settings.threads} if settings.threads else {}
+            config = json.dumps({**threads, "traffic": traffic})
+            command = [sys.executable, "-P", "-m", upstream.__name__, package.tag, str(port), config]
+        else:
+            refuse(self, threads=settings.threads)
+            serve = ["serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
+            command = [sys.executable, "-m", "bentoml", *serve]
+        return Server(command=command, environment=self._server_environment(package.home))
 
     def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
         """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.

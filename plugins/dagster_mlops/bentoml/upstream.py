@@ -1,10 +1,19 @@
 """All use of BentoML's private names (1.4), each with the public one that is missing.
 
-`tests/bentoml/test_upstream.py` fails when BentoML has it, so that the function here can go.
+`tests/bentoml/test_upstream.py` fails when BentoML has it, so that the function here can go. ``python -m`` of this file
+serves a bento in one process.
 """
 
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from dagster_mlops.core.extras import extra
 
@@ -24,3 +33,53 @@ def bento_store(folder: Path) -> "BentoStore":
 def model_store(folder: Path) -> "ModelStore":
     """BentoML's model store in `folder`: https://github.com/bentoml/BentoML/blob/v1.4.39/src/bentoml/models.py"""
     return extra("bentoml._internal.models").ModelStore(folder)
+
+
+def services(bento: Path) -> list[dict[str, Any]]:
+    """The services of a stored bento, as BentoML describes them; none where it is not stored."""
+    file = bento / "bento.yaml"
+    return (yaml.safe_load(file.read_text()).get("services") or []) if file.exists() else []
+
+
+def is_one_process(bento: Path) -> bool:
+    """True for a bento of one service with one worker, which :func:`serve` can serve."""
+    described = services(bento)
+    return len(described) == 1 and not (
+        described[0].get("dependencies")
+        or described[0].get("envs")
+        or "resources" in described[0].get("config", {})
+        or described[0].get("config", {}).get("workers") not in (None, 1)
+        or yaml.safe_load((bento / "bento.yaml").read_text()).get("envs")
+    )
+
+
+def serve(tag: str, port: int, config: Mapping[str, Any]) -> None:
+    """Serve a bento of one service on a loopback port, in this process.
+
+    `config` is BentoML's service configuration on top of that of the service, which no option or variable changes.
+
+    ``bentoml serve`` starts a worker, and keeps its port open when the worker ends: until the next one has loaded the
+    model, requests wait there instead of to go to another replica.
+    https://github.com/bentoml/BentoML/blob/v1.4.40/src/_bentoml_impl/server/serving.py
+    """
+    # BentoML's default is one folder for all processes of a user, which each start empties.
+    with tempfile.TemporaryDirectory(prefix="bentoml-metrics-") as metrics, socket.socket() as listener:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(2048)
+        loader: Any = extra("_bentoml_impl.loader", extra="bentoml")
+        load = loader.load
+
+        def load_with_config(*arguments: Any, **options: Any) -> Any:
+            service = load(*arguments, **options)
+            service.config.update({**config, "traffic": {**service.config.get("traffic", {}), **config["traffic"]}})
+            return service
+
+        loader.load = load_with_config
+        worker = extra("_bentoml_impl.worker.service", extra="bentoml")
+        worker.main([tag, "--fd", str(listener.detach()), "--worker-id", "1"])
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

@@ -14,8 +14,9 @@ from dagster_mlops.core.model_loading import load_stored
 from dagster_mlops.core.resources import LoadsModels
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
-from dagster_mlops.serving import Server
+from dagster_mlops.serving import Server, ServerSettings
 from dagster_mlops.serving.golden_set import Golden, score_golden
+from dagster_mlops.serving.packager import refuse
 from dagster_mlops.tools import StoredModel
 
 if TYPE_CHECKING:
@@ -74,11 +75,18 @@ class MlflowServingResource(LoadsModels):
 
     def server(self, package: Package, port: int) -> Server:
         """MLflow's scoring server over a package; see :class:`dagster_mlops.serving.Packages`."""
+        return self.tuned_server(package, port, ServerSettings())
+
+    def tuned_server(self, package: Package, port: int, settings: ServerSettings) -> Server:
+        """The same with settings; MLflow's server has none for threads."""
+        refuse(self, threads=settings.threads)
         folder = Path(package.home) / package.tag.replace(":", "/")
         app = ["scoring_app:app", "--app-dir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+        workers = ["--workers", str(settings.workers)] if settings.workers else []
+        timeout = {"MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": f"{settings.timeout:.0f}"} if settings.timeout else {}
         return Server(
-            command=[sys.executable, "-m", "uvicorn", *app, "--no-access-log"],
-            environment=matching_variables(*_SERVER, *self.server_environment),
+            command=[sys.executable, "-m", "uvicorn", *app, *workers, "--no-access-log"],
+            environment={**timeout, **matching_variables(*_SERVER, *self.server_environment)},
             readiness="/ping",
             route="/invocations",
             rows_field="dataframe_records",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from dagster_mlops.serving.overview import stop as stop
     from dagster_mlops.serving.packager import Packages as Packages
     from dagster_mlops.serving.packager import Server as Server
+    from dagster_mlops.serving.packager import ServerSettings as ServerSettings
+    from dagster_mlops.serving.packager import TunesServers as TunesServers
     from dagster_mlops.serving.reconcile import repair as repair
     from dagster_mlops.serving.rollout_verdict.observations import Answer as Answer
     from dagster_mlops.serving.rollout_verdict.observations import AnswerLog as AnswerLog

@@ -41,6 +41,8 @@ def deployment_asset(
     environment: Mapping[str, str] | None = None,
     promoted_to: str = "",
     replicas: int = 2,
+    workers: int | None = None,
+    threads: int | None = None,
     ready_timeout: float = 120,
     drain_seconds: float | None = None,
     request_timeout: float = 30,
@@ -70,6 +72,12 @@ def deployment_asset(
         log_rules: Features that the log leaves out or hashes, the share of rows that it has, and the answer when the
             disk refuses one.
         environment: More environment variables for the server.
+        replicas: Server processes behind Envoy, each with the whole model; with 2, one answers when the other ends.
+        workers, threads: Processes of a replica, and threads of each, where the packaging tool knows them; those of the
+            package unless given.
+        drain_seconds: The most seconds that the deployment before gets at a switch to answer the requests that it has;
+            it stops as soon as it has. `request_timeout` unless given.
+        request_timeout: Seconds after which Envoy, and the server where it can, ends a request.
         promoted_to: An alias such as ``champion``: serve only the version whose promotion to it is on record in the
             model's history, with these files, and signed by a key in ``DAGSTER_MLOPS_PUBLIC_KEYS``.
         asset_options: Anything else that :func:`dagster.asset` takes.
@@ -82,7 +90,7 @@ def deployment_asset(
         # For steps, not for code locations.
         from dagster_mlops.promotion.statement import require_statement
         from dagster_mlops.serving.blue_green import Plan, rollout
-        from dagster_mlops.serving.packager import Packages
+        from dagster_mlops.serving.packager import Packages, ServerSettings, server_of
         from dagster_mlops.serving.target import LocalTarget
 
         graph = asset_graph(context)
@@ -106,10 +114,11 @@ def deployment_asset(
                 "unchanged. Correct private=."
             )
         folder = Path(state_dir).expanduser().resolve()
+        settings = ServerSettings(workers=workers, threads=threads, timeout=request_timeout)
         plan = Plan(
             name=name,
             package=record,
-            server=lambda server_port: packager.server(record, server_port),
+            server=lambda server_port: server_of(packager, record, server_port, settings),
             target=LocalTarget(folder, port, request_timeout),
             environment={**(log_rules.to_environment() if log_rules else {}), **(environment or {})},
             prediction_log=str(Path(prediction_log or folder / "predictions").expanduser().resolve()),

@@ -48,8 +48,9 @@ class Plan:
         """A hash of everything that asks for a server of its own when it changes."""
         package = self.package
         facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
-        environment = {**self.server(0).environment, **self.environment}  # whatever its port
-        text = json.dumps([*facts, self.log_sync_seconds, self.replicas, sorted(environment.items())])
+        server = self.server(0)  # whatever its port
+        environment = sorted({**server.environment, **self.environment}.items())
+        text = json.dumps([*facts, self.log_sync_seconds, self.replicas, list(server.command), environment])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

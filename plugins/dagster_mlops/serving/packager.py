@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
@@ -28,6 +29,15 @@ class Server:
     rows_field: str = "rows"
 
 
+@lazy_dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Settings of a server; None leaves one to the package."""
+
+    workers: int | None = None  # processes that share the port
+    threads: int | None = None  # of each worker, for its predictions
+    timeout: float | None = None  # seconds for a request
+
+
 @runtime_checkable
 class Packages(Protocol):
     """A resource of a packaging tool, as :func:`deployment_asset` calls it: BentoML, MLflow's scoring server, …"""
@@ -47,3 +57,41 @@ class Packages(Protocol):
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that an alias of the registered model is on now; None without that alias."""
         ...
+
+
+@runtime_checkable
+class TunesServers(Protocol):
+    """A resource of a packaging tool that also takes settings of its servers."""
+
+    def tuned_server(self, package: Package, port: int, settings: ServerSettings) -> Server:
+        """The server of a package, as :meth:`Packages.server`, with these settings.
+
+        Raises:
+            DeploymentError: the tool has no such setting.
+        """
+        ...
+
+
+def server_of(packager: Packages, package: Package, port: int, settings: ServerSettings) -> Server:
+    """The server of a package, with settings where its tool takes them.
+
+    Raises:
+        DeploymentError: the tool does not take the settings. A timeout is left to Envoy then.
+    """
+    if isinstance(packager, TunesServers):
+        return packager.tuned_server(package, port, settings)
+    refuse(packager, workers=settings.workers, threads=settings.threads)
+    return packager.server(package, port)
+
+
+def refuse(packager: object, **settings: object) -> None:
+    """Refuse settings that a packaging tool does not have, unless they are None.
+
+    Raises:
+        DeploymentError: one is set.
+    """
+    if names := [f"{name}=" for name, value in settings.items() if value is not None]:
+        raise DeploymentError(
+            f"{type(packager).__name__} does not take {' or '.join(names)} for the servers of this package. Set it in "
+            "the package, or use replicas= for more processes."
+        )
