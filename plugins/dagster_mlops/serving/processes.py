@@ -1,11 +1,13 @@
 """Server processes that outlive the Dagster worker which started them, and can be found again without a record."""
 
+import errno
 import os
 import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import TYPE_CHECKING
 
 from dagster_mlops.core.child import start
@@ -23,6 +25,9 @@ else:
 # and writing that down leaves nothing that cannot be found.
 STATE_DIR = "DAGSTER_MLOPS_STATE_DIR"
 ROLE = "DAGSTER_MLOPS_ROLE"
+# Below those that systems give to outgoing connections, one of which would have a port before its server starts:
+# https://docs.kernel.org/networking/ip-sysctl.html (ip_local_port_range)
+_PORTS = range(20_000, 32_768)
 PROGRAM = "DAGSTER_MLOPS_PROGRAM"  # which of the role's programs it is
 
 
@@ -91,11 +96,14 @@ def free_port() -> int:
 
 def free_ports(count: int) -> list[int]:
     """Different loopback ports that no process listens on."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    ports: list[int] = []
+    for port in SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise OSError(errno.EADDRINUSE, f"there are no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
 def http_client(url: str, *, timeout: float) -> "httpx.Client":
