@@ -13,6 +13,7 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # with a deployment's secret, it reaches that one, live or not
 PROBE_HEADER = "x-probe"  # with the secret of the live deployment, it marks a golden row
+_MOST_CONNECTIONS = 4096
 ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socket has at most 107 characters
 
 
@@ -42,6 +43,11 @@ def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
         request_id_extension={"typed_config": request_id},
+        # A client that opens connections and sends little, or slowly, is not to keep others out.
+        request_headers_timeout="10s",
+        request_timeout="60s",
+        common_http_protocol_options={"idle_timeout": "60s", "max_headers_count": 100},
+        max_request_headers_kb=32,
         http_filters=[{"name": "envoy.filters.http.router", "typed_config": router}],
     )
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
@@ -57,6 +63,17 @@ def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": ADMIN, "mode": 0o600}}},
         "static_resources": {"listeners": [listener]},
         "dynamic_resources": {"cds_config": _watched(state_dir, "cds.json")},
+        "overload_manager": {
+            "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.global_downstream_max_connections",
+                    "typed_config": _typed(
+                        "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+                        max_active_downstream_connections=_MOST_CONNECTIONS,
+                    ),
+                }
+            ]
+        },
     }
 
 
