@@ -3,6 +3,7 @@
 import json
 import threading
 import traceback
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,11 +25,15 @@ STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="
 
 
 class Server(BaseHTTPRequestHandler):
-    status = 200
+    status, alone = 200, 0.5
 
     def do_POST(self) -> None:
         rows = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["rows"]
-        body: Any = {"predictions": [0.5] * len(rows)} if self.status == 200 else {"detail": rows[0]}
+        body: Any = (
+            {"predictions": [0.5] * len(rows) if len(rows) > 1 else [self.alone]}
+            if self.status == 200
+            else {"detail": rows[0]}
+        )
         self.send_response(self.status)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
@@ -36,12 +41,12 @@ class Server(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-def message(status: int) -> str:
-    handler = type("Handler", (Server,), {"status": status})
+def message(status: int, expected: Sequence[float] = (0.0, *[0.123456] * 6), alone: float = 0.5) -> str:
+    handler = type("Handler", (Server,), {"status": status, "alone": alone})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            golden = Golden(rows=ROWS, expected=[0.0, *[0.123456] * 6])
+            golden = Golden(rows=ROWS, expected=list(expected))
             with pytest.raises(DeploymentError) as refusal:
                 golden.compare(f"http://127.0.0.1:{server.server_port}", STATE, tolerance=0.01, timeout=10)
         finally:
@@ -53,6 +58,10 @@ def test_the_worst_rows_are_named_by_number_feature_and_difference():
     text = message(200)
     assert "row 0: difference 0.5" in text and text.count("  row ") == 5 and "Features: name, age." in text
     assert "Smith" not in text and "0.123456" not in text and "DAGSTER_MLOPS_SHOW_ROWS=1" in text
+
+
+def test_a_prediction_that_depends_on_the_rows_beside_it_is_a_difference():
+    assert "7 of 7 golden predictions differ" in message(200, [0.5] * 7, alone=0.75)
 
 
 def test_a_refusal_does_not_quote_the_row_that_the_server_repeats():
