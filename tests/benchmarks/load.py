@@ -57,7 +57,9 @@ async def load(url: str, body: bytes, *, clients: int, seconds: float) -> dict[s
     done = [loop.create_future() for _ in range(clients)]
     made = [
         await loop.create_connection(
-            lambda future=future: _Client(request, start + seconds, future, latencies), place.hostname, place.port
+            lambda future=future: _Client(request, start + seconds, future, latencies),
+            str(place.hostname),
+            int(place.port or 80),
         )
         for future in done
     ]

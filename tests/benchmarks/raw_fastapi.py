@@ -1,15 +1,16 @@
 """A model behind FastAPI, as its documentation would have it: typed rows, the model itself, no log."""
 
 import os
+from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 from fastapi import FastAPI
+from mlflow.sklearn import load_model
 from pydantic import BaseModel, create_model
 
-model = mlflow.sklearn.load_model(os.environ["RAW_MODEL"])
-NAMES = list(model.feature_names_in_)
+model: Any = load_model(os.environ["RAW_MODEL"])
+NAMES: Any = list(model.feature_names_in_)
 NUMERIC = "carrier" not in NAMES
 TYPES = {name: str if name == "carrier" else float for name in NAMES}
 Row = create_model("Row", **{name: (kind, ...) for name, kind in TYPES.items()})  # pyright: ignore[reportCallIssue, reportArgumentType]

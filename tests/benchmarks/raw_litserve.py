@@ -5,15 +5,15 @@ import sys
 from typing import Any
 
 import litserve  # pyright: ignore[reportMissingImports]
-import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.sklearn import load_model
 
 
 class Delay(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.model = mlflow.sklearn.load_model(os.environ["RAW_MODEL"])
-        self.names = list(self.model.feature_names_in_)
+        self.model: Any = load_model(os.environ["RAW_MODEL"])
+        self.names: Any = list(self.model.feature_names_in_)
 
     def decode_request(self, request: dict[str, Any]) -> Any:
         if "carrier" in self.names:

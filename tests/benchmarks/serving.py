@@ -29,7 +29,7 @@ from dagster_mlops.serving.processes import free_port, marked
 from tests.benchmarks.measure import QUIET, ROOT, console, show
 
 SECONDS, CLIENTS, BATCHES = 4.0, (1, 16, 64), (1, 10, 100, 1000)
-NAMES = [f"x{number}" for number in range(15)]
+NAMES: Any = [f"x{number}" for number in range(15)]
 ENVIRONMENT = {**os.environ, **QUIET, "OMP_NUM_THREADS": "1"}
 Cpu = Callable[[], float]
 
@@ -104,7 +104,9 @@ def _body(place: Path, rows: pd.DataFrame, count: int) -> Path:
 def _model(place: Path) -> pd.DataFrame:
     """A model of 15 numbers, or of these and a text in a pipeline, in a registry; returns rows for it."""
     import mlflow
+    from mlflow.artifacts import download_artifacts
     from mlflow.models import infer_signature
+    from mlflow.sklearn import log_model
     from sklearn.compose import make_column_transformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import make_pipeline
@@ -124,7 +126,7 @@ def _model(place: Path) -> pd.DataFrame:
     mlflow.create_experiment("delay", artifact_location=f"file://{place}/artifacts")
     mlflow.set_experiment("delay")
     with mlflow.start_run():
-        info = mlflow.sklearn.log_model(
+        info = log_model(
             model,
             name="model",
             signature=infer_signature(rows, model.predict_proba(rows)),
@@ -134,7 +136,7 @@ def _model(place: Path) -> pd.DataFrame:
             pip_requirements=["scikit-learn"],
             registered_model_name="delay",
         )
-    (place / "model_folder").write_text(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=str(place)))
+    (place / "model_folder").write_text(download_artifacts(info.model_uri, dst_path=str(place)))
     rows.head(500).to_parquet(place / "golden.parquet")
     return rows
 

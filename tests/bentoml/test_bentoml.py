@@ -395,13 +395,13 @@ def test_golden_rows_are_not_logged_as_traffic(live):
 @pytest.mark.parametrize(
     ("body", "code", "reason"),
     [
-        ({"rows": []}, 400, "'rows' is empty"),
-        ({"rows": [{"hour": 1.0}]}, 400, "missing feature(s) wind, carrier (first in row 0)"),
-        ({"rows": [{"hour": "noon", "wind": 1.0, "carrier": "AA"}]}, 400, "'hour' is not of type double"),
-        ({"rows": [{"hour": None, "wind": 1.0, "carrier": "AA"}]}, 422, "Input X contains NaN"),
+        ({"rows": []}, 400, "length >= 1 - at `$.rows`"),
+        ({"rows": [{"hour": 1.0}]}, 400, "missing required field `wind` - at `$.rows[0]`"),
+        ({"rows": [{"hour": "noon", "wind": 1.0, "carrier": "AA"}]}, 400, "got `str` - at `$.rows[0].hour`"),
+        ({"rows": [{"hour": None, "wind": 1.0, "carrier": "AA"}]}, 422, "the model refuses these rows"),
         ({"rows": [{"hour": 1.0, "wind": 1.0, "carrier": "AA"}], "ids": ["a", "b"]}, 400, "2 ids for 1 rows"),
-        ({"rows": [{"hour": 1.0, "wind": 1.0, "carrier": "AA"}], "ids": ["a b"]}, 400, "'a b' is not 1 to 200"),
-        ({"row": []}, 400, "validation error"),
+        ({"rows": [{"hour": 1.0, "wind": 1.0, "carrier": "AA"}], "ids": ["a b"]}, 400, "at `$.ids[0]`"),
+        ({"row": []}, 400, "unknown field `row`"),
     ],
 )
 def test_a_bad_request_is_told_what_is_wrong_and_not_logged(live, body, code, reason):

@@ -105,6 +105,7 @@ _DOOR = "core.model_loading"
 _LOADS_A_MODEL = {
     _DOOR: "it judges first",
     "mlflow.models.flavors": "the process that stored the model verifies it",
+    "serving.model_check": "the process that builds a bento has judged it before",
     "bentoml.service": "a copied file: the hash is that of the model that was judged when the bento was built",
     "mlflow_serving.scoring_app": "a copied file: the hash is that of the model that was judged for the package",
     "mlflow.training._answers_script": "a process of its own: the files were compared with their record before",

@@ -12,17 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import exclusive, sync_tree, write_atomically
 from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import ModelVersionError
-from dagster_mlops.serving.runtime.scoring import TAKES_AN_ARRAY
+from dagster_mlops.serving.model_check import refusal_of_model
 
-# The prediction log writes by the first, and rotates by the second. MLflow brings that, in a version of its own.
-LOG_PACKAGES = ("orjson", "pyarrow")
+# The copied modules check requests by the first; the log writes by the second, and rotates by the third. MLflow brings
+# that, in a version of its own.
+SERVING_PACKAGES = ("msgspec>=0.20", "orjson", "pyarrow")
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
 
@@ -48,16 +47,14 @@ def answer(spec: dict[str, Any]) -> None:
         if sha256 != stored:
             sync_tree(model)
             write_atomically(marker, sha256, durable=True)
-        described = yaml.safe_load((files / "MLmodel").read_text())
-        if spec["needs_signature"] and not described.get("signature"):
-            sys.exit(f"{spec['model_uri']} has no signature. Log it with signature=infer_signature(X, predictions).")
-        if spec["needs_signature"] and '"tensor"' in str(described["signature"].get("inputs")):
-            sys.exit(f"{spec['model_uri']}: {TAKES_AN_ARRAY}")
         # What the model was logged with, so that a container image can load it.
         logged = files / "requirements.txt"
         requirements = logged.read_text().split("\n") if logged.exists() else []
         bento, facts_file = home / "bentos" / spec["tag"].replace(":", "/"), spec["facts_file"]
         if not (bento / "src" / facts_file).exists():
+            os.environ.update(environment)  # with which it was judged that loading the model runs no code
+            if spec["generic_service"] and (problem := refusal_of_model(files)):
+                sys.exit(f"{spec['model_uri']}: {problem}")
             shutil.rmtree(bento, ignore_errors=True)
             bentoml.bentos.build(
                 spec["service"],
@@ -69,7 +66,9 @@ def answer(spec: dict[str, Any]) -> None:
                 exclude=[facts_file],
                 models=[spec["model"]],
                 python={
-                    "packages": sorted({*LOG_PACKAGES, *spec["packages"], *filter(None, map(str.strip, requirements))}),
+                    "packages": sorted(
+                        {*SERVING_PACKAGES, *spec["packages"], *filter(None, map(str.strip, requirements))}
+                    ),
                     # Locking would resolve the requirements over the network.
                     "lock_packages": False,
                 },

@@ -107,7 +107,7 @@ def bento_asset(
                 "packages": list(packages),
                 "allow_pickle": resource.allow_pickle,
                 "trust": resource.trust,
-                "needs_signature": service is None,
+                "generic_service": service is None,
                 "labels": {
                     **model,
                     "run_id": promoted_version.run_id,

@@ -120,7 +120,12 @@ def deployment_asset(
             package=record,
             server=lambda server_port: server_of(packager, record, server_port, settings),
             target=LocalTarget(folder, port, request_timeout),
-            environment={**(log_rules.to_environment() if log_rules else {}), **(environment or {})},
+            environment={
+                # The server gives up before Envoy does, so that what was not answered is not logged.
+                "DAGSTER_MLOPS_LIMITS": json.dumps({"timeout": 0.9 * request_timeout}),
+                **(log_rules.to_environment() if log_rules else {}),
+                **(environment or {}),
+            },
             prediction_log=str(Path(prediction_log or folder / "predictions").expanduser().resolve()),
             log_sync_seconds=log_sync_seconds,
             golden_hash=_frame_hash(golden, golden_rows, tolerance),

@@ -10,9 +10,6 @@ from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving.processes import http_client
-from dagster_mlops.serving.runtime.outputs import records_of
-from dagster_mlops.serving.runtime.schema import signature_inputs
-from dagster_mlops.serving.runtime.scoring import outputs_of
 from dagster_mlops.serving.state import DeploymentState
 
 if TYPE_CHECKING:
@@ -85,24 +82,27 @@ def score_golden(
     frame: "pd.DataFrame",
     rows: int,
     *,
-    outputs: Callable[["PyFuncModel", "pd.DataFrame"], list[Any]] = outputs_of,
+    outputs: Callable[["PyFuncModel", "pd.DataFrame"], list[Any]] | None = None,
 ) -> Golden:
     """Score up to `rows` rows of `frame`, evenly spread, with the registered model; other columns are left out.
 
     Args:
         name: The model's name in errors.
-        outputs: The model's predictions in the form in which the server returns them.
+        outputs: Predictions in the form in which the server returns them; that of the generic service unless
+            given.
 
     Raises:
         DeploymentError: the model cannot score the rows, or the frame is empty or lacks a feature.
     """
+    from dagster_mlops.serving.runtime import outputs_of, records_of, signature_inputs  # for steps
+
     if not hasattr(frame, "columns") or not len(frame):
         raise DeploymentError(
             f"the golden set is {type(frame).__name__} with {len(frame) if hasattr(frame, '__len__') else 'no'} rows; "
             "it must be a dataframe with at least one. A partitioned asset needs an unpartitioned golden set beside it."
         )
     with raised_as(DeploymentError, f"{name} cannot score a golden set", ValueError):
-        names = signature_inputs(model).input_names()
+        names = [str(name) for name in signature_inputs(model).input_names()]
     missing = [column for column in names if column not in frame.columns]
     if missing:
         raise DeploymentError(
@@ -111,7 +111,7 @@ def score_golden(
     step = max(1, len(frame) // rows)
     sample = frame[names].iloc[::step].head(rows).reset_index(drop=True)
     try:
-        expected = outputs(model, sample)
+        expected = (outputs or outputs_of)(model, sample)
     except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
         types = {column: str(dtype) for column, dtype in sample.dtypes.items()}
         raise DeploymentError(

@@ -5,6 +5,7 @@ import os
 import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,17 @@ SEGMENT_BYTES = 2**26
 
 class RowTooLarge(ValueError):
     """A client sent a row that is larger than :data:`MOST_BYTES`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of one request; see :meth:`PredictionLog.write`."""
+
+    inputs: Sequence[Mapping[str, Any]]
+    outputs: Sequence[Any]
+    request_ids: Sequence[str]
+    trace_id: str = ""
+    seconds: float | None = None
 
 
 class PredictionLog:
@@ -131,18 +143,13 @@ class PredictionLog:
             RowTooLarge: none of the rows is logged.
             TypeError: a value has no form in JSON; none of the rows is logged.
         """
+        rows = Rows(inputs, outputs, request_ids, trace_id, seconds)
+        self.write_all([rows])
+
+    def write_all(self, requests: "Sequence[Rows]") -> None:
+        """Append the rows of several requests at once, which wait for the disk together; see :meth:`write`."""
         time = datetime.now(UTC)
-        shared: dict[str, Any] = {"timestamp": time.isoformat(timespec="microseconds")}
-        if trace_id:
-            shared["trace_id"] = trace_id
-        if seconds is not None:
-            shared["seconds"] = float(seconds)
-        start = row_start(shared)
-        lines = [
-            row_line(start, {"request_id": i, "inputs": self._rules.without_private(row, self._key), "output": out})
-            for i, row, out in zip(request_ids, inputs, outputs, strict=True)
-            if self._rules.logs(i)
-        ]
+        lines = [line for rows in requests for line in self._lines(rows, time)]
         if not lines:
             return
         if (largest := max(map(len, lines))) > MOST_BYTES:
@@ -156,6 +163,19 @@ class PredictionLog:
             self._losses.count(len(lines), error)
         else:
             self._losses.write_down()
+
+    def _lines(self, rows: "Rows", time: datetime) -> list[bytes]:
+        shared: dict[str, Any] = {"timestamp": time.isoformat(timespec="microseconds")}
+        if rows.trace_id:
+            shared["trace_id"] = rows.trace_id
+        if rows.seconds is not None:
+            shared["seconds"] = float(rows.seconds)
+        start = row_start(shared)
+        return [
+            row_line(start, {"request_id": i, "inputs": self._rules.without_private(row, self._key), "output": out})
+            for i, row, out in zip(rows.request_ids, rows.inputs, rows.outputs, strict=True)
+            if self._rules.logs(i)
+        ]
 
     def _append(self, data: bytes, day: str) -> None:
         if not self._lock.acquire(timeout=self._rules.patience):

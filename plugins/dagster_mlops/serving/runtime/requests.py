@@ -1,14 +1,100 @@
-"""Limits to what a client decides of the prediction log: the ids of its rows, and no names beside the features."""
+"""The requests that a model's features allow, and limits to what a client decides of the prediction log."""
 
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
+
+from .schema import Features, from_json, parameter_type
+
+if TYPE_CHECKING:
+    from mlflow.types import ParamSchema
+
+JSON, ARROW = "application/json", "application/vnd.apache.arrow.stream"
+_ID_FORM = r"^[\x21-\x7e]{1,200}$"
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 
 
-def checked_id(client_id: str | None) -> str:
+@dataclass(frozen=True)
+class Request:
+    """Checked values by row, the rows as they are logged, ids if the client chose any."""
+
+    values: list[tuple[Any, ...]]
+    inputs: list[dict[str, Any]]
+    ids: list[str] | None = None
+    params: dict[str, Any] | None = None
+
+
+class RequestReader:
+    """Reads requests in JSON (``{"rows": [{feature: value, …}, …], "ids": […], "params": {…}}``) and in Arrow.
+
+    A stream of Arrow has a column for each feature, and may have one named ``request_id``.
+    """
+
+    def __init__(self, features: Features, params: "ParamSchema | None", *, most_rows: int) -> None:
+        self._features, self._most_rows = features, most_rows
+        fields: list[Any] = [
+            ("rows", Annotated[list[features.row], msgspec.Meta(min_length=1, max_length=most_rows)]),
+            ("ids", list[Annotated[str, msgspec.Meta(pattern=_ID_FORM)]] | None, None),
+        ]
+        if params and params.params:
+            by_name = [
+                (f"p{number}", parameter_type(param) | msgspec.UnsetType, msgspec.UNSET)
+                for number, param in enumerate(params.params)
+            ]
+            names = {f"p{number}": param.name for number, param in enumerate(params.params)}
+            kind = msgspec.defstruct("Parameters", by_name, rename=names, forbid_unknown_fields=True)
+            fields.append(("params", kind | None, None))
+        self.kind = msgspec.defstruct("Request", fields, forbid_unknown_fields=True)
+        self._decoder = msgspec.json.Decoder(self.kind, dec_hook=from_json)
+
+    def json(self, body: bytes) -> Request:
+        """The request in a body of JSON.
+
+        Raises:
+            ValueError: it is not JSON, or a value is missing, of another type or out of its range; it says which.
+        """
+        try:
+            parsed = self._decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+        params = msgspec.to_builtins(parsed.params) if getattr(parsed, "params", None) is not None else None
+        return Request(self._features.values(parsed.rows), _logged(parsed.rows), parsed.ids, params or None)
+
+    def _decode(self, body: bytes) -> Any:
+        try:
+            return self._decoder.decode(body)
+        except msgspec.ValidationError as error:
+            if "Expected `int`, got `float`" not in str(error):
+                raise
+        request = msgspec.json.decode(body)
+        request["rows"] = self._features.with_whole_numbers(request["rows"])
+        return msgspec.convert(request, self.kind, dec_hook=from_json)
+
+    def arrow(self, body: bytes) -> Request:
+        """The request in a body that is a stream of Arrow record batches.
+
+        Raises:
+            ValueError: as of :meth:`json`.
+        """
+        import pyarrow as pa
+
+        try:
+            table = pa.ipc.open_stream(body).read_all()
+            table.validate(full=True)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"the body is not a stream of Arrow record batches: {error}") from None
+        if not 0 < table.num_rows <= self._most_rows:
+            raise ValueError(f"there are {table.num_rows:,} rows; send 1 to {self._most_rows:,}.")
+        rows = self._features.rows_of_table(table)
+        ids = table["request_id"].to_pylist() if "request_id" in table.column_names else None
+        return Request(self._features.values(rows), _logged(rows), ids)
+
+
+def checked_id(client_id: Any) -> str:
     """The id that a client chose for its request, or a new UUID.
 
     >>> checked_id("r1")
@@ -17,10 +103,12 @@ def checked_id(client_id: str | None) -> str:
     Raises:
         ValueError: A log line, a header or a reader would not have it as it is.
     """
-    if not client_id:
+    if client_id in (None, ""):
         return str(uuid.uuid4())
-    if not _ID.fullmatch(client_id):
-        raise ValueError(f"request id {client_id[:80]!r} is not 1 to 200 printable ASCII characters without spaces.")
+    if not isinstance(client_id, str) or not _ID.fullmatch(client_id):
+        raise ValueError(
+            f"request id {str(client_id)[:80]!r} is not 1 to 200 printable ASCII characters without spaces."
+        )
     return client_id
 
 
@@ -35,12 +123,17 @@ def ids_of_rows(request_id: str, rows: Sequence[Any], ids: Sequence[str] | None 
     """
     if not rows:
         raise ValueError("'rows' is empty; send at least one row of features.")
-    row_ids = list(ids) if ids else [request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))]
-    if len(row_ids) != len(rows):
-        raise ValueError(f"{len(row_ids)} ids for {len(rows)} rows; send one id per row, or none.")
-    return [checked_id(row_id) for row_id in row_ids]
+    if not ids:
+        return [request_id] if len(rows) == 1 else [f"{request_id}/{n}" for n in range(len(rows))]
+    if len(ids) != len(rows):
+        raise ValueError(f"{len(ids)} ids for {len(rows)} rows; send one id per row, or none.")
+    return [checked_id(row_id) for row_id in ids]
 
 
 def features_only(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows without what a client sent beside the features of the model."""
     return [{name: row[name] for name in names if name in row} for row in rows]
+
+
+def _logged(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(row, enc_hook=str) for row in rows]

@@ -1,0 +1,268 @@
+"""The HTTP face of a model: an ASGI app whose every refusal is a clear answer of 4xx."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from .metrics import metrics_text
+from .openapi import openapi
+from .outputs import OutputError
+from .predictions import PredictionLog, Rows, RowTooLarge
+from .requests import ARROW, JSON, Request, RequestReader, checked_id, ids_of_rows
+from .scorer import Scorer
+from .scoring_thread import Job, ScoringThread
+from .trace_context import trace_id_of
+
+if TYPE_CHECKING:
+    from mlflow.pyfunc import PyFuncModel
+
+_Scope: TypeAlias = dict[str, Any]
+_Receive: TypeAlias = Callable[[], Awaitable[Any]]
+_Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+_LARGE = 2**18  # bytes of a body that would keep other requests waiting while it is parsed
+_logger = logging.getLogger("bentoml.dagster_mlops")
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of one worker: what a request may cost."""
+
+    timeout: float = 30
+    """Seconds from the whole request to its answer."""
+    body_timeout: float = 10
+    """Seconds that a client may take to send its body."""
+    body_bytes: int = 16 * 2**20
+    rows: int = 100_000
+    """Of one request."""
+    waiting: int = 1024
+    """Requests that wait for the model."""
+    held_bytes: int = 256 * 2**20
+    """Of all bodies that are being read."""
+    threads: int = 1
+    """That score. More help a model that waits, or computes outside of Python; it must then be safe in threads."""
+
+
+class Refusal(Exception):
+    """A request that is not answered with predictions."""
+
+    def __init__(self, status: int, error: object) -> None:
+        super().__init__(str(error))
+        self.status = status
+
+
+class PredictionApp:
+    """``POST /predict``, ``GET /openapi.json`` and ``GET /metrics``; anything else is 404.
+
+    Until :meth:`serve` was called it answers 503.
+    """
+
+    observe: Callable[[int, float, int], None] = staticmethod(lambda *_: None)
+    """Called with the status, the seconds and the number of rows of each request to ``/predict``."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._waiting = self._held = 0
+        self._reader: RequestReader | None = None
+
+    def serve(
+        self,
+        model: "PyFuncModel",
+        *,
+        name: str,
+        deployment: str,
+        log: PredictionLog | None,
+        probe: str = "",
+        examples: Sequence[Any] = (),
+    ) -> Scorer:
+        """Answer with the predictions of a model, which is warm when this returns.
+
+        Args:
+            name: Of the model in answers.
+            probe: The value of ``X-Probe`` that keeps a request out of the log; none does if it is empty.
+            examples: Rows of features, to warm the model and choose how it is asked; see :class:`Scorer`.
+
+        Raises:
+            ValueError: the model has no features of its own names, or does not take the examples.
+        """
+        self._scorer = Scorer(model, examples)
+        self._log, self._probe = log, probe.encode()
+        self._facts = {"model": name, "deployment": deployment}
+        self._headers = [(b"content-type", JSON.encode()), (b"x-deployment", deployment.encode())]
+        params = model.metadata.get_params_schema()
+        score, joins, threads = self._scorer.score, self._scorer.joins, self._limits.threads
+        self._scoring = ScoringThread(score, self._write, joins=joins, threads=threads)
+        reader = RequestReader(self._scorer.features, params, most_rows=self._limits.rows)
+        self._openapi = _encode(openapi(name, reader.kind))
+        self._reader = reader  # last: from here on it answers
+        return self._scorer
+
+    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+        """One request; see https://asgi.readthedocs.io/en/latest/specs/www.html."""
+        if scope["type"] != "http":
+            return
+        start, path, method = time.perf_counter(), scope["path"], scope["method"]
+        headers: list[tuple[bytes, bytes]] = []
+        status, body, request = 200, b"", None
+        try:
+            if path == "/openapi.json" and method in ("GET", "HEAD") and self._reader:
+                body, headers = self._openapi, self._headers
+            elif path == "/metrics" and method == "GET" and self._reader:
+                body, headers = metrics_text(), [(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")]
+            elif path != "/predict":
+                raise Refusal(404, "not found; send predictions to POST /predict")
+            elif method != "POST":
+                headers = [(b"allow", b"POST")]
+                raise Refusal(405, "send predictions with POST")
+            elif self._reader is None:
+                raise Refusal(503, "no model is loaded yet")
+            else:
+                sent = {name: value for name, value in scope["headers"] if name in _OF_INTEREST}
+                headers = list(self._headers)
+                request_id = self._request_id(sent)
+                headers.append((b"x-request-id", request_id.encode()))
+                request, answer = await self._predict(sent, request_id, receive, start)
+                body = _encode(answer)
+        except Refusal as refusal:
+            status = refusal.status
+            body = _encode({"error": str(refusal)})
+            headers = headers or [(b"content-type", JSON.encode())]
+            if status in (408, 413):  # the rest of the body is not read
+                headers = [*headers, (b"connection", b"close")]
+        except _Gone:
+            return
+        headers = [*headers, (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body if method != "HEAD" else b""})
+        if path == "/predict":
+            self.observe(status, time.perf_counter() - start, len(request.values) if request else 0)
+
+    def _request_id(self, sent: dict[bytes, bytes]) -> str:
+        try:
+            return checked_id(sent.get(b"x-request-id", b"").decode("latin-1"))
+        except ValueError as error:
+            raise Refusal(400, error) from None
+
+    async def _predict(
+        self, sent: dict[bytes, bytes], request_id: str, receive: _Receive, start: float
+    ) -> tuple[Request, dict[str, Any]]:
+        kind = sent.get(b"content-type", JSON.encode()).split(b";")[0].strip().lower().decode("latin-1")
+        if kind not in (JSON, ARROW):
+            raise Refusal(415, f"the body must be {JSON} or {ARROW}")
+        if b"content-encoding" in sent:
+            raise Refusal(415, "the body must not be compressed")
+        body = await self._body(sent, receive)
+        assert self._reader is not None
+        read = self._reader.json if kind == JSON else self._reader.arrow
+        try:
+            request = await asyncio.to_thread(read, body) if len(body) > _LARGE else read(body)
+            ids = ids_of_rows(request_id, request.values, request.ids)
+        except ValueError as error:
+            raise Refusal(400, error) from None
+        del body
+        trace = trace_id_of(sent.get(b"traceparent", b"").decode("latin-1"))
+        probing = bool(self._probe) and secrets.compare_digest(sent.get(b"x-probe", b""), self._probe)
+        job = await self._scored(request, None if probing else _Row(ids, request.inputs, trace, start))
+        return request, {"request_id": request_id, "ids": ids, "predictions": job.outputs, **self._facts}
+
+    async def _scored(self, request: Request, facts: "_Row | None") -> Job:
+        if self._waiting >= self._limits.waiting:
+            raise Refusal(429, "too many requests wait for the model; try again")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[None] = loop.create_future()
+
+        def settle() -> None:
+            if not answer.done():
+                answer.set_result(None)
+
+        def expire() -> None:
+            if job.give_up():
+                settle()
+
+        job = Job(request.values, lambda _: loop.call_soon_threadsafe(settle), request.params, facts)
+        timer = loop.call_later(self._limits.timeout, expire)
+        self._waiting += 1
+        try:
+            self._scoring.submit(job)
+            await answer
+        finally:
+            self._waiting -= 1
+            timer.cancel()
+        if job.give_up():
+            raise Refusal(504, f"the model did not answer within {self._limits.timeout:g} s; nothing was logged")
+        if job.error is None:
+            return job
+        raise _refusal_of(job.error, facts)
+
+    def _write(self, jobs: list[Job]) -> None:
+        """Log what was scored, before it is answered."""
+        if self._log and (logged := [job for job in jobs if job.facts]):
+            self._log.write_all([job.facts.rows(job.outputs) for job in logged])
+
+    async def _body(self, sent: dict[bytes, bytes], receive: _Receive) -> bytes:
+        limits, parts, size = self._limits, [], 0
+        too_large = Refusal(413, f"the body has more than {limits.body_bytes:,} bytes")
+        length = sent.get(b"content-length", b"0")
+        if not length.isdigit() or int(length[:20]) > limits.body_bytes:
+            raise too_large
+        try:
+            async with asyncio.timeout(limits.body_timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    part = message.get("body", b"")
+                    size += len(part)
+                    self._held += len(part)
+                    parts.append(part)
+                    if size > limits.body_bytes:
+                        raise too_large
+                    if self._held > limits.held_bytes:
+                        raise Refusal(429, "too many bodies are being read; try again")
+                    if not message.get("more_body"):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError:
+            raise Refusal(408, f"the body took longer than {limits.body_timeout:g} s") from None
+        finally:
+            self._held -= size
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    ids: list[str]
+    inputs: list[dict[str, Any]]
+    trace_id: str
+    start: float
+
+    def rows(self, outputs: list[Any]) -> Rows:
+        return Rows(self.inputs, outputs, self.ids, self.trace_id, time.perf_counter() - self.start)
+
+
+class _Gone(Exception):
+    """The client has closed the connection."""
+
+
+_OF_INTEREST = frozenset(
+    (b"content-type", b"content-encoding", b"content-length", b"x-request-id", b"x-probe", b"traceparent")
+)
+
+
+def _refusal_of(error: Exception, facts: "_Row | None") -> Refusal:
+    first = facts.ids[0] if facts else "a probe"
+    if isinstance(error, RowTooLarge):
+        return Refusal(413, error)
+    if isinstance(error, OSError):
+        _logger.error("the prediction of %s cannot be logged: %s", first, error)
+        return Refusal(503, "the prediction cannot be logged, and so is not answered")
+    if isinstance(error, OutputError):
+        _logger.error("%s: %s", first, error)
+        return Refusal(500, "the model's output is not one value for each row")
+    # Its text may hold a customer's values or the model's internals: for the server's log, not for the client.
+    _logger.warning("the model refuses %s", first, exc_info=error)
+    return Refusal(422, "the model refuses these rows")
