@@ -85,7 +85,7 @@ def test_each_step_of_a_deployment_is_on_the_disk_before_the_next(tmp_path):
             state_dir=str(folder), prediction_log="", traffic=0.0,
         )
         state = DeploymentState(
-            record=record, phase="starting", port=1, fingerprint="", golden_hash="", probe="", route=""
+            record=record, phase="starting", ports=(1,), fingerprint="", golden_hash="", probe="", route=""
         )
         for phase in ("starting", "live"):
             state.save(phase=phase)
