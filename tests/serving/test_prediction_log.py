@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from dagster_mlops.serving import LogRules, PredictionLog, commands, deployment_asset
 from dagster_mlops.serving.runtime import rotation, row_tables, trace_id_of
+from dagster_mlops.serving.runtime.log_folder import listing
 from dagster_mlops.serving.runtime.progress import Progress
 from dagster_mlops.serving.runtime.reading import Scan
 from dagster_mlops.serving.runtime.rotation import rotate
@@ -327,8 +328,7 @@ class Killed(BaseException):
     ],
 )
 def test_a_reader_sees_each_row_once_wherever_a_rotation_is_killed(tmp_path, monkeypatch, name, when):
-    """In eight rotations, each third step is a kill. The lock is the system's, and free after one."""
-    monkeypatch.setattr(rotation, "FILE_ROWS", 9)
+    """In ten rotations, each third step is a kill. The lock is the system's, and free after one."""
     every: list[str] = []
     cursor = ""
     act, steps = getattr(Path, name), 0
@@ -347,7 +347,8 @@ def test_a_reader_sees_each_row_once_wherever_a_rotation_is_killed(tmp_path, mon
     monkeypatch.setattr(Path, name, step)
     seen: list[str] = []
     kills = 0
-    for turn in range(8):
+    for turn in range(10):
+        monkeypatch.setattr(rotation, "FILE_ROWS", 9 if turn < 3 else 100)  # several files of a segment, then merged
         log = PredictionLog(tmp_path, rotate=False, segment_bytes=600)
         for n in range(7):
             every.append(f"{turn}/{n}")
@@ -365,6 +366,9 @@ def test_a_reader_sees_each_row_once_wherever_a_rotation_is_killed(tmp_path, mon
         seen += list(answer[0]["request_id"])
         cursor = answer[1]
     assert sorted(seen) == sorted(every)
+    monkeypatch.undo()
+    rotate(tmp_path)
+    assert not listing(tmp_path).superseded
 
 
 def test_a_full_disk_ends_a_rotation_without_a_loss_and_without_a_draft(tmp_path, monkeypatch):
@@ -386,13 +390,14 @@ def test_a_full_disk_ends_a_rotation_without_a_loss_and_without_a_draft(tmp_path
 def test_kills_of_writers_and_rotations_cost_no_answered_row_and_no_reader_sees_one_twice(tmp_path):
     """Two writers and two rotations, in processes that are killed at random times, and a reader with a cursor."""
     writer = """
-        import itertools, os, sys
+        import itertools, os, sys, time
         from dagster_mlops.serving.runtime import PredictionLog
         log = PredictionLog(sys.argv[1], rotate=False, segment_bytes=5000)
         for n in itertools.count():
             name = f"{os.getpid()}-{n}"
             log.write(inputs=[{"n": n}] * 3, outputs=[n] * 3, request_ids=[f"{name}-{i}" for i in range(3)])
             print(name, flush=True)
+            time.sleep(0.005)
     """
     rotator = """
         import sys
@@ -431,7 +436,7 @@ def test_kills_of_writers_and_rotations_cost_no_answered_row_and_no_reader_sees_
         for thread in threads:
             thread.join()
     rotate(tmp_path)
-    while len((answer := PredictionLog.read_after(tmp_path, cursor, most=500))[0]):
+    while len((answer := PredictionLog.read_after(tmp_path, cursor, most=5000))[0]):
         seen += list(answer[0]["request_id"])
         cursor = answer[1]
     assert len(seen) == len(set(seen)), "twice"
