@@ -24,7 +24,7 @@ from dagster_mlops.mlflow_serving import MlflowServingResource, scoring_package_
 from dagster_mlops.mlflow_serving.scoring_app import scoring_app
 from dagster_mlops.mlflow_serving.tool import MlflowServingTool
 from dagster_mlops.provenance import Accessible, Deleted, Deployment, Faulty, Inaccessible, ModelVersion, Package, Ref
-from dagster_mlops.serving import PredictionLog, deployment_asset, deployment_health_check, status, stop
+from dagster_mlops.serving import PredictionLog, ServerSettings, deployment_asset, deployment_health_check, status, stop
 from dagster_mlops.serving.processes import free_port
 from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.testing import check_packager
@@ -209,6 +209,15 @@ def test_a_switch_under_traffic_loses_no_request(world):
     assert only["healthy"] and only["model_version"] == "2"
     [health] = result.get_asset_check_evaluations()
     assert health.passed
+
+
+def test_workers_and_the_timeout_are_those_of_uvicorn_and_mlflow_and_threads_are_refused(world):
+    package = world.record("scoring_package", Package)
+    server = world.resource.tuned_server(package, 8000, ServerSettings(workers=2, timeout=17))
+    assert server.command[server.command.index("--workers") + 1] == "2"
+    assert server.environment["MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT"] == "17"
+    with pytest.raises(DeploymentError, match=r"MlflowServingResource does not take threads= .* use replicas="):
+        world.resource.tuned_server(package, 8000, ServerSettings(threads=3))
 
 
 def test_an_unchanged_package_is_not_built_again(world):

@@ -16,13 +16,15 @@ from typer.testing import CliRunner
 from dagster_mlops.core.processes import identity
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.provenance import Package
 from dagster_mlops.serving import PredictionLog, envoy, processes, repair, rollback, status, stop, supervision
 from dagster_mlops.serving.commands import app
 from dagster_mlops.serving.envoy_config import Backend
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.overview import log_file
+from dagster_mlops.serving.packager import ServerSettings, server_of
 from dagster_mlops.serving.state import load_all
-from tests.support.small_packages import Deployment
+from tests.support.small_packages import Deployment, SmallPackages
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +255,14 @@ def test_the_logs_are_shown_by_name_with_credentials_masked(live):
     assert "supervisord started" in CliRunner().invoke(app, ["logs", str(live.state_dir), "supervisor"]).output
     refused = CliRunner().invoke(app, ["logs", str(live.state_dir), "nothing"])
     assert refused.exit_code and "it has: " in refused.output
+
+
+def test_a_tool_without_settings_of_its_servers_refuses_them_and_serves_as_before():
+    package = Package(tool="small", tag="small:2", home="", model_name="small", model_version="2")
+    server = server_of(SmallPackages(), package, 8000, ServerSettings(timeout=3))
+    assert server == SmallPackages().server(package, 8000)
+    with pytest.raises(DeploymentError, match=r"SmallPackages does not take workers= or threads="):
+        server_of(SmallPackages(), package, 8000, ServerSettings(workers=2, threads=3))
 
 
 @pytest.mark.thorough

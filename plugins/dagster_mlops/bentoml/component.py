@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
-from dagster_mlops.core.yaml_fields import YamlFields
+from dagster_mlops.core.yaml_fields import Count, YamlFields
 from dagster_mlops.serving import deployment_health_sensor
 
 
@@ -32,6 +32,7 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
     )
     state_dir: str = Field(description="Folder for deployment state, logs and predictions.")
     port: int = Field(default=3000, description="Public port on 127.0.0.1.")
+    replicas: Count = Field(default=2, description="Server processes behind the port, each with the whole model.")
     bento: str = Field(default="bento", description="Name of the bento asset.")
     deployment: str = Field(default="deployment", description="Name of the deployment asset.")
     service: str | None = Field(default=None, description="Your own BentoML service file; default: the generic one.")
@@ -55,6 +56,7 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
             golden_set=self.golden_set,
             state_dir=self.state_dir,
             port=self.port,
+            replicas=self.replicas,
             group_name=self.group_name,
         )
         return dg.Definitions(

@@ -7,7 +7,7 @@ from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import environment as environment_variables
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving import Packages, PredictionLog, processes
+from dagster_mlops.serving import Packages, PredictionLog, ServerSettings, TunesServers, processes
 from dagster_mlops.serving.golden_set import largest_difference
 
 
@@ -35,6 +35,8 @@ def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", 
         secrets = {"DATABASE_URL": "postgresql://ml:hidden-1@db", "AWS_SECRET_ACCESS_KEY": "hidden-2"}
         with environment_variables(**secrets):
             server = packager.server(package, port)
+        if isinstance(packager, TunesServers):
+            assert packager.tuned_server(package, port, ServerSettings()) == server, "no setting changes the server"
         leaks = [name for name, value in server.environment.items() if value in secrets.values()]
         assert not leaks, f"the server gets {', '.join(leaks)} of the worker's environment"
         log, output, probe = folder / "predictions", folder / "server.log", {"x-probe": "a-secret"}
