@@ -2,13 +2,18 @@
 
 import contextlib
 import socket
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.serving import envoy
+from dagster_mlops.serving.envoy_config import Backend
 from dagster_mlops.serving.processes import free_port
 
 
@@ -19,6 +24,52 @@ def port(tmp_path_factory: pytest.TempPathFactory):
     envoy.ensure(folder, port)
     yield port
     envoy.stop(folder)
+
+
+class Server(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+def test_only_the_paths_of_a_deployment_are_public(tmp_path):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        public = ("/readyz", "/predict", "/files/*")
+        backend = Backend("live", [server.server_port], "/readyz", "s3cret", public)
+        port = free_port()
+        envoy.ensure(tmp_path, port)
+        try:
+            envoy.route(tmp_path, backend)
+
+            def code(path: str) -> int:
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                    client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+                    return int(client.makefile("rb").readline().split()[1])
+
+            wait_while(lambda: code("/readyz") != 200, timeout=10, error=lambda _: AssertionError("no route"))
+            assert {path: code(path) for path in ("/predict", "/predict?a=b", "/files/a/b")} == {
+                "/predict": 200, "/predict?a=b": 200, "/files/a/b": 200,
+            }  # fmt: skip
+            closed = (
+                "/",
+                "/metrics",
+                "/docs.json",
+                "/PREDICT",
+                "/predict/",
+                "//metrics",
+                "/predictx",
+                "/%6detrics",
+                "/filesx",
+            )
+            assert {path: code(path) for path in closed} == dict.fromkeys(closed, 404)
+            escapes = ("/files/../metrics", "/files/%2e%2e/metrics", "/files/..%2fmetrics")
+            assert {path: code(path) for path in escapes if code(path) == 200} == {}
+        finally:
+            server.shutdown()
+            envoy.stop(tmp_path)
 
 
 def answers(port: int) -> bool:

@@ -106,17 +106,20 @@ class BentomlResource(LoadsModels):
         from dagster_mlops.serving.packager import Server, refuse  # for steps, not for code locations
 
         refuse(self, workers=settings.workers)
+        threads = {"threads": settings.threads} if settings.threads else {}
         bento = Path(package.home) / "bentos" / package.tag.replace(":", "/")
         if upstream.is_one_process(bento):
             traffic = {"timeout": settings.timeout} if settings.timeout else {}
-            threads = {"threads": settings.threads} if settings.threads else {}
             config = json.dumps({**threads, "traffic": traffic})
             command = [sys.executable, "-P", "-m", upstream.__name__, package.tag, str(port), config]
         else:
             refuse(self, threads=settings.threads)
             serve = ["serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
             command = [sys.executable, "-m", "bentoml", *serve]
-        return Server(command=command, environment=self._server_environment(package.home))
+        # The generic service gives up before Envoy does, so that what was not answered is not logged.
+        limits = {**({"timeout": 0.9 * settings.timeout} if settings.timeout else {}), **threads}
+        environment = {**self._server_environment(package.home), "DAGSTER_MLOPS_LIMITS": json.dumps(limits)}
+        return Server(command=command, environment=environment)
 
     def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
         """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def deployment_asset(
     tolerance: float = 1e-9,
     golden_rows: int = 200,
     route: str = "",
+    public: Sequence[str] = (),
     prediction_log: str | Path | None = None,
     log_sync_seconds: float = 1,
     log_rules: "LogRules | None" = None,
@@ -67,6 +68,8 @@ def deployment_asset(
         tolerance: The largest difference between a served prediction and one of the registered model.
         golden_rows: The most rows that are compared, evenly spread over the golden set.
         route: The server's route for predictions, where it is not the packaging tool's usual one.
+        public: More paths of the server that clients may reach, beside `route` and the one of readiness, such as
+            ``/openapi.json``, ``/metrics`` or ``/*``; on its own port, the server answers all.
         prediction_log: Folder of the prediction log; ``state_dir/predictions`` unless given.
         log_sync_seconds: Seconds of predictions that a power cut may cost; with 0, none that was answered.
         log_rules: Features that the log leaves out or hashes, the share of rows that it has, and the answer when the
@@ -121,8 +124,6 @@ def deployment_asset(
             server=lambda server_port: server_of(packager, record, server_port, settings),
             target=LocalTarget(folder, port, request_timeout),
             environment={
-                # The server gives up before Envoy does, so that what was not answered is not logged.
-                "DAGSTER_MLOPS_LIMITS": json.dumps({"timeout": 0.9 * request_timeout}),
                 **(log_rules.to_environment() if log_rules else {}),
                 **(environment or {}),
             },
@@ -132,6 +133,7 @@ def deployment_asset(
             golden=lambda: packager.golden(record, golden, golden_rows),
             facts=dagster_facts(context),
             route=route,
+            public=public,
             tolerance=tolerance,
             replicas=replicas,
             ready_timeout=ready_timeout,

@@ -5,7 +5,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import Logger
 from pathlib import Path
@@ -38,6 +38,7 @@ class Plan:
     facts: Mapping[str, Any] = field(default_factory=dict)  # fields of the Deployment record, from the Dagster run
     log_sync_seconds: float = 1
     route: str = ""  # the server's own unless given
+    public: Sequence[str] = ()
     tolerance: float = 1e-9
     replicas: int = 2
     ready_timeout: float = 120
@@ -50,7 +51,9 @@ class Plan:
         facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
         server = self.server(0)  # whatever its port
         environment = sorted({**server.environment, **self.environment}.items())
-        text = json.dumps([*facts, self.log_sync_seconds, self.replicas, list(server.command), environment])
+        text = json.dumps(
+            [*facts, self.log_sync_seconds, self.replicas, list(server.command), environment, list(self.public)]
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -180,6 +183,7 @@ def _start(plan: Plan, current: DeploymentState | None, log: Logger) -> Deployme
         readiness=server.readiness,
         route=plan.route or server.route,
         rows_field=server.rows_field,
+        public=tuple(plan.public),
         former=current.id if current else "",
         tolerance=plan.tolerance,
         ready_timeout=plan.ready_timeout,

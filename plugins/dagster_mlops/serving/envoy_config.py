@@ -4,6 +4,7 @@ Functions make documents of plain values; `envoy.py` writes them and runs Envoy.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socke
 
 @lazy_dataclass(frozen=True)
 class Backend:
-    """The replicas of one deployment. Who knows its secret may select it, or send it golden rows."""
+    """The replicas of one deployment. Who knows its secret may select it, or send it golden rows.
+
+    `public` are the paths that everyone reaches; one that ends in ``/*`` stands for all below it.
+    """
 
     name: str
     ports: Sequence[int]
     readiness: str
     secret: str
+    public: Sequence[str] = ("/*",)
 
 
 def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
@@ -48,6 +53,10 @@ def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
         request_timeout="60s",
         common_http_protocol_options={"idle_timeout": "60s", "max_headers_count": 100},
         max_request_headers_kb=32,
+        # The path that is public here is to be the one that the server sees.
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="REJECT_REQUEST",
         http_filters=[{"name": "envoy.filters.http.router", "typed_config": router}],
     )
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
@@ -180,8 +189,10 @@ def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed
         "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
     }
     match = [{"name": name, "string_match": {"exact": value}} for name, value in headers.items()]
+    paths = [re.escape(path).removesuffix(r"\*") + (".*" if path.endswith("/*") else "") for path in backend.public]
     return {
-        "match": {"prefix": "/", "headers": match},
+        # Of the whole path. For others there is no route, so that Envoy answers 404.
+        "match": {"safe_regex": {"regex": "|".join(paths)}, "headers": match},
         "route": {
             "cluster": backend.name,
             "timeout": f"{timeout:g}s",

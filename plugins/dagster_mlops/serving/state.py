@@ -33,6 +33,7 @@ class DeploymentState:
     route: str
     readiness: str = "/readyz"
     rows_field: str = "rows"
+    public: Sequence[str] | None = None  # paths for everyone beside these two; all, in an older file
     former: str = ""  # the deployment that was live before
     undone_package: str = ""  # that a rollback to this deployment took out of service
     tolerance: float = 1e-9

@@ -141,4 +141,5 @@ def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = 
 
 
 def _backend(state: DeploymentState) -> envoy_config.Backend:
-    return envoy_config.Backend(state.id, state.ports, state.readiness, state.probe)
+    public = ("/*",) if state.public is None else (state.readiness, state.route, *state.public)
+    return envoy_config.Backend(state.id, state.ports, state.readiness, state.probe, public)
