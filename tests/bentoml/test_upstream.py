@@ -24,4 +24,4 @@ def test_the_public_server_has_no_mode_without_a_worker_and_no_option_for_thread
     options = {option.name for option in build_serve_command().commands["serve"].params}
     assert "port" in options and not options & {"standalone", "single_process", "no_workers", "fd", "threads"}
     assert {"bento_identifier", "fd", "worker_id"} <= {option.name for option in service.main.params}
-    assert "from _bentoml_impl.loader import load\n" in inspect.getsource(service), "it is the one that we wrap"
+    assert "from _bentoml_impl.loader import load\n" in inspect.getsource(service), f"{upstream.serve} wraps it"

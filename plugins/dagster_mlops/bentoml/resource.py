@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
+from dagster_mlops.bentoml.tool import is_one_process
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import STORES, child_environment, matching_variables
 from dagster_mlops.core.extras import LazyModule
@@ -108,7 +109,7 @@ class BentomlResource(LoadsModels):
         refuse(self, workers=settings.workers)
         threads = {"threads": settings.threads} if settings.threads else {}
         bento = Path(package.home) / "bentos" / package.tag.replace(":", "/")
-        if upstream.is_one_process(bento):
+        if is_one_process(bento):
             traffic = {"timeout": settings.timeout} if settings.timeout else {}
             config = json.dumps({**threads, "traffic": traffic})
             command = [sys.executable, "-P", "-m", upstream.__name__, package.tag, str(port), config]

@@ -1,8 +1,11 @@
-"""Answers lineage about predictions, deployments and bentos, from files alone; no tool is imported."""
+"""Answers about predictions, deployments and bentos, from files alone; no tool is imported."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import DeploymentError, ProvenanceError
@@ -62,3 +65,21 @@ def stored_bento(home: Path, tag: str) -> Package | None:
         return None
     record = Record.from_dict(json.loads(facts.read_text())["record"])
     return record if isinstance(record, Package) else None
+
+
+def is_one_process(bento: Path) -> bool:
+    """True for a bento of one service with one worker, which ``upstream.serve`` can serve."""
+    described = _services(bento)
+    return len(described) == 1 and not (
+        described[0].get("dependencies")
+        or described[0].get("envs")
+        or "resources" in described[0].get("config", {})
+        or described[0].get("config", {}).get("workers") not in (None, 1)
+        or yaml.safe_load((bento / "bento.yaml").read_text()).get("envs")
+    )
+
+
+def _services(bento: Path) -> list[dict[str, Any]]:
+    """The services of a stored bento, as BentoML describes them; none where it is not stored."""
+    file = bento / "bento.yaml"
+    return (yaml.safe_load(file.read_text()).get("services") or []) if file.exists() else []

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from dagster_mlops.core.extras import extra
 
 if TYPE_CHECKING:
@@ -33,24 +31,6 @@ def bento_store(folder: Path) -> "BentoStore":
 def model_store(folder: Path) -> "ModelStore":
     """BentoML's model store in `folder`: https://github.com/bentoml/BentoML/blob/v1.4.39/src/bentoml/models.py"""
     return extra("bentoml._internal.models").ModelStore(folder)
-
-
-def services(bento: Path) -> list[dict[str, Any]]:
-    """The services of a stored bento, as BentoML describes them; none where it is not stored."""
-    file = bento / "bento.yaml"
-    return (yaml.safe_load(file.read_text()).get("services") or []) if file.exists() else []
-
-
-def is_one_process(bento: Path) -> bool:
-    """True for a bento of one service with one worker, which :func:`serve` can serve."""
-    described = services(bento)
-    return len(described) == 1 and not (
-        described[0].get("dependencies")
-        or described[0].get("envs")
-        or "resources" in described[0].get("config", {})
-        or described[0].get("config", {}).get("workers") not in (None, 1)
-        or yaml.safe_load((bento / "bento.yaml").read_text()).get("envs")
-    )
 
 
 def serve(tag: str, port: int, config: Mapping[str, Any]) -> None:

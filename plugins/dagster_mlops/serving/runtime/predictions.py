@@ -5,10 +5,9 @@ import os
 import threading
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.serving.runtime.background import rotate_soon
@@ -31,8 +30,7 @@ class RowTooLarge(ValueError):
     """A client sent a row that is larger than :data:`MOST_BYTES`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """The rows of one request; see :meth:`PredictionLog.write`."""
 
     inputs: Sequence[Mapping[str, Any]]
