@@ -146,9 +146,11 @@ def test_a_version_is_served_as_the_registry_holds_it_and_every_prediction_is_ke
 def test_a_client_decides_neither_the_names_nor_the_ids_nor_the_size_of_what_is_logged(world):
     log = world.record("deployment", Deployment).prediction_log
     more = frame(1).assign(dagster_asset="forged", **{"x" * 5000: 2.0})
-    assert world.ask(more, **{"X-Request-ID": "narrow"}).status_code == 200
+    trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+    assert world.ask(more, **{"X-Request-ID": "narrow"}, **trace).status_code == 200
     logged = PredictionLog.find(log, "narrow")
     assert logged and set(logged["inputs"]) == {"hour", "wind"}
+    assert logged["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736" and 0 < logged["seconds"] < 60
     before = len(PredictionLog.read(log))
     for request_id in ("a b", "x" * 201, "\x01", "caf\xe9"):
         refused = httpx.post(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dagster_mlops.serving.runtime import (
     features_only,
     ids_of_rows,
     signature_inputs,
+    trace_id_of,
 )
 
 
@@ -36,7 +38,7 @@ def scoring_app(folder: Path) -> Any:
     sys.dont_write_bytecode = True  # of code that the model brings: it would be another file beside it
     os.environ.update(facts.get("environment", {}))  # with which it was judged that loading it runs no code
     model = scoring_server.load_model_with_mlflow_config(str(folder / "model"))
-    features = signature_inputs(model).input_names()
+    features = [str(name) for name in signature_inputs(model).input_names()]
     example = model.metadata.load_input_example(str(folder / "model"))
     if example is not None:
         model.predict(example)  # warm before /ping answers
@@ -56,6 +58,7 @@ def scoring_app(folder: Path) -> Any:
     async def log_predictions(request: Any, call_next: Any) -> Any:
         if request.url.path != "/invocations":
             return await call_next(request)
+        start = time.perf_counter()
         rows = _rows(await request.body())
         if rows is None:
             return refusal(415, "Send JSON with 'dataframe_records' or 'dataframe_split'.")
@@ -69,9 +72,13 @@ def scoring_app(folder: Path) -> Any:
         is_probe = probe and request.headers.get("x-probe") == probe
         if answer.status_code == 200 and log and not is_probe:
             outputs = json.loads(content)["predictions"]
+            facts = {
+                "trace_id": trace_id_of(request.headers.get("traceparent")),
+                "seconds": time.perf_counter() - start,
+            }
             logged = features_only(rows, features)
             try:
-                await asyncio.to_thread(log.write, inputs=logged, outputs=outputs, request_ids=ids)
+                await asyncio.to_thread(log.write, inputs=logged, outputs=outputs, request_ids=ids, **facts)
             except RowTooLarge as error:
                 return refusal(413, error)
         headers = {"X-Request-ID": request_id}
