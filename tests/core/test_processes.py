@@ -1,5 +1,6 @@
 """The identity of a process, with real processes; and a clock that is set while one runs."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import psutil
 import pytest
 
 from dagster_mlops.core.processes import identity
+from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Deployment
-from dagster_mlops.serving import processes
+from dagster_mlops.serving import processes, supervision
 from dagster_mlops.serving.state import DeploymentState, load, state_file
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -24,11 +26,13 @@ def server(tmp_path):
         traffic=0.0, prediction_log="log", started="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     state = DeploymentState(
-        record=record, phase="live", port=1, fingerprint="", golden_hash="", probe="", route="/predict"
+        record=record, phase="live", ports=[1], fingerprint="", golden_hash="", probe="", route="/predict"
     )
-    pid = processes.spawn(SLEEP, state_dir=tmp_path, role=state.role, environment=os.environ, log=tmp_path / "log")
-    yield state.save(pid=pid, process=identity(pid))
-    processes.stop(processes.marked(tmp_path).get(state.role, []))
+    program = supervision.Program(SLEEP, {}, tmp_path / "log")
+    supervision.start(tmp_path, state.role, {"replica-0": program}, restart=True)
+    wait_while(lambda: not state.alive(), timeout=30, error=lambda _: AssertionError("it does not start"))
+    yield state.save()
+    supervision.stop(tmp_path, state.role)
 
 
 @pytest.fixture
@@ -54,15 +58,13 @@ def test_a_healthy_server_stays_alive_when_the_clock_is_set(server, clock_set_ba
     assert load(state_file(Path(server.record.state_dir), "1")).alive()
 
 
-def test_a_server_of_a_state_file_without_identity_is_known_by_its_mark(server, clock_set_back):
-    older = server.save(process="")
-    assert older.alive()
-    processes.stop([psutil.Process(older.pid)])
+def test_a_server_without_a_supervisor_is_known_by_its_mark(server, tmp_path):
+    older = dataclasses.replace(server, record=dataclasses.replace(server.record, id="0"))
     assert not older.alive()
-
-
-def test_a_later_process_with_the_same_pid_is_another_one(server):
-    assert server.alive() and not server.save(process=identity(os.getpid())).alive()
+    pid = processes.spawn(SLEEP, state_dir=tmp_path, role=older.role, environment={}, log=tmp_path / "log")
+    assert older.alive()
+    processes.stop([psutil.Process(pid)])
+    assert not older.alive() and server.alive()
 
 
 def test_the_dead_and_zombies_have_no_identity():
