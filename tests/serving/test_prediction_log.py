@@ -126,7 +126,9 @@ def test_a_value_that_json_does_not_have_gets_its_plain_form(value, plain):
 
 
 @pytest.mark.parametrize(
-    "value", [b"text", np.bytes_(b"x"), 1j, np.longdouble(1), {1, 2}, object(), timedelta(1)], ids=str
+    "value",
+    [b"text", np.bytes_(b"x"), 1j, np.longdouble(1), {1, 2}, object(), timedelta(1)],
+    ids=lambda value: type(value).__name__,
 )
 def test_a_value_without_a_form_is_refused_with_all_rows_of_the_call(tmp_path, value):
     log = PredictionLog(tmp_path)
