@@ -123,6 +123,7 @@ def test_predictions_are_answered_and_logged_row_by_row(behaviour, tmp_path):
     asyncio.run(run())
     logged = PredictionLog.read(tmp_path).set_index("request_id")
     assert PredictionLog.find(tmp_path, "r/1")["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"  # pyright: ignore[reportOptionalSubscript]
+    assert PredictionLog.find(tmp_path, "p")["params"] == {"scale": 3.0}  # pyright: ignore[reportOptionalSubscript]
     assert set(logged.index) == {"r/0", "r/1", "p"} and list(logged.loc[["r/0", "r/1"], "output"]) == [2.0, 3.0]
 
 

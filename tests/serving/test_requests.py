@@ -143,6 +143,11 @@ def test_parameters_of_the_model_are_checked_as_the_features_are():
             asked({"rows": [{"wind": 1}], "params": bad}, "wind", params=schema)
 
 
+def test_rows_without_any_optional_feature_are_still_rows():
+    features, read = reader("note", "whatever")
+    assert features.frame(read.json(b'{"rows": [{}, {}]}').values).shape == (2, 0)
+
+
 def test_an_integer_may_be_written_with_a_zero_behind_its_point():
     request = asked(b'{"rows": [{"small": 3.0, "big": 9007199254740992.0}]}', "small", "big")
     assert request.values == [(3, 2**53)] and request.inputs == [{"small": 3, "big": 2**53}]

@@ -248,9 +248,9 @@ def test_a_rollback_serves_the_package_before_and_the_asset_does_not_undo_it(liv
 def test_the_logs_are_shown_by_name_with_credentials_masked(live):
     state = state_of(live)
     with log_file(live.state_dir).open("a") as stream:
-        stream.write("password=hunter2-long-secret\n")
+        stream.write("password=hunter2-long-secret \x1b[2Kall is well\n")
     shown = CliRunner().invoke(app, ["logs", str(live.state_dir), "--lines", "2"])
-    assert "serving" in shown.output and "hunter2" not in shown.output
+    assert "serving" in shown.output and "hunter2" not in shown.output and r"\x1b[2Kall is well" in shown.output
     assert CliRunner().invoke(app, ["logs", str(live.state_dir), state.id, "--lines", "0"]).output == ""
     assert "supervisord started" in CliRunner().invoke(app, ["logs", str(live.state_dir), "supervisor"]).output
     refused = CliRunner().invoke(app, ["logs", str(live.state_dir), "nothing"])

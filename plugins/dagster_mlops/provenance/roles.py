@@ -246,6 +246,7 @@ class Prediction(Record, role="prediction", made_from="deployment", id="{request
     model_version: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
     output: Any = None
+    params: Mapping[str, Any] = field(default_factory=dict)  # of the model, that the client set
     trace_id: str = ""  # of W3C Trace Context
     seconds: float | None = None  # latency of the request
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dagster_mlops.core.commands import errors_shown
+from dagster_mlops.core.terminal import line, lines
 
 app = typer.Typer(help="Deployments on this machine.", no_args_is_help=True)
 _LogDir = Annotated[Path, typer.Argument(help="Folder of the prediction log.", show_default=False)]
@@ -47,7 +48,7 @@ def repair(state_dir: _StateDir) -> None:
 
     with errors_shown():
         for action in repair_all(state_dir):
-            typer.echo(action)
+            typer.echo(line(action))
 
 
 @app.command()
@@ -63,7 +64,7 @@ def compact(log_dir: _LogDir) -> None:
 
         if not log_dir.is_dir():
             raise DeploymentError(f"{log_dir} is not a folder. Name that of a prediction log.")
-        typer.echo(f"{rotate(log_dir)} segment(s) became Parquet")
+        typer.echo(line(f"{rotate(log_dir)} segment(s) became Parquet"))
 
 
 @app.command()
@@ -76,14 +77,14 @@ def rollback(state_dir: _StateDir) -> None:
 
     with errors_shown():
         live = roll_back(state_dir)
-    typer.echo(f"{live.id} serves {live.record.package}; {live.undone_package} was rolled back.")
+    typer.echo(line(f"{live.id} serves {live.record.package}; {live.undone_package} was rolled back."))
 
 
 @app.command()
 def logs(
     state_dir: _StateDir,
     name: Annotated[str, typer.Argument(help="Id of a deployment, `envoy` or `supervisor`; the last deployment.")] = "",
-    lines: Annotated[int, typer.Option(help="Lines from the end.", min=0)] = 50,
+    count: Annotated[int, typer.Option("--lines", help="Lines from the end.", min=0)] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what is added.")] = False,
 ) -> None:
     """Print the end of a log, with credentials masked."""
@@ -94,11 +95,11 @@ def logs(
     with errors_shown():
         file = log_file(state_dir, name)
     with file.open(errors="replace") as stream:
-        last = deque(stream, maxlen=lines)
-        typer.echo(mask_credentials("".join(last)), nl=False)
+        last = deque(stream, maxlen=count)
+        typer.echo(lines(mask_credentials("".join(last))), nl=False)
 
         def print_more() -> bool:
-            typer.echo(mask_credentials("".join(stream.readlines())), nl=False)
+            typer.echo(lines(mask_credentials("".join(stream.readlines()))), nl=False)
             return follow
 
         wait_while(print_more, timeout=float("inf"), error=RuntimeError, pause=0.5)

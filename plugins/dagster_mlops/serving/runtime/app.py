@@ -105,6 +105,8 @@ class PredictionApp:
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """One request; see https://asgi.readthedocs.io/en/latest/specs/www.html."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
         if scope["type"] != "http":
             return
         start, path, method = time.perf_counter(), scope["path"], scope["method"]
@@ -168,7 +170,7 @@ class PredictionApp:
         del body
         trace = trace_id_of(sent.get(b"traceparent", b"").decode("latin-1"))
         probing = bool(self._probe) and secrets.compare_digest(sent.get(b"x-probe", b""), self._probe)
-        job = await self._scored(request, None if probing else _Row(ids, request.inputs, trace, start))
+        job = await self._scored(request, None if probing else _Row(ids, request.inputs, request.params, trace, start))
         return request, {"request_id": request_id, "ids": ids, "predictions": job.outputs, **self._facts}
 
     async def _scored(self, request: Request, facts: "_Row | None") -> Job:
@@ -237,11 +239,13 @@ class PredictionApp:
 class _Row:
     ids: list[str]
     inputs: list[dict[str, Any]]
+    params: dict[str, Any] | None
     trace_id: str
     start: float
 
     def rows(self, outputs: list[Any]) -> Rows:
-        return Rows(self.inputs, outputs, self.ids, self.trace_id, time.perf_counter() - self.start)
+        seconds = time.perf_counter() - self.start
+        return Rows(self.inputs, outputs, self.ids, self.trace_id, seconds, self.params)
 
 
 class _Gone(Exception):

@@ -38,6 +38,7 @@ class Rows(NamedTuple):
     request_ids: Sequence[str]
     trace_id: str = ""
     seconds: float | None = None
+    params: Mapping[str, Any] | None = None
 
 
 class PredictionLog:
@@ -168,6 +169,8 @@ class PredictionLog:
             shared["trace_id"] = rows.trace_id
         if rows.seconds is not None:
             shared["seconds"] = float(rows.seconds)
+        if rows.params:
+            shared["params"] = rows.params
         start = row_start(shared)
         return [
             row_line(start, {"request_id": i, "inputs": self._rules.without_private(row, self._key), "output": out})

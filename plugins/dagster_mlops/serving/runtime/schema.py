@@ -131,7 +131,7 @@ class Features:
                 data[name] = np.array(["NaT" if at is None else at for at in sent], dtype="datetime64[ns]")
             else:
                 data[name] = pd.Series(sent, dtype=object)
-        return pd.DataFrame(data)
+        return pd.DataFrame(data, index=range(len(values)))
 
 
 def features_of_model(model: "PyFuncModel") -> Features:
