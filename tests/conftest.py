@@ -56,7 +56,7 @@ SLOWEST = {
     "feast/test_online_faults": 24, "lineage/test_reproduce_shapes": 23,
     "mlflow_serving/test_mlflow_serving": 22, "feast/test_offline_store": 21, "feast/test_postgres": 20,
     "feast/test_offline_faults": 18, "evidently/test_evidently": 15,
-    "serving/test_supervision": 15,
+    "serving/test_supervision": 15, "serving/test_prediction_log": 15,
     "promotion/test_real_daemon": 80, "dvc/test_written_by_hand": 25,
     "dvc/test_stage_commits": 15, "dvc/test_refused_projects": 15,
     "feast/test_stored_views": 13,

@@ -63,6 +63,8 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
     @bentoml.asgi_app(app)
     @bentoml.service(**{"name": facts["name"], **defaults, **config})
     class MlflowService:
+        front = staticmethod(app.before)  # for a server that lets the app come before BentoML's layers
+
         def __init__(self) -> None:
             # BentoML answers /readyz only after this returns: unchanged, loaded, and warm.
             folder = bentoml.models.get(facts["model"]).path_of("mlflow_model")

@@ -103,6 +103,14 @@ class PredictionApp:
         self._reader = reader  # last: from here on it answers
         return self._scorer
 
+    def before(self, app: Any) -> Any:
+        """An ASGI app that answers requests for predictions as this one does, and all others as `app`."""
+
+        async def answer(scope: _Scope, receive: _Receive, send: _Send) -> None:
+            await (self if scope.get("path") == "/predict" else app)(scope, receive, send)
+
+        return answer
+
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """One request; see https://asgi.readthedocs.io/en/latest/specs/www.html."""
         if scope["type"] == "websocket":
