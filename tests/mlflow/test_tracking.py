@@ -324,6 +324,18 @@ def test_steps_of_two_processes_have_one_parent_which_ends_as_they_did(instance,
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
 
 
+def test_a_dataset_that_another_process_logs_at_once_is_logged_all_the_same(client, monkeypatch):
+    run = client.create_run(client.create_experiment("raced")).info.run_id
+    answers, log = [mlflow.MlflowException("UNIQUE constraint failed: datasets.name")], client.log_inputs
+    monkeypatch.setattr(client, "log_inputs", lambda *given: log(*given) if not answers else _raise(answers.pop()))
+    runs.log_inputs(client, run, [runs.dataset_input("raw", "9f00", "dvc", {}, "training")])
+    assert [each.dataset.name for each in client.get_run(run).inputs.dataset_inputs] == ["raw"]
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def test_a_parent_that_somebody_has_deleted_stops_nobody(instance, resource, client):
     def delete_parent() -> None:
         [parent] = [run for run in runs_of(client).values() if runs.TARGET not in run.data.tags]

@@ -240,7 +240,7 @@ def attach_card(client: MlflowClient, version: MlflowModelVersion, card: str, ru
 def _write(client: MlflowClient, run_id: str, evaluation: Evaluation, model_id: str, pngs: Mapping[str, bytes]) -> None:
     name, digest = evaluation.rows_asset, evaluation.rows_hash[:32]  # MLflow's limit is 36 characters
     rows = runs.dataset_input(name, digest, "dagster", {"asset": name}, "evaluation")
-    client.log_inputs(run_id, [rows], [entities.LoggedModelInput(model_id)] if model_id else [])
+    runs.log_inputs(client, run_id, [rows], [entities.LoggedModelInput(model_id)] if model_id else [])
     timestamp = time.time_ns() // 1_000_000
     values = {
         **_flat("eval", evaluation.whole.metrics),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import dagster as dg
 from dagster_mlops.core.notes import read_note
 from dagster_mlops.core.processes import identity
 from dagster_mlops.errors import ProvenanceError, TrainingRunError
-from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities
+from dagster_mlops.mlflow.lazy import MlflowClient, Run, entities, mlflow
 from dagster_mlops.mlflow.runs.signals import undisturbed
 from dagster_mlops.provenance import NAMESPACE, Record, TrainingRun, mask_credentials, records_in
 
@@ -159,6 +160,26 @@ def dataset_input(name: str, digest: str, kind: str, source: Mapping[str, str], 
     """A dataset as an input of a run, for its `use`."""
     dataset = entities.Dataset(name=name, digest=digest, source_type=kind, source=json.dumps(source))
     return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", use)])
+
+
+def log_inputs(
+    client: MlflowClient,
+    run_id: str,
+    datasets: "list[entities.DatasetInput]",
+    models: "list[entities.LoggedModelInput] | None" = None,
+) -> None:
+    """Log the inputs of a run, also when another process logs the same dataset for the first time.
+
+    MLflow looks for a dataset and then inserts it, so that its database refuses the second of two. Nothing of that call
+    is left, and the next one finds the dataset:
+    https://github.com/mlflow/mlflow/blob/v3.17.0/mlflow/store/tracking/sqlalchemy_store.py (``_log_inputs_impl``)
+    """
+    for remaining in (2, 1, 0):
+        try:
+            return client.log_inputs(run_id, datasets, models)
+        except mlflow.MlflowException as error:
+            if not remaining or not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                raise
 
 
 def owner() -> str:

@@ -79,7 +79,7 @@ class RunFacts:
                 runs.dataset_input(dataset.path, dataset.md5, "dvc", {"uri": _uri(dataset)}, "training")
                 for dataset in self.inputs
             ]
-            client.log_inputs(run_id, datasets)
+            runs.log_inputs(client, run_id, datasets)
         try:
             store = artifact_store(run.info.artifact_uri, resource.address)
             capture.log_files(store, files)
