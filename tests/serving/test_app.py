@@ -152,6 +152,13 @@ def test_what_cannot_be_answered_has_its_status_and_no_internals(behaviour, tmp_
     assert len(PredictionLog.read(tmp_path)) == 0
 
 
+@pytest.mark.parametrize("text", ["[1]", "{", '{"row": 1}', '{"rows": 0}', '{"timeout": "9"}', '{"rows": true}'])
+def test_limits_that_make_no_sense_are_named(text):
+    with pytest.raises(ValueError, match=r"DAGSTER_MLOPS_LIMITS: .* Its names are timeout, body_timeout"):
+        Limits().changed_by(text)
+    assert Limits(rows=5).changed_by('{"timeout": 0.5}') == Limits(rows=5, timeout=0.5)
+
+
 def test_nothing_is_answered_before_a_model_is_there():
     assert asyncio.run(ask(PredictionApp(Limits()), rows(1.0)))[0] == 503
 

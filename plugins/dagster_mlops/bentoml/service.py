@@ -1,6 +1,5 @@
 """A BentoML service for any MLflow model with a signature, which logs every prediction."""
 
-import dataclasses
 import json
 import logging
 import os
@@ -45,7 +44,7 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
     import bentoml
 
     facts = json.loads(Path(bento).read_text())
-    limits = dataclasses.replace(limits or Limits(), **json.loads(os.environ.get("DAGSTER_MLOPS_LIMITS", "{}")))
+    limits = (limits or Limits()).changed_by(os.environ.get("DAGSTER_MLOPS_LIMITS", ""))
     deployment = os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "")
     app: Any = PredictionApp(limits)  # an ASGI app, in other words than BentoML's types
 

@@ -191,7 +191,7 @@ def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed
     match = [{"name": name, "string_match": {"exact": value}} for name, value in headers.items()]
     paths = [re.escape(path).removesuffix(r"\*") + (".*" if path.endswith("/*") else "") for path in backend.public]
     return {
-        # Of the whole path. For others there is no route, so that Envoy answers 404.
+        # Of the whole path. Envoy answers others with 404.
         "match": {"safe_regex": {"regex": "|".join(paths)}, "headers": match},
         "route": {
             "cluster": backend.name,

@@ -68,7 +68,7 @@ def log_file(state_dir: str | Path, name: str = "") -> Path:
     """The log of a deployment, by its id, or of ``envoy`` or ``supervisor``; of the last deployment by default.
 
     Raises:
-        DeploymentError: There is no such log.
+        DeploymentError: No deployment or program has this name.
     """
     folder = Path(state_dir).expanduser().resolve()
     last = [state.id for state in load_all(folder)][-1:]

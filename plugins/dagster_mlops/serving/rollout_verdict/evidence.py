@@ -38,7 +38,7 @@ class Evidence(ABC):
         """Numbers for a table: of both arms, and how many values there are."""
 
     def missing(self) -> str:
-        """The reason why there is no evidence; empty if there is some."""
+        """The reason why nothing could be compared; empty if something was."""
         return ""
 
 

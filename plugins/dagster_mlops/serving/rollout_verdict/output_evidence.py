@@ -68,7 +68,7 @@ class Outputs(Evidence):
         return self._return
 
     def drop(self, margin: float) -> None:
-        """There is no bet in favour."""
+        """Nothing is dropped: differences never speak for a deployment."""
 
     def in_favour(self, margin: float) -> float:
         """Predictions only speak against: a new model is made to answer differently."""

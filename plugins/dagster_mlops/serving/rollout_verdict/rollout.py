@@ -27,7 +27,7 @@ class Part:
     in_favour: float | None = about(
         "The same that it does less than the harm. Each kind decides that can speak for it."
     )
-    note: str = about("The reason why there is no evidence.")
+    note: str = about("The reason why nothing could be compared.")
 
 
 @dataclass(frozen=True)

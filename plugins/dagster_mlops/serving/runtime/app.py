@@ -5,8 +5,8 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _Scope: TypeAlias = dict[str, Any]
 _Receive: TypeAlias = Callable[[], Awaitable[Any]]
 _Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
+_POSITIVE = Annotated[int, msgspec.Meta(gt=0)] | Annotated[float, msgspec.Meta(gt=0)]
 _LARGE = 2**18  # bytes of a body that would keep other requests waiting while it is parsed
 _logger = logging.getLogger("bentoml.dagster_mlops")
 _encode = msgspec.json.Encoder().encode
@@ -47,6 +48,21 @@ class Limits:
     """Of all bodies that are being read."""
     threads: int = 1
     """That score. More help a model that waits, or computes outside of Python; it must then be safe in threads."""
+
+    def changed_by(self, text: str) -> "Limits":
+        """These limits with those that a JSON object names.
+
+        >>> Limits().changed_by('{"rows": 10}').rows
+        10
+
+        Raises:
+            ValueError: it is not such an object, or a limit is not a positive number.
+        """
+        names = [field.name for field in fields(self)]
+        try:
+            return replace(self, **msgspec.json.decode(text or "{}", type=dict[Literal[*names], _POSITIVE]))
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"DAGSTER_MLOPS_LIMITS: {error}. Its names are {', '.join(names)}.") from None
 
 
 class Refusal(Exception):

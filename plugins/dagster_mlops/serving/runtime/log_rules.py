@@ -92,7 +92,7 @@ class LogRules(NamedTuple):
         """The key for hashes.
 
         Raises:
-            ValueError: a hash is asked for, and there is no key: names and numbers can be guessed from a bare hash.
+            ValueError: a hash is asked for without a key: names and numbers can be guessed from a bare hash.
         """
         key = os.environ.get(KEY, "").encode()
         if "hash" in self.private.values() and len(key) < 16:

@@ -47,6 +47,12 @@ def outputs_by_row(raw: Any, rows: int) -> list[Any]:
     return values
 
 
+def positive_class(raw: Any) -> Any:
+    """Of the output of ``predict_proba`` for two classes, the probability of class 1; of more classes, all of it."""
+    raw = np.asarray(raw)
+    return raw[:, 1] if raw.ndim == 2 and raw.shape[1] == 2 else raw
+
+
 def records_of(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     """The rows of a dataframe as JSON can carry them: missing values are None, timestamps ISO 8601, numbers exact."""
     names = [str(name) for name in frame.columns]

@@ -5,9 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .outputs import outputs_by_row
+from .outputs import outputs_by_row, positive_class
 from .schema import Features, features_of_model
 
 if TYPE_CHECKING:
@@ -35,7 +33,6 @@ class Scorer:
         self._model = model
         flavor = model.metadata.flavors.get("python_function", {})
         self._method = str(flavor.get("predict_fn", "predict"))
-        self._positive_class = self._method == "predict_proba"
         self._ask, self.way, self.joins = self._by_pyfunc, "pyfunc", False
         values = self.features.checked(examples) if examples else []
         if not values:
@@ -57,9 +54,7 @@ class Scorer:
             Exception: whatever the model's own code raises.
         """
         raw = self._by_pyfunc(values, params) if params else self._ask(values)
-        if self._positive_class and (raw := np.asarray(raw)).ndim == 2 and raw.shape[1] == 2:
-            raw = raw[:, 1]
-        return outputs_by_row(raw, len(values))
+        return outputs_by_row(positive_class(raw) if self._method == "predict_proba" else raw, len(values))
 
     def _by_pyfunc(self, values: Values, params: dict[str, Any] | None = None) -> Any:
         frame = self.features.frame(values)

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .outputs import outputs_by_row
+from .outputs import outputs_by_row, positive_class
 from .schema import features_of_model
 
 if TYPE_CHECKING:
@@ -31,6 +29,5 @@ def outputs_of(model: "PyFuncModel", features: "pd.DataFrame") -> list[Any]:
     """
     raw = model.predict(features)
     if model.metadata.flavors.get("python_function", {}).get("predict_fn") == "predict_proba":
-        raw = np.asarray(raw)
-        raw = raw[:, 1] if raw.ndim == 2 and raw.shape[1] == 2 else raw
+        raw = positive_class(raw)
     return outputs_by_row(raw, len(features))
