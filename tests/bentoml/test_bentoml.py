@@ -189,6 +189,24 @@ def world(tmp_path_factory):
         stop(world.state_dir)
 
 
+def write_own_service(world: World, options: str, answer: str) -> None:
+    """A service of the user's own, which answers `answer` about its `outputs`."""
+    (world.root / "own_service.py").write_text(
+        "import json, bentoml\n"
+        "from pathlib import Path\n"
+        "from dagster_mlops_serving import features_of, outputs_of\n"
+        "facts = json.loads(Path(__file__).with_name('dagster_mlops.json').read_text())\n"
+        f"@bentoml.service({options})\n"
+        "class Own:\n"
+        "    def __init__(self):\n"
+        "        self.model = bentoml.mlflow.load_model(facts['model'])\n"
+        "    @bentoml.api\n"
+        "    def predict(self, rows: list[dict]) -> dict:\n"
+        "        outputs = outputs_of(self.model, features_of(self.model, rows))\n"
+        f"        return {answer}\n"
+    )
+
+
 @pytest.fixture
 def live(world):
     """The world with version 1 or a later one live."""
@@ -516,20 +534,7 @@ def test_the_health_check_warns_when_the_alias_has_moved_on(live):
 
 def test_a_service_that_predicts_otherwise_never_takes_traffic(live):
     before = live.record("deployment", Deployment)
-    (live.root / "own_service.py").write_text(
-        "import json, bentoml\n"
-        "from pathlib import Path\n"
-        "from dagster_mlops_serving import features_of, outputs_of\n"
-        "facts = json.loads(Path(__file__).with_name('dagster_mlops.json').read_text())\n"
-        "@bentoml.service(name='own')\n"
-        "class Own:\n"
-        "    def __init__(self):\n"
-        "        self.model = bentoml.mlflow.load_model(facts['model'])\n"
-        "    @bentoml.api\n"
-        "    def predict(self, rows: list[dict]) -> dict:\n"
-        "        outputs = outputs_of(self.model, features_of(self.model, rows))\n"
-        "        return {'predictions': [value + 0.125 for value in outputs]}\n"
-    )
+    write_own_service(live, "name='own'", "{'predictions': [value + 0.125 for value in outputs]}")
     try:
         with Traffic(live) as traffic, pytest.raises(DeploymentError, match=r"60 of 60 golden predictions") as refusal:
             live.materialize()
@@ -655,19 +660,10 @@ def _serves(process: psutil.Process) -> bool:
 @pytest.mark.thorough
 def test_threads_and_the_timeout_reach_the_service(live):
     """A service of the user's own that says what it was configured with."""
-    (live.root / "own_service.py").write_text(
-        "import json, bentoml\n"
-        "from pathlib import Path\n"
-        "from dagster_mlops_serving import features_of, outputs_of\n"
-        "facts = json.loads(Path(__file__).with_name('dagster_mlops.json').read_text())\n"
-        "@bentoml.service(name='own', traffic={'timeout': 3, 'max_concurrency': 9})\n"
-        "class Own:\n"
-        "    def __init__(self):\n"
-        "        self.model = bentoml.mlflow.load_model(facts['model'])\n"
-        "    @bentoml.api\n"
-        "    def predict(self, rows: list[dict]) -> dict:\n"
-        "        outputs = outputs_of(self.model, features_of(self.model, rows))\n"
-        "        return {'predictions': outputs, 'config': Own.config}\n"
+    write_own_service(
+        live,
+        "name='own', traffic={'timeout': 3, 'max_concurrency': 9}",
+        "{'predictions': outputs, 'config': Own.config}",
     )
     try:
         live.materialize(threads=3, request_timeout=17)

@@ -60,9 +60,10 @@ class Limits:
         """
         names = [field.name for field in fields(self)]
         try:
-            return replace(self, **msgspec.json.decode(text or "{}", type=dict[Literal[*names], _POSITIVE]))
+            changes: Any = msgspec.json.decode(text or "{}", type=dict[Literal[*names], _POSITIVE])
         except msgspec.MsgspecError as error:
             raise ValueError(f"DAGSTER_MLOPS_LIMITS: {error}. Its names are {', '.join(names)}.") from None
+        return replace(self, **changes)
 
 
 class Refusal(Exception):
