@@ -548,6 +548,26 @@ def test_a_service_that_predicts_otherwise_never_takes_traffic(live):
     live.materialize("champion", "bento")
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [("outputs", "raw[:, 1] if", "raw[:, 0] if"), ("schema", "sent = [None", "column = column[::-1]; sent = [None")],
+    ids=["output", "input"],
+)
+def test_a_bento_with_a_fault_in_its_serving_code_never_takes_traffic(live, module, old, new):
+    folder = live.home / "bentos" / live.record("bento", Package).tag.replace(":", "/")
+    file = folder / "src" / "dagster_mlops_serving" / f"{module}.py"
+    source = file.read_text()
+    assert source.count(old) == 1
+    file.write_text(source.replace(old, new))
+    try:
+        with pytest.raises(DeploymentError, match=r"of 60 golden predictions differ"):
+            live.materialize("deployment", state_dir=live.root / "faulty", port=free_port())
+    finally:
+        file.write_text(source)
+    assert not marked(live.root / "faulty")
+
+
 def test_a_taken_port_is_named(live):
     with pytest.raises(DeploymentError, match=f"port {live.port} on 127.0.0.1 is taken"):
         live.materialize("deployment", state_dir=live.root / "elsewhere")

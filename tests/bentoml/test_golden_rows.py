@@ -1,10 +1,8 @@
 """Rows of a golden set may be a customer's: messages name them, and show their values on request only."""
 
 import json
-import threading
 import traceback
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +15,7 @@ from dagster_mlops.errors import DagsterMlopsError, DeploymentError
 from dagster_mlops.evaluation.predictions import predict
 from dagster_mlops.serving.golden_set import Golden, score_golden
 from tests.support import known_warnings
+from tests.support.http_servers import QuietHandler, QuietServer, serving
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
 
@@ -24,7 +23,7 @@ ROWS = [{"name": f"Ann{i} Smith", "age": 40 + i} for i in range(7)]
 STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p"))
 
 
-class Server(BaseHTTPRequestHandler):
+class Server(QuietHandler):
     status, alone = 200, 0.5
 
     def do_POST(self) -> None:
@@ -38,19 +37,12 @@ class Server(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
 
-    def log_message(self, format: str, *args: Any) -> None: ...
-
 
 def message(status: int, expected: Sequence[float] = (0.0, *[0.123456] * 6), alone: float = 0.5) -> str:
     handler = type("Handler", (Server,), {"status": status, "alone": alone})
-    with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            golden = Golden(rows=ROWS, expected=list(expected))
-            with pytest.raises(DeploymentError) as refusal:
-                golden.compare(f"http://127.0.0.1:{server.server_port}", STATE, tolerance=0.01, timeout=10)
-        finally:
-            server.shutdown()
+    golden = Golden(rows=ROWS, expected=list(expected))
+    with serving(QuietServer(handler)) as server, pytest.raises(DeploymentError) as refusal:
+        golden.compare(server.url, STATE, tolerance=0.01, timeout=10)
     return str(refusal.value)
 
 

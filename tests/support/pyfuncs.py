@@ -41,3 +41,11 @@ class Categories(_Base):
 
     def predict(self, context, model_input, params=None):
         return model_input.carrier.cat.codes
+
+
+class Echo(_Base):
+    """Each row as it came, once more as an object and a list."""
+
+    def predict(self, context, model_input, params=None):
+        parts = [{"wind": row.wind, "list": [row.big, row.note]} for row in model_input.itertuples()]
+        return model_input.assign(parts=parts)

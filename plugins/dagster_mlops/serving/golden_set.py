@@ -1,6 +1,5 @@
 """The golden set: rows whose served predictions must equal those of the registered model."""
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving.golden_answers import expected_answers, largest_difference
 from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.state import DeploymentState
 
@@ -36,9 +36,7 @@ class Golden:
         with http_client(url, timeout=timeout) as client:
             for start in range(0, len(self.rows), _BATCH):
                 served.extend(self._ask(client, state, self.rows[start : start + _BATCH]))
-            for row in range(
-                0, len(self.rows), max(1, len(self.rows) // _ALONE)
-            ):  # a prediction is not to depend on the rows beside it
+            for row in spread(len(self.rows), _ALONE):  # a prediction is not to depend on the rows beside it
                 [value] = self._ask(client, state, [self.rows[row]])
                 if largest_difference(self.expected[row], value) > tolerance:
                     served[row] = value
@@ -88,13 +86,12 @@ def score_golden(
 
     Args:
         name: The model's name in errors.
-        outputs: Predictions in the form in which the server returns them; that of the generic service unless
-            given.
+        outputs: Predictions in the form in which the server returns them; that of the generic service unless given.
 
     Raises:
         DeploymentError: the model cannot score the rows, or the frame is empty or lacks a feature.
     """
-    from dagster_mlops.serving.runtime import outputs_of, records_of, signature_inputs  # for steps
+    from dagster_mlops.serving.runtime import records_of, signature_inputs  # for steps
 
     if not hasattr(frame, "columns") or not len(frame):
         raise DeploymentError(
@@ -102,29 +99,31 @@ def score_golden(
             "it must be a dataframe with at least one. A partitioned asset needs an unpartitioned golden set beside it."
         )
     with raised_as(DeploymentError, f"{name} cannot score a golden set", ValueError):
-        names = [str(name) for name in signature_inputs(model).input_names()]
-    missing = [column for column in names if column not in frame.columns]
+        signature_inputs(model)
+    schema: Any = model.metadata.get_input_schema()
+    missing = [column for column in schema.required_input_names() if column not in frame.columns]
     if missing:
         raise DeploymentError(
             f"the golden set lacks feature(s) {', '.join(missing)} of {name}; it has {', '.join(map(str, frame))}."
         )
-    step = max(1, len(frame) // rows)
-    sample = frame[names].iloc[::step].head(rows).reset_index(drop=True)
+    names = [column for column in schema.input_names() if column in frame.columns]
+    sample = frame[names].iloc[spread(len(frame), rows)].reset_index(drop=True)
     try:
-        expected = (outputs or outputs_of)(model, sample)
+        expected = (outputs or expected_answers)(model, sample)
     except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
         types = {column: str(dtype) for column, dtype in sample.dtypes.items()}
         raise DeploymentError(
-            f"{name} cannot score the golden set: {row_values.refusal(error)} It takes {signature_inputs(model)}; the "
+            f"{name} cannot score the golden set: {row_values.refusal(error)} It takes {schema}; the "
             f"golden set has {types}."
         ) from row_values.cause(error)
     return Golden(rows=records_of(sample), expected=expected)
 
 
-def largest_difference(expected: Any, served: Any) -> float:
-    """The largest difference between two predictions, or lists of them; infinite where they differ in form."""
-    if isinstance(expected, list) and isinstance(served, list) and len(expected) == len(served):
-        return max((largest_difference(a, b) for a, b in zip(expected, served, strict=True)), default=0.0)
-    if isinstance(expected, int | float) and isinstance(served, int | float):
-        return abs(expected - served)
-    return 0.0 if expected == served else math.inf
+def spread(length: int, most: int) -> list[int]:
+    """At most so many positions of a sequence, evenly spread from its first to its last.
+
+    >>> spread(399, 4), spread(3, 10)
+    ([0, 132, 265, 398], [0, 1, 2])
+    """
+    count = min(length, most)
+    return [number * (length - 1) // max(1, count - 1) for number in range(count)]
