@@ -192,16 +192,20 @@ def test_rows_of_a_model_that_looks_at_all_of_them_are_never_joined(behaviour):
     assert not Scorer(Wrapped(behaviour), EXAMPLES[:1]).joins  # pyright: ignore[reportArgumentType]
 
 
-def test_a_request_that_took_too_long_is_neither_answered_nor_logged_later(behaviour, tmp_path):
+def test_a_request_that_took_too_long_is_neither_answered_nor_logged_later_and_others_go_elsewhere(behaviour, tmp_path):
     app = app_of(Wrapped(behaviour), PredictionLog(tmp_path), timeout=0.2)
 
     async def run() -> tuple[int, int, int]:
         running = asyncio.create_task(ask(app, rows(-3.0)))
         await asyncio.sleep(0.05)
         queued = asyncio.create_task(ask(app, rows(7.0)))
+        assert app.is_ready()
         late = (await running)[0], (await queued)[0]
+        assert not app.is_ready()
         behaviour.gate.set()
-        return (*late, (await ask(app, rows(1.0)))[0])
+        answer = await ask(app, rows(1.0))
+        assert app.is_ready()
+        return (*late, answer[0])
 
     assert asyncio.run(run()) == (504, 504, 200)
     assert list(PredictionLog.read(tmp_path)["x"]) == [1.0]

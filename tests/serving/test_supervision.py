@@ -257,6 +257,18 @@ def test_the_logs_are_shown_by_name_with_credentials_masked(live):
     assert refused.exit_code and "it has: " in refused.output
 
 
+def test_a_server_keeps_its_bytecode_also_where_the_worker_writes_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    command = [sys.executable, "-c", "import sys, time; print(sys.dont_write_bytecode, flush=True); time.sleep(60)"]
+    program = supervision.Program(command, {}, tmp_path / "log")
+    try:
+        supervision.start(tmp_path, "server:one", {"replica-0": program})
+        until(lambda: program.log.exists() and program.log.read_text())
+    finally:
+        supervision.stop(tmp_path, "server:one")
+    assert program.log.read_text() == "False\n"
+
+
 def test_a_tool_without_settings_of_its_servers_refuses_them_and_serves_as_before():
     package = Package(tool="small", tag="small:2", home="", model_name="small", model_version="2")
     server = server_of(SmallPackages(), package, 8000, ServerSettings(timeout=3))

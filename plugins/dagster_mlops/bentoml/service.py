@@ -14,6 +14,7 @@ from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from dagster_mlops.serving.runtime.examples import examples_of
 from dagster_mlops.serving.runtime.metrics import request_metrics
+from dagster_mlops.serving.runtime.watchdog import watch
 
 if TYPE_CHECKING:
     import bentoml
@@ -89,5 +90,9 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
             )
             together = "rows of waiting requests together" if scorer.joins else "each request alone"
             _logger.info("%s is asked by its %s, %s", facts["model"], scorer.way, together)
+            watch(app.longest_call, limits.timeout)
+
+        async def __is_ready__(self) -> bool:
+            return app.is_ready()
 
     return MlflowService

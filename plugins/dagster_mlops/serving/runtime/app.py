@@ -120,6 +120,15 @@ class PredictionApp:
         self._reader = reader  # last: from here on it answers
         return self._scorer
 
+    def longest_call(self) -> tuple[float, list[str]]:
+        """Seconds that the oldest unfinished call of the model has lasted, and the first request id of each job."""
+        seconds, jobs = self._scoring.longest_call()
+        return seconds, [_first_id(job.facts) for job in jobs]
+
+    def is_ready(self) -> bool:
+        """True while a model is loaded that returns: no call of it lasts longer than a request may."""
+        return self._reader is not None and self.longest_call()[0] <= self._limits.timeout
+
     def before(self, app: Any) -> Any:
         """An ASGI app that answers requests for predictions as this one does, and all others as `app`."""
 
@@ -282,8 +291,12 @@ _OF_INTEREST = frozenset(
 )
 
 
+def _first_id(facts: "_Row | None") -> str:
+    return facts.ids[0] if facts else "a probe"
+
+
 def _refusal_of(error: Exception, facts: "_Row | None") -> Refusal:
-    first = facts.ids[0] if facts else "a probe"
+    first = _first_id(facts)
     if isinstance(error, RowTooLarge):
         return Refusal(413, error)
     if isinstance(error, OSError):

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,12 +65,18 @@ class ScoringThread:
     ) -> None:
         self._score, self._finish, self._joins, self._most_rows = score, finish, joins, most_rows
         self._queue: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._calls: dict[int, tuple[float, list[Job]]] = {}  # by thread, since when it has been with these jobs
         for number in range(threads):
             threading.Thread(target=self._run, name=f"scoring-{number}", daemon=True).start()
 
     def submit(self, job: Job) -> None:
         """Queue a job; its `notify` is called in the scoring thread, unless it is given up before."""
         self._queue.put(job)
+
+    def longest_call(self) -> tuple[float, list[Job]]:
+        """Seconds that the oldest unfinished call of the model has lasted, and its jobs; 0 and none between calls."""
+        start, jobs = min(self._calls.copy().values(), key=lambda call: call[0], default=(time.monotonic(), []))
+        return time.monotonic() - start, jobs
 
     def _run(self) -> None:
         late: Job | None = None
@@ -88,8 +95,10 @@ class ScoringThread:
                     late = job
             if batch := [job for job in batch if job.begin()]:
                 self._settle(batch)
+                del self._calls[threading.get_ident()]
 
     def _settle(self, batch: list[Job]) -> None:
+        self._calls[threading.get_ident()] = time.monotonic(), batch
         try:
             outputs = self._score([row for job in batch for row in job.values], batch[0].params)
         except Exception as error:  # noqa: BLE001 - the model's own code may raise anything
