@@ -16,6 +16,7 @@
     ├── EvaluationError          MLflow: a model version cannot be measured on the rows given
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
     ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
+    ├── PredictionError          serving: rows cannot be scored in a batch, or joined with their labels
     ├── MonitoringError          Evidently: a frame cannot be compared
     ├── ExecutorConfigError      k8s: a GPU profile or executor config that no cluster would accept
     ├── NotFoundError            lineage: no prediction or training run has the id or name that was given
@@ -89,6 +90,10 @@ class GateError(DagsterMlopsError):
 
 class DeploymentError(DagsterMlopsError):
     """A bento cannot be built, served, verified or routed to."""
+
+
+class PredictionError(DagsterMlopsError):
+    """Rows cannot be scored in a batch, or predictions not be joined with their labels."""
 
 
 class MonitoringError(DagsterMlopsError):

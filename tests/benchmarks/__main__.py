@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks import (
+    batch,
     canary,
     datasets,
     evaluation,
@@ -31,6 +32,7 @@ from tests.benchmarks import (
 from tests.benchmarks.measure import console, machine
 
 BENCHMARKS = {
+    "batch": batch.run,
     "load_cost": load_cost.run,
     "lifecycle": lifecycle.run,
     "point_in_time": point_in_time.run,

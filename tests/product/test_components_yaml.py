@@ -46,6 +46,7 @@ from dagster_mlops.feast import component_fields as feast_fields
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.promotion import ModelCopyComponent, PromotionComponent, model_copy_asset, promotion_asset
 from dagster_mlops.provenance import Dataset, records_in
+from dagster_mlops.serving import BatchPredictionsComponent, batch_predictions_asset
 from tests.support import known_warnings
 
 pytestmark = [
@@ -453,6 +454,7 @@ FACTORIES = {
     ModelCopyComponent: model_copy_asset,
     EvaluationComponent: evaluation_asset,
     EvaluationChecks: evaluation_checks,
+    BatchPredictionsComponent: batch_predictions_asset,
 }
 # Known from where the fields stand, or code that has no place in YAML.
 NO_FIELD = {
@@ -461,6 +463,7 @@ NO_FIELD = {
     dvc_fields.RevisionSensor: {"job", "repo"},
     EvaluationComponent: {"model"},  # `trained`
     EvaluationChecks: {"evaluation"},
+    BatchPredictionsComponent: {"log_rules"},
 }
 RENAMED = {
     feast_fields.TrainingSet: {"checks", "partitions"},

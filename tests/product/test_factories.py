@@ -55,6 +55,7 @@ def _tries(trial) -> float:
 
 # By factory: arguments that make it, where assets are named by the text that stands for KEY.
 ARGUMENTS: dict[str, dict[str, Any]] = {
+    "batch_predictions_asset": {"promoted": "raw/weather", "rows": "raw/weather"},
     "bento_asset": {"promoted": "raw/weather"},
     "data_quality_check": {"asset": "raw/weather"},
     "dataset_asset": {},

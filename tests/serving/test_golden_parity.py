@@ -194,11 +194,11 @@ JSON = st.recursive(
 )
 
 
-@given(one=JSON, other=JSON)
-def test_only_equal_answers_have_no_difference(one, other):
-    assert largest_difference(one, one) == 0.0
-    if json.dumps(one) != json.dumps(other) and one != other:
-        assert largest_difference(one, other) > 0.0
+@given(first=JSON, second=JSON)
+def test_only_equal_answers_have_no_difference(first, second):
+    assert largest_difference(first, first) == 0.0
+    if json.dumps(first) != json.dumps(second) and first != second:
+        assert largest_difference(first, second) > 0.0
 
 
 @pytest.mark.parametrize(

@@ -125,13 +125,13 @@ def _item_type(type: "pa.DataType") -> "pa.DataType | None":
 
 
 def _without_mixed_columns(table: Any) -> Any:
-    """A pandas frame whose columns of mixed types, which Arrow has no type for, are their values' texts."""
+    """A pandas frame whose columns that Arrow has no type for, such as mixed ones, are their values' texts."""
     texts = {}
     for name, values in table.items() if hasattr(table, "iloc") else ():
         if values.dtype == object:
             try:
                 pa.array(values, from_pandas=True)
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # the last: integers beyond 64 bits
                 texts[name] = values.map(repr).where(values.notna(), None)
     return table.assign(**texts) if texts else table
 

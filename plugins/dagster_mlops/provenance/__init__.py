@@ -26,6 +26,7 @@ from dagster_mlops.provenance.roles import FeatureView as FeatureView
 from dagster_mlops.provenance.roles import ModelVersion as ModelVersion
 from dagster_mlops.provenance.roles import Package as Package
 from dagster_mlops.provenance.roles import Prediction as Prediction
+from dagster_mlops.provenance.roles import PredictionBatch as PredictionBatch
 from dagster_mlops.provenance.roles import Report as Report
 from dagster_mlops.provenance.roles import TrainingRun as TrainingRun
 from dagster_mlops.provenance.roles import TrainingSet as TrainingSet

@@ -233,8 +233,39 @@ class Deployment(Record, role="deployment", made_from="package", id="{name}/{id}
 
 
 @lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PredictionBatch(Record, role="prediction_batch", made_from="model_version", id="{name}@{digest:.16}"):
+    """Rows that one model version scored at once. The request id of each is ``name/…``.
+
+    `digest` hashes the version and the rows, so that the same rows scored by another version are another batch. Its
+    predictions are in the asset, and where it is named, in a prediction log.
+    """
+
+    tool: str = "dagster"
+    name: str  # of asset and partition
+    digest: str
+    model_name: str
+    model_version: str
+    sha256: str = ""  # of the files of the model
+    rows: int | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)  # content hashes of the rows, by dataset path or asset
+    prediction_log: str = ""
+
+    def title(self) -> str:
+        return self.name
+
+    def _details(self) -> list[str]:
+        return [_text("{:,} rows", self.rows), f"model {self.model_name}/{self.model_version}"]
+
+    def implies(self, ref: Ref) -> Record | None:
+        if ref.role != ModelVersion.role:
+            return _dataset(ref)
+        facts = {"name": self.model_name, "version": self.model_version, "tracking_uri": ref.at, "datasets": {}}
+        return _partial(ModelVersion, ref, self, **facts)
+
+
+@lazy_dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Prediction(Record, role="prediction", made_from="deployment", id="{request_id}", at="{prediction_log}"):
-    """One row that a deployment answered."""
+    """One row that a deployment answered, or a batch scored."""
 
     tool: str = "bentoml"
     request_id: str

@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 from dagster_mlops.core.model_versions import parse_version
 from dagster_mlops.errors import NotFoundError
-from dagster_mlops.lineage.chain.predictions import find_prediction, prediction_logs
+from dagster_mlops.lineage.chain.predictions import find_batch, find_prediction, prediction_logs
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
-from dagster_mlops.provenance import ModelVersion, Ref, TrainingRun, mask_credentials
+from dagster_mlops.provenance import ModelVersion, PredictionBatch, Ref, TrainingRun, mask_credentials
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _REF = re.compile(r"([\w.-]+):([a-z_]+):(.+)")
@@ -63,6 +63,8 @@ def find_ref(
             return find_prediction(what, places, tools=tools)
         except NotFoundError as error:
             reasons.append(f"No prediction has this request id. {error}")
+    if events and (batch := find_batch(what, events)):
+        return batch
     run = Ref(_TRACKER, TrainingRun.role, what, at=at)
     if events and (entry := events.find(run) or events.of_version(what)):
         return entry.record.ref
@@ -86,7 +88,7 @@ def _on_page(text: str) -> str:
 
 def _as_recorded(ref: Ref, tools: Tools, events: EventLog | None) -> Ref:
     """A ref as Dagster recorded it, although it was typed without its place or with a longer or shorter version."""
-    if ref.tool not in tools.names:
+    if ref.tool not in (*tools.names, PredictionBatch.tool):
         raise NotFoundError(f"no tool {ref.tool!r} is installed to ask for {str(ref)!r}; known: {_list(tools.names)}.")
     if ref.role == ModelVersion.role:
         return _version(*parse_version(ref.id), ref.at, tools, events, tool=ref.tool)

@@ -1,16 +1,29 @@
-"""Finds a prediction by its request id in the logs of deployments."""
+"""Finds a prediction by its request id in the logs of deployments and batches, and among batches without one."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from dagster_mlops.errors import NotFoundError
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
-from dagster_mlops.provenance import Accessible, Deployment, Prediction, Ref, mask_credentials
+from dagster_mlops.provenance import Accessible, Deployment, Prediction, PredictionBatch, Ref, mask_credentials
 
 
 def prediction_logs(events: EventLog) -> list[str]:
-    """The prediction logs of every deployment that a Dagster instance knows, newest first."""
-    return list(dict.fromkeys(deployment.prediction_log for deployment, _ in events.entries(Deployment)))
+    """The prediction logs of every deployment and batch that a Dagster instance knows, newest first."""
+    deployments = [deployment.prediction_log for deployment, _ in events.entries(Deployment)]
+    batches = [batch.prediction_log for batch, _ in events.entries(PredictionBatch) if batch.prediction_log]
+    return list(dict.fromkeys([*deployments, *batches]))
+
+
+def find_batch(request_id: str, events: EventLog) -> Ref | None:
+    """The ref of the newest batch to which a request id belongs, if the batch keeps no prediction log.
+
+    Its predictions are in the asset alone, so that whether this one is among them is not asked.
+    """
+    for batch, _ in events.entries(PredictionBatch):
+        if not batch.prediction_log and request_id.startswith(f"{batch.name}/"):
+            return batch.ref
+    return None
 
 
 def find_prediction(request_id: str, logs: Iterable[str], *, tools: Tools | None = None) -> Ref:

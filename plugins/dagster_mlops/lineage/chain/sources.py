@@ -20,6 +20,7 @@ from dagster_mlops.provenance import (
     Faulty,
     Inaccessible,
     ModelVersion,
+    PredictionBatch,
     Record,
     Ref,
     TrainingRun,
@@ -277,7 +278,7 @@ class EventLog:
             self._places.add(ref.at)
             if event.asset_materialization and not isinstance(record, ModelVersion | TrainingSet):
                 self._code_places |= {up.at for up in record.upstream if up.role == Commit.role}
-            if isinstance(record, Deployment):
+            if isinstance(record, Deployment | PredictionBatch):
                 self._places.add(record.prediction_log)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import dagster as dg
 
 from dagster_mlops.lineage.chain.sources import EventLog, Tools
-from dagster_mlops.provenance import Accessible, Answer, Record, Ref, mask_credentials
+from dagster_mlops.provenance import Accessible, Answer, PredictionBatch, Record, Ref, mask_credentials
 from dagster_mlops.tools import Tool
 
 Source = Literal["tool", "dagster", "carried", "nowhere"]
@@ -127,10 +127,11 @@ class _Step:
 
 
 def _step(ref: Ref, child: Record | None, before: float | None, tools: Tools, events: EventLog | None) -> _Step:
-    answer = tools.ask(ref)
+    entry = events.find(ref, before=before) if events and not ref.is_unknown else None
+    # A batch of predictions has no tool beside Dagster, whose record is the thing.
+    answer = Accessible(entry.record) if entry and ref.tool == PredictionBatch.tool else tools.ask(ref)
     if ref.is_unknown:
         return _Step(answer, "nowhere", None, (), before)
-    entry = events.find(ref, before=before) if events else None
     if entry and not ref.at and not isinstance(answer, Accessible):
         answer = tools.ask(entry.record.ref)  # the event log knows where to look
     candidates: list[tuple[Source, Record | None]] = [

@@ -60,6 +60,8 @@ class PredictionLog:
         segment_bytes: Size with which a segment is finished.
         rotate: Whether a new segment starts a process that rotates the finished ones.
         rules: Private features, the share of rows that is logged, and the answer when the disk refuses them.
+        facts: More that all rows share, by the names of a record, such as ``upstream`` of rows that no deployment has
+            answered.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class PredictionLog:
         segment_bytes: int = SEGMENT_BYTES,
         rotate: bool = True,
         rules: LogRules | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.log_dir = str(log_dir)
         self._rules = (rules or LogRules()).check()
         self._key = self._rules.key()
-        facts = {
+        shared = {
             "schema": SCHEMA,
             "prediction_log": self.log_dir,
             "deployment": deployment,
@@ -92,8 +95,8 @@ class PredictionLog:
         }
         if deployment:
             upstream = {"tool": tool, "kind": "deployment", "id": deployment, "at": state_dir}
-            facts["upstream"] = [upstream]
-        self._header = header(facts)
+            shared["upstream"] = [upstream]
+        self._header = header({**shared, **(facts or {})})
         self._writer, self._segments = f"{os.getpid()}-{uuid.uuid4().hex[:8]}", 0
         self._losses = Losses(self.log_dir, self._writer, {"deployment": deployment})
         self._lock = threading.Lock()
@@ -162,6 +165,13 @@ class PredictionLog:
             self._losses.count(len(lines), error)
         else:
             self._losses.write_down()
+
+    def close(self) -> None:
+        """Write what is left to the disk, and finish the segment, so that it can be rotated."""
+        with self._lock:
+            if self._file:
+                self._file.close()
+                self._file = None
 
     def _lines(self, rows: "Rows", time: datetime) -> list[bytes]:
         shared: dict[str, Any] = {"timestamp": time.isoformat(timespec="microseconds")}
