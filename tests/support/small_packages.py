@@ -9,6 +9,7 @@ import httpx
 import pandas as pd
 
 from dagster_mlops.provenance import Package
+from dagster_mlops.serving.access import LOOPBACK
 from dagster_mlops.serving.blue_green import Plan, rollout
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
@@ -43,7 +44,9 @@ class Deployment:
     def plan(self, version: str, **options: Any) -> Plan:
         packager, package = SmallPackages(), Package(tag=f"small:{version}", model_version=version, **_PACKAGE)
         chosen = {"request_timeout": 30.0, **self.options, **options}
-        target = LocalTarget(self.state_dir, self.port, chosen.pop("request_timeout"))
+        access = chosen.pop("access", LOOPBACK)
+        timeout = chosen.pop("request_timeout")
+        target = LocalTarget(self.state_dir, self.port, timeout, access, access.read_tokens())
         parts: Any = {
             "name": "small",
             "package": package,

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dagster_mlops.bentoml.deployment import deployment_asset as deployment_asset
     from dagster_mlops.bentoml.deployment import deployment_health_check as deployment_health_check
     from dagster_mlops.bentoml.resource import BentomlResource as BentomlResource
+    from dagster_mlops.serving import Access as Access
     from dagster_mlops.serving import BatchPredictionsComponent as BatchPredictionsComponent
     from dagster_mlops.serving import LogRules as LogRules
     from dagster_mlops.serving import PredictionLog as PredictionLog

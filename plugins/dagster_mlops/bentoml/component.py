@@ -8,7 +8,19 @@ from pydantic import Field
 from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
 from dagster_mlops.core.yaml_fields import Count, YamlFields
-from dagster_mlops.serving import deployment_health_sensor
+from dagster_mlops.serving import Access, deployment_health_sensor
+
+
+class AccessFields(YamlFields):
+    """The address of the public port, its TLS, and the tokens that clients send: an ``Access``."""
+
+    host: str = Field(
+        default="127.0.0.1", description="IP address; one that other machines reach needs TLS and tokens."
+    )
+    certificate: str = Field(default="", description="PEM file of the server's certificate and its chain.")
+    key: str = Field(default="", description="PEM file of its private key.")
+    tokens: str = Field(default="", description="Name of a variable in the run's environment that holds tokens.")
+    token_file: str = Field(default="", description="File of tokens, in place of the variable.")
 
 
 class BentoDeploymentComponent(YamlFields, dg.Component):
@@ -32,6 +44,9 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
     )
     state_dir: str = Field(description="Folder for deployment state, logs and predictions.")
     port: int = Field(default=3000, description="Public port on 127.0.0.1.")
+    access: AccessFields | None = Field(
+        default=None, description="Address, TLS and tokens of the port; by default, loopback without either."
+    )
     replicas: Count = Field(default=2, description="Server processes behind the port, each with the whole model.")
     bento: str = Field(default="bento", description="Name of the bento asset.")
     deployment: str = Field(default="deployment", description="Name of the deployment asset.")
@@ -57,6 +72,7 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
             state_dir=self.state_dir,
             port=self.port,
             replicas=self.replicas,
+            access=Access(**vars(self.access)) if self.access else None,
             group_name=self.group_name,
         )
         return dg.Definitions(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
+    from dagster_mlops.serving.access import Access as Access
     from dagster_mlops.serving.asset import deployment_asset as deployment_asset
     from dagster_mlops.serving.batch import batch_predictions_asset as batch_predictions_asset
     from dagster_mlops.serving.checks import deployment_health_check as deployment_health_check

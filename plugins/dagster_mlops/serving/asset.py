@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
+    from dagster_mlops.serving.access import Access
     from dagster_mlops.serving.runtime import LogRules
 
 
@@ -47,6 +49,7 @@ def deployment_asset(
     ready_timeout: float = 120,
     drain_seconds: float | None = None,
     request_timeout: float = 30,
+    access: "Access | None" = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that serves the package which the asset `package` recorded, behind Envoy on ``127.0.0.1:port``.
@@ -81,6 +84,7 @@ def deployment_asset(
         drain_seconds: The most seconds that the deployment before gets at a switch to answer the requests that it has;
             it stops as soon as it has. `request_timeout` unless given.
         request_timeout: Seconds after which Envoy, and the server where it can, ends a request.
+        access: Address, TLS and tokens of the public port; by default, loopback without either.
         promoted_to: An alias such as ``champion``: serve only the version whose promotion to it is on record in the
             model's history, with these files, and signed by a key in ``DAGSTER_MLOPS_PUBLIC_KEYS``.
         asset_options: Anything else that :func:`dagster.asset` takes.
@@ -88,6 +92,8 @@ def deployment_asset(
     key = asset_key(package)
     if log_rules:
         refuse_useless(f"deployment_asset {name!r}: log_rules", log_rules.faults())
+    if access:
+        refuse_useless(f"deployment_asset {name!r}: access", access.faults())
 
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
         # For steps, not for code locations.
@@ -117,12 +123,18 @@ def deployment_asset(
                 "unchanged. Correct private=."
             )
         folder = Path(state_dir).expanduser().resolve()
+        target = LocalTarget(folder, port, request_timeout)
+        if access:
+            doors = access.absolute()
+            target = replace(target, access=doors, tokens=doors.read_tokens())
+            if doors.certificate:
+                doors.read_pair()  # a fault is to be known before anything starts
         settings = ServerSettings(workers=workers, threads=threads, timeout=request_timeout)
         plan = Plan(
             name=name,
             package=record,
             server=lambda server_port: server_of(packager, record, server_port, settings),
-            target=LocalTarget(folder, port, request_timeout),
+            target=target,
             environment={
                 **(log_rules.to_environment() if log_rules else {}),
                 **(environment or {}),

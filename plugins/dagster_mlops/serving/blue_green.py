@@ -16,6 +16,7 @@ from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment, Package, mask_credentials
 from dagster_mlops.serving import processes, supervision
+from dagster_mlops.serving.access import LOOPBACK
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
 from dagster_mlops.serving.reconcile import take_stock
@@ -48,7 +49,9 @@ class Plan:
     def fingerprint(self) -> str:
         """A hash of everything that asks for a server of its own when it changes."""
         package = self.package
-        facts = [self.name, package.tool, package.tag, package.home, self.target.port, self.prediction_log, self.route]
+        # The URL is in the record. On loopback without TLS, the port says the same, as in fingerprints on record.
+        place = self.target.port if self.target.access == LOOPBACK else self.target.url
+        facts = [self.name, package.tool, package.tag, package.home, place, self.prediction_log, self.route]
         server = self.server(0)  # whatever its port
         environment = sorted({**server.environment, **self.environment}.items())
         text = json.dumps(
@@ -80,8 +83,17 @@ def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
 
 
 def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple[DeploymentState, bool]:
-    target = plan.target
-    target.open()
+    target = plan.target.renewed(log.info)
+    former = LocalTarget.stored(target.state_dir)
+    if current and target != former:
+        target.shift(current)  # or an Envoy that asks for tokens would start without any, and refuse everyone
+    try:
+        target.open()
+    except DeploymentError:
+        if current and former:
+            former.shift(current)
+            former.open()
+        raise
     if current and current.fingerprint == plan.fingerprint and _is_back(current, log):
         target.shift(current)
         if current.golden_hash != plan.golden_hash:

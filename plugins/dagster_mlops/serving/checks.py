@@ -14,7 +14,7 @@ from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
-from dagster_mlops.serving.processes import http_client, psutil
+from dagster_mlops.serving.processes import psutil
 
 
 def deployment_health_check(
@@ -43,6 +43,7 @@ def deployment_health_check(
 
     def health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         # For steps, not for code locations.
+        from dagster_mlops.serving import envoy
         from dagster_mlops.serving.golden_set import Golden
         from dagster_mlops.serving.overview import status
         from dagster_mlops.serving.packager import Packages
@@ -60,7 +61,7 @@ def deployment_health_check(
         except DeploymentError as error:
             return dg.AssetCheckResult(passed=False, description=str(error), metadata={"reason": "golden set"})
         milliseconds = []
-        with http_client(record.url, timeout=timeout) as client:
+        with envoy.client(record.url, Path(record.state_dir), timeout=timeout) as client:
             for call in range(calls):
                 start = time.perf_counter()
                 body = {state.rows_field: [golden.rows[call % len(golden.rows)]]}

@@ -1,4 +1,4 @@
-"""Envoy in front of the deployments: one public loopback port, whose route changes without a lost request.
+"""Envoy in front of the deployments: one public port, whose route changes without a lost request.
 
 Envoy watches two files and swaps to their new content when they are replaced by a rename. The listener itself never
 changes, so no connection is drained by a switch.
@@ -8,39 +8,49 @@ import hashlib
 import json
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy_config, processes, supervision
+from dagster_mlops.serving.access import LOOPBACK, Access, trust
 from dagster_mlops.serving.envoy_config import Backend
+
+if TYPE_CHECKING:
+    import httpx
 
 ROLE = "envoy:"  # begins the mark of its processes
 
 
-def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> bool:
+def ensure(state_dir: Path, port: int, access: Access = LOOPBACK, *, timeout: float = 20) -> bool:
     """Have exactly one Envoy for `state_dir` listening on `port`, and its supervisor; True if there was work to do.
 
     Raises:
-        DeploymentError: another process has the port, or Envoy does not come up.
+        DeploymentError: another process has the port, the address is not one of this machine, or Envoy does not come
+            up.
     """
-    document = json.dumps(envoy_config.bootstrap(state_dir, port), indent=1)
+    document = json.dumps(envoy_config.bootstrap(state_dir, port, access), indent=1)
     role, log = f"{ROLE}{hashlib.sha256(document.encode()).hexdigest()[:12]}", state_dir / "logs" / "envoy.log"
     path = state_dir / "envoy" / "bootstrap.json"
     running = roles(state_dir)
+    if role not in running and not _bindable(access.host, 0):
+        raise DeploymentError(f"host={access.host!r} is not an address of this machine.")
     for other in running - {role}:
         supervision.stop(state_dir, other)
         supervision.remove(state_dir, other)
     changed = _write(path, document)
     is_new = role not in running
     if not is_new:
-        changed = supervision.ensure(state_dir, role) or not _listens(port) or changed
+        changed = supervision.ensure(state_dir, role) or not _listens(access, port) or changed
     else:
-        if not _bindable(port):
+        if not _bindable(access.host, port):
             raise DeploymentError(
-                f"port {port} on 127.0.0.1 is taken by a process that does not belong to {state_dir}. "
+                f"port {port} on {access.host} is taken by a process that does not belong to {state_dir}. "
                 "Stop that process, or give the deployment another port=."
             )
         if not (state_dir / "envoy" / "live" / "rds.json").exists():
@@ -52,12 +62,14 @@ def ensure(state_dir: Path, port: int, *, timeout: float = 20) -> bool:
         supervision.start(state_dir, role, {"envoy": program}, restart=False)
 
     def failure(_: object = None) -> DeploymentError:
-        return DeploymentError(f"Envoy does not listen on 127.0.0.1:{port}. The end of {log}:\n{processes.tail(log)}")
+        return DeploymentError(
+            f"Envoy does not listen on {access.host}:{port}. The end of {log}:\n{processes.tail(log)}"
+        )
 
     def problem() -> bool:
         if is_new and supervision.has_ended(state_dir, role):
             raise failure()
-        return not _listens(port)
+        return not _listens(access, port)
 
     wait_while(problem, timeout=timeout, error=failure)
     supervision.accept(state_dir, role)
@@ -77,13 +89,49 @@ def roles(state_dir: Path) -> set[str]:
 
 
 def route(
-    state_dir: Path, live: Backend | None, standby: Backend | None = None, *, request_timeout: float = 30
+    state_dir: Path,
+    live: Backend | None,
+    standby: Backend | None = None,
+    *,
+    request_timeout: float = 30,
+    tokens: Sequence[str] = (),
 ) -> bool:
     """Send requests to `live`, and those with the secret of `standby` there; True if the files had another content."""
     folder = state_dir / "envoy" / "live"
     # Clusters first: a route must never name one that Envoy does not know.
     changed = _write(folder / "cds.json", envoy_config.clusters([backend for backend in (live, standby) if backend]))
-    return _write(folder / "rds.json", envoy_config.routes(live, standby, request_timeout=request_timeout)) or changed
+    document = envoy_config.routes(live, standby, request_timeout=request_timeout)
+    document = envoy_config.guarded(document, tokens, live.readiness if live else None)
+    return _write(folder / "rds.json", document) or changed
+
+
+def certify(state_dir: Path, access: Access) -> bool:
+    """Give Envoy the certificate and its key; True if it had another one.
+
+    Raises:
+        DeploymentError: clients could not use them. Envoy keeps those that it has.
+    """
+    return _write(_secret(state_dir), envoy_config.secret(*access.read_pair()))
+
+
+def is_certified(state_dir: Path) -> bool:
+    """True if Envoy has a certificate."""
+    return _secret(state_dir).exists()
+
+
+def uncertify(state_dir: Path) -> None:
+    """Remove the certificate and its key."""
+    _secret(state_dir).unlink(missing_ok=True)
+
+
+def client(url: str, state_dir: Path, *, timeout: float) -> "httpx.Client":
+    """A client for servers and the public port of a deployment, whose certificate it knows."""
+    certificate = envoy_config.certificate_of(_secret(state_dir).read_text()) if url.startswith("https:") else ""
+    return processes.http_client(url, timeout=timeout, verify=trust(certificate) if certificate else True)
+
+
+def _secret(state_dir: Path) -> Path:
+    return state_dir / "envoy" / "live" / "sds.json"
 
 
 def routed(state_dir: Path) -> str | None:
@@ -115,17 +163,19 @@ def _write(file: Path, text: str) -> bool:
     return True
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _listens(access: Access, port: int) -> bool:
+    try:
+        socket.create_connection((urlsplit(access.url(port)).hostname, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
-def _bindable(port: int) -> bool:
-    with socket.socket() as probe:
+def _bindable(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

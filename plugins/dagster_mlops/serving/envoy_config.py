@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.serving.access import Access
 
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # with a deployment's secret, it reaches that one, live or not
 PROBE_HEADER = "x-probe"  # with the secret of the live deployment, it marks a golden row
 _MOST_CONNECTIONS = 4096
+_MOST_MEMORY = 2**30  # bytes of Envoy, from which on it answers 503
+_TOKENS = "envoy.filters.http.rbac"
+CERTIFICATE = "public"
 ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socket has at most 107 characters
 
 
@@ -32,10 +36,13 @@ class Backend:
     public: Sequence[str] = ("/*",)
 
 
-def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
+def bootstrap(state_dir: Path, port: int, access: Access) -> dict[str, Any]:
     """The part that Envoy reads once: its listener, and the files that it watches for the rest."""
     request_id = _typed("extensions.request_id.uuid.v3.UuidRequestIdConfig", pack_trace_reason=False)
     router = _typed("extensions.filters.http.router.v3.Router")
+    # Without a rule of the routes, no one may pass.
+    rules = _typed("extensions.filters.http.rbac.v3.RBAC", rules={"action": "ALLOW"})
+    guards = [{"name": _TOKENS, "typed_config": rules}] if access.is_guarded else []
     manager = _typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="public",
@@ -57,15 +64,16 @@ def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action="REJECT_REQUEST",
-        http_filters=[{"name": "envoy.filters.http.router", "typed_config": router}],
+        http_filters=[*guards, {"name": "envoy.filters.http.router", "typed_config": router}],
+        **({"local_reply_config": {"mappers": [_REFUSAL]}} if access.is_guarded else {}),
     )
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     listener = {
         "name": "public",
-        "address": _address(port),
+        "address": _address(port, access.host),
         # Otherwise a second Envoy could bind the same port and silently take a share of the traffic.
         "enable_reuse_port": False,
-        "filter_chains": [{"filters": filters}],
+        "filter_chains": [{"filters": filters, **(_tls(state_dir) if access.certificate else {})}],
     }
     return {
         "node": {"id": "public", "cluster": "public"},
@@ -73,15 +81,28 @@ def bootstrap(state_dir: Path, port: int) -> dict[str, Any]:
         "static_resources": {"listeners": [listener]},
         "dynamic_resources": {"cds_config": _watched(state_dir, "cds.json")},
         "overload_manager": {
+            "refresh_interval": "0.25s",
+            "actions": [
+                {
+                    "name": "envoy.overload_actions.stop_accepting_requests",
+                    "triggers": [{"name": "envoy.resource_monitors.fixed_heap", "threshold": {"value": 0.95}}],
+                }
+            ],
             "resource_monitors": [
+                {
+                    "name": "envoy.resource_monitors.fixed_heap",
+                    "typed_config": _typed(
+                        "extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig", max_heap_size_bytes=_MOST_MEMORY
+                    ),
+                },
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": _typed(
                         "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
                         max_active_downstream_connections=_MOST_CONNECTIONS,
                     ),
-                }
-            ]
+                },
+            ],
         },
     }
 
@@ -107,6 +128,41 @@ def routes(live: Backend | None, standby: Backend | None, *, request_timeout: fl
     return json.dumps({"resources": [config]}, indent=1)
 
 
+def guarded(document: str, tokens: Sequence[str], readiness: str | None) -> str:
+    """A document of routes for clients with a token, which no server sees; readiness is for everyone.
+
+    Requests with a secret of a deployment need no token: they are the rollout's.
+    """
+    if not tokens:
+        return document
+    resources = json.loads(document)
+    [config] = resources["resources"]
+    [host] = config["virtual_hosts"]
+    secret = lambda route: any(header["name"] in _SECRETS for header in route["match"].get("headers", ()))  # noqa: E731
+    host["routes"] = [{**route, **_OPEN} if secret(route) else route for route in host["routes"]]
+    if readiness:
+        host["routes"].insert(-1, {**host["routes"][-1], "match": {"path": readiness}, **_OPEN})
+    pattern = f"(?i:bearer) +(?:{'|'.join(map(re.escape, tokens))})"
+    principal = {"header": {"name": "authorization", "string_match": {"safe_regex": {"regex": pattern}}}}
+    policy = {"permissions": [{"any": True}], "principals": [principal]}
+    rules = {"rules": {"action": "ALLOW", "policies": {"tokens": policy}}}
+    config["typed_per_filter_config"] = {_TOKENS: _typed("extensions.filters.http.rbac.v3.RBACPerRoute", rbac=rules)}
+    config["request_headers_to_remove"] = ["authorization"]
+    return json.dumps(resources, indent=1)
+
+
+def secret(certificate: str, key: str) -> str:
+    """The document of the certificate and its key, which change together."""
+    pair = {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}
+    kind = "extensions.transport_sockets.tls.v3.Secret"
+    return json.dumps({"resources": [_typed(kind, name=CERTIFICATE, tls_certificate=pair)]}, indent=1)
+
+
+def certificate_of(document: str) -> str:
+    """The certificate in a document of :func:`secret`."""
+    return json.loads(document)["resources"][0]["tls_certificate"]["certificate_chain"]["inline_string"]
+
+
 def live_cluster(document: str) -> str | None:
     """The deployment that a document of routes sends requests to."""
     try:
@@ -120,8 +176,40 @@ def _typed(kind: str, **fields: Any) -> dict[str, Any]:
     return {"@type": f"type.googleapis.com/envoy.{kind}", **fields}
 
 
-def _address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def _address(port: int, host: str = "127.0.0.1") -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _tls(state_dir: Path) -> dict[str, Any]:
+    secret = {"name": CERTIFICATE, "sds_config": _watched(state_dir, "sds.json")}
+    context = _typed(
+        "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        common_tls_context={
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+            "alpn_protocols": ["http/1.1"],
+            "tls_certificate_sds_secret_configs": [secret],
+        },
+    )
+    return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+
+
+_SECRETS = (SELECT_HEADER, PROBE_HEADER)
+_OPEN = {"typed_per_filter_config": {_TOKENS: _typed("config.route.v3.FilterConfig", disabled=True)}}
+# Envoy's own answer to a request that its rules refuse is 403, and names the rules.
+_REFUSAL = {
+    "filter": {
+        "status_code_filter": {
+            "comparison": {"op": "EQ", "value": {"default_value": 403, "runtime_key": "dagster_mlops.refused"}}
+        }
+    },
+    "status_code": 401,
+    "body": {"inline_string": json.dumps({"error": "a valid token is required: Authorization: Bearer ..."})},
+    "body_format_override": {
+        "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
+        "content_type": "application/json",
+    },
+    "headers_to_add": [{"header": {"key": "www-authenticate", "value": "Bearer"}}],
+}
 
 
 def _watched(state_dir: Path, name: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The golden set: rows whose served predictions must equal those of the registered model."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core import row_values
@@ -8,8 +9,8 @@ from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving import envoy
 from dagster_mlops.serving.golden_answers import expected_answers, largest_difference
-from dagster_mlops.serving.processes import http_client
 from dagster_mlops.serving.state import DeploymentState
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Golden:
                 their number; their values are shown on request only, because they may be a customer's.
         """
         served: list[Any] = []
-        with http_client(url, timeout=timeout) as client:
+        with envoy.client(url, Path(state.record.state_dir), timeout=timeout) as client:
             for start in range(0, len(self.rows), _BATCH):
                 served.extend(self._ask(client, state, self.rows[start : start + _BATCH]))
             for row in spread(len(self.rows), _ALONE):  # a prediction is not to depend on the rows beside it

@@ -16,6 +16,8 @@ from dagster_mlops.core.extras import LazyModule
 from dagster_mlops.core.private_files import open_private, private_folder, private_umask
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx as httpx
     import psutil as psutil
 else:
@@ -106,9 +108,9 @@ def free_ports(count: int) -> list[int]:
     raise OSError(errno.EADDRINUSE, f"there are no {count} free ports between {_PORTS.start} and {_PORTS.stop}")
 
 
-def http_client(url: str, *, timeout: float) -> "httpx.Client":
+def http_client(url: str, *, timeout: float, verify: "ssl.SSLContext | bool" = True) -> "httpx.Client":
     """A client for a server on this machine: a proxy from the environment has no business here."""
-    return httpx.Client(base_url=url, timeout=timeout, trust_env=False)
+    return httpx.Client(base_url=url, timeout=timeout, trust_env=False, verify=verify)
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -65,6 +65,7 @@ def repair(state_dir: str | Path) -> list[str]:
         current = take_stock(target, actions.append)
         if current is None:
             return actions
+        target = target.renewed(actions.append)
         if target.shift(current):
             actions.append("Restored the routes of Envoy.")
         if target.open():

@@ -3,22 +3,23 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy, envoy_config, processes, supervision
+from dagster_mlops.serving.access import LOOPBACK, Access
 from dagster_mlops.serving.packager import Server
 from dagster_mlops.serving.state import SERVER, DeploymentState
 
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """Starts servers for a state folder, and sends the traffic of one loopback port to one deployment.
+    """Starts servers for a state folder, and sends the traffic of one port to one deployment.
 
     Every process carries a mark in its environment, so that servers are found again without a record of them.
     """
@@ -26,24 +27,53 @@ class LocalTarget:
     state_dir: Path
     port: int
     request_timeout: float = 30
+    access: Access = LOOPBACK
+    tokens: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def stored(cls, state_dir: Path) -> "LocalTarget | None":
         """The target that was last opened for a state folder; None without one."""
         file = state_dir / "envoy" / "target.json"
-        return cls(state_dir=state_dir, **json.loads(file.read_text())) if file.exists() else None
+        if not file.exists():
+            return None
+        settings = json.loads(file.read_text())
+        secrets = {"access": Access(**settings.pop("access", {})), "tokens": tuple(settings.pop("tokens", ()))}
+        return cls(state_dir=state_dir, **settings, **secrets)
 
     @property
     def url(self) -> str:
         """The public address, which stays the same whichever deployment answers."""
-        return f"http://127.0.0.1:{self.port}"
+        return self.access.url(self.port)
+
+    def renewed(self, say: Callable[[str], object]) -> "LocalTarget":
+        """The same with the tokens of today's file, after Envoy got a certificate that was renewed.
+
+        What cannot be used is reported, and changes nothing.
+        """
+        tokens = self.tokens
+        try:
+            if self.access.certificate and envoy.certify(self.state_dir, self.access):
+                say(f"Gave Envoy the certificate {self.access.certificate}.")
+        except DeploymentError as error:
+            say(f"Envoy keeps its certificate: {error}")
+        try:
+            if self.access.token_file and (tokens := self.access.read_tokens()) != self.tokens:
+                say(f"Gave Envoy the tokens of {self.access.token_file}.")
+        except DeploymentError as error:
+            say(f"Envoy keeps its tokens: {error}")
+        return dataclasses.replace(self, tokens=tokens)
 
     def open(self) -> bool:
         """Have Envoy listen on the public port; True if there was work to do."""
+        if self.access.certificate and not envoy.is_certified(self.state_dir):
+            envoy.certify(self.state_dir, self.access)
+        is_changed = envoy.ensure(self.state_dir, self.port, self.access)
+        if not self.access.certificate:
+            envoy.uncertify(self.state_dir)
         settings = {name: value for name, value in dataclasses.asdict(self).items() if name != "state_dir"}
         place = self.state_dir / "envoy" / "target.json"
         write_atomically(place, json.dumps(settings), private=True, durable=True)
-        return envoy.ensure(self.state_dir, self.port)
+        return is_changed
 
     def close(self) -> None:
         """Stop listening, and remove what only served that."""
@@ -73,7 +103,7 @@ class LocalTarget:
         True if it was not so before.
         """
         first, second = (_backend(state) if state else None for state in (live, standby))
-        return envoy.route(self.state_dir, first, second, request_timeout=self.request_timeout)
+        return envoy.route(self.state_dir, first, second, request_timeout=self.request_timeout, tokens=self.tokens)
 
     def await_public(self, state: DeploymentState, *, selected: bool = False, timeout: float = 30) -> None:
         """Wait until the deployment answers through the public port; `selected` asks for it by its secret.
@@ -130,7 +160,7 @@ class LocalTarget:
 def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = None) -> str:
     """The reason why the deployment does not answer at `url`, a replica's or the public one; empty when it does."""
     try:
-        with processes.http_client(url, timeout=5) as client:
+        with envoy.client(url, Path(state.record.state_dir), timeout=5) as client:
             response = client.get(state.readiness, headers=headers)
     except processes.httpx.HTTPError as error:
         return f"{url} does not answer ({type(error).__name__})"
