@@ -42,6 +42,7 @@ from dagster_mlops.serving.runtime import RowTooLarge, records_of
 from dagster_mlops.serving.state import load, load_all, lock, state_file
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
+from tests.support.certificates import certificate
 from tests.support.modes import readable_by_others
 from tests.support.worker_secrets import SECRETS, environments
 
@@ -696,6 +697,34 @@ def test_threads_and_the_timeout_reach_the_service(live):
     live.materialize()
 
 
+@pytest.mark.thorough
+def test_the_asset_its_check_and_its_sensor_work_with_tls_and_tokens(live, tmp_path, monkeypatch):
+    pair = certificate(tmp_path, "models.example")
+    monkeypatch.setenv("TOKENS", "a-token-of-a-client")
+    access = layer.Access(certificate=pair.certificate, key=pair.key, tokens="TOKENS")
+    made = live.materialize("deployment", access=access)
+    url = live.record("deployment", Deployment).url
+    assert url == live.url.replace("http:", "https:")
+    metadata = [event.materialization.metadata for event in made.get_asset_materialization_events()]
+    assert "a-token-of-a-client" not in repr(metadata)
+    [check] = health(live)
+    assert check.passed, check.description
+    monkeypatch.delenv("TOKENS")
+    assert tick(live).run_requests == []
+    assert httpx.get(f"{url}/readyz", verify=False, trust_env=False).status_code == 200
+    body = {"rows": frame(1).to_dict("records")}
+    assert httpx.post(f"{url}/predict", json=body, verify=False, trust_env=False).status_code == 401
+    authorized = {"authorization": "Bearer a-token-of-a-client"}
+    assert httpx.post(f"{url}/predict", json=body, headers=authorized, verify=False, trust_env=False).status_code == 200
+    with pytest.raises(DeploymentError, match="tokens='TOKENS' names no variable"):
+        live.materialize("deployment", access=access)
+    assert httpx.post(f"{url}/predict", json=body, headers=authorized, verify=False, trust_env=False).status_code == 200
+    live.materialize("deployment")
+    assert live.ask(frame(1)).status_code == 200
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match=r"host='0.0.0.0' is for other machines, and needs"):
+        live.assets(access=layer.Access(host="0.0.0.0"))
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
@@ -821,6 +850,7 @@ def test_the_component_declares_the_whole_layer_in_yaml(tmp_path):
                     "golden_set": "golden",
                     "state_dir": str(tmp_path / "serving"),
                     "group_name": "serving",
+                    "access": {"host": "0.0.0.0", "certificate": "a", "key": "b", "token_file": "c"},
                 },
             },
         )

@@ -1,6 +1,5 @@
 """The public port for other machines: TLS whose certificate is renewed, tokens, and what is refused before a start."""
 
-import datetime
 import socket
 import ssl
 from pathlib import Path
@@ -8,37 +7,16 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import Access, processes, repair, rollback, status, stop
+from tests.support.certificates import certificate
 from tests.support.small_packages import Deployment
 
 TOKEN, SECOND = "a-token-of-a-client.1", "b*"  # the second is too short
-DAY = datetime.timedelta(days=1)
-
-
-def certificate(folder: Path, name: str, *, days: int = 30, key: "ec.EllipticCurvePrivateKey | None" = None) -> Access:
-    """A certificate for a name that no machine has, signed by itself."""
-    folder.mkdir(exist_ok=True)
-    now, subject = datetime.datetime.now(datetime.UTC), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    own_key = ec.generate_private_key(ec.SECP256R1())
-    signed = (
-        x509.CertificateBuilder(subject, subject, own_key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - 10 * DAY)
-        .not_valid_after(now + days * DAY)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(own_key, hashes.SHA256())
-    )
-    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    (folder / "server.pem").write_bytes(signed.public_bytes(encoding))
-    (folder / "server.key").write_bytes(
-        (key or own_key).private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
-    )
-    return Access(certificate=str(folder / "server.pem"), key=str(folder / "server.key"))
 
 
 def test_what_cannot_be_used_is_refused_before_anything_starts(tmp_path, monkeypatch):
