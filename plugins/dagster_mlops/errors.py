@@ -16,6 +16,7 @@
     ├── EvaluationError          MLflow: a model version cannot be measured on the rows given
     ├── GateError                a blocking check has not passed, so the guarded asset refuses to run
     ├── DeploymentError          BentoML: a bento cannot be built, served, verified or routed to
+    │   └── UnreachableClusterError  k8s: the API server of a cluster does not answer; it may later
     ├── PredictionError          serving: rows cannot be scored in a batch, or joined with their labels
     ├── MonitoringError          Evidently: a frame cannot be compared
     ├── ExecutorConfigError      k8s: a GPU profile or executor config that no cluster would accept
@@ -90,6 +91,10 @@ class GateError(DagsterMlopsError):
 
 class DeploymentError(DagsterMlopsError):
     """A bento cannot be built, served, verified or routed to."""
+
+
+class UnreachableClusterError(DeploymentError):
+    """The API server of a cluster does not answer, or asks for patience; it may answer later."""
 
 
 class PredictionError(DagsterMlopsError):

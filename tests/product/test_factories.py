@@ -21,6 +21,7 @@ from dagster_mlops.dvc import DatasetCheck, DvcResource, dvc_io_manager
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.feast import FeastResource
+from dagster_mlops.k8s import KubernetesTarget
 from dagster_mlops.mlflow import MlflowResource, promotion_asset
 from tests.support import known_warnings
 
@@ -79,6 +80,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "feature_view_assets": {"repo": "features", "deps": {"weather": ["raw/weather"]}},
     "imported_dataset_asset": {"path": "a.parquet", "url": "https://git.example.com/a"},
     "imported_url_asset": {"path": "a.csv", "url": "https://example.com/a.csv"},
+    "kubernetes_deployment_asset": {
+        "package": "raw/weather", "golden_set": "raw/weather", "target": KubernetesTarget(namespace="ml", image="{tag}")
+    },
     "metric_checks": {"asset": "raw/weather", "bounds": {"auc": (0.7, None)}},
     "observed_dataset_assets": {"datasets": {"raw/weather": "weather.parquet"}},
     "online_offline_parity_check": {"asset": "raw/weather", "feature_service": "delay"},

@@ -51,7 +51,7 @@ class Server(ThreadingHTTPServer):
 
 
 if __name__ == "__main__":
-    server = Server(("127.0.0.1", int(sys.argv[1])), Handler)
+    server = Server((os.environ.get("POD_IP", "127.0.0.1"), int(sys.argv[1])), Handler)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"serving {sys.argv[2]}", flush=True)
     server.serve_forever(poll_interval=0.05)

@@ -124,18 +124,18 @@ class GpuProfile(dg.Model, dg.Resolvable):
             section: {field: value for field, value in fields.items() if value not in (None, "", [], {})}
             for section, fields in sections.items()
         }
-        return _merged({section: fields for section, fields in filled.items() if fields}, self.extra)
+        return merged({section: fields for section, fields in filled.items() if fields}, self.extra)
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Both merged as dagster-k8s does with DEEP: dicts key by key, lists appended, other values replaced."""
-    merged = dict(base)
+    union = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
+        old = union.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merged(old, value)
+            union[key] = merged(old, value)
         elif isinstance(old, list) and isinstance(value, list):
-            merged[key] = [*old, *(item for item in value if item not in old)]
+            union[key] = [*old, *(item for item in value if item not in old)]
         else:
-            merged[key] = value
-    return merged
+            union[key] = value
+    return union

@@ -28,6 +28,16 @@ SECTIONS = {
     "job_spec_config": "V1JobSpec",
 }
 
+# The kinds of manifests that a deployment of a model has, and their models.
+MANIFESTS = {
+    "ConfigMap": "V1ConfigMap",
+    "Deployment": "V1Deployment",
+    "HorizontalPodAutoscaler": "V2HorizontalPodAutoscaler",
+    "PodDisruptionBudget": "V1PodDisruptionBudget",
+    "Secret": "V1Secret",
+    "Service": "V1Service",
+}
+
 Schema = dict[str, Any]
 
 
@@ -46,7 +56,7 @@ def installed() -> Schema:
     """
     client = extra("kubernetes.client.models", extra="k8s")
     models: dict[str, dict[str, list[str]]] = {}
-    pending = set(SECTIONS.values())
+    pending = {*SECTIONS.values(), *MANIFESTS.values()}
     while pending:
         name = pending.pop()
         model = getattr(client, name)

@@ -12,7 +12,7 @@ import dagster as dg
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.errors import ExecutorConfigError, MissingExtraError
-from dagster_mlops.k8s.schema import SECTIONS, Schema, committed, installed
+from dagster_mlops.k8s.schema import MANIFESTS, SECTIONS, Schema, committed, installed
 
 if TYPE_CHECKING:
     from dagster_mlops.k8s.policy import PodPolicy
@@ -71,6 +71,16 @@ def validate_executor_config(config: Mapping[str, Any], where: str = "execution.
     for op, override in (config.get("per_step_k8s_config") or {}).items():
         validate_k8s_config(override, f"{where}.per_step_k8s_config.{op}")
     _refuse(list(_resource_problems(config.get("resources") or {}, "resources")), where)
+
+
+def manifest_problems(manifest: Mapping[str, Any]) -> list[str]:
+    """Problems of a manifest that no cluster would accept: its fields and their types, quantities, labels.
+
+    >>> manifest_problems({"kind": "Service", "spec": {"port": []}})
+    ["Service.spec.port: V1ServiceSpec has no such field. Did you mean 'ports'?"]
+    """
+    kind = manifest["kind"]
+    return list(_problems(manifest, MANIFESTS[kind], kind, committed()["models"]))
 
 
 def _refuse(problems: list[str], where: str) -> None:
@@ -212,8 +222,13 @@ def _label_problems(key: str, text: Any, path: str) -> Iterator[str]:
     prefix, _, name = key.rpartition("/")
     if not re.fullmatch(_NAME, name) or (prefix and not re.fullmatch(_PREFIX, prefix)):
         yield f"{path}.{key}: is not a label key. Write [prefix/]name of at most 63 letters, digits, '-', '_', '.'."
-    if isinstance(text, str) and text and not re.fullmatch(_NAME, text):
+    if isinstance(text, str) and not is_label_value(text):
         yield f"{path}.{key}: {text!r} is not a label value. Use at most 63 letters, digits, '-', '_' and '.'."
+
+
+def is_label_value(text: str) -> bool:
+    """True for a text that may be the value of a label."""
+    return not text or re.fullmatch(_NAME, text) is not None
 
 
 def _is_quantity(amount: Any) -> bool:

@@ -209,7 +209,7 @@ class Deployment(Record, role="deployment", made_from="package", id="{name}/{id}
     model_version: str
     url: str
     state_dir: str
-    prediction_log: str
+    prediction_log: str = ""
     traffic: float = 1.0  # share of requests, 0..1
     started: str = ""  # ISO 8601, UTC
     stopped: str = ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dagster_mlops.core import row_values
 from dagster_mlops.core.arrays import PyFuncModel, pd
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 _BATCH, _ALONE = 500, 10
 
 
+class Asks(Protocol):
+    """The way in which golden rows are sent, as the state of a deployment has it."""
+
+    @property
+    def route(self) -> str: ...
+
+    @property
+    def rows_field(self) -> str: ...
+
+    @property
+    def probe(self) -> str: ...
+
+
 @lazy_dataclass(frozen=True)
 class Golden:
     """Rows of features as JSON carries them, and what the registered model predicts for them."""
@@ -27,20 +40,28 @@ class Golden:
     expected: list[Any]
 
     def compare(self, url: str, state: DeploymentState, *, tolerance: float, timeout: float) -> float:
-        """The largest difference between the predictions at `url` and the expected ones.
+        """The largest difference between the predictions at `url`, on this machine, and the expected ones.
+
+        Raises:
+            DeploymentError: As of :meth:`compare_by`.
+        """
+        with envoy.client(url, Path(state.record.state_dir), timeout=timeout) as client:
+            return self.compare_by(client, state, tolerance=tolerance)
+
+    def compare_by(self, client: "httpx.Client", state: Asks, *, tolerance: float) -> float:
+        """The largest difference between the predictions that a client gets and the expected ones.
 
         Raises:
             DeploymentError: the server refuses a row, or a difference exceeds `tolerance`. The worst rows are named by
                 their number; their values are shown on request only, because they may be a customer's.
         """
         served: list[Any] = []
-        with envoy.client(url, Path(state.record.state_dir), timeout=timeout) as client:
-            for start in range(0, len(self.rows), _BATCH):
-                served.extend(self._ask(client, state, self.rows[start : start + _BATCH]))
-            for row in spread(len(self.rows), _ALONE):  # a prediction is not to depend on the rows beside it
-                [value] = self._ask(client, state, [self.rows[row]])
-                if largest_difference(self.expected[row], value) > tolerance:
-                    served[row] = value
+        for start in range(0, len(self.rows), _BATCH):
+            served.extend(self._ask(client, state, self.rows[start : start + _BATCH]))
+        for row in spread(len(self.rows), _ALONE):  # a prediction is not to depend on the rows beside it
+            [value] = self._ask(client, state, [self.rows[row]])
+            if largest_difference(self.expected[row], value) > tolerance:
+                served[row] = value
         differences = [largest_difference(a, b) for a, b in zip(self.expected, served, strict=True)]
         worst = sorted(range(len(differences)), key=lambda i: -differences[i])[:5]
         if differences[worst[0]] > tolerance:
@@ -54,7 +75,7 @@ class Golden:
             )
         return float(differences[worst[0]])
 
-    def _ask(self, client: "httpx.Client", state: DeploymentState, rows: list[dict[str, Any]]) -> list[Any]:
+    def _ask(self, client: "httpx.Client", state: Asks, rows: list[dict[str, Any]]) -> list[Any]:
         url, body = str(client.base_url).rstrip("/"), {state.rows_field: rows}
         response = client.post(state.route, json=body, headers={"x-probe": state.probe})
         if response.status_code != 200 or "predictions" not in response.json():

@@ -10,7 +10,7 @@ from dagster_mlops.provenance import Accessible, Deployment, Prediction, Predict
 
 def prediction_logs(events: EventLog) -> list[str]:
     """The prediction logs of every deployment and batch that a Dagster instance knows, newest first."""
-    deployments = [deployment.prediction_log for deployment, _ in events.entries(Deployment)]
+    deployments = [each.prediction_log for each, _ in events.entries(Deployment) if each.prediction_log]
     batches = [batch.prediction_log for batch, _ in events.entries(PredictionBatch) if batch.prediction_log]
     return list(dict.fromkeys([*deployments, *batches]))
 

@@ -111,6 +111,8 @@ class PredictionLog:
         log_dir = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
         if not log_dir:
             return None
+        if tool := os.environ.get("DAGSTER_MLOPS_DEPLOYMENT_TOOL"):  # where another one deploys than has packaged
+            facts["tool"] = tool
         return cls(
             log_dir,
             deployment=os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", ""),
