@@ -49,7 +49,7 @@ class Release:
     @property
     def fingerprint(self) -> str:
         """A hash of the pods: another one asks for another deployment."""
-        template = dataclasses.replace(self, id="")._template()
+        template = dataclasses.replace(self, id="").template()
         facts = [template, self.target.max_replicas is not None, self.package.home]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -89,7 +89,7 @@ class Release:
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "revisionHistoryLimit": 1,
             "progressDeadlineSeconds": math.ceil(self.ready_timeout) + 60,
-            "template": self._template(),
+            "template": self.template(),
         }
         extra_labels = {**labels, FINGERPRINT: self.fingerprint}
         return self._manifest("apps/v1", "Deployment", labels=extra_labels, annotations=annotations, spec=spec)
@@ -124,7 +124,7 @@ class Release:
 
     def inference_service(self) -> dict[str, Any]:
         """The same pods as a KServe ``InferenceService``, which KServe rolls out itself."""
-        template = self._template()
+        template = self.template()
         pod = dict(template["spec"])
         [server, *sidecars] = pod.pop("containers")
         # By this name KServe knows the server among the containers, and it adds a port of its own to another name.
@@ -194,7 +194,7 @@ class Release:
         labels = {key: text for key, text in facts.items() if text and is_label_value(text)}
         return labels, {key: text for key, text in facts.items() if text and key not in labels}
 
-    def _template(self) -> dict[str, Any]:
+    def template(self) -> dict[str, Any]:
         """The pods of the deployment, with what the profile and the user add."""
         target = self.target
         labels, annotations = self._facts()
