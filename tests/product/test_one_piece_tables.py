@@ -21,8 +21,8 @@ FILES = {path.relative_to(LIBRARY).as_posix(): path.read_text() for path in LIBR
         ("a picture in Markdown", r"data:image|savefig|matplotlib\.figure.*Figure\(", {"core/pictures.py"}),
         ("a table or link as metadata", r"TableRecord|MetadataValue\.(table|url)\(", {"core/metadata.py"}),
         # The others pack a repository's snapshot into a tag, a name and password into a header, a hash into a policy,
-        # a statement into a signed envelope, a model's bytes into JSON, once more without the code that serves; a text into a
-        # Secret.
+        # a statement into a signed envelope, a model's bytes into JSON, once more without the code that serves, a
+        # text into a Secret.
         (
             "base64",
             r"b64encode",
