@@ -3,7 +3,7 @@
 import json
 import ssl
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.errors import DeploymentError, UnreachableClusterError
@@ -36,7 +36,7 @@ class Cluster:
         self._api, self._pods_by = api, pods_by
         self._http = self._client(api.configuration.host, _SECONDS)
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
