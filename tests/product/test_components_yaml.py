@@ -46,7 +46,7 @@ from dagster_mlops.feast import component_fields as feast_fields
 from dagster_mlops.feast.repository import load_repository
 from dagster_mlops.promotion import ModelCopyComponent, PromotionComponent, model_copy_asset, promotion_asset
 from dagster_mlops.provenance import Dataset, records_in
-from dagster_mlops.serving import BatchPredictionsComponent, batch_predictions_asset
+from dagster_mlops.serving import BatchPredictionsComponent, FeedbackComponent, batch_predictions_asset, feedback_asset
 from tests.support import known_warnings
 
 pytestmark = [
@@ -455,6 +455,7 @@ FACTORIES = {
     EvaluationComponent: evaluation_asset,
     EvaluationChecks: evaluation_checks,
     BatchPredictionsComponent: batch_predictions_asset,
+    FeedbackComponent: feedback_asset,
 }
 # Known from where the fields stand, or code that has no place in YAML.
 NO_FIELD = {

@@ -78,6 +78,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "asset": "raw/weather", "url": "http://127.0.0.1:9", "feature_service": "delay", "entities": {"origin": ["JFK"]}
     },
     "feature_view_assets": {"repo": "features", "deps": {"weather": ["raw/weather"]}},
+    "feedback_asset": {
+        "prediction_log": "log", "labels": "raw/weather", "label": "late", "time": "landed_at"
+    },
     "imported_dataset_asset": {"path": "a.parquet", "url": "https://git.example.com/a"},
     "imported_url_asset": {"path": "a.csv", "url": "https://example.com/a.csv"},
     "kubernetes_deployment_asset": {

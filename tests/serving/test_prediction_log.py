@@ -638,3 +638,15 @@ def test_a_disk_that_is_stuck_holds_up_a_request_for_its_patience_only(tmp_path,
 
 def _events():
     return threading.Event(), threading.Event()
+
+
+def test_a_reader_of_one_deployment_passes_the_rows_of_others(tmp_path):
+    for name, count in (("d/0", 5), ("d/1", 1), ("d/0", 5)):
+        log = PredictionLog(tmp_path, deployment=name, rotate=False)
+        ids = [f"{name}-{number}" for number in range(count)]
+        log.write(inputs=[{}] * count, outputs=[0] * count, request_ids=ids)
+        log.close()
+    frame, cursor = PredictionLog.read_after(tmp_path, deployment="d/1", most=2)
+    assert frame.request_id.tolist() == ["d/1-0"], "an empty frame would say that there is nothing new"
+    frame, _ = PredictionLog.read_after(tmp_path, cursor, deployment="d/1", most=2)
+    assert frame.empty

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from dagster_mlops.serving.batch import batch_predictions_asset as batch_predictions_asset
     from dagster_mlops.serving.checks import deployment_health_check as deployment_health_check
     from dagster_mlops.serving.component import BatchPredictionsComponent as BatchPredictionsComponent
+    from dagster_mlops.serving.component import FeedbackComponent as FeedbackComponent
+    from dagster_mlops.serving.feedback import feedback_asset as feedback_asset
     from dagster_mlops.serving.former import rollback as rollback
     from dagster_mlops.serving.labels import join_labels as join_labels
     from dagster_mlops.serving.overview import status as status

@@ -16,6 +16,7 @@ from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import ModelVersionError, PredictionError
 from dagster_mlops.provenance import ModelVersion
+from dagster_mlops.serving.partitions import scored_partition
 from dagster_mlops.tools import ModelRegistry
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def batch_predictions_asset(
             batch = Batch.of(
                 rows,
                 facts=dagster_facts(context),
-                partitions=_partitions(context),
+                partition=scored_partition(context),
                 version=version,
                 upstream=tuple(dict.fromkeys((version.ref, *refs_read(reads)))),
                 datasets=next(
@@ -109,15 +110,3 @@ def batch_predictions_asset(
         deps=[promoted_key],
         ins={"rows": asset_input(rows)},
     )(predictions)
-
-
-def _partitions(context: dg.AssetExecutionContext) -> str:
-    """The partition that is scored; empty for an asset without partitions."""
-    if context.assets_def.partitions_def is None:
-        return ""
-    if context.has_partition_key_range and len(context.partition_keys) > 1:
-        raise PredictionError(
-            "Partitions are scored one by one, so that each keeps its own record. Leave out "
-            "backfill_policy=BackfillPolicy.single_run()."
-        )
-    return context.partition_keys[0]

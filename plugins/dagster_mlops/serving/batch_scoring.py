@@ -46,7 +46,7 @@ class Batch:
         rows: Any,
         *,
         facts: Mapping[str, Any],
-        partitions: str,
+        partition: str,
         version: ModelVersion,
         upstream: tuple[Ref, ...],
         datasets: Sequence[Record],
@@ -73,7 +73,7 @@ class Batch:
             )
         rows_hash = content_hash(frame, tool="bentoml")
         digest = hashlib.sha256("\n".join([str(version.ref), version.run_id, version.sha256, rows_hash]).encode())
-        name = quote("/".join(filter(None, (facts["dagster_asset"], partitions))), safe=_SAFE)
+        name = quote("/".join(filter(None, (facts["dagster_asset"], partition))), safe=_SAFE)
         record = PredictionBatch(
             name=name,
             digest=digest.hexdigest(),
@@ -127,7 +127,7 @@ def score(context: dg.AssetExecutionContext, models: HoldsModels, batch: Batch, 
         model_version=record.model_version,
     )
     counts = {"rows_logged": log.appended, "rows_logged_before": log.before} if record.prediction_log else {}
-    return Result(frame, {f"{record.tool}/{name}": value for name, value in counts.items()})
+    return Result(frame, {f"serving/{name}": value for name, value in counts.items()})
 
 
 def _scorer(model: Any, record: PredictionBatch) -> Scorer:

@@ -7,6 +7,7 @@ from dagster_mlops.core.arrays import pd
 from dagster_mlops.errors import MonitoringError
 
 _ROW, _DEADLINE = "__row", "__deadline"
+_NUMBERS = {"integer", "floating", "mixed-integer-float", "decimal", "boolean"}  # as pandas names kinds of values
 
 
 def join_labels(
@@ -41,12 +42,19 @@ def join_labels(
         take: The label that counts where several do: the last one, which corrects those before, or the first.
 
     Raises:
-        MonitoringError: a column is missing or has no time zone, or two labels of one key and time differ.
+        MonitoringError: a column is missing or has no time zone, two labels of one key and time differ, or a key is
+            text on one side and a number on the other.
     """
     _check(predictions, [on, "timestamp"], "timestamp", "the predictions")
     _check(labels, [on, label, time], time, "the labels")
     if clash := {label, time} & set(predictions.columns):
         raise MonitoringError(f"the predictions have columns {sorted(clash)} already. Rename those of the labels.")
+    kinds = [pd.api.types.infer_dtype(frame[on].dropna()) for frame in (predictions, labels)]
+    if "string" in kinds and set(kinds) & _NUMBERS:
+        raise MonitoringError(
+            f"'{on}' is {kinds[0]} in the predictions and {kinds[1]} in the labels, so that none would be found. Cast "
+            "one of them."
+        )
     events: Any = labels[[on, label, time]].dropna().drop_duplicates()
     events[time] = events[time].dt.tz_convert("UTC").dt.as_unit("ns")
     if (repeats := events.duplicated([on, time])).any():

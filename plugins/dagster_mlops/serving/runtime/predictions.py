@@ -273,8 +273,12 @@ class PredictionLog:
         from dagster_mlops.serving.runtime.progress import Progress
         from dagster_mlops.serving.runtime.reading import Scan
 
-        scan = Scan(Path(log_dir), None, None, deployment, columns, most, Progress(cursor))
-        return frame_of(scan.tables(), columns), str(scan.progress)
+        while True:
+            scan = Scan(Path(log_dir), None, None, deployment, columns, most, Progress(cursor))
+            tables, before = list(scan.tables()), cursor
+            cursor = str(scan.progress)
+            if tables or cursor == before:  # else all that was read is of other deployments, and there may be more
+                return frame_of(tables, columns), cursor
 
     @staticmethod
     def losses(log_dir: str | Path) -> list[dict[str, Any]]:
