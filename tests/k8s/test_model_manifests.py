@@ -5,11 +5,21 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops.errors import DeploymentError, ExecutorConfigError
-from dagster_mlops.k8s import GpuProfile, KubernetesTarget, deployment_manifests, inference_service
+from dagster_mlops.k8s import (
+    GpuProfile,
+    KubernetesDeploymentComponent,
+    KubernetesTarget,
+    deployment_manifests,
+    inference_service,
+)
 from dagster_mlops.provenance import Package, Ref
 from dagster_mlops.serving import Server
+from tests.support import known_warnings
+
+pytestmark = [*known_warnings.DAGSTER_BETA]
 
 PACKAGE = Package(
     tag="delay:3-8d1f",
@@ -58,7 +68,7 @@ TARGETS = {
 
 @pytest.mark.parametrize("options", TARGETS.values(), ids=list(TARGETS))
 def test_the_schemas_of_an_old_and_a_new_cluster_accept_the_manifests(options):
-    assert {"Secret", "PodDisruptionBudget", "Deployment", "Service"} <= set(rendered(**options))
+    assert {"PodDisruptionBudget", "Deployment", "Service"} <= set(rendered(**options))
 
 
 def test_pods_are_restricted_and_stop_in_order_and_say_what_they_serve():
@@ -100,7 +110,6 @@ def test_variables_come_from_secrets_by_name_and_not_from_the_machine_that_deplo
         "DAGSTER_MLOPS_PREDICTION_LOG": "/var/lib/predictions",
         "DAGSTER_MLOPS_STATE_DIR": "kubernetes://prod/ml",
         "DATABASE_URL": {"name": "features", "key": "url"},
-        "DAGSTER_MLOPS_PROBE": {"name": name, "key": "probe"},
     }
     assert container["volumeMounts"] == [{"name": "predictions", "mountPath": "/var/lib/predictions"}]
 
@@ -142,6 +151,31 @@ def test_what_cannot_work_is_refused_when_definitions_load(options, message):
     with pytest.raises(DeploymentError) as error:
         target(**options)
     assert message in str(error.value)
+
+
+def test_a_deployment_in_yaml():
+    attributes = {
+        "name": "delay",
+        "package": "bento",
+        "golden_set": "golden_flights",
+        "target": {
+            "namespace": "ml",
+            "image": "registry.example.com/{tag}",
+            "profile": {"name": "a10", "gpus": 1},
+            "secrets": {"DATABASE_URL": "features/url"},
+        },
+    }
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=KubernetesDeploymentComponent,
+            defs_yaml_contents={"type": "dagster_mlops.k8s.KubernetesDeploymentComponent", "attributes": attributes},
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (component, defs):
+            assert isinstance(component, KubernetesDeploymentComponent)
+            assert component.target == target(
+                profile=GpuProfile(name="a10", gpus=1), secrets={"DATABASE_URL": "features/url"}
+            )
+            assert ["delay"] in [spec.key.path for spec in defs.resolve_all_asset_specs()]
 
 
 def test_a_misspelt_field_is_refused_with_its_path():

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dagster_mlops.k8s.policy import PodPolicy as PodPolicy
     from dagster_mlops.k8s.resource import KubernetesResource as KubernetesResource
     from dagster_mlops.k8s.serving.asset import kubernetes_deployment_asset as kubernetes_deployment_asset
+    from dagster_mlops.k8s.serving.component import KubernetesDeploymentComponent as KubernetesDeploymentComponent
     from dagster_mlops.k8s.serving.render import deployment_manifests as deployment_manifests
     from dagster_mlops.k8s.serving.render import inference_service as inference_service
     from dagster_mlops.k8s.serving.target import KubernetesTarget as KubernetesTarget

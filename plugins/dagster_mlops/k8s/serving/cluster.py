@@ -97,8 +97,10 @@ class Cluster:
             return f"http://{pod['status']['podIP']}:{port}"
         return f"{self._api.configuration.host}{self._path('Pod', pod['metadata']['name'])}:{port}/proxy"
 
-    def service_url(self, name: str) -> str:
-        """The address of a Service by way of the API server, for :meth:`http_client`."""
+    def service_url(self, name: str, port: int) -> str:
+        """The address of a Service, for :meth:`http_client`."""
+        if self._pods_by == "network":
+            return f"http://{name}.{self.namespace}:{port}"
         return f"{self._api.configuration.host}{self._path('Service', name)}:{PORT}/proxy"
 
     def http_client(self, url: str, *, timeout: float) -> "httpx.Client":

@@ -44,6 +44,7 @@ class Release:
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     drain_seconds: float = 30
     ready_timeout: float = 300
+    has_probe: bool = True  # a Secret with which a rollout sends golden rows that are not logged
     id: str = ""
 
     @property
@@ -70,12 +71,14 @@ class Release:
 
     @property
     def url(self) -> str:
-        """The address for clients: that of the Service in the cluster unless the target has another."""
-        return self.target.url or f"http://{self.name}.{self.target.namespace}:{self.target.service_port}"
+        """The address for clients; without one of the target, that of the Service, which only the cluster can reach."""
+        if self.target.url or not self.place.startswith("kubernetes:///"):
+            return self.target.url or f"{self.place}/services/{self.name}"
+        return f"http://{self.name}.{self.target.namespace}:{self.target.service_port}"
 
-    def manifests(self, probe: str) -> list[dict[str, Any]]:
+    def manifests(self, probe: str = "") -> list[dict[str, Any]]:
         """All objects of the deployment, in the order in which they are sent; `probe` is the secret of golden rows."""
-        return [self._secret(probe), *self._companions(), self.deployment()]
+        return [*([self._secret(probe)] if self.has_probe else []), *self._companions(), self.deployment()]
 
     def deployment(self) -> dict[str, Any]:
         """The manifest of the Deployment.
@@ -127,19 +130,21 @@ class Release:
         template = self.template()
         pod = dict(template["spec"])
         [server, *sidecars] = pod.pop("containers")
-        # By this name KServe knows the server among the containers, and it adds a port of its own to another name.
+        # By this name KServe knows the server among the containers.
         server = {**server, "name": "kserve-container"}
         labels, annotations = self._facts()
+        # In its other mode, Knative takes few of the settings of a pod. New versions call this one Standard.
+        mode = {"serving.kserve.io/deploymentMode": "RawDeployment"}
         predictor = {
             "minReplicas": self.target.replicas,
             "maxReplicas": self.target.max_replicas or self.target.replicas,
-            "labels": labels,
+            "labels": {**self.labels, **labels},
             "annotations": annotations,
             **pod,
             "containers": [server, *sidecars],
         }
         manifest = self._manifest(
-            "serving.kserve.io/v1beta1", "InferenceService", annotations=annotations, spec={"predictor": predictor}
+            "serving.kserve.io/v1beta1", "InferenceService", annotations=mode, spec={"predictor": predictor}
         )
         manifest["metadata"]["name"] = self.name
         return manifest
@@ -272,7 +277,7 @@ class Release:
             **target.environment,
         }
         yield from ({"name": name, "value": text} for name, text in sorted(variables.items()))
-        references = {**target.secrets, "DAGSTER_MLOPS_PROBE": f"{self.id}/probe"}
+        references = {**target.secrets, **({"DAGSTER_MLOPS_PROBE": f"{self.id}/probe"} if self.has_probe else {})}
         for name, place in sorted(references.items()):
             secret, _, key = place.partition("/")
             yield {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

@@ -15,7 +15,7 @@ def deployment_manifests(
 ) -> list[dict[str, Any]]:
     """The manifests that a rollout sends for a package, checked against the schemas of Kubernetes.
 
-    The Secret has an empty probe, so that golden rows count as traffic; a rollout makes one.
+    They lack its Secret, by which golden rows are not logged, and its record.
 
         deployment_manifests(package, target, bentoml.server(package, target.port))
 
@@ -30,7 +30,7 @@ def deployment_manifests(
         DeploymentError: A field is not one of Kubernetes', or has a value of another type.
     """
     release = _release(package, target, server, name, place)
-    manifests = [*release.manifests(""), release.service(release.selector, "")]
+    manifests = [*release.manifests(), release.service(release.selector, "")]
     if problems := [problem for manifest in manifests for problem in manifest_problems(manifest)]:
         raise DeploymentError(f"The manifests of {name!r} are invalid:\n  " + "\n  ".join(problems))
     return manifests
@@ -51,6 +51,6 @@ def inference_service(
 
 def _release(package: Package, target: KubernetesTarget, server: Server, name: str, place: str) -> Release:
     place = place or f"kubernetes:///{target.namespace}"
-    release = Release(name=name, package=package, target=target, server=server, place=place)
+    release = Release(name=name, package=package, target=target, server=server, place=place, has_probe=False)
     # The same input gives the same manifests, as a repository of them wants.
     return release.with_id(f"{name}-{release.fingerprint[:8]}")

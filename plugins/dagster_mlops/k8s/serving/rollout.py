@@ -262,7 +262,8 @@ class _Rollout:
             ]
             if not ends or not set(ends) <= pods:
                 return f"it leads to {', '.join(sorted(ends)) or 'no pod'}"
-            with self.cluster.http_client(self.cluster.service_url(self.name), timeout=5) as client:
+            url = self.cluster.service_url(self.name, self.target.service_port)
+            with self.cluster.http_client(url, timeout=5) as client:
                 code = client.get(server.readiness).status_code
             return "" if code == 200 else f"{server.readiness} answers {code}"
 
