@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import dagster as dg
 from pydantic import ConfigDict, Field
 
+from dagster_mlops.core.yaml_fields import YamlFields
 from dagster_mlops.errors import ExecutorConfigError
 from dagster_mlops.k8s.validation import CONFIG_TAG, validate_k8s_config
 
 
-class GpuProfile(dg.Model, dg.Resolvable):
+class GpuProfile(YamlFields):
     """A kind of GPU pod. Invalid profiles are refused where they are defined, without a cluster or its client.
 
         >>> h200 = GpuProfile(name="h200", gpus=2, product="NVIDIA-H200", memory="64Gi", pool="gpu-h200")

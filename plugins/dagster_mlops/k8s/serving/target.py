@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import dagster as dg
 from pydantic import ConfigDict, Field
 
+from dagster_mlops.core.yaml_fields import YamlFields
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.k8s.gpu import GpuProfile
 from dagster_mlops.k8s.validation import validate_k8s_config
@@ -17,7 +17,7 @@ POD_SECTIONS = ("container_config", "pod_spec_config", "pod_template_spec_metada
 _SAMPLE = Package(tag="model:1", home="", model_name="model", model_version="1")
 
 
-class KubernetesTarget(dg.Model, dg.Resolvable):
+class KubernetesTarget(YamlFields):
     """Pods that serve a package in Kubernetes. What no cluster would accept is refused without one.
 
         >>> target = KubernetesTarget(
