@@ -701,7 +701,7 @@ def test_threads_and_the_timeout_reach_the_service(live):
 def test_the_asset_its_check_and_its_sensor_work_with_tls_and_tokens(live, tmp_path, monkeypatch):
     pair = certificate(tmp_path, "models.example")
     monkeypatch.setenv("TOKENS", "a-token-of-a-client")
-    access = layer.Access(certificate=pair.certificate, key=pair.key, tokens="TOKENS")
+    access = layer.Access(certificate=pair.certificate, key=pair.key, tokens="TOKENS", request_bytes=2**20)
     made = live.materialize("deployment", access=access)
     url = live.record("deployment", Deployment).url
     assert url == live.url.replace("http:", "https:")
@@ -716,6 +716,11 @@ def test_the_asset_its_check_and_its_sensor_work_with_tls_and_tokens(live, tmp_p
     assert httpx.post(f"{url}/predict", json=body, verify=False, trust_env=False).status_code == 401
     authorized = {"authorization": "Bearer a-token-of-a-client"}
     assert httpx.post(f"{url}/predict", json=body, headers=authorized, verify=False, trust_env=False).status_code == 200
+    replica = load(state_file(live.state_dir, live.record("deployment", Deployment).id)).urls[0]
+    for place in (url, replica):
+        large = {"content": b"x" * (2**20 + 1), "headers": {**authorized, "content-type": "application/json"}}
+        refusal = httpx.post(f"{place}/predict", **large, verify=False, trust_env=False)
+        assert (refusal.status_code, refusal.json()["error"]) == (413, "the body has more than 1,048,576 bytes")
     with pytest.raises(DeploymentError, match="tokens='TOKENS' names no variable"):
         live.materialize("deployment", access=access)
     assert httpx.post(f"{url}/predict", json=body, headers=authorized, verify=False, trust_env=False).status_code == 200

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ def test_only_the_paths_of_a_deployment_are_public(tmp_path):
             assert {path: code(path) for path in closed} == dict.fromkeys(closed, 404)
             escapes = ("/files/../metrics", "/files/%2e%2e/metrics", "/files/..%2fmetrics")
             assert {path: code(path) for path in escapes if code(path) == 200} == {}
+
+            envoy.route(tmp_path, replace(backend, public=("/*",)))
+            wait_while(lambda: code("/docs.json") != 200, timeout=10, error=lambda _: AssertionError("no route"))
+            metrics = ("/metrics", "/metrics/", "//metrics", "/a/../metrics", "/metrics?name=a")
+            assert {path: code(path) for path in metrics} == dict.fromkeys(metrics, 404)
+            envoy.route(tmp_path, replace(backend, public=("/*", "/metrics")))
+            wait_while(lambda: code("/metrics") != 200, timeout=10, error=lambda _: AssertionError("no route"))
         finally:
             server.shutdown()
             envoy.stop(tmp_path)
@@ -80,6 +88,15 @@ def test_headers_that_are_too_long_or_too_many_are_refused(port):
     for headers in ({"x-long": "x" * 40_000}, {f"x-{number}": "1" for number in range(120)}):
         assert httpx.get(f"http://127.0.0.1:{port}/predict", headers=headers, timeout=5).status_code == 431
     assert answers(port)
+
+
+def test_a_body_that_is_too_large_is_refused_declared_or_not(port):
+    most, url = 16 * 2**20, f"http://127.0.0.1:{port}/predict"
+    for body in (b"x" * (most + 1), (b"x" * 2**20 for _ in range(17))):
+        refusal = httpx.post(url, content=body, timeout=30, trust_env=False)
+        assert refusal.status_code == 413
+        assert refusal.json() == {"error": "the body has more than 16,777,216 bytes"}
+    assert httpx.post(url, content=b"x" * most, timeout=30, trust_env=False).status_code == 503  # no deployment is live
 
 
 @pytest.mark.thorough

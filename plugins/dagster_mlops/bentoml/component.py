@@ -21,6 +21,7 @@ class AccessFields(YamlFields):
     key: str = Field(default="", description="PEM file of its private key.")
     tokens: str = Field(default="", description="Name of a variable in the run's environment that holds tokens.")
     token_file: str = Field(default="", description="File of tokens, in place of the variable.")
+    request_bytes: Count = Field(default=16 * 2**20, description="The most bytes of a request's body.")
 
 
 class BentoDeploymentComponent(YamlFields, dg.Component):

@@ -119,6 +119,8 @@ class BentomlResource(LoadsModels):
             command = [sys.executable, "-m", "bentoml", *serve]
         # The generic service gives up before Envoy does, so that what was not answered is not logged.
         limits = {**({"timeout": 0.9 * settings.timeout} if settings.timeout else {}), **threads}
+        if settings.request_bytes:
+            limits["body_bytes"] = settings.request_bytes
         environment = {**self._server_environment(package.home), "DAGSTER_MLOPS_LIMITS": json.dumps(limits)}
         return Server(command=command, environment=environment)
 

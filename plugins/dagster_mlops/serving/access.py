@@ -18,6 +18,9 @@ _x509: Any = LazyModule("cryptography.x509")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*")
 
 
+_MOST_BYTES = 2**28
+
+
 @lazy_dataclass(frozen=True, kw_only=True)
 class Access:
     """The address of the public port, its TLS, and the tokens that clients send as ``Authorization: Bearer …``.
@@ -30,6 +33,7 @@ class Access:
         key: PEM file of its private key, without a passphrase.
         tokens: Name of a variable in the run's environment with tokens of at least 16 characters, separated by spaces.
         token_file: File of tokens in place of the variable, separated by spaces or lines.
+        request_bytes: The most bytes of a request's body, which Envoy has before the server gets any.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +41,7 @@ class Access:
     key: str = ""
     tokens: str = ""
     token_file: str = ""
+    request_bytes: int = 16 * 2**20
 
     @property
     def is_guarded(self) -> bool:
@@ -56,6 +61,9 @@ class Access:
             ),
             "certificate= and key= need each other": bool(self.certificate) != bool(self.key),
             "tokens= and token_file= exclude each other": bool(self.tokens and self.token_file),
+            f"request_bytes={self.request_bytes!r} is not from 1 to {_MOST_BYTES:,}": (
+                not 1 <= self.request_bytes <= _MOST_BYTES
+            ),
         }
 
     def absolute(self) -> "Access":

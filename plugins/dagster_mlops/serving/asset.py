@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +71,8 @@ def deployment_asset(
         golden_rows: The most rows that are compared, evenly spread over the golden set.
         route: The server's route for predictions, where it is not the packaging tool's usual one.
         public: More paths of the server that clients may reach, beside `route` and the one of readiness, such as
-            ``/openapi.json``, ``/metrics`` or ``/*``; on its own port, the server answers all.
+            ``/openapi.json``, ``/metrics`` or ``/*``, which leaves out ``/metrics``. On its
+            own port, the server answers all.
         prediction_log: Folder of the prediction log; ``state_dir/predictions`` unless given.
         log_sync_seconds: Seconds of predictions that a power cut may cost; with 0, none that was answered.
         log_rules: Features that the log leaves out or hashes, the share of rows that it has, and the answer when the
@@ -84,7 +84,7 @@ def deployment_asset(
         drain_seconds: The most seconds that the deployment before gets at a switch to answer the requests that it has;
             it stops as soon as it has. `request_timeout` unless given.
         request_timeout: Seconds after which Envoy, and the server where it can, ends a request.
-        access: Address, TLS and tokens of the public port; by default, loopback without either.
+        access: Address, TLS, tokens and largest request of the public port; by default, loopback without the first two.
         promoted_to: An alias such as ``champion``: serve only the version whose promotion to it is on record in the
             model's history, with these files, and signed by a key in ``DAGSTER_MLOPS_PUBLIC_KEYS``.
         asset_options: Anything else that :func:`dagster.asset` takes.
@@ -98,6 +98,7 @@ def deployment_asset(
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
         # For steps, not for code locations.
         from dagster_mlops.promotion.statement import require_statement
+        from dagster_mlops.serving.access import LOOPBACK
         from dagster_mlops.serving.blue_green import Plan, rollout
         from dagster_mlops.serving.packager import Packages, ServerSettings, server_of
         from dagster_mlops.serving.target import LocalTarget
@@ -123,18 +124,16 @@ def deployment_asset(
                 "unchanged. Correct private=."
             )
         folder = Path(state_dir).expanduser().resolve()
-        target = LocalTarget(folder, port, request_timeout)
-        if access:
-            doors = access.absolute()
-            target = replace(target, access=doors, tokens=doors.read_tokens())
-            if doors.certificate:
-                doors.read_pair()  # a fault is to be known before anything starts
-        settings = ServerSettings(workers=workers, threads=threads, timeout=request_timeout)
+        doors = (access or LOOPBACK).absolute()
+        if doors.certificate:
+            doors.read_pair()  # a fault is to be known before anything starts
+        size = None if doors.request_bytes == LOOPBACK.request_bytes else doors.request_bytes
+        settings = ServerSettings(workers=workers, threads=threads, timeout=request_timeout, request_bytes=size)
         plan = Plan(
             name=name,
             package=record,
             server=lambda server_port: server_of(packager, record, server_port, settings),
-            target=target,
+            target=LocalTarget(folder, port, request_timeout, doors, doors.read_tokens()),
             environment={
                 **(log_rules.to_environment() if log_rules else {}),
                 **(environment or {}),

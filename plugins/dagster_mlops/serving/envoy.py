@@ -94,6 +94,7 @@ def route(
     standby: Backend | None = None,
     *,
     request_timeout: float = 30,
+    request_bytes: int = LOOPBACK.request_bytes,
     tokens: Sequence[str] = (),
 ) -> bool:
     """Send requests to `live`, and those with the secret of `standby` there; True if the files had another content."""
@@ -101,7 +102,7 @@ def route(
     # Clusters first: a route must never name one that Envoy does not know.
     changed = _write(folder / "cds.json", envoy_config.clusters([backend for backend in (live, standby) if backend]))
     document = envoy_config.routes(live, standby, request_timeout=request_timeout)
-    document = envoy_config.guarded(document, tokens, live.readiness if live else None)
+    document = envoy_config.guarded(document, live, request_bytes=request_bytes, tokens=tokens)
     return _write(folder / "rds.json", document) or changed
 
 

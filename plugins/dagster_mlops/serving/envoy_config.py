@@ -19,6 +19,7 @@ _MOST_CONNECTIONS = 4096
 _MOST_MEMORY = 2**30  # bytes of Envoy, from which on it answers 503
 _TOKENS = "envoy.filters.http.rbac"
 CERTIFICATE = "public"
+METRICS = "/metrics"  # of any server; counts of requests are not for every client
 ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socket has at most 107 characters
 
 
@@ -43,6 +44,8 @@ def bootstrap(state_dir: Path, port: int, access: Access) -> dict[str, Any]:
     # Without a rule of the routes, no one may pass.
     rules = _typed("extensions.filters.http.rbac.v3.RBAC", rules={"action": "ALLOW"})
     guards = [{"name": _TOKENS, "typed_config": rules}] if access.is_guarded else []
+    guards.append({"name": "envoy.filters.http.match_delegate", "typed_config": _buffer(access.request_bytes)})
+    too_large = f"the body has more than {access.request_bytes:,} bytes"
     manager = _typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="public",
@@ -65,7 +68,17 @@ def bootstrap(state_dir: Path, port: int, access: Access) -> dict[str, Any]:
         merge_slashes=True,
         path_with_escaped_slashes_action="REJECT_REQUEST",
         http_filters=[*guards, {"name": "envoy.filters.http.router", "typed_config": router}],
-        **({"local_reply_config": {"mappers": [_REFUSAL]}} if access.is_guarded else {}),
+        # Envoy's own answer to a request that its rules refuse is 403, and names the rules.
+        local_reply_config={
+            "mappers": [
+                {
+                    **_reply(403, "a valid token is required: Authorization: Bearer ..."),
+                    "status_code": 401,
+                    "headers_to_add": [{"header": {"key": "www-authenticate", "value": "Bearer"}}],
+                },
+                _reply(413, too_large),
+            ]
+        },
     )
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     listener = {
@@ -128,20 +141,27 @@ def routes(live: Backend | None, standby: Backend | None, *, request_timeout: fl
     return json.dumps({"resources": [config]}, indent=1)
 
 
-def guarded(document: str, tokens: Sequence[str], readiness: str | None) -> str:
-    """A document of routes for clients with a token, which no server sees; readiness is for everyone.
+def guarded(document: str, live: Backend | None, *, request_bytes: int, tokens: Sequence[str]) -> str:
+    """A document of routes for requests that are small enough, from clients with a token; no server sees that.
 
-    Requests with a secret of a deployment need no token: they are the rollout's.
+    Readiness is for everyone. Requests with a secret of a deployment need no token: they are the rollout's. A server's
+    metrics are closed unless `live` names them.
     """
-    if not tokens:
-        return document
     resources = json.loads(document)
     [config] = resources["resources"]
     [host] = config["virtual_hosts"]
-    secret = lambda route: any(header["name"] in _SECRETS for header in route["match"].get("headers", ()))  # noqa: E731
-    host["routes"] = [{**route, **_OPEN} if secret(route) else route for route in host["routes"]]
-    if readiness:
-        host["routes"].insert(-1, {**host["routes"][-1], "match": {"path": readiness}, **_OPEN})
+    if live and METRICS not in live.public:
+        nothing = {"match": {"safe_regex": {"regex": f"{METRICS}(?:/.*)?"}}, "direct_response": {"status": 404}}
+        host["routes"].insert(0, nothing)
+    large = {"name": "content-length", "range_match": {"start": request_bytes + 1, "end": 2**63 - 1}}
+    refusal = {"match": {"prefix": "/", "headers": [large]}, "direct_response": {"status": 413}}
+    host["routes"].insert(0, refusal)
+    if not tokens:
+        return json.dumps(resources, indent=1)
+    is_secret = lambda route: any(header["name"] in _SECRETS for header in route["match"].get("headers", ()))  # noqa: E731
+    host["routes"] = [{**route, **_OPEN} if is_secret(route) else route for route in host["routes"]]
+    if live:
+        host["routes"].insert(-1, {**host["routes"][-1], "match": {"path": live.readiness}, **_OPEN})
     pattern = f"(?i:bearer) +(?:{'|'.join(map(re.escape, tokens))})"
     principal = {"header": {"name": "authorization", "string_match": {"safe_regex": {"regex": pattern}}}}
     policy = {"permissions": [{"any": True}], "principals": [principal]}
@@ -195,21 +215,39 @@ def _tls(state_dir: Path) -> dict[str, Any]:
 
 _SECRETS = (SELECT_HEADER, PROBE_HEADER)
 _OPEN = {"typed_per_filter_config": {_TOKENS: _typed("config.route.v3.FilterConfig", disabled=True)}}
-# Envoy's own answer to a request that its rules refuse is 403, and names the rules.
-_REFUSAL = {
-    "filter": {
-        "status_code_filter": {
-            "comparison": {"op": "EQ", "value": {"default_value": 403, "runtime_key": "dagster_mlops.refused"}}
+
+
+def _buffer(size: int) -> dict[str, Any]:
+    """A filter that counts a body of undeclared size before a server gets any of it; others are streamed."""
+    declared = {
+        "single_predicate": {
+            "input": {
+                "name": "length",
+                "typed_config": _typed("type.matcher.v3.HttpRequestHeaderMatchInput", header_name="content-length"),
+            },
+            "value_match": {"safe_regex": {"google_re2": {}, "regex": ".+"}},
         }
-    },
-    "status_code": 401,
-    "body": {"inline_string": json.dumps({"error": "a valid token is required: Authorization: Bearer ..."})},
-    "body_format_override": {
-        "text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"},
-        "content_type": "application/json",
-    },
-    "headers_to_add": [{"header": {"key": "www-authenticate", "value": "Bearer"}}],
-}
+    }
+    skip = {"name": "skip", "typed_config": _typed("extensions.filters.common.matcher.action.v3.SkipFilter")}
+    return _typed(
+        "extensions.common.matching.v3.ExtensionWithMatcher",
+        xds_matcher={"matcher_list": {"matchers": [{"predicate": declared, "on_match": {"action": skip}}]}},
+        extension_config={
+            "name": "envoy.filters.http.buffer",
+            "typed_config": _typed("extensions.filters.http.buffer.v3.Buffer", max_request_bytes=size),
+        },
+    )
+
+
+def _reply(status: int, error: str) -> dict[str, Any]:
+    """The text of Envoy's own answers of a status."""
+    value = {"default_value": status, "runtime_key": "dagster_mlops.status"}
+    text = {"text_format_source": {"inline_string": "%LOCAL_REPLY_BODY%"}, "content_type": "application/json"}
+    return {
+        "filter": {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}},
+        "body": {"inline_string": json.dumps({"error": error})},
+        "body_format_override": text,
+    }
 
 
 def _watched(state_dir: Path, name: str) -> dict[str, Any]:

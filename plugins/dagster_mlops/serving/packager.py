@@ -36,6 +36,7 @@ class ServerSettings:
     workers: int | None = None  # processes that share the port
     threads: int | None = None  # of each worker, for its predictions
     timeout: float | None = None  # seconds for a request
+    request_bytes: int | None = None  # of a request's body
 
 
 @runtime_checkable

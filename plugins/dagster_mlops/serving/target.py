@@ -103,7 +103,14 @@ class LocalTarget:
         True if it was not so before.
         """
         first, second = (_backend(state) if state else None for state in (live, standby))
-        return envoy.route(self.state_dir, first, second, request_timeout=self.request_timeout, tokens=self.tokens)
+        return envoy.route(
+            self.state_dir,
+            first,
+            second,
+            request_timeout=self.request_timeout,
+            request_bytes=self.access.request_bytes,
+            tokens=self.tokens,
+        )
 
     def await_public(self, state: DeploymentState, *, selected: bool = False, timeout: float = 30) -> None:
         """Wait until the deployment answers through the public port; `selected` asks for it by its secret.
