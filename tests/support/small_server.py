@@ -1,7 +1,8 @@
 """A server of a package that starts in a fraction of a second: a row's prediction is a multiple of its ``x``.
 
 A row may ask for ``seconds`` before it is answered. Answers name the headers of the request. `SIGTERM` ends the server
-once it has answered what it has begun.
+once it has answered what it has begun. ``SMALL_FAULT`` is a JSON object: the share of the inputs on which it answers
+500 (``crash``) or predicts another value (``wrong``), and seconds that each request takes more (``slow``).
 """
 
 import json
@@ -11,11 +12,20 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from dagster_mlops.serving.runtime import PredictionLog, checked_id, ids_of_rows
 
+FAULT = json.loads(os.environ.get("SMALL_FAULT", "{}"))
 FACTOR, DEPLOYMENT = float(sys.argv[2]), os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "")
-LOG = PredictionLog.from_environment(tool="small", model_name="small", model_version=sys.argv[2])
+VERSION: Any = {"tool": "small", "model_name": "small", "model_version": sys.argv[2]}
+LOG = PredictionLog.from_environment(**VERSION)
+MIRRORED_LOG = PredictionLog.from_environment(mirrored=True, **VERSION)
+
+
+def has(fault: str, rows: list[dict]) -> bool:
+    """True for a share of the inputs, whichever process is asked."""
+    return (rows[0]["x"] * 0.6180339887) % 1 < FAULT.get(fault, 0)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,11 +37,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         rows = json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"]
-        time.sleep(max(row.get("seconds", 0) for row in rows))
-        outputs = [FACTOR * row["x"] for row in rows]
+        start = time.perf_counter()
+        time.sleep(max(row.get("seconds", 0) for row in rows) + FAULT.get("slow", 0))
+        if has("crash", rows):
+            return self._answer(500, {"error": "crash"})
+        outputs = [FACTOR * row["x"] + has("wrong", rows) for row in rows]
         request_id = checked_id(self.headers.get("x-request-id"))
-        if LOG and self.headers.get("x-probe") != os.environ["DAGSTER_MLOPS_PROBE"]:
-            LOG.write(inputs=rows, outputs=outputs, request_ids=ids_of_rows(request_id, rows))
+        secret = os.environ["DAGSTER_MLOPS_PROBE"]
+        log = MIRRORED_LOG if self.headers.get("x-mirrored") == secret else LOG
+        if log and self.headers.get("x-probe") != secret:
+            seconds = time.perf_counter() - start
+            log.write(inputs=rows, outputs=outputs, request_ids=ids_of_rows(request_id, rows), seconds=seconds)
         answer = {"predictions": outputs, "deployment": DEPLOYMENT, "pid": os.getpid()}
         self._answer(200, {**answer, "headers": [name.lower() for name in self.headers]})
 

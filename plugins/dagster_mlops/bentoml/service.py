@@ -78,13 +78,14 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
             os.environ.setdefault("OMP_NUM_THREADS", "1")
             model = bentoml.mlflow.load_model(facts["model"])
             version = {"model_name": facts["model_name"], "model_version": facts["model_version"]}
-            log = PredictionLog.from_environment(bento=facts["tag"], **version)
+            log_facts = {"bento": facts["tag"], **version}
             app.observe = request_metrics(**version, deployment=deployment)
             scorer = app.serve(
                 model,
                 name=f"{facts['model_name']}/{facts['model_version']}",
                 deployment=deployment,
-                log=log,
+                log=PredictionLog.from_environment(**log_facts),
+                mirrored_log=lambda: PredictionLog.from_environment(mirrored=True, **log_facts),
                 probe=os.environ.get("DAGSTER_MLOPS_PROBE", ""),
                 examples=examples_of(model, Path(folder)),
             )

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,14 @@ def scoring_app(folder: Path) -> Any:
     example = model.metadata.load_input_example(str(folder / "model"))
     if example is not None:
         model.predict(example)  # warm before /ping answers
-    log = PredictionLog.from_environment(
-        tool="mlflow_serving",
-        bento=record["tag"],
-        model_name=record["model_name"],
-        model_version=record["model_version"],
-    )
+    log_facts = {
+        "tool": "mlflow_serving",
+        "bento": record["tag"],
+        "model_name": record["model_name"],
+        "model_version": record["model_version"],
+    }
+    log = PredictionLog.from_environment(**log_facts)
+    log_of_mirrored = cache(lambda: PredictionLog.from_environment(mirrored=True, **log_facts))
     probe = os.environ.get("DAGSTER_MLOPS_PROBE", "")
     app = scoring_server.init(model)
 
@@ -69,16 +72,17 @@ def scoring_app(folder: Path) -> Any:
             return refusal(400, error)
         answer = await call_next(request)
         content = b"".join([part async for part in answer.body_iterator])
-        is_probe = probe and request.headers.get("x-probe") == probe
-        if answer.status_code == 200 and log and not is_probe:
+        marks = {name for name in ("x-probe", "x-mirrored") if probe and request.headers.get(name) == probe}
+        if answer.status_code == 200 and log and "x-probe" not in marks:
             outputs = json.loads(content)["predictions"]
             facts = {
                 "trace_id": trace_id_of(request.headers.get("traceparent")),
                 "seconds": time.perf_counter() - start,
             }
             logged = features_only(rows, features)
+            place = log_of_mirrored() if "x-mirrored" in marks else log
             try:
-                await asyncio.to_thread(log.write, inputs=logged, outputs=outputs, request_ids=ids, **facts)
+                await asyncio.to_thread(place.write, inputs=logged, outputs=outputs, request_ids=ids, **facts)
             except RowTooLarge as error:
                 return refusal(413, error)
         headers = {"X-Request-ID": request_id}

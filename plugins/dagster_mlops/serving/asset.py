@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
     from dagster_mlops.serving.access import Access
+    from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
+    from dagster_mlops.serving.rollout_verdict.rollout import Rollout
     from dagster_mlops.serving.runtime import LogRules
 
 
@@ -49,6 +51,8 @@ def deployment_asset(
     drain_seconds: float | None = None,
     request_timeout: float = 30,
     access: "Access | None" = None,
+    shadow: "Shadow | None" = None,
+    canary: "Canary | None" = None,
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that serves the package which the asset `package` recorded, behind Envoy on ``127.0.0.1:port``.
@@ -85,6 +89,10 @@ def deployment_asset(
             it stops as soon as it has. `request_timeout` unless given.
         request_timeout: Seconds after which Envoy, and the server where it can, ends a request.
         access: Address, TLS, tokens and largest request of the public port; by default, loopback without the first two.
+        shadow: Before the new deployment takes traffic, it gets a copy of each request, and must predict as the one
+            before does, on all but the share of the inputs that this tolerates.
+        canary: Then it gets growing shares of the requests, while it is not worse. Both are asset checks of these
+            names, and leave the one before live when the verdict is ``back``. The run lasts as long as they do.
         promoted_to: An alias such as ``champion``: serve only the version whose promotion to it is on record in the
             model's history, with these files, and signed by a key in ``DAGSTER_MLOPS_PUBLIC_KEYS``.
         asset_options: Anything else that :func:`dagster.asset` takes.
@@ -95,7 +103,9 @@ def deployment_asset(
     if access:
         refuse_useless(f"deployment_asset {name!r}: access", access.faults())
 
-    def deployment(context: dg.AssetExecutionContext, golden: Any) -> dg.MaterializeResult:
+    trials = [trial for trial in (shadow, canary) if trial]
+
+    def deployment(context: dg.AssetExecutionContext, golden: Any) -> Iterator[Any]:
         # For steps, not for code locations.
         from dagster_mlops.promotion.statement import require_statement
         from dagster_mlops.serving.access import LOOPBACK
@@ -149,13 +159,19 @@ def deployment_asset(
             replicas=replicas,
             ready_timeout=ready_timeout,
             drain_seconds=request_timeout if drain_seconds is None else drain_seconds,
+            trials=trials,
+            report=lambda kind, outcome: results.update({kind: _trial_result(kind, outcome)}),
         )
-        live, started = rollout(plan, context.log)
+        results: dict[str, dg.AssetCheckResult] = {}
+        try:
+            live, started = rollout(plan, context.log)
+        finally:  # also those of a deployment that did not stand its trial
+            yield from results.values()
         facts = {fact: getattr(live, fact) for fact in ("ready_seconds", "switch_seconds")}
         facts |= {"server_ports": list(live.ports), "started_server": started, "gates": evidence}
         if live.undone_package == record.tag:
             facts["rolled_back_package"] = record.tag
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             # The same package answers the same, whichever process serves it.
             data_version=dg.DataVersion(live.record.package),
             metadata=live.record.to_metadata(
@@ -166,14 +182,27 @@ def deployment_asset(
             ),
         )
 
+    own_key = asset_options.get("key") or [*dg.AssetKey(asset_options.get("key_prefix") or []).path, name]
+    specs = [dg.AssetCheckSpec(trial.kind, asset=asset_key(own_key)) for trial in trials]
     return asset_with(
         asset_options,
         name=name,
+        check_specs=[*specs, *asset_options.pop("check_specs", ())] or None,
         deps=[key],
         ins={"golden": asset_input(golden_set)},
         required_resource_keys=[resource_key],
         description="The live deployment: a served package, verified on the golden set before it took traffic.",
     )(deployment)
+
+
+def _trial_result(kind: str, outcome: "Rollout | str") -> dg.AssetCheckResult:
+    from dagster_mlops.serving.rollout_verdict.result import rollout_check_result  # for steps, not for code locations
+
+    if isinstance(outcome, str):
+        return dg.AssetCheckResult(
+            check_name=kind, passed=True, description=f"No {kind}: {outcome}", metadata={"rollout/verdict": "none"}
+        )
+    return rollout_check_result(rollout=outcome, check_name=kind)
 
 
 def _frame_hash(frame: "pd.DataFrame", rows: int, tolerance: float) -> str:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from dagster_mlops.serving.access import LOOPBACK
 from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import Server
 from dagster_mlops.serving.reconcile import take_stock
-from dagster_mlops.serving.state import DeploymentState, lock, utc_now
+from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
+from dagster_mlops.serving.rollout_verdict.rollout import BACK, Rollout
+from dagster_mlops.serving.state import DeploymentState, load, load_all, lock, state_file, utc_now
 from dagster_mlops.serving.target import LocalTarget, probe
+from dagster_mlops.serving.trial import run_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class Plan:
     replicas: int = 2
     ready_timeout: float = 120
     drain_seconds: float = 30
+    trials: Sequence[Canary | Shadow] = ()  # before the switch, in this order
+    report: Callable[[str, Rollout | str], object] = lambda *_: None  # of each trial, or why there was none
 
     @property
     def fingerprint(self) -> str:
@@ -58,6 +64,15 @@ class Plan:
             [*facts, self.log_sync_seconds, self.replicas, list(server.command), environment, list(self.public)]
         )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def refusal(self, trial: Canary | Shadow) -> str:
+        """A hash of the deployment and the trial: what it did not stand once, it is not put to again."""
+        return hashlib.sha256(f"{self.fingerprint} {trial!r}".encode()).hexdigest()[:12]
+
+    def without_trials(self, reason: str) -> None:
+        """Report that there was none."""
+        for trial in self.trials:
+            self.report(trial.kind, reason)
 
 
 def rollout(plan: Plan, log: Logger) -> tuple[DeploymentState, bool]:
@@ -100,6 +115,7 @@ def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple
             stricter = dataclasses.replace(current, tolerance=plan.tolerance)
             current = _verified(stricter, target, plan.golden()).save(golden_hash=plan.golden_hash)
         target.await_public(current)
+        plan.without_trials(f"{current.id} is live already.")
         return current.save(phase="live", ready_timeout=plan.ready_timeout, drain_seconds=plan.drain_seconds), False
     if current and plan.package.tag == current.undone_package:
         # Whoever rolled back did so for a reason: a schedule does not undo it.
@@ -109,9 +125,71 @@ def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple
         )
         if not _is_back(current, log):
             raise DeploymentError(f"{current.id}, to which {plan.package.tag} was rolled back, does not answer.")
+        plan.without_trials(f"{plan.package.tag} was rolled back and stays so.")
         return current, False
+    tried = _beside(current, plan, log)
+    if tried and (refused := _refused(plan)):
+        reason = f"{plan.package.tag} was refused in {refused.id} and stays so: {refused.error}"
+        file = state_file(target.state_dir, refused.id)
+        log.warning(f"{reason}. Build another package, or change a trial; or remove {file}.")
+        plan.without_trials(reason)
+        return tried, False
     start = time.monotonic()
-    return bring_live(_start(plan, current, log), current, target, plan.golden, start, log), True
+    new = _start(plan, current, log)
+    trial = partial(_stand_trials, plan, current=tried, log=log) if tried else lambda new: new
+    return bring_live(new, current, target, plan.golden, start, log, trial), True
+
+
+def _beside(current: DeploymentState | None, plan: Plan, log: Logger) -> DeploymentState | None:
+    """The live deployment that a new one is compared with.
+
+    Raises:
+        DeploymentError: it takes requests at another path.
+    """
+    if not plan.trials:
+        return None
+    if current is None:
+        plan.without_trials("It is the first deployment, and has nothing to be compared with.")
+        return None
+    if not _is_back(current, log):
+        reason = f"{current.id} was live and did not answer; it was replaced at once."
+        log.warning(reason)
+        plan.without_trials(reason)
+        return None
+    route = plan.route or plan.server(0).route
+    if route != current.route:
+        raise DeploymentError(
+            f"{plan.name} is to take requests at {route}, and {current.id} takes them at {current.route}: a trial "
+            "needs one path. Deploy the new one without a trial once."
+        )
+    return current
+
+
+def _refused(plan: Plan) -> DeploymentState | None:
+    refusals = {plan.refusal(trial) for trial in plan.trials}
+    return next((state for state in load_all(plan.target.state_dir) if state.refusal in refusals), None)
+
+
+def _stand_trials(plan: Plan, new: DeploymentState, *, current: DeploymentState, log: Logger) -> DeploymentState:
+    """Put a deployment to its trials.
+
+    Raises:
+        DeploymentError: it did not stand one.
+    """
+    for trial in plan.trials:
+        new = new.save(phase="trial")
+        log.info(f"{new.id} is on trial beside {current.id}: {trial}")
+        rollout = run_trial(new, current, plan.target, trial, log)
+        plan.report(trial.kind, rollout)
+        new = _as_written(new)
+        verdict = rollout.verdict
+        assert verdict  # there was a look, or an error
+        if verdict.value == BACK:
+            # One that was not decided may be tried again.
+            refusal = plan.refusal(trial) if verdict.against >= 1 / trial.error_rate else ""
+            new.save(refusal=refusal)
+            raise DeploymentError(f"its {trial.kind} went back: {verdict.reason}.")
+    return new
 
 
 def bring_live(
@@ -121,23 +199,26 @@ def bring_live(
     golden: Callable[[], Golden],
     start: float,
     log: Logger,
+    trial: Callable[[DeploymentState], DeploymentState] = lambda new: new,
 ) -> DeploymentState:
     """Verify a deployment that was started, send the traffic to it, and stop the one before.
 
     Args:
         golden: Makes the golden set while the servers start.
         start: Time of the start, on the monotonic clock.
+        trial: Called with the verified deployment, whose programs are started again when they end from here on.
     """
     try:
         rows = golden()
         new = _await_ready(new, target, start, log).save(phase="verifying")
         new = _verified(new, target, rows)
-        log.info(f"{len(rows.rows)} golden predictions agree to {new.record.golden_max_difference:g}; switching.")
+        log.info(f"{len(rows.rows)} golden predictions agree to {new.record.golden_max_difference:g}.")
         supervision.accept(target.state_dir, new.role)
+        new = trial(new)
         new = _switch(target, new, current)
     except BaseException as error:
         target.withdraw(new, current)
-        new.end("failed", mask_credentials(str(error))[:2000])
+        _as_written(new).end("failed", mask_credentials(str(error))[:2000])
         raise
     new = new.save(phase="live", record=dataclasses.replace(new.record, traffic=1.0))
     if current:
@@ -215,6 +296,11 @@ def _start(plan: Plan, current: DeploymentState | None, log: Logger) -> Deployme
     except BaseException as error:
         state.end("failed", mask_credentials(str(error))[:2000])
         raise
+
+
+def _as_written(state: DeploymentState) -> DeploymentState:
+    """What its file says by now."""
+    return load(state_file(Path(state.record.state_dir), state.id))
 
 
 def new_id(package: str) -> str:

@@ -5,13 +5,15 @@ changes, so no connection is drained by a switch.
 """
 
 import hashlib
+import http.client
 import json
+import re
 import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
@@ -19,7 +21,7 @@ from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy_config, processes, supervision
 from dagster_mlops.serving.access import LOOPBACK, Access, trust
-from dagster_mlops.serving.envoy_config import Backend
+from dagster_mlops.serving.envoy_config import Backend, Trial
 
 if TYPE_CHECKING:
     import httpx
@@ -92,16 +94,17 @@ def route(
     state_dir: Path,
     live: Backend | None,
     standby: Backend | None = None,
+    trial: Trial | None = None,
     *,
     request_timeout: float = 30,
     request_bytes: int = LOOPBACK.request_bytes,
     tokens: Sequence[str] = (),
 ) -> bool:
-    """Send requests to `live`, and those with the secret of `standby` there; True if the files had another content."""
+    """Write who gets which request; see :func:`envoy_config.routes`. True if the files had another content."""
     folder = state_dir / "envoy" / "live"
     # Clusters first: a route must never name one that Envoy does not know.
     changed = _write(folder / "cds.json", envoy_config.clusters([backend for backend in (live, standby) if backend]))
-    document = envoy_config.routes(live, standby, request_timeout=request_timeout)
+    document = envoy_config.routes(live, standby, trial, request_timeout=request_timeout)
     document = envoy_config.guarded(document, live, request_bytes=request_bytes, tokens=tokens)
     return _write(folder / "rds.json", document) or changed
 
@@ -143,18 +146,25 @@ def routed(state_dir: Path) -> str | None:
 
 def open_requests(state_dir: Path, deployment: str) -> int:
     """The requests that a deployment has yet to answer; 0 where Envoy does not run or does not know it."""
-    httpx = processes.httpx
-    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as short:
+    return sum(counters(state_dir, deployment, "upstream_rq_(pending_)?active").values())
+
+
+def counters(state_dir: Path, cluster: str, names: str) -> dict[str, int]:
+    """Envoy's counters of a cluster whose names match a regular expression; none where Envoy does not run."""
+    pattern = quote(rf"^cluster\.{re.escape(cluster)}\.(.*\.)?({names})$")
+    with tempfile.TemporaryDirectory(prefix="dagster-mlops-") as short, socket.socket(socket.AF_UNIX) as admin:
         link = Path(short, "state")  # the path of a socket has at most 107 characters
         link.symlink_to(state_dir)
-        transport = httpx.HTTPTransport(uds=str(link / envoy_config.ADMIN))
-        with httpx.Client(base_url="http://envoy", transport=transport, timeout=5, trust_env=False) as client:
-            try:
-                lines = client.get("/stats", params={"filter": "upstream_rq_(pending_)?active"}).text.splitlines()
-            except httpx.HTTPError:
-                return 0
-    counts = dict(line.split(": ") for line in lines if line.startswith(f"cluster.{deployment}."))
-    return sum(int(count) for count in counts.values())
+        connection = http.client.HTTPConnection("envoy")
+        connection.sock = admin  # httpx has unix sockets, too, and leaves one open when Envoy does not run
+        admin.settimeout(5)
+        try:
+            admin.connect(str(link / envoy_config.ADMIN))
+            connection.request("GET", f"/stats?filter={pattern}")
+            lines = connection.getresponse().read().decode().splitlines()
+        except (OSError, http.client.HTTPException):
+            return {}
+    return {name: int(count) for name, count in (line.split(": ") for line in lines)}
 
 
 def _write(file: Path, text: str) -> bool:

@@ -6,6 +6,7 @@ Functions make documents of plain values; `envoy.py` writes them and runs Envoy.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from dagster_mlops.serving.access import Access
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # with a deployment's secret, it reaches that one, live or not
 PROBE_HEADER = "x-probe"  # with the secret of the live deployment, it marks a golden row
+MIRROR_HEADER = "x-mirrored"  # with a deployment's secret, it marks a copy of a request, whose answer goes to no one
+_FROM_OUTSIDE = (SELECT_HEADER, PROBE_HEADER, MIRROR_HEADER)
+TRIAL = ".trial"  # ends the name of a cluster whose counters hold only requests that two deployments are compared by
 _MOST_CONNECTIONS = 4096
 _MOST_MEMORY = 2**30  # bytes of Envoy, from which on it answers 503
 _TOKENS = "envoy.filters.http.rbac"
@@ -35,6 +39,15 @@ class Backend:
     readiness: str
     secret: str
     public: Sequence[str] = ("/*",)
+
+
+@lazy_dataclass(frozen=True)
+class Trial:
+    """Requests for predictions, at `path`, that a deployment gets on trial: a share of them, or a copy of each."""
+
+    path: str
+    share: float = 0.0
+    mirrored: bool = False
 
 
 def bootstrap(state_dir: Path, port: int, access: Access) -> dict[str, Any]:
@@ -121,18 +134,21 @@ def bootstrap(state_dir: Path, port: int, access: Access) -> dict[str, Any]:
 
 
 def clusters(backends: Sequence[Backend]) -> str:
-    """The document of all replicas."""
-    return json.dumps({"resources": [_cluster(backend) for backend in backends]}, indent=1)
+    """The document of all replicas; with two deployments, each has a second cluster for requests on trial."""
+    on_trial = [replace(backend, name=f"{backend.name}{TRIAL}") for backend in backends if len(backends) > 1]
+    return json.dumps({"resources": [_cluster(backend) for backend in [*backends, *on_trial]]}, indent=1)
 
 
-def routes(live: Backend | None, standby: Backend | None, *, request_timeout: float) -> str:
-    """The document that sends requests to `live`, and those with the secret of `standby` there."""
+def routes(live: Backend | None, standby: Backend | None, trial: Trial | None = None, *, request_timeout: float) -> str:
+    """The document that sends requests to `live`; to `standby`, those on `trial`, and those with its secret."""
     entries = []
     if standby:
-        entries.append(_route(standby, request_timeout, {SELECT_HEADER: standby.secret}, [SELECT_HEADER, PROBE_HEADER]))
+        entries.append(_route(standby, request_timeout, {SELECT_HEADER: standby.secret}, _FROM_OUTSIDE))
     if live:
-        entries.append(_route(live, request_timeout, {PROBE_HEADER: live.secret}, [SELECT_HEADER]))
-        entries.append(_route(live, request_timeout, {}, [SELECT_HEADER, PROBE_HEADER]))
+        entries.append(_route(live, request_timeout, {PROBE_HEADER: live.secret}, (SELECT_HEADER, MIRROR_HEADER)))
+        if standby and trial and (trial.share or trial.mirrored):
+            entries.append(_on_trial(_route(live, request_timeout, {}, _FROM_OUTSIDE), live, standby, trial))
+        entries.append(_route(live, request_timeout, {}, _FROM_OUTSIDE))
     else:
         body = {"inline_string": json.dumps({"error": "no deployment is live"})}
         entries.append({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": body}})
@@ -309,11 +325,37 @@ def _cluster(backend: Backend) -> dict[str, Any]:
     )
 
 
+def _on_trial(entry: dict[str, Any], live: Backend, standby: Backend, trial: Trial) -> dict[str, Any]:
+    """The route of `live`, changed to that of requests on trial; each is shared out at random, by itself."""
+    clusters = [f"{backend.name}{TRIAL}" for backend in (live, standby)]
+    action = {**entry["route"], "cluster": clusters[0]}
+    if trial.mirrored:
+        mark = {"append": _header(MIRROR_HEADER, standby.secret)}
+        mirror = {
+            "cluster": clusters[1],
+            "request_headers_mutations": [mark],
+            "disable_shadow_host_suffix_append": True,
+        }
+        action["request_mirror_policies"] = [mirror]
+    else:
+        del action["cluster"], entry["response_headers_to_add"]
+        millionths = round(trial.share * 1_000_000)
+        action["weighted_clusters"] = {
+            "clusters": [
+                {"name": name, "weight": weight, "response_headers_to_add": [_header(DEPLOYMENT_HEADER, backend.name)]}
+                for name, weight, backend in zip(
+                    clusters, (1_000_000 - millionths, millionths), (live, standby), strict=True
+                )
+            ]
+        }
+    return {**entry, "match": {"path": trial.path}, "route": action}
+
+
+def _header(name: str, value: str) -> dict[str, Any]:
+    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+
+
 def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed: Sequence[str]) -> dict[str, Any]:
-    header = {
-        "header": {"key": DEPLOYMENT_HEADER, "value": backend.name},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-    }
     match = [{"name": name, "string_match": {"exact": value}} for name, value in headers.items()]
     paths = [re.escape(path).removesuffix(r"\*") + (".*" if path.endswith("/*") else "") for path in backend.public]
     return {
@@ -337,5 +379,5 @@ def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed
             },
         },
         "request_headers_to_remove": list(removed),
-        "response_headers_to_add": [header],
+        "response_headers_to_add": [_header(DEPLOYMENT_HEADER, backend.name)],
     }

@@ -33,7 +33,7 @@ def status(state_dir: str | Path) -> list[dict[str, Any]]:
     last_to_end = sorted(states, key=lambda state: state.record.stopped)[-1:]
     for state in left or [state for state in last_to_end if state.phase == "failed"]:
         live = state.id == routed and state.phase in ("switching", "live")
-        problem = _problem(state, running) if live else state.error or "takes no traffic"
+        problem = _problem(state, running) if live else state.error or _trial(state) or "takes no traffic"
         row: dict[str, Any] = {name: getattr(state.record, name) for name in _OF_RECORD}
         row |= {"phase": state.phase, "started": state.record.started, "rolled_back_package": state.undone_package}
         groups = [state.role, *(role for role in running if role.startswith(envoy.ROLE))]
@@ -77,6 +77,14 @@ def log_file(state_dir: str | Path, name: str = "") -> Path:
         names = ", ".join(sorted(path.stem for path in file.parent.glob("*.log"))) or "none"
         raise DeploymentError(f"{folder} has no log of {name or 'a deployment'!r}; it has: {names}.")
     return file
+
+
+def _trial(state: DeploymentState) -> str:
+    return (
+        "on trial, {kind} of {share:.1%} of the traffic, {verdict}: {reason}".format_map(state.trial or {})
+        if state.trial
+        else ""
+    )
 
 
 def _problem(state: DeploymentState, roles: Collection[str]) -> str:

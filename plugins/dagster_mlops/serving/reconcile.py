@@ -24,6 +24,8 @@ def take_stock(target: LocalTarget, say: Callable[[str], object]) -> DeploymentS
     current = next((s for s in serving if s.alive()), serving[0] if serving else None)
     for state in states:
         if current is None or state.id != current.id:
+            if state.phase == "trial":  # it has a share of the traffic
+                target.shift(current, state)
             if state.alive():
                 target.drain(state, timeout=target.request_timeout)
             target.stop(state)

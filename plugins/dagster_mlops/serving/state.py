@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dagster_mlops.core import files
 from dagster_mlops.core.inside import inside
@@ -15,7 +16,7 @@ from dagster_mlops.provenance import Deployment, Record
 from dagster_mlops.serving import supervision
 from dagster_mlops.serving.processes import marked
 
-# starting → verifying → switching → live → draining → stopped, or failed from the first three
+# starting → verifying → (trial →) switching → live → draining → stopped, or failed from those before live
 ENDED = ("stopped", "failed")
 SERVER = "server:"  # begins the mark of every process of a deployment
 
@@ -41,6 +42,8 @@ class DeploymentState:
     drain_seconds: float = 30
     ready_seconds: float = 0
     switch_seconds: float = 0
+    trial: Mapping[str, Any] | None = None  # the last look at it, beside the deployment before
+    refusal: str = ""  # hash of the deployment and the options of a trial which it did not stand
     error: str = ""
 
     @property

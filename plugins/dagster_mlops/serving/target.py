@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.serving import envoy, envoy_config, processes, supervision
 from dagster_mlops.serving.access import LOOPBACK, Access
+from dagster_mlops.serving.envoy_config import Trial
 from dagster_mlops.serving.packager import Server
 from dagster_mlops.serving.state import SERVER, DeploymentState
 
@@ -97,8 +98,10 @@ class LocalTarget:
         supervision.start(self.state_dir, state.role, programs, restart=False, grace=self.request_timeout)
         return state.save()
 
-    def shift(self, live: DeploymentState | None, standby: DeploymentState | None = None) -> bool:
-        """Send all traffic to `live`; `standby` can be reached through the public port by its secret.
+    def shift(
+        self, live: DeploymentState | None, standby: DeploymentState | None = None, trial: Trial | None = None
+    ) -> bool:
+        """Send all traffic to `live`; `standby` gets what is on `trial`, and whoever knows its secret.
 
         True if it was not so before.
         """
@@ -107,6 +110,7 @@ class LocalTarget:
             self.state_dir,
             first,
             second,
+            trial,
             request_timeout=self.request_timeout,
             request_bytes=self.access.request_bytes,
             tokens=self.tokens,
@@ -150,6 +154,14 @@ class LocalTarget:
         self.shift(current)
         self.stop(state)
         supervision.remove(self.state_dir, state.role)
+
+    def keep_up(self, states: Iterable[DeploymentState]) -> None:
+        """Start the supervisors of Envoy and of the deployments again, where they have ended."""
+        for state in states:
+            if supervision.exists(self.state_dir, state.role):
+                supervision.ensure(self.state_dir, state.role)
+        if not any(supervision.is_supervised(self.state_dir, role) for role in envoy.roles(self.state_dir)):
+            self.open()
 
     def forget(self, ids: Collection[str]) -> None:
         """Remove what was kept to start deployments again, but for those with the `ids`."""

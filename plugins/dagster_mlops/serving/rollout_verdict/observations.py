@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dagster_mlops.core.arrays import np
@@ -33,6 +33,10 @@ class Arm:
                     f"{name}={count!r} is not a number of requests since the last look. Counters of a process go "
                     "through Counters, which knows their restarts."
                 )
+
+    def with_answers(self, more: "Arm") -> "Arm":
+        """The same requests, with the latencies and outputs of `more` added."""
+        return replace(self, latencies=[*self.latencies, *more.latencies], outputs=[*self.outputs, *more.outputs])
 
 
 @dataclass(frozen=True)

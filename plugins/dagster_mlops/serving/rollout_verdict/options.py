@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
@@ -22,7 +22,10 @@ class Limits:
         grace: Requests to the canary whose latency does not count, because its caches are cold. Errors always count.
         max_requests: Requests to the canary after which an open verdict is: back.
         max_seconds: Seconds after which it is the same.
+        look_seconds: Seconds between looks, where a deployment is tried; more often costs no certainty.
     """
+
+    kind: ClassVar[str]
 
     error_rate: float = 0.01
     miss_rate: float = 0.01
@@ -32,6 +35,7 @@ class Limits:
     grace: int = 100
     max_requests: int = 10_000
     max_seconds: float = 86_400.0
+    look_seconds: float = 2.0
 
     def __post_init__(self) -> None:
         what = type(self).__name__
@@ -56,7 +60,10 @@ class Limits:
                 f"grace={self.grace!r} is below 0": self.grace < 0,
                 f"max_requests={self.max_requests!r} is not above grace={self.grace!r}": self.max_requests
                 <= self.grace,
-                f"max_seconds={self.max_seconds!r} is not above 0": self.max_seconds <= 0,
+                **{
+                    f"{name}={(value := getattr(self, name))!r} is not above 0": value <= 0
+                    for name in ("max_seconds", "look_seconds")
+                },
             },
         )
 
@@ -73,6 +80,8 @@ class Canary(Limits):
         output_shift: Share of the predictions that would have to change to make the canary's distribution that of the
             baseline, beyond which it goes back (the total variation distance); None to leave predictions out.
     """
+
+    kind: ClassVar[str] = "canary"
 
     steps: tuple[float, ...] = (0.01, 0.1, 0.5)
     output_shift: float | None = 0.2
@@ -102,6 +111,8 @@ class Shadow(Limits):
         tolerated_differences: Share of inputs on which the outputs may differ, which is never a reason to go back.
         differences: Harm: the share of inputs on which they may not differ.
     """
+
+    kind: ClassVar[str] = "shadow"
 
     tolerance: float = 1e-9
     tolerated_differences: float = 0.01

@@ -14,7 +14,7 @@ from dagster_mlops.serving.rollout_verdict.rollout import BACK, GO, Rollout
 _AGAINST, _IN_FAVOUR = "#d9480f", "#2b8a3e"
 
 
-def rollout_check_result(*, rollout: Rollout) -> dg.AssetCheckResult:
+def rollout_check_result(*, rollout: Rollout, check_name: str | None = None) -> dg.AssetCheckResult:
     """The latest verdict of a rollout as the result of an asset check.
 
     It passes if the verdict is ``go``; ``not yet`` is a warning. Numbers are floats, which Dagster plots over time.
@@ -27,6 +27,7 @@ def rollout_check_result(*, rollout: Rollout) -> dg.AssetCheckResult:
         raise ValueError("The rollout has no verdict yet. Give it a batch first: rollout.look(batch).")
     figures = gallery([drawn("Evidence", partial(_figure, rollout), tool="mlflow")])
     return dg.AssetCheckResult(
+        check_name=check_name,
         passed=verdict.value == GO,
         severity=dg.AssetCheckSeverity.ERROR if verdict.value == BACK else dg.AssetCheckSeverity.WARN,
         description=f"{verdict.value}: {verdict.reason}",

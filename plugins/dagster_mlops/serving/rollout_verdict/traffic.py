@@ -1,5 +1,7 @@
 """A rollout carried out on whatever sends requests to two deployments."""
 
+import time
+from collections.abc import Callable
 from logging import Logger
 from typing import Protocol
 
@@ -24,21 +26,29 @@ class Traffic(Protocol):
         ...
 
 
-def run_rollout(*, rollout: Rollout, traffic: Traffic, log: Logger) -> Verdict:
-    """Shift traffic by the verdict after each look, until a final one.
+_NEWS = 30  # seconds between lines of the log while nothing changes
+
+
+def run_rollout(
+    *, rollout: Rollout, traffic: Traffic, log: Logger, look: Callable[[Verdict], object] = lambda _: None
+) -> Verdict:
+    """Shift traffic by the verdict after each look, until a final one. `look` is called with each.
 
     Whatever ends it before, an error or an interrupt, takes the canary out. A process that is killed cannot: whoever
     starts next shifts to 0 first, and begins a new rollout.
     """
     mirrored = isinstance(rollout.options, Shadow)
-    share = rollout.share
+    share, told = rollout.share, time.monotonic()
     try:
         traffic.mirror(mirrored)
         traffic.shift(share)
         while True:
             verdict = rollout.look(traffic.observations())
-            if verdict.share != share or verdict.final:
-                log.info(f"{verdict.value}: {verdict.reason}; the canary gets {verdict.share:.1%} of the traffic.")
+            look(verdict)
+            if verdict.share != share or verdict.final or time.monotonic() - told >= _NEWS:
+                told = time.monotonic()
+                gets = "" if mirrored else f"; the canary gets {verdict.share:.1%} of the traffic"
+                log.info(f"{verdict.value} after {verdict.requests} requests: {verdict.reason}{gets}.")
             if verdict.share != share:
                 traffic.shift(share := verdict.share)
             if verdict.final:

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -95,6 +96,7 @@ class PredictionApp:
         name: str,
         deployment: str,
         log: PredictionLog | None,
+        mirrored_log: Callable[[], PredictionLog | None] = lambda: None,
         probe: str = "",
         examples: Sequence[Any] = (),
     ) -> Scorer:
@@ -102,14 +104,16 @@ class PredictionApp:
 
         Args:
             name: Of the model in answers.
-            probe: The value of ``X-Probe`` that keeps a request out of the log; none does if it is empty.
+            mirrored_log: Makes the log of mirrored requests, when the first one comes.
+            probe: The value of ``X-Probe`` that keeps a request out of the log, and of ``X-Mirrored`` that puts it into
+                the log of mirrored requests; none does if it is empty.
             examples: Rows of features, to warm the model and choose how it is asked; see :class:`Scorer`.
 
         Raises:
             ValueError: the model has no features of its own names, or does not take the examples.
         """
         self._scorer = Scorer(model, examples)
-        self._log, self._probe = log, probe.encode()
+        self._log, self._mirrored_log, self._probe = log, cache(mirrored_log), probe.encode()
         self._facts = {"model": name, "deployment": deployment}
         self._headers = [(b"content-type", JSON.encode()), (b"x-deployment", deployment.encode())]
         params = model.metadata.get_params_schema()
@@ -203,9 +207,13 @@ class PredictionApp:
             raise Refusal(400, error) from None
         del body
         trace = trace_id_of(sent.get(b"traceparent", b"").decode("latin-1"))
-        probing = bool(self._probe) and secrets.compare_digest(sent.get(b"x-probe", b""), self._probe)
-        job = await self._scored(request, None if probing else _Row(ids, request.inputs, request.params, trace, start))
+        mirrored = self._is_marked(sent, b"x-mirrored")
+        row = _Row(ids, request.inputs, request.params, trace, start, mirrored)
+        job = await self._scored(request, None if self._is_marked(sent, b"x-probe") else row)
         return request, {"request_id": request_id, "ids": ids, "predictions": job.outputs, **self._facts}
+
+    def _is_marked(self, sent: dict[bytes, bytes], header: bytes) -> bool:
+        return bool(self._probe) and secrets.compare_digest(sent.get(header, b""), self._probe)
 
     async def _scored(self, request: Request, facts: "_Row | None") -> Job:
         if self._waiting >= self._limits.waiting:
@@ -238,8 +246,10 @@ class PredictionApp:
 
     def _write(self, jobs: list[Job]) -> None:
         """Log what was scored, before it is answered."""
-        if self._log and (logged := [job for job in jobs if job.facts]):
-            self._log.write_all([job.facts.rows(job.outputs) for job in logged])
+        for mirrored in (False, True):
+            logged = [job for job in jobs if job.facts and job.facts.mirrored == mirrored]
+            if logged and (log := self._mirrored_log() if mirrored else self._log):
+                log.write_all([job.facts.rows(job.outputs) for job in logged])
 
     async def _body(self, sent: dict[bytes, bytes], receive: _Receive) -> bytes:
         limits, parts, size = self._limits, [], 0
@@ -276,6 +286,7 @@ class _Row:
     params: dict[str, Any] | None
     trace_id: str
     start: float
+    mirrored: bool
 
     def rows(self, outputs: list[Any]) -> Rows:
         seconds = time.perf_counter() - self.start
@@ -287,7 +298,15 @@ class _Gone(Exception):
 
 
 _OF_INTEREST = frozenset(
-    (b"content-type", b"content-encoding", b"content-length", b"x-request-id", b"x-probe", b"traceparent")
+    (
+        b"content-type",
+        b"content-encoding",
+        b"content-length",
+        b"x-request-id",
+        b"x-probe",
+        b"x-mirrored",
+        b"traceparent",
+    )
 )
 
 

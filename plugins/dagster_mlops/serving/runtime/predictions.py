@@ -24,6 +24,7 @@ SCHEMA = 1
 MOST_BYTES = 2**20
 """Of one row: what a client sends is not to fill the disk, nor the memory of who reads the log."""
 SEGMENT_BYTES = 2**26
+SHADOW = "shadow"  # folder of the rows of mirrored requests, in that of the log
 
 
 class RowTooLarge(ValueError):
@@ -106,15 +107,18 @@ class PredictionLog:
         private_folder(Path(log_dir))
 
     @classmethod
-    def from_environment(cls, **facts: Any) -> "PredictionLog | None":
-        """The log that the deployment asked for through its environment, or None when served without a deployment."""
+    def from_environment(cls, *, mirrored: bool = False, **facts: Any) -> "PredictionLog | None":
+        """The log that the deployment asked for through its environment, or None when served without a deployment.
+
+        That of `mirrored` requests, whose answers go to no one, is its folder ``shadow``.
+        """
         log_dir = os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG")
         if not log_dir:
             return None
         if tool := os.environ.get("DAGSTER_MLOPS_DEPLOYMENT_TOOL"):  # where another one deploys than has packaged
             facts["tool"] = tool
         return cls(
-            log_dir,
+            Path(log_dir, SHADOW) if mirrored else log_dir,
             deployment=os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", ""),
             state_dir=os.environ.get("DAGSTER_MLOPS_STATE_DIR", ""),
             sync_seconds=float(os.environ.get("DAGSTER_MLOPS_PREDICTION_LOG_SYNC", "1")),
@@ -256,6 +260,7 @@ class PredictionLog:
         log_dir: str | Path,
         cursor: str = "",
         *,
+        start: datetime | None = None,
         deployment: str | None = None,
         columns: Collection[str] | None = None,
         most: int = 100_000,
@@ -267,6 +272,7 @@ class PredictionLog:
 
         Args:
             cursor: The cursor that the last call returned; empty to start with the first prediction.
+            start: Time of the first prediction, the same with each cursor, to leave out those before.
             most: Rows after which the frame ends. One whose segment is rotated already may have 20,000 more.
         """
         from dagster_mlops.serving.runtime.log_frames import frame_of
@@ -274,10 +280,10 @@ class PredictionLog:
         from dagster_mlops.serving.runtime.reading import Scan
 
         while True:
-            scan = Scan(Path(log_dir), None, None, deployment, columns, most, Progress(cursor))
+            scan = Scan(Path(log_dir), start, None, deployment, columns, most, Progress(cursor))
             tables, before = list(scan.tables()), cursor
             cursor = str(scan.progress)
-            if tables or cursor == before:  # else all that was read is of other deployments, and there may be more
+            if tables or cursor == before:  # else all that was read is left out, and there may be more
                 return frame_of(tables, columns), cursor
 
     @staticmethod

@@ -1,0 +1,142 @@
+"""A trial on this machine: a share of the requests or a copy of each, by Envoy, until there is a verdict."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from logging import Logger
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster_mlops.core.waits import wait_while
+from dagster_mlops.errors import DeploymentError
+from dagster_mlops.serving import envoy
+from dagster_mlops.serving.envoy_config import TRIAL, Trial
+from dagster_mlops.serving.rollout_verdict.observations import Answer, AnswerLog, Arm, Batch, Counters
+from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
+from dagster_mlops.serving.rollout_verdict.rollout import Rollout, Verdict
+from dagster_mlops.serving.rollout_verdict.traffic import run_rollout
+from dagster_mlops.serving.runtime import PredictionLog
+from dagster_mlops.serving.runtime.predictions import SHADOW
+from dagster_mlops.serving.state import DeploymentState
+from dagster_mlops.serving.target import LocalTarget
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = ("request_id", "timestamp", "deployment", "seconds", "output")
+_COUNTERS = {"requests": "upstream_rq_completed", "refused": "upstream_rq_4xx", "failed": "upstream_rq_5xx"}
+
+
+def run_trial(
+    new: DeploymentState, current: DeploymentState, target: LocalTarget, options: Canary | Shadow, log: Logger
+) -> Rollout:
+    """Try a verified deployment beside the live one; its verdict is the last of the rollout that is returned.
+
+    Each look is written to the state file of `new`. Supervisors that end meanwhile are started again.
+
+    Raises:
+        DeploymentError: Envoy sees no healthy replica of one of the two.
+    """
+    rollout = Rollout(options)
+
+    def write_down(verdict: Verdict) -> None:
+        facts = {"kind": options.kind, "verdict": verdict.value, "reason": verdict.reason, "share": verdict.share}
+        record = dataclasses.replace(new.record, traffic=verdict.share)
+        new.save(phase="trial", record=record, trial={**facts, "requests": verdict.requests})
+
+    traffic = EnvoyTraffic(target, new, current, options.look_seconds)
+    run_rollout(rollout=rollout, traffic=traffic, log=log, look=write_down)
+    return rollout
+
+
+class EnvoyTraffic:
+    """Requests for predictions: as Envoy shares them out and counts them, and as the prediction log has the answers.
+
+    A failed request is one that was answered with 400 or more: whatever clients do wrong, both deployments get alike.
+    Of the rows of one request the first counts, because the others are where they are by no chance of their own.
+    """
+
+    def __init__(self, target: LocalTarget, new: DeploymentState, current: DeploymentState, pause: float) -> None:
+        self._target, self._states, self._pause = target, (new, current), pause
+        self._trial = Trial(new.route)
+        self._counters = Counters(), Counters()
+        self._pairs = AnswerLog(_name(new), _name(current))
+        self._start, self._last = datetime.now(UTC), time.monotonic()
+        logs = {state.record.prediction_log for state in self._states}
+        self._cursors = {folder: "" for log in logs for folder in (Path(log), Path(log, SHADOW))}
+        target.shift(current, new)
+        wait_while(
+            self._unhealthy,
+            timeout=30,
+            pause=0.2,
+            error=lambda ids: DeploymentError(
+                f"Envoy has no healthy replica of {' and '.join(ids)}; see {target.state_dir / 'logs' / 'envoy.log'}."
+            ),
+        )
+        self._count()
+
+    def shift(self, share: float) -> None:
+        """See :class:`~dagster_mlops.serving.rollout_verdict.traffic.Traffic`."""
+        self._route(Trial(self._trial.path, share, self._trial.mirrored))
+
+    def mirror(self, mirrored: bool) -> None:
+        """See :class:`~dagster_mlops.serving.rollout_verdict.traffic.Traffic`."""
+        self._route(Trial(self._trial.path, self._trial.share, mirrored))
+
+    def observations(self) -> Batch:
+        """See :class:`~dagster_mlops.serving.rollout_verdict.traffic.Traffic`."""
+        time.sleep(self._pause)
+        self._target.keep_up(self._states)
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        arms = [Arm(requests, errors) for requests, errors in self._count()]
+        pairs: list[tuple[object, object]] = []
+        for rows in self._rows():
+            for number, state in enumerate(self._states):
+                of_arm: Any = rows[rows["deployment"] == _name(state)]
+                more = Arm(latencies=of_arm["seconds"].to_numpy(float), outputs=of_arm["output"].tolist())
+                arms[number] = arms[number].with_answers(more)
+            if self._trial.mirrored:
+                answers = zip(rows["request_id"], rows["deployment"], rows["output"], strict=True)
+                pairs += self._pairs.batch(Answer(key, by, output=output) for key, by, output in answers).pairs
+        return Batch(arms[0], arms[1], seconds, pairs)
+
+    def _route(self, trial: Trial) -> None:
+        self._trial = trial
+        new, current = self._states
+        self._target.shift(current, new, trial)
+
+    def _unhealthy(self) -> list[str]:
+        """The deployments of which Envoy has no healthy replica."""
+        self._target.keep_up(self._states)
+        folder = self._target.state_dir
+        healthy = {s.id: envoy.counters(folder, f"{s.id}{TRIAL}", "membership_healthy") for s in self._states}
+        return [name for name, counts in healthy.items() if not sum(counts.values())]
+
+    def _count(self) -> list[tuple[int, int]]:
+        """Requests and errors of both deployments since the last call, by Envoy's counters."""
+        arms = []
+        for counters, state in zip(self._counters, self._states, strict=True):
+            cluster = f"cluster.{state.id}{TRIAL}"
+            found = envoy.counters(self._target.state_dir, f"{state.id}{TRIAL}", "|".join(_COUNTERS.values()))
+            values = {name: found.get(f"{cluster}.{stat}", 0) for name, stat in _COUNTERS.items()}
+            growth = counters.growth(values) if found else dict.fromkeys(_COUNTERS, 0)
+            arms.append((growth["requests"], growth["refused"] + growth["failed"]))
+        return arms
+
+    def _rows(self) -> "Iterator[pd.DataFrame]":
+        """The first logged row of each request that was not there before."""
+        for folder in self._cursors:
+            before = None
+            while before != (before := self._cursors[folder]):
+                frame, self._cursors[folder] = PredictionLog.read_after(
+                    folder, before, start=self._start, columns=_COLUMNS
+                )
+                # They share both: the time when they were written, and the seconds since their request came.
+                yield frame.drop_duplicates(["deployment", "timestamp", "seconds"])
+
+
+def _name(state: DeploymentState) -> str:
+    """As the prediction log names it."""
+    return f"{state.record.name}/{state.id}"
