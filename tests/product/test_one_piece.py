@@ -52,6 +52,7 @@ RULES = {
             "mlflow/runs/active.py",  # once, for as long as another process may take
             "mlflow/runs/signals.py",  # before a signal is sent once more
             "mlflow/sweep/loop.py",  # between two looks at threads that end by themselves
+            "serving/trial.py",  # between two looks at traffic
         },
     ),
     "hands on the environment": (

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -18,6 +19,7 @@ from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.predictions import SHADOW
 from dagster_mlops.serving.runtime.scorer import Scorer
 from tests.support import known_warnings
 
@@ -69,7 +71,8 @@ class Wrapped:
 
 def app_of(model: Any, log: PredictionLog | None = None, examples: Any = EXAMPLES, **limits: Any) -> PredictionApp:
     app = PredictionApp(Limits(**limits))
-    app.serve(model, name="delay/1", deployment="d", log=log, probe="s3cret", examples=examples)
+    mirrored: Any = {"mirrored_log": lambda: PredictionLog(Path(log.log_dir, SHADOW), deployment="d")} if log else {}
+    app.serve(model, name="delay/1", deployment="d", log=log, probe="s3cret", examples=examples, **mirrored)
     return app
 
 
@@ -119,12 +122,15 @@ def test_predictions_are_answered_and_logged_row_by_row(behaviour, tmp_path):
         }  # fmt: skip
         assert (await ask(app, {**rows(1.0), "params": {"scale": 3}}, x_request_id="p"))[1]["predictions"] == [6.0]
         assert (await ask(app, rows(5.0), x_probe="s3cret", x_request_id="golden"))[0] == 200
+        assert (await ask(app, rows(6.0), x_mirrored="s3cret", x_request_id="copy"))[0] == 200
+        assert (await ask(app, rows(7.0), x_mirrored="guess", x_request_id="own"))[0] == 200
 
     asyncio.run(run())
     logged = PredictionLog.read(tmp_path).set_index("request_id")
     assert PredictionLog.find(tmp_path, "r/1")["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"  # pyright: ignore[reportOptionalSubscript]
     assert PredictionLog.find(tmp_path, "p")["params"] == {"scale": 3.0}  # pyright: ignore[reportOptionalSubscript]
-    assert set(logged.index) == {"r/0", "r/1", "p"} and list(logged.loc[["r/0", "r/1"], "output"]) == [2.0, 3.0]
+    assert PredictionLog.read(tmp_path / SHADOW)["request_id"].tolist() == ["copy"]
+    assert set(logged.index) == {"r/0", "r/1", "p", "own"} and list(logged.loc[["r/0", "r/1"], "output"]) == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_run_that_is_killed_in_a_trial_leaves_no_share_behind(deployment):
         os.kill(run.pid or 0, signal.SIGKILL)
         run.join()
         [on_trial] = [row for row in status(deployment.state_dir) if not row["live"]]
-        assert "on trial, canary of 50.0% of the traffic, not yet" in on_trial["reason"]
+        assert "canary with 50.0% of the traffic, not yet" in on_trial["reason"]
         said = repair(deployment.state_dir)
         assert any("Stopped 2.0" in text for text in said)
         answers.clear()

@@ -9,6 +9,7 @@ from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
 from dagster_mlops.core.yaml_fields import Count, YamlFields
 from dagster_mlops.serving import Access, deployment_health_sensor
+from dagster_mlops.serving.trial_fields import CanaryFields, ShadowFields
 
 
 class AccessFields(YamlFields):
@@ -49,6 +50,14 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
         default=None, description="Address, TLS and tokens of the port; by default, loopback without either."
     )
     replicas: Count = Field(default=2, description="Server processes behind the port, each with the whole model.")
+    shadow: ShadowFields | None = Field(
+        default=None,
+        description="Compare a new deployment with the one before on copies of requests first; {} for defaults.",
+    )
+    canary: CanaryFields | None = Field(
+        default=None,
+        description="Give a new deployment growing shares of the traffic while it is not worse; {} for defaults.",
+    )
     bento: str = Field(default="bento", description="Name of the bento asset.")
     deployment: str = Field(default="deployment", description="Name of the deployment asset.")
     service: str | None = Field(default=None, description="Your own BentoML service file; default: the generic one.")
@@ -74,6 +83,8 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
             port=self.port,
             replicas=self.replicas,
             access=Access(**vars(self.access)) if self.access else None,
+            shadow=self.shadow.shadow() if self.shadow else None,
+            canary=self.canary.canary() if self.canary else None,
             group_name=self.group_name,
         )
         return dg.Definitions(

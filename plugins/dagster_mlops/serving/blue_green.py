@@ -299,7 +299,7 @@ def _start(plan: Plan, current: DeploymentState | None, log: Logger) -> Deployme
 
 
 def _as_written(state: DeploymentState) -> DeploymentState:
-    """What its file says by now."""
+    """The state in its file, which others have written since."""
     return load(state_file(Path(state.record.state_dir), state.id))
 
 

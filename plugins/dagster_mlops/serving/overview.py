@@ -80,11 +80,10 @@ def log_file(state_dir: str | Path, name: str = "") -> Path:
 
 
 def _trial(state: DeploymentState) -> str:
-    return (
-        "on trial, {kind} of {share:.1%} of the traffic, {verdict}: {reason}".format_map(state.trial or {})
-        if state.trial
-        else ""
-    )
+    if not state.trial:
+        return ""
+    gets = "copies of requests" if state.trial["kind"] == "shadow" else f"{state.trial['share']:.1%} of the traffic"
+    return f"{state.trial['kind']} with {gets}, {state.trial['verdict']}: {state.trial['reason']}"
 
 
 def _problem(state: DeploymentState, roles: Collection[str]) -> str:

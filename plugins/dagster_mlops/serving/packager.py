@@ -18,8 +18,10 @@ class Server:
 
     It must answer `readiness` with 200 once its model is loaded, and `route` with ``{"predictions": [...]}`` for
     ``{rows_field: [{feature: value, …}, …]}``. Its environment gets ``DAGSTER_MLOPS_PROBE``: a request whose
-    ``X-Probe`` header equals it is a golden row, not traffic to be logged. `environment` comes on top of what any
-    program needs to run, which the rollout adds: a server answers strangers, and gets few of the worker's variables.
+    ``X-Probe`` header equals it is a golden row, not traffic to be logged; one whose ``X-Mirrored`` header does is a
+    copy for a shadow deployment, logged by ``PredictionLog.from_environment(mirrored=True)``. `environment` comes on
+    top of what any program needs to run, which the rollout adds: a server answers strangers, and gets few of the
+    worker's variables.
     """
 
     command: Sequence[str]

@@ -88,8 +88,7 @@ class EnvoyTraffic:
         """See :class:`~dagster_mlops.serving.rollout_verdict.traffic.Traffic`."""
         time.sleep(self._pause)
         self._target.keep_up(self._states)
-        now = time.monotonic()
-        seconds, self._last = now - self._last, now
+        before, self._last = self._last, time.monotonic()
         arms = [Arm(requests, errors) for requests, errors in self._count()]
         pairs: list[tuple[object, object]] = []
         for rows in self._rows():
@@ -100,7 +99,7 @@ class EnvoyTraffic:
             if self._trial.mirrored:
                 answers = zip(rows["request_id"], rows["deployment"], rows["output"], strict=True)
                 pairs += self._pairs.batch(Answer(key, by, output=output) for key, by, output in answers).pairs
-        return Batch(arms[0], arms[1], seconds, pairs)
+        return Batch(arms[0], arms[1], self._last - before, pairs)
 
     def _route(self, trial: Trial) -> None:
         self._trial = trial
@@ -119,9 +118,9 @@ class EnvoyTraffic:
         arms = []
         for counters, state in zip(self._counters, self._states, strict=True):
             cluster = f"cluster.{state.id}{TRIAL}"
-            found = envoy.counters(self._target.state_dir, f"{state.id}{TRIAL}", "|".join(_COUNTERS.values()))
-            values = {name: found.get(f"{cluster}.{stat}", 0) for name, stat in _COUNTERS.items()}
-            growth = counters.growth(values) if found else dict.fromkeys(_COUNTERS, 0)
+            by_stat = envoy.counters(self._target.state_dir, f"{state.id}{TRIAL}", "|".join(_COUNTERS.values()))
+            values = {name: by_stat.get(f"{cluster}.{stat}", 0) for name, stat in _COUNTERS.items()}
+            growth = counters.growth(values) if by_stat else dict.fromkeys(_COUNTERS, 0)
             arms.append((growth["requests"], growth["refused"] + growth["failed"]))
         return arms
 

@@ -9,6 +9,7 @@ from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
 from dagster_mlops.serving import Packages, PredictionLog, ServerSettings, TunesServers, processes
 from dagster_mlops.serving.golden_answers import largest_difference
+from dagster_mlops.serving.runtime.predictions import SHADOW
 
 
 def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", *, timeout: float = 120) -> None:
@@ -60,6 +61,10 @@ def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", 
                 difference = largest_difference(golden.expected, response.json()["predictions"])
                 assert difference <= 1e-9, f"predictions differ from the registered model's by {difference}"
                 assert PredictionLog.read(log).empty, "a golden row was logged"
+                copy = {"x-mirrored": probe["x-probe"], "x-request-id": "contract-1"}
+                client.post(server.route, json={server.rows_field: golden.rows[:1]}, headers=copy)
+                assert PredictionLog.find(log / SHADOW, "contract-1"), "a mirrored request is not in the log of copies"
+                assert PredictionLog.read(log).empty, "a mirrored request was logged as one whose answer a client got"
                 headers = {"x-request-id": "contract-1"}
                 body = {server.rows_field: golden.rows[:1]}
                 response = client.post(server.route, json=body, headers=headers)

@@ -38,15 +38,15 @@ def run_rollout(
     starts next shifts to 0 first, and begins a new rollout.
     """
     mirrored = isinstance(rollout.options, Shadow)
-    share, told = rollout.share, time.monotonic()
+    share, last_line = rollout.share, time.monotonic()
     try:
         traffic.mirror(mirrored)
         traffic.shift(share)
         while True:
             verdict = rollout.look(traffic.observations())
             look(verdict)
-            if verdict.share != share or verdict.final or time.monotonic() - told >= _NEWS:
-                told = time.monotonic()
+            if verdict.share != share or verdict.final or time.monotonic() - last_line >= _NEWS:
+                last_line = time.monotonic()
                 gets = "" if mirrored else f"; the canary gets {verdict.share:.1%} of the traffic"
                 log.info(f"{verdict.value} after {verdict.requests} requests: {verdict.reason}{gets}.")
             if verdict.share != share:
