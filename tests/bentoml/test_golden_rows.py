@@ -20,7 +20,8 @@ from tests.support.http_servers import QuietHandler, QuietServer, serving
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS]
 
 ROWS = [{"name": f"Ann{i} Smith", "age": 40 + i} for i in range(7)]
-STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p"))
+RECORD = SimpleNamespace(state_dir="")
+STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p", record=RECORD))
 
 
 class Server(QuietHandler):

@@ -29,7 +29,8 @@ from tests.support.http_servers import QuietHandler, QuietServer, serving
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS, pytest.mark.filterwarnings("ignore:.*type hint")]
 
-STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p"))
+RECORD = SimpleNamespace(state_dir="")
+STATE = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p", record=RECORD))
 AT = pd.Timestamp("2026-03-01T12:30:00")
 ROWS = pd.DataFrame(
     {
