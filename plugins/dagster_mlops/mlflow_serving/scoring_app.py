@@ -80,7 +80,7 @@ def scoring_app(folder: Path) -> Any:
                 "seconds": time.perf_counter() - start,
             }
             logged = features_only(rows, features)
-            place = log_of_mirrored() if "x-mirrored" in marks else log
+            place = ("x-mirrored" in marks and log_of_mirrored()) or log
             try:
                 await asyncio.to_thread(place.write, inputs=logged, outputs=outputs, request_ids=ids, **facts)
             except RowTooLarge as error:

@@ -161,7 +161,8 @@ class LocalTarget:
             if supervision.exists(self.state_dir, state.role):
                 supervision.ensure(self.state_dir, state.role)
         if not any(supervision.is_supervised(self.state_dir, role) for role in envoy.roles(self.state_dir)):
-            self.open()
+            with suppress(DeploymentError):  # it may be ending just now, and hold its port
+                self.open()
 
     def forget(self, ids: Collection[str]) -> None:
         """Remove what was kept to start deployments again, but for those with the `ids`."""
