@@ -7,7 +7,12 @@ import dagster as dg
 import httpx
 import pytest
 
-from dagster_mlops.k8s import KubernetesResource, KubernetesTarget, kubernetes_deployment_asset
+from dagster_mlops.k8s import (
+    KubernetesResource,
+    KubernetesTarget,
+    kubernetes_deployment_asset,
+    kubernetes_deployment_check,
+)
 from dagster_mlops.lineage.chain.walk import trace
 from dagster_mlops.provenance import Dataset, Deployment, ModelVersion, Package, Prediction
 from dagster_mlops.serving.runtime import records_of
@@ -40,14 +45,19 @@ def test_a_bento_is_served_by_pods_and_a_prediction_leads_to_its_model(tmp_path,
         )
         [champion, golden, bento, _] = world.assets()
         pods = kubernetes_deployment_asset(name="delay", package=bento.key, golden_set=golden.key, target=target)
+        check = kubernetes_deployment_check(asset=pods)
 
         def materialize(**options: Any) -> dg.ExecuteInProcessResult:
             return dg.materialize(
-                [champion, golden, bento, pods],
+                [champion, golden, bento, pods, check],
                 resources={"bentoml": world.resource, "kubernetes": KubernetesResource()},
                 instance=world.instance,
                 **options,
             )
+
+        def health() -> dg.AssetCheckEvaluation:
+            [evaluation] = materialize(selection=dg.AssetSelection.checks(check)).get_asset_check_evaluations()
+            return evaluation
 
         materialize(selection=[champion, golden, bento])
         tag = world.record("bento", Package).tag
@@ -74,3 +84,14 @@ def test_a_bento_is_served_by_pods_and_a_prediction_leads_to_its_model(tmp_path,
         [event] = repeated.get_asset_materialization_events()
         metadata = event.materialization.metadata
         assert metadata["k8s/started"].value is False
+        evaluation = health()
+        assert evaluation.passed and evaluation.metadata["ready_pods"].value == 1
+        world.train(2)
+        world.promote("2")
+        evaluation = health()
+        assert not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.WARN
+        assert evaluation.description == "serves delay version 1, but 'champion' is version 2."
+        cluster.edit("services", "delay", ["spec", "selector"], {"app": "mine"})
+        evaluation = health()
+        assert not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR
+        assert evaluation.description == f"Service delay leads to {{'app': 'mine'}}, not to {live.id}."

@@ -22,6 +22,7 @@ from dagster_mlops.k8s.serving.manifests import Release
 from dagster_mlops.k8s.serving.rollout import Live, Plan, rollout
 from dagster_mlops.k8s.tool import K8sTool
 from dagster_mlops.provenance import Deployment, Package, Record, Ref
+from tests.support.certificates import certificate
 from tests.support.model_cluster import SERVER, ModelCluster, model_cluster
 from tests.support.small_packages import SmallPackages
 
@@ -244,6 +245,18 @@ def test_who_may_not_or_cannot_ask_the_cluster_is_told_at_once(tmp_path, small):
     assert small.cluster.objects == {}
 
 
+def test_a_cluster_is_asked_by_tls_with_its_certificate_and_our_token(small, tmp_path):
+    access = certificate(tmp_path / "tls", "localhost")
+    small.cluster.encrypt(access.certificate, str(access.key))
+    live = small.roll_out("1")
+    assert live.record.golden_rows == 2, "asked through the proxy of the API server"
+    other = certificate(tmp_path / "other", "localhost")
+    kubeconfig = small.cluster.kubeconfig
+    kubeconfig.write_text(kubeconfig.read_text().replace(access.certificate, other.certificate))
+    with pytest.raises(DeploymentError, match=r"does not answer.*CERTIFICATE_VERIFY_FAILED"):
+        small.roll_out("1")
+
+
 def test_the_role_in_the_documentation_has_all_rights_that_a_rollout_needs(small):
     [role] = [
         block
@@ -297,21 +310,22 @@ KILLS = {
 def test_a_rollout_that_was_killed_is_finished_or_undone_by_the_next(small, kill):
     method, path, number = kill
     calls: list[str] = []
+    quick: dict[str, Any] = {"pre_stop_seconds": 0}
 
     def doomed(called_method: str, called_path: str) -> bool:
         if called_method == method and called_path.startswith(path):
             calls.append(called_path)
         return len(calls) == number
 
-    small.roll_out("1")
+    small.roll_out("1", **quick)
     with pytest.raises(Killed):
-        small.roll_out("2", doomed=doomed)
+        small.roll_out("2", **quick, doomed=doomed)
     assert small.served in (1.0, 2.0)
-    small.assert_only(small.roll_out("2"))  # finished
+    small.assert_only(small.roll_out("2", **quick))  # finished
     calls.clear()
     with pytest.raises(Killed):
-        small.roll_out("3", doomed=doomed)
-    small.assert_only(small.roll_out("2"))  # undone, also where the traffic had been moved
+        small.roll_out("3", **quick, doomed=doomed)
+    small.assert_only(small.roll_out("2", **quick))  # undone, also where the traffic had been moved
 
 
 def test_of_two_rollouts_at_a_time_the_last_one_to_begin_goes_live(small):

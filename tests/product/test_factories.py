@@ -21,7 +21,7 @@ from dagster_mlops.dvc import DatasetCheck, DvcResource, dvc_io_manager
 from dagster_mlops.errors import DatasetError
 from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.feast import FeastResource
-from dagster_mlops.k8s import KubernetesTarget
+from dagster_mlops.k8s import KubernetesResource, KubernetesTarget
 from dagster_mlops.mlflow import MlflowResource, promotion_asset
 from tests.support import known_warnings
 
@@ -86,6 +86,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "kubernetes_deployment_asset": {
         "package": "raw/weather", "golden_set": "raw/weather", "target": KubernetesTarget(namespace="ml", image="{tag}")
     },
+    "kubernetes_deployment_check": {"asset": "raw/weather"},
     "metric_checks": {"asset": "raw/weather", "bounds": {"auc": (0.7, None)}},
     "observed_dataset_assets": {"datasets": {"raw/weather": "weather.parquet"}},
     "online_offline_parity_check": {"asset": "raw/weather", "feature_service": "delay"},
@@ -397,6 +398,7 @@ def test_a_check_that_crashes_leaves_a_failed_evaluation(name, tmp_path):
                 "dvc_io_manager": dvc_io_manager,
                 "evidently": EvidentlyResource(reports=gone),
                 "feast": FeastResource(repo=gone),
+                "kubernetes": KubernetesResource(kubeconfig=gone),
                 "mlflow": MlflowResource(tracking_uri="http://127.0.0.1:9"),
             },
         )

@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -89,18 +90,26 @@ class ModelCluster(QuietServer):
         self.before: Callable[[str, str], None] = lambda verb, resource: None
         self._version, self._addresses = 0, 0
         self.kubeconfig = folder / "kubeconfig"
-        self.kubeconfig.write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "current-context": "test",
-                    "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-                    "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-                    "users": [{"name": "u", "user": {"token": "t0ken"}}],
-                }
-            )
-        )
+        self._write_kubeconfig({"server": self.url})
+
+    def _write_kubeconfig(self, cluster: Mapping[str, str]) -> None:
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "c", "cluster": dict(cluster)}],
+            "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {"token": "t0ken"}}],
+        }
+        self.kubeconfig.write_text(yaml.safe_dump(content))
+
+    def encrypt(self, certificate: str, key: str) -> None:
+        """Answer by TLS from here on, with a certificate of ``localhost``."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        address = f"https://localhost:{self.server_port}"
+        self._write_kubeconfig({"server": address, "certificate-authority": certificate})
 
     # --- the API
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
+    from dagster_mlops.k8s.checks import kubernetes_deployment_check as kubernetes_deployment_check
     from dagster_mlops.k8s.component import ExecutorComponent as ExecutorComponent
     from dagster_mlops.k8s.executor import mlops_executor as mlops_executor
     from dagster_mlops.k8s.gpu import GpuProfile as GpuProfile
