@@ -6,6 +6,7 @@ import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
 from dagster_mlops.core.checks import asset_checks
+from dagster_mlops.core.model_versions import refuse_alias
 from dagster_mlops.core.resources import capable_resource
 
 
@@ -33,6 +34,8 @@ def kubernetes_deployment_check(
         check_options: Anything else that :func:`dagster.asset_check` takes.
     """
     key = asset_key(asset)
+    if alias is not None:
+        refuse_alias(alias, "mlflow", "alias")
 
     def health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         # For steps, not for code locations.
@@ -58,20 +61,18 @@ def kubernetes_deployment_check(
             "ready_pods": ready,
             "restarts": sum(each.get("restartCount") or 0 for each in containers),
         }
-        problem = ""
         if deployment is None or selector.get(DEPLOYMENT) != record.id:
             problem = f"Service {record.name} leads to {selector or 'no pods'}, not to {record.id}."
-        elif not ready:
-            problem = f"{record.id}: {diagnosis.progress(deployment, pods, 1)}."
-        if problem:
             return dg.AssetCheckResult(passed=False, description=problem, metadata=metadata)
+        progress = f"{record.id}: {diagnosis.progress(deployment, pods, 1)}."
+        if not ready:
+            return dg.AssetCheckResult(passed=False, description=progress, metadata=metadata)
         packager = capable_resource(context, resource_key, Packages)
         registered = packager.alias_version(record.model_name, alias) if alias else None
+        problem = "" if diagnosis.is_available(deployment, 1) else progress
         if registered not in (None, record.model_version):
             model = f"{record.model_name} version {record.model_version}"
             problem = f"serves {model}, but '{alias}' is version {registered}."
-        elif not diagnosis.is_available(deployment, 1):
-            problem = f"{record.id}: {diagnosis.progress(deployment, pods, 1)}."
         return dg.AssetCheckResult(
             passed=not problem,
             severity=dg.AssetCheckSeverity.WARN if problem else dg.AssetCheckSeverity.ERROR,
