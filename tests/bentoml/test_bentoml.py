@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,9 @@ def test_a_bento_is_built_from_exactly_the_promoted_version_and_says_so(world):
         "dataset/raw/flights.parquet": "9f00",
     }
     assert record.upstream == (Ref("mlflow", "model_version", "delay/1", at=world.uri),)
-    assert "scikit-learn" in Path(bento.path_of("env/python/requirements.txt")).read_text()
+    requirements = Path(bento.path_of("env/python/requirements.txt")).read_text().splitlines()
+    assert "scikit-learn" in requirements
+    assert f"orjson=={installed_version('orjson')}" in requirements, "an image has what the model was judged with"
     assert Path(bento.path_of("env/docker/Dockerfile")).exists()
     assert len(world.resource.models().list()) == 1
 

@@ -61,6 +61,9 @@ def test_a_bento_is_served_by_pods_and_a_prediction_leads_to_its_model(tmp_path,
 
         materialize(selection=[champion, golden, bento])
         tag = world.record("bento", Package).tag
+        bento_folder = world.home / "bentos" / tag.replace(":", "/")
+        dockerfile = (bento_folder / "env" / "docker" / "Dockerfile").read_text()
+        assert f"BENTO_USER_UID={target.user}" in dockerfile and f"EXPOSE {target.port}" in dockerfile
         server = [sys.executable, "-m", "bentoml", "serve", tag, "--host", "{ip}", "--port", "3000"]
         cluster.images[f"registry.example.com/{tag}"] = ["env", f"BENTOML_HOME={world.home}", *server]
         result = materialize(selection=[pods])

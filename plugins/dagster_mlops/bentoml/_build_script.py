@@ -7,8 +7,10 @@ Dagster, which would take a fifth of its time.
 
 import json
 import os
+import re
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,9 @@ from dagster_mlops.core.model_judgement import judge_model
 from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.serving.model_check import refusal_of_model
 
-# The copied modules check requests by the first; the log writes by the second, and rotates by the third. MLflow brings
-# that, in a version of its own.
-SERVING_PACKAGES = ("msgspec>=0.20", "orjson", "pyarrow")
+# The copied modules check requests by the first, and the log writes by the second. It rotates by pyarrow, which MLflow
+# brings in a version of its own.
+SERVING_PACKAGES = ("msgspec", "orjson")
 _LONGEST_BUILD = 24 * 3600.0  # seconds; the process that waits is ended by build_timeout long before
 
 
@@ -66,9 +68,7 @@ def answer(spec: dict[str, Any]) -> None:
                 exclude=[facts_file],
                 models=[spec["model"]],
                 python={
-                    "packages": sorted(
-                        {*SERVING_PACKAGES, *spec["packages"], *filter(None, map(str.strip, requirements))}
-                    ),
+                    "packages": sorted(_with_ours({*spec["packages"], *filter(None, map(str.strip, requirements))})),
                     # Locking would resolve the requirements over the network.
                     "lock_packages": False,
                 },
@@ -79,3 +79,9 @@ def answer(spec: dict[str, Any]) -> None:
             facts["record"]["sha256"] = sha256
             sync_tree(bento)
             write_atomically(bento / "src" / facts_file, json.dumps(facts, indent=1), durable=True)
+
+
+def _with_ours(requirements: set[str]) -> set[str]:
+    """The requirements, and our own: in the versions that the model was judged with, where they do not name one."""
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower() for requirement in requirements}
+    return {*requirements, "pyarrow", *(f"{name}=={version(name)}" for name in SERVING_PACKAGES if name not in names)}
