@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import mlflow
 import pandas as pd
 import pytest
@@ -42,8 +43,12 @@ class Server(QuietHandler):
 def message(status: int, expected: Sequence[float] = (0.0, *[0.123456] * 6), alone: float = 0.5) -> str:
     handler = type("Handler", (Server,), {"status": status, "alone": alone})
     golden = Golden(rows=ROWS, expected=list(expected))
-    with serving(QuietServer(handler)) as server, pytest.raises(DeploymentError) as refusal:
-        golden.compare(server.url, STATE, tolerance=0.01, timeout=10)
+    with (
+        serving(QuietServer(handler)) as server,
+        httpx.Client(base_url=server.url, trust_env=False) as client,
+        pytest.raises(DeploymentError) as refusal,
+    ):
+        golden.compare_by(client, STATE, tolerance=0.01)
     return str(refusal.value)
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import mlflow
 import numpy as np
 import pandas as pd
@@ -79,8 +80,9 @@ def compare(model: Any, rows: pd.DataFrame) -> float:
             self.end_headers()
             self.wfile.write(content)
 
-    with serving(QuietServer(Handler)) as server:
-        return score_golden(model, "delay/1", rows, 200).compare(server.url, STATE, tolerance=1e-9, timeout=10)
+    golden = score_golden(model, "delay/1", rows, 200)
+    with serving(QuietServer(Handler)) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
+        return golden.compare_by(client, STATE, tolerance=1e-9)
 
 
 async def answer(app: PredictionApp, body: bytes) -> tuple[int, bytes]:

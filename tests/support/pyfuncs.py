@@ -49,3 +49,10 @@ class Echo(_Base):
     def predict(self, context, model_input, params=None):
         parts = [{"wind": row.wind, "list": [row.big, row.note]} for row in model_input.itertuples()]
         return model_input.assign(parts=parts)
+
+
+class Features(_Base):
+    """The features of each row."""
+
+    def predict(self, context, model_input, params=None):
+        return model_input.to_dict("records")

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -21,6 +21,9 @@ from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package
 from dagster_mlops.serving.copies import PACKAGE, modules, write_copies
+
+if TYPE_CHECKING:
+    from dagster_mlops.serving.runtime import Lookup
 
 _GENERIC_SERVICE = f'''"""Serves the model of this bento and logs every prediction."""
 
@@ -40,6 +43,7 @@ def bento_asset(
     include: Sequence[str | Path] = (),
     packages: Sequence[str] = (),
     labels: Mapping[str, str] | None = None,
+    lookup: "Lookup | None" = None,
     resource_key: str = "bentoml",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
@@ -57,10 +61,16 @@ def bento_asset(
             for any MLflow model with a signature, see :func:`dagster_mlops.bentoml.service.mlflow_service`.
         include: more files or folders to put beside the service.
         packages: pip requirements for the bento's container image, beside those that the model was logged with.
+        lookup: a source of features, such as an ``OnlineLookup``: clients of the generic service may then send the keys
+            of entities in place of features.
         asset_options: anything else that :func:`dagster.asset` takes.
     """
 
     promoted_key = asset_key(promoted)
+    if lookup and service:
+        raise dg.DagsterInvalidDefinitionError(
+            f"bento_asset {name!r}: lookup= is for the generic service; your own reads features itself."
+        )
 
     def bento(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         resource: BentomlResource = getattr(context.resources, resource_key)
@@ -75,7 +85,10 @@ def bento_asset(
         with tempfile.TemporaryDirectory(prefix="dagster_mlops_bento_") as folder:
             context_dir = Path(folder) / "src"
             entry = _collect(context_dir, service, include)
-            digest = _digest(context_dir, [promoted_version.run_id, *sorted(packages), json.dumps(labels or {})])
+            looked_up = lookup.spec() if lookup else {}
+            all_packages = sorted({*packages, *looked_up.get("packages", ())})
+            parts = [json.dumps(labels or {}), *([json.dumps(looked_up, sort_keys=True)] if lookup else [])]
+            digest = _digest(context_dir, [promoted_version.run_id, *all_packages, *parts])
             bento_name = re.sub(r"[^a-z0-9_.-]", "_", promoted_version.name.lower())
             bento_version = f"{promoted_version.version}-{digest[:12]}"
             record = Package(
@@ -95,6 +108,7 @@ def bento_asset(
                 **model,
                 "sha256": record.sha256,
                 "record": record.to_dict(),
+                "lookup": looked_up,
             }
             (context_dir / FACTS_FILE).write_text(json.dumps(facts, indent=1))
             spec = {
@@ -104,7 +118,7 @@ def bento_asset(
                 "service": entry,
                 "facts_file": FACTS_FILE,
                 "build_ctx": str(context_dir),
-                "packages": list(packages),
+                "packages": all_packages,
                 "allow_pickle": resource.allow_pickle,
                 "trust": resource.trust,
                 "generic_service": service is None,

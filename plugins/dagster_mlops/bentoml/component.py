@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
-from dagster_mlops.core.yaml_fields import Count, YamlFields
+from dagster_mlops.core.yaml_fields import Count, FromTemplate, YamlFields
 from dagster_mlops.serving import Access, deployment_health_sensor
 from dagster_mlops.serving.trial_fields import CanaryFields, ShadowFields
 
@@ -62,6 +62,9 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
     deployment: str = Field(default="deployment", description="Name of the deployment asset.")
     service: str | None = Field(default=None, description="Your own BentoML service file; default: the generic one.")
     packages: Sequence[str] = Field(default=(), description="Pip requirements beside those the model was logged with.")
+    lookup: FromTemplate | None = Field(
+        default=None, description="A source of features for keys that clients send, from a template variable."
+    )
     alias: str | None = Field(default="champion", description="Alias that the health check expects to be served.")
     group_name: str | None = Field(default=None, description="Asset group of both assets.")
     redeploy: bool = Field(default=True, description="Add the sensor that redeploys after a death.")
@@ -73,6 +76,7 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
             promoted=self.promoted,
             service=context.path / self.service if self.service else None,
             packages=self.packages,
+            lookup=self.lookup,
             group_name=self.group_name,
         )
         deployment = deployment_asset(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
-from dagster_mlops.bentoml.tool import is_one_process
+from dagster_mlops.bentoml.tool import facts_file, is_one_process
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import STORES, child_environment, matching_variables
 from dagster_mlops.core.extras import LazyModule
@@ -131,6 +131,7 @@ class BentomlResource(LoadsModels):
             DeploymentError: the model cannot be loaded or scored, or the frame is empty or lacks a feature.
         """
         from dagster_mlops.core.model_loading import load_stored  # for steps, not for code locations
+        from dagster_mlops.serving.golden_entities import with_entities
         from dagster_mlops.serving.golden_set import score_golden
 
         model_uri = f"models:/{package.model_name}/{package.model_version}"
@@ -145,7 +146,9 @@ class BentomlResource(LoadsModels):
         except (OSError, ValueError, ModelVersionError, mlflow.MlflowException) as error:
             place = mask_credentials(self.tracking_uri)
             raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
-        return score_golden(model, model_uri, frame, rows)
+        golden = score_golden(model, model_uri, frame, rows)
+        facts = json.loads(facts_file(package).read_text())
+        return with_entities(golden, facts["lookup"], model, frame) if facts.get("lookup") else golden
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""

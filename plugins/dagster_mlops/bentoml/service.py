@@ -13,6 +13,7 @@ from dagster_mlops.core.model_digest import changed, model_digest
 from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from dagster_mlops.serving.runtime.examples import examples_of
+from dagster_mlops.serving.runtime.lookup import load_lookup
 from dagster_mlops.serving.runtime.metrics import request_metrics
 from dagster_mlops.serving.runtime.watchdog import watch
 
@@ -39,6 +40,8 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
     ``ids``, ``predictions``, ``model`` and ``deployment``. Ids and rows that do not fit get 400, rows that the model
     refuses 422, and rows too large for the log 413, with the reason in ``error``; they are not logged. A prediction
     that cannot be logged is not answered. ``GET /openapi.json`` describes the features.
+
+    A bento with a lookup also takes ``{"entities": [{key: value, …}, …]}``, and reads their features itself.
 
     `limits` say what a request may cost; ``DAGSTER_MLOPS_LIMITS``, a JSON object of the same names, overrides them.
     """
@@ -88,6 +91,7 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
                 mirrored_log=lambda: PredictionLog.from_environment(mirrored=True, **log_facts),
                 probe=os.environ.get("DAGSTER_MLOPS_PROBE", ""),
                 examples=examples_of(model, Path(folder)),
+                lookup=load_lookup(facts["lookup"]) if facts.get("lookup") else None,
             )
             together = "rows of waiting requests together" if scorer.joins else "each request alone"
             _logger.info("%s is asked by its %s, %s", facts["model"], scorer.way, together)

@@ -67,6 +67,13 @@ def stored_bento(home: Path, tag: str) -> Package | None:
     return record if isinstance(record, Package) else None
 
 
+def facts_file(package: Package) -> Path:
+    """The file with the facts that a stored bento carries."""
+    return inside(
+        Path(package.home) / "bentos", f"{package.tag.replace(':', '/')}/src/{FACTS_FILE}", error=DeploymentError
+    )
+
+
 def is_one_process(bento: Path) -> bool:
     """True for a bento of one service with one worker, which ``upstream.serve`` can serve."""
     described = _services(bento)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dagster_mlops.feast.component_fields import ServerCheck as ServerCheck
     from dagster_mlops.feast.component_fields import TrainingSet as TrainingSet
     from dagster_mlops.feast.component_fields import TrainingSetChecks as TrainingSetChecks
+    from dagster_mlops.feast.lookup import OnlineLookup as OnlineLookup
     from dagster_mlops.feast.pushes import Pushed as Pushed
     from dagster_mlops.feast.pushes import PushTarget as PushTarget
     from dagster_mlops.feast.pushes import push as push

@@ -1,7 +1,7 @@
 """The connection to a Feast repository."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -14,6 +14,9 @@ from dagster_mlops.feast.lazy import FeatureStore, pd
 from dagster_mlops.feast.offline import retrieval
 from dagster_mlops.feast.repository import apply_guard, registry
 from dagster_mlops.feast.repository.load import content_key, has_definitions, read_config, run_feast, without_secrets
+
+if TYPE_CHECKING:
+    from dagster_mlops.feast.online.reader import OnlineReader
 
 _COMPUTE = "dagster_mlops.feast.engine.StoredFeaturesEngine"
 
@@ -184,9 +187,13 @@ class FeastResource(ToolResource):
         Raises:
             FeatureError: A join key is missing, two features have one name, or `at` has no time zone.
         """
+        return self.online_reader().features(entity_rows, feature_service, at=at, full_feature_names=full_feature_names)
+
+    def online_reader(self) -> "OnlineReader":
+        """The feature store of `online_features`, as it is kept for the next read."""
         from dagster_mlops.feast.online.reader import OnlineReader
 
         reader = self._reader
         if reader is None or not reader.is_current():
             reader = self._reader = OnlineReader(self.repo, self.store)
-        return reader.features(entity_rows, feature_service, at=at, full_feature_names=full_feature_names)
+        return reader

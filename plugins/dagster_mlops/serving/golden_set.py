@@ -1,6 +1,7 @@
 """The golden set: rows whose served predictions must equal those of the registered model."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,8 @@ from dagster_mlops.serving.state import DeploymentState
 
 if TYPE_CHECKING:
     import httpx
+
+    from dagster_mlops.serving.golden_entities import GoldenEntities
 
 _BATCH, _ALONE = 500, 10
 
@@ -34,10 +37,14 @@ class Asks(Protocol):
 
 @lazy_dataclass(frozen=True)
 class Golden:
-    """Rows of features as JSON carries them, and what the registered model predicts for them."""
+    """Rows of features as JSON carries them, and what the registered model predicts for them.
+
+    `entities` are those of a server that looks up features.
+    """
 
     rows: list[dict[str, Any]]
     expected: list[Any]
+    entities: "GoldenEntities | None" = None
 
     def compare(self, url: str, state: DeploymentState, *, tolerance: float, timeout: float) -> float:
         """The largest difference between the predictions at `url`, on this machine, and the expected ones.
@@ -73,16 +80,19 @@ class Golden:
                 f"{row_values.if_shown('', features)}"
                 "The new deployment took no traffic. Rebuild the package, or look at how the service prepares features."
             )
-        return float(differences[worst[0]])
+        if self.entities is None:
+            return float(differences[worst[0]])
+        of_entities = self.entities.compare(partial(self._ask, client, state, field="entities"), tolerance=tolerance)
+        return max(float(differences[worst[0]]), of_entities)
 
-    def _ask(self, client: "httpx.Client", state: Asks, rows: list[dict[str, Any]]) -> list[Any]:
-        url, body = str(client.base_url).rstrip("/"), {state.rows_field: rows}
+    def _ask(self, client: "httpx.Client", state: Asks, rows: list[dict[str, Any]], *, field: str = "") -> list[Any]:
+        url, body = str(client.base_url).rstrip("/"), {field or state.rows_field: rows}
         response = client.post(state.route, json=body, headers={"x-probe": state.probe})
         if response.status_code != 200 or "predictions" not in response.json():
             answer = row_values.if_shown(repr(response.text[:500]), f"({row_values.HINT})")
             raise DeploymentError(
                 f"{url}{state.route} answers golden rows with {response.status_code} {answer}. The route must "
-                f"take {{'{state.rows_field}': [...]}} and return {{'predictions': [...]}}."
+                f"take {{'{field or state.rows_field}': [...]}} and return {{'predictions': [...]}}."
             )
         predictions = response.json()["predictions"]
         if len(predictions) != len(rows):

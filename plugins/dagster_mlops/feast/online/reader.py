@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,28 @@ class OnlineReader:
     ) -> "pd.DataFrame":
         """The features of a service as in :func:`~dagster_mlops.feast.online.reading.online_features`.
 
-        A SQLite file is closed after each read: it may be replaced, and its disk made read-only, before the next.
-
         Raises:
             FeatureError: As in `online_features` and :meth:`OnlineRequest.of_service`.
         """
+        with self.request(service, full_feature_names=full_feature_names) as request:
+            return online_features(request, entities, at=at)
+
+    @contextmanager
+    def request(self, service: str, *, full_feature_names: bool = False) -> Iterator[OnlineRequest]:
+        """The request for a service, for reads in the block.
+
+        A SQLite file is closed after it: it may be replaced, and its disk made read-only, before the next.
+
+        Raises:
+            FeatureError: As in :meth:`OnlineRequest.of_service`.
+        """
         online = upstream.online_store(self._store)
         if type(online).__name__ != "SqliteOnlineStore":
-            return online_features(self._request(service, full_feature_names), entities, at=at)
+            yield self._request(service, full_feature_names)
+            return
         with self._lock:
             try:
-                return online_features(self._request(service, full_feature_names), entities, at=at)
+                yield self._request(service, full_feature_names)
             finally:
                 upstream.close_sqlite(online)
 

@@ -14,7 +14,7 @@ from dagster_mlops.feast.offline.retrieval import feature_types, is_on_demand, i
 from dagster_mlops.feast.online.stores import explained, session_zone
 from dagster_mlops.feast.repository.registry import feature_service, feature_view
 
-_TIME = "__ts"  # Feast's suffix of a feature's name for its event timestamp
+EVENT_TIME = "__ts"  # Feast's suffix of a feature's name for its event timestamp
 _Columns = Mapping[str, Sequence[Any]]
 
 
@@ -177,7 +177,7 @@ def served_values(
     """
     rows, count = columns_of(entity_rows, [*entity_rows.columns]), len(entity_rows)
     answer = OnlineRequest.of_view(store, view, names).answer(rows, count, at) if count else {}
-    columns = [*names, *(f"{name}{_TIME}" for name in names)]
+    columns = [*names, *(f"{name}{EVENT_TIME}" for name in names)]
     missing = [0] * count
     return pd.DataFrame(
         {name: pd.Series(answer.get(name, missing), index=entity_rows.index, dtype=object) for name in columns}
@@ -206,7 +206,7 @@ def served_answer(
         response = store.get_online_features(features, entity_rows, full_feature_names)
         answer = response.to_dict(include_event_timestamps=True)
         zone = session_zone(online, store.config)
-    for name in [name for name in answer if zone and name.endswith(_TIME)]:
+    for name in [name for name in answer if zone and name.endswith(EVENT_TIME)]:
         session_times = [datetime.fromtimestamp(seconds, zone) if seconds else None for seconds in answer[name]]
         answer[name] = [int(m.replace(tzinfo=UTC).timestamp()) if m else 0 for m in session_times]
     return answer
@@ -250,7 +250,7 @@ def _expire(answer: dict[str, Any], view: Any, columns: Mapping[str, str], at: d
     oldest, has_expired = (at - view.ttl).timestamp(), False
     for column in (column for column in columns.values() if column in answer):
         served = answer[column]
-        pairs = zip(served, answer[f"{column}{_TIME}"], strict=True)
+        pairs = zip(served, answer[f"{column}{EVENT_TIME}"], strict=True)
         answer[column] = [value if event_time >= oldest else None for value, event_time in pairs]
         has_expired |= answer[column] != served
     return has_expired

@@ -6,6 +6,7 @@ from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
     from dagster_mlops.serving.runtime.log_rules import LogRules as LogRules
+    from dagster_mlops.serving.runtime.lookup import Lookup as Lookup
     from dagster_mlops.serving.runtime.outputs import OutputError as OutputError
     from dagster_mlops.serving.runtime.outputs import records_of as records_of
     from dagster_mlops.serving.runtime.predictions import PredictionLog as PredictionLog

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from .lookup import EntityError, Lookup, Lookups
 from .metrics import metrics_text
 from .openapi import openapi
 from .outputs import OutputError
@@ -99,6 +100,7 @@ class PredictionApp:
         mirrored_log: Callable[[], PredictionLog | None] = lambda: None,
         probe: str = "",
         examples: Sequence[Any] = (),
+        lookup: Lookup | None = None,
     ) -> Scorer:
         """Answer with the predictions of a model, which is warm when this returns.
 
@@ -108,6 +110,7 @@ class PredictionApp:
             probe: The value of ``X-Probe`` that keeps a request out of the log, and of ``X-Mirrored`` that puts it into
                 the log of mirrored requests; none does if it is empty.
             examples: Rows of features, to warm the model and choose how it is asked; see :class:`Scorer`.
+            lookup: A source of features for requests that name entities.
 
         Raises:
             ValueError: the model has no features of its own names, or does not take the examples.
@@ -119,7 +122,9 @@ class PredictionApp:
         params = model.metadata.get_params_schema()
         score, joins, threads = self._scorer.score, self._scorer.joins, self._limits.threads
         self._scoring = ScoringThread(score, self._write, joins=joins, threads=threads)
-        reader = RequestReader(self._scorer.features, params, most_rows=self._limits.rows)
+        keys = lookup.keys() if lookup else None
+        self._lookups = Lookups(lookup, self._scorer.features) if lookup else None
+        reader = RequestReader(self._scorer.features, params, most_rows=self._limits.rows, keys=keys)
         self._openapi = _encode(openapi(name, reader.kind))
         self._reader = reader  # last: from here on it answers
         return self._scorer
@@ -202,20 +207,43 @@ class PredictionApp:
         read = self._reader.json if kind == JSON else self._reader.arrow
         try:
             request = await asyncio.to_thread(read, body) if len(body) > _LARGE else read(body)
-            ids = ids_of_rows(request_id, request.values, request.ids)
+            ids = ids_of_rows(request_id, request.entities or request.values, request.ids)
         except ValueError as error:
             raise Refusal(400, error) from None
         del body
+        end = asyncio.get_running_loop().time() + self._limits.timeout
+        if request.entities:
+            request = await self._looked_up(request, request.entities, end)
         trace = trace_id_of(sent.get(b"traceparent", b"").decode("latin-1"))
         mirrored = self._is_marked(sent, b"x-mirrored")
         row = _Row(ids, request.inputs, request.params, trace, start, mirrored)
-        job = await self._scored(request, None if self._is_marked(sent, b"x-probe") else row)
+        job = await self._scored(request, None if self._is_marked(sent, b"x-probe") else row, end)
         return request, {"request_id": request_id, "ids": ids, "predictions": job.outputs, **self._facts}
 
     def _is_marked(self, sent: dict[bytes, bytes], header: bytes) -> bool:
         return bool(self._probe) and secrets.compare_digest(sent.get(header, b""), self._probe)
 
-    async def _scored(self, request: Request, facts: "_Row | None") -> Job:
+    async def _looked_up(self, request: Request, entities: list[dict[str, Any]], end: float) -> Request:
+        assert self._lookups is not None
+        if self._waiting >= self._limits.waiting:
+            raise Refusal(429, "too many requests wait for the feature store; try again")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(end):
+                values, inputs = await asyncio.wrap_future(self._lookups.submit(entities))
+        except TimeoutError:
+            text = f"the feature store did not answer within {self._limits.timeout:g} s; nothing was logged"
+            raise Refusal(504, text) from None
+        except EntityError as error:
+            raise Refusal(422, error) from None
+        except Exception:
+            _logger.exception("the feature store does not answer")
+            raise Refusal(503, "the feature store does not answer; nothing was logged") from None
+        finally:
+            self._waiting -= 1
+        return replace(request, values=values, inputs=inputs)
+
+    async def _scored(self, request: Request, facts: "_Row | None", end: float) -> Job:
         if self._waiting >= self._limits.waiting:
             raise Refusal(429, "too many requests wait for the model; try again")
         loop = asyncio.get_running_loop()
@@ -230,7 +258,7 @@ class PredictionApp:
                 settle()
 
         job = Job(request.values, lambda _: loop.call_soon_threadsafe(settle), request.params, facts)
-        timer = loop.call_later(self._limits.timeout, expire)
+        timer = loop.call_at(end, expire)
         self._waiting += 1
         try:
             self._scoring.submit(job)

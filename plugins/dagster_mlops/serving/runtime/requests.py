@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from .schema import Features, from_json, parameter_type
+from .schema import Features, from_json, parameter_type, plain_type
 
 if TYPE_CHECKING:
     from mlflow.types import ParamSchema
@@ -26,20 +26,37 @@ class Request:
     inputs: list[dict[str, Any]]
     ids: list[str] | None = None
     params: dict[str, Any] | None = None
+    entities: list[dict[str, Any]] | None = None
+    """In place of values: those are looked up."""
 
 
 class RequestReader:
     """Reads requests in JSON (``{"rows": [{feature: value, …}, …], "ids": […], "params": {…}}``) and in Arrow.
 
-    A stream of Arrow has a column for each feature, and may have one named ``request_id``.
+    A stream of Arrow has a column for each feature, and may have one named ``request_id``. With `keys`, the names and
+    types of an entity, a request in JSON may have ``entities`` in place of ``rows``.
     """
 
-    def __init__(self, features: Features, params: "ParamSchema | None", *, most_rows: int) -> None:
+    def __init__(
+        self,
+        features: Features,
+        params: "ParamSchema | None",
+        *,
+        most_rows: int,
+        keys: Mapping[str, str] | None = None,
+    ) -> None:
         self._features, self._most_rows = features, most_rows
+        some = msgspec.Meta(min_length=1, max_length=most_rows)
         fields: list[Any] = [
-            ("rows", Annotated[list[features.row], msgspec.Meta(min_length=1, max_length=most_rows)]),
+            ("rows", Annotated[list[features.row], some]),
             ("ids", list[Annotated[str, msgspec.Meta(pattern=_ID_FORM)]] | None, None),
         ]
+        if keys is not None:
+            kinds = [(f"k{n}", plain_type(kind)) for n, kind in enumerate(keys.values())]
+            names = {f"k{n}": name for n, name in enumerate(keys)}
+            entity = msgspec.defstruct("Entity", kinds, rename=names, forbid_unknown_fields=True)
+            parts = [("rows", Annotated[list[features.row], some]), ("entities", Annotated[list[entity], some])]
+            fields[:1] = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in parts]
         if params and params.params:
             by_name = [
                 (f"p{number}", parameter_type(param) | msgspec.UnsetType, msgspec.UNSET)
@@ -62,13 +79,18 @@ class RequestReader:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(str(error)) from None
         params = msgspec.to_builtins(parsed.params) if getattr(parsed, "params", None) is not None else None
+        entities = getattr(parsed, "entities", msgspec.UNSET)
+        if (parsed.rows is msgspec.UNSET) is (entities is msgspec.UNSET) and hasattr(parsed, "entities"):
+            raise ValueError("Send either `rows` or `entities`")
+        if parsed.rows is msgspec.UNSET:
+            return Request([], [], parsed.ids, params or None, msgspec.to_builtins(entities))
         return Request(self._features.values(parsed.rows), _logged(parsed.rows), parsed.ids, params or None)
 
     def _decode(self, body: bytes) -> Any:
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            if "Expected `int`, got `float`" not in str(error):
+            if not re.search(r"Expected `int`, got `float` - at `\$\.rows", str(error)):
                 raise
         request = msgspec.json.decode(body)
         request["rows"] = self._features.with_whole_numbers(request["rows"])

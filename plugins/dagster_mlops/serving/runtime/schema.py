@@ -54,6 +54,7 @@ class Features:
         self.names = [str(name) for name in schema.input_names()]
         self.optional = [str(name) for name in schema.optional_input_names()]
         self._kinds = [getattr(column.type, "name", "") for column in schema.inputs]
+        self.kinds = dict(zip(self.names, self._kinds, strict=True))
         self.numeric = all(kind in _DTYPES for kind in self._kinds) and not self.optional
         """Every feature is a required number or boolean, so that rows are a matrix."""
         self._integers = [n for n, kind in zip(self.names, self._kinds, strict=True) if kind in ("integer", "long")]
@@ -181,6 +182,11 @@ def from_json(kind: type, value: Any) -> Any:
 def _whole(row: dict[str, Any], names: Sequence[str]) -> dict[str, int]:
     sent = {name: row[name] for name in names if isinstance(row.get(name), float)}
     return {name: int(value) for name, value in sent.items() if value.is_integer() and abs(value) <= _EXACT}
+
+
+def plain_type(kind: str) -> Any:
+    """The type of a value by MLflow's name of it; any for another name."""
+    return _PLAIN.get(kind, Any)
 
 
 def parameter_type(param: "ParamSpec") -> Any:
