@@ -183,5 +183,7 @@ def test_a_deployment_in_yaml():
 def test_a_misspelt_field_is_refused_with_its_path():
     with pytest.raises(ExecutorConfigError, match="Did you mean 'tolerations'"):
         target(k8s_config={"pod_spec_config": {"tolerationz": []}})
+    with pytest.raises(DeploymentError, match=r"k8s_config sets A, which the deployment sets, too"):
+        rendered(environment={"A": "1"}, k8s_config={"container_config": {"env": [{"name": "A", "value": "2"}]}})
     with pytest.raises(DeploymentError, match=r"Service.spec.tipe: V1ServiceSpec has no such field"):
         rendered(service={"spec": {"tipe": "LoadBalancer"}})

@@ -160,7 +160,8 @@ class Cluster:
     def _refusal(self, response: "httpx.Response", what: str) -> DeploymentError:
         status, code = _status(response), response.status_code
         message = mask_credentials(str(status.get("message") or response.reason_phrase))
-        if code in (429, 500, 502, 503, 504):
+        # A manifest that cannot be merged, such as a variable that is there twice, is a 500, too.
+        if code in (429, 502, 503, 504) or (code == 500 and response.request.method == "GET"):
             return UnreachableClusterError(f"The Kubernetes API cannot answer for {what} ({code}): {message}")
         if code == 404 and _names_namespace(response):
             return DeploymentError(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.errors import DeploymentError
 from dagster_mlops.k8s.gpu import merged
 from dagster_mlops.k8s.schema import camel_case
 from dagster_mlops.k8s.serving.target import KubernetesTarget
@@ -209,6 +210,12 @@ class Release:
             container = merged(container, camel_case(config.get("container_config", {}), "V1Container"))
             pod = merged(pod, camel_case(config.get("pod_spec_config", {}), "V1PodSpec"))
             metadata = merged(metadata, camel_case(config.get("pod_template_spec_metadata", {}), "V1ObjectMeta"))
+        names = [variable["name"] for variable in container["env"]]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            # By server-side apply, a name in this list stands for one entry.
+            raise DeploymentError(
+                f"k8s_config sets {', '.join(repeated)}, which the deployment sets, too. Use environment= or secrets=."
+            )
         amounts = container.get("resources", {})
         if amounts:
             container["resources"] = {
