@@ -53,6 +53,7 @@ BENCHMARKS = {
     "reproduction": reproduction.run,
     "records": records.run,
     "serving_faults": serving_faults.run,
+    "serving_faults_bento": serving_faults.run_bento,
 }
 
 

@@ -1,4 +1,7 @@
-"""Requests that fail while deployments are switched, rolled back and killed in every way, under constant load."""
+"""Requests that fail while deployments are switched, rolled back and killed in every way, under constant load.
+
+Each request has an id and an `x` of its own. Those that were sent, answered and logged are compared row by row.
+"""
 
 import os
 import signal
@@ -12,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,11 @@ import httpx
 
 from dagster_mlops.serving import PredictionLog, processes, repair, rollback, status, stop
 from dagster_mlops.serving.state import load_all
+from tests.benchmarks.bento_deployment import HANG, BentoDeployment
 from tests.benchmarks.measure import ROOT, console, show
 from tests.support.small_packages import Deployment
 
-DEPLOYS, CONCURRENCY, LONG_CALL, PAUSE = 20, 16, 28.0, 0.1
+DEPLOYS, BENTO_DEPLOYS, ROLLBACKS, CONCURRENCY, LONG_CALL, PAUSE = 20, 5, 5, 16, 28.0, 0.1
 # Of the rollout: a run is killed when the newest deployment is in this phase.
 EVERYTHING = ("server supervisor", "envoy supervisor", "server replica-0", "server replica-1", "envoy envoy")
 PHASES = ("starting", "verifying", "switching", "draining")
@@ -34,10 +38,11 @@ class Answer:
     """A request and its end; code 0 is a connection that broke."""
 
     request_id: str
+    x: float
     start: float
     end: float
     code: int
-    is_long: bool
+    prediction: float | None
 
 
 @dataclass
@@ -47,18 +52,21 @@ class Load:
     deployment: Deployment
     answers: list["Answer"] = field(default_factory=list)
     killed_at: float = 0
+    _numbers: Iterator[int] = field(default_factory=count)
     _over: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def ask(self, client: httpx.Client, seconds: float = 0) -> int:
         """Send one row."""
-        request_id, start = uuid.uuid4().hex, time.monotonic()
-        body = {"rows": [{"x": 1.0, "seconds": seconds}]}
+        request_id, start, x = uuid.uuid4().hex, time.monotonic(), float(next(self._numbers))
+        body, code, prediction = {"rows": [{"x": x, "seconds": seconds}]}, 0, None
         try:
-            code = client.post("/predict", json=body, headers={"x-request-id": request_id}).status_code
+            response = client.post("/predict", json=body, headers={"x-request-id": request_id})
+            code = response.status_code
+            prediction = response.json()["predictions"][0] if code == 200 else None
         except httpx.HTTPError:
-            code = 0
-        self.answers.append(Answer(request_id, start, time.monotonic(), code, seconds > 0))
+            pass
+        self.answers.append(Answer(request_id, x, start, time.monotonic(), code, prediction))
         return code
 
     def _run(self) -> None:
@@ -95,29 +103,44 @@ class Load:
 
 def run(rounds: int | None = None) -> dict[str, Any]:
     """Switch `rounds` times under load, then kill each part of it, and count what failed."""
-    found: dict[str, Any] = {"events": {}}
     with tempfile.TemporaryDirectory(prefix="serving-faults-") as folder:
-        deployment = Deployment(Path(folder) / "state")
-        load = Load(deployment)
-        try:
-            deployment.roll_out("1")
-            with load.running():
-                _measure(load, found["events"], rounds or DEPLOYS)
-        finally:
-            stop(deployment.state_dir)
-        codes = Counter(answer.code for answer in load.answers)
-        logged = Counter(PredictionLog.read(deployment.state_dir / "predictions")["request_id"])
-    answered = {answer.request_id for answer in load.answers if answer.code == 200}
+        return _run(Deployment(Path(folder) / "state"), rounds or DEPLOYS)
+
+
+def run_bento(rounds: int | None = None) -> dict[str, Any]:
+    """The same with the generic service of a bento, whose model then hangs, too."""
+    with tempfile.TemporaryDirectory(prefix="serving-faults-") as folder:
+        return _run(BentoDeployment.built(Path(folder)), rounds or BENTO_DEPLOYS)
+
+
+def _run(deployment: Deployment, deploys: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"events": {}}
+    load = Load(deployment)
+    try:
+        deployment.roll_out("1")
+        with load.running():
+            _measure(load, found["events"], deploys)
+    finally:
+        stop(deployment.state_dir)
+    codes = Counter(answer.code for answer in load.answers)
+    log = PredictionLog.read(deployment.state_dir / "predictions", columns=["request_id", "x", "output"])
+    rows = {row.request_id: (row.x, row.output) for row in log.itertuples()}
+    good = [answer for answer in load.answers if answer.code == 200]
     found |= {
         "sent": len(load.answers),
-        "answered": codes[200],
-        "codes": {str(code): count for code, count in sorted(codes.items())},
-        "answered but not logged": len(answered - set(logged)),
-        "logged twice": sum(count > 1 for count in logged.values()),
-        "logged but not answered": len(set(logged) - answered),
+        "answered": len(good),
+        "codes": {str(code): number for code, number in sorted(codes.items())},
+        "answered but not logged": sum(answer.request_id not in rows for answer in good),
+        "answered otherwise than logged": sum(
+            rows.get(answer.request_id, (answer.x, answer.prediction)) != (answer.x, answer.prediction)
+            for answer in good
+        ),
+        "logged twice": len(log) - len(rows),
+        "logged but not answered": len(rows.keys() - {answer.request_id for answer in good}),
+        "logged but not sent": len(rows.keys() - {answer.request_id for answer in load.answers}),
     }
     show(
-        f"{CONCURRENCY} clients, two replicas",
+        f"{type(deployment).__name__}: {CONCURRENCY} clients, two replicas",
         ["", "requests", "failed in flight", "failed others", "outage, s", "whole after, s"],
         [(name, *event.values()) for name, event in found["events"].items()],
     )
@@ -146,8 +169,7 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
 
     event(f"{deploys} switches", lambda: [deploy() for _ in range(deploys)])
     event(f"switch, a call of {LONG_CALL:g} s in flight", deploy_under_long_call)
-    event("rollback", lambda: rollback(deployment.state_dir))
-    event("return from it", lambda: rollback(deployment.state_dir))
+    event(f"{ROLLBACKS} rollbacks", lambda: [rollback(deployment.state_dir) for _ in range(ROLLBACKS)])
     event("kill a replica", lambda: kill("server replica-0"))
     event("kill the other replica", lambda: kill("server replica-1"))
     event("kill both replicas", lambda: kill("server replica-0", "server replica-1"))
@@ -157,8 +179,20 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
     event("kill an adopted replica", lambda: kill("server replica-0"))
     event("kill the adopted Envoy", lambda: kill("envoy envoy"))
     event("kill everything, repair", lambda: (kill(*EVERYTHING), repair(deployment.state_dir)))
+    if isinstance(deployment, BentoDeployment):
+        event("a model that hangs", lambda: _hang(load))
     for phase in PHASES:
         event(f"kill a run while {phase}, run again", lambda p=phase: _killed_run(load, next(versions), p))
+
+
+def _hang(load: Load) -> None:
+    """Let the model of one replica hang, and wait until its process has ended."""
+    before = set(status(load.deployment.state_dir)[-1]["pids"])
+    with load.client() as client:
+        load.ask(client, HANG)
+    while before <= set(status(load.deployment.state_dir)[-1]["pids"]):
+        time.sleep(0.1)
+    load.killed_at = time.monotonic()
 
 
 def _event(load: Load, events: dict[str, Any], name: str, act: Callable[[], Any]) -> None:
@@ -169,15 +203,15 @@ def _event(load: Load, events: dict[str, Any], name: str, act: Callable[[], Any]
     """
     _await_health(load.deployment)
     time.sleep(1)
-    load.killed_at, count, start = 0, len(load.answers), time.monotonic()
+    load.killed_at, first, start = 0, len(load.answers), time.monotonic()
     act()
     _await_health(load.deployment)
     whole = time.monotonic() - start
     time.sleep(2)  # requests that waited show here
-    answers = load.answers[count:]
+    answers = load.answers[first:]
     failures = [answer for answer in answers if answer.code != 200]
     in_flight = sum(answer.start < load.killed_at for answer in failures)
-    good = sorted(answer.end for answer in load.answers[max(0, count - CONCURRENCY) :] if answer.code == 200)
+    good = sorted(answer.end for answer in load.answers[max(0, first - CONCURRENCY) :] if answer.code == 200)
     outage = max((b - a for a, b in pairwise(good)), default=0.0) if failures else 0.0
     events[name] = {
         "requests": len(answers),
@@ -222,7 +256,8 @@ def _kill(load: Load, names: Sequence[str]) -> None:
 def _killed_run(load: Load, version: str, phase: str) -> None:
     """Kill a process that rolls out when a deployment is in a phase, with a long call in flight; roll out again."""
     deployment, call = load.deployment, load.long_call()
-    target = [str(deployment.state_dir), str(deployment.port), version]
+    kind = type(deployment).__name__
+    target = [kind, str(deployment.state_dir), str(deployment.port), version]
     with subprocess.Popen([sys.executable, "-m", "tests.benchmarks.serving_faults", *target], cwd=ROOT) as child:
         while child.poll() is None and not any(state.phase == phase for state in load_all(deployment.state_dir)):
             time.sleep(0.001)
@@ -232,4 +267,5 @@ def _killed_run(load: Load, version: str, phase: str) -> None:
 
 
 if __name__ == "__main__":
-    Deployment(Path(sys.argv[1]), int(sys.argv[2])).roll_out(sys.argv[3])
+    kinds = {"Deployment": Deployment, "BentoDeployment": BentoDeployment}
+    kinds[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3])).roll_out(sys.argv[4])

@@ -4,6 +4,7 @@
 serves a bento in one process.
 """
 
+import gc
 import json
 import os
 import socket
@@ -42,6 +43,8 @@ def serve(tag: str, port: int, config: Mapping[str, Any]) -> None:
     model, requests wait there instead of to go to another replica.
     https://github.com/bentoml/BentoML/blob/v1.4.40/src/_bentoml_impl/server/serving.py
     """
+    # Imports make millions of objects, and little garbage. With the usual threshold, looks for it take a tenth of them.
+    gc.set_threshold(50_000)
     # BentoML's default is one folder for all processes of a user, which each start empties.
     with tempfile.TemporaryDirectory(prefix="bentoml-metrics-") as metrics, socket.socket() as listener:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
