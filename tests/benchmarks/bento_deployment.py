@@ -22,13 +22,18 @@ HANG = -1.0  # in place of the seconds of a row
 THREADS, REQUEST_TIMEOUT = 32, 32.0
 
 
-class Sleeper(mlflow.pyfunc.PythonModel):
-    """Twice the `x` of each row, after its `seconds`."""
+def sleeper() -> Any:
+    """A model whose class is pickled whole, because the server does not have this file."""
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.Series:
-        seconds = float(model_input.seconds.max())
-        time.sleep(10_000 if seconds == HANG else seconds)
-        return model_input.x * 2
+    class Sleeper(mlflow.pyfunc.PythonModel):
+        """Twice the `x` of each row, after its `seconds`."""
+
+        def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+            seconds = float(model_input.seconds.max())
+            time.sleep(10_000 if seconds == -1 else seconds)
+            return model_input.x * 2
+
+    return Sleeper()
 
 
 class BentoDeployment(Deployment):
@@ -53,7 +58,7 @@ class BentoDeployment(Deployment):
         with mlflow.start_run():
             mlflow.pyfunc.log_model(
                 name="model",
-                python_model=Sleeper(),
+                python_model=sleeper(),
                 signature=infer_signature(rows, rows.x * 2),
                 input_example=rows,
                 pip_requirements=["pandas"],

@@ -158,14 +158,15 @@ def test_a_renewed_certificate_and_other_tokens_are_taken_without_a_restart_and_
 
     before = pid()
     certificate(guarded.folder / "tls", "renewed.example")
-    guarded.tokens.write_text("another-token-of-a-client " + TOKEN)
+    many = [f"{number:064x}" for number in range(200)]
+    guarded.tokens.write_text("\n".join([*many, "another-token-of-a-client", TOKEN]))
     assert repair(guarded.state_dir) == [
         f"Gave Envoy the certificate {guarded.access.certificate}.",
         f"Gave Envoy the tokens of {guarded.tokens}.",
         "Restored the routes of Envoy.",
     ]
     until(lambda: guarded.name() == "renewed.example" and guarded.code("another-token-of-a-client") == 200)
-    assert guarded.code() == 200 and status(guarded.state_dir)[0]["healthy"]
+    assert guarded.code(many[7]) == guarded.code() == 200 and status(guarded.state_dir)[0]["healthy"]
 
     certificate(guarded.folder / "tls", "expired.example", days=-1)
     guarded.tokens.write_text("")

@@ -11,6 +11,7 @@ import re
 import socket
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -130,7 +131,10 @@ def uncertify(state_dir: Path) -> None:
 
 def client(url: str, state_dir: Path, *, timeout: float) -> "httpx.Client":
     """A client for servers and the public port of a deployment, whose certificate it knows."""
-    certificate = envoy_config.certificate_of(_secret(state_dir).read_text()) if url.startswith("https:") else ""
+    certificate = ""
+    if url.startswith("https:"):
+        with suppress(OSError, ValueError, LookupError):  # someone changed the file; then nothing is trusted
+            certificate = envoy_config.certificate_of(_secret(state_dir).read_text())
     return processes.http_client(url, timeout=timeout, verify=trust(certificate) if certificate else True)
 
 
