@@ -10,6 +10,7 @@ import dagster as dg
 import mlflow
 import pandas as pd
 from mlflow.models import infer_signature
+from mlflow.pyfunc.model import PythonModel
 
 from dagster_mlops.bentoml import BentomlResource, bento_asset
 from dagster_mlops.provenance import ModelVersion, Package, Record
@@ -25,7 +26,7 @@ THREADS, REQUEST_TIMEOUT = 32, 32.0
 def sleeper() -> Any:
     """A model whose class is pickled whole, because the server does not have this file."""
 
-    class Sleeper(mlflow.pyfunc.PythonModel):
+    class Sleeper(PythonModel):
         """Twice the `x` of each row, after its `seconds`."""
 
         def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
@@ -77,7 +78,9 @@ class BentoDeployment(Deployment):
                 [champion, bento_asset(promoted=champion.key)], resources={"bentoml": resource}, instance=instance
             )
         [event] = made.asset_materializations_for_node("bento")
-        (place / "package.json").write_text(json.dumps(Package.from_metadata(event.metadata).to_dict()))
+        record = Package.from_metadata(event.metadata)
+        assert record
+        (place / "package.json").write_text(json.dumps(record.to_dict()))
         return cls(place / "state")
 
     def plan(self, version: str, **options: Any) -> Plan:

@@ -124,7 +124,7 @@ def _run(deployment: Deployment, deploys: int) -> dict[str, Any]:
         stop(deployment.state_dir)
     codes = Counter(answer.code for answer in load.answers)
     log = PredictionLog.read(deployment.state_dir / "predictions", columns=["request_id", "x", "output"])
-    rows = {row.request_id: (row.x, row.output) for row in log.itertuples()}
+    rows = dict(zip(log.request_id, zip(log.x, log.output, strict=True), strict=True))
     good = [answer for answer in load.answers if answer.code == 200]
     found |= {
         "sent": len(load.answers),
@@ -169,7 +169,6 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
 
     event(f"{deploys} switches", lambda: [deploy() for _ in range(deploys)])
     event(f"switch, a call of {LONG_CALL:g} s in flight", deploy_under_long_call)
-    event(f"{ROLLBACKS} rollbacks", lambda: [rollback(deployment.state_dir) for _ in range(ROLLBACKS)])
     event("kill a replica", lambda: kill("server replica-0"))
     event("kill the other replica", lambda: kill("server replica-1"))
     event("kill both replicas", lambda: kill("server replica-0", "server replica-1"))
@@ -183,6 +182,8 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
         event("a model that hangs", lambda: _hang(load))
     for phase in PHASES:
         event(f"kill a run while {phase}, run again", lambda p=phase: _killed_run(load, next(versions), p))
+    # Last: what was rolled back is not deployed again, and there is one bento only.
+    event(f"{ROLLBACKS} rollbacks", lambda: [rollback(deployment.state_dir) for _ in range(ROLLBACKS)])
 
 
 def _hang(load: Load) -> None:

@@ -3,6 +3,7 @@
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -48,7 +49,7 @@ def test_what_cannot_be_used_is_refused_before_anything_starts(tmp_path, monkeyp
 
 
 def test_a_port_for_other_machines_needs_tls_and_tokens():
-    files = {"certificate": "a", "key": "b"}
+    files: Any = {"certificate": "a", "key": "b"}
     for access in (
         Access(host="0.0.0.0"),
         Access(host="0.0.0.0", **files),
