@@ -111,6 +111,19 @@ def test_versions_are_looked_up_for_each_requirement_again(monkeypatch):
     assert twice() == 2, f"MLflow has a cache of its own, in place of {upstream.versions_read_once}"
 
 
+def test_a_client_reads_the_whole_model_before_it_sets_a_tag(tmp_path, monkeypatch):
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    client.create_registered_model("delay")
+    registry, reads = upstream.model_registry(client), list[str]()
+    read = registry.get_registered_model
+    monkeypatch.setattr(registry, "get_registered_model", lambda name: reads.append(name) or read(name))
+    registry.set_registered_model_tag("delay", "a", "1")
+    assert not reads and client.get_registered_model("delay").tags == {"a": "1"}
+    reads.clear()
+    client.set_registered_model_tag("delay", "b", "1")
+    assert reads, f"MLflow does not any more: drop {upstream.model_registry}"
+
+
 def test_the_reported_values_of_a_trial_are_shown_by_a_frozen_one_only():
     trial = optuna.create_study().ask()
     for step in range(3):

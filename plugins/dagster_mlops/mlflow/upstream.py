@@ -37,6 +37,15 @@ def active_experiment(experiment_id: str) -> Iterator[None]:
         fluent._active_experiment_id = before
 
 
+def model_registry(client: Any) -> Any:
+    """The registry that a client writes to, without the client's look at the whole model before each tag and alias.
+
+    The client reads all versions of a model to learn that its name is not that of a prompt:
+    https://github.com/mlflow/mlflow/blob/v3.17.2/mlflow/tracking/client.py (``_raise_if_prompt``)
+    """
+    return client._get_registry_client()
+
+
 def active_runs() -> list[Any]:
     """The stack of this thread's active runs, to be changed in place.
 

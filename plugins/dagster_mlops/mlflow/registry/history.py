@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from dagster_mlops.errors import HistoryError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient
 from dagster_mlops.mlflow.runs import lookup as runs
 from dagster_mlops.mlflow.server.client import EXISTS, INVALID, or_none, refused
@@ -61,7 +62,7 @@ def head(client: MlflowClient, model: str) -> str:
 
 
 def keep_head(client: MlflowClient, model: str, text: str) -> None:
-    client.set_registered_model_tag(model, HEAD, text)
+    upstream.model_registry(client).set_registered_model_tag(model, HEAD, text)
 
 
 def renew(client: MlflowClient, model: str) -> None:
@@ -113,4 +114,4 @@ def _new_run(client: MlflowClient, model: str) -> str:
 
 
 def _name_run(client: MlflowClient, model: str, run_id: str) -> None:
-    client.set_registered_model_tag(model, RUN, f"{run_id} {_hash(model)}")
+    upstream.model_registry(client).set_registered_model_tag(model, RUN, f"{run_id} {_hash(model)}")

@@ -28,6 +28,7 @@ from dagster_mlops.errors import ModelVersionError
 from dagster_mlops.evaluation.measure import Estimate, Evaluation
 from dagster_mlops.evaluation.model_card import EVALUATION, Pngs, Training, shortened
 from dagster_mlops.evaluation.ui_metadata import slice_facts
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, MlflowModelVersion, Run, entities, mlflow
 from dagster_mlops.mlflow.registry import copies, history
 from dagster_mlops.mlflow.registry.turns import turn
@@ -79,14 +80,14 @@ class MlflowModels:
         # MLflow cannot compare and set. Promoters take turns; by hand, or with another tool, one has milliseconds.
         if self._holder(name, alias) != expected:
             return False
-        self.client.set_registered_model_alias(name, alias, to)
+        upstream.model_registry(self.client).set_registered_model_alias(name, alias, to)
         return self._holder(name, alias) == to
 
     def set_alias(self, name: str, alias: str, to: str) -> None:
         if to:
-            self.client.set_registered_model_alias(name, alias, to)
+            upstream.model_registry(self.client).set_registered_model_alias(name, alias, to)
         else:
-            self.client.delete_registered_model_alias(name, alias)
+            upstream.model_registry(self.client).delete_registered_model_alias(name, alias)
 
     def turn(self, name: str) -> AbstractContextManager[None]:
         return turn(self.client, name)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import ModelVersionError
+from dagster_mlops.mlflow import upstream
 from dagster_mlops.mlflow.lazy import MlflowClient, mlflow
 from dagster_mlops.mlflow.runs.lookup import owner
 from dagster_mlops.provenance import NAMESPACE
@@ -40,7 +41,7 @@ def turn(
 
     def write(ticket: int) -> None:
         value = {"ticket": ticket, "until": time.time() + lease_s, "by": owner()}
-        client.set_registered_model_tag(name, key, json.dumps(value))
+        upstream.model_registry(client).set_registered_model_tag(name, key, json.dumps(value))
 
     def earlier() -> str:
         nonlocal ends
@@ -58,7 +59,7 @@ def turn(
         yield
     finally:
         with suppress(mlflow.MlflowException):  # its lease ends by itself
-            client.delete_registered_model_tag(name, key)
+            upstream.model_registry(client).delete_registered_model_tag(name, key)
 
 
 def _others(client: MlflowClient, name: str, key: str, lease_s: float) -> dict[str, dict[str, Any]]:
@@ -74,7 +75,7 @@ def _others(client: MlflowClient, name: str, key: str, lease_s: float) -> dict[s
                 tickets[tag] = {"ticket": int(other["ticket"]), "by": str(other["by"])}
                 continue
         with suppress(mlflow.MlflowException):
-            client.delete_registered_model_tag(name, tag)
+            upstream.model_registry(client).delete_registered_model_tag(name, tag)
     return tickets
 
 
