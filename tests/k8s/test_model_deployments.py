@@ -95,7 +95,8 @@ class Small:
 
     def roll_out(self, version: str, *, doomed: Callable[[str, str], bool] | None = None, **options: Any) -> Live:
         plan = self.plan(version, **options)
-        with MortalCluster(self.resource.client(), plan.release.target.namespace) as client:
+        namespace, pods_by = plan.release.target.namespace, self.resource.pods_by
+        with MortalCluster(self.resource.client(), namespace, pods_by=pods_by) as client:
             client.doomed = doomed
             return rollout(plan, client, logging.getLogger("small"))
 
@@ -255,6 +256,28 @@ def test_a_cluster_is_asked_by_tls_with_its_certificate_and_our_token(small, tmp
     kubeconfig.write_text(kubeconfig.read_text().replace(access.certificate, other.certificate))
     with pytest.raises(DeploymentError, match=r"does not answer.*CERTIFICATE_VERIFY_FAILED"):
         small.roll_out("1")
+
+
+def test_in_a_pod_the_cluster_is_that_of_the_pod_with_its_service_account(small, tmp_path, monkeypatch):
+    access, token = certificate(tmp_path / "tls", "localhost"), tmp_path / "token"
+    token.write_text("t0ken")
+    small.cluster.encrypt(access.certificate, str(access.key))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", access.certificate)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "localhost")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(small.cluster.server_port))
+    small.resource = KubernetesResource()
+    record = small.roll_out("1").record
+    assert (record.state_dir, record.url) == ("kubernetes:///ml", "http://small.ml:80")
+    assert K8sTool().resolve(record.ref).record == record
+
+
+def test_golden_rows_may_go_to_the_addresses_of_the_pods(small, monkeypatch):
+    """Only the name of the Service is resolved for the test: the cluster has no DNS."""
+    small.resource = KubernetesResource(kubeconfig=str(small.cluster.kubeconfig), pods_by="network")
+    monkeypatch.setattr(MortalCluster, "service_url", lambda self, name, port: small.cluster.address(name))
+    assert small.roll_out("1").record.golden_rows == 2
+    assert not [call for call in small.cluster.calls if call[1].endswith("/proxy")]
 
 
 def test_the_role_in_the_documentation_has_all_rights_that_a_rollout_needs(small):

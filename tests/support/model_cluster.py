@@ -443,7 +443,7 @@ class _Handler(QuietHandler):
         cluster, url = self.server, httpx.URL(self.path)
         if cluster.is_deaf:
             return 0, b""
-        if self.headers.get("authorization") != "Bearer t0ken":
+        if (self.headers.get("authorization") or "").lower() != "bearer t0ken":
             raise RefusalError(401, "Unauthorized")
         parts = url.path.strip("/").split("/")
         _, _, *rest = parts[parts.index("namespaces") :]
