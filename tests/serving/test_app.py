@@ -188,6 +188,18 @@ def test_rows_that_wait_are_scored_together_and_one_bad_request_fails_alone(beha
     assert len(PredictionLog.read(tmp_path)) == 4
 
 
+@pytest.mark.parametrize(("rounding", "joins"), [(1e-14, True), (1e-6, False)])
+def test_rows_are_joined_where_their_number_changes_no_more_than_the_rounding(rounding, joins):
+    class Products(Behaviour):
+        def predict(self, model_input: pd.DataFrame, params: Any = None) -> Any:
+            return [
+                {"late": float(x) * (1 + rounding * len(model_input)), "missing": float("nan")} for x in model_input.x
+            ]
+
+    model: Any = Wrapped(Products())
+    assert Scorer(model, EXAMPLES).joins == joins
+
+
 def test_rows_of_a_model_that_looks_at_all_of_them_are_never_joined(behaviour):
     class Ranks(Behaviour):
         def predict(self, model_input: pd.DataFrame, params: Any = None) -> Any:

@@ -1,6 +1,7 @@
 """The way in which a model is asked: its library's own predict where that answers as MLflow's does, else MLflow's."""
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ Values = Sequence[tuple[Any, ...]]
 _logger = logging.getLogger("bentoml.dagster_mlops")
 # Libraries whose models take an array or a frame by a method of the same name as MLflow's option says.
 _OWN_PREDICT = ("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost")
+TOLERANCE = 1e-9
+"""Relative; as of a deployment's golden rows, which are asked alone and together, too."""
 
 
 class Scorer:
@@ -22,10 +25,11 @@ class Scorer:
 
     MLflow checks a frame that was built for it once more, which takes longer than most small models do. So the model's
     own predict is asked, with an array where all features are numbers, else with the frame: if it gave the same for
-    `examples`, bit for bit, for all rows at once and for each alone. Without examples, MLflow is asked.
+    `examples`, for all rows at once and for each alone. Without examples, MLflow is asked.
 
     `joins` says whether rows of several requests may be scored together: each row of the examples has the same
-    prediction alone as among the others.
+    prediction alone as among the others. Numbers are the same within :data:`TOLERANCE`: a product of matrices rounds
+    each row by how many there are.
     """
 
     def __init__(self, model: "PyFuncModel", examples: Sequence[Any] = ()) -> None:
@@ -40,7 +44,7 @@ class Scorer:
         expected = self.score(values)
         # Without an optional feature in any row there is no column of it, which other requests' rows would change.
         several = len(values) > 1 and not self.features.optional
-        self.joins = several and [self.score([row])[0] for row in values] == expected
+        self.joins = several and _same([self.score([row])[0] for row in values], expected)
         for way, ask in self._ways(str(flavor.get("loader_module", ""))):
             if self._agrees(ask, values, expected):
                 self._ask, self.way = ask, way
@@ -84,9 +88,19 @@ class Scorer:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 singles = [self.score([row])[0] for row in values] if self.joins else expected
-                return self.score(values) == expected == singles
+                return _same(self.score(values), expected) and _same(singles, expected)
         except Exception as error:  # noqa: BLE001 - whatever the library raises about this form of input
             _logger.debug("not asked that way: %s", error)
             return False
         finally:
             self._ask = former
+
+
+def _same(prediction: Any, other: Any) -> bool:
+    if isinstance(prediction, float) and isinstance(other, float):
+        return math.isclose(prediction, other, rel_tol=TOLERANCE) or (math.isnan(prediction) and math.isnan(other))
+    if isinstance(prediction, list) and isinstance(other, list):
+        return len(prediction) == len(other) and all(map(_same, prediction, other))
+    if isinstance(prediction, dict) and isinstance(other, dict):
+        return prediction.keys() == other.keys() and all(_same(prediction[key], other[key]) for key in prediction)
+    return type(prediction) is type(other) and prediction == other
