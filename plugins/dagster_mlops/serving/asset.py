@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from dagster_mlops.serving.runtime import LogRules
 
 
+_TRIALS = {
+    "shadow": "A new deployment predicts as the one before, on a copy of each request.",
+    "canary": "A new deployment is not worse than the one before, on growing shares of the requests.",
+}
+
+
 def deployment_asset(
     *,
     name: str = "deployment",
@@ -183,7 +189,9 @@ def deployment_asset(
         )
 
     own_key = asset_options.get("key") or [*dg.AssetKey(asset_options.get("key_prefix") or []).path, name]
-    specs = [dg.AssetCheckSpec(trial.kind, asset=asset_key(own_key)) for trial in trials]
+    specs = [
+        dg.AssetCheckSpec(trial.kind, asset=asset_key(own_key), description=_TRIALS[trial.kind]) for trial in trials
+    ]
     return asset_with(
         asset_options,
         name=name,
