@@ -361,9 +361,23 @@ def test_of_two_rollouts_at_a_time_the_last_one_to_begin_goes_live(small):
     small.assert_only(other[0])
 
 
+def test_a_rollout_that_looked_before_another_one_does_not_move_the_traffic_back(small):
+    small.roll_out("1")
+    other: list[Live] = []
+
+    def meanwhile(method: str, path: str) -> bool:
+        if method == "PATCH" and not other:  # the first dry run: what is live was read before
+            other.append(small.roll_out("3"))
+        return False
+
+    with pytest.raises(DeploymentError, match=r"Another rollout of 'small' has begun"):
+        small.roll_out("2", doomed=meanwhile)
+    small.assert_only(other[0])
+
+
 def test_a_service_that_does_not_answer_is_rolled_back(small, monkeypatch):
     """The pods answer, the Service leads elsewhere: its port is that of another container."""
-    monkeypatch.setattr("dagster_mlops.k8s.serving.rollout._SERVICE_SECONDS", 1)
+    monkeypatch.setattr("dagster_mlops.k8s.serving.switch._SERVICE_SECONDS", 1)
     first = small.roll_out("1")
     address = small.cluster.address
     monkeypatch.setattr(small.cluster, "address", lambda service: f"http://127.0.0.1:9/{service}")

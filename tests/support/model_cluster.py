@@ -89,6 +89,7 @@ class ModelCluster(QuietServer):
         self.calls: list[tuple[str, str]] = []
         self.before: Callable[[str, str], None] = lambda verb, resource: None
         self._version, self._addresses = 0, 0
+        self._network = f"{secrets.randbelow(250) + 1}.{secrets.randbelow(250) + 1}"  # others test at the same time
         self.kubeconfig = folder / "kubeconfig"
         self._write_kubeconfig({"server": self.url})
 
@@ -297,7 +298,7 @@ class ModelCluster(QuietServer):
         pod = copy.deepcopy(dict(template))
         pod["metadata"] |= {"name": name, "namespace": "ml", "creationTimestamp": _now()}
         self.objects["pods", "ml", name] = {**pod, "template": text, "status": {"phase": "Pending"}}
-        ip = f"127.{10 + self.server_port % 200}.{self._addresses // 250}.{self._addresses % 250 + 1}"
+        ip = f"127.{self._network}.{self._addresses % 250 + 1}"
         self.pods[name] = Pod(ip, self.folder / f"{name}.log")
         return name
 
@@ -319,8 +320,7 @@ class ModelCluster(QuietServer):
         elif (code := pod.process.poll()) is not None:
             self._ended(pod, {"exitCode": 128 - code if code < 0 else code, "reason": "Error"})
         elif _bytes(pod.process.pid) > _limit(container):
-            os.killpg(pod.process.pid, signal.SIGKILL)
-            pod.process.wait()
+            _kill(pod.process)
             self._ended(pod, {"exitCode": 137, "reason": "OOMKilled"})
         elif time.monotonic() >= pod.next_probe:
             probe = container["readinessProbe"]
@@ -399,7 +399,7 @@ class ModelCluster(QuietServer):
             try:
                 pod.process.wait(spec["terminationGracePeriodSeconds"])
             except subprocess.TimeoutExpired:
-                os.killpg(pod.process.pid, signal.SIGKILL)
+                _kill(pod.process)
         with self.lock:
             self.objects.pop(("pods", "ml", name), None)
 
@@ -408,9 +408,7 @@ class ModelCluster(QuietServer):
         self.is_over.set()
         for pod in self.pods.values():
             if pod.process:
-                with suppress(ProcessLookupError):
-                    os.killpg(pod.process.pid, signal.SIGKILL)
-                pod.process.wait(20)
+                _kill(pod.process)
 
 
 class _Handler(QuietHandler):
@@ -550,6 +548,15 @@ def _bytes(pid: int) -> int:
         return psutil.Process(pid).memory_info().rss
     except psutil.NoSuchProcess:
         return 0
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started, which may be in sessions of their own."""
+    with suppress(psutil.NoSuchProcess):
+        for each in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    process.wait(20)
 
 
 def _limit(container: Mapping[str, Any]) -> float:

@@ -109,6 +109,15 @@ class Cluster:
             return extra("httpx").Client(base_url=url, timeout=timeout, trust_env=False)
         return self._client(url, timeout)
 
+    def silence(self, url: str, path: str) -> str:
+        """The reason why an address in the cluster does not answer with 200; empty when it does."""
+        try:
+            with self.http_client(url, timeout=_CONNECT_SECONDS) as client:
+                code = client.get(path).status_code
+        except extra("httpx").TransportError as error:
+            return f"{url} does not answer ({error or type(error).__name__})"
+        return "" if code == 200 else f"{url}{path} answers {code}"
+
     def _client(self, url: str, timeout: float) -> "httpx.Client":
         httpx, configuration = extra("httpx"), self._api.configuration
         verify = ssl.create_default_context(cafile=configuration.ssl_ca_cert) if configuration.verify_ssl else False

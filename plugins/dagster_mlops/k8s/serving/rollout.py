@@ -21,13 +21,12 @@ from dagster_mlops.k8s.serving.manifests import (
     DEPLOYMENT,
     FINGERPRINT,
     NAME,
-    NO_DEPLOYMENT,
     SERVER,
     TOOL,
-    TURN,
     Release,
     owner_labels,
 )
+from dagster_mlops.k8s.serving.switch import Switch
 from dagster_mlops.k8s.validation import manifest_problems
 from dagster_mlops.provenance import Deployment, Record
 from dagster_mlops.serving.golden_set import Golden
@@ -35,8 +34,6 @@ from dagster_mlops.serving.state import utc_now
 
 _PARTS = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Secret")  # deleted in this order
 _PAUSE, _REPORT = 0.5, 5  # seconds between looks at the cluster, and between lines of the log
-_STALE_SECONDS = 10  # for a write that no other one comes before
-_SERVICE_SECONDS = 60  # for the Service to know its pods, which takes a second or two
 
 
 @lazy_dataclass(frozen=True, kw_only=True)
@@ -86,15 +83,10 @@ class _Rollout:
     def __init__(self, plan: Plan, cluster: Cluster, log: Logger) -> None:
         self.plan, self.cluster, self.log = plan, cluster, log
         self.name, self.target = plan.release.name, plan.release.target
-        self.turn = secrets.token_hex(8)
         self.start = time.monotonic()
-        self.service = cluster.get("Service", self.name) or {}
-        self.selector: dict[str, str] = self.service.get("spec", {}).get("selector") or {
-            NAME: self.name,
-            DEPLOYMENT: NO_DEPLOYMENT,
-        }
+        self.switch = Switch(cluster, self.name, plan.release.service, force=self.target.force)
         deployments = {each["metadata"]["name"]: each for each in cluster.find("Deployment", owner_labels(self.name))}
-        self.current = deployments.get(self.selector.get(DEPLOYMENT, ""))
+        self.current = deployments.get(self.switch.deployment)
         fingerprint = plan.release.fingerprint
         equals = [
             name
@@ -114,7 +106,7 @@ class _Rollout:
         probe = self._probe()
         manifests = self.release.manifests(probe)
         self._plan(manifests)
-        self._take_turn()
+        self.switch.take_turn()
         self._remove_leftovers()
         if self.release.id == self.current_id:
             return self._renew(manifests, probe)
@@ -125,8 +117,8 @@ class _Rollout:
             ready_seconds = time.monotonic() - self.start
             record = self._verify(rows, probe, self._new_record())
             begin = time.monotonic()
-            self._shift(self.release.selector)
-            self._await_service()
+            self.switch.move(self.release.selector)
+            self.switch.await_answer(self.release.selector, self.release.server.readiness, self.target.service_port)
             switch_seconds = time.monotonic() - begin
         except BaseException:
             self._withdraw()
@@ -144,15 +136,12 @@ class _Rollout:
 
     def _plan(self, manifests: list[dict[str, Any]]) -> None:
         """Refuse what is invalid, before anything is changed: by the schemas here, and by those of the cluster."""
-        manifests = [*manifests, self.release.service(self.release.selector, self.turn)]
-        if problems := [problem for manifest in manifests for problem in manifest_problems(manifest)]:
+        every = [*manifests, self.release.service(self.release.selector, "")]
+        if problems := [problem for manifest in every for problem in manifest_problems(manifest)]:
             raise DeploymentError(f"The manifests of {self.name!r} are invalid:\n  " + "\n  ".join(problems))
         for manifest in manifests:
             self.cluster.apply(manifest, force=self.target.force, dry_run=True)
-
-    def _take_turn(self) -> None:
-        """Mark the Service: of several rollouts, the last one to begin may move the selector."""
-        self.cluster.apply(self.release.service(self.selector, self.turn), force=self.target.force)
+        self.switch.check(self.release.selector)
 
     def _start(self, manifests: list[dict[str, Any]]) -> None:
         package = self.release.package
@@ -224,83 +213,17 @@ class _Rollout:
         self.log.info(f"{len(rows.rows)} golden predictions of {len(differences)} pods agree to {max(differences):g}.")
         return dataclasses.replace(record, golden_rows=len(rows.rows), golden_max_difference=max(differences))
 
-    def _shift(self, selector: Mapping[str, str]) -> None:
-        """Send the traffic where `selector` points, unless another rollout has begun since."""
-
-        def is_stale() -> bool:
-            service = self.cluster.get("Service", self.name)
-            self._refuse_lost_turn(service)
-            manifest = self.release.service(selector, self.turn)
-            # Anyone who writes the Service in between changes this version, and it is read once more.
-            manifest["metadata"]["resourceVersion"] = (service or {})["metadata"]["resourceVersion"]
-            return not self.cluster.apply(manifest, force=self.target.force)
-
-        wait_while(
-            is_stale,
-            timeout=_STALE_SECONDS,
-            error=lambda _: DeploymentError(f"Service {self.name} is written by someone else without a pause."),
-        )
-
-    def _refuse_lost_turn(self, service: Mapping[str, Any] | None) -> None:
-        if (((service or {}).get("metadata") or {}).get("annotations") or {}).get(TURN) != self.turn:
-            raise DeploymentError(
-                f"Another rollout of {self.name!r} has begun, or its Service was deleted: {self.release.id} takes no "
-                "traffic. Let the other one end, then materialize the deployment again."
-            )
-
-    def _await_service(self) -> None:
-        """Wait until the Service leads to the new pods only, and answers."""
-        server, labels = self.release.server, {"kubernetes.io/service-name": self.name}
-
-        def problem() -> str:
-            pods = {pod["metadata"]["name"] for pod in self.cluster.find("Pod", self.release.selector)}
-            ends = [
-                (end.get("targetRef") or {}).get("name", "")
-                for each in self.cluster.find("EndpointSlice", labels)
-                for end in each.get("endpoints") or []
-                if (end.get("conditions") or {}).get("ready") is not False
-            ]
-            if not ends or not set(ends) <= pods:
-                return f"it leads to {', '.join(sorted(ends)) or 'no pod'}"
-            url = self.cluster.service_url(self.name, self.target.service_port)
-            with self.cluster.http_client(url, timeout=5) as client:
-                code = client.get(server.readiness).status_code
-            return "" if code == 200 else f"{server.readiness} answers {code}"
-
-        def guarded() -> str:
-            from httpx import TransportError
-
-            try:
-                return problem()
-            except (UnreachableClusterError, TransportError) as error:
-                return str(error) or type(error).__name__
-
-        wait_while(
-            guarded,
-            timeout=_SERVICE_SECONDS,
-            pause=_PAUSE,
-            error=lambda problem: DeploymentError(
-                f"The pods of {self.release.id} are ready, but Service {self.name} does not answer with them after "
-                f"{_SERVICE_SECONDS} s: {problem}. Look at its port, and at network policies."
-            ),
-        )
-
     def _withdraw(self) -> None:
         """Undo the rollout: the deployment before gets all traffic, as before, and this one goes."""
         release = self.release
         try:
-            service = self.cluster.get("Service", self.name)
-            self._refuse_lost_turn(service)
-            is_shifted = ((service or {}).get("spec") or {}).get("selector") == release.selector
-            if is_shifted:
-                self._shift(self.selector)
+            has_served = self.switch.move_back(release.selector)
             self._delete(release.id)
-            if is_shifted:  # it may have answered someone
+            if has_served:
                 self._end_record(release.id)
             else:
                 self.cluster.delete("ConfigMap", release.id)
-            if self.selector.get(DEPLOYMENT) == NO_DEPLOYMENT:  # it would be an address where no one answers
-                self.cluster.delete("Service", self.name)
+            self.switch.remove_if_first()
             self.log.info(f"{release.id} was withdrawn; {self.current_id or 'no deployment'} is live, as before.")
         except DeploymentError as error:
             self.log.warning(f"{release.id} could not be withdrawn: {error} The next materialization does it.")
