@@ -16,6 +16,7 @@ from dagster_mlops.k8s import (
     deployment_manifests,
     inference_service,
 )
+from dagster_mlops.k8s.serving.diagnosis import fault
 from dagster_mlops.provenance import Package, Ref
 from dagster_mlops.serving import Server
 from tests.support import known_warnings
@@ -152,6 +153,41 @@ def test_what_cannot_work_is_refused_when_definitions_load(options, message):
     with pytest.raises(DeploymentError) as error:
         target(**options)
     assert message in str(error.value)
+
+
+def pod_with(status: dict[str, Any], *, init: bool = False, ready: bool = False) -> dict[str, Any]:
+    """A pod as the API shows it, one of whose containers has this status."""
+    name = "init" if init else "server"
+    statuses = {"initContainerStatuses" if init else "containerStatuses": [{"name": name, "image": "i", **status}]}
+    return {
+        "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"containers": [{"name": name, "resources": {"limits": {"memory": "1Gi"}}}]},
+        "status": {"conditions": [{"type": "Ready", "status": str(ready)}], **statuses},
+    }
+
+
+KILLED = {"lastState": {"terminated": {"reason": "OOMKilled", "exitCode": 137}}, "state": {"running": {}}}
+PODS = {
+    "an init container that is done": (
+        pod_with({"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}, init=True),
+        "",
+    ),
+    "an init container that failed": (
+        pod_with({"state": {"terminated": {"exitCode": 2}}}, init=True),
+        "container init of pod p ended with exit code 2.",
+    ),
+    "a pod that was killed": (pod_with(KILLED), "its memory limit is 1Gi"),
+    "a pod that is back": (pod_with(KILLED, ready=True), ""),
+    "a server that ended": (pod_with({"state": {"terminated": {"exitCode": 0}}}), "ended with exit code 0"),
+    "a first try to pull": (pod_with({"state": {"waiting": {"reason": "ErrImagePull", "message": "timeout"}}}), ""),
+}
+
+
+@pytest.mark.parametrize(("pod", "reason"), PODS.values(), ids=list(PODS))
+def test_only_what_time_does_not_heal_is_a_fault(pod, reason):
+    deployment = {"metadata": {}, "status": {}}
+    described = fault(deployment, [pod], log=lambda name, previous: "the log", pending_timeout=60)
+    assert reason in described and bool(reason) == bool(described)
 
 
 def test_a_deployment_in_yaml():

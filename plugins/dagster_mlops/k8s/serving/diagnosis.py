@@ -52,7 +52,7 @@ def _faults(
         if _condition(pod, "Ready").get("status") == "True":
             continue
         name = pod["metadata"]["name"]
-        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        for container in _containers(pod):
             if reason := _container_fault(name, container, pod, log):
                 yield reason
         scheduled = _condition(pod, "PodScheduled")
@@ -79,12 +79,12 @@ def _container_fault(
             "the option secrets names may lack, or its key; or the image has no user with a number: user=."
         )
     end = state.get("terminated") or before.get("terminated")
-    if not end:
+    if not end or (container["name"] != SERVER and end.get("exitCode") == 0):  # an init container that is done
         return ""
     if end.get("reason") == "OOMKilled":
         limits = [
             each.get("resources", {}).get("limits", {}).get("memory")
-            for each in manifest["spec"]["containers"]
+            for each in (*manifest["spec"].get("initContainers", ()), *manifest["spec"]["containers"])
             if each["name"] == container["name"]
         ]
         limit = next(filter(None, limits), "that of the node")
@@ -115,7 +115,7 @@ def _wait(pod: Mapping[str, Any]) -> str:
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
         return f"waits for a node ({scheduled.get('message')})"
-    for container in (pod.get("status") or {}).get("containerStatuses") or []:
+    for container in _containers(pod):
         if waiting := (container.get("state") or {}).get("waiting"):
             return f"{waiting.get('reason')} {waiting.get('message') or ''}".strip()
     return "the server is not ready"
@@ -124,6 +124,11 @@ def _wait(pod: Mapping[str, Any]) -> str:
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """True for a pod that takes requests, and is not being stopped."""
     return _condition(pod, "Ready").get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
 
 
 def _condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
