@@ -14,6 +14,7 @@ from dagster_mlops.k8s import (
     kubernetes_deployment_check,
 )
 from dagster_mlops.lineage.chain.walk import trace
+from dagster_mlops.lineage.production.overview import status
 from dagster_mlops.provenance import Dataset, Deployment, ModelVersion, Package, Prediction
 from dagster_mlops.serving.runtime import records_of
 from tests.bentoml.test_bentoml import World, frame
@@ -83,6 +84,9 @@ def test_a_bento_is_served_by_pods_and_a_prediction_leads_to_its_model(tmp_path,
         assert [version.version for version in chain.find(ModelVersion)] == ["1"]
         assert not chain.find(Dataset), "this champion names its data by hash only"
         assert chain.find(Package)[0].datasets == {"raw/flights.parquet": "9f00"}
+        [production] = status(world.instance).production
+        assert production.deployment == live
+        assert production.answers is None, "from outside of the cluster, no one knows its address"
         repeated = materialize(selection=[pods])
         [event] = repeated.get_asset_materialization_events()
         metadata = event.materialization.metadata
