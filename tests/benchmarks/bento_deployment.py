@@ -19,7 +19,7 @@ from dagster_mlops.serving.golden_set import Golden
 from dagster_mlops.serving.packager import ServerSettings
 from tests.support.small_packages import Deployment
 
-HANG = -1.0  # in place of the seconds of a row
+HANG = 10_000.0  # seconds of a row
 THREADS, REQUEST_TIMEOUT = 32, 32.0
 
 
@@ -30,8 +30,7 @@ def sleeper() -> Any:
         """Twice the `x` of each row, after its `seconds`."""
 
         def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
-            seconds = float(model_input.seconds.max())
-            time.sleep(10_000 if seconds == -1 else seconds)
+            time.sleep(float(model_input.seconds.max()))
             return model_input.x * 2
 
     return Sleeper()

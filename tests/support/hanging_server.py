@@ -47,7 +47,7 @@ def main(port: int, factor: str) -> None:
     log = PredictionLog.from_environment(tool="small", model_name="small", model_version=factor)
     model: Any = Sleeper(float(factor))
     app.serve(model, name="small", deployment="d", log=log, probe=os.environ.get("DAGSTER_MLOPS_PROBE", ""))
-    watch(app.longest_call, limits.timeout)
+    watch(app.longest_call, limits.timeout, patience=limits.timeout)
 
     async def readiness(scope: Any, receive: Any, send: Any) -> None:
         status = 200 if app.is_ready() else 503
