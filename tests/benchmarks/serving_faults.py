@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from dagster_mlops.core.processes import identity
 from dagster_mlops.serving import PredictionLog, processes, repair, rollback, status, stop
 from dagster_mlops.serving.state import load_all
 from tests.benchmarks.bento_deployment import HANG, BentoDeployment
@@ -251,6 +252,9 @@ def _kill(load: Load, names: Sequence[str]) -> None:
     }
     for name in names:
         victims[name].kill()
+    # Until the system has taken a process apart, its port takes requests.
+    while any(identity(victims[name].pid) for name in names):
+        time.sleep(0.001)
     load.killed_at = time.monotonic()
 
 
