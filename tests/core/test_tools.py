@@ -176,7 +176,7 @@ def test_the_tools_of_this_library_say_what_they_can_do():
     assert capable == {KeepsRuns: {"mlflow"}, KeepsDatasets: {"dvc"}, RebuildsData: {"feast"}}
     with pytest.raises(ToolError, match="'git' is not a tool that keeps runs; such tools: mlflow"):
         tool_for("git", KeepsRuns)
-    with pytest.raises(ToolError, match=r"No tool 'wandb' is installed; known: bentoml, dvc, feast, git, gto, mlflow"):
+    with pytest.raises(ToolError, match=r"'wandb' is installed; known: bentoml, dvc, feast, git, gto, k8s, mlflow"):
         tool_for("wandb", KeepsRuns)
 
 
