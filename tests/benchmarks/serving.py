@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 import httpx
@@ -30,7 +31,8 @@ from tests.benchmarks.measure import QUIET, ROOT, console, show
 
 SECONDS, CLIENTS, BATCHES = 4.0, (1, 16, 64), (1, 10, 100, 1000)
 NAMES: Any = [f"x{number}" for number in range(15)]
-ENVIRONMENT = {**os.environ, **QUIET, "OMP_NUM_THREADS": "1"}
+_PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # where MLflow looks for uvicorn
+ENVIRONMENT = {**os.environ, **QUIET, "OMP_NUM_THREADS": "1", "PATH": _PATH}
 Cpu = Callable[[], float]
 
 
@@ -41,12 +43,15 @@ def run(rounds: int | None = None) -> dict[str, Any]:
         for kind in ("numbers", "pipeline"):
             place = Path(folder, kind)
             rows = _model(place)
-            bodies = {count: _body(place, rows, count) for count in BATCHES}
+            bodies = {
+                field: {count: _body(place, rows, count, field) for count in BATCHES} for field in _FIELDS.values()
+            }
             results: dict[str, list[dict[str, Any]]] = {}
             for _ in range(rounds or 2):
                 for name, server in _servers().items():
                     with server(place) as (url, cpu):
-                        results.setdefault(name, []).append(_measured(name, url, cpu, bodies))
+                        field = _FIELDS[urlsplit(url).path]
+                        results.setdefault(name, []).append(_measured(name, url, cpu, bodies[field]))
             found[kind] = _compared(kind, results)
     return found
 
@@ -95,9 +100,9 @@ def _load(url: str, body: Path, clients: int, seconds: float) -> dict[str, float
     return json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout)
 
 
-def _body(place: Path, rows: pd.DataFrame, count: int) -> Path:
-    path = place / f"body{count}.json"
-    path.write_text(json.dumps({"rows": rows.head(count).to_dict("records")}))
+def _body(place: Path, rows: pd.DataFrame, count: int, field: str) -> Path:
+    path = place / f"{field}{count}.json"
+    path.write_text(json.dumps({field: rows.head(count).to_dict("records")}))
     return path
 
 
@@ -161,18 +166,24 @@ def _servers() -> dict[str, Callable[[Path], Any]]:
     if importlib.util.find_spec("litserve"):
         commands["LitServe"] = lambda port: [*python, "tests.benchmarks.raw_litserve", str(port)]
     raw = {name: lambda place, command=command: _raw(place, command) for name, command in commands.items()}
-    return {"dagster-mlops": _ours, **raw}
+    return {"dagster-mlops": _ours, **raw, "mlflow models serve": _mlflow}
+
+
+def _mlflow(place: Path) -> Any:
+    flags = ["--env-manager", "local", "--model-uri", (place / "model_folder").read_text()]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", *flags, "--port"]
+    return _raw(place, lambda port: [*command, str(port)], "/invocations")
 
 
 @contextmanager
-def _raw(place: Path, command: Callable[[int], list[str]]) -> Iterator[tuple[str, Cpu]]:
+def _raw(place: Path, command: Callable[[int], list[str]], route: str = "/predict") -> Iterator[tuple[str, Cpu]]:
     port = free_port()
     environment = {**ENVIRONMENT, "RAW_MODEL": (place / "model_folder").read_text(), "BENTOML_HOME": str(place / "raw")}
     server = subprocess.Popen(
         command(port), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     root = psutil.Process(server.pid)
-    url = f"http://127.0.0.1:{port}/predict"
+    url = f"http://127.0.0.1:{port}{route}"
     try:
         _await(url, place)
         yield url, lambda: sum(sum(one.cpu_times()[:2]) for one in (root, *root.children(recursive=True)))
@@ -215,7 +226,8 @@ def _ours(place: Path) -> Iterator[tuple[str, Cpu]]:
 def _await(url: str, place: Path) -> None:
     for _ in range(600):
         try:
-            if httpx.post(url, content=(place / "body1.json").read_bytes(), headers=_JSON).status_code == 200:
+            body = place / f"{_FIELDS[urlsplit(url).path]}1.json"
+            if httpx.post(url, content=body.read_bytes(), headers=_JSON).status_code == 200:
                 return
         except httpx.HTTPError:
             pass
@@ -224,3 +236,4 @@ def _await(url: str, place: Path) -> None:
 
 
 _JSON = {"content-type": "application/json"}
+_FIELDS = {"/predict": "rows", "/invocations": "dataframe_records"}
