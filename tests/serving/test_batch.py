@@ -155,7 +155,7 @@ def test_the_log_has_each_row_once_also_after_a_kill_between_chunks(world, monke
     assert PredictionLog.read(world.log).groupby("model_version").size().to_dict() == {"1": 50, "2": 50}
 
 
-@pytest.mark.parametrize("logged", [True, False])
+@pytest.mark.parametrize("logged", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_prediction_of_a_batch_is_traced_to_its_model_and_rows(world, logged):
     day = "2026-03-01" if logged else "2026-03-02"
     world.score(day, prediction_log=world.log if logged else None)
@@ -172,6 +172,7 @@ def test_a_prediction_of_a_batch_is_traced_to_its_model_and_rows(world, logged):
         assert prediction.inputs["wind"] == table(day).wind[7] and prediction.dagster_partition == day
 
 
+@pytest.mark.thorough
 def test_without_a_key_ids_follow_from_the_content_in_any_order(world):
     world.change = lambda frame: pd.concat([frame, frame.head(3)])
     frame = world.frame(key=())
@@ -187,13 +188,21 @@ def test_without_a_key_ids_follow_from_the_content_in_any_order(world):
     ("change", "reason"),
     [
         (lambda f: f.assign(hour=f.hour + 0.5), r"Expected `int`, got `float` - at `\$\[\d\].hour`"),
-        (lambda f: f.assign(hour=f.hour.astype(object).where(f.hour < 0, 2**70)), "rows from number 0 on do not fit"),
-        (lambda f: f.assign(wind=f.wind.astype(str)), "Expected `float.*`, got `str`"),
-        (lambda f: f.drop(columns="wind"), "lack feature.s. wind"),
         (lambda f: f.assign(flight=1), "49 of 50 rows have no flight of their own"),
-        (lambda f: f.assign(flight=f.flight.where(f.flight > 0)), "1 of 50 rows"),
-        (lambda f: f.assign(wind=math.nan), "refuses rows: ValueError"),
-        (lambda f: f.drop(columns="flight"), "no column 'flight'"),
+        *(
+            pytest.param(*case, marks=pytest.mark.thorough)
+            for case in (
+                (
+                    lambda f: f.assign(hour=f.hour.astype(object).where(f.hour < 0, 2**70)),
+                    "from number 0 on do not fit",
+                ),
+                (lambda f: f.assign(wind=f.wind.astype(str)), "Expected `float.*`, got `str`"),
+                (lambda f: f.drop(columns="wind"), "lack feature.s. wind"),
+                (lambda f: f.assign(flight=f.flight.where(f.flight > 0)), "1 of 50 rows"),
+                (lambda f: f.assign(wind=math.nan), "refuses rows: ValueError"),
+                (lambda f: f.drop(columns="flight"), "no column 'flight'"),
+            )
+        ),
     ],
 )
 def test_rows_that_do_not_fit_are_refused_and_nothing_is_stored(world, change, reason):
@@ -202,6 +211,7 @@ def test_rows_that_do_not_fit_are_refused_and_nothing_is_stored(world, change, r
         world.score()
 
 
+@pytest.mark.thorough
 def test_private_features_are_not_logged_and_a_share_is(world):
     rules = LogRules(private={"wind": "drop"}, share=0.5)
     world.score(prediction_log=world.log, log_rules=rules)
@@ -211,6 +221,7 @@ def test_private_features_are_not_logged_and_a_share_is(world):
     assert len(PredictionLog.read(world.log)) == len(logged)
 
 
+@pytest.mark.thorough
 def test_a_batch_in_yaml_is_the_factorys():
     with create_defs_folder_sandbox() as sandbox:
         path = sandbox.scaffold_component(

@@ -91,7 +91,7 @@ def test_a_run_once_more_and_a_rotation_between_change_nothing(world):
     assert third.flight.tolist().count("a") == 2 and 2**70 in third.flight.tolist()
 
 
-@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize("place", [pytest.param("before", marks=pytest.mark.thorough), "after"])
 def test_a_kill_around_the_write_of_the_cursor_loses_and_repeats_no_row(world, monkeypatch, place):
     world.predict("a")
     world.run()
@@ -110,6 +110,7 @@ def test_a_kill_around_the_write_of_the_cursor_loses_and_repeats_no_row(world, m
     assert sorted(frame.flight) == ["a", "b"]
 
 
+@pytest.mark.thorough
 def test_what_was_read_stays_when_the_log_is_removed_until_it_is_too_old(world):
     world.predict("a")
     world.run()
@@ -122,6 +123,7 @@ def test_what_was_read_stays_when_the_log_is_removed_until_it_is_too_old(world):
     assert frame.empty and metadata["labelled"] == 0
 
 
+@pytest.mark.thorough
 def test_other_options_begin_anew_and_one_deployment_may_be_chosen(world):
     for number in range(3):
         world.predict(number, deployment=f"d/{number}")
@@ -131,6 +133,7 @@ def test_other_options_begin_anew_and_one_deployment_may_be_chosen(world):
     assert frame.flight.tolist() == [1] and "trace_id" not in frame and metadata["new_predictions"] == 1
 
 
+@pytest.mark.thorough
 def test_rows_of_others_beyond_one_step_along_the_log_are_passed(world, monkeypatch):
     monkeypatch.setattr(logged_rows, "_MOST", 2)
     world.predict(*range(5), deployment="d/0")
@@ -151,6 +154,7 @@ def test_a_partition_has_the_predictions_of_its_window(world):
     assert not (world.root / "serving" / "feedback").exists()
 
 
+@pytest.mark.thorough
 def test_an_empty_log_and_labels_too_late_are_counted(world):
     frame, metadata = world.run()
     assert frame.empty and metadata["labelled"] == 0
@@ -159,6 +163,7 @@ def test_an_empty_log_and_labels_too_late_are_counted(world):
     assert metadata["never_labelled"] == 1 and metadata["awaited"] == 0
 
 
+@pytest.mark.thorough
 def test_losses_of_the_log_are_counted(world, monkeypatch):
     world.predict("a")
     text = f'{{"rows":7,"since":"{TODAY}T00:00:00+00:00","until":"{TODAY}T00:00:01+00:00","deployment":"d/1"}}\n'
@@ -169,6 +174,7 @@ def test_losses_of_the_log_are_counted(world, monkeypatch):
     assert world.run(partitions_def=days, partition="2026-01-02")[1]["lost_predictions"] == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -184,6 +190,7 @@ def test_a_misspelt_column_is_named(world, options, reason):
         world.run(**options)
 
 
+@pytest.mark.thorough
 def test_keys_of_two_types_are_an_error(world):
     world.predict("7")
     world.arrive((7, True))
