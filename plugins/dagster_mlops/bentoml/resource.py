@@ -147,8 +147,9 @@ class BentomlResource(LoadsModels):
             place = mask_credentials(self.tracking_uri)
             raise DeploymentError(f"{model_uri} cannot be loaded from {place}: {error}") from error
         golden = score_golden(model, model_uri, frame, rows)
-        facts = json.loads(facts_file(package).read_text())
-        return with_entities(golden, facts["lookup"], model, frame) if facts.get("lookup") else golden
+        file = facts_file(package)
+        lookup = json.loads(file.read_text()).get("lookup") if file.exists() else None
+        return with_entities(golden, lookup, model, frame) if lookup else golden
 
     def alias_version(self, model_name: str, alias: str) -> str | None:
         """The version that the registry's alias is on; see :class:`dagster_mlops.serving.Packages`."""
