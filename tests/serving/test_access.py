@@ -13,7 +13,9 @@ from cryptography.x509.oid import NameOID
 
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import Access, processes, repair, rollback, status, stop
+from dagster_mlops.serving import Access, envoy, processes, repair, rollback, status, stop
+from dagster_mlops.serving.envoy_config import Backend, Trial
+from dagster_mlops.serving.state import load_all
 from tests.support.certificates import certificate
 from tests.support.small_packages import Deployment
 
@@ -100,6 +102,19 @@ def guarded(tmp_path_factory):
     deployment.roll_out("2")
     yield deployment
     stop(deployment.state_dir)
+
+
+@pytest.mark.thorough
+def test_a_trial_asks_for_tokens_and_readiness_does_not(guarded):
+    [state] = [state for state in load_all(guarded.state_dir) if state.phase == "live"]
+    live = Backend(state.id, state.ports, state.readiness, state.probe)
+    standby = Backend("standby", state.ports, state.readiness, "secret")
+    try:
+        envoy.route(guarded.state_dir, live, standby, Trial("/predict", share=1.0), tokens=(TOKEN,))
+        until(lambda: guarded.send().headers.get("x-deployment") == "standby")
+        assert guarded.code("", "/readyz") == 200 and guarded.code("") == 401
+    finally:
+        repair(guarded.state_dir)
 
 
 def written(token: str, path: Path) -> bool:
