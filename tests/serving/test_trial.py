@@ -37,13 +37,16 @@ def deployment(tmp_path):
 
 
 @contextmanager
-def requests(deployment: Deployment):
-    """Four clients without a pause; yields the counts of (status, deployment), which is (0, "") without an answer."""
+def requests(deployment: Deployment, patience: float = 60):
+    """Four clients without a pause; yields the counts of (status, deployment), which is (0, "") without an answer.
+
+    They hang up after `patience` seconds.
+    """
     over, answers = threading.Event(), Counter()
 
     def ask(seed: int) -> None:
         draw = random.Random(seed)
-        with httpx.Client(base_url=deployment.url, trust_env=False, timeout=60) as client:
+        with httpx.Client(base_url=deployment.url, trust_env=False, timeout=patience) as client:
             while not over.is_set():
                 body = {"rows": [{"x": draw.random() * 100}]}
                 try:
@@ -109,6 +112,14 @@ def test_a_canary_that_crashes_goes_back_and_is_not_tried_again(deployment):
     assert "small:2.0 was refused in" in outcomes["canary"] and "worse by its errors" in outcomes["canary"]
     with requests(deployment), pytest.raises(DeploymentError, match="went back"):  # another option is another trial
         deployment.roll_out("2.0", **{**faulty, "trials": [Canary(look_seconds=0.2, slowdown=None)]})
+
+
+@pytest.mark.thorough
+def test_a_canary_that_hangs_goes_back_although_clients_hang_up_before_the_timeout(deployment):
+    error = pytest.raises(DeploymentError, match="its canary went back: the canary is worse by its errors")
+    with requests(deployment, patience=0.5) as answers, error:
+        deployment.roll_out("2.0", environment=fault(hang=0.2), trials=[CANARY])
+    assert answers[0, ""] < 60 and not {code for code, _ in answers} - {200, 0, "ready"}
 
 
 def test_a_shadow_answers_no_client_and_its_rows_are_in_a_log_of_their_own(deployment):

@@ -2,7 +2,8 @@
 
 A row may ask for ``seconds`` before it is answered. Answers name the headers of the request. `SIGTERM` ends the server
 once it has answered what it has begun. ``SMALL_FAULT`` is a JSON object: the share of the inputs on which it answers
-500 (``crash``) or predicts another value (``wrong``), and seconds that each request takes more (``slow``).
+500 (``crash``), predicts another value (``wrong``) or does not answer for a minute (``hang``), and seconds that each
+request takes more (``slow``).
 """
 
 import json
@@ -38,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         rows = json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"]
         start = time.perf_counter()
-        time.sleep(max(row.get("seconds", 0) for row in rows) + FAULT.get("slow", 0))
+        time.sleep(max(row.get("seconds", 0) for row in rows) + FAULT.get("slow", 0) + 60 * has("hang", rows))
         if has("crash", rows):
             return self._answer(500, {"error": "crash"})
         outputs = [FACTOR * row["x"] + has("wrong", rows) for row in rows]

@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = ("request_id", "timestamp", "deployment", "seconds", "output")
-_COUNTERS = {"requests": "upstream_rq_completed", "refused": "upstream_rq_4xx", "failed": "upstream_rq_5xx"}
+_COUNTERS = {
+    "answers": "upstream_rq_completed",
+    "refused": "upstream_rq_4xx",
+    "failed": "upstream_rq_5xx",
+    # Envoy closes the connection, or gives it up, of a request that times out, or whose client has hung up. The latter
+    # is in none of the counters of answers.
+    "closed": "upstream_cx_destroy_local_with_active_rq",
+    "unsent": "upstream_rq_cancelled",
+    "timeouts": "upstream_rq_timeout",
+}
 
 
 def run_trial(
@@ -53,7 +62,8 @@ def run_trial(
 class EnvoyTraffic:
     """Requests for predictions: as Envoy shares them out and counts them, and as the prediction log has the answers.
 
-    A failed request is one that was answered with 400 or more: whatever clients do wrong, both deployments get alike.
+    A failed request is one that was answered with 400 or more, or whose client hung up before the answer: whatever
+    clients do wrong, both deployments get alike. A mirrored one has no client, so there only answers count.
     Of the rows of one request the first counts, because the others are where they are by no chance of their own.
     """
 
@@ -121,7 +131,8 @@ class EnvoyTraffic:
             by_stat = envoy.counters(self._target.state_dir, f"{state.id}{TRIAL}", "|".join(_COUNTERS.values()))
             values = {name: by_stat.get(f"{cluster}.{stat}", 0) for name, stat in _COUNTERS.items()}
             growth = counters.growth(values) if by_stat else dict.fromkeys(_COUNTERS, 0)
-            arms.append((growth["requests"], growth["refused"] + growth["failed"]))
+            left = 0 if self._trial.mirrored else max(0, growth["closed"] + growth["unsent"] - growth["timeouts"])
+            arms.append((growth["answers"] + left, growth["refused"] + growth["failed"] + left))
         return arms
 
     def _rows(self) -> "Iterator[pd.DataFrame]":
