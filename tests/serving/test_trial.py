@@ -1,5 +1,6 @@
 """Canaries and shadows behind a real Envoy, under traffic, with servers that have a fault."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -22,6 +23,7 @@ from dagster_mlops.serving import Canary, PredictionLog, Shadow, deployment_asse
 from dagster_mlops.serving.processes import marked
 from dagster_mlops.serving.runtime.predictions import SHADOW
 from dagster_mlops.serving.state import load_all
+from dagster_mlops.serving.trial_fields import CanaryFields, ShadowFields
 from tests.support.small_packages import Deployment, SmallPackages
 
 CANARY = Canary(look_seconds=0.3, steps=(0.1, 0.5), slowdown=None)
@@ -112,6 +114,18 @@ def test_a_canary_that_crashes_goes_back_and_is_not_tried_again(deployment):
     assert "small:2.0 was refused in" in outcomes["canary"] and "worse by its errors" in outcomes["canary"]
     with requests(deployment), pytest.raises(DeploymentError, match="went back"):  # another option is another trial
         deployment.roll_out("2.0", **{**faulty, "trials": [Canary(look_seconds=0.2, slowdown=None)]})
+
+
+@pytest.mark.thorough
+def test_what_was_worse_than_one_package_is_tried_again_beside_another(deployment):
+    faulty = {"environment": fault(crash=0.2), "trials": [CANARY]}
+    with requests(deployment):
+        with pytest.raises(DeploymentError, match="went back"):
+            deployment.roll_out("2.0", **faulty)
+        assert deployment.roll_out("2.0", **faulty)[0].record.package == "small:2"
+        deployment.roll_out("2.00")
+        with pytest.raises(DeploymentError, match="went back"):
+            deployment.roll_out("2.0", **faulty)
 
 
 @pytest.mark.thorough
@@ -207,6 +221,28 @@ def test_without_traffic_a_trial_ends_when_its_time_is_up_and_may_be_tried_again
     for _ in range(2):
         with pytest.raises(DeploymentError, match=r"undecided after 0 requests .* the canary has no requests"):
             deployment.roll_out("2.0", trials=[options])
+
+
+# Dagster's own call, in resolve_from_yaml.
+@pytest.mark.filterwarnings("ignore:`parse_obj_as` is deprecated")
+def test_options_in_yaml_are_those_in_python_and_null_leaves_a_kind_out():
+    def canary(text: str) -> Canary:
+        return CanaryFields.resolve_from_yaml(text).canary()
+
+    def shadow(text: str) -> Shadow:
+        return ShadowFields.resolve_from_yaml(text).shadow()
+
+    for read, options in ((canary, Canary), (shadow, Shadow)):
+        assert read("{}") == options()
+        assert read(json.dumps(dataclasses.asdict(options()))) == options(), "YAML has each option"
+        assert read("slowdown: null") == options(slowdown=None)
+    assert canary("{output_shift: null, steps: [0.2]}") == Canary(output_shift=None, steps=(0.2,))
+    for wrong in ("steps: 0.5", "steps: [-0.1]", "steps: [a]", "step: [0.1]", "max_requests: 0", "slowdown: a", "true"):
+        with pytest.raises((ValueError, dg.DagsterError)):
+            canary(wrong)
+    for useless in ("steps: []", "steps: [0.5, 0.1]", "steps: [1]", "max_requests: 100", "error_rate: true"):
+        with pytest.raises(dg.DagsterInvalidDefinitionError, match=useless.partition(":")[0]):
+            canary(useless)
 
 
 class _Packages(SmallPackages):

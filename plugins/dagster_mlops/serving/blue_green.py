@@ -65,9 +65,10 @@ class Plan:
         )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
-    def refusal(self, trial: Canary | Shadow) -> str:
-        """A hash of the deployment and the trial: what it did not stand once, it is not put to again."""
-        return hashlib.sha256(f"{self.fingerprint} {trial!r}".encode()).hexdigest()[:12]
+    def refusal(self, trial: Canary | Shadow, baseline: DeploymentState) -> str:
+        """A hash of the deployment, the trial and the live package: what it did not stand, it is not put to again."""
+        text = f"{self.fingerprint} {trial!r} {baseline.record.package}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def without_trials(self, reason: str) -> None:
         """Report that there was none."""
@@ -128,7 +129,7 @@ def _roll_out(plan: Plan, current: DeploymentState | None, log: Logger) -> tuple
         plan.without_trials(f"{plan.package.tag} was rolled back and stays so.")
         return current, False
     tried = _beside(current, plan, log)
-    if tried and (refused := _refused(plan)):
+    if tried and (refused := _refused(plan, tried)):
         reason = f"{plan.package.tag} was refused in {refused.id} and stays so: {refused.error}"
         file = state_file(target.state_dir, refused.id)
         log.warning(f"{reason}. Build another package, or change a trial; or remove {file}.")
@@ -165,8 +166,8 @@ def _beside(current: DeploymentState | None, plan: Plan, log: Logger) -> Deploym
     return current
 
 
-def _refused(plan: Plan) -> DeploymentState | None:
-    refusals = {plan.refusal(trial) for trial in plan.trials}
+def _refused(plan: Plan, current: DeploymentState) -> DeploymentState | None:
+    refusals = {plan.refusal(trial, current) for trial in plan.trials}
     return next((state for state in load_all(plan.target.state_dir) if state.refusal in refusals), None)
 
 
@@ -186,7 +187,7 @@ def _stand_trials(plan: Plan, new: DeploymentState, *, current: DeploymentState,
         assert verdict  # there was a look, or an error
         if verdict.value == BACK:
             # One that was not decided may be tried again.
-            refusal = plan.refusal(trial) if verdict.against >= 1 / trial.error_rate else ""
+            refusal = plan.refusal(trial, current) if verdict.against >= 1 / trial.error_rate else ""
             new.save(refusal=refusal)
             raise DeploymentError(f"its {trial.kind} went back: {verdict.reason}.")
     return new
