@@ -2,6 +2,7 @@
 
 import base64
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -52,9 +53,11 @@ ROW: dict[str, Any] = {
 }
 
 
-def reader(*names: str, params: ParamSchema | None = None, most_rows: int = 1000) -> tuple[Features, RequestReader]:
+def reader(
+    *names: str, params: ParamSchema | None = None, most_rows: int = 1000, most_bytes: int = 2**24
+) -> tuple[Features, RequestReader]:
     features = Features(Schema([COLUMNS[name] for name in names or COLUMNS]))
-    return features, RequestReader(features, params, most_rows=most_rows)
+    return features, RequestReader(features, params, most_rows=most_rows, most_bytes=most_bytes)
 
 
 def asked(body: Any, *names: str, **options: Any) -> Any:
@@ -198,9 +201,58 @@ def test_rows_in_arrow_are_the_rows_in_json():
     assert features.names[0] == "small"
 
 
-def in_arrow(table: pa.Table) -> bytes:
+def many_of_one(value: Any, kind: Any = None) -> dict[str, Any]:
+    """Columns of 1000 rows that share a value of a column, in each way that Arrow has for it."""
+    one, zeros = pa.array([value], kind), pa.array([0] * 1000, pa.int32())
+    ends = pa.RunEndEncodedArray.from_arrays(pa.array([1000], pa.int32()), one)
+    columns = {"dictionary": pa.DictionaryArray.from_arrays(zeros, one), "run ends": ends}
+    if pa.types.is_string(one.type):
+        columns["view"] = pa.array([value] * 1000, pa.string_view())
+    lengths = pa.array([1] * 1000, pa.int32())
+    columns["list view"] = pa.ListViewArray.from_arrays(zeros, lengths, one)
+    columns["dictionary in a list"] = pa.ListArray.from_arrays(
+        pa.array([*range(1001)], pa.int32()), pa.DictionaryArray.from_arrays(zeros, one)
+    )
+    return columns
+
+
+def test_an_arrow_body_is_refused_before_it_takes_more_memory_than_its_rows_may_have():
+    _, read = reader("carrier", most_bytes=100_000)
+    empty = {
+        "nulls": pa.FixedSizeListArray.from_arrays(pa.nulls(1_000_000), 1_000_000),
+        "bits": pa.array([[True] * 200_000]),
+        "records": pa.array([[{}] * 200_000], pa.list_(pa.struct([]))),
+        "keys": pa.array([[("a", None)] * 200_000], pa.map_(pa.string(), pa.null())),
+    }
+    for name, column in {**many_of_one("a" * 10_000), **empty}.items():
+        with pytest.raises(ValueError, match=r"more than 100,000 bytes|is not supported"):
+            pytest.fail(f"{name}: {len(read.arrow(in_arrow(pa.table({'carrier': column}))).values)} rows")
+    plain = pa.table({"carrier": ["AA"]})
+    for compression in ("lz4", "zstd"):
+        for table in (plain, pa.table({"carrier": plain["carrier"].dictionary_encode()})):
+            with pytest.raises(ValueError, match="must not be compressed"):
+                read.arrow(in_arrow(table, compression))
+    beside = pa.table({"carrier": ["AA"], "other": ["a" * 200_000], "views": pa.array(["a"], pa.string_view())})
+    assert read.arrow(in_arrow(beside)).values == [("AA",)], "what is no feature does not count"
+    frame = pd.DataFrame({"carrier": pd.Categorical(["AA", "UA", None, "AA"])})
+    assert read.arrow(in_arrow(pa.Table.from_pandas(frame))).values == [("AA",), ("UA",), (None,), ("AA",)]
+
+
+@pytest.mark.thorough
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_arrow_body_is_refused_or_read(data):
+    whole = in_arrow(pa.table({"carrier": pa.array(["AA", "UA"]).dictionary_encode(), "wind": [0.5, None]}))
+    body = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(ValueError):
+        assert len(reader("carrier", "wind")[1].arrow(bytes(body)).values) <= 1000
+
+
+def in_arrow(table: pa.Table, compression: str | None = None) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 

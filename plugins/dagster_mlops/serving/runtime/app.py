@@ -124,7 +124,8 @@ class PredictionApp:
         self._scoring = ScoringThread(score, self._write, joins=joins, threads=threads)
         keys = lookup.keys() if lookup else None
         self._lookups = Lookups(lookup, self._scorer.features) if lookup else None
-        reader = RequestReader(self._scorer.features, params, most_rows=self._limits.rows, keys=keys)
+        most = {"most_rows": self._limits.rows, "most_bytes": self._limits.body_bytes}
+        reader = RequestReader(self._scorer.features, params, keys=keys, **most)
         self._openapi = _encode(openapi(name, reader.kind))
         self._reader = reader  # last: from here on it answers
         return self._scorer

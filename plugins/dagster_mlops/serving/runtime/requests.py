@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from .arrow_rows import columns_of
 from .schema import Features, from_json, parameter_type, plain_type
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ class RequestReader:
         params: "ParamSchema | None",
         *,
         most_rows: int,
+        most_bytes: int = 16 * 2**20,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self._features, self._most_rows = features, most_rows
+        self._features, self._most_rows, self._most_bytes = features, most_rows, most_bytes
         some = msgspec.Meta(min_length=1, max_length=most_rows)
         fields: list[Any] = [
             ("rows", Annotated[list[features.row], some]),
@@ -102,15 +104,8 @@ class RequestReader:
         Raises:
             ValueError: as of :meth:`json`.
         """
-        import pyarrow as pa
-
-        try:
-            table = pa.ipc.open_stream(body).read_all()
-            table.validate(full=True)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"the body is not a stream of Arrow record batches: {error}") from None
-        if not 0 < table.num_rows <= self._most_rows:
-            raise ValueError(f"there are {table.num_rows:,} rows; send 1 to {self._most_rows:,}.")
+        names = {*self._features.names, "request_id"}
+        table = columns_of(body, names, most_rows=self._most_rows, most_bytes=self._most_bytes)
         rows = self._features.rows_of_table(table)
         ids = table["request_id"].to_pylist() if "request_id" in table.column_names else None
         return Request(self._features.values(rows), _logged(rows), ids)
