@@ -250,6 +250,24 @@ def test_clients_that_are_slow_or_many_are_refused_and_the_others_served(behavio
     asyncio.run(run())
 
 
+def test_large_bodies_are_limited_until_they_are_answered_and_small_ones_go_on(behaviour):
+    app = app_of(Wrapped(behaviour), held_bytes=700_000)
+    large = json.dumps(rows(-3.0)).encode() + b" " * 300_000
+
+    async def run() -> None:
+        first = [asyncio.create_task(ask(app, large)) for _ in range(2)]
+        while len(behaviour.calls) < 5:
+            await asyncio.sleep(0.01)
+        assert (await ask(app, large))[0] == 429
+        small = asyncio.create_task(ask(app, rows(1.0)))
+        await asyncio.sleep(0.05)
+        behaviour.gate.set()
+        assert [status for status, _ in await asyncio.gather(*first, small)] == [200] * 3
+        assert (await ask(app, large))[0] == 200
+
+    asyncio.run(run())
+
+
 def test_a_full_disk_is_a_refusal(behaviour, tmp_path):
     class Full(PredictionLog):
         def write_all(self, requests: Any) -> None:

@@ -46,8 +46,8 @@ class Limits:
     """Of one request."""
     waiting: int = 1024
     """Requests that wait for the model."""
-    held_bytes: int = 256 * 2**20
-    """Of all bodies that are being read."""
+    held_bytes: int = 128 * 2**20
+    """Of all bodies until they are answered. Those of 256 KiB or less are always taken; their number is limited."""
     threads: int = 1
     """That score. More help a model that waits, or computes outside of Python; it must then be safe in threads."""
 
@@ -88,6 +88,7 @@ class PredictionApp:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._waiting = self._held = 0
+        self._reading = asyncio.Lock()
         self._reader: RequestReader | None = None
 
     def serve(
@@ -204,14 +205,26 @@ class PredictionApp:
         if b"content-encoding" in sent:
             raise Refusal(415, "the body must not be compressed")
         body = await self._body(sent, receive)
+        try:
+            return await self._answer_to(body, kind, sent, request_id, start)
+        finally:
+            self._held -= len(body)
+
+    async def _answer_to(
+        self, body: bytes, kind: str, sent: dict[bytes, bytes], request_id: str, start: float
+    ) -> tuple[Request, dict[str, Any]]:
         assert self._reader is not None
         read = self._reader.json if kind == JSON else self._reader.arrow
         try:
-            request = await asyncio.to_thread(read, body) if len(body) > _LARGE else read(body)
+            if len(body) > _LARGE or kind == ARROW:
+                # One at a time: they would not be read faster together, and take much memory meanwhile.
+                async with self._reading:
+                    request = await asyncio.to_thread(read, body)
+            else:
+                request = read(body)
             ids = ids_of_rows(request_id, request.entities or request.values, request.ids)
         except ValueError as error:
             raise Refusal(400, error) from None
-        del body
         end = asyncio.get_running_loop().time() + self._limits.timeout
         if request.entities:
             request = await self._looked_up(request, request.entities, end)
@@ -298,14 +311,15 @@ class PredictionApp:
                     parts.append(part)
                     if size > limits.body_bytes:
                         raise too_large
-                    if self._held > limits.held_bytes:
-                        raise Refusal(429, "too many bodies are being read; try again")
+                    if size > _LARGE and self._held > limits.held_bytes:
+                        raise Refusal(429, "too many large requests are being answered; try again")
                     if not message.get("more_body"):
                         return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError:
-            raise Refusal(408, f"the body took longer than {limits.body_timeout:g} s") from None
-        finally:
+        except BaseException as error:
             self._held -= size
+            if isinstance(error, TimeoutError):
+                raise Refusal(408, f"the body took longer than {limits.body_timeout:g} s") from None
+            raise
 
 
 @dataclass(frozen=True, slots=True)
