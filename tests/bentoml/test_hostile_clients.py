@@ -134,7 +134,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
         f"number {value[:12]}": (feature(value), JSON)
         for value in (
             "NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 400, "9" * 100_000, "0x10", "1_000", "01", "+1",
-            ".5", "true", '"7"', "[]", "{}", "1" + "0" * 5000 + "e-5000",
+            ".5", "true", '"7"', "[]", "{}",
         )
     },
     **{
