@@ -80,6 +80,8 @@ def test_what_would_be_a_guess_is_refused():
         join_labels(frame, events.assign(landed=events["landed"].dt.tz_localize(None)), **join)
     with pytest.raises(MonitoringError, match="the labels have no column 'tail'"):
         join_labels(frame, events, **{**join, "label": "tail"})
+    with pytest.raises(MonitoringError, match=r"predictions have no column 'tail'[^\n]*\n.*send another key as the id"):
+        join_labels(frame, events, **{**join, "on": "tail"})
     with pytest.raises(MonitoringError, match=r"have columns \['late'\] already"):
         join_labels(frame.assign(late=True), events, **join)
     with pytest.raises(MonitoringError, match="has no time zone"):

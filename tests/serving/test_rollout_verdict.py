@@ -170,6 +170,11 @@ def test_a_baseline_without_traffic_is_not_a_comparison():
     assert "the baseline has no requests" in verdicts[-1].reason
 
 
+def test_a_canary_within_its_grace_says_how_much_of_it_is_left():
+    [*_, verdict] = _rollout(*[Batch(_good(), _good(), seconds=1)] * 2, options=Canary(grace=5 * _good().requests))
+    assert f"after the grace ({2 * _good().requests} of its {5 * _good().requests} requests so far)" in verdict.reason
+
+
 @pytest.mark.parametrize("bad", [math.nan, -3.0])
 def test_latencies_that_are_none_are_no_evidence_and_are_named(bad):
     arm = _good(latencies=[bad] * 100)

@@ -34,7 +34,7 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
       promoted: champion
       golden_set: golden_flights
       state_dir: state/serving
-      port: 3000
+      port: 8300
     ```
 
     The resource ``bentoml`` (a ``BentomlResource``) says which stores and which registry.
@@ -45,7 +45,7 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
         description="Key of a dataframe asset whose predictions must equal the registry model's."
     )
     state_dir: str = Field(description="Folder for deployment state, logs and predictions.")
-    port: int = Field(default=3000, description="Public port on 127.0.0.1.")
+    port: int = Field(default=8300, description="Public port on 127.0.0.1; 3000 is that of Dagster's UI.")
     access: AccessFields | None = Field(
         default=None, description="Address, TLS and tokens of the port; by default, loopback without either."
     )

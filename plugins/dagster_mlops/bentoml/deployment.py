@@ -14,13 +14,13 @@ def deployment_asset(
     bento: AssetLike,
     golden_set: AssetLike | dg.AssetIn,
     state_dir: str | Path,
-    port: int = 3000,
+    port: int = 8300,
     resource_key: str = "bentoml",
     **options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that serves the bento which the asset `bento` recorded, behind Envoy on ``127.0.0.1:port``.
 
-        deployment = deployment_asset(bento="bento", golden_set="training_set", state_dir="state/serving", port=3000)
+        deployment = deployment_asset(bento="bento", golden_set="training_set", state_dir="state/serving")
 
     Args:
         bento: A :func:`bento_asset`.

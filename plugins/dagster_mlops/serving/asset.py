@@ -40,7 +40,7 @@ def deployment_asset(
     golden_set: AssetLike | dg.AssetIn,
     state_dir: str | Path,
     resource_key: str,
-    port: int = 3000,
+    port: int = 8300,
     tolerance: float = 1e-9,
     golden_rows: int = 200,
     route: str = "",
@@ -69,7 +69,7 @@ def deployment_asset(
     healthy, replaces it when it died, and finishes or undoes what a killed run left.
 
         deployment = deployment_asset(
-            package="bento", golden_set="training_set", state_dir="state/serving", port=3000, resource_key="bentoml"
+            package="bento", golden_set="training_set", state_dir="state/serving", resource_key="bentoml"
         )
 
     Args:

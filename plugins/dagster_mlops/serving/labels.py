@@ -96,6 +96,13 @@ def join_labels(
 
 def _check(frame: "pd.DataFrame", columns: list[str], time: str, what: str) -> None:
     if missing := [name for name in columns if name not in frame.columns]:
-        raise MonitoringError(f"{what} have no column {', '.join(map(repr, missing))}, but {list(frame.columns)}.")
+        hint = (
+            "\nA log has features and request_id: let clients send another key as the id."
+            if time == "timestamp"
+            else ""
+        )
+        raise MonitoringError(
+            f"{what} have no column {', '.join(map(repr, missing))}, but {list(frame.columns)}.{hint}"
+        )
     if len(frame) and not isinstance(frame[time].dtype, pd.DatetimeTZDtype):
         raise MonitoringError(f"'{time}' of {what} is {frame[time].dtype}, and must be a time with a time zone.")

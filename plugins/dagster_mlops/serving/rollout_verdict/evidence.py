@@ -186,5 +186,9 @@ class Latency(Evidence):
     def missing(self) -> str:
         if self._scores:
             return ""
-        unreadable = f" ({sum(self._unreadable)} are not a number, or negative)" if any(self._unreadable) else ""
-        return f"there are no latencies of both deployments after the grace{unreadable}"
+        note = ""
+        if any(self._unreadable):
+            note = f" ({sum(self._unreadable)} are not a number, or negative)"
+        elif self._canary < self.grace:
+            note = f" ({self._canary} of its {self.grace} requests so far)"
+        return f"there are no latencies of both deployments after the grace{note}"
