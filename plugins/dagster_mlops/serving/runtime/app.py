@@ -46,7 +46,7 @@ class Limits:
     """Of one request."""
     waiting: int = 1024
     """Requests that wait for the model."""
-    held_bytes: int = 128 * 2**20
+    held_bytes: int = 64 * 2**20
     """Of all bodies until they are answered. Those of 256 KiB or less are always taken; their number is limited."""
     threads: int = 1
     """That score. More help a model that waits, or computes outside of Python; it must then be safe in threads."""
