@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from dagster_mlops.serving import batch_scoring
+from dagster_mlops.serving.batch import scoring as batch_scoring
 from tests.benchmarks.measure import show
 from tests.serving import test_batch
 

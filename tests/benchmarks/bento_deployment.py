@@ -14,8 +14,8 @@ from mlflow.pyfunc.model import PythonModel
 
 from dagster_mlops.bentoml import BentomlResource, bento_asset
 from dagster_mlops.provenance import ModelVersion, Package, Record
-from dagster_mlops.serving.blue_green import Plan
-from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local.blue_green import Plan
 from dagster_mlops.serving.packager import ServerSettings
 from tests.support.small_packages import Deployment
 

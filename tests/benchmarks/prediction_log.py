@@ -16,7 +16,7 @@ import httpx
 
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.serving.copies import PACKAGE, modules, write_copies
-from dagster_mlops.serving.processes import free_port
+from dagster_mlops.serving.local.processes import free_port
 from dagster_mlops.serving.runtime import PredictionLog
 from tests.benchmarks.measure import ROOT, console, show
 

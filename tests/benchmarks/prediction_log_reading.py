@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dagster_mlops.serving.runtime import PredictionLog, rotation
-from dagster_mlops.serving.runtime.log_folder import Part
-from dagster_mlops.serving.runtime.row_tables import MODEL, with_forms
+from dagster_mlops.serving.runtime import PredictionLog
+from dagster_mlops.serving.runtime.log import rotation
+from dagster_mlops.serving.runtime.log.folder import Part
+from dagster_mlops.serving.runtime.log.row_tables import MODEL, with_forms
 from tests.benchmarks.measure import console, show
 
 ROWS, PER_CALL = 200_000, 1000

@@ -26,7 +26,7 @@ import psutil
 from dagster_mlops.bentoml import BentomlResource, bento_asset, deployment_asset
 from dagster_mlops.provenance import ModelVersion
 from dagster_mlops.serving import stop
-from dagster_mlops.serving.processes import free_port, marked
+from dagster_mlops.serving.local.processes import free_port, marked
 from tests.benchmarks.measure import QUIET, ROOT, console, show
 
 SECONDS, CLIENTS, BATCHES = 4.0, (1, 16, 64), (1, 10, 100, 1000)

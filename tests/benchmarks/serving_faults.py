@@ -22,8 +22,9 @@ from typing import Any
 import httpx
 
 from dagster_mlops.core.processes import identity
-from dagster_mlops.serving import PredictionLog, processes, repair, rollback, status, stop
-from dagster_mlops.serving.state import load_all
+from dagster_mlops.serving import PredictionLog, repair, rollback, status, stop
+from dagster_mlops.serving.local import processes
+from dagster_mlops.serving.local.state import load_all
 from tests.benchmarks.bento_deployment import HANG, BentoDeployment
 from tests.benchmarks.measure import ROOT, console, show
 from tests.support.small_packages import Deployment

@@ -38,9 +38,9 @@ from dagster_mlops.provenance import (
     Ref,
 )
 from dagster_mlops.serving import status, stop
-from dagster_mlops.serving.processes import free_port, marked
+from dagster_mlops.serving.local.processes import free_port, marked
+from dagster_mlops.serving.local.state import load, load_all, lock, state_file
 from dagster_mlops.serving.runtime import RowTooLarge, records_of
-from dagster_mlops.serving.state import load, load_all, lock, state_file
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings
 from tests.support.certificates import certificate

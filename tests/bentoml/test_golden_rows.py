@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.errors import DagsterMlopsError, DeploymentError
 from dagster_mlops.evaluation.predictions import predict
-from dagster_mlops.serving.golden_set import Golden, score_golden
+from dagster_mlops.serving.golden.golden_set import Golden, score_golden
 from tests.support import known_warnings
 from tests.support.http_servers import QuietHandler, QuietServer, serving
 
@@ -48,7 +48,7 @@ def message(status: int, expected: Sequence[float] = (0.0, *[0.123456] * 6), alo
         httpx.Client(base_url=server.url, trust_env=False) as client,
         pytest.raises(DeploymentError) as refusal,
     ):
-        golden.compare_by(client, STATE, tolerance=0.01)
+        golden.compare(client, STATE, tolerance=0.01)
     return str(refusal.value)
 
 

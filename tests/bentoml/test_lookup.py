@@ -16,7 +16,7 @@ from dagster_mlops.bentoml import BentomlResource, bento_asset, deployment_asset
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import ModelVersion, Package
 from dagster_mlops.serving import PredictionLog, stop
-from dagster_mlops.serving.processes import free_port, marked
+from dagster_mlops.serving.local.processes import free_port, marked
 from tests.feast.test_lookup import Rides
 from tests.support import known_warnings
 

@@ -15,7 +15,7 @@ from dagster_mlops.core.masked_errors import masked_error
 from dagster_mlops.errors import ToolError
 from dagster_mlops.monitoring.checks import saved_report
 from dagster_mlops.provenance import Faulty, Inaccessible
-from dagster_mlops.serving.processes import tail
+from dagster_mlops.serving.local.processes import tail
 
 PASSWORD = "Zq7xK2mN"
 TEXT = "host=db password=" + PASSWORD

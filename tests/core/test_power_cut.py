@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from dagster_mlops.serving import PredictionLog
-from dagster_mlops.serving.runtime.synced_file import SyncedFile
+from dagster_mlops.serving.runtime.log.synced_file import SyncedFile
 
 WATCH = """
 import os, sys
@@ -79,7 +79,7 @@ def test_each_step_of_a_deployment_is_on_the_disk_before_the_next(tmp_path):
     code = """
         import dataclasses
         from dagster_mlops.provenance import Deployment
-        from dagster_mlops.serving.state import DeploymentState
+        from dagster_mlops.serving.local.state import DeploymentState
         record = Deployment(
             tool="bentoml", name="d", id="d-1", package="p:1", model_name="m", model_version="1", url="", started="",
             state_dir=str(folder), prediction_log="", traffic=0.0,

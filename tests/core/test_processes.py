@@ -12,8 +12,8 @@ import pytest
 from dagster_mlops.core.processes import identity
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Deployment
-from dagster_mlops.serving import processes, supervision
-from dagster_mlops.serving.state import DeploymentState, load, state_file
+from dagster_mlops.serving.local import processes, supervision
+from dagster_mlops.serving.local.state import DeploymentState, load, state_file
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 

@@ -19,8 +19,8 @@ from mlflow.models import infer_signature
 from dagster_mlops.errors import DeploymentError, FeatureError
 from dagster_mlops.feast import FeastResource, OnlineLookup
 from dagster_mlops.serving import PredictionLog
-from dagster_mlops.serving.golden_entities import with_entities
-from dagster_mlops.serving.golden_set import Golden, score_golden
+from dagster_mlops.serving.golden.entities import with_entities
+from dagster_mlops.serving.golden.golden_set import Golden, score_golden
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from dagster_mlops.serving.runtime.lookup import Lookups
 from tests.support import known_warnings
@@ -218,7 +218,7 @@ def compare(app: PredictionApp, rows: Golden) -> float:
 
     with serving(QuietServer(Handler)) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
         state = cast("Any", SimpleNamespace(route="/predict", rows_field="rows", probe="p"))
-        return rows.compare_by(client, state, tolerance=1e-9)
+        return rows.compare(client, state, tolerance=1e-9)
 
 
 def test_golden_entities_agree_and_a_fault_of_the_lookup_is_found(rides, model, monkeypatch):

@@ -25,7 +25,7 @@ from dagster_mlops.mlflow_serving.scoring_app import scoring_app
 from dagster_mlops.mlflow_serving.tool import MlflowServingTool
 from dagster_mlops.provenance import Accessible, Deleted, Deployment, Faulty, Inaccessible, ModelVersion, Package, Ref
 from dagster_mlops.serving import PredictionLog, ServerSettings, deployment_asset, deployment_health_check, status, stop
-from dagster_mlops.serving.processes import free_port
+from dagster_mlops.serving.local.processes import free_port
 from dagster_mlops.serving.runtime import records_of
 from dagster_mlops.testing import check_packager
 from tests.support import known_warnings

@@ -33,7 +33,7 @@ from dagster_mlops.mlflow.models import find_version, load_version, log_model
 from dagster_mlops.mlflow_serving import MlflowServingResource, scoring_package_asset
 from dagster_mlops.mlflow_serving.scoring_app import scoring_app
 from dagster_mlops.provenance import ModelVersion, Package
-from dagster_mlops.serving.golden_answers import largest_difference
+from dagster_mlops.serving.golden.answers import largest_difference
 from dagster_mlops.tools import StoredModel
 from tests.support import native_models
 

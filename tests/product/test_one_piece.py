@@ -14,7 +14,7 @@ RULES = {
         r"\bsubprocess\.(run|Popen|call|check_\w+)\b|\bos\.(system|exec\w+|spawn\w+)\(",
         {
             "core/child.py",
-            "serving/runtime/background.py",  # which runs in a package, too, that has no core/child.py
+            "serving/runtime/log/background.py",  # which runs in a package, too, that has no core/child.py
         },
     ),
     "knows how a process is ended": (r"\bos\.killpg\b|start_new_session", {"core/child.py", "core/_child_script.py"}),
@@ -27,9 +27,9 @@ RULES = {
         {
             "core/files.py",
             "feast/point_in_time/writing.py",  # locks folders, which a FileLock cannot
-            "serving/program.py",  # a lock that the program takes over, and so holds as long as it runs
-            "serving/runtime/rotation.py",  # these two run in a package, too, that has no core/files.py
-            "serving/runtime/synced_file.py",
+            "serving/local/program.py",  # a lock that the program takes over, and so holds as long as it runs
+            "serving/runtime/log/rotation.py",  # these two run in a package, too, that has no core/files.py
+            "serving/runtime/log/synced_file.py",
         },
     ),
     "names a process by the clock": (r"\bcreate_time\(", {"core/processes.py"}),
@@ -52,7 +52,7 @@ RULES = {
             "mlflow/runs/active.py",  # once, for as long as another process may take
             "mlflow/runs/signals.py",  # before a signal is sent once more
             "mlflow/sweep/loop.py",  # between two looks at threads that end by themselves
-            "serving/trial.py",  # between two looks at traffic
+            "serving/local/trial.py",  # between two looks at traffic
         },
     ),
     "hands on the environment": (
@@ -70,7 +70,7 @@ RULES = {
         r"\bos\.f(data)?sync\(",
         {
             "core/private_files.py",
-            "serving/runtime/synced_file.py",  # which shares one fsync among those who wait
+            "serving/runtime/log/synced_file.py",  # which shares one fsync among those who wait
         },
     ),
     # Dagster's own function makes two instances with databases in memory.

@@ -28,7 +28,7 @@ FILES = {path.relative_to(LIBRARY).as_posix(): path.read_text() for path in LIBR
             r"b64encode",
             {
                 *("core/html.py", "core/pictures.py", "feast/rebuild/snapshot.py", "feast/checks/server.py"),
-                *("promotion/history/envelope.py", "serving/runtime/outputs.py", "serving/golden_answers.py"),
+                *("promotion/history/envelope.py", "serving/runtime/outputs.py", "serving/golden/answers.py"),
                 "k8s/serving/manifests.py",
             },
         ),

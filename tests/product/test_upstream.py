@@ -43,11 +43,11 @@ def test_private_names_are_used_in_upstream_only():
     assert [use for file in FILES for use in _uses(file)] == []
 
 
-@pytest.mark.parametrize("file", UPSTREAM, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("file", UPSTREAM, ids=lambda file: file.relative_to(LIBRARY).parts[0])
 def test_each_private_name_has_a_link_and_a_test_of_whether_it_is_still_needed(file):
     source = file.read_text()
     tree = ast.parse(source)
-    tests = (ROOT / "tests" / file.parent.name / "test_upstream.py").read_text()
+    tests = (ROOT / "tests" / file.relative_to(LIBRARY).parts[0] / "test_upstream.py").read_text()
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
     for function in functions:
         assert "https://github.com/" in (ast.get_docstring(function) or ""), function.name

@@ -13,9 +13,10 @@ from cryptography.x509.oid import NameOID
 
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import Access, envoy, processes, repair, rollback, status, stop
-from dagster_mlops.serving.envoy_config import Backend, Trial
-from dagster_mlops.serving.state import load_all
+from dagster_mlops.serving import Access, repair, rollback, status, stop
+from dagster_mlops.serving.local import envoy, processes
+from dagster_mlops.serving.local.envoy_config import Backend, Trial
+from dagster_mlops.serving.local.state import load_all
 from tests.support.certificates import certificate
 from tests.support.small_packages import Deployment
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
-from dagster_mlops.serving.runtime.predictions import SHADOW
+from dagster_mlops.serving.runtime.log.predictions import SHADOW
 from dagster_mlops.serving.runtime.scorer import Scorer
 from tests.support import known_warnings
 

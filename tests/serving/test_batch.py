@@ -19,7 +19,8 @@ from dagster_mlops.lineage import EventLog, trace
 from dagster_mlops.lineage.chain.names import find_ref
 from dagster_mlops.mlflow import MlflowResource
 from dagster_mlops.provenance import ModelVersion, Prediction, PredictionBatch, Ref
-from dagster_mlops.serving import BatchPredictionsComponent, LogRules, PredictionLog, batch_log, batch_predictions_asset
+from dagster_mlops.serving import BatchPredictionsComponent, LogRules, PredictionLog, batch_predictions_asset
+from dagster_mlops.serving.batch import log as batch_log
 from tests.support import known_warnings
 
 pytestmark = [

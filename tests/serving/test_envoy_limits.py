@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from dagster_mlops.core.waits import wait_while
-from dagster_mlops.serving import envoy
-from dagster_mlops.serving.envoy_config import Backend
-from dagster_mlops.serving.processes import free_port
+from dagster_mlops.serving.local import envoy
+from dagster_mlops.serving.local.envoy_config import Backend
+from dagster_mlops.serving.local.processes import free_port
 
 
 @pytest.fixture(scope="module")

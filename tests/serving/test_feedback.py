@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from dagster_mlops.core.files import write_atomically
-from dagster_mlops.serving import PredictionLog, feedback_asset, logged_rows
-from dagster_mlops.serving.runtime.rotation import rotate
+from dagster_mlops.serving import PredictionLog, feedback_asset
+from dagster_mlops.serving.feedback import logged_rows
+from dagster_mlops.serving.runtime.log.rotation import rotate
 from tests.support import known_warnings
 from tests.support.modes import readable_by_others
 

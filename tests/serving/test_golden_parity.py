@@ -21,8 +21,8 @@ from mlflow.models import infer_signature
 from sklearn.linear_model import LogisticRegression
 
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving.golden_answers import expected_answers, largest_difference
-from dagster_mlops.serving.golden_set import score_golden, spread
+from dagster_mlops.serving.golden.answers import expected_answers, largest_difference
+from dagster_mlops.serving.golden.golden_set import score_golden, spread
 from dagster_mlops.serving.runtime import outputs, schema
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from tests.support import known_warnings
@@ -82,7 +82,7 @@ def compare(model: Any, rows: pd.DataFrame) -> float:
 
     golden = score_golden(model, "delay/1", rows, 200)
     with serving(QuietServer(Handler)) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
-        return golden.compare_by(client, STATE, tolerance=1e-9)
+        return golden.compare(client, STATE, tolerance=1e-9)
 
 
 async def answer(app: PredictionApp, body: bytes) -> tuple[int, bytes]:

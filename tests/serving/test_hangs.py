@@ -12,8 +12,8 @@ import pytest
 
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.serving import stop
+from dagster_mlops.serving.local.state import load_all
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.state import load_all
 from tests.support.hanging_server import HANG, HANG_WITH_LOCK
 from tests.support.small_packages import SERVER, Deployment
 

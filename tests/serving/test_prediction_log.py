@@ -23,13 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dagster_mlops.serving import LogRules, PredictionLog, commands, deployment_asset
-from dagster_mlops.serving.runtime import rotation, row_tables, trace_id_of
-from dagster_mlops.serving.runtime.log_folder import listing
-from dagster_mlops.serving.runtime.progress import Progress
-from dagster_mlops.serving.runtime.reading import Scan
-from dagster_mlops.serving.runtime.rotation import rotate
-from dagster_mlops.serving.runtime.row_json import decode, encode
-from dagster_mlops.serving.runtime.row_tables import metadata, records
+from dagster_mlops.serving.runtime import trace_id_of
+from dagster_mlops.serving.runtime.log import rotation, row_tables
+from dagster_mlops.serving.runtime.log.folder import listing
+from dagster_mlops.serving.runtime.log.progress import Progress
+from dagster_mlops.serving.runtime.log.reading import Scan
+from dagster_mlops.serving.runtime.log.rotation import rotate
+from dagster_mlops.serving.runtime.log.row_json import decode, encode
+from dagster_mlops.serving.runtime.log.row_tables import metadata, records
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
 SCALARS = st.one_of(

@@ -17,13 +17,14 @@ from dagster_mlops.core.processes import identity
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving import PredictionLog, envoy, processes, repair, rollback, status, stop, supervision
+from dagster_mlops.serving import PredictionLog, repair, rollback, status, stop
 from dagster_mlops.serving.commands import app
-from dagster_mlops.serving.envoy_config import Backend
-from dagster_mlops.serving.golden_set import Golden
-from dagster_mlops.serving.overview import log_file
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local import envoy, processes, supervision
+from dagster_mlops.serving.local.envoy_config import Backend
+from dagster_mlops.serving.local.overview import log_file
+from dagster_mlops.serving.local.state import load_all
 from dagster_mlops.serving.packager import ServerSettings, server_of
-from dagster_mlops.serving.state import load_all
 from tests.support.small_packages import Deployment, SmallPackages
 
 

@@ -19,10 +19,11 @@ import pytest
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving import Canary, PredictionLog, Shadow, deployment_asset, envoy, repair, status, stop
-from dagster_mlops.serving.processes import marked
-from dagster_mlops.serving.runtime.predictions import SHADOW
-from dagster_mlops.serving.state import load_all
+from dagster_mlops.serving import Canary, PredictionLog, Shadow, deployment_asset, repair, status, stop
+from dagster_mlops.serving.local import envoy
+from dagster_mlops.serving.local.processes import marked
+from dagster_mlops.serving.local.state import load_all
+from dagster_mlops.serving.runtime.log.predictions import SHADOW
 from dagster_mlops.serving.trial_fields import CanaryFields, ShadowFields
 from tests.support.small_packages import Deployment, SmallPackages
 

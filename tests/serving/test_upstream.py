@@ -4,7 +4,7 @@ import inspect
 
 from supervisor import poller, supervisord
 
-from dagster_mlops.serving import upstream
+from dagster_mlops.serving.local import upstream
 
 
 def test_supervisord_waits_a_second_that_no_option_shortens():

@@ -9,13 +9,13 @@ import httpx
 import pandas as pd
 
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving.access import LOOPBACK
-from dagster_mlops.serving.blue_green import Plan, rollout
-from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local.access import LOOPBACK
+from dagster_mlops.serving.local.blue_green import Plan, rollout
+from dagster_mlops.serving.local.processes import free_port
+from dagster_mlops.serving.local.state import DeploymentState
+from dagster_mlops.serving.local.target import LocalTarget
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.processes import free_port
-from dagster_mlops.serving.state import DeploymentState
-from dagster_mlops.serving.target import LocalTarget
 
 SERVER = Path(__file__).with_name("small_server.py")
 

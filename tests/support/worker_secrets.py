@@ -4,7 +4,7 @@ from pathlib import Path
 
 import psutil
 
-from dagster_mlops.serving.processes import marked
+from dagster_mlops.serving.local.processes import marked
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "hidden-aws",

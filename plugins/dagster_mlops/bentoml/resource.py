@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import mlflow.artifacts
 
     from dagster_mlops.bentoml.upstream import BentoStore, ModelStore
-    from dagster_mlops.serving.golden_set import Golden
+    from dagster_mlops.serving.golden.golden_set import Golden
     from dagster_mlops.serving.packager import Server, ServerSettings
     from dagster_mlops.tools import StoredModel
 else:
@@ -131,8 +131,8 @@ class BentomlResource(LoadsModels):
             DeploymentError: the model cannot be loaded or scored, or the frame is empty or lacks a feature.
         """
         from dagster_mlops.core.model_loading import load_stored  # for steps, not for code locations
-        from dagster_mlops.serving.golden_entities import with_entities
-        from dagster_mlops.serving.golden_set import score_golden
+        from dagster_mlops.serving.golden.entities import with_entities
+        from dagster_mlops.serving.golden.golden_set import score_golden
 
         model_uri = f"models:/{package.model_name}/{package.model_version}"
 

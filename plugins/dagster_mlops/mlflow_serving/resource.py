@@ -15,7 +15,7 @@ from dagster_mlops.core.resources import LoadsModels
 from dagster_mlops.errors import DeploymentError, ModelVersionError
 from dagster_mlops.provenance import Package, mask_credentials
 from dagster_mlops.serving import Server, ServerSettings
-from dagster_mlops.serving.golden_set import Golden, score_golden
+from dagster_mlops.serving.golden.golden_set import Golden, score_golden
 from dagster_mlops.serving.packager import refuse
 from dagster_mlops.tools import StoredModel
 

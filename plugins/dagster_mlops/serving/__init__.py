@@ -5,22 +5,22 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.serving.access import Access as Access
     from dagster_mlops.serving.asset import deployment_asset as deployment_asset
-    from dagster_mlops.serving.batch import batch_predictions_asset as batch_predictions_asset
+    from dagster_mlops.serving.batch.asset import batch_predictions_asset as batch_predictions_asset
     from dagster_mlops.serving.checks import deployment_health_check as deployment_health_check
     from dagster_mlops.serving.component import BatchPredictionsComponent as BatchPredictionsComponent
     from dagster_mlops.serving.component import FeedbackComponent as FeedbackComponent
-    from dagster_mlops.serving.feedback import feedback_asset as feedback_asset
-    from dagster_mlops.serving.former import rollback as rollback
-    from dagster_mlops.serving.labels import join_labels as join_labels
-    from dagster_mlops.serving.overview import status as status
-    from dagster_mlops.serving.overview import stop as stop
+    from dagster_mlops.serving.feedback.asset import feedback_asset as feedback_asset
+    from dagster_mlops.serving.feedback.labels import join_labels as join_labels
+    from dagster_mlops.serving.local.access import Access as Access
+    from dagster_mlops.serving.local.former import rollback as rollback
+    from dagster_mlops.serving.local.overview import status as status
+    from dagster_mlops.serving.local.overview import stop as stop
+    from dagster_mlops.serving.local.reconcile import repair as repair
     from dagster_mlops.serving.packager import Packages as Packages
     from dagster_mlops.serving.packager import Server as Server
     from dagster_mlops.serving.packager import ServerSettings as ServerSettings
     from dagster_mlops.serving.packager import TunesServers as TunesServers
-    from dagster_mlops.serving.reconcile import repair as repair
     from dagster_mlops.serving.rollout_verdict.observations import Answer as Answer
     from dagster_mlops.serving.rollout_verdict.observations import AnswerLog as AnswerLog
     from dagster_mlops.serving.rollout_verdict.observations import Arm as Arm

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from dagster_mlops.core.extras import extra
 from dagster_mlops.provenance import Accessible, Answer, Deleted, Faulty, Record, Ref
+from dagster_mlops.serving.local.state import load, state_file
 from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.state import load, state_file
 
 
 def find_prediction(ref: Ref, log_dir: Path) -> Answer:

@@ -21,7 +21,7 @@ from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
-    from dagster_mlops.serving.access import Access
+    from dagster_mlops.serving.local.access import Access
     from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
     from dagster_mlops.serving.rollout_verdict.rollout import Rollout
     from dagster_mlops.serving.runtime import LogRules
@@ -114,10 +114,10 @@ def deployment_asset(
     def deployment(context: dg.AssetExecutionContext, golden: Any) -> Iterator[Any]:
         # For steps, not for code locations.
         from dagster_mlops.promotion.statement import require_statement
-        from dagster_mlops.serving.access import LOOPBACK
-        from dagster_mlops.serving.blue_green import Plan, rollout
+        from dagster_mlops.serving.local.access import LOOPBACK
+        from dagster_mlops.serving.local.blue_green import Plan, rollout
+        from dagster_mlops.serving.local.target import LocalTarget
         from dagster_mlops.serving.packager import Packages, ServerSettings, server_of
-        from dagster_mlops.serving.target import LocalTarget
 
         graph = asset_graph(context)
         guarded = [key, *sorted(graph.get(key).parent_keys if graph.has(key) else [], key=str)]

@@ -14,7 +14,7 @@ from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment
-from dagster_mlops.serving.processes import psutil
+from dagster_mlops.serving.local.processes import psutil
 
 
 def deployment_health_check(
@@ -43,11 +43,12 @@ def deployment_health_check(
 
     def health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         # For steps, not for code locations.
-        from dagster_mlops.serving import envoy
-        from dagster_mlops.serving.golden_set import Golden
-        from dagster_mlops.serving.overview import status
+        from dagster_mlops.serving.golden.golden_set import Golden
+        from dagster_mlops.serving.local import envoy
+        from dagster_mlops.serving.local.overview import status
+        from dagster_mlops.serving.local.state import load, state_file
+        from dagster_mlops.serving.local.target import golden_difference
         from dagster_mlops.serving.packager import Packages
-        from dagster_mlops.serving.state import load, state_file
 
         record = live_record(context, key)
         live = next((row for row in status(record.state_dir) if row["live"]), None)
@@ -57,7 +58,7 @@ def deployment_health_check(
         state = load(state_file(Path(record.state_dir), live["id"]))
         golden = Golden(**json.loads((Path(record.state_dir) / "golden" / f"{state.id}.json").read_text()))
         try:
-            difference = golden.compare(record.url, state, tolerance=tolerance, timeout=timeout)
+            difference = golden_difference(golden, record.url, state, tolerance=tolerance, timeout=timeout)
         except DeploymentError as error:
             return dg.AssetCheckResult(passed=False, description=str(error), metadata={"reason": "golden set"})
         milliseconds = []

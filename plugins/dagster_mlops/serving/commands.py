@@ -21,7 +21,7 @@ def status(state_dir: _StateDir) -> None:
 
     Exit code 0: one answers through its public port; 1: none does; 2: the folder cannot be read.
     """
-    from dagster_mlops.serving.overview import status as status_of
+    from dagster_mlops.serving.local.overview import status as status_of
 
     with errors_shown():
         rows = status_of(state_dir)
@@ -32,7 +32,7 @@ def status(state_dir: _StateDir) -> None:
 @app.command()
 def stop(state_dir: _StateDir) -> None:
     """Stop every server and the proxy of the folder; the prediction log and the history stay."""
-    from dagster_mlops.serving.overview import stop as stop_all
+    from dagster_mlops.serving.local.overview import stop as stop_all
 
     with errors_shown():
         typer.echo(f"stopped {stop_all(state_dir)} process(es)")
@@ -44,7 +44,7 @@ def repair(state_dir: _StateDir) -> None:
 
     It needs no Dagster: run it after a reboot, or from a timer.
     """
-    from dagster_mlops.serving.reconcile import repair as repair_all
+    from dagster_mlops.serving.local.reconcile import repair as repair_all
 
     with errors_shown():
         for action in repair_all(state_dir):
@@ -60,7 +60,7 @@ def compact(log_dir: _LogDir) -> None:
     with errors_shown():
         for module in ("orjson", "pyarrow"):
             extra(module)
-        from dagster_mlops.serving.runtime.rotation import rotate
+        from dagster_mlops.serving.runtime.log.rotation import rotate
 
         if not log_dir.is_dir():
             raise DeploymentError(f"{log_dir} is not a folder. Name that of a prediction log.")
@@ -73,7 +73,7 @@ def rollback(state_dir: _StateDir) -> None:
 
     The deployment asset does not undo it: asked for the same package, it changes nothing and says so.
     """
-    from dagster_mlops.serving.former import rollback as roll_back
+    from dagster_mlops.serving.local.former import rollback as roll_back
 
     with errors_shown():
         live = roll_back(state_dir)
@@ -90,7 +90,7 @@ def logs(
     """Print the end of a log, with credentials masked."""
     from dagster_mlops.core.waits import wait_while
     from dagster_mlops.provenance import mask_credentials
-    from dagster_mlops.serving.overview import log_file
+    from dagster_mlops.serving.local.overview import log_file
 
     with errors_shown():
         file = log_file(state_dir, name)

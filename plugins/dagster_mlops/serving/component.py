@@ -7,8 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import Count, ResolvedDuration, ResolvedPartitions, YamlFields
-from dagster_mlops.serving.batch import batch_predictions_asset
-from dagster_mlops.serving.feedback import feedback_asset
+from dagster_mlops.serving.batch.asset import batch_predictions_asset
+from dagster_mlops.serving.feedback.asset import feedback_asset
 
 
 class BatchPredictionsComponent(YamlFields, dg.Component):

@@ -9,7 +9,7 @@ from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
-    from dagster_mlops.serving.golden_set import Golden
+    from dagster_mlops.serving.golden.golden_set import Golden
 
 
 @lazy_dataclass(frozen=True, kw_only=True)

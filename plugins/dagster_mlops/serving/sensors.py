@@ -53,9 +53,9 @@ def deployment_health_sensor(
     )
     def health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         # For evaluations, not for code locations.
-        from dagster_mlops.serving.overview import status
-        from dagster_mlops.serving.reconcile import repair
-        from dagster_mlops.serving.state import busy
+        from dagster_mlops.serving.local.overview import status
+        from dagster_mlops.serving.local.reconcile import repair
+        from dagster_mlops.serving.local.state import busy
 
         try:
             record = live_record(context, key)

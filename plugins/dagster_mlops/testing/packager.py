@@ -7,9 +7,10 @@ from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import environment as environment_variables
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.provenance import Package
-from dagster_mlops.serving import Packages, PredictionLog, ServerSettings, TunesServers, processes
-from dagster_mlops.serving.golden_answers import largest_difference
-from dagster_mlops.serving.runtime.predictions import SHADOW
+from dagster_mlops.serving import Packages, PredictionLog, ServerSettings, TunesServers
+from dagster_mlops.serving.golden.answers import largest_difference
+from dagster_mlops.serving.local import processes
+from dagster_mlops.serving.runtime.log.predictions import SHADOW
 
 
 def check_packager(packager: Packages, package: Package, frame: "pd.DataFrame", *, timeout: float = 120) -> None:

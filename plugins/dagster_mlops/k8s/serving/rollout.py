@@ -29,8 +29,8 @@ from dagster_mlops.k8s.serving.manifests import (
 from dagster_mlops.k8s.serving.switch import Switch
 from dagster_mlops.k8s.validation import manifest_problems
 from dagster_mlops.provenance import Deployment, Record
-from dagster_mlops.serving.golden_set import Golden
-from dagster_mlops.serving.state import utc_now
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local.state import utc_now
 
 _PARTS = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Secret")  # deleted in this order
 _PAUSE, _REPORT = 0.5, 5  # seconds between looks at the cluster, and between lines of the log
@@ -207,7 +207,7 @@ class _Rollout:
             url = self.cluster.pod_url(pod, self.target.port)
             with self.cluster.http_client(url, timeout=plan.request_timeout) as client:
                 ask = Probe(plan.route, self.release.server.rows_field, probe)
-                differences.append(rows.compare_by(client, ask, tolerance=plan.tolerance))
+                differences.append(rows.compare(client, ask, tolerance=plan.tolerance))
         if not differences:
             raise DeploymentError(f"{self.release.id} has no pod that is ready any more. Materialize it again.")
         self.log.info(f"{len(rows.rows)} golden predictions of {len(differences)} pods agree to {max(differences):g}.")

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 from dagster_mlops.core.arrays import np
-from dagster_mlops.serving.golden_answers import largest_difference
+from dagster_mlops.serving.golden.answers import largest_difference
 from dagster_mlops.serving.rollout_verdict import e_values
 from dagster_mlops.serving.rollout_verdict.evidence import Evidence
 from dagster_mlops.serving.rollout_verdict.observations import Batch

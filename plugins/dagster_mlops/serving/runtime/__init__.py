@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.serving.runtime.log_rules import LogRules as LogRules
+    from dagster_mlops.serving.runtime.log.predictions import PredictionLog as PredictionLog
+    from dagster_mlops.serving.runtime.log.predictions import RowTooLarge as RowTooLarge
+    from dagster_mlops.serving.runtime.log.rules import LogRules as LogRules
     from dagster_mlops.serving.runtime.lookup import Lookup as Lookup
     from dagster_mlops.serving.runtime.outputs import OutputError as OutputError
     from dagster_mlops.serving.runtime.outputs import records_of as records_of
-    from dagster_mlops.serving.runtime.predictions import PredictionLog as PredictionLog
-    from dagster_mlops.serving.runtime.predictions import RowTooLarge as RowTooLarge
     from dagster_mlops.serving.runtime.requests import checked_id as checked_id
     from dagster_mlops.serving.runtime.requests import features_only as features_only
     from dagster_mlops.serving.runtime.requests import ids_of_rows as ids_of_rows

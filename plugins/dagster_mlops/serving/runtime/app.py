@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from .log.predictions import PredictionLog, Rows, RowTooLarge
 from .lookup import EntityError, Lookup, Lookups
 from .metrics import metrics_text
 from .openapi import openapi
 from .outputs import OutputError
-from .predictions import PredictionLog, Rows, RowTooLarge
 from .requests import ARROW, JSON, Request, RequestReader, checked_id, ids_of_rows
 from .scorer import Scorer
 from .scoring_thread import Job, ScoringThread

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.private_files import open_private, sync
-from dagster_mlops.serving.runtime.log_folder import Listing, Part, RotatedFile, listing
-from dagster_mlops.serving.runtime.row_tables import compute, merged, metadata, table_of, with_forms
-from dagster_mlops.serving.runtime.segments import Line, first_header, is_locked_by_its_writer, lines
+from dagster_mlops.serving.runtime.log.folder import Listing, Part, RotatedFile, listing
+from dagster_mlops.serving.runtime.log.row_tables import compute, merged, metadata, table_of, with_forms
+from dagster_mlops.serving.runtime.log.segments import Line, first_header, is_locked_by_its_writer, lines
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,11 +13,11 @@ from dagster_mlops.core.child import become
 from dagster_mlops.core.private_files import open_private, private_umask
 from dagster_mlops.core.processes import identity
 from dagster_mlops.core.waits import wait_while
-from dagster_mlops.serving import processes
+from dagster_mlops.serving.local import processes
 
 
 def main(file: Path) -> None:
-    """Become the command of a program file, once no copy of it runs; see :mod:`dagster_mlops.serving.supervision`."""
+    """Become the command of a program file, once no copy of it runs; see :mod:`.supervision`."""
     import fcntl  # only on POSIX, and the library should also load elsewhere
 
     lock = open_private(file.with_suffix(".lock"), os.O_RDWR | os.O_APPEND)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dagster_mlops.serving.runtime.log_folder import names
-from dagster_mlops.serving.runtime.row_json import encode
-from dagster_mlops.serving.runtime.row_tables import metadata, records
-from dagster_mlops.serving.runtime.segments import first_header, parse
+from dagster_mlops.serving.runtime.log.folder import names
+from dagster_mlops.serving.runtime.log.row_json import encode
+from dagster_mlops.serving.runtime.log.row_tables import metadata, records
+from dagster_mlops.serving.runtime.log.segments import first_header, parse
 
 
 def find(log_dir: str | Path, request_id: str) -> dict[str, Any] | None:

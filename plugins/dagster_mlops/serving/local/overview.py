@@ -6,9 +6,9 @@ from typing import Any
 
 from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import envoy, processes, supervision
-from dagster_mlops.serving.state import ENDED, DeploymentState, load_all, lock
-from dagster_mlops.serving.target import LocalTarget, probe
+from dagster_mlops.serving.local import envoy, processes, supervision
+from dagster_mlops.serving.local.state import ENDED, DeploymentState, load_all, lock
+from dagster_mlops.serving.local.target import LocalTarget, probe
 
 _OF_RECORD = ("name", "id", "package", "model_name", "model_version", "url")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.serving.access import Access
+from dagster_mlops.serving.local.access import Access
 
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # with a deployment's secret, it reaches that one, live or not

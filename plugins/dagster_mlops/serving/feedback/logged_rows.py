@@ -12,10 +12,10 @@ from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.files import exclusive, write_atomically
 from dagster_mlops.errors import PredictionError
 from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.runtime.log_frames import frame_of
-from dagster_mlops.serving.runtime.progress import Progress
-from dagster_mlops.serving.runtime.reading import Scan
-from dagster_mlops.serving.runtime.row_tables import compute, merged, metadata, with_forms
+from dagster_mlops.serving.runtime.log.frames import frame_of
+from dagster_mlops.serving.runtime.log.progress import Progress
+from dagster_mlops.serving.runtime.log.reading import Scan
+from dagster_mlops.serving.runtime.log.row_tables import compute, merged, metadata, with_forms
 
 if TYPE_CHECKING:
     import pyarrow as pa

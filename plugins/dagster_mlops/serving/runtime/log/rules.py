@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from dagster_mlops.serving.runtime.row_json import encode
+from dagster_mlops.serving.runtime.log.row_json import encode
 
 RULES = "DAGSTER_MLOPS_PREDICTION_LOG_RULES"
 KEY = "DAGSTER_MLOPS_PREDICTION_LOG_KEY"

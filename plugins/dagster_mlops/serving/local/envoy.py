@@ -20,9 +20,9 @@ from dagster_mlops.core.extras import extra
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import envoy_config, processes, supervision
-from dagster_mlops.serving.access import LOOPBACK, Access, trust
-from dagster_mlops.serving.envoy_config import Backend, Trial
+from dagster_mlops.serving.local import envoy_config, processes, supervision
+from dagster_mlops.serving.local.access import LOOPBACK, Access, trust
+from dagster_mlops.serving.local.envoy_config import Backend, Trial
 
 if TYPE_CHECKING:
     import httpx

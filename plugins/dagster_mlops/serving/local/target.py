@@ -11,11 +11,12 @@ from pathlib import Path
 from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import envoy, envoy_config, processes, supervision
-from dagster_mlops.serving.access import LOOPBACK, Access
-from dagster_mlops.serving.envoy_config import Trial
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local import envoy, envoy_config, processes, supervision
+from dagster_mlops.serving.local.access import LOOPBACK, Access
+from dagster_mlops.serving.local.envoy_config import Trial
+from dagster_mlops.serving.local.state import SERVER, DeploymentState
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.state import SERVER, DeploymentState
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,16 @@ def probe(url: str, state: DeploymentState, headers: Mapping[str, str] | None = 
         return f"{url}{state.readiness} answers {response.status_code}"
     responder = state.id if url in state.urls else response.headers.get(envoy_config.DEPLOYMENT_HEADER)
     return "" if responder == state.id else f"{url} is answered by {responder}"
+
+
+def golden_difference(golden: Golden, url: str, state: DeploymentState, *, tolerance: float, timeout: float) -> float:
+    """The largest difference between the predictions at `url`, a replica's or the public one, and the expected ones.
+
+    Raises:
+        DeploymentError: As of :meth:`Golden.compare`.
+    """
+    with envoy.client(url, Path(state.record.state_dir), timeout=timeout) as client:
+        return golden.compare(client, state, tolerance=tolerance)
 
 
 def _backend(state: DeploymentState) -> envoy_config.Backend:

@@ -69,7 +69,7 @@ def batch_predictions_asset(
 
     @not_retried(PredictionError, ModelVersionError)
     def predictions(context: dg.AssetExecutionContext, rows: Any) -> dg.MaterializeResult:
-        from dagster_mlops.serving.batch_scoring import Batch, score  # for steps, not for code locations
+        from dagster_mlops.serving.batch.scoring import Batch, score  # for steps, not for code locations
 
         evidence = require_gates(context, [promoted_key, rows_key])
         hint = "Materialize it first, or point promoted= at the asset that promotes."

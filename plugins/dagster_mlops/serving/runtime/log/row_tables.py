@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.serving.runtime.row_json import decode, encode
-from dagster_mlops.serving.runtime.segments import Line
+from dagster_mlops.serving.runtime.log.row_json import decode, encode
+from dagster_mlops.serving.runtime.log.segments import Line
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,8 @@ from dagster_mlops.core import row_values
 from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.model_inputs import fitting_frame
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving.golden_answers import expected_answers, largest_difference
-from dagster_mlops.serving.golden_set import Golden, spread
+from dagster_mlops.serving.golden.answers import expected_answers, largest_difference
+from dagster_mlops.serving.golden.golden_set import Golden, spread
 from dagster_mlops.serving.runtime.lookup import Lookup, load_lookup
 from dagster_mlops.serving.runtime.outputs import records_of
 

@@ -16,16 +16,16 @@ from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Deployment, Package, mask_credentials
-from dagster_mlops.serving import processes, supervision
-from dagster_mlops.serving.access import LOOPBACK
-from dagster_mlops.serving.golden_set import Golden
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local import processes, supervision
+from dagster_mlops.serving.local.access import LOOPBACK
+from dagster_mlops.serving.local.reconcile import take_stock
+from dagster_mlops.serving.local.state import DeploymentState, load, load_all, lock, state_file, utc_now
+from dagster_mlops.serving.local.target import LocalTarget, golden_difference, probe
+from dagster_mlops.serving.local.trial import run_trial
 from dagster_mlops.serving.packager import Server
-from dagster_mlops.serving.reconcile import take_stock
 from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
 from dagster_mlops.serving.rollout_verdict.rollout import BACK, Rollout
-from dagster_mlops.serving.state import DeploymentState, load, load_all, lock, state_file, utc_now
-from dagster_mlops.serving.target import LocalTarget, probe
-from dagster_mlops.serving.trial import run_trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +336,8 @@ def _await_ready(state: DeploymentState, target: LocalTarget, start: float, log:
 
 def _verified(state: DeploymentState, target: LocalTarget, golden: Golden) -> DeploymentState:
     timeout = target.request_timeout
-    difference = max(golden.compare(url, state, tolerance=state.tolerance, timeout=timeout) for url in state.urls)
+    limits = {"tolerance": state.tolerance, "timeout": timeout}
+    difference = max(golden_difference(golden, url, state, **limits) for url in state.urls)
     sample = {"rows": golden.rows[:50], "expected": golden.expected[:50]}
     write_atomically(golden_file(state), json.dumps(sample), private=True, durable=True)
     record = dataclasses.replace(state.record, golden_rows=len(golden.rows), golden_max_difference=difference)

@@ -3,8 +3,17 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.serving.runtime.row_json import decode
-from dagster_mlops.serving.runtime.row_tables import ABSENT, INPUT, MODEL, compute, merged, metadata, records, values
+from dagster_mlops.serving.runtime.log.row_json import decode
+from dagster_mlops.serving.runtime.log.row_tables import (
+    ABSENT,
+    INPUT,
+    MODEL,
+    compute,
+    merged,
+    metadata,
+    records,
+    values,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

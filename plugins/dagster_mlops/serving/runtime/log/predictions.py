@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagster_mlops.core.private_files import private_folder
-from dagster_mlops.serving.runtime.background import rotate_soon
-from dagster_mlops.serving.runtime.log_losses import Losses, losses
-from dagster_mlops.serving.runtime.log_rules import LogRules
-from dagster_mlops.serving.runtime.segments import header, row_line, row_start
-from dagster_mlops.serving.runtime.synced_file import SyncedFile
+from dagster_mlops.serving.runtime.log.background import rotate_soon
+from dagster_mlops.serving.runtime.log.losses import Losses, losses
+from dagster_mlops.serving.runtime.log.rules import LogRules
+from dagster_mlops.serving.runtime.log.segments import header, row_line, row_start
+from dagster_mlops.serving.runtime.log.synced_file import SyncedFile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ class PredictionLog:
     other, and a worker killed in the middle leaves at most one torn last line, which readers skip. A power cut costs
     the rows of the last `sync_seconds` at most; with 0, each is on the disk before :meth:`write` returns. A segment is
     finished with `segment_bytes`, or with the day, or with its process, and becomes Parquet; see
-    :mod:`~dagster_mlops.serving.runtime.rotation`.
+    :mod:`~dagster_mlops.serving.runtime.log.rotation`.
 
     >>> import tempfile
     >>> log = PredictionLog(tempfile.mkdtemp(), deployment="delay/1", model_name="delay", model_version="3")
@@ -139,7 +139,7 @@ class PredictionLog:
 
         Args:
             inputs: The features of each row, by name, as the model has seen them; see
-                :func:`~dagster_mlops.serving.runtime.row_json.encode` for values that JSON does not have.
+                :func:`~dagster_mlops.serving.runtime.log.row_json.encode` for values that JSON does not have.
             outputs: The output for each row.
             request_ids: An id for each row.
             trace_id: Id of the trace that the request belongs to; see :func:`trace_id_of`.
@@ -234,8 +234,8 @@ class PredictionLog:
         then each input under its own name (``input.<name>`` where that would hide another column), then ``output``. Of
         some `columns`, only those are read.
         """
-        from dagster_mlops.serving.runtime.log_frames import frame_of
-        from dagster_mlops.serving.runtime.reading import Scan
+        from dagster_mlops.serving.runtime.log.frames import frame_of
+        from dagster_mlops.serving.runtime.log.reading import Scan
 
         return frame_of(Scan(Path(log_dir), start, end, deployment, columns).tables(), columns)
 
@@ -249,8 +249,8 @@ class PredictionLog:
         columns: Collection[str] | None = None,
     ) -> "Iterator[pd.DataFrame]":
         """The dataframe of :meth:`read` in parts that fit into memory; each is ordered by itself."""
-        from dagster_mlops.serving.runtime.log_frames import frame_of
-        from dagster_mlops.serving.runtime.reading import Scan
+        from dagster_mlops.serving.runtime.log.frames import frame_of
+        from dagster_mlops.serving.runtime.log.reading import Scan
 
         for table in Scan(Path(log_dir), start, end, deployment, columns).tables():
             yield frame_of([table], columns)
@@ -275,9 +275,9 @@ class PredictionLog:
             start: Time of the first prediction, the same with each cursor, to leave out those before.
             most: Rows after which the frame ends. One whose segment is rotated already may have 20,000 more.
         """
-        from dagster_mlops.serving.runtime.log_frames import frame_of
-        from dagster_mlops.serving.runtime.progress import Progress
-        from dagster_mlops.serving.runtime.reading import Scan
+        from dagster_mlops.serving.runtime.log.frames import frame_of
+        from dagster_mlops.serving.runtime.log.progress import Progress
+        from dagster_mlops.serving.runtime.log.reading import Scan
 
         while True:
             scan = Scan(Path(log_dir), start, None, deployment, columns, most, Progress(cursor))
@@ -297,6 +297,6 @@ class PredictionLog:
     @staticmethod
     def find(log_dir: str | Path, request_id: str) -> dict[str, Any] | None:
         """The whole record of one prediction, the latest if an id was used twice, or None."""
-        from dagster_mlops.serving.runtime.finding import find
+        from dagster_mlops.serving.runtime.log.finding import find
 
         return find(log_dir, request_id)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagster_mlops.core import row_values
@@ -10,14 +9,12 @@ from dagster_mlops.core.arrays import PyFuncModel, pd
 from dagster_mlops.core.failures import raised_as
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import envoy
-from dagster_mlops.serving.golden_answers import expected_answers, largest_difference
-from dagster_mlops.serving.state import DeploymentState
+from dagster_mlops.serving.golden.answers import expected_answers, largest_difference
 
 if TYPE_CHECKING:
     import httpx
 
-    from dagster_mlops.serving.golden_entities import GoldenEntities
+    from dagster_mlops.serving.golden.entities import GoldenEntities
 
 _BATCH, _ALONE = 500, 10
 
@@ -46,16 +43,7 @@ class Golden:
     expected: list[Any]
     entities: "GoldenEntities | None" = None
 
-    def compare(self, url: str, state: DeploymentState, *, tolerance: float, timeout: float) -> float:
-        """The largest difference between the predictions at `url`, on this machine, and the expected ones.
-
-        Raises:
-            DeploymentError: As of :meth:`compare_by`.
-        """
-        with envoy.client(url, Path(state.record.state_dir), timeout=timeout) as client:
-            return self.compare_by(client, state, tolerance=tolerance)
-
-    def compare_by(self, client: "httpx.Client", state: Asks, *, tolerance: float) -> float:
+    def compare(self, client: "httpx.Client", state: Asks, *, tolerance: float) -> float:
         """The largest difference between the predictions that a client gets and the expected ones.
 
         Raises:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_mlops.core.private_files import open_private
-from dagster_mlops.serving.runtime.row_json import decode, encode
+from dagster_mlops.serving.runtime.log.row_json import decode, encode
 
 _logger = logging.getLogger(__name__)
 

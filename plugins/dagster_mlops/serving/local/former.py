@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import supervision
-from dagster_mlops.serving.blue_green import bring_live, golden_file, new_id
-from dagster_mlops.serving.golden_set import Golden
-from dagster_mlops.serving.reconcile import take_stock
-from dagster_mlops.serving.state import DeploymentState, load, lock, state_file, utc_now
-from dagster_mlops.serving.target import LocalTarget
+from dagster_mlops.serving.golden.golden_set import Golden
+from dagster_mlops.serving.local import supervision
+from dagster_mlops.serving.local.blue_green import bring_live, golden_file, new_id
+from dagster_mlops.serving.local.reconcile import take_stock
+from dagster_mlops.serving.local.state import DeploymentState, load, lock, state_file, utc_now
+from dagster_mlops.serving.local.target import LocalTarget
 
 _logger = logging.getLogger(__name__)
 

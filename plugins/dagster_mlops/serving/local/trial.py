@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_mlops.core.waits import wait_while
 from dagster_mlops.errors import DeploymentError
-from dagster_mlops.serving import envoy
-from dagster_mlops.serving.envoy_config import TRIAL, Trial
+from dagster_mlops.serving.local import envoy
+from dagster_mlops.serving.local.envoy_config import TRIAL, Trial
+from dagster_mlops.serving.local.state import DeploymentState
+from dagster_mlops.serving.local.target import LocalTarget
 from dagster_mlops.serving.rollout_verdict.observations import Answer, AnswerLog, Arm, Batch, Counters
 from dagster_mlops.serving.rollout_verdict.options import Canary, Shadow
 from dagster_mlops.serving.rollout_verdict.rollout import Rollout, Verdict
 from dagster_mlops.serving.rollout_verdict.traffic import run_rollout
 from dagster_mlops.serving.runtime import PredictionLog
-from dagster_mlops.serving.runtime.predictions import SHADOW
-from dagster_mlops.serving.state import DeploymentState
-from dagster_mlops.serving.target import LocalTarget
+from dagster_mlops.serving.runtime.log.predictions import SHADOW
 
 if TYPE_CHECKING:
     import pandas as pd

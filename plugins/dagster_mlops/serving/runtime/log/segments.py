@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
-from dagster_mlops.serving.runtime.row_json import decode, encode
+from dagster_mlops.serving.runtime.log.row_json import decode, encode
 
 _HEADER = b'{"kind":"prediction_log",'
 _ROW = b'{"timestamp":'  # by orjson; what Python's json has written begins with a space

@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagster_mlops.serving.runtime.log_folder import Part, RotatedFile, listing
-from dagster_mlops.serving.runtime.progress import Progress
-from dagster_mlops.serving.runtime.row_tables import INPUT, compute, metadata, table_of, with_forms
-from dagster_mlops.serving.runtime.segments import lines
+from dagster_mlops.serving.runtime.log.folder import Part, RotatedFile, listing
+from dagster_mlops.serving.runtime.log.progress import Progress
+from dagster_mlops.serving.runtime.log.row_tables import INPUT, compute, metadata, table_of, with_forms
+from dagster_mlops.serving.runtime.log.segments import lines
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -81,8 +81,8 @@ def feedback_asset(
         from dagster_mlops.core.extras import extra
         from dagster_mlops.core.table_hash import content_hash
         from dagster_mlops.core.tables import as_frame
-        from dagster_mlops.serving.labels import join_labels
-        from dagster_mlops.serving.logged_rows import LoggedRows, losses_in
+        from dagster_mlops.serving.feedback.labels import join_labels
+        from dagster_mlops.serving.feedback.logged_rows import LoggedRows, losses_in
         from dagster_mlops.serving.runtime import PredictionLog
 
         for module in ("orjson", "pyarrow"):

@@ -18,7 +18,7 @@ from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import PredictionError
 from dagster_mlops.evaluation.predictions import load_version
 from dagster_mlops.provenance import Dataset, ModelVersion, PredictionBatch, Record, Ref
-from dagster_mlops.serving.batch_log import batch_log
+from dagster_mlops.serving.batch.log import batch_log
 from dagster_mlops.serving.runtime import LogRules
 from dagster_mlops.serving.runtime.outputs import OutputError, plain, records_of
 from dagster_mlops.serving.runtime.schema import Features

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dagster_mlops.serving.runtime.row_tables import metadata
+from dagster_mlops.serving.runtime.log.row_tables import metadata
 
 _NAME = re.compile(r"[^.].*\.jsonl|\d{4}-\d\d-\d\d-[0-9a-f]{16}\.parquet")  # not the exports of a user
 

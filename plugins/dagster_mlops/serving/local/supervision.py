@@ -16,7 +16,7 @@ from dagster_mlops.core.files import write_atomically
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.processes import identity
-from dagster_mlops.serving import processes
+from dagster_mlops.serving.local import processes
 
 SUPERVISOR, WAITING = "supervisor", "waiting"  # marks of a supervisor, and of a program that is not yet what it runs
 _QUICK = 5  # seconds; a program that ends sooner is started again after a pause, which grows

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dagster_mlops.core.files import if_free
-from dagster_mlops.serving import envoy, processes, supervision
-from dagster_mlops.serving.state import ENDED, SERVER, DeploymentState, load_all
-from dagster_mlops.serving.target import LocalTarget
+from dagster_mlops.serving.local import envoy, processes, supervision
+from dagster_mlops.serving.local.state import ENDED, SERVER, DeploymentState, load_all
+from dagster_mlops.serving.local.target import LocalTarget
 
 
 def take_stock(target: LocalTarget, say: Callable[[str], object]) -> DeploymentState | None:

@@ -13,8 +13,8 @@ from dagster_mlops.core.inside import inside
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import DeploymentError, ProvenanceError
 from dagster_mlops.provenance import Deployment, Record
-from dagster_mlops.serving import supervision
-from dagster_mlops.serving.processes import marked
+from dagster_mlops.serving.local import supervision
+from dagster_mlops.serving.local.processes import marked
 
 # starting → verifying → (trial →) switching → live → draining → stopped, or failed from those before live
 ENDED = ("stopped", "failed")

@@ -1,0 +1,1 @@
+"""Labels that arrive later, joined to the predictions of a log."""

@@ -1,0 +1,1 @@
+"""Deployments on this machine: server processes behind Envoy, started, verified, switched, tried and repaired."""
