@@ -16,11 +16,12 @@ import httpx
 import psutil
 import pyarrow as pa
 import pytest
-from dagster_mlops.serving.processes import marked
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dagster_mlops.serving import envoy, status, stop
+from dagster_mlops.serving import status, stop
+from dagster_mlops.serving.local import envoy
+from dagster_mlops.serving.local.processes import marked
 from tests.bentoml.test_bentoml import World
 from tests.support import known_warnings
 

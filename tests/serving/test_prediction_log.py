@@ -404,7 +404,7 @@ def test_kills_of_writers_and_rotations_cost_no_answered_row_and_no_reader_sees_
     """
     rotator = """
         import sys
-        from dagster_mlops.serving.runtime import rotation
+        from dagster_mlops.serving.runtime.log import rotation
         rotation.FILE_ROWS = 400
         while True:
             rotation.rotate(sys.argv[1])
