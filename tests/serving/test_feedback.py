@@ -48,7 +48,7 @@ class World:
             return self.arrivals
 
         partition = options.pop("partition", None)
-        arguments: Any = {"label": "late", "time": "landed", "on": "flight", **options}
+        arguments: Any = {"label": "late", "time": "landed", "key": "flight", **options}
         feedback = feedback_asset(prediction_log=self.log, labels=arrivals, **arguments)
         result = dg.materialize([arrivals, feedback], instance=self.instance, partition_key=partition)
         [event] = result.asset_materializations_for_node("feedback")
@@ -179,7 +179,7 @@ def test_losses_of_the_log_are_counted(world, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"on": "tail"}, "'tail'"),
+        ({"key": "tail"}, "'tail'"),
         ({"columns": ["wind"]}, "no row has 'wind'"),
         ({"label": "early"}, "no column 'early'"),
     ],

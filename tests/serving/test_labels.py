@@ -46,7 +46,7 @@ def test_each_prediction_gets_the_label_that_the_rule_says(asked, known, as_of, 
     events = labels(*((flight, late, at(hour)) for (flight, hour), late in known.items()))
     wait = None if within is None else timedelta(hours=within)
     answer = join_labels(
-        frame, events, label="late", time="landed", on="flight", as_of=at(as_of), within=wait, take=take
+        frame, events, label="late", time="landed", key="flight", as_of=at(as_of), within=wait, take=take
     )
     assert answer[frame.columns].equals(frame)
     for (flight, hour), late, landed in zip(asked, answer["late"], answer["landed"], strict=True):
@@ -73,7 +73,7 @@ def test_by_request_id_a_correction_replaces_a_label_from_its_time_on():
 
 def test_what_would_be_a_guess_is_refused():
     frame, events = predictions(("r1", "x", at(0))), labels(("x", True, at(1)))
-    join: Any = {"label": "late", "time": "landed", "on": "flight"}
+    join: Any = {"label": "late", "time": "landed", "key": "flight"}
     with pytest.raises(MonitoringError, match=r"1 label.s. differ from another of the same 'flight' and 'landed'"):
         join_labels(frame, pd.concat([events, labels(("x", False, at(1)))]), **join)
     with pytest.raises(MonitoringError, match="must be a time with a time zone"):
@@ -81,7 +81,7 @@ def test_what_would_be_a_guess_is_refused():
     with pytest.raises(MonitoringError, match="the labels have no column 'tail'"):
         join_labels(frame, events, **{**join, "label": "tail"})
     with pytest.raises(MonitoringError, match=r"predictions have no column 'tail'[^\n]*\n.*send another key as the id"):
-        join_labels(frame, events, **{**join, "on": "tail"})
+        join_labels(frame, events, **{**join, "key": "tail"})
     with pytest.raises(MonitoringError, match=r"have columns \['late'\] already"):
         join_labels(frame.assign(late=True), events, **join)
     with pytest.raises(MonitoringError, match="has no time zone"):

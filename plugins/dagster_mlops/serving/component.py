@@ -55,7 +55,7 @@ class FeedbackComponent(YamlFields, dg.Component):
       labels: arrivals
       label: late
       time: landed_at
-      on: flight_id
+      key: flight_id
       within: {days: 2}
     ```
     """
@@ -65,7 +65,7 @@ class FeedbackComponent(YamlFields, dg.Component):
     labels: dg.ResolvedAssetKey = Field(description="Key of an asset that loads as a dataframe of labels.")
     label: str = Field(description="Column of the labels.")
     time: str = Field(description="Column of the times at which they became known, with a time zone.")
-    on: str = Field(default="request_id", description="Column that both have: request_id, or the key of an entity.")
+    key: str = Field(default="request_id", description="Column that both have: request_id, or the key of an entity.")
     within: ResolvedDuration | None = Field(default=None, description="Longest time from a prediction to its label.")
     take: Literal["first", "last"] = Field(default="last", description="The label that counts where several do.")
     deployment: str | None = Field(default=None, description="The deployment or batch whose predictions are taken.")

@@ -26,7 +26,7 @@ def feedback_asset(
     labels: AssetLike | dg.AssetIn,
     label: str,
     time: str,
-    on: str = "request_id",
+    key: str = "request_id",
     within: timedelta | None = None,
     take: Literal["first", "last"] = "last",
     deployment: str | None = None,
@@ -39,7 +39,7 @@ def feedback_asset(
 
         feedback = feedback_asset(
             prediction_log="state/serving/predictions", labels="arrivals", label="late", time="landed_at",
-            on="flight_id", within=timedelta(days=2),
+            key="flight_id", within=timedelta(days=2),
         )
 
     A row is a prediction as :meth:`PredictionLog.read` gives it, with the columns `label` and `time` of
@@ -51,11 +51,11 @@ def feedback_asset(
 
     Args:
         prediction_log: Folder of the log.
-        labels: An asset that its IO manager loads as a dataframe with the columns `on`, `label` and `time`. Labels of
+        labels: An asset that its IO manager loads as a dataframe with the columns `key`, `label` and `time`. Labels of
             later partitions need ``dg.AssetIn(…, partition_mapping=…)``.
         label: Column of the labels.
         time: Column of the times at which they became known, with a time zone.
-        on: Column that both have: ``request_id``, or a feature that is the key of an entity.
+        key: Column that both have: ``request_id``, or a feature that is the key of an entity.
         within: Longest time from a prediction to its label.
         take: The label that counts where several do.
         deployment: Name of the one deployment or batch whose predictions are taken.
@@ -88,7 +88,7 @@ def feedback_asset(
         for module in ("orjson", "pyarrow"):
             extra(module)
         folder = Path(prediction_log).expanduser().resolve()
-        names = None if columns is None else [*dict.fromkeys((*_FACTS, on, *columns, "output"))]
+        names = None if columns is None else [*dict.fromkeys((*_FACTS, key, *columns, "output"))]
         start = end = None
         if windows:
             scored_partition(context)
@@ -99,11 +99,11 @@ def feedback_asset(
             place = Path(state_dir).expanduser().resolve() if state_dir else _default_state(folder, context)
             rows = LoggedRows(folder, place, deployment=deployment, columns=names, keep=keep)
             frame, count = rows.read()
-        if frame.empty and on not in frame:
-            frame = frame.assign(**{on: None})
+        if frame.empty and key not in frame:
+            frame = frame.assign(**{key: None})
         as_of = datetime.now(UTC)
         events = as_frame(labels, tool="bentoml", error=MonitoringError)
-        joined = join_labels(frame, events, label=label, time=time, on=on, as_of=as_of, within=within, take=take)
+        joined = join_labels(frame, events, label=label, time=time, key=key, as_of=as_of, within=within, take=take)
         facts = {
             **_numbers(joined, label, time, within, as_of),
             **({} if count is None else {"new_predictions": count}),

@@ -16,7 +16,7 @@ def join_labels(
     *,
     label: str,
     time: str,
-    on: str = "request_id",
+    key: str = "request_id",
     as_of: datetime | None = None,
     within: timedelta | None = None,
     take: Literal["first", "last"] = "last",
@@ -24,7 +24,7 @@ def join_labels(
     """The predictions, each with the label that was known for it, and the time since when.
 
         frame, cursor = PredictionLog.read_after("state/serving/predictions", cursor)
-        frame = join_labels(frame, arrivals, label="late", time="landed_at", on="flight_id", within=timedelta(days=2))
+        frame = join_labels(frame, arrivals, label="late", time="landed_at", key="flight_id", within=timedelta(days=2))
 
     No row is added, left out or moved. A prediction without a label has a missing value in both columns. A label
     counts for a prediction if it became known after it, as one known before says nothing of the future; not later than
@@ -33,10 +33,10 @@ def join_labels(
 
     Args:
         predictions: Rows of :meth:`PredictionLog.read`, with ``timestamp``.
-        labels: Rows with the columns `on`, `label` and `time`.
+        labels: Rows with the columns `key`, `label` and `time`.
         label: Column of the labels.
         time: Column of the times at which they became known, with a time zone.
-        on: Column that both have: ``request_id``, or the key of an entity, which may have labels again and again.
+        key: Column that both have: ``request_id``, or the key of an entity, which may have labels again and again.
         as_of: Time of what is known; now by default.
         within: Longest time from a prediction to its label.
         take: The label that counts where several do: the last one, which corrects those before, or the first.
@@ -45,27 +45,27 @@ def join_labels(
         MonitoringError: a column is missing or has no time zone, two labels of one key and time differ, or a key is
             text on one side and a number on the other.
     """
-    _check(predictions, [on, "timestamp"], "timestamp", "the predictions")
-    _check(labels, [on, label, time], time, "the labels")
+    _check(predictions, [key, "timestamp"], "timestamp", "the predictions")
+    _check(labels, [key, label, time], time, "the labels")
     if clash := {label, time} & set(predictions.columns):
         raise MonitoringError(f"the predictions have columns {sorted(clash)} already. Rename those of the labels.")
-    kinds = [pd.api.types.infer_dtype(frame[on].dropna()) for frame in (predictions, labels)]
+    kinds = [pd.api.types.infer_dtype(frame[key].dropna()) for frame in (predictions, labels)]
     if "string" in kinds and set(kinds) & _NUMBERS:
         raise MonitoringError(
-            f"'{on}' is {kinds[0]} in the predictions and {kinds[1]} in the labels, so that none would be found. Cast "
+            f"'{key}' is {kinds[0]} in the predictions and {kinds[1]} in the labels, so that none would be found. Cast "
             "one of them."
         )
-    events: Any = labels[[on, label, time]].dropna().drop_duplicates()
+    events: Any = labels[[key, label, time]].dropna().drop_duplicates()
     events[time] = events[time].dt.tz_convert("UTC").dt.as_unit("ns")
-    if (repeats := events.duplicated([on, time])).any():
+    if (repeats := events.duplicated([key, time])).any():
         raise MonitoringError(
-            f"{int(repeats.sum())} label(s) differ from another of the same '{on}' and '{time}', so neither is the "
+            f"{int(repeats.sum())} label(s) differ from another of the same '{key}' and '{time}', so neither is the "
             "later one. Keep one of them."
         )
     known_until = pd.Timestamp(as_of or datetime.now(UTC))
     if known_until.tzinfo is None:
         raise MonitoringError(f"as_of={as_of} has no time zone.")
-    left: Any = predictions[[on, "timestamp"]].reset_index(drop=True)
+    left: Any = predictions[[key, "timestamp"]].reset_index(drop=True)
     left[_ROW] = left.index
     left["timestamp"] = left["timestamp"].dt.tz_convert("UTC").dt.as_unit("ns")
     left = left.dropna()
@@ -78,13 +78,13 @@ def join_labels(
     if left.empty or events.empty:
         pairs = pd.DataFrame({_ROW: [], label: [], time: []})
     else:
-        key, direction = ("timestamp", "forward") if take == "first" else (_DEADLINE, "backward")
+        order, direction = ("timestamp", "forward") if take == "first" else (_DEADLINE, "backward")
         pairs = pd.merge_asof(
-            left.sort_values(key),
+            left.sort_values(order),
             events.sort_values(time),
-            left_on=key,
+            left_on=order,
             right_on=time,
-            by=on,
+            by=key,
             direction=direction,
             allow_exact_matches=take == "last",
         )
