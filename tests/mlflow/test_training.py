@@ -875,6 +875,7 @@ def test_a_champion_set_by_hand_without_any_record_can_be_kept_and_beaten(instan
     candidate(auc=0.7)
     [kept] = records_in(metadata_of(promote(instance, resource), "champion"))
     assert isinstance(kept, ModelVersion) and kept.version == "1"
+    assert kept.upstream[0].id == kept.run_id  # a trace goes on to the run
     candidate(auc=0.8)
     promote(instance, resource)
     assert champion(client) == "3"

@@ -11,7 +11,7 @@ from dagster_mlops.core.notes import read_note
 from dagster_mlops.mlflow.lazy import LoggedModel, MlflowClient, MlflowModelVersion, Run
 from dagster_mlops.mlflow.runs.lookup import RECORD
 from dagster_mlops.mlflow.server.client import EXISTS, or_none, refused
-from dagster_mlops.provenance import ModelVersion, Record, TrainingRun
+from dagster_mlops.provenance import ModelVersion, Record, Ref, TrainingRun
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 # The version in a stored record, which is written before the registry assigns a number from 1. Readers fill it in.
@@ -144,4 +144,5 @@ def bare_record(version: MlflowModelVersion, tracking_uri: str) -> ModelVersion:
         run_id=version.run_id or "",
         tracking_uri=tracking_uri,
         aliases=tuple(sorted(version.aliases)),
+        upstream=(Ref(TrainingRun.tool, TrainingRun.role, version.run_id, at=tracking_uri),) if version.run_id else (),
     )
