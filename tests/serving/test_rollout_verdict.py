@@ -156,6 +156,22 @@ def test_a_canary_without_traffic_never_goes_on(options):
     assert verdict.reason.startswith("undecided after 0 requests to the canary in 1000000 s: errors: the canary has no")
 
 
+def test_what_is_undecided_names_the_kind_and_the_baselines_failures_that_hide_it():
+    rollout = Rollout(Canary(steps=(0.5,), slowdown=None, max_requests=1000))
+    while not (
+        verdict := rollout.look(Batch(Arm(100, 20, outputs=[1.0] * 100), Arm(100, 20, outputs=[1.0] * 100)))
+    ).final:
+        pass
+    assert verdict.value == "back" and verdict.reason.endswith(
+        "neither harm nor its absence was shown by its errors; 20.0% of the baseline's requests fail, too, so raise "
+        "more_errors or max_requests"
+    )
+    rollout = Rollout(Canary(steps=(0.2, 0.5), slowdown=None, output_shift=None, max_seconds=10))
+    while rollout.look(Batch(Arm(3000), Arm(12_000), seconds=1)).share == 0.2:
+        pass
+    assert rollout.look(Batch(baseline=Arm(800), seconds=10)).reason.endswith("there was no request at this share")
+
+
 def test_a_share_without_traffic_is_not_passed_on_what_earlier_shares_have_shown():
     rollout = Rollout(Canary(steps=(0.1, 0.5), slowdown=None, output_shift=None))
     assert rollout.look(Batch(Arm(2000), Arm(18_000))).share == 0.5

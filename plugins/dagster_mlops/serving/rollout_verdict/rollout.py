@@ -149,7 +149,7 @@ class Rollout:
             reason = f"harm of {size} is excluded"
             return verdict(GO, self._shares[self.step], last_step, reason)
         if self.requests >= options.max_requests or self.seconds >= options.max_seconds:
-            why = "; ".join(missing) or "neither harm nor its absence was shown"
+            why = "; ".join(missing) or self._undecided(parts)
             return verdict(
                 BACK, 0.0, True,
                 f"undecided after {self.requests} requests to the canary in {self.seconds:.0f} s: {why}",
@@ -157,6 +157,16 @@ class Rollout:
         needed = self._needed(parts)
         reason = "; ".join(missing) or f"about {needed} more requests to the canary are needed"
         return verdict(NOT_YET, self.share, False, reason)
+
+    def _undecided(self, parts: Sequence[Part]) -> str:
+        """The kinds of harm that may be there or not, with advice where the baseline's own failures hide one."""
+        left = [part for part in parts if part.in_favour is not None and part.in_favour < 1 / self.options.miss_rate]
+        if not left:
+            return "there was no request at this share"
+        reason = f"neither harm nor its absence was shown by its {' and '.join(part.kind for part in left)}"
+        failures = next((part.baseline for part in left if part.kind == Errors.name), 0.0)
+        advice = f"; {failures:.1%} of the baseline's requests fail, too, so raise more_errors or max_requests"
+        return reason + (advice if failures > 0 else "")
 
     def _parts(self, margin: float) -> tuple[Part, ...]:
         parts = []
