@@ -1,6 +1,7 @@
 """Canaries and shadows behind a real Envoy, under traffic, with servers that have a fault."""
 
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from dagster_mlops.provenance import Package
 from dagster_mlops.serving import Canary, PredictionLog, Shadow, deployment_asset, repair, status, stop
 from dagster_mlops.serving.local import envoy
 from dagster_mlops.serving.local.processes import marked
-from dagster_mlops.serving.local.state import load_all
+from dagster_mlops.serving.local.state import ENDED, load_all
 from dagster_mlops.serving.runtime.log.predictions import SHADOW
 from dagster_mlops.serving.trial_fields import CanaryFields, ShadowFields
 from tests.support.small_packages import Deployment, SmallPackages
@@ -179,6 +180,42 @@ def test_a_run_that_is_killed_in_a_trial_leaves_no_share_behind(deployment):
         assert {who for _, who in answers} == {old}
     assert not {code for code, _ in answers} - {200, "ready"}
     assert [row["id"] for row in status(deployment.state_dir)] == [old]
+
+
+def _roll_out_until(deployment: Deployment, number: int) -> None:
+    """A rollout that is killed once it has written so many times who gets which request."""
+    replace = os.replace
+
+    def counted(source: str, target: str) -> None:
+        nonlocal number
+        replace(source, target)
+        number -= os.path.basename(target) == "rds.json"
+        if not number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = counted  # pyright: ignore[reportAttributeAccessIssue] - of this process, which is about to end
+    deployment.roll_out("2.0", trials=[dataclasses.replace(CANARY, more_errors=0.1)])
+
+
+@pytest.mark.thorough
+def test_a_run_that_is_killed_at_any_change_of_the_traffic_leaves_one_deployment_with_all_of_it(deployment):
+    packages = []
+    with requests(deployment) as answers:
+        for number in itertools.count(1):
+            run = multiprocessing.get_context("spawn").Process(target=_roll_out_until, args=(deployment, number))
+            run.start()
+            run.join()
+            said = repair(deployment.state_dir)
+            [live] = [state for state in load_all(deployment.state_dir) if state.phase not in ENDED]
+            assert (live.phase, live.record.traffic) == ("live", 1) and bool(said) == bool(run.exitcode)
+            answers.clear()
+            time.sleep(0.5)
+            assert {who for _, who in answers} == {live.id} and {code for code, _ in answers} == {200, "ready"}
+            packages.append(live.record.package)
+            if not run.exitcode:
+                break
+            deployment.roll_out("2")
+    assert len(packages) > 5 and packages == sorted(packages, key=len), "there is one switch"
 
 
 @pytest.mark.thorough
