@@ -141,7 +141,7 @@ def test_a_canary_that_hangs_goes_back_although_clients_hang_up_before_the_timeo
 def test_a_shadow_answers_no_client_and_its_rows_are_in_a_log_of_their_own(deployment):
     outcomes = {}
     faulty = {"environment": fault(wrong=0.2), "trials": [SHADOW_OPTIONS, CANARY], "report": outcomes.__setitem__}
-    error = pytest.raises(DeploymentError, match="its shadow went back: the canary is worse by its differences")
+    error = pytest.raises(DeploymentError, match="its shadow went back: the shadow is worse by its differences")
     with requests(deployment) as answers, error:
         deployment.roll_out("2.0", **faulty)
     assert {code for code, _ in answers} == {200, "ready"} and len({who for _, who in answers}) == 1

@@ -136,7 +136,7 @@ class Rollout:
             worst = max(parts, key=lambda part: part.against)
             return verdict(
                 BACK, 0.0, True,
-                f"the canary is worse by its {worst.kind}: {worst.canary:.4g} against {worst.baseline:.4g} "
+                f"the {options.kind} is worse by its {worst.kind}: {worst.canary:.4g} against {worst.baseline:.4g} "
                 f"(e-value {against:.3g}, {1 / options.error_rate:g} or more shows it)",
             )  # fmt: skip
         # Whatever earlier shares have shown, one without any traffic shows nothing.
