@@ -153,7 +153,7 @@ def test_one_champion_and_no_run_left_running(lifecycle):
 def test_one_deployment_serves_and_no_other_server_is_left(lifecycle):
     found = lifecycle.python(
         "import json\n"
-        "from dagster_mlops.serving import overview, processes\n"
+        "from dagster_mlops.serving.local import overview, processes\n"
         f"folder = {str(lifecycle.state / 'serving')!r}\n"
         "from pathlib import Path\n"
         "print(json.dumps([[d['healthy'] for d in overview.status(folder)], sorted(processes.marked(Path(folder)))]))"
