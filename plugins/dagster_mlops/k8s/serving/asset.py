@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from dagster_mlops.core.asset_keys import AssetLike, asset_input, asset_key
-from dagster_mlops.core.asset_records import asset_graph, dagster_facts, latest
+from dagster_mlops.core.asset_records import dagster_facts
 from dagster_mlops.core.bounds import refuse_useless
-from dagster_mlops.core.gates import require_gates
 from dagster_mlops.core.metadata import link
 from dagster_mlops.core.options import asset_with
 from dagster_mlops.core.resources import capable_resource
 from dagster_mlops.core.table_hash import content_hash
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.k8s.serving.target import KubernetesTarget
-from dagster_mlops.provenance import Package
 
 if TYPE_CHECKING:
     from dagster_mlops.serving import LogRules
@@ -100,24 +98,12 @@ def kubernetes_deployment_asset(
         from dagster_mlops.k8s.serving.cluster import Cluster
         from dagster_mlops.k8s.serving.manifests import TOOL, Release
         from dagster_mlops.k8s.serving.rollout import Plan, rollout
-        from dagster_mlops.promotion.statement import require_statement
+        from dagster_mlops.serving.package_to_serve import package_to_serve
         from dagster_mlops.serving.packager import Packages, ServerSettings, server_of
 
-        graph = asset_graph(context)
-        guarded = [key, *sorted(graph.get(key).parent_keys if graph.has(key) else [], key=str)]
-        evidence = require_gates(context, guarded)
+        record, evidence = package_to_serve(context, key, promoted_to)
         packager = capable_resource(context, resource_key, Packages)
         kubernetes = capable_resource(context, cluster_key, KubernetesResource)
-        record = latest(
-            context,
-            key,
-            Package,
-            error=DeploymentError,
-            hint="Materialize it first, or name the asset that builds the package.",
-        )
-        if promoted_to:
-            statement = require_statement(record, promoted_to)
-            context.log.info(f"Entry {statement.index} of the history promoted version {statement.after}.")
         if not hasattr(golden, "columns"):
             raise DeploymentError(
                 f"the golden set was loaded as {type(golden).__name__}, not as a dataframe. Use an unpartitioned asset "
