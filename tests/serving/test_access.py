@@ -41,10 +41,10 @@ def test_what_cannot_be_used_is_refused_before_anything_starts(tmp_path, monkeyp
     monkeypatch.setenv("EMPTY", " ")
     for access, message in {
         Access(tokens="NOWHERE"): "names no variable",
-        Access(tokens="EMPTY"): "but there are none",
-        Access(token_file=str(tmp_path / "empty")): "but there are none",
+        Access(tokens="EMPTY"): "but the list is empty",
+        Access(token_file=str(tmp_path / "empty")): "but the list is empty",
         Access(token_file=str(tmp_path / "absent")): "cannot be read: No such file",
-        Access(token_file=str(tmp_path / "tokens")): "but number 2 is none",
+        Access(token_file=str(tmp_path / "tokens")): "but number 2 is not a token",
     }.items():
         with pytest.raises(DeploymentError, match=message) as error:
             access.read_tokens()

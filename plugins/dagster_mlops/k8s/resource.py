@@ -37,7 +37,7 @@ class KubernetesResource(ToolResource):
         """Kubernetes' own client.
 
         Raises:
-            DeploymentError: There is no kubeconfig, or it lacks the context.
+            DeploymentError: A kubeconfig is missing, or it lacks the context.
         """
         kubernetes = extra("kubernetes", extra="k8s")
         try:

@@ -56,7 +56,7 @@ class Cluster:
     def apply(self, manifest: Mapping[str, Any], *, force: bool = False, dry_run: bool = False) -> bool:
         """Create or change an object by server-side apply: fields that the manifest does not name stay as they are.
 
-        False if the manifest names a version of the object that is no longer the current one.
+        False if the manifest names an older version of the object than the current one.
 
         Args:
             force: Take over fields that someone else has set.

@@ -97,7 +97,7 @@ class Access:
         tokens = tuple(dict.fromkeys(text.split()))
         wrong = [number for number, token in enumerate(tokens, 1) if not _TOKEN.fullmatch(token)]
         if wrong or not tokens:
-            found = f"number {wrong[0]} is none" if wrong else "there are none"
+            found = f"number {wrong[0]} is not a token" if wrong else "the list is empty"
             raise DeploymentError(
                 f"{place} must hold tokens, separated by spaces or lines, but {found}. A token has at least 16 "
                 "letters, digits or characters of -._~+/, such as those of `openssl rand -hex 32`."
