@@ -24,6 +24,7 @@ from dagster_mlops.serving.golden.golden_set import Golden, score_golden
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from dagster_mlops.serving.runtime.lookup import Lookups
 from tests.support import known_warnings
+from tests.support.asgi import answer
 from tests.support.http_servers import QuietHandler, QuietServer, serving
 
 pytestmark = [
@@ -123,22 +124,8 @@ def app_of(model: Any, lookup: Any, log: Path | None = None, **limits: Any) -> P
 
 
 def ask(app: PredictionApp, body: Any) -> tuple[int, dict[str, Any]]:
-    status, content = asyncio.run(answer(app, json.dumps(body).encode()))
+    status, content = asyncio.run(answer(app, json.dumps(body).encode(), [(b"x-request-id", b"r")]))
     return status, json.loads(content)
-
-
-async def answer(app: PredictionApp, body: bytes) -> tuple[int, bytes]:
-    messages: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
-
-    async def send(message: dict[str, Any]) -> None:
-        messages.append(message)
-
-    scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"x-request-id", b"r")]}
-    await app(scope, receive, send)
-    return messages[0]["status"], messages[1]["body"]
 
 
 def entity(driver: Any = 1, city: Any = "a", **more: Any) -> dict[str, Any]:
@@ -232,10 +219,10 @@ def test_golden_entities_agree_and_a_fault_of_the_lookup_is_found(rides, model, 
             {**one, "rate": one["temp"], "temp": one["rate"] or 0.0} for one in features(self, entities)
         ],
     }
-    for fault, broken in faults.items():
+    for broken in faults.values():
         with monkeypatch.context() as patch, pytest.raises(DeploymentError, match="entities of the golden set differ"):
             patch.setattr(OnlineLookup, "features", broken)
-            compare(app_of(model, rides.lookup()), rows), fault
+            compare(app_of(model, rides.lookup()), rows)
     moved = Lookups._value
     with monkeypatch.context() as patch, pytest.raises(DeploymentError, match="entities of the golden set differ"):
         patch.setattr(Lookups, "_value", lambda self, name, value: moved(self, name, 0.5 if value == 0.1 else value))

@@ -26,6 +26,7 @@ from dagster_mlops.serving.golden.golden_set import score_golden, spread
 from dagster_mlops.serving.runtime import outputs, schema
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from tests.support import known_warnings
+from tests.support.asgi import answer
 from tests.support.http_servers import QuietHandler, QuietServer, serving
 
 pytestmark = [*known_warnings.MLFLOW, *known_warnings.MLFLOW_HINTS, pytest.mark.filterwarnings("ignore:.*type hint")]
@@ -83,20 +84,6 @@ def compare(model: Any, rows: pd.DataFrame) -> float:
     golden = score_golden(model, "delay/1", rows, 200)
     with serving(QuietServer(Handler)) as server, httpx.Client(base_url=server.url, trust_env=False) as client:
         return golden.compare(client, STATE, tolerance=1e-9)
-
-
-async def answer(app: PredictionApp, body: bytes) -> tuple[int, bytes]:
-    messages: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
-
-    async def send(message: dict[str, Any]) -> None:
-        messages.append(message)
-
-    scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [(b"content-type", b"application/json")]}
-    await app(scope, receive, send)
-    return messages[0]["status"], messages[1]["body"]
 
 
 def test_a_server_without_a_fault_agrees(echo, classifier):
