@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,13 @@ def find_recipe(
     chain = trace(start, tools=tools, instance=events)
     version = chain.record if isinstance(chain.record, ModelVersion) else None
     runs = [link for link in chain.walk() if link.ref.role == TrainingRun.role]
-    if not runs or not isinstance(runs[0].record, TrainingRun):
+    # A version without a record may be another model of its run than the one that the training returned.
+    made_by_it = takewhile(lambda link: link.ref.role != TrainingRun.role, chain.walk())
+    unknown = next((link for link in made_by_it if link.bucket == "unknown" and not _is_hashed(link.record)), None)
+    if unknown or not runs or not isinstance(runs[0].record, TrainingRun):
         where = f"at {start.at}" if start.at else "anywhere: name the tracking URI with --at"
-        raise NotFoundError(f"{what!r} does not name a training run that is known {where}. {chain.reason}")
+        reason = (unknown or chain).reason
+        raise NotFoundError(f"{what!r} does not name a training run that is known {where}. {reason}")
     link, run = runs[0], runs[0].record
     versions = (record for record, _ in events.entries(ModelVersion)) if events else ()
     version_on_record = next((record for record in versions if record.run_id == run.run_id and record.sha256), None)
@@ -265,6 +270,11 @@ def _model(run: TrainingRun, tools: Tools) -> Ingredient:
         problem = Inaccessible(str(error))
     bucket, reason = (problem.bucket, problem.reason) if problem else ("accessible", "")
     return Ingredient("model", f"of run {run.run_id[:12]}", bucket, reason)
+
+
+def _is_hashed(record: Record | None) -> bool:
+    """True for a record of a model version that a training wrote; others have no hash of the model."""
+    return not isinstance(record, ModelVersion) or bool(record.sha256)
 
 
 def _inputs(run: Link, step: Mapping[str, Any], tools: Tools) -> tuple[list[Ingredient], dict[str, TrainingSet]]:
