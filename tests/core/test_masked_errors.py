@@ -13,7 +13,7 @@ import pytest
 from dagster_mlops.core.failures import not_retried, raised_as
 from dagster_mlops.core.masked_errors import masked_error
 from dagster_mlops.errors import ToolError
-from dagster_mlops.monitoring.checks import saved_report
+from dagster_mlops.monitoring.results import saved_report
 from dagster_mlops.provenance import Faulty, Inaccessible
 from dagster_mlops.serving.local.processes import tail
 

@@ -12,7 +12,9 @@ from dagster_mlops.evaluation import evaluation_checks
 from dagster_mlops.evidently import EvidentlyResource, data_quality_check, drift_check, performance_check
 from dagster_mlops.evidently.quality import examine
 from dagster_mlops.mlflow import metric_checks
-from dagster_mlops.monitoring.measure import Comparison, _lost, compare
+from dagster_mlops.monitoring.comparison.compare import compare
+from dagster_mlops.monitoring.comparison.measure import Comparison
+from dagster_mlops.monitoring.comparison.structure import lost_values
 from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.river import RiverResource
 from tests.support import known_warnings
@@ -82,7 +84,7 @@ def test_columns_that_are_often_missing_are_not_broken_by_chance():
         normalise(pd.DataFrame(np.where(random.random((500, 1000)) < 0.5, np.nan, 1.0)))
         for _ in ("current", "reference")
     ]
-    assert not [name for name in halves[0].kinds if _lost(name, halves[0], halves[1], 0.1)]
+    assert not [name for name in halves[0].kinds if lost_values(name, halves[0], halves[1], 0.1)]
 
 
 def test_values_that_are_there_again_are_a_change_and_no_fault():

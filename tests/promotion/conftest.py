@@ -58,11 +58,12 @@ class World:
         event = dg.AssetMaterialization("evaluation", metadata={f"mlflow/{RESULT}": dg.MetadataValue.json(result)})
         self.instance.report_runless_asset_event(event)
 
-    def check(self, name: str, passed: bool, severity: Any = dg.AssetCheckSeverity.ERROR) -> None:
+    def check(self, name: str, passed: bool, severity: Any = dg.AssetCheckSeverity.ERROR, **metadata: str) -> None:
         """Report a verdict on `predictions`."""
         key = dg.AssetKey("predictions")
+        facts = {f"evidently/{noun}": dg.TextMetadataValue(text) for noun, text in metadata.items()}
         self.instance.report_runless_asset_event(
-            dg.AssetCheckEvaluation(asset_key=key, check_name=name, passed=passed, severity=severity, metadata={})
+            dg.AssetCheckEvaluation(asset_key=key, check_name=name, passed=passed, severity=severity, metadata=facts)
         )
 
     def materialize(self, *rules: Any, **options: Any) -> Mapping[str, Any]:

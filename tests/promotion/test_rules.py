@@ -297,6 +297,14 @@ def test_named_checks_are_green_and_young(challenged, monkeypatch):
     )
 
 
+def test_a_check_that_could_not_tell_is_not_green(challenged):
+    challenged.check("drift", True, state="undecided", reason="40 rows are too few.")
+    [row] = challenged.decide(GreenChecks(checks=["predictions:drift"]))
+    assert row["verdict"] == "fails" and "it was undecided: 40 rows are too few. Fix the cause" in row["why"]
+    challenged.check("drift", True, state="ok")
+    assert verdicts(challenged.decide(GreenChecks(checks=["predictions:drift"]))) == ["holds"]
+
+
 # Rules of one's own, and rules that are refused
 
 

@@ -8,7 +8,7 @@ import pytest
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evidently import EvidentlyResource
 from dagster_mlops.evidently import drift_check as evidently_drift_check
-from dagster_mlops.monitoring.measure import compare
+from dagster_mlops.monitoring.comparison.compare import compare
 from dagster_mlops.monitoring.normalise import normalise
 from dagster_mlops.provenance import Report
 from dagster_mlops.river import RiverResource, drift_check
@@ -49,7 +49,7 @@ def test_a_shift_is_found_with_the_row_from_which_on_it_lasts():
     current = weather(warmer=15, start=700, seed=1)
     done = evaluated(current, drift_check(asset="current", reference="reference", drift_share=0.3))["drift"]
     assert not done.passed and done.severity == dg.AssetCheckSeverity.WARN
-    assert done.description == "1 of 3 columns drifted: temp"
+    assert done.description == "Far from the reference: temp. 1 of 3 columns drifted: temp"
     columns = done.metadata["river/columns"]
     assert isinstance(columns, dg.TableMetadataValue)
     worst = columns.records[0].data

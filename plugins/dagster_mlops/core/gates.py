@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from dagster_mlops.core.asset_records import asset_graph, latest_event, partition_guarded
+from dagster_mlops.core.check_states import undecided_because
 from dagster_mlops.core.upstream import AssetCheckExecutionRecord
 from dagster_mlops.errors import GateError
 
@@ -28,7 +29,8 @@ def require_gates(
     one of them counts: that in `partitions`, else the last one, of those that the guarded asset reads, to be made.
 
     Returns:
-        Every check that was evaluated, blocking or not, as ``asset:check`` → passed: the evidence for a record.
+        Every check that was evaluated, blocking or not, as ``asset:check`` → passed: the evidence for a record. A
+        check that was undecided holds and is not evidence: False.
 
     Raises:
         GateError: a blocking check failed, crashed, was never evaluated, or judged an earlier materialization.
@@ -46,7 +48,7 @@ def require_gates(
                 else context.instance.get_latest_asset_check_evaluation_record(check)
             )
             if record is not None and isinstance(record.evaluation, dg.AssetCheckEvaluation):
-                verdicts[name] = record.evaluation.passed
+                verdicts[name] = record.evaluation.passed and undecided_because(record.evaluation) is None
             problem = check_problem(context.instance, key, record)
             if problem and graph.get_check_spec(check).blocking:
                 broken.append(f"{name} ({problem}{f' for partition {partition}' if partition else ''})")

@@ -12,15 +12,16 @@ from dagster_mlops.core.bounds import Range, refuse_useless
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.evaluation.checks import direction
 from dagster_mlops.evidently.metric_names import METRICS
+from dagster_mlops.evidently.preset import useless_preset
 from dagster_mlops.evidently.resource import EvidentlyResource
-from dagster_mlops.monitoring.checks import SHOWN, Severity, evaluation_id, saved_report, undecided, with_deps
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of
+from dagster_mlops.monitoring.results import SHOWN, Severity, evaluation_id, saved_report, undecided, with_deps
 
 
 def drift_check(
     *, asset: AssetLike, reference: AssetLike, preset: Mapping[str, Any] | None = None, **options: Any
 ) -> dg.AssetChecksDefinition:
-    """Compare an asset with a reference; fails when `drift_share` of the compared columns drifted, or one is broken.
+    """Compare an asset with a reference; fails when enough columns drifted, one drifted far, or one is broken.
 
         drift_check(
             asset="predictions",
@@ -33,7 +34,12 @@ def drift_check(
         preset: Options of Evidently's ``DataDriftPreset`` over the defaults here (PSI ≥ 0.2 for numbers, Jensen-Shannon
             distance ≥ 0.1 for categories).
         options: Those of :func:`dagster_mlops.monitoring.drift_check`: `columns`, `drift_share`, `min_rows`, ….
+
+    Raises:
+        DagsterInvalidDefinitionError: an option or method that Evidently does not have, or one without effect.
     """
+    what = f"drift_check of {asset_key(asset).to_user_string()}"
+    refuse_useless(what, useless_preset(preset or {}, options.get("columns")))
     return monitoring.drift_check(asset=asset, reference=reference, options=preset, tool="evidently", **options)
 
 
@@ -214,7 +220,7 @@ def performance_check(
         performance = measurement.measure(predictions, baseline, evidently, [id])
         metadata = dict(performance.metadata)
         if performance.undecided or performance.snapshot is None:
-            return undecided(performance.undecided, metadata)
+            return undecided("evidently", performance.undecided, metadata)
         folder = f"{key.to_user_string()}/{name}"
         metadata |= saved_report("evidently", evidently.save, snapshot=performance.snapshot, folder=folder, name=id)
         return dg.AssetCheckResult(

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, Shares, YamlFields
 from dagster_mlops.evidently.checks import data_quality_check, drift_check
-from dagster_mlops.monitoring.checks import Severity
+from dagster_mlops.monitoring.results import Severity
 
 
 class DriftCheckComponent(YamlFields, dg.Component):

@@ -1,6 +1,7 @@
 """Evidently in process, and the folder that its reports are kept in."""
 
 import contextlib
+import hashlib
 import json
 import re
 import warnings
@@ -28,6 +29,8 @@ else:
 
 # Errors of Evidently that name what the user has written.
 _USERS_FAULTS = ("StatTestNotFoundError", "StatTestInvalidFeatureTypeError")
+_MOST_TEXT = 100  # characters of a category
+_MOST_HTML = 25_000_000  # bytes
 # PSI and Jensen-Shannon distance say how large a shift is. A p-value says how sure one can be that there is any, which
 # at production volumes is always. How the thresholds were found: docs/evidently.md.
 DEFAULT_PRESET: Mapping[str, Any] = {
@@ -67,6 +70,7 @@ class EvidentlyResource(ToolResource):
     )
     max_rows: int = Field(default=50_000, gt=0, description="Rows a report is made of; larger frames are sampled.")
     keep: int = Field(default=20, gt=0, description="Reports kept per check (HTML is about 4 MB each); older ones go.")
+    report_columns: int = Field(default=60, gt=0, description="Columns that a report shows, worst first.")
     seed: int = Field(default=0, description="Seed of the sample, so that a re-run judges the same rows.")
 
     def frame(self, data: Any, columns: Sequence[str] | None = None) -> Frame:
@@ -86,7 +90,7 @@ class EvidentlyResource(ToolResource):
         with quiet():
             tool = extra("evidently")
             return tool.Dataset.from_pandas(
-                frame.data[[*numbers, *categories]],
+                frame.data[[*numbers, *categories]].assign(**{name: _short(frame.data[name]) for name in categories}),
                 data_definition=tool.DataDefinition(
                     **{"numerical_columns": numbers, "categorical_columns": categories, **definition}
                 ),
@@ -127,8 +131,9 @@ class EvidentlyResource(ToolResource):
             if type(error).__name__ in _USERS_FAULTS:
                 raise MonitoringError(f"Evidently refuses the method of a column: {error}") from error
             if len(columns) == 1:
-                reason = mask_credentials(f"cannot be compared: {error}")[:200]
-                return Comparison([Score(columns[0], reason, drifted=True)])
+                # No answer is not drift.
+                reason = mask_credentials(f"not compared: {error}")[:200]
+                return Comparison([Score(columns[0], reason, drifted=False, compared=False)])
             # One column spoils the report: find it, and report on the others.
             single = {c: self.scores(_only(reference, [c]), _only(current, [c]), options, name=name) for c in columns}
             good = [column for column, answer in single.items() if answer.report]
@@ -160,7 +165,20 @@ class EvidentlyResource(ToolResource):
                     threshold=None if threshold is None else float(threshold),
                 )
             )
-        return Comparison(verdicts, SnapshotReport(self, snapshot))
+        if len(columns) <= self.report_columns:
+            return Comparison(verdicts, SnapshotReport(self, snapshot))
+        return Comparison(verdicts, self._report_on_worst(verdicts, reference, current, preset, name))
+
+    def _report_on_worst(
+        self, verdicts: Sequence[Score], reference: Frame, current: Frame, preset: Mapping[str, Any], name: str
+    ) -> "SnapshotReport | None":
+        """A report on the worst columns: that on 500 columns has 39 MB, which no browser shows well."""
+        worst = sorted(verdicts, key=lambda score: (not score.drifted, -score.beyond))
+        columns = [score.column for score in worst[: self.report_columns]]
+        with quiet():
+            drift = extra("evidently.presets").DataDriftPreset(columns=columns, **_for_columns(preset, columns))
+        snapshot = self.run([drift], self.dataset(current, columns), self.dataset(reference, columns), tags=[name])
+        return SnapshotReport(self, snapshot, f"shows the worst {len(columns)} of {len(verdicts)} columns")
 
     def report_path(self, *, folder: str, name: str) -> Path:
         """The HTML file of a report, known before :meth:`save` writes it, so that a record can name it."""
@@ -172,12 +190,17 @@ class EvidentlyResource(ToolResource):
         The same name overwrites, so a retried step leaves one report. Readers never see half a file.
 
         Raises:
-            MonitoringError: the folder cannot be written.
+            MonitoringError: the folder cannot be written, or the report is larger than 25 MB.
         """
         path = self.report_path(folder=folder, name=name)
         with quiet():
             html = safe_html(snapshot)
             content = {"record": dict(record or {}), "report": json.loads(snapshot.json())}
+        if len(html) > _MOST_HTML:
+            raise MonitoringError(
+                f"the report has {len(html) / 1e6:.0f} MB, and browsers show up to {_MOST_HTML / 1e6:.0f} well. "
+                "Lower EvidentlyResource(report_columns=...) or name fewer columns."
+            )
         try:
             own_folder(Path(self.reports))
             write_atomically(path, html, private=True)
@@ -200,6 +223,7 @@ class SnapshotReport:
 
     evidently: EvidentlyResource
     snapshot: Snapshot
+    left_out: str = ""
 
     def path(self, *, folder: str, name: str) -> Path:
         """The file that :meth:`save` will write."""
@@ -208,6 +232,17 @@ class SnapshotReport:
     def save(self, *, folder: str, name: str, record: Mapping[str, Any]) -> Path:
         """Write the report, and `record` beside it."""
         return self.evidently.save(self.snapshot, folder=folder, name=name, record=record)
+
+
+def _short(values: Any) -> Any:
+    """Categories of a length that a report can show; two that are cut stay two."""
+    texts = [text for text in values.unique() if isinstance(text, str) and len(text) > _MOST_TEXT]
+    if not texts:
+        return values
+    short = {
+        text: f"{text[:_MOST_TEXT]}… {hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}" for text in texts
+    }
+    return values.map(lambda text: short.get(text, text), na_action="ignore")
 
 
 def _only(frame: Frame, columns: list[str]) -> Frame:

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
-    from dagster_mlops.monitoring.checks import drift_check as drift_check
-    from dagster_mlops.monitoring.measure import Comparison as Comparison
-    from dagster_mlops.monitoring.measure import Measures as Measures
-    from dagster_mlops.monitoring.measure import Score as Score
-    from dagster_mlops.monitoring.measure import ToolReport as ToolReport
+    from dagster_mlops.monitoring.comparison.check import drift_check as drift_check
+    from dagster_mlops.monitoring.comparison.measure import Comparison as Comparison
+    from dagster_mlops.monitoring.comparison.measure import Measures as Measures
+    from dagster_mlops.monitoring.comparison.measure import Score as Score
+    from dagster_mlops.monitoring.comparison.measure import ToolReport as ToolReport
 
 __getattr__, __dir__ = lazy_door(__name__)

@@ -6,6 +6,7 @@ column. So every column becomes float64 numbers, text categories, or something t
 
 import datetime
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import field
 from decimal import Decimal
@@ -17,6 +18,7 @@ from dagster_mlops.core.tables import as_frame
 from dagster_mlops.errors import MonitoringError
 
 Kind = Literal["number", "category", "date", "empty"]
+_EXACT = 2**53
 
 
 to_pandas = functools.partial(as_frame, tool="evidently", error=MonitoringError)
@@ -39,13 +41,26 @@ class Frame:
         """At most `rows` rows, the same ones each time, in their order."""
         if len(self.data) <= rows:
             return self
-        return Frame(self.data.sample(rows, random_state=seed).sort_index(), self.kinds, self.malformed)
+        return Frame(sampled(self.data, rows, seed), self.kinds, self.malformed)
+
+    def where(self, rows: Any) -> "Frame":
+        """The rows for which `rows`, a column of truth values, is true."""
+        chosen: Any = self.data[rows]
+        return Frame(chosen.reset_index(drop=True), self.kinds, self.malformed)
+
+
+def sampled(frame: "pd.DataFrame", rows: int, seed: int) -> "pd.DataFrame":
+    """At most `rows` rows of a frame, the same ones each time, in their order."""
+    if len(frame) <= rows:
+        return frame
+    return frame.iloc[np.sort(np.random.default_rng(seed).choice(len(frame), rows, replace=False))]
 
 
 def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
     """Bring a frame into the form that :class:`Frame` promises; `columns` leaves out the others.
 
-    Names become text, and of two columns with one name the first is taken.
+    Names become text; the second column of one name gets a number, as in ``temp (2)``. Whole numbers that float64 does
+    not hold exactly (beyond 2^53, as identifiers have) are text of all their digits.
 
     Raises:
         MonitoringError: `data` is not a dataframe.
@@ -56,8 +71,10 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
     malformed: dict[str, int] = {}
     for position, label in enumerate(frame.columns):
         name = str(label)
-        if name in values or (columns is not None and name not in columns):
+        if columns is not None and name not in columns:
             continue
+        if name in values:
+            name = next(free for n in itertools.count(2) if (free := f"{name} ({n})") not in values)
         values[name], kinds[name], bad = _column(frame.iloc[:, position].reset_index(drop=True))
         if bad:
             malformed[name] = bad
@@ -75,6 +92,8 @@ def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
         return series, "date", 0
     if types.is_bool_dtype(dtype) or types.is_complex_dtype(dtype) or not types.is_numeric_dtype(dtype):
         return _objects(series.astype(object))
+    if types.is_integer_dtype(dtype) and _are_beyond_float(series.dropna()):
+        return _objects(series.astype(object))
     return _finite(pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index), 0)
 
 
@@ -90,14 +109,20 @@ def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     # By the few types rather than value by value: a month of flights has a hundred thousand words.
     types = pd.Series([type(value) for value in present], index=present.index, dtype=object)
     number, date = (types.isin([kind for kind in types.unique() if is_of(kind)]) for is_of in (_is_number, _is_date))
-    if 2 * number.sum() > len(present):
+    whole = types.isin([kind for kind in types.unique() if issubclass(kind, int | np.integer)])
+    if 2 * number.sum() > len(present) and not (whole.all() and _are_beyond_float(present)):
         return _finite(present[number].map(_float).astype(float).reindex(series.index), int((~number).sum()))
     if 2 * date.sum() > len(present):
         return series, "date", int((~date).sum())
     # Some types print as an address or not at all; tools need text that they can count.
     text = present if set(types) == {str} else present.map(str)
-    odd = int((number | date).sum())
+    odd = 0 if number.all() else int((number | date).sum())
     return text.astype(object).reindex(series.index).where(series.notna(), None), "category", odd
+
+
+def _are_beyond_float(whole: "pd.Series") -> bool:
+    """Whether most of some whole numbers have more digits than float64 holds."""
+    return bool(2 * ((whole > _EXACT) | (whole < -_EXACT)).sum() > len(whole))
 
 
 def _is_number(kind: type) -> bool:

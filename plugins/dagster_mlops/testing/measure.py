@@ -6,7 +6,7 @@ from typing import Any
 
 from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.monitoring import Measures
-from dagster_mlops.monitoring.measure import compare
+from dagster_mlops.monitoring.comparison.compare import compare
 from dagster_mlops.monitoring.normalise import Frame, normalise
 
 _ROWS = 2000

@@ -9,6 +9,7 @@ import dagster as dg
 from dagster_mlops.core.asset_keys import asset_key
 from dagster_mlops.core.asset_records import asset_graph
 from dagster_mlops.core.bounds import refuse_useless
+from dagster_mlops.core.check_states import undecided_because
 from dagster_mlops.core.gates import check_problem
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.promotion.case import Case
@@ -20,7 +21,8 @@ from dagster_mlops.promotion.verdict import Row
 class GreenChecks:
     """The latest evaluation of each named check passed, of any asset: a test of fairness, or the drift in production.
 
-    They need not be blocking, and a failure with severity WARN counts.
+    They need not be blocking, and a failure with severity WARN counts. A check that was undecided, such as drift of too
+    few rows, passed and is not green: it is no evidence.
     """
 
     checks: Sequence[str] = option("Asset checks, each as asset:check, such as predictions:drift.")
@@ -59,6 +61,9 @@ class GreenChecks:
         age = timedelta(seconds=round(max(0.0, time.time() - record.create_timestamp)))
         passed = isinstance(record.evaluation, dg.AssetCheckEvaluation) and record.evaluation.passed
         problem = check_problem(context.instance, key.asset_key, record) or ("" if passed else "failed")
+        if not problem and isinstance(record.evaluation, dg.AssetCheckEvaluation):
+            reason = undecided_because(record.evaluation)
+            problem = f"was undecided: {reason.rstrip('.')}" if reason else ""
         if problem:
             why = f"it {problem}. Fix the cause, then evaluate it again."
         elif self.max_age is not None and age > self.max_age:

@@ -1,9 +1,9 @@
 """Drift of any dataframe-like asset as an asset check, by any measuring tool."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -12,13 +12,23 @@ from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.core.checks import asset_checks
 from dagster_mlops.core.metadata import table
 from dagster_mlops.core.resources import capable_resource
+from dagster_mlops.monitoring.comparison.compare import compare
+from dagster_mlops.monitoring.comparison.decision import Decision
+from dagster_mlops.monitoring.comparison.measure import Comparison, Measures
+from dagster_mlops.monitoring.comparison.segments import judge_segments
+from dagster_mlops.monitoring.comparison.structure import FEWEST
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of, refs_of
-from dagster_mlops.monitoring.measure import Comparison, Measures, compare
-from dagster_mlops.monitoring.normalise import normalise
-from dagster_mlops.provenance import Report, mask_credentials
-
-Severity = Literal["WARN", "ERROR"]
-SHOWN = 20  # per-column floats and table rows, worst first; a tool's report has them all
+from dagster_mlops.monitoring.normalise import Frame, normalise, sampled
+from dagster_mlops.monitoring.results import (
+    SHOWN,
+    Severity,
+    evaluation_id,
+    judged,
+    saved_report,
+    undecided,
+    with_deps,
+)
+from dagster_mlops.provenance import Report
 
 
 def drift_check(
@@ -30,7 +40,11 @@ def drift_check(
     name: str = "drift",
     columns: Sequence[str] | None = None,
     drift_share: float = 0.5,
+    alarm_at: float | None = 3.0,
     missing_change: float = 0.1,
+    new_change: float = 0.5,
+    importance: Mapping[str, float] | None = None,
+    segment: str | None = None,
     min_rows: int = 500,
     options: Mapping[str, Any] | None = None,
     reference_partitions: Sequence[str] | None = None,
@@ -39,23 +53,35 @@ def drift_check(
     description: str | None = None,
     **check_options: Any,
 ) -> dg.AssetChecksDefinition:
-    """Compare an asset with a reference; fails when `drift_share` of the compared columns drifted, or one is broken.
+    """Compare an asset with a reference; fails when enough columns drifted, one drifted far, or one is broken.
 
         drift_check(asset="predictions", reference="training_set", tool="evidently", columns=["temp"])
+
+    The outcome is under ``<tool>/state``: ``ok``, ``detected``, or ``undecided`` where rows are too few to tell. The
+    last one passes; :class:`dagster_mlops.promotion.GreenChecks` does not take it for green.
 
     Args:
         tool: The measuring tool: the first part of the names of metadata, and of its resource unless that has another.
         resource_key: The measuring tool's resource, such as ``EvidentlyResource``; see :class:`Measures`.
         columns: Compared columns; by default all numbers and categories that both sides have.
+        drift_share: Share of drifted columns, by importance, from which the check fails.
+        alarm_at: A column whose distance is so many times its threshold is an alarm by itself; None: none is.
         missing_change: A column is broken, and the check fails, when its share of missing or malformed values is larger
             than in the reference by more than this; also when it is gone, empty or of another kind.
-        min_rows: With fewer rows on either side nothing is judged: the check fails as WARN and says so.
+        new_change: A column is broken, too, when more than this share of its values are outside the range of the
+            reference (its middle 99 %) or in categories that the reference has not, or when all of them are one value.
+        importance: Weight of a column in the share, 1 by default. One of weight 0 is measured and never an alarm.
+        segment: Column of categories: the rows of each of its ten commonest are compared by themselves as well.
+        min_rows: With fewer rows on either side distributions are not judged. Broken columns are, from 20 rows on.
         options: The measuring tool's own options.
         reference_partitions: Partitions of the reference that are compared with. By default the partition being
             checked; where `reference` is `asset` itself, the one before it.
         severity: Severity of drift. A crash of the check is always an ERROR.
         blocking: Hold downstream assets back when the check fails with severity ERROR.
         check_options: Anything else that :func:`dagster.asset_check` takes.
+
+    Raises:
+        DagsterInvalidDefinitionError: an argument with which the check would say the same of everything.
     """
     key, reference_key = asset_key(asset), asset_key(reference)
     resource_key = resource_key or tool
@@ -64,10 +90,15 @@ def drift_check(
         {
             f"drift_share={drift_share} is not above 0 and at most 1": not 0 < drift_share <= 1,
             f"missing_change={missing_change} is not between 0 and 1": not 0 <= missing_change <= 1,
-            f"min_rows={min_rows} is less than 1": min_rows < 1,
+            f"new_change={new_change} is not above 0 and at most 1": not 0 < new_change <= 1,
+            f"alarm_at={alarm_at} is not 1 or more": alarm_at is not None and not alarm_at >= 1,
+            f"min_rows={min_rows} is less than 1": not min_rows >= 1,
+            f"columns={columns!r} is a text, not a list": isinstance(columns, str),
             "columns is empty": columns is not None and not columns,
+            **useless_importance(importance or {}, columns),
         },
     )
+    decision = Decision(drift_share, alarm_at, importance or {})
 
     def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         from dagster_mlops.monitoring.plots import distributions  # for steps, not for code locations
@@ -76,18 +107,41 @@ def drift_check(
         id = evaluation_id(context)
         checked = partitions_to_check(context, key)
         against = reference_partitions or reference_partitions_of(context, key, reference_key, checked)
-        current = normalise(load_frame(context, key, checked)).sample(measure.max_rows, measure.seed)
-        baseline = normalise(load_frame(context, reference_key, against)).sample(measure.max_rows, measure.seed)
-        rows = {f"{tool}/current_rows": len(current.data), f"{tool}/reference_rows": len(baseline.data)}
-        if min(rows.values()) < min_rows:
-            few = f"{min(rows.values())} rows are too few to tell drift from noise (min_rows={min_rows})."
-            return undecided(few, rows)
-        result = compare(
-            current, baseline, measure, columns=columns, options=options, missing_change=missing_change, name=id
+        current, baseline = (
+            normalise(sampled(load_frame(context, asset, partitions), measure.max_rows, measure.seed))
+            for asset, partitions in ((key, checked), (reference_key, against))
         )
+        rows = {f"{tool}/current_rows": len(current.data), f"{tool}/reference_rows": len(baseline.data)}
+        fewest = min(rows.values())
+        if fewest < min(min_rows, FEWEST):
+            return undecided(tool, f"{fewest} rows are too few to tell anything.", rows)
+
+        def compared(current: Frame, baseline: Frame, segment: str = "") -> Comparison:
+            return compare(
+                current,
+                baseline,
+                measure if fewest >= min_rows else None,
+                columns=columns,
+                options=options,
+                missing_change=missing_change,
+                new_change=new_change,
+                name=f"{id}-{segment}" if segment else id,
+            )
+
+        result = compared(current, baseline)
+        problems = [text] if (text := decision.problem(result)) else []
+        metadata: dict[str, Any] = {**rows, **_column_table(tool, result)}
+        if segment and fewest >= min_rows:
+            of_segments, segments = judge_segments(
+                segment, current, baseline, compared, decision, tool=tool, min_rows=min_rows
+            )
+            problems, metadata = [*problems, *of_segments], {**metadata, **segments}
+        if not problems and fewest < min_rows:
+            few = f"{fewest} rows are too few to tell drift from noise (min_rows={min_rows})."
+            return undecided(tool, few, metadata)
         if not result.compared:
-            return undecided("no column can be compared.", {**rows, **_column_table(tool, result)})
-        passed = result.share < drift_share and not result.broken
+            return undecided(tool, "no column can be compared.", metadata)
+        share = decision.share(result)
         place = {"folder": f"{key.to_user_string()}/{name}", "name": id}
         report = str(result.report.path(**place)) if result.report else ""
         record = Report(
@@ -98,29 +152,31 @@ def drift_check(
             current=_where(key, checked),
             reference_rows=len(baseline.data),
             current_rows=len(current.data),
-            drift_share=result.share,
+            drift_share=share,
             drifted=tuple(result.drifted[:SHOWN]),
-            passed=passed,
+            passed=not problems,
             upstream=refs_of(context, {key: checked, reference_key: against}),
             dagster_run_id=context.run.run_id,
             dagster_asset=key.to_user_string(),
             dagster_partition=",".join(checked or ()),
         )
-        metadata: dict[str, Any] = {**rows, **_column_table(tool, result)}
-        metadata[f"{tool}/drift_share"] = result.share
+        metadata[f"{tool}/drift_share"] = share
         metadata |= {f"{tool}/score/{c.column}": c.score for c in result.columns[:SHOWN] if c.score is not None}
         if answer := result.report:
             report = saved_report(tool, answer.save, **place, record=record.to_dict())
             metadata |= report
             if not isinstance(report[f"{tool}/report"], dg.PathMetadataValue):
                 record = dataclasses.replace(record, report="")
+            if left_out := getattr(answer, "left_out", ""):
+                metadata[f"{tool}/report_note"] = left_out
         drawable = [c.column for c in result.columns if c.method and c.column in current.kinds]
         metadata |= distributions(f"{tool}/plot", {"reference": baseline.data, "current": current.data}, drawable)
-        return dg.AssetCheckResult(
-            passed=passed,
-            severity=dg.AssetCheckSeverity(severity),
-            metadata=record.to_metadata(metadata),
-            description=_conclusion(result),
+        return judged(
+            tool,
+            " ".join(problems),
+            record.to_metadata(metadata),
+            severity=severity,
+            otherwise=decision.summary(result),
         )
 
     description = description or f"Columns distributed as in {reference_key.to_user_string()}."
@@ -134,38 +190,15 @@ def drift_check(
     )
 
 
-def _conclusion(result: Comparison) -> str:
-    drifted = ", ".join(result.drifted[:6])
-    texts = [f"{len(result.drifted)} of {len(result.compared)} columns drifted{f': {drifted}' if drifted else '.'}"]
-    if result.broken:
-        texts.insert(0, f"Broken: {'; '.join(f'{c.column} ({c.verdict})' for c in result.broken[:6])}.")
-    return " ".join(texts)
-
-
-def evaluation_id(context: dg.AssetCheckExecutionContext) -> str:
-    """The name of a check's evaluation: its run and, where there is one, its partition."""
-    partition = f"-{','.join(context.partition_keys)}" if context.has_partition_key else ""
-    return f"{context.run.run_id}{partition}"
-
-
-def with_deps(options: Mapping[str, Any], keys: Collection[dg.AssetKey]) -> dict[str, Any]:
-    """The user's options of a check, with more assets that it depends on."""
-    return {**options, "additional_deps": [*sorted(keys), *options.get("additional_deps", ())]}
-
-
-def saved_report(tool: str, save: Callable[..., Path], **options: Any) -> dict[str, Any]:
-    """The path of the written report, or why it could not be written: a report never costs a verdict."""
-    try:
-        return {f"{tool}/report": dg.MetadataValue.path(str(save(**options)))}
-    except Exception as error:  # noqa: BLE001 - see above
-        return {f"{tool}/report": mask_credentials(f"Not written: {type(error).__name__}: {error}")}
-
-
-def undecided(why: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
-    """The result of a check that cannot judge: it fails as WARN, which never blocks."""
-    return dg.AssetCheckResult(
-        passed=False, severity=dg.AssetCheckSeverity.WARN, description=f"Not judged: {why}", metadata=dict(metadata)
-    )
+def useless_importance(importance: Mapping[str, float], columns: Sequence[str] | None) -> dict[str, bool]:
+    """Faults of the importance of columns, for :func:`dagster_mlops.core.bounds.refuse_useless`."""
+    unknown = sorted(set(importance) - set(columns)) if columns is not None else []
+    no_weight = [c for c in columns or () if importance.get(c, 1) == 0]
+    return {
+        **{f"importance of {c!r} is {w}, not 0 or more": not 0 <= w < math.inf for c, w in importance.items()},
+        f"importance names {', '.join(map(repr, unknown))}, which columns lacks": bool(unknown),
+        "no column has any importance": columns is not None and bool(columns) and len(no_weight) == len(columns),
+    }
 
 
 def _column_table(tool: str, result: Comparison) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Drift: an asset compared with a reference, column by column, by a measuring tool."""

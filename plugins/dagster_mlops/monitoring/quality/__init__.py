@@ -1,0 +1,1 @@
+"""Data quality: the values of one table as they came."""
