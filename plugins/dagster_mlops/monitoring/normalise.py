@@ -45,8 +45,8 @@ class Frame:
 
     def where(self, rows: Any) -> "Frame":
         """The rows for which `rows`, a column of truth values, is true."""
-        chosen: Any = self.data[rows]
-        return Frame(chosen.reset_index(drop=True), self.kinds, self.malformed)
+        data: Any = self.data[rows]
+        return Frame(data.reset_index(drop=True), self.kinds, self.malformed)
 
 
 def sampled(frame: "pd.DataFrame", rows: int, seed: int) -> "pd.DataFrame":
@@ -109,8 +109,8 @@ def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     # By the few types rather than value by value: a month of flights has a hundred thousand words.
     types = pd.Series([type(value) for value in present], index=present.index, dtype=object)
     number, date = (types.isin([kind for kind in types.unique() if is_of(kind)]) for is_of in (_is_number, _is_date))
-    whole = types.isin([kind for kind in types.unique() if issubclass(kind, int | np.integer)])
-    if 2 * number.sum() > len(present) and not (whole.all() and _are_beyond_float(present)):
+    integer = types.isin([kind for kind in types.unique() if issubclass(kind, int | np.integer)])
+    if 2 * number.sum() > len(present) and not (integer.all() and _are_beyond_float(present)):
         return _finite(present[number].map(_float).astype(float).reindex(series.index), int((~number).sum()))
     if 2 * date.sum() > len(present):
         return series, "date", int((~date).sum())
@@ -120,9 +120,9 @@ def _objects(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     return text.astype(object).reindex(series.index).where(series.notna(), None), "category", odd
 
 
-def _are_beyond_float(whole: "pd.Series") -> bool:
-    """Whether most of some whole numbers have more digits than float64 holds."""
-    return bool(2 * ((whole > _EXACT) | (whole < -_EXACT)).sum() > len(whole))
+def _are_beyond_float(integers: "pd.Series") -> bool:
+    """True if most of some whole numbers have more digits than float64 holds."""
+    return bool(2 * ((integers > _EXACT) | (integers < -_EXACT)).sum() > len(integers))
 
 
 def _is_number(kind: type) -> bool:

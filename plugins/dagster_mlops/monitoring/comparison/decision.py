@@ -30,7 +30,7 @@ class Decision(NamedTuple):
         ]
 
     def problem(self, result: Comparison) -> str:
-        """Why the check fails; empty if it does not."""
+        """The reasons why the check fails; empty if it does not."""
         alarms = self.alarms(result)
         texts = []
         if broken := [f"{c.column} ({c.verdict})" for c in alarms if c.broken]:

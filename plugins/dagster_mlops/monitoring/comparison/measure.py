@@ -1,4 +1,4 @@
-"""What a measuring tool answers about two frames, and what it is asked."""
+"""The questions to a measuring tool about two frames, and its answers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ class Score:
 
     @property
     def beyond(self) -> float:
-        """How many times the threshold the score is, for a distance; 0 for a p-value, and where either is lacking."""
+        """The score of a distance as a multiple of its threshold; 0 for a p-value, and where either is lacking."""
         if self.score is None or not self.threshold or "p_value" in self.method:
             return 0.0
         return self.score / self.threshold

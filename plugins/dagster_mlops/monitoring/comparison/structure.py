@@ -11,7 +11,7 @@ from dagster_mlops.monitoring.normalise import Frame
 _STANDARD_ERRORS = 4
 _UNLIKELY = 1e-4
 _LOST = "change of the share of missing values"
-FEWEST = 20  # values of a reference from which it is told what its column is
+FEWEST = 20  # values that show what a column is
 _IDENTIFIER = 0.9  # share of distinct values
 _CONSTANT = 0.99  # share of one value
 _EPOCH = 719163  # ordinal of 1970-01-01
@@ -35,8 +35,8 @@ def structural_verdict(
         return _broken(name, "empty in the current data")
     if kind != earlier_kind:
         return _broken(name, f"was {earlier_kind}, is {kind}")
-    if lost := lost_values(name, current, reference, missing_change):
-        return lost
+    if loss := lost_values(name, current, reference, missing_change):
+        return loss
     if kind == "date":
         return _dates(name, current.data[name].dropna(), reference.data[name].dropna())
     if kind == "category":
@@ -62,7 +62,7 @@ def lost_values(name: str, current: Frame, reference: Frame, most: float) -> Sco
 
 
 def new_values(name: str, current: Frame, reference: Frame, most: float) -> str:
-    """What is wrong with a column that is one value now, or of values that the reference never had; else nothing."""
+    """The problem of a column that is one value now, or of values that the reference never had; else nothing."""
     values: Any = current.data[name].dropna()
     earlier: Any = reference.data[name].dropna()
     if len(values) >= FEWEST and len(earlier) >= FEWEST:
