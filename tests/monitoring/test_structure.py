@@ -64,7 +64,7 @@ def test_the_second_column_of_one_name_is_compared_too():
     values = np.random.default_rng(0).normal(size=(4, ROWS))
     twice = pd.Index(["x", "x"])
     reference = pd.DataFrame(values[:2].T, columns=twice)
-    current = pd.DataFrame(values[2:].T + [0, 3], columns=twice)
+    current = pd.DataFrame(np.add(values[2:].T, [0, 3]), columns=twice)
     result = compare(normalise(current), normalise(reference), RiverResource())
     assert result.drifted == ["x (2)"] and set(result.compared) == {"x", "x (2)"}
 

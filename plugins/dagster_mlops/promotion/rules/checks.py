@@ -22,7 +22,7 @@ class GreenChecks:
     """The latest evaluation of each named check passed, of any asset: a test of fairness, or the drift in production.
 
     They need not be blocking, and a failure with severity WARN counts. A check that was undecided, such as drift of too
-    few rows, passed and is not green: it is no evidence.
+    few rows, passed and is not green: it shows nothing.
     """
 
     checks: Sequence[str] = option("Asset checks, each as asset:check, such as predictions:drift.")
