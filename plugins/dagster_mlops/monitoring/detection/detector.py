@@ -1,0 +1,250 @@
+"""A detector of change that alarms as often as was asked for while nothing changes."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from dagster_mlops.core.arrays import np
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.core.timestamps import to_microseconds
+from dagster_mlops.errors import MonitoringError
+from dagster_mlops.monitoring.detection.judgement import ColumnScore, Judgement
+from dagster_mlops.monitoring.detection.recent import Recent
+from dagster_mlops.monitoring.detection.rows import row_of, rows_of
+from dagster_mlops.monitoring.detection.scale import Scale
+from dagster_mlops.monitoring.detection.scores import Raw, Scorer
+from dagster_mlops.monitoring.detection.season import season
+from dagster_mlops.monitoring.detection.threshold import Peaks, threshold_for
+from dagster_mlops.monitoring.windows.counts import HOURS, Window, expect_version, pack, unpack, week_of
+from dagster_mlops.monitoring.windows.cutting import History
+from dagster_mlops.monitoring.windows.profile import Profile
+
+QUIET = timedelta(days=1)
+"""Alarms that follow each other within a day are one incident."""
+_DAY_US = 86_400_000_000
+_SHORT_WINDOWS, _SHORT_WEEKS = 60, 6
+_LEAST_WINDOWS, _LEAST_WEEKS = 20, 2
+_FOLDS = 13
+
+
+@lazy_dataclass(frozen=True, eq=False)
+class Detector:
+    """A window is an alarm where its most unusual score is over a threshold; :meth:`calibrate` finds both.
+
+    All columns, and all ways in which a column can change, share one threshold, so that the rate is that of the whole
+    model. What is usual is learnt from consecutive windows, because rows of production hang together: neighbours share
+    an hour, the weather, a batch. Each week is scored against the others only.
+
+    Args:
+        profile: The bins.
+        threshold: Score from which a window is an alarm.
+        least_rows: Rows below which a window is undecided, unless values are missing, malformed, unseen or far off.
+        minimum_effect: Smallest share of rows that has to be distributed differently.
+        promise: The rate that was asked for, and how far the history bears it out, in words.
+        expected: Expected counts of a row by hour of the week.
+        scale: Natural size of each score.
+    """
+
+    profile: Profile
+    threshold: float
+    least_rows: int
+    minimum_effect: float
+    promise: str
+    expected: "np.ndarray"
+    scale: Scale
+
+    @classmethod
+    def calibrate(
+        cls,
+        history: History,
+        *,
+        profile: Profile,
+        alarms: float = 1.0,
+        per: timedelta = timedelta(days=30),
+        minimum_effect: float = 0.0,
+    ) -> "Detector":
+        """Learn what is usual, and the threshold, from a history in which nothing was wrong.
+
+        Args:
+            history: Consecutive windows of the size that is judged later, from :func:`cut`.
+            profile: The profile that they were counted with.
+            alarms: False alarms that are accepted for the whole model …
+            per: … in this time.
+            minimum_effect: A change of the distribution of fewer rows than this share is not an alarm; what is
+                missing, malformed, unseen or far out of range always counts.
+
+        Raises:
+            MonitoringError: the history is too short for any promise, or the rate is not above 0.
+        """
+        if not alarms > 0 or not math.isfinite(alarms) or per <= timedelta(0):
+            raise MonitoringError(f"alarms={alarms} per {per}: ask for a rate above 0, such as 1 per 30 days.")
+        if not 0 <= minimum_effect < 1:
+            raise MonitoringError(f"minimum_effect={minimum_effect} is not a share of rows, from 0 to below 1.")
+        windows = sorted(history.windows, key=lambda window: window.start)
+        starts = np.array([to_microseconds(window.start) for window in windows], np.int64)
+        weeks = week_of(starts)
+        spans = len(np.unique(weeks))
+        if len(windows) < _LEAST_WINDOWS or spans < _LEAST_WEEKS:
+            raise MonitoringError(
+                f"The history has {len(windows)} windows in {spans} calendar weeks, and a promise needs at least "
+                f"{_LEAST_WINDOWS} in {_LEAST_WEEKS}. Take a longer history, or shorter windows."
+            )
+        scorer, rows = Scorer(profile), rows_of(windows)
+        folds = {week: place % _FOLDS for place, week in enumerate(np.unique(weeks).tolist())}
+        fold = np.array([folds[week] for week in weeks.tolist()])
+        hour_fold = np.array([folds.get(week, -1) for week in week_of(history.starts).tolist()])
+        index = np.arange(len(windows))
+        pieces: list[Raw] = []
+        order: list[Any] = []
+        for number in sorted(set(folds.values())):
+            use = hour_fold != number
+            expected = season(history.starts[use], history.rows[use], history.counts[use])
+            pieces.append(scorer.raw(rows[fold == number], expected))
+            order.append(index[fold == number])
+        places = np.argsort(np.concatenate(order))
+        raw = Raw(*(np.concatenate(parts)[places] for parts in zip(*pieces, strict=True)))
+        scores = np.full(len(windows), -np.inf)
+        for number in sorted(set(folds.values())):
+            inside = fold == number
+            scale = Scale.learn(Raw(*(part[~inside] for part in raw)), scorer.names)
+            z = _effective(scale.z(Raw(*(part[inside] for part in raw))), raw.values[inside], scorer, minimum_effect)
+            scores[inside] = z.max(axis=1)
+        days = _days(windows)
+        incidents = alarms * days / (per / timedelta(days=1))
+        short = len(windows) < _SHORT_WINDOWS or spans < _SHORT_WEEKS
+        peaks = Peaks(starts / _DAY_US, scores, QUIET / timedelta(days=1))
+        threshold, tops = threshold_for(peaks, incidents, widen=1.3 if short else 0.0)
+        expected = season(history.starts, history.rows, history.counts).astype(np.float32)
+        return cls(
+            profile=profile,
+            threshold=threshold,
+            least_rows=max(1, int(np.quantile(rows.rows, 0.02) / 2)),
+            minimum_effect=minimum_effect,
+            promise=_promise(alarms, per, windows, spans, days, incidents, tops, short),
+            expected=expected,
+            scale=Scale.learn(raw, scorer.names),
+        )
+
+    def judge(self, window: Window, recent: Recent | None = None) -> Judgement:
+        """The verdict on a window.
+
+        Args:
+            window: Counts made with the detector's profile.
+            recent: The windows before it, for steps of slowly varying columns.
+
+        Raises:
+            MonitoringError: the counts were made with another profile.
+        """
+        if window.counts.profile != self.profile.digest:
+            raise MonitoringError("The window was counted with another profile than the detector's. Count it again.")
+        scorer = self._scorer
+        before = recent.before(window) if recent else None
+        rows = row_of(window, before)
+        raw = scorer.raw(rows, self.expected.astype(float))
+        z = _effective(self.scale.z(raw), raw.values, scorer, self.minimum_effect)[0]
+        few = window.counts.rows < self.least_rows
+        if few:
+            z[: scorer.squared] = -np.inf
+        columns: dict[int, ColumnScore] = {}
+        for place in np.argsort(-z, kind="stable").tolist():
+            name = scorer.names[place]
+            if name.column not in columns and math.isfinite(z[place]):
+                columns[name.column] = ColumnScore(
+                    self.profile.columns[name.column].name,
+                    name.what,
+                    float(z[place]),
+                    float(raw.values[0, place]),
+                    float(raw.expected[0, place]),
+                )
+        score = float(z.max()) if window.counts.rows else 0.0
+        undecided = ""
+        if not window.counts.rows or (few and score < self.threshold):
+            undecided = f"{window.counts.rows} rows, and at least {self.least_rows} are needed."
+        return Judgement(score, self.threshold, undecided, tuple(columns.values()))
+
+    def judge_all(self, windows: Sequence[Window]) -> list[Judgement]:
+        """The verdicts on consecutive windows, each with those before it as its recent ones."""
+        recent, judgements = Recent(), []
+        for window in windows:
+            judgements.append(self.judge(window, recent))
+            recent = recent.after(window)
+        return judgements
+
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.profile)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object, about 100 kB."""
+        return {
+            "version": 1,
+            "profile": self.profile.to_dict(),
+            "threshold": self.threshold,
+            "least_rows": self.least_rows,
+            "minimum_effect": self.minimum_effect,
+            "promise": self.promise,
+            "expected": pack(self.expected),
+            "scale": [part.tolist() for part in (self.scale.natural, self.scale.middle, self.scale.step)],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Detector":
+        """The detector that :meth:`to_dict` wrote.
+
+        Raises:
+            MonitoringError: it was written by a later version.
+        """
+        expect_version(data, "detectors")
+        profile = Profile.from_dict(data["profile"])
+        shape = (HOURS, profile.size + 2 * len(profile.columns))
+        return cls(
+            profile=profile,
+            threshold=data["threshold"],
+            least_rows=data["least_rows"],
+            minimum_effect=data["minimum_effect"],
+            promise=data["promise"],
+            expected=unpack(data["expected"], "float32", shape),
+            scale=Scale(*(np.array(part, float) for part in data["scale"])),
+        )
+
+
+def _effective(z: "np.ndarray", values: "np.ndarray", scorer: Scorer, minimum_effect: float) -> "np.ndarray":
+    """Scores without those of distributions that differ in fewer rows than the minimum."""
+    if minimum_effect > 0:
+        columns = len(scorer.profile.columns)
+        small = values[:, :columns] < minimum_effect
+        z = z.copy()
+        for place, name in enumerate(scorer.names[: scorer.squared]):
+            z[small[:, name.column], place] = 0.0
+    return z
+
+
+def _days(windows: Sequence[Window]) -> float:
+    """The time that the windows cover, in days; gaps of more than a day are left out."""
+    starts = [to_microseconds(window.start) for window in windows]
+    ends = [to_microseconds(window.end) for window in windows]
+    gaps = [min(max(after - before, 0), _DAY_US) for before, after in zip(ends, starts[1:], strict=False)]
+    return (sum(end - start for start, end in zip(starts, ends, strict=True)) + sum(gaps)) / _DAY_US
+
+
+def _promise(
+    alarms: float,
+    per: timedelta,
+    windows: Sequence[Window],
+    weeks: int,
+    days: float,
+    incidents: float,
+    tops: int,
+    short: bool,
+) -> str:
+    rate = f"{alarms:g} false alarm(s) per {per / timedelta(days=1):g} days for the whole model"
+    basis = f"{len(windows):,} windows of {days:.0f} days in {weeks} calendar weeks"
+    text = f"{rate}, from {basis}: {incidents:.1f} expected in them, extrapolated from {tops} peaks."
+    if short:
+        text += (
+            f" The history is short (fewer than {_SHORT_WINDOWS} windows or {_SHORT_WEEKS} weeks), so the threshold is "
+            "widened: expect fewer alarms, and later ones."
+        )
+    return text

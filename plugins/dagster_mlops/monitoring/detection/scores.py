@@ -1,0 +1,143 @@
+"""Distances of windows from what was to be expected: raw scores of all columns, not yet on one scale."""
+
+from typing import NamedTuple
+
+from dagster_mlops.core.arrays import np
+from dagster_mlops.monitoring.detection.judgement import What
+from dagster_mlops.monitoring.detection.rows import Rows
+from dagster_mlops.monitoring.windows.columns import SPECIAL, CategoryColumn, NumberColumn
+from dagster_mlops.monitoring.windows.profile import Profile
+
+_LEAST = 10  # numbers of which a mean or a spread is compared
+_STRUCTURAL: dict[bool, tuple[What, ...]] = {
+    True: ("missing", "malformed", "far below", "far above"),
+    False: ("missing", "malformed", "unseen", "far above"),
+}
+
+
+class Name(NamedTuple):
+    """A score: the position of its column in the profile, and what it looks at."""
+
+    column: int
+    what: What
+
+
+class Raw(NamedTuple):
+    """Raw scores of windows: `squares` are to be divided by what is natural plus `noise`, the sampling error.
+
+    Distances are squared: Jensen–Shannon divergence, squared steps. `plain` scores are on their scale already.
+    """
+
+    squares: "np.ndarray"
+    noise: "np.ndarray"
+    plain: "np.ndarray"
+    values: "np.ndarray"
+    expected: "np.ndarray"
+
+
+class Scorer:
+    """The scores of a profile's columns.
+
+    * ``distribution``: Jensen–Shannon divergence of the window's bins from those of its hours of the week.
+    * ``mean``, ``spread``: the window's mean and logarithm of the standard deviation, less what these hours lead to
+      expect, against the same of the three days before; it sees faults of columns that vary slowly, such as weather.
+    * ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the number of such values against the
+      expected one, each as a square root, which has the same sampling error everywhere (Anscombe, 1948,
+      https://doi.org/10.1093/biomet/35.3-4.246).
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile, columns = profile, profile.columns
+        self.starts = np.array(profile.starts)
+        self.numbers = np.array([i for i, column in enumerate(columns) if isinstance(column, NumberColumn)], int)
+        self.names = [
+            *(Name(i, "distribution") for i in range(len(columns))),
+            *(Name(int(i), "mean") for i in self.numbers),
+            *(Name(int(i), "spread") for i in self.numbers),
+        ]
+        self.squared = len(self.names)
+        self._special = []
+        for i, column in enumerate(columns):
+            for j, what in enumerate(_STRUCTURAL[column.kind in ("number", "date")]):
+                if j < 3 or column.kind in ("number", "date"):
+                    self.names.append(Name(i, what))
+                    self._special.append(self.starts[i] + j)
+        novelty = [
+            column.novelty if isinstance(column, CategoryColumn) and name.what == "unseen" else 0.0
+            for name in self.names[self.squared :]
+            for column in [columns[name.column]]
+        ]
+        self._novelty = np.array(novelty)
+
+    def raw(self, windows: Rows, season: "np.ndarray") -> Raw:
+        """The raw scores of windows against expected counts of a row by hour of the week."""
+        size, n = self.profile.size, np.maximum(windows.rows, 1)[:, None].astype(float)
+        expected = windows.hours @ season
+        share, share_expected = windows.counts[:, :size] / n, expected[:, :size]
+        divergence, moved = self._divergence(share, share_expected)
+        filled = np.add.reduceat((share_expected > 1e-3).astype(float), self.starts, axis=1)
+        js_noise = np.maximum(filled - 1, 1) / (8 * n)
+        mean, spread, mean_noise, spread_noise, values, values_expected = self._steps(windows, expected, season)
+        special = windows.counts[:, self._special]
+        chance = share_expected[:, self._special] + self._novelty
+        plain = 2 * (np.sqrt(special + 0.375) - np.sqrt(n * chance + 0.375))
+        return Raw(
+            np.hstack([divergence, mean, spread]),
+            np.hstack([js_noise, mean_noise, spread_noise]),
+            plain,
+            np.hstack([moved, values, special / n]),
+            np.hstack([np.zeros_like(moved), values_expected, chance]),
+        )
+
+    def _divergence(self, p: "np.ndarray", q: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+        """Jensen–Shannon divergence by column, in nats, and the share of rows that would have to move."""
+        q = np.maximum(q, 0)
+        middle = np.maximum((p + q) / 2, 1e-300)
+        terms = p * np.log(np.maximum(p, 1e-300) / middle) + q * np.log(np.maximum(q, 1e-300) / middle)
+        return (
+            np.maximum(np.add.reduceat(terms, self.starts, axis=1) / 2, 0),
+            np.add.reduceat(np.abs(p - q), self.starts, axis=1) / 2,
+        )
+
+    def _steps(self, windows: Rows, expected: "np.ndarray", season: "np.ndarray") -> tuple["np.ndarray", ...]:
+        g, mean, variance = self._mean_and_variance(windows.counts, windows.rows)
+        g_before, mean_before, variance_before = self._mean_and_variance(windows.before, windows.rows_before)
+        _, usual, usual_variance = self._mean_and_variance(expected * 1e6, np.full(len(expected), 1e6))
+        earlier = windows.hours_before @ season
+        _, usual_before, usual_variance_before = self._mean_and_variance(earlier * 1e6, np.full(len(earlier), 1e6))
+        _, _, overall = self._mean_and_variance(season.mean(axis=0, keepdims=True) * 1e6, np.full(1, 1e6))
+        floor = 1e-4 * overall + 1.0  # a position is known to one cell
+        sd = np.sqrt(overall + floor)
+        step = ((mean - usual) - (mean_before - usual_before)) / sd
+        widths = [np.log(v + floor) / 2 for v in (variance, usual_variance, variance_before, usual_variance_before)]
+        widening = (widths[0] - widths[1]) - (widths[2] - widths[3])
+        enough = (g >= _LEAST) & (g_before >= _LEAST) & (windows.rows_before[:, None] > 0)
+        noise = 1 / np.maximum(g, 1) + 1 / np.maximum(g_before, 1)
+        columns = [self.profile.columns[i] for i in self.numbers]
+        units = np.array([column.unit for column in columns])
+        zero = np.array([column.value(0.0) for column in columns])
+        foreseen = mean_before - usual_before + usual
+        deviation = np.exp(widths[2] - widths[3] + widths[1])
+        return (
+            np.where(enough, step, 0) ** 2,
+            np.where(enough, widening, 0) ** 2,
+            noise,
+            noise / 2,
+            np.hstack([mean * units + zero, np.sqrt(variance) * units]),
+            np.hstack([foreseen * units + zero, deviation * units]),
+        )
+
+    def _mean_and_variance(
+        self, counts: "np.ndarray", rows: "np.ndarray"
+    ) -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:
+        """Number of values on the grid, mean and variance of their positions, for each column of numbers."""
+        size, columns = self.profile.size, self.profile.columns
+        on_grid = np.zeros((len(counts), len(self.numbers)))
+        for place, i in enumerate(self.numbers):
+            start = self.starts[i]
+            on_grid[:, place] = counts[:, start + SPECIAL : start + columns[i].size].sum(axis=1)
+        safe = np.maximum(on_grid, 1e-9)
+        mean = counts[:, size + 2 * self.numbers] / safe
+        mean = np.where(on_grid > 0, mean, 0)
+        square = np.where(on_grid > 0, counts[:, size + 2 * self.numbers + 1] / safe, 0)
+        return on_grid, mean, np.maximum(square - mean**2, 0)

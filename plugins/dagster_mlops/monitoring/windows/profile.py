@@ -1,0 +1,151 @@
+"""Bins of all columns of a model's data, frozen with its reference."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from dagster_mlops.core.arrays import np
+from dagster_mlops.core.lazy_dataclass import lazy_dataclass
+from dagster_mlops.errors import MonitoringError
+from dagster_mlops.monitoring.windows.columns import MISSING, SPECIAL, AnyColumn, column_from_dict
+from dagster_mlops.monitoring.windows.counts import HOURS, Counts, expect_version, hour_of_week
+from dagster_mlops.monitoring.windows.learning import Learner
+from dagster_mlops.monitoring.windows.values import batches, row_times, times_of
+
+_SPECIAL_NAMES = ("missing", "malformed")
+
+
+@lazy_dataclass(frozen=True)
+class Profile:
+    """The bins in which the rows of a window are counted, learnt once from a reference.
+
+    Numbers have quantile bins, one below the reference's range, one above it, and two far beyond; categories one for
+    each of the most frequent, one for the others, one for *unseen* ones; every column one for missing and one for
+    malformed values. Whole numbers of 64 bits are exact; infinities are malformed, NaN is missing.
+
+    >>> import pandas as pd
+    >>> profile = Profile.learn(pd.DataFrame({"wind": [1.0, 2.0, 4.0], "origin": ["EWR", "JFK", "EWR"]}))
+    >>> counts = profile.count(pd.DataFrame({"wind": [2.0, None], "origin": ["EWR", "LGA"]}))
+    >>> profile.histogram(counts, "origin")
+    [('missing', 0), ('malformed', 0), ('unseen', 1), ('EWR', 1), ('JFK', 0), ('other', 0)]
+    """
+
+    columns: tuple[AnyColumn, ...]
+
+    @classmethod
+    def learn(
+        cls, table: Any, columns: Sequence[str] | None = None, *, categories: Collection[str] = (), bins: int = 10
+    ) -> "Profile":
+        """Learn the bins from a reference: a pandas, Arrow or polars table, or an iterator of record batches.
+
+        Args:
+            table: The reference.
+            columns: Columns to count; all by default.
+            categories: Columns of numbers that stand for categories.
+            bins: Quantile bins of a column of numbers.
+
+        Raises:
+            MonitoringError: it is not a table, or a column is not there.
+        """
+        learners: dict[str, Learner] = {}
+        for batch in batches(table, columns):
+            for name, values in batch.items():
+                if name:
+                    learners.setdefault(name, Learner(name, bins, name in categories)).add(values)
+        if absent := [name for name in (*(columns or ()), *categories) if name not in learners]:
+            raise MonitoringError(
+                f"The reference has no column {absent[0]!r}. Its columns are: {', '.join(list(learners)[:20])}."
+            )
+        return cls(tuple(learners[name].column() for name in columns or learners))
+
+    def count(self, table: Any, times: Any = None) -> Counts:
+        """Count the rows of a window in one pass, in bounded memory where `table` is an iterator of record batches.
+
+        A column that the table lacks is missing in every row; one that the profile lacks is not looked at.
+
+        Args:
+            table: As for :meth:`learn`.
+            times: Name of the column with the rows' times, or the times themselves: for the hour of the week.
+
+        Raises:
+            MonitoringError: it is not a table, or a row has no time.
+        """
+        names = {column.name for column in self.columns} | ({times} if isinstance(times, str) else set())
+        rows = 0
+        bins, sums = np.zeros(self.size, np.int64), np.zeros(2 * len(self.columns), np.int64)
+        hours = np.zeros(HOURS, np.int64)
+        for batch in batches(table, sorted(names)):
+            length = batch[""].rows
+            rows += length
+            if isinstance(times, str):
+                if times not in batch:
+                    raise MonitoringError(f"There is no time column {times!r}.")
+                hours += np.bincount(hour_of_week(row_times(batch[times], times)), minlength=HOURS)
+            for i, (column, start) in enumerate(zip(self.columns, self.starts, strict=True)):
+                if column.name not in batch:
+                    bins[start + MISSING] += length
+                    continue
+                codes = column.codes(batch[column.name])
+                bins[start : start + column.size] += np.bincount(codes.bins, minlength=column.size)
+                if codes.positions is not None:
+                    sums[2 * i] += codes.positions.sum()
+                    sums[2 * i + 1] += np.dot(codes.positions, codes.positions)
+        if times is not None and not isinstance(times, str):
+            hours += np.bincount(hour_of_week(times_of(times)), minlength=HOURS)
+        return Counts(self.digest, rows, bins, sums, hours)
+
+    def empty(self) -> Counts:
+        """The counts of no rows."""
+        bins, sums = np.zeros(self.size, np.int64), np.zeros(2 * len(self.columns), np.int64)
+        return Counts(self.digest, 0, bins, sums, np.zeros(HOURS, np.int64))
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        """The first bin of each column."""
+        sizes = [0, *(column.size for column in self.columns)]
+        return np.cumsum(sizes)[:-1].tolist()
+
+    @functools.cached_property
+    def size(self) -> int:
+        """Number of bins of all columns."""
+        return sum(column.size for column in self.columns)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A name for these bins; counts say which they were made with."""
+        text = json.dumps([column.to_dict() for column in self.columns])
+        return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+    def histogram(self, counts: Counts, column: str) -> list[tuple[str, int]]:
+        """The values of a column by bin: the bin in words, and how many.
+
+        Raises:
+            MonitoringError: there is no such column, or the counts are those of another profile.
+        """
+        if counts.profile != self.digest:
+            raise MonitoringError("These counts were made with another profile.")
+        for entry, start in zip(self.columns, self.starts, strict=True):
+            if entry.name == column:
+                values = counts.bins[start : start + entry.size].tolist()
+                if entry.kind in ("number", "date"):
+                    names = [*_SPECIAL_NAMES, "far below", "far above", *entry.labels()]
+                    return list(zip(names, values, strict=True))
+                names = [*_SPECIAL_NAMES, "unseen", *entry.labels()]
+                return list(zip(names, [*values[:3], *values[SPECIAL:]], strict=True))
+        raise MonitoringError(f"The profile has no column {column!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"version": 1, "columns": [column.to_dict() for column in self.columns]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Profile":
+        """The profile that :meth:`to_dict` wrote.
+
+        Raises:
+            MonitoringError: it was written by a later version.
+        """
+        expect_version(data, "profiles")
+        return cls(tuple(column_from_dict(column) for column in data["columns"]))
