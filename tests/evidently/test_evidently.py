@@ -23,10 +23,10 @@ from dagster_mlops.evidently import (
     drift_check,
     performance_check,
 )
-from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import quiet
 from dagster_mlops.monitoring.comparison.compare import compare
 from dagster_mlops.monitoring.normalise import normalise
+from dagster_mlops.monitoring.quality.examine import examine
 from dagster_mlops.provenance import Dataset, Ref, Report
 from tests.support import known_warnings
 from tests.support.modes import readable_by_others
@@ -322,10 +322,11 @@ def test_quality_finds_missing_malformed_out_of_range_and_repeated_values():
 def test_a_column_of_identifiers_is_summed_up_as_text_and_not_label_by_label(tmp_path):
     frame = pd.DataFrame({"id": [f"flight {n}" for n in range(5_000)], "carrier": list("ABCDE") * 1_000})
     frame["id"] = frame["id"].mask(frame.index < 500)
-    quality = examine(frame)
+    normal = normalise(frame)
     tool = EvidentlyResource(reports=str(tmp_path))
-    summary = quality.summary(tool, quality.frame, tags=[])
-    assert summary
+    report = tool.summary(normal, list(normal.kinds), name="ids")
+    assert report
+    summary = report.snapshot
     metrics = [metric["metric_name"] for metric in summary.dict()["metrics"]]
     counted = [name for name in metrics if name.startswith("UniqueValueCount")]
     assert counted and all("carrier" in name for name in counted)

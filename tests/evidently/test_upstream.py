@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from dagster_mlops.evidently import EvidentlyResource, upstream
-from dagster_mlops.evidently.quality import examine
 from dagster_mlops.evidently.resource import quiet
+from dagster_mlops.monitoring.normalise import normalise
 
 with quiet():
     from evidently.metrics import column_statistics
@@ -21,15 +21,15 @@ def test_a_histogram_is_drawn_for_each_statistic_of_a_column(monkeypatch, tmp_pa
 
     temp, wind = np.random.default_rng(0).normal(size=(2, 500))
     frame = pd.DataFrame({"temp": temp, "wind": wind, "carrier": list("ABCDE") * 100})
-    quality, tool = examine(frame), EvidentlyResource(reports=str(tmp_path))
+    normal, tool = normalise(frame), EvidentlyResource(reports=str(tmp_path))
 
     def shown(wrapper):
         monkeypatch.setattr(column_statistics, "distribution", counted)
         monkeypatch.setattr(upstream, "_one_each", wrapper)
         drawn.clear()
-        summary = quality.summary(tool, quality.frame, tags=[])
-        assert summary
-        return len(drawn), without_ids([widget.dict() for widget in summary._widgets])
+        report = tool.summary(normal, list(normal.kinds), name="one")
+        assert report
+        return len(drawn), without_ids([widget.dict() for widget in report.snapshot._widgets])
 
     once, ours = shown(one_each)
     each_time, theirs = shown(lambda function: function)

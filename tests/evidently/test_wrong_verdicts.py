@@ -10,7 +10,6 @@ import pytest
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evaluation import evaluation_checks
 from dagster_mlops.evidently import EvidentlyResource, data_quality_check, drift_check, performance_check
-from dagster_mlops.evidently.quality import examine
 from dagster_mlops.mlflow import metric_checks
 from dagster_mlops.monitoring.comparison.compare import compare
 from dagster_mlops.monitoring.comparison.measure import Comparison
@@ -102,25 +101,6 @@ def test_one_huge_value_hides_no_shift(tool, outlier, side):
     frames = {"reference": good(1), "current": good(1, seed=1)}
     frames[side].loc[5, "c0"] = outlier
     assert compare(normalise(frames["current"]), normalise(frames["reference"]), tool).drifted == []
-
-
-@pytest.mark.parametrize(
-    "ids",
-    [
-        [9007199254740993, 9007199254740992],  # one float64
-        [1234567890123456789, 1234567890123456788],
-        ["007", "7"],
-        [2**70, 2**70 + 1],
-    ],
-)
-def test_different_keys_do_not_repeat(ids):
-    assert examine(pd.DataFrame({"id": ids}), no_duplicates_of=["id"]).problems == []
-    assert examine(pd.DataFrame({"id": ids * 2}), no_duplicates_of=["id"]).duplicates == 2
-
-
-def test_keys_that_cannot_be_hashed_are_compared_too():
-    lists = pd.DataFrame({"id": [[1, 2], [1, 3], [1, 2]]})
-    assert examine(lists, no_duplicates_of=["id"]).duplicates == 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dagster_mlops.evidently.metric_names import METRICS
 from dagster_mlops.evidently.preset import useless_preset
 from dagster_mlops.evidently.resource import EvidentlyResource
 from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of
-from dagster_mlops.monitoring.results import SHOWN, Severity, evaluation_id, saved_report, undecided, with_deps
+from dagster_mlops.monitoring.results import Severity, evaluation_id, saved_report, undecided, with_deps
 
 
 def drift_check(
@@ -43,22 +43,8 @@ def drift_check(
     return monitoring.drift_check(asset=asset, reference=reference, options=preset, tool="evidently", **options)
 
 
-def data_quality_check(
-    *,
-    asset: AssetLike,
-    name: str = "data_quality",
-    columns: Sequence[str] | None = None,
-    max_missing_share: float | Mapping[str, float] = 1.0,
-    max_malformed_share: float = 0.0,
-    min_rows: int = 1,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-    no_duplicates_of: Sequence[str] | None = None,
-    severity: Severity = "ERROR",
-    blocking: bool = False,
-    description: str | None = None,
-    **check_options: Any,
-) -> dg.AssetChecksDefinition:
-    """Check one dataframe by itself: enough rows, no missing, malformed, out-of-range or repeated values.
+def data_quality_check(*, asset: AssetLike, **options: Any) -> dg.AssetChecksDefinition:
+    """Check one dataframe as it came, with Evidently's summary of it as the report.
 
         data_quality_check(
             asset="raw_weather",
@@ -72,68 +58,10 @@ def data_quality_check(
     All rows are counted; only the HTML report is made of a sample.
 
     Args:
-        columns: Columns that must be there and are checked; by default all that are there. Those named in the other
-            options must be there, too.
-        max_missing_share: Highest allowed share of missing values, for all columns or by column.
-        max_malformed_share: Highest allowed share, in any column, of infinities and of values unlike the others
-            (text among numbers).
-        ranges: Lowest and highest allowed value by column, both inclusive; missing values are not out of range.
-        no_duplicates_of: Columns whose values together identify a row.
-        check_options: Anything else that :func:`dagster.asset_check` takes.
+        options: Those of :func:`dagster_mlops.monitoring.data_quality_check`, which needs no Evidently: `columns`,
+            `types`, `ranges`, `categories`, `at_least`, `no_duplicates_of`, `reference`, `time`, `max_age`, ….
     """
-    key = asset_key(asset)
-    shares = max_missing_share if isinstance(max_missing_share, Mapping) else {"all columns": max_missing_share}
-    shares = {**{f"max_missing_share of {c}": s for c, s in shares.items()}, "max_malformed_share": max_malformed_share}
-    refuse_useless(
-        f"data_quality_check of {key.to_user_string()}",
-        {
-            **{f"{name}={share} is not between 0 and 1": not 0 <= share <= 1 for name, share in shares.items()},
-            **{
-                f"no number is in the range {low} to {high} of {c!r}": not low <= high
-                for c, (low, high) in (ranges or {}).items()
-            },
-            f"min_rows={min_rows} is less than 0": min_rows < 0,
-        },
-    )
-
-    def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        # For steps, not for code locations.
-        from dagster_mlops.evidently.quality import examine
-        from dagster_mlops.monitoring.plots import distributions
-
-        evidently: EvidentlyResource = context.resources.evidently
-        id = evaluation_id(context)
-        quality = examine(
-            load_frame(context, key, partitions_to_check(context, key)),
-            columns=columns,
-            max_missing_share=max_missing_share,
-            max_malformed_share=max_malformed_share,
-            min_rows=min_rows,
-            ranges=ranges or {},
-            no_duplicates_of=no_duplicates_of or (),
-        )
-        metadata = quality.to_metadata(SHOWN)
-        sample = quality.frame.sample(evidently.max_rows, evidently.seed)
-        summary = quality.summary(evidently, sample, tags=[id])
-        if summary:
-            folder = f"{key.to_user_string()}/{name}"
-            metadata |= saved_report("evidently", evidently.save, snapshot=summary, folder=folder, name=id)
-        drawable = [f.column for f in quality.findings if sample.kinds.get(f.column) not in (None, "date")]
-        return dg.AssetCheckResult(
-            passed=not quality.problems,
-            severity=dg.AssetCheckSeverity(severity),
-            metadata={**metadata, **distributions("evidently/plot", {"current": sample.data}, drawable)},
-            description="; ".join(quality.problems[:6]) or f"{quality.rows} rows, no finding.",
-        )
-
-    return asset_checks(
-        asset=key,
-        tool="evidently",
-        judges={name: (description or "Enough rows, none missing, malformed, out of range or repeated.", evaluate)},
-        blocking=blocking,
-        required_resource_keys=["evidently"],
-        options=check_options,
-    )
+    return monitoring.data_quality_check(asset=asset, **{"tool": "evidently", **options})
 
 
 def performance_check(

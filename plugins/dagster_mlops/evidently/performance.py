@@ -12,7 +12,6 @@ from dagster_mlops.core.metadata import table
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.evaluation.checks import direction
 from dagster_mlops.evidently.metric_names import METRICS
-from dagster_mlops.evidently.quality import ROWS
 from dagster_mlops.evidently.resource import EvidentlyResource, Snapshot, quiet
 from dagster_mlops.monitoring.normalise import normalise
 
@@ -55,7 +54,7 @@ class Measurement:
         """
         labelled = self._labelled(predictions, "the checked asset")
         counts = {
-            ROWS: len(predictions),
+            "evidently/rows": len(predictions),
             "evidently/labelled": len(labelled),
             "evidently/unlabelled": len(predictions) - len(labelled),
         }

@@ -180,6 +180,18 @@ class EvidentlyResource(ToolResource):
         snapshot = self.run([drift], self.dataset(current, columns), self.dataset(reference, columns), tags=[name])
         return SnapshotReport(self, snapshot, f"shows the worst {len(columns)} of {len(verdicts)} columns")
 
+    def summary(self, frame: Frame, columns: Sequence[str], *, name: str) -> "SnapshotReport | None":
+        """Evidently's ``DataSummaryPreset`` of a sample; see :class:`dagster_mlops.monitoring.Summarises`."""
+        from dagster_mlops.evidently.quality import summarise  # for steps, not for code locations
+
+        shown = list(columns)[: self.report_columns]
+        if frame.data.empty or not shown:
+            return None
+        left_out = f"shows the worst {len(shown)} of {len(columns)} columns" if len(shown) < len(columns) else ""
+        sample = frame.sample(self.max_rows, self.seed)
+        with quiet():
+            return SnapshotReport(self, summarise(self, sample, shown, tags=[name]), left_out)
+
     def report_path(self, *, folder: str, name: str) -> Path:
         """The HTML file of a report, known before :meth:`save` writes it, so that a record can name it."""
         return Path(self.reports).resolve() / _file_name(folder) / f"{_file_name(name)}.html"

@@ -1,4 +1,4 @@
-"""Drift of what production sees, by any measuring tool: windows, partitions, verdicts, records and plots."""
+"""Quality, drift and performance of what production sees: windows, partitions, verdicts, records and plots."""
 
 from typing import TYPE_CHECKING
 
@@ -10,5 +10,7 @@ if TYPE_CHECKING:
     from dagster_mlops.monitoring.comparison.measure import Measures as Measures
     from dagster_mlops.monitoring.comparison.measure import Score as Score
     from dagster_mlops.monitoring.comparison.measure import ToolReport as ToolReport
+    from dagster_mlops.monitoring.quality.check import Summarises as Summarises
+    from dagster_mlops.monitoring.quality.check import data_quality_check as data_quality_check
 
 __getattr__, __dir__ = lazy_door(__name__)

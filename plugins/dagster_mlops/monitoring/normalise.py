@@ -5,24 +5,34 @@ column. So every column becomes float64 numbers, text categories, or something t
 """
 
 import datetime
-import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import field
 from decimal import Decimal
 from typing import Any, Literal
 
-from dagster_mlops.core.arrays import np, pd
+from dagster_mlops.core.arrays import np, pa, pd
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.core.tables import as_frame
+from dagster_mlops.core.tables import as_table
 from dagster_mlops.errors import MonitoringError
 
 Kind = Literal["number", "category", "date", "empty"]
 _EXACT = 2**53
 
 
-to_pandas = functools.partial(as_frame, tool="evidently", error=MonitoringError)
-"""Whatever an IO manager loads as a table, as a pandas frame, or a MonitoringError."""
+def to_pandas(value: Any) -> "pd.DataFrame":
+    """A table of any library as a pandas frame; whole numbers with gaps stay whole.
+
+    Raises:
+        MonitoringError: `value` is not a table.
+    """
+    if isinstance(value, pd.DataFrame):
+        return value
+    table = as_table(value, tool="evidently", error=MonitoringError)
+    # As float64, two identifiers of 19 digits would be one.
+    exact = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    gaps = any(table.column(n).null_count for n, kind in enumerate(table.schema.types) if kind in exact)
+    return table.to_pandas(types_mapper=exact.get) if gaps else table.to_pandas()
 
 
 @lazy_dataclass(frozen=True)
