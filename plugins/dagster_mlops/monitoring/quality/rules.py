@@ -1,18 +1,15 @@
 """The rules of a data quality check: fixed ones of the user, with the senseless refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from datetime import timedelta
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
-from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.monitoring.normalise import Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-@lazy_dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """Fixed limits; see :func:`data_quality_check` for each."""
 
     columns: Sequence[str] | None = None
@@ -20,10 +17,10 @@ class Rules:
     max_malformed_share: float = 0.0
     min_rows: int = 1
     max_rows: int | None = None
-    types: Mapping[str, Kind] = field(default_factory=dict)
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    at_least: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, Kind] = {}
+    ranges: Mapping[str, tuple[float, float]] = {}
+    categories: Mapping[str, Sequence[Any]] = {}
+    at_least: Mapping[str, str] = {}
     no_duplicates_of: Sequence[str] = ()
     time: str | None = None
     max_age: timedelta | None = None
