@@ -23,7 +23,7 @@ import httpx
 
 from dagster_mlops.core.processes import identity
 from dagster_mlops.serving import PredictionLog, repair, rollback, status, stop
-from dagster_mlops.serving.local import processes
+from dagster_mlops.serving.local import processes, supervision
 from dagster_mlops.serving.local.state import load_all
 from tests.benchmarks.bento_deployment import HANG, BentoDeployment
 from tests.benchmarks.measure import ROOT, console, show
@@ -246,15 +246,18 @@ def _answer(urls: list[str]) -> bool:
 
 def _kill(load: Load, names: Sequence[str]) -> None:
     """Kill processes named as ``server replica-0``, supervisors first."""
+    folder = load.deployment.state_dir
     victims = {
-        f"{role.partition(':')[0]} {processes.mark(process, processes.PROGRAM)}": process
-        for role, group in processes.marked(load.deployment.state_dir).items()
+        f"{role.partition(':')[0]} {processes.mark(process, processes.PROGRAM)}": process.pid
+        for role, group in processes.marked(folder).items()
         for process in group
     }
+    for role in processes.marked(folder):  # forked ones have the mark of their parent
+        victims |= {f"{role.partition(':')[0]} {name}": pid for name, pid in supervision.pids(folder, role).items()}
     for name in names:
-        victims[name].kill()
+        os.kill(victims[name], signal.SIGKILL)
     # Until the system has taken a process apart, its port takes requests.
-    while any(identity(victims[name].pid) for name in names):
+    while any(identity(victims[name]) for name in names):
         time.sleep(0.001)
     load.killed_at = time.monotonic()
 

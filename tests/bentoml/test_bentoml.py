@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -38,6 +39,7 @@ from dagster_mlops.provenance import (
     Ref,
 )
 from dagster_mlops.serving import status, stop
+from dagster_mlops.serving.local import supervision
 from dagster_mlops.serving.local.processes import free_port, marked
 from dagster_mlops.serving.local.state import load, load_all, lock, state_file
 from dagster_mlops.serving.runtime import RowTooLarge, records_of
@@ -665,20 +667,20 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
 def test_a_killed_server_of_one_of_two_replicas_costs_its_own_requests_at_most(live):
     live.materialize("deployment", replicas=2)
     record = live.record("deployment", Deployment)
-    replicas = [process for process in map(psutil.Process, status(live.state_dir)[0]["pids"]) if _serves(process)]
+    replicas = supervision.pids(live.state_dir, f"server:{record.id}")
     assert len(replicas) == 2, "each is one process, whose port is closed when it ends"
+    parent = {psutil.Process(pid).ppid() for pid in replicas.values()}
     with Traffic(live) as traffic:
         wait_for(lambda: len(traffic.codes) > 5)
-        replicas[0].kill()
+        os.kill(replicas["replica-0"], signal.SIGKILL)
         wait_for(lambda: all(answers(url) for url in load(state_file(live.state_dir, record.id)).urls))
         count = len(traffic.codes)
         wait_for(lambda: len(traffic.codes) > count + 20)
     assert sum(code != 200 for code in traffic.codes) <= 1, "one request is in flight at a time"
+    after = supervision.pids(live.state_dir, f"server:{record.id}")
+    assert after["replica-0"] != replicas["replica-0"] and after["replica-1"] == replicas["replica-1"]
+    assert {psutil.Process(pid).ppid() for pid in after.values()} == parent, "one process has made the imports of all"
     assert status(live.state_dir)[0]["id"] == record.id
-
-
-def _serves(process: psutil.Process) -> bool:
-    return "dagster_mlops.bentoml.upstream" in process.cmdline()
 
 
 @pytest.mark.thorough
@@ -695,6 +697,9 @@ def test_threads_and_the_timeout_reach_the_service(live):
     finally:
         (live.root / "own_service.py").unlink()
     assert config["threads"] == 3 and config["traffic"] == {"timeout": 17, "max_concurrency": 9}
+    role = f"server:{live.record('deployment', Deployment).id}"
+    own = supervision.pids(live.state_dir, role).values()
+    assert all("dagster_mlops.bentoml.upstream" in psutil.Process(pid).cmdline() for pid in own), "no fork"
     with pytest.raises(DeploymentError, match=r"BentomlResource does not take workers=.* use replicas="):
         live.materialize("deployment", workers=2)
     live.materialize()

@@ -61,7 +61,7 @@ def processes(world: World) -> dict[str, list[psutil.Process]]:
 def starts(world: World) -> dict[str, str]:
     """Every start of each server and of Envoy, as their locks name them."""
     locks = {str(file): file.read_text() for file in world.state_dir.glob("run/*/*.lock")}
-    assert len(locks) == 3
+    assert len(locks) == 4, "of two replicas, the process that forks them, and Envoy"
     return locks
 
 

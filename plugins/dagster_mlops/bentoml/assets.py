@@ -109,6 +109,7 @@ def bento_asset(
                 "sha256": record.sha256,
                 "record": record.to_dict(),
                 "lookup": looked_up,
+                "generic_service": service is None,
             }
             (context_dir / FACTS_FILE).write_text(json.dumps(facts, indent=1))
             spec = {
@@ -121,7 +122,6 @@ def bento_asset(
                 "packages": all_packages,
                 "allow_pickle": resource.allow_pickle,
                 "trust": resource.trust,
-                "generic_service": service is None,
                 "labels": {
                     **model,
                     "run_id": promoted_version.run_id,

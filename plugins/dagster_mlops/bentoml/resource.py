@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from dagster_mlops.bentoml import upstream
+from dagster_mlops.bentoml.shared_imports import shared_imports
 from dagster_mlops.bentoml.tool import facts_file, is_one_process
 from dagster_mlops.core.arrays import pd
 from dagster_mlops.core.environment import STORES, child_environment, matching_variables
@@ -107,12 +108,14 @@ class BentomlResource(LoadsModels):
         from dagster_mlops.serving.packager import Server, refuse  # for steps, not for code locations
 
         refuse(self, workers=settings.workers)
+        preload: list[str] = []
         threads = {"threads": settings.threads} if settings.threads else {}
         bento = Path(package.home) / "bentos" / package.tag.replace(":", "/")
         if is_one_process(bento):
             traffic = {"timeout": settings.timeout} if settings.timeout else {}
             config = json.dumps({**threads, "traffic": traffic})
             command = [sys.executable, "-P", "-m", upstream.__name__, package.tag, str(port), config]
+            preload = shared_imports(package)
         else:
             refuse(self, threads=settings.threads)
             serve = ["serve", package.tag, "--host", "127.0.0.1", "--port", str(port)]
@@ -122,7 +125,7 @@ class BentomlResource(LoadsModels):
         if settings.request_bytes:
             limits["body_bytes"] = settings.request_bytes
         environment = {**self._server_environment(package.home), "DAGSTER_MLOPS_LIMITS": json.dumps(limits)}
-        return Server(command=command, environment=environment)
+        return Server(command=command, environment=environment, preload=preload)
 
     def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
         """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.

@@ -22,6 +22,10 @@ class Server:
     copy for a shadow deployment, logged by ``PredictionLog.from_environment(mirrored=True)``. `environment` comes on
     top of what any program needs to run, which the rollout adds: a server answers strangers, and gets few of the
     worker's variables.
+
+    With `preload`, one process imports these modules (or calls ``module:function``) and forks the replicas, so that one
+    that was killed is back as soon as its model is loaded, and the memory of the imports is shared. `command` is then
+    ``python … -m module arguments``. Name modules that start no thread.
     """
 
     command: Sequence[str]
@@ -29,6 +33,7 @@ class Server:
     readiness: str = "/readyz"
     route: str = "/predict"
     rows_field: str = "rows"
+    preload: Sequence[str] = ()
 
 
 @lazy_dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dagster_mlops.core.environment import child_environment
@@ -17,6 +18,7 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.processes import identity
 from dagster_mlops.serving.local import processes
+from dagster_mlops.serving.local.program import PARENT
 
 SUPERVISOR, WAITING = "supervisor", "waiting"  # marks of a supervisor, and of a program that is not yet what it runs
 _QUICK = 5  # seconds; a program that ends sooner is started again after a pause, which grows
@@ -24,11 +26,15 @@ _QUICK = 5  # seconds; a program that ends sooner is started again after a pause
 
 @lazy_dataclass(frozen=True)
 class Program:
-    """A command, what it gets of the environment beside what any program needs to run, and the file of its output."""
+    """A command, what it gets of the environment beside what any program needs to run, and the file of its output.
+
+    Programs with `preload` are forked from one process that has imported these modules; see :mod:`.forks`.
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
+    preload: Sequence[str] = ()
 
 
 def start(
@@ -52,18 +58,30 @@ def start(
     ]
     # A server is started again and again, and would compile all that it imports: ten seconds for some.
     common = {name: value for name, value in child_environment().items() if name != "PYTHONDONTWRITEBYTECODE"}
-    for name, program in programs.items():
+
+    def write(name: str, program: Program) -> Path:
         private_folder(program.log.parent)
         marks = {processes.STATE_DIR: str(state_dir), processes.ROLE: role, processes.PROGRAM: name}
         spec = {
             "command": list(program.command),
             "environment": {**common, **program.environment, **marks},
             "log": str(program.log),
+            "preload": list(program.preload),
             "restart": restart,
             "grace": grace,
         }
         file = folder / f"{name}.json"
         write_atomically(file, json.dumps(spec, indent=1), private=True, durable=True)
+        return file
+
+    files = {name: write(name, program) for name, program in programs.items()}
+    if forks := [str(files[name]) for name, program in programs.items() if program.preload]:
+        first = next(program for program in programs.values() if program.preload)
+        command = [sys.executable, "-P", "-m", f"{__package__}.forks", *forks]
+        files[PARENT] = write(PARENT, replace(first, command=command))
+    for name, file in files.items():
+        if str(file) in forks:
+            continue
         command = [sys.executable, "-P", "-m", f"{__package__}.program", str(file)]
         sections += [
             f"[program:{name}]",
@@ -82,7 +100,11 @@ def start(
 def programs(state_dir: Path, role: str) -> dict[str, Program]:
     """The programs of a group, as they were started."""
     specs = {file.stem: json.loads(file.read_text()) for file in sorted(_folder(state_dir, role).glob("*.json"))}
-    return {name: Program(spec["command"], spec["environment"], Path(spec["log"])) for name, spec in specs.items()}
+    return {
+        name: Program(spec["command"], spec["environment"], Path(spec["log"]), spec.get("preload", ()))
+        for name, spec in specs.items()
+        if name != PARENT
+    }
 
 
 def ensure(state_dir: Path, role: str) -> bool:
@@ -110,14 +132,23 @@ def accept(state_dir: Path, role: str) -> None:
 
 def alive(state_dir: Path, role: str) -> dict[str, bool]:
     """By program of a group, whether it runs; a program that has not been started yet is not among them."""
-    files = _folder(state_dir, role).glob("*.lock")
-    starts = {file.stem: file.read_text().split() for file in files}
-    return {name: identity(int(last[-1].split(":")[-2])) == last[-1] for name, last in starts.items() if last}
+    return {name: bool(pid) for name, pid in pids(state_dir, role).items()}
+
+
+def pids(state_dir: Path, role: str) -> dict[str, int]:
+    """By program of a group, its process, or 0 where that has ended."""
+    return {name: pid for name, pid in _pids(state_dir, role).items() if name != PARENT}
 
 
 def has_ended(state_dir: Path, role: str) -> bool:
     """True when a program of the group ran and does so no more."""
-    return not all(alive(state_dir, role).values())
+    return not all(_pids(state_dir, role).values())
+
+
+def _pids(state_dir: Path, role: str) -> dict[str, int]:
+    starts = {file.stem: file.read_text().split() for file in _folder(state_dir, role).glob("*.lock")}
+    named = {name: (last[-1], int(last[-1].split(":")[-2])) for name, last in starts.items() if last}
+    return {name: pid if identity(pid) == start else 0 for name, (start, pid) in named.items()}
 
 
 def is_supervised(state_dir: Path, role: str) -> bool:

@@ -92,7 +92,7 @@ class LocalTarget:
         """Start the replicas of a deployment, detached from this process."""
         programs = {
             f"replica-{number}": supervision.Program(
-                server.command, {**server.environment, **environment}, self.log_file(state)
+                server.command, {**server.environment, **environment}, self.log_file(state), server.preload
             )
             for number, server in enumerate(servers)
         }
