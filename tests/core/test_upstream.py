@@ -27,6 +27,21 @@ def test_dagster_makes_two_instances_in_memory_to_load_a_value(instance_count):
     assert instance_count(lambda context: dg.build_output_context()) == 1
 
 
+def test_dagster_has_no_public_name_for_what_an_evaluation_has_judged():
+    names = [name for name in dir(dg) if "TargetMaterialization" in name]
+    assert not names, f"use it in place of {upstream.target_of}"
+
+    @dg.asset
+    def numbers():
+        return 7
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert upstream.target_of(instance, KEY) is None
+        run = dg.materialize([numbers], instance=instance)
+        target = upstream.target_of(instance, KEY)
+    assert target.run_id == run.run_id and target.storage_id > 0
+
+
 KEY = dg.AssetKey("numbers")
 
 

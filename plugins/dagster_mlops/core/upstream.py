@@ -68,3 +68,22 @@ if TYPE_CHECKING:
     )
 else:
     AssetCheckExecutionRecord = AssetGraph = Any
+
+
+def target_of(instance: dg.DagsterInstance, key: dg.AssetKey) -> Any:
+    """The latest materialization of an asset as what an evaluation without a run has judged; None where there is none.
+
+    A step's evaluation gets it from Dagster; the class that holds it has no public name.
+    https://github.com/dagster-io/dagster/blob/1.13.27/python_modules/dagster/dagster/_core/definitions/asset_checks/asset_check_evaluation.py
+    """
+    from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+        AssetCheckEvaluationTargetMaterializationData,
+    )
+
+    events = instance.fetch_materializations(key, limit=1).records
+    if not events:
+        return None
+    event = events[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=event.storage_id, run_id=event.run_id, timestamp=event.timestamp
+    )

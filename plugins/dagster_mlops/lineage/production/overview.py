@@ -17,6 +17,8 @@ from dagster_mlops.provenance import Record
 from dagster_mlops.provenance.roles import Dataset, Deployment, ModelVersion, Package, Report, TrainingRun, TrainingSet
 
 _CONNECT_TIMEOUT = 1.0
+_NO_RUN = ""  # the id under which Dagster stores what a sensor reports
+_OF_SENSORS = 2_000  # evaluations by sensors
 _CHECK_EVENTS = {dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED, dg.DagsterEventType.ASSET_CHECK_EVALUATION}
 
 
@@ -189,18 +191,21 @@ def _answers(url: str) -> bool | None:
 
 def _latest_evaluations(instance: dg.DagsterInstance, runs: int) -> dict[dg.AssetCheckKey, AssetCheckExecutionRecord]:
     latest: dict[dg.AssetCheckKey, AssetCheckExecutionRecord] = {}
+    # An instance has no list of its checks: they are found through the runs and sensors that evaluated them.
+    reported = instance.get_records_for_run(_NO_RUN, of_type=_CHECK_EVENTS, limit=_OF_SENSORS, ascending=False).records
+    events = [record.event_log_entry for record in reported]
     for run in instance.get_run_records(limit=runs):
-        # An instance has no list of its checks: they are found through the runs that evaluated them.
-        for event in instance.all_logs(run.dagster_run.run_id, of_type=_CHECK_EVENTS):
-            data = event.dagster_event.event_specific_data if event.dagster_event else None
-            key = getattr(data, "asset_check_key", None)
-            if key and key not in latest and (record := instance.get_latest_asset_check_evaluation_record(key)):
-                latest[key] = record
+        events += instance.all_logs(run.dagster_run.run_id, of_type=_CHECK_EVENTS)
+    for event in events:
+        data = event.dagster_event.event_specific_data if event.dagster_event else None
+        key = getattr(data, "asset_check_key", None)
+        if key and key not in latest and (record := instance.get_latest_asset_check_evaluation_record(key)):
+            latest[key] = record
     return latest
 
 
 def _check_status(instance: dg.DagsterInstance, record: AssetCheckExecutionRecord) -> CheckStatus:
-    evaluation, run = record.evaluation, instance.get_run_by_id(record.run_id)
+    evaluation, run = record.evaluation, instance.get_run_by_id(record.run_id) if record.run_id else None
     evaluated = isinstance(evaluation, dg.AssetCheckEvaluation)
     verdict = check_problem(instance, record.key.asset_key, record)
     if not verdict:

@@ -1,0 +1,62 @@
+"""The calibration of an alarm by a history of rows, and what people should see of it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from dagster_mlops.monitoring import facts
+from dagster_mlops.monitoring.alarm.value import Alarm, Size
+from dagster_mlops.monitoring.detection import Detector
+from dagster_mlops.monitoring.windows import History, Profile, cut
+from dagster_mlops.monitoring.windows.values import batches
+
+
+class Calibration(NamedTuple):
+    """An alarm, and the history that it was calibrated by."""
+
+    alarm: Alarm
+    history: History
+
+    def metadata(self) -> dict[str, Any]:
+        """Facts for the asset's page."""
+        from dagster_mlops.monitoring.alarm import pictures
+
+        detector, windows = self.alarm.detector, self.history.windows
+        ends, scores = [window.end for window in windows], [j.score for j in detector.judge_all(windows)]
+        return {
+            "monitoring/promise": detector.promise,
+            facts.THRESHOLD: detector.threshold,
+            "monitoring/windows": len(windows),
+            "monitoring/window": str(self.alarm.size),
+            "monitoring/first": windows[0].start.isoformat(),
+            "monitoring/last": windows[-1].end.isoformat(),
+            "monitoring/watched_columns": len(detector.profile.columns),
+            "monitoring/model_version": self.alarm.model_version or "unknown",
+            **pictures.scores(facts.SCORES, ends, scores, detector.threshold),
+        }
+
+
+def calibrate(
+    history: Any,
+    *,
+    name: str,
+    time: str,
+    columns: Sequence[str] | None,
+    categories: Collection[str],
+    outputs: Mapping[str, str],
+    size: Size,
+    alarms: float,
+    per: timedelta,
+    model_version: str,
+) -> Calibration:
+    """Learn bins and threshold from a table; see :func:`alarm_asset`.
+
+    Raises:
+        MonitoringError: A column is not there, or the history is too short for what is asked.
+    """
+    first = next(iter(batches(history, None)), {})
+    columns = columns or [column for column in first if column not in ("", time)]
+    profile = Profile.learn(history, columns, categories=categories)
+    windows = cut(history, profile, times=time, rows=size.rows or None, every=size.every or None)
+    detector = Detector.calibrate(windows, profile=profile, alarms=alarms, per=per)
+    return Calibration(Alarm(name, detector, size, dict(outputs), model_version), windows)

@@ -1,0 +1,45 @@
+"""Predictions among the columns of a history, and their places in what a model answers and a prediction log holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster_mlops.core.arrays import pd
+
+OUTPUT = "output"
+
+
+def bad_place(place: str) -> bool:
+    """True for a text that names no part of an output.
+
+    >>> [bad_place(place) for place in ("output", "output.late", "late")]
+    [False, False, True]
+    """
+    return place != OUTPUT and not (place.startswith(f"{OUTPUT}.") and place.removeprefix(f"{OUTPUT}."))
+
+
+def with_outputs(frame: "pd.DataFrame", outputs: Mapping[str, str]) -> "pd.DataFrame":
+    """Rows of a log with the parts of their outputs as columns.
+
+    Args:
+        frame: Rows as :meth:`PredictionLog.read` gives them.
+        outputs: The part of an output by column: ``output`` is the whole, ``output.late`` the value of the key `late`,
+            ``output.0`` the first of a list. A row without that part has None.
+    """
+    for column, place in outputs.items():
+        if place != column:
+            values: Any = frame[OUTPUT]
+            frame[column] = values if place == OUTPUT else _parts(values, place)
+    return frame
+
+
+def _parts(outputs: "pd.Series", place: str) -> "pd.Series":
+    key = place.removeprefix(f"{OUTPUT}.")
+
+    def part(output: Any) -> Any:
+        if isinstance(output, Mapping):
+            return output.get(key)
+        if isinstance(output, list) and key.isdecimal() and int(key) < len(output):
+            return output[int(key)]
+        return None
+
+    return outputs.map(part)

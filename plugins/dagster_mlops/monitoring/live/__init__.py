@@ -1,0 +1,1 @@
+"""The alarm of a deployment: its prediction log, window by window, in a sensor."""

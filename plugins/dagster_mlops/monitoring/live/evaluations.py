@@ -1,0 +1,85 @@
+"""Verdicts as evaluations of asset checks that no run has made: what they say is in their metadata."""
+
+from datetime import datetime
+from typing import Any
+
+import dagster as dg
+
+from dagster_mlops.core.metadata import table
+from dagster_mlops.monitoring import facts
+from dagster_mlops.monitoring.alarm.value import Alarm
+from dagster_mlops.monitoring.detection import ColumnScore
+from dagster_mlops.monitoring.live.watch import Verdict
+
+DIVERGENCE = "divergence"
+_SHOWN = 12  # scores
+
+
+def divergence(
+    verdict: Verdict,
+    alarm: Alarm,
+    key: dg.AssetKey,
+    target: Any,
+    *,
+    name: str,
+    severity: str,
+    judged_at: datetime,
+    late: int,
+) -> dg.AssetCheckEvaluation:
+    """The evaluation of a window: failed while an incident is open, and passed where the window is undecided."""
+    metadata: dict[str, Any] = {
+        facts.STATE: verdict.state,
+        facts.WINDOW_START: verdict.start.isoformat(),
+        facts.WINDOW_END: verdict.end.isoformat(),
+        facts.ROWS: verdict.rows,
+        facts.LAG: round((judged_at - verdict.end).total_seconds(), 3),  # seconds
+        facts.LATE_ROWS: late,
+        "monitoring/alarm": f"{alarm.name} {alarm.digest[:12]}",
+        "monitoring/model_versions": ", ".join(sorted(verdict.versions)),
+    }
+    if verdict.reason:
+        metadata[facts.REASON] = verdict.reason
+    if judgement := verdict.judgement:
+        metadata |= {facts.SCORE: judgement.score, facts.THRESHOLD: judgement.threshold}
+        metadata |= table(facts.COLUMNS, map(_row, judgement.columns[:_SHOWN]))
+    if incident := verdict.incident:
+        metadata |= {
+            facts.INCIDENT: incident.id,
+            "monitoring/incident_since": incident.since.isoformat(),
+            "monitoring/incident_windows": incident.windows,
+            facts.INCIDENT_COLUMNS: ", ".join(incident.columns),
+        }
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=name,
+        passed=verdict.state != "detected",
+        severity=dg.AssetCheckSeverity(severity),
+        metadata={k: v for k, v in metadata.items() if v is not None},
+        description=sentence(verdict),
+        target_materialization_data=target,
+        blocking=False,
+    )
+
+
+def sentence(verdict: Verdict) -> str:
+    """The verdict in one line."""
+    rows = f"{verdict.rows:,} rows until {verdict.end:%Y-%m-%d %H:%M:%S} UTC"
+    incident = verdict.incident
+    if verdict.state == "undecided":
+        return f"Not judged, {rows}: {verdict.reason}"
+    if verdict.judgement is None or (verdict.state == "ok"):
+        return f"As expected, {rows}."
+    worst = verdict.judgement.alarming or verdict.judgement.columns[:1]
+    columns = "; ".join(score.text() for score in worst[:4])
+    if verdict.state == "recovered" and incident:
+        return f"As expected again, {rows}. The incident began {incident.since:%Y-%m-%d %H:%M} UTC."
+    if verdict.state == "suspected":
+        return f"Suspected, {rows}: {columns}"
+    if not verdict.judgement.alarming and incident:
+        return f"Not yet recovered, {rows}: {', '.join(incident.columns)}."
+    return f"Other than in its history, {rows}: {columns}"
+
+
+def _row(score: ColumnScore) -> dict[str, Any]:
+    values = {name: f"{getattr(score, name):.6g}" for name in ("z", "value", "expected")}
+    return {"column": score.column, "what": score.what, **values, "finding": score.text()}

@@ -1,0 +1,27 @@
+"""Rows of a prediction log that were not read before, with the columns of the history."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from dagster_mlops.core.arrays import pd
+from dagster_mlops.errors import MonitoringError
+from dagster_mlops.monitoring.alarm.outputs import with_outputs
+from dagster_mlops.serving.runtime import PredictionLog
+
+
+def rows_after(
+    log: Path, cursor: str, *, start: datetime, outputs: Mapping[str, str], most: int
+) -> "tuple[pd.DataFrame, str]":
+    """The rows that were not read with the cursors before, oldest first, and the next cursor; `most` of them at most.
+
+    Raises:
+        MonitoringError: The log cannot be read.
+    """
+    if not log.is_dir():
+        return pd.DataFrame(), cursor  # the first prediction makes the folder
+    try:
+        frame, after = PredictionLog.read_after(log, cursor, start=start, most=most)
+    except (OSError, ValueError) as error:
+        raise MonitoringError(f"the prediction log {log} cannot be read: {type(error).__name__}: {error}") from error
+    return with_outputs(frame, outputs), after

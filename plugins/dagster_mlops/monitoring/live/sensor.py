@@ -1,0 +1,189 @@
+"""A sensor that judges each window of a deployment's prediction log by itself, without a run."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import dagster as dg
+
+from dagster_mlops.core.asset_keys import AssetLike, asset_key
+from dagster_mlops.core.asset_records import latest_event
+from dagster_mlops.core.bounds import refuse_useless
+from dagster_mlops.core.options import known_options
+from dagster_mlops.core.upstream import target_of
+from dagster_mlops.errors import DeploymentError, MonitoringError
+from dagster_mlops.monitoring.alarm.value import Alarm
+from dagster_mlops.monitoring.facts import WINDOW_END
+from dagster_mlops.monitoring.live import evaluations, sight
+from dagster_mlops.monitoring.live.incidents import Persistence
+from dagster_mlops.monitoring.live.progress import Progress
+from dagster_mlops.monitoring.live.state_files import StateFiles
+from dagster_mlops.monitoring.live.watch import Watch
+from dagster_mlops.serving.checks import live_record
+
+_REPEATED = 20  # evaluations among which the last window is looked for
+_ALARMS: dict[dg.AssetKey, tuple[int, Alarm]] = {}  # the last one loaded, with the event that it is of
+
+
+def divergence_sensor(
+    *,
+    deployment: AssetLike,
+    alarm: AssetLike,
+    prediction_log: str | Path | None = None,
+    state_dir: str | Path | None = None,
+    report: AssetLike | None = None,
+    name: str | None = None,
+    check: str = evaluations.DIVERGENCE,
+    persistence: Persistence = Persistence(),  # noqa: B008 - it cannot change
+    patience: timedelta = timedelta(seconds=30),
+    silence: timedelta | None = timedelta(hours=1),
+    severity: Literal["WARN", "ERROR"] = "WARN",
+    seconds: float = 20,
+    minimum_interval_seconds: int = 15,
+    default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
+    **sensor_options: Any,
+) -> dg.SensorDefinition:
+    """A sensor that reads the prediction log of a deployment and judges each window by an alarm, without a run.
+
+        sensors = [divergence_sensor(deployment=deployment, alarm="delay_alarm")]
+
+    Each window is an evaluation of the check `check` of the deployment, and each change of what the watch sees one of
+    ``blind``; :func:`divergence_check` defines both for the UI. Rows are read once. A daemon that is killed judges no
+    window twice and leaves none out.
+
+    Args:
+        deployment: A ``deployment_asset``, whose prediction log this machine can read; or, with `prediction_log`, any
+            asset, which has the checks.
+        alarm: An ``alarm_asset``.
+        prediction_log: Folder of the log; that of the deployment unless given.
+        state_dir: Folder for what was read and counted so far; a folder in that of the log unless given.
+        report: An ``incident_report_asset``, which a run materializes once for each incident.
+        persistence: Windows that make an incident and end it.
+        patience: How long after its end a window by time waits for rows of requests that take long.
+        silence: Time without predictions after which the watch counts as blind. None for traffic that may stop.
+        severity: Severity of an evaluation that fails.
+        seconds: Longest time of reading in one evaluation of the sensor; Dagster ends one after 60 seconds.
+        sensor_options: Anything else that :func:`dagster.sensor` takes.
+    """
+    key, alarm_key = asset_key(deployment), asset_key(alarm)
+    report_key = asset_key(report) if report else None
+    options = {"job", "jobs", "job_name", "target", "asset_selection"} & set(sensor_options)
+    target: dict[str, Any] = {} if options else {"asset_selection": [report_key or key]}
+    refuse_useless(
+        f"divergence_sensor of {key.to_user_string()}",
+        {
+            **persistence.faults(),
+            f"patience={patience} is less than 0": patience < timedelta(0),
+            f"silence={silence} is not more than 0": silence is not None and silence <= timedelta(0),
+            f"seconds={seconds} is not between 1 and 45": not 1 <= seconds <= 45,
+            f"severity={severity!r} is neither 'WARN' nor 'ERROR'": severity not in ("WARN", "ERROR"),
+        },
+    )
+
+    @dg.sensor(
+        name=name or f"{'_'.join(key.path)}_divergence",
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        **{
+            "description": f"Judges what {key.to_user_string()} predicts, window by window.",
+            **target,
+            **known_options(sensor_options, dg.sensor),
+        },
+    )
+    def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            log = Path(prediction_log or live_record(context, key).prediction_log)
+        except DeploymentError:
+            return dg.SkipReason(f"{key.to_user_string()} was never deployed.")
+        time, judged = datetime.now(UTC), target_of(context.instance, key)
+        latest = _latest_window(context.instance, dg.AssetCheckKey(key, check))
+        log = log.expanduser().resolve()
+        folder = Path(state_dir or log / "watches", *key.path, check).expanduser().resolve()
+        files = StateFiles(folder)
+        try:
+            alarm = load_alarm(context, alarm_key)
+            watch = Watch(alarm, log, persistence, patience, seconds)
+            step = watch.step(_progress(context, files, watch, latest or time), time)
+            cursor = files.write(step.progress, context.cursor)
+        except MonitoringError as error:
+            context.log.error(str(error))
+            blind = sight.evaluations(context.instance, key, judged, time, [str(error)], {})
+            return dg.SensorResult(asset_events=blind, cursor=context.cursor)
+        events = [
+            evaluations.divergence(
+                verdict, alarm, key, judged, name=check, severity=severity, judged_at=time, late=step.progress.late
+            )
+            for verdict in step.verdicts
+            # The daemon stores a cursor after the events: where it was killed between them, they are there already.
+            if latest is None or verdict.end > latest
+        ]
+        reasons = sight.reasons(step, time, silence, log)
+        blind = sight.evaluations(context.instance, key, judged, time, reasons, sight.how_far(step, time))
+        incidents = {
+            verdict.incident.id for verdict in step.verdicts if verdict.incident and verdict.state == "detected"
+        }
+        runs = (
+            [dg.RunRequest(run_key=f"{key.to_user_string()}:{check}:{id}") for id in sorted(incidents)]
+            if report
+            else []
+        )
+        return dg.SensorResult(
+            asset_events=[*events, *blind],
+            cursor=cursor,
+            run_requests=runs,
+            skip_reason=None if events else f"{step.rows} new predictions; no window has ended.",
+        )
+
+    return watch
+
+
+def load_alarm(context: dg.SensorEvaluationContext, key: dg.AssetKey) -> Alarm:
+    """The latest alarm of an ``alarm_asset``, through its IO manager, once for each materialization.
+
+    Raises:
+        MonitoringError: It was never materialized, or cannot be loaded.
+    """
+    event = latest_event(context.instance, key)
+    if event is None:
+        raise MonitoringError(
+            f"{key.to_user_string()} was never materialized. Materialize it: it calibrates the alarm."
+        )
+    stored = _ALARMS.get(key)
+    if stored and stored[0] == event.storage_id:
+        return stored[1]
+    if context.repository_def is None:
+        raise MonitoringError("the sensor has no repository, from which the alarm could be loaded.")
+    try:
+        value = context.repository_def.load_asset_value(key, instance=context.instance)
+    except Exception as error:
+        raise MonitoringError(
+            f"{key.to_user_string()} cannot be loaded through its IO manager: {type(error).__name__}: {error}. "
+            "The process that evaluates sensors must be able to read it."
+        ) from error
+    alarm = Alarm.from_dict(value) if isinstance(value, Mapping) else value
+    if not isinstance(alarm, Alarm):
+        raise MonitoringError(f"{key.to_user_string()} holds a {type(value).__name__}, not an alarm of alarm_asset.")
+    _ALARMS[key] = event.storage_id, alarm
+    return alarm
+
+
+def _progress(context: dg.SensorEvaluationContext, files: StateFiles, watch: Watch, start: datetime) -> Progress:
+    if not context.cursor:
+        return watch.begin(start)
+    try:
+        return files.read(context.cursor)
+    except MonitoringError as error:
+        context.log.error(f"{error} The watch goes on with the rows from {start.isoformat()} on.")
+        return watch.begin(start)
+
+
+def _latest_window(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> datetime | None:
+    """The end of the last window that has an evaluation. A run of the check may have repeated an earlier one since."""
+    ends = []
+    for record in instance.event_log_storage.get_asset_check_execution_history(check, limit=_REPEATED):
+        if isinstance(record.evaluation, dg.AssetCheckEvaluation):
+            with suppress(TypeError, ValueError, KeyError):
+                ends.append(datetime.fromisoformat(str(record.evaluation.metadata[WINDOW_END].value)))
+    return max(ends, default=None)

@@ -1,0 +1,162 @@
+"""A watch judges each window of a prediction log once, whatever happens to the log and to the one who watches."""
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dagster_mlops.errors import MonitoringError
+from dagster_mlops.monitoring.alarm.calibration import calibrate
+from dagster_mlops.monitoring.alarm.value import Alarm, Size
+from dagster_mlops.monitoring.live.state_files import StateFiles
+from dagster_mlops.monitoring.live.watch import Watch
+from tests.support.logged_traffic import COLUMNS, MONDAY, OUTPUTS, TimedLog, log_of, traffic
+
+LIVE = MONDAY + timedelta(weeks=8)
+HOUR = timedelta(hours=1)
+LATER = LIVE + timedelta(days=30)
+
+
+def alarm_for(size, version=""):
+    options = {"columns": COLUMNS, "categories": (), "outputs": OUTPUTS, "alarms": 1.0, "per": timedelta(days=30)}
+    history = traffic(MONDAY, 56)
+    return calibrate(history, name="alarm", time="time", size=size, model_version=version, **options).alarm
+
+
+@pytest.fixture(scope="module")
+def alarms():
+    return {size: alarm_for(size) for size in (Size(every=HOUR), Size(rows=60))}
+
+
+@pytest.fixture(params=["by time", "by rows"])
+def alarm(request, alarms):
+    return alarms[Size(every=HOUR) if request.param == "by time" else Size(rows=60)]
+
+
+def rows_of(days, **changes):
+    return traffic(LIVE, days, seed=3).assign(**changes)
+
+
+def verdicts_of(watch, *, now=LATER, progress=None) -> "tuple[list[Any], Any]":
+    step = watch.step(progress or watch.begin(LIVE), now)
+    return step.verdicts, step
+
+
+def test_each_window_of_unchanged_traffic_is_ok(alarm, tmp_path):
+    log_of(tmp_path, rows_of(2))
+    verdicts, step = verdicts_of(Watch(alarm, tmp_path))
+    assert len(verdicts) == 48 and sum(verdict.rows for verdict in verdicts) == 48 * 60 == step.rows
+    assert {verdict.state for verdict in verdicts} == {"ok"}
+
+
+@pytest.mark.parametrize("pieces", [2, 7])
+def test_reading_in_pieces_comes_to_the_same_verdicts(alarm, tmp_path, pieces):
+    rows = rows_of(1)
+    log_of(tmp_path / "whole", rows)
+    whole, _ = verdicts_of(Watch(alarm, tmp_path / "whole"))
+    log = TimedLog(str(tmp_path / "parts"), deployment="d", bento="b", model_name="m", model_version="7")
+    watch, verdicts = Watch(alarm, tmp_path / "parts"), list[Any]()
+    files, cursor = StateFiles(tmp_path / "state"), ""
+    cursor = files.write(watch.begin(LIVE), cursor)
+    for part in np.array_split(np.arange(len(rows)), pieces):
+        log.write_frame(rows.iloc[part])
+        step = watch.step(files.read(cursor), rows["time"].iloc[part[-1]].to_pydatetime())
+        verdicts += step.verdicts
+        cursor = files.write(step.progress, cursor)
+    verdicts += watch.step(files.read(cursor), LATER).verdicts
+    assert len(list(files.folder.iterdir())) == 2
+    assert [(v.start, v.end, v.rows, v.judgement.score) for v in verdicts] == [
+        (v.start, v.end, v.rows, v.judgement.score) for v in whole
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"temp": None}, "missing"), ({"temp": 0.0}, "distribution"), ({"origin": "XXX"}, "unseen"),
+        ({"wind": "fast"}, "malformed"), ({"probability": 0.999}, "distribution"), ({"wind": 1e9}, "far above"),
+    ],
+    ids=["missing", "default", "category", "malformed", "prediction", "unit"],
+)  # fmt: skip
+def test_a_broken_column_is_detected_in_its_first_window_and_named(alarm, tmp_path, change, what):
+    rows = rows_of(1).astype(dict.fromkeys(change, object))
+    for column, value in change.items():
+        rows.loc[600:719, column] = value
+    log_of(tmp_path, rows)
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    states = [verdict.state for verdict in verdicts]
+    assert states[:10] == ["ok"] * 10 and states[10] == "detected" and "recovered" in states
+    scores = verdicts[10].judgement.alarming
+    assert next(iter(change)) in {score.column for score in scores}
+    assert verdicts[10].incident.id == verdicts[11].incident.id == verdicts[10].end.isoformat()
+
+
+def test_a_feature_that_is_no_longer_sent_is_an_alarm(alarm, tmp_path):
+    log_of(tmp_path, rows_of(0.5).drop(columns="wind"))
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    assert verdicts[0].state == "detected" and "wind" in verdicts[0].incident.columns
+
+
+def test_rows_that_come_too_late_for_their_window_are_counted_and_change_no_verdict(alarms, tmp_path):
+    watch, rows = Watch(alarms[Size(every=HOUR)], tmp_path), rows_of(0.25)
+    log = log_of(tmp_path, rows.iloc[:120])
+    first, step = verdicts_of(watch, now=LIVE + 2 * HOUR + watch.patience)
+    assert len(first) == 2
+    log.write_frame(rows.iloc[:5].assign(time=LIVE + HOUR - timedelta(seconds=1)))
+    log.write_frame(rows.iloc[120:])
+    second, step = verdicts_of(watch, progress=step.progress)
+    assert [verdict.rows for verdict in second] == [60] * 4 and step.progress.late == 5
+
+
+def test_a_window_waits_for_requests_that_take_long(alarms, tmp_path):
+    watch, rows = Watch(alarms[Size(every=HOUR)], tmp_path), rows_of(0.25)
+    log = log_of(tmp_path, rows.iloc[:59])
+    early, step = verdicts_of(watch, now=LIVE + HOUR + watch.patience - timedelta(seconds=1))
+    log.write_frame(rows.iloc[59:60])
+    [verdict], _ = verdicts_of(watch, now=LIVE + HOUR + watch.patience, progress=step.progress)
+    assert early == [] and verdict.rows == 60
+
+
+def test_an_alarm_that_was_calibrated_anew_judges_the_rows_without_a_verdict_again(alarms, tmp_path):
+    rows = rows_of(0.25)
+    log = log_of(tmp_path, rows.iloc[:90])
+    watch = Watch(alarms[Size(every=HOUR)], tmp_path)
+    first, step = verdicts_of(watch, now=LIVE + HOUR + watch.patience)
+    log.write_frame(rows.iloc[90:])
+    other = Alarm.from_dict({**watch.alarm.to_dict(), "name": "other"})
+    second, _ = verdicts_of(watch._replace(alarm=other), progress=step.progress)
+    assert [verdict.rows for verdict in [*first, *second]] == [60] * 6
+    assert [verdict.start for verdict in second] == [LIVE + n * HOUR for n in range(1, 6)]
+
+
+def test_another_version_of_the_model_is_not_judged(tmp_path, alarms):
+    alarm = alarms[Size(rows=60)]._replace(model_version="6")
+    log_of(tmp_path, rows_of(0.25), version="7")
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    assert {verdict.state for verdict in verdicts} == {"undecided"}
+    assert "version 6" in verdicts[0].reason and "version 7" in verdicts[0].reason
+
+
+def test_a_step_that_has_no_time_left_goes_on_in_the_next_one(alarm, tmp_path):
+    log_of(tmp_path, rows_of(2))
+    watch = Watch(alarm, tmp_path, seconds=0.0001, most=500)
+    progress, verdicts, steps = watch.begin(LIVE), [], 0
+    while len(verdicts) < 48 and steps < 100:
+        step = watch.step(progress, LATER)
+        progress, verdicts, steps = step.progress, [*verdicts, *step.verdicts], steps + 1
+    assert steps > 3 and [verdict.rows for verdict in verdicts] == [60] * 48
+
+
+def test_a_log_that_is_not_there_yet_is_no_fault(alarm, tmp_path):
+    verdicts, step = verdicts_of(Watch(alarm, tmp_path / "none"))
+    assert verdicts == [] and step.caught_up
+
+
+def test_a_state_that_cannot_be_read_says_why(tmp_path):
+    files = StateFiles(tmp_path)
+    (tmp_path / "1.json").write_text('{"form": 2}')
+    (tmp_path / "2.json").write_text("{")
+    for cursor in ("1", "2", "3", "", "x", "../1"):
+        with pytest.raises(MonitoringError, match="cannot be read"):
+            files.read(cursor)
