@@ -355,7 +355,7 @@ def predictions(rows: int = 1000, *, skill: float = 0.4, labelled: int | None = 
 
 def test_predictions_are_measured_on_the_labels_that_have_arrived():
     check = performance_check(
-        asset="served", target="late", prediction="p", labels="arrivals", on="id", bounds={"roc_auc": 0.65}
+        asset="served", target="late", prediction="p", labels="arrivals", key="id", bounds={"roc_auc": 0.65}
     )
     served = predictions().drop(columns="late")
     done = materialized({"served": served, "arrivals": predictions(labelled=400)[["id", "late"]]}, check)["performance"]
@@ -383,7 +383,7 @@ def test_performance_worse_than_the_reference_fails():
     ],
 )
 def test_without_enough_labels_nothing_is_judged(frame, says):
-    check = performance_check(asset="served", target="late", prediction="p")
+    check = performance_check(asset="served", target="late", prediction="p", bounds={"f1": 0.1})
     done = materialized({"served": frame}, check)["performance"]
     assert done.passed and facts(done)["evidently/state"] == "undecided"
     assert says in (done.description or "")
@@ -438,7 +438,7 @@ def test_a_plot_or_report_that_fails_is_a_line_in_the_result_and_the_verdict_sta
     checks = [
         drift_check(asset="current", reference="reference"),
         data_quality_check(asset="current", max_missing_share=0.0),
-        performance_check(asset="served", target="late", prediction="p"),
+        performance_check(asset="served", target="late", prediction="p", bounds={"f1": 0.1}),
     ]
     done = materialized({"current": weather(seed=1), "reference": weather(), "served": predictions()}, *checks)
     assert done["drift"].passed

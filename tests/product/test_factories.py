@@ -96,7 +96,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "observed_dataset_assets": {"datasets": {"raw/weather": "weather.parquet"}},
     "online_offline_parity_check": {"asset": "raw/weather", "feature_service": "delay"},
     "performance_check": {
-        "asset": "raw/weather", "target": "late", "prediction": "probability", "labels": "raw/weather", "on": "id",
+        "asset": "raw/weather", "target": "late", "prediction": "probability", "labels": "raw/weather", "key": "id",
         "reference": "raw/weather",
     },
     "pipeline_assets": {"repo": "pipeline"},

@@ -77,7 +77,8 @@ def test_loading_the_location_leaves_the_work_to_the_steps():
         "evaluation.plots", "evaluation.promotion_evidence", "evidently.performance", "evidently.quality",
         "feast.offline.source", "feast.online.reading", "feast.online.serving", "feast.rebuild.replay",
         "mlflow.registry.models", "mlflow.runs.lookup", "mlflow.training.run_facts", "mlflow.training.step",
-        "monitoring.plots", "serving.golden.golden_set", "serving.local.blue_green", "serving.local.envoy",
+        "monitoring.performance.judgement", "monitoring.plots", "monitoring.quality.examine",
+        "serving.golden.golden_set", "serving.local.blue_green", "serving.local.envoy",
         "serving.local.state",
     )}  # fmt: skip
     assert all(importlib.util.find_spec(module) for module in work)

@@ -1,21 +1,14 @@
 """Data quality, drift and performance as asset checks on any dataframe-like asset."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
 from dagster_mlops import monitoring
-from dagster_mlops.core import bounds as core_bounds
 from dagster_mlops.core.asset_keys import AssetLike, asset_key
-from dagster_mlops.core.bounds import Range, refuse_useless
-from dagster_mlops.core.checks import asset_checks
-from dagster_mlops.evaluation.checks import direction
-from dagster_mlops.evidently.metric_names import METRICS
+from dagster_mlops.core.bounds import refuse_useless
 from dagster_mlops.evidently.preset import useless_preset
-from dagster_mlops.evidently.resource import EvidentlyResource
-from dagster_mlops.monitoring.frames import load_frame, partitions_to_check, reference_partitions_of
-from dagster_mlops.monitoring.results import Severity, evaluation_id, saved_report, undecided, with_deps
 
 
 def drift_check(
@@ -64,106 +57,20 @@ def data_quality_check(*, asset: AssetLike, **options: Any) -> dg.AssetChecksDef
     return monitoring.data_quality_check(asset=asset, **{"tool": "evidently", **options})
 
 
-def performance_check(
-    *,
-    asset: AssetLike,
-    target: str,
-    prediction: str,
-    bounds: Mapping[str, Range | float] | None = None,
-    task: Literal["classification", "regression"] = "classification",
-    name: str = "performance",
-    labels: AssetLike | None = None,
-    on: str | None = None,
-    reference: AssetLike | None = None,
-    reference_partitions: Sequence[str] | None = None,
-    max_drop: float = 0.1,
-    threshold: float = 0.5,
-    min_labels: int = 200,
-    severity: Severity = "WARN",
-    blocking: bool = False,
-    description: str | None = None,
-    **check_options: Any,
-) -> dg.AssetChecksDefinition:
-    """Measure predictions against the labels that have arrived so far.
+def performance_check(*, asset: AssetLike, target: str, prediction: str, **options: Any) -> dg.AssetChecksDefinition:
+    """Measure predictions against the labels that have arrived so far, with Evidently's report on them.
 
         performance_check(
-            asset="predictions", target="late", prediction="probability", labels="arrivals", on="flight_id",
+            asset="predictions", target="late", prediction="probability", labels="arrivals", key="flight_id",
             bounds={"roc_auc": 0.65}, reference="validation_predictions", max_drop=0.05,
         )
-
-    Rows without a label yet are left out and counted. With fewer than `min_labels` labelled rows, or labels of one
-    class only, nothing can be said: the check fails as WARN, which never blocks.
 
     Args:
         target: Column of the labels: true/false or 1/0 for classification, a number for regression.
         prediction: Column of the predictions: the probability of 1 for classification, a number for regression.
-        bounds: Lowest allowed roc_auc, f1, precision, recall, accuracy, r2; highest allowed log_loss, rmse, mae. Each
-            may be a pair (least, greatest) as well, with None for an open end.
-        labels: Asset that holds `target`, joined by column `on`; by default `target` is a column of `asset`.
-        reference: Asset with both columns, e.g. the validation predictions: no metric may be worse by more than
-            `max_drop`, relatively.
-        threshold: Probability from which a row counts as predicted 1.
-        check_options: Anything else that :func:`dagster.asset_check` takes.
+        options: Those of :func:`dagster_mlops.monitoring.performance_check`, which needs no Evidently: `bounds`,
+            `reference`, `max_drop`, `metrics`, `labels`, `key`, `segment`, `false_alarm_rate`, ….
     """
-    key = asset_key(asset)
-    label_key = asset_key(labels) if labels else None
-    reference_key = asset_key(reference) if reference else None
-    if (label_key is None) != (on is None):
-        raise dg.DagsterInvalidDefinitionError(
-            f"performance_check of {key.to_user_string()}: 'labels' and 'on' go together. "
-            "Name the asset with the labels and the column that both share, or neither."
-        )
-    what = f"performance_check of {key.to_user_string()}"
-    limits = core_bounds.ranges(what, bounds or {}, direction)
-    refuse_useless(
-        what,
-        {
-            **{
-                f"{task} has no metric {m!r}; there are {', '.join(METRICS[task])}": m not in METRICS[task]
-                for m in limits
-            },
-            f"max_drop={max_drop} is below 0": max_drop < 0,
-            f"threshold={threshold} is not between 0 and 1": not 0 <= threshold <= 1,
-            f"min_labels={min_labels} is less than 1": min_labels < 1,
-        },
-    )
-
-    def evaluate(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        from dagster_mlops.evidently.performance import Measurement
-        from dagster_mlops.monitoring.plots import distributions
-
-        evidently: EvidentlyResource = context.resources.evidently
-        id = evaluation_id(context)
-        checked = partitions_to_check(context, key)
-        predictions = load_frame(context, key, checked)
-        if label_key and on:
-            truth = load_frame(context, label_key, reference_partitions_of(context, key, label_key, checked))
-            truth = truth.loc[:, [on, target]].dropna().drop_duplicates(subset=[on], keep="last")
-            predictions = predictions.drop(columns=target, errors="ignore").merge(truth, how="left", on=on)
-        baseline = None
-        if reference_key:
-            against = reference_partitions or reference_partitions_of(context, key, reference_key, checked)
-            baseline = load_frame(context, reference_key, against)
-        measurement = Measurement(target, prediction, task, limits, max_drop, threshold, min_labels)
-        performance = measurement.measure(predictions, baseline, evidently, [id])
-        metadata = dict(performance.metadata)
-        if performance.undecided or performance.snapshot is None:
-            return undecided("evidently", performance.undecided, metadata)
-        folder = f"{key.to_user_string()}/{name}"
-        metadata |= saved_report("evidently", evidently.save, snapshot=performance.snapshot, folder=folder, name=id)
-        return dg.AssetCheckResult(
-            passed=not performance.problems,
-            severity=dg.AssetCheckSeverity(severity),
-            metadata={**metadata, **distributions("evidently/plot", performance.plotted, [prediction])},
-            description="; ".join(performance.problems)
-            or ", ".join(f"{m} {v:.4f}" for m, v in performance.metrics.items()),
-        )
-
-    return asset_checks(
-        asset=key,
-        tool="evidently",
-        judges={name: (description or f"'{prediction}' against '{target}', where labels have arrived.", evaluate)},
-        blocking=blocking,
-        required_resource_keys=["evidently"],
-        options=with_deps(check_options, {k for k in (label_key, reference_key) if k} - {key}),
+    return monitoring.performance_check(
+        asset=asset, target=target, prediction=prediction, **{"tool": "evidently", **options}
     )

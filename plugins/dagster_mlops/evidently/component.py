@@ -6,8 +6,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, Shares, YamlFields
-from dagster_mlops.evidently.checks import data_quality_check, drift_check
+from dagster_mlops.core.yaml_fields import Count, NotNegative, Share, YamlFields
+from dagster_mlops.evidently.checks import data_quality_check, drift_check, performance_check
+from dagster_mlops.monitoring import check_components
 from dagster_mlops.monitoring.results import Severity
 
 
@@ -34,9 +35,17 @@ class DriftCheckComponent(YamlFields, dg.Component):
     name: str = Field(default="drift", description="Name of the check.")
     columns: Sequence[str] | None = Field(default=None, description="Compared columns; all that both have by default.")
     drift_share: Share = Field(default=0.5, description="Share of drifted columns from which it fails.")
+    alarm_at: NotNegative | None = Field(
+        default=3.0, description="A column is an alarm by itself at so many times its threshold; null: none is."
+    )
     missing_change: Share = Field(
         default=0.1, description="A column is broken if its share of missing values grows by more."
     )
+    new_change: Share = Field(
+        default=0.5, description="A column is broken if more of its values are new to the reference."
+    )
+    importance: Mapping[str, float] | None = Field(default=None, description="Weight in the share by column; 1 else.")
+    segment: str | None = Field(default=None, description="Column whose values are compared by themselves as well.")
     min_rows: Count = Field(default=500, description="With fewer rows on a side nothing is judged.")
     preset: Mapping[str, Any] | None = Field(default=None, description="Options of Evidently's DataDriftPreset.")
     reference_partitions: Sequence[str] | None = Field(default=None, description="Partitions of the reference.")
@@ -47,8 +56,8 @@ class DriftCheckComponent(YamlFields, dg.Component):
         return dg.Definitions(asset_checks=[drift_check(**vars(self))])
 
 
-class DataQualityCheckComponent(YamlFields, dg.Component):
-    """Check that a dataframe asset has enough rows, and none missing, malformed, out of range or repeated.
+class DataQualityCheckComponent(check_components.DataQualityCheckComponent):
+    """Check that a dataframe asset has enough rows, and none missing, malformed, out of range, repeated or too old.
 
     ```yaml
     type: dagster_mlops.evidently.DataQualityCheckComponent
@@ -64,18 +73,30 @@ class DataQualityCheckComponent(YamlFields, dg.Component):
     The resource `evidently` (`EvidentlyResource`) says where reports are kept.
     """
 
-    asset: dg.ResolvedAssetKey = Field(description="Asset that is checked, as group/name.")
-    name: str = Field(default="data_quality", description="Name of the check.")
-    columns: Sequence[str] | None = Field(default=None, description="Columns that must be there; all by default.")
-    max_missing_share: Shares = Field(default=1.0, description="Allowed share of missing values, of all or by column.")
-    max_malformed_share: Share = Field(default=0.0, description="Allowed malformed share.")
-    min_rows: NotNegative = Field(default=1, description="Fewest rows.")
-    ranges: Mapping[str, tuple[float, float]] | None = Field(
-        default=None, description="Lowest and highest value by column."
-    )
-    no_duplicates_of: Sequence[str] | None = Field(default=None, description="Columns that identify a row.")
-    severity: Severity = Field(default="ERROR", description="Severity of a finding: WARN or ERROR.")
-    blocking: bool = Field(default=False, description="Hold downstream assets back on failure with severity ERROR.")
+    tool: str | None = Field(default="evidently", description="Tool that writes a report.")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         return dg.Definitions(asset_checks=[data_quality_check(**vars(self))])
+
+
+class PerformanceCheckComponent(check_components.PerformanceCheckComponent):
+    """Measure predictions against the labels that have arrived so far; alarm beyond chance only.
+
+    ```yaml
+    type: dagster_mlops.evidently.PerformanceCheckComponent
+    attributes:
+      asset: predictions
+      target: late
+      prediction: probability
+      labels: arrivals
+      key: flight_id
+      bounds: {roc_auc: 0.65}
+    ```
+
+    The resource `evidently` (`EvidentlyResource`) says where reports are kept.
+    """
+
+    tool: str | None = Field(default="evidently", description="Tool that writes a report.")
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        return dg.Definitions(asset_checks=[performance_check(**vars(self))])

@@ -184,13 +184,28 @@ class EvidentlyResource(ToolResource):
         """Evidently's ``DataSummaryPreset`` of a sample; see :class:`dagster_mlops.monitoring.Summarises`."""
         from dagster_mlops.evidently.quality import summarise  # for steps, not for code locations
 
-        shown = list(columns)[: self.report_columns]
-        if frame.data.empty or not shown:
+        first = list(columns)[: self.report_columns]
+        if frame.data.empty or not first:
             return None
-        left_out = f"shows the worst {len(shown)} of {len(columns)} columns" if len(shown) < len(columns) else ""
+        left_out = f"shows the worst {len(first)} of {len(columns)} columns" if len(first) < len(columns) else ""
         sample = frame.sample(self.max_rows, self.seed)
         with quiet():
-            return SnapshotReport(self, summarise(self, sample, shown, tags=[name]), left_out)
+            return SnapshotReport(self, summarise(self, sample, first, tags=[name]), left_out)
+
+    def performance_report(
+        self, labelled: Any, *, target: str, prediction: str, task: str, threshold: float, name: str
+    ) -> "SnapshotReport":
+        """Evidently's metrics of a frame of labels and predictions.
+
+        See :class:`dagster_mlops.monitoring.ReportsPerformance`.
+        """
+        from dagster_mlops.evidently.performance import measured  # for steps, not for code locations
+
+        columns = {"target": target, "prediction": prediction}
+        with quiet():
+            return SnapshotReport(
+                self, measured(self, labelled, **columns, task=task, threshold=threshold, tags=[name])
+            )
 
     def report_path(self, *, folder: str, name: str) -> Path:
         """The HTML file of a report, known before :meth:`save` writes it, so that a record can name it."""
