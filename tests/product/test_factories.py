@@ -63,7 +63,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "divergence_sensor": {"deployment": "raw/weather", "alarm": "raw/weather", "report": "raw/weather"},
     "incident_report_asset": {"deployment": "raw/weather", "alarm": "raw/weather"},
     "bento_asset": {"promoted": "raw/weather"},
-    "data_quality_check": {"asset": "raw/weather"},
+    "data_quality_check": {"asset": "raw/weather", "reference": "raw/weather"},
     "dataset_asset": {},
     "dataset_checks": {"asset": "raw/weather", "checks": typing.get_args(DatasetCheck)},
     "alias_sensor": {"registered_model_name": "delay", "asset_selection": ["raw/weather"]},

@@ -36,7 +36,9 @@ def drift_check(
     return monitoring.drift_check(asset=asset, reference=reference, options=preset, tool="evidently", **options)
 
 
-def data_quality_check(*, asset: AssetLike, **options: Any) -> dg.AssetChecksDefinition:
+def data_quality_check(
+    *, asset: AssetLike, reference: AssetLike | None = None, **options: Any
+) -> dg.AssetChecksDefinition:
     """Check one dataframe as it came, with Evidently's summary of it as the report.
 
         data_quality_check(
@@ -51,13 +53,22 @@ def data_quality_check(*, asset: AssetLike, **options: Any) -> dg.AssetChecksDef
     All rows are counted; only the HTML report is made of a sample.
 
     Args:
+        reference: Asset that was good: what its columns have in common is expected.
         options: Those of :func:`dagster_mlops.monitoring.data_quality_check`, which needs no Evidently: `columns`,
-            `types`, `ranges`, `categories`, `at_least`, `no_duplicates_of`, `reference`, `time`, `max_age`, ….
+            `types`, `ranges`, `categories`, `at_least`, `no_duplicates_of`, `time`, `max_age`, ….
     """
-    return monitoring.data_quality_check(asset=asset, **{"tool": "evidently", **options})
+    return monitoring.data_quality_check(asset=asset, reference=reference, **{"tool": "evidently", **options})
 
 
-def performance_check(*, asset: AssetLike, target: str, prediction: str, **options: Any) -> dg.AssetChecksDefinition:
+def performance_check(
+    *,
+    asset: AssetLike,
+    target: str,
+    prediction: str,
+    labels: AssetLike | None = None,
+    reference: AssetLike | None = None,
+    **options: Any,
+) -> dg.AssetChecksDefinition:
     """Measure predictions against the labels that have arrived so far, with Evidently's report on them.
 
         performance_check(
@@ -68,9 +79,12 @@ def performance_check(*, asset: AssetLike, target: str, prediction: str, **optio
     Args:
         target: Column of the labels: true/false or 1/0 for classification, a number for regression.
         prediction: Column of the predictions: the probability of 1 for classification, a number for regression.
+        labels: Asset that holds `target`, joined by column `key`; by default `target` is a column of `asset`.
+        reference: Asset with both columns that metrics are compared with.
         options: Those of :func:`dagster_mlops.monitoring.performance_check`, which needs no Evidently: `bounds`,
-            `reference`, `max_drop`, `metrics`, `labels`, `key`, `segment`, `false_alarm_rate`, ….
+            `max_drop`, `metrics`, `key`, `segment`, `false_alarm_rate`, ….
     """
+    assets = {"asset": asset, "labels": labels, "reference": reference}
     return monitoring.performance_check(
-        asset=asset, target=target, prediction=prediction, **{"tool": "evidently", **options}
+        target=target, prediction=prediction, **{"tool": "evidently", **assets, **options}
     )

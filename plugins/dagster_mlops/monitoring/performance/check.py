@@ -118,12 +118,12 @@ def performance_check(
         },
     )
     names: list[str] = list(dict.fromkeys([*(metrics or (DEFAULTS[task] if reference else ())), *(bounds or {})]))
+    metric_names = {*NAMES[task], *functions_by_user}
     refuse_useless(
         what,
         {
             **{
-                f"{task} has no metric {m!r}; there are {', '.join(NAMES[task])}": m
-                not in {*NAMES[task], *functions_by_user}
+                f"{task} has no metric {m!r}; there are {', '.join(NAMES[task])}": m not in metric_names
                 for m in [*names, *lower_is_better]
             },
             "without bounds and reference no predictions could fail it": not bounds and reference is None,
