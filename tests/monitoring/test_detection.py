@@ -162,3 +162,10 @@ def test_a_window_of_another_profile_is_refused():
     other = Profile.learn(HISTORY[["amount"]])
     with pytest.raises(MonitoringError, match="another profile"):
         DETECTOR.judge(Window(START, START, other.count(LATER)))
+
+
+def test_all_windows_at_once_are_judged_like_one_by_one():
+    windows, recent = cut(LATER, PROFILE, times="time", rows=100).windows, Recent()
+    for window, verdict in zip(windows, DETECTOR.judge_all(windows), strict=True):
+        assert DETECTOR.judge(window, recent) == verdict
+        recent = recent.after(window)

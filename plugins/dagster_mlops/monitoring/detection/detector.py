@@ -12,7 +12,7 @@ from dagster_mlops.core.timestamps import to_microseconds
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.detection.judgement import ColumnScore, Judgement
 from dagster_mlops.monitoring.detection.recent import Recent
-from dagster_mlops.monitoring.detection.rows import row_of, rows_of
+from dagster_mlops.monitoring.detection.rows import Rows, row_of, rows_of
 from dagster_mlops.monitoring.detection.scale import Scale
 from dagster_mlops.monitoring.detection.scores import Raw, Scorer
 from dagster_mlops.monitoring.detection.season import season
@@ -91,7 +91,7 @@ class Detector:
                 f"The history has {len(windows)} windows in {spans} calendar weeks, and a promise needs at least "
                 f"{_LEAST_WINDOWS} in {_LEAST_WEEKS}. Take a longer history, or shorter windows."
             )
-        scorer, rows = Scorer(profile), rows_of(windows)
+        scorer, rows = Scorer(profile), rows_of(windows, profile.zone)
         folds = {week: place % _FOLDS for place, week in enumerate(np.unique(weeks).tolist())}
         fold = np.array([folds[week] for week in weeks.tolist()])
         hour_fold = np.array([folds.get(week, -1) for week in week_of(history.starts).tolist()])
@@ -100,15 +100,20 @@ class Detector:
         order: list[Any] = []
         for number in sorted(set(folds.values())):
             use = hour_fold != number
-            expected = season(history.starts[use], history.rows[use], history.counts[use])
+            expected = season(history.starts[use], history.rows[use], history.counts[use], profile.zone)
             pieces.append(scorer.raw(rows[fold == number], expected))
             order.append(index[fold == number])
         places = np.argsort(np.concatenate(order))
         raw = Raw(*(np.concatenate(parts)[places] for parts in zip(*pieces, strict=True)))
         scores = np.full(len(windows), -np.inf)
+        overall, structural = Scale.learn(raw, scorer.names), np.arange(len(scorer.names)) >= scorer.squared
         for number in sorted(set(folds.values())):
             inside = fold == number
             scale = Scale.learn(Raw(*(part[~inside] for part in raw)), scorer.names)
+            # What is missing, or unseen, comes in rare bursts. A column that has had one is expected to have another:
+            # else the bursts of one column would set the threshold for all.
+            step = np.where(structural, np.sqrt(scale.step * np.maximum(scale.step, overall.step)), scale.step)
+            scale = Scale(scale.natural, scale.middle, step)
             z = _effective(scale.z(Raw(*(part[inside] for part in raw))), raw.values[inside], scorer, minimum_effect)
             scores[inside] = z.max(axis=1)
         days = _days(windows)
@@ -116,7 +121,7 @@ class Detector:
         short = len(windows) < _SHORT_WINDOWS or spans < _SHORT_WEEKS
         peaks = Peaks(starts / _DAY_US, scores, QUIET / timedelta(days=1))
         threshold, tops = threshold_for(peaks, incidents, widen=1.3 if short else 0.0)
-        expected = season(history.starts, history.rows, history.counts).astype(np.float32)
+        expected = season(history.starts, history.rows, history.counts, profile.zone).astype(np.float32)
         return cls(
             profile=profile,
             threshold=threshold,
@@ -124,7 +129,7 @@ class Detector:
             minimum_effect=minimum_effect,
             promise=_promise(alarms, per, windows, spans, days, incidents, tops, short),
             expected=expected,
-            scale=Scale.learn(raw, scorer.names),
+            scale=overall,
         )
 
     def judge(self, window: Window, recent: Recent | None = None) -> Judgement:
@@ -139,37 +144,40 @@ class Detector:
         """
         if window.counts.profile != self.profile.digest:
             raise MonitoringError("The window was counted with another profile than the detector's. Count it again.")
-        scorer = self._scorer
         before = recent.before(window) if recent else None
-        rows = row_of(window, before)
-        raw = scorer.raw(rows, self.expected.astype(float))
-        z = _effective(self.scale.z(raw), raw.values, scorer, self.minimum_effect)[0]
-        few = window.counts.rows < self.least_rows
-        if few:
-            z[: scorer.squared] = -np.inf
-        columns: dict[int, ColumnScore] = {}
-        for place in np.argsort(-z, kind="stable").tolist():
-            name = scorer.names[place]
-            if name.column not in columns and math.isfinite(z[place]):
-                columns[name.column] = ColumnScore(
-                    self.profile.columns[name.column].name,
-                    name.what,
-                    float(z[place]),
-                    float(raw.values[0, place]),
-                    float(raw.expected[0, place]),
-                )
-        score = float(z.max()) if window.counts.rows else 0.0
-        undecided = ""
-        if not window.counts.rows or (few and score < self.threshold):
-            undecided = f"{window.counts.rows} rows, and at least {self.least_rows} are needed."
-        return Judgement(score, self.threshold, undecided, tuple(columns.values()))
+        return self._judgements(row_of(window, before, self.profile.zone))[0]
 
     def judge_all(self, windows: Sequence[Window]) -> list[Judgement]:
-        """The verdicts on consecutive windows, each with those before it as its recent ones."""
-        recent, judgements = Recent(), []
-        for window in windows:
-            judgements.append(self.judge(window, recent))
-            recent = recent.after(window)
+        """The verdicts on consecutive windows, each with those before it as its recent ones.
+
+        Args:
+            windows: In order of time.
+        """
+        if any(window.counts.profile != self.profile.digest for window in windows):
+            raise MonitoringError("A window was counted with another profile than the detector's.")
+        return self._judgements(rows_of(windows, self.profile.zone)) if windows else []
+
+    def _judgements(self, rows: Rows) -> list[Judgement]:
+        scorer = self._scorer
+        raw = scorer.raw(rows, self.expected.astype(float))
+        z = _effective(self.scale.z(raw), raw.values, scorer, self.minimum_effect)
+        few = rows.rows < self.least_rows
+        z[few, : scorer.squared] = -np.inf
+        z[rows.rows == 0] = -np.inf
+        worst = np.argsort(-z, axis=1, kind="stable")
+        judgements = []
+        for i, count in enumerate(rows.rows.tolist()):
+            columns: dict[int, ColumnScore] = {}
+            for place in worst[i].tolist():
+                name = scorer.names[place]
+                if name.column not in columns and math.isfinite(z[i, place]):
+                    numbers = (float(part[i, place]) for part in (z, raw.values, raw.expected))
+                    columns[name.column] = ColumnScore(self.profile.columns[name.column].name, name.what, *numbers)
+            score = float(z[i].max()) if count else 0.0
+            undecided = ""
+            if few[i] and not (count and score >= self.threshold):
+                undecided = f"{count} rows, and at least {self.least_rows} are needed."
+            judgements.append(Judgement(score, self.threshold, undecided, tuple(columns.values())))
         return judgements
 
     @functools.cached_property

@@ -15,7 +15,8 @@ class ColumnScore:
         column: Name.
         what: ``distribution``: the share of rows that would have to move to another bin for the distribution to be the
             expected one; ``mean`` and ``spread``: a step against the three days before, in the column's own unit;
-            ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the share of such values.
+            ``missing``, ``malformed``, ``unseen``, ``far below``, ``far above``: the share of such values;
+            ``relation``: the share of rows in which a column is far from what others lead to expect.
         z: How unusual, in steps from the median to the 95 % quantile of the history.
         value: Value of the window.
         expected: Value that was to be expected at these hours of the week.
@@ -37,7 +38,8 @@ class ColumnScore:
             return f"{self.column}: {self.what} {self.value:.6g}, {self.expected:.6g} expected"
         if self.what == "distribution":
             return f"{self.column}: {100 * self.value:.1f} % of rows distributed differently"
-        return f"{self.column}: {100 * self.value:.1f} % {self.what}, {100 * self.expected:.1f} % expected"
+        what = "of rows unusual" if self.what == "relation" else self.what
+        return f"{self.column}: {100 * self.value:.1f} % {what}, {100 * self.expected:.1f} % expected"
 
 
 @lazy_dataclass(frozen=True)

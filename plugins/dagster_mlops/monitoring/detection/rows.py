@@ -24,11 +24,12 @@ class Rows:
         return Rows(*(part[index] for part in parts))
 
 
-def rows_of(windows: Sequence[Window]) -> Rows:
+def rows_of(windows: Sequence[Window], zone: str) -> Rows:
     """Consecutive windows as arrays, each with the days before it.
 
     Args:
         windows: In order of time.
+        zone: Time zone of the hours of the week.
     """
     counts = np.array([np.concatenate([w.counts.bins, w.counts.sums]) for w in windows], np.int64)
     rows = np.array([window.counts.rows for window in windows], np.int64)
@@ -39,24 +40,25 @@ def rows_of(windows: Sequence[Window]) -> Rows:
     return Rows(
         counts,
         rows,
-        np.array([window.hours() for window in windows]),
+        np.array([window.hours(zone) for window in windows]),
         before[:, :width],
         before[:, width],
         _shares(hours_before),
     )
 
 
-def row_of(window: Window, before: Counts | None) -> Rows:
+def row_of(window: Window, before: Counts | None, zone: str) -> Rows:
     """One window as arrays.
 
     Args:
         before: Counts of the days before it.
+        zone: Time zone of the hours of the week.
     """
     counts = np.concatenate([window.counts.bins, window.counts.sums])[None, :]
     return Rows(
         counts,
         np.array([window.counts.rows]),
-        window.hours()[None, :],
+        window.hours(zone)[None, :],
         np.zeros_like(counts) if before is None else np.concatenate([before.bins, before.sums])[None, :],
         np.array([0 if before is None else before.rows]),
         _shares(np.zeros((1, HOURS)) if before is None else before.hours[None, :]),

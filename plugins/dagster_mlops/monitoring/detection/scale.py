@@ -8,7 +8,7 @@ from dagster_mlops.monitoring.detection.scores import Name, Raw
 
 # The same steps of pure sampling error; where a history is steadier than that, it is so by chance.
 _FLOORS = {"distribution": 0.3, "mean": 1.0, "spread": 1.0}
-_STRUCTURAL_FLOOR = 0.8
+_STRUCTURAL_FLOOR = 1.25  # one record of a source that fails is a dozen rows of a window
 
 
 @lazy_dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from dagster_mlops.core.arrays import np
 from dagster_mlops.monitoring.detection.judgement import What
 from dagster_mlops.monitoring.detection.rows import Rows
-from dagster_mlops.monitoring.windows.columns import SPECIAL, CategoryColumn, NumberColumn
+from dagster_mlops.monitoring.windows.columns import CategoryColumn
+from dagster_mlops.monitoring.windows.numbers import ABOVE, SPECIAL, UNSEEN, NumberColumn, RelationColumn
 from dagster_mlops.monitoring.windows.profile import Profile
 
 _LEAST = 10  # numbers of which a mean or a spread is compared
@@ -13,6 +14,9 @@ _STRUCTURAL: dict[bool, tuple[What, ...]] = {
     True: ("missing", "malformed", "far below", "far above"),
     False: ("missing", "malformed", "unseen", "far above"),
 }
+
+
+_ON_GRID = NumberColumn | RelationColumn
 
 
 class Name(NamedTuple):
@@ -49,19 +53,24 @@ class Scorer:
     def __init__(self, profile: Profile) -> None:
         self.profile, columns = profile, profile.columns
         self.starts = np.array(profile.starts)
-        self.numbers = np.array([i for i, column in enumerate(columns) if isinstance(column, NumberColumn)], int)
+        self.numbers = np.array([i for i, column in enumerate(columns) if isinstance(column, _ON_GRID)], int)
         self.names = [
             *(Name(i, "distribution") for i in range(len(columns))),
             *(Name(int(i), "mean") for i in self.numbers),
             *(Name(int(i), "spread") for i in self.numbers),
         ]
         self.squared = len(self.names)
-        self._special = []
+        self._special: list[list[int]] = []
         for i, column in enumerate(columns):
+            if isinstance(column, RelationColumn):
+                self.names.append(Name(i, "relation"))  # what it lacks is missing in its columns
+                last = self.starts[i] + column.size - 1
+                self._special.append([self.starts[i] + j for j in (UNSEEN, ABOVE, SPECIAL)] + [last])
+                continue
             for j, what in enumerate(_STRUCTURAL[column.kind in ("number", "date")]):
                 if j < 3 or column.kind in ("number", "date"):
                     self.names.append(Name(i, what))
-                    self._special.append(self.starts[i] + j)
+                    self._special.append([self.starts[i] + j])
         novelty = [
             column.novelty if isinstance(column, CategoryColumn) and name.what == "unseen" else 0.0
             for name in self.names[self.squared :]
@@ -78,8 +87,8 @@ class Scorer:
         filled = np.add.reduceat((share_expected > 1e-3).astype(float), self.starts, axis=1)
         js_noise = np.maximum(filled - 1, 1) / (8 * n)
         mean, spread, mean_noise, spread_noise, values, values_expected = self._steps(windows, expected, season)
-        special = windows.counts[:, self._special]
-        chance = share_expected[:, self._special] + self._novelty
+        special = np.stack([windows.counts[:, bins].sum(axis=1) for bins in self._special], axis=1)
+        chance = np.stack([share_expected[:, bins].sum(axis=1) for bins in self._special], axis=1) + self._novelty
         plain = 2 * (np.sqrt(special + 0.375) - np.sqrt(n * chance + 0.375))
         return Raw(
             np.hstack([divergence, mean, spread]),
@@ -113,7 +122,7 @@ class Scorer:
         widening = (widths[0] - widths[1]) - (widths[2] - widths[3])
         enough = (g >= _LEAST) & (g_before >= _LEAST) & (windows.rows_before[:, None] > 0)
         noise = 1 / np.maximum(g, 1) + 1 / np.maximum(g_before, 1)
-        columns = [self.profile.columns[i] for i in self.numbers]
+        columns = [column for column in self.profile.columns if isinstance(column, _ON_GRID)]
         units = np.array([column.unit for column in columns])
         zero = np.array([column.value(0.0) for column in columns])
         foreseen = mean_before - usual_before + usual

@@ -6,7 +6,7 @@ from dagster_mlops.monitoring.windows.counts import HOURS, hour_of_week
 _PRIOR = 4.0  # weeks (or days) of an hour that count as much as what it is shrunk to
 
 
-def season(starts: "np.ndarray", rows: "np.ndarray", counts: "np.ndarray") -> "np.ndarray":
+def season(starts: "np.ndarray", rows: "np.ndarray", counts: "np.ndarray", zone: str) -> "np.ndarray":
     """Expected counts of one row by hour of the week: 168 rows.
 
     An hour of the week has been seen in few weeks, whose rows hang together; it weighs as many observations as there
@@ -16,8 +16,9 @@ def season(starts: "np.ndarray", rows: "np.ndarray", counts: "np.ndarray") -> "n
         starts: Start of each clock hour, in microseconds since 1970.
         rows: Its rows.
         counts: Its counts, a row for each clock hour.
+        zone: Time zone of the hours of the week.
     """
-    hour = hour_of_week(starts)
+    hour = hour_of_week(starts, zone)
     by_week = _sums(hour, counts, HOURS), np.bincount(hour, rows, HOURS), np.bincount(hour, rows > 0, HOURS)
     day = np.arange(HOURS) % 24
     by_day = tuple(_sums(day, part, 24) if part.ndim > 1 else np.bincount(day, part, 24) for part in by_week)

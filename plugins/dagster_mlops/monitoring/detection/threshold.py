@@ -34,22 +34,30 @@ def threshold_for(peaks: Peaks, expected: float, *, widen: float = 0.0) -> tuple
     Args:
         peaks: The history.
         expected: Number of incidents, above 0; may be less than one.
-        widen: Standard errors of the mean excess that are added, for short histories.
+        widen: Standard errors of the slope that are added, for short histories.
     """
-    wish = max(_CLUSTERS, math.ceil(1.5 * expected))
-    level, excess = _level(peaks, wish)
-    mean = float(excess.mean()) if len(excess) else 0.0
-    mean *= 1 + widen / math.sqrt(max(len(excess), 1))
-    return level + max(mean, 1e-9) * max(math.log(max(len(excess), 1) / expected), 0.0), len(excess)
+    level, tops = _level(peaks, max(_CLUSTERS, math.ceil(1.5 * expected)))
+    if not len(tops):
+        return level, 0
+    # The peak of rank r is exceeded r - 1/2 times: a line through all pairs, which no single peak can bend
+    # (Theil and Sen, https://doi.org/10.1080/01621459.1968.10480934).
+    heights = np.sort(tops)[::-1]
+    log_counts = np.log(np.arange(len(heights)) + 0.5)
+    first, second = np.triu_indices(len(heights), 1)
+    slopes = (heights[first] - heights[second]) / (log_counts[second] - log_counts[first])
+    slope = float(np.median(slopes)) if len(slopes) else 0.0
+    at_one = float(np.median(heights + slope * log_counts))
+    beyond = max(math.log(len(heights) / expected), 0.0)
+    return max(at_one - slope * math.log(expected), level) + widen * slope * beyond / math.sqrt(len(heights)), len(tops)
 
 
 def _level(peaks: Peaks, wish: int) -> tuple[float, "np.ndarray"]:
-    """The highest level over which there are `wish` incidents, or else the one with the most, and their excesses."""
+    """The highest level over which there are `wish` incidents, or else the one with the most, and their heights."""
     best = (float(np.median(peaks.scores)), np.zeros(0))
     for level in np.unique(peaks.scores)[::-1]:
         tops = peaks.incidents(level)
         if len(tops) > len(best[1]):
-            best = (float(level), tops - level)
+            best = (float(level), tops)
         if len(tops) >= wish:
             break
         if level <= np.median(peaks.scores):

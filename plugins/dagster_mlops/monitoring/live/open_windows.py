@@ -8,7 +8,7 @@ from dagster_mlops.core.arrays import np, pd
 from dagster_mlops.monitoring.alarm.value import Size
 from dagster_mlops.monitoring.windows.counts import HOUR, MONDAY, Counts, Span
 from dagster_mlops.monitoring.windows.profile import Profile
-from dagster_mlops.monitoring.windows.values import times_of
+from dagster_mlops.monitoring.windows.readings import times_of
 
 
 class OpenWindow(NamedTuple):

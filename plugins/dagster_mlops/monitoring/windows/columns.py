@@ -1,28 +1,14 @@
-"""Bins of one column, frozen with the reference: four for what is wrong with a value, then its distribution."""
+"""Bins of a column of categories, identifiers or dates, frozen with the reference."""
 
-import itertools
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dagster_mlops.core.arrays import compute, np, pa
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
-from dagster_mlops.monitoring.windows.values import Values, is_missing, numbers, plain, shortened, texts, times
+from dagster_mlops.monitoring.windows.numbers import ABOVE, MALFORMED, MISSING, SPECIAL, UNSEEN, Codes
+from dagster_mlops.monitoring.windows.readings import numbers, shortened, texts, times
+from dagster_mlops.monitoring.windows.values import Values, is_missing, plain
 
-MISSING, MALFORMED, UNSEEN, ABOVE = range(4)
-"""The first bins of every column. `UNSEEN` is a category that the reference has not, or a number far below its range;
-`ABOVE` a number far above it."""
-SPECIAL = 4
-_GRID = 16_384
-_CENTRE = _GRID // 2
 _BUCKETS = 16
-
-
-class Codes(NamedTuple):
-    """The bin of each value, and its position on the grid (0 in the centre, and for what is not on the grid)."""
-
-    bins: "np.ndarray"
-    positions: "np.ndarray | None" = None
 
 
 @lazy_dataclass(frozen=True)
@@ -45,84 +31,6 @@ class Column:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
         return {"name": self.name, "kind": self.kind}
-
-
-@lazy_dataclass(frozen=True)
-class NumberColumn:
-    """Numbers on a grid of 16,384 cells of width `unit` from `low` on; `edges` are the first cells of the bins but one.
-
-    The sums of a window are those of cells, hence whole numbers. Outside of the grid a value is far out of range: it
-    has a bin, and no part in the sums, so that one outlier hides nothing.
-    """
-
-    name: str
-    low: int | float
-    unit: float
-    edges: tuple[int, ...]
-    kind: str = "number"
-
-    @property
-    def size(self) -> int:
-        return SPECIAL + len(self.edges) + 1
-
-    def codes(self, values: Values) -> Codes:
-        """The bin and the position of each value."""
-        cells = self.cells(values)
-        on_grid = (cells >= SPECIAL) & (cells < SPECIAL + _GRID)
-        return Codes(self._bin_of_cell()[cells], np.where(on_grid, cells - (SPECIAL + _CENTRE), 0))
-
-    def cells(self, values: Values) -> "np.ndarray":
-        """The cell of each value, from 4 on; the four before are those of special bins."""
-        column = numbers(plain(values))
-        x = column.values
-        if x.dtype == np.int64 and isinstance(self.low, int):  # exact, also beyond 2^53
-            reach = math.ceil(self.unit * _GRID) + 2
-            least, most = (min(max(end, -(2**63)), 2**63 - 1) for end in (self.low - 2, self.low + reach))
-            x = (np.clip(x, least, most).astype(np.uint64) - np.uint64(least % 2**64)).astype(np.float64)
-            x = (x + (least - self.low)) / self.unit
-        else:  # divided before it is subtracted from: the difference of two finite numbers may be infinite
-            with np.errstate(over="ignore", invalid="ignore"):
-                x = x / self.unit - float(self.low) / self.unit
-        x = np.clip(x, -1.0, float(_GRID)) + SPECIAL
-        missing = np.isnan(x)
-        if missing.any():
-            x[missing] = MISSING
-        cells = x.astype(np.int64)
-        cells[cells == SPECIAL - 1] = UNSEEN
-        cells[(x < SPECIAL) & (cells == SPECIAL)] = UNSEEN
-        cells[cells == SPECIAL + _GRID] = ABOVE
-        if column.values.dtype != np.int64 and ((cells == UNSEEN) | (cells == ABOVE)).any():
-            cells[np.isinf(column.values)] = MALFORMED
-        for mask, cell in ((column.malformed, MALFORMED), (column.missing, MISSING)):
-            if mask is not None:
-                cells[mask] = cell
-        return cells
-
-    def _bin_of_cell(self) -> "np.ndarray":
-        table = np.arange(SPECIAL + _GRID)
-        table[SPECIAL:] = SPECIAL + np.searchsorted(self.edges, np.arange(_GRID), side="right")
-        return table
-
-    def position(self, value: float) -> float:
-        """A value as a position on the grid."""
-        return (value - self.low) / self.unit - _CENTRE
-
-    def value(self, position: float) -> float:
-        """The value at a position on the grid, in the column's own unit."""
-        return float(self.low + self.unit * (position + _CENTRE + 0.5))
-
-    def labels(self) -> list[str]:
-        """Texts of the bins after the first four."""
-        if isinstance(self.low, int):
-            ends = [str(self.low + math.ceil(self.unit * edge)) for edge in self.edges]
-        else:
-            ends = [f"{self.low + self.unit * edge:.6g}" for edge in self.edges]
-        between = [f"{start} to {end}" for start, end in itertools.pairwise(ends)]
-        return [f"below {ends[0]}", *between, f"from {ends[-1]}"] if ends else ["any"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON object."""
-        return {"name": self.name, "kind": self.kind, "low": self.low, "unit": self.unit, "edges": list(self.edges)}
 
 
 @lazy_dataclass(frozen=True)
@@ -252,22 +160,3 @@ class DateColumn:
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
         return {"name": self.name, "kind": self.kind, "low": self.low, "high": self.high}
-
-
-AnyColumn = Column | NumberColumn | CategoryColumn | BucketColumn | DateColumn
-_CLASSES: Mapping[str, Any] = {
-    "number": NumberColumn,
-    "category": CategoryColumn,
-    "id": BucketColumn,
-    "text": BucketColumn,
-    "date": DateColumn,
-}
-
-
-def column_from_dict(data: Mapping[str, Any]) -> AnyColumn:
-    """The column that its `to_dict` wrote."""
-    lists = {name: tuple(value) for name, value in data.items() if isinstance(value, Sequence) and name in _LISTS}
-    return _CLASSES.get(data["kind"], Column)(**{**data, **lists})
-
-
-_LISTS = {"edges", "frequent", "rare"}

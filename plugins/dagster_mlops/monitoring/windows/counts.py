@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from dagster_mlops.core.arrays import np
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
@@ -12,15 +13,23 @@ from dagster_mlops.core.timestamps import from_microseconds, read_timestamp, to_
 from dagster_mlops.errors import MonitoringError
 
 HOURS = 168
-"""Hours of a week; hour 0 begins on Monday at midnight, UTC."""
+"""Hours of a week; hour 0 begins on Monday at midnight."""
 HOUR = 3_600_000_000
 WEEK = HOURS * HOUR
 MONDAY = 72  # 1970 began on a Thursday
 
 
-def hour_of_week(microseconds: "np.ndarray") -> "np.ndarray":
-    """The hour of the week, 0 to 167, of times in microseconds since 1970."""
-    return (microseconds // HOUR + MONDAY) % HOURS
+def hour_of_week(microseconds: "np.ndarray", zone: str = "UTC") -> "np.ndarray":
+    """The hour of the week, 0 to 167, of times in microseconds since 1970, on the clocks of a time zone."""
+    hours = microseconds // HOUR
+    if zone != "UTC":
+        clock = ZoneInfo(zone)
+        distinct, place = np.unique(hours, return_inverse=True)
+        # One offset an hour: to the minute it matters in a few zones only, and there to no one.
+        offsets = [from_microseconds(int(hour) * HOUR).astimezone(clock).utcoffset() for hour in distinct]
+        shift = [round((offset or timedelta(0)) / timedelta(hours=1)) for offset in offsets]
+        hours = hours + np.array(shift, np.int64)[place]
+    return (hours + MONDAY) % HOURS
 
 
 def week_of(microseconds: "np.ndarray") -> "np.ndarray":
@@ -39,7 +48,7 @@ class Counts:
         rows: Number of rows.
         bins: Values by bin, all columns of the profile one after the other.
         sums: Two numbers for each column: sum and sum of squares of the positions of its values on the profile's grid.
-        hours: Rows by hour of the week in UTC (168); all 0 where the times of the rows are not known.
+        hours: Rows by hour of the week in the profile's time zone (168); all 0 where the rows' times are not known.
     """
 
     profile: str
@@ -113,13 +122,13 @@ class Window:
         start, end = read_timestamp(data["start"]), read_timestamp(data["end"])
         return cls(start, end, Counts.from_dict(data["counts"]))
 
-    def hours(self) -> "np.ndarray":
+    def hours(self, zone: str = "UTC") -> "np.ndarray":
         """Shares of the rows by hour of the week, 168 numbers; by the clock alone where the rows' times are unknown."""
         hours = self.counts.hours
         if not hours.any():
             start, end = to_microseconds(self.start), to_microseconds(self.end)
             step = max(1, min(HOUR, end - start) // 4)
-            hours = np.bincount(hour_of_week(np.arange(start, max(end, start + 1), step)), minlength=HOURS)
+            hours = np.bincount(hour_of_week(np.arange(start, max(end, start + 1), step), zone), minlength=HOURS)
         return hours / hours.sum()
 
 

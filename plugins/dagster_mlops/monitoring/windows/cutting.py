@@ -8,10 +8,10 @@ from dagster_mlops.core.arrays import np
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.timestamps import from_microseconds, to_microseconds
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.monitoring.windows.columns import MISSING
 from dagster_mlops.monitoring.windows.counts import HOUR, HOURS, MONDAY, Counts, Window, hour_of_week, week_of
 from dagster_mlops.monitoring.windows.profile import Profile
-from dagster_mlops.monitoring.windows.values import batches, row_times, times_of
+from dagster_mlops.monitoring.windows.readings import row_times, times_of
+from dagster_mlops.monitoring.windows.values import batches
 
 
 @lazy_dataclass(frozen=True, eq=False)
@@ -77,7 +77,9 @@ def cut(
     clock_hours, hour_group = np.unique(clock // HOUR, return_inverse=True)
     windows, by_hour = _grouped(table, profile, [(group, len(ends)), (hour_group, len(clock_hours))])
     inside = group >= 0
-    of_week = np.bincount(group[inside] * HOURS + hour_of_week(clock[inside]), minlength=len(ends) * HOURS)
+    of_week = np.bincount(
+        group[inside] * HOURS + hour_of_week(clock[inside], profile.zone), minlength=len(ends) * HOURS
+    )
     of_week = of_week.reshape(-1, HOURS)
     size = profile.size
     return History(
@@ -114,9 +116,8 @@ def _grouped(table: Any, profile: Profile, groupings: Sequence[tuple[Any, int]])
     for batch in batches(table, [column.name for column in profile.columns]):
         span = slice(start_row, start_row + batch[""].rows)
         start_row = span.stop
-        for i, (column, start) in enumerate(zip(profile.columns, profile.starts, strict=True)):
-            codes = column.codes(batch[column.name]) if column.name in batch else None
-            bins = np.full(span.stop - span.start, MISSING) if codes is None else codes.bins
+        coded = profile.codes(batch)
+        for i, (column, start, codes) in enumerate(zip(profile.columns, profile.starts, coded, strict=True)):
             for (groups, _), result in zip(groupings, results, strict=True):
                 group = groups[span]
                 use = group >= 0
@@ -124,10 +125,10 @@ def _grouped(table: Any, profile: Profile, groupings: Sequence[tuple[Any, int]])
                     continue
                 first, last = int(group[use].min()), int(group[use].max())
                 local = group[use] - first
-                keys = local * column.size + bins[use]
+                keys = local * column.size + codes.bins[use]
                 block = np.bincount(keys, minlength=(last - first + 1) * column.size)
                 result[first : last + 1, start : start + column.size] += block.reshape(-1, column.size)
-                if codes is not None and codes.positions is not None:
+                if codes.positions is not None:
                     # Whole numbers below 2^53, which floats add exactly.
                     for power in (1, 2):
                         sums = np.bincount(local, weights=codes.positions[use].astype(float) ** power)

@@ -6,21 +6,18 @@ from itertools import pairwise
 from typing import Any
 
 from dagster_mlops.core.arrays import compute, np
-from dagster_mlops.monitoring.windows.columns import (
-    _GRID,
-    AnyColumn,
-    BucketColumn,
-    CategoryColumn,
-    Column,
-    DateColumn,
-    NumberColumn,
-)
-from dagster_mlops.monitoring.windows.values import Values, kind_of, numbers, plain, short, texts, times
+from dagster_mlops.monitoring.windows.columns import BucketColumn, CategoryColumn, Column, DateColumn
+from dagster_mlops.monitoring.windows.numbers import GRID, NumberColumn
+from dagster_mlops.monitoring.windows.readings import numbers, short, texts, times
+from dagster_mlops.monitoring.windows.values import Values, kind_of, plain
 
 _FEW = 20  # distinct numbers that have a bin each
 _MASS = 0.05  # share of one number that gives it a bin
 _SHOWN, _KNOWN = 60, 1000
 _DAY = 86_400_000_000
+
+
+PlainColumn = Column | NumberColumn | CategoryColumn | BucketColumn | DateColumn
 
 
 class Learner:
@@ -34,7 +31,11 @@ class Learner:
         """Look at some values."""
         self._batches.append(plain(values))
 
-    def column(self) -> AnyColumn:
+    def cells(self, column: NumberColumn) -> "np.ndarray":
+        """The cells of all values."""
+        return np.concatenate([column.cells(values) for values in self._batches])
+
+    def column(self) -> PlainColumn:
         """The column's bins."""
         kinds: Counter[str] = Counter()
         for values in self._batches:
@@ -49,7 +50,7 @@ class Learner:
             return self._categories()
         return self._dates() if kind == "date" else Column(self._name, kind)
 
-    def _numbers(self) -> AnyColumn:
+    def _numbers(self) -> PlainColumn:
         parts = []
         for values in self._batches:
             column = numbers(values)
@@ -64,7 +65,7 @@ class Learner:
             return BucketColumn(self._name, "id")
         return number_column(self._name, x, self._bins)
 
-    def _categories(self) -> AnyColumn:
+    def _categories(self) -> PlainColumn:
         tally: Counter[str] = Counter()
         for values in self._batches:
             for entry in compute.value_counts(texts(values).values).to_pylist():
@@ -93,14 +94,16 @@ class Learner:
         return DateColumn(self._name, min(ends) - span, max(ends) + 10 * span + 3650 * _DAY)
 
 
-def number_column(name: str, x: "np.ndarray", bins: int) -> NumberColumn:
+def number_column(
+    name: str, x: "np.ndarray", bins: int, *, least_spread: float = 0.0, tail: float = 0.0
+) -> NumberColumn:
     """Bins of finite numbers: `bins` quantiles, one of its own for each frequent number, and those out of range.
 
     The grid reaches half the range beyond the reference's extremes, which themselves reach at most five times the
     spread (1 % to 99 %) beyond it: one extreme value does not stretch it.
     """
     if not len(x):
-        return NumberColumn(name, 0.0, 1.0, (_GRID // 2,))
+        return NumberColumn(name, 0.0, 1.0, (GRID // 2,))
     x = np.sort(x)
     exact = x.dtype == np.int64
 
@@ -108,29 +111,30 @@ def number_column(name: str, x: "np.ndarray", bins: int) -> NumberColumn:
         value = x[min(int(share * len(x)), len(x) - 1)]
         return int(value) if exact else float(value)
 
-    least, most = at(0), at(1)
+    least, most = at(tail), at(1 - tail)
     # Divided before they are subtracted: the ends may be ±1e308.
-    spread = at(0.99) / _GRID - at(0.01) / _GRID if not exact else (at(0.99) - at(0.01)) / _GRID
+    spread = at(0.99) / GRID - at(0.01) / GRID if not exact else (at(0.99) - at(0.01)) / GRID
     if spread <= 0:
-        spread = most / _GRID - least / _GRID if not exact else (most - least) / _GRID
+        spread = most / GRID - least / GRID if not exact else (most - least) / GRID
     if spread <= 0:
-        spread = max(abs(least), 1) / _GRID
-    most_far = int(5 * spread * _GRID) if exact else 5 * spread * _GRID  # an integer less a float would not be exact
+        spread = max(abs(least), 1) / GRID
+    spread = max(spread, least_spread / GRID)
+    most_far = int(5 * spread * GRID) if exact else 5 * spread * GRID  # an integer less a float would not be exact
     low, high = max(least, _finite(at(0.01) - most_far)), min(most, _finite(at(0.99) + most_far))
-    reach = (high - low) / _GRID if exact else high / _GRID - low / _GRID
+    reach = (high - low) / GRID if exact else high / GRID - low / GRID
     margin = reach / 2 if reach > 0 else spread / 2
-    start = 0 if exact else _finite(low - margin * _GRID)
+    start = 0 if exact else _finite(low - margin * GRID)
     if exact:
-        start = max(low - math.ceil(margin * _GRID), -(2**63))
-        unit = (high - start + margin * _GRID) / _GRID + 2.0**-20
+        start = max(low - math.ceil(margin * GRID), -(2**63))
+        unit = (high - start + margin * GRID) / GRID + 2.0**-20
     else:  # not finer than the numbers' own precision around its start
         unit = max(reach + 2 * margin, abs(start) * 2.0**-50, 1e-300)
 
     def place(value: Any) -> float:
-        return (value - start) / unit if exact else value / unit - start / unit
+        return (value - start) / unit if exact else value * (1 / unit) - start / unit
 
     def cell(position: float) -> int:
-        return int(min(max(position, 0), _GRID - 1))
+        return int(min(max(position, 0), GRID - 1))
 
     distinct, counts = np.unique(x, return_counts=True)
     values = [int(value) for value in distinct] if exact else distinct.tolist()
@@ -142,7 +146,7 @@ def number_column(name: str, x: "np.ndarray", bins: int) -> NumberColumn:
             frequent = cell(place(int(value) if exact else float(value)))
             edges |= {frequent, frequent + 1}
     edges |= {cell(place(low)), cell(place(high)) + 1}
-    return NumberColumn(name, start, unit, tuple(sorted(edge for edge in edges if 0 < edge < _GRID)))
+    return NumberColumn(name, start, unit, tuple(sorted(edge for edge in edges if 0 < edge < GRID)))
 
 
 def _finite(value: Any) -> Any:

@@ -5,16 +5,28 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dagster_mlops.core.arrays import np
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.errors import MonitoringError
-from dagster_mlops.monitoring.windows.columns import MISSING, SPECIAL, AnyColumn, column_from_dict
+from dagster_mlops.monitoring.windows.columns import BucketColumn, CategoryColumn, Column, DateColumn
 from dagster_mlops.monitoring.windows.counts import HOURS, Counts, expect_version, hour_of_week
-from dagster_mlops.monitoring.windows.learning import Learner
-from dagster_mlops.monitoring.windows.values import batches, row_times, times_of
+from dagster_mlops.monitoring.windows.learning import Learner, PlainColumn
+from dagster_mlops.monitoring.windows.numbers import MISSING, SPECIAL, Codes, NumberColumn, RelationColumn
+from dagster_mlops.monitoring.windows.readings import row_times, times_of
+from dagster_mlops.monitoring.windows.relations import learn_relations
+from dagster_mlops.monitoring.windows.values import Values, batches
 
+AnyColumn = PlainColumn | RelationColumn
 _SPECIAL_NAMES = ("missing", "malformed")
+_CLASSES: Mapping[str, Any] = {
+    "number": NumberColumn,
+    "category": CategoryColumn,
+    "id": BucketColumn,
+    "text": BucketColumn,
+    "date": DateColumn,
+}
 
 
 @lazy_dataclass(frozen=True)
@@ -33,10 +45,18 @@ class Profile:
     """
 
     columns: tuple[AnyColumn, ...]
+    zone: str = "UTC"
 
     @classmethod
     def learn(
-        cls, table: Any, columns: Sequence[str] | None = None, *, categories: Collection[str] = (), bins: int = 10
+        cls,
+        table: Any,
+        columns: Sequence[str] | None = None,
+        *,
+        categories: Collection[str] = (),
+        bins: int = 10,
+        relations: bool = True,
+        zone: str = "UTC",
     ) -> "Profile":
         """Learn the bins from a reference: a pandas, Arrow or polars table, or an iterator of record batches.
 
@@ -45,10 +65,18 @@ class Profile:
             columns: Columns to count; all by default.
             categories: Columns of numbers that stand for categories.
             bins: Quantile bins of a column of numbers.
+            relations: Count columns of numbers once more given those others that explain them, such as the temperature
+                given dew point and humidity.
+            zone: Time zone of the users, such as ``Europe/Vienna``: the hour of the week is that of their clocks, also
+                in summer.
 
         Raises:
-            MonitoringError: it is not a table, or a column is not there.
+            MonitoringError: it is not a table, or a column or the time zone is not there.
         """
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise MonitoringError(f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'.") from error
         learners: dict[str, Learner] = {}
         for batch in batches(table, columns):
             for name, values in batch.items():
@@ -58,7 +86,10 @@ class Profile:
             raise MonitoringError(
                 f"The reference has no column {absent[0]!r}. Its columns are: {', '.join(list(learners)[:20])}."
             )
-        return cls(tuple(learners[name].column() for name in columns or learners))
+        plain = {name: learners[name].column() for name in columns or learners}
+        numbers = {name: column for name, column in plain.items() if isinstance(column, NumberColumn)}
+        cells = {name: learners[name].cells(column) for name, column in numbers.items()}
+        return cls((*plain.values(), *(learn_relations(numbers, cells, bins) if relations else ())), zone)
 
     def count(self, table: Any, times: Any = None) -> Counts:
         """Count the rows of a window in one pass, in bounded memory where `table` is an iterator of record batches.
@@ -82,19 +113,50 @@ class Profile:
             if isinstance(times, str):
                 if times not in batch:
                     raise MonitoringError(f"There is no time column {times!r}.")
-                hours += np.bincount(hour_of_week(row_times(batch[times], times)), minlength=HOURS)
+                hours += np.bincount(hour_of_week(row_times(batch[times], times), self.zone), minlength=HOURS)
+            counted = self._cells(batch)
             for i, (column, start) in enumerate(zip(self.columns, self.starts, strict=True)):
-                if column.name not in batch:
+                stop = start + column.size
+                if column.name in counted:
+                    grid = column.rest if isinstance(column, RelationColumn) else column
+                    assert isinstance(grid, NumberColumn)
+                    by_bin, total, squares = grid.tally(counted[column.name])
+                    bins[start:stop] += by_bin
+                    sums[2 * i : 2 * i + 2] += (total, squares)
+                elif column.name in batch and not isinstance(column, RelationColumn):
+                    bins[start:stop] += np.bincount(column.codes(batch[column.name]).bins, minlength=column.size)
+                else:
                     bins[start + MISSING] += length
-                    continue
-                codes = column.codes(batch[column.name])
-                bins[start : start + column.size] += np.bincount(codes.bins, minlength=column.size)
-                if codes.positions is not None:
-                    sums[2 * i] += codes.positions.sum()
-                    sums[2 * i + 1] += np.dot(codes.positions, codes.positions)
         if times is not None and not isinstance(times, str):
-            hours += np.bincount(hour_of_week(times_of(times)), minlength=HOURS)
+            hours += np.bincount(hour_of_week(times_of(times), self.zone), minlength=HOURS)
         return Counts(self.digest, rows, bins, sums, hours)
+
+    def codes(self, batch: Mapping[str, Values]) -> list[Codes]:
+        """The bins of a batch's values, for each column of the profile."""
+        counted = self._cells(batch)
+        missing = Codes(np.full(batch[""].rows, MISSING))
+        codes = []
+        for column in self.columns:
+            if column.name in counted:
+                grid = column.rest if isinstance(column, RelationColumn) else column
+                assert isinstance(grid, NumberColumn)
+                codes.append(grid.codes_of(counted[column.name]))
+            elif column.name in batch and not isinstance(column, RelationColumn):
+                codes.append(column.codes(batch[column.name]))
+            else:
+                codes.append(missing)
+        return codes
+
+    def _cells(self, batch: Mapping[str, Values]) -> dict[str, "np.ndarray"]:
+        """The cells of columns of numbers and of their relations that a batch holds."""
+        numbers = {
+            column.name: column for column in self.columns if isinstance(column, NumberColumn) and column.name in batch
+        }
+        cells = {name: column.cells(batch[name]) for name, column in numbers.items()}
+        for column in self.columns:
+            if isinstance(column, RelationColumn) and {column.target, *column.inputs} <= set(cells):
+                cells[column.name] = column.cells(numbers, cells)
+        return cells
 
     def empty(self) -> Counts:
         """The counts of no rows."""
@@ -115,7 +177,7 @@ class Profile:
     @functools.cached_property
     def digest(self) -> str:
         """A name for these bins; counts say which they were made with."""
-        text = json.dumps([column.to_dict() for column in self.columns])
+        text = json.dumps(self.to_dict())
         return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
     def histogram(self, counts: Counts, column: str) -> list[tuple[str, int]]:
@@ -129,7 +191,7 @@ class Profile:
         for entry, start in zip(self.columns, self.starts, strict=True):
             if entry.name == column:
                 values = counts.bins[start : start + entry.size].tolist()
-                if entry.kind in ("number", "date"):
+                if entry.kind in ("number", "date", "relation"):
                     names = [*_SPECIAL_NAMES, "far below", "far above", *entry.labels()]
                     return list(zip(names, values, strict=True))
                 names = [*_SPECIAL_NAMES, "unseen", *entry.labels()]
@@ -138,7 +200,7 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
-        return {"version": 1, "columns": [column.to_dict() for column in self.columns]}
+        return {"version": 1, "zone": self.zone, "columns": [column.to_dict() for column in self.columns]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Profile":
@@ -148,4 +210,13 @@ class Profile:
             MonitoringError: it was written by a later version.
         """
         expect_version(data, "profiles")
-        return cls(tuple(column_from_dict(column) for column in data["columns"]))
+        return cls(tuple(_column_from_dict(column) for column in data["columns"]), data["zone"])
+
+
+def _column_from_dict(data: Mapping[str, Any]) -> AnyColumn:
+    if data["kind"] == "relation":
+        rest = _column_from_dict(data["rest"])
+        assert isinstance(rest, NumberColumn)
+        return RelationColumn(**{**data, "rest": rest})
+    lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+    return _CLASSES.get(data["kind"], Column)(**{**data, **lists})
