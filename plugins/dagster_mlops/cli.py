@@ -31,6 +31,7 @@ from dagster_mlops.core.commands import (
 from dagster_mlops.core.private_files import private_folder
 from dagster_mlops.core.terminal import line, lines
 from dagster_mlops.monitoring.acknowledge_command import acknowledge
+from dagster_mlops.monitoring.backtest_command import backtest
 from dagster_mlops.promotion.approve_command import approve
 from dagster_mlops.promotion.commands import app as history_app
 from dagster_mlops.promotion.rollback_command import rollback
@@ -66,6 +67,7 @@ app.add_typer(history_app, name="history")
 app.command()(rollback)
 app.command()(approve)
 app.command()(acknowledge)
+app.command()(backtest)
 
 
 def main() -> None:

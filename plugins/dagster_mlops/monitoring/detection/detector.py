@@ -116,7 +116,7 @@ class Detector:
             scale = Scale(scale.natural, scale.middle, step)
             z = _effective(scale.z(Raw(*(part[inside] for part in raw))), raw.values[inside], scorer, minimum_effect)
             scores[inside] = z.max(axis=1)
-        days = _days(windows)
+        days = covered_days(windows)
         incidents = alarms * days / (per / timedelta(days=1))
         short = len(windows) < _SHORT_WINDOWS or spans < _SHORT_WEEKS
         peaks = Peaks(starts / _DAY_US, scores, QUIET / timedelta(days=1))
@@ -229,7 +229,7 @@ def _effective(z: "np.ndarray", values: "np.ndarray", scorer: Scorer, minimum_ef
     return z
 
 
-def _days(windows: Sequence[Window]) -> float:
+def covered_days(windows: Sequence[Window]) -> float:
     """The time that the windows cover, in days; gaps of more than a day are left out."""
     starts = [to_microseconds(window.start) for window in windows]
     ends = [to_microseconds(window.end) for window in windows]

@@ -82,8 +82,8 @@ def _best_inputs(correlation: "np.ndarray", target: int, candidates: list[int]) 
 
 
 def _explained(correlation: "np.ndarray", target: int, inputs: list[int]) -> float:
-    own = correlation[np.ix_(inputs, inputs)] + 1e-9 * np.eye(len(inputs))
-    return float(correlation[target, inputs] @ np.linalg.solve(own, correlation[target, inputs]))
+    among = correlation[np.ix_(inputs, inputs)] + 1e-9 * np.eye(len(inputs))
+    return float(correlation[target, inputs] @ np.linalg.solve(among, correlation[target, inputs]))
 
 
 def _holds(x: "np.ndarray") -> bool:
