@@ -1,5 +1,6 @@
 """From a promoted model version to a live, verified, logged deployment that survives kills."""
 
+import inspect
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 
 from dagster_mlops import bentoml as layer
+from dagster_mlops import serving
 from dagster_mlops.bentoml import BentomlResource, PredictionLog, bento_asset, deployment_asset
 from dagster_mlops.bentoml.tool import BentomlTool
 from dagster_mlops.core.model_digest import model_digest
@@ -667,6 +669,7 @@ def test_a_dead_deployment_is_noticed_refused_quickly_and_brought_back(live):
 def test_a_killed_server_of_one_of_two_replicas_costs_its_own_requests_at_most(live):
     live.materialize("deployment", replicas=2)
     record = live.record("deployment", Deployment)
+    assert load(state_file(live.state_dir, record.id)).refuses_repeats
     replicas = supervision.pids(live.state_dir, f"server:{record.id}")
     assert len(replicas) == 2, "each is one process, whose port is closed when it ends"
     parent = {psutil.Process(pid).ppid() for pid in replicas.values()}
@@ -699,6 +702,7 @@ def test_threads_and_the_timeout_reach_the_service(live):
     assert config["threads"] == 3 and config["traffic"] == {"timeout": 17, "max_concurrency": 9}
     role = f"server:{live.record('deployment', Deployment).id}"
     own = supervision.pids(live.state_dir, role).values()
+    assert not load(state_file(live.state_dir, role.removeprefix("server:"))).refuses_repeats
     assert all("dagster_mlops.bentoml.upstream" in psutil.Process(pid).cmdline() for pid in own), "no fork"
     with pytest.raises(DeploymentError, match=r"BentomlResource does not take workers=.* use replicas="):
         live.materialize("deployment", workers=2)
@@ -875,6 +879,47 @@ def test_the_component_declares_the_whole_layer_in_yaml(tmp_path):
             assert graph.get(dg.AssetKey("deployment")).parent_keys == {dg.AssetKey("bento"), dg.AssetKey("golden")}
             assert [sensor.name for sensor in defs.sensors or []] == ["deployment_health"]
             assert [key.name for key in graph.asset_check_keys] == ["health"]
+
+
+def test_yaml_has_each_option_of_a_deployment_with_its_default_and_hands_it_on(tmp_path, monkeypatch):
+    options = dict(inspect.signature(serving.deployment_asset).parameters)
+    for other in ("name", "package", "resource_key", "workers", "asset_options"):  # BentoML has no workers
+        del options[other]
+    fields = layer.BentoDeploymentComponent.model_fields
+    assert options.keys() <= fields.keys()
+    empty = inspect.Parameter.empty
+    defaults = {name: option.default for name, option in options.items() if option.default is not empty}
+    assert {name: fields[name].default for name in defaults} == defaults
+
+    chosen = {
+        "port": 9123, "tolerance": 0.5, "golden_rows": 7, "route": "/score", "public": ["/openapi.json"], "replicas": 3,
+        "prediction_log": str(tmp_path / "log"), "log_sync_seconds": 0, "environment": {"A": "b"}, "threads": 4,
+        "promoted_to": "champion", "ready_timeout": 5, "drain_seconds": 6, "request_timeout": 8,
+        "log_rules": {"private": {"name": "hash"}, "share": 0.5, "refused": "answer", "patience": 2},
+        "access": {"token_file": "tokens"}, "shadow": {}, "canary": {},
+    }  # fmt: skip
+    assert chosen.keys() | {"golden_set", "state_dir"} == options.keys()
+    handed_on: dict[str, Any] = {}
+
+    def remember(**arguments: Any) -> dg.AssetsDefinition:
+        handed_on.update(arguments)
+        return deployment_asset(**arguments)
+
+    monkeypatch.setattr("dagster_mlops.bentoml.component.deployment_asset", remember)
+    attributes = {"promoted": "champion", "golden_set": "golden", "state_dir": str(tmp_path), **chosen}
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=layer.BentoDeploymentComponent,
+            defs_yaml_contents={"type": "dagster_mlops.bentoml.BentoDeploymentComponent", "attributes": attributes},
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path):
+            pass
+    assert handed_on["log_rules"] == serving.LogRules({"name": "hash"}, 0.5, "answer", 2)
+    assert (handed_on["access"].token_file, handed_on["shadow"].kind, handed_on["canary"].kind) == (
+        "tokens", "shadow", "canary",
+    )  # fmt: skip
+    plain = chosen.keys() - {"log_rules", "access", "shadow", "canary"}
+    assert {name: handed_on[name] for name in plain} == {name: chosen[name] for name in plain}
 
 
 def test_no_tool_is_imported_with_the_layer(cold_python):

@@ -19,6 +19,7 @@ from sklearn.linear_model import LinearRegression
 
 from dagster_mlops.serving.runtime import PredictionLog
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
+from dagster_mlops.serving.runtime.attempts import NUMBER, TOKEN, Attempts
 from dagster_mlops.serving.runtime.log.predictions import SHADOW
 from dagster_mlops.serving.runtime.scorer import Scorer
 from tests.support import known_warnings
@@ -163,6 +164,23 @@ def test_limits_that_make_no_sense_are_named(text):
     with pytest.raises(ValueError, match=r"DAGSTER_MLOPS_LIMITS: .* Its names are timeout, body_timeout"):
         Limits().changed_by(text)
     assert Limits(rows=5).changed_by('{"timeout": 0.5}') == Limits(rows=5, timeout=0.5)
+
+
+def test_what_another_server_has_begun_is_not_scored_and_the_rest_is(behaviour, tmp_path):
+    model: Any
+    log = PredictionLog(tmp_path / "log", deployment="d")
+    app, other = PredictionApp(Limits()), Attempts(tmp_path, "other")
+    attempts, model = Attempts(tmp_path, "own"), Wrapped(behaviour)
+    app.serve(model, name="delay/1", deployment="d", log=log, attempts=attempts)
+    other.begin({TOKEN: b"begun", NUMBER: b"1"})
+
+    def again(token: str) -> tuple[int, Any]:
+        headers: Any = {"x-attempt-token": token, "x-envoy-attempt-count": "2", "x-request-id": token}
+        return asyncio.run(ask(app, rows(1.0), **headers))
+
+    assert again("begun") == (503, {"error": "the server that had this request has ended, and may have scored it"})
+    assert again("unread")[0] == 200 and again("unread")[0] == 503
+    assert list(PredictionLog.read(log.log_dir).request_id) == ["unread"]
 
 
 def test_nothing_is_answered_before_a_model_is_there():

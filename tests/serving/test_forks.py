@@ -18,6 +18,7 @@ from dagster_mlops.serving.local.state import load_all
 from dagster_mlops.serving.packager import Server
 from tests.support.small_packages import Deployment
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="replicas are not forked elsewhere")
 ROOT = Path(__file__).parents[2]
 PRELOAD = ("http.server", "uuid:getnode", "not_installed_here")
 

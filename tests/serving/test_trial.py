@@ -147,7 +147,7 @@ def test_a_shadow_answers_no_client_and_its_rows_are_in_a_log_of_their_own(deplo
     with requests(deployment) as answers, error:
         deployment.roll_out("2.0", **faulty)
     assert {code for code, _ in answers} == {200, "ready"} and len({who for _, who in answers}) == 1
-    assert [*outcomes] == ["shadow"]
+    assert [*outcomes] == ["shadow", "canary"] and outcomes["canary"] == "the shadow went back."
     log = deployment.state_dir / "predictions"
     assert len(PredictionLog.read(log)["deployment"].unique()) == 1
     mirrored = PredictionLog.read(log / SHADOW)
@@ -335,7 +335,8 @@ def test_the_asset_records_both_trials_as_checks_whatever_they_say(tmp_path):
                 good = run("2.0")
                 assert [passed for passed, _ in good.values()] == [True, True] and good["canary"][1].startswith("go: ")
                 bad = run("2.00", **fault(crash=0.2))
-            assert [*bad] == ["shadow"] and not bad["shadow"][0] and "worse by its errors" in bad["shadow"][1]
+            assert not bad["shadow"][0] and "worse by its errors" in bad["shadow"][1]
+            assert bad["canary"] == (True, "No canary: the shadow went back.")
             assert {code for code, _ in answers} == {200, "ready"}
         finally:
             stop(tmp_path / "serving")

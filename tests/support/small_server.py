@@ -15,12 +15,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from dagster_mlops.serving.runtime import PredictionLog, checked_id, ids_of_rows
+from dagster_mlops.serving.runtime import Attempts, PredictionLog, checked_id, ids_of_rows
 
 FAULT = json.loads(os.environ.get("SMALL_FAULT", "{}"))
 FACTOR, DEPLOYMENT = float(sys.argv[2]), os.environ.get("DAGSTER_MLOPS_DEPLOYMENT", "")
 VERSION: Any = {"tool": "small", "model_name": "small", "model_version": sys.argv[2]}
 LOG = PredictionLog.from_environment(**VERSION)
+ATTEMPTS = Attempts.from_environment()
 MIRRORED_LOG = PredictionLog.from_environment(mirrored=True, **VERSION)
 
 
@@ -38,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         rows = json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"]
+        headers = {name.lower().encode(): value.encode() for name, value in self.headers.items()}
+        if ATTEMPTS and not ATTEMPTS.begin(headers):
+            return self._answer(503, {"error": "another process may have scored this request"})
         start = time.perf_counter()
         time.sleep(max(row.get("seconds", 0) for row in rows) + FAULT.get("slow", 0) + 60 * has("hang", rows))
         if has("crash", rows):

@@ -105,7 +105,8 @@ class BentomlResource(LoadsModels):
 
         BentoML has none for workers: a bento of one service is one process, and ``replicas=`` are more of them.
         """
-        from dagster_mlops.serving.packager import Server, refuse  # for steps, not for code locations
+        from dagster_mlops.serving.copies import PACKAGE  # for steps, not for code locations
+        from dagster_mlops.serving.packager import Server, refuse
 
         refuse(self, workers=settings.workers)
         preload: list[str] = []
@@ -125,7 +126,9 @@ class BentomlResource(LoadsModels):
         if settings.request_bytes:
             limits["body_bytes"] = settings.request_bytes
         environment = {**self._server_environment(package.home), "DAGSTER_MLOPS_LIMITS": json.dumps(limits)}
-        return Server(command=command, environment=environment, preload=preload)
+        # Only the generic service, of a bento that was built by a version with this file.
+        knows_attempts = bool(preload) and (bento / "src" / PACKAGE / "attempts.py").exists()
+        return Server(command=command, environment=environment, preload=preload, refuses_repeats=knows_attempts)
 
     def golden(self, package: Package, frame: "pd.DataFrame", rows: int) -> "Golden":
         """Rows of `frame` and what the registry's model predicts for them; see :class:`dagster_mlops.serving.Packages`.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 # In a bento these stand beside this file; `bento_asset` rewrites the import.
 from dagster_mlops.core.model_digest import changed, model_digest
-from dagster_mlops.serving.runtime import PredictionLog
+from dagster_mlops.serving.runtime import Attempts, PredictionLog
 from dagster_mlops.serving.runtime.app import Limits, PredictionApp
 from dagster_mlops.serving.runtime.examples import examples_of
 from dagster_mlops.serving.runtime.lookup import load_lookup
@@ -96,6 +96,7 @@ def mlflow_service(bento: str | Path, *, limits: Limits | None = None, **config:
                 probe=os.environ.get("DAGSTER_MLOPS_PROBE", ""),
                 examples=examples_of(model, Path(folder)),
                 lookup=load_lookup(facts["lookup"]) if facts.get("lookup") else None,
+                attempts=Attempts.from_environment(),
             )
             together = "rows of waiting requests together" if scorer.joins else "each request alone"
             _logger.info("%s is asked by its %s, %s", facts["model"], scorer.way, together)

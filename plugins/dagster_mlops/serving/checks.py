@@ -112,5 +112,6 @@ def _resident_mb(pids: list[int]) -> float:
     total = 0
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
-            total += psutil.Process(pid).memory_info().rss
+            memory = psutil.Process(pid).memory_full_info()
+            total += getattr(memory, "pss", memory.rss)  # forks share pages, which count once
     return total / 1e6

@@ -23,6 +23,9 @@ class Server:
     top of what any program needs to run, which the rollout adds: a server answers strangers, and gets few of the
     worker's variables.
 
+    With `refuses_repeats`, Envoy sends a request again whose connection broke before its answer. The server finds by
+    `dagster_mlops.serving.runtime.Attempts` whether a process of the deployment has begun it, and answers 503 then.
+
     With `preload`, one process imports these modules (or calls ``module:function``) and forks the replicas, so that one
     that was killed is back as soon as its model is loaded, and the memory of the imports is shared. `command` is then
     ``python … -m module arguments``. Name modules that start no thread.
@@ -34,6 +37,7 @@ class Server:
     route: str = "/predict"
     rows_field: str = "rows"
     preload: Sequence[str] = ()
+    refuses_repeats: bool = False
 
 
 @lazy_dataclass(frozen=True, kw_only=True)

@@ -177,7 +177,7 @@ def _stand_trials(plan: Plan, new: DeploymentState, *, current: DeploymentState,
     Raises:
         DeploymentError: it did not stand one.
     """
-    for trial in plan.trials:
+    for number, trial in enumerate(plan.trials):
         new = new.save(phase="trial")
         log.info(f"{new.id} is on trial beside {current.id}: {trial}")
         rollout = run_trial(new, current, plan.target, trial, log)
@@ -189,6 +189,8 @@ def _stand_trials(plan: Plan, new: DeploymentState, *, current: DeploymentState,
             # One that was not decided may be tried again.
             refusal = plan.refusal(trial, current) if verdict.against >= 1 / trial.error_rate else ""
             new.save(refusal=refusal)
+            for later in plan.trials[number + 1 :]:
+                plan.report(later.kind, f"the {trial.kind} went back.")
             raise DeploymentError(f"its {trial.kind} went back: {verdict.reason}.")
     return new
 
@@ -277,6 +279,7 @@ def _start(plan: Plan, current: DeploymentState | None, log: Logger) -> Deployme
         readiness=server.readiness,
         route=plan.route or server.route,
         rows_field=server.rows_field,
+        refuses_repeats=server.refuses_repeats,
         public=tuple(plan.public),
         former=current.id if current else "",
         tolerance=plan.tolerance,

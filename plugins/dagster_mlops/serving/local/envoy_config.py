@@ -12,11 +12,13 @@ from typing import Any
 
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.serving.local.access import Access
+from dagster_mlops.serving.runtime.attempts import TOKEN
 
 DEPLOYMENT_HEADER = "x-deployment"
 SELECT_HEADER = "x-select-deployment"  # with a deployment's secret, it reaches that one, live or not
 PROBE_HEADER = "x-probe"  # with the secret of the live deployment, it marks a golden row
 MIRROR_HEADER = "x-mirrored"  # with a deployment's secret, it marks a copy of a request, whose answer goes to no one
+_NOT_SENT = "connect-failure,reset-before-request,refused-stream"
 _FROM_OUTSIDE = (SELECT_HEADER, PROBE_HEADER, MIRROR_HEADER)
 TRIAL = ".trial"  # ends the name of a cluster whose counters hold only requests that two deployments are compared by
 _MOST_CONNECTIONS = 4096
@@ -31,7 +33,8 @@ ADMIN = "envoy/admin.sock"  # from the state folder, because the path of a socke
 class Backend:
     """The replicas of one deployment. Who knows its secret may select it, or send it golden rows.
 
-    `public` are the paths that everyone reaches; one that ends in ``/*`` stands for all below it.
+    `public` are the paths that everyone reaches; one that ends in ``/*`` stands for all below it. A replica that
+    `refuses_repeats` scores no request that another one may have scored.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Backend:
     readiness: str
     secret: str
     public: Sequence[str] = ("/*",)
+    refuses_repeats: bool = False
 
 
 @lazy_dataclass(frozen=True)
@@ -151,12 +155,13 @@ def routes(live: Backend | None, standby: Backend | None, trial: Trial | None = 
     if live:
         entries.append(_route(live, request_timeout, {PROBE_HEADER: live.secret}, (SELECT_HEADER, MIRROR_HEADER)))
         if standby and trial and (trial.share or trial.mirrored):
-            entries.append(_on_trial(_route(live, request_timeout, {}, _FROM_OUTSIDE), live, standby, trial))
+            pair = replace(live, refuses_repeats=live.refuses_repeats and standby.refuses_repeats)
+            entries.append(_on_trial(_route(pair, request_timeout, {}, _FROM_OUTSIDE), live, standby, trial))
         entries.append(_route(live, request_timeout, {}, _FROM_OUTSIDE))
     else:
         body = {"inline_string": json.dumps({"error": "no deployment is live"})}
         entries.append({"match": {"prefix": "/"}, "direct_response": {"status": 503, "body": body}})
-    hosts = [{"name": "live", "domains": ["*"], "routes": entries}]
+    hosts = [{"name": "live", "domains": ["*"], "routes": entries, "include_request_attempt_count": True}]
     config = _typed("config.route.v3.RouteConfiguration", name="live", virtual_hosts=hosts)
     return json.dumps({"resources": [config]}, indent=1)
 
@@ -277,6 +282,15 @@ def _watched(state_dir: Path, name: str) -> dict[str, Any]:
     return {"resource_api_version": "V3", "path_config_source": source}
 
 
+# A look at all, not at two at random, which may both be the one replica that is busy.
+_LEAST_REQUESTS = {
+    "name": "envoy.load_balancing_policies.least_request",
+    "typed_config": _typed(
+        "extensions.load_balancing_policies.least_request.v3.LeastRequest", selection_method="FULL_SCAN"
+    ),
+}
+
+
 def _cluster(backend: Backend) -> dict[str, Any]:
     endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}} for port in backend.ports]}]
     # A closed port is noticed in less than a second. A server that only takes long has twice the timeout.
@@ -317,11 +331,12 @@ def _cluster(backend: Backend) -> dict[str, Any]:
         "config.cluster.v3.Cluster",
         name=backend.name,
         type="STATIC",
-        lb_policy="LEAST_REQUEST",
+        load_balancing_policy={"policies": [{"typed_extension_config": _LEAST_REQUESTS}]},
         connect_timeout="1s",
         load_assignment={"cluster_name": backend.name, "endpoints": endpoints},
         # With no healthy replica, answer 503 at once, rather than "panic" and try the dead ones.
-        common_lb_config={"healthy_panic_threshold": {"value": 0}},
+        # A replica that is back gets requests at once; by default, Envoy collects such changes for a second.
+        common_lb_config={"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         health_checks=[health_check],
         outlier_detection=outlier_detection,
         # By default, three retries at a time: fewer than the requests that a dead replica had.
@@ -370,9 +385,9 @@ def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed
             "cluster": backend.name,
             "timeout": f"{timeout:g}s",
             # Safe for any request: these say that the replica has not seen it. One whose connection broke later may
-            # have been scored and logged; only its client knows whether it may be scored twice.
+            # have been scored and logged, which the next replica finds out, or only its client may decide.
             "retry_policy": {
-                "retry_on": "connect-failure,reset-before-request,refused-stream",
+                "retry_on": _NOT_SENT + (",reset" if backend.refuses_repeats else ""),
                 "num_retries": 3,
                 "retry_host_predicate": [
                     {
@@ -383,6 +398,8 @@ def _route(backend: Backend, timeout: float, headers: Mapping[str, str], removed
                 "host_selection_retry_max_attempts": 5,
             },
         },
+        # One value for all attempts of a request.
+        "request_headers_to_add": [_header(TOKEN.decode(), "%UNIQUE_ID%")],
         "request_headers_to_remove": list(removed),
         "response_headers_to_add": [_header(DEPLOYMENT_HEADER, backend.name)],
     }

@@ -44,9 +44,9 @@ class _Replica:
 def main(files: Sequence[Path]) -> None:
     """Fork a replica for each program file, and again when it ends; with SIGTERM, end them and return."""
     own_lock = _inherited(files[0].with_name(f"{os.environ[processes.PROGRAM]}.lock"))
-    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     # Before the imports: threads of libraries inherit the mask, so that a signal waits for `sigwait` below.
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # by default, some systems drop it although it is blocked
     gc.disable()
     _import(program_of(files[0])["preload"])
@@ -64,10 +64,10 @@ def main(files: Sequence[Path]) -> None:
             if not (pid := os.fork()):
                 os.close(own_lock)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
                 return _serve(replica, parent, in_fork=is_safe)
             replicas[pid] = replica
-        if signal.sigwait(wanted) != signal.SIGCHLD:
+        if signal.sigwait(signals) != signal.SIGCHLD:
             return _end(replicas)
         starts = [(replica, replica.pause()) for replica in _ended(replicas)]
 

@@ -27,6 +27,7 @@ else:
 # and writing that down leaves nothing that cannot be found.
 STATE_DIR = "DAGSTER_MLOPS_STATE_DIR"
 ROLE = "DAGSTER_MLOPS_ROLE"
+GROUP = "DAGSTER_MLOPS_GROUP_DIR"  # folder of the programs of a role
 # Below those that systems give to outgoing connections, one of which would have a port before its server starts:
 # https://docs.kernel.org/networking/ip-sysctl.html (ip_local_port_range)
 _PORTS = range(20_000, 32_768)

@@ -34,6 +34,7 @@ class DeploymentState:
     route: str
     readiness: str = "/readyz"
     rows_field: str = "rows"
+    refuses_repeats: bool = False
     public: Sequence[str] | None = None  # paths for everyone beside these two; all, in an older file
     former: str = ""  # the deployment that was live before
     undone_package: str = ""  # that a rollback to this deployment took out of service

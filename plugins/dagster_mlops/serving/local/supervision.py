@@ -62,6 +62,7 @@ def start(
     def write(name: str, program: Program) -> Path:
         private_folder(program.log.parent)
         marks = {processes.STATE_DIR: str(state_dir), processes.ROLE: role, processes.PROGRAM: name}
+        marks[processes.GROUP] = str(folder)
         spec = {
             "command": list(program.command),
             "environment": {**common, **program.environment, **marks},
@@ -75,10 +76,11 @@ def start(
         return file
 
     files = {name: write(name, program) for name, program in programs.items()}
-    if forks := [str(files[name]) for name, program in programs.items() if program.preload]:
-        first = next(program for program in programs.values() if program.preload)
+    # Elsewhere, libraries of the system do not stand a fork: https://github.com/python/cpython/issues/77906
+    preloads = [name for name, program in programs.items() if program.preload and sys.platform == "linux"]
+    if forks := [str(files[name]) for name in preloads]:
         command = [sys.executable, "-P", "-m", f"{__package__}.forks", *forks]
-        files[PARENT] = write(PARENT, replace(first, command=command))
+        files[PARENT] = write(PARENT, replace(programs[preloads[0]], command=command))
     for name, file in files.items():
         if str(file) in forks:
             continue
@@ -147,8 +149,8 @@ def has_ended(state_dir: Path, role: str) -> bool:
 
 def _pids(state_dir: Path, role: str) -> dict[str, int]:
     starts = {file.stem: file.read_text().split() for file in _folder(state_dir, role).glob("*.lock")}
-    named = {name: (last[-1], int(last[-1].split(":")[-2])) for name, last in starts.items() if last}
-    return {name: pid if identity(pid) == start else 0 for name, (start, pid) in named.items()}
+    identities = {name: (last[-1], int(last[-1].split(":")[-2])) for name, last in starts.items() if last}
+    return {name: pid if identity(pid) == start else 0 for name, (start, pid) in identities.items()}
 
 
 def is_supervised(state_dir: Path, role: str) -> bool:

@@ -203,4 +203,4 @@ def golden_difference(golden: Golden, url: str, state: DeploymentState, *, toler
 
 def _backend(state: DeploymentState) -> envoy_config.Backend:
     public = ("/*",) if state.public is None else (state.readiness, state.route, *state.public)
-    return envoy_config.Backend(state.id, state.ports, state.readiness, state.probe, public)
+    return envoy_config.Backend(state.id, state.ports, state.readiness, state.probe, public, state.refuses_repeats)

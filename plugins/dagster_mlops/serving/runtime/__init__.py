@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from dagster_mlops.core.lazy_door import lazy_door
 
 if TYPE_CHECKING:
+    from dagster_mlops.serving.runtime.attempts import Attempts as Attempts
     from dagster_mlops.serving.runtime.log.predictions import PredictionLog as PredictionLog
     from dagster_mlops.serving.runtime.log.predictions import RowTooLarge as RowTooLarge
     from dagster_mlops.serving.runtime.log.rules import LogRules as LogRules

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
+from .attempts import NUMBER, TOKEN, Attempts
 from .log.predictions import PredictionLog, Rows, RowTooLarge
 from .lookup import EntityError, Lookup, Lookups
 from .metrics import metrics_text
@@ -102,6 +103,7 @@ class PredictionApp:
         probe: str = "",
         examples: Sequence[Any] = (),
         lookup: Lookup | None = None,
+        attempts: Attempts | None = None,
     ) -> Scorer:
         """Answer with the predictions of a model, which is warm when this returns.
 
@@ -112,12 +114,14 @@ class PredictionApp:
                 the log of mirrored requests; none does if it is empty.
             examples: Rows of features, to warm the model and choose how it is asked; see :class:`Scorer`.
             lookup: A source of features for requests that name entities.
+            attempts: What other processes of the deployment have begun: that is not scored again when it is sent again.
 
         Raises:
             ValueError: the model has no features of its own names, or does not take the examples.
         """
         self._scorer = Scorer(model, examples)
         self._log, self._mirrored_log, self._probe = log, cache(mirrored_log), probe.encode()
+        self._attempts = attempts
         self._facts = {"model": name, "deployment": deployment}
         self._headers = [(b"content-type", JSON.encode()), (b"x-deployment", deployment.encode())]
         params = model.metadata.get_params_schema()
@@ -228,6 +232,8 @@ class PredictionApp:
         end = asyncio.get_running_loop().time() + self._limits.timeout
         if request.entities:
             request = await self._looked_up(request, request.entities, end)
+        if self._attempts and not self._attempts.begin(sent):
+            raise Refusal(503, "the server that had this request has ended, and may have scored it")
         trace = trace_id_of(sent.get(b"traceparent", b"").decode("latin-1"))
         mirrored = self._is_marked(sent, b"x-mirrored")
         row = _Row(ids, request.inputs, request.params, trace, start, mirrored)
@@ -349,6 +355,8 @@ _OF_INTEREST = frozenset(
         b"x-probe",
         b"x-mirrored",
         b"traceparent",
+        TOKEN,
+        NUMBER,
     )
 )
 
