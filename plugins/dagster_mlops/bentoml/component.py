@@ -1,14 +1,16 @@
 """The YAML face: from a promoted model version to a verified deployment."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
 from dagster_mlops.bentoml.assets import bento_asset
 from dagster_mlops.bentoml.deployment import deployment_asset, deployment_health_check
-from dagster_mlops.core.yaml_fields import Count, FromTemplate, YamlFields
+from dagster_mlops.core.yaml_fields import Count, FromTemplate, NotNegative, Positive, Share, YamlFields
 from dagster_mlops.serving import Access, deployment_health_sensor
+from dagster_mlops.serving.runtime import LogRules
 from dagster_mlops.serving.trial_fields import CanaryFields, ShadowFields
 
 
@@ -23,6 +25,27 @@ class AccessFields(YamlFields):
     tokens: str = Field(default="", description="Name of a variable in the run's environment that holds tokens.")
     token_file: str = Field(default="", description="File of tokens, in place of the variable.")
     request_bytes: Count = Field(default=16 * 2**20, description="The most bytes of a request's body.")
+
+
+class LogRulesFields(YamlFields):
+    """The rules of the prediction log: ``LogRules``."""
+
+    private: Mapping[str, Literal["drop", "hash"]] = Field(
+        default={}, description="Features that are left out (drop) or logged as a keyed hash (hash)."
+    )
+    share: Share = Field(default=1.0, description="Share of the rows that are logged.")
+    refused: Literal["error", "answer"] = Field(
+        default="error", description="Answer to a client whose rows the disk refuses: an error, or the prediction."
+    )
+    patience: Positive = Field(default=10.0, description="Seconds that a request waits for a busy disk.")
+
+
+# Options of `deployment_asset` that YAML has in the same form.
+_AS_THEY_ARE = (
+    *("golden_set", "state_dir", "port", "tolerance", "golden_rows", "route", "public", "prediction_log"),
+    *("log_sync_seconds", "environment", "promoted_to", "replicas", "threads", "ready_timeout", "drain_seconds"),
+    *("request_timeout", "group_name"),
+)
 
 
 class BentoDeploymentComponent(YamlFields, dg.Component):
@@ -50,6 +73,33 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
         default=None, description="Address, TLS and tokens of the port; by default, loopback without either."
     )
     replicas: Count = Field(default=2, description="Server processes behind the port, each with the whole model.")
+    threads: Count | None = Field(default=None, description="Threads of each process; those of the service by default.")
+    tolerance: NotNegative = Field(
+        default=1e-9, description="Largest difference between a served prediction and one of the registered model."
+    )
+    golden_rows: Count = Field(default=200, description="The most rows of the golden set that are compared.")
+    route: str = Field(default="", description="Route of the predictions, where a service of your own has another.")
+    public: Sequence[str] = Field(default=(), description="More paths that clients may reach, such as /openapi.json.")
+    prediction_log: str | None = Field(
+        default=None, description="Folder of the prediction log; `predictions` in `state_dir` by default."
+    )
+    log_sync_seconds: NotNegative = Field(
+        default=1, description="Seconds of predictions that a power cut may cost; with 0, none that was answered."
+    )
+    log_rules: LogRulesFields | None = Field(
+        default=None, description="Private features, the share that is logged, and what follows a refusal of the disk."
+    )
+    environment: Mapping[str, str] | None = Field(
+        default=None, description="More environment variables for the servers."
+    )
+    promoted_to: str = Field(
+        default="", description="Alias to which the version's promotion must be on record, signed, in its history."
+    )
+    ready_timeout: Positive = Field(default=120, description="Seconds in which a new deployment must be ready.")
+    drain_seconds: NotNegative | None = Field(
+        default=None, description="The most seconds that the deployment before gets to answer what it has."
+    )
+    request_timeout: Positive = Field(default=30, description="Seconds after which a request ends.")
     shadow: ShadowFields | None = Field(
         default=None,
         description="Compare a new deployment with the one before on copies of requests first; {} for defaults.",
@@ -80,16 +130,13 @@ class BentoDeploymentComponent(YamlFields, dg.Component):
             group_name=self.group_name,
         )
         deployment = deployment_asset(
+            **{option: getattr(self, option) for option in _AS_THEY_ARE},
             name=self.deployment,
             bento=bento,
-            golden_set=self.golden_set,
-            state_dir=self.state_dir,
-            port=self.port,
-            replicas=self.replicas,
+            log_rules=LogRules(**vars(self.log_rules)) if self.log_rules else None,
             access=Access(**vars(self.access)) if self.access else None,
             shadow=self.shadow.shadow() if self.shadow else None,
             canary=self.canary.canary() if self.canary else None,
-            group_name=self.group_name,
         )
         return dg.Definitions(
             assets=[bento, deployment],
