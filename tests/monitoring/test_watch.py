@@ -98,6 +98,25 @@ def test_a_feature_that_is_no_longer_sent_is_an_alarm(alarm, tmp_path):
     assert verdicts[0].state == "detected" and "wind" in verdicts[0].incident.columns
 
 
+def test_the_end_of_a_change_is_no_change(alarm, tmp_path):
+    rows = rows_of(1)
+    rows.loc[600:719, ["temp", "wind"]] = rows.loc[600:719, ["temp", "wind"]] * 1.8 + 32
+    log_of(tmp_path, rows)
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    assert [verdict.state for verdict in verdicts] == [*["ok"] * 10, *["detected"] * 4, "recovered", *["ok"] * 9]
+
+
+def test_a_feature_with_the_name_of_a_fact_of_the_log_is_the_feature(tmp_path):
+    names = {"temp": "seconds"}
+    history = traffic(MONDAY, 56).rename(columns=names)
+    options = {"categories": (), "outputs": OUTPUTS, "alarms": 1.0, "per": timedelta(days=30), "model_version": ""}
+    columns = ["seconds", "wind", "probability"]
+    alarm = calibrate(history, name="alarm", time="time", size=Size(rows=60), columns=columns, **options).alarm
+    log_of(tmp_path, rows_of(1).rename(columns=names))
+    verdicts, _ = verdicts_of(Watch(alarm, tmp_path))
+    assert {verdict.state for verdict in verdicts} == {"ok"} and len(verdicts) == 24
+
+
 def test_rows_that_come_too_late_for_their_window_are_counted_and_change_no_verdict(alarms, tmp_path):
     watch, rows = Watch(alarms[Size(every=HOUR)], tmp_path), rows_of(0.25)
     log = log_of(tmp_path, rows.iloc[:120])

@@ -25,7 +25,7 @@ def traffic(start: datetime, days: float, *, per_hour: int = 60, seed: int = 0) 
     weather = np.zeros(len(steps))
     for i in range(1, len(steps)):
         weather[i] = 0.95 * weather[i - 1] + steps[i]
-    clock = times.hour.to_numpy() + times.minute.to_numpy() / 60
+    clock = times.to_series().dt.hour.to_numpy() + times.to_series().dt.minute.to_numpy() / 60
     temp = 15 + 8 * np.sin((clock - 9) / 24 * 2 * np.pi) + np.interp(hours, np.arange(len(weather)), weather)
     wind = random.gamma(2, 3, count)
     is_night = (clock < 6) | (clock > 20)

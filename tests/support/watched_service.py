@@ -1,16 +1,19 @@
 """A code location that watches a service by its prediction log: for Dagster's daemon, in processes of their own.
 
-The environment names the folder (``WATCHED``), the start of the live traffic (``START``), which a test lets pass as
-quickly as it likes, the rows of a window (``ROWS``) and the seconds between two looks (``INTERVAL``).
+The folder that the environment names (``WATCHED``) has the history, and the options in ``watch.json``.
 """
 
 import json
 import os
+import subprocess
+import sys
 import time
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
+import pandas as pd
 
 from dagster_mlops.monitoring import (
     Persistence,
@@ -20,49 +23,99 @@ from dagster_mlops.monitoring import (
     divergence_sensor,
     incident_report_asset,
 )
-from tests.support.logged_traffic import COLUMNS, OUTPUTS, traffic
 
-START = datetime.fromisoformat(os.environ["START"])
-FOLDER = Path(os.environ["WATCHED"])
-ROWS = int(os.environ.get("ROWS", "60"))
-INTERVAL = int(os.environ.get("INTERVAL", "1"))
-LOG = FOLDER / "log"
-CHECKS = ["service:divergence", "service:blind"]
+ROOT = Path(__file__).parents[2]
+LOCATION = Path(__file__)
+KEY = dg.AssetCheckKey(dg.AssetKey("service"), "divergence")
 
 
-@dg.asset
-def history():
-    """Eight weeks before the live traffic."""
-    return traffic(START - timedelta(weeks=8), 56, per_hour=ROWS)
+def prepare(home: Path, folder: Path, history: pd.DataFrame, **options: Any) -> dict[str, str]:
+    """Make an instance in `home` that has the alarm, and return the environment of its daemon.
+
+    Args:
+        home: Dagster's home.
+        folder: Folder for the history, the alarm and the alerts.
+        history: Rows with the column ``time``.
+        options: ``columns``, ``outputs``, ``rows`` of a window, ``log``, and ``interval``, seconds between two looks.
+    """
+    for path in (home, folder):
+        path.mkdir(parents=True, exist_ok=True)
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    history.to_parquet(folder / "history.parquet")
+    (folder / "watch.json").write_text(json.dumps(options))
+    names = {"WATCHED": str(folder), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "DAGSTER_HOME": str(home)}
+    code = f"from tests.support.{LOCATION.stem} import *; calibrate()"
+    subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **names}, check=True, cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    return names
 
 
-@dg.asset
-def service() -> None:
-    """What is watched."""
+def alerts(folder: Path) -> list[list[Any]]:
+    """The alerts of the divergence so far: time, event, check, incident and text."""
+    file = folder / "alerts.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [line for line in map(json.loads, lines) if line[2] == KEY.to_user_string()]
 
 
-def send(alert, context) -> None:
-    """Write the alert down, with the time."""
-    line = json.dumps([time.time(), alert.event, alert.check, alert.incident, alert.text])
-    with (FOLDER / "alerts.jsonl").open("a") as file:
-        file.write(line + "\n")
+def evaluations(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    """The metadata of all verdicts as plain values, oldest first, each with the time at which it was recorded."""
+    history = instance.event_log_storage.get_asset_check_execution_history(KEY, limit=10_000)
+    return [
+        {name: value.value for name, value in record.evaluation.metadata.items()}
+        | {"recorded": record.create_timestamp}
+        for record in reversed(history)
+        if isinstance(record.evaluation, dg.AssetCheckEvaluation)
+    ]
 
 
-alarm = alarm_asset(history=history, time="time", columns=COLUMNS, outputs=OUTPUTS, rows=ROWS)
-report = incident_report_asset(deployment=service, alarm=alarm, prediction_log=LOG)
-defs = dg.Definitions(
-    assets=[history, service, alarm, report],
-    asset_checks=[divergence_checks(deployment=service)],
-    sensors=[
-        divergence_sensor(
-            deployment=service,
-            alarm=alarm,
-            prediction_log=LOG,
-            persistence=Persistence(calm=1, quiet=timedelta(0)),
-            silence=None,
-            minimum_interval_seconds=INTERVAL,
-        ),
-        alert_sensor(checks=CHECKS, send=send, cooldown=timedelta(0), minimum_interval_seconds=INTERVAL),
-    ],
-    resources={"io_manager": dg.FilesystemIOManager(base_dir=str(FOLDER / "values"))},
-)
+def ticks(instance: dg.DagsterInstance) -> int:
+    """The number of sensors that have had a tick."""
+    data: list[Any] = [state.instigator_data for state in instance.all_instigator_state()]
+    return sum(bool(each.cursor) for each in data)
+
+
+if "WATCHED" in os.environ:
+    FOLDER = Path(os.environ["WATCHED"])
+    OPTIONS = json.loads((FOLDER / "watch.json").read_text())
+
+    @dg.asset
+    def history() -> pd.DataFrame:
+        """The rows before the live traffic."""
+        return pd.read_parquet(FOLDER / "history.parquet")
+
+    @dg.asset
+    def service() -> None:
+        """What is watched."""
+
+    def send(alert: Any, context: Any) -> None:
+        """Write the alert down, with the time."""
+        line = json.dumps([time.time(), alert.event, alert.check, alert.incident, alert.text])
+        with (FOLDER / "alerts.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    alarm = alarm_asset(
+        history=history, time="time", columns=OPTIONS["columns"], outputs=OPTIONS["outputs"], rows=OPTIONS["rows"]
+    )
+    report = incident_report_asset(deployment=service, alarm=alarm, prediction_log=OPTIONS["log"])
+    interval = {"minimum_interval_seconds": OPTIONS["interval"]}
+    defs = dg.Definitions(
+        assets=[history, service, alarm, report],
+        asset_checks=[divergence_checks(deployment=service)],
+        sensors=[
+            divergence_sensor(
+                deployment=service,
+                alarm=alarm,
+                prediction_log=OPTIONS["log"],
+                persistence=Persistence(calm=1, quiet=timedelta(0)),
+                silence=None,
+                **interval,
+            ),
+            alert_sensor(checks=["service:divergence", "service:blind"], send=send, cooldown=timedelta(0), **interval),
+        ],
+        resources={"io_manager": dg.FilesystemIOManager(base_dir=str(FOLDER / "values"))},
+    )
+
+    def calibrate() -> None:
+        """Materialize what the sensor needs."""
+        dg.materialize([history, service, alarm], instance=dg.DagsterInstance.get(), resources=defs.resources)

@@ -6,6 +6,8 @@ from typing import Any
 from dagster_mlops.core.arrays import pd
 
 OUTPUT = "output"
+_INPUT = "input."
+_NEEDED = ("timestamp", "model_version", OUTPUT)  # facts of the log that a watch reads
 
 
 def bad_place(place: str) -> bool:
@@ -18,13 +20,17 @@ def bad_place(place: str) -> bool:
 
 
 def with_outputs(frame: "pd.DataFrame", outputs: Mapping[str, str]) -> "pd.DataFrame":
-    """Rows of a log with the parts of their outputs as columns.
+    """Rows of a log with the columns of a history: features under their own names, parts of outputs under theirs.
 
     Args:
-        frame: Rows as :meth:`PredictionLog.read` gives them.
+        frame: Rows as :meth:`PredictionLog.read` gives them: a feature that has the name of a fact of the log, such as
+            ``seconds``, is ``input.seconds`` there.
         outputs: The part of an output by column: ``output`` is the whole, ``output.late`` the value of the key `late`,
             ``output.0`` the first of a list. A row without that part has None.
     """
+    for name in [name for name in frame.columns if name.startswith(_INPUT)]:
+        if name.removeprefix(_INPUT) not in _NEEDED:
+            frame[name.removeprefix(_INPUT)] = frame[name]
     for column, place in outputs.items():
         if place != column:
             values: Any = frame[OUTPUT]

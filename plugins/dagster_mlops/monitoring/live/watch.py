@@ -85,7 +85,9 @@ class Watch(NamedTuple):
             closed = windows.end_of(window)
             content = Window(window.start, closed, window.counts)
             verdict, course = self._verdict(window, content, recent, course)
-            recent = recent.after(content) if verdict.judgement else recent
+            if verdict.judgement and not verdict.judgement.alarm:
+                # The days before are what a step is measured against: with an incident in them, its end would be one.
+                recent = recent.after(content)
             verdicts.append(verdict)
         after = Progress(
             alarm=self.alarm.digest,
