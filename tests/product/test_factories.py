@@ -62,6 +62,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "divergence_checks": {"deployment": "raw/weather"},
     "divergence_sensor": {"deployment": "raw/weather", "alarm": "raw/weather", "report": "raw/weather"},
     "incident_report_asset": {"deployment": "raw/weather", "alarm": "raw/weather"},
+    "response_sensor": {"check": "raw/weather:divergence", "asset_selection": ["raw/weather"]},
     "bento_asset": {"promoted": "raw/weather"},
     "data_quality_check": {"asset": "raw/weather", "reference": "raw/weather"},
     "dataset_asset": {},

@@ -7,6 +7,7 @@ from dagster_mlops.core.lazy_door import lazy_door
 if TYPE_CHECKING:
     from dagster_mlops.monitoring.alarm.asset import alarm_asset as alarm_asset
     from dagster_mlops.monitoring.alerts.alert import Alert as Alert
+    from dagster_mlops.monitoring.alerts.response import response_sensor as response_sensor
     from dagster_mlops.monitoring.alerts.sensor import alert_sensor as alert_sensor
     from dagster_mlops.monitoring.check_components import DataQualityCheckComponent as DataQualityCheckComponent
     from dagster_mlops.monitoring.check_components import PerformanceCheckComponent as PerformanceCheckComponent

@@ -105,8 +105,10 @@ def divergence_sensor(
         try:
             alarm = load_alarm(context, alarm_key)
             watch = Watch(alarm, log, persistence, patience, seconds)
-            step = watch.step(_progress(context, files, watch, latest or time), time)
-            cursor = files.write(step.progress, context.cursor)
+            before = _progress(context, files)
+            step = watch.step(before or watch.begin(latest or time), time)
+            is_news = step.rows or step.verdicts or not before
+            cursor = files.write(step.progress, context.cursor) if is_news else context.cursor
         except MonitoringError as error:
             context.log.error(str(error))
             blind = sight.evaluations(context.instance, key, judged, time, [str(error)], {})
@@ -169,14 +171,15 @@ def load_alarm(context: dg.SensorEvaluationContext, key: dg.AssetKey) -> Alarm:
     return alarm
 
 
-def _progress(context: dg.SensorEvaluationContext, files: StateFiles, watch: Watch, start: datetime) -> Progress:
+def _progress(context: dg.SensorEvaluationContext, files: StateFiles) -> Progress | None:
+    """The progress so far; None for a watch that begins, or begins anew, after the last window that has a verdict."""
     if not context.cursor:
-        return watch.begin(start)
+        return None
     try:
         return files.read(context.cursor)
     except MonitoringError as error:
-        context.log.error(f"{error} The watch goes on with the rows from {start.isoformat()} on.")
-        return watch.begin(start)
+        context.log.error(f"{error} The watch goes on with the rows after the last window that has a verdict.")
+        return None
 
 
 def _latest_window(instance: dg.DagsterInstance, check: dg.AssetCheckKey) -> datetime | None:
