@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dagster_mlops.monitoring.live.sensor import divergence_sensor as divergence_sensor
     from dagster_mlops.monitoring.performance.check import ReportsPerformance as ReportsPerformance
     from dagster_mlops.monitoring.performance.check import performance_check as performance_check
+    from dagster_mlops.monitoring.performance.estimate import Estimate as Estimate
+    from dagster_mlops.monitoring.performance.estimate import estimated_performance as estimated_performance
     from dagster_mlops.monitoring.quality.check import Summarises as Summarises
     from dagster_mlops.monitoring.quality.check import data_quality_check as data_quality_check
 

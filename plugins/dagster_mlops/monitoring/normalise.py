@@ -8,7 +8,7 @@ import datetime
 import itertools
 from collections.abc import Sequence
 from dataclasses import field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
 from dagster_mlops.core.arrays import np, pa, pd
@@ -94,6 +94,8 @@ def normalise(data: Any, columns: Sequence[str] | None = None) -> Frame:
 def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     types = pd.api.types
     dtype = series.dtype
+    if types.is_object_dtype(dtype):
+        series = _without_signals(series)
     if not series.notna().any():
         return pd.Series(np.nan, index=series.index, dtype=float), "empty", 0
     if types.is_timedelta64_dtype(dtype):
@@ -105,6 +107,15 @@ def _column(series: "pd.Series") -> tuple["pd.Series", Kind, int]:
     if types.is_integer_dtype(dtype) and _are_beyond_float(series.dropna()):
         return _objects(series.astype(object))
     return _finite(pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index), 0)
+
+
+def _without_signals(series: "pd.Series") -> "pd.Series":
+    """Objects without signalling NaN, which Python raises where pandas asks if it is missing."""
+    try:
+        series.notna()
+    except InvalidOperation:
+        return series.map(lambda value: None if isinstance(value, Decimal) and value.is_snan() else value)
+    return series
 
 
 def _finite(numbers: "pd.Series", malformed: int) -> tuple["pd.Series", Kind, int]:

@@ -1,5 +1,6 @@
 """Performance as an asset check: predictions against the labels that have arrived so far."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,6 +69,9 @@ def performance_check(
     Rows without a label yet are left out and counted. ``<tool>/state`` is ``ok``, ``detected`` or ``undecided``: with
     fewer than `min_labels` labels, with labels of one class, or where a metric is out of its limits by no more than
     chance explains. The last one passes, and is not green for :class:`dagster_mlops.promotion.GreenChecks`.
+
+    Until labels are there, the reference lets expect the metrics of a classification: ``<tool>/estimated_roc_auc`` and
+    ``estimated_log_loss`` by :func:`estimated_performance`, as notes without a verdict.
 
     Args:
         target: Column of the labels: true/false or 1/0 for classification, a number for regression.
@@ -160,15 +164,16 @@ def performance_check(
             f"{prefix}/unlabelled": len(predictions) - len(labelled),
             f"{prefix}/false_alarm_rate": false_alarm_rate,
         }
-        if reason := _too_little(labelled, target, task, min_labels):
-            return undecided(prefix, reason, metadata)
         baseline = None
         if reference_id:
             against = reference_partitions or reference_partitions_of(context, asset_id, reference_id, checked)
             frame = load_frame(context, reference_id, against)
             baseline = clean(_sorted(frame, time, "the reference"), whose="the reference", **columns)
-            if reason := _too_little(baseline, target, task, min_labels):
-                return undecided(prefix, f"in the reference, {reason}", metadata)
+            if task == "classification" and len(labelled) < len(predictions):
+                metadata |= _estimates(prefix, baseline, predictions, target, prediction, threshold)
+        for rows, where in ((labelled, ""), (baseline, "in the reference, ")):
+            if rows is not None and (reason := _too_little(rows, target, task, min_labels)):
+                return undecided(prefix, f"{where}{reason}", metadata)
         greater = frozenset(filter(greater_is_better, functions))
         terms = Terms(functions, greater, limits, max_drop, false_alarm_rate)
         lines = judge_parts(labelled, baseline, target, prediction, terms, segment=segment, min_labels=min_labels)
@@ -204,6 +209,24 @@ def performance_check(
         required_resource_keys=[resource_key] if tool else [],
         options=with_deps(check_options, {k for k in (label_id, reference_id) if k} - {asset_id}),
     )
+
+
+def _estimates(
+    prefix: str, baseline: Any, predictions: Any, target: str, prediction: str, threshold: float
+) -> dict[str, Any]:
+    """The metrics that predictions let expect until their labels are there; or why not, which costs no verdict."""
+    from dagster_mlops.monitoring.performance.estimate import estimated_performance
+
+    try:
+        scores = predictions[prediction].dropna().to_numpy(dtype=float)
+        estimates = estimated_performance(
+            baseline[target], baseline[prediction], scores, metrics=DEFAULTS["classification"], threshold=threshold
+        )
+    except Exception as error:  # noqa: BLE001 - see above
+        return {f"{prefix}/estimate": f"Not estimated: {type(error).__name__}: {error}"[:500]}
+    return {f"{prefix}/estimated_{e.metric}": e.value for e in estimates} | {
+        f"{prefix}/estimated_{e.metric}_error": e.error for e in estimates if math.isfinite(e.error)
+    }
 
 
 def _sorted(frame: Any, time: str | None, whose: str) -> Any:

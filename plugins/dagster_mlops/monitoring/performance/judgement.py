@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from dagster_mlops.core.arrays import np
 from dagster_mlops.core.bounds import Range, within
 from dagster_mlops.core.check_states import State
 from dagster_mlops.core.extras import extra
@@ -81,7 +82,7 @@ def _line(name: str, current: Pair, reference: Pair | None, terms: Terms, rate: 
     expected = None
     chance = _quantile(rate, spread.freedom) * spread.error
     if reference is not None:
-        expected, chance = _against(metric, spread, reference, len(current[0]), rate)
+        expected, chance = _against(metric, greater, spread, reference, len(current[0]), rate)
     drop = None if expected is None else terms.max_drop * abs(expected)
     limits = [within(low, high)] if name in terms.bounds else []
     if expected is not None and drop is not None:
@@ -104,8 +105,13 @@ def _line(name: str, current: Pair, reference: Pair | None, terms: Terms, rate: 
     return line._replace(state="undecided", text=f"{text}; chance alone moves it by {chance:.4f}")
 
 
-def _against(metric: Metric, spread: Spread, reference: Pair, rows: int, rate: float) -> tuple[float, float]:
-    """The metric that the reference lets expect of as many rows, and how far chance takes it from there."""
+def _against(
+    metric: Metric, greater: bool, spread: Spread, reference: Pair, rows: int, rate: float
+) -> tuple[float, float]:
+    """The metric that the reference lets expect of as many rows, and how far chance takes it from there.
+
+    Metrics of bad hours have heavier tails than Student's t: the bad windows of the reference itself are chance, too.
+    """
     between = spread_between(metric, *reference, rows)
     if between is None:
         overall = spread_within(metric, *reference)
@@ -113,7 +119,9 @@ def _against(metric: Metric, spread: Spread, reference: Pair, rows: int, rate: f
         return overall.value, _quantile(rate, freedom) * math.hypot(spread.error, overall.error)
     error = max(between.error, spread.error if math.isfinite(spread.error) else 0.0)
     freedom = min(between.freedom, spread.freedom)
-    return between.value, _quantile(rate, freedom) * error * math.sqrt(1 + 1 / (between.freedom + 1))
+    worse = (np.array(between.windows) - between.value) * (-1 if greater else 1)
+    bad = float(np.quantile(worse, 1 - rate, method="higher"))
+    return between.value, max(bad, _quantile(rate, freedom) * error * math.sqrt(1 + 1 / (between.freedom + 1)))
 
 
 def _quantile(rate: float, freedom: int) -> float:

@@ -21,11 +21,15 @@ _FEWEST_WINDOWS = 5
 
 
 class Spread(NamedTuple):
-    """A metric of one table: its value, its standard error, and the degrees of freedom of that error."""
+    """A metric of one table: its value, its standard error, and the degrees of freedom of that error.
+
+    `windows` are the values of the windows that the error is of, if it is of windows.
+    """
 
     value: float
     error: float
     freedom: int
+    windows: tuple[float, ...] = ()
 
 
 def builtin(name: str, threshold: float) -> Metric:
@@ -91,7 +95,7 @@ def spread_between(metric: Metric, labels: Array, predictions: Array, rows: int)
     values = values[np.isfinite(values)]
     if len(values) < _FEWEST_WINDOWS:
         return None
-    return Spread(float(values.mean()), float(values.std(ddof=1)), len(values) - 1)
+    return Spread(float(values.mean()), float(values.std(ddof=1)), len(values) - 1, tuple(values.tolist()))
 
 
 def number(metric: Metric, labels: Array, predictions: Array) -> float:

@@ -170,7 +170,7 @@ def _repeats(keys: "pd.DataFrame") -> int:
     """Rows that repeat an earlier one, by the values as they came: as a float64, two large numbers may be one."""
     try:
         return int(keys.duplicated().sum())
-    except TypeError:  # lists and the like, which cannot be hashed
+    except (TypeError, NotImplementedError):  # lists and the like, which cannot be hashed
         return int(keys.map(repr).duplicated().sum())
 
 
