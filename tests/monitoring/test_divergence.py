@@ -1,10 +1,13 @@
 """The alarm in Dagster: calibrated by an asset, judged by a sensor without a run, shown by checks and a report."""
 
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from dagster_mlops.monitoring import (
     Persistence,
@@ -14,6 +17,7 @@ from dagster_mlops.monitoring import (
     incident_report_asset,
 )
 from dagster_mlops.monitoring.live import sensor as live_sensor
+from dagster_mlops.monitoring.live.metrics import PREFIX
 from tests.support.logged_traffic import COLUMNS, OUTPUTS, log_of, traffic
 
 EVERY = timedelta(hours=1)
@@ -135,6 +139,34 @@ def test_a_daemon_that_is_killed_between_events_and_cursor_judges_no_window_twic
     assert len(ends) == len(set(ends)) == 12 and ends == sorted(ends)
 
 
+def test_the_latest_verdict_is_written_for_prometheus(instance, tmp_path):
+    file = tmp_path / "metrics" / "divergence.prom"
+    world = World(instance, tmp_path, metrics_file=file)
+    world.materialize("history", "service", "alarm")
+    world.begin()
+    log_of(world.log, broken(world, hours=9))
+    world.tick()
+    world.tick()  # which judges nothing, and forgets nothing
+    [*families] = text_string_to_metric_families(file.read_text())
+    values = {family.name: family.samples[0].value for family in families}
+    assert {tuple(f.samples[0].labels.items()) for f in families} == {(("asset", "service"), ("check", "divergence"))}
+    assert values[f"{PREFIX}incident_open"] == 1 and values[f"{PREFIX}score"] > values[f"{PREFIX}threshold"]
+    assert values[f"{PREFIX}window_end_seconds"] == (world.start + timedelta(hours=9)).timestamp()
+    for name in ("alerts.yml", "dashboard.json"):
+        text = (Path(__file__).parents[2] / "examples" / "prometheus" / name).read_text()
+        names = set(re.findall(rf"{PREFIX}\w+", text))
+        assert names and names <= set(values), name
+
+
+def test_metrics_that_cannot_be_written_cost_no_verdict(instance, tmp_path):
+    world = World(instance, tmp_path, metrics_file="/proc/none/divergence.prom")
+    world.materialize("history", "service", "alarm")
+    world.begin()
+    log_of(world.log, broken(world, hours=9))
+    world.tick()
+    assert len(world.evaluations()) == 9
+
+
 def test_a_cursor_that_cannot_be_read_goes_on_after_the_last_window(calibrated):
     log_of(calibrated.log, broken(calibrated))
     calibrated.tick()
@@ -224,7 +256,7 @@ def test_an_alarm_that_could_not_work_is_refused_when_it_is_defined(options):
     "options",
     [
         {"persistence": Persistence(needed=2)}, {"patience": timedelta(-1)}, {"silence": timedelta(0)},
-        {"seconds": 50}, {"severity": "FATAL"},
+        {"seconds": 50}, {"metrics_file": "a.txt"}, {"severity": "FATAL"},
     ],
     ids=str,
 )  # fmt: skip

@@ -64,6 +64,7 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
     alarms: Positive = Field(default=1.0, description="False alarms that are accepted …")
     per: ResolvedDuration = Field(default=timedelta(days=30), description="… in this time, of all columns together.")
     prediction_log: str | None = Field(default=None, description="Folder of the log; the deployment's by default.")
+    metrics_file: str | None = Field(default=None, description="File for Prometheus' node exporter, ending in .prom.")
     persistence: PersistenceFields = Field(default=PersistenceFields(), description="Windows that make an incident.")
     patience: ResolvedDuration = Field(
         default=timedelta(seconds=30), description="How long a window by time waits for rows after its end."
@@ -96,6 +97,7 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
             alarm=alarm,
             report=report,
             persistence=Persistence(**vars(self.persistence)),
+            metrics_file=self.metrics_file,
             patience=self.patience,
             silence=self.silence,
             severity=self.severity,

@@ -24,6 +24,8 @@ class Progress:
     recent: Recent = field(default_factory=Recent)
     course: Course = field(default_factory=Course)
     late: int = 0  # rows that came after the verdict on their window
+    score: float | None = None  # of the latest window that was judged, …
+    threshold: float | None = None  # … and its threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -38,6 +40,8 @@ class Progress:
             "above": self.course.above,
             "incident": self.course.incident and self.course.incident.to_dict(),
             "late": self.late,
+            "score": self.score,
+            "threshold": self.threshold,
         }
 
     @classmethod
@@ -54,4 +58,6 @@ class Progress:
             recent=Recent.from_dict(stored["recent"]),
             course=Course(tuple(stored["above"]), incident),
             late=stored["late"],
+            score=stored["score"],
+            threshold=stored["threshold"],
         )

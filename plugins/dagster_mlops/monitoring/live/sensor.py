@@ -16,7 +16,7 @@ from dagster_mlops.core.upstream import target_of
 from dagster_mlops.errors import DeploymentError, MonitoringError
 from dagster_mlops.monitoring.alarm.value import Alarm
 from dagster_mlops.monitoring.facts import WINDOW_END
-from dagster_mlops.monitoring.live import evaluations, sight
+from dagster_mlops.monitoring.live import evaluations, metrics, sight
 from dagster_mlops.monitoring.live.incidents import Persistence
 from dagster_mlops.monitoring.live.progress import Progress
 from dagster_mlops.monitoring.live.state_files import StateFiles
@@ -34,6 +34,7 @@ def divergence_sensor(
     prediction_log: str | Path | None = None,
     state_dir: str | Path | None = None,
     report: AssetLike | None = None,
+    metrics_file: str | Path | None = None,
     name: str | None = None,
     check: str = evaluations.DIVERGENCE,
     persistence: Persistence = Persistence(),  # noqa: B008 - it cannot change
@@ -60,6 +61,8 @@ def divergence_sensor(
         prediction_log: Folder of the log; that of the deployment unless given.
         state_dir: Folder for what was read and counted so far; a folder in that of the log unless given.
         report: An ``incident_report_asset``, which a run materializes once for each incident.
+        metrics_file: File for Prometheus' node exporter, which ends in ``.prom``: score, threshold, open incident, last
+            look. A file that cannot be written is a line in the sensor's log.
         persistence: Windows that make an incident and end it.
         patience: How long after its end a window by time waits for rows of requests that take long.
         silence: Time without predictions after which the watch counts as blind. None for traffic that may stop.
@@ -78,6 +81,8 @@ def divergence_sensor(
             f"patience={patience} is less than 0": patience < timedelta(0),
             f"silence={silence} is not more than 0": silence is not None and silence <= timedelta(0),
             f"seconds={seconds} is not between 1 and 45": not 1 <= seconds <= 45,
+            f"metrics_file={str(metrics_file)!r} does not end in .prom": Path(metrics_file or ".prom").suffix != ".prom"
+            and metrics_file is not None,
             f"severity={severity!r} is neither 'WARN' nor 'ERROR'": severity not in ("WARN", "ERROR"),
         },
     )
@@ -123,6 +128,13 @@ def divergence_sensor(
         ]
         reasons = sight.reasons(step, time, silence, log)
         blind = sight.evaluations(context.instance, key, judged, time, reasons, sight.how_far(step, time))
+        if metrics_file:
+            try:
+                metrics.write(
+                    Path(metrics_file), step, asset=key.to_user_string(), check=check, time=time, blind=reasons
+                )
+            except Exception as error:  # noqa: BLE001 - numbers for a screen never cost a verdict
+                context.log.error(f"The metrics cannot be written: {type(error).__name__}: {error}")
         incidents = {
             verdict.incident.id for verdict in step.verdicts if verdict.incident and verdict.state == "detected"
         }

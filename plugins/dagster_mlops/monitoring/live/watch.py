@@ -89,6 +89,7 @@ class Watch(NamedTuple):
                 # The days before are what a step is measured against: with an incident in them, its end would be one.
                 recent = recent.after(content)
             verdicts.append(verdict)
+        judgement = next((verdict.judgement for verdict in reversed(verdicts) if verdict.judgement), progress)
         after = Progress(
             alarm=self.alarm.digest,
             start=max(progress.start, closed - _REREAD) if closed else progress.start,
@@ -99,6 +100,8 @@ class Watch(NamedTuple):
             recent=recent,
             course=course,
             late=late,
+            score=judgement.score,
+            threshold=judgement.threshold,
         )
         return Step(after, verdicts, caught_up, rows)
 
