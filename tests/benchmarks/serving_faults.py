@@ -179,8 +179,11 @@ def _measure(load: Load, events: dict[str, Any], deploys: int) -> None:
     event("repair after that", lambda: repair(deployment.state_dir))
     event("kill an adopted replica", lambda: kill("server replica-0"))
     event("kill the adopted Envoy", lambda: kill("envoy envoy"))
-    event("kill everything, repair", lambda: (kill(*EVERYTHING), repair(deployment.state_dir)))
-    if isinstance(deployment, BentoDeployment):
+    parent = ("server parent",) if isinstance(deployment, BentoDeployment) else ()
+    if parent:
+        event("kill the parent of the replicas", lambda: kill(*parent))
+    event("kill everything, repair", lambda: (kill(*EVERYTHING, *parent), repair(deployment.state_dir)))
+    if parent:
         event("a model that hangs", lambda: _hang(load))
     for phase in PHASES:
         event(f"kill a run while {phase}, run again", lambda p=phase: _killed_run(load, next(versions), p))
@@ -253,7 +256,7 @@ def _kill(load: Load, names: Sequence[str]) -> None:
         for process in group
     }
     for role in processes.marked(folder):  # forked ones have the mark of their parent
-        victims |= {f"{role.partition(':')[0]} {name}": pid for name, pid in supervision.pids(folder, role).items()}
+        victims |= {f"{role.partition(':')[0]} {name}": pid for name, pid in supervision._pids(folder, role).items()}
     for name in names:
         os.kill(victims[name], signal.SIGKILL)
     # Until the system has taken a process apart, its port takes requests.

@@ -11,11 +11,16 @@ from dagster_mlops.core.inside import inside
 from dagster_mlops.errors import DeploymentError
 from dagster_mlops.provenance import Package
 
-# Starts no thread and opens no file or connection when it is imported.
+# Starts no thread and opens no file or connection when it is imported. Not `prometheus_client`, which reads then where
+# its files are: each replica has a folder of its own.
 _SERVER = (
     "_bentoml_impl.worker.service",
     "_bentoml_impl.server.app",
+    "opentelemetry.instrumentation.asgi",
+    "uvicorn.loops.auto",
+    "uvicorn.protocols.http.auto",
     "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.auto",
     "uvicorn.lifespan.on",
     "uvloop",
     "msgspec",

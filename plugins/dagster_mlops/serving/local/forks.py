@@ -50,7 +50,6 @@ def main(files: Sequence[Path]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)  # by default, some systems drop it although it is blocked
     gc.disable()
     _import(program_of(files[0])["preload"])
-    gc.collect()
     gc.freeze()  # or each collection would write to the pages that are shared
     # A fork has one thread, and maybe a lock that another held.
     is_safe = threading.active_count() == 1

@@ -99,16 +99,17 @@ class EnvoyTraffic:
         time.sleep(self._pause)
         self._target.keep_up(self._states)
         before, self._last = self._last, time.monotonic()
-        arms = [Arm(requests, errors) for requests, errors in self._count()]
-        pairs: list[tuple[object, object]] = []
+        answers, pairs = [Arm(), Arm()], []
         for rows in self._rows():
             for number, state in enumerate(self._states):
                 of_arm: Any = rows[rows["deployment"] == _name(state)]
                 more = Arm(latencies=of_arm["seconds"].to_numpy(float), outputs=of_arm["output"].tolist())
-                arms[number] = arms[number].with_answers(more)
+                answers[number] = answers[number].with_answers(more)
             if self._trial.mirrored:
-                answers = zip(rows["request_id"], rows["deployment"], rows["output"], strict=True)
-                pairs += self._pairs.batch(Answer(key, by, output=output) for key, by, output in answers).pairs
+                logged = zip(rows["request_id"], rows["deployment"], rows["output"], strict=True)
+                pairs += self._pairs.batch(Answer(key, by, output=output) for key, by, output in logged).pairs
+        # After the log: before it, a look had fewer requests than answers, by those that came in between.
+        arms = [Arm(*count).with_answers(more) for count, more in zip(self._count(), answers, strict=True)]
         return Batch(arms[0], arms[1], self._last - before, pairs)
 
     def _route(self, trial: Trial) -> None:
