@@ -243,7 +243,7 @@ def test_a_history_that_is_too_short_is_refused_in_words(instance, tmp_path):
         {}, {"rows": 100, "every": EVERY}, {"rows": 5}, {"every": timedelta(seconds=1)}, {"rows": 100, "alarms": 0},
         {"rows": 100, "per": timedelta(hours=1)}, {"rows": 100, "columns": []}, {"rows": 100, "alarms": float("nan")},
         {"rows": 100, "outputs": {"p": "outputs"}}, {"rows": 100, "columns": ["a"], "outputs": {"p": "output"}},
-        {"rows": 100, "columns": ["time"]},
+        {"rows": 100, "columns": ["time"]}, {"rows": 100, "zone": "Vienna"}, {"rows": 100, "minimum_effect": 1.0},
     ],
     ids=str,
 )  # fmt: skip

@@ -63,6 +63,8 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
     every: ResolvedDuration | None = Field(default=None, description="Length of a window; or give rows.")
     alarms: Positive = Field(default=1.0, description="False alarms that are accepted …")
     per: ResolvedDuration = Field(default=timedelta(days=30), description="… in this time, of all columns together.")
+    minimum_effect: Share = Field(default=0.0, description="Share of the rows that has to be distributed differently.")
+    zone: str = Field(default="UTC", description="Time zone of the users, such as Europe/Vienna.")
     prediction_log: str | None = Field(default=None, description="Folder of the log; the deployment's by default.")
     metrics_file: str | None = Field(default=None, description="File for Prometheus' node exporter, ending in .prom.")
     persistence: PersistenceFields = Field(default=PersistenceFields(), description="Windows that make an incident.")
@@ -90,6 +92,8 @@ class DivergenceAlarmComponent(YamlFields, dg.Component):
             every=self.every,
             alarms=self.alarms,
             per=self.per,
+            minimum_effect=self.minimum_effect,
+            zone=self.zone,
             group_name=self.group_name,
         )
         report = incident_report_asset(name=f"{self.name}_incident", alarm=alarm, group_name=self.group_name, **log)

@@ -14,6 +14,7 @@ from dagster_mlops.core.options import asset_with
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.alarm.outputs import bad_place
 from dagster_mlops.monitoring.alarm.value import Size
+from dagster_mlops.monitoring.windows.zones import is_zone
 from dagster_mlops.provenance import ModelVersion, PredictionBatch
 
 
@@ -29,6 +30,8 @@ def alarm_asset(
     every: timedelta | None = None,
     alarms: float = 1.0,
     per: timedelta = timedelta(days=30),
+    minimum_effect: float = 0.0,
+    zone: str = "UTC",
     **asset_options: Any,
 ) -> dg.AssetsDefinition:
     """An asset that learns what is normal from a history, and the score that so many false alarms exceed.
@@ -55,6 +58,9 @@ def alarm_asset(
         rows: Rows of a window. Give `rows` or `every`.
         every: Length of a window.
         alarms: False alarms that are accepted in the time `per`, of all columns together.
+        minimum_effect: Share of the rows that have to be distributed differently. Values that are missing, malformed,
+            new or far out of range always count.
+        zone: Time zone of the users, such as ``Europe/Vienna``: what is usual at an hour follows their clocks.
         asset_options: Anything else that :func:`dagster.asset` takes.
     """
     history_key = asset_key(history)
@@ -66,6 +72,8 @@ def alarm_asset(
             f"every={every} is less than ten seconds": every is not None and every < timedelta(seconds=10),
             f"alarms={alarms} is not above 0": not alarms > 0,
             f"per={per} is less than a day": per < timedelta(days=1),
+            f"minimum_effect={minimum_effect} is not from 0 to below 1": not 0 <= minimum_effect < 1,
+            f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'": not is_zone(zone),
             "columns is empty": columns is not None and not columns,
             **{
                 f"outputs: {place!r} of {column!r} is not 'output' or a part, such as 'output.late'": bad_place(place)
@@ -95,6 +103,8 @@ def alarm_asset(
             size=Size(rows or 0, every or timedelta(0)),
             alarms=alarms,
             per=per,
+            minimum_effect=minimum_effect,
+            zone=zone,
             model_version=versions.pop() if len(versions) == 1 else "",
         )
         return dg.MaterializeResult(

@@ -47,6 +47,8 @@ def calibrate(
     size: Size,
     alarms: float,
     per: timedelta,
+    minimum_effect: float = 0.0,
+    zone: str = "UTC",
     model_version: str,
 ) -> Calibration:
     """Learn bins and threshold from a table; see :func:`alarm_asset`.
@@ -56,7 +58,7 @@ def calibrate(
     """
     first = next(iter(batches(history, None)), {})
     columns = columns or [column for column in first if column not in ("", time)]
-    profile = Profile.learn(history, columns, categories=categories)
+    profile = Profile.learn(history, columns, categories=categories, zone=zone)
     windows = cut(history, profile, times=time, rows=size.rows or None, every=size.every or None)
-    detector = Detector.calibrate(windows, profile=profile, alarms=alarms, per=per)
+    detector = Detector.calibrate(windows, profile=profile, alarms=alarms, per=per, minimum_effect=minimum_effect)
     return Calibration(Alarm(name, detector, size, dict(outputs), model_version), windows)

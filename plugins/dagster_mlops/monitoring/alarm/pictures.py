@@ -55,7 +55,7 @@ def _columns(window: Window, detector: Detector, names: Sequence[str]) -> "Figur
     drawable = [name for name in names if any(column.name == name for column in profile.columns)]
     if not drawable or not window.counts.rows:
         return None
-    expected_bins = window.hours() @ detector.expected[:, : profile.size]
+    expected_bins = window.hours(profile.zone) @ detector.expected[:, : profile.size]
     expected = dataclasses.replace(window.counts, bins=expected_bins)
     width = min(2, len(drawable))
     height = -(-len(drawable) // width)

@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dagster_mlops.core.arrays import np
 from dagster_mlops.core.lazy_dataclass import lazy_dataclass
@@ -17,6 +16,7 @@ from dagster_mlops.monitoring.windows.numbers import MISSING, SPECIAL, Codes, Nu
 from dagster_mlops.monitoring.windows.readings import row_times, times_of
 from dagster_mlops.monitoring.windows.relations import learn_relations
 from dagster_mlops.monitoring.windows.values import Values, batches
+from dagster_mlops.monitoring.windows.zones import is_zone
 
 AnyColumn = PlainColumn | RelationColumn
 _SPECIAL_NAMES = ("missing", "malformed")
@@ -73,10 +73,8 @@ class Profile:
         Raises:
             MonitoringError: it is not a table, or a column or the time zone is not there.
         """
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise MonitoringError(f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'.") from error
+        if not is_zone(zone):
+            raise MonitoringError(f"zone={zone!r} is not the name of a time zone, such as 'Europe/Vienna'.")
         learners: dict[str, Learner] = {}
         for batch in batches(table, columns):
             for name, values in batch.items():
