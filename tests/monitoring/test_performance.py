@@ -86,7 +86,7 @@ def test_a_reference_in_order_knows_how_windows_differ():
     ordered = spread_between(accuracy, *pair(rows), 200)
     shuffled = spread_between(accuracy, *pair(rows.sample(frac=1, random_state=0)), 200)
     assert ordered and shuffled and ordered.error > 1.2 * shuffled.error
-    assert spread_between(accuracy, *pair(rows), 9000) is None
+    assert spread_between(accuracy, *pair(rows), 15_000) is None
 
 
 def checked(frames, **options):

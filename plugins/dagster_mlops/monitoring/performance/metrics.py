@@ -17,7 +17,7 @@ NAMES: Mapping[Task, tuple[str, ...]] = {
 DEFAULTS: Mapping[Task, tuple[str, ...]] = {"classification": ("roc_auc", "log_loss"), "regression": ("r2", "mae")}
 _SMALLEST = 1e-15  # log_loss of a certain and wrong prediction stays finite
 _BLOCKS = 20
-_FEWEST_WINDOWS = 5
+_FEWEST_WINDOWS = 3
 
 
 class Spread(NamedTuple):
@@ -85,7 +85,7 @@ def spread_between(metric: Metric, labels: Array, predictions: Array, rows: int)
     """The mean of a metric over consecutive windows of `rows` rows, and its standard deviation from one to the next.
 
     That holds all that makes windows differ: chance, and hours or days that are alike within and differ between them.
-    None with fewer than five windows.
+    None with fewer than three windows.
     """
     windows = len(labels) // max(rows, 1)
     if windows < _FEWEST_WINDOWS:
