@@ -65,8 +65,8 @@ def judge(current: Pair, reference: Pair | None, terms: Terms, *, questions: int
     An alarm is a metric that is out of its bounds, or worse than in the reference by more than `max_drop` relatively,
     and so by more than chance explains: the false alarm rate is shared among all `questions` (C. Bonferroni, 1936).
 
-    With a reference of at least three windows as long as the current one, chance is the larger of two errors: within the
-    current rows (block jackknife), and from one window of the reference to the next, which is a prediction interval
+    With a reference of at least three windows as long as the current one, chance is the larger of two errors: within
+    the current rows (block jackknife), and from one window of the reference to the next: a prediction interval
     (G. Hahn and W. Meeker, Statistical Intervals, 1991). So a reference in order of time knows how good and bad hours
     alternate; one of rows drawn at random does not.
     """
