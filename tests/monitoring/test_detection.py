@@ -169,3 +169,12 @@ def test_all_windows_at_once_are_judged_like_one_by_one():
     for window, verdict in zip(windows, DETECTOR.judge_all(windows), strict=True):
         assert DETECTOR.judge(window, recent) == verdict
         recent = recent.after(window)
+
+
+def test_a_column_that_was_broken_in_the_history_is_an_alarm_when_it_breaks_again():
+    broken = HISTORY.assign(amount=HISTORY["amount"].where((HISTORY.index < 9000) | (HISTORY.index > 10_000)))
+    profile = Profile.learn(broken, columns=["weather", "amount", "kind"])
+    detector = Detector.calibrate(cut(broken, profile, times="time", rows=200), profile=profile)
+    for fault in (np.nan, np.inf, -500.0):
+        [window] = cut(LAST[:200].assign(amount=fault), profile, times="time", rows=200).windows
+        assert "amount" in [entry.column for entry in detector.judge(window).alarming]

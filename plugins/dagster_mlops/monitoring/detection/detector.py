@@ -163,6 +163,8 @@ class Detector:
         z = _effective(self.scale.z(raw), raw.values, scorer, self.minimum_effect)
         few = rows.rows < self.least_rows
         z[few, : scorer.squared] = -np.inf
+        # A column that has been broken in the history is an alarm when most of it is broken again.
+        z = np.where(raw.broken, np.maximum(z, 2 * self.threshold), z)
         z[rows.rows == 0] = -np.inf
         worst = np.argsort(-z, axis=1, kind="stable")
         judgements = []

@@ -9,7 +9,8 @@ from dagster_mlops.monitoring.windows.columns import CategoryColumn
 from dagster_mlops.monitoring.windows.numbers import ABOVE, SPECIAL, UNSEEN, NumberColumn, RelationColumn
 from dagster_mlops.monitoring.windows.profile import Profile
 
-_LEAST = 10  # numbers of which a mean or a spread is compared
+_LEAST = 10  # numbers of which a mean or a spread is compared, rows of which most can be wrong
+_MOST = 0.5  # share of rows
 _STRUCTURAL: dict[bool, tuple[What, ...]] = {
     True: ("missing", "malformed", "far below", "far above"),
     False: ("missing", "malformed", "unseen", "far above"),
@@ -29,7 +30,8 @@ class Name(NamedTuple):
 class Raw(NamedTuple):
     """Raw scores of windows: `squares` are to be divided by what is natural plus `noise`, the sampling error.
 
-    Distances are squared: Jensen–Shannon divergence, squared steps. `plain` scores are on their scale already.
+    Distances are squared: Jensen–Shannon divergence, squared steps. `plain` scores are on their scale already. `broken`
+    says of each score that most of the rows are wrong, whatever the history holds.
     """
 
     squares: "np.ndarray"
@@ -37,6 +39,7 @@ class Raw(NamedTuple):
     plain: "np.ndarray"
     values: "np.ndarray"
     expected: "np.ndarray"
+    broken: "np.ndarray"
 
 
 class Scorer:
@@ -77,6 +80,11 @@ class Scorer:
             for column in [columns[name.column]]
         ]
         self._novelty = np.array(novelty)
+        self._relation = np.array([name.what == "relation" for name in self.names[self.squared :]], bool)
+        self._wrong = np.zeros((len(columns), profile.size))
+        for i, (column, start) in enumerate(zip(columns, profile.starts, strict=True)):
+            if not isinstance(column, RelationColumn):
+                self._wrong[i, start : start + SPECIAL] = 1
 
     def raw(self, windows: Rows, season: "np.ndarray") -> Raw:
         """The raw scores of windows against expected counts of a row by hour of the week."""
@@ -90,12 +98,18 @@ class Scorer:
         special = np.stack([windows.counts[:, bins].sum(axis=1) for bins in self._special], axis=1)
         chance = np.stack([share_expected[:, bins].sum(axis=1) for bins in self._special], axis=1) + self._novelty
         plain = 2 * (np.sqrt(special + 0.375) - np.sqrt(n * chance + 0.375))
+        enough = windows.rows[:, None] >= _LEAST
+        broken = np.zeros((len(n), len(self.names)), bool)
+        wrong = (share - share_expected) @ self._wrong.T >= _MOST
+        broken[:, : wrong.shape[1]] = wrong & enough
+        broken[:, self.squared :] = (special / n - chance >= _MOST) & enough & ~self._relation
         return Raw(
             np.hstack([divergence, mean, spread]),
             np.hstack([js_noise, mean_noise, spread_noise]),
             plain,
             np.hstack([moved, values, special / n]),
             np.hstack([np.zeros_like(moved), values_expected, chance]),
+            broken,
         )
 
     def _divergence(self, p: "np.ndarray", q: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
