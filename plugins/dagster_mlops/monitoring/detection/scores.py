@@ -10,7 +10,7 @@ from dagster_mlops.monitoring.windows.numbers import ABOVE, SPECIAL, UNSEEN, Num
 from dagster_mlops.monitoring.windows.profile import Profile
 
 _LEAST = 10  # numbers of which a mean or a spread is compared, rows of which most can be wrong
-_MOST = 0.5  # share of rows
+_MOST = 0.8  # share of rows
 _STRUCTURAL: dict[bool, tuple[What, ...]] = {
     True: ("missing", "malformed", "far below", "far above"),
     False: ("missing", "malformed", "unseen", "far above"),
