@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks import (
+    alarm_cost,
     alarm_delay,
     batch,
     canary,
@@ -36,6 +37,7 @@ from tests.benchmarks import (
 from tests.benchmarks.measure import console, machine
 
 BENCHMARKS = {
+    "alarm_cost": alarm_cost.run,
     "alarm_delay": alarm_delay.run,
     "batch": batch.run,
     "load_cost": load_cost.run,
