@@ -508,6 +508,17 @@ def test_readers_with_a_cursor_see_each_row_once(tmp_path_factory, steps, most):
     assert PredictionLog.read_after(folder, cursor)[1] == cursor
 
 
+def test_a_cursor_forgets_the_days_before_the_start(tmp_path):
+    for day in (29, 30):
+        (tmp_path / f"2026-01-{day}-1-a-0.jsonl").write_text(
+            json.dumps({**OLD, "request_id": f"r{day}", "timestamp": f"2026-01-{day}T07:00:00+00:00"}) + "\n"
+        )
+    frame, cursor = PredictionLog.read_after(tmp_path, start=datetime(2026, 1, 29, tzinfo=UTC))
+    assert list(frame["request_id"]) == ["r29", "r30"] and "2026-01-29" in cursor
+    frame, cursor = PredictionLog.read_after(tmp_path, cursor, start=datetime(2026, 1, 30, tzinfo=UTC))
+    assert frame.empty and "2026-01-29" not in cursor and "2026-01-30" in cursor
+
+
 def test_a_cursor_forgets_the_segments_that_were_removed_and_refuses_other_text(tmp_path):
     logged(tmp_path, [({}, 0)])
     _, cursor = PredictionLog.read_after(tmp_path)

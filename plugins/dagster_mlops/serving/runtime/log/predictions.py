@@ -272,7 +272,7 @@ class PredictionLog:
 
         Args:
             cursor: The cursor that the last call returned; empty to start with the first prediction.
-            start: Time of the first prediction, the same with each cursor, to leave out those before.
+            start: Time of the first prediction, to leave out those before; with the next cursors the same or later.
             most: Rows after which the frame ends. One whose segment is rotated already may have 20,000 more.
         """
         from dagster_mlops.serving.runtime.log.frames import frame_of

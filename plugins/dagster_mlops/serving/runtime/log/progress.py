@@ -47,6 +47,10 @@ class Progress:
         """The ranges between these bytes that have been read."""
         return [(first, last) for first, last in self._ranges.get(segment, []) if first < end and start < last]
 
+    def forget_before(self, day: str) -> None:
+        """Forget the segments of former days, whose names begin with them, of a reader that starts later."""
+        self._ranges = {name: ranges for name, ranges in self._ranges.items() if name[: len(day)] >= day}
+
     def keep(self, segments: Collection[str]) -> None:
         """Forget the segments that are not among these."""
         self._ranges = {name: ranges for name, ranges in self._ranges.items() if name in segments}

@@ -52,7 +52,9 @@ class Scan:
         for name, rotated in folder.segments.items():
             if self._left > 0:
                 yield from self._of_segment(name, rotated)
-        if self._left > 0 and not self.start and not self.end:
+        if self.start and not self.end:
+            self.progress.forget_before(self._days()[0])
+        elif self._left > 0 and not self.end:
             self.progress.keep({*folder.segments, *(part.segment for file in folder.rotated for part in file.parts)})
 
     def _days(self) -> tuple[str, str]:
