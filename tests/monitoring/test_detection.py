@@ -164,11 +164,15 @@ def test_a_window_of_another_profile_is_refused():
         DETECTOR.judge(Window(START, START, other.count(LATER)))
 
 
-def test_all_windows_at_once_are_judged_like_one_by_one():
-    windows, recent = cut(LATER, PROFILE, times="time", rows=100).windows, Recent()
-    for window, verdict in zip(windows, DETECTOR.judge_all(windows), strict=True):
+def test_all_windows_at_once_are_judged_like_one_by_one_also_after_an_incident():
+    rows = LATER.copy()
+    rows.loc[rows.index[2000:2300], "weather"] += 60
+    windows, recent = cut(rows, PROFILE, times="time", rows=100).windows, Recent()
+    verdicts = DETECTOR.judge_all(windows)
+    for window, verdict in zip(windows, verdicts, strict=True):
         assert DETECTOR.judge(window, recent) == verdict
-        recent = recent.after(window)
+        recent = recent if verdict.alarm else recent.after(window)
+    assert [verdict.alarm for verdict in verdicts[18:30]] == [False] * 2 + [True] * 3 + [False] * 7
 
 
 def test_a_column_that_was_broken_in_the_history_is_an_alarm_when_it_breaks_again():

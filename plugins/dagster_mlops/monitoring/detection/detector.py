@@ -11,7 +11,7 @@ from dagster_mlops.core.lazy_dataclass import lazy_dataclass
 from dagster_mlops.core.timestamps import to_microseconds
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.detection.judgement import ColumnScore, Judgement
-from dagster_mlops.monitoring.detection.recent import Recent
+from dagster_mlops.monitoring.detection.recent import MEMORY, Recent
 from dagster_mlops.monitoring.detection.rows import Rows, row_of, rows_of
 from dagster_mlops.monitoring.detection.scale import Scale
 from dagster_mlops.monitoring.detection.scores import Raw, Scorer
@@ -148,14 +148,26 @@ class Detector:
         return self._judgements(row_of(window, before, self.profile.zone))[0]
 
     def judge_all(self, windows: Sequence[Window]) -> list[Judgement]:
-        """The verdicts on consecutive windows, each with those before it as its recent ones.
+        """The verdicts on consecutive windows, each with those before it as its recent ones, but for the alarms.
+
+        With an incident among the days that steps are measured against, its end would be a step.
 
         Args:
             windows: In order of time.
         """
         if any(window.counts.profile != self.profile.digest for window in windows):
             raise MonitoringError("A window was counted with another profile than the detector's.")
-        return self._judgements(rows_of(windows, self.profile.zone)) if windows else []
+        judgements = self._judgements(rows_of(windows, self.profile.zone)) if windows else []
+        recent, after_alarm = Recent(), None
+        if any(judgement.alarm for judgement in judgements):
+            for i, window in enumerate(windows):
+                if after_alarm and window.start <= after_alarm:
+                    judgements[i] = self.judge(window, recent)
+                if judgements[i].alarm:
+                    after_alarm = window.end + MEMORY
+                else:
+                    recent = recent.after(window)
+        return judgements
 
     def _judgements(self, rows: Rows) -> list[Judgement]:
         scorer = self._scorer

@@ -11,6 +11,8 @@ from dagster_mlops.monitoring.windows.counts import Counts, Span, Window, expect
 
 REACH = timedelta(days=3)
 BLOCK = Span.of(timedelta(hours=6))
+MEMORY = REACH + timedelta(hours=6)
+"""The time after which a window has no part in any verdict."""
 
 
 @lazy_dataclass(frozen=True)

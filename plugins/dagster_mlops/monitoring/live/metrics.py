@@ -22,7 +22,7 @@ def write(path: Path, step: Step, *, asset: str, check: str, time: datetime, bli
         OSError: The file cannot be written.
         MissingExtraError: prometheus-client is not installed.
     """
-    client: Any = extra("prometheus_client", extra="monitoring")
+    client: Any = extra("prometheus_client")
     registry = client.CollectorRegistry()
 
     def gauge(name: str, text: str, value: float) -> None:
