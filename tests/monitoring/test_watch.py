@@ -167,6 +167,18 @@ def test_a_step_that_has_no_time_left_goes_on_in_the_next_one(alarm, tmp_path):
     assert steps > 3 and [verdict.rows for verdict in verdicts] == [60] * 48
 
 
+def test_windows_of_a_long_pause_are_judged_in_several_steps(alarm, tmp_path):
+    log_of(tmp_path, rows_of(1))
+    watch = Watch(alarm, tmp_path, most_windows=9)
+    progress, steps = watch.begin(LIVE), []
+    for _ in range(4):
+        step = watch.step(progress, LATER)
+        progress, steps = step.progress, [*steps, step]
+    ends = [verdict.end for step in steps for verdict in step.verdicts]
+    assert [len(step.verdicts) for step in steps] == [9, 9, 6, 0] and ends == sorted(set(ends))
+    assert [step.caught_up for step in steps] == [False, False, True, True]
+
+
 def test_a_log_that_is_not_there_yet_is_no_fault(alarm, tmp_path):
     verdicts, step = verdicts_of(Watch(alarm, tmp_path / "none"))
     assert verdicts == [] and step.caught_up

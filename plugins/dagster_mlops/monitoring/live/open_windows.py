@@ -97,15 +97,16 @@ class OpenWindows:
     def _latest(self) -> OpenWindow | None:
         return self.windows[max(self.windows)] if self.windows else None
 
-    def due(self, until: datetime) -> "list[OpenWindow]":
-        """Take out the windows that are full or, by time, have ended by `until`; oldest first."""
+    def due(self, until: datetime, most: int) -> "list[OpenWindow]":
+        """Take out the windows that are full or, by time, have ended by `until`; oldest first, `most` of them."""
         if self.size.every:
             due = [w for start, w in self.windows.items() if start + self.size.every <= until]
         else:
             due = [window for window in self.windows.values() if window.counts.rows >= self.size.rows]
+        due = sorted(due, key=lambda window: window.start)[:most]
         for window in due:
             del self.windows[window.start]
-        return sorted(due, key=lambda window: window.start)
+        return due
 
     def end_of(self, window: OpenWindow) -> datetime:
         """The end of a window: of one by rows, just after its newest row."""

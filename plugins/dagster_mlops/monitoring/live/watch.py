@@ -44,7 +44,7 @@ class Watch(NamedTuple):
     """An alarm over a prediction log.
 
     Rows that are logged more than `patience` after the end of their window come too late for it. A step reads for
-    `seconds` at most, `most` rows at a time, and the next one goes on.
+    `seconds` at most, `most` rows at a time, and judges `most_windows`; the next one goes on.
     """
 
     alarm: Alarm
@@ -53,6 +53,7 @@ class Watch(NamedTuple):
     patience: timedelta = timedelta(seconds=30)
     seconds: float = 20
     most: int = 50_000
+    most_windows: int = 2_000
 
     def begin(self, at: datetime) -> Progress:
         """The progress of a watch that reads the rows from `at` on."""
@@ -79,7 +80,7 @@ class Watch(NamedTuple):
                 newest = frame["timestamp"].iloc[-1].to_pydatetime()
                 last_row = max(newest, last_row or newest)
         # Rows of a window that seems complete may be in what is still to be read.
-        due = windows.due(time - self.patience) if caught_up or self.alarm.size.rows else []
+        due = windows.due(time - self.patience, self.most_windows) if caught_up or self.alarm.size.rows else []
         recent, course, closed, verdicts = progress.recent, progress.course, progress.closed, []
         for window in due:
             closed = windows.end_of(window)
@@ -103,7 +104,7 @@ class Watch(NamedTuple):
             score=judgement.score,
             threshold=judgement.threshold,
         )
-        return Step(after, verdicts, caught_up, rows)
+        return Step(after, verdicts, caught_up and len(due) < self.most_windows, rows)
 
     def _with_this_alarm(self, progress: Progress) -> Progress:
         """The progress for an alarm that was calibrated anew: rows without a verdict are read again, into its bins."""
