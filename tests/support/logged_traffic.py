@@ -50,7 +50,8 @@ class TimedLog(PredictionLog):
 
 def log_of(folder: Path, rows: pd.DataFrame, *, version: str = "7") -> TimedLog:
     """A log in `folder` with the rows."""
-    log = TimedLog(str(folder), deployment="delay/1", bento="delay:1", model_name="delay", model_version=version)
+    facts: Any = {"deployment": "delay/1", "bento": "delay:1", "model_name": "delay", "model_version": version}
+    log = TimedLog(str(folder), rotate=False, **facts)
     log.write_frame(rows)
     return log
 
