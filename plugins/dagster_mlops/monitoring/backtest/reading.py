@@ -20,7 +20,7 @@ def read_history(path: Path, time: str, columns: Sequence[str] | None) -> tuple[
         columns: Columns to read; all by default.
 
     Raises:
-        MonitoringError: there is no such file, it cannot be read, or its time column is not named.
+        MonitoringError: the file is missing or cannot be read, or its time column is not named.
     """
     if path.is_dir():
         frame = _read_log(path)

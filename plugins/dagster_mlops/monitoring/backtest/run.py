@@ -61,7 +61,9 @@ def backtest(
         MonitoringError: the history is too short, or an incident lies outside of the judged period.
     """
     if time not in frame:
-        raise MonitoringError(f"There is no time column {time!r}. The columns are: {', '.join(map(str, frame))[:500]}.")
+        raise MonitoringError(
+            f"The history has no column {time!r}. Its columns are: {', '.join(map(str, frame))[:500]}."
+        )
     watched = list(columns or [name for name in frame if name != time])
     options = {"alarms": alarms, "per": per, "minimum_effect": minimum_effect}
     clock = pd.to_datetime(frame[time], utc=True, errors="coerce")

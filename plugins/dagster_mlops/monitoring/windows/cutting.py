@@ -10,7 +10,7 @@ from dagster_mlops.core.timestamps import from_microseconds, to_microseconds
 from dagster_mlops.errors import MonitoringError
 from dagster_mlops.monitoring.windows.counts import HOUR, HOURS, MONDAY, Counts, Window, hour_of_week, week_of
 from dagster_mlops.monitoring.windows.profile import Profile
-from dagster_mlops.monitoring.windows.readings import row_times, times_of
+from dagster_mlops.monitoring.windows.readings import times_in, times_of
 from dagster_mlops.monitoring.windows.values import batches
 
 
@@ -102,9 +102,7 @@ def _clock(table: Any, times: Any) -> "np.ndarray":
         return times_of(times)
     parts = []
     for batch in batches(table, [times]):
-        if times not in batch:
-            raise MonitoringError(f"There is no time column {times!r}.")
-        parts.append(row_times(batch[times], times))
+        parts.append(times_in(batch, times))
     return np.concatenate(parts)
 
 

@@ -13,7 +13,7 @@ from dagster_mlops.monitoring.windows.columns import BucketColumn, CategoryColum
 from dagster_mlops.monitoring.windows.counts import HOURS, Counts, expect_version, hour_of_week
 from dagster_mlops.monitoring.windows.learning import Learner, PlainColumn
 from dagster_mlops.monitoring.windows.numbers import MISSING, SPECIAL, Codes, NumberColumn, RelationColumn
-from dagster_mlops.monitoring.windows.readings import row_times, times_of
+from dagster_mlops.monitoring.windows.readings import times_in, times_of
 from dagster_mlops.monitoring.windows.relations import learn_relations
 from dagster_mlops.monitoring.windows.values import Values, batches
 from dagster_mlops.monitoring.windows.zones import is_zone
@@ -109,9 +109,7 @@ class Profile:
             length = batch[""].rows
             rows += length
             if isinstance(times, str):
-                if times not in batch:
-                    raise MonitoringError(f"There is no time column {times!r}.")
-                hours += np.bincount(hour_of_week(row_times(batch[times], times), self.zone), minlength=HOURS)
+                hours += np.bincount(hour_of_week(times_in(batch, times), self.zone), minlength=HOURS)
             counted = self._cells(batch)
             for i, (column, start) in enumerate(zip(self.columns, self.starts, strict=True)):
                 stop = start + column.size
@@ -182,7 +180,7 @@ class Profile:
         """The values of a column by bin: the bin in words, and how many.
 
         Raises:
-            MonitoringError: there is no such column, or the counts are those of another profile.
+            MonitoringError: the profile has no such column, or the counts are those of another profile.
         """
         if counts.profile != self.digest:
             raise MonitoringError("These counts were made with another profile.")

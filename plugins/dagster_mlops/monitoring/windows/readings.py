@@ -2,7 +2,7 @@
 
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dagster_mlops.core.arrays import compute, np, pa, pd
@@ -146,6 +146,17 @@ def _to_microseconds(array: Any) -> "np.ndarray":
     factor = {"us": 1, "ms": 1000, "s": 1_000_000}[unit]
     limit = 2**62 // factor
     return np.clip(raw, -limit, limit) * factor
+
+
+def times_in(batch: Mapping[str, Values], name: str) -> "np.ndarray":
+    """The times in a column of a batch, as :func:`row_times` gives them.
+
+    Raises:
+        MonitoringError: the column is not there, or a row has no time.
+    """
+    if name not in batch:
+        raise MonitoringError(f"The table has no column {name!r}, which is to hold the times.")
+    return row_times(batch[name], name)
 
 
 def row_times(values: Values, name: str) -> "np.ndarray":

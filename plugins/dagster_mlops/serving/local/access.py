@@ -97,9 +97,9 @@ class Access:
         tokens = tuple(dict.fromkeys(text.split()))
         wrong = [number for number, token in enumerate(tokens, 1) if not _TOKEN.fullmatch(token)]
         if wrong or not tokens:
-            found = f"number {wrong[0]} is not a token" if wrong else "the list is empty"
+            problem = f"number {wrong[0]} is not a token" if wrong else "the list is empty"
             raise DeploymentError(
-                f"{place} must hold tokens, separated by spaces or lines, but {found}. A token has at least 16 "
+                f"{place} must hold tokens, separated by spaces or lines, but {problem}. A token has at least 16 "
                 "letters, digits or characters of -._~+/, such as those of `openssl rand -hex 32`."
             )
         return tokens
