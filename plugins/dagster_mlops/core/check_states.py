@@ -8,13 +8,23 @@ State = Literal["ok", "detected", "undecided"]
 _STATE, _REASON = "/state", "/reason"
 
 
+def state_key(tool: str) -> str:
+    """The name of the metadata that holds the outcome."""
+    return f"{tool}{_STATE}"
+
+
+def reason_key(tool: str) -> str:
+    """The name of the metadata that holds the reason for it."""
+    return f"{tool}{_REASON}"
+
+
 def state_metadata(tool: str, state: State, reason: str = "") -> dict[str, Any]:
     """The outcome of a check under ``<tool>/state``, and the reason for it under ``<tool>/reason``.
 
     >>> state_metadata("evidently", "undecided", "40 rows are too few")
     {'evidently/state': 'undecided', 'evidently/reason': '40 rows are too few'}
     """
-    return {f"{tool}{_STATE}": state, **({f"{tool}{_REASON}": reason} if reason else {})}
+    return {state_key(tool): state, **({reason_key(tool): reason} if reason else {})}
 
 
 def undecided_because(evaluation: dg.AssetCheckEvaluation) -> str | None:

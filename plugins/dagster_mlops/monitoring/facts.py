@@ -2,10 +2,11 @@
 
 from typing import Literal
 
+from dagster_mlops.core.check_states import reason_key, state_key
+
 State = Literal["ok", "suspected", "detected", "recovered", "undecided"]
 TOOL = "monitoring"
-STATE = f"{TOOL}/state"
-REASON = f"{TOOL}/reason"
+STATE, REASON = state_key(TOOL), reason_key(TOOL)
 WINDOW_START = f"{TOOL}/window_start"
 WINDOW_END = f"{TOOL}/window_end"
 ROWS = f"{TOOL}/rows"
