@@ -54,6 +54,16 @@ def test_descriptors_are_inherited_by_their_number():
     os.close(reading)
 
 
+def test_what_an_import_keeps_open_is_not_what_a_child_opens(warm_tools):
+    """Feast's import opens files for Prometheus, which its next metric in a fork closes."""
+    code = (
+        "import os, prometheus_client, sys; files = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]; "
+        "prometheus_client.Gauge('any', 'text'); print(len([os.fstat(file) for file in files]), 'feast' in sys.modules)"
+    )
+    done = python("-c", code)
+    assert done.stdout == "40 True\n", done.stderr
+
+
 def test_a_process_of_multiprocessing_is_one_too():
     process = processes.Process(target=os._exit, args=(7,))
     process.start()

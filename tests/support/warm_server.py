@@ -19,8 +19,11 @@ import types
 import warnings
 from typing import Any
 
-HIGH = 500  # above every descriptor that anybody asks for
+# Above every descriptor that anybody asks for. Those that imports leave open are above it, too, and stay open in forks:
+# a library that closed the number of one that is closed already would close whatever has that number since.
+HIGH = 500
 OWN_SERVER = "TESTS_WARM_SERVER"
+SET_BY_IMPORTS: dict[str, str] = {}  # variables
 
 
 def serve(connection: socket.socket) -> None:
@@ -60,7 +63,7 @@ def own_server() -> int:
     """Fork a server for the forks of this process, with what is imported so far: the descriptor to ask it by."""
     ours, theirs = (fcntl.fcntl(end.detach(), fcntl.F_DUPFD, 2 * HIGH) for end in socket.socketpair())
     if os.fork() == 0:
-        os.closerange(3, 2 * HIGH)
+        os.closerange(3, HIGH)
         os.close(ours)
         quiet = os.open(os.devnull, os.O_RDWR)
         os.dup2(quiet, 0)
@@ -86,12 +89,12 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     os.closerange(3, HIGH)
     for file, number in zip(moved, request["numbers"], strict=True):
         os.dup2(file, number)
-    os.closerange(HIGH, HIGH + len(moved) + 1)
+        os.close(file)
     os.chdir(request["cwd"])
     if request["umask"] != -1:
         os.umask(request["umask"])
     os.environ.clear()
-    os.environ.update(request["env"])
+    os.environ.update({**SET_BY_IMPORTS, **request["env"]})
     time.tzset()
     tempfile.tempdir = None
     if "numpy" in sys.modules:
@@ -137,13 +140,21 @@ if __name__ == "__main__":
     gc.disable()  # what is imported stays
     databases = importlib.import_module("quick_databases")  # beside this file
     del sys.path[0]
+    served = int(sys.argv[1])
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] < HIGH - 1:
+        taken.append(os.dup(taken[0]))
+    before = dict(os.environ)
     # Tools change the filters while they are imported, so that ignoring warnings does not last.
     shown, warnings.showwarning = warnings.showwarning, lambda *_, **__: None
     for name in sys.argv[2:]:
         importlib.import_module(name)
     warnings.showwarning = shown
+    SET_BY_IMPORTS.update(os.environ.items() - before.items())
     databases.install()
+    for file in taken:
+        os.close(file)
     gc.enable()
     gc.freeze()  # what is imported stays in memory that all forks share
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=served))
     os._exit(0)

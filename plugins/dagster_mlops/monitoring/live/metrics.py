@@ -23,11 +23,14 @@ def write(path: Path, step: Step, *, asset: str, check: str, time: datetime, bli
         MissingExtraError: prometheus-client is not installed.
     """
     client: Any = extra("prometheus_client")
-    registry = client.CollectorRegistry()
+    metrics: list[Any] = []
 
     def gauge(name: str, text: str, value: float) -> None:
-        metric = client.Gauge(f"{PREFIX}{name}", text, ["asset", "check"], registry=registry)
-        metric.labels(asset, check).set(value)
+        # Not `Gauge`: where a library has asked for the numbers of several processes, as `import feast` does, that
+        # keeps its value in a file which forks close: https://github.com/feast-dev/feast/blob/master/sdk/python/feast/metrics.py
+        metric = client.Metric(f"{PREFIX}{name}", text, "gauge")
+        metric.add_sample(metric.name, {"asset": asset, "check": check}, value)
+        metrics.append(metric)
 
     progress = step.progress
     incident = progress.course.incident
@@ -41,4 +44,14 @@ def write(path: Path, step: Step, *, asset: str, check: str, time: datetime, bli
         gauge("score", "Largest score of the last window", progress.score)
         gauge("threshold", "Score from which a window is an alarm", progress.threshold)
     path.parent.mkdir(parents=True, exist_ok=True)
+    registry = client.CollectorRegistry()
+    registry.register(_Collector(metrics))
     client.write_to_textfile(str(path), registry)
+
+
+class _Collector:
+    def __init__(self, metrics: Sequence[Any]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Sequence[Any]:
+        return self._metrics
