@@ -157,6 +157,10 @@ def deployment_asset(
         results: dict[str, dg.AssetCheckResult] = {}
         try:
             live, started = rollout(plan, context.log)
+        except Exception:
+            for trial in trials:  # or the check would count as one that broke
+                results.setdefault(trial.kind, _trial_result(trial.kind, "the deployment failed before."))
+            raise
         finally:  # also those of a deployment that did not stand its trial
             yield from results.values()
         facts = {fact: getattr(live, fact) for fact in ("ready_seconds", "switch_seconds")}
